@@ -1,0 +1,1 @@
+"""Losses, matching, optimiser groups and the trainer."""

@@ -1,0 +1,53 @@
+"""What a decoder layer says of its queries, in the one form that losses and inference read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class LayerPrediction:
+    """Predictions of one decoder layer (or of the two-stage proposals) for N queries.
+
+    Masks are functions, since only a few queries ever need theirs.
+
+    Attributes:
+        token_logits: [B, N, T] one logit a word piece; T is 1 for a pooled sentence.
+        boxes: [B, N, 4] cxcywh in 0..1.
+        iou_logits: [B, N, 1] predicted box quality before the sigmoid, or None.
+        masks: `masks(picture [n], query [n]) -> [n, h, w]`, logits at a quarter of the canvas.
+        point_masks: `point_masks(picture, points [P, 2]) -> [N, P]`, mask logits of all queries of
+            one picture at points (x, y) in 0..1 of the canvas, or None where a head has none.
+    """
+
+    token_logits: Tensor
+    boxes: Tensor
+    iou_logits: Tensor | None = None
+    masks: Callable[[Tensor, Tensor], Tensor] | None = None
+    point_masks: Callable[[int, Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class DenoisingLayout:
+    """Where the noised copies of an object stand among the denoising queries.
+
+    Copy `g` of object `i` is query `g * group_size + i`; where `negatives` is true its negative
+    twin follows `max_objects` later. Pictures with fewer objects leave their places unused.
+    """
+
+    num_groups: int
+    max_objects: int
+    negatives: bool
+
+    @property
+    def group_size(self) -> int:
+        """Queries of one group."""
+        return self.max_objects * (2 if self.negatives else 1)
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of all groups."""
+        return self.num_groups * self.group_size
