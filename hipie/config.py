@@ -1,0 +1,136 @@
+"""Every configuration key that `hipie` adds to Detectron2's, its default, and what it means.
+
+The defaults are the published HIPIE R50 model; `configs/` holds what differs. Detectron2's own keys
+keep their meaning.
+"""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as CN
+
+
+def add_hipie_config(cfg: CN) -> None:
+    """Add the keys of HIPIE, its data sets and its recipe to Detectron2's configuration, in place.
+
+    Args:
+        cfg: a node from `detectron2.config.get_cfg()`.
+    """
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.HIPIE = _model_keys()
+    cfg.MODEL.TIMM = _timm_keys()
+    _add_recipe_keys(cfg)
+    _add_data_keys(cfg)
+
+
+def _model_keys() -> CN:
+    node = CN()
+    # Channels of every level, query and word-to-pixel score inside the two branches.
+    node.WIDTH = 256
+    # Pictures are padded to a multiple of this in training, and at test if PAD_AT_TEST is on.
+    node.SIZE_DIVISIBILITY = 32
+    node.PAD_AT_TEST = False
+    # A query joins the panoptic map when its best class score is above this ...
+    node.OBJECT_MASK_THRESHOLD = 0.25
+    # ... and keeps its segment when it won this share of its own mask.
+    node.OVERLAP_THRESHOLD = 0.8
+
+    node.TEXT = CN()
+    # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
+    # package), a folder, or a name on the Hugging Face hub.
+    node.TEXT.SOURCE = "bert-base-uncased"
+    node.TEXT.FROZEN = False
+    # Word pieces a training caption may have.
+    node.TEXT.MAX_TOKENS = 512
+
+    node.THINGS = CN()
+    node.THINGS.NUM_QUERIES = 900
+    node.THINGS.NUM_BACKGROUND_QUERIES = 10
+    node.THINGS.ENCODER_LAYERS = 6
+    node.THINGS.DECODER_LAYERS = 6
+    node.THINGS.NUM_HEADS = 8
+    node.THINGS.NUM_POINTS = 4
+    node.THINGS.FFN_WIDTH = 2048
+    node.THINGS.FUSION_WIDTH = 2048
+    node.THINGS.FUSION_HEADS = 8
+    node.THINGS.MASK_CHANNELS = 8
+    # Noised copies of the objects that the decoder learns to clean up; 0 turns denoising off.
+    node.THINGS.DENOISING_QUERIES = 200
+
+    node.STUFF = CN()
+    node.STUFF.NUM_QUERIES = 300
+    node.STUFF.ENCODER_LAYERS = 6
+    node.STUFF.DECODER_LAYERS = 9
+    node.STUFF.NUM_HEADS = 8
+    node.STUFF.NUM_POINTS = 4
+    node.STUFF.FFN_WIDTH = 2048
+    node.STUFF.DENOISING_QUERIES = 100
+    node.STUFF.DENOISING_NOISE = 0.4
+
+    node.LOSS = CN()
+    # Points at which mask losses are taken.
+    node.LOSS.NUM_POINTS = 12544
+    # Average the normalisers of the losses over processes (the published rule is off).
+    node.LOSS.AVERAGE_NORMALIZERS = False
+    # A part is also positive for its whole's name wherever the caption has it (part training).
+    node.LOSS.SPREAD_WHOLES = False
+
+    node.TEST = CN()
+    node.TEST.INSTANCE_ON = True
+    node.TEST.SEMANTIC_ON = True
+    node.TEST.PANOPTIC_ON = True
+    # How the logits of a class's word pieces become one: "mean" or "max".
+    node.TEST.TOKEN_POOLING = "mean"
+    node.TEST.NMS_THRESHOLD = 0.7
+    # Temperature of the softmax over classes in the merge.
+    node.TEST.TEMPERATURE = 0.06
+    # The stuff decoder also scores things in the merge.
+    node.TEST.STUFF_SCORES_THINGS = False
+    # Only the stuff decoder feeds the semantic and panoptic merge.
+    node.TEST.MERGE_STUFF_ONLY = False
+    return node
+
+
+def _timm_keys() -> CN:
+    node = CN()
+    node.NAME = "tf_efficientnet_lite0"
+    # "" (random), "package" (the ImageNet weights of an installed package), or a file.
+    node.WEIGHTS = ""
+    # Batch norm keeps its statistics and scales.
+    node.FREEZE_NORM = True
+    return node
+
+
+def _add_recipe_keys(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 0.01
+    # Learning rates of the parts that start from trained weights, times BASE_LR.
+    cfg.SOLVER.TEXT_MULTIPLIER = 0.1
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.SAMPLING_MULTIPLIER = 0.1
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Checkpoints that stay on disk besides the final one.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 2
+    cfg.SEED = 0
+
+
+def _add_data_keys(cfg: CN) -> None:
+    # How often each of DATASETS.TRAIN is drawn, relative to the others; () = equally.
+    cfg.DATALOADER.RATIOS = ()
+    # Sentences that share one picture in a training batch.
+    cfg.INPUT.SENTENCES_PER_PICTURE = 4
+    # A connected piece of a part smaller than this many pixels is not an object.
+    cfg.INPUT.MIN_PART_AREA = 100
+
+    cfg.PICTUREBOOK = CN()
+    cfg.PICTUREBOOK.SEED = 0
+    cfg.PICTUREBOOK.TRAIN_PAGES = 6000
+    cfg.PICTUREBOOK.VAL_PAGES = 500
+    cfg.PICTUREBOOK.UNSEEN_PAGES = 200
+    # Where pages are drawn; "" = under Detectron2's data set root.
+    cfg.PICTUREBOOK.ROOT = ""

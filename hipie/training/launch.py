@@ -1,0 +1,70 @@
+"""Start training in one process, in several on the CPU (gloo), on GPUs, or under torchrun."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import launch as launch_on_gpus
+from detectron2.utils import comm
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def launch(main: Callable, arguments: tuple, *, num_gpus: int = 0, cpu_workers: int = 1) -> None:
+    """Run `main(*arguments)` in as many processes as asked for.
+
+    Under torchrun (`RANK` and `WORLD_SIZE` are set) this process joins the group that torchrun
+    made, and the two counts are ignored.
+
+    Args:
+        main: a function that can be pickled.
+        arguments: its arguments.
+        num_gpus: GPUs of this machine; more than one starts Detectron2's own launcher.
+        cpu_workers: processes on the CPU, joined by gloo.
+
+    Raises:
+        ValueError: if both counts ask for several processes.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _join_torchrun()
+        main(*arguments)
+        dist.destroy_process_group()
+    elif cpu_workers > 1 and num_gpus > 1:
+        raise ValueError("--num-gpus and --cpu-workers cannot both be above 1: choose one.")
+    elif cpu_workers > 1:
+        address = f"tcp://127.0.0.1:{_free_port()}"
+        worker_arguments = (cpu_workers, address, main, arguments)
+        mp.spawn(_cpu_worker, nprocs=cpu_workers, args=worker_arguments)
+    else:
+        launch_on_gpus(main, max(num_gpus, 1), args=arguments)
+
+
+def _join_torchrun() -> None:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
+
+
+def _cpu_worker(rank: int, world_size: int, address: str, main: Callable, arguments: tuple) -> None:
+    threads = max(1, (os.cpu_count() or 1) // world_size)
+    torch.set_num_threads(threads)
+    dist.init_process_group(
+        "gloo", init_method=address, world_size=world_size, rank=rank, timeout=TIMEOUT
+    )
+    comm.create_local_process_group(world_size)
+    main(*arguments)
+    dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
