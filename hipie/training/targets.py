@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -35,5 +34,5 @@ class Targets:
         """[N, 4] the boxes in 0..1 of the padded canvas, as the stuff decoder counts."""
         height, width = self.image_size
         canvas_height, canvas_width = self.masks.shape[-2:]
-        scale = [width / canvas_width, height / canvas_height]
-        return self.boxes * torch.tensor(scale * 2, dtype=self.boxes.dtype, device=self.boxes.device)
+        scale = self.boxes.new_tensor([width / canvas_width, height / canvas_height])
+        return self.boxes * scale.repeat(2)
