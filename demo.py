@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Segment pictures by words from the command line.
+
+    python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input page.jpg \\
+        --things "car; dog, puppy" --stuff "grass; sky" --parts "car: wheel, window" --output out
+    python demo.py --config-file ... --input page.jpg --expression "the red car" --output out
+
+Classes are separated by ";", synonyms by ",". Several inputs with one expression are also drawn on
+one sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from hipie import Segmenter
+from hipie.cli import add_vocabulary_arguments, parse_names, parse_parts
+from hipie.visualize import contact_sheet
+
+DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", default=DEFAULT_CONFIG, metavar="FILE_OR_NAME")
+    parser.add_argument("--input", nargs="+", required=True, metavar="PICTURE")
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--expression", action="append", default=[], metavar="SENTENCE")
+    add_vocabulary_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Write a drawing a picture, and results.json, into the output folder."""
+    args = parse_arguments(arguments)
+    things, stuff = parse_names(args.things), parse_names(args.stuff)
+    parts = parse_parts(args.parts)
+    if not (things or stuff or parts or args.expression):
+        sys.exit("demo.py: say what to look for: --things, --stuff, --parts or --expression")
+    segmenter = Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict] = {}
+    for name in args.input:
+        stem = Path(name).stem
+        answers = results.setdefault(name, {})
+        if things or stuff or parts:
+            found = segmenter.segment(name, things, stuff, parts)
+            found.save(folder / f"{stem}_segments.png", stem)
+            answers["segments"] = found.to_coco()
+        if args.expression:
+            found = segmenter.refer(name, args.expression)
+            found.save(folder / f"{stem}_sentences.png", stem)
+            answers["sentences"] = found.to_coco()
+    if args.expression and len(args.input) > 1:
+        for number, sentence in enumerate(args.expression):
+            group = segmenter.refer_group(args.input, sentence)
+            sheet = contact_sheet([found.draw(sentence) for found in group])
+            sheet.save(folder / f"group_{number}.png")
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    print(f"{len(results)} picture(s) segmented; drawings and results.json are in {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+"""The console script: `hipie segment | refer | group | doctor | checkpoint | data`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
+# Commands that live in a module of their own, with a `main(arguments)`.
+_MODULES = {
+    "doctor": "hipie.doctor",
+    "checkpoint": "hipie.checkpoint.__main__",
+    "data": "hipie.data.__main__",
+}
+
+
+def parse_names(text: str) -> list[tuple[str, ...]]:
+    """Class names separated by ";", each with its synonyms after ",".
+
+    >>> parse_names("car; dog, puppy")
+    [('car',), ('dog', 'puppy')]
+    """
+    entries = [tuple(word.strip() for word in entry.split(",")) for entry in text.split(";")]
+    return [tuple(word for word in entry if word) for entry in entries if any(entry)]
+
+
+def parse_parts(text: str) -> dict[str, list[str]]:
+    """Part names by whole: "car: wheel, window; dog: head".
+
+    Raises:
+        ValueError: for an entry without a colon.
+    """
+    parts: dict[str, list[str]] = {}
+    for entry in filter(None, (piece.strip() for piece in text.split(";"))):
+        whole, colon, names = entry.partition(":")
+        listed = [name.strip() for name in names.split(",") if name.strip()]
+        if not colon or not whole.strip() or not listed:
+            raise ValueError(f'parts "{entry}": write them as "whole: part, part"')
+        parts[whole.strip()] = listed
+    return parts
+
+
+def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--things`, `--stuff`, `--parts`, and which weights run where."""
+    parser.add_argument("--things", default="", metavar="NAMES", help='"car; dog, puppy"')
+    parser.add_argument("--stuff", default="", metavar="NAMES", help='"grass; sky"')
+    parser.add_argument("--parts", default="", metavar="NAMES", help='"car: wheel, window"')
+    parser.add_argument("--weights", default=None, metavar="FILE")
+    parser.add_argument("--device", default=None, choices=("cpu", "cuda"))
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; errors in the input end it with one sentence."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in _MODULES:
+        from importlib import import_module
+
+        sys.exit(import_module(_MODULES[arguments[0]]).main(arguments[1:]))
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"hipie {args.command}: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hipie", description="Segment pictures by words.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    segment = commands.add_parser("segment", help="things, stuff and parts by name")
+    segment.add_argument("picture")
+    segment.set_defaults(run=_segment)
+    refer = commands.add_parser("refer", help="the thing a sentence describes")
+    refer.add_argument("picture")
+    refer.add_argument("sentence", nargs="+")
+    refer.set_defaults(run=_refer)
+    group = commands.add_parser("group", help="one sentence, several pictures")
+    group.add_argument("sentence")
+    group.add_argument("pictures", nargs="+")
+    group.set_defaults(run=_group)
+    for command in (segment, refer, group):
+        command.add_argument("--config-file", default=DEFAULT_CONFIG, metavar="FILE_OR_NAME")
+        command.add_argument("--output", default="output", metavar="FOLDER")
+        add_vocabulary_arguments(command)
+    for name in _MODULES:
+        commands.add_parser(name, help=f"python -m {_MODULES[name].removesuffix('.__main__')}")
+    return parser
+
+
+def _segmenter(args: argparse.Namespace):
+    from hipie.segmenter import Segmenter
+
+    return Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
+
+
+def _segment(args: argparse.Namespace) -> None:
+    things, stuff, parts = parse_names(args.things), parse_names(args.stuff), parse_parts(args.parts)
+    found = _segmenter(args).segment(args.picture, things, stuff, parts)
+    _keep(found, Path(args.output), Path(args.picture).stem)
+
+
+def _refer(args: argparse.Namespace) -> None:
+    found = _segmenter(args).refer(args.picture, args.sentence)
+    _keep(found, Path(args.output), Path(args.picture).stem)
+
+
+def _group(args: argparse.Namespace) -> None:
+    from hipie.visualize import contact_sheet
+
+    found = _segmenter(args).refer_group(args.pictures, args.sentence)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    contact_sheet([one.draw(args.sentence) for one in found]).save(folder / "group.png")
+    answers = {name: one.to_coco() for name, one in zip(args.pictures, found, strict=True)}
+    (folder / "group.json").write_text(json.dumps(answers, indent=1))
+    print(folder / "group.png")
+
+
+def _keep(found, folder: Path, stem: str) -> None:
+    found.save(folder / f"{stem}.json")
+    print(found.save(folder / f"{stem}.png", stem))
+
+
+if __name__ == "__main__":
+    main()

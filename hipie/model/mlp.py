@@ -1,0 +1,27 @@
+"""The small perceptron that every head is made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """`num_layers` linear layers with ReLU between them.
+
+    Args:
+        in_width, hidden_width, out_width: channels of the input, between layers, of the output.
+        num_layers: at least 1.
+    """
+
+    def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_width] -> [..., out_width]."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)

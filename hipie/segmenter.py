@@ -1,0 +1,215 @@
+"""The API for people who only want masks.
+
+    from hipie import Segmenter
+
+    segmenter = Segmenter.from_config("nano/hipie_nano_picturebook.yaml")
+    page = segmenter.segment("page.jpg", things=["car", "dog"], stuff=["grass", "sky"])
+    page.save("masks.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from PIL import Image
+
+from hipie import model_zoo
+from hipie.checkpoint import Checkpointer
+from hipie.config import add_hipie_config
+from hipie.data.image import as_rgb, read_image
+from hipie.inference.parts import parts_of_instances
+from hipie.language import Vocabulary
+from hipie.plugins import load_projects
+from hipie.segmentation import Segment, Segmentation
+
+Name = str | Sequence[str]
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Segmenter:
+    """Segments pictures by words; pictures of any size, one at a time.
+
+    Args:
+        model: a meta-architecture of this package.
+        cfg: the configuration it was built from.
+    """
+
+    def __init__(self, model: torch.nn.Module, cfg: CfgNode) -> None:
+        self.model = model.eval()
+        self.cfg = cfg
+        self._resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    @classmethod
+    def from_config(
+        cls,
+        config_file: str | Path,
+        weights: str | Path | None = None,
+        device: str | None = None,
+        opts: Sequence[Any] = (),
+    ) -> Segmenter:
+        """Build a model and load its weights.
+
+        Args:
+            config_file: a name of the model zoo, or a file.
+            weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
+                weights that the package carries for it.
+            device: "cpu" or "cuda"; by default CUDA where there is one.
+            opts: keys and values that override the configuration, in turn.
+
+        Raises:
+            ValueError: if there are no weights for the configuration.
+        """
+        cfg = get_cfg()
+        add_hipie_config(cfg)
+        load_projects(cfg)
+        path = model_zoo.get_config_file(str(config_file))
+        cfg.merge_from_file(str(path))
+        cfg.merge_from_list(list(opts))
+        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(path))
+        if not found:
+            raise ValueError(
+                f"{config_file}: there are no weights for this configuration in the package; "
+                "pass weights=FILE"
+            )
+        model = build_model(cfg)
+        Checkpointer(model).load(str(found))
+        return cls(model, cfg)
+
+    def segment(
+        self,
+        image: Picture,
+        things: Sequence[Name] = (),
+        stuff: Sequence[Name] = (),
+        parts: Mapping[str, Sequence[str]] | None = None,
+    ) -> Segmentation:
+        """Every thing and stretch of stuff that is named, and the parts of the things.
+
+        Args:
+            image: a path, a PIL picture or an RGB array [H, W, 3].
+            things: class names; a tuple is a name and its synonyms.
+            stuff: likewise, for what has no instances.
+            parts: part names by the name of their whole, which joins the things.
+        """
+        self._require("universal", "segment")
+        pixels = self._read(image)
+        wholes = [whole for whole in parts or {} if whole not in {_first(t) for t in things}]
+        vocabulary = Vocabulary.from_names(things=[*things, *wholes], stuff=stuff)
+        result = self._run(pixels, {"vocabulary": vocabulary})
+        panoptic, infos = result["panoptic_seg"]
+        panoptic = panoptic.cpu().numpy()
+        segments = []
+        for info in infos:
+            entry = vocabulary.classes[info["category_id"]]
+            mask = panoptic == info["id"]
+            segments.append(Segment(entry.name, entry.kind, mask, float(info["score"])))
+        if parts:
+            self._find_parts(pixels, segments, vocabulary, parts)
+        return Segmentation(pixels, segments)
+
+    def refer(self, image: Picture, sentences: str | Sequence[str]) -> Segmentation:
+        """The one thing that each sentence describes, in the order of the sentences."""
+        self._require("referring", "refer")
+        pixels = self._read(image)
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        if not sentences:
+            raise ValueError("refer needs at least one sentence")
+        found = self._run(pixels, {"expressions": sentences})["referring"]
+        empty = np.zeros(pixels.shape[:2], bool)
+        segments = []
+        for sentence, best in zip(sentences, found, strict=True):
+            mask = best.pred_masks[0].cpu().numpy().astype(bool) if len(best) else empty
+            score = float(best.scores[0]) if len(best) else 0.0
+            segments.append(Segment(sentence, "sentence", mask, score))
+        return Segmentation(pixels, segments)
+
+    def refer_group(self, images: Sequence[Picture], sentence: str) -> list[Segmentation]:
+        """The thing that a sentence describes in each of several pictures.
+
+        A model with the task `group` looks at all pictures together and leaves out those that do
+        not show it; any other model answers picture by picture.
+        """
+        if "group" in self.model.tasks:
+            return self._run_group([self._read(image) for image in images], sentence)
+        return [self.refer(image, sentence) for image in images]
+
+    def _find_parts(
+        self,
+        pixels: np.ndarray,
+        segments: list[Segment],
+        vocabulary: Vocabulary,
+        parts: Mapping[str, Sequence[str]],
+    ) -> None:
+        """A second look at the picture with the parts' names, shared out among the things."""
+        others = [c for c in vocabulary.classes if c.name not in parts]
+        named = Vocabulary.from_names(
+            things=[c.name for c in others if c.kind == "thing"],
+            stuff=[c.name for c in others if c.kind == "stuff"],
+            parts=parts,
+        )
+        scores = self._run(pixels, {"vocabulary": named})["sem_seg"]
+        wholes = [s for s in segments if s.kind == "thing" and s.label in parts]
+        masks = torch.from_numpy(np.stack([s.mask for s in wholes])) if wholes else None
+        if masks is None:
+            return
+        for found in parts_of_instances(
+            scores.cpu(), masks, [s.label for s in wholes], [c.whole for c in named.classes]
+        ):
+            whole = wholes[found.instance]
+            label = named.classes[found.part].name
+            whole.parts.append(
+                Segment(label, "part", found.mask.numpy().astype(bool), float(found.score))
+            )
+
+    def _read(self, image: Picture) -> np.ndarray:
+        return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
+
+    def _run(self, pixels: np.ndarray, asked: dict[str, Any]) -> dict[str, Any]:
+        return self.model([self._item(pixels) | asked])[0]
+
+    def _run_group(self, pictures: list[np.ndarray], sentence: str) -> list[Segmentation]:
+        items = [self._item(pixels) for pixels in pictures]
+        group = {**items[0], "images": items, "expression": sentence}
+        answers = self.model([group])[0]
+        return [
+            Segmentation(
+                pixels,
+                [
+                    Segment(
+                        sentence,
+                        "sentence",
+                        answer["sem_seg"][0].cpu().numpy().astype(bool),
+                        float(answer["score"]),
+                    )
+                ],
+            )
+            for pixels, answer in zip(pictures, answers, strict=True)
+        ]
+
+    def _item(self, pixels: np.ndarray) -> dict[str, Any]:
+        """One picture as Detectron2's dict, resized the way the model is tested."""
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        if self.cfg.INPUT.FORMAT == "BGR":
+            resized = resized[:, :, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+
+    def _require(self, task: str, call: str) -> None:
+        if task in self.model.tasks:
+            return
+        able = ", ".join(model_zoo.configs_for_task(task)) or "none that is installed"
+        raise ValueError(
+            f"{type(self.model).__name__} cannot {call}(): "
+            f"configurations whose model can are {able}"
+        )
+
+
+def _first(name: Name) -> str:
+    return name if isinstance(name, str) else name[0]

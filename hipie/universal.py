@@ -1,0 +1,294 @@
+"""HIPIE: things, stuff, parts and sentences with one model (Wang et al., NeurIPS 2023).
+
+Things meet the words early: pixels and words attend to each other before the thing encoder. Stuff
+meets them late, at the class head of its own decoder. Here the rooms of the house are tied
+together; `hipie.model` holds the networks, `hipie.inference` what becomes of their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from torch import Tensor, nn
+
+from hipie.inference.results import ResultSettings, referring_results, universal_results
+from hipie.language import (
+    TextEncoder,
+    TextFeatures,
+    Vocabulary,
+    expression_caption,
+    positive_map,
+    spread_wholes,
+    vocabulary_caption,
+)
+from hipie.model.batch import PictureBatch, build_targets, pad_pictures
+from hipie.model.stuff import StuffBranch
+from hipie.model.things import ThingBranch
+from hipie.training.stuff_criterion import StuffCriterion
+from hipie.training.targets import Targets
+from hipie.training.thing_criterion import ThingCriterion
+
+FEATURES = ("res3", "res4", "res5")
+SENTENCES_AT_ONCE = 16
+
+
+@META_ARCH_REGISTRY.register()
+class HIPIE(nn.Module):
+    """Universal segmentation with words.
+
+    Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and either
+    `vocabulary` (`hipie.language.Vocabulary`) or `expressions` (a list of sentences); with neither,
+    the vocabulary of `DATASETS.TEST[0]`. `height` and `width` give the size of the results.
+    In training also `task` ("detection", "parts" or "referring", one for the whole batch) and
+    `instances`.
+
+    Returns in training a dict of losses; otherwise a dict a picture: `instances`, `sem_seg`
+    [K, H, W] and `panoptic_seg` for a vocabulary, `referring` (a list of `Instances`, the best
+    one of every sentence) for sentences.
+    """
+
+    tasks = frozenset({"universal", "parts", "referring"})
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        text_encoder: TextEncoder,
+        things: ThingBranch,
+        stuff: StuffBranch,
+        thing_criterion: ThingCriterion,
+        stuff_criterion: StuffCriterion,
+        settings: ResultSettings,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 32,
+        pad_at_test: bool = False,
+        spread_whole_names: bool = False,
+        default_dataset: str = "",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text_encoder = text_encoder
+        self.things = things
+        self.stuff = stuff
+        self.thing_criterion = thing_criterion
+        self.stuff_criterion = stuff_criterion
+        self.settings = settings
+        self.size_divisibility = size_divisibility
+        self.pad_at_test = pad_at_test
+        self.spread_whole_names = spread_whole_names
+        self.default_dataset = default_dataset
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results otherwise; see the class."""
+        if self.training:
+            return self.losses(batched_inputs)
+        with torch.no_grad():
+            return self.predict(batched_inputs)
+
+    # Training -------------------------------------------------------------------------------
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Every weighted loss term of a batch of one task, by name.
+
+        Raises:
+            ValueError: if the batch mixes tasks, or names one that does not exist.
+        """
+        tasks = {item["task"] for item in batched_inputs}
+        if len(tasks) != 1:
+            raise ValueError(f"a training batch must be of one task, and this one has {tasks}")
+        task = tasks.pop()
+        batch, features = self._see(batched_inputs)
+        if task == "referring":
+            return self._referring_losses(batched_inputs, batch, features)
+        if task in ("detection", "parts"):
+            return self._vocabulary_losses(batched_inputs, batch, features, task)
+        raise ValueError(f'unknown task "{task}"; known are detection, parts and referring')
+
+    def _vocabulary_losses(
+        self, inputs: list[dict[str, Any]], batch: PictureBatch, features: list[Tensor], task: str
+    ) -> dict[str, Tensor]:
+        vocabularies = [item["vocabulary"] for item in inputs]
+        text = self.text_encoder([vocabulary_caption(v) for v in vocabularies])
+        targets = [
+            build_targets(
+                item["instances"],
+                batch.canvas,
+                positive_map=self._positive_map(text, i, item, task),
+                is_thing=vocabularies[i].is_thing,
+                device=self.device,
+            )
+            for i, item in enumerate(inputs)
+        ]
+        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
+        losses: dict[str, Tensor] = {}
+        if task == "detection":
+            found = self.things(
+                fused,
+                text_for_classes=fused.fused_text,
+                unfused_pooled=text.pooled(),
+                targets=targets,
+            )
+            losses.update(self.thing_criterion(found, targets, text_mask=text.mask))
+        covered = self.stuff(
+            features,
+            text_for_classes=fused.fused_text,
+            pooled_text=text.with_hidden(fused.fused_text).pooled(),
+            targets=targets,
+        )
+        losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
+        return losses
+
+    def _positive_map(
+        self, text: TextFeatures, i: int, item: dict[str, Any], task: str
+    ) -> Tensor:
+        spans = text.token_spans[i]
+        pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
+        if task == "parts" and self.spread_whole_names:
+            pieces = spread_wholes(pieces, text.input_ids[i], item["vocabulary"])
+        return pieces
+
+    def _referring_losses(
+        self, inputs: list[dict[str, Any]], batch: PictureBatch, features: list[Tensor]
+    ) -> dict[str, Tensor]:
+        picture_of = [i for i, item in enumerate(inputs) for _ in item["expressions"]]
+        targets: list[Targets] = []
+        for item in inputs:
+            for k in range(len(item["expressions"])):
+                described = item["instances"][item["instances"].gt_classes == k]
+                described.gt_classes = torch.zeros_like(described.gt_classes)
+                targets.append(
+                    build_targets(
+                        described,
+                        batch.canvas,
+                        positive_map=torch.ones(len(described), 1, dtype=torch.bool),
+                        is_thing=(True,),
+                        device=self.device,
+                    )
+                )
+        sentences = [sentence for item in inputs for sentence in item["expressions"]]
+        found, _ = self._find_described(features, batch, sentences, picture_of, targets)
+        ones = torch.ones(len(sentences), 1, dtype=torch.bool, device=self.device)
+        return self.thing_criterion(found, targets, text_mask=ones)
+
+    # Inference ------------------------------------------------------------------------------
+
+    def predict(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Results of every picture, in order; pictures with words and with sentences may mix."""
+        results: list[dict[str, Any]] = [{} for _ in batched_inputs]
+        sentence_inputs = [i for i, item in enumerate(batched_inputs) if "expressions" in item]
+        word_inputs = [i for i, item in enumerate(batched_inputs) if "expressions" not in item]
+        for chosen, answer in ((word_inputs, self._segment), (sentence_inputs, self._refer)):
+            if chosen:
+                answers = answer([batched_inputs[i] for i in chosen])
+                for i, one in zip(chosen, answers, strict=True):
+                    results[i] = one
+        return results
+
+    def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        vocabularies = [item.get("vocabulary") or self._default_vocabulary() for item in inputs]
+        batch, features = self._see(inputs)
+        text = self.text_encoder([vocabulary_caption(v) for v in vocabularies])
+        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
+        found = self.things(
+            fused, text_for_classes=fused.fused_text, unfused_pooled=text.pooled(), targets=None
+        )
+        covered = self.stuff(
+            features,
+            text_for_classes=fused.fused_text,
+            pooled_text=text.with_hidden(fused.fused_text).pooled(),
+        )
+        return [
+            universal_results(
+                found.layers[-1],
+                covered.layers[-1],
+                picture=i,
+                background_queries=found.num_background,
+                token_spans=text.token_spans[i],
+                is_thing=vocabularies[i].is_thing,
+                input_size=batch.sizes[i],
+                output_size=_output_size(item, batch.sizes[i]),
+                settings=self.settings,
+            )
+            for i, item in enumerate(inputs)
+        ]
+
+    def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        batch, features = self._see(inputs)
+        pairs = [(i, s) for i, item in enumerate(inputs) for s in item["expressions"]]
+        results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
+        for start in range(0, len(pairs), SENTENCES_AT_ONCE):
+            part = pairs[start : start + SENTENCES_AT_ONCE]
+            picture_of = [i for i, _ in part]
+            found, _ = self._find_described(features, batch, [s for _, s in part], picture_of)
+            for row, i in enumerate(picture_of):
+                best = referring_results(
+                    found.layers[-1],
+                    row=row,
+                    background_queries=found.num_background,
+                    input_size=batch.sizes[i],
+                    output_size=_output_size(inputs[i], batch.sizes[i]),
+                )
+                results[i]["referring"].append(best)
+        return results
+
+    # Both -----------------------------------------------------------------------------------
+
+    def _see(self, inputs: list[dict[str, Any]]) -> tuple[PictureBatch, list[Tensor]]:
+        """Pictures on one canvas, and the backbone's three feature maps of them."""
+        pad = self.training or self.pad_at_test
+        batch = pad_pictures(
+            [item["image"] for item in inputs],
+            self.pixel_mean,
+            self.pixel_std,
+            self.size_divisibility if pad else 0,
+        )
+        features = self.backbone(batch.pixels)
+        return batch, [features[name] for name in FEATURES]
+
+    def _find_described(
+        self,
+        features: list[Tensor],
+        batch: PictureBatch,
+        sentences: list[str],
+        picture_of: list[int],
+        targets: list[Targets] | None = None,
+    ) -> tuple[Any, TextFeatures]:
+        """The thing branch over (picture, sentence) pairs, one class a pair."""
+        text = self.text_encoder([expression_caption(sentence) for sentence in sentences])
+        rows = torch.tensor(picture_of, device=self.device)
+        fused = self.things.fuse(
+            [level[rows] for level in features], batch.padding_mask[rows], text.hidden, text.mask
+        )
+        found = self.things(
+            fused,
+            text_for_classes=text.with_hidden(fused.fused_text).pooled(),
+            unfused_pooled=text.pooled(),
+            targets=targets,
+        )
+        return found, text
+
+    def _default_vocabulary(self) -> Vocabulary:
+        if not self.default_dataset:
+            raise ValueError(
+                "a picture has neither `vocabulary` nor `expressions`, and DATASETS.TEST names "
+                "no data set whose classes could be used"
+            )
+        return Vocabulary.from_metadata(MetadataCatalog.get(self.default_dataset))
+
+
+def _output_size(item: dict[str, Any], fallback: tuple[int, int]) -> tuple[int, int]:
+    return item.get("height", fallback[0]), item.get("width", fallback[1])

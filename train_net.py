@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+"""Train or evaluate any model of `hipie`: Detectron2's command line, on CPU, GPUs or torchrun.
+
+    python train_net.py --config-file configs/nano/hipie_nano_picturebook.yaml SOLVER.MAX_ITER 60
+    python train_net.py --config-file ... --resume
+    python train_net.py --config-file ... --eval-only PICTUREBOOK.SEED 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from hipie import add_hipie_config, model_zoo
+from hipie.checkpoint import Checkpointer
+from hipie.data.datasets import register_all
+from hipie.data.loader import build_test_loader, build_train_loader
+from hipie.evaluation import build_evaluator, write_results
+from hipie.plugins import load_projects
+from hipie.training.launch import launch
+from hipie.training.optimizer import build_optimizer
+from hipie.training.trainer import Trainer
+
+logger = logging.getLogger("hipie")
+
+
+class HipieTrainer(Trainer):
+    """The trainer with this package's loaders, evaluators, optimiser and checkpoints."""
+
+    @classmethod
+    def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **kept: Any) -> Checkpointer:
+        """Checkpoints in the output folder, written whole or not at all."""
+        return Checkpointer(model, cfg.OUTPUT_DIR, **kept)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW with the recipe's groups."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Any:
+        """Batches from `start_iteration` on."""
+        return build_train_loader(cfg, start_iteration)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """One data set, picture by picture."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict:
+        """Evaluate on every data set of `DATASETS.TEST`; results also go to results.json."""
+        results: OrderedDict[str, Any] = OrderedDict()
+        for name in cfg.DATASETS.TEST:
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
+            evaluator = build_evaluator(cfg, name, folder)
+            with torch.autocast(
+                next(model.parameters()).device.type, torch.bfloat16, cfg.TEST.BFLOAT16
+            ):
+                found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            results.update(found or {})
+            if comm.is_main_process():
+                print_csv_format(found)
+        if comm.is_main_process():
+            path = write_results(results, cfg.OUTPUT_DIR)
+            logger.info("Results are in %s", path)
+        return results
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The configuration of a run, its logger and its data sets."""
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    load_projects(cfg)
+    args.config_file = str(model_zoo.get_config_file(args.config_file))
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+        cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    default_setup(cfg, args)
+    register_all(cfg)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    """Train, or evaluate with `--eval-only`."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = HipieTrainer.build_model(cfg)
+        checkpointer = HipieTrainer.build_checkpointer(cfg, model)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        HipieTrainer.test(cfg, model)
+        return
+    trainer = HipieTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Detectron2's arguments, and the number of processes on the CPU."""
+    parser = default_argument_parser()
+    parser.set_defaults(num_gpus=torch.cuda.device_count())
+    parser.add_argument(
+        "--cpu-workers", type=int, default=1, help="processes on the CPU, joined by gloo"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments(sys.argv[1:])
+    launch(main, (parsed,), num_gpus=parsed.num_gpus, cpu_workers=parsed.cpu_workers)
