@@ -115,7 +115,7 @@ class Pen:
     def part(self, name: str, parent: int = -1) -> int:
         """Begin one part: shapes that follow belong to it. Returns its index."""
         self._parts.append((name, parent))
-        self._label = self._label
+        self._label = len(self._parts)
         return self._label - 1
 
     def resume(self, index: int) -> None:

@@ -1,0 +1,134 @@
+"""From a record of a data set with a vocabulary to what the model takes: things, stuff, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+
+from hipie.data.mappers.augmentation import Change, Jitter, draw_change, plain_resize
+from hipie.data.mappers.objects import (
+    annotated_objects,
+    as_instances,
+    panoptic_objects,
+    part_objects,
+    read_labels,
+)
+from hipie.data.mappers.pixels import as_tensor, read_record_image
+from hipie.data.training_vocabulary import draw_vocabulary, sub_vocabulary
+from hipie.language import Vocabulary
+
+
+class UniversalMapper:
+    """Maps a record with objects (panoptic, instances or parts) to HIPIE's input dict.
+
+    A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and one of:
+    `pan_seg_file_name` and `segments_info`; `annotations` (COCO); `part_seg_file_name`. Which one
+    it has decides `task`: "parts" for the last, otherwise "detection".
+
+    Args:
+        vocabulary: all classes, in the order of the record's contiguous class indices.
+        training: draw an augmentation and a vocabulary, and add `instances`.
+        shortest: lengths of the shorter side to choose from (at test: the first).
+        longest: the longer side is at most this, pixels.
+        image_format: "RGB" or "BGR".
+        pieces: word pieces of "name. " of every class; needed in training.
+        max_pieces: word pieces a training caption may have.
+        candidates: classes that a training caption may name although absent; None = all.
+        min_part_area: smaller pieces of parts are no objects, pixels.
+        jitter: scale jitter and crop; None = off.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        training: bool,
+        shortest: Sequence[int],
+        longest: int,
+        image_format: str = "RGB",
+        pieces: Sequence[int] = (),
+        max_pieces: int = 512,
+        candidates: Sequence[int] | None = None,
+        min_part_area: int = 100,
+        jitter: Jitter | None = None,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.training = training
+        self.shortest = tuple(shortest)
+        self.longest = longest
+        self.image_format = image_format
+        self.pieces = tuple(pieces)
+        self.max_pieces = max_pieces
+        self.candidates = tuple(
+            range(len(vocabulary.classes)) if candidates is None else candidates
+        )
+        self.min_part_area = min_part_area
+        self.jitter = jitter
+
+    def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
+        """Read and map one picture.
+
+        Args:
+            record: one entry of the data set; it is not changed.
+            seed: decides everything that is drawn.
+
+        Raises:
+            ValueError: naming the file, if the picture or its labels cannot be read, or their
+                sizes disagree.
+        """
+        image = read_record_image(record)
+        item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
+        item["task"] = "parts" if "part_seg_file_name" in record else "detection"
+        height, width = image.shape[:2]
+        if not self.training:
+            resize = plain_resize(height, width, self.shortest[0], self.longest)
+            item["image"] = as_tensor(resize.apply_image(image), self.image_format)
+            item["vocabulary"] = self.vocabulary
+            return item
+        rng = np.random.default_rng(list(seed))
+        change, instances = self._draw_view(rng, record, height, width)
+        item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
+        item["vocabulary"], item["instances"] = self._name(rng, instances, change.mirrored)
+        return item
+
+    def _draw_view(
+        self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int
+    ) -> tuple[Change, Instances]:
+        """A change of the picture and its objects; a crop that loses every object is not used."""
+        settings = {"shortest": self.shortest, "longest": self.longest}
+        change = draw_change(rng, height, width, jitter=self.jitter, **settings)
+        instances = self._objects(record, change.transform)
+        if change.cropped and len(instances) == 0:
+            change = draw_change(rng, height, width, jitter=None, **settings)
+            instances = self._objects(record, change.transform)
+        return change, instances
+
+    def _objects(self, record: dict[str, Any], transform: T.Transform) -> Instances:
+        if "part_seg_file_name" in record:
+            labels = read_labels(record["part_seg_file_name"])
+            masks, classes = part_objects(labels, transform, self.min_part_area)
+        elif "pan_seg_file_name" in record:
+            colours = read_labels(record["pan_seg_file_name"])
+            masks, classes = panoptic_objects(colours, record["segments_info"], transform)
+        else:
+            masks, classes = annotated_objects(
+                record["annotations"], record["height"], record["width"], transform
+            )
+        return as_instances(masks, classes)
+
+    def _name(
+        self, rng: np.random.Generator, instances: Instances, mirrored: bool
+    ) -> tuple[Vocabulary, Instances]:
+        """Draw the caption, and number the objects by it."""
+        present = set(instances.gt_classes.tolist())
+        named = draw_vocabulary(rng, present, self.candidates, self.pieces, self.max_pieces)
+        place = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
+        place[named] = np.arange(len(named))
+        classes = place[instances.gt_classes.numpy()]
+        kept = instances[np.flatnonzero(classes >= 0)]
+        kept.gt_classes = kept.gt_classes.new_tensor(classes[classes >= 0])
+        return sub_vocabulary(self.vocabulary, named, mirrored), kept

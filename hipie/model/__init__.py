@@ -1,0 +1,1 @@
+"""The networks: fusion, encoders, decoders and heads of both branches."""

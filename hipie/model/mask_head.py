@@ -1,0 +1,130 @@
+"""Masks of things: a small network whose weights a query decides (CondInst)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hipie.model.mlp import MLP
+
+STRIDE = 8
+
+
+class MaskFeatures(nn.Module):
+    """Three levels of encoder memory -> a few channels at stride 8.
+
+    Args:
+        width: channels of the memory.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, width: int, out_channels: int = 8) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(width, width, 3, padding=1)
+        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.fine = nn.Conv2d(width, width, 3, padding=1)
+        self.narrow = nn.Conv2d(width, width // 4, 3, padding=1)
+        self.out = nn.Conv2d(width // 4, out_channels, 3, padding=1)
+        for layer in self.children():
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """[B, width, ...] of strides 8, 16, 32 -> [B, out_channels, H/8, W/8]."""
+        x = self.coarse(levels[2]).relu()
+        x = self.middle(levels[1] + F.interpolate(x, size=levels[1].shape[-2:])).relu()
+        x = self.fine(levels[0] + F.interpolate(x, size=levels[0].shape[-2:])).relu()
+        return self.out(self.narrow(x).relu()).relu()
+
+
+class DynamicMaskHead(nn.Module):
+    """Three 1x1 convolutions a query, over mask features and coordinates relative to the query.
+
+    The controller's numbers are the weights of all layers, then all biases; relative coordinates
+    (x, y in input pixels: reference minus pixel centre) come before the features.
+
+    Args:
+        width: channels of a query.
+        channels: channels of the mask features and of the hidden layers.
+    """
+
+    def __init__(self, width: int, channels: int = 8) -> None:
+        super().__init__()
+        self.channels = channels
+        c = channels
+        self.sizes = [(c + 2) * c, c * c, c, c, c, 1]
+        self.controller = MLP(width, width, sum(self.sizes), 3)
+        for layer in self.controller.layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        features: Tensor,
+        queries: Tensor,
+        centres: Tensor,
+        picture: Tensor,
+        image_sizes: Tensor,
+    ) -> Tensor:
+        """Masks of n chosen queries.
+
+        Args:
+            features: [B, channels, h, w] at stride 8.
+            queries: [n, width].
+            centres: [n, 2] reference centres (x, y) in 0..1 of the unpadded picture.
+            picture: [n] int64, which of the B pictures each query looks at.
+            image_sizes: [B, 2] (width, height) of the unpadded pictures in pixels.
+
+        Returns:
+            [n, 2 h, 2 w] logits at stride 4.
+        """
+        n, c = len(queries), self.channels
+        height, width = features.shape[-2:]
+        if n == 0:
+            return features.new_zeros(0, 2 * height, 2 * width) + 0 * self.controller(queries).sum()
+        parts = self.controller(queries).split(self.sizes, dim=1)
+        first = parts[0].view(n, c, c + 2)
+        pixels = features.flatten(2)[picture]
+        x = torch.baddbmm(parts[3].view(n, c, 1), first[:, :, 2:], pixels)
+        x = x.view(n, c, height, width) + self._coordinates(
+            first[:, :, :2], centres.float() * image_sizes[picture], height, width
+        ).to(x.dtype)
+        x = x.relu().flatten(2)
+        x = torch.baddbmm(parts[4].view(n, c, 1), parts[1].view(n, c, c), x).relu()
+        x = torch.baddbmm(parts[5].view(n, 1, 1), parts[2].view(n, 1, c), x)
+        return aligned_upsample(x.view(n, 1, height, width))[:, 0]
+
+    def _coordinates(self, weights: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
+        """What the two coordinate channels add to layer 1: a sum of a row term and a column term.
+
+        weights [n, c, 2], centres [n, 2] in pixels -> [n, c, height, width].
+        """
+        weights = weights.float()
+        device = weights.device
+        columns = torch.arange(width, device=device) * STRIDE + STRIDE // 2
+        rows = torch.arange(height, device=device) * STRIDE + STRIDE // 2
+        along_x = weights[:, :, 0, None] * (centres[:, 0, None] - columns)[:, None]
+        along_y = weights[:, :, 1, None] * (centres[:, 1, None] - rows)[:, None]
+        return along_x[:, :, None, :] + along_y[:, :, :, None]
+
+
+def aligned_upsample(maps: Tensor, factor: int = 2) -> Tensor:
+    """Upsample so that old pixel centres stay where they were (CondInst's aligned bilinear).
+
+    Args:
+        maps: [n, c, h, w].
+        factor: a whole number.
+
+    Returns:
+        [n, c, factor * h, factor * w].
+    """
+    height, width = maps.shape[-2:]
+    maps = F.pad(maps, (0, 1, 0, 1), mode="replicate")
+    size = (factor * height + 1, factor * width + 1)
+    maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    before = factor // 2
+    maps = F.pad(maps, (before, 0, before, 0), mode="replicate")
+    return maps[:, :, : factor * height, : factor * width]

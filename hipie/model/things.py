@@ -1,0 +1,284 @@
+"""The early way: things are fused with words, encoded, proposed and decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hipie.model.attention_layers import EncoderLayer
+from hipie.model.class_head import TextClassHead
+from hipie.model.denoising import (
+    DenoisingQueries,
+    denoising_queries,
+    group_attention_mask,
+    move_corners,
+)
+from hipie.model.fusion import BidirectionalFusion
+from hipie.model.levels import Levels, flatten_levels, shrink_mask
+from hipie.model.mask_head import DynamicMaskHead, MaskFeatures
+from hipie.model.position import sine_positions
+from hipie.model.projection import InputProjections
+from hipie.model.proposals import anchor_boxes, gather_rows
+from hipie.model.text_resizer import TextResizer
+from hipie.model.thing_decoder import DecodedThings, ThingDecoder, box_head, top_rows
+from hipie.training.predictions import DenoisingLayout, LayerPrediction
+from hipie.training.targets import Targets
+
+
+@dataclass
+class FusedInputs:
+    """Pixels and words after they have seen each other.
+
+    Attributes:
+        levels: pixels [B, S, C] with their shapes.
+        fused_text: [B, T, Ct].
+        image_sizes: [B, 2] (width, height) of the unpadded pictures in pixels.
+    """
+
+    levels: Levels
+    fused_text: Tensor
+    image_sizes: Tensor
+
+
+@dataclass
+class ThingOutput:
+    """What the thing branch says of B pictures; N counts background queries, then the others.
+
+    Attributes:
+        layers: one prediction a decoder layer, N queries each.
+        num_background: how many of the N come first and count for nothing.
+        proposals: of all S tokens; one class-agnostic logit each.
+        topk: [B, Q] the token that every query came from.
+        denoising: like `layers`, for the denoising queries, or None.
+        denoising_layout: where they stand, or None.
+        mask_features: [B, channels, H/8, W/8].
+        memory: [B, S, C] the encoder's result.
+        queries, references: of the N queries, one tensor a layer (references enter the layer).
+    """
+
+    layers: list[LayerPrediction]
+    num_background: int
+    proposals: LayerPrediction
+    topk: Tensor
+    denoising: list[LayerPrediction] | None
+    denoising_layout: DenoisingLayout | None
+    mask_features: Tensor
+    memory: Tensor
+    queries: list[Tensor]
+    references: list[Tensor]
+
+
+class ThingBranch(nn.Module):
+    """Projections, early fusion, deformable encoder, two-stage decoder, dynamic masks.
+
+    Args:
+        in_channels: channels of res3, res4, res5.
+        width: channels everywhere inside.
+        text_width: channels of a word piece.
+        num_queries, num_background_queries: of the decoder.
+        encoder_layers, decoder_layers, num_heads, num_points, ffn_width: of the transformer.
+        fusion_width, fusion_heads: of the bi-directional attention.
+        mask_channels: channels of the mask features.
+        denoising_queries: about how many noised copies in training; 0 for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Sequence[int],
+        width: int = 256,
+        text_width: int = 768,
+        num_queries: int = 900,
+        num_background_queries: int = 10,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        num_heads: int = 8,
+        num_points: int = 4,
+        ffn_width: int = 2048,
+        fusion_width: int = 2048,
+        fusion_heads: int = 8,
+        mask_channels: int = 8,
+        denoising_queries: int = 200,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.num_queries = num_queries
+        self.num_background = num_background_queries
+        self.denoising_budget = denoising_queries
+        levels = len(in_channels) + 1
+        self.projections = InputProjections(in_channels, width)
+        self.level_embedding = nn.Parameter(torch.randn(levels, width))
+        self.fusion = BidirectionalFusion(
+            width, text_width, fusion_width, fusion_heads, 1 / max(encoder_layers, 1)
+        )
+        self.encoder = nn.ModuleList(
+            EncoderLayer(width, num_heads, levels, num_points, ffn_width)
+            for _ in range(encoder_layers)
+        )
+        self.proposal_projection = nn.Linear(width, width)
+        self.proposal_norm = nn.LayerNorm(width)
+        self.proposal_score = nn.Linear(width, 1)
+        self.proposal_box = box_head(width)
+        self.query_content = nn.Embedding(num_queries, width)
+        self.background_content = nn.Embedding(num_background_queries, width)
+        self.background_references = nn.Embedding(num_background_queries, 4)
+        self.decoder = ThingDecoder(
+            width, decoder_layers, num_heads, num_points, ffn_width, levels
+        )
+        self.class_heads = nn.ModuleList(
+            TextClassHead(width, text_width) for _ in range(decoder_layers)
+        )
+        self.iou_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(decoder_layers))
+        self.mask_features = MaskFeatures(width, mask_channels)
+        self.mask_head = DynamicMaskHead(width, mask_channels)
+        self.denoising_content = TextResizer(text_width, width)
+        prior = -math.log(99)
+        for head in (self.proposal_score, *self.iou_heads):
+            nn.init.constant_(head.bias, prior)
+
+    def fuse(
+        self, features: Sequence[Tensor], padding_mask: Tensor, text: Tensor, text_mask: Tensor
+    ) -> FusedInputs:
+        """Let words and pixels see each other.
+
+        Args:
+            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            padding_mask: [B, H, W] bool of the canvas, True where padded.
+            text: [B, T, text_width].
+            text_mask: [B, T] bool, True for real word pieces.
+        """
+        maps = self.projections(features)
+        masks = [shrink_mask(padding_mask, one.shape[-2:]) for one in maps[:-1]]
+        masks.append(shrink_mask(masks[0], maps[-1].shape[-2:]))
+        positions = [
+            sine_positions(mask, self.width, -0.5) + embedding[:, None, None]
+            for mask, embedding in zip(masks, self.level_embedding, strict=True)
+        ]
+        levels = flatten_levels(maps, positions, masks)
+        levels.tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
+        valid = ~padding_mask
+        sizes = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=-1).float()
+        return FusedInputs(levels, fused_text, sizes)
+
+    def forward(
+        self,
+        fused: FusedInputs,
+        *,
+        text_for_classes: Tensor,
+        unfused_pooled: Tensor,
+        targets: Sequence[Targets] | None = None,
+    ) -> ThingOutput:
+        """Encode, propose and decode.
+
+        Args:
+            fused: of `fuse`.
+            text_for_classes: [B, T, text_width] the fused word pieces, or [B, 1, text_width] one
+                pooled sentence.
+            unfused_pooled: [B, 1, text_width], what denoising queries are filled with.
+            targets: the objects, in training; None leaves denoising out.
+        """
+        levels = fused.levels
+        memory = self._encode(levels)
+        proposals, topk, start = self._propose(memory, levels)
+        noised = None
+        if targets is not None:
+            boxes = [one.boxes for one in targets]
+            noised = denoising_queries(
+                targets, boxes, self.denoising_budget, move_corners, negatives=True
+            )
+        queries, references, attention_mask = self._queries(start, noised, unfused_pooled)
+        decoded = self.decoder(queries, references, memory, levels, attention_mask)
+        mask_features = self.mask_features(levels.as_maps(memory)[:3])
+        count = noised.layout.num_queries if noised else 0
+        matching = slice(count, None)
+        view = (decoded, text_for_classes, mask_features, fused.image_sizes)
+        return ThingOutput(
+            layers=self._predictions(*view, matching),
+            num_background=self.num_background,
+            proposals=proposals,
+            topk=topk,
+            denoising=self._predictions(*view, slice(0, count)) if noised else None,
+            denoising_layout=noised.layout if noised else None,
+            mask_features=mask_features,
+            memory=memory,
+            queries=[one[:, matching] for one in decoded.queries],
+            references=[one[:, matching] for one in decoded.references],
+        )
+
+    def _encode(self, levels: Levels) -> Tensor:
+        centres = levels.centres()
+        tokens = levels.tokens
+        for layer in self.encoder:
+            tokens = layer(tokens, levels, centres, levels.padding_mask)
+        return tokens
+
+    def _propose(self, memory: Tensor, levels: Levels) -> tuple[LayerPrediction, Tensor, Tensor]:
+        """Proposals of all tokens, the best tokens [B, Q], and their boxes [B, Q, 4]."""
+        anchors, usable = anchor_boxes(levels)
+        usable_memory = memory.masked_fill(~usable[..., None], 0.0)
+        candidates = self.proposal_norm(self.proposal_projection(usable_memory))
+        scores = self.proposal_score(candidates).float()
+        boxes = (self.proposal_box(candidates).float() + anchors).sigmoid()
+        topk = top_rows(scores[..., 0].detach(), self.num_queries)
+        start = gather_rows(boxes, topk).detach()
+        return LayerPrediction(scores, boxes), topk, start
+
+    def _queries(
+        self, start: Tensor, noised: DenoisingQueries | None, pooled: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Content, references and attention mask in the order denoising, background, others."""
+        batch, chosen = start.shape[:2]
+        content = torch.cat([self.background_content.weight, self.query_content.weight[:chosen]])
+        queries = content.expand(batch, -1, -1)
+        background = self.background_references.weight.expand(batch, -1, -1)
+        references = torch.cat([background.float(), start], dim=1)
+        if noised is None:
+            return queries, references, None
+        filler = self.denoising_content(pooled) * noised.used[..., None]
+        mask = group_attention_mask(noised.layout, references.shape[1], start.device)
+        return (
+            torch.cat([filler.to(queries.dtype), queries], dim=1),
+            torch.cat([noised.references, references], dim=1),
+            mask,
+        )
+
+    def _predictions(
+        self,
+        decoded: DecodedThings,
+        text: Tensor,
+        mask_features: Tensor,
+        image_sizes: Tensor,
+        chosen: slice,
+    ) -> list[LayerPrediction]:
+        """What every layer says of a run of queries."""
+        predictions = []
+        for i, (class_head, iou_head) in enumerate(
+            zip(self.class_heads, self.iou_heads, strict=True)
+        ):
+            queries = decoded.queries[i][:, chosen]
+            centres = decoded.references[i][:, chosen, :2].detach()
+
+            def masks(
+                picture: Tensor, query: Tensor, queries: Tensor = queries, centres: Tensor = centres
+            ) -> Tensor:
+                return self.mask_head(
+                    mask_features,
+                    queries[picture, query],
+                    centres[picture, query],
+                    picture,
+                    image_sizes,
+                )
+
+            predictions.append(
+                LayerPrediction(
+                    token_logits=class_head(queries, text),
+                    boxes=decoded.boxes[i][:, chosen],
+                    iou_logits=iou_head(queries).float(),
+                    masks=masks,
+                )
+            )
+        return predictions

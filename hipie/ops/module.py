@@ -1,0 +1,106 @@
+"""Multi-scale deformable attention as a module, with Deformable DETR's parameters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hipie.ops import ms_deform_attn
+
+
+class MSDeformAttn(nn.Module):
+    """Every query samples a few points around its reference on every level.
+
+    Parameter names and initialisation are Deformable DETR's, so that published weights load.
+
+    Args:
+        embed_dim: channels C of queries and values.
+        num_levels: maps L.
+        num_heads: heads M.
+        num_points: samples P a head and level.
+        value_ratio: width of the projected values, relative to C.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_levels: int = 4,
+        num_heads: int = 8,
+        num_points: int = 4,
+        value_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        inner = int(embed_dim * value_ratio)
+        if inner % num_heads:
+            raise ValueError(f"value width {inner} does not divide by {num_heads} heads")
+        self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, inner)
+        self.output_proj = nn.Linear(inner, embed_dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Offsets start as rays, one direction a head, one step further a point."""
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        ray = ray / ray.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        bias = ray[:, None, None] * steps[None, None, :, None]
+        bias = bias.expand(-1, self.num_levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.reshape(-1))
+        for zero in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(zero)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [B, Q, C], positions already added.
+            reference_points: [B, Q, L, 2] points or [B, Q, L, 4] boxes cxcywh, in 0..1.
+            value: [B, S, C].
+            spatial_shapes: [L, 2] int64 (height, width).
+            level_start_index: [L] int64.
+            padding_mask: [B, S] bool, True where the value counts as zero.
+
+        Returns:
+            [B, Q, C].
+        """
+        batch, queries, _ = query.shape
+        shape = (batch, queries, self.num_heads, self.num_levels, self.num_points)
+        projected = self.value_proj(value)
+        if padding_mask is not None:
+            projected = projected.masked_fill(padding_mask[..., None], 0.0)
+        projected = projected.unflatten(2, (self.num_heads, -1))
+        offsets = self.sampling_offsets(query).float().view(*shape, 2)
+        weights = self.attention_weights(query).float().view(*shape[:3], -1)
+        weights = weights.softmax(-1).view(shape)
+        locations = self._locations(reference_points.float(), offsets, spatial_shapes)
+        sampled = ms_deform_attn(projected, spatial_shapes, level_start_index, locations, weights)
+        return self.output_proj(sampled)
+
+    def _locations(self, reference: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
+        centre = reference[:, :, None, :, None, :2]
+        if reference.shape[-1] == 2:
+            return centre + offsets / spatial_shapes.flip(1).to(offsets)[:, None]
+        if reference.shape[-1] == 4:
+            size = reference[:, :, None, :, None, 2:]
+            return centre + offsets / self.num_points * size * 0.5
+        raise ValueError(
+            f"reference_points must end in 2 or 4 numbers, and has shape {tuple(reference.shape)}"
+        )
