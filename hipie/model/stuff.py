@@ -1,0 +1,193 @@
+"""The late way: stuff is decoded without words, which meet it only at the class heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hipie.model.class_head import TextClassHead
+from hipie.model.denoising import denoising_queries, group_attention_mask, jitter
+from hipie.model.mlp import MLP
+from hipie.model.stuff_decoder import DecodedStuff, StuffDecoder, initial_references
+from hipie.model.stuff_pixel_decoder import StuffPixelDecoder
+from hipie.model.text_resizer import TextResizer
+from hipie.training.predictions import DenoisingLayout, LayerPrediction
+from hipie.training.targets import Targets
+
+
+@dataclass
+class StuffOutput:
+    """What the stuff branch says of B pictures.
+
+    Attributes:
+        layers: predictions before the first decoder layer, then after every layer.
+        proposals: of the selected queries, from the two-stage head.
+        topk: [B, Q] the token of every query, counted from the coarsest level.
+        denoising: like `layers`, for the denoising queries, or None.
+        denoising_layout: where they stand, or None.
+        mask_features: [B, C, H/4, W/4].
+    """
+
+    layers: list[LayerPrediction]
+    proposals: LayerPrediction
+    topk: Tensor
+    denoising: list[LayerPrediction] | None
+    denoising_layout: DenoisingLayout | None
+    mask_features: Tensor
+
+
+class StuffBranch(nn.Module):
+    """MaskDINO's pixel decoder, decoder and mask dot product, with words as classifier.
+
+    Args:
+        in_channels: channels of res3, res4, res5.
+        width: channels everywhere inside.
+        text_width: channels of a word piece.
+        num_queries: of the decoder.
+        encoder_layers, decoder_layers, num_heads, num_points, ffn_width: of the transformers.
+        denoising_queries: about how many noised copies in training; 0 for none.
+        denoising_noise: how far these move, relative to the object.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Sequence[int],
+        width: int = 256,
+        text_width: int = 768,
+        num_queries: int = 300,
+        encoder_layers: int = 6,
+        decoder_layers: int = 9,
+        num_heads: int = 8,
+        num_points: int = 4,
+        ffn_width: int = 2048,
+        denoising_queries: int = 100,
+        denoising_noise: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.denoising_budget = denoising_queries
+        self.denoising_noise = denoising_noise
+        self.pixel_decoder = StuffPixelDecoder(
+            in_channels, width, encoder_layers, num_heads, num_points, ffn_width
+        )
+        self.decoder = StuffDecoder(
+            width,
+            num_queries,
+            decoder_layers,
+            num_heads,
+            num_points,
+            ffn_width,
+            len(in_channels) + 1,
+        )
+        self.mask_embedding = MLP(width, width, width, 3)
+        # One a state of the queries: initial, after every layer but the last; proposals; final.
+        self.class_heads = nn.ModuleList(
+            TextClassHead(width, text_width) for _ in range(decoder_layers + 2)
+        )
+        self.denoising_content = TextResizer(text_width, width)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        *,
+        text_for_classes: Tensor,
+        pooled_text: Tensor,
+        targets: Sequence[Targets] | None = None,
+    ) -> StuffOutput:
+        """Decode.
+
+        Args:
+            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            text_for_classes: [B, T, text_width] fused word pieces, or [B, 1, text_width].
+            pooled_text: [B, 1, text_width], what denoising queries are filled with.
+            targets: the objects, in training; None leaves denoising out.
+        """
+        pyramid = self.pixel_decoder(features)
+        proposals = self.decoder.propose(pyramid.levels)
+        queries, references = proposals.content.detach(), initial_references(proposals)
+        noised, mask, count = None, None, 0
+        if targets is not None:
+            boxes = [one.boxes_on_canvas() for one in targets]
+            move = jitter(self.denoising_noise)
+            noised = denoising_queries(
+                targets, boxes, self.denoising_budget, move, negatives=False
+            )
+        if noised is not None:
+            count = noised.layout.num_queries
+            filler = self.denoising_content(pooled_text) * noised.used[..., None]
+            queries = torch.cat([filler.to(queries.dtype), queries], dim=1)
+            references = torch.cat([noised.references, references], dim=1)
+            mask = group_attention_mask(noised.layout, proposals.topk.shape[1], references.device)
+        decoded = self.decoder(queries, references, pyramid.levels, mask)
+        features_of_masks = pyramid.mask_features
+        view = (decoded, text_for_classes, features_of_masks)
+        return StuffOutput(
+            layers=self._predictions(*view, slice(count, None)),
+            proposals=self._predict(
+                self.decoder.norm(proposals.content),
+                torch.sigmoid(proposals.box_logits),
+                self.class_heads[-2],
+                text_for_classes,
+                features_of_masks,
+            ),
+            topk=proposals.topk,
+            denoising=self._predictions(*view, slice(0, count)) if noised else None,
+            denoising_layout=noised.layout if noised else None,
+            mask_features=features_of_masks,
+        )
+
+    def _predictions(
+        self, decoded: DecodedStuff, text: Tensor, mask_features: Tensor, chosen: slice
+    ) -> list[LayerPrediction]:
+        last = len(decoded.queries) - 1
+        return [
+            self._predict(
+                # Once more a norm after a layer: the published head does it twice.
+                self.decoder.norm(queries[:, chosen]) if i else queries[:, chosen],
+                boxes[:, chosen],
+                self.class_heads[-1] if i == last else self.class_heads[i],
+                text,
+                mask_features,
+            )
+            for i, (queries, boxes) in enumerate(zip(decoded.queries, decoded.boxes, strict=True))
+        ]
+
+    def _predict(
+        self,
+        queries: Tensor,
+        boxes: Tensor,
+        class_head: TextClassHead,
+        text: Tensor,
+        mask_features: Tensor,
+    ) -> LayerPrediction:
+        """Heads on normed queries [B, N, width]."""
+        embeddings = self.mask_embedding(queries)
+
+        def masks(picture: Tensor, query: Tensor) -> Tensor:
+            chosen = embeddings[picture, query]
+            if len(chosen) == 0:
+                return chosen.new_zeros(0, *mask_features.shape[-2:]) + 0 * chosen.sum()
+            if mask_features.shape[0] == 1 or bool((picture == picture[0]).all()):
+                return torch.einsum("nc,chw->nhw", chosen, mask_features[picture[0]])
+            out = chosen.new_empty(len(chosen), *mask_features.shape[-2:])
+            for i in picture.unique().tolist():
+                rows = (picture == i).nonzero()[:, 0]
+                part = torch.einsum("nc,chw->nhw", chosen[rows], mask_features[i])
+                out = out.index_put((rows,), part.to(out.dtype))
+            return out
+
+        def point_masks(picture: int, points: Tensor) -> Tensor:
+            grid = (2 * points - 1).to(mask_features.dtype)[None, None]
+            sampled = F.grid_sample(mask_features[picture, None], grid, align_corners=False)
+            return embeddings[picture] @ sampled[0, :, 0].to(embeddings.dtype)
+
+        return LayerPrediction(
+            token_logits=class_head(self.decoder.class_features(queries), text),
+            boxes=boxes,
+            masks=masks,
+            point_masks=point_masks,
+        )
