@@ -16,27 +16,46 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Weighted bilinear samples of several maps (Zhu et al., Deformable DETR, equation 3).
 
+    A location (x, y) lies at pixel (x * width - 0.5, y * height - 0.5) of its map; what lies
+    outside a map counts as zero, and so does a location that is not a finite number. Works on any
+    device and dtype; dtypes below float32 are summed in float32. Differentiable, any order.
+
     Args:
         value: [B, S, M, D], S tokens of L maps one after another, M heads of width D.
         spatial_shapes: [L, 2] int64 (height, width).
         level_start_index: [L] int64, the first token of every map.
-        sampling_locations: [B, Q, M, L, P, 2] (x, y) in 0..1; outside counts as zero.
+        sampling_locations: [B, Q, M, L, P, 2] (x, y) in 0..1.
         attention_weights: [B, Q, M, L, P].
 
     Returns:
-        [B, Q, M * D].
+        [B, Q, M * D] in the dtype of ``value``.
     """
     batch, _, heads, width = value.shape
-    queries = sampling_locations.shape[1]
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)
-    weights = attention_weights.transpose(1, 2).flatten(0, 1)
-    total = value.new_zeros(batch * heads, width, queries)
-    for level, (height, columns) in enumerate(spatial_shapes.tolist()):
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    dtype = torch.promote_types(
+        torch.promote_types(value.dtype, torch.float32), sampling_locations.dtype
+    )
+    total = value.new_zeros((batch * heads, width, queries), dtype=dtype)
+    if total.numel() == 0 or points == 0:
+        return total.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
+    locations = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1)
+    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)
+    for level, (rows, columns) in enumerate(spatial_shapes.tolist()):
+        if rows * columns == 0:
+            continue
         start = int(level_start_index[level])
-        tokens = value[:, start : start + height * columns]
-        image = tokens.permute(0, 2, 3, 1).reshape(batch * heads, width, height, columns)
-        samples = F.grid_sample(
-            image, grids[:, :, level].to(image.dtype), padding_mode="zeros", align_corners=False
-        )
-        total = total + (samples * weights[:, None, :, level].to(image.dtype)).sum(-1)
-    return total.view(batch, heads * width, queries).transpose(1, 2)
+        tokens = value[:, start : start + rows * columns].to(dtype)
+        image = tokens.permute(0, 2, 3, 1).reshape(batch * heads, width, rows, columns)
+        grid, inside = _grid(locations[:, :, level], rows, columns)
+        samples = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
+        level_weights = torch.where(inside, weights[:, :, level], 0.0)
+        total = total + (samples * level_weights[:, None]).sum(-1)
+    return total.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
+
+
+def _grid(locations: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Locations [..., 2] in 0..1 -> grid in -1..1, and which samples touch the map at all."""
+    x, y = locations.unbind(-1)
+    inside = (x * columns > -0.5) & (x * columns < columns + 0.5)
+    inside &= (y * rows > -0.5) & (y * rows < rows + 0.5)
+    return 2 * torch.where(inside[..., None], locations, -4.0) - 1, inside
