@@ -1,0 +1,1 @@
+"""What becomes of a model's answers: instances, semantic, panoptic, parts, sentences."""
