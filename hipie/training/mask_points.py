@@ -1,0 +1,58 @@
+"""Where mask losses look: points, most of them where a mask is unsure (PointRend, CVPR 2020)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OVERSAMPLE = 3
+UNCERTAIN_SHARE = 0.75
+
+
+def sample_logits(masks: Tensor, points: Tensor) -> Tensor:
+    """Mask logits [n, h, w] at points [n, P, 2] (x, y in 0..1) -> [n, P], bilinear, 0 outside."""
+    grid = 2.0 * points[:, :, None] - 1.0
+    return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0, :, 0]
+
+
+def sample_objects(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
+    """Boolean masks at points, bilinear and 0 outside, without a float copy of any mask.
+
+    Args:
+        masks: [M, H, W] bool, contiguous.
+        rows: [n] the mask of each row of points.
+        points: [n, P, 2] or [1, P, 2], x and y in 0..1.
+
+    Returns:
+        [n, P] float32 in 0..1.
+    """
+    height, width = masks.shape[-2:]
+    x = points[..., 0].float() * width - 0.5
+    y = points[..., 1].float() * height - 0.5
+    left, top = x.floor(), y.floor()
+    flat = masks.flatten()
+    start = (rows * (height * width))[:, None]
+    result = torch.zeros(len(rows), points.shape[1], device=masks.device)
+    for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
+        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            place = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
+            result += flat[start + place] * (across * down * inside)
+    return result
+
+
+@torch.no_grad()
+def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
+    """Points for the mask losses of n predictions: [n, h, w] logits -> [n, num_points, 2].
+
+    Three times as many are drawn at random; three quarters of `num_points` are those of them whose
+    logits are nearest to 0, the rest is drawn anew. Uses torch's global generator.
+    """
+    drawn = torch.rand(len(masks), num_points * OVERSAMPLE, 2, device=masks.device)
+    num_uncertain = int(UNCERTAIN_SHARE * num_points)
+    doubt = -sample_logits(masks, drawn).abs()
+    chosen = doubt.topk(num_uncertain, dim=1, sorted=False).indices
+    uncertain = drawn.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    anywhere = torch.rand(len(masks), num_points - num_uncertain, 2, device=masks.device)
+    return torch.cat([uncertain, anywhere], dim=1)

@@ -1,0 +1,166 @@
+"""The losses of the stuff branch (MaskDINO, Li et al., CVPR 2023, with words as classes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .averaging import average_over_processes
+from .finite import require_finite
+from .hungarian import CostWeights, assign, matching_cost
+from .mask_points import UNCERTAIN_SHARE, sample_objects
+from .matched_losses import box_sums, class_sum, mask_sums, require_finite_prediction
+from .matching import Matching, denoising_matching
+from .object_table import ObjectTable
+from .predictions import LayerPrediction
+from .targets import Targets
+
+
+@dataclass(frozen=True)
+class StuffWeights:
+    """What each term counts, as loss and as matching cost; the published numbers."""
+
+    class_: float = 4.0
+    box: float = 5.0
+    giou: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+
+    def costs(self) -> CostWeights:
+        """The same numbers for the matching."""
+        return CostWeights(self.class_, self.box, self.giou, self.mask, self.dice)
+
+
+class StuffCriterion(nn.Module):
+    """Weighted losses of a `StuffOutput`: one query for every object, things and stuff alike.
+
+    Boxes are those of the padded canvas. All terms are divided by the number of objects, averaged
+    over processes (at least 1), so all processes have to call the criterion together.
+
+    Args:
+        num_points: points at which masks are compared, in losses and in matching.
+        weights: what each term counts.
+        stuff_boxes: boxes of stuff count, too (published). If not, they give no loss, and their
+            matching cost is the mean of the things'.
+    """
+
+    def __init__(
+        self,
+        num_points: int = 12544,
+        *,
+        weights: StuffWeights | None = None,
+        stuff_boxes: bool = True,
+    ) -> None:
+        super().__init__()
+        if int(UNCERTAIN_SHARE * num_points) < 1:
+            raise ValueError(f"mask losses need at least 2 points, not {num_points}")
+        self.num_points = num_points
+        self.weights = weights or StuffWeights()
+        self.stuff_boxes = stuff_boxes
+
+    def forward(
+        self, output: Any, targets: Sequence[Targets], text_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars by name: `loss_{ce, mask, dice, bbox, giou}_maskdino` of the last layer, with
+        `_{i}` before `_maskdino` for the others, `_interm` for the selected queries, and `_dn`,
+        `_dn_{i}` for denoising.
+
+        Args:
+            output: has `layers`, `proposals`, `denoising`, `denoising_layout`.
+            targets: one a picture.
+            text_mask: [B, T] bool, True for real word pieces; None: all are real.
+
+        Raises:
+            NonFiniteError: if a prediction is nan or infinite.
+        """
+        table = ObjectTable.gather(targets, on_canvas=True)
+        count = torch.tensor(float(len(table)), device=table.boxes.device)
+        per_object = 1 / average_over_processes(count).clamp(min=1)
+        losses: dict[str, Tensor] = {}
+        supervised = [
+            (suffix, layer, f"stuff layer {i}")
+            for i, (suffix, layer) in enumerate(_suffixes(output.layers, ""))
+        ]
+        supervised.append(("_interm", output.proposals, "the stuff proposals"))
+        for suffix, layer, name in supervised:
+            require_finite_prediction(layer, text_mask, name)
+            matching = self._match(layer, table, name)
+            terms = self._terms(layer, matching, table, text_mask, suffix, name)
+            losses.update({key: value * per_object for key, value in terms.items()})
+        if output.denoising is None:
+            return losses
+        matching = denoising_matching(output.denoising_layout, table)
+        per_copy = per_object / output.denoising_layout.num_groups
+        for i, (suffix, layer) in enumerate(_suffixes(output.denoising, "_dn")):
+            name = f"stuff denoising layer {i}"
+            require_finite_prediction(layer, text_mask, name)
+            terms = self._terms(layer, matching, table, text_mask, suffix, name)
+            losses.update({key: value * per_copy for key, value in terms.items()})
+        return losses
+
+    @torch.no_grad()
+    def _match(self, layer: LayerPrediction, table: ObjectTable, name: str) -> Matching:
+        pairs = []
+        for picture in range(table.num_pictures):
+            rows = table.rows(picture)
+            points = torch.rand(1, self.num_points, 2, device=table.boxes.device)
+            point_logits = layer.point_masks(picture, points[0])
+            require_finite(point_logits, f"masks of {name}")
+            objects = torch.arange(rows.start, rows.stop, device=table.boxes.device)
+            cost = matching_cost(
+                layer.token_logits[picture],
+                layer.boxes[picture],
+                table.boxes[rows],
+                table.positive_map[rows],
+                self.weights.costs(),
+                point_logits=point_logits,
+                object_points=sample_objects(table.masks, objects, points),
+                has_box=None if self.stuff_boxes else table.is_thing[rows],
+            )
+            query, chosen = assign(cost, f"matching cost of {name}")
+            pairs.append((query, rows.start + chosen))
+        return Matching.join(pairs)
+
+    def _terms(
+        self,
+        layer: LayerPrediction,
+        matching: Matching,
+        table: ObjectTable,
+        text_mask: Tensor | None,
+        suffix: str,
+        name: str,
+    ) -> dict[str, Tensor]:
+        words = class_sum(layer.token_logits, matching, table.positive_map, text_mask)
+        counted = None if self.stuff_boxes else table.is_thing[matching.row]
+        distance, apart = box_sums(layer.boxes, matching, table, counted)
+        mask, dice = mask_sums(
+            layer,
+            matching,
+            table.masks,
+            num_points=self.num_points,
+            pointwise=_cross_entropy,
+            name=f"masks of {name}",
+        )
+        weights = self.weights
+        terms = {
+            "ce": words * weights.class_,
+            "mask": mask * weights.mask,
+            "dice": dice * weights.dice,
+            "bbox": distance * weights.box,
+            "giou": apart * weights.giou,
+        }
+        return {f"loss_{key}{suffix}_maskdino": value for key, value in terms.items()}
+
+
+def _suffixes(layers: list[LayerPrediction], start: str) -> list[tuple[str, LayerPrediction]]:
+    last = len(layers) - 1
+    return [(start if i == last else f"{start}_{i}", layer) for i, layer in enumerate(layers)]
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -1,0 +1,127 @@
+"""Small random predictions and objects, in the form that the criteria read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from hipie.training.predictions import DenoisingLayout, LayerPrediction
+from hipie.training.targets import Targets
+
+CANVAS = (64, 96)
+TOKENS = 9
+
+
+@dataclass
+class Output:
+    """What both branches hand to their criteria."""
+
+    layers: list[LayerPrediction]
+    proposals: LayerPrediction
+    num_background: int
+    denoising: list[LayerPrediction] | None
+    denoising_layout: DenoisingLayout | None
+
+
+@dataclass
+class Batch:
+    """Leaves that require gradients, the output made of them, and its targets."""
+
+    output: Output
+    targets: list[Targets]
+    text_mask: torch.Tensor
+    leaves: list[torch.Tensor]
+
+
+def picture_targets(kinds: list[bool], generator: torch.Generator) -> Targets:
+    """Random rectangles, a thing for True and stuff for False."""
+    n = len(kinds)
+    size = 0.15 + 0.4 * torch.rand(n, 2, generator=generator)
+    centre = size / 2 + (1 - size) * torch.rand(n, 2, generator=generator)
+    masks = torch.zeros(n, *CANVAS, dtype=torch.bool)
+    for i in range(n):
+        left, top = ((centre[i] - size[i] / 2) * torch.tensor([96.0, 64.0])).int().tolist()
+        right, bottom = ((centre[i] + size[i] / 2) * torch.tensor([96.0, 64.0])).int().tolist()
+        masks[i, top : bottom + 1, left : right + 1] = True
+    positive_map = torch.zeros(n, TOKENS, dtype=torch.bool)
+    for i in range(n):
+        positive_map[i, i % 6] = positive_map[i, (i + 1) % 6] = True
+    return Targets(
+        labels=torch.arange(n),
+        boxes=torch.cat([centre, size], dim=1),
+        masks=masks,
+        is_thing=torch.tensor(kinds, dtype=torch.bool),
+        positive_map=positive_map,
+        image_size=CANVAS,
+    )
+
+
+def layer_of(leaves: list[torch.Tensor], pictures: int, queries: int, **shape: object) -> object:
+    """A prediction of random leaves, which are appended to `leaves`."""
+    generator = shape["generator"]
+
+    def leaf(*size: int) -> torch.Tensor:
+        value = torch.randn(*size, generator=generator).requires_grad_()
+        leaves.append(value)
+        return value
+
+    logits = leaf(pictures, queries, shape.get("tokens", TOKENS))
+    boxes = leaf(pictures, queries, 4)
+    quality = leaf(pictures, queries, 1)
+    masks = leaf(pictures, queries, CANVAS[0] // 4, CANVAS[1] // 4)
+
+    def at_points(picture: int, points: torch.Tensor) -> torch.Tensor:
+        grid = (2 * points - 1)[None, None]
+        found = torch.nn.functional.grid_sample(masks[picture][None], grid, align_corners=False)
+        return found[0, :, 0]
+
+    return LayerPrediction(
+        token_logits=logits,
+        boxes=boxes.sigmoid(),
+        iou_logits=quality,
+        masks=lambda picture, query: masks[picture, query],
+        point_masks=at_points,
+    )
+
+
+@pytest.fixture
+def make_batch():
+    """`make_batch(kinds a picture, layers, queries, background, groups, seed)` -> `Batch`."""
+
+    def make(
+        kinds: list[list[bool]],
+        *,
+        layers: int = 3,
+        queries: int = 14,
+        background: int = 2,
+        groups: int = 2,
+        negatives: bool = True,
+        seed: int = 0,
+    ) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        leaves: list[torch.Tensor] = []
+        pictures = len(kinds)
+        most = max(len(k) for k in kinds)
+        layout = DenoisingLayout(groups, most, negatives) if groups and most else None
+        output = Output(
+            layers=[
+                layer_of(leaves, pictures, background + queries, generator=generator)
+                for _ in range(layers)
+            ],
+            proposals=layer_of(leaves, pictures, 30, generator=generator, tokens=1),
+            num_background=background,
+            denoising=layout
+            and [
+                layer_of(leaves, pictures, layout.num_queries, generator=generator)
+                for _ in range(layers)
+            ],
+            denoising_layout=layout,
+        )
+        text_mask = torch.ones(pictures, TOKENS, dtype=torch.bool)
+        text_mask[0, 7:] = False
+        targets = [picture_targets(k, generator) for k in kinds]
+        return Batch(output, targets, text_mask, leaves)
+
+    return make

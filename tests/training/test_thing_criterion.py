@@ -1,0 +1,144 @@
+"""The thing losses: names, batches without things, gradients, and values done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hipie.training.finite import NonFiniteError
+from hipie.training.thing_criterion import ThingCriterion
+
+TWO = [[True, False, True], [True, True]]
+
+
+@pytest.fixture
+def criterion():
+    torch.manual_seed(0)
+    return ThingCriterion(num_points=48)
+
+
+def test_terms_are_named_after_their_layer(make_batch, criterion):
+    batch = make_batch(TWO)
+    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    terms = {"loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"}
+    wanted = terms | {f"{t}_{i}" for t in terms for i in (0, 1)}
+    wanted |= {f"loss_boxiou_{i}" for i in (0, 1)}
+    wanted |= {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"}
+    assert set(losses) == wanted
+    assert all(v.ndim == 0 and 0 < v.detach() < math.inf for v in losses.values())
+
+
+def test_the_last_quality_head_learns_only_when_asked(make_batch):
+    batch = make_batch(TWO)
+    losses = ThingCriterion(48, final_quality=True)(batch.output, batch.targets, batch.text_mask)
+    assert losses["loss_boxiou"] > 0
+    sum(losses.values()).backward()
+    assert batch.output.layers[-1].iou_logits.grad.abs().sum() > 0
+
+
+def test_background_queries_get_no_gradient(make_batch, criterion):
+    batch = make_batch(TWO, background=3)
+    sum(criterion(batch.output, batch.targets, batch.text_mask).values()).backward()
+    for layer in batch.output.layers:
+        assert layer.token_logits.grad[:, :3].abs().sum() == 0
+        assert layer.token_logits.grad[:, 3:].abs().sum() > 0
+
+
+def test_padded_word_pieces_do_not_count(make_batch, criterion):
+    batch = make_batch(TWO)
+    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    losses["loss_ce"].backward()
+    assert batch.output.layers[-1].token_logits.grad[0, :, 7:].abs().sum() == 0
+    assert batch.output.layers[-1].token_logits.grad[1, 2:, 7:].abs().min() > 0
+
+
+@pytest.mark.parametrize("kinds", [[[False, False], [False]], [[], []]])
+def test_a_batch_without_things_gives_zeros_and_defined_gradients(make_batch, criterion, kinds):
+    batch = make_batch(kinds)
+    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    assert all(v == 0 for v in losses.values())
+    sum(losses.values()).backward()
+    grads = [leaf.grad for leaf in batch.leaves if leaf.grad is not None]
+    assert grads and all(torch.equal(g, torch.zeros_like(g)) for g in grads)
+
+
+def test_one_picture_without_objects_is_all_negatives(make_batch, criterion):
+    batch = make_batch([[True, True], []])
+    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    assert all(v.isfinite() for v in losses.values())
+    losses["loss_ce"].backward()
+    assert (batch.output.layers[-1].token_logits.grad[1, 2:] > 0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (lambda o: o.layers[1].token_logits, "class logits of thing layer 1"),
+        (lambda o: o.layers[0].boxes, "boxes of thing layer 0"),
+        (lambda o: o.layers[2].iou_logits, "quality logits of thing layer 2"),
+        (lambda o: o.proposals.boxes, "boxes of the thing proposals"),
+        (lambda o: o.proposals.token_logits, "class logits of the thing proposals"),
+        (lambda o: o.denoising[1].boxes, "boxes of thing denoising layer 1"),
+    ],
+)
+def test_what_is_not_finite_is_named(make_batch, criterion, value, where, words):
+    batch = make_batch(TWO)
+    where(batch.output).data[0, 5, 0] = value
+    with pytest.raises(NonFiniteError, match=words):
+        criterion(batch.output, batch.targets, batch.text_mask)
+
+
+def test_masks_that_are_not_finite_are_named(make_batch, criterion):
+    batch = make_batch(TWO)
+    layer = batch.output.layers[1]
+    drawn = layer.masks
+    layer.masks = lambda picture, query: drawn(picture, query) * math.nan
+    with pytest.raises(NonFiniteError, match="masks of thing layer 1"):
+        criterion(batch.output, batch.targets, batch.text_mask)
+
+
+def test_a_broken_annotation_is_named(make_batch, criterion):
+    batch = make_batch(TWO)
+    batch.targets[1].boxes[0, 2] = math.nan
+    with pytest.raises(ValueError, match="picture 1"):
+        criterion(batch.output, batch.targets, batch.text_mask)
+
+
+def test_a_step_against_the_gradient_lowers_the_loss(make_batch, criterion):
+    batch = make_batch(TWO)
+    torch.manual_seed(5)
+    before = sum(criterion(batch.output, batch.targets, batch.text_mask).values())
+    gradients = torch.autograd.grad(before, batch.leaves, allow_unused=True)
+    with torch.no_grad():
+        for leaf, gradient in zip(batch.leaves, gradients, strict=True):
+            if gradient is not None:
+                leaf -= 1e-3 * gradient
+    for layer in [*batch.output.layers, batch.output.proposals, *batch.output.denoising]:
+        index = next(i for i, leaf in enumerate(batch.leaves) if leaf is layer.token_logits)
+        layer.boxes = batch.leaves[index + 1].sigmoid()
+    torch.manual_seed(5)
+    after = sum(criterion(batch.output, batch.targets, batch.text_mask).values())
+    assert after < before
+
+
+def test_boxes_of_stuff_do_not_count(make_batch, criterion):
+    batch = make_batch([[True, False]], background=0)
+    torch.manual_seed(1)
+    before = criterion(batch.output, batch.targets, batch.text_mask)
+    copies = batch.output.denoising_layout
+    stuff = [g * copies.group_size + 1 for g in range(copies.num_groups)]
+    for layer in batch.output.denoising:
+        layer.boxes = layer.boxes.detach().clone()
+        layer.boxes[:, stuff] = 0.9
+    torch.manual_seed(1)
+    after = criterion(batch.output, batch.targets, batch.text_mask)
+    assert torch.equal(before["loss_bbox"], after["loss_bbox"])
+    assert torch.equal(before["loss_giou_0"], after["loss_giou_0"])
+
+
+def test_too_few_points_are_refused():
+    with pytest.raises(ValueError, match="at least 2 points"):
+        ThingCriterion(num_points=1)
