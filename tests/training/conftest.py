@@ -98,6 +98,7 @@ def make_batch():
         background: int = 2,
         groups: int = 2,
         negatives: bool = True,
+        proposal_tokens: int = 1,
         seed: int = 0,
     ) -> Batch:
         generator = torch.Generator().manual_seed(seed)
@@ -110,7 +111,7 @@ def make_batch():
                 layer_of(leaves, pictures, background + queries, generator=generator)
                 for _ in range(layers)
             ],
-            proposals=layer_of(leaves, pictures, 30, generator=generator, tokens=1),
+            proposals=layer_of(leaves, pictures, 30, generator=generator, tokens=proposal_tokens),
             num_background=background,
             denoising=layout
             and [
@@ -123,5 +124,15 @@ def make_batch():
         text_mask[0, 7:] = False
         targets = [picture_targets(k, generator) for k in kinds]
         return Batch(output, targets, text_mask, leaves)
+
+    return make
+
+
+@pytest.fixture
+def make_stuff_batch(make_batch):
+    """`make_batch` in the stuff branch's form: no background, positives only, words everywhere."""
+
+    def make(kinds: list[list[bool]], **options: int) -> Batch:
+        return make_batch(kinds, background=0, negatives=False, proposal_tokens=TOKENS, **options)
 
     return make

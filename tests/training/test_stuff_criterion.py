@@ -19,8 +19,8 @@ def criterion():
     return StuffCriterion(num_points=48)
 
 
-def test_terms_are_named_after_their_layer(make_batch, criterion):
-    batch = make_batch(TWO, background=0, negatives=False)
+def test_terms_are_named_after_their_layer(make_stuff_batch, criterion):
+    batch = make_stuff_batch(TWO)
     losses = criterion(batch.output, batch.targets, batch.text_mask)
     places = ["", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1"]
     terms = ("ce", "mask", "dice", "bbox", "giou")
@@ -28,8 +28,8 @@ def test_terms_are_named_after_their_layer(make_batch, criterion):
     assert all(v.ndim == 0 and 0 < v.detach() < math.inf for v in losses.values())
 
 
-def test_no_objects_leave_negatives_only(make_batch, criterion):
-    batch = make_batch([[], []], background=0)
+def test_no_objects_leave_negatives_only(make_stuff_batch, criterion):
+    batch = make_stuff_batch([[], []])
     losses = criterion(batch.output, batch.targets, batch.text_mask)
     assert losses["loss_ce_maskdino"] > 0
     assert losses["loss_mask_maskdino"] == losses["loss_bbox_0_maskdino"] == 0
@@ -37,8 +37,8 @@ def test_no_objects_leave_negatives_only(make_batch, criterion):
     assert (batch.output.layers[-1].token_logits.grad[1] > 0).all()
 
 
-def test_boxes_are_those_of_the_canvas(make_batch, criterion):
-    batch = make_batch([[True]], background=0, groups=1, negatives=False)
+def test_boxes_are_those_of_the_canvas(make_stuff_batch, criterion):
+    batch = make_stuff_batch([[True]], groups=1)
     batch.targets[0].image_size = (32, 48)
     for layer in batch.output.denoising:
         layer.boxes = batch.targets[0].boxes[None] / 2
@@ -47,9 +47,9 @@ def test_boxes_are_those_of_the_canvas(make_batch, criterion):
     assert losses["loss_giou_dn_0_maskdino"] < 1e-5
 
 
-def test_more_groups_do_not_weigh_more(make_batch, criterion):
-    one = make_batch([[True, False]], background=0, groups=1, negatives=False)
-    two = make_batch([[True, False]], background=0, groups=2, negatives=False)
+def test_more_groups_do_not_weigh_more(make_stuff_batch, criterion):
+    one = make_stuff_batch([[True, False]], groups=1)
+    two = make_stuff_batch([[True, False]], groups=2)
     for layer, twice in zip(one.output.denoising, two.output.denoising, strict=True):
         twice.boxes = layer.boxes.detach().repeat(1, 2, 1)
     first = criterion(one.output, one.targets, one.text_mask)
@@ -58,14 +58,12 @@ def test_more_groups_do_not_weigh_more(make_batch, criterion):
     torch.testing.assert_close(first["loss_bbox_dn_maskdino"], second["loss_bbox_dn_maskdino"])
 
 
-def test_without_stuff_boxes_only_things_have_box_losses(make_batch):
-    batch = make_batch([[False, True]], background=0, groups=1, negatives=False)
+def test_without_stuff_boxes_only_things_have_box_losses(make_stuff_batch):
+    batch = make_stuff_batch([[False, True]], groups=1)
     criterion = StuffCriterion(48, stuff_boxes=False)
     sum(criterion(batch.output, batch.targets, batch.text_mask).values()).backward()
     index = next(
-        i
-        for i, leaf in enumerate(batch.leaves)
-        if leaf is batch.output.denoising[-1].token_logits
+        i for i, leaf in enumerate(batch.leaves) if leaf is batch.output.denoising[-1].token_logits
     )
     gradient = batch.leaves[index + 1].grad[0]
     assert gradient[0].abs().sum() == 0
@@ -82,15 +80,15 @@ def test_without_stuff_boxes_only_things_have_box_losses(make_batch):
         (lambda o: o.denoising[0].token_logits, "class logits of stuff denoising layer 0"),
     ],
 )
-def test_what_is_not_finite_is_named(make_batch, criterion, value, where, words):
-    batch = make_batch(TWO, background=0)
+def test_what_is_not_finite_is_named(make_stuff_batch, criterion, value, where, words):
+    batch = make_stuff_batch(TWO)
     where(batch.output).data[1, 3, 0] = value
     with pytest.raises(NonFiniteError, match=words):
         criterion(batch.output, batch.targets, batch.text_mask)
 
 
-def test_masks_that_are_not_finite_are_named(make_batch, criterion):
-    batch = make_batch(TWO, background=0)
+def test_masks_that_are_not_finite_are_named(make_stuff_batch, criterion):
+    batch = make_stuff_batch(TWO)
     layer = batch.output.layers[1]
     drawn = layer.point_masks
     layer.point_masks = lambda picture, points: drawn(picture, points) * math.inf
@@ -98,8 +96,8 @@ def test_masks_that_are_not_finite_are_named(make_batch, criterion):
         criterion(batch.output, batch.targets, batch.text_mask)
 
 
-def test_a_step_against_the_gradient_lowers_the_loss(make_batch, criterion):
-    batch = make_batch(TWO, background=0)
+def test_a_step_against_the_gradient_lowers_the_loss(make_stuff_batch, criterion):
+    batch = make_stuff_batch(TWO)
     torch.manual_seed(5)
     losses = criterion(batch.output, batch.targets, batch.text_mask)
     before = sum(v for k, v in losses.items() if "mask_" in k or "dice" in k or "ce" in k)
