@@ -122,10 +122,19 @@ def _add_recipe_keys(cfg: CN) -> None:
 def _add_data_keys(cfg: CN) -> None:
     # How often each of DATASETS.TRAIN is drawn, relative to the others; () = equally.
     cfg.DATALOADER.RATIOS = ()
+    # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.
+    cfg.DATALOADER.BATCH_SIZES = ()
     # Sentences that share one picture in a training batch.
     cfg.INPUT.SENTENCES_PER_PICTURE = 4
     # A connected piece of a part smaller than this many pixels is not an object.
     cfg.INPUT.MIN_PART_AREA = 100
+    # How often a picture is fitted into a square of SIZE times a scale drawn from MIN_SCALE to
+    # MAX_SCALE, and cropped or padded to SIZE, before it is resized. Never with sentences.
+    cfg.INPUT.JITTER = CN()
+    cfg.INPUT.JITTER.PROBABILITY = 0.5
+    cfg.INPUT.JITTER.MIN_SCALE = 0.1
+    cfg.INPUT.JITTER.MAX_SCALE = 2.0
+    cfg.INPUT.JITTER.SIZE = 1024
 
     cfg.PICTUREBOOK = CN()
     cfg.PICTUREBOOK.SEED = 0

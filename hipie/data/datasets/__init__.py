@@ -1,0 +1,38 @@
+"""Readers of data sets on disk, and their registration in Detectron2's catalogs."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from hipie.data.datasets.coco import register_coco
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.part_maps import load_part_maps
+from hipie.data.datasets.picturebook import register_picturebook
+from hipie.data.datasets.refcoco import load_refcoco
+
+__all__ = [
+    "DatasetError",
+    "load_coco_instances",
+    "load_coco_panoptic",
+    "load_part_maps",
+    "load_refcoco",
+    "register_all",
+    "register_coco",
+    "register_picturebook",
+]
+
+
+def register_all(cfg: CfgNode) -> None:
+    """Register every data set of this package, as the configuration says.
+
+    Args:
+        cfg: reads PICTUREBOOK.
+    """
+    node = cfg.PICTUREBOOK
+    register_picturebook(
+        node.SEED,
+        {"train": node.TRAIN_PAGES, "val": node.VAL_PAGES, "unseen": node.UNSEEN_PAGES},
+        node.ROOT or None,
+    )

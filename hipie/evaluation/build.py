@@ -1,0 +1,86 @@
+"""The evaluator that a data set asks for."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
+from PIL import Image
+
+from hipie.evaluation.parts import PartEvaluator
+from hipie.evaluation.referring import ReferringEvaluator
+from hipie.evaluation.unseen import ClassAgnosticRecall
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator for a registered data set, by its metadata's `evaluator_type`.
+
+    "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
+    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. "parts", "refer",
+    "unseen": the evaluators of this package. Metadata `result_name` renames the results of the
+    last three.
+
+    Args:
+        cfg: reads MODEL.HIPIE.TEST.
+        dataset_name: a name in the catalogs.
+        output_folder: where predictions are written; None = nowhere.
+
+    Raises:
+        ValueError: if the data set has no type, or one that is not known.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if output_folder is not None:
+        os.makedirs(output_folder, exist_ok=True)
+    renamed = {"result_name": metadata.result_name} if metadata.get("result_name") else {}
+    own = {"parts": PartEvaluator, "refer": ReferringEvaluator, "unseen": ClassAgnosticRecall}
+    if kind in own:
+        return own[kind](dataset_name, **renamed)
+    if kind == "coco":
+        return _instances(dataset_name, output_folder)
+    if kind == "sem_seg":
+        return _semantic(dataset_name, output_folder)
+    if kind != "coco_panoptic_seg":
+        raise ValueError(
+            f'the data set {dataset_name} has the evaluator_type "{kind}"; known are coco, '
+            "coco_panoptic_seg, parts, refer, sem_seg and unseen"
+        )
+    asked = cfg.MODEL.HIPIE.TEST
+    parts = []
+    if asked.INSTANCE_ON:
+        parts.append(_instances(dataset_name, output_folder))
+    if asked.SEMANTIC_ON:
+        parts.append(_semantic(dataset_name, output_folder))
+    if asked.PANOPTIC_ON:
+        parts.append(COCOPanopticEvaluator(dataset_name, output_folder))
+    return DatasetEvaluators(parts)
+
+
+def _instances(dataset_name: str, output_folder: str | None) -> COCOEvaluator:
+    """COCO's AP by pycocotools; Detectron2's faster one needs its compiled extension."""
+    return COCOEvaluator(
+        dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
+    )
+
+
+def _semantic(dataset_name: str, output_folder: str | None) -> SemSegEvaluator:
+    return SemSegEvaluator(
+        dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_semantic
+    )
+
+
+def _read_semantic(path: str, dtype: type = int) -> np.ndarray:
+    """A label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
+    with Image.open(path) as image:
+        return np.array(image).astype(dtype)

@@ -1,0 +1,37 @@
+"""What an evaluation found, as a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_results(results: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
+    """Write results as `results.json`, whole or not at all.
+
+    Args:
+        results: Detectron2's results, {task: {metric: number}}.
+        folder: made if it is not there.
+
+    Returns:
+        the file. Numbers that do not exist (NaN, infinite) are null in it.
+    """
+    path = Path(folder) / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.part")
+    draft.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n")
+    os.replace(draft, path)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, int) or value is None or isinstance(value, str):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
