@@ -58,18 +58,21 @@ def denoising_queries(
     copies = 2 if negatives else 1
     layout = DenoisingLayout(max(1, budget // (copies * most)), most, negatives)
     device = boxes[0].device
-    place = torch.arange(layout.num_queries, device=device)
-    object_of = place % most
-    negative = (place % layout.group_size) >= most
-    counts = torch.tensor([len(one) for one in targets], device=device)
-    used = object_of < counts[:, None]
-    padded = torch.stack(
-        [torch.cat([one.float(), one.new_full((most - len(one), 4), 0.5)]) for one in boxes]
+    counts = [len(one) for one in targets]
+    picture = torch.repeat_interleave(
+        torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
     )
-    copied = padded[:, object_of]
-    moved = noise(copied.flatten(0, 1), negative.repeat(len(targets))).view_as(copied)
-    references = torch.where(used[..., None], moved, 0.5)
-    return DenoisingQueries(inverse_sigmoid(references).sigmoid(), used, layout)
+    slot = torch.cat([torch.arange(count, device=device) for count in counts])
+    copy = torch.arange(layout.num_groups * copies, device=device)
+    place = (copy[:, None] * most + slot).flatten()
+    negative = (copy % copies == 1).repeat_interleave(len(slot))
+    originals = torch.cat([one.float() for one in boxes]).repeat(len(copy), 1)
+    references = originals.new_full((len(counts), layout.num_queries, 4), 0.5)
+    used = torch.zeros(references.shape[:2], dtype=torch.bool, device=device)
+    where = (picture.repeat(len(copy)), place)
+    references[where] = inverse_sigmoid(noise(originals, negative)).sigmoid()
+    used[where] = True
+    return DenoisingQueries(references, used, layout)
 
 
 def move_corners(boxes: Tensor, negative: Tensor) -> Tensor:
@@ -81,8 +84,8 @@ def move_corners(boxes: Tensor, negative: Tensor) -> Tensor:
     """
     half = boxes[:, 2:] / 2
     corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1)
-    sign = torch.randint(0, 2, corners.shape, device=boxes.device) * 2.0 - 1
-    amount = torch.rand(corners.shape, device=boxes.device) + negative[:, None].float()
+    sign = torch.randint_like(corners, 0, 2) * 2 - 1
+    amount = torch.rand_like(corners) + negative[:, None]
     corners = (corners + sign * amount * half.repeat(1, 2)).clamp(0, 1)
     first, second = corners[:, :2], corners[:, 2:]
     return torch.cat([(first + second) / 2, second - first], dim=1)
@@ -93,7 +96,7 @@ def jitter(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
 
     def move(boxes: Tensor, _negative: Tensor) -> Tensor:
         reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
-        amount = torch.rand(boxes.shape, device=boxes.device) * 2 - 1
+        amount = torch.rand_like(boxes) * 2 - 1
         return (boxes + amount * reach * scale).clamp(0, 1)
 
     return move
