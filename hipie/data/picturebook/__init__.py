@@ -1,1 +1,51 @@
-"""The picture book."""
+"""The picture book: an endless, annotated, procedural world that ships with the package.
+
+`PictureBook(seed, split).page(i)` draws a page; `write_split` writes many to disk in the formats
+of COCO panoptic, COCO instances, part maps, RefCOCO, gRefCOCO and GRD. `classes` has the words.
+"""
+
+from __future__ import annotations
+
+from .book import VERSION, PictureBook
+from .classes import (
+    CATEGORY_IDS,
+    CLASS_NAMES,
+    COLOURS,
+    HELD_OUT_PAIRS,
+    PARTS,
+    PATTERNS,
+    SEEN_THINGS,
+    SIZES,
+    SPLITS,
+    STUFF,
+    THINGS,
+    UNSEEN_THINGS,
+)
+from .disk import PictureBookError, finished, write_split
+from .page import Expression, Page, Part, Segment
+from .queries import Query
+
+__all__ = [
+    "CATEGORY_IDS",
+    "CLASS_NAMES",
+    "COLOURS",
+    "Expression",
+    "HELD_OUT_PAIRS",
+    "PARTS",
+    "PATTERNS",
+    "Page",
+    "Part",
+    "PictureBook",
+    "PictureBookError",
+    "Query",
+    "SEEN_THINGS",
+    "SIZES",
+    "SPLITS",
+    "STUFF",
+    "Segment",
+    "THINGS",
+    "UNSEEN_THINGS",
+    "VERSION",
+    "finished",
+    "write_split",
+]

@@ -88,22 +88,37 @@ _LEGGED = _parts("head", "torso", "leg", "tail")
 
 THINGS: tuple[ThingClass, ...] = (
     ThingClass(
-        "person", ("human", "child"), 0.37, 0.62, _LAND,
-        _parts("head", "torso", "arm", "leg", head=("eye", "mouth")), "people",
+        "person",
+        ("human", "child"),
+        0.37,
+        0.62,
+        _LAND,
+        _parts("head", "torso", "arm", "leg", head=("eye", "mouth")),
+        "people",
     ),
     ThingClass("dog", ("puppy",), 0.24, 1.2, _LAND, _LEGGED),
     ThingClass("cat", ("kitten",), 0.26, 0.85, _LAND, _LEGGED),
     ThingClass(
-        "bird", ("songbird",), 0.17, 1.3, _grounds(sky=1, grass=0.4, sand=0.5, snow=0.5, wall=0.3),
+        "bird",
+        ("songbird",),
+        0.17,
+        1.3,
+        _grounds(sky=1, grass=0.4, sand=0.5, snow=0.5, wall=0.3),
         _parts("head", "wing", "tail", "body"),
     ),
     ThingClass("fish", (), 0.16, 1.6, _WATER, _parts("tail", "fin", "body"), "fish"),
     ThingClass("car", ("automobile",), 0.18, 1.85, _DRIVEN, _parts("wheel", "window", "body")),
     ThingClass("boat", ("sailboat",), 0.27, 1.0, _WATER, _parts("sail", "hull")),
-    ThingClass("house", ("cottage",), 0.31, 1.05, _ROOTED, _parts("roof", "wall", "door", "window")),
+    ThingClass(
+        "house", ("cottage",), 0.31, 1.05, _ROOTED, _parts("roof", "wall", "door", "window")
+    ),
     ThingClass("tree", (), 0.34, 0.72, _ROOTED, _parts("crown", "trunk")),
     ThingClass(
-        "flower", ("blossom",), 0.23, 0.6, _grounds(grass=1, sand=0.4, snow=0.4, floor=0.4),
+        "flower",
+        ("blossom",),
+        0.23,
+        0.6,
+        _grounds(grass=1, sand=0.4, snow=0.4, floor=0.4),
         _parts("bloom", "stem"),
     ),
     ThingClass("ball", (), 0.14, 1.0, _LAND),
@@ -135,10 +150,20 @@ UNSEEN_THINGS: frozenset[str] = frozenset({"horse", "bus", "teapot"})
 
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
-        ("purple", "dog"), ("red", "cat"), ("green", "car"), ("yellow", "house"),
-        ("blue", "tree"), ("white", "boat"), ("orange", "person"), ("black", "umbrella"),
-        ("striped", "bird"), ("striped", "house"), ("dotted", "car"), ("dotted", "cup"),
-        ("striped", "ball"), ("dotted", "person"),
+        ("purple", "dog"),
+        ("red", "cat"),
+        ("green", "car"),
+        ("yellow", "house"),
+        ("blue", "tree"),
+        ("white", "boat"),
+        ("orange", "person"),
+        ("black", "umbrella"),
+        ("striped", "bird"),
+        ("striped", "house"),
+        ("dotted", "car"),
+        ("dotted", "cup"),
+        ("striped", "ball"),
+        ("dotted", "person"),
     }
 )
 """(colour or pattern, thing) pairs drawn, and named, in the split `unseen` only."""

@@ -92,7 +92,9 @@ class Pen:
         self._parts: list[tuple[str, int]] = []
         self._label = 0
 
-    def _paint_coat(self, pattern: str, height: float, rng: np.random.Generator) -> np.ndarray | None:
+    def _paint_coat(
+        self, pattern: str, height: float, rng: np.random.Generator
+    ) -> np.ndarray | None:
         phase, angle = rng.uniform(0, 1, 2)
         if pattern == "plain":
             return None
@@ -171,13 +173,13 @@ class Pen:
         """Fill an ellipse; `turn` in radians, clockwise."""
         self.polygon(ellipse_points(centre, radii, turn), fill, outline)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | str, round_: float = 0.0) -> None:
+    def box(
+        self, x0: float, y0: float, x1: float, y1: float, fill: Colour | str, round_: float = 0.0
+    ) -> None:
         """Fill a rectangle with rounded corners."""
         self.polygon(box_points(x0, y0, x1, y1, round_), fill)
 
-    def limb(
-        self, start: Point, end: Point, first: float, last: float, fill: Colour | str
-    ) -> None:
+    def limb(self, start: Point, end: Point, first: float, last: float, fill: Colour | str) -> None:
         """Fill a tapered capsule from start to end with these two radii."""
         a, b = np.asarray(start), np.asarray(end)
         turn = np.arctan2(b[1] - a[1], b[0] - a[0])
@@ -186,7 +188,9 @@ class Pen:
         tail = b - last * np.stack([np.cos(arc), np.sin(arc)], 1)
         self.polygon(np.concatenate([head, tail]), fill)
 
-    def ribbon(self, points: Sequence[Point], first: float, last: float, fill: Colour | str) -> None:
+    def ribbon(
+        self, points: Sequence[Point], first: float, last: float, fill: Colour | str
+    ) -> None:
         """Fill a smooth tapered band along these points, with half widths first .. last."""
         path = smooth(np.asarray(points, dtype=np.float64), False)
         step = np.gradient(path, axis=0)
@@ -224,7 +228,9 @@ def smooth(points: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
         before, points, after, later = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
     t = (np.arange(steps) / steps)[None, :, None]
     a, b, c, d = (p[:, None] for p in (before, points, after, later))
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    curve = 0.5 * (
+        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
+    )
     curve = curve.reshape(-1, 2)
     return curve if closed else np.concatenate([curve, after[-1:]])
 

@@ -50,7 +50,10 @@ def kite(pen: Pen, rng: np.random.Generator) -> None:
     for at in (6, 11):
         x, y = tail[at]
         for side in (-1, 1):
-            pen.polygon([(x, y), (x + side * 0.08, y - 0.05), (x + side * 0.08, y + 0.05)], lighter(pen.coat, 0.3))
+            pen.polygon(
+                [(x, y), (x + side * 0.08, y - 0.05), (x + side * 0.08, y + 0.05)],
+                lighter(pen.coat, 0.3),
+            )
     corners = [(middle, 0.0), (middle + 0.34, 0.26), (middle, 0.65), (middle - 0.34, 0.26)]
     pen.polygon(corners, COAT)
     pen.line([corners[0], corners[2]], darker(pen.coat, 0.6), 0.022)
@@ -88,7 +91,9 @@ def chair(pen: Pen, rng: np.random.Generator) -> None:
     pen.box(0.1, 0.42, 0.16, 0.6, wood)
     pen.box(0.59, 0.42, 0.65, 0.6, wood)
     pen.box(0.07, 0.0, 0.68, 0.47, COAT, rng.choice([0.04, 0.2]))
-    pen.polygon([(0.09, 0.54), (0.66, 0.54), (0.75, 0.65), (0.75, 0.72), (0.0, 0.72), (0.0, 0.65)], COAT)
+    pen.polygon(
+        [(0.09, 0.54), (0.66, 0.54), (0.75, 0.65), (0.75, 0.72), (0.0, 0.72), (0.0, 0.65)], COAT
+    )
 
 
 def cup(pen: Pen, rng: np.random.Generator) -> None:
@@ -100,7 +105,16 @@ def cup(pen: Pen, rng: np.random.Generator) -> None:
     pen.line(ring, pen.coat, 0.075)
     narrow = rng.uniform(0.06, 0.16)
     pen.blob(
-        [(0.02, 0.16), (0.1, 0.16), (0.76, 0.16), (0.84, 0.16), (0.84 - narrow, 0.86), (0.7 - narrow, 0.98), (0.16 + narrow, 0.98), (0.02 + narrow, 0.86)],
+        [
+            (0.02, 0.16),
+            (0.1, 0.16),
+            (0.76, 0.16),
+            (0.84, 0.16),
+            (0.84 - narrow, 0.86),
+            (0.7 - narrow, 0.98),
+            (0.16 + narrow, 0.98),
+            (0.02 + narrow, 0.86),
+        ],
         COAT,
     )
     pen.ellipse((0.43, 0.15), (0.41, 0.12), lighter(pen.coat, 0.5))
@@ -115,7 +129,17 @@ def teapot(pen: Pen, rng: np.random.Generator) -> None:
     pen.line(ring, darker(pen.coat, 0.55), 0.12)
     pen.line(ring, pen.coat, 0.07)
     lift = rng.uniform(0.0, 0.08)
-    pen.blob([(1.0, 0.78), (1.2, 0.62), (1.3, 0.34 - lift), (1.44, 0.3 - lift), (1.36, 0.6), (1.14, 0.9)], COAT)
+    pen.blob(
+        [
+            (1.0, 0.78),
+            (1.2, 0.62),
+            (1.3, 0.34 - lift),
+            (1.44, 0.3 - lift),
+            (1.36, 0.6),
+            (1.14, 0.9),
+        ],
+        COAT,
+    )
     pen.ellipse((0.7, 0.62), (0.47, 0.37), COAT)
     pen.ellipse((0.7, 0.27), (0.26, 0.085), lighter(pen.coat, 0.35))
     pen.ellipse((0.7, 0.14), (0.07, 0.07), lighter(pen.coat, 0.35))

@@ -28,7 +28,10 @@ def person(pen: Pen, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         pen.part("arm")
         raised = pose == 1 or (pose == 2 and side == 1)
-        hand = (middle + side * 0.265, rng.uniform(0.36, 0.42) if raised else rng.uniform(0.63, 0.69))
+        hand = (
+            middle + side * 0.265,
+            rng.uniform(0.36, 0.42) if raised else rng.uniform(0.63, 0.69),
+        )
         shoulder = (middle + side * 0.11, 0.505)
         elbow = (shoulder[0] + 0.55 * (hand[0] - shoulder[0]), 0.5 * (shoulder[1] + hand[1]) + 0.02)
         pen.limb(elbow, hand, 0.04, 0.034, skin)
@@ -37,9 +40,14 @@ def person(pen: Pen, rng: np.random.Generator) -> None:
     pen.part("torso")
     pen.blob(
         [
-            (middle - 0.1, 0.43), (middle + 0.1, 0.43), (middle + 0.16, 0.5),
-            (middle + 0.15, 0.74), (middle + 0.13, 0.79), (middle - 0.13, 0.79),
-            (middle - 0.15, 0.74), (middle - 0.16, 0.5),
+            (middle - 0.1, 0.43),
+            (middle + 0.1, 0.43),
+            (middle + 0.16, 0.5),
+            (middle + 0.15, 0.74),
+            (middle + 0.13, 0.79),
+            (middle - 0.13, 0.79),
+            (middle - 0.15, 0.74),
+            (middle - 0.16, 0.5),
         ],
         COAT,
     )

@@ -16,7 +16,14 @@ def tree(pen: Pen, rng: np.random.Generator) -> None:
     middle = pen.aspect / 2
     pen.part("trunk")
     pen.blob(
-        [(middle - 0.06, 0.5), (middle + 0.06, 0.5), (middle + 0.07, 0.8), (middle + 0.13, 0.99), (middle - 0.13, 0.99), (middle - 0.07, 0.8)],
+        [
+            (middle - 0.06, 0.5),
+            (middle + 0.06, 0.5),
+            (middle + 0.07, 0.8),
+            (middle + 0.13, 0.99),
+            (middle - 0.13, 0.99),
+            (middle - 0.07, 0.8),
+        ],
         bark,
     )
     pen.line([(middle - 0.02, 0.72), (middle - 0.01, 0.9)], darker(bark, 0.3))
@@ -48,7 +55,12 @@ def flower(pen: Pen, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         y = rng.uniform(0.74, 0.86)
         pen.blob(
-            [(middle, y + 0.06), (middle + side * 0.12, y - 0.06), (middle + side * 0.26, y - 0.08), (middle + side * 0.16, y + 0.05)],
+            [
+                (middle, y + 0.06),
+                (middle + side * 0.12, y - 0.06),
+                (middle + side * 0.26, y - 0.08),
+                (middle + side * 0.16, y + 0.05),
+            ],
             lighter(_STEM, 0.15),
         )
     pen.part("bloom")

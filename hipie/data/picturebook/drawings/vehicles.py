@@ -28,7 +28,18 @@ def car(pen: Pen, rng: np.random.Generator) -> None:
     back = rng.uniform(0.2, 0.34)
     pen.polygon([(back, 0.46), (back + 0.16, 0.06), (1.14, 0.06), (1.42, 0.46)], COAT)
     pen.blob(
-        [(0.04, 0.5), (0.3, 0.42), (0.9, 0.42), (1.46, 0.43), (1.78, 0.5), (1.83, 0.7), (1.76, 0.82), (0.9, 0.83), (0.08, 0.82), (0.01, 0.68)],
+        [
+            (0.04, 0.5),
+            (0.3, 0.42),
+            (0.9, 0.42),
+            (1.46, 0.43),
+            (1.78, 0.5),
+            (1.83, 0.7),
+            (1.76, 0.82),
+            (0.9, 0.83),
+            (0.08, 0.82),
+            (0.01, 0.68),
+        ],
         COAT,
     )
     pen.ellipse((1.74, 0.58), (0.06, 0.065), _LAMP)
@@ -66,7 +77,9 @@ def boat(pen: Pen, rng: np.random.Generator) -> None:
     pen.polygon([(0.54, 0.04), (0.72 + bulge, 0.26), (0.9, 0.64), (0.54, 0.64)], COAT)
     if rng.random() < 0.75:
         pen.part("sail")
-        pen.polygon([(0.45, 0.12), (0.3 - bulge, 0.36), (0.14, 0.64), (0.45, 0.64)], lighter(pen.coat, 0.55))
+        pen.polygon(
+            [(0.45, 0.12), (0.3 - bulge, 0.36), (0.14, 0.64), (0.45, 0.64)], lighter(pen.coat, 0.55)
+        )
     pen.part("hull")
     pen.polygon([(0.0, 0.7), (1.0, 0.7), (0.9, 0.88), (0.8, 1.0), (0.2, 1.0), (0.08, 0.88)], COAT)
     pen.polygon([(0.0, 0.7), (1.0, 0.7), (0.97, 0.76), (0.03, 0.76)], WOODS[2])
@@ -85,7 +98,9 @@ def house(pen: Pen, rng: np.random.Generator) -> None:
     pen.polygon([(middle - ridge, peak), (middle + ridge, peak), (1.04, 0.46), (0.01, 0.46)], roof)
     for height in (0.2, 0.33):
         half = ridge + (0.515 - ridge) * (height - peak) / (0.46 - peak)
-        pen.line([(middle - half * 0.92, height), (middle + half * 0.92, height)], darker(roof, 0.25))
+        pen.line(
+            [(middle - half * 0.92, height), (middle + half * 0.92, height)], darker(roof, 0.25)
+        )
     wood = WOODS[rng.integers(len(WOODS))]
     places = [(0.2, 0.42, 0.5, 0.86), (0.62, 0.86, 0.2, 0.54), (0.415, 0.635, 0.17, 0.71)]
     left, right, first, second = places[rng.integers(len(places))]
@@ -93,7 +108,7 @@ def house(pen: Pen, rng: np.random.Generator) -> None:
     pen.box(left, 0.62, right, 1.0, wood, 0.03)
     pen.ellipse((right - 0.05, 0.82), (0.02, 0.02), _LAMP)
     double = right - left > 0.215 and left > 0.4 and left < 0.5
-    for x in ((first, second) if double else (first,)):
+    for x in (first, second) if double else (first,):
         pen.part("window")
         width = 0.17 if double else 0.24
         pen.box(x, 0.56, x + width, 0.8, _GLASS)

@@ -1,0 +1,229 @@
+"""Writing a split of the picture book in the formats that real data sets have on disk.
+
+Under `root`, which holds one seed and version:
+
+    images/<split>/000000.jpg       JPEG, quality 95
+    panoptic_<split>.json, panoptic_<split>/000000.png
+                                    COCO panoptic; id = R + 256 G + 65536 B, 0 is unlabelled
+    instances_<split>.json          COCO instances, things only, RLE
+    semantic_<split>/000000.png     uint8, index into things + stuff, 255 ignored
+    parts_<split>.json, parts_<split>/000000.png
+                                    uint8, 1-based index into the parts vocabulary, 0 ignored
+    refer/, grefer/, groups/        see `referring` and `grouping`
+    .done_<split>.json              written last: the settings of a finished split
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from . import records
+from .book import VERSION, PictureBook
+from .files import locked, read_json, write_jpeg, write_json, write_png
+from .numbering import image_id, stem
+from .referring import merge_sentences
+
+Progress = Callable[[int, int], None]
+_CHUNK = 32
+_FOLDERS = (
+    ("images/{}", ".jpg"),
+    ("panoptic_{}", ".png"),
+    ("semantic_{}", ".png"),
+    ("parts_{}", ".png"),
+)
+
+
+class PictureBookError(ValueError):
+    """A folder that cannot take, or does not hold, the split asked for."""
+
+
+def settings(seed: int, split: str, count: int, groups: int) -> dict:
+    """What a finished split is known by, with a digest of it."""
+    chosen = {"version": VERSION, "seed": seed, "split": split, "count": count, "groups": groups}
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+    return {**chosen, "digest": digest}
+
+
+def finished(root: str | Path, split: str) -> dict | None:
+    """The settings of a finished split, or None."""
+    marker = Path(root) / f".done_{split}.json"
+    return read_json(marker) if marker.exists() else None
+
+
+def write_split(
+    root: str | Path,
+    seed: int,
+    split: str,
+    count: int,
+    groups: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Draw `count` pages (and `groups` groups) of a split under `root`, once.
+
+    Does nothing when exactly this is there already; completes what an interrupted run left. Several
+    splits may be written at the same time.
+
+    Args:
+        progress: called with (pages done, pages in all), groups counted as pages too.
+
+    Raises:
+        PictureBookError: when `root` holds another seed or version, or `count` is not positive.
+    """
+    root = Path(root)
+    wanted = settings(seed, split, count, groups)
+    PictureBook(seed, split)
+    if count < 1 or groups < 0:
+        raise PictureBookError(
+            f"count must be at least 1 and groups at least 0, not {count} and {groups}"
+        )
+    _claim(root, seed)
+    if finished(root, split) == wanted:
+        return root
+    (root / f".done_{split}.json").unlink(missing_ok=True)
+    work = root / ".work" / f"{split}_{wanted['digest'][:12]}"
+    work.mkdir(parents=True, exist_ok=True)
+    tasks = _tasks(work, count, groups)
+    done = 0
+    for size in _run(tasks, root, seed, split, workers):
+        done += size
+        if progress is not None:
+            progress(done, count + groups)
+    _collect(root, work, seed, split, count, groups)
+    write_json(root / f".done_{split}.json", wanted)
+    shutil.rmtree(work)
+    return root
+
+
+def _claim(root: Path, seed: int) -> None:
+    """Mark a folder as this book's, or say that it is another's."""
+    root.mkdir(parents=True, exist_ok=True)
+    label, mine = root / "book.json", {"seed": seed, "version": VERSION}
+    with locked(root / ".lock"):
+        if label.exists():
+            there = read_json(label)
+            if there != mine:
+                raise PictureBookError(
+                    f"{root} holds the book of seed {there.get('seed')}, version {there.get('version')}; "
+                    f"seed {seed}, version {VERSION} needs a folder of its own"
+                )
+        else:
+            write_json(label, mine)
+
+
+def _tasks(work: Path, count: int, groups: int) -> list[tuple[str, int, int, Path]]:
+    tasks = []
+    for kind, total in (("pages", count), ("groups", groups)):
+        step = _CHUNK if kind == "pages" else _CHUNK // 8
+        for first in range(0, total, step):
+            tasks.append((kind, first, min(first + step, total), work / f"{kind}_{first:07d}.json"))
+    return tasks
+
+
+def _run(tasks: list, root: Path, seed: int, split: str, workers: int) -> Iterator[int]:
+    """Do the tasks that have no result yet; yield the size of each as it is there."""
+    left = []
+    for task in tasks:
+        if task[3].exists():
+            yield task[2] - task[1]
+        else:
+            left.append(task)
+    if workers <= 1:
+        for task in left:
+            yield _draw(root, seed, split, *task)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        waiting = [pool.submit(_draw, root, seed, split, *task) for task in left]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _draw(root: Path, seed: int, split: str, kind: str, first: int, last: int, result: Path) -> int:
+    book = PictureBook(seed, split)
+    if kind == "groups":
+        from .grouping import write_group
+
+        content = [write_group(root, book, index) for index in range(first, last)]
+    else:
+        content = [_write_page(root, book, index) for index in range(first, last)]
+    write_json(result, content)
+    return last - first
+
+
+def _write_page(root: Path, book: PictureBook, index: int) -> dict:
+    page, split = book.page(index), book.split
+    name, image = stem(index), image_id(book.split, index)
+    coded = np.zeros((*page.panoptic.shape, 3), np.uint8)
+    for channel in range(3):
+        coded[..., channel] = (page.panoptic >> (8 * channel)) & 255
+    write_jpeg(root / f"images/{split}/{name}.jpg", page.image)
+    write_png(root / f"panoptic_{split}/{name}.png", coded)
+    write_png(root / f"semantic_{split}/{name}.png", records.semantic_map(page))
+    write_png(root / f"parts_{split}/{name}.png", records.part_label_map(page))
+    references, kinds = records.sentence_records(page, image)
+    return {
+        "image": records.image_record(page, image, f"{name}.jpg"),
+        "instances": records.instance_records(page, image),
+        "panoptic": records.panoptic_record(page, image, f"{name}.png"),
+        "parts": records.part_records(page, image),
+        "references": references,
+        "kinds": kinds,
+    }
+
+
+def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: int) -> None:
+    """Join the results of all tasks into the files of the split, and into the shared ones."""
+    pages = [page for path in sorted(work.glob("pages_*.json")) for page in read_json(path)]
+    head = {"info": records.info(seed, VERSION, split), "licenses": records.LICENCES}
+    head["images"] = [page["image"] for page in pages]
+    write_json(
+        root / f"instances_{split}.json",
+        {
+            **head,
+            "annotations": _flat(pages, "instances"),
+            "categories": records.thing_categories(),
+        },
+    )
+    write_json(
+        root / f"panoptic_{split}.json",
+        {
+            **head,
+            "annotations": [page["panoptic"] for page in pages],
+            "categories": records.panoptic_categories(),
+        },
+    )
+    write_json(
+        root / f"parts_{split}.json",
+        {**head, "annotations": _flat(pages, "parts"), "categories": records.part_categories()},
+    )
+    for folder, ending in _FOLDERS:
+        for path in (root / folder.format(split)).glob(f"*{ending}"):
+            if path.stem.isdigit() and int(path.stem) >= count:
+                path.unlink()
+    with locked(root / ".lock"):
+        merge_sentences(root, seed, split, _flat(pages, "references"), _flat(pages, "kinds"))
+    if groups:
+        from .grouping import collect_groups
+
+        drawn = [group for path in sorted(work.glob("groups_*.json")) for group in read_json(path)]
+        collect_groups(root, split, drawn)
+
+
+def _flat(pages: list[dict], key: str) -> list[dict]:
+    return [record for page in pages for record in page[key]]

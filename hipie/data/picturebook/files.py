@@ -1,0 +1,66 @@
+"""Writing a file so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write next to `path`, then rename over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises ValueError naming the file when it is cut or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole JSON file: {error}") from error
+
+
+def write_png(path: Path, labels: np.ndarray) -> None:
+    """Write a uint8 label map [H,W], or RGB [H,W,3]."""
+    pixels = labels[..., ::-1] if labels.ndim == 3 else labels
+    write_bytes(path, cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def write_jpeg(path: Path, image: np.ndarray, quality: int = 95) -> None:
+    """Write uint8 RGB [H,W,3] as a JPEG."""
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    write_bytes(path, coded.tobytes())
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes on one machine while several splits are written at once."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)

@@ -1,0 +1,91 @@
+"""What a page of the picture book holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .queries import Query
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One thing or one kind of stuff on a page.
+
+    `bbox` is (x, y, width, height) of the visible pixels, `area` their number. `colour`, `size`,
+    `pattern`, `ground` and `height` are None for stuff; `ground` is the stuff a thing stands on or
+    hangs in, None where that is not clear; `height` is its drawn height in pixels, whether hidden
+    or not.
+    """
+
+    id: int
+    name: str
+    kind: str
+    bbox: tuple[int, int, int, int]
+    area: int
+    colour: str | None = None
+    size: str | None = None
+    pattern: str | None = None
+    ground: str | None = None
+    height: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One visible part of one thing.
+
+    `mask` (bool [H,W]) includes the parts inside it: a head includes its eyes. `parent` is the id
+    of the part that holds it, None for level 1.
+    """
+
+    id: int
+    thing_id: int
+    name: str
+    level: int
+    parent: int | None
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence, the ids of the things that it describes, and how it describes them.
+
+    `kind` is "class", "attribute", "place", "relation" or "superlative"; `number` is "one",
+    "several" or "none"; `query` is what the sentence means; `novel` tells whether it names a thing
+    or pair that training never shows.
+    """
+
+    text: str
+    targets: tuple[int, ...]
+    kind: str
+    number: str
+    query: Query
+    novel: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """One drawn page with its annotations.
+
+    `image` uint8 [H,W,3] RGB; `panoptic` int32 [H,W] holds ids of `segments`, 0 is unlabelled;
+    `part_map` int32 [H,W] holds ids of `parts` (the innermost one), 0 elsewhere.
+    """
+
+    index: int
+    split: str
+    scene: str
+    image: np.ndarray
+    panoptic: np.ndarray
+    part_map: np.ndarray
+    segments: tuple[Segment, ...]
+    parts: tuple[Part, ...]
+    expressions: tuple[Expression, ...] = field(default=())
+
+    @property
+    def things(self) -> tuple[Segment, ...]:
+        return tuple(segment for segment in self.segments if segment.kind == "thing")
+
+    def mask(self, *ids: int) -> np.ndarray:
+        """Union, bool [H,W], of the segments of these ids; empty for none."""
+        return np.isin(self.panoptic, ids)

@@ -1,0 +1,90 @@
+"""RefCOCO's and gRefCOCO's files, which hold all splits together.
+
+refer/refs(picturebook).p       RefCOCO: pickled (protocol 2) list of dicts, one a thing that
+                                sentences describe alone; `split` is train, val or unseen
+refer/instances.json            COCO instances of all splits; file_name is relative to images/
+refer/sentences.json            {sent_id: {kind, number, novel, ...}} for both data sets
+grefer/grefs(picturebook).json  gRefCOCO: one a sentence, `ann_id` a list, [-1] for no target
+grefer/instances.json           the same as refer/instances.json
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from . import records
+from .book import VERSION
+from .classes import SPLITS
+from .files import read_json, write_bytes, write_json
+
+GREFS = "grefer/grefs(picturebook).json"
+REFS = "refer/refs(picturebook).p"
+KINDS = "refer/sentences.json"
+
+
+def merge_sentences(
+    root: Path, seed: int, split: str, references: list[dict], kinds: list[dict]
+) -> None:
+    """Replace one split's sentences in the shared files. The caller holds the folder's lock."""
+    everything = _others(root / GREFS, split, []) + references
+    everything.sort(key=lambda reference: reference["ref_id"])
+    known = {key: row for key, row in _table(root / KINDS).items() if row["split"] != split}
+    known.update({str(row["sent_id"]): row for row in kinds})
+    instances = _all_instances(root, seed)
+    write_json(root / "refer/instances.json", instances)
+    write_json(root / "grefer/instances.json", instances)
+    write_json(root / KINDS, known)
+    write_bytes(root / REFS, pickle.dumps(single_references(everything), protocol=2))
+    write_json(root / GREFS, everything)
+
+
+def _others(path: Path, split: str, empty: list[dict]) -> list[dict]:
+    if not path.exists():
+        return empty
+    return [reference for reference in read_json(path) if reference["split"] != split]
+
+
+def _table(path: Path) -> dict[str, dict]:
+    return read_json(path) if path.exists() else {}
+
+
+def single_references(references: list[dict]) -> list[dict]:
+    """RefCOCO's references: the sentences about one thing, gathered by thing."""
+    gathered: dict[int, dict] = {}
+    for reference in references:
+        if reference["no_target"] or len(reference["ann_id"]) != 1:
+            continue
+        thing = reference["ann_id"][0]
+        entry = gathered.setdefault(
+            thing,
+            {
+                "sent_ids": [], "file_name": _suffixed(reference["file_name"], thing),
+                "ann_id": thing, "ref_id": thing, "image_id": reference["image_id"],
+                "split": reference["split"], "sentences": [],
+                "category_id": reference["category_id"][0],
+            },
+        )  # fmt: skip
+        entry["sent_ids"] += reference["sent_ids"]
+        entry["sentences"] += reference["sentences"]
+    return list(gathered.values())
+
+
+def _suffixed(file_name: str, thing: int) -> str:
+    return f"{file_name.rsplit('_', 1)[0]}_{thing}.jpg"
+
+
+def _all_instances(root: Path, seed: int) -> dict:
+    joined = {
+        "info": records.info(seed, VERSION, "all"), "licenses": records.LICENCES, "images": [],
+        "annotations": [], "categories": records.thing_categories(),
+    }  # fmt: skip
+    for split in SPLITS:
+        path = root / f"instances_{split}.json"
+        if path.exists():
+            part = read_json(path)
+            joined["images"] += [
+                {**i, "file_name": f"{split}/{i['file_name']}"} for i in part["images"]
+            ]
+            joined["annotations"] += part["annotations"]
+    return joined

@@ -1,0 +1,187 @@
+"""Sentences for a page: one thing, several things, or none that the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .classes import COLOURS, PATTERNS, SEEN_THINGS, SIZES, THINGS
+from .page import Expression, Segment
+from .queries import EXTREMES, SIDES, Query, sentence
+
+Candidate = tuple[str, Query]
+MOST_SINGLES = 3
+"""At most so many sentences for one thing."""
+
+
+def write_sentences(
+    rng: np.random.Generator, things: Sequence[Segment], split: str
+) -> tuple[Expression, ...]:
+    """Up to three sentences a thing, three for several things and two for none.
+
+    Every sentence is checked over all things of the page. Outside the split `unseen`, no sentence
+    names a thing or pair that training holds out.
+    """
+    pen = _Writer(rng, things, split)
+    for thing in things:
+        pen.single(thing)
+    pen.several()
+    pen.none()
+    return tuple(pen.written)
+
+
+def _kind(query: Query) -> str:
+    if query.also is not None:
+        return max(
+            _kind(query.also), _kind(Query(query.name, query.colour, query.size, query.pattern))
+        )
+    if query.anchor is not None:
+        return "relation"
+    if query.extreme is not None:
+        return "superlative"
+    if query.ground is not None:
+        return "place"
+    return "attribute" if query.colour or query.size or query.pattern or query.but else "class"
+
+
+class _Writer:
+    def __init__(self, rng: np.random.Generator, things: Sequence[Segment], split: str) -> None:
+        self.rng, self.things, self.split = rng, things, split
+        self.written: list[Expression] = []
+        self._texts: set[str] = set()
+
+    def add(self, query: Query, targets: frozenset[int]) -> bool:
+        novel = query.names_novel()
+        if novel and self.split != "unseen":
+            return False
+        text = sentence(query, len(targets), int(self.rng.integers(3)))
+        if text in self._texts:
+            return False
+        self._texts.add(text)
+        number = ("none", "one")[len(targets)] if len(targets) < 2 else "several"
+        self.written.append(
+            Expression(text, tuple(sorted(targets)), _kind(query), number, query, novel)
+        )
+        return True
+
+    def single(self, thing: Segment) -> None:
+        """Sentences of different kinds for one thing, the plain ones first tried."""
+        done: set[str] = set()
+        for kind, query in self._about(thing):
+            if len(done) == MOST_SINGLES:
+                return
+            if (
+                kind not in done
+                and query.select(self.things) == {thing.id}
+                and self.add(query, frozenset({thing.id}))
+            ):
+                done.add(kind)
+
+    def _about(self, thing: Segment) -> Iterator[Candidate]:
+        name = thing.name
+        order = self.rng.permutation(5)
+        for choice in order:
+            if choice == 0:
+                yield "class", Query(name)
+            elif choice == 1:
+                yield from self._attributes(thing)
+            elif choice == 2 and thing.ground is not None:
+                yield "place", Query(name, ground=thing.ground)
+                yield "place", Query(name, colour=thing.colour, ground=thing.ground)
+            elif choice == 3:
+                yield from self._relations(thing)
+            elif choice == 4:
+                for extreme in self.rng.permutation(EXTREMES):
+                    yield "superlative", Query(name, extreme=str(extreme))
+
+    def _attributes(self, thing: Segment) -> Iterator[Candidate]:
+        name, colour, size, pattern = thing.name, thing.colour, thing.size, thing.pattern
+        pattern = None if pattern == "plain" else pattern
+        options = [Query(name, colour=colour), Query(name, size=size)]
+        if pattern is not None:
+            options += [Query(name, pattern=pattern), Query(name, colour=colour, pattern=pattern)]
+        options = [options[i] for i in self.rng.permutation(len(options))]
+        options += [Query(name, colour=colour, size=size), Query(name, colour, size, pattern)]
+        for query in options:
+            yield "attribute", query
+
+    def _relations(self, thing: Segment) -> Iterator[Candidate]:
+        others = [other for other in self.things if other.id != thing.id]
+        for number in self.rng.permutation(len(others))[:3]:
+            other = others[number]
+            anchors = [Query(other.name)]
+            if other.name == thing.name:
+                anchors = []
+            anchors.append(Query(other.name, colour=other.colour))
+            for anchor in anchors:
+                for side in SIDES:
+                    yield "relation", Query(thing.name, side=side, anchor=anchor)
+                    yield "relation", Query(thing.name, thing.colour, side=side, anchor=anchor)
+
+    def several(self) -> None:
+        """Up to three sentences that describe more than one thing."""
+        options: list[Query] = []
+        for name in sorted({thing.name for thing in self.things}):
+            same = [thing for thing in self.things if thing.name == name]
+            options.append(Query(name))
+            for thing in same:
+                options += [
+                    Query(name, colour=thing.colour),
+                    Query(name, pattern=thing.pattern),
+                    Query(name, size=thing.size),
+                ]
+                if thing.ground is not None:
+                    options.append(Query(name, ground=thing.ground))
+                options += [
+                    Query(name, side=side, anchor=Query(o.name))
+                    for o in self.things
+                    if o.name != name
+                    for side in SIDES
+                ]
+        if len(self.things) > 1:
+            for _ in range(3):
+                a, b = (self.things[i] for i in self.rng.permutation(len(self.things))[:2])
+                if a.name != b.name:
+                    first = Query(a.name, colour=a.colour if self.rng.random() < 0.5 else None)
+                    second = Query(b.name, colour=b.colour if self.rng.random() < 0.5 else None)
+                    if all(
+                        q.select(self.things) is not None and len(q.select(self.things)) == 1
+                        for q in (first, second)
+                    ):
+                        options.append(Query(first.name, first.colour, also=second))
+        added = 0
+        for number in self.rng.permutation(len(options)):
+            targets = options[number].select(self.things)
+            if targets is not None and len(targets) > 1 and self.add(options[number], targets):
+                added += 1
+            if added == 3:
+                return
+
+    def none(self) -> None:
+        """Two sentences that nothing on the page satisfies, most by one changed word."""
+        names = SEEN_THINGS if self.split != "unseen" else tuple(thing.name for thing in THINGS)
+        added = 0
+        for _ in range(16):
+            if added == 2:
+                return
+            query = self._false(names)
+            if query.select(self.things) == frozenset() and self.add(query, frozenset()):
+                added += 1
+
+    def _false(self, names: Sequence[str]) -> Query:
+        rng = self.rng
+        colour = str(rng.choice(list(COLOURS)))
+        if not self.things or rng.random() < 0.3:
+            name = str(rng.choice(names))
+            return Query(name, colour=colour if rng.random() < 0.5 else None)
+        thing = self.things[rng.integers(len(self.things))]
+        choice = rng.integers(4)
+        if choice == 0:
+            return Query(thing.name, colour=colour)
+        if choice == 1:
+            return Query(thing.name, colour=thing.colour, pattern=str(rng.choice(PATTERNS[1:])))
+        if choice == 2:
+            return Query(thing.name, size=str(rng.choice(list(SIZES))), colour=thing.colour)
+        other = self.things[rng.integers(len(self.things))]
+        return Query(thing.name, side=str(rng.choice(SIDES)), anchor=Query(other.name))

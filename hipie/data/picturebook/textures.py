@@ -1,0 +1,229 @@
+"""Textures of stuff: tiles that repeat without a seam, drawn once a process from fixed seeds."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+TILE = 512
+"""Side of every tile in pixels; a tile is float32 [TILE,TILE], about -1 (dark) .. 1 (light)."""
+
+
+def _noise(rng: np.random.Generator, across: int, down: int) -> np.ndarray:
+    """Smooth periodic noise with this many bumps each way, zero mean, unit deviation."""
+    grid = rng.standard_normal((down, across)).astype(np.float32)
+    padded = np.pad(grid, 3, mode="wrap")
+    size = (round(TILE * (across + 6) / across), round(TILE * (down + 6) / down))
+    large = cv2.resize(padded, size, interpolation=cv2.INTER_CUBIC)
+    top, left = round(3 * TILE / down), round(3 * TILE / across)
+    cut = large[top : top + TILE, left : left + TILE]
+    return (cut - cut.mean()) / cut.std()
+
+
+def _wrapped(draw, points: np.ndarray, reach: int) -> None:
+    """Call `draw(points)` at every shift by which the stroke reaches over the tile's border."""
+    low, high = points.min(0) - reach, points.max(0) + reach
+    for dx in (-TILE, 0, TILE):
+        for dy in (-TILE, 0, TILE):
+            if high[0] + dx > 0 and low[0] + dx < TILE and high[1] + dy > 0 and low[1] + dy < TILE:
+                draw(points + (dx, dy))
+
+
+def _strokes(
+    tile: np.ndarray,
+    rng: np.random.Generator,
+    count: int,
+    shape,
+    thickness: int,
+    values: tuple[float, float],
+) -> None:
+    for _ in range(count):
+        points = shape(rng) + rng.uniform(0, TILE, 2)
+        value = float(rng.uniform(*sorted(values)))
+
+        def draw(at: np.ndarray, value: float = value) -> None:
+            fixed = [np.round(at * 16).astype(np.int32)]
+            cv2.polylines(tile, fixed, False, value, thickness, cv2.LINE_AA, 4)
+
+        _wrapped(draw, points, thickness + 1)
+
+
+def _sky(rng: np.random.Generator) -> np.ndarray:
+    soft = _noise(rng, 3, 8) + 0.6 * _noise(rng, 7, 15) + 0.25 * _noise(rng, 20, 34)
+    return np.clip((soft - 0.5) * 0.9, -0.12, 1.0)
+
+
+def _mountain(rng: np.random.Generator) -> np.ndarray:
+    tile = np.where(_noise(rng, 9, 7) > 0, 0.45, -0.45).astype(np.float32)
+    slope = np.array([[0.0, 0.0], [16.0, 30.0]])
+    for sign, value in ((1, 0.55), (-1, -0.75)):
+        hatch = slope * (sign, 1)
+        _strokes(
+            tile, rng, 420, lambda r, h=hatch: h * r.uniform(0.6, 1.4), 2, (value, value * 0.7)
+        )
+    return tile
+
+
+def _grass(rng: np.random.Generator) -> np.ndarray:
+    tile = 0.25 * _noise(rng, 12, 12)
+
+    def blade(r: np.random.Generator) -> np.ndarray:
+        lean, tall = r.uniform(-5, 5), r.uniform(9, 17)
+        return np.array([[0, 0], [lean * 0.3, -tall * 0.6], [lean, -tall]])
+
+    _strokes(tile, rng, 1500, blade, 2, (-0.95, -0.3))
+    _strokes(tile, rng, 1500, blade, 2, (0.3, 0.95))
+    return tile
+
+
+def _road(rng: np.random.Generator) -> np.ndarray:
+    grain = rng.standard_normal((TILE // 2, TILE // 2)).astype(np.float32)
+    grain = cv2.resize(grain, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    return np.clip(0.55 * grain + 0.15 * _noise(rng, 9, 9), -1, 1)
+
+
+def _water(rng: np.random.Generator) -> np.ndarray:
+    tile = 0.2 * _noise(rng, 4, 14)
+
+    def wave(r: np.random.Generator) -> np.ndarray:
+        long, swell = r.uniform(24, 60), r.uniform(2.2, 4.2)
+        x = np.linspace(0, long, 13)
+        return np.stack([x, swell * np.sin(x / 7.5)], 1)
+
+    _strokes(tile, rng, 150, wave, 3, (0.55, 1.0))
+    _strokes(tile, rng, 150, wave, 3, (-0.8, -0.4))
+    return tile
+
+
+def _sand(rng: np.random.Generator) -> np.ndarray:
+    y = np.arange(TILE, dtype=np.float32)[:, None]
+    bent = y + 9 * _noise(rng, 5, 5)
+    tile = (0.33 * np.sin(bent * 2 * np.pi / 32)).astype(np.float32)
+    _strokes(tile, rng, 900, lambda r: np.zeros((2, 2)), 3, (-0.9, -0.4))
+    _strokes(tile, rng, 600, lambda r: np.zeros((2, 2)), 2, (0.5, 1.0))
+    return tile
+
+
+def _snow(rng: np.random.Generator) -> np.ndarray:
+    tile = 0.28 * _noise(rng, 4, 7)
+    for _ in range(70):
+        arms = rng.uniform(3.5, 6.0)
+        for turn in np.arange(3) * np.pi / 3:
+            arm = arms * np.array([[np.cos(turn), np.sin(turn)], [-np.cos(turn), -np.sin(turn)]])
+            if turn == 0:
+                centre = rng.uniform(0, TILE, 2)
+
+            def draw(at: np.ndarray) -> None:
+                cv2.polylines(
+                    tile, [np.round(at * 16).astype(np.int32)], False, -0.85, 1, cv2.LINE_AA, 4
+                )
+
+            _wrapped(draw, arm + centre, 3)
+    return tile
+
+
+def _pavement(rng: np.random.Generator) -> np.ndarray:
+    tile = np.zeros((TILE, TILE), np.float32)
+    high, wide = 16, 32
+    for row in range(TILE // high):
+        shift = (row % 2) * wide // 2
+        for column in range(TILE // wide):
+            x, y = column * wide + shift, row * high
+            value = float(rng.uniform(-0.25, 0.55))
+            for dx in (0, -TILE):
+                cv2.rectangle(tile, (x + dx, y), (x + dx + wide - 1, y + high - 1), value, -1)
+                cv2.rectangle(tile, (x + dx, y), (x + dx + wide - 1, y + high - 1), -0.95, 1)
+    return tile + 0.06 * _noise(rng, 64, 64)
+
+
+def _wall(rng: np.random.Generator) -> np.ndarray:
+    """Wallpaper: rows of small flowers of five dots."""
+    tile = np.zeros((TILE, TILE), np.float32)
+    step = 32
+    for row in range(TILE // step):
+        for column in range(TILE // step):
+            x, y = column * step + step // 2, row * step + step // 2
+            if (row + column) % 2:
+                cv2.circle(tile, (x, y), 2, -0.75, -1, cv2.LINE_AA)
+                continue
+            for turn in np.arange(5) * 2 * np.pi / 5:
+                at = (round(x + 6 * np.cos(turn)), round(y + 6 * np.sin(turn)))
+                cv2.circle(tile, at, 4, 0.9, -1, cv2.LINE_AA)
+            cv2.circle(tile, (x, y), 3, -0.7, -1, cv2.LINE_AA)
+    return tile
+
+
+def _wall_striped(rng: np.random.Generator) -> np.ndarray:
+    """Wallpaper: broad upright bands with a thin line between."""
+    x = np.arange(TILE)
+    band = np.where((x // 16) % 2 == 0, 0.45, -0.3)
+    band = np.where(x % 16 == 0, -0.8, band).astype(np.float32)
+    return np.repeat(band[None], TILE, 0)
+
+
+def _floor(rng: np.random.Generator) -> np.ndarray:
+    tile = np.zeros((TILE, TILE), np.float32)
+    grain = _noise(rng, 4, 128)
+    wide = 32
+    for row in range(TILE // wide):
+        shift = int(rng.integers(TILE))
+        for piece in range(3):
+            value = float(rng.uniform(-0.35, 0.35))
+            x, y, long = shift + piece * 171, row * wide, 171
+            for dx in (-TILE, 0, TILE):
+                tile[y : y + wide, max(0, x + dx) : max(0, min(TILE, x + dx + long))] = value
+                cv2.line(tile, (x + dx, y), (x + dx, y + wide - 1), -1.0, 2)
+        tile[row * wide : row * wide + 2] = -1.0
+    return tile + 0.16 * grain
+
+
+def _carpet(rng: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[0:TILE, 0:TILE].astype(np.float32)
+    zigzag = y + 10 * np.abs(((x / 32) % 1.0) - 0.5) * 2
+    tile = np.where((zigzag / 16) % 2 < 1, 0.6, -0.5).astype(np.float32)
+    return tile + 0.2 * np.sign(np.sin(x * np.pi / 2)) * np.sign(np.sin(y * np.pi / 2))
+
+
+_TILES = {
+    "sky": _sky, "mountain": _mountain, "grass": _grass, "road": _road, "water": _water,
+    "sand": _sand, "snow": _snow, "pavement": _pavement, "wall": _wall,
+    "wall striped": _wall_striped, "floor": _floor, "carpet": _carpet,
+}  # fmt: skip
+
+
+@cache
+def tile(name: str) -> np.ndarray:
+    """The tile of this name; raises KeyError for a name that has none."""
+    number = list(_TILES).index(name) if name in _TILES else None
+    if number is None:
+        raise KeyError(f"no texture is called {name!r}; there are {', '.join(_TILES)}")
+    drawn = np.ascontiguousarray(_TILES[name](np.random.default_rng([2305, number])), np.float32)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def upright(name: str, width: int, height: int, scale: float, offset: np.ndarray) -> np.ndarray:
+    """The tile seen face on, [height,width], enlarged by `scale`, shifted by `offset` (x, y)."""
+    step = 1.0 / scale
+    matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(
+        tile(name), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP
+    )
+
+
+def lying(
+    name: str, width: int, height: int, scale: float, offset: np.ndarray, far: float = 0.55
+) -> np.ndarray:
+    """The tile as ground, [height,width], smaller at the top row than at the bottom one."""
+    rise = (1 - far) / max(height, 1)
+    reach = height / (1 - far) / scale
+    step = 1.0 / scale
+    plane = np.array([[step, 0, -step * width / 2], [0, 0, -reach], [0, rise, far]])
+    shift = np.array([[1.0, 0, offset[0]], [0, 1.0, offset[1]], [0, 0, 1]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(
+        tile(name), shift @ plane, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP
+    )
