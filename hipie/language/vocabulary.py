@@ -1,13 +1,19 @@
-"""The classes that a picture is asked for, in an order that every result keeps."""
+"""Which words may be asked of a picture, and what each of them is: thing, stuff or part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hipie.language.cleaning import clean_class_name
+
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
+
+
+class VocabularyError(ValueError):
+    """A vocabulary that cannot be used; the message names the class at fault."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +21,13 @@ class VocabularyClass:
     """One class.
 
     Attributes:
-        name: what the text encoder reads, literally; commas stay.
-        kind: "thing" (counted one by one), "stuff" (not counted) or "part" (of a whole).
-        synonyms: other names, for CLIP.
-        whole: for a part, the name of the class it belongs to.
+        name: what the text encoder reads, commas included.
+        kind: "thing", "stuff" or "part".
+        synonyms: further names, for encoders of whole phrases such as CLIP.
+        whole: for a part, the name of what it belongs to.
+
+    Raises:
+        VocabularyError: for an unknown kind, or a name without any letter or digit.
     """
 
     name: str
@@ -26,104 +35,163 @@ class VocabularyClass:
     synonyms: tuple[str, ...] = ()
     whole: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise VocabularyError(f"a class name must be a string, not {self.name!r}")
+        if self.kind not in KINDS:
+            raise VocabularyError(
+                f'class "{self.name}": kind "{self.kind}" is none of {", ".join(KINDS)}'
+            )
+        if not any(letter.isalnum() for letter in clean_class_name(self.name)):
+            raise VocabularyError(
+                f'class name "{self.name}" has no letter or digit outside brackets'
+            )
+        object.__setattr__(self, "synonyms", tuple(self.synonyms))
 
+
+@dataclass(frozen=True)
 class Vocabulary:
-    """An ordered list of classes: the order of the caption, of scores and of `sem_seg`.
+    """An ordered list of classes; captions, score columns and `sem_seg` keep its order.
 
-    Args:
-        classes: at least one, with names that differ.
+    Names are compared without regard to case, as the text encoders read them.
 
     Raises:
-        ValueError: for no classes, two of one name, a name without a letter or digit, or a kind
-            that does not exist; the message names it.
+        VocabularyError: if it is empty or a name stands in it twice.
     """
 
-    def __init__(self, classes: Sequence[VocabularyClass]) -> None:
-        self.classes = tuple(classes)
+    classes: tuple[VocabularyClass, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes:
-            raise ValueError("the vocabulary is empty: name at least one class")
+            raise VocabularyError("a vocabulary needs at least one class name")
         seen: set[str] = set()
         for entry in self.classes:
-            if not any(letter.isalnum() for letter in entry.name):
-                raise ValueError(f'the class name "{entry.name}" has no letter and no digit')
-            if entry.kind not in KINDS:
-                raise ValueError(
-                    f'class "{entry.name}": unknown kind "{entry.kind}"; kinds are {KINDS}'
-                )
-            if entry.name in seen:
-                raise ValueError(f'the class name "{entry.name}" occurs twice in the vocabulary')
-            seen.add(entry.name)
+            key = entry.name.strip().lower()
+            if key in seen:
+                raise VocabularyError(f'class name "{entry.name}" stands in the vocabulary twice')
+            seen.add(key)
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.classes == other.classes
-
-    def __hash__(self) -> int:
-        return hash(self.classes)
-
-    def __repr__(self) -> str:
-        return f"Vocabulary({', '.join(self.names[:5])}{', ...' if len(self) > 5 else ''})"
-
     @property
     def names(self) -> tuple[str, ...]:
-        """K class names."""
+        """K names."""
         return tuple(entry.name for entry in self.classes)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """K kinds."""
+        """K times "thing", "stuff" or "part"."""
         return tuple(entry.kind for entry in self.classes)
 
     @property
     def is_thing(self) -> tuple[bool, ...]:
-        """K flags."""
+        """K truth values; stuff and parts are no things."""
         return tuple(entry.kind == "thing" for entry in self.classes)
+
+    @property
+    def wholes(self) -> tuple[str, ...]:
+        """Names of what the parts belong to, each once, in order of appearance."""
+        return tuple(dict.fromkeys(entry.whole for entry in self.classes if entry.whole))
 
     @classmethod
     def from_names(
         cls,
-        things: Sequence[Name] = (),
-        stuff: Sequence[Name] = (),
-        parts: Mapping[str, Sequence[str]] | None = None,
+        things: Iterable[Name] = (),
+        stuff: Iterable[Name] = (),
+        parts: Mapping[str, Iterable[Name]] | None = None,
     ) -> Vocabulary:
         """Things first, then stuff, then parts.
 
         Args:
-            things, stuff: a string, or a tuple with the name first and its synonyms after, a class.
-            parts: part names by whole; the class of {"dog": ["head"]} is called "dog head".
-        """
-        classes = [_entry(name, "thing") for name in things]
-        classes += [_entry(name, "stuff") for name in stuff]
-        for whole, names in (parts or {}).items():
-            classes += [VocabularyClass(f"{whole} {part}", "part", whole=whole) for part in names]
-        return cls(classes)
-
-    @classmethod
-    def from_metadata(cls, metadata: Any) -> Vocabulary:
-        """The classes of a Detectron2 data set, in its order.
-
-        Reads `vocabulary` where the metadata has one; else `stuff_classes`, which Detectron2's
-        panoptic sets begin with the things; else `thing_classes`.
+            things, stuff: names; a tuple or list is a name and then its synonyms.
+            parts: names of parts by the name of their whole, which is not itself added. The class
+                is called by both words ("dog", "tail" makes "dog tail").
 
         Raises:
-            ValueError: if there are none of these.
+            VocabularyError: if there is nothing in it, a name is a duplicate or has no letters.
         """
-        own = metadata.get("vocabulary")
-        if own is not None:
-            return own
-        things = list(metadata.get("thing_classes") or ())
-        stuff = [name for name in metadata.get("stuff_classes") or () if name != "things"]
-        listed = stuff if set(things) <= set(stuff) else [*things, *stuff]
-        if not listed:
-            raise ValueError(
-                f'data set "{metadata.get("name")}" has neither thing_classes nor stuff_classes'
+        for given in (things, stuff):
+            if isinstance(given, str):
+                raise VocabularyError(f'class names must be a list, not the one string "{given}"')
+        classes = [_named(name, "thing") for name in things]
+        classes += [_named(name, "stuff") for name in stuff]
+        for whole, names in (parts or {}).items():
+            if isinstance(names, str):
+                raise VocabularyError(
+                    f'the parts of "{whole}" must be a list, not the one string "{names}"'
+                )
+            classes += [_named(name, "part", whole) for name in names]
+        return cls(tuple(classes))
+
+    @classmethod
+    def from_metadata(cls, meta: Any) -> Vocabulary:
+        """The vocabulary of a Detectron2 data set, in the data set's own order.
+
+        `meta` is a `detectron2.data.Metadata`. Its `vocabulary` is taken where it has one.
+        Otherwise its lists of names decide:
+
+        * `thing_classes` alone are things, `stuff_classes` alone are stuff;
+        * where one list holds the other (panoptic data sets whose contiguous ids run over both),
+          the longer list gives the order. `thing_dataset_id_to_contiguous_id` tells the things
+          apart where both lists are the same;
+        * otherwise things come first and stuff follows; a first stuff class called "things"
+          (Detectron2's "separated" panoptic sets) is no class;
+        * `parts`, a mapping from a whole to its parts, comes last.
+
+        Raises:
+            VocabularyError: if the metadata names no class at all, or one of them twice.
+        """
+        ready = getattr(meta, "vocabulary", None)
+        if ready is not None:
+            return ready
+        things = list(getattr(meta, "thing_classes", None) or ())
+        stuff = list(getattr(meta, "stuff_classes", None) or ())
+        parts = getattr(meta, "parts", None)
+        if not (things or stuff or parts):
+            raise VocabularyError(
+                f'data set "{getattr(meta, "name", "?")}" has neither thing_classes nor '
+                "stuff_classes in its metadata"
             )
-        named = set(things)
-        return cls([VocabularyClass(n, "thing" if n in named else "stuff") for n in listed])
+        if things and stuff and (set(things) <= set(stuff) or set(stuff) <= set(things)):
+            order = stuff if len(stuff) >= len(things) else things
+            found = _things_among(order, things, stuff, meta)
+            classes = [
+                _named(name, "thing" if is_thing else "stuff")
+                for name, is_thing in zip(order, found, strict=True)
+            ]
+        else:
+            if things and stuff and stuff[0] == "things":
+                stuff = stuff[1:]
+            classes = [_named(name, "thing") for name in things]
+            classes += [_named(name, "stuff") for name in stuff]
+        for whole, names in (parts or {}).items():
+            classes += [_named(name, "part", whole) for name in names]
+        return cls(tuple(classes))
 
 
-def _entry(name: Name, kind: str) -> VocabularyClass:
-    first, *synonyms = [name] if isinstance(name, str) else list(name)
-    return VocabularyClass(first, kind, tuple(synonyms))
+def _things_among(
+    order: Sequence[str], things: Sequence[str], stuff: Sequence[str], meta: Any
+) -> list[bool]:
+    """Which names of `order` are things, where one list of names holds the other."""
+    if set(things) != set(stuff):
+        larger_is_stuff = len(stuff) > len(things)
+        smaller = set(things) if larger_is_stuff else set(stuff)
+        return [(name in smaller) == larger_is_stuff for name in order]
+    ids = getattr(meta, "thing_dataset_id_to_contiguous_id", None)
+    if ids is None:
+        raise VocabularyError(
+            f'data set "{getattr(meta, "name", "?")}" lists the same names as thing_classes and '
+            "as stuff_classes, and has no thing_dataset_id_to_contiguous_id to tell them apart"
+        )
+    chosen = set(ids.values())
+    return [i in chosen for i in range(len(order))]
+
+
+def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
+    first, *synonyms = [name] if isinstance(name, str) else list(name) or [""]
+    if whole is not None and any(letter.isalnum() for letter in str(first)):
+        first = f"{whole} {first}"
+        synonyms = [f"{whole} {synonym}" for synonym in synonyms]
+    return VocabularyClass(first, kind, tuple(synonyms), whole)

@@ -1,63 +1,61 @@
-"""Captions longer than BERT's 512 positions, cut at class borders and joined again.
-
-Windows are encoded as one batch. The separator at a cut is read as [SEP], and keeps that feature.
-"""
+"""Captions longer than a text encoder's window, read window by window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
-
-from hipie.language.tokens import CLS, PAD, SEP, STOP
-
-WINDOW = 512
-LAST_CUT = 510
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
-def cut_windows(ids: Sequence[int]) -> list[list[int]]:
-    """Cut the word pieces of one caption into windows, each ending in [SEP].
+@dataclass(frozen=True)
+class Markers:
+    """Ids of a tokenizer's special word pieces: start, end, padding and the full stop."""
 
-    A cut falls after the last "." or [SEP] below position 510 of what is left.
+    start: int
+    end: int
+    padding: int
+    full_stop: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sequence for the encoder.
+
+    Attributes:
+        ids: what the encoder reads.
+        offset: position in the caption of the first id kept.
+        skip: how many ids at the front are not the caption's own.
+    """
+
+    ids: tuple[int, ...]
+    offset: int
+    skip: int
+
+
+def cut_into_windows(ids: Sequence[int], markers: Markers, window: int = 512) -> list[Window]:
+    """Sequences of at most `window` ids that together cover a caption.
+
+    A caption that fits is one window. Otherwise each window ends with the last full stop (or end
+    marker) among the first `window - 2` ids left, and this piece is read as the end marker; all
+    windows but the first begin with a start marker of their own. So the features of the full
+    stops at the cuts are those of end markers (the published HIPIE reads long lists this way).
 
     Raises:
-        ValueError: if a single class name is longer than a window.
+        ValueError: if some stretch of that length has no full stop.
     """
-    rest, windows = list(ids), []
-    while rest:
-        borders = [i for i, piece in enumerate(rest[:LAST_CUT]) if piece in (STOP, SEP)]
-        if not borders:
-            raise ValueError(f"a name of more than {LAST_CUT} word pieces does not fit the encoder")
-        cut = borders[-1] + 1
-        windows.append([*rest[: cut - 1], SEP])
-        rest = rest[cut:]
+    if len(ids) <= window:
+        return [Window(tuple(ids), 0, 0)]
+    windows: list[Window] = []
+    start = 0
+    while start < len(ids):
+        reach = ids[start : start + window - 2]
+        ends = [i for i, piece in enumerate(reach) if piece in (markers.full_stop, markers.end)]
+        if not ends:
+            raise ValueError(
+                f"word pieces {start} to {start + window - 2} of a caption have no full stop "
+                "between two names where it could be cut"
+            )
+        own = (*reach[: ends[-1]], markers.end)
+        prefix = (markers.start,) if start else ()
+        windows.append(Window(prefix + own, start, len(prefix)))
+        start += len(own)
     return windows
-
-
-def encode_in_windows(encode: Callable[[Tensor, Tensor], Tensor], ids: Sequence[int]) -> Tensor:
-    """Features of one long caption.
-
-    Args:
-        encode: (ids [W, 512], mask [W, 512]) -> [W, 512, C].
-        ids: T word pieces.
-
-    Returns:
-        [T, C].
-    """
-    windows = cut_windows(ids)
-    batch = torch.full((len(windows), WINDOW), PAD)
-    mask = torch.zeros_like(batch)
-    for row, window in enumerate(windows):
-        shown = window if row == 0 else [CLS, *window]
-        batch[row, : len(shown)] = torch.tensor(shown)
-        mask[row, : len(shown)] = 1
-        if row:
-            batch[row, len(shown)] = STOP
-    features = encode(batch, mask)
-    return torch.cat(
-        [
-            features[row, (row > 0) : len(window) + (row > 0)]
-            for row, window in enumerate(windows)
-        ]
-    )

@@ -1,0 +1,23 @@
+"""How names and sentences are written before a text encoder reads them."""
+
+from __future__ import annotations
+
+REMOVED = dict.fromkeys(map(ord, ".,'!?\"()*#:;"))
+SPACED = dict.fromkeys(map(ord, "-/"), " ")
+
+
+def clean_class_name(name: str) -> str:
+    """A class name as it stands in a caption.
+
+    What lies between the first "(" and the last ")" goes, underscores become spaces, and two
+    spaces become one, once. Case and hyphens stay.
+    """
+    first, last = name.find("("), name.rfind(")")
+    if 0 <= first < last:
+        name = name[:first] + name[last + 1 :]
+    return name.replace("_", " ").replace("  ", " ")
+
+
+def clean_sentence(sentence: str) -> str:
+    """A referring sentence: lower case, no punctuation, hyphens and slashes as spaces."""
+    return " ".join(sentence.lower().translate(REMOVED).translate(SPACED).split())

@@ -1,0 +1,1 @@
+"""Scores of masks from encoders of whole phrases, and how they join the model's own."""
