@@ -32,8 +32,9 @@ class TextClassHead(nn.Module):
 
     def forward(self, queries: Tensor, text: Tensor) -> Tensor:
         """Queries [B, Q, width] and text [B, T, text_width] -> float32 [B, Q, T]."""
-        words = F.normalize(text.float(), dim=-1)
-        keys = self.dot_product_projection_text(words / 2)
-        bias = words @ self.bias_lang + self.bias0
-        logits = (queries @ keys.to(queries.dtype).transpose(1, 2)).float()
-        return (logits / self.log_scale.exp() + bias[:, None]).clamp(-LIMIT, LIMIT)
+        with torch.autocast(queries.device.type, enabled=False):
+            words = F.normalize(text.float(), dim=-1)
+            keys = self.dot_product_projection_text(words / 2)
+            bias = words @ self.bias_lang + self.bias0
+            logits = queries.float() @ keys.transpose(1, 2) / self.log_scale.exp()
+            return (logits + bias[:, None]).clamp(-LIMIT, LIMIT)

@@ -23,6 +23,7 @@ class Levels:
         shapes: [L, 2] int64 (height, width).
         starts: [L] int64, the first token of every level.
         ratios: [B, L, 2] share of every level that a picture covers, (x, y).
+        sizes: (height, width) of every level as Python numbers.
     """
 
     tokens: Tensor
@@ -31,11 +32,7 @@ class Levels:
     shapes: Tensor
     starts: Tensor
     ratios: Tensor
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of every level as Python numbers."""
-        return [(int(h), int(w)) for h, w in self.shapes.tolist()]
+    sizes: list[tuple[int, int]]
 
     def as_maps(self, tokens: Tensor) -> list[Tensor]:
         """[B, S, C] -> L maps [B, C, h, w]."""
@@ -64,7 +61,7 @@ def flatten_levels(
     maps: Sequence[Tensor], positions: Sequence[Tensor], padding_masks: Sequence[Tensor]
 ) -> Levels:
     """Join L maps [B, C, h, w], their positions (same shapes) and masks [B, h, w], in order."""
-    sizes = [tuple(one.shape[-2:]) for one in maps]
+    sizes = [(one.shape[-2], one.shape[-1]) for one in maps]
     shapes = torch.tensor(sizes, dtype=torch.int64, device=maps[0].device)
     areas = shapes.prod(1)
     return Levels(
@@ -74,6 +71,7 @@ def flatten_levels(
         shapes=shapes,
         starts=areas.cumsum(0) - areas,
         ratios=torch.stack([valid_ratios(one) for one in padding_masks], dim=1),
+        sizes=sizes,
     )
 
 

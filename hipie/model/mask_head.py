@@ -62,53 +62,47 @@ class DynamicMaskHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self,
-        features: Tensor,
-        queries: Tensor,
-        centres: Tensor,
-        picture: Tensor,
-        image_sizes: Tensor,
+        self, features: Tensor, queries: Tensor, centres: Tensor, picture: Tensor
     ) -> Tensor:
-        """Masks of n chosen queries.
+        """Masks of n chosen queries, in float32.
 
         Args:
             features: [B, channels, h, w] at stride 8.
             queries: [n, width].
-            centres: [n, 2] reference centres (x, y) in 0..1 of the unpadded picture.
+            centres: [n, 2] reference centres (x, y) in input pixels.
             picture: [n] int64, which of the B pictures each query looks at.
-            image_sizes: [B, 2] (width, height) of the unpadded pictures in pixels.
 
         Returns:
             [n, 2 h, 2 w] logits at stride 4.
         """
-        n, c = len(queries), self.channels
+        numbers = self.controller(queries)
+        with torch.autocast(features.device.type, enabled=False):
+            return self._convolve(features.float(), numbers.float(), centres.float(), picture)
+
+    def _convolve(
+        self, features: Tensor, numbers: Tensor, centres: Tensor, picture: Tensor
+    ) -> Tensor:
+        """The three layers. Centres only shift the first bias: w (centre - x) = w centre - w x."""
+        n, c = len(numbers), self.channels
         height, width = features.shape[-2:]
-        if n == 0:
-            return features.new_zeros(0, 2 * height, 2 * width) + 0 * self.controller(queries).sum()
-        parts = self.controller(queries).split(self.sizes, dim=1)
+        parts = numbers.split(self.sizes, dim=1)
         first = parts[0].view(n, c, c + 2)
-        pixels = features.flatten(2)[picture]
-        x = torch.baddbmm(parts[3].view(n, c, 1), first[:, :, 2:], pixels)
-        x = x.view(n, c, height, width) + self._coordinates(
-            first[:, :, :2], centres.float() * image_sizes[picture], height, width
-        ).to(x.dtype)
-        x = x.relu().flatten(2)
+        bias = parts[3].view(n, c, 1) + first[:, :, :2] @ centres[:, :, None]
+        first = torch.cat([-first[:, :, :2], first[:, :, 2:]], dim=2)
+        grid = pixel_centres(height, width, features.device).expand(len(features), -1, -1)
+        inputs = torch.cat([grid, features.flatten(2)], dim=1)[picture]
+        x = torch.baddbmm(bias, first, inputs).relu()
         x = torch.baddbmm(parts[4].view(n, c, 1), parts[1].view(n, c, c), x).relu()
         x = torch.baddbmm(parts[5].view(n, 1, 1), parts[2].view(n, 1, c), x)
         return aligned_upsample(x.view(n, 1, height, width))[:, 0]
 
-    def _coordinates(self, weights: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
-        """What the two coordinate channels add to layer 1: a sum of a row term and a column term.
 
-        weights [n, c, 2], centres [n, 2] in pixels -> [n, c, height, width].
-        """
-        weights = weights.float()
-        device = weights.device
-        columns = torch.arange(width, device=device) * STRIDE + STRIDE // 2
-        rows = torch.arange(height, device=device) * STRIDE + STRIDE // 2
-        along_x = weights[:, :, 0, None] * (centres[:, 0, None] - columns)[:, None]
-        along_y = weights[:, :, 1, None] * (centres[:, 1, None] - rows)[:, None]
-        return along_x[:, :, None, :] + along_y[:, :, :, None]
+def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """[2, height * width] (x, y) of the cells' centres at stride 8, in input pixels."""
+    columns = torch.arange(width, device=device) * STRIDE + STRIDE // 2
+    rows = torch.arange(height, device=device) * STRIDE + STRIDE // 2
+    grid = torch.meshgrid(columns, rows, indexing="xy")
+    return torch.stack(grid).flatten(1).float()
 
 
 def aligned_upsample(maps: Tensor, factor: int = 2) -> Tensor:

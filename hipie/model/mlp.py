@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -17,7 +19,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
         self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(a, b) for a, b in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ class ThingDecoder(nn.Module):
         """
         out = DecodedThings([], [], [])
         ratios = levels.ratios.repeat(1, 1, 2)
+        entering = references
         for layer, box_head_ in zip(self.layers, self.box_heads, strict=True):
-            entering = references.detach()
             on_canvas = entering[:, :, None] * ratios[:, None]
             position = self.reference_position(
                 sine_box_embedding(on_canvas[:, :, 0], self.width // 2)
@@ -82,6 +82,7 @@ class ThingDecoder(nn.Module):
             out.references.append(references)
             out.boxes.append((step + inverse_sigmoid(references)).sigmoid())
             references = (step + inverse_sigmoid(entering)).sigmoid()
+            entering = references.detach()
         return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from hipie.model.mask_head import DynamicMaskHead, MaskFeatures
 from hipie.model.position import sine_positions
 from hipie.model.projection import InputProjections
 from hipie.model.proposals import anchor_boxes, gather_rows
+from hipie.model.references import inverse_sigmoid
 from hipie.model.text_resizer import TextResizer
 from hipie.model.thing_decoder import DecodedThings, ThingDecoder, box_head, top_rows
 from hipie.training.predictions import DenoisingLayout, LayerPrediction
@@ -84,6 +86,9 @@ class ThingBranch(nn.Module):
         fusion_width, fusion_heads: of the bi-directional attention.
         mask_channels: channels of the mask features.
         denoising_queries: about how many noised copies in training; 0 for none.
+        published_denoising_masks: centre the masks of denoising query i on the logits of matching
+            query i's reference box, counted in pixels, as the published training code does by
+            mistake. Inference is the same either way.
     """
 
     def __init__(
@@ -103,12 +108,14 @@ class ThingBranch(nn.Module):
         fusion_heads: int = 8,
         mask_channels: int = 8,
         denoising_queries: int = 200,
+        published_denoising_masks: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
         self.num_queries = num_queries
         self.num_background = num_background_queries
         self.denoising_budget = denoising_queries
+        self.published_denoising_masks = published_denoising_masks
         levels = len(in_channels) + 1
         self.projections = InputProjections(in_channels, width)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
@@ -195,13 +202,23 @@ class ThingBranch(nn.Module):
         mask_features = self.mask_features(levels.as_maps(memory)[:3])
         count = noised.layout.num_queries if noised else 0
         matching = slice(count, None)
-        view = (decoded, text_for_classes, mask_features, fused.image_sizes)
+        sizes = fused.image_sizes[:, None]
+        centres = [one[:, matching, :2].detach() * sizes for one in decoded.references]
+        denoising = None
+        if noised:
+            denoising = self._predictions(
+                decoded,
+                slice(0, count),
+                self._denoising_centres(decoded, count, sizes),
+                text_for_classes,
+                mask_features,
+            )
         return ThingOutput(
-            layers=self._predictions(*view, matching),
+            layers=self._predictions(decoded, matching, centres, text_for_classes, mask_features),
             num_background=self.num_background,
             proposals=proposals,
             topk=topk,
-            denoising=self._predictions(*view, slice(0, count)) if noised else None,
+            denoising=denoising,
             denoising_layout=noised.layout if noised else None,
             mask_features=mask_features,
             memory=memory,
@@ -246,39 +263,44 @@ class ThingBranch(nn.Module):
             mask,
         )
 
+    def _denoising_centres(self, decoded: DecodedThings, count: int, sizes: Tensor) -> list[Tensor]:
+        """Where masks of denoising queries are centred, in pixels, or as published (see class)."""
+        if not self.published_denoising_masks:
+            return [one[:, :count, :2].detach() * sizes for one in decoded.references]
+        first = count + self.num_background
+        centres = [inverse_sigmoid(one[:, first:, :2].detach()) for one in decoded.references]
+        if centres[0].shape[1] < count:
+            raise ValueError(
+                f"published_denoising_masks needs as many queries as denoising queries; there are "
+                f"{centres[0].shape[1]} and {count}"
+            )
+        return [one[:, :count] for one in centres]
+
     def _predictions(
         self,
         decoded: DecodedThings,
+        chosen: slice,
+        centres: Sequence[Tensor],
         text: Tensor,
         mask_features: Tensor,
-        image_sizes: Tensor,
-        chosen: slice,
     ) -> list[LayerPrediction]:
-        """What every layer says of a run of queries."""
+        """What every layer says of a run of n queries; `centres` [B, n, 2] is of these only."""
         predictions = []
-        for i, (class_head, iou_head) in enumerate(
-            zip(self.class_heads, self.iou_heads, strict=True)
-        ):
+        heads = zip(self.class_heads, self.iou_heads, strict=True)
+        for i, (class_head, iou_head) in enumerate(heads):
             queries = decoded.queries[i][:, chosen]
-            centres = decoded.references[i][:, chosen, :2].detach()
-
-            def masks(
-                picture: Tensor, query: Tensor, queries: Tensor = queries, centres: Tensor = centres
-            ) -> Tensor:
-                return self.mask_head(
-                    mask_features,
-                    queries[picture, query],
-                    centres[picture, query],
-                    picture,
-                    image_sizes,
-                )
-
             predictions.append(
                 LayerPrediction(
                     token_logits=class_head(queries, text),
                     boxes=decoded.boxes[i][:, chosen],
                     iou_logits=iou_head(queries).float(),
-                    masks=masks,
+                    masks=partial(self._masks, mask_features, queries, centres[i]),
                 )
             )
         return predictions
+
+    def _masks(
+        self, features: Tensor, queries: Tensor, centres: Tensor, picture: Tensor, query: Tensor
+    ) -> Tensor:
+        chosen = (picture, query)
+        return self.mask_head(features, queries[chosen], centres[chosen], picture)
