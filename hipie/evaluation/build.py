@@ -16,6 +16,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
+from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
 from hipie.evaluation.unseen import ClassAgnosticRecall
@@ -28,8 +29,8 @@ def build_evaluator(
 
     "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. "parts", "refer",
-    "unseen": the evaluators of this package. Metadata `result_name` renames the results of the
-    last three.
+    "grefer", "unseen": the evaluators of this package, whose results the metadata's `result_name`
+    may rename.
 
     Args:
         cfg: reads MODEL.HIPIE.TEST.
@@ -44,7 +45,12 @@ def build_evaluator(
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
     renamed = {"result_name": metadata.result_name} if metadata.get("result_name") else {}
-    own = {"parts": PartEvaluator, "refer": ReferringEvaluator, "unseen": ClassAgnosticRecall}
+    own = {
+        "parts": PartEvaluator,
+        "refer": ReferringEvaluator,
+        "grefer": GeneralizedReferringEvaluator,
+        "unseen": ClassAgnosticRecall,
+    }
     if kind in own:
         return own[kind](dataset_name, **renamed)
     if kind == "coco":
@@ -54,7 +60,7 @@ def build_evaluator(
     if kind != "coco_panoptic_seg":
         raise ValueError(
             f'the data set {dataset_name} has the evaluator_type "{kind}"; known are coco, '
-            "coco_panoptic_seg, parts, refer, sem_seg and unseen"
+            "coco_panoptic_seg, grefer, parts, refer, sem_seg and unseen"
         )
     asked = cfg.MODEL.HIPIE.TEST
     parts = []

@@ -21,9 +21,7 @@ def iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
     return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
 
 
-def referring_scores(
-    intersections: Sequence[int], unions: Sequence[int]
-) -> dict[str, float]:
+def referring_scores(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
     """oIoU, mIoU and P@X in percent, as LAVT (Yang et al., CVPR 2022) defines them.
 
     oIoU is the sum of all intersections over the sum of all unions, mIoU the mean of I/U, P@X the

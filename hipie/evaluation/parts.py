@@ -22,7 +22,8 @@ class PartEvaluator(DatasetEvaluator):
     only predicted does not enter the mean, but its pixels are missing elsewhere.
 
     Where the metadata has `part_groups` (a group for every phrase, -1 = ignore), prediction and
-    truth are also compared as groups: `mIoU_grouped`, the papers' MIoU-PartS.
+    truth are also compared as groups: `mIoU_grouped`, the papers' MIoU-PartS. Where it has
+    `part_wholes` (the whole of every phrase that is a part), `mIoU_parts` is the mean over those.
 
     Args:
         dataset_name: a registered data set whose records have `part_seg_file_name`.
@@ -36,6 +37,7 @@ class PartEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         self._names = list(metadata.stuff_classes)
         self._groups = metadata.get("part_groups")
+        self._parts = [n in metadata.get("part_wholes", {}) for n in self._names]
         self._label_files = {
             record["file_name"]: record["part_seg_file_name"]
             for record in DatasetCatalog.get(dataset_name)
@@ -72,6 +74,8 @@ class PartEvaluator(DatasetEvaluator):
             return None
         each = iou_of_classes(counts)
         scores = {"mIoU": mean_of_shown(each)}
+        if any(self._parts):
+            scores["mIoU_parts"] = mean_of_shown(each[self._parts])
         if self._groups is not None:
             scores["mIoU_grouped"] = mean_of_shown(iou_of_classes(grouped(counts, self._groups)))
         for name, value in zip(self._names, each, strict=True):

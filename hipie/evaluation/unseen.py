@@ -157,9 +157,7 @@ def _named(picture: dict[str, Any]) -> tuple[int, int]:
     """How many objects were called by their name, and how many were matched at all."""
     if not picture["objects"] or not picture["found"]:
         return 0, 0
-    overlaps = mask_util.iou(
-        picture["found"], picture["objects"], [0] * len(picture["objects"])
-    )
+    overlaps = mask_util.iou(picture["found"], picture["objects"], [0] * len(picture["objects"]))
     hits = matched = 0
     for column, wanted in enumerate(picture["classes"]):
         shows = np.flatnonzero(overlaps[:, column] >= MATCH_IOU)

@@ -74,6 +74,6 @@ def require_images(
         first = missing[0]
         more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DatasetError(
-            f"{path}: the picture \"{first['file_name']}\" of image {first['id']} is not in "
+            f'{path}: the picture "{first["file_name"]}" of image {first["id"]} is not in '
             f"{image_root}{more}"
         )

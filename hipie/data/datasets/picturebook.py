@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from iopath.common.file_io import file_lock
+from tqdm import tqdm
 
-from hipie.data import picturebook
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.json_file import read_json
 from hipie.data.datasets.part_maps import load_part_maps
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.picturebook import VERSION, PictureBookError, finished, write_split
 from hipie.data.picturebook import classes as book
 from hipie.language import Vocabulary, VocabularyClass
 
@@ -29,12 +32,15 @@ logger = logging.getLogger(__name__)
 PAGES: Mapping[str, int] = {"train": 6000, "val": 500, "unseen": 200}
 LABEL_DIVISOR = 1000
 IGNORE_LABEL = 255
+MOST_WORKERS = 8
+PAGES_FOR_WORKERS = 256
+SENTENCE_FILES = {"refer": "refs(picturebook).p", "grefer": "grefs(picturebook).json"}
 
 
 def default_root(seed: int) -> Path:
     """Where pages of a seed are drawn if nothing else is said: under Detectron2's data sets."""
     datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    return datasets / "picturebook" / f"v{picturebook.VERSION}-seed{seed}"
+    return datasets / "picturebook" / f"v{VERSION}-seed{seed}"
 
 
 def picturebook_vocabulary() -> Vocabulary:
@@ -80,33 +86,99 @@ def register_picturebook(
             raise ValueError(f'the split "{split}" of the picture book needs at least one page')
     place = Path(root) if root else default_root(seed)
     for split, count in pages.items():
-        _register_split(place, split, partial(ensure_drawn, place, seed, split, count))
+        _register_split(_Split(place, seed, split, count))
 
 
 def ensure_drawn(root: str | os.PathLike[str], seed: int, split: str, count: int) -> None:
     """Draw a split to disk unless it is there; safe when several processes ask at once.
 
+    Of a training split with more pages than asked for, the first are used.
+
     Raises:
-        ValueError: if the folder holds another number of pages of this split.
+        PictureBookError: if the folder holds another book, or a test split with more pages.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    mark = root / f".{split}.drawn"
-    with file_lock(str(root / split)):
-        if mark.exists():
-            found = int(mark.read_text())
-            if found != count:
-                raise ValueError(
-                    f'{root}: the split "{split}" is drawn there with {found} pages, not {count}; '
-                    "set PICTUREBOOK.ROOT to another folder, or remove this one"
+    with file_lock(str(root / f".{split}")):
+        there = finished(root, split)
+        if there and (there["seed"], there["version"]) == (seed, VERSION):
+            if there["count"] == count or (split == "train" and there["count"] > count):
+                return
+            if there["count"] > count:
+                raise PictureBookError(
+                    f'{root}: the split "{split}" is drawn there with {there["count"]} pages, and '
+                    f"{count} are asked for; set PICTUREBOOK.ROOT to a folder of its own"
                 )
-            return
-        logger.info('Drawing %d pages of the picture book ("%s") to %s ...', count, split, root)
-        picturebook.write_split(root, seed, split, count)
-        mark.write_text(str(count))
+        logger.info('Drawing %d pages of the picture book ("%s") to %s', count, split, root)
+        groups = there["groups"] if there else 0
+        workers = min(MOST_WORKERS, os.cpu_count() or 1) if count >= PAGES_FOR_WORKERS else 1
+        with tqdm(total=count + groups, desc=f"Drawing {split}", unit="page") as bar:
+            write_split(
+                root,
+                seed,
+                split,
+                count,
+                groups=groups,
+                workers=workers,
+                progress=lambda done, _: bar.update(done - bar.n),
+            )
 
 
-def _register_split(root: Path, split: str, draw: Any) -> None:
+@dataclass(frozen=True)
+class _Split:
+    """One split on disk, read by the readers of the public formats."""
+
+    root: Path
+    seed: int
+    name: str
+    count: int
+
+    def panoptic(self) -> list[dict[str, Any]]:
+        self._draw()
+        return self._asked_for(
+            load_coco_panoptic(
+                self.root / f"panoptic_{self.name}.json",
+                self.root / f"panoptic_{self.name}",
+                self.root / "images" / self.name,
+                {number: number - 1 for number in book.CATEGORY_IDS.values()},
+                self.root / f"semantic_{self.name}",
+            )
+        )
+
+    def parts(self) -> list[dict[str, Any]]:
+        self._draw()
+        return self._asked_for(
+            load_part_maps(
+                self.root / f"panoptic_{self.name}.json",
+                self.root / f"parts_{self.name}",
+                self.root / "images" / self.name,
+            )
+        )
+
+    def sentences(self, folder: str) -> list[dict[str, Any]]:
+        self._draw()
+        records = load_refcoco(
+            self.root / folder / SENTENCE_FILES[folder],
+            self.root / folder / "instances.json",
+            self.root / "images",
+            self.name,
+        )
+        notes = read_json(self.root / "refer" / "sentences.json")
+        for record in records:
+            for sentence in record["sentences"]:
+                note = notes[str(sentence["sent_id"])]
+                sentence.update(kind=note["kind"], held_out=note["novel"])
+        return self._asked_for(records)
+
+    def _draw(self) -> None:
+        ensure_drawn(self.root, self.seed, self.name, self.count)
+
+    def _asked_for(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one for one in records if int(Path(one["file_name"]).stem) < self.count]
+
+
+def _register_split(pages: _Split) -> None:
+    root, split = pages.root, pages.name
     images = str(root / "images" / split)
     instances = root / f"instances_{split}.json"
     vocabulary, phrases = picturebook_vocabulary(), picturebook_parts_vocabulary()
@@ -115,7 +187,7 @@ def _register_split(root: Path, split: str, draw: Any) -> None:
     shared = {"image_root": images, "unseen_classes": sorted(book.UNSEEN_THINGS)}
     register(
         f"picturebook_{split}_panoptic",
-        partial(_load_panoptic, root, split, draw, ids),
+        pages.panoptic,
         vocabulary=vocabulary,
         thing_classes=[one.name for one in book.THINGS],
         stuff_classes=list(vocabulary.names),
@@ -131,12 +203,10 @@ def _register_split(root: Path, split: str, draw: Any) -> None:
         **shared,
     )
     whole = {one.name: one.whole for one in phrases.classes if one.whole}
-    absent = [
-        one.name for one in phrases.classes if (one.whole or one.name) in book.UNSEEN_THINGS
-    ]
+    absent = [one.name for one in phrases.classes if (one.whole or one.name) in book.UNSEEN_THINGS]
     register(
         f"picturebook_{split}_parts",
-        partial(_load_parts, root, split, draw),
+        pages.parts,
         vocabulary=phrases,
         stuff_classes=list(phrases.names),
         part_wholes=whole,
@@ -147,10 +217,10 @@ def _register_split(root: Path, split: str, draw: Any) -> None:
         evaluator_type="parts",
         result_name=_result_name("parts", split),
     )
-    for name, refs in (("refer", "refs(picturebook).p"), ("grefer", "grefs(picturebook).json")):
+    for name in SENTENCE_FILES:
         register(
             f"picturebook_{split}_{name}",
-            partial(_load_sentences, root, split, draw, name, refs),
+            partial(pages.sentences, name),
             evaluator_type=name,
             result_name=_result_name(name, split),
             **shared,
@@ -159,30 +229,3 @@ def _register_split(root: Path, split: str, draw: Any) -> None:
 
 def _result_name(task: str, split: str) -> str:
     return f"{task}_unseen" if split == "unseen" else task
-
-
-def _load_panoptic(root: Path, split: str, draw: Any, ids: dict[int, int]) -> list[dict[str, Any]]:
-    draw()
-    return load_coco_panoptic(
-        root / f"panoptic_{split}.json",
-        root / f"panoptic_{split}",
-        root / "images" / split,
-        ids,
-        root / f"semantic_{split}",
-    )
-
-
-def _load_parts(root: Path, split: str, draw: Any) -> list[dict[str, Any]]:
-    draw()
-    return load_part_maps(
-        root / f"panoptic_{split}.json", root / f"parts_{split}", root / "images" / split
-    )
-
-
-def _load_sentences(
-    root: Path, split: str, draw: Any, folder: str, refs: str
-) -> list[dict[str, Any]]:
-    draw()
-    return load_refcoco(
-        root / folder / refs, root / folder / "instances.json", root / "images" / split, split
-    )

@@ -40,6 +40,13 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
             return _PlainUnpickler(file, encoding="utf-8").load()
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{path}: this pickle is not plain data: {error}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError,
-            AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(f"{path}: this is not a whole pickle ({error})") from error

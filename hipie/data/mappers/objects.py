@@ -70,15 +70,17 @@ def part_objects(
     small = _transformed_labels(labels, transform)
     masks: list[np.ndarray] = []
     classes: list[int] = []
-    for value in np.flatnonzero(np.bincount(small.ravel())):
-        if value == 0:
+    for index, window in enumerate(ndimage.find_objects(small)):
+        if window is None:
             continue
-        pieces, _ = ndimage.label(small == value, structure=EIGHT_NEIGHBOURS)
+        pieces, _ = ndimage.label(small[window] == index + 1, structure=EIGHT_NEIGHBOURS)
         areas = np.bincount(pieces.ravel())
         for piece in range(1, len(areas)):
             if areas[piece] >= min_area:
-                masks.append(pieces == piece)
-                classes.append(int(value) - 1)
+                mask = np.zeros(small.shape, dtype=bool)
+                mask[window] = pieces == piece
+                masks.append(mask)
+                classes.append(index)
     stacked = np.stack(masks) if masks else np.zeros((0, *small.shape), dtype=bool)
     return stacked, np.array(classes, dtype=np.int64)
 

@@ -71,9 +71,7 @@ class ReferringMapper:
         item["expressions"] = [mirrored_words(w) for w in words] if change.mirrored else words
         masks = [
             change.transform.apply_segmentation(
-                decode_mask(
-                    record["annotations"][one["targets"][0]]["segmentation"], height, width
-                )
+                decode_mask(record["annotations"][one["targets"][0]]["segmentation"], height, width)
             ).astype(bool)
             for one in chosen
         ]
