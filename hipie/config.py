@@ -6,7 +6,7 @@ keep their meaning.
 
 from __future__ import annotations
 
-from fvcore.common.config import CfgNode as CN
+from detectron2.config import CfgNode as CN
 
 
 def add_hipie_config(cfg: CN) -> None:
@@ -74,6 +74,8 @@ def _model_keys() -> CN:
     node.LOSS.NUM_POINTS = 12544
     # Average the normalisers of the losses over processes (the published rule is off).
     node.LOSS.AVERAGE_NORMALIZERS = False
+    # Also teach the box-quality head of the last layer, which inference reads (published: off).
+    node.LOSS.FINAL_QUALITY = False
     # A part is also positive for its whole's name wherever the caption has it (part training).
     node.LOSS.SPREAD_WHOLES = False
 
@@ -117,6 +119,8 @@ def _add_recipe_keys(cfg: CN) -> None:
     # Checkpoints that stay on disk besides the final one.
     cfg.SOLVER.CHECKPOINTS_KEPT = 2
     cfg.SEED = 0
+    # Evaluate in bfloat16.
+    cfg.TEST.BFLOAT16 = False
 
 
 def _add_data_keys(cfg: CN) -> None:
@@ -124,6 +128,15 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.DATALOADER.RATIOS = ()
     # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.
     cfg.DATALOADER.BATCH_SIZES = ()
+    # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH of each.
+    cfg.DATALOADER.BATCH_SIZES = ()
+    # With this probability a picture is scaled by MIN_SCALE..MAX_SCALE about SIZE pixels and cut
+    # or padded to SIZE, before the ordinary resize.
+    cfg.INPUT.JITTER = CN()
+    cfg.INPUT.JITTER.PROBABILITY = 0.5
+    cfg.INPUT.JITTER.MIN_SCALE = 0.1
+    cfg.INPUT.JITTER.MAX_SCALE = 2.0
+    cfg.INPUT.JITTER.SIZE = 1024
     # Sentences that share one picture in a training batch.
     cfg.INPUT.SENTENCES_PER_PICTURE = 4
     # A connected piece of a part smaller than this many pixels is not an object.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
@@ -87,6 +87,61 @@ class HIPIE(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.HIPIE` and Detectron2's keys."""
+        keys = cfg.MODEL.HIPIE
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        text_encoder = TextEncoder.from_source(keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN)
+        shared = {
+            "in_channels": [shapes[name].channels for name in FEATURES],
+            "width": keys.WIDTH,
+            "text_width": text_encoder.width,
+        }
+        return {
+            "backbone": backbone,
+            "text_encoder": text_encoder,
+            "things": ThingBranch(
+                **shared,
+                **_transformer(keys.THINGS),
+                num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
+                fusion_width=keys.THINGS.FUSION_WIDTH,
+                fusion_heads=keys.THINGS.FUSION_HEADS,
+                mask_channels=keys.THINGS.MASK_CHANNELS,
+            ),
+            "stuff": StuffBranch(
+                **shared,
+                **_transformer(keys.STUFF),
+                denoising_noise=keys.STUFF.DENOISING_NOISE,
+            ),
+            "thing_criterion": ThingCriterion(
+                keys.LOSS.NUM_POINTS,
+                average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
+                final_quality=keys.LOSS.FINAL_QUALITY,
+            ),
+            "stuff_criterion": StuffCriterion(keys.LOSS.NUM_POINTS),
+            "settings": ResultSettings(
+                instance_on=keys.TEST.INSTANCE_ON,
+                semantic_on=keys.TEST.SEMANTIC_ON,
+                panoptic_on=keys.TEST.PANOPTIC_ON,
+                detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+                token_pooling=keys.TEST.TOKEN_POOLING,
+                nms_threshold=keys.TEST.NMS_THRESHOLD,
+                temperature=keys.TEST.TEMPERATURE,
+                object_threshold=keys.OBJECT_MASK_THRESHOLD,
+                overlap_threshold=keys.OVERLAP_THRESHOLD,
+                stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,
+                merge_stuff_only=keys.TEST.MERGE_STUFF_ONLY,
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": keys.SIZE_DIVISIBILITY,
+            "pad_at_test": keys.PAD_AT_TEST,
+            "spread_whole_names": keys.LOSS.SPREAD_WHOLES,
+            "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
+        }
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
@@ -158,7 +213,9 @@ class HIPIE(nn.Module):
         spans = text.token_spans[i]
         pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
         if task == "parts" and self.spread_whole_names:
-            pieces = spread_wholes(pieces, text.input_ids[i], item["vocabulary"])
+            pieces = spread_wholes(
+                pieces, text.input_ids[i], item["vocabulary"], self.text_encoder.tokenizer
+            )
         return pieces
 
     def _referring_losses(
@@ -288,6 +345,19 @@ class HIPIE(nn.Module):
                 "no data set whose classes could be used"
             )
         return Vocabulary.from_metadata(MetadataCatalog.get(self.default_dataset))
+
+
+def _transformer(keys: CfgNode) -> dict[str, int]:
+    """What the two branches call alike."""
+    return {
+        "num_queries": keys.NUM_QUERIES,
+        "encoder_layers": keys.ENCODER_LAYERS,
+        "decoder_layers": keys.DECODER_LAYERS,
+        "num_heads": keys.NUM_HEADS,
+        "num_points": keys.NUM_POINTS,
+        "ffn_width": keys.FFN_WIDTH,
+        "denoising_queries": keys.DENOISING_QUERIES,
+    }
 
 
 def _output_size(item: dict[str, Any], fallback: tuple[int, int]) -> tuple[int, int]:
