@@ -27,9 +27,11 @@ def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
 def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean binary cross entropy of rows [Q, P] against rows [N, P] of 0..1 -> [Q, N].
 
-    Since BCE(x, t) = softplus(x) - x t, one product of matrices does.
+    Since BCE(x, t) = softplus(x) - x t, one product of matrices does; and softplus(x) is
+    max(x, 0) - log sigmoid(|x|), which is several times faster on a CPU than the library's and as
+    exact as a cost needs to be.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        base = torch.nn.functional.softplus(logits).sum(dim=1)
+        base = (logits.clamp(min=0) - logits.abs().sigmoid().log()).sum(dim=1)
         return (base[:, None] - logits @ targets.float().T) / logits.shape[1]

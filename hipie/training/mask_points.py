@@ -28,18 +28,31 @@ def sample_objects(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
         [n, P] float32 in 0..1.
     """
     height, width = masks.shape[-2:]
-    x = points[..., 0].float() * width - 0.5
-    y = points[..., 1].float() * height - 0.5
-    left, top = x.floor(), y.floor()
+    first = (rows * (height * width))[:, None]
+    left, right, from_left, from_right = _neighbours(points[..., 0], width)
+    top, bottom, from_top, from_bottom = _neighbours(points[..., 1], height)
     flat = masks.flatten()
-    start = (rows * (height * width))[:, None]
-    result = torch.zeros(len(rows), points.shape[1], device=masks.device)
-    for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
-        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            place = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
-            result += flat[start + place] * (across * down * inside)
-    return result
+
+    def line(y: Tensor) -> Tensor:
+        start = first + y * width
+        return from_left * flat.take(start + left) + from_right * flat.take(start + right)
+
+    return from_top * line(top) + from_bottom * line(bottom)
+
+
+def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two pixels around each position in 0..1 of an axis, and what each counts."""
+    exact = position.float() * size - 0.5
+    low = exact.floor()
+    share = exact - low
+    inside_low, inside_high = low >= 0, low < size - 1
+    low = low.long()
+    return (
+        low.clamp(0, size - 1),
+        (low + 1).clamp(0, size - 1),
+        (1 - share) * inside_low,
+        share * inside_high,
+    )
 
 
 @torch.no_grad()
