@@ -17,10 +17,11 @@ from .sentences import write_sentences
 VERSION = 1
 """Changes whenever the same (seed, split, index) would give other pixels or annotations."""
 
-_COUNT_ODDS = (0.06, 0.12, 0.17, 0.19, 0.16, 0.12, 0.08, 0.05, 0.03, 0.02)
+_COUNT_ODDS = (0.05, 0.08, 0.12, 0.16, 0.17, 0.14, 0.11, 0.08, 0.05, 0.04)
 _LEAST_SIDE = 12
 _LEAST_SHOWN = 0.35
 _LEAST_STUFF = 60
+_ATTEMPTS = 60
 _PAGES, _GROUPS = 0, 1
 
 
@@ -71,7 +72,23 @@ def draw_page(
     wishes: Sequence[Wish] = (),
     veto: Veto | None = None,
 ) -> Page:
-    """Draw one page that shows the wishes, if there is room, and no thing that `veto` refuses."""
+    """Draw a page with at least one thing that shows all wishes, and nothing that `veto` refuses.
+
+    Raises:
+        RuntimeError: when the wishes cannot be shown together.
+    """
+    for _ in range(_ATTEMPTS):
+        scene, placed = _compose_scene(rng, split, wishes, veto)
+        placed, owner = _visible(scene, placed)
+        shown = [item.wish for item in placed]
+        if shown and all(any(wish.matches(made) for made in shown) for wish in wishes):
+            return _assemble(rng, scene, placed, owner, split, index)
+    raise RuntimeError(f"no page has room for {', '.join(map(str, wishes))}")
+
+
+def _compose_scene(
+    rng: np.random.Generator, split: str, wishes: Sequence[Wish], veto: Veto | None
+) -> tuple[Scene, list[Placed]]:
     short = int(320 + 128 * rng.uniform() ** 2)
     long = min(640, int(short * rng.uniform(1.0, 1.5)))
     width, height = (long, short) if rng.random() < 0.7 else (short, long)
@@ -80,32 +97,45 @@ def draw_page(
     count = max(len(wishes), 1 + int(rng.choice(len(_COUNT_ODDS), p=_COUNT_ODDS)))
     queue = list(wishes) + [Wish()] * (count - len(wishes))
     for number, wish in enumerate(queue):
-        if number >= len(wishes) and placer.placed and rng.random() < 0.33:
+        asked = number < len(wishes)
+        if not asked and placer.placed and rng.random() < 0.33:
             wish = Wish(placer.placed[rng.integers(len(placer.placed))].wish.name)
-        made = complete(rng, wish, placer.kinds, split, veto if number >= len(wishes) else None)
+        made = complete(rng, wish, placer.kinds, split, None if asked else veto)
         if made is not None:
             placer.put(made)
-    return _assemble(rng, scene, placer.ordered(), split, index)
+    return scene, placer.ordered()
 
 
 def _assemble(
-    rng: np.random.Generator, scene: Scene, placed: list[Placed], split: str, index: int
+    rng: np.random.Generator,
+    scene: Scene,
+    placed: list[Placed],
+    owner: np.ndarray,
+    split: str,
+    index: int,
 ) -> Page:
-    placed, owner = _visible(scene, placed)
     canvas = scene.canvas
     part_map = np.zeros(owner.shape, np.int32)
     bases, total = [], 0
     for item in placed:
+        _shadow(canvas, item)
         _compose(canvas, part_map, item, total)
         bases.append(total)
         total += len(item.sprite.parts)
     panoptic, segments = _segments(scene, placed, owner)
-    parts = _parts(placed, bases, part_map)
     things = [segment for segment in segments if segment.kind == "thing"]
+    image = _finish(rng, scene, canvas)
     return Page(
-        index, split, scene.name, _finish(rng, scene, canvas), panoptic, part_map,
-        tuple(segments), parts, write_sentences(rng, things, split),
-    )  # fmt: skip
+        index=index,
+        split=split,
+        scene=scene.name,
+        image=image,
+        panoptic=panoptic,
+        part_map=part_map,
+        segments=tuple(segments),
+        parts=_parts(placed, bases, part_map),
+        expressions=write_sentences(rng, things, split),
+    )
 
 
 def _window(
@@ -141,6 +171,22 @@ def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], np.ndarr
         if worst is None:
             return placed, owner
         placed = [item for number, item in enumerate(placed, 1) if number != worst]
+
+
+def _shadow(canvas: np.ndarray, item: Placed) -> None:
+    """Darken the ground under a standing thing with a soft ellipse."""
+    if item.hangs:
+        return
+    wide = int(item.height * THING_BY_NAME[item.wish.name].aspect * 1.15)
+    tall = max(4, wide // 6)
+    y = np.linspace(-1, 1, tall, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, wide, dtype=np.float32)[None]
+    shade = 1 - 0.36 * np.clip(1.25 * (1 - x * x - y * y), 0, 1)
+    foot = (item.left + item.sprite.foot[0], item.top + item.sprite.foot[1])
+    top, left = foot[1] - tall // 2, foot[0] - wide // 2
+    page = canvas[max(top, 0) : max(top + tall, 0), max(left, 0) : max(left + wide, 0)]
+    first, start = max(-top, 0), max(-left, 0)
+    page *= shade[first : first + page.shape[0], start : start + page.shape[1], None]
 
 
 def _compose(canvas: np.ndarray, part_map: np.ndarray, item: Placed, base: int) -> None:

@@ -40,7 +40,8 @@ class ThingClass:
     """A countable class: its name, its proportions and where it may stand.
 
     `height` is that of a medium one as a fraction of the page's shorter side; `aspect` is width
-    over height; `grounds` maps kinds of stuff that may lie under its foot to a preference.
+    over height; `grounds` maps kinds of stuff that may lie under its foot to a preference;
+    `hangs` means that it is surrounded by its ground, as a fish is, rather than stands on it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ThingClass:
     grounds: tuple[tuple[str, float], ...]
     parts: tuple[PartClass, ...] = ()
     plural: str = ""
+    hangs: bool = False
 
     @property
     def plural_name(self) -> str:
@@ -106,7 +108,7 @@ THINGS: tuple[ThingClass, ...] = (
         _grounds(sky=1, grass=0.4, sand=0.5, snow=0.5, wall=0.3),
         _parts("head", "wing", "tail", "body"),
     ),
-    ThingClass("fish", (), 0.16, 1.6, _WATER, _parts("tail", "fin", "body"), "fish"),
+    ThingClass("fish", (), 0.16, 1.6, _WATER, _parts("tail", "fin", "body"), "fish", True),
     ThingClass("car", ("automobile",), 0.18, 1.85, _DRIVEN, _parts("wheel", "window", "body")),
     ThingClass("boat", ("sailboat",), 0.27, 1.0, _WATER, _parts("sail", "hull")),
     ThingClass(

@@ -113,8 +113,8 @@ def _claim(root: Path, seed: int) -> None:
             there = read_json(label)
             if there != mine:
                 raise PictureBookError(
-                    f"{root} holds the book of seed {there.get('seed')}, version {there.get('version')}; "
-                    f"seed {seed}, version {VERSION} needs a folder of its own"
+                    f"{root} holds the book of seed {there.get('seed')}, version "
+                    f"{there.get('version')}; seed {seed}, version {VERSION} needs its own folder"
                 )
         else:
             write_json(label, mine)

@@ -25,6 +25,8 @@ from .scenes import INDEX, LAYOUTS, Scene
 AIRY: frozenset[str] = frozenset({"sky", "mountain", "wall"})
 """Stuff that things hang in front of, rather than stand on."""
 _TRIES = 14
+_ODDS = {"fish": 3.0, "boat": 2.5, "car": 2.0, "house": 1.4, "tree": 1.4, "chair": 0.8}
+"""How often a class is chosen, where it can stand at all, if not 1: few scenes have water."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class Wish:
     colour: str | None = None
     size: str | None = None
     pattern: str | None = None
+
+    def matches(self, made: Wish) -> bool:
+        """Whether a thing as drawn is what this wish asks for."""
+        pairs = (
+            (self.name, made.name), (self.colour, made.colour),
+            (self.size, made.size), (self.pattern, made.pattern),
+        )  # fmt: skip
+        return all(wanted is None or wanted == has for wanted, has in pairs)
 
 
 Veto = Callable[[Wish], bool]
@@ -51,6 +61,7 @@ class Placed:
     ground: str | None
     height: float
     depth: float
+    hangs: bool
 
 
 def complete(
@@ -74,8 +85,9 @@ def complete(
     ]
     if not names:
         return None
+    odds = np.array([_ODDS.get(name, 1.0) for name in names])
     for _ in range(24):
-        name = names[rng.integers(len(names))]
+        name = names[rng.choice(len(names), p=odds / odds.sum())]
         made = Wish(
             name,
             wish.colour or str(rng.choice(list(COLOURS))),
@@ -130,11 +142,11 @@ class Placer:
         thing = THING_BY_NAME[wish.name]
         tall = thing.height * SIZES[wish.size] * self.rng.uniform(0.94, 1.06) * self.unit
         wide = tall * thing.aspect
-        spot = self._spot(dict(thing.grounds), wide, tall)
+        spot = self._spot(dict(thing.grounds), wide, tall, thing.hangs)
         if spot is None:
             return False
-        x, foot, airy = spot
-        tilt = self.rng.uniform(-0.16, 0.16) if airy else self.rng.uniform(-0.04, 0.04)
+        x, foot, hangs = spot
+        tilt = self.rng.uniform(-0.16, 0.16) if hangs else self.rng.uniform(-0.04, 0.04)
         pen = Pen(
             tall, thing.aspect, wish.colour, wish.pattern, self.rng,
             flip=bool(self.rng.random() < 0.5), tilt=tilt, line=1.25 * self.unit / 320,
@@ -143,14 +155,16 @@ class Placer:
         sprite = pen.finish()
         box = np.array([x - wide / 2, foot - tall, x + wide / 2, foot])
         self._boxes.append(box)
-        ground = self._ground(box, airy)
-        depth = foot - (2 * self.height if airy else 0)
+        ground = self._ground(box, hangs, dict(thing.grounds))
+        depth = foot - (2 * self.height if hangs else 0)
         left, top = round(x) - sprite.foot[0], round(foot) - sprite.foot[1]
-        self.placed.append(Placed(wish, sprite, left, top, ground, float(tall), float(depth)))
+        self.placed.append(
+            Placed(wish, sprite, left, top, ground, float(tall), float(depth), hangs)
+        )
         return True
 
     def _spot(
-        self, grounds: dict[str, float], wide: float, tall: float
+        self, grounds: dict[str, float], wide: float, tall: float, always_hangs: bool
     ) -> tuple[float, float, bool] | None:
         weight = np.zeros(len(STUFF))
         for kind, preference in grounds.items():
@@ -163,24 +177,34 @@ class Placer:
         best, least = None, 0.42
         for cell in np.searchsorted(steps, self.rng.uniform(0, total, _TRIES), side="right"):
             row, column = divmod(int(min(cell, chance.size - 1)), self._coarse.shape[1])
-            airy = STUFF[self._coarse[row, column]].name in AIRY
+            hangs = always_hangs or STUFF[self._coarse[row, column]].name in AIRY
             x, y = column * 6 + 3.0, row * 6 + 3.0
-            if airy:
+            if hangs:
                 y += tall / 2
             x = float(np.clip(x, wide * 0.42, self.width - wide * 0.42))
             y = float(np.clip(y, tall * 0.94, self.height - 2))
             hidden = self._overlap(np.array([x - wide / 2, y - tall, x + wide / 2, y]))
-            if hidden < least and self._stands(x, y, wide, tall, airy, grounds):
-                best, least = (x, y, airy), hidden
+            if hidden < least and self._fits(x, y, wide, tall, hangs, grounds):
+                best, least = (x, y, hangs), hidden
             if least < 0.06:
                 break
         return best
 
-    def _stands(
-        self, x: float, y: float, wide: float, tall: float, airy: bool, grounds: dict[str, float]
+    def _at(self, x: float, y: float) -> str:
+        row, column = np.clip((y, x), 0, (self.height - 1, self.width - 1)).astype(int)
+        return STUFF[self.scene.stuff[row, column]].name
+
+    def _fits(
+        self, x: float, y: float, wide: float, tall: float, hangs: bool, grounds: dict[str, float]
     ) -> bool:
-        row = int(np.clip(y - (tall / 2 if airy else 1), 0, self.height - 1))
-        return STUFF[self.scene.stuff[row, int(np.clip(x, 0, self.width - 1))]].name in grounds
+        """Whether a thing with its foot at (x, y) has its ground there, not merely a horizon."""
+        if not hangs:
+            return self._at(x, y - 1) in grounds and self._at(x, y - 0.16 * tall) not in AIRY
+        middle = y - tall / 2
+        if self._at(x, middle) not in AIRY:
+            ends = ((x - 0.4 * wide, middle), (x + 0.4 * wide, middle), (x, y), (x, y - tall))
+            return all(self._at(*end) in grounds for end in ends)
+        return self._at(x, middle) in grounds and self._at(x, y - 0.2 * tall) in (*grounds, *AIRY)
 
     def _overlap(self, box: np.ndarray) -> float:
         """The largest share that this box and an earlier one hide of each other."""
@@ -192,9 +216,9 @@ class Placer:
             worst = max(worst, float(shared / smaller))
         return worst
 
-    def _ground(self, box: np.ndarray, airy: bool) -> str | None:
+    def _ground(self, box: np.ndarray, hangs: bool, grounds: dict[str, float]) -> str | None:
         x0, x1 = (int(np.clip(v, 0, self.width - 1)) for v in (box[0], box[2]))
-        if airy:
+        if hangs:
             y0, y1 = (int(np.clip(v, 0, self.height - 1)) for v in (box[1], box[3]))
         else:
             span = (box[3] - box[1]) * 0.06
@@ -205,7 +229,7 @@ class Placer:
         counts = np.bincount(inside.ravel(), minlength=len(STUFF))
         first = int(counts.argmax())
         name = STUFF[first].name
-        if counts[first] < 0.85 * inside.size or (name in AIRY) != airy:
+        if counts[first] < 0.85 * inside.size or name not in grounds:
             return None
         return name
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .classes import THING_BY_NAME, UNSEEN_THINGS, HELD_OUT_PAIRS, STUFF_BY_NAME
+from .classes import HELD_OUT_PAIRS, STUFF_BY_NAME, THING_BY_NAME, UNSEEN_THINGS
 
 MARGIN = 1.2
 """A "largest" thing is drawn at least this many times as high as the next."""

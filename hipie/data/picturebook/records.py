@@ -43,10 +43,13 @@ def panoptic_categories() -> list[Record]:
         hue = (number * 67) % 256
         rows.append(
             {
-                "id": CATEGORY_IDS[name], "name": name, "supercategory": "thing" if thing else "stuff",
-                "isthing": int(thing), "color": [hue, (hue * 3 + 80) % 256, (255 - hue * 2) % 256],
+                "id": CATEGORY_IDS[name],
+                "name": name,
+                "supercategory": "thing" if thing else "stuff",
+                "isthing": int(thing),
+                "color": [hue, (hue * 3 + 80) % 256, (255 - hue * 2) % 256],
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -54,12 +57,17 @@ def part_categories() -> list[Record]:
     """The parts vocabulary: `id` is the value in the label maps."""
     return [
         {
-            "id": PART_IDS[row.name], "name": row.name, "supercategory": row.whole or row.kind,
-            "whole": row.whole, "part": row.part, "level": row.level, "parent": row.parent,
+            "id": PART_IDS[row.name],
+            "name": row.name,
+            "supercategory": row.whole or row.kind,
+            "whole": row.whole,
+            "part": row.part,
+            "level": row.level,
+            "parent": row.parent,
             "kind": row.kind,
         }
         for row in PARTS
-    ]  # fmt: skip
+    ]
 
 
 def rle(mask: np.ndarray) -> Record:
@@ -71,23 +79,36 @@ def rle(mask: np.ndarray) -> Record:
 def image_record(page: Page, image: int, file_name: str) -> Record:
     height, width = page.image.shape[:2]
     return {
-        "id": image, "file_name": file_name, "height": height, "width": width, "license": 1,
-        "source": SOURCE, "scene": page.scene,
-    }  # fmt: skip
+        "id": image,
+        "file_name": file_name,
+        "height": height,
+        "width": width,
+        "license": 1,
+        "source": SOURCE,
+        "scene": page.scene,
+    }
 
 
 def instance_records(page: Page, image: int) -> list[Record]:
     """COCO instances: one a thing, with its attributes beside COCO's fields."""
     return [
         {
-            "id": annotation_id(image, segment.id), "image_id": image,
-            "category_id": CATEGORY_IDS[segment.name], "iscrowd": 0, "area": segment.area,
-            "bbox": list(segment.bbox), "segmentation": rle(page.panoptic == segment.id),
-            "attributes": {"colour": segment.colour, "size": segment.size, "pattern": segment.pattern},
+            "id": annotation_id(image, segment.id),
+            "image_id": image,
+            "category_id": CATEGORY_IDS[segment.name],
+            "iscrowd": 0,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+            "segmentation": rle(page.panoptic == segment.id),
+            "attributes": {
+                "colour": segment.colour,
+                "size": segment.size,
+                "pattern": segment.pattern,
+            },
             "ground": segment.ground,
         }
         for segment in page.things
-    ]  # fmt: skip
+    ]
 
 
 def panoptic_record(page: Page, image: int, file_name: str) -> Record:
@@ -96,12 +117,15 @@ def panoptic_record(page: Page, image: int, file_name: str) -> Record:
         "file_name": file_name,
         "segments_info": [
             {
-                "id": segment.id, "category_id": CATEGORY_IDS[segment.name], "area": segment.area,
-                "bbox": list(segment.bbox), "iscrowd": 0,
+                "id": segment.id,
+                "category_id": CATEGORY_IDS[segment.name],
+                "area": segment.area,
+                "bbox": list(segment.bbox),
+                "iscrowd": 0,
             }
             for segment in page.segments
         ],
-    }  # fmt: skip
+    }
 
 
 def part_records(page: Page, image: int) -> list[Record]:
@@ -118,12 +142,18 @@ def part_records(page: Page, image: int) -> list[Record]:
         parent = None if part.parent is None else part_annotation_id(image, part.parent)
         records.append(
             {
-                "id": part_annotation_id(image, part.id), "image_id": image,
-                "thing_id": annotation_id(image, part.thing_id), "category_id": PART_IDS[part.name],
-                "level": part.level, "parent_id": parent, "iscrowd": 0,
-                "area": int(part.mask.sum()), "bbox": box, "segmentation": rle(part.mask),
+                "id": part_annotation_id(image, part.id),
+                "image_id": image,
+                "thing_id": annotation_id(image, part.thing_id),
+                "category_id": PART_IDS[part.name],
+                "level": part.level,
+                "parent_id": parent,
+                "iscrowd": 0,
+                "area": int(part.mask.sum()),
+                "bbox": box,
+                "segmentation": rle(part.mask),
             }
-        )  # fmt: skip
+        )
     return records
 
 
@@ -156,10 +186,14 @@ def sentence_records(page: Page, image: int) -> tuple[list[Record], list[Record]
         references.append(_reference(page, image, place, expression))
         kinds.append(
             {
-                "sent_id": sentence_id(image, place), "image_id": image, "split": page.split,
-                "kind": expression.kind, "number": expression.number, "novel": expression.novel,
+                "sent_id": sentence_id(image, place),
+                "image_id": image,
+                "split": page.split,
+                "kind": expression.kind,
+                "number": expression.number,
+                "novel": expression.novel,
             }
-        )  # fmt: skip
+        )
     return references, kinds
 
 
@@ -168,12 +202,16 @@ def _reference(page: Page, image: int, place: int, expression: Expression) -> Re
     identity = sentence_id(image, place)
     stem = f"{page.split}/{page.index:06d}"
     return {
-        "ref_id": identity, "image_id": image, "split": page.split,
+        "ref_id": identity,
+        "image_id": image,
+        "split": page.split,
         "ann_id": [annotation_id(image, target) for target in expression.targets] or [-1],
         "category_id": [CATEGORY_IDS[names[target]] for target in expression.targets] or [-1],
-        "no_target": not expression.targets, "file_name": f"{stem}_{identity}.jpg",
-        "sent_ids": [identity], "sentences": [sentence_fields(expression.text, identity)],
-    }  # fmt: skip
+        "no_target": not expression.targets,
+        "file_name": f"{stem}_{identity}.jpg",
+        "sent_ids": [identity],
+        "sentences": [sentence_fields(expression.text, identity)],
+    }
 
 
 def sentence_fields(text: str, identity: int) -> Record:

@@ -16,18 +16,66 @@ INDEX: dict[str, int] = {stuff.name: number for number, stuff in enumerate(STUFF
 _STANDING = ("sky", "mountain", "wall")
 
 PALETTES: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "sky": ((150, 204, 240), (246, 196, 168), (196, 186, 232), (204, 214, 220), (250, 220, 150), (70, 84, 140)),
-    "mountain": ((140, 128, 170), (112, 146, 150), (160, 128, 104), (120, 150, 104), (176, 170, 176), (196, 120, 100)),
-    "grass": ((136, 192, 92), (98, 160, 92), (184, 192, 90), (98, 176, 150), (208, 170, 92), (150, 140, 84)),
+    "sky": (
+        (150, 204, 240),
+        (246, 196, 168),
+        (196, 186, 232),
+        (204, 214, 220),
+        (250, 220, 150),
+        (70, 84, 140),
+    ),
+    "mountain": (
+        (140, 128, 170),
+        (112, 146, 150),
+        (160, 128, 104),
+        (120, 150, 104),
+        (176, 170, 176),
+        (196, 120, 100),
+    ),
+    "grass": (
+        (136, 192, 92),
+        (98, 160, 92),
+        (184, 192, 90),
+        (98, 176, 150),
+        (208, 170, 92),
+        (170, 172, 110),
+    ),
     "road": ((138, 136, 142), (164, 146, 130), (116, 120, 140), (190, 178, 160), (150, 120, 116)),
-    "water": ((94, 164, 212), (92, 188, 184), (146, 140, 208), (112, 170, 132), (216, 160, 170), (60, 96, 150)),
+    "water": (
+        (94, 164, 212),
+        (92, 188, 184),
+        (146, 140, 208),
+        (112, 170, 132),
+        (216, 160, 170),
+        (60, 96, 150),
+    ),
     "sand": ((236, 212, 156), (224, 180, 136), (214, 200, 184), (240, 196, 186), (200, 176, 110)),
-    "snow": ((240, 244, 248), (212, 226, 244), (244, 226, 232), (222, 220, 242), (246, 238, 214)),
-    "pavement": ((200, 126, 104), (176, 160, 150), (212, 180, 130), (150, 146, 166), (146, 170, 142)),
-    "wall": ((240, 214, 196), (190, 216, 196), (196, 206, 236), (238, 222, 150), (214, 160, 164), (122, 150, 160)),
+    "snow": ((240, 244, 248), (212, 226, 244), (244, 226, 232), (222, 220, 242), (206, 232, 232)),
+    "pavement": (
+        (200, 126, 104),
+        (176, 160, 150),
+        (212, 180, 130),
+        (150, 146, 166),
+        (146, 170, 142),
+    ),
+    "wall": (
+        (240, 214, 196),
+        (190, 216, 196),
+        (196, 206, 236),
+        (238, 222, 150),
+        (214, 160, 164),
+        (122, 150, 160),
+    ),
     "floor": ((194, 140, 92), (222, 184, 132), (146, 98, 74), (168, 156, 146), (190, 110, 80)),
-    "carpet": ((190, 84, 84), (92, 120, 176), (116, 156, 110), (214, 170, 90), (150, 108, 164), (120, 110, 110)),
-}  # fmt: skip
+    "carpet": (
+        (190, 84, 84),
+        (92, 120, 176),
+        (116, 156, 110),
+        (214, 170, 90),
+        (150, 108, 164),
+        (120, 110, 110),
+    ),
+}
 STRENGTH: dict[str, float] = {
     "sky": 52, "mountain": 26, "grass": 40, "road": 30, "water": 38, "sand": 27, "snow": 36,
     "pavement": 44, "wall": 34, "floor": 36, "carpet": 38,
@@ -81,7 +129,7 @@ class _Sheet:
     def peaks(self, level: float, low: float, high: float) -> None:
         """Draw a chain of mountains that stands on `level`."""
         count = int(self.rng.integers(3, 6))
-        x = np.sort(self.rng.uniform(-0.1, 1.1, count)) * self.width
+        x = (np.arange(count) + self.rng.uniform(0.2, 0.8, count)) / count * self.width
         floor = round(level * self.height) + 2
         corners = [(-0.1 * self.width, floor)]
         for number, place in enumerate(x):
@@ -312,10 +360,24 @@ def _paint(sheet: _Sheet, marks: Marks) -> np.ndarray:
         painted = base + (strength * relief + slope * fade)[..., None]
         if kind == "road" and marks is not None:
             painted[marks[rows]] = np.clip(base + 62, 0, 252)
+        if kind == "sky" and rng.random() < 0.45:
+            painted = _sun(rng, painted, scale)
         chosen = mask[rows][..., None]
         canvas[rows] = np.where(chosen, painted, canvas[rows])
     _edges(canvas, sheet.map)
     return canvas
+
+
+def _sun(rng: np.random.Generator, painted: np.ndarray, scale: float) -> np.ndarray:
+    """Let a pale disc with a halo shine through the sky."""
+    height, width = painted.shape[:2]
+    at = rng.uniform((0.08, 0.12), (0.92, 0.5)) * (width, height)
+    radius = rng.uniform(13, 24) * scale
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    away = np.hypot(x - at[0], y - at[1]) / radius
+    halo = 0.55 * np.exp(-np.maximum(away - 1, 0) * 0.9)
+    share = np.where(away < 1, 0.92, halo)[..., None].astype(np.float32)
+    return painted * (1 - share) + share * np.array((255, 244, 206), np.float32)
 
 
 def _relief(

@@ -32,17 +32,16 @@ def write_sentences(
 
 
 def _kind(query: Query) -> str:
-    if query.also is not None:
-        return max(
-            _kind(query.also), _kind(Query(query.name, query.colour, query.size, query.pattern))
-        )
     if query.anchor is not None:
         return "relation"
     if query.extreme is not None:
         return "superlative"
     if query.ground is not None:
         return "place"
-    return "attribute" if query.colour or query.size or query.pattern or query.but else "class"
+    words = (query.colour, query.size, query.pattern, query.but)
+    if any(words) or (query.also is not None and _kind(query.also) == "attribute"):
+        return "attribute"
+    return "class"
 
 
 class _Writer:
@@ -50,15 +49,17 @@ class _Writer:
         self.rng, self.things, self.split = rng, things, split
         self.written: list[Expression] = []
         self._texts: set[str] = set()
+        self._queries: set[Query] = set()
 
     def add(self, query: Query, targets: frozenset[int]) -> bool:
         novel = query.names_novel()
         if novel and self.split != "unseen":
             return False
         text = sentence(query, len(targets), int(self.rng.integers(3)))
-        if text in self._texts:
+        if text in self._texts or query in self._queries:
             return False
         self._texts.add(text)
+        self._queries.add(query)
         number = ("none", "one")[len(targets)] if len(targets) < 2 else "several"
         self.written.append(
             Expression(text, tuple(sorted(targets)), _kind(query), number, query, novel)

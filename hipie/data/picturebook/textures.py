@@ -107,20 +107,17 @@ def _sand(rng: np.random.Generator) -> np.ndarray:
 
 
 def _snow(rng: np.random.Generator) -> np.ndarray:
-    tile = 0.28 * _noise(rng, 4, 7)
-    for _ in range(70):
-        arms = rng.uniform(3.5, 6.0)
+    tile = 0.45 * _noise(rng, 4, 8)
+    for _ in range(110):
+        centre, reach = rng.uniform(0, TILE, 2), rng.uniform(4.0, 8.0)
         for turn in np.arange(3) * np.pi / 3:
-            arm = arms * np.array([[np.cos(turn), np.sin(turn)], [-np.cos(turn), -np.sin(turn)]])
-            if turn == 0:
-                centre = rng.uniform(0, TILE, 2)
+            tip = reach * np.array([np.cos(turn), np.sin(turn)])
 
             def draw(at: np.ndarray) -> None:
-                cv2.polylines(
-                    tile, [np.round(at * 16).astype(np.int32)], False, -0.85, 1, cv2.LINE_AA, 4
-                )
+                fixed = [np.round(at * 16).astype(np.int32)]
+                cv2.polylines(tile, fixed, False, -1.3, 1, cv2.LINE_AA, 4)
 
-            _wrapped(draw, arm + centre, 3)
+            _wrapped(draw, np.array([centre - tip, centre + tip]), 2)
     return tile
 
 

@@ -1,0 +1,112 @@
+"""Groups on disk, in the pickles of GRD (D3): dictionaries keyed by integer ids.
+
+    groups/<split>/{images,annotations,sentences,groups}.pkl     pickle protocol 2
+    images/groups_<split>/000000_0.jpg                            page 0 of group 0
+
+`file_name` is relative to images/. An image's target for a sentence is the union of its annotations
+whose `sent_id` holds the sentence; without any, the image is negative.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from . import records
+from .book import PictureBook
+from .classes import CATEGORY_IDS
+from .files import write_bytes, write_jpeg
+from .groups import Group
+from .numbering import annotation_id, group_image_id, stem
+
+_SENTENCES_A_GROUP = 4
+
+
+def write_group(root: Path, book: PictureBook, index: int) -> dict:
+    """Draw a group, write its pages, and return its records for `collect_groups`."""
+    group = book.group(index)
+    images = []
+    for place, page in enumerate(group.pages):
+        name = f"groups_{book.split}/{stem(index)}_{place}.jpg"
+        write_jpeg(root / "images" / name, page.image)
+        image = group_image_id(book.split, index, place)
+        images.append(_image(group, place, image, name))
+    sentences = [{"text": sentence.text, "absent": sentence.absent} for sentence in group.sentences]
+    return {"index": index, "scene": group.pages[0].scene, "images": images, "sentences": sentences}
+
+
+def _image(group: Group, place: int, image: int, name: str) -> dict:
+    page = group.pages[place]
+    annotations = []
+    for thing in page.things:
+        said = [k for k, s in enumerate(group.sentences) if thing.id in s.targets[place]]
+        if said:
+            annotations.append(
+                {
+                    "id": annotation_id(image, thing.id), "category_id": CATEGORY_IDS[thing.name],
+                    "said": said, "segmentation": records.rle(page.mask(thing.id)),
+                    "bbox": list(thing.bbox), "area": thing.area,
+                }
+            )  # fmt: skip
+    height, width = page.image.shape[:2]
+    return {
+        "id": image,
+        "file_name": name,
+        "height": height,
+        "width": width,
+        "annotations": annotations,
+    }
+
+
+def collect_groups(root: Path, split: str, drawn: list[dict]) -> None:
+    """Write the four pickles of a split, and drop pages of groups that it no longer has."""
+    tables: dict[str, dict[int, dict]] = {
+        "images": {},
+        "annotations": {},
+        "sentences": {},
+        "groups": {},
+    }
+    for group in drawn:
+        _add_group(tables, group)
+    everything = list(tables["sentences"])
+    for row in tables["groups"].values():
+        own = set(row["inner_sent_id"])
+        row["outer_sent_id"] = [identity for identity in everything if identity not in own]
+    for name, table in tables.items():
+        write_bytes(root / "groups" / split / f"{name}.pkl", pickle.dumps(table, protocol=2))
+    known = {Path(row["file_name"]).name for row in tables["images"].values()}
+    for path in (root / "images" / f"groups_{split}").glob("*.jpg"):
+        if path.name not in known:
+            path.unlink()
+
+
+def _add_group(tables: dict[str, dict[int, dict]], group: dict) -> None:
+    number = group["index"] + 1
+    first = group["index"] * _SENTENCES_A_GROUP + 1
+    ids = [first + k for k in range(len(group["sentences"]))]
+    for identity, sentence in zip(ids, group["sentences"], strict=True):
+        tables["sentences"][identity] = {
+            "id": identity, "anno_id": [], "group_id": [number],
+            "is_negative": sentence["absent"], "raw_sent": sentence["text"], "raw_sent_zh": "",
+        }  # fmt: skip
+    for image in group["images"]:
+        tables["images"][image["id"]] = {
+            "id": image["id"], "file_name": image["file_name"], "height": image["height"],
+            "width": image["width"], "anno_id": [a["id"] for a in image["annotations"]],
+            "group_id": number, "flickr_url": "", "license": 1,
+        }  # fmt: skip
+        for annotation in image["annotations"]:
+            said = [ids[k] for k in annotation["said"]]
+            tables["annotations"][annotation["id"]] = {
+                "id": annotation["id"], "image_id": image["id"], "group_id": number,
+                "sent_id": said, "segmentation": annotation["segmentation"],
+                "bbox": annotation["bbox"], "area": annotation["area"], "iscrowd": 0,
+            }  # fmt: skip
+            for identity in said:
+                tables["sentences"][identity]["anno_id"].append(annotation["id"])
+    shown = [k for k, s in zip(ids, group["sentences"], strict=True) if not s["absent"]]
+    tables["groups"][number] = {
+        "id": number, "img_id": [image["id"] for image in group["images"]],
+        "pos_sent_id": shown, "inner_sent_id": ids, "outer_sent_id": [],
+        "scene": group["scene"], "group_name": group["sentences"][0]["text"], "group_name_zh": "",
+    }  # fmt: skip

@@ -1,0 +1,119 @@
+"""Groups: a sentence and related pages, of which some show what it says and others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .book import draw_page
+from .classes import COLOURS, PATTERNS, SEEN_THINGS, THINGS, held_out
+from .numbering import PAGES_A_GROUP
+from .page import Page
+from .placing import Wish
+from .queries import Query, sentence
+
+_SMALLEST = 4
+
+
+@dataclass(frozen=True)
+class GroupSentence:
+    """One sentence over a group; `targets[i]` are the ids of its things on page i, maybe none.
+
+    `absent` marks a sentence that says what things lack ("a dog that is not red").
+    """
+
+    text: str
+    query: Query
+    targets: tuple[tuple[int, ...], ...]
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pages that share a theme; the first of `sentences` is the one that the group was drawn for.
+
+    It has a target on at least one page and none on at least one other.
+    """
+
+    index: int
+    split: str
+    pages: tuple[Page, ...]
+    sentences: tuple[GroupSentence, ...]
+
+    @property
+    def text(self) -> str:
+        return self.sentences[0].text
+
+    @property
+    def targets(self) -> tuple[tuple[int, ...], ...]:
+        return self.sentences[0].targets
+
+
+def draw_group(rng: np.random.Generator, split: str, index: int) -> Group:
+    """Draw 4 to 8 pages for one query; the pages without it show the same class or colour."""
+    query = _subject(rng, split)
+    count = int(rng.integers(_SMALLEST, PAGES_A_GROUP + 1))
+    positive = int(rng.integers(1, count))
+    order = rng.permutation(count)
+    pages = []
+    for place in range(count):
+        if order[place] < positive:
+            wishes = [_wish(query)]
+            pages.append(draw_page(rng, split, place, wishes))
+        else:
+            pages.append(draw_page(rng, split, place, _related(rng, query, split), _refuses(query)))
+    queries = [query, Query(query.name)]
+    if query.colour is not None:
+        queries.append(Query(query.name, but=query.colour))
+    written = tuple(_over(pages, one) for one in dict.fromkeys(queries))
+    return Group(index, split, tuple(pages), written)
+
+
+def _subject(rng: np.random.Generator, split: str) -> Query:
+    """A class, a coloured thing or a patterned thing that the split may name."""
+    names = SEEN_THINGS if split != "unseen" else tuple(thing.name for thing in THINGS)
+    while True:
+        name, choice = str(rng.choice(names)), rng.random()
+        if choice < 0.3:
+            return Query(name)
+        if choice < 0.75:
+            query = Query(name, colour=str(rng.choice(list(COLOURS))))
+        else:
+            query = Query(name, pattern=str(rng.choice(PATTERNS[1:])))
+        if split == "unseen" or not held_out(name, query.colour or "", query.pattern or ""):
+            return query
+
+
+def _wish(query: Query) -> Wish:
+    return Wish(query.name, query.colour, query.size, query.pattern)
+
+
+def _refuses(query: Query):
+    wanted = _wish(query)
+    return wanted.matches
+
+
+def _related(rng: np.random.Generator, query: Query, split: str) -> list[Wish]:
+    """One thing that makes a page without the target look like the others."""
+    choice = rng.random()
+    if choice < 0.6 and query.colour is not None:
+        others = [c for c in COLOURS if c != query.colour]
+        allowed = [c for c in others if split == "unseen" or not held_out(query.name, c)]
+        return [Wish(query.name, colour=allowed[rng.integers(len(allowed))])]
+    if choice < 0.6 and query.pattern is not None:
+        return [Wish(query.name, pattern="plain")]
+    names = [n for n in SEEN_THINGS if n != query.name]
+    name = names[rng.integers(len(names))]
+    colour = query.colour
+    if colour is not None and split != "unseen" and held_out(name, colour):
+        colour = None
+    return [Wish(name, colour=colour)]
+
+
+def _over(pages: list[Page], query: Query) -> GroupSentence:
+    chosen = [query.select(page.things) or frozenset() for page in pages]
+    article = "" if query.colour is None and query.pattern is None else "the "
+    text = article + sentence(query, 1, 0)
+    targets = tuple(tuple(sorted(ids)) for ids in chosen)
+    return GroupSentence(text, query, targets, absent=query.but is not None)
