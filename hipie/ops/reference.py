@@ -35,9 +35,11 @@ def ms_deform_attn_reference(
     dtype = torch.promote_types(
         torch.promote_types(value.dtype, torch.float32), sampling_locations.dtype
     )
+    if batch * heads * width * queries * points == 0:
+        inputs = (value, sampling_locations, attention_weights)
+        nothing = sum(tensor.flatten()[:0].sum() for tensor in inputs)
+        return nothing.to(value.dtype).expand(batch, queries, heads * width)
     total = value.new_zeros((batch * heads, width, queries), dtype=dtype)
-    if total.numel() == 0 or points == 0:
-        return total.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
     locations = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1)
     weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)
     for level, (rows, columns) in enumerate(spatial_shapes.tolist()):

@@ -1,0 +1,182 @@
+"""Multi-scale deformable attention as one operator of PyTorch, ``hipie::ms_deform_attn``.
+
+The compiled libraries bring kernels for the CPU and CUDA; what is registered here is the rest:
+shapes without numbers, autograd, autocast, vmap, and the plain form where no kernel was built.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hipie.ops.checks import check_arguments, check_levels
+from hipie.ops.library import cpu_problem, cuda_problem, library
+from hipie.ops.reference import ms_deform_attn_reference
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Weighted bilinear samples of several maps (Zhu et al., Deformable DETR, equation 3).
+
+    Means what :func:`~hipie.ops.ms_deform_attn_reference` does, by a kernel of its own on the CPU
+    and on CUDA. Differentiable once. Under autocast values go to its dtype, locations and weights
+    to float32. Under ``torch.onnx.export`` it becomes standard GridSample.
+
+    Args:
+        value: [B, S, M, D], S tokens of L maps one after another, M heads of width D.
+        spatial_shapes: [L, 2] int64 (height, width).
+        level_start_index: [L] int64, the first token of every map.
+        sampling_locations: [B, Q, M, L, P, 2] (x, y) in 0..1; outside counts as zero. In the dtype
+            of ``value``, or float32 where that is bfloat16 or float16.
+        attention_weights: [B, Q, M, L, P], in the dtype of ``sampling_locations``.
+
+    Returns:
+        [B, Q, M * D] in the dtype of ``value``.
+
+    Raises:
+        ValueError: an argument does not fit; it names the argument and both shapes.
+    """
+    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    if torch.onnx.is_in_onnx_export():
+        return ms_deform_attn_reference(*arguments)
+    return torch.ops.hipie.ms_deform_attn(*arguments)
+
+
+def _fake(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    check_arguments(
+        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    )
+    batch, _, heads, width = value.shape
+    return value.new_empty((batch, sampling_locations.shape[1], heads * width))
+
+
+def _fake_backward(grad_output, value, spatial_shapes, level_start_index, locations, weights):
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(value, memory_format=contiguous),
+        torch.empty_like(locations, memory_format=contiguous),
+        torch.empty_like(weights, memory_format=contiguous),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad_output):
+    by_value, by_locations, by_weights = torch.ops.hipie.ms_deform_attn_backward(
+        grad_output, *ctx.saved_tensors
+    )
+    return by_value, None, None, by_locations, by_weights
+
+
+def _double_backward(ctx, *_):
+    raise RuntimeError(
+        "hipie::ms_deform_attn can be differentiated once only; for second derivatives "
+        "use hipie.ops.ms_deform_attn_reference"
+    )
+
+
+def _autocast(device: str):
+    def run(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+        dtype = torch.get_autocast_dtype(device)
+        exact = torch.float64 if value.dtype == torch.float64 else torch.float32
+        with torch.autocast(device, enabled=False):
+            return torch.ops.hipie.ms_deform_attn(
+                value if exact == torch.float64 else value.to(dtype),
+                spatial_shapes,
+                level_start_index,
+                sampling_locations.to(exact),
+                attention_weights.to(exact),
+            )
+
+    return run
+
+
+@cache
+def _say_once(device: str) -> None:
+    problem = {"cpu": cpu_problem, "cuda": cuda_problem}.get(device, "there is none")
+    warnings.warn(
+        f"hipie.ops runs in plain PyTorch on {device}, many times slower than its kernel: "
+        f"{problem}. `python -m hipie.doctor` says how to mend it.",
+        stacklevel=2,
+    )
+
+
+def _plain(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    check_arguments(*arguments)
+    check_levels(*arguments[:3])
+    _say_once(value.device.type)
+    return ms_deform_attn_reference(*arguments).contiguous()
+
+
+def _plain_backward(grad_output, value, spatial_shapes, level_start_index, locations, weights):
+    inputs = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
+    with torch.enable_grad():
+        output = ms_deform_attn_reference(
+            inputs[0], spatial_shapes, level_start_index, inputs[1], inputs[2]
+        )
+        gradients = torch.autograd.grad(
+            output, inputs, grad_output, allow_unused=True, materialize_grads=True
+        )
+    return tuple(gradient.contiguous() for gradient in gradients)
+
+
+def _fold(size: int, tensor: Tensor, dim: int | None) -> Tensor:
+    """[...] -> [size * B, ...]: the mapped dimension becomes part of the pictures."""
+    if dim is None:
+        tensor = tensor.expand(size, *tensor.shape)
+    else:
+        tensor = tensor.movedim(dim, 0)
+    return tensor.flatten(0, 1)
+
+
+def _unfold(size: int, tensor: Tensor) -> Tensor:
+    return tensor.unflatten(0, (size, tensor.shape[0] // size))
+
+
+def _vmap_over(operator: str, level_tables: slice):
+    def run(info, in_dims, *tensors):
+        if any(dim is not None for dim in in_dims[level_tables]):
+            raise ValueError(
+                "vmap over spatial_shapes or level_start_index: all examples must share the levels"
+            )
+        size = info.batch_size
+        folded = [_fold(size, tensor, dim) for tensor, dim in zip(tensors, in_dims, strict=True)]
+        folded[level_tables] = tensors[level_tables]
+        result = getattr(torch.ops.hipie, operator)(*folded)
+        if isinstance(result, Tensor):
+            return _unfold(size, result), 0
+        return tuple(_unfold(size, part) for part in result), (0,) * len(result)
+
+    return run
+
+
+def _register() -> None:
+    forward, backward = "hipie::ms_deform_attn", "hipie::ms_deform_attn_backward"
+    torch.library.register_fake(forward, _fake, lib=library)
+    torch.library.register_fake(backward, _fake_backward, lib=library)
+    torch.library.register_autograd(
+        forward, _backward, setup_context=_setup_context, lib=library
+    )
+    torch.library.register_autograd(backward, _double_backward, lib=library)
+    torch.library.register_vmap(forward, _vmap_over("ms_deform_attn", slice(1, 3)), lib=library)
+    torch.library.register_vmap(
+        backward, _vmap_over("ms_deform_attn_backward", slice(2, 4)), lib=library
+    )
+    library.impl("ms_deform_attn", _autocast("cpu"), "AutocastCPU")
+    library.impl("ms_deform_attn", _autocast("cuda"), "AutocastCUDA")
+    library.impl("ms_deform_attn", _plain, "CompositeExplicitAutograd")
+    library.impl("ms_deform_attn_backward", _plain_backward, "CompositeExplicitAutograd")
+
+
+_register()
