@@ -1,1 +1,1 @@
-"""What becomes of a model's answers: instances, semantic, panoptic, parts, sentences."""
+"""From a decoder's answers to instances, semantic and panoptic maps, parts and referred things."""

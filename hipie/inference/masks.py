@@ -1,57 +1,84 @@
-"""Mask logits at stride 4, brought to the size of the picture."""
+"""Mask logits at a quarter of the canvas -> masks of the picture that was given."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 STRIDE = 4
-# Mask pixels that are enlarged at once: 256 MB in float32.
-PIXELS_AT_ONCE = 64 * 1024 * 1024
+WORKING_BYTES = 256 * 2**20
+COPIES = 4
+
+Size = tuple[int, int]
 
 
-def at_input_size(logits: Tensor, input_size: tuple[int, int]) -> Tensor:
-    """[n, h, w] at stride 4 -> [n, H, W], bilinear, cropped to the unpadded picture."""
-    grown = F.interpolate(
-        logits[:, None].float(), scale_factor=STRIDE, mode="bilinear", align_corners=False
+def chunks(count: int, *sizes: Size, working_bytes: int = WORKING_BYTES) -> Iterator[slice]:
+    """Slices of `count` masks so that a chunk's float32 copies stay within the working memory.
+
+    Args:
+        count: how many masks.
+        sizes: heights and widths at which one mask exists while it is worked on.
+        working_bytes: memory for a chunk, of which one mask is always granted.
+    """
+    pixels = max(height * width for height, width in sizes)
+    step = max(1, working_bytes // (COPIES * 4 * max(pixels, 1)))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
+    """Bilinear to four times the size, then the padding is cut away.
+
+    Args:
+        mask_logits: [N, h, w] at a quarter of the padded canvas.
+        input_size: (height, width) of the picture inside the canvas.
+
+    Returns:
+        [N, height, width] float32.
+    """
+    full = F.interpolate(
+        mask_logits.float()[None], scale_factor=STRIDE, mode="bilinear", align_corners=False
     )
-    return grown[:, 0, : input_size[0], : input_size[1]]
+    return full[0, :, : input_size[0], : input_size[1]]
+
+
+def to_output(mask_logits: Tensor, input_size: Size, output_size: Size) -> Tensor:
+    """Mask logits [N, h, w] at a quarter of the canvas -> [N, H, W] logits, bilinear twice."""
+    full = to_input(mask_logits, input_size)
+    if tuple(full.shape[-2:]) == tuple(output_size):
+        return full
+    return F.interpolate(full[None], size=output_size, mode="bilinear", align_corners=False)[0]
 
 
 def instance_masks(
-    logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int]
+    mask_logits: Tensor,
+    input_size: Size,
+    output_size: Size,
+    working_bytes: int = WORKING_BYTES,
 ) -> Tensor:
-    """Binary masks: probability above 0.5 at the input size, nearest to the output size.
+    """Binary masks of instances: bilinear x4, above one half, then nearest to the output size.
+
+    Beside the result (one byte a pixel and instance) and `mask_logits`, this takes at most
+    `working_bytes`, or what a single mask needs.
 
     Args:
-        logits: [n, h, w] at stride 4.
-        input_size, output_size: (height, width).
+        mask_logits: [N, h, w] at a quarter of the padded canvas.
+        input_size: (height, width) of the picture inside the canvas.
+        output_size: (height, width) asked for.
 
     Returns:
-        [n, *output_size] bool. A few masks are enlarged at a time.
+        [N, H, W] bool.
     """
-    out = torch.zeros(len(logits), *output_size, dtype=torch.bool, device=logits.device)
-    for rows in _chunks(len(logits), input_size):
-        inside = at_input_size(logits[rows], input_size) > 0
-        if input_size != output_size:
-            inside = F.interpolate(inside[:, None].float(), size=output_size)[:, 0] > 0.5
-        out[rows] = inside
-    return out
-
-
-def probabilities(
-    logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int]
-) -> Tensor:
-    """Mask probabilities [n, *output_size] float32: enlarged, cropped, bilinear, sigmoid."""
-    grown = at_input_size(logits, input_size)
-    if input_size != output_size:
-        grown = F.interpolate(
-            grown[:, None], size=output_size, mode="bilinear", align_corners=False
-        )[:, 0]
-    return grown.sigmoid()
-
-
-def _chunks(count: int, size: tuple[int, int]) -> list[slice]:
-    step = max(1, PIXELS_AT_ONCE // max(size[0] * size[1], 1))
-    return [slice(start, start + step) for start in range(0, count, step)]
+    count = len(mask_logits)
+    masks = mask_logits.new_empty((count, *output_size), dtype=torch.bool)
+    canvas = (mask_logits.shape[-2] * STRIDE, mask_logits.shape[-1] * STRIDE)
+    for rows in chunks(count, canvas, output_size, working_bytes=working_bytes):
+        binary = to_input(mask_logits[rows], input_size) > 0
+        if tuple(binary.shape[-2:]) != tuple(output_size):
+            bytes_ = binary[None].to(torch.uint8)
+            binary = F.interpolate(bytes_, size=output_size, mode="nearest")[0].bool()
+        masks[rows] = binary
+    return masks

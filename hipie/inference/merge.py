@@ -1,80 +1,157 @@
-"""Things and stuff in one map: semantic and panoptic segmentation (MaskFormer's rules)."""
+"""Queries with masks that overlap -> one semantic and one panoptic map of the picture.
+
+Both maps take the masks chunk by chunk, so that hundreds of full-size masks never exist at once.
+The rules are MaskFormer's (Cheng et al., 2021, section 3.4), with HIPIE's thresholds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hipie.inference.masks import chunks
 
-def semantic(scores: Tensor, masks: Tensor) -> Tensor:
-    """Sum over queries of class score times mask probability.
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PanopticThresholds:
+    """When a query gets a segment.
+
+    Attributes:
+        score: its best class score must be above this.
+        overlap: it must win at least this share of the pixels where its own mask is >= 0.5.
+    """
+
+    score: float = 0.25
+    overlap: float = 0.8
+
+
+class SemanticMerge:
+    """Per class and pixel, the sum over queries of class score times mask probability.
 
     Args:
         scores: [N, K].
-        masks: [N, H, W] probabilities.
-
-    Returns:
-        [K, H, W].
+        size: (H, W) of the map.
     """
-    return torch.einsum("nk,nhw->khw", scores, masks)
+
+    def __init__(self, scores: Tensor, size: Size) -> None:
+        self._scores = scores.float()
+        self._size = size
+        self._sums = self._scores.new_zeros(scores.shape[1], size[0] * size[1])
+
+    def add(self, rows: Tensor, probabilities: Tensor) -> None:
+        """Take in the masks [n, H, W] (after the sigmoid) of the queries `rows` [n]."""
+        flat = probabilities.float().flatten(1)
+        with torch.autocast(flat.device.type, enabled=False):
+            self._sums.addmm_(self._scores[rows].t(), flat)
+
+    def result(self) -> Tensor:
+        """[K, H, W] the sums so far."""
+        return self._sums.view(-1, *self._size)
 
 
-def panoptic(
+class PanopticMerge:
+    """Each pixel goes to the query with the largest score times mask probability.
+
+    Args:
+        scores: [N, K]; a query's class is its best.
+        is_thing: [K]; segments of one stuff class are one segment.
+        size: (H, W) of the map.
+        thresholds: when a query gets a segment.
+    """
+
+    def __init__(
+        self,
+        scores: Tensor,
+        is_thing: Sequence[bool],
+        size: Size,
+        thresholds: PanopticThresholds = PanopticThresholds(),
+    ) -> None:
+        self._is_thing = [bool(thing) for thing in is_thing]
+        self._overlap = thresholds.overlap
+        self._best, self._labels = scores.float().max(-1)
+        self.wanted = self._best > thresholds.score
+        self._value = self._best.new_full(size, -1.0)
+        self._inside = torch.zeros(size, dtype=torch.bool, device=scores.device)
+        self._winner = torch.zeros(size, dtype=torch.long, device=scores.device)
+        self._areas = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+
+    def add(self, rows: Tensor, probabilities: Tensor) -> None:
+        """Take in the masks [n, H, W] (after the sigmoid) of the queries `rows` [n].
+
+        Rows come in rising order: between equal values the first query wins.
+        """
+        wanted = self.wanted[rows]
+        if not wanted.any():
+            return
+        probabilities = probabilities[wanted].float()
+        queries = rows[wanted]
+        self._areas[queries] = (probabilities >= 0.5).sum((1, 2))
+        value, first = (probabilities * self._best[queries][:, None, None]).max(0)
+        inside = probabilities.gather(0, first[None])[0] >= 0.5
+        better = value > self._value
+        self._value = torch.where(better, value, self._value)
+        self._inside = torch.where(better, inside, self._inside)
+        self._winner = torch.where(better, queries[first], self._winner)
+
+    def result(self) -> tuple[Tensor, list[dict[str, Any]]]:
+        """The map [H, W] int32 (0 = nothing) and its segments.
+
+        A segment has `id` (from 1, in the order of the queries), `isthing`, `category_id` (the
+        class) and `score`.
+        """
+        count = len(self._areas)
+        taken = self._value >= 0
+        won = torch.bincount(self._winner[taken], minlength=count).tolist()
+        kept = torch.bincount(self._winner[taken & self._inside], minlength=count).tolist()
+        areas, scores = self._areas.tolist(), self._best.tolist()
+        labels, table = self._labels.tolist(), torch.zeros(count + 1, dtype=torch.int32)
+        segments: list[dict[str, Any]] = []
+        stuff: dict[int, int] = {}
+        for query in self.wanted.nonzero().flatten().tolist():
+            if kept[query] == 0 or won[query] / areas[query] < self._overlap:
+                continue
+            label = labels[query]
+            if label in stuff:
+                table[query] = stuff[label]
+                continue
+            thing = self._is_thing[label]
+            new = len(segments) + 1
+            table[query] = new
+            if not thing:
+                stuff[label] = new
+            segments.append(
+                {"id": new, "isthing": thing, "category_id": label, "score": scores[query]}
+            )
+        chosen = self._winner.masked_fill(~(taken & self._inside), count)
+        return table.to(chosen.device)[chosen], segments
+
+
+def semantic_map(scores: Tensor, mask_logits: Tensor) -> Tensor:
+    """[K, H, W] class scores of every pixel from scores [N, K] and mask logits [N, H, W]."""
+    size = tuple(mask_logits.shape[-2:])
+    merge = SemanticMerge(scores, size)
+    every = torch.arange(len(scores), device=scores.device)
+    for rows in chunks(len(scores), size):
+        merge.add(every[rows], mask_logits[rows].float().sigmoid())
+    return merge.result()
+
+
+def panoptic_map(
     scores: Tensor,
-    masks: Tensor,
+    mask_logits: Tensor,
     is_thing: Sequence[bool],
-    object_threshold: float = 0.25,
-    overlap_threshold: float = 0.8,
+    thresholds: PanopticThresholds = PanopticThresholds(),
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Give every pixel to one query; stuff of one class shares a segment.
-
-    Args:
-        scores: [N, K].
-        masks: [N, H, W] probabilities.
-        is_thing: K flags; a class beyond them counts as thing.
-        object_threshold: a query takes part if its best score is above this.
-        overlap_threshold: a segment stays if it won at least this share of its own mask.
-
-    Returns:
-        [H, W] int32 segment ids (0: nothing), and for every segment `id`, `isthing`,
-        `category_id` (index of the class), `score` and `area`.
-    """
-    best, label = scores.max(-1)
-    kept = best > object_threshold
-    best, label, masks = best[kept], label[kept], masks[kept]
-    ids = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=masks.device)
-    segments: list[dict[str, Any]] = []
-    if not len(best):
-        return ids, segments
-    winner = (best[:, None, None] * masks).argmax(0)
-    stuff_ids: dict[int, int] = {}
-    for query, (score, category) in enumerate(zip(best.tolist(), label.tolist(), strict=True)):
-        own = masks[query] >= 0.5
-        won = winner == query
-        segment = won & own
-        area, won_area, own_area = int(segment.sum()), int(won.sum()), int(own.sum())
-        if not (area and own_area and won_area) or won_area / own_area < overlap_threshold:
-            continue
-        thing = bool(is_thing[category]) if category < len(is_thing) else True
-        if not thing and category in stuff_ids:
-            ids[segment] = stuff_ids[category]
-            known = segments[stuff_ids[category] - 1]
-            known["area"] += area
-            known["score"] = max(known["score"], score)
-            continue
-        segments.append(
-            {
-                "id": len(segments) + 1,
-                "isthing": thing,
-                "category_id": category,
-                "score": score,
-                "area": area,
-            }
-        )
-        ids[segment] = len(segments)
-        if not thing:
-            stuff_ids[category] = len(segments)
-    return ids, segments
+    """Panoptic map and segments from scores [N, K] and mask logits [N, H, W]."""
+    size = tuple(mask_logits.shape[-2:])
+    merge = PanopticMerge(scores, is_thing, size, thresholds)
+    every = torch.arange(len(scores), device=scores.device)
+    for rows in chunks(len(scores), size):
+        merge.add(every[rows], mask_logits[rows].float().sigmoid())
+    return merge.result()

@@ -1,4 +1,4 @@
-"""Parts of instances, from a semantic map of parts."""
+"""Parts: a map of them, and their masks inside the things that they belong to."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST_PART = 30
+FEWEST_PIXELS = 100
 
 
 @dataclass(frozen=True)
-class FoundPart:
-    """A part inside an instance.
+class InstancePart:
+    """A part of one instance.
 
     Attributes:
         instance: index of the instance.
         part: index of the class.
-        mask: [H, W] bool, inside the instance.
-        score: the mean score of the class over the mask.
+        mask: [H, W] bool, inside the instance's mask.
+        score: 0..1, the part's share of all classes' scores, averaged over the mask.
     """
 
     instance: int
@@ -28,31 +28,45 @@ class FoundPart:
     score: float
 
 
+def part_map(scores: Tensor) -> Tensor:
+    """[H, W] int64, the class of every pixel, from semantic scores [K, H, W]."""
+    return scores.argmax(0)
+
+
 def parts_of_instances(
     scores: Tensor,
-    instances: Tensor,
+    masks: Tensor,
     labels: Sequence[str],
     wholes: Sequence[str | None],
-    smallest: int = SMALLEST_PART,
-) -> list[FoundPart]:
-    """The parts whose whole is the instance's class and which the best class of a pixel names.
+    fewest_pixels: int = FEWEST_PIXELS,
+) -> list[InstancePart]:
+    """Share the parts out among the instances of their wholes.
+
+    A pixel belongs to the class with the highest score. Where that class is a part, and an
+    instance of its whole covers more than `fewest_pixels` of such pixels, these are the
+    instance's part.
 
     Args:
-        scores: [K, H, W] class scores of every pixel.
-        instances: [N, H, W] bool.
+        scores: [K, H, W] semantic scores of a vocabulary with parts.
+        masks: [N, H, W] bool instance masks.
         labels: N class names.
-        wholes: K names, None for classes that are not parts.
-        smallest: pixels that a part needs.
+        wholes: K names of wholes, None for what is no part.
+
+    Returns:
+        Parts by instance, then by class.
     """
-    best = scores.argmax(0)
-    found = []
-    for index, (mask, label) in enumerate(zip(instances, labels, strict=True)):
-        for part, whole in enumerate(wholes):
-            if whole != label:
-                continue
-            inside = (best == part) & mask
-            if int(inside.sum()) >= smallest:
-                total = scores.sum(0)[inside].clamp(min=1e-6)
-                score = float((scores[part][inside] / total).mean())
-                found.append(FoundPart(index, part, inside, score))
+    if not len(masks):
+        return []
+    classes = part_map(scores)
+    share = scores.amax(0) / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+    found: list[InstancePart] = []
+    for instance, (mask, label) in enumerate(zip(masks.bool(), labels, strict=True)):
+        own = [part for part, whole in enumerate(wholes) if whole == label]
+        if not own:
+            continue
+        counts = torch.bincount(classes[mask], minlength=len(wholes)).tolist()
+        for part in own:
+            if counts[part] > fewest_pixels:
+                inside = mask & (classes == part)
+                found.append(InstancePart(instance, part, inside, float(share[inside].mean())))
     return found

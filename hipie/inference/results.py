@@ -1,36 +1,46 @@
-"""A picture's predictions as Detectron2's results."""
+"""The last predictions of both branches -> Detectron2's results of one picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import box_convert
 
-from hipie.inference.masks import instance_masks, probabilities
-from hipie.inference.merge import panoptic, semantic
+from hipie.inference.masks import STRIDE, Size, chunks, instance_masks, to_output
+from hipie.inference.merge import PanopticMerge, PanopticThresholds, SemanticMerge
+from hipie.inference.referring import best_described
 from hipie.inference.scores import merge_scores, thing_scores
-from hipie.inference.selection import Selection, best_pairs, suppress
-from hipie.inference.token_pooling import mask_classes, pool_tokens
+from hipie.inference.selection import best_pairs, corners, suppress
+from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
+
+
+class Prediction(Protocol):
+    """One decoder layer's answer for a batch; see `hipie.training.predictions`."""
+
+    token_logits: Tensor
+    boxes: Tensor
+    iou_logits: Tensor | None
+    masks: Callable[[Tensor, Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)
 class ResultSettings:
-    """How predictions become results; the defaults are the published ones.
+    """What is asked for, and the thresholds of HIPIE's inference.
 
     Attributes:
         instance_on, semantic_on, panoptic_on: which results are made.
         detections: instances a picture at most.
-        token_pooling: "mean" or "max" over a class's word pieces.
-        nms_threshold: IoU of suppression among things.
+        token_pooling: "mean" or "max" over the word pieces of a class.
+        nms_threshold: overlap above which the lower of two boxes of a class goes.
         temperature: of the softmax over classes in the merge.
-        object_threshold, overlap_threshold: of the panoptic map.
-        stuff_scores_things: the stuff decoder's queries may be things in the merge.
-        merge_stuff_only: only the stuff decoder feeds semantic and panoptic results.
+        object_threshold: best class score above which a query joins the panoptic map.
+        overlap_threshold: share of its own mask that a query must win there.
+        stuff_scores_things: the stuff branch keeps its thing scores in the merge.
+        merge_stuff_only: only the stuff branch feeds the semantic and panoptic maps.
     """
 
     instance_on: bool = True
@@ -46,119 +56,162 @@ class ResultSettings:
     merge_stuff_only: bool = False
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """Which row of the batch, and its sizes."""
+
+    row: int
+    input_size: Size
+    output_size: Size
+
+
 def universal_results(
-    things: Any,
-    stuff: Any,
+    things: Prediction,
+    stuff: Prediction,
     *,
     picture: int,
     background_queries: int,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    input_size: Size,
+    output_size: Size,
     settings: ResultSettings,
 ) -> dict[str, Any]:
-    """`instances`, `sem_seg` [K, H, W] and `panoptic_seg` of one picture, as far as asked for.
+    """Everything that was asked for about one picture of a batch.
 
     Args:
-        things, stuff: predictions of the last decoder layers (`LayerPrediction`); the things'
-            first `background_queries` are left out.
-        picture: which of the batch.
-        token_spans: of the vocabulary, K.
-        is_thing: K.
-        input_size, output_size: (height, width) of what the model saw and of the results.
-        settings: see there.
+        things, stuff: the last layers; masks at a quarter of the canvas.
+        picture: row of the batch.
+        background_queries: leading thing queries that are left out.
+        token_spans: K tuples, the word pieces of each class.
+        is_thing: [K].
+        input_size: (height, width) of the picture inside the canvas.
+        output_size: (height, width) of the results.
+
+    Returns:
+        `instances` (pred_boxes, scores, pred_classes, pred_masks), `sem_seg` [K, H, W] and
+        `panoptic_seg` (map, segments), those that the settings ask for. Masks and maps take
+        bounded memory beside the results, see `hipie.inference.masks`.
     """
-    spans, how = token_spans, settings.token_pooling
-    thing_flags = torch.tensor(list(is_thing), device=things.boxes.device)
-    any_thing = bool(thing_flags.any())
-    chosen = slice(background_queries, None)
-    logits = pool_tokens(things.token_logits[picture, chosen], spans, how)
-    if any_thing:
-        logits = mask_classes(logits, ~thing_flags)
-    boxes = things.boxes[picture, chosen]
-    scores = thing_scores(logits, things.iou_logits[picture, chosen])
-    survivors = suppress(boxes, scores, settings.nms_threshold)
-    results: dict[str, Any] = {}
-    if settings.instance_on:
-        best = best_pairs(scores, survivors, settings.detections)
-        masks = _masks_of(things, picture, best.queries + background_queries)
-        results["instances"] = _instances(best, boxes, masks, input_size, output_size)
-    if not (settings.semantic_on or settings.panoptic_on):
-        return results
-    covered = pool_tokens(stuff.token_logits[picture], spans, how)
-    if any_thing and not (settings.stuff_scores_things or settings.merge_stuff_only):
-        covered = mask_classes(covered, thing_flags)
-    queries = torch.arange(len(covered), device=covered.device)
-    class_logits, mask_logits = covered, _masks_of(stuff, picture, queries)
-    if not settings.merge_stuff_only:
-        of_things = _masks_of(things, picture, survivors + background_queries)
-        class_logits = torch.cat([logits[survivors], covered])
-        mask_logits = torch.cat(
-            [_crop_like(of_things, mask_logits), _crop_like(mask_logits, of_things)]
-        )
-    merged = merge_scores(class_logits, settings.temperature)
-    masks = probabilities(mask_logits, input_size, output_size)
-    if settings.semantic_on:
-        results["sem_seg"] = semantic(merged, masks)
-    if settings.panoptic_on:
-        results["panoptic_seg"] = panoptic(
-            merged, masks, is_thing, settings.object_threshold, settings.overlap_threshold
-        )
+    place = _Picture(picture, input_size, output_size)
+    with torch.autocast(things.token_logits.device.type, enabled=False):
+        tokens = things.token_logits[picture, background_queries:]
+        logits = hide_stuff(pool_tokens(tokens, token_spans, settings.token_pooling), is_thing)
+        scores = thing_scores(logits, things.iou_logits[picture, background_queries:])
+        boxes = things.boxes[picture, background_queries:].float()
+        kept = suppress(scores, boxes, settings.nms_threshold)
+        results: dict[str, Any] = {}
+        if settings.instance_on:
+            shown = is_thing if any(is_thing) else None
+            row, label, score = best_pairs(scores[kept], settings.detections, shown)
+            query = kept[row] + background_queries
+            results["instances"] = _instances(things, query, score, label, place)
+        if settings.semantic_on or settings.panoptic_on:
+            groups = []
+            if not settings.merge_stuff_only:
+                groups.append((things, kept + background_queries, logits[kept]))
+            groups += _stuff_group(stuff, picture, token_spans, is_thing, settings)
+            results.update(_merged(groups, is_thing, place, settings))
     return results
 
 
 def referring_results(
-    things: Any,
-    *,
-    row: int,
-    background_queries: int,
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    things: Prediction, *, row: int, background_queries: int, input_size: Size, output_size: Size
 ) -> Instances:
-    """The one best instance of a sentence.
+    """The one instance that a sentence describes best (none only where its box is empty).
 
     Args:
-        things: the last layer's predictions over (picture, sentence) pairs, one logit a query.
-        row: which pair.
-        background_queries: how many of the first queries are left out.
-        input_size, output_size: (height, width) of what the model saw and of the result.
+        things: the last layer for (picture, sentence) pairs, one logit a query.
+        row: the pair.
+        background_queries, input_size, output_size: as in `universal_results`.
     """
-    chosen = slice(background_queries, None)
-    scores = thing_scores(things.token_logits[row, chosen, :1], things.iou_logits[row, chosen])
-    boxes = things.boxes[row, chosen]
-    best = best_pairs(scores, torch.arange(len(scores), device=scores.device), 1)
-    masks = _masks_of(things, row, best.queries + background_queries)
-    return _instances(best, boxes, masks, input_size, output_size)
+    place = _Picture(row, input_size, output_size)
+    with torch.autocast(things.token_logits.device.type, enabled=False):
+        query, score = best_described(
+            things.token_logits[row, background_queries:],
+            things.iou_logits[row, background_queries:],
+        )
+        query = query[None] + background_queries
+        return _instances(things, query, score[None], torch.zeros_like(query), place)
 
 
-def _masks_of(prediction: Any, picture: int, queries: Tensor) -> Tensor:
-    """[n, h, w] logits at stride 4 of some queries of one picture."""
-    return prediction.masks(torch.full_like(queries, picture), queries).float()
+def _stuff_group(
+    stuff: Prediction,
+    picture: int,
+    token_spans: Sequence[Sequence[int]],
+    is_thing: Sequence[bool],
+    settings: ResultSettings,
+) -> list[tuple[Prediction, Tensor, Tensor]]:
+    """The stuff branch's queries for the merge; none where no class is left to them."""
+    logits = pool_tokens(stuff.token_logits[picture], token_spans, settings.token_pooling)
+    if not (settings.stuff_scores_things or settings.merge_stuff_only):
+        if all(is_thing):
+            return []
+        logits = hide_things(logits, is_thing)
+    return [(stuff, torch.arange(len(logits), device=logits.device), logits)]
 
 
-def _crop_like(maps: Tensor, other: Tensor) -> Tensor:
-    """Both branches round odd sides alike, save for the last row or column."""
-    height = min(maps.shape[-2], other.shape[-2])
-    width = min(maps.shape[-1], other.shape[-1])
-    return maps[:, :height, :width]
+def _merged(
+    groups: Sequence[tuple[Prediction, Tensor, Tensor]],
+    is_thing: Sequence[bool],
+    place: _Picture,
+    settings: ResultSettings,
+) -> dict[str, Any]:
+    """Semantic and panoptic map of queries (prediction, query [n], class logits [n, K])."""
+    logits = torch.cat([logits for _, _, logits in groups])
+    scores = merge_scores(logits, settings.temperature)
+    thresholds = PanopticThresholds(settings.object_threshold, settings.overlap_threshold)
+    semantic = SemanticMerge(scores, place.output_size) if settings.semantic_on else None
+    panoptic = (
+        PanopticMerge(scores, is_thing, place.output_size, thresholds)
+        if settings.panoptic_on
+        else None
+    )
+    start = 0
+    for prediction, queries, _ in groups:
+        wanted = torch.arange(start, start + len(queries), device=queries.device)
+        start += len(queries)
+        if semantic is None:
+            chosen = panoptic.wanted[wanted]
+            wanted, queries = wanted[chosen], queries[chosen]
+        small = _small_masks(prediction, queries, place)
+        for rows in chunks(len(queries), _canvas(small), place.output_size):
+            full = to_output(small[rows], place.input_size, place.output_size).sigmoid()
+            if semantic is not None:
+                semantic.add(wanted[rows], full)
+            if panoptic is not None:
+                panoptic.add(wanted[rows], full)
+    results: dict[str, Any] = {}
+    if semantic is not None:
+        results["sem_seg"] = semantic.result()
+    if panoptic is not None:
+        results["panoptic_seg"] = panoptic.result()
+    return results
+
+
+def _small_masks(prediction: Prediction, queries: Tensor, place: _Picture) -> Tensor:
+    """[n, h, w] float32 mask logits at a quarter of the canvas."""
+    return prediction.masks(torch.full_like(queries, place.row), queries).float()
+
+
+def _canvas(small: Tensor) -> Size:
+    return small.shape[-2] * STRIDE, small.shape[-1] * STRIDE
 
 
 def _instances(
-    chosen: Selection,
-    boxes: Tensor,
-    mask_logits: Tensor,
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    things: Prediction, queries: Tensor, scores: Tensor, classes: Tensor, place: _Picture
 ) -> Instances:
-    """Detectron2's instances; those with an empty box are left out."""
-    height, width = output_size
-    corners = box_convert(boxes[chosen.queries].float(), "cxcywh", "xyxy")
-    placed = Boxes(corners * corners.new_tensor([width, height, width, height]))
-    placed.clip(output_size)
-    found = Instances(output_size)
-    found.pred_boxes = placed
-    found.scores = chosen.scores
-    found.pred_classes = chosen.classes
-    found.pred_masks = instance_masks(mask_logits, input_size, output_size)
-    return found[placed.nonempty()]
+    """Detectron2's instances in pixels of the output; empty boxes are left out."""
+    height, width = place.output_size
+    boxes = things.boxes[place.row, queries].float()
+    found = Boxes(corners(boxes) * boxes.new_tensor([width, height, width, height]))
+    found.clip(place.output_size)
+    full = found.nonempty()
+    unique, back = torch.unique(queries[full], return_inverse=True)
+    small = _small_masks(things, unique, place)[back]
+    result = Instances(place.output_size)
+    result.pred_boxes = found[full]
+    result.scores = scores[full]
+    result.pred_classes = classes[full]
+    result.pred_masks = instance_masks(small, place.input_size, place.output_size)
+    return result

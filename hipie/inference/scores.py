@@ -1,4 +1,4 @@
-"""Scores of things, and the scores that things and stuff meet with."""
+"""Scores of queries: how sure a class is, with the predicted quality of the box."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ from torch import Tensor
 
 
 def thing_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
-    """sqrt(class probability * predicted box quality): [Q, K] and [Q, 1] -> [Q, K]."""
+    """Geometric mean of class probability and predicted box quality.
+
+    Args:
+        class_logits: [..., K].
+        iou_logits: [..., 1].
+
+    Returns:
+        [..., K] float32 in 0..1.
+    """
     return (class_logits.float().sigmoid() * iou_logits.float().sigmoid()).sqrt()
 
 
 def merge_scores(class_logits: Tensor, temperature: float = 0.06) -> Tensor:
-    """Softmax over classes of the probabilities, sharpened: [N, K] -> [N, K]."""
+    """Scores of queries that compete for pixels: softmax of the class probabilities.
+
+    Masked columns have probability 0 and keep the small share that softmax leaves them.
+
+    Args:
+        class_logits: [..., K].
+        temperature: what the probabilities are divided by.
+
+    Returns:
+        [..., K] float32, summing to 1 over the classes.
+    """
     return (class_logits.float().sigmoid() / temperature).softmax(-1)

@@ -1,48 +1,52 @@
-"""Which queries become instances."""
+"""Which queries, and which of their classes, become instances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert
+from torchvision.ops import batched_nms
 
 
-@dataclass(frozen=True)
-class Selection:
-    """n chosen (query, class) pairs, best first.
-
-    Attributes:
-        queries: [n] int64; a query can be chosen with several classes.
-        classes: [n] int64.
-        scores: [n] float32, falling.
-    """
-
-    queries: Tensor
-    classes: Tensor
-    scores: Tensor
+def corners(boxes: Tensor) -> Tensor:
+    """[..., 4] cxcywh -> xyxy, in float32."""
+    centre, size = boxes.float().split(2, dim=-1)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
-def suppress(boxes: Tensor, scores: Tensor, threshold: float = 0.7) -> Tensor:
-    """Class-aware non-maximum suppression with every query's best class.
+def suppress(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
+    """Non-maximum suppression among queries whose best class is the same.
 
     Args:
+        scores: [Q, K]; the best class of a query counts.
         boxes: [Q, 4] cxcywh.
-        scores: [Q, K].
-        threshold: IoU above which the lower score goes.
+        threshold: intersection over union above which the lower score goes.
 
     Returns:
-        Indices of the survivors by falling score.
+        Indices of the queries that stay, by falling score.
     """
-    best, label = scores.max(-1)
-    corners = box_convert(boxes.float(), "cxcywh", "xyxy")
-    return batched_nms(corners, best, label, threshold)
+    best, labels = scores.float().max(-1)
+    return batched_nms(corners(boxes), best, labels, threshold)
 
 
-def best_pairs(scores: Tensor, survivors: Tensor, count: int = 100) -> Selection:
-    """The best (query, class) pairs of the surviving queries; scores [Q, K]."""
-    flat = scores[survivors].flatten()
-    top, place = flat.topk(min(count, len(flat)))
-    rows = torch.div(place, scores.shape[1], rounding_mode="floor")
-    return Selection(survivors[rows], place % scores.shape[1], top)
+def best_pairs(
+    scores: Tensor, limit: int = 100, allowed: Sequence[bool] | Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest (query, class) pairs; one query may come with several classes.
+
+    Args:
+        scores: [Q, K].
+        limit: how many pairs at most.
+        allowed: [K] the classes that may be chosen; all by default.
+
+    Returns:
+        query [n], class [n] and score [n], by falling score.
+    """
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    if allowed is not None:
+        columns = columns[torch.as_tensor(allowed, dtype=torch.bool, device=scores.device)]
+    flat = scores[:, columns].flatten()
+    found, index = flat.topk(min(limit, len(flat)))
+    width = max(len(columns), 1)
+    return index // width, columns[index % width], found

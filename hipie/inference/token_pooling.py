@@ -1,4 +1,4 @@
-"""From logits a word piece to logits a class."""
+"""Logits of word pieces -> logits of classes."""
 
 from __future__ import annotations
 
@@ -7,39 +7,68 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MASKED = -9999.0
+MASKED_LOGIT = -9999.0
+POOLINGS = ("mean", "max")
 
 
 def pool_tokens(
-    token_logits: Tensor, token_spans: Sequence[Sequence[int]], how: str = "mean"
+    token_logits: Tensor, token_spans: Sequence[Sequence[int]], pooling: str = "mean"
 ) -> Tensor:
-    """One logit a class: the mean or the maximum over its word pieces.
+    """The mean or the largest logit of each class's word pieces.
 
     Args:
-        token_logits: [Q, T].
-        token_spans: K sequences of token positions, none empty.
-        how: "mean" or "max".
+        token_logits: [..., T].
+        token_spans: K non-empty tuples of positions below T.
+        pooling: "mean" or "max".
 
     Returns:
-        [Q, K] float32.
+        [..., K] float32.
 
     Raises:
-        ValueError: for another `how`.
+        ValueError: for another pooling, a class without word pieces, or a position beyond T.
     """
-    logits = token_logits.float()
-    lengths = torch.tensor([len(span) for span in token_spans], device=logits.device)
-    positions = torch.tensor([p for span in token_spans for p in span], device=logits.device)
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=logits.device), lengths)
-    pieces = logits[:, positions]
-    if how == "mean":
-        total = logits.new_zeros(len(logits), len(lengths)).index_add_(1, owner, pieces)
-        return total / lengths
-    if how == "max":
-        lowest = logits.new_full((len(logits), len(lengths)), float("-inf"))
-        return lowest.scatter_reduce_(1, owner.expand(len(logits), -1), pieces, "amax")
-    raise ValueError(f'token pooling is "mean" or "max", not "{how}"')
+    if pooling not in POOLINGS:
+        raise ValueError(f'token pooling "{pooling}" is none of {", ".join(POOLINGS)}')
+    lengths = [len(span) for span in token_spans]
+    if 0 in lengths:
+        raise ValueError(f"class {lengths.index(0)} of the vocabulary has no word piece")
+    positions = [position for span in token_spans for position in span]
+    if max(positions, default=0) >= token_logits.shape[-1]:
+        raise ValueError(
+            f"a class stands at word piece {max(positions)}, but the logits have only "
+            f"{token_logits.shape[-1]}"
+        )
+    device = token_logits.device
+    counts = torch.tensor(lengths, device=device, dtype=torch.long)
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+    chosen = token_logits[..., torch.tensor(positions, dtype=torch.long, device=device)].float()
+    pooled = chosen.new_zeros(*chosen.shape[:-1], len(lengths))
+    if pooling == "mean":
+        return pooled.index_add(-1, owners, chosen) / counts
+    return pooled.scatter_reduce(-1, owners.expand_as(chosen), chosen, "amax", include_self=False)
 
 
-def mask_classes(class_logits: Tensor, hidden: Tensor) -> Tensor:
-    """Set the columns of `hidden` [K] bool to -9999, so that their sigmoid is 0."""
-    return class_logits.masked_fill(hidden, MASKED)
+def hide_stuff(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+    """Class logits for the thing branch: stuff columns become -9999.
+
+    A vocabulary without any thing stays as it is, since the thing branch then scores its stuff.
+
+    Args:
+        class_logits: [..., K].
+        is_thing: [K].
+    """
+    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
+    if not things.any():
+        return class_logits
+    return class_logits.masked_fill(~things, MASKED_LOGIT)
+
+
+def hide_things(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+    """Class logits for the stuff branch: thing columns become -9999.
+
+    Args:
+        class_logits: [..., K].
+        is_thing: [K].
+    """
+    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
+    return class_logits.masked_fill(things, MASKED_LOGIT)
