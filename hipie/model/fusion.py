@@ -15,6 +15,10 @@ class BidirectionalFusion(nn.Module):
     One score matrix a head serves both directions. As in the published model, the residual starts
     from the *normed* inputs: out = norm(x) + gamma * attention.
 
+    There are far more pixels than words, so no projection runs over pixels: what the formula
+    projects on the pixels' side is applied to the words instead, which is the same product in
+    another order and never holds an S x inner_width tensor.
+
     Args:
         width: channels of a pixel.
         text_width: channels of a word piece.
@@ -64,22 +68,43 @@ class BidirectionalFusion(nn.Module):
             The fused [B, S, width] and [B, T, text_width].
         """
         visual, text = self.norm_visual(visual), self.norm_text(text)
-        query = self._heads(self.visual_query(visual) * self.scale)
-        scores = (query @ self._heads(self.text_key(text)).transpose(2, 3)).float()
-        scores = scores.clamp(-LIMIT, LIMIT)
-        seen = scores.masked_fill(~text_mask[:, None, None], HIDDEN).softmax(-1)
-        read = scores.transpose(2, 3).softmax(-1)
-        from_text = self._attend(seen, self.text_value(text))
-        from_visual = self._attend(read, self.visual_value(visual))
+        scores = self._scores(visual, text).clamp(-LIMIT, LIMIT)
+        seen = scores.masked_fill(~text_mask[:, None, :, None], HIDDEN).softmax(2)
+        read = scores.softmax(3)
         return (
-            visual + self.gamma_visual * self.visual_out(from_text),
-            text + self.gamma_text * self.text_out(from_visual),
+            visual + self.gamma_visual * self._read_text(self.dropout(seen), text),
+            text + self.gamma_text * self._read_visual(self.dropout(read), visual),
         )
+
+    def _scores(self, visual: Tensor, text: Tensor) -> Tensor:
+        """float32 [B, heads, T, S]: the query projection is applied to the keys."""
+        keys = self._heads(self.text_key(text) * self.scale)
+        weight, bias = self._by_head(self.visual_query)
+        offset = keys @ bias[:, :, None].to(keys.dtype)
+        scores = (keys @ weight).flatten(1, 2) @ visual.transpose(1, 2)
+        return scores.unflatten(1, keys.shape[1:3]).float() + offset
+
+    def _read_text(self, weights: Tensor, text: Tensor) -> Tensor:
+        """Weights [B, heads, T, S] -> [B, S, width]: values meet the output projection first."""
+        values = self._heads(self.text_value(text))
+        out = self.visual_out.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
+        rows = (values @ out).flatten(1, 2)
+        return weights.flatten(1, 2).transpose(1, 2).to(rows.dtype) @ rows + self.visual_out.bias
+
+    def _read_visual(self, weights: Tensor, visual: Tensor) -> Tensor:
+        """Weights [B, heads, T, S] -> [B, T, text_width]: pixels are mixed before projected."""
+        total = weights.sum(3, keepdim=True)
+        mixed = weights.flatten(1, 2).to(visual.dtype) @ visual
+        weight, bias = self._by_head(self.visual_value)
+        mixed = mixed.unflatten(1, weights.shape[1:3]) @ weight.transpose(1, 2)
+        mixed = mixed + total * bias[:, None]
+        return self.text_out(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, N, inner] -> [B, heads, N, inner / heads]."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _attend(self, weights: Tensor, values: Tensor) -> Tensor:
-        mixed = self.dropout(weights).to(values.dtype) @ self._heads(values)
-        return mixed.transpose(1, 2).flatten(2)
+    def _by_head(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """A layer's weight [heads, inner / heads, width] and bias [heads, inner / heads]."""
+        shape = (self.num_heads, -1)
+        return layer.weight.unflatten(0, shape), layer.bias.unflatten(0, shape)

@@ -83,7 +83,7 @@ class ThingBranch(nn.Module):
         text_width: channels of a word piece.
         num_queries, num_background_queries: of the decoder.
         encoder_layers, decoder_layers, num_heads, num_points, ffn_width: of the transformer.
-        fusion_width, fusion_heads: of the bi-directional attention.
+        fusion_width, fusion_heads, fusion_dropout: of the bi-directional attention.
         mask_channels: channels of the mask features.
         denoising_queries: about how many noised copies in training; 0 for none.
         published_denoising_masks: centre the masks of denoising query i on the logits of matching
@@ -106,6 +106,7 @@ class ThingBranch(nn.Module):
         ffn_width: int = 2048,
         fusion_width: int = 2048,
         fusion_heads: int = 8,
+        fusion_dropout: float = 0.1,
         mask_channels: int = 8,
         denoising_queries: int = 200,
         published_denoising_masks: bool = False,
@@ -120,7 +121,12 @@ class ThingBranch(nn.Module):
         self.projections = InputProjections(in_channels, width)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
         self.fusion = BidirectionalFusion(
-            width, text_width, fusion_width, fusion_heads, 1 / max(encoder_layers, 1)
+            width,
+            text_width,
+            fusion_width,
+            fusion_heads,
+            initial_gamma=1 / max(encoder_layers, 1),
+            dropout=fusion_dropout,
         )
         self.encoder = nn.ModuleList(
             EncoderLayer(width, num_heads, levels, num_points, ffn_width)
