@@ -1,0 +1,114 @@
+"""Checking that a split on disk is whole and that its files agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from .classes import CATEGORY_IDS, CLASS_NAMES, PARTS, THINGS
+from .disk import finished
+from .files import read_json
+from .referring import GREFS
+
+
+def check_split(root: str | Path, split: str, most_pages: int | None = None) -> list[str]:
+    """Sentences that say what is wrong with a split; an empty list when all is well.
+
+    Args:
+        most_pages: look into at most so many pages; None for all of them.
+    """
+    root = Path(root)
+    done = finished(root, split)
+    if done is None:
+        return [f"{root} holds no finished split {split!r}"]
+    instances = read_json(root / f"instances_{split}.json")
+    panoptic = read_json(root / f"panoptic_{split}.json")
+    if len(instances["images"]) != done["count"]:
+        return [f"instances_{split}.json has {len(instances['images'])} pages, not {done['count']}"]
+    things = _by_image(instances["annotations"])
+    parts = _by_image(read_json(root / f"parts_{split}.json")["annotations"])
+    problems: list[str] = []
+    rows = zip(instances["images"], panoptic["annotations"], strict=True)
+    for image, record in list(rows)[:most_pages]:
+        own = things.get(image["id"], [])
+        problems += _check_page(root, split, image, record, own, parts.get(image["id"], []))
+    return problems + list(_check_sentences(root, split, instances["annotations"]))
+
+
+def _by_image(annotations: list[dict]) -> dict[int, list[dict]]:
+    gathered: dict[int, list[dict]] = {}
+    for annotation in annotations:
+        gathered.setdefault(annotation["image_id"], []).append(annotation)
+    return gathered
+
+
+def _check_page(
+    root: Path, split: str, image: dict, record: dict, things: list[dict], parts: list[dict]
+) -> list[str]:
+    stem = Path(image["file_name"]).stem
+    names = (f"images/{split}/{stem}.jpg",) + tuple(
+        f"{folder}_{split}/{stem}.png" for folder in ("panoptic", "semantic", "parts")
+    )
+    pictures = [cv2.imread(str(root / name), cv2.IMREAD_UNCHANGED) for name in names]
+    for name, picture in zip(names, pictures, strict=True):
+        if picture is None:
+            return [f"{root / name} is missing or unreadable"]
+        if picture.shape[:2] != (image["height"], image["width"]):
+            return [f"{root / name} has the shape {picture.shape[:2]}"]
+    _, coded, semantic, labels = pictures
+    ids = coded[..., ::-1].astype(np.int64) @ np.array([1, 256, 65536])
+    found = list(_check_segments(record, ids, semantic))
+    found += list(_check_things(things, ids))
+    found += list(_check_parts(parts, {t["id"]: t for t in things}, labels))
+    return [f"{split} page {stem}: {problem}" for problem in found]
+
+
+def _check_segments(record: dict, ids: np.ndarray, semantic: np.ndarray) -> Iterator[str]:
+    for segment in record["segments_info"]:
+        mask = ids == segment["id"]
+        if mask.sum() != segment["area"]:
+            yield f"segment {segment['id']} covers {mask.sum()} pixels, not {segment['area']}"
+        elif (semantic[mask] != segment["category_id"] - 1).any():
+            name = CLASS_NAMES[segment["category_id"] - 1]
+            yield f"segment {segment['id']} is {name}, but the semantic map disagrees"
+    if (semantic[ids == 0] != 255).any():
+        yield "the semantic map labels pixels that the panoptic map does not"
+
+
+def _check_things(things: list[dict], ids: np.ndarray) -> Iterator[str]:
+    for thing in things:
+        mask = coco_mask.decode(thing["segmentation"]).astype(bool)
+        if not np.array_equal(mask, ids == thing["id"] % 32):
+            yield f"instance {thing['id']} and the panoptic map disagree"
+
+
+def _check_parts(parts: list[dict], things: dict[int, dict], labels: np.ndarray) -> Iterator[str]:
+    names = {CATEGORY_IDS[thing.name]: thing.name for thing in THINGS}
+    innermost = sorted(parts, key=lambda part: part["level"])
+    drawn = np.zeros(labels.shape, np.uint8)
+    for part in innermost:
+        whole = things[part["thing_id"]]
+        row = PARTS[part["category_id"] - 1]
+        mask = coco_mask.decode(part["segmentation"]).astype(bool)
+        drawn[mask] = part["category_id"]
+        if row.whole != names[whole["category_id"]]:
+            yield f"part {part['id']} is a {row.name} of a {names[whole['category_id']]}"
+        if (mask & ~coco_mask.decode(whole["segmentation"]).astype(bool)).any():
+            yield f"part {part['id']} leaves its thing {whole['id']}"
+    has_parts = np.isin(labels, [n for n, row in enumerate(PARTS, 1) if row.whole is not None])
+    if not np.array_equal(np.where(has_parts, labels, 0), drawn):
+        yield "the parts and the label map of parts disagree"
+
+
+def _check_sentences(root: Path, split: str, things: list[dict]) -> Iterator[str]:
+    known = {thing["id"]: thing for thing in things}
+    for reference in read_json(root / GREFS):
+        if reference["split"] != split or reference["no_target"]:
+            continue
+        for target in reference["ann_id"]:
+            if target not in known or known[target]["image_id"] != reference["image_id"]:
+                yield f"sentence {reference['ref_id']} points at {target}, not a thing of its page"
