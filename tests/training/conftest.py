@@ -86,46 +86,47 @@ def layer_of(leaves: list[torch.Tensor], pictures: int, queries: int, **shape: o
     )
 
 
+def build_batch(
+    kinds: list[list[bool]],
+    *,
+    layers: int = 3,
+    queries: int = 14,
+    background: int = 2,
+    groups: int = 2,
+    negatives: bool = True,
+    proposal_tokens: int = 1,
+    seed: int = 0,
+) -> Batch:
+    """Objects of the given kinds (True: thing) in every picture, and predictions of them."""
+    generator = torch.Generator().manual_seed(seed)
+    leaves: list[torch.Tensor] = []
+    pictures = len(kinds)
+    most = max(len(k) for k in kinds)
+    layout = DenoisingLayout(groups, most, negatives) if groups and most else None
+    output = Output(
+        layers=[
+            layer_of(leaves, pictures, background + queries, generator=generator)
+            for _ in range(layers)
+        ],
+        proposals=layer_of(leaves, pictures, 30, generator=generator, tokens=proposal_tokens),
+        num_background=background,
+        denoising=layout
+        and [
+            layer_of(leaves, pictures, layout.num_queries, generator=generator)
+            for _ in range(layers)
+        ],
+        denoising_layout=layout,
+    )
+    text_mask = torch.ones(pictures, TOKENS, dtype=torch.bool)
+    text_mask[0, 7:] = False
+    targets = [picture_targets(k, generator) for k in kinds]
+    return Batch(output, targets, text_mask, leaves)
+
+
 @pytest.fixture
 def make_batch():
-    """`make_batch(kinds a picture, layers, queries, background, groups, seed)` -> `Batch`."""
-
-    def make(
-        kinds: list[list[bool]],
-        *,
-        layers: int = 3,
-        queries: int = 14,
-        background: int = 2,
-        groups: int = 2,
-        negatives: bool = True,
-        proposal_tokens: int = 1,
-        seed: int = 0,
-    ) -> Batch:
-        generator = torch.Generator().manual_seed(seed)
-        leaves: list[torch.Tensor] = []
-        pictures = len(kinds)
-        most = max(len(k) for k in kinds)
-        layout = DenoisingLayout(groups, most, negatives) if groups and most else None
-        output = Output(
-            layers=[
-                layer_of(leaves, pictures, background + queries, generator=generator)
-                for _ in range(layers)
-            ],
-            proposals=layer_of(leaves, pictures, 30, generator=generator, tokens=proposal_tokens),
-            num_background=background,
-            denoising=layout
-            and [
-                layer_of(leaves, pictures, layout.num_queries, generator=generator)
-                for _ in range(layers)
-            ],
-            denoising_layout=layout,
-        )
-        text_mask = torch.ones(pictures, TOKENS, dtype=torch.bool)
-        text_mask[0, 7:] = False
-        targets = [picture_targets(k, generator) for k in kinds]
-        return Batch(output, targets, text_mask, leaves)
-
-    return make
+    """`build_batch`: `make_batch(kinds a picture, layers, queries, background, ...)`."""
+    return build_batch
 
 
 @pytest.fixture
