@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
@@ -16,6 +16,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
+from hipie.evaluation.coco import CheckedCOCOEvaluator
 from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
@@ -54,7 +55,7 @@ def build_evaluator(
     if kind in own:
         return own[kind](dataset_name, **renamed)
     if kind == "coco":
-        return _instances(dataset_name, output_folder)
+        return CheckedCOCOEvaluator(dataset_name, output_folder)
     if kind == "sem_seg":
         return _semantic(dataset_name, output_folder)
     if kind != "coco_panoptic_seg":
@@ -62,6 +63,7 @@ def build_evaluator(
             f'the data set {dataset_name} has the evaluator_type "{kind}"; known are coco, '
             "coco_panoptic_seg, grefer, parts, refer, sem_seg and unseen"
         )
+    DatasetCatalog.get(dataset_name)  # Pages of the picture book may have to be drawn first.
     asked = cfg.MODEL.HIPIE.TEST
     parts = []
     if asked.INSTANCE_ON:

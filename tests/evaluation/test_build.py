@@ -1,0 +1,144 @@
+"""The evaluators of the registered data sets, fed with the truth itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.transforms import NoOpTransform
+from detectron2.structures import Boxes, Instances
+
+from hipie.config import add_hipie_config
+from hipie.data.datasets.coco import register
+from hipie.data.mappers.objects import as_instances, panoptic_objects, read_labels
+from hipie.evaluation import build_evaluator
+from hipie.evaluation.referring import object_masks, target_mask
+
+pytestmark = pytest.mark.usefixtures("drawn_book")
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    node = get_cfg()
+    add_hipie_config(node)
+    return node
+
+
+def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
+    """What a model without errors would answer for a panoptic record."""
+    colours = read_labels(record["pan_seg_file_name"])
+    truth = as_instances(*panoptic_objects(colours, record["segments_info"], NoOpTransform()))
+    masks, labels = truth.gt_masks.tensor, truth.gt_classes
+    chosen = labels < things
+    found = Instances(truth.image_size)
+    found.pred_masks, found.pred_classes = masks[chosen], labels[chosen]
+    found.pred_boxes = Boxes(truth.gt_boxes.tensor[chosen])
+    found.scores = torch.ones(int(chosen.sum()))
+    semantic = torch.zeros(classes, *truth.image_size)
+    panoptic = torch.zeros(truth.image_size, dtype=torch.int32)
+    segments = []
+    for i, (mask, label) in enumerate(zip(masks, labels.tolist(), strict=True)):
+        semantic[label][mask] = 1
+        panoptic[mask] = i + 1
+        segments.append({"id": i + 1, "isthing": label < things, "category_id": label})
+    return {"instances": found, "sem_seg": semantic, "panoptic_seg": (panoptic, segments)}
+
+
+def run(cfg: CfgNode, name: str, folder: Path, answer) -> dict:
+    judge = build_evaluator(cfg, name, str(folder))
+    judge.reset()
+    for record in DatasetCatalog.get(name):
+        judge.process([record], [answer(record)])
+    return judge.evaluate()
+
+
+def test_panoptic_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+    meta = MetadataCatalog.get("picturebook_val_panoptic")
+    things, classes = len(meta.thing_classes), len(meta.stuff_classes)
+    results = run(
+        cfg,
+        "picturebook_val_panoptic",
+        tmp_path,
+        lambda record: perfect_panoptic(record, classes, things),
+    )
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert results["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_only_what_is_asked_for_is_judged(cfg: CfgNode, tmp_path: Path) -> None:
+    cfg.MODEL.HIPIE.TEST.INSTANCE_ON = False
+    cfg.MODEL.HIPIE.TEST.PANOPTIC_ON = False
+    meta = MetadataCatalog.get("picturebook_val_panoptic")
+    things, classes = len(meta.thing_classes), len(meta.stuff_classes)
+    results = run(
+        cfg,
+        "picturebook_val_panoptic",
+        tmp_path,
+        lambda record: {"sem_seg": perfect_panoptic(record, classes, things)["sem_seg"]},
+    )
+    assert set(results) == {"sem_seg"}
+
+
+def test_unseen_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+    meta = MetadataCatalog.get("picturebook_unseen_panoptic")
+    things, classes = len(meta.thing_classes), len(meta.stuff_classes)
+    results = run(
+        cfg,
+        "picturebook_unseen_panoptic",
+        tmp_path,
+        lambda record: perfect_panoptic(record, classes, things),
+    )
+    shown = any(
+        meta.thing_classes[s["category_id"]] in meta.unseen_classes
+        for record in DatasetCatalog.get("picturebook_unseen_panoptic")
+        for s in record["segments_info"]
+        if s["isthing"]
+    )
+    assert set(results) == {"unseen"} and shown
+    assert results["unseen"]["AR@100"] == pytest.approx(100)
+    assert results["unseen"]["naming"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("split", "key"), [("val", "parts"), ("unseen", "parts_unseen")])
+def test_parts_truth_scores_full(cfg: CfgNode, tmp_path: Path, split: str, key: str) -> None:
+    name = f"picturebook_{split}_parts"
+    classes = len(MetadataCatalog.get(name).stuff_classes)
+
+    def answer(record: dict) -> dict:
+        labels = read_labels(record["part_seg_file_name"]).astype(np.int64)
+        return {"sem_seg": torch.from_numpy(np.eye(classes + 1)[labels]).permute(2, 0, 1)[1:]}
+
+    results = run(cfg, name, tmp_path, answer)
+    assert results[key]["mIoU"] == pytest.approx(100)
+    assert results[key]["mIoU_parts"] == pytest.approx(100)
+
+
+def truthful_sentences(record: dict) -> dict:
+    objects = object_masks(record)
+    answers = []
+    for sentence in record["sentences"]:
+        found = Instances((record["height"], record["width"]))
+        found.pred_masks = torch.from_numpy(target_mask(objects, sentence, record))[None]
+        answers.append(found)
+    return {"referring": answers}
+
+
+def test_sentences_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+    results = run(cfg, "picturebook_val_refer", tmp_path, truthful_sentences)
+    assert results["refer"]["oIoU"] == 100 and results["refer"]["P@0.9"] == 100
+    unseen = run(cfg, "picturebook_unseen_refer", tmp_path, truthful_sentences)["refer_unseen"]
+    assert unseen["oIoU-held_out"] == 100
+    general = run(cfg, "picturebook_val_grefer", tmp_path, truthful_sentences)["grefer"]
+    assert general["gIoU"] == 100 and general["N-acc"] == 100
+
+
+def test_unknown_type_is_named(cfg: CfgNode) -> None:
+    register("hand_made_mystery", list, evaluator_type="mystery")
+    with pytest.raises(ValueError, match='hand_made_mystery has the evaluator_type "mystery"'):
+        build_evaluator(cfg, "hand_made_mystery")

@@ -1,0 +1,141 @@
+"""Referring metrics on sentences worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from hipie.data.datasets.coco import register
+from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
+
+SIZE = (4, 10)
+
+
+def columns(left: int, right: int) -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[:, left:right] = 1
+    return mask
+
+
+def annotation(left: int, right: int) -> dict:
+    return {"segmentation": mask_util.encode(np.asfortranarray(columns(left, right)))}
+
+
+def answer(*masks: np.ndarray) -> Instances:
+    found = Instances(SIZE)
+    found.pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *SIZE))
+    return found
+
+
+@pytest.fixture
+def sentences() -> list[dict]:
+    """Two pictures: sentences for one thing, for two, and for nothing."""
+    records = [
+        {
+            "file_name": "a.jpg",
+            "height": 4,
+            "width": 10,
+            "image_id": 1,
+            "annotations": [annotation(0, 4), annotation(5, 9)],
+            "sentences": [
+                {"sentence": "left", "targets": [0], "kind": "class", "held_out": False},
+                {"sentence": "both", "targets": [0, 1], "kind": "class", "held_out": True},
+                {"sentence": "nothing", "targets": [], "kind": "none"},
+            ],
+        },
+        {
+            "file_name": "b.jpg",
+            "height": 4,
+            "width": 10,
+            "image_id": 2,
+            "annotations": [annotation(2, 6)],
+            "sentences": [{"sentence": "it", "targets": [0]}, {"sentence": "no", "targets": []}],
+        },
+    ]
+    register("hand_made_sentences", lambda: records)
+    return records
+
+
+ANSWERS = [
+    {"referring": [answer(columns(0, 3)), answer(columns(0, 4)), answer(columns(0, 1))]},
+    {"referring": [answer(columns(2, 6)), answer()]},
+]
+
+
+def test_referring_by_hand(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    for record, given in zip(sentences, ANSWERS, strict=True):
+        judge.process([record], [given])
+    scores = judge.evaluate()["refer"]
+    assert scores["oIoU"] == pytest.approx(100 * (12 + 16 + 0 + 16 + 0) / (16 + 32 + 4 + 16 + 0))
+    assert scores["mIoU"] == pytest.approx(100 * (0.75 + 0.5 + 0 + 1 + 0) / 5)
+    assert scores["P@0.5"] == pytest.approx(60) and scores["P@0.8"] == pytest.approx(20)
+    assert scores["oIoU-class"] == pytest.approx(100 * 28 / 48)
+    assert scores["oIoU-held_out"] == pytest.approx(50)
+    assert scores["oIoU-seen"] == pytest.approx(75)
+    assert scores["sentences"] == 5
+
+
+def test_an_empty_answer_counts_the_whole_target(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False, result_name="mine")
+    judge.process([sentences[1]], [{"referring": [answer(), answer()]}])
+    scores = judge.evaluate()["mine"]
+    assert scores["oIoU"] == 0 and scores["mIoU"] == 0
+
+
+def test_several_masks_are_joined(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    both = answer(columns(2, 4), columns(4, 6))
+    judge.process([sentences[1]], [{"referring": [both, answer()]}])
+    assert judge.evaluate()["refer"]["mIoU"] == pytest.approx(50)
+
+
+def test_reset_forgets(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    judge.process([sentences[0]], [ANSWERS[0]])
+    judge.reset()
+    judge.process([sentences[1]], [ANSWERS[1]])
+    assert judge.evaluate()["refer"]["sentences"] == 2
+
+
+def test_missing_answers_are_named(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    with pytest.raises(ValueError, match="a.jpg: 3 sentences, but 1 answers"):
+        judge.process([sentences[0]], [{"referring": [answer()]}])
+
+
+def test_answers_of_another_size_are_refused(sentences: list[dict]) -> None:
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    small = Instances((2, 2))
+    small.pred_masks = torch.ones(1, 2, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="pixels for a picture of"):
+        judge.process([sentences[1]], [{"referring": [small, small]}])
+
+
+def test_generalized_by_hand(sentences: list[dict]) -> None:
+    judge = GeneralizedReferringEvaluator("hand_made_sentences", distributed=False)
+    for record, given in zip(sentences, ANSWERS, strict=True):
+        judge.process([record], [given])
+    scores = judge.evaluate()["grefer"]
+    assert scores["gIoU"] == pytest.approx(100 * (0.75 + 0.5 + 0 + 1 + 1) / 5)
+    assert scores["cIoU"] == pytest.approx(100 * 44 / 68)
+    assert scores["N-acc"] == pytest.approx(50)
+    assert scores["T-acc"] == pytest.approx(100)
+    assert scores["Pr@0.7"] == pytest.approx(200 / 3)
+    assert scores["Pr@0.9"] == pytest.approx(100 / 3)
+
+
+def test_generalized_misses(sentences: list[dict]) -> None:
+    judge = GeneralizedReferringEvaluator("hand_made_sentences", distributed=False)
+    judge.process([sentences[1]], [{"referring": [answer(), answer(columns(0, 1))]}])
+    scores = judge.evaluate()["grefer"]
+    assert scores["gIoU"] == 0 and scores["T-acc"] == 0 and scores["N-acc"] == 0
+
+
+def test_generalized_without_sentences() -> None:
+    register("hand_made_nothing", list)
+    judge = GeneralizedReferringEvaluator("hand_made_nothing", distributed=False)
+    assert np.isnan(judge.evaluate()["grefer"]["gIoU"])

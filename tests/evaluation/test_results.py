@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from hipie.evaluation import write_results
+
+
+def test_results_are_plain_json(tmp_path: Path) -> None:
+    found = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
+    path = write_results(found, tmp_path / "new")
+    assert path == tmp_path / "new" / "results.json"
+    assert json.loads(path.read_text()) == {
+        "panoptic_seg": {"PQ": 40.5, "n": 3},
+        "segm": {"AP": None},
+    }
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_results({"a": {"b": 1.0}}, tmp_path)
+    try:
+        write_results({"a": {"b": object()}}, tmp_path)
+    except TypeError:
+        assert json.loads(path.read_text()) == {"a": {"b": 1.0}}
+    else:
+        raise AssertionError("an object went into JSON")
