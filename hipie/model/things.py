@@ -139,9 +139,7 @@ class ThingBranch(nn.Module):
         self.query_content = nn.Embedding(num_queries, width)
         self.background_content = nn.Embedding(num_background_queries, width)
         self.background_references = nn.Embedding(num_background_queries, 4)
-        self.decoder = ThingDecoder(
-            width, decoder_layers, num_heads, num_points, ffn_width, levels
-        )
+        self.decoder = ThingDecoder(width, decoder_layers, num_heads, num_points, ffn_width, levels)
         self.class_heads = nn.ModuleList(
             TextClassHead(width, text_width) for _ in range(decoder_layers)
         )
