@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hipie.data.datasets import DatasetError, load_coco_panoptic, load_part_maps
+
+
+def content() -> dict:
+    segments = [{"id": 260, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 8}]
+    return {
+        "images": [{"id": 3, "file_name": "a.jpg", "height": 4, "width": 6}],
+        "categories": [
+            {"id": 5, "name": "dog", "isthing": 1},
+            {"id": 8, "name": "sky", "isthing": 0},
+        ],
+        "annotations": [{"image_id": 3, "file_name": "a.png", "segments_info": segments}],
+    }
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[dict], list[dict]]:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg")
+
+    def write_and_load(written: dict) -> list[dict]:
+        (tmp_path / "p.json").write_text(json.dumps(written))
+        return load_coco_panoptic(
+            tmp_path / "p.json", tmp_path / "png", tmp_path, {5: 0, 8: 1}, tmp_path / "sem"
+        )
+
+    return write_and_load
+
+
+def test_records(load: Callable, tmp_path: Path) -> None:
+    (record,) = load(content())
+    assert record["file_name"] == str(tmp_path / "a.jpg")
+    assert record["pan_seg_file_name"] == str(tmp_path / "png" / "a.png")
+    assert record["sem_seg_file_name"] == str(tmp_path / "sem" / "a.png")
+    assert [(s["id"], s["category_id"], s["isthing"]) for s in record["segments_info"]] == [
+        (260, 0, True),
+        (2, 1, False),
+    ]
+
+
+def test_unknown_category(load: Callable) -> None:
+    bad = content()
+    bad["annotations"][0]["segments_info"][0]["category_id"] = 6
+    with pytest.raises(DatasetError, match="segment 260 of image 3 has the unknown category 6"):
+        load(bad)
+
+
+def test_unknown_image(load: Callable) -> None:
+    bad = content()
+    bad["annotations"][0]["image_id"] = 4
+    with pytest.raises(DatasetError, match="of image 4, which the file does not list"):
+        load(bad)
+
+
+def test_missing_picture(load: Callable) -> None:
+    bad = content()
+    bad["images"][0]["file_name"] = "b.jpg"
+    with pytest.raises(DatasetError, match='p.json: the picture "b.jpg" of image 3'):
+        load(bad)
+
+
+def test_pictures_without_a_part_map_are_left_out(tmp_path: Path) -> None:
+    written = content()
+    written["images"].append({"id": 4, "file_name": "b.jpg", "height": 4, "width": 6})
+    (tmp_path / "p.json").write_text(json.dumps(written))
+    (tmp_path / "parts").mkdir()
+    for name in ("a.jpg", "b.jpg", "parts/b.png"):
+        Image.new("L", (6, 4)).save(tmp_path / name)
+    (record,) = load_part_maps(tmp_path / "p.json", tmp_path / "parts", tmp_path)
+    assert record["image_id"] == 4
+    assert record["part_seg_file_name"] == str(tmp_path / "parts" / "b.png")
+    with pytest.raises(DatasetError, match="nowhere: there is no label map"):
+        load_part_maps(tmp_path / "p.json", tmp_path / "nowhere", tmp_path)
