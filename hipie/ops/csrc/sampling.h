@@ -27,28 +27,33 @@ struct Axis {
 
 // Whether a location is near enough for any of its pixels to lie inside. False for NaN.
 template <typename T>
-HIPIE_INLINE bool touches(T location, T size) {
-  const T pixel = location * size - T(0.5);
-  return (pixel > T(-1)) & (pixel < size);
+HIPIE_INLINE bool touches(T location, int32_t size) {
+  const T pixel = location * static_cast<T>(size) - T(0.5);
+  return (pixel > T(-1)) & (pixel < static_cast<T>(size)) & (size > 0);
 }
 
-// Requires touches(location, size); anything else must be replaced by a location inside first.
+// Any location will do; where it does not touch the map, the indices and weights are harmless.
 template <typename T>
 HIPIE_INLINE Axis<T> along_axis(T location, int32_t size) {
   const T extent = static_cast<T>(size);
-  const T pixel = location * extent - T(0.5);
-  // pixel > -1, so that truncation of pixel + 1 rounds down.
+  const T exact = location * extent - T(0.5);
+  // From -1 to extent, which makes -1 of NaN: no conversion below can overflow.
+  const T not_below = exact > T(-1) ? exact : T(-1);
+  const T pixel = not_below < extent ? not_below : extent;
+  // As pixel + 1 is not negative, truncation rounds it down.
   const int32_t low = static_cast<int32_t>(pixel + T(1)) - 1;
+  const int32_t high = low + 1, last = size - 1;
   const T fraction = pixel - static_cast<T>(low);
-  const bool low_inside = (low >= 0) & (low < size);
-  const bool high_inside = low + 1 < size;
+  const T low_inside = static_cast<T>((low >= 0) & (low <= last));
+  const T high_inside = static_cast<T>(high <= last);
   Axis<T> axis;
-  axis.low = low < 0 ? 0 : (low < size ? low : size - 1);
-  axis.high = low + 1 < size ? low + 1 : size - 1;
-  axis.weight_low = low_inside ? T(1) - fraction : T(0);
-  axis.weight_high = high_inside ? fraction : T(0);
-  axis.slope_low = low_inside ? -extent : T(0);
-  axis.slope_high = high_inside ? extent : T(0);
+  const int32_t low_not_above = low < last ? low : last;
+  axis.low = low_not_above > 0 ? low_not_above : 0;
+  axis.high = high < last ? high : last;
+  axis.weight_low = low_inside * (T(1) - fraction);
+  axis.weight_high = high_inside * fraction;
+  axis.slope_low = low_inside * -extent;
+  axis.slope_high = high_inside * extent;
   return axis;
 }
 

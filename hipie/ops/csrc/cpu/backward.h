@@ -22,7 +22,10 @@ HIPIE_INLINE void scatter(
 #pragma GCC unroll 4
   for (int k = 0; k < K; ++k) g[k] = load<N>(gradient + k * N);
   for (int64_t i = 0; i < plan.count; ++i) {
-    if (!plan.inside[i]) continue;
+    if (!plan.inside[i]) {
+      for (int part = 0; part < 16; ++part) plan.products[16 * i + part] = T(0);
+      continue;
+    }
 #pragma GCC unroll 4
     for (int corner = 0; corner < 4; ++corner) {
       const int64_t token = plan.token[corner][i];
@@ -73,7 +76,7 @@ template <typename V, typename T>
 void write_map(const T* map, int64_t tokens, int64_t width, int64_t stride, V* to) {
   for (int64_t token = 0; token < tokens; ++token) {
     for (int64_t d = 0; d < width; ++d) {
-      to[token * stride + d] = static_cast<V>(map[token * width + d]);
+      to[token * stride + d] = narrow<V>(map[token * width + d]);
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include "../sampling.h"
 #include "problem.h"
+#include "vectors.h"
 
 namespace hipie {
 namespace {
@@ -56,17 +57,14 @@ HIPIE_INLINE void fill(const Plan<T>& plan, const C* locations, const C* weights
   const int64_t count = plan.count;
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    T x = static_cast<T>(locations[2 * i]);
-    T y = static_cast<T>(locations[2 * i + 1]);
+    const T x = static_cast<T>(locations[2 * i]);
+    const T y = static_cast<T>(locations[2 * i + 1]);
     const T attention = static_cast<T>(weights[i]);
-    const bool here = touches(x, static_cast<T>(columns[i])) & touches(y, static_cast<T>(rows[i]));
-    x = here ? x : T(0.5);
-    y = here ? y : T(0.5);
     const Axis<T> horizontal = along_axis(x, columns[i]);
     const Axis<T> vertical = along_axis(y, rows[i]);
     const int32_t top = start[i] + vertical.low * columns[i];
     const int32_t bottom = start[i] + vertical.high * columns[i];
-    inside[i] = here ? 1 : 0;
+    inside[i] = touches(x, columns[i]) & touches(y, rows[i]);
     token_tl[i] = top + horizontal.low;
     token_tr[i] = top + horizontal.high;
     token_bl[i] = bottom + horizontal.low;
@@ -90,11 +88,11 @@ HIPIE_INLINE void fill(const Plan<T>& plan, const C* locations, const C* weights
   }
 }
 
-// From the products of all corners to the gradients of locations and weights.
+// From the products of all corners to the gradients of locations and weights. The products of a
+// sample outside its map must be zero.
 template <typename T, typename C>
 HIPIE_INLINE void finish(
     const Plan<T>& plan, const C* weights, C* gradient_locations, C* gradient_weights) {
-  const int32_t* __restrict__ inside = plan.inside;
   const T* __restrict__ products = plan.products;
   const T* __restrict__ across = plan.across[0];
   const T* __restrict__ down = plan.down[0];
@@ -108,9 +106,9 @@ HIPIE_INLINE void finish(
         x, y, static_cast<T>(weights[i]), (p[0] + p[1]) + (p[2] + p[3]),
         (p[4] + p[5]) + (p[6] + p[7]), (p[8] + p[9]) + (p[10] + p[11]),
         (p[12] + p[13]) + (p[14] + p[15]));
-    gradient_weights[i] = static_cast<C>(inside[i] ? gradient.attention : T(0));
-    gradient_locations[2 * i] = static_cast<C>(inside[i] ? gradient.x : T(0));
-    gradient_locations[2 * i + 1] = static_cast<C>(inside[i] ? gradient.y : T(0));
+    gradient_weights[i] = narrow<C>(gradient.attention);
+    gradient_locations[2 * i] = narrow<C>(gradient.x);
+    gradient_locations[2 * i + 1] = narrow<C>(gradient.y);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "../sampling.h"
 #include "problem.h"
@@ -55,17 +56,25 @@ HIPIE_INLINE void store(double* to, Vector<double, N> vector) {
   std::memcpy(to, &vector, sizeof(vector));
 }
 
-// Rounds to the nearest, ties to even; a NaN stays one.
+// One number in the type that is stored: rounded to the nearest, ties to even; a NaN stays one.
+template <typename C>
+HIPIE_INLINE C narrow(C number) {
+  return number;
+}
+template <typename C>
+HIPIE_INLINE std::enable_if_t<std::is_same_v<C, c10::BFloat16>, C> narrow(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, sizeof(bits));
+  const uint32_t rounded = (bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16;
+  const uint32_t chosen = (bits & 0x7fffffffu) <= 0x7f800000u ? rounded : 0x7fc0u;
+  return c10::BFloat16(static_cast<uint16_t>(chosen), c10::BFloat16::from_bits());
+}
+
 template <int N>
 HIPIE_INLINE void store(c10::BFloat16* to, Vector<float, N> vector) {
-  Vector<uint32_t, N> bits;
-  std::memcpy(&bits, &vector, sizeof(bits));
-  const Vector<uint32_t, N> rounded = (bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16;
-  const Vector<uint32_t, N> is_number =
-      reinterpret_cast<Vector<uint32_t, N>>((bits & 0x7fffffffu) <= 0x7f800000u);
-  const Vector<uint32_t, N> chosen = (rounded & is_number) | (~is_number & 0x7fc0u);
-  const Vector<uint16_t, N> halves = __builtin_convertvector(chosen, Vector<uint16_t, N>);
-  std::memcpy(to, &halves, sizeof(halves));
+  float numbers[N];
+  std::memcpy(numbers, &vector, sizeof(numbers));
+  for (int lane = 0; lane < N; ++lane) to[lane] = narrow<c10::BFloat16>(numbers[lane]);
 }
 
 // Adds the upper half of a vector to the lower until at most four lanes are left.
