@@ -123,7 +123,7 @@ def _claim(root: Path, seed: int) -> None:
 def _tasks(work: Path, count: int, groups: int) -> list[tuple[str, int, int, Path]]:
     tasks = []
     for kind, total in (("pages", count), ("groups", groups)):
-        step = _CHUNK if kind == "pages" else _CHUNK // 8
+        step = _CHUNK if kind == "pages" else max(1, _CHUNK // 8)
         for first in range(0, total, step):
             tasks.append((kind, first, min(first + step, total), work / f"{kind}_{first:07d}.json"))
     return tasks

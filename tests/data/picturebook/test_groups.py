@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from hipie.data.picturebook import SPLITS, PictureBook
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_some_pages_of_a_group_show_the_target_and_some_do_not(split: str) -> None:
+    for index in range(5):
+        group = PictureBook(0, split).group(index)
+        assert 4 <= len(group.pages) <= 8
+        shown = [bool(targets) for targets in group.targets]
+        assert any(shown) and not all(shown)
+        for sentence in group.sentences:
+            for page, targets in zip(group.pages, sentence.targets, strict=True):
+                things = [t for t in page.things if t.name == sentence.query.name]
+                wanted = {
+                    t.id
+                    for t in things
+                    if sentence.query.colour in (None, t.colour)
+                    and sentence.query.pattern in (None, t.pattern)
+                    and t.colour != sentence.query.but
+                }
+                assert wanted == set(targets)
+            assert sentence.absent == ("not" in sentence.text.split())
+        if split != "unseen":
+            assert all(sentence.query.names_novel() == "" for sentence in group.sentences)
+
+
+def test_a_group_is_a_function_of_its_number() -> None:
+    first, second = PictureBook(3, "val").group(2), PictureBook(3, "val").group(2)
+    assert first.text == second.text and first.targets == second.targets
+    assert all((a.image == b.image).all() for a, b in zip(first.pages, second.pages, strict=True))
