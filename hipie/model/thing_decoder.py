@@ -96,4 +96,4 @@ def box_head(width: int) -> MLP:
 
 def top_rows(scores: Tensor, count: int) -> Tensor:
     """[B, S] scores -> [B, count] indices by falling score."""
-    return torch.topk(scores, min(count, scores.shape[1]), dim=1).indices
+    return torch.topk(scores, min(count, scores.shape[1]), dim=1)[1]
