@@ -90,6 +90,14 @@ def test_extreme_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     assert read_image(tmp_path / "a.png").shape == (size[1], size[0], 3)
 
 
+def test_pictures_of_floats(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif").tolist() == [[[0] * 3, [255] * 3]]
+    Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match="b.tif: a picture of floats must lie in 0..1"):
+        read_image(tmp_path / "b.tif")
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone.jpg"):
         read_image(tmp_path / "gone.jpg")

@@ -47,6 +47,12 @@ def test_code_is_refused(
     assert not (tmp_path / "ran").exists()
 
 
+def test_outside_objects_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "refs.p").write_bytes(b"\x80\x02K\x01Q.")
+    with pytest.raises(UnsafePickleError, match="from outside the file"):
+        read_plain_pickle(tmp_path / "refs.p")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(REFS)[:-9]])
 def test_damaged_pickle_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "refs.p").write_bytes(content)
