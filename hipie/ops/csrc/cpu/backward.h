@@ -19,8 +19,7 @@ HIPIE_INLINE void scatter(
     bool first) {
   constexpr int kept = N < 4 ? N : 4;
   Vector<T, N> g[K];
-#pragma GCC unroll 4
-  for (int k = 0; k < K; ++k) g[k] = load<N>(gradient + k * N);
+  load_all<N, K, V>(gradient, g);
   for (int64_t i = 0; i < plan.count; ++i) {
     if (!plan.inside[i]) {
       for (int part = 0; part < 16; ++part) plan.products[16 * i + part] = T(0);
@@ -32,11 +31,13 @@ HIPIE_INLINE void scatter(
       const V* pixel = value + token * stride;
       T* target = map + token * width;
       const T weight = plan.weight[corner][i];
-      Vector<T, N> product = g[0] * load<N>(pixel);
+      Vector<T, N> channels[K];
+      load_all<N, K, V>(pixel, channels);
+      Vector<T, N> product = g[0] * channels[0];
       store<N>(target, load<N>(target) + weight * g[0]);
 #pragma GCC unroll 4
       for (int k = 1; k < K; ++k) {
-        product += g[k] * load<N>(pixel + k * N);
+        product += g[k] * channels[k];
         store<N>(target + k * N, load<N>(target + k * N) + weight * g[k]);
       }
       T* total = plan.products + 16 * i + 4 * corner;
@@ -72,12 +73,33 @@ HIPIE_INLINE void scatter_channels(
 }
 
 // Writes the finished gradient of one head's map to its place among the other heads.
-template <typename V, typename T>
-void write_map(const T* map, int64_t tokens, int64_t width, int64_t stride, V* to) {
+template <int N, int K, typename V, typename T>
+HIPIE_INLINE void write(const T* map, int64_t tokens, int64_t width, int64_t stride, V* to) {
   for (int64_t token = 0; token < tokens; ++token) {
-    for (int64_t d = 0; d < width; ++d) {
-      to[token * stride + d] = narrow<V>(map[token * width + d]);
+    Vector<T, N> channels[K];
+    for (int k = 0; k < K; ++k) channels[k] = load<N>(map + token * width + k * N);
+    store_all<N, K, V>(to + token * stride, channels);
+  }
+}
+
+template <int N, typename V, typename T>
+HIPIE_INLINE void write_channels(
+    const T* map, int64_t tokens, int64_t from, int64_t width, int64_t stride, V* to) {
+  if constexpr (N == lanes<T>) {
+    for (; from + 4 * N <= width; from += 4 * N) {
+      write<N, 4>(map + from, tokens, width, stride, to + from);
     }
+    if (from + 2 * N <= width) {
+      write<N, 2>(map + from, tokens, width, stride, to + from);
+      from += 2 * N;
+    }
+  }
+  if (from + N <= width) {
+    write<N, 1>(map + from, tokens, width, stride, to + from);
+    from += N;
+  }
+  if constexpr (N > 1) {
+    if (from < width) write_channels<N / 2>(map, tokens, from, width, stride, to);
   }
 }
 
@@ -106,7 +128,8 @@ void backward(
           plan, weights, gradients.locations + 2 * plan.count * place,
           gradients.weights + plan.count * place);
     }
-    write_map(scratch.map, problem.tokens, width, stride, gradients.value + corner);
+    write_channels<lanes<T>>(
+        scratch.map, problem.tokens, 0, width, stride, gradients.value + corner);
   }
 }
 

@@ -20,16 +20,18 @@ HIPIE_INLINE void gather(const V* value, int64_t stride, const Plan<T>& plan, V*
     for (int corner = 0; corner < 4; ++corner) {
       const V* pixel = value + plan.token[corner][i] * stride;
       const T weight = plan.weight[corner][i];
+      Vector<T, N> channels[K];
+      load_all<N, K, V>(pixel, channels);
 #pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) sum[corner % sums][k] += weight * load<N>(pixel + k * N);
+      for (int k = 0; k < K; ++k) sum[corner % sums][k] += weight * channels[k];
     }
   }
 #pragma GCC unroll 4
   for (int k = 0; k < K; ++k) {
-    Vector<T, N> total = sum[0][k] + sum[1][k];
-    if constexpr (sums == 4) total += sum[2][k] + sum[3][k];
-    store<N>(output + k * N, total);
+    sum[0][k] += sum[1][k];
+    if constexpr (sums == 4) sum[0][k] += sum[2][k] + sum[3][k];
   }
+  store_all<N, K, V>(output, sum[0]);
 }
 
 // Channels `from` to `width`, in ever shorter vectors.

@@ -77,6 +77,41 @@ HIPIE_INLINE void store(c10::BFloat16* to, Vector<float, N> vector) {
   for (int lane = 0; lane < N; ++lane) to[lane] = narrow<c10::BFloat16>(numbers[lane]);
 }
 
+// K vectors of N channels at once. Two vectors of bfloat16 are read as one of N pairs, which costs a
+// shift and a mask: the first then holds the even channels and the second the odd ones. What is
+// loaded so must be stored by store_all, which knows.
+template <int N, int K, typename V>
+HIPIE_INLINE void load_all(const V* from, Vector<Sum<V>, N> (&to)[K]) {
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) {
+    if constexpr (std::is_same_v<V, c10::BFloat16> && K % 2 == 0) {
+      if (k % 2 == 1) continue;
+      Vector<uint32_t, N> pairs;
+      std::memcpy(&pairs, from + k * N, sizeof(pairs));
+      const Vector<uint32_t, N> even = pairs << 16, odd = pairs & 0xffff0000u;
+      std::memcpy(&to[k], &even, sizeof(even));
+      std::memcpy(&to[k + 1], &odd, sizeof(odd));
+    } else {
+      to[k] = load<N>(from + k * N);
+    }
+  }
+}
+
+template <int N, int K, typename V>
+HIPIE_INLINE void store_all(V* to, const Vector<Sum<V>, N> (&vectors)[K]) {
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) {
+    if constexpr (std::is_same_v<V, c10::BFloat16> && K % 2 == 0) {
+      float numbers[N];
+      std::memcpy(numbers, &vectors[k], sizeof(numbers));
+      V* pairs = to + (k - k % 2) * N + k % 2;
+      for (int lane = 0; lane < N; ++lane) pairs[2 * lane] = narrow<V>(numbers[lane]);
+    } else {
+      store<N>(to + k * N, vectors[k]);
+    }
+  }
+}
+
 // Adds the upper half of a vector to the lower until at most four lanes are left.
 template <int N, typename T>
 HIPIE_INLINE auto fold_to_four(Vector<T, N> vector) {
