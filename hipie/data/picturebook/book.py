@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ from .page import Page, Part, Segment
 from .placing import Placed, Placer, Veto, Wish, choose_scene, complete, novel_wish
 from .scenes import Scene, make_scene
 from .sentences import write_sentences
+
+if TYPE_CHECKING:
+    from .groups import Group
 
 VERSION = 1
 """Changes whenever the same (seed, split, index) would give other pixels or annotations."""
@@ -58,7 +62,7 @@ class PictureBook:
         wishes = (novel_wish(rng),) if self.split == "unseen" else ()
         return draw_page(rng, self.split, index, wishes)
 
-    def group(self, index: int):
+    def group(self, index: int) -> Group:
         """Draw group `index`: a sentence, and pages of which some show what it says."""
         from .groups import draw_group
 

@@ -34,12 +34,7 @@ from .referring import merge_sentences
 
 Progress = Callable[[int, int], None]
 _CHUNK = 32
-_FOLDERS = (
-    ("images/{}", ".jpg"),
-    ("panoptic_{}", ".png"),
-    ("semantic_{}", ".png"),
-    ("parts_{}", ".png"),
-)
+_FOLDERS = ("images/{}", "panoptic_{}", "semantic_{}", "parts_{}")
 
 
 class PictureBookError(ValueError):
@@ -87,21 +82,26 @@ def write_split(
             f"count must be at least 1 and groups at least 0, not {count} and {groups}"
         )
     _claim(root, seed)
-    if finished(root, split) == wanted:
-        return root
+    with locked(root / f".lock_{split}"):
+        if finished(root, split) != wanted:
+            _fill(root, wanted, workers, progress)
+    return root
+
+
+def _fill(root: Path, wanted: dict, workers: int, progress: Progress | None) -> None:
+    """Draw what is missing of a split, then join it. The caller holds the split's lock."""
+    seed, split, count, groups = (wanted[key] for key in ("seed", "split", "count", "groups"))
     (root / f".done_{split}.json").unlink(missing_ok=True)
     work = root / ".work" / f"{split}_{wanted['digest'][:12]}"
     work.mkdir(parents=True, exist_ok=True)
-    tasks = _tasks(work, count, groups)
     done = 0
-    for size in _run(tasks, root, seed, split, workers):
+    for size in _run(_tasks(work, count, groups), root, seed, split, workers):
         done += size
         if progress is not None:
             progress(done, count + groups)
     _collect(root, work, seed, split, count, groups)
     write_json(root / f".done_{split}.json", wanted)
     shutil.rmtree(work)
-    return root
 
 
 def _claim(root: Path, seed: int) -> None:
@@ -212,10 +212,8 @@ def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: 
         root / f"parts_{split}.json",
         {**head, "annotations": _flat(pages, "parts"), "categories": records.part_categories()},
     )
-    for folder, ending in _FOLDERS:
-        for path in (root / folder.format(split)).glob(f"*{ending}"):
-            if path.stem.isdigit() and int(path.stem) >= count:
-                path.unlink()
+    for folder in _FOLDERS:
+        _sweep(root / folder.format(split), count)
     with locked(root / ".lock"):
         merge_sentences(root, seed, split, _flat(pages, "references"), _flat(pages, "kinds"))
     if groups:
@@ -223,6 +221,14 @@ def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: 
 
         drawn = [group for path in sorted(work.glob("groups_*.json")) for group in read_json(path)]
         collect_groups(root, split, drawn)
+
+
+def _sweep(folder: Path, count: int) -> None:
+    """Remove pages beyond `count`, and what a killed process left half written."""
+    for path in folder.iterdir():
+        surplus = path.stem.isdigit() and int(path.stem) >= count
+        if surplus or path.name.startswith("."):
+            path.unlink()
 
 
 def _flat(pages: list[dict], key: str) -> list[dict]:

@@ -10,7 +10,7 @@ from .book import draw_page
 from .classes import COLOURS, PATTERNS, SEEN_THINGS, THINGS, held_out
 from .numbering import PAGES_A_GROUP
 from .page import Page
-from .placing import Wish
+from .placing import Veto, Wish
 from .queries import Query, sentence
 
 _SMALLEST = 4
@@ -89,9 +89,8 @@ def _wish(query: Query) -> Wish:
     return Wish(query.name, query.colour, query.size, query.pattern)
 
 
-def _refuses(query: Query):
-    wanted = _wish(query)
-    return wanted.matches
+def _refuses(query: Query) -> Veto:
+    return _wish(query).matches
 
 
 def _related(rng: np.random.Generator, query: Query, split: str) -> list[Wish]:

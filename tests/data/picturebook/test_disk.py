@@ -167,6 +167,7 @@ def test_an_interrupted_run_is_completed_and_equal(
 
     with pytest.raises(KeyboardInterrupt):
         write_split(tmp_path / "a", 0, "train", 5, progress=stop)
+    (tmp_path / "a/images/train/.000001.jpg.half").write_bytes(b"left by a killed process")
     assert finished(tmp_path / "a", "train") is None
     assert check_split(tmp_path / "a", "train") != []
     steps: list[tuple[int, int]] = []

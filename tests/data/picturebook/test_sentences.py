@@ -29,8 +29,8 @@ def _read(text: str, things) -> set[int]:
         assert len(anchor) == 1, text
         (middle,) = (_middle(t) for t in things if t.id in anchor)
         chosen = _described(side[1], things)
-        before = {t.id for t in things if t.id in chosen and _middle(t) < middle}
-        return before if side[2] == "left" else chosen - before - anchor
+        sign = 1 if side[2] == "right" else -1
+        return {t.id for t in things if t.id in chosen and sign * (_middle(t) - middle) > 0}
     both = re.fullmatch(r"the (.+) and the (.+)", text)
     if both:
         first, second = _described(both[1], things), _described(both[2], things)
