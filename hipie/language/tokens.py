@@ -57,6 +57,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         ValueError: if there is no such folder or name, or it has no fast tokenizer.
     """
     place = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
+    if place.startswith((".", "/", "~")) and not Path(place).is_dir():
+        raise ValueError(f'there is no folder "{source}" for the text encoder')
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
