@@ -78,7 +78,7 @@ class PanopticMerge:
         self.wanted = self._best > thresholds.score
         self._value = self._best.new_full(size, -1.0)
         self._inside = torch.zeros(size, dtype=torch.bool, device=scores.device)
-        self._winner = torch.zeros(size, dtype=torch.long, device=scores.device)
+        self._winner = torch.zeros(size, dtype=torch.int32, device=scores.device)
         self._areas = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
 
     def add(self, rows: Tensor, probabilities: Tensor) -> None:
@@ -89,15 +89,17 @@ class PanopticMerge:
         wanted = self.wanted[rows]
         if not wanted.any():
             return
-        probabilities = probabilities[wanted].float()
         queries = rows[wanted]
-        self._areas[queries] = (probabilities >= 0.5).sum((1, 2))
+        probabilities = probabilities.float()
+        if len(queries) < len(rows):
+            probabilities = probabilities[wanted]
+        inside = probabilities >= 0.5
+        self._areas[queries] = inside.flatten(1).sum(1, dtype=torch.int32).long()
         value, first = (probabilities * self._best[queries][:, None, None]).max(0)
-        inside = probabilities.gather(0, first[None])[0] >= 0.5
         better = value > self._value
-        self._value = torch.where(better, value, self._value)
-        self._inside = torch.where(better, inside, self._inside)
-        self._winner = torch.where(better, queries[first], self._winner)
+        torch.maximum(value, self._value, out=self._value)
+        torch.where(better, inside.gather(0, first[None])[0], self._inside, out=self._inside)
+        torch.where(better, queries.int()[first], self._winner, out=self._winner)
 
     def result(self) -> tuple[Tensor, list[dict[str, Any]]]:
         """The map [H, W] int32 (0 = nothing) and its segments.
@@ -129,7 +131,7 @@ class PanopticMerge:
                 {"id": new, "isthing": thing, "category_id": label, "score": scores[query]}
             )
         chosen = self._winner.masked_fill(~(taken & self._inside), count)
-        return table.to(chosen.device)[chosen], segments
+        return table.to(chosen.device)[chosen.long()], segments
 
 
 def semantic_map(scores: Tensor, mask_logits: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ def _things_among(
 
 
 def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
-    first, *synonyms = [name] if isinstance(name, str) else list(name) or [""]
+    first, *synonyms = list(name) or [""] if isinstance(name, list | tuple) else [name]
     if whole is not None and any(letter.isalnum() for letter in str(first)):
         first = f"{whole} {first}"
         synonyms = [f"{whole} {synonym}" for synonym in synonyms]
