@@ -1,26 +1,91 @@
 """What setup.py builds from C++ and CUDA: the deformable-attention operator.
 
-``HIPIE_CUDA=0`` leaves the CUDA part out; ``FORCE_CUDA=1`` builds it on a machine without a GPU.
+The CPU part is always built. The CUDA part is built where torch sees a GPU and there is a CUDA
+compiler; ``FORCE_CUDA=1`` builds it without a GPU, ``HIPIE_CUDA=0`` never. If it fails to build,
+that is said in one paragraph and the CPU part is still there.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+import torch
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 SOURCES = Path("hipie/ops/csrc")
+CPU_MODULE, CUDA_MODULE = "hipie.ops._C", "hipie.ops._C_cuda"
 
 # No -ffast-math: it moves samples at the border of a map. These two only let the compiler forget
 # about floating-point exceptions and errno, and change no number.
 FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
 
+# The last one with PTX, from which newer GPUs compile what they need.
+ARCHITECTURES = "8.0;8.6;8.9;9.0+PTX"
+
+
+class OperatorBuild(BuildExtension):
+    """Builds the CPU part, then tries the CUDA part."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **{**options, "no_python_abi_suffix": True})
+
+    def build_extensions(self) -> None:
+        wanted = self.extensions
+        self.extensions = [module for module in wanted if module.name != CUDA_MODULE]
+        super().build_extensions()
+        built = self.extensions
+        self.extensions = [module for module in wanted if module.name == CUDA_MODULE]
+        if self.extensions:
+            try:
+                super().build_extensions()
+            except Exception as error:  # whatever went wrong, the CPU part is built
+                print(_failure(error))
+                self.extensions = []
+        self.extensions = built + self.extensions
+
+
+def _failure(error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"\nhipie: the CUDA part of the operator could not be built ({first}), so it will run on "
+        f"the CPU by its kernel and on the GPU in plain PyTorch. Torch {torch.__version__} was "
+        f"made for CUDA {torch.version.cuda} and the compiler is in {CUDA_HOME}; their major "
+        "versions must agree, and the host compiler must be one that nvcc knows. The compiler's "
+        "own messages are above. To try again: FORCE_CUDA=1 pip install --no-build-isolation . ; "
+        "to leave the CUDA part out without this message: HIPIE_CUDA=0.\n"
+    )
+
+
+def wants_cuda() -> bool:
+    """Whether to build the CUDA part."""
+    compiler = CUDA_HOME is not None and Path(CUDA_HOME, "bin", "nvcc").exists()
+    if os.environ.get("HIPIE_CUDA") == "0" or torch.version.cuda is None:
+        return False
+    if os.environ.get("FORCE_CUDA") == "1":
+        if not compiler:
+            print("hipie: FORCE_CUDA=1, but there is no CUDA compiler at CUDA_HOME: CPU part only")
+        return compiler
+    return compiler and torch.cuda.is_available()
+
 
 def extensions() -> tuple[list, dict]:
     """The ``ext_modules`` and the ``cmdclass`` for ``setup()``."""
-    cpu = CppExtension(
-        "hipie.ops._C",
-        sorted(str(source) for source in (SOURCES / "cpu").glob("*.cpp")),
-        extra_compile_args=FLAGS,
-    )
-    return [cpu], {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)}
+    modules = [
+        CppExtension(
+            CPU_MODULE,
+            sorted(str(source) for source in (SOURCES / "cpu").glob("*.cpp")),
+            extra_compile_args=FLAGS,
+        )
+    ]
+    if wants_cuda():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        sources = [*(SOURCES / "cuda").glob("*.cpp"), *(SOURCES / "cuda").glob("*.cu")]
+        modules.append(
+            CUDAExtension(
+                CUDA_MODULE,
+                sorted(str(source) for source in sources),
+                extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
+            )
+        )
+    return modules, {"build_ext": OperatorBuild}

@@ -59,7 +59,9 @@ def _check_shapes(value: tuple, shapes: tuple, starts: tuple, locations: tuple, 
             f"and has shape {starts}"
         )
     if len(locations) != 6 or locations[5] != 2:
-        raise ValueError(f"sampling_locations must be [B, Q, M, L, P, 2], and has shape {locations}")
+        raise ValueError(
+            f"sampling_locations must be [B, Q, M, L, P, 2], and has shape {locations}"
+        )
     if locations[0] != value[0] or locations[2] != value[2]:
         raise ValueError(
             f"sampling_locations {locations} and value {value} differ in pictures "

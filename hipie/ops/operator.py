@@ -51,9 +51,7 @@ def ms_deform_attn(
 
 
 def _fake(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
-    check_arguments(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
+    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     batch, _, heads, width = value.shape
     return value.new_empty((batch, sampling_locations.shape[1], heads * width))
 
@@ -165,9 +163,7 @@ def _register() -> None:
     forward, backward = "hipie::ms_deform_attn", "hipie::ms_deform_attn_backward"
     torch.library.register_fake(forward, _fake, lib=library)
     torch.library.register_fake(backward, _fake_backward, lib=library)
-    torch.library.register_autograd(
-        forward, _backward, setup_context=_setup_context, lib=library
-    )
+    torch.library.register_autograd(forward, _backward, setup_context=_setup_context, lib=library)
     torch.library.register_autograd(backward, _double_backward, lib=library)
     torch.library.register_vmap(forward, _vmap_over("ms_deform_attn", slice(1, 3)), lib=library)
     torch.library.register_vmap(
