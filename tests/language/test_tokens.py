@@ -11,6 +11,7 @@ import pytest
 from hipie.language import (
     Vocabulary,
     VocabularyClass,
+    count_pieces,
     expression_caption,
     load_tokenizer,
     vocabulary_caption,
@@ -91,3 +92,11 @@ def test_an_unknown_source_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_word_pieces_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no word pieces found for the text encoder"):
         load_tokenizer(str(tmp_path))
+
+
+def test_counted_pieces_add_up_to_the_caption(tokenizer) -> None:
+    vocabulary = Vocabulary.from_names(["dog", "traffic_light", "door, bars", "bow_(for arrows)"])
+    read = tokenize(tokenizer, vocabulary_caption(vocabulary))
+    counted = count_pieces(vocabulary)
+    assert sum(counted) + 1 == len(read.ids)
+    assert [count - 1 for count in counted] == [len(span) for span in read.spans]
