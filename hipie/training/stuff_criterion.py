@@ -39,7 +39,7 @@ class StuffWeights:
 class StuffCriterion(nn.Module):
     """Weighted losses of a `StuffOutput`: one query for every object, things and stuff alike.
 
-    Boxes are those of the padded canvas. All terms are divided by the number of objects, averaged
+    All terms are divided by the number of objects, averaged
     over processes (at least 1), so all processes have to call the criterion together.
 
     Args:
@@ -47,6 +47,10 @@ class StuffCriterion(nn.Module):
         weights: what each term counts.
         stuff_boxes: boxes of stuff count, too (published). If not, they give no loss, and their
             matching cost is the mean of the things'.
+        published_frame: the branch sees no padding, so its boxes are those of the padded canvas. The
+            published system trains it on boxes of the unpadded picture all the same, and in the
+            matching stretches the objects' masks from the picture over the canvas. On does that,
+            too; where nothing is padded it makes no difference.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class StuffCriterion(nn.Module):
         *,
         weights: StuffWeights | None = None,
         stuff_boxes: bool = True,
+        published_frame: bool = False,
     ) -> None:
         super().__init__()
         if int(UNCERTAIN_SHARE * num_points) < 1:
@@ -62,6 +67,7 @@ class StuffCriterion(nn.Module):
         self.num_points = num_points
         self.weights = weights or StuffWeights()
         self.stuff_boxes = stuff_boxes
+        self.published_frame = published_frame
 
     def forward(
         self, output: Any, targets: Sequence[Targets], text_mask: Tensor | None = None
@@ -78,7 +84,8 @@ class StuffCriterion(nn.Module):
         Raises:
             NonFiniteError: if a prediction is nan or infinite.
         """
-        table = ObjectTable.gather(targets, on_canvas=True)
+        table = ObjectTable.gather(targets, on_canvas=not self.published_frame)
+        frames = [self._frame(target) for target in targets]
         count = torch.tensor(float(len(table)), device=table.boxes.device)
         per_object = 1 / average_over_processes(count).clamp(min=1)
         losses: dict[str, Tensor] = {}
@@ -89,7 +96,7 @@ class StuffCriterion(nn.Module):
         supervised.append(("_interm", output.proposals, "the stuff proposals"))
         for suffix, layer, name in supervised:
             require_finite_prediction(layer, text_mask, name)
-            matching = self._match(layer, table, name)
+            matching = self._match(layer, table, frames, name)
             terms = self._terms(layer, matching, table, text_mask, suffix, name)
             losses.update({key: value * per_object for key, value in terms.items()})
         if output.denoising is None:
@@ -103,8 +110,18 @@ class StuffCriterion(nn.Module):
             losses.update({key: value * per_copy for key, value in terms.items()})
         return losses
 
+    def _frame(self, target: Targets) -> Tensor:
+        """[2] what part of the canvas (x, y) the matching's points in 0..1 span on masks."""
+        if not self.published_frame:
+            return target.boxes.new_ones(2)
+        height, width = target.image_size
+        canvas_height, canvas_width = target.masks.shape[-2:]
+        return target.boxes.new_tensor([width / canvas_width, height / canvas_height])
+
     @torch.no_grad()
-    def _match(self, layer: LayerPrediction, table: ObjectTable, name: str) -> Matching:
+    def _match(
+        self, layer: LayerPrediction, table: ObjectTable, frames: list[Tensor], name: str
+    ) -> Matching:
         pairs = []
         for picture in range(table.num_pictures):
             rows = table.rows(picture)
@@ -119,7 +136,7 @@ class StuffCriterion(nn.Module):
                 table.positive_map[rows],
                 self.weights.costs(),
                 point_logits=point_logits,
-                object_points=sample_objects(table.masks, objects, points),
+                object_points=sample_objects(table.masks, objects, points * frames[picture]),
                 has_box=None if self.stuff_boxes else table.is_thing[rows],
             )
             query, chosen = assign(cost, f"matching cost of {name}")

@@ -109,3 +109,26 @@ def test_a_step_against_the_gradient_lowers_the_loss(make_stuff_batch, criterion
     torch.manual_seed(5)
     losses = criterion(batch.output, batch.targets, batch.text_mask)
     assert sum(v for k, v in losses.items() if "mask_" in k or "dice" in k or "ce" in k) < before
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_published_frame_is_the_unpadded_picture(make_stuff_batch, published):
+    batch = make_stuff_batch([[True]], queries=2, groups=1)
+    target = batch.targets[0]
+    target.image_size = (32, 48)
+    target.masks[:] = False
+    target.masks[0, :32, :24] = True
+    for layer in batch.output.denoising:
+        layer.boxes = (target.boxes if published else target.boxes_on_canvas())[None]
+    edge = torch.tensor([[0.5, 1.0], [0.25, 0.5]])
+    layer = batch.output.layers[-1]
+    layer.token_logits.data.zero_()
+    layer.boxes = torch.full_like(layer.boxes, 0.5)
+    layer.point_masks = lambda picture, points: torch.where(
+        (points[None] < edge[:, None]).all(dim=2), 9.0, -9.0
+    )
+    losses = StuffCriterion(400, published_frame=published)(batch.output, batch.targets)
+    assert losses["loss_bbox_dn_maskdino"] < 1e-6
+    losses["loss_ce_maskdino"].backward()
+    matched = layer.token_logits.grad[0, :, 0] < 0
+    assert matched.tolist() == [published, not published]
