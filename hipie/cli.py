@@ -97,7 +97,11 @@ def _segmenter(args: argparse.Namespace):
 
 
 def _segment(args: argparse.Namespace) -> None:
-    things, stuff, parts = parse_names(args.things), parse_names(args.stuff), parse_parts(args.parts)
+    things, stuff, parts = (
+        parse_names(args.things),
+        parse_names(args.stuff),
+        parse_parts(args.parts),
+    )
     found = _segmenter(args).segment(args.picture, things, stuff, parts)
     _keep(found, Path(args.output), Path(args.picture).stem)
 

@@ -55,6 +55,7 @@ def _model_keys() -> CN:
     node.THINGS.FFN_WIDTH = 2048
     node.THINGS.FUSION_WIDTH = 2048
     node.THINGS.FUSION_HEADS = 8
+    node.THINGS.FUSION_DROPOUT = 0.1
     node.THINGS.MASK_CHANNELS = 8
     # Noised copies of the objects that the decoder learns to clean up; 0 turns denoising off.
     node.THINGS.DENOISING_QUERIES = 200
@@ -83,6 +84,9 @@ def _model_keys() -> CN:
     node.TEST.INSTANCE_ON = True
     node.TEST.SEMANTIC_ON = True
     node.TEST.PANOPTIC_ON = True
+    # At test a sentence is compared before it has seen the picture, in training after: what the
+    # published weights expect. Off: after, in both.
+    node.TEST.UNFUSED_SENTENCES = True
     # How the logits of a class's word pieces become one: "mean" or "max".
     node.TEST.TOKEN_POOLING = "mean"
     node.TEST.NMS_THRESHOLD = 0.7

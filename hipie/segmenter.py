@@ -1,10 +1,10 @@
 """The API for people who only want masks.
 
-    from hipie import Segmenter
+from hipie import Segmenter
 
-    segmenter = Segmenter.from_config("nano/hipie_nano_picturebook.yaml")
-    page = segmenter.segment("page.jpg", things=["car", "dog"], stuff=["grass", "sky"])
-    page.save("masks.png")
+segmenter = Segmenter.from_config("nano/hipie_nano_picturebook.yaml")
+page = segmenter.segment("page.jpg", things=["car", "dog"], stuff=["grass", "sky"])
+page.save("masks.png")
 """
 
 from __future__ import annotations

