@@ -1,7 +1,14 @@
 """Multi-scale deformable attention: the operator, its meaning, and a module."""
 
+from hipie.ops.explanation import Explanation, explain
 from hipie.ops.module import MSDeformAttn
 from hipie.ops.operator import ms_deform_attn
 from hipie.ops.reference import ms_deform_attn_reference
 
-__all__ = ["MSDeformAttn", "ms_deform_attn", "ms_deform_attn_reference"]
+__all__ = [
+    "Explanation",
+    "MSDeformAttn",
+    "explain",
+    "ms_deform_attn",
+    "ms_deform_attn_reference",
+]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hipie.ops.checks import check_arguments, check_levels
+from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from hipie.ops.library import cpu_problem, cuda_problem, library
 from hipie.ops.reference import ms_deform_attn_reference
 
@@ -46,7 +47,9 @@ def ms_deform_attn(
     """
     arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     if torch.onnx.is_in_onnx_export():
-        return ms_deform_attn_reference(*arguments)
+        return ms_deform_attn_grid_sample(
+            value, spatial_shapes, sampling_locations, attention_weights
+        )
     return torch.ops.hipie.ms_deform_attn(*arguments)
 
 
