@@ -73,6 +73,9 @@ def _model_keys() -> CN:
     node.LOSS = CN()
     # Points at which mask losses are taken.
     node.LOSS.NUM_POINTS = 12544
+    # Two slips of the published training: stuff learns boxes of the unpadded picture, and masks of
+    # denoising queries are centred on other queries' references.
+    node.LOSS.PUBLISHED_FRAMES = True
     # Average the normalisers of the losses over processes (the published rule is off).
     node.LOSS.AVERAGE_NORMALIZERS = False
     # Also teach the box-quality head of the last layer, which inference reads (published: off).

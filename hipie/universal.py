@@ -112,18 +112,22 @@ class HIPIE(nn.Module):
                 fusion_heads=keys.THINGS.FUSION_HEADS,
                 fusion_dropout=keys.THINGS.FUSION_DROPOUT,
                 mask_channels=keys.THINGS.MASK_CHANNELS,
+                published_denoising_masks=keys.LOSS.PUBLISHED_FRAMES,
             ),
             "stuff": StuffBranch(
                 **shared,
                 **_transformer(keys.STUFF),
                 denoising_noise=keys.STUFF.DENOISING_NOISE,
+                published_frame=keys.LOSS.PUBLISHED_FRAMES,
             ),
             "thing_criterion": ThingCriterion(
                 keys.LOSS.NUM_POINTS,
                 average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
                 final_quality=keys.LOSS.FINAL_QUALITY,
             ),
-            "stuff_criterion": StuffCriterion(keys.LOSS.NUM_POINTS),
+            "stuff_criterion": StuffCriterion(
+                keys.LOSS.NUM_POINTS, published_frame=keys.LOSS.PUBLISHED_FRAMES
+            ),
             "settings": ResultSettings(
                 instance_on=keys.TEST.INSTANCE_ON,
                 semantic_on=keys.TEST.SEMANTIC_ON,

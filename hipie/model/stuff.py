@@ -51,6 +51,8 @@ class StuffBranch(nn.Module):
         encoder_layers, decoder_layers, num_heads, num_points, ffn_width: of the transformers.
         denoising_queries: about how many noised copies in training; 0 for none.
         denoising_noise: how far these move, relative to the object.
+        published_frame: noise the boxes of the unpadded picture, as the published training does,
+            although the branch counts in the padded canvas.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class StuffBranch(nn.Module):
         ffn_width: int = 2048,
         denoising_queries: int = 100,
         denoising_noise: float = 0.4,
+        published_frame: bool = False,
     ) -> None:
         super().__init__()
         self.denoising_budget = denoising_queries
         self.denoising_noise = denoising_noise
+        self.published_frame = published_frame
         self.pixel_decoder = StuffPixelDecoder(
             in_channels, width, encoder_layers, num_heads, num_points, ffn_width
         )
@@ -111,7 +115,9 @@ class StuffBranch(nn.Module):
         queries, references = proposals.content.detach(), initial_references(proposals)
         noised, mask, count = None, None, 0
         if targets is not None:
-            boxes = [one.boxes_on_canvas() for one in targets]
+            boxes = [
+                one.boxes if self.published_frame else one.boxes_on_canvas() for one in targets
+            ]
             move = jitter(self.denoising_noise)
             noised = denoising_queries(targets, boxes, self.denoising_budget, move, negatives=False)
         if noised is not None:
@@ -121,7 +127,8 @@ class StuffBranch(nn.Module):
             references = torch.cat([noised.references, references], dim=1)
             mask = group_attention_mask(noised.layout, proposals.topk.shape[1], references.device)
         decoded = self.decoder(queries, references, pyramid.levels, mask)
-        features_of_masks = pyramid.mask_features
+        # One tensor a picture: indexing the batch would cost a batch of zeros a gradient.
+        features_of_masks = pyramid.mask_features.unbind(0)
         view = (decoded, text_for_classes, features_of_masks)
         return StuffOutput(
             layers=self._predictions(*view, slice(count, None)),
@@ -135,11 +142,11 @@ class StuffBranch(nn.Module):
             topk=proposals.topk,
             denoising=self._predictions(*view, slice(0, count)) if noised else None,
             denoising_layout=noised.layout if noised else None,
-            mask_features=features_of_masks,
+            mask_features=pyramid.mask_features,
         )
 
     def _predictions(
-        self, decoded: DecodedStuff, text: Tensor, mask_features: Tensor, chosen: slice
+        self, decoded: DecodedStuff, text: Tensor, mask_features: Sequence[Tensor], chosen: slice
     ) -> list[LayerPrediction]:
         last = len(decoded.queries) - 1
         return [
@@ -160,27 +167,25 @@ class StuffBranch(nn.Module):
         boxes: Tensor,
         class_head: TextClassHead,
         text: Tensor,
-        mask_features: Tensor,
+        mask_features: Sequence[Tensor],
     ) -> LayerPrediction:
-        """Heads on normed queries [B, N, width]."""
+        """Heads on normed queries [B, N, width]; mask features [width, h, w] a picture."""
         embeddings = self.mask_embedding(queries)
 
         def masks(picture: Tensor, query: Tensor) -> Tensor:
-            chosen = embeddings[picture, query]
-            if len(chosen) == 0:
-                return chosen.new_zeros(0, *mask_features.shape[-2:]) + 0 * chosen.sum()
-            if mask_features.shape[0] == 1 or bool((picture == picture[0]).all()):
-                return torch.einsum("nc,chw->nhw", chosen, mask_features[picture[0]])
-            out = chosen.new_empty(len(chosen), *mask_features.shape[-2:])
-            for i in picture.unique().tolist():
-                rows = (picture == i).nonzero()[:, 0]
-                part = torch.einsum("nc,chw->nhw", chosen[rows], mask_features[i])
-                out = out.index_put((rows,), part.to(out.dtype))
-            return out
+            order = picture.argsort(stable=True)
+            counts = torch.bincount(picture, minlength=len(mask_features)).tolist()
+            shares = embeddings[picture[order], query[order]].split(counts)
+            drawn = [
+                torch.einsum("nc,chw->nhw", share, features.to(share.dtype))
+                for share, features in zip(shares, mask_features, strict=True)
+            ]
+            return torch.cat(drawn)[order.argsort()]
 
         def point_masks(picture: int, points: Tensor) -> Tensor:
-            grid = (2 * points - 1).to(mask_features.dtype)[None, None]
-            sampled = F.grid_sample(mask_features[picture, None], grid, align_corners=False)
+            features = mask_features[picture]
+            grid = (2 * points - 1).to(features.dtype)[None, None]
+            sampled = F.grid_sample(features[None], grid, align_corners=False)
             return embeddings[picture] @ sampled[0, :, 0].to(embeddings.dtype)
 
         return LayerPrediction(
