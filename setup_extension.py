@@ -8,9 +8,11 @@ that is said in one paragraph and the CPU part is still there.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import torch
+from setuptools.errors import BaseError, CCompilerError
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 SOURCES = Path("hipie/ops/csrc")
@@ -22,6 +24,8 @@ FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-Wn
 
 # The last one with PTX, from which newer GPUs compile what they need.
 ARCHITECTURES = "8.0;8.6;8.9;9.0+PTX"
+
+FAILURES = (BaseError, CCompilerError, RuntimeError, OSError, subprocess.CalledProcessError)
 
 
 class OperatorBuild(BuildExtension):
@@ -39,7 +43,7 @@ class OperatorBuild(BuildExtension):
         if self.extensions:
             try:
                 super().build_extensions()
-            except Exception as error:  # whatever went wrong, the CPU part is built
+            except FAILURES as error:
                 print(_failure(error))
                 self.extensions = []
         self.extensions = built + self.extensions
