@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ CPU_MODULE, CUDA_MODULE = "hipie.ops._C", "hipie.ops._C_cuda"
 
 # No -ffast-math: it moves samples at the border of a map. These two only let the compiler forget
 # about floating-point exceptions and errno, and change no number.
-FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
+FLAGS = ["-O3", "-g0", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
+if sys.platform == "linux":  # torch brings OpenMP's library along, so that nothing is linked
+    FLAGS.append("-fopenmp")
 
 # The last one with PTX, from which newer GPUs compile what they need.
 ARCHITECTURES = "8.0;8.6;8.9;9.0+PTX"
@@ -74,7 +77,12 @@ def wants_cuda() -> bool:
 
 
 def extensions() -> tuple[list, dict]:
-    """The ``ext_modules`` and the ``cmdclass`` for ``setup()``."""
+    """The ``ext_modules`` and the ``cmdclass`` for ``setup()``.
+
+    None on Windows, whose compiler lacks the vector types: the operator is plain PyTorch there.
+    """
+    if sys.platform == "win32":
+        return [], {}
     modules = [
         CppExtension(
             CPU_MODULE,
