@@ -33,6 +33,8 @@ class TextEncoder(nn.Module):
         tokenizer: its word pieces; a fast one.
         frozen: no parameter is trained, and dropout stays off in training mode.
         cache_bytes: how much memory the features kept may take.
+        from_package: the weights come from an installed package; while they are frozen,
+            checkpoints need not hold them.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class TextEncoder(nn.Module):
         *,
         frozen: bool = False,
         cache_bytes: int = 64 * 2**20,
+        from_package: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.frozen = frozen
+        self._from_package = from_package
         self.window = min(512, model.config.max_position_embeddings)
         self._tokenizer = tokenizer
         self._markers = Markers(
@@ -78,7 +82,12 @@ class TextEncoder(nn.Module):
         if source == "bert-base-uncased":
             return cls(BertModel(BertConfig(), add_pooling_layer=False), tokenizer, frozen=frozen)
         place = str(minilm_folder()) if source == "minilm" else source
-        return cls(_pretrained(place), tokenizer, frozen=frozen)
+        from_package = source == "minilm"
+        return cls(_pretrained(place), tokenizer, frozen=frozen, from_package=from_package)
+
+    def weights_from_elsewhere(self) -> bool:
+        """Whether a checkpoint without this module's weights is complete."""
+        return self._from_package and self.frozen
 
     @property
     def width(self) -> int:

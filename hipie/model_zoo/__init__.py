@@ -1,0 +1,97 @@
+"""Configurations that come with the package, and weights for some of them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
+
+
+def names() -> list[str]:
+    """All configurations by name, such as "nano/hipie_nano_picturebook.yaml"."""
+    files = (path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
+    return sorted(str(path) for path in files if not path.name.startswith("Base-"))
+
+
+def get_config_file(name: str) -> Path:
+    """The file of a configuration.
+
+    Args:
+        name: of this zoo, with or without ".yaml" and folder, or a file.
+
+    Raises:
+        ValueError: if there is neither, with the nearest names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    wanted = name if name.endswith(".yaml") else f"{name}.yaml"
+    wanted = wanted.removeprefix("configs/")
+    for known in names():
+        if wanted in (known, Path(known).name):
+            return CONFIGS / known
+    near = difflib.get_close_matches(wanted, names(), 3, 0.4) or names()
+    raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
+
+
+def get_config(name: str) -> Any:
+    """A configuration, all keys of this package and of installed projects included."""
+    from detectron2.config import get_cfg
+
+    from hipie.config import add_hipie_config
+    from hipie.plugins import load_projects
+
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    load_projects(cfg)
+    cfg.merge_from_file(str(get_config_file(name)))
+    return cfg
+
+
+def get_weights(name: str) -> Path | None:
+    """The file of the weights that the package carries for a configuration, or None."""
+    path = WEIGHTS / f"{get_config_file(name).stem}.pth"
+    return path if path.is_file() else None
+
+
+def get(name: str, trained: bool = True) -> Any:
+    """Build the model of a configuration, in evaluation mode.
+
+    Args:
+        name: see `get_config_file`.
+        trained: load the weights that the package carries.
+
+    Raises:
+        ValueError: if trained weights are asked for and there are none.
+    """
+    from detectron2.modeling import build_model
+
+    import hipie.universal
+    import hipie.vision  # noqa: F401
+    from hipie.checkpoint import Checkpointer
+
+    cfg = get_config(name)
+    model = build_model(cfg).eval()
+    if trained:
+        weights = get_weights(name)
+        if weights is None:
+            raise ValueError(f"the package carries no weights for {name}")
+        Checkpointer(model).load(str(weights))
+    return model
+
+
+def configs_for_task(task: str) -> list[str]:
+    """Configurations whose architecture can do a task ("universal", "referring", ...)."""
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    able = []
+    for name in names():
+        try:
+            architecture = META_ARCH_REGISTRY.get(get_config(name).MODEL.META_ARCHITECTURE)
+        except KeyError:
+            continue
+        if task in getattr(architecture, "tasks", ()):
+            able.append(name)
+    return able

