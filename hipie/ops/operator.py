@@ -16,6 +16,7 @@ from hipie.ops.checks import check_arguments, check_levels
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from hipie.ops.library import cpu_problem, cuda_problem, library
 from hipie.ops.reference import ms_deform_attn_reference
+from hipie.ops.reference_backward import ms_deform_attn_reference_backward
 
 
 def ms_deform_attn(
@@ -121,15 +122,10 @@ def _plain(value, spatial_shapes, level_start_index, sampling_locations, attenti
 
 
 def _plain_backward(grad_output, value, spatial_shapes, level_start_index, locations, weights):
-    inputs = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
-    with torch.enable_grad():
-        output = ms_deform_attn_reference(
-            inputs[0], spatial_shapes, level_start_index, inputs[1], inputs[2]
-        )
-        gradients = torch.autograd.grad(
-            output, inputs, grad_output, allow_unused=True, materialize_grads=True
-        )
-    return tuple(gradient.contiguous() for gradient in gradients)
+    arguments = (value, spatial_shapes, level_start_index, locations, weights)
+    check_arguments(*arguments)
+    check_levels(*arguments[:3])
+    return ms_deform_attn_reference_backward(grad_output, *arguments)
 
 
 def _fold(size: int, tensor: Tensor, dim: int | None) -> Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -312,23 +313,55 @@ def test_autocast_takes_values_to_its_dtype_and_locations_to_float32(make_proble
     assert locations.grad.dtype == torch.float32
 
 
-def test_plain_form_where_nothing_was_built(make_problem):
-    arguments = make_problem(SHAPES)
-    with pytest.warns(UserWarning, match="hipie.doctor"):
-        output = _plain(*arguments)
-    assert torch.allclose(output, ms_deform_attn(*arguments), atol=1e-5)
-    gradient = torch.randn(2, 5, 16)
+def test_the_plain_backward_is_the_kernels(make_problem):
+    arguments = make_problem([*SHAPES, (0, 3)], dtype=torch.float64)
+    arguments[3][0, 0, 0] = math.nan
+    arguments[3][0, 1, 0] = 1e30
+    gradient = torch.randn(2, 5, 16, dtype=torch.float64)
     ours = torch.ops.hipie.ms_deform_attn_backward(gradient, *arguments)
     for mine, other in zip(ours, _plain_backward(gradient, *arguments), strict=True):
-        assert torch.allclose(mine, other, atol=1e-4)
+        assert torch.allclose(mine, other, atol=1e-12)
+
+
+def test_runs_in_plain_pytorch_where_nothing_was_built(tmp_path):
+    """In a copy of the package without its libraries, as a broken build leaves it."""
+    folder = tmp_path / "hipie" / "ops"
+    folder.mkdir(parents=True)
+    (tmp_path / "hipie" / "__init__.py").write_text("")
+    for file in (REPOSITORY / "hipie" / "ops").glob("*.py"):
+        shutil.copy(file, folder)
+    program = """
+import warnings
+from conftest import build
+from hipie.ops import explain
+from test_operator import SHAPES, compare
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        compare(build(SHAPES), 1e-5)
+said = [str(one.message) for one in caught if "hipie" in str(one.message)]
+assert len(said) == 1 and "_C.so is missing" in said[0] and "hipie.doctor" in said[0], said
+print(explain().implementation)
+"""
+    done = run(program, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parent)]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "plain PyTorch"
+
+
+def run(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.skipif(cpu_problem is not None, reason="the extension is not built")
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_that_this_machine_has(capability):
     """A new process, as the choice is made once."""
-    environment = {**os.environ, "HIPIE_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
     program = """
 import sys, torch
 from conftest import build
@@ -342,12 +375,7 @@ for dtype in TOLERANCE:
         compare((value, *tables, locations, weights), TOLERANCE[dtype])
 print(explain().implementation)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
+    done = run(program, HIPIE_CPU_CAPABILITY=capability, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("native CPU kernel")

@@ -4,6 +4,7 @@
 // the additions depends on nothing, so that results are the same to the bit for any thread count.
 #pragma once
 
+#include "head_values.h"
 #include "plan.h"
 #include "problem.h"
 #include "vectors.h"
@@ -105,7 +106,7 @@ HIPIE_INLINE void write_channels(
 
 template <typename V, typename C>
 void backward(
-    const Problem<V, C>& problem, const Gradients<V, C>& gradients, const Scratch<Sum<V>>& scratch,
+    const Problem<V, C>& problem, const Gradients<V, C>& gradients, const Scratch<V>& scratch,
     int64_t begin, int64_t end) {
   using T = Sum<V>;
   const Plan<T> plan(problem.maps, scratch);
@@ -113,6 +114,7 @@ void backward(
   for (int64_t item = begin; item < end; ++item) {
     const int64_t picture = item / problem.heads, head = item % problem.heads;
     const int64_t corner = picture * problem.tokens * stride + head * width;
+    const auto values = head_values(problem, scratch, picture, head, problem.queries);
     for (int64_t i = 0; i < problem.tokens * width; ++i) scratch.map[i] = T(0);
     for (int64_t query = 0; query < problem.queries; ++query) {
       const int64_t place = (picture * problem.queries + query) * problem.heads + head;
@@ -122,7 +124,7 @@ void backward(
         for (int64_t i = 0; i < 16 * plan.count; ++i) plan.products[i] = T(0);
       }
       scatter_channels<lanes<T>>(
-          problem.value + corner, stride, plan, gradients.output + place * width, scratch.map, 0,
+          values.first, values.stride, plan, gradients.output + place * width, scratch.map, 0,
           width);
       finish(
           plan, weights, gradients.locations + 2 * plan.count * place,

@@ -1,6 +1,7 @@
 // The forward kernel, compiled once for every instruction set.
 #pragma once
 
+#include "head_values.h"
 #include "plan.h"
 #include "problem.h"
 #include "vectors.h"
@@ -58,26 +59,24 @@ HIPIE_INLINE void gather_channels(
 
 template <typename V, typename C>
 void forward(
-    const Problem<V, C>& problem, const Scratch<Sum<V>>& scratch, int64_t begin, int64_t end) {
+    const Problem<V, C>& problem, const Scratch<V>& scratch, int64_t begin, int64_t end) {
   using T = Sum<V>;
   const Plan<T> plan(problem.maps, scratch);
-  const int64_t stride = problem.heads * problem.width;
-  int64_t query = begin % problem.queries;
-  int64_t head = begin / problem.queries % problem.heads;
-  int64_t picture = begin / problem.queries / problem.heads;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t place = (picture * problem.queries + query) * problem.heads + head;
-    const V* value = problem.value + picture * problem.tokens * stride + head * problem.width;
-    fill<false>(
-        plan, problem.locations + 2 * plan.count * place, problem.weights + plan.count * place);
-    gather_channels<lanes<T>>(
-        value, stride, plan, 0, problem.width, problem.output + place * problem.width);
-    if (++query == problem.queries) {
-      query = 0;
-      if (++head == problem.heads) {
-        head = 0;
-        ++picture;
-      }
+  for (int64_t item = begin; item < end;) {
+    const int64_t head = item / problem.queries % problem.heads;
+    const int64_t picture = item / problem.queries / problem.heads;
+    int64_t query = item % problem.queries;
+    const int64_t after = query + end - item;
+    const int64_t last = after < problem.queries ? after : problem.queries;
+    item += last - query;
+    const auto values = head_values(problem, scratch, picture, head, last - query);
+    for (; query < last; ++query) {
+      const int64_t place = (picture * problem.queries + query) * problem.heads + head;
+      fill<false>(
+          plan, problem.locations + 2 * plan.count * place, problem.weights + plan.count * place);
+      gather_channels<lanes<T>>(
+          values.first, values.stride, plan, 0, problem.width,
+          problem.output + place * problem.width);
     }
   }
 }

@@ -59,19 +59,27 @@ class LevelTables {
   std::vector<int32_t> rows_, columns_, starts_;
 };
 
-template <typename T>
+template <typename V>
 class ScratchMemory {
  public:
-  ScratchMemory(int64_t count, int64_t map)
-      : samples_(new T[numbers_per_sample * count]),
+  ScratchMemory(int64_t count, int64_t head, int64_t map)
+      : samples_(new Sum<V>[numbers_per_sample * count]),
         integers_(new int32_t[integers_per_sample * count]),
-        map_(new T[map]) {}
-  Scratch<T> scratch() const { return {samples_.get(), integers_.get(), map_.get()}; }
+        head_(new char[head * sizeof(V)]),
+        map_(new Sum<V>[map]),
+        copies_(head > 0) {}
+  Scratch<V> scratch() const {
+    return {
+        samples_.get(), integers_.get(), copies_ ? reinterpret_cast<V*>(head_.get()) : nullptr,
+        map_.get()};
+  }
 
  private:
-  std::unique_ptr<T[]> samples_;
-  std::unique_ptr<int32_t[]> integers_;
-  std::unique_ptr<T[]> map_;
+  const std::unique_ptr<Sum<V>[]> samples_;
+  const std::unique_ptr<int32_t[]> integers_;
+  const std::unique_ptr<char[]> head_;  // not V, so that BFloat16 need not be set first
+  const std::unique_ptr<Sum<V>[]> map_;
+  const bool copies_;
 };
 
 template <typename V, typename C>
@@ -101,8 +109,12 @@ void run_forward(Problem<V, C> problem, Tensor& output) {
   const auto run = kernels<V, C>().forward;
   const int64_t items = problem.batch * problem.heads * problem.queries;
   const int64_t work = 4 * problem.maps.count * problem.width + 64;
+  // All threads' copies together stay smaller than the output.
+  const bool copy = worth_copying(problem.queries, problem.tokens) &&
+                    at::get_num_threads() * problem.tokens <= items;
+  const int64_t head = copy ? problem.tokens * problem.width : 0;
   at::parallel_for(0, items, work_of_a_thread / work + 1, [&](int64_t begin, int64_t end) {
-    const ScratchMemory<Sum<V>> memory(problem.maps.count, 0);
+    const ScratchMemory<V> memory(problem.maps.count, head, 0);
     run(problem, memory.scratch(), begin, end);
   });
 }
@@ -110,8 +122,10 @@ void run_forward(Problem<V, C> problem, Tensor& output) {
 template <typename V, typename C>
 void run_backward(const Problem<V, C>& problem, const Gradients<V, C>& gradients) {
   const auto run = kernels<V, C>().backward;
+  const int64_t map = problem.tokens * problem.width;
+  const int64_t head = worth_copying(problem.queries, problem.tokens) ? map : 0;
   at::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
-    const ScratchMemory<Sum<V>> memory(problem.maps.count, problem.tokens * problem.width);
+    const ScratchMemory<V> memory(problem.maps.count, head, map);
     run(problem, gradients, memory.scratch(), begin, end);
   });
 }

@@ -13,7 +13,8 @@ namespace {
 // Arrays over the samples of a head. Corners are top left, top right, bottom left, bottom right.
 template <typename T>
 struct Plan {
-  HIPIE_INLINE Plan(const SampleMaps& all_maps, const Scratch<T>& scratch)
+  template <typename V>
+  HIPIE_INLINE Plan(const SampleMaps& all_maps, const Scratch<V>& scratch)
       : maps(all_maps), count(all_maps.count), inside(scratch.integers) {
     for (int corner = 0; corner < 4; ++corner) {
       token[corner] = scratch.integers + (corner + 1) * count;

@@ -45,25 +45,33 @@ struct Gradients {
   C* weights;
 };
 
-// Memory for one thread. `samples` holds numbers_per_sample * count numbers, `integers` 5 * count;
-// `map` [tokens, width] is needed in the backward pass only.
+// Memory for one thread. `samples` holds numbers_per_sample * count numbers, `integers` 5 * count.
+// `head`, where not null, has room for the values of one head, [tokens, width]: next to each other
+// they use all of a cache, while among the other heads they fall on a few of its sets.
+// `map`, the gradient of those values, is for the backward pass only.
 constexpr int numbers_per_sample = 4 + 8 + 16;
 constexpr int integers_per_sample = 5;
-template <typename T>
+template <typename V>
 struct Scratch {
-  T* samples;
+  Sum<V>* samples;
   int32_t* integers;
-  T* map;
+  V* head;
+  Sum<V>* map;
 };
+
+// Copying a head pays when its values are read several times.
+inline bool worth_copying(int64_t queries, int64_t tokens) {
+  return 4 * queries >= tokens;
+}
 
 // One instruction set's kernels. Forward items are (picture, head, query), backward items
 // (picture, head); the last runs fastest.
 template <typename V, typename C>
 struct Kernels {
   using Forward = void (*)(
-      const Problem<V, C>&, const Scratch<Sum<V>>&, int64_t begin, int64_t end);
+      const Problem<V, C>&, const Scratch<V>&, int64_t begin, int64_t end);
   using Backward = void (*)(
-      const Problem<V, C>&, const Gradients<V, C>&, const Scratch<Sum<V>>&,
+      const Problem<V, C>&, const Gradients<V, C>&, const Scratch<V>&,
       int64_t begin, int64_t end);
   Forward forward;
   Backward backward;

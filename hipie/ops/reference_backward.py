@@ -1,0 +1,72 @@
+"""The operator's gradients in plain PyTorch, for where there is neither a kernel nor autograd.
+
+An operator's own backward runs below autograd, so the reference cannot be differentiated there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ms_deform_attn_reference_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, each like what it belongs to.
+
+    Args:
+        grad_output: [B, Q, M * D].
+        value: [B, S, M, D].
+        spatial_shapes: [L, 2] int64 (height, width).
+        level_start_index: [L] int64.
+        sampling_locations: [B, Q, M, L, P, 2].
+        attention_weights: [B, Q, M, L, P].
+    """
+    dtype = torch.promote_types(
+        torch.promote_types(value.dtype, torch.float32), sampling_locations.dtype
+    )
+    batch, tokens, heads, width = value.shape
+    gradient = grad_output.to(dtype).unflatten(2, (heads, width)).transpose(1, 2)
+    tables = value.to(dtype).transpose(1, 2)
+    locations = sampling_locations.to(dtype).transpose(1, 2)
+    weights = attention_weights.to(dtype).transpose(1, 2)
+    by_tables = torch.zeros_like(tables, memory_format=torch.contiguous_format)
+    by_locations, by_weights = torch.zeros_like(locations), torch.zeros_like(weights)
+    for level, (rows, columns) in enumerate(spatial_shapes.tolist()):
+        if rows * columns == 0:
+            continue
+        size = locations.new_tensor([columns, rows])
+        pixel = (locations[:, :, :, level] * size - 0.5).nan_to_num(-2.0)
+        pixel = pixel.clamp(torch.full_like(size, -2.0), size + 1.0)
+        low = pixel.floor()
+        share, attention = pixel - low, weights[:, :, :, level]
+        for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            place = low.long() + torch.tensor(corner, device=low.device)
+            inside = ((place >= 0) & (place < size)).all(-1)
+            token = int(level_start_index[level]) + place[..., 1] * columns + place[..., 0]
+            token = torch.where(inside, token, 0).flatten(2)[..., None]
+            token = token.expand(-1, -1, -1, width)
+            across, down = (
+                share[..., axis] if corner[axis] else 1 - share[..., axis] for axis in (0, 1)
+            )
+            found = tables.gather(2, token).view(*inside.shape, width)
+            product = torch.where(inside, (found * gradient[:, :, :, None]).sum(-1), 0.0)
+            by_weights[:, :, :, level] += across * down * product
+            slope = (
+                attention
+                * product
+                * torch.stack([(2 * corner[0] - 1) * down, (2 * corner[1] - 1) * across])
+            )
+            by_locations[:, :, :, level] += slope.movedim(0, -1) * size
+            added = torch.where(inside, attention * across * down, 0.0)[..., None]
+            by_tables.scatter_add_(2, token, (added * gradient[:, :, :, None]).flatten(2, 3))
+    return (
+        by_tables.transpose(1, 2).to(value.dtype).contiguous(),
+        by_locations.transpose(1, 2).to(sampling_locations.dtype).contiguous(),
+        by_weights.transpose(1, 2).to(attention_weights.dtype).contiguous(),
+    )
