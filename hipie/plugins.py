@@ -14,25 +14,26 @@ def load_projects(cfg: Any) -> list[str]:
     """Import every installed project and add its keys.
 
     Each entry point names a function `add_<package>_config(cfg)`; importing its module registers
-    the project's architectures. A project that fails is reported in one line and skipped.
+    the project's architectures. A project that fails is reported in one line and skipped, and
+    leaves no key behind.
 
     Args:
         cfg: the configuration, changed in place.
 
     Returns:
-        Names of the projects that were loaded.
+        Names of the projects that were loaded, in order.
     """
-    loaded = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        if _add(point, cfg):
-            loaded.append(point.name)
-    return loaded
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return [point.name for point in points if _add(point, cfg)]
 
 
 def _add(point: EntryPoint, cfg: Any) -> bool:
     try:
-        point.load()(cfg)
-    except Exception as error:  # whatever a project does wrong, the others must work
-        logger.warning("project %s is skipped: %s: %s", point.name, type(error).__name__, error)
+        add = point.load()
+        add(cfg.clone())
+    except Exception as error:  # noqa: BLE001  whatever one project does wrong, others must work
+        said = " ".join(str(error).split()) or "no reason given"
+        logger.warning("project %s is skipped: %s: %s", point.name, type(error).__name__, said)
         return False
+    add(cfg)
     return True

@@ -1,8 +1,11 @@
 """Reading and writing weights: ours, Detectron2's, safetensors; never running pickled code."""
 
 from hipie.checkpoint.checkpointer import Checkpointer
-from hipie.checkpoint.files import CheckpointError, read_state
-from hipie.checkpoint.loading import LoadReport, load_state, load_weights, save_weights
+from hipie.checkpoint.error import CheckpointError
+from hipie.checkpoint.loading import load_state, load_weights
+from hipie.checkpoint.reading import read_state
+from hipie.checkpoint.report import LoadReport
+from hipie.checkpoint.saving import save_weights
 
 __all__ = [
     "CheckpointError",

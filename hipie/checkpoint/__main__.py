@@ -6,54 +6,71 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from hipie.checkpoint.files import CheckpointError, read_state, write_atomically
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.formats import to_ours
+from hipie.checkpoint.reading import read_state
+from hipie.checkpoint.saving import in_half, write_state
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the two commands; errors end it with one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m hipie.checkpoint")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the two commands; 0, or 1 after one sentence on an error."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hipie checkpoint", description=_inspect.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="what a file of weights holds")
-    inspect.add_argument("file", type=Path)
-    convert = commands.add_parser("convert", help="weights alone, as safetensors or .pth")
-    convert.add_argument("file", type=Path)
-    convert.add_argument("out", type=Path)
-    args = parser.parse_args(arguments)
-    try:
-        _inspect(args.file) if args.command == "inspect" else _convert(args.file, args.out)
-    except CheckpointError as error:
-        sys.exit(str(error))
+    inspect.add_argument("file", help="a file, detectron2://... or https://...")
+    inspect.add_argument("--all", action="store_true", help="every tensor, with shape and type")
+    inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", help="the weights alone, under our names")
+    convert.add_argument("file", help="a file, detectron2://... or https://...")
+    convert.add_argument("out", help="a .safetensors or .pth file")
+    convert.add_argument("--half", action="store_true", help="in float16")
+    convert.add_argument(
+        "--exclude", nargs="*", default=[], metavar="PREFIX", help="names that begin so stay out"
+    )
+    convert.set_defaults(run=_convert)
+    return parser
 
 
-def _inspect(path: Path) -> None:
-    content = read_state(path)
-    ours, dropped, layout = to_ours(content.pop("model"))
-    rooms = Counter(key.split(".")[0] for key in ours)
-    numbers = sum(value.numel() for value in ours.values() if torch.is_tensor(value))
-    print(f"{path}: {layout} layout, {len(ours)} tensors, {numbers:,} numbers")
-    for room, count in rooms.most_common():
-        print(f"  {room}: {count}")
-    if dropped:
-        print(f"  left out: {len(dropped)}")
+def _inspect(args: argparse.Namespace) -> None:
+    """Look into files of weights, and convert them; nothing in a file is ever run."""
+    content = read_state(args.file)
+    found = to_ours(content.pop("model"))
+    numbers = sum(value.numel() for value in found.state.values())
+    size = sum(value.nbytes for value in found.state.values()) / 2**20
+    print(f"{args.file}: layout {found.layout}, {len(found.state)} tensors, {numbers:,} numbers")
+    print(f"  {size:.1f} MiB in memory, left out on purpose: {len(found.dropped)}")
     if content:
-        print(f"  besides: {', '.join(sorted(content))}")
+        print(f"  besides: {', '.join(map(str, content))}")
+    if args.all:
+        for name, value in found.state.items():
+            print(f"  {name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+        return
+    for room, count in Counter(name.split(".")[0] for name in found.state).most_common():
+        print(f"  {room}: {count} tensors")
 
 
-def _convert(path: Path, out: Path) -> None:
-    ours, _, _ = to_ours(read_state(path)["model"])
-    tensors = {key: value.contiguous() for key, value in ours.items()}
-    if out.suffix == ".safetensors":
-        write_atomically(out, lambda name: save_file(tensors, name))
-    else:
-        write_atomically(out, lambda name: torch.save({"model": tensors}, name))
-    print(f"{len(tensors)} tensors are in {out}")
+def _convert(args: argparse.Namespace) -> None:
+    found = to_ours(read_state(args.file)["model"])
+    state = {
+        name: in_half(value) if args.half else value
+        for name, value in found.state.items()
+        if not name.startswith(tuple(args.exclude))
+    }
+    write_state(state, args.out, {"layout": found.layout})
+    print(f"{args.out}: {len(state)} tensors; layout {found.layout}", end="")
+    print(f", {len(found.dropped)} left out on purpose" if found.dropped else "")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,48 @@
-"""Whose weights a file holds, told by its keys, and how they become ours."""
+"""Whose weights a file holds, told by its keys, and how they become ours.
+
+A layout is a row of `FORMATS`. Most layouts are a table of `Rename` rules; what a table cannot say
+(splitting or joining tensors) is a function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from hipie.checkpoint.error import CheckpointError
+
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a file's tensors.
+
+    Attributes:
+        state: tensors under our names.
+        dropped: the file's names that were left out on purpose.
+        layout: whose names the file had.
+    """
+
+    state: State
+    dropped: tuple[str, ...] = ()
+    layout: str = "hipie"
+
+
+@dataclass(frozen=True)
+class Rename:
+    """One rule of a table.
+
+    Attributes:
+        theirs: regular expression that a whole name matches.
+        ours: our name, with groups as in `re.sub`; None leaves the tensor out.
+    """
+
+    theirs: str
+    ours: str | None
 
 
 @dataclass(frozen=True)
@@ -16,7 +51,7 @@ class Format:
 
     Attributes:
         name: for people.
-        recognise: says from the keys whether a file has this layout.
+        recognise: says from the names whether a file has this layout.
         convert: the layout's tensors -> ours and the names of those left out on purpose.
     """
 
@@ -25,28 +60,55 @@ class Format:
     convert: Callable[[State], tuple[State, list[str]]]
 
 
-def _is_parallel(keys: set[str]) -> bool:
-    return bool(keys) and all(key.startswith("module.") for key in keys)
+def by_table(rules: Sequence[Rename]) -> Callable[[State], tuple[State, list[str]]]:
+    """A conversion that renames by the first rule that matches; other names stay.
+
+    Raises:
+        CheckpointError: when two names would become one.
+    """
+    patterns = [(re.compile(rule.theirs), rule.ours) for rule in rules]
+
+    def convert(state: State) -> tuple[State, list[str]]:
+        ours: State = {}
+        dropped: list[str] = []
+        for name, tensor in state.items():
+            new = _renamed(name, patterns)
+            if new is None:
+                dropped.append(name)
+            elif new in ours:
+                raise CheckpointError(f'two tensors of the file would be "{new}", one is "{name}"')
+            else:
+                ours[new] = tensor
+        return ours, dropped
+
+    return convert
 
 
-def _from_parallel(state: State) -> tuple[State, list[str]]:
-    return {key.removeprefix("module."): value for key, value in state.items()}, []
+def _renamed(name: str, patterns: Sequence[tuple[re.Pattern[str], str | None]]) -> str | None:
+    for pattern, ours in patterns:
+        match = pattern.fullmatch(name)
+        if match:
+            return None if ours is None else match.expand(ours)
+    return name
 
 
-# The first that recognises a file converts it; none: the file's names are ours.
+def _is_wrapped(names: set[str]) -> bool:
+    return bool(names) and all(name.startswith("module.") for name in names)
+
+
+# Each format that recognises the names converts them, in this order.
 FORMATS: tuple[Format, ...] = (
-    Format("a model wrapped for several processes", _is_parallel, _from_parallel),
+    Format("several processes", _is_wrapped, by_table([Rename(r"module\.(.+)", r"\1")])),
 )
 
 
-def to_ours(state: State) -> tuple[State, list[str], str]:
-    """Convert a state dict.
-
-    Returns:
-        The tensors under our names, the names left out on purpose, and the layout's name.
-    """
-    keys = set(state)
-    for one in FORMATS:
-        if one.recognise(keys):
-            return (*one.convert(state), one.name)
-    return state, [], "hipie"
+def to_ours(state: State, formats: Sequence[Format] = FORMATS) -> Conversion:
+    """Convert a state dict of any known layout; one of no known layout stays as it is."""
+    dropped: list[str] = []
+    layouts: list[str] = []
+    for one in formats:
+        if one.recognise(set(state)):
+            state, left_out = one.convert(state)
+            dropped += left_out
+            layouts.append(one.name)
+    return Conversion(state, tuple(dropped), ", ".join(layouts) or "hipie")

@@ -2,139 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from hipie.checkpoint.files import CheckpointError, read_state, write_atomically
+from hipie.checkpoint.elsewhere import prefixes_from_elsewhere
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.formats import to_ours
+from hipie.checkpoint.reading import read_state
+from hipie.checkpoint.report import LoadReport
 
-# A file with more unknown names than this share belongs to another model.
+# A file with more tensors than this share that do not fit belongs to another model, unless it
+# holds as large a share of this one as it lacks at most.
 MOST_UNKNOWN = 0.01
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of the tensors of a file.
-
-    Attributes:
-        missing: the model has them, the file does not.
-        unexpected: the file has them, the model does not.
-        mismatched: both have them, in different shapes.
-        dropped: left out on purpose.
-    """
-
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    mismatched: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = field(default=())
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything fitted."""
-        return not (self.missing or self.unexpected or self.mismatched)
-
-    def __str__(self) -> str:
-        counts = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": self.mismatched,
-            "left out": self.dropped,
-        }
-        parts = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in counts.items()
-            if names
-        ]
-        return "; ".join(parts) or "every tensor fits"
 
 
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     """Read a file of weights, convert it to our names, and load it.
 
     Args:
-        model: takes what fits, in its own precision.
-        path: `.safetensors`, `.pth` or `.pkl`.
+        model: takes what fits, in its own precision and on its own device.
+        path: `.safetensors`, `.pth` or `.pkl`; a file, `detectron2://...` or `https://...`.
 
     Raises:
-        CheckpointError: if the file cannot be read, or is of another model.
+        CheckpointError: if the file cannot be read, or is of another model, which is then left
+            as it was.
     """
     return load_state(model, read_state(path)["model"], str(path))
 
 
-def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> LoadReport:
-    """Load named tensors; see `load_weights`.
+def load_state(
+    model: nn.Module, state: dict[str, Tensor], origin: str, *, in_part: bool = False
+) -> LoadReport:
+    """Load named tensors, in any layout that `formats` knows; see `load_weights`.
 
     Args:
         model: takes what fits.
-        state: names to tensors, in any layout that `formats` knows.
+        state: names to tensors.
         origin: named in errors.
+        in_part: the tensors are of a part of the model (a backbone) with a head of its own, so
+            that it is enough if some fit.
     """
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    ours, dropped, layout = to_ours(tensors)
+    found = to_ours(state)
     own = model.state_dict()
-    unexpected = [key for key in ours if key not in own]
-    mismatched = [key for key in ours if key in own and ours[key].shape != own[key].shape]
-    wrong = set(unexpected) | set(mismatched)
-    fitting = {key: value for key, value in ours.items() if key not in wrong}
-    if len(wrong) > MOST_UNKNOWN * max(len(ours), 1) and not _same_model(len(fitting), len(own)):
-        example = (unexpected or mismatched)[0]
-        raise CheckpointError(
-            f"{origin}: these are weights of another model: {len(wrong)} of its {len(ours)} tensors "
-            f'({layout} layout) do not fit, for instance "{example}"'
-        )
-    elsewhere = prefixes_from_elsewhere(model)
-    missing = [k for k in own if k not in fitting and not k.startswith(elsewhere or ("\0",))]
+    unexpected = [name for name in found.state if name not in own]
+    mismatched = [
+        name
+        for name, value in found.state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    wrong = {*unexpected, *mismatched}
+    fitting = {name: value for name, value in found.state.items() if name not in wrong}
+    too_many = not in_part and len(wrong) > MOST_UNKNOWN * len(found.state)
+    if not fitting or (too_many and len(fitting) < (1 - MOST_UNKNOWN) * len(own)):
+        raise CheckpointError(_another_model(origin, model, found.state, own, wrong))
     model.load_state_dict(fitting, strict=False)
-    return LoadReport(tuple(missing), tuple(unexpected), tuple(mismatched), tuple(dropped))
-
-
-def save_weights(model: nn.Module, path: str | Path, half: bool = True) -> None:
-    """Write a model's weights alone, for inference and as the start of training.
-
-    What comes from an installed package anyway is left out.
-
-    Args:
-        model: any.
-        path: `.safetensors`, or `.pth` in Detectron2's form, which its own loader reads too.
-        half: in float16.
-
-    Raises:
-        CheckpointError: if the file cannot be written.
-    """
-    elsewhere = prefixes_from_elsewhere(model)
-    state = {
-        key: _shrink(value, half)
-        for key, value in model.state_dict().items()
-        if not (elsewhere and key.startswith(elsewhere))
-    }
-    if Path(path).suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        write_atomically(path, lambda name: save_file(state, name))
-    else:
-        write_atomically(path, lambda name: torch.save({"model": state}, name))
-
-
-def prefixes_from_elsewhere(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of tensors that need not be in a checkpoint.
-
-    A module says so with `weights_from_elsewhere() -> bool`.
-    """
-    return tuple(
-        f"{name}."
-        for name, module in model.named_modules()
-        if getattr(module, "weights_from_elsewhere", lambda: False)()
+    return LoadReport(
+        tuple(_missing(model, own, fitting)),
+        tuple(unexpected),
+        tuple(mismatched),
+        found.dropped,
+        len(fitting),
     )
 
 
-def _same_model(fitting: int, own: int) -> bool:
-    """Whether nearly all of a model is in a file that holds other things besides."""
-    return fitting > (1 - MOST_UNKNOWN) * own
+def _missing(model: nn.Module, own: dict[str, Tensor], fitting: Iterable[str]) -> list[str]:
+    """Names that the file lacks, and that neither a package nor another name has filled."""
+    elsewhere = prefixes_from_elsewhere(model)
+    places = defaultdict(set)
+    for name, value in own.items():
+        places[storage(value)].add(name)
+    loaded = set(fitting)
+    return [
+        name
+        for name, value in own.items()
+        if not loaded & {name, *places[storage(value)]} and not name.startswith(elsewhere)
+    ]
 
 
-def _shrink(value: Tensor, half: bool) -> Tensor:
-    value = value.detach().cpu().contiguous()
-    return value.half() if half and value.is_floating_point() else value.clone()
+def storage(value: Tensor) -> tuple[object, ...]:
+    """Equal for two names of one tensor; unlike for tensors without elements."""
+    if not value.numel():
+        return (id(value),)
+    return (value.device, value.data_ptr(), value.shape, value.stride())
+
+
+def _another_model(
+    origin: str,
+    model: nn.Module,
+    state: dict[str, Tensor],
+    own: dict[str, Tensor],
+    wrong: set[str],
+) -> str:
+    name = next((name for name in state if name in wrong), "")
+    if not name:
+        return f"{origin}: none of its tensors is for this {type(model).__name__}"
+    why = "the model has no such tensor"
+    if name in own:
+        why = f"it is {_shape(state[name])} there and {_shape(own[name])} in the model"
+    return (
+        f"{origin}: these are weights of another model than this {type(model).__name__}: "
+        f'{len(wrong)} of {len(state)} tensors do not fit, the first is "{name}" ({why})'
+    )
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a number"

@@ -13,7 +13,7 @@ CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
 def names() -> list[str]:
     """All configurations by name, such as "nano/hipie_nano_picturebook.yaml"."""
     files = (path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
-    return sorted(str(path) for path in files if not path.name.startswith("Base-"))
+    return sorted(path.as_posix() for path in files if not path.name.startswith("Base-"))
 
 
 def get_config_file(name: str) -> Path:
@@ -51,21 +51,26 @@ def get_config(name: str) -> Any:
 
 
 def get_weights(name: str) -> Path | None:
-    """The file of the weights that the package carries for a configuration, or None."""
-    path = WEIGHTS / f"{get_config_file(name).stem}.pth"
-    return path if path.is_file() else None
+    """The file of the weights that the package carries for a configuration, or None.
+
+    They are called like the configuration, in the folder `weights`.
+    """
+    stem = get_config_file(name).stem
+    files = (WEIGHTS / f"{stem}{ending}" for ending in (".safetensors", ".pth"))
+    return next((path for path in files if path.is_file()), None)
 
 
 def get(name: str, trained: bool = True) -> Any:
-    """Build the model of a configuration, in evaluation mode.
+    """Build the model of a configuration, in evaluation mode, on the CPU if there is no GPU.
 
     Args:
         name: see `get_config_file`.
-        trained: load the weights that the package carries.
+        trained: load the configuration's weights, or those that the package carries for it.
 
     Raises:
         ValueError: if trained weights are asked for and there are none.
     """
+    import torch
     from detectron2.modeling import build_model
 
     import hipie.universal
@@ -73,11 +78,13 @@ def get(name: str, trained: bool = True) -> Any:
     from hipie.checkpoint import Checkpointer
 
     cfg = get_config(name)
+    weights = (cfg.MODEL.WEIGHTS or get_weights(name)) if trained else None
+    if trained and not weights:
+        raise ValueError(f"the package carries no weights for {name}; trained=False does without")
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
-    if trained:
-        weights = get_weights(name)
-        if weights is None:
-            raise ValueError(f"the package carries no weights for {name}")
+    if weights:
         Checkpointer(model).load(str(weights))
     return model
 
@@ -85,6 +92,8 @@ def get(name: str, trained: bool = True) -> Any:
 def configs_for_task(task: str) -> list[str]:
     """Configurations whose architecture can do a task ("universal", "referring", ...)."""
     from detectron2.modeling import META_ARCH_REGISTRY
+
+    import hipie.universal  # noqa: F401
 
     able = []
     for name in names():
