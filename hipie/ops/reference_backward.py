@@ -30,7 +30,7 @@ def ms_deform_attn_reference_backward(
     dtype = torch.promote_types(
         torch.promote_types(value.dtype, torch.float32), sampling_locations.dtype
     )
-    batch, tokens, heads, width = value.shape
+    heads, width = value.shape[2:]
     gradient = grad_output.to(dtype).unflatten(2, (heads, width)).transpose(1, 2)
     tables = value.to(dtype).transpose(1, 2)
     locations = sampling_locations.to(dtype).transpose(1, 2)

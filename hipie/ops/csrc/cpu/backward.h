@@ -4,7 +4,6 @@
 // the additions depends on nothing, so that results are the same to the bit for any thread count.
 #pragma once
 
-#include "head_values.h"
 #include "plan.h"
 #include "problem.h"
 #include "vectors.h"
@@ -114,10 +113,11 @@ void backward(
   for (int64_t item = begin; item < end; ++item) {
     const int64_t picture = item / problem.heads, head = item % problem.heads;
     const int64_t corner = picture * problem.tokens * stride + head * width;
-    const auto values = head_values(problem, scratch, picture, head, problem.queries);
+    const auto values = head_values(problem, scratch, picture, head);
     for (int64_t i = 0; i < problem.tokens * width; ++i) scratch.map[i] = T(0);
     for (int64_t query = 0; query < problem.queries; ++query) {
       const int64_t place = (picture * problem.queries + query) * problem.heads + head;
+      prefetch(problem, place + 4 * problem.heads);
       const C* weights = problem.weights + plan.count * place;
       fill<true>(plan, problem.locations + 2 * plan.count * place, weights);
       if (width < 4 || lanes<T> < 4) {

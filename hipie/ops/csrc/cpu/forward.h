@@ -1,7 +1,6 @@
 // The forward kernel, compiled once for every instruction set.
 #pragma once
 
-#include "head_values.h"
 #include "plan.h"
 #include "problem.h"
 #include "vectors.h"
@@ -69,9 +68,10 @@ void forward(
     const int64_t after = query + end - item;
     const int64_t last = after < problem.queries ? after : problem.queries;
     item += last - query;
-    const auto values = head_values(problem, scratch, picture, head, last - query);
+    const auto values = head_values(problem, scratch, picture, head);
     for (; query < last; ++query) {
       const int64_t place = (picture * problem.queries + query) * problem.heads + head;
+      prefetch(problem, place + 4 * problem.heads);
       fill<false>(
           plan, problem.locations + 2 * plan.count * place, problem.weights + plan.count * place);
       gather_channels<lanes<T>>(

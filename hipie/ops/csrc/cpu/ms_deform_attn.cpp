@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -62,24 +63,50 @@ class LevelTables {
 template <typename V>
 class ScratchMemory {
  public:
-  ScratchMemory(int64_t count, int64_t head, int64_t map)
+  explicit ScratchMemory(int64_t count, int64_t map = 0)
       : samples_(new Sum<V>[numbers_per_sample * count]),
         integers_(new int32_t[integers_per_sample * count]),
-        head_(new char[head * sizeof(V)]),
-        map_(new Sum<V>[map]),
-        copies_(head > 0) {}
-  Scratch<V> scratch() const {
-    return {
-        samples_.get(), integers_.get(), copies_ ? reinterpret_cast<V*>(head_.get()) : nullptr,
-        map_.get()};
+        map_(new Sum<V>[map]) {}
+  Scratch<V> scratch(const V* head) const {
+    return {samples_.get(), integers_.get(), head, map_.get()};
   }
 
  private:
   const std::unique_ptr<Sum<V>[]> samples_;
   const std::unique_ptr<int32_t[]> integers_;
-  const std::unique_ptr<char[]> head_;  // not V, so that BFloat16 need not be set first
   const std::unique_ptr<Sum<V>[]> map_;
-  const bool copies_;
+};
+
+// Room for the values of one head, next to each other. Among the other heads they fall on a few
+// sets of a cache only; copied together they use all of it, which pays when they are read often.
+template <typename V, typename C>
+class HeadCopy {
+ public:
+  explicit HeadCopy(const Problem<V, C>& problem)
+      : problem_(problem),
+        bytes_(wanted(problem) ? new char[problem.tokens * problem.width * sizeof(V)] : nullptr) {}
+
+  explicit operator bool() const { return bytes_ != nullptr; }
+  const V* get() const { return reinterpret_cast<const V*>(bytes_.get()); }
+
+  // Copies some tokens of head `item % heads` of picture `item / heads`.
+  void fill(int64_t item, int64_t begin, int64_t end) const {
+    const HeadValues<V> from = head_values(
+        problem_, Scratch<V>{}, item / problem_.heads, item % problem_.heads);
+    const size_t size = problem_.width * sizeof(V);
+    for (int64_t token = begin; token < end; ++token) {
+      std::memcpy(bytes_.get() + token * size, from.first + token * from.stride, size);
+    }
+  }
+
+ private:
+  static bool wanted(const Problem<V, C>& problem) {
+    const int64_t picture = problem.tokens * problem.heads * problem.width * sizeof(V);
+    return 4 * problem.queries >= problem.tokens && picture > (1 << 20) && problem.heads > 1;
+  }
+
+  const Problem<V, C>& problem_;
+  const std::unique_ptr<char[]> bytes_;
 };
 
 template <typename V, typename C>
@@ -107,26 +134,33 @@ template <typename V, typename C>
 void run_forward(Problem<V, C> problem, Tensor& output) {
   problem.output = output.mutable_data_ptr<V>();
   const auto run = kernels<V, C>().forward;
-  const int64_t items = problem.batch * problem.heads * problem.queries;
-  const int64_t work = 4 * problem.maps.count * problem.width + 64;
-  // All threads' copies together stay smaller than the output.
-  const bool copy = worth_copying(problem.queries, problem.tokens) &&
-                    at::get_num_threads() * problem.tokens <= items;
-  const int64_t head = copy ? problem.tokens * problem.width : 0;
-  at::parallel_for(0, items, work_of_a_thread / work + 1, [&](int64_t begin, int64_t end) {
-    const ScratchMemory<V> memory(problem.maps.count, head, 0);
-    run(problem, memory.scratch(), begin, end);
-  });
+  const int64_t grain = work_of_a_thread / (4 * problem.maps.count * problem.width + 64) + 1;
+  const int64_t heads = problem.batch * problem.heads;
+  const HeadCopy<V, C> copy(problem);
+  const auto part = [&](int64_t begin, int64_t end) {
+    const ScratchMemory<V> memory(problem.maps.count);
+    run(problem, memory.scratch(copy.get()), begin, end);
+  };
+  if (!copy) return at::parallel_for(0, heads * problem.queries, grain, part);
+  // All threads share one head's copy, so that it stays small beside the output.
+  for (int64_t item = 0; item < heads; ++item) {
+    at::parallel_for(0, problem.tokens, 1024, [&](int64_t begin, int64_t end) {
+      copy.fill(item, begin, end);
+    });
+    at::parallel_for(item * problem.queries, (item + 1) * problem.queries, grain, part);
+  }
 }
 
 template <typename V, typename C>
 void run_backward(const Problem<V, C>& problem, const Gradients<V, C>& gradients) {
   const auto run = kernels<V, C>().backward;
-  const int64_t map = problem.tokens * problem.width;
-  const int64_t head = worth_copying(problem.queries, problem.tokens) ? map : 0;
   at::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
-    const ScratchMemory<V> memory(problem.maps.count, head, map);
-    run(problem, gradients, memory.scratch(), begin, end);
+    const ScratchMemory<V> memory(problem.maps.count, problem.tokens * problem.width);
+    const HeadCopy<V, C> copy(problem);
+    for (int64_t item = begin; item < end; ++item) {
+      if (copy) copy.fill(item, 0, problem.tokens);
+      run(problem, gradients, memory.scratch(copy.get()), item, item + 1);
+    }
   });
 }
 

@@ -89,6 +89,19 @@ HIPIE_INLINE void fill(const Plan<T>& plan, const C* locations, const C* weights
   }
 }
 
+// Asks for the samples of a later query: those of one head lie too far apart for the processor to
+// foresee. `place` counts (picture, query, head).
+template <typename V, typename C>
+HIPIE_INLINE void prefetch(const Problem<V, C>& problem, int64_t place) {
+  if (place >= problem.batch * problem.queries * problem.heads) return;
+  const int64_t count = problem.maps.count;
+  const char* locations = reinterpret_cast<const char*>(problem.locations + 2 * count * place);
+  const char* weights = reinterpret_cast<const char*>(problem.weights + count * place);
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(C));
+  for (int64_t byte = 0; byte < 2 * bytes; byte += 64) __builtin_prefetch(locations + byte);
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(weights + byte);
+}
+
 // From the products of all corners to the gradients of locations and weights. The products of a
 // sample outside its map must be zero.
 template <typename T, typename C>

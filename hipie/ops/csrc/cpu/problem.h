@@ -46,22 +46,31 @@ struct Gradients {
 };
 
 // Memory for one thread. `samples` holds numbers_per_sample * count numbers, `integers` 5 * count.
-// `head`, where not null, has room for the values of one head, [tokens, width]: next to each other
-// they use all of a cache, while among the other heads they fall on a few of its sets.
-// `map`, the gradient of those values, is for the backward pass only.
+// `head`, where not null, is a copy of the values of the one head that is asked for, [tokens,
+// width]. `map`, for the backward pass, has the same shape and is for the gradient of those values.
 constexpr int numbers_per_sample = 4 + 8 + 16;
 constexpr int integers_per_sample = 5;
 template <typename V>
 struct Scratch {
   Sum<V>* samples;
   int32_t* integers;
-  V* head;
+  const V* head;
   Sum<V>* map;
 };
 
-// Copying a head pays when its values are read several times.
-inline bool worth_copying(int64_t queries, int64_t tokens) {
-  return 4 * queries >= tokens;
+// The values of one head of one picture: in their place, or in their copy.
+template <typename V>
+struct HeadValues {
+  const V* first;
+  int64_t stride;  // from token to token
+};
+
+template <typename V, typename C>
+inline HeadValues<V> head_values(
+    const Problem<V, C>& problem, const Scratch<V>& scratch, int64_t picture, int64_t head) {
+  const int64_t stride = problem.heads * problem.width;
+  if (scratch.head != nullptr) return {scratch.head, problem.width};
+  return {problem.value + picture * problem.tokens * stride + head * problem.width, stride};
 }
 
 // One instruction set's kernels. Forward items are (picture, head, query), backward items
