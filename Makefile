@@ -2,83 +2,98 @@
 # constraints.txt, builds the operator, and then does its work. Run again, it installs nothing.
 #
 #   make demo    segment pages, groups and photographs with the weights in the package
-#   make test    the tests            make slow      those that take minutes
-#   make bench   the benchmarks       make coverage  the tests, with line coverage
-#   make lint    style and layout     make mutation  do the tests notice changed code?
-#   make train   the nano model       make demo-photos  fine-tune on three photographs
+#   make test    the tests            make slow         those that take minutes
+#   make bench   the benchmarks       make coverage     the tests, with line coverage
+#   make lint    style and layout     make mutation     do the tests notice changed code?
+#   make train-nano  train the small model (goes on where it was stopped)
+#   make demo-photos fine-tune on three photographs until their masks are known by heart
 #   make asan    the operator's tests under the address sanitizer
 #
-# PYTHON=python3.12 chooses the interpreter; DETECTRON2=upstream builds Detectron2's main branch.
+# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment, and DETECTRON2=upstream
+# builds Detectron2's main branch instead of taking its last code from the package index.
 
-PYTHON ?= python3
-DETECTRON2 ?= release
-VENV := .venv
+PYTHON ?= $(shell sh install/find_python.sh)
+DETECTRON2 ?= index
+VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-STAMPS := $(VENV)/stamps
-SOURCES := $(wildcard hipie/ops/csrc/*/* hipie/ops/csrc/*)
+DONE := $(VENV)/done
+SOURCES := $(wildcard hipie/ops/csrc/* hipie/ops/csrc/*/*)
+NANO := configs/nano/hipie_nano_picturebook.yaml
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: all demo demo-photos test slow coverage mutation bench lint train asan clean
+.PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan clean
+.DELETE_ON_ERROR:
 
-all: $(STAMPS)/package
+install: $(DONE)/package
 
-$(STAMPS)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than 3.11: make PYTHON=python3.12"; exit 1; }
+$(DONE)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found: install one, or say \
+	make PYTHON=/its/place"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: make PYTHON=python3.12"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || \
+		{ echo "There is no C++ compiler: install g++ or clang, or set CXX to yours"; exit 1; }
 	@echo "1/5 environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV) || { echo "no venv: install your system's python3-venv"; exit 1; }
-	@mkdir -p $(STAMPS) && touch $@
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+		{ echo "The environment could not be made: install your system's python3-venv"; exit 1; }
+	@mkdir -p $(DONE) && touch $@
 
-$(STAMPS)/torch: $(STAMPS)/python constraints.txt
-	@echo "2/5 PyTorch"
-	@$(PIP) -c constraints.txt torch torchvision "setuptools<81" wheel ninja || \
-		{ echo "PyTorch could not be installed: the lines above say why"; exit 1; }
+$(DONE)/torch: $(DONE)/python constraints.txt
+	@echo "2/5 PyTorch (some gigabytes: a minute or more)"
+	@$(PIP) -c constraints.txt torch torchvision numpy setuptools wheel ninja || \
+		{ echo "Step 2, PyTorch, failed: the lines above say why; then run make again"; exit 1; }
 	@touch $@
 
-$(STAMPS)/requirements: $(STAMPS)/torch constraints.txt setup.py
+$(DONE)/requirements: $(DONE)/torch constraints.txt setup.py install/requirements.py
 	@echo "3/5 packages"
-	@$(PY) install/requirements.py all | xargs $(PIP) -c constraints.txt || \
-		{ echo "the packages could not be installed: the lines above say which"; exit 1; }
+	@$(PY) install/requirements.py all | xargs $(PIP) -c constraints.txt && \
+		$(PIP) --no-deps -c constraints.txt panopticapi-lite || \
+		{ echo "Step 3, packages, failed: the lines above say which; then run make again"; exit 1; }
 	@touch $@
 
-$(STAMPS)/detectron2: $(STAMPS)/requirements install/detectron2.py
+$(DONE)/detectron2: $(DONE)/requirements install/detectron2.py
 	@echo "4/5 Detectron2"
 	@$(PY) install/detectron2.py $(if $(filter upstream,$(DETECTRON2)),--upstream)
 	@touch $@
 
-$(STAMPS)/package: $(STAMPS)/detectron2 setup.py setup_extension.py $(SOURCES)
+$(DONE)/package: $(DONE)/detectron2 setup.py setup_extension.py $(SOURCES)
 	@echo "5/5 hipie and its operator"
 	@$(PIP) --no-build-isolation --no-deps --editable . || \
-		{ echo "the operator could not be built: a C++ compiler (g++ or clang) is needed"; exit 1; }
+		{ echo "Step 5, hipie, failed: the lines above say why; the operator needs a C++17 \
+	compiler. Then run make again"; exit 1; }
 	@touch $@
 
-demo: $(STAMPS)/package
+demo: $(DONE)/package
 	$(PY) demo.py --picture-book --output output/demo
 
-test: $(STAMPS)/package
+demo-photos: $(DONE)/package
+	$(PY) demo.py --photos --output output/demo-photos
+
+test: $(DONE)/package
 	$(PY) -m pytest
 
-slow: $(STAMPS)/package
+slow: $(DONE)/package
 	$(PY) -m pytest -m slow --timeout 7200
 
-coverage: $(STAMPS)/package
+coverage: $(DONE)/package
 	$(PY) -m pytest --cov --cov-report term --cov-fail-under 85
 
-mutation: $(STAMPS)/package
-	$(PY) -m tests.mutation
+mutation: $(DONE)/package
+	$(PY) install/mutation.py
 
-lint: $(STAMPS)/requirements
+lint: $(DONE)/requirements
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: $(STAMPS)/package
-	for program in benchmarks/*.py; do $(PY) $$program || exit 1; done
+bench: $(DONE)/package
+	for program in benchmarks/[a-z]*.py; do $(PY) $$program || exit 1; done
 
-train: $(STAMPS)/package
-	$(PY) train_net.py --config-file configs/nano/hipie_nano_picturebook.yaml --resume
+train-nano: $(DONE)/package
+	$(PY) train_net.py --config-file $(NANO) --resume
 
-asan: $(STAMPS)/package
+asan: $(DONE)/package
 	$(PY) tests/ops/address_sanitizer.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info hipie/ops/*.so
+	rm -rf $(VENV) build hipie.egg-info hipie/ops/*.so

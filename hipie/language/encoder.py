@@ -99,10 +99,6 @@ class TextEncoder(nn.Module):
         """The word pieces this encoder reads."""
         return self._tokenizer
 
-    def weights_from_elsewhere(self) -> bool:
-        """Whether an installed package carries exactly these weights, so that no file need."""
-        return self._packaged and self.frozen
-
     def train(self, mode: bool = True) -> TextEncoder:
         """Training or evaluation mode; a frozen encoder is always in evaluation."""
         return super().train(mode and not self.frozen)
