@@ -15,10 +15,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
-RELEASE = "sal-detectron2==0.7.2"
+RELEASE = (
+    "sal-detectron2==0.7.2 "
+    "--hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
+)
 UPSTREAM = "git+https://github.com/facebookresearch/detectron2"
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
 def main() -> None:
@@ -29,36 +34,42 @@ def main() -> None:
     if importlib.util.find_spec("detectron2") is not None:
         print("Detectron2 is there already, and stays as it is.")
         return
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     if upstream:
-        command = [*pip, "--no-build-isolation", UPSTREAM]
+        run([*PIP, "--no-build-isolation", UPSTREAM], "could not be installed")
     else:
-        command = [*pip, *_foreign_wheel(), RELEASE]
+        install_release(Path(sysconfig.get_path("purelib")))
+    run([sys.executable, "-W", "ignore", "-c", "import detectron2.modeling"], "cannot be imported")
+
+
+def install_release(packages: Path) -> None:
+    """Unpack the wheel beside `packages`, and move in what belongs to Detectron2.
+
+    The wheel also carries Detectron2's programs as a top-level package called `tools`, which stays
+    out.
+    """
+    with tempfile.TemporaryDirectory(dir=packages, prefix="detectron2-") as folder:
+        wanted = Path(folder, "wanted.txt")
+        wanted.write_text(RELEASE, encoding="utf-8")
+        staged = Path(folder, "staged")
+        foreign = ["--only-binary=:all:", "--python-version=3.10", "--implementation=cp"]
+        foreign += ["--abi=none", "--platform=any", "--no-deps", "--require-hashes"]
+        run([*PIP, *foreign, f"--target={staged}", f"--requirement={wanted}"], "is not installed")
+        (notes,) = staged.glob("*.dist-info")
+        record = notes / "RECORD"
+        kept = [line for line in record.read_text().splitlines() if not line.startswith("tools/")]
+        record.write_text("\n".join(kept) + "\n")
+        for part in (notes, staged / "detectron2"):
+            shutil.rmtree(packages / part.name, ignore_errors=True)
+            part.rename(packages / part.name)
+
+
+def run(command: list[str], failure: str) -> None:
+    """Run a command; if it fails, end with what to do."""
     if subprocess.run(command).returncode:
         sys.exit(
-            "Detectron2 could not be installed: the lines above say why. "
-            "Install it yourself so that `import detectron2` works, and run make again."
+            f"Step 4, Detectron2, {failure}: the lines above say why. Install it yourself, so that "
+            "`import detectron2` works in this environment, and run make again."
         )
-    if not upstream:
-        # The wheel carries its command-line programs as a top-level package called `tools`.
-        shutil.rmtree(Path(sysconfig.get_path("purelib"), "tools"), ignore_errors=True)
-    check = [sys.executable, "-W", "ignore", "-c", "import detectron2.modeling"]
-    if subprocess.run(check).returncode:
-        sys.exit("Detectron2 is installed, but cannot be imported: the lines above say why.")
-
-
-def _foreign_wheel() -> list[str]:
-    """Arguments that take a wheel made for another Python, files only."""
-    return [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version=3.10",
-        "--implementation=cp",
-        "--abi=none",
-        "--platform=any",
-        "--target",
-        sysconfig.get_path("purelib"),
-    ]
 
 
 if __name__ == "__main__":
