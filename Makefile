@@ -52,9 +52,9 @@ $(DONE)/requirements: $(DONE)/torch constraints.txt setup.py install/requirement
 		{ echo "Step 3, packages, failed: the lines above say which; then run make again"; exit 1; }
 	@touch $@
 
-$(DONE)/detectron2: $(DONE)/requirements install/detectron2.py
+$(DONE)/detectron2: $(DONE)/requirements install/get_detectron2.py
 	@echo "4/5 Detectron2"
-	@$(PY) install/detectron2.py $(if $(filter upstream,$(DETECTRON2)),--upstream)
+	@$(PY) install/get_detectron2.py $(if $(filter upstream,$(DETECTRON2)),--upstream)
 	@touch $@
 
 $(DONE)/package: $(DONE)/detectron2 setup.py setup_extension.py $(SOURCES)

@@ -19,7 +19,7 @@ __all__ = ["Segmenter", "__version__", "add_hipie_config", "model_zoo"]
 WITHOUT_DETECTRON2 = (
     "hipie needs Detectron2 for everything but hipie.ops, and it is not there. Install it with: "
     "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 "
-    "(or, in a clone of hipie: python install/detectron2.py)"
+    "(or, in a clone of hipie: python install/get_detectron2.py)"
 )
 _PLACES = {"Segmenter": "hipie.segmenter", "add_hipie_config": "hipie.config"}
 

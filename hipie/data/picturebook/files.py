@@ -29,6 +29,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
     write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
 
 

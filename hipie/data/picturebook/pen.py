@@ -24,10 +24,12 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def darker(colour: Colour, share: float = 0.4) -> Colour:
+    """A colour mixed with the darkest ink."""
     return mix(colour, (24, 20, 34), share)
 
 
 def lighter(colour: Colour, share: float = 0.4) -> Colour:
+    """A colour mixed with the lightest paper."""
     return mix(colour, (255, 252, 244), share)
 
 

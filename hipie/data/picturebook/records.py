@@ -29,6 +29,7 @@ def info(seed: int, version: int, split: str) -> Record:
 
 
 def thing_categories() -> list[Record]:
+    """Categories of the things, as COCO's instance files list them."""
     return [
         {"id": CATEGORY_IDS[thing.name], "name": thing.name, "supercategory": "thing"}
         for thing in THINGS
@@ -77,6 +78,7 @@ def rle(mask: np.ndarray) -> Record:
 
 
 def image_record(page: Page, image: int, file_name: str) -> Record:
+    """A page's entry in COCO's list of images."""
     height, width = page.image.shape[:2]
     return {
         "id": image,
@@ -112,6 +114,7 @@ def instance_records(page: Page, image: int) -> list[Record]:
 
 
 def panoptic_record(page: Page, image: int, file_name: str) -> Record:
+    """A page's annotation in COCO's panoptic JSON."""
     return {
         "image_id": image,
         "file_name": file_name,

@@ -1,0 +1,80 @@
+"""Configurations and weights by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hipie import model_zoo
+from hipie.checkpoint import save_weights
+
+NANO = "nano/hipie_nano_picturebook.yaml"
+
+
+def test_names_are_the_configurations_and_not_their_bases():
+    names = model_zoo.names()
+    assert NANO in names
+    assert names == sorted(names)
+    assert not any("Base" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", [NANO, NANO.removesuffix(".yaml"), "hipie_nano_picturebook", f"configs/{NANO}"]
+)
+def test_a_configuration_is_found_by_every_form_of_its_name(name, in_tmp):
+    assert model_zoo.get_config_file(name) == model_zoo.CONFIGS / NANO
+
+
+def test_a_file_is_itself(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("VERSION: 2\n")
+    assert model_zoo.get_config_file(str(own)) == own
+
+
+@pytest.mark.parametrize("name", ["nano/hipie_nan_picturbook", "", "zzz", "nano"])
+def test_an_unknown_name_is_answered_with_near_ones(name, in_tmp):
+    with pytest.raises(ValueError, match=NANO) as caught:
+        model_zoo.get_config_file(name)
+    assert f'"{name}"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", model_zoo.names())
+def test_every_configuration_merges(name):
+    cfg = model_zoo.get_config(name)
+    assert cfg.MODEL.META_ARCHITECTURE
+    assert cfg.MODEL.HIPIE.WIDTH % cfg.MODEL.HIPIE.THINGS.NUM_HEADS == 0
+
+
+def test_weights_are_called_like_their_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_zoo, "WEIGHTS", tmp_path)
+    assert model_zoo.get_weights(NANO) is None
+    with pytest.raises(ValueError, match="no weights for nano/"):
+        model_zoo.get(NANO)
+    file = tmp_path / "hipie_nano_picturebook.safetensors"
+    save_weights(nn.Linear(2, 2), file)
+    assert model_zoo.get_weights("hipie_nano_picturebook") == file
+
+
+def test_a_model_comes_with_its_packaged_weights(tmp_path, monkeypatch):
+    model = model_zoo.get(NANO, trained=False)
+    assert not model.training
+    name, parameter = next(
+        (name, value)
+        for name, value in model.named_parameters()
+        if name.startswith("things") and value.dim() > 1
+    )
+    with torch.no_grad():
+        parameter.fill_(0.5)
+    file = tmp_path / "hipie_nano_picturebook.safetensors"
+    save_weights(model, file)
+    assert file.stat().st_size < 40 * 2**20
+    monkeypatch.setattr(model_zoo, "WEIGHTS", tmp_path)
+    again = model_zoo.get(NANO)
+    assert dict(again.named_parameters())[name].unique().tolist() == [0.5]
+
+
+def test_configurations_for_a_task():
+    assert NANO in model_zoo.configs_for_task("referring")
+    assert NANO not in model_zoo.configs_for_task("juggling")
