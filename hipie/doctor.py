@@ -14,9 +14,7 @@ import torch
 from hipie.ops import explain
 from hipie.ops.explanation import mending_command
 
-DETECTRON2 = (
-    "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
-)
+DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
 
 
 def report() -> tuple[list[str], bool]:

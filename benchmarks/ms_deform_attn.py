@@ -1,0 +1,214 @@
+"""How fast is multi-scale deformable attention, and how much memory does it take?
+
+Compares the native kernel with the grid-sample form that other packages fall back to, in turns
+within one run, and prints medians and their ratios. Locations are local, as a trained encoder's:
+two pixels around the reference point on every level.
+
+    python benchmarks/ms_deform_attn.py [--threads N] [--repeats N] [--shapes encoder decoder ...]
+    python benchmarks/ms_deform_attn.py --plot docs/ms_deform_attn_cost.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hipie.ops import explain, ms_deform_attn
+from hipie.ops.grid_sample import ms_deform_attn_grid_sample
+
+COCO = ((100, 134), (50, 67), (25, 34), (13, 17))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one call; ``queries`` None stands for one query a token."""
+
+    levels: tuple[tuple[int, int], ...]
+    queries: int | None = None
+    heads: int = 8
+    width: int = 32
+    points: int = 4
+    batch: int = 1
+
+
+SHAPES = {
+    "encoder": Shape(COCO),
+    "decoder": Shape(COCO, queries=900),
+    "injector": Shape(((128, 128), (64, 64), (32, 32)), queries=64 * 64, heads=12),
+    "nano": Shape(((32, 32), (16, 16), (8, 8), (4, 4)), width=16, batch=4),
+    "toy": Shape(((8, 8), (4, 4), (2, 2), (1, 1))),
+}
+
+
+def arguments(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Tensors for one call, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor(shape.levels)
+    areas = sizes.prod(1)
+    if shape.queries is None:
+        reference = torch.cat([_centres(*level) for level in shape.levels])
+    else:
+        reference = torch.rand((shape.queries, 2), generator=generator)
+    place = (shape.batch, len(reference), shape.heads, len(shape.levels), shape.points)
+    offsets = 2 * torch.randn((*place, 2), generator=generator)
+    locations = reference[None, :, None, None, None] + offsets / sizes.flip(1)[:, None].float()
+    weights = torch.rand(place, generator=generator).flatten(3).softmax(-1).view(place)
+    value = torch.randn(
+        (shape.batch, int(areas.sum()), shape.heads, shape.width), generator=generator
+    )
+    return value, sizes, areas.cumsum(0) - areas, locations, weights
+
+
+def _centres(rows: int, columns: int) -> Tensor:
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
+    )
+    return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
+def grid_sample_form(value, shapes, starts, locations, weights) -> Tensor:
+    """The form to be beaten, with the operator's arguments."""
+    return ms_deform_attn_grid_sample(value, shapes, locations, weights)
+
+
+def backward_of(operator: Callable, inputs: tuple) -> Callable[[], None]:
+    """A call that runs an operator forward and backward."""
+    value, shapes, starts, locations, weights = inputs
+    leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
+    batch, _, heads, width = value.shape
+    gradient = torch.ones((batch, locations.shape[1], heads * width), dtype=value.dtype)
+
+    def run() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        operator(leaves[0], shapes, starts, *leaves[1:]).backward(gradient)
+
+    return run
+
+
+def medians(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Median milliseconds of every call, the calls taking turns."""
+    for call in calls.values():
+        call()
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def measure(shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds by pass and implementation."""
+    exact = arguments(shape)
+    reduced = (exact[0].bfloat16(), *exact[1:])
+    with torch.no_grad():
+        forward = medians(
+            {
+                "grid-sample": lambda: grid_sample_form(*exact),
+                "float32": lambda: ms_deform_attn(*exact),
+                "bfloat16": lambda: ms_deform_attn(*reduced),
+            },
+            repeats,
+        )
+    both = medians(
+        {
+            "grid-sample": backward_of(grid_sample_form, exact),
+            "float32": backward_of(ms_deform_attn, exact),
+            "bfloat16": backward_of(ms_deform_attn, reduced),
+        },
+        repeats,
+    )
+    return {"forward": forward, "forward and backward": both}
+
+
+def extra_memory(call: Callable[[], Tensor]) -> float | None:
+    """Peak memory of a call over what was there before, in units of its output (Linux only)."""
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not reset.exists():
+        return None
+
+    def kilobytes(key: str) -> int:
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+    call()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free must not look as if it had been used before
+    reset.write_text("5")
+    before = kilobytes("VmRSS")
+    output = call()
+    return 1024 * (kilobytes("VmHWM") - before) / (output.numel() * output.element_size())
+
+
+def plot(file: str, repeats: int) -> None:
+    """Draw the kernel's time against queries and against points."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    queries, points = [1000, 2000, 4000, 8000, 12000, 16000], [1, 2, 4, 6, 8, 12]
+    sweeps = [
+        ("queries", queries, [Shape(COCO, queries=number) for number in queries]),
+        ("points a level", points, [Shape(COCO, queries=4000, points=n) for n in points]),
+    ]
+    for axis, (name, numbers, shapes) in zip(axes, sweeps, strict=True):
+        taken = [measure_kernel(shape, repeats) for shape in shapes]
+        for index, label in enumerate(("forward", "forward and backward")):
+            axis.plot(numbers, [pair[index] for pair in taken], "o-", label=label)
+        axis.set(xlabel=name, ylabel="milliseconds", xlim=(0, None), ylim=(0, None))
+        axis.legend(frameon=False)
+        print(name, numbers, [[round(time, 2) for time in pair] for pair in taken])
+    figure.savefig(file, dpi=80)
+
+
+def measure_kernel(shape: Shape, repeats: int) -> tuple[float, float]:
+    """Milliseconds of the kernel in float32: forward, and forward and backward."""
+    exact = arguments(shape)
+    with torch.no_grad():
+        forward = medians({"": lambda: ms_deform_attn(*exact)}, repeats)[""]
+    return forward, medians({"": backward_of(ms_deform_attn, exact)}, repeats)[""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--plot", metavar="FILE", help="draw cost against queries and points")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.plot:
+        plot(options.plot, options.repeats)
+        return
+    print(f"{explain().implementation}, {options.threads} threads, torch {torch.__version__}")
+    print("| shape | pass | grid-sample ms | float32 ms | bfloat16 ms | float32 is | bfloat16 is |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.shapes:
+        for part, taken in measure(SHAPES[name], options.repeats).items():
+            form, exact, reduced = taken.values()
+            print(
+                f"| {name} | {part} | {form:.2f} | {exact:.2f} | {reduced:.2f} "
+                f"| {form / exact:.1f} times faster | {form / reduced:.1f} times faster |",
+                flush=True,
+            )
+    inputs = arguments(SHAPES["encoder"])
+    with torch.no_grad():
+        for name, operator in (("grid-sample", grid_sample_form), ("float32", ms_deform_attn)):
+            extra = extra_memory(lambda operator=operator: operator(*inputs))
+            if extra is not None:
+                print(f"peak extra memory at the encoder shape, {name}: {extra:.2f} outputs")
+
+
+if __name__ == "__main__":
+    main()
