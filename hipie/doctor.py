@@ -1,4 +1,4 @@
-"""``python -m hipie.doctor``: what is installed, what runs, and what to type where something is not.
+"""``python -m hipie.doctor``: what is installed, what runs, and what to type to mend the rest.
 
 Exits with 1 where a kernel that this machine could use is missing.
 """

@@ -46,6 +46,7 @@ def away_from_borders(locations, shapes):
 
 
 def relative(found, wanted):
+    found, wanted = found.detach(), wanted.detach()
     return float((found.double() - wanted).norm() / wanted.norm().clamp(min=1e-6))
 
 

@@ -23,7 +23,7 @@ __device__ __forceinline__ void add_four(float* to, float a, float b, float c, f
 }
 #else
 constexpr bool adds_four = false;
-__device__ __forceinline__ void add_four(float*, float, float, float, float) {}
+[[maybe_unused]] __device__ __forceinline__ void add_four(float*, float, float, float, float) {}
 #endif
 
 template <typename T, int pack>
