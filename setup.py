@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from setup_extension import extensions  # noqa: E402  (it stands beside this file)
 
 REQUIRED = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",
+    "torchvision>=0.21",
     "numpy>=1.26",
     "scipy>=1.11",
     "pillow>=10.3",
