@@ -11,12 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-try:
-    from numpy._core import multiarray
-except ImportError:  # numpy 1
-    from numpy.core import multiarray
+from hipie.checkpoint.plain_arrays import STAND_INS, resolved
 
 # What a file breaks with when bytes are missing or wrong.
 _BROKEN = (
@@ -27,6 +22,7 @@ _BROKEN = (
     ImportError,
     LookupError,
     MemoryError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -43,24 +39,27 @@ def _encode(text: str, encoding: str = "") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How old pickles write an empty array's bytes."""
+    return b""
+
+
 _KNOWN = {
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    **{
-        (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    },
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
+    "__builtin__.str": _no_bytes,
+    "builtins.bytes": _no_bytes,
+    "collections.OrderedDict": OrderedDict,
+    **STAND_INS,
 }
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        raise RefusedPickle(f'it asks for "{module}.{name}", and only plain arrays are read')
+        asked = f"{module}.{name}"
+        if asked not in _KNOWN:
+            raise RefusedPickle(f'it asks for "{asked}", and only plain arrays are read')
+        return _KNOWN[asked]
 
 
 def read_plain_pickle(path: str | Path) -> Any:
@@ -74,7 +73,7 @@ def read_plain_pickle(path: str | Path) -> Any:
     """
     with open(path, "rb") as file:
         try:
-            return _PlainUnpickler(file, encoding="latin1").load()
+            return resolved(_PlainUnpickler(file, encoding="latin1").load())
         except RefusedPickle:
             raise
         except _BROKEN as error:

@@ -16,22 +16,28 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError, first_line
-from hipie.checkpoint.plain_pickle import RefusedPickle, multiarray, read_plain_pickle
+from hipie.checkpoint.plain_arrays import STAND_INS, resolved
+from hipie.checkpoint.plain_pickle import RefusedPickle, read_plain_pickle
 
 # Where programs keep the weights inside a checkpoint; without such a key, it is all weights.
 WEIGHT_KEYS = ("model", "state_dict", "model_state")
 
-# What torch's weights-only reader may build besides tensors: numbers that were NumPy's.
-_NUMPY = [
-    multiarray._reconstruct,
-    multiarray.scalar,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float32", "float64", "int64", "bool")),
-]
+ZIP_START, PICKLE_START = b"P", b"\x80"
+
+# What torch's weights-only reader may build besides tensors: arrays and numbers of NumPy.
+_STAND_INS = [(stand_in, name) for name, stand_in in STAND_INS.items()]
 _REFUSED = "refused, and nothing of it was run"
 _TRUNCATED = "the file is truncated or is no file of weights"
-_BROKEN = (RuntimeError, SafetensorError, EOFError, OSError, ValueError, KeyError, struct.error)
+_BROKEN = (
+    RuntimeError,
+    SafetensorError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    struct.error,
+)
 
 
 def local_file(path: str | Path) -> Path:
@@ -91,8 +97,11 @@ def _read(file: Path) -> Any:
         return load_file(file)
     if file.suffix == ".pkl" and not zipfile.is_zipfile(file):
         return read_plain_pickle(file)
-    with torch.serialization.safe_globals(_NUMPY):
-        return torch.load(file, map_location="cpu", weights_only=True)
+    with open(file, "rb") as stream:
+        if stream.read(1) not in (ZIP_START, PICKLE_START):
+            raise ValueError("neither a zip file nor a pickle")
+    with torch.serialization.safe_globals(_STAND_INS):
+        return resolved(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _caffe2(content: dict[str, Any]) -> dict[str, Any]:

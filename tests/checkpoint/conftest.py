@@ -1,0 +1,75 @@
+"""Small models and bad files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    """Two layers: enough to have names, shapes and a buffer."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.last = nn.Linear(4, 2)
+
+
+class Packaged(nn.Linear):
+    """A layer whose weights an installed package carries."""
+
+    def weights_from_elsewhere(self) -> bool:
+        return True
+
+
+class WithPackaged(Two):
+    """A model whose text encoder need not be in a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = Packaged(5, 5)
+
+
+class RunsCode:
+    """Pickles into a call of `os.mkdir`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.fixture
+def two():
+    return Two()
+
+
+@pytest.fixture
+def make_two():
+    return Two
+
+
+@pytest.fixture
+def with_packaged():
+    return WithPackaged()
+
+
+@pytest.fixture
+def traps(tmp_path):
+    """Files that would make a folder if they were unpickled carelessly, and that folder."""
+    owned = tmp_path / "owned"
+    trap = RunsCode(str(owned))
+    weights = {"a": torch.ones(2)}
+    files = [tmp_path / name for name in ("bare.pkl", "zoo.pkl", "new.pth", "old.pth", "bare.pth")]
+    files[0].write_bytes(pickle.dumps(trap))
+    files[1].write_bytes(pickle.dumps({"model": weights, "__author__": trap}))
+    torch.save({"model": weights, "note": trap}, files[2])
+    torch.save({"model": weights, "note": trap}, files[3], _use_new_zipfile_serialization=False)
+    files[4].write_bytes(pickle.dumps(trap))
+    return files, owned
