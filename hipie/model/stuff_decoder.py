@@ -78,7 +78,7 @@ class StuffDecoder(nn.Module):
         )
 
     def propose(self, levels: Levels) -> StuffProposals:
-        """Choose the tokens with the largest of their `class_features` outputs; no word is asked."""
+        """Choose the tokens with the largest of their `class_features` outputs; no word asked."""
         anchors, usable = anchor_boxes(levels)
         memory = levels.tokens.masked_fill(~usable[..., None], 0.0)
         candidates = self.proposal_norm(self.proposal_projection(memory))

@@ -47,8 +47,8 @@ class StuffCriterion(nn.Module):
         weights: what each term counts.
         stuff_boxes: boxes of stuff count, too (published). If not, they give no loss, and their
             matching cost is the mean of the things'.
-        published_frame: the branch sees no padding, so its boxes are those of the padded canvas. The
-            published system trains it on boxes of the unpadded picture all the same, and in the
+        published_frame: the branch sees no padding, so its boxes are those of the padded canvas.
+            The published system trains it on boxes of the unpadded picture all the same, and in the
             matching stretches the objects' masks from the picture over the canvas. On does that,
             too; where nothing is padded it makes no difference.
     """
