@@ -73,10 +73,8 @@ EXTRAS = {
 }
 DATA = [
     "model_zoo/configs/**/*.yaml",
-    "model_zoo/weights/*.safetensors",
-    "model_zoo/weights/*.md",
+    "model_zoo/weights/*",
     "ops/csrc/**/*",
-    "ops/*.so",
     *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "tsv", "txt", "yaml")),
     "py.typed",
 ]
