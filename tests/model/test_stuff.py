@@ -36,6 +36,8 @@ def make_branch(**options) -> StuffBranch:
     for name, parameter in branch.named_parameters():
         if ("box" in name and "layers.2" in name) or "attention_weights" in name:
             nn.init.normal_(parameter, std=0.2)
+    nn.init.uniform_(branch.decoder.norm.weight, 0.5, 1.5)
+    nn.init.normal_(branch.decoder.norm.bias, std=0.5)
     return branch.eval()
 
 
