@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate any model of `hipie`: Detectron2's command line, on CPU, GPUs or torchrun.
 
-    python train_net.py --config-file configs/nano/hipie_nano_picturebook.yaml SOLVER.MAX_ITER 60
-    python train_net.py --config-file ... --resume
-    python train_net.py --config-file ... --eval-only PICTUREBOOK.SEED 7
+python train_net.py --config-file configs/nano/hipie_nano_picturebook.yaml SOLVER.MAX_ITER 60
+python train_net.py --config-file ... --resume
+python train_net.py --config-file ... --eval-only PICTUREBOOK.SEED 7
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+import torch.multiprocessing as mp
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
+import hipie.universal
+import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
+from hipie.configure import merge
 from hipie.data.datasets import register_all
 from hipie.data.loader import build_test_loader, build_train_loader
 from hipie.evaluation import build_evaluator, write_results
 from hipie.plugins import load_projects
 from hipie.training.launch import launch
+from hipie.training.memory import keep_freed_memory
 from hipie.training.optimizer import build_optimizer
 from hipie.training.trainer import Trainer
 
@@ -69,13 +75,19 @@ class HipieTrainer(Trainer):
                 next(model.parameters()).device.type, torch.bfloat16, cfg.TEST.BFLOAT16
             ):
                 found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
-            results.update(found or {})
             if comm.is_main_process():
                 print_csv_format(found)
+                add_results(results, name, found)
         if comm.is_main_process():
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info("Results are in %s", path)
         return results
+
+
+def add_results(results: dict[str, Any], dataset: str, found: dict[str, Any]) -> None:
+    """Add one data set's results; a task that an earlier one had comes under "dataset/task"."""
+    for task, numbers in found.items():
+        results[f"{dataset}/{task}" if task in results else task] = numbers
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -84,21 +96,39 @@ def setup(args: argparse.Namespace) -> CfgNode:
     add_hipie_config(cfg)
     load_projects(cfg)
     args.config_file = str(model_zoo.get_config_file(args.config_file))
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    merge(cfg, args.config_file, args.opts)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     default_setup(cfg, args)
+    own = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hipie")
+    for handler in own.handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setLevel(logging.INFO)  # log.txt alone has where an error came from
     register_all(cfg)
     return cfg
 
 
 def main(args: argparse.Namespace) -> None:
+    """Train, or evaluate with `--eval-only`; a bad input ends it with one sentence.
+
+    Raises:
+        SystemExit: with the sentence, for what is wrong with the input.
+    """
+    try:
+        run(args)
+    except (ValueError, KeyError, OSError) as error:
+        logger.debug("It ended here:", exc_info=True)
+        sys.exit(f"train_net.py: {one_sentence(error)}")
+
+
+def run(args: argparse.Namespace) -> None:
     """Train, or evaluate with `--eval-only`."""
     cfg = setup(args)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     if args.eval_only:
         model = HipieTrainer.build_model(cfg)
         checkpointer = HipieTrainer.build_checkpointer(cfg, model)
@@ -110,9 +140,18 @@ def main(args: argparse.Namespace) -> None:
     trainer.train()
 
 
+def one_sentence(error: BaseException) -> str:
+    """What an error says, in one line; of one that a worker process passed on, the last line."""
+    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback" in said else " ".join(lines)
+
+
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Detectron2's arguments, and the number of processes on the CPU."""
-    parser = default_argument_parser()
+    parser = default_argument_parser(__doc__)
     parser.set_defaults(num_gpus=torch.cuda.device_count())
     parser.add_argument(
         "--cpu-workers", type=int, default=1, help="processes on the CPU, joined by gloo"
@@ -120,6 +159,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def start(arguments: list[str]) -> None:
+    """The command line: one process, or as many as it asks for."""
+    args = parse_arguments(arguments)
+    try:
+        launch(main, (args,), num_gpus=args.num_gpus, cpu_workers=args.cpu_workers)
+    except ValueError as error:
+        sys.exit(f"train_net.py: {error}")
+    except mp.ProcessExitedException as error:
+        sys.exit(error.exit_code)  # the process has said why
+
+
 if __name__ == "__main__":
-    parsed = parse_arguments(sys.argv[1:])
-    launch(main, (parsed,), num_gpus=parsed.num_gpus, cpu_workers=parsed.cpu_workers)
+    start(sys.argv[1:])

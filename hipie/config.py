@@ -135,15 +135,6 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.DATALOADER.RATIOS = ()
     # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.
     cfg.DATALOADER.BATCH_SIZES = ()
-    # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH of each.
-    cfg.DATALOADER.BATCH_SIZES = ()
-    # With this probability a picture is scaled by MIN_SCALE..MAX_SCALE about SIZE pixels and cut
-    # or padded to SIZE, before the ordinary resize.
-    cfg.INPUT.JITTER = CN()
-    cfg.INPUT.JITTER.PROBABILITY = 0.5
-    cfg.INPUT.JITTER.MIN_SCALE = 0.1
-    cfg.INPUT.JITTER.MAX_SCALE = 2.0
-    cfg.INPUT.JITTER.SIZE = 1024
     # Sentences that share one picture in a training batch.
     cfg.INPUT.SENTENCES_PER_PICTURE = 4
     # A connected piece of a part smaller than this many pixels is not an object.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def _one_thread():
 def _same_seeds():
     """Each test starts from the same random state, whatever ran before it."""
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  Detectron2 draws its augmentations from this state
+    np.random.seed(0)  # Detectron2 draws its augmentations from this state
     torch.manual_seed(0)
 
 
@@ -33,3 +34,61 @@ def in_tmp(tmp_path, monkeypatch):
     """A test that runs inside its own empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory):
+    """A folder with a BERT of one layer, 32 wide, and MiniLM's word pieces."""
+    from transformers import BertConfig, BertModel
+
+    from hipie.language.tokens import load_tokenizer, minilm_folder
+
+    folder = tmp_path_factory.mktemp("text")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**shape, intermediate_size=32, attn_implementation="eager")
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    load_tokenizer(str(minilm_folder())).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_book(tmp_path_factory):
+    """A folder for pages of the picture book, drawn when they are first used."""
+    return tmp_path_factory.mktemp("book")
+
+
+@pytest.fixture
+def tiny_options(tiny_text, tiny_book, tmp_path):
+    """What a command line says after `--config-file tests/tiny.yaml`."""
+    return [
+        *("MODEL.HIPIE.TEXT.SOURCE", str(tiny_text)),
+        *("PICTUREBOOK.ROOT", str(tiny_book)),
+        *("OUTPUT_DIR", str(tmp_path / "output")),
+    ]
+
+
+@pytest.fixture
+def tiny_cfg(tiny_options):
+    """The configuration of `tests/tiny.yaml`, its registries filled and its data registered."""
+    import hipie.universal
+    import hipie.vision  # noqa: F401
+    from hipie.data.datasets import register_all
+
+    cfg = _plain_cfg()
+    cfg.merge_from_file(str(Path(__file__).parent / "tiny.yaml"))
+    cfg.merge_from_list(tiny_options)
+    register_all(cfg)
+    yield cfg
+    register_all(_plain_cfg())
+
+
+def _plain_cfg():
+    """Detectron2's configuration with the keys of this package."""
+    from detectron2.config import get_cfg
+
+    from hipie.config import add_hipie_config
+
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    return cfg

@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[1]
 # each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"config", "ops", "language", "inference", "open_vocabulary", "data.picturebook", "plugins"}
+        {
+            "config",
+            "configure",
+            "ops",
+            "language",
+            "inference",
+            "open_vocabulary",
+            "data.picturebook",
+            "plugins",
+        }
     ),
     frozenset({"vision", "training"}),
     frozenset({"model"}),

@@ -42,7 +42,27 @@ def launch(main: Callable, arguments: tuple, *, num_gpus: int = 0, cpu_workers: 
         worker_arguments = (cpu_workers, address, main, arguments)
         mp.spawn(_cpu_worker, nprocs=cpu_workers, args=worker_arguments)
     else:
+        if num_gpus < 2:
+            use_cores()
         launch_on_gpus(main, max(num_gpus, 1), args=arguments)
+
+
+def use_cores(processes: int = 1) -> int:
+    """Give this process its share of the cores it may run on; `OMP_NUM_THREADS` goes before.
+
+    Args:
+        processes: how many share the machine.
+
+    Returns:
+        PyTorch's threads.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        try:
+            cores = len(os.sched_getaffinity(0))
+        except AttributeError:  # not on this system
+            cores = os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes))
+    return torch.get_num_threads()
 
 
 def _join_torchrun() -> None:
@@ -54,8 +74,7 @@ def _join_torchrun() -> None:
 
 
 def _cpu_worker(rank: int, world_size: int, address: str, main: Callable, arguments: tuple) -> None:
-    threads = max(1, (os.cpu_count() or 1) // world_size)
-    torch.set_num_threads(threads)
+    use_cores(world_size)
     dist.init_process_group(
         "gloo", init_method=address, world_size=world_size, rank=rank, timeout=TIMEOUT
     )

@@ -8,17 +8,22 @@ between two steps.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .writers import WINDOW, ProgressPrinter
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +67,19 @@ def step_seed(seed: int, iteration: int, rank: int) -> int:
 class StopBetweenSteps(HookBase):
     """On Ctrl-C or a termination signal: finish the step, save a checkpoint, and end.
 
-    A second Ctrl-C ends at once.
+    A second Ctrl-C ends at once. Processes that this one forks (loaders, evaluators) inherit the
+    signal handlers: in them, Ctrl-C is left to this process, and a termination signal ends them.
     """
 
     def __init__(self, checkpointer: Any) -> None:
         self._checkpointer = checkpointer
         self._asked: int | None = None
         self._previous: dict[int, Any] = {}
+        self._process = 0
 
     def before_train(self) -> None:
         """Listen for the two signals, where this is the main thread."""
+        self._process = os.getpid()
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._ask)
@@ -100,6 +108,11 @@ class StopBetweenSteps(HookBase):
         self._previous.clear()
 
     def _ask(self, number: int, _frame: Any) -> None:
+        if os.getpid() != self._process:
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         if self._asked is not None:
             raise KeyboardInterrupt
         self._asked = number
@@ -160,6 +173,16 @@ class Trainer(DefaultTrainer):
             )
             kept.insert(before_evaluation, periodic)
         return [*kept, StopBetweenSteps(self.checkpointer)]
+
+    def build_writers(self) -> list[EventWriter]:
+        """A line on the screen; every term in metrics.json and for TensorBoard."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            ProgressPrinter(self.max_iter),
+            JSONWriter(str(folder / "metrics.json"), WINDOW),
+            TensorboardXWriter(str(folder), WINDOW),
+        ]
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:
