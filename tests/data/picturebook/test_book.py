@@ -55,7 +55,7 @@ def test_pages_keep_their_promises(split: str) -> None:
         page = book.page(index)
         height, width = page.image.shape[:2]
         assert page.image.dtype == np.uint8 and page.panoptic.dtype == np.int32
-        assert 320 <= min(height, width) and max(height, width) <= 640
+        assert min(height, width) >= 320 and max(height, width) <= 640
         counts.append(len(page.things))
         assert 1 <= len(page.things) <= 10
         assert [segment.id for segment in page.segments] == list(range(1, len(page.segments) + 1))
