@@ -183,10 +183,12 @@ class StuffBranch(nn.Module):
             return torch.cat(drawn)[order.argsort()]
 
         def point_masks(picture: int, points: Tensor) -> Tensor:
-            features = mask_features[picture]
-            grid = (2 * points - 1).to(features.dtype)[None, None]
-            sampled = F.grid_sample(features[None], grid, align_corners=False)
-            return embeddings[picture] @ sampled[0, :, 0].to(embeddings.dtype)
+            features = mask_features[picture].float()
+            # Half precision would move the points by parts of a pixel.
+            with torch.autocast(features.device.type, enabled=False):
+                grid = (2 * points.float() - 1)[None, None]
+                sampled = F.grid_sample(features[None], grid, align_corners=False)
+                return embeddings[picture].float() @ sampled[0, :, 0]
 
         return LayerPrediction(
             token_logits=class_head(self.decoder.class_features(queries), text),

@@ -295,8 +295,20 @@ def test_bfloat16_keeps_geometry_and_logits_in_float32() -> None:
         assert layer.boxes.dtype == layer.token_logits.dtype == torch.float32
         assert ((layer.boxes >= 0) & (layer.boxes <= 1)).all()
         assert all_masks(layer).isfinite().all()
-    picture = rough.mask_features.float() - exact.mask_features
-    assert picture.std() < 0.05 * exact.mask_features.std()
+    difference = rough.mask_features.float() - exact.mask_features
+    assert difference.std() < 0.05 * exact.mask_features.std()
+
+
+def test_bfloat16_moves_no_point() -> None:
+    features = make_features(1, 512, 1024)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = run(make_branch(), features, torch.randn(1, TOKENS, TEXT))
+        layer, points = out.layers[-1], torch.rand(50, 2)
+        found = layer.point_masks(0, points)
+    assert found.dtype == torch.float32
+    whole = all_masks(layer).float()[0]
+    expected = F.grid_sample(whole[None], (2 * points - 1)[None, None], align_corners=False)
+    torch.testing.assert_close(found, expected[0, :, 0], atol=0.02, rtol=0.02)
 
 
 def test_pictures_smaller_than_the_queries_give_fewer() -> None:
