@@ -3,6 +3,7 @@
 
     python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input page.jpg \\
         --things "car; dog, puppy" --stuff "grass; sky" --parts "car: wheel, window" --output out
+    python demo.py --picture-book --output out
     python demo.py --config-file ... --input page.jpg --expression "the red car" --output out
 
 Classes are separated by ";", synonyms by ",". Several inputs with one expression are also drawn on
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from hipie import Segmenter
 from hipie.cli import add_vocabulary_arguments, parse_names, parse_parts
+from hipie.demonstration import Demonstration
 from hipie.visualize import contact_sheet
 
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
@@ -27,7 +29,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config-file", default=DEFAULT_CONFIG, metavar="FILE_OR_NAME")
-    parser.add_argument("--input", nargs="+", required=True, metavar="PICTURE")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", default=[], metavar="PICTURE")
+    source.add_argument(
+        "--picture-book",
+        action="store_true",
+        help="pages drawn now, and two photographs, with vocabularies of their own",
+    )
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--expression", action="append", default=[], metavar="SENTENCE")
     add_vocabulary_arguments(parser)
@@ -39,10 +47,14 @@ def main(arguments: list[str]) -> None:
     args = parse_arguments(arguments)
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
-    if not (things or stuff or parts or args.expression):
+    if not (things or stuff or parts or args.expression or args.picture_book):
         sys.exit("demo.py: say what to look for: --things, --stuff, --parts or --expression")
     segmenter = Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
     folder = Path(args.output)
+    if args.picture_book:
+        Demonstration(segmenter, folder).run()
+        print(f"drawings and results.json are in {folder}")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
     for name in args.input:

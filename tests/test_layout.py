@@ -33,7 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"evaluation"}),
     frozenset({"model_zoo"}),
     frozenset({"segmenter"}),
-    frozenset({"cli", "doctor"}),
+    frozenset({"cli", "doctor", "demonstration"}),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Files that make one room with another.
