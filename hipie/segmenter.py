@@ -20,6 +20,8 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image
 
+import hipie.universal
+import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
 from hipie.config import add_hipie_config
