@@ -28,7 +28,7 @@ import hipie.universal
 import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.configure import merge
+from hipie.configure import check, merge
 from hipie.data.datasets import register_all
 from hipie.data.loader import build_test_loader, build_train_loader
 from hipie.evaluation import build_evaluator, write_results
@@ -99,6 +99,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     merge(cfg, args.config_file, args.opts)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
+    check(cfg)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

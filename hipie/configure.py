@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 import yaml
 from detectron2.config import CfgNode
+
+_CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
+    "SOLVER.OPTIMIZER": ("ADAMW",),
+}
+_COUNTS = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS_KEPT",
+    *(
+        f"MODEL.HIPIE.{branch}.{key}"
+        for branch in ("THINGS", "STUFF")
+        for key in ("NUM_QUERIES", "NUM_HEADS", "NUM_POINTS", "FFN_WIDTH", "DECODER_LAYERS")
+    ),
+    "MODEL.HIPIE.THINGS.FUSION_HEADS",
+)
+# Group norms have 32 groups; every head has as many channels as the others.
+_MULTIPLES = (
+    ("MODEL.HIPIE.WIDTH", 32),
+    ("MODEL.HIPIE.WIDTH", "MODEL.HIPIE.THINGS.NUM_HEADS"),
+    ("MODEL.HIPIE.WIDTH", "MODEL.HIPIE.STUFF.NUM_HEADS"),
+    ("MODEL.HIPIE.THINGS.FUSION_WIDTH", "MODEL.HIPIE.THINGS.FUSION_HEADS"),
+)
 
 
 class ConfigError(ValueError):
@@ -41,6 +68,28 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError, SyntaxError) as error:
             raise ConfigError(_wrong_value(key, value, cfg)) from error
+
+
+def check(cfg: CfgNode) -> None:
+    """Find values that have the right type and still cannot work, before anything is built.
+
+    Raises:
+        ConfigError: naming the key and what it may be.
+    """
+    for key, allowed in _CHOICES.items():
+        _require(cfg, key, lambda value, allowed=allowed: value in allowed, " or ".join(allowed))
+    for key in _COUNTS:
+        _require(cfg, key, lambda value: value >= 1, "at least 1")
+    for key, divisor in _MULTIPLES:
+        step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
+        said = f"a multiple of {step}" + ("" if step == divisor else f", which is {divisor}")
+        _require(cfg, key, lambda value, step=step: value > 0 and value % step == 0, said)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it has to be cpu or cuda"
+        ) from error
 
 
 def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:
@@ -77,7 +126,15 @@ def _unknown(key: str, known: set[str]) -> str:
 
 
 def _wrong_value(key: str, value: Any, cfg: CfgNode) -> str:
-    node: Any = cfg
-    for name in key.split("."):
-        node = node[name]
-    return f"{key} cannot be {value!r}: it is of type {type(node).__name__}, such as {node!r}"
+    now = _value(cfg, key)
+    return f"{key} cannot be {value!r}: it is of type {type(now).__name__}, such as {now!r}"
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return reduce(getattr, key.split("."), cfg)
+
+
+def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], said: str) -> None:
+    value = _value(cfg, key)
+    if not holds(value):
+        raise ConfigError(f"{key} is {value!r}; it has to be {said}")

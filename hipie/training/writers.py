@@ -10,6 +10,8 @@ import re
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import takewhile
+from statistics import fmean
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
@@ -96,8 +98,12 @@ def recent_mean(storage: EventStorage, name: str) -> float | None:
     """The mean of what was recorded in the last 20 iterations; None if nothing was."""
     if name not in storage.histories():
         return None
-    count = storage.count_samples(name, WINDOW)
-    return float(storage.history(name).avg(count)) if count else None
+    recent = list(
+        takewhile(
+            lambda pair: pair[1] > storage.iter - WINDOW, reversed(storage.history(name).values())
+        )
+    )
+    return fmean(value for value, _ in recent) if recent else None
 
 
 def family_sums(storage: EventStorage) -> list[str]:

@@ -1,0 +1,129 @@
+"""Keys: defaults that fit together, shipped files that merge, and sentences for what does not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+
+from hipie.config import add_hipie_config
+from hipie.configure import ConfigError, check, keys, merge
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted(ROOT.glob("configs/**/*.yaml"))
+
+
+@pytest.fixture
+def cfg():
+    """Detectron2's keys and ours."""
+    node = get_cfg()
+    add_hipie_config(node)
+    return node
+
+
+def test_defaults_are_the_published_model(cfg):
+    ours = cfg.MODEL.HIPIE
+    assert (ours.WIDTH, ours.THINGS.NUM_QUERIES, ours.STUFF.NUM_QUERIES) == (256, 900, 300)
+    assert (ours.THINGS.DECODER_LAYERS, ours.STUFF.DECODER_LAYERS) == (6, 9)
+    assert ours.LOSS.NUM_POINTS == 112 * 112
+    assert ours.LOSS.PUBLISHED_FRAMES and not ours.LOSS.AVERAGE_NORMALIZERS
+    check(cfg)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_files_merge(cfg, path):
+    before = set(keys(cfg))
+    merge(cfg, path)
+    assert set(keys(cfg)) == before
+    check(cfg)
+
+
+def test_no_key_is_defined_twice():
+    text = (ROOT / "hipie/config.py").read_text(encoding="utf-8")
+    for block in re.split(r"^def ", text, flags=re.MULTILINE):
+        assigned = re.findall(r"^    ((?:cfg|node)\.[\w.]+) = ", block, re.MULTILINE)
+        assert len(assigned) == len(set(assigned))
+
+
+def test_every_key_is_read_somewhere():
+    text = (ROOT / "hipie/config.py").read_text(encoding="utf-8")
+    names = set(re.findall(r"^    (?:cfg|node)\.(?:\w+\.)*(\w+) = (?!CN)", text, re.MULTILINE))
+    readers = [p for p in ROOT.glob("hipie/**/*.py") if p.name not in ("config.py", "configure.py")]
+    sources = "\n".join(p.read_text(encoding="utf-8") for p in [*readers, ROOT / "train_net.py"])
+    assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set()
+
+
+def test_options_follow_the_file(cfg, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text("SOLVER:\n  MAX_ITER: 7\n  BASE_LR: 0.5\nVERSION: 2\n")
+    options = ["SOLVER.MAX_ITER", "8", "DATASETS.TEST", '("a", "b")']
+    merge(cfg, file, [*options, "MODEL.HIPIE.TEST.TOKEN_POOLING", "max"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (8, 0.5)
+    assert cfg.DATASETS.TEST == ("a", "b")
+    assert cfg.MODEL.HIPIE.TEST.TOKEN_POOLING == "max"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["SOLVER.MAX_ITR", "3"], r"no key SOLVER\.MAX_ITR; near ones are SOLVER\.MAX_ITER"),
+        (["NUM_QUERIES", "3"], r"no key NUM_QUERIES; near ones are MODEL\.\S+NUM_QUERIES"),
+        (["SOLVER.MAX_ITER.X", "3"], r"no key SOLVER\.MAX_ITER\.X"),
+        (["SOLVER", "3"], "no key SOLVER"),
+        (["SOLVER.MAX_ITER", "abc"], r"SOLVER\.MAX_ITER cannot be 'abc': it is of type int"),
+        (["SOLVER.MAX_ITER", "1e3"], r"SOLVER\.MAX_ITER cannot be '1e3'"),
+        (["MODEL.HIPIE.TEXT.FROZEN", "yes"], r"FROZEN cannot be 'yes': it is of type bool"),
+        (["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER"], r"SOLVER\.MAX_ITER has no value"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(cfg, options, said):
+    with pytest.raises(ConfigError, match=said) as found:
+        merge(cfg, "", options)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MODEL:\n  HIPIE:\n    WIDHT: 3\n", r"MODEL\.HIPIE\.WIDHT; near ones are MODEL\.HIPIE\."),
+        ("SOLVER:\n  MAX_ITER: many\n", r"SOLVER\.MAX_ITER"),
+        ("SOLVER: [\n", "is not YAML"),
+        ("- a\n- b\n", r"bad\.yaml: "),
+        ("a: !!python/object/apply:os.system ['echo ran > ran']\n", "is not YAML"),
+        ("_BASE_: elsewhere.yaml\n", r"elsewhere\.yaml cannot be read"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(cfg, in_tmp, text, said):
+    Path("bad.yaml").write_text(text + "VERSION: 2\n" * text.startswith(("MODEL", "SOLVER:\n")))
+    with pytest.raises(ConfigError, match=said) as found:
+        merge(cfg, "bad.yaml")
+    assert "\n" not in str(found.value)
+    assert not Path("ran").exists()
+
+
+def test_a_missing_file_is_named(cfg, tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
+        merge(cfg, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("MODEL.HIPIE.WIDTH", 100, r"MODEL\.HIPIE\.WIDTH is 100; .* a multiple of 32"),
+        ("MODEL.HIPIE.WIDTH", 0, r"MODEL\.HIPIE\.WIDTH is 0"),
+        ("MODEL.HIPIE.STUFF.NUM_HEADS", 3, r"a multiple of 3, which is .*STUFF\.NUM_HEADS"),
+        ("MODEL.HIPIE.THINGS.FUSION_HEADS", 7, r"FUSION_WIDTH is 2048; .*FUSION_HEADS"),
+        ("MODEL.HIPIE.THINGS.NUM_QUERIES", 0, r"THINGS\.NUM_QUERIES is 0; .* at least 1"),
+        ("MODEL.HIPIE.TEST.TOKEN_POOLING", "sum", r"TOKEN_POOLING is 'sum'; .* mean or max"),
+        ("INPUT.FORMAT", "YUV-BT.601", r"INPUT\.FORMAT is 'YUV-BT\.601'; .* RGB or BGR"),
+        ("MODEL.DEVICE", "gpu", r"MODEL\.DEVICE is 'gpu'"),
+        ("SOLVER.OPTIMIZER", "SGD", r"SOLVER\.OPTIMIZER is 'SGD'; it has to be ADAMW"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0"),
+    ],
+)
+def test_values_that_cannot_work_are_named(cfg, key, value, said):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=said):
+        check(cfg)
