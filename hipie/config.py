@@ -131,6 +131,9 @@ def _add_recipe_keys(cfg: CN) -> None:
 
 
 def _add_data_keys(cfg: CN) -> None:
+    # People's own data: a [name, instances JSON in COCO's format, folder of the pictures] each;
+    # DATASETS.TRAIN and DATASETS.TEST then take the names.
+    cfg.DATASETS.COCO_FORMAT = []
     # How often each of DATASETS.TRAIN is drawn, relative to the others; () = equally.
     cfg.DATALOADER.RATIOS = ()
     # Pictures in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.

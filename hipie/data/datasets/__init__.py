@@ -25,10 +25,15 @@ __all__ = [
 
 
 def register_all(cfg: CfgNode) -> None:
-    """Register every data set of this package, as the configuration says.
+    """Register every data set of this package, and people's own, as the configuration says.
 
     Args:
-        cfg: reads PICTUREBOOK.
+        cfg: reads PICTUREBOOK and DATASETS.COCO_FORMAT.
+
+    Raises:
+        ValueError: for an entry of DATASETS.COCO_FORMAT that is not a name, a file and a folder,
+            or whose file `register_coco` refuses.
+        FileNotFoundError: if there is no such file.
     """
     node = cfg.PICTUREBOOK
     register_picturebook(
@@ -36,3 +41,10 @@ def register_all(cfg: CfgNode) -> None:
         {"train": node.TRAIN_PAGES, "val": node.VAL_PAGES, "unseen": node.UNSEEN_PAGES},
         node.ROOT or None,
     )
+    for entry in cfg.DATASETS.COCO_FORMAT:
+        if isinstance(entry, str) or len(entry) != 3:
+            raise ValueError(
+                f"DATASETS.COCO_FORMAT has {entry!r}: it takes [name, instances JSON, folder of "
+                "the pictures]"
+            )
+        register_coco(*entry)

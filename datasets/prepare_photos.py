@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""Get three annotated photographs: Pascal VOC 2011's, in COCO's format.
+
+    python datasets/prepare_photos.py [--root datasets/photos]
+
+They come with the source distribution of labelme (an annotation tool; GPL-3.0, the photographs
+under Flickr's terms), which pip downloads. Nothing of it is installed or run apart from what pip
+does to read its name. What is there already and sound is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+SOURCE = (
+    "labelme==6.3.1 --hash=sha256:2947e0d8341a92faa7b3ee50cf4b672f838051c6bf24892526e95b64fd3a707e"
+)
+INSIDE = "labelme-6.3.1/examples/instance_segmentation/data_dataset_coco"
+SHA256 = {
+    "annotations.json": "935081d34679b92a74e0dc1acf04e5ac97b01cba7eefe26d5572e761ebf16ec2",
+    "JPEGImages/2011_000003.jpg": (
+        "40c7f2fbf740c7e9707f97047a83593f6c36d8951a737b4287528932d809e80d"
+    ),
+    "JPEGImages/2011_000006.jpg": (
+        "9f58b8e4aca7f0411d3c8fe365da1ba5de9c36c729bda2f32cefbbb246ef1e1f"
+    ),
+    "JPEGImages/2011_000025.jpg": (
+        "52794c29522d495c942baf7d41823b91479ec55723bcc72d6080540831701b82"
+    ),
+}
+
+
+class PhotosError(ValueError):
+    """The photographs could not be had; the message says why."""
+
+
+def is_sound(root: Path) -> bool:
+    """Whether all files are in `root`, byte by byte."""
+    return all(
+        (root / name).is_file() and hashlib.sha256((root / name).read_bytes()).hexdigest() == wanted
+        for name, wanted in SHA256.items()
+    )
+
+
+def download(folder: Path) -> Path:
+    """labelme's source distribution, in `folder`.
+
+    Raises:
+        PhotosError: if pip does not get it.
+    """
+    wanted = folder / "wanted.txt"
+    wanted.write_text(SOURCE, encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--no-binary=:all:", "--require-hashes"]
+    command += [f"--requirement={wanted}", f"--dest={folder}"]
+    if subprocess.run(command).returncode:
+        raise PhotosError("pip did not get labelme's source distribution: the lines above say why")
+    return next(folder.glob("*.tar.gz"))
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Write the photographs and their annotations into `root`.
+
+    Raises:
+        PhotosError: if the archive lacks a file, or holds another one of its name.
+    """
+    with tarfile.open(archive) as content:
+        for name, wanted in SHA256.items():
+            try:
+                data = content.extractfile(f"{INSIDE}/{name}").read()
+            except (KeyError, AttributeError):
+                raise PhotosError(f"{archive.name} has no {INSIDE}/{name}") from None
+            if hashlib.sha256(data).hexdigest() != wanted:
+                raise PhotosError(f"{archive.name}: {name} is not the file that is expected")
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--root", type=Path, default=Path("datasets/photos"), metavar="FOLDER")
+    root = parser.parse_args(words).root
+    if is_sound(root):
+        print(f"{root}: three photographs and their annotations are there")
+        return 0
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(download(Path(folder)), root)
+    except PhotosError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{root}: three photographs and their annotations are written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
