@@ -47,12 +47,12 @@ def test_no_key_is_defined_twice():
         assert len(assigned) == len(set(assigned))
 
 
-def test_every_key_is_read_somewhere():
-    text = (ROOT / "hipie/config.py").read_text(encoding="utf-8")
-    names = set(re.findall(r"^    (?:cfg|node)\.(?:\w+\.)*(\w+) = (?!CN)", text, re.MULTILINE))
+def test_every_key_is_read_somewhere(cfg):
+    own = {key.rpartition(".")[2] for key in set(keys(cfg)) - set(keys(get_cfg()))}
     readers = [p for p in ROOT.glob("hipie/**/*.py") if p.name not in ("config.py", "configure.py")]
     sources = "\n".join(p.read_text(encoding="utf-8") for p in [*readers, ROOT / "train_net.py"])
-    assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set()
+    assert "SENTENCES_PER_PICTURE" in own
+    assert {name for name in own if not re.search(rf"\b{name}\b", sources)} == set()
 
 
 def test_options_follow_the_file(cfg, tmp_path):
@@ -104,7 +104,7 @@ def test_files_that_do_not_fit_are_named(cfg, in_tmp, text, said):
 
 
 def test_a_missing_file_is_named(cfg, tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"none\.yaml' does not exist"):
         merge(cfg, tmp_path / "none.yaml")
 
 
