@@ -1,0 +1,50 @@
+"""The published R50 checkpoint's names and shapes, held against the model that takes them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor
+
+import hipie.universal
+import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
+from hipie import model_zoo
+from hipie.checkpoint import CheckpointError
+from hipie.checkpoint.formats import to_ours
+
+NAMES = Path(__file__).parents[1] / "data" / "checkpoint" / "official_r50_names.tsv.gz"
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, Tensor]:
+    lines = gzip.decompress(NAMES.read_bytes()).decode().splitlines()
+    rows = (line.split("\t") for line in lines)
+    return {name: torch.zeros(1).expand(json.loads(shape)) for name, shape in rows}
+
+
+def test_every_published_tensor_has_its_place(official: dict[str, Tensor]) -> None:
+    cfg = model_zoo.get_config("universal/hipie_r50.yaml")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        own = build_model(cfg).state_dict()
+    found = to_ours(official)
+    assert found.layout == "official HIPIE"
+    assert set(found.state) == set(own)
+    assert {k: v.shape for k, v in found.state.items()} == {k: v.shape for k, v in own.items()}
+    assert len(found.state) + len(found.dropped) == len(official) == 1438
+
+
+def test_position_ids_of_old_berts_are_left_out(official: dict[str, Tensor]) -> None:
+    name = "text_encoder.body.model.embeddings.position_ids"
+    assert name in to_ours({**official, name: torch.arange(512)[None]}).dropped
+
+
+def test_a_copy_that_differs_is_named(official: dict[str, Tensor]) -> None:
+    name = "detr.mask_dino.predictor.decoder.norm.weight"
+    with pytest.raises(CheckpointError, match=r"predictor\.decoder\.norm\.weight"):
+        to_ours({**official, name: torch.ones(256)})
