@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -26,6 +25,7 @@ from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
 from hipie.config import add_hipie_config
 from hipie.data.image import as_rgb, read_image
+from hipie.data.mappers.augmentation import plain_resize
 from hipie.inference.parts import parts_of_instances
 from hipie.language import Vocabulary
 from hipie.plugins import load_projects
@@ -46,7 +46,6 @@ class Segmenter:
     def __init__(self, model: torch.nn.Module, cfg: CfgNode) -> None:
         self.model = model.eval()
         self.cfg = cfg
-        self._resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @classmethod
     def from_config(
@@ -197,7 +196,8 @@ class Segmenter:
 
     def _item(self, pixels: np.ndarray) -> dict[str, Any]:
         """One picture as Detectron2's dict, resized the way the model is tested."""
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        resized = plain_resize(*pixels.shape[:2], shortest, longest).apply_image(pixels)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
