@@ -103,21 +103,19 @@ def _legend(
     rows: Sequence[tuple[int, str, tuple[int, int, int] | None]], title: str, height: int
 ) -> np.ndarray:
     font = ImageFont.load_default(size=13)
-    wrapped = _wrap(title, font, LEGEND_WIDTH - 20)
-    height = max(height, 16 + ROW * (len(wrapped) + len(rows)))
-    panel = Image.new("RGB", (LEGEND_WIDTH, height), "white")
-    pen = ImageDraw.Draw(panel)
-    y = 8
-    for line in wrapped:
-        pen.text((10, y), line, fill="black", font=font)
-        y += ROW
+    heading = _wrap(title, font, LEGEND_WIDTH - 20)
+    lines: list[tuple[int, str, tuple[int, int, int] | None]] = []
+    lines += [(0, line, None) for line in heading]
     for indent, text, colour in rows:
-        x = 10 + 14 * indent
+        first, *more = _wrap(text, font, LEGEND_WIDTH - 40 - 14 * indent)
+        lines += [(indent, first, colour), *((indent, line, None) for line in more)]
+    panel = Image.new("RGB", (LEGEND_WIDTH, max(height, 16 + ROW * len(lines))), "white")
+    pen = ImageDraw.Draw(panel)
+    for number, (indent, text, colour) in enumerate(lines):
+        x, y = 10 + 14 * indent, 8 + ROW * number
         if colour:
             pen.rectangle((x, y + 2, x + 12, y + 14), fill=colour, outline="black")
-        text = _wrap(text, font, LEGEND_WIDTH - x - 22)
-        pen.text((x + 18, y), text[0] + ("..." if len(text) > 1 else ""), fill="black", font=font)
-        y += ROW
+        pen.text((x if number < len(heading) else x + 18, y), text, fill="black", font=font)
     return np.asarray(panel)
 
 
