@@ -68,7 +68,8 @@ demo: $(DONE)/package
 	$(PY) demo.py --picture-book --output output/demo
 
 demo-photos: $(DONE)/package
-	$(PY) demo.py --photos --output output/demo-photos
+	$(PY) datasets/prepare_photos.py
+	$(PY) train_net.py --config-file configs/nano/hipie_nano_photos.yaml
 
 test: $(DONE)/package
 	$(PY) -m pytest
@@ -80,7 +81,7 @@ coverage: $(DONE)/package
 	$(PY) -m pytest --cov --cov-report term --cov-fail-under 85
 
 mutation: $(DONE)/package
-	$(PY) install/mutation.py
+	$(PY) tests/mutation.py --at-least 75
 
 lint: $(DONE)/requirements
 	$(PY) -m ruff check .

@@ -63,6 +63,7 @@ EXTRAS = {
     "sam": ["segment-anything>=1.0"],
     "demo": ["scikit-image>=0.22"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+    "mutation": ["cosmic-ray>=8.3"],
     "test": [
         "hypothesis>=6.100",
         "pytest>=8",
