@@ -44,11 +44,11 @@ def fix_draws() -> None:
 
 
 def batch_of(task: str) -> list[dict]:
-    """Two pictures of one size, with as many objects each."""
+    """Two pictures of one size with as many objects each, of which not as many are things."""
     words = {"expressions": ["the red car"]} if task == "referring" else {"vocabulary": WORDS}
-    labels = [0] if task == "referring" else [1, 0, 2]
+    labels = [[0], [0]] if task == "referring" else [[1, 0, 2], [1, 2, 3]]
     return [
-        {"image": picture(seed), "task": task, "instances": objects(labels), **words}
+        {"image": picture(seed), "task": task, "instances": objects(labels[seed]), **words}
         for seed in range(2)
     ]
 

@@ -1,0 +1,223 @@
+"""Detectron2's command line, whole: drawn pages in, checkpoints and results.json out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "tests/tiny.yaml")
+sys.path.insert(0, str(ROOT))
+import train_net  # noqa: E402
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "train_net.py", "--config-file", TINY, *arguments]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def logging_as_before():
+    """Detectron2's setup adds handlers that write into the test's folder."""
+    import logging
+
+    names = ("detectron2", "fvcore", "hipie")
+    before = {name: list(logging.getLogger(name).handlers) for name in names}
+    yield
+    from detectron2.utils.logger import setup_logger
+
+    setup_logger.cache_clear()
+    for name, handlers in before.items():
+        logging.getLogger(name).handlers[:] = handlers
+        logging.getLogger(name).propagate = True
+
+
+def test_two_steps_and_an_evaluation(monkeypatch, logging_as_before, tiny_options, tmp_path):
+    done = call("SOLVER.MAX_ITER", "2", *tiny_options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    folder = tmp_path / "output"
+    results = json.loads((folder / "results.json").read_text())
+    asked = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "parts": "mIoU"}
+    for task, metric in {**asked, "refer": "oIoU"}.items():
+        assert 0 <= results[task][metric] <= 100
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    (line,) = [one for one in done.stdout.splitlines() if "hipie.training.writers" in one]
+    assert "2/2  loss" in line and "stuff" in line
+    assert len(line) < 250
+
+    # The same weights judged again, from the file, find the same.
+    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+    run_here(monkeypatch, "--eval-only", *weights, *tiny_options)
+    found = json.loads((folder / "results.json").read_text())
+    for task, numbers in results.items():
+        assert found[task] == pytest.approx(numbers, abs=1e-3, nan_ok=True), task
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_options, tmp_path):
+    options = ["SOLVER.MAX_ITER", "5000", "DATASETS.TEST", "()", *tiny_options]
+    output = tmp_path / "said.txt"
+    with output.open("w") as said:
+        process = subprocess.Popen(
+            command(*options),
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        waited = time.monotonic() + 200
+        while "/5000" not in output.read_text():
+            assert process.poll() is None, output.read_text()[-2000:]
+            assert time.monotonic() < waited
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+    assert "--resume goes on from it" in output.read_text()
+    name = (tmp_path / "output/last_checkpoint").read_text()
+    reached = torch.load(tmp_path / "output" / name, weights_only=True)["iteration"]
+    assert name == f"model_{reached:07d}.pth"
+    options[1] = str(reached + 3)
+    done = call("--resume", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"Starting training from iteration {reached + 1}" in done.stdout
+    final = torch.load(tmp_path / "output/model_final.pth", weights_only=True)
+    assert final["iteration"] == reached + 2
+
+
+def run_here(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(train_net, "launch", lambda main, arguments, **_: main(*arguments))
+    monkeypatch.setattr(train_net, "keep_freed_memory", lambda: None)
+    train_net.start(["--config-file", TINY, *arguments])
+
+
+def state_of(trainer: train_net.HipieTrainer) -> dict:
+    """Weights, the optimiser with its moments, and the schedule."""
+    inner = trainer._trainer
+    return {
+        "weights": {k: v.clone() for k, v in inner.model.state_dict().items()},
+        "optimizer": inner.optimizer.state_dict(),
+        "schedule": trainer.scheduler.state_dict(),
+    }
+
+
+def assert_equal(one, other, place="") -> None:
+    """To the bit, through dicts and lists."""
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_equal(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for i, (first, second) in enumerate(zip(one, other, strict=True)):
+            assert_equal(first, second, f"{place}[{i}]")
+    else:
+        assert one == other, place
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
+    """All three tasks, all draws, all optimiser groups, from new objects after the resume."""
+    tiny_cfg.DATASETS.TEST = ()
+    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 10
+    tiny_cfg.SOLVER.AMP.ENABLED = bfloat16
+
+    def run(steps: int, resume: bool) -> train_net.HipieTrainer:
+        tiny_cfg.SOLVER.MAX_ITER = 20
+        torch.manual_seed(0)
+        trainer = train_net.HipieTrainer(tiny_cfg)
+        trainer.resume_or_load(resume)
+        trainer.max_iter = steps
+        trainer.train()
+        return trainer
+
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    whole = state_of(run(20, False))
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "pieces")
+    run(10, False)
+    torch.rand(17)
+    resumed = run(20, True)
+    assert resumed.start_iter == 10
+    assert_equal(whole, state_of(resumed))
+    moved = torch.load(tmp_path / "pieces/model_0000009.pth", weights_only=True)["model"]
+    last = whole["weights"]
+    assert sum(not torch.equal(moved[key], last[key]) for key in moved) > 50
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR; near ones"),
+        (["SOLVER.MAX_ITER", "abc"], "SOLVER.MAX_ITER cannot be 'abc'"),
+        (["MODEL.HIPIE.WIDTH", "40"], "MODEL.HIPIE.WIDTH is 40"),
+        (["MODEL.META_ARCHITECTURE", "Foo"], "No object named 'Foo' found"),
+        (["DATASETS.TRAIN", "('nothing',)"], "Dataset 'nothing' is not registered"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+        (["DATALOADER.RATIOS", "(1.0,)"], "DATALOADER.RATIOS has 1 numbers"),
+        (["PICTUREBOOK.VAL_PAGES", "0"], "needs at least one page"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    monkeypatch, logging_as_before, tiny_options, options, said
+):
+    with pytest.raises(SystemExit) as ended:
+        run_here(monkeypatch, *tiny_options, *options)
+    message = ended.value.code
+    assert message.startswith("train_net.py: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_an_unknown_configuration_is_named(monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        train_net.main(train_net.parse_arguments(["--config-file", "nano/hipie_nono"]))
+    assert 'no configuration "nano/hipie_nono"; near ones are nano/' in ended.value.code
+
+
+def test_where_an_error_came_from_is_in_the_log(
+    monkeypatch, logging_as_before, tiny_options, tmp_path, capsys
+):
+    with pytest.raises(SystemExit):
+        run_here(monkeypatch, *tiny_options, "MODEL.WEIGHTS", "nowhere.pth")
+    assert "Traceback" not in capsys.readouterr().out
+    assert "Traceback" in (tmp_path / "output/log.txt").read_text()
+
+
+def test_two_ways_to_be_many_exclude_each_other():
+    with pytest.raises(SystemExit, match="--num-gpus and --cpu-workers"):
+        train_net.start(["--num-gpus", "2", "--cpu-workers", "2"])
+
+
+def test_an_error_of_a_worker_is_its_last_line():
+    passed_on = (
+        "Caught ValueError in worker 0.\nTraceback (most recent call last):\n  f()\nbad page"
+    )
+    assert train_net.one_sentence(ValueError(passed_on)) == "bad page"
+    assert train_net.one_sentence(ValueError("a\n  b")) == "a b"
+    assert train_net.one_sentence(KeyError("no such data set")) == "no such data set"
+    assert train_net.one_sentence(OSError()) == "OSError"
+
+
+def test_results_of_one_task_from_two_sets_are_both_kept():
+    results: dict = {}
+    train_net.add_results(results, "first", {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}})
+    train_net.add_results(results, "second", {"segm": {"AP": 3.0}})
+    assert results == {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}, "second/segm": {"AP": 3.0}}
