@@ -53,6 +53,7 @@ def first_pages(name: str, pages: int, folder: Path) -> str:
     """
     records = DatasetCatalog.get(name)[:pages]
     metadata = MetadataCatalog.get(name).as_dict()
+    del metadata["name"]
     truth = json.loads(Path(metadata["panoptic_json"]).read_text())
     kept = {record["image_id"] for record in records}
     truth["images"] = [one for one in truth["images"] if one["id"] in kept]
@@ -60,7 +61,7 @@ def first_pages(name: str, pages: int, folder: Path) -> str:
     file = folder / "panoptic.json"
     file.write_text(json.dumps(truth))
     shorter = f"{name}_first_{len(records)}"
-    register(shorter, lambda: records, **{**metadata, "name": shorter, "panoptic_json": str(file)})
+    register(shorter, lambda: records, **{**metadata, "panoptic_json": str(file)})
     return shorter
 
 
