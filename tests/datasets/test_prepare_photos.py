@@ -1,0 +1,86 @@
+"""The three photographs: taken from an archive, checked, and not fetched twice."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+_PROGRAM = Path(__file__).parents[2] / "datasets" / "prepare_photos.py"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """The program, expecting two small files instead of the photographs."""
+    spec = importlib.util.spec_from_file_location("prepare_photos", _PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = {"annotations.json": b"{}", "JPEGImages/1.jpg": b"a picture"}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    monkeypatch.setattr(module, "SHA256", digests)
+    module.files = files
+    return module
+
+
+def archive(folder: Path, files: dict[str, bytes], inside: str) -> Path:
+    path = folder / "made.tar.gz"
+    with tarfile.open(path, "w:gz") as content:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"{inside}/{name}")
+            entry.size = len(data)
+            content.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_files_are_written_and_not_fetched_again(program, tmp_path, monkeypatch, capsys):
+    made = archive(tmp_path, program.files, program.INSIDE)
+    monkeypatch.setattr(program, "download", lambda folder: made)
+    root = tmp_path / "photos"
+    assert program.main(["--root", str(root)]) == 0
+    assert (root / "JPEGImages/1.jpg").read_bytes() == b"a picture"
+    monkeypatch.setattr(program, "download", lambda folder: pytest.fail("fetched twice"))
+    assert program.main(["--root", str(root)]) == 0
+    assert "are there" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_fetched_again(program, tmp_path, monkeypatch):
+    made = archive(tmp_path, program.files, program.INSIDE)
+    monkeypatch.setattr(program, "download", lambda folder: made)
+    root = tmp_path / "photos"
+    program.main(["--root", str(root)])
+    (root / "JPEGImages/1.jpg").write_bytes(b"a pic")
+    assert not program.is_sound(root)
+    program.main(["--root", str(root)])
+    assert program.is_sound(root)
+
+
+def test_another_file_of_that_name_is_refused(program, tmp_path, monkeypatch, capsys):
+    made = archive(tmp_path, {**program.files, "JPEGImages/1.jpg": b"other"}, program.INSIDE)
+    monkeypatch.setattr(program, "download", lambda folder: made)
+    assert program.main(["--root", str(tmp_path / "photos")]) == 2
+    assert "JPEGImages/1.jpg is not the file that is expected" in capsys.readouterr().err
+    assert not (tmp_path / "photos/JPEGImages/1.jpg").exists()
+
+
+def test_an_archive_without_them_is_named(program, tmp_path, monkeypatch, capsys):
+    made = archive(tmp_path, {"other.txt": b""}, program.INSIDE)
+    monkeypatch.setattr(program, "download", lambda folder: made)
+    assert program.main(["--root", str(tmp_path / "photos")]) == 2
+    assert capsys.readouterr().err.startswith("error: made.tar.gz has no labelme")
+
+
+def test_a_failing_pip_is_said_in_one_sentence(program, tmp_path, monkeypatch, capsys):
+    def fail(command):
+        assert "--require-hashes" in command and "--no-deps" in command
+        wanted = next(word for word in command if word.startswith("--requirement="))
+        assert "labelme==" in Path(wanted.removeprefix("--requirement=")).read_text()
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(program.subprocess, "run", fail)
+    assert program.main(["--root", str(tmp_path / "photos")]) == 2
+    assert capsys.readouterr().err.startswith("error: pip did not get")
