@@ -15,7 +15,6 @@ from detectron2.config import CfgNode, get_cfg
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import train_net  # noqa: E402
-
 from hipie import add_hipie_config  # noqa: E402
 from hipie.configure import merge  # noqa: E402
 from hipie.data.datasets import register_all  # noqa: E402

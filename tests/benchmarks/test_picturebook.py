@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def test_shuffled_sentences_are_all_there_and_of_other_pages():
     pages = [["a1", "a2"], ["b1"], ["c1", "c2", "c3"], ["d1", "d2"]]
     shuffled = picturebook.shuffled_sentences(pages)
     assert [len(one) for one in shuffled] == [2, 1, 3, 2]
-    assert sorted(sum(shuffled, [])) == sorted(sum(pages, []))
+    assert sorted(functools.reduce(operator.iadd, shuffled, [])) == sorted(
+        functools.reduce(operator.iadd, pages, [])
+    )
     for own, other in zip(pages, shuffled):
         assert not set(own) & set(other)
 
