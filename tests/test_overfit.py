@@ -6,19 +6,17 @@ goes on from them when it is started again; remove the folder to begin anew.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-import train_net  # noqa: E402
-from hipie import add_hipie_config  # noqa: E402
-from hipie.configure import merge  # noqa: E402
-from hipie.data.datasets import register_all  # noqa: E402
+import train_net
+from hipie import add_hipie_config
+from hipie.configure import merge
+from hipie.data.datasets import register_all
 
+ROOT = Path(__file__).parents[1]
 PAGES = 8
 STEPS, BETWEEN_LOOKS = 4000, 400
 ENOUGH = 90.0

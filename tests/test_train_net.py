@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_net
+
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/tiny.yaml")
-sys.path.insert(0, str(ROOT))
-import train_net  # noqa: E402
 
 
 def command(*arguments: str) -> list[str]:
