@@ -30,6 +30,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -79,6 +80,7 @@ class Mutant:
     source: str
 
 
+@cache
 def positions(source: str) -> dict[tuple, list[tuple[str, int]]]:
     """Where a source can be changed: (start, end) -> (operator, occurrence) pairs."""
     found: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
