@@ -61,7 +61,6 @@ def learn(cfg: CfgNode, task: str, looks: range) -> float:
         trainer._hooks = [h for h in trainer._hooks if type(h).__name__ != "EvalHook"]
         trainer.max_iter = max(end, trainer.start_iter)
         trainer.train()
-        trainer.checkpointer.save(f"model_{trainer.iter - 1:07d}", iteration=trainer.iter - 1)
         figure = train_net.HipieTrainer.test(cfg, trainer.model)[result][metric]
         if figure >= ENOUGH:
             break
