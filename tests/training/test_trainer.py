@@ -21,6 +21,14 @@ from hipie.training.optimizer import build_optimizer
 from hipie.training.trainer import StopBetweenSteps, Trainer, step_seed, wrap_for_processes
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_interrupts():
+    """Ctrl-C as in a terminal: a shell that starts a job in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Toy(nn.Module):
     """Losses that depend on the batch, the weights and torch's generator."""
 
@@ -175,7 +183,8 @@ def test_a_second_interrupt_ends_at_once(make_trainer, tmp_path):
 
 def _sleep(ready) -> None:
     ready.set()
-    signal.pause()
+    while True:
+        signal.pause()  # returns after every signal that is handled
 
 
 def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
