@@ -61,7 +61,7 @@ class Expression:
     kind: str
     number: str
     query: Query
-    novel: bool
+    novel: str
 
 
 @dataclass(frozen=True)
