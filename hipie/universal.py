@@ -27,8 +27,9 @@ from hipie.language import (
     vocabulary_caption,
 )
 from hipie.model.batch import PictureBatch, build_targets, pad_pictures
+from hipie.model.raw import RawPredictions, raw_branch
 from hipie.model.stuff import StuffBranch
-from hipie.model.things import ThingBranch
+from hipie.model.things import ThingBranch, ThingOutput
 from hipie.training.stuff_criterion import StuffCriterion
 from hipie.training.targets import Targets
 from hipie.training.thing_criterion import ThingCriterion
@@ -174,7 +175,7 @@ class HIPIE(nn.Module):
         if len(tasks) != 1:
             raise ValueError(f"a training batch must be of one task, and this one has {tasks}")
         task = tasks.pop()
-        batch, features = self._see(batched_inputs)
+        batch, features = self._see(batched_inputs, training=True)
         if task == "referring":
             return self._referring_losses(batched_inputs, batch, features)
         if task in ("detection", "parts"):
@@ -243,7 +244,7 @@ class HIPIE(nn.Module):
                     )
                 )
         sentences = [sentence for item in inputs for sentence in item["expressions"]]
-        found, _ = self._find_described(features, batch, sentences, picture_of, targets)
+        _, found = self._find_described(features, batch, sentences, picture_of, targets)
         ones = torch.ones(len(sentences), 1, dtype=torch.bool, device=self.device)
         return self.thing_criterion(found, targets, text_mask=ones)
 
@@ -261,18 +262,74 @@ class HIPIE(nn.Module):
                     results[i] = one
         return results
 
+    def predict_raw(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        *,
+        thing_masks: Sequence[int] | Tensor | None = None,
+        stuff_masks: Sequence[int] | Tensor | None = None,
+    ) -> RawPredictions:
+        """The networks' own numbers for pictures that all have words, or all have sentences.
+
+        Args:
+            batched_inputs: as for the results; (picture, sentence) pairs count in order.
+            thing_masks, stuff_masks: the queries whose masks are made, the same for all pictures;
+                None = all of them, [] = none.
+
+        Raises:
+            ValueError: if pictures with words and pictures with sentences are mixed.
+        """
+        said = ["expressions" in item for item in batched_inputs]
+        if any(said) != all(said):
+            raise ValueError(
+                "raw predictions are of pictures with words or of pictures with "
+                "sentences, not of both at once"
+            )
+        with torch.no_grad():
+            batch, features = self._see(batched_inputs)
+            if all(said):
+                picture_of = [
+                    i for i, item in enumerate(batched_inputs) for _ in item["expressions"]
+                ]
+                sentences = [one for item in batched_inputs for one in item["expressions"]]
+                text, found = self._find_described(features, batch, sentences, picture_of)
+                features = [level[picture_of] for level in features]
+                fused_text = found.fused_text
+                text_for_classes = text.with_hidden(fused_text).pooled()
+            else:
+                text, found = self._find_named(batched_inputs, batch, features)
+                text_for_classes = fused_text = found.fused_text
+            covered = self.stuff(
+                features,
+                text_for_classes=text_for_classes,
+                pooled_text=text.with_hidden(fused_text).pooled(),
+            )
+            return RawPredictions(
+                things=raw_branch(
+                    found.layers[-1],
+                    first_query=found.num_background,
+                    references=found.references[0],
+                    proposals=found.topk,
+                    masks_of=thing_masks,
+                ),
+                stuff=raw_branch(
+                    covered.layers[-1],
+                    first_query=0,
+                    references=covered.references,
+                    proposals=covered.topk,
+                    masks_of=stuff_masks,
+                ),
+                fused_text=fused_text,
+                encoder_memory=found.memory,
+            )
+
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        vocabularies = [item.get("vocabulary") or self._default_vocabulary() for item in inputs]
         batch, features = self._see(inputs)
-        text = self.text_encoder([vocabulary_caption(v) for v in vocabularies])
-        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
-        found = self.things(
-            fused, text_for_classes=fused.fused_text, unfused_pooled=text.pooled(), targets=None
-        )
+        text, found = self._find_named(inputs, batch, features)
         covered = self.stuff(
             features,
-            text_for_classes=fused.fused_text,
-            pooled_text=text.with_hidden(fused.fused_text).pooled(),
+            text_for_classes=found.fused_text,
+            pooled_text=text.with_hidden(found.fused_text).pooled(),
         )
         return [
             universal_results(
@@ -281,7 +338,7 @@ class HIPIE(nn.Module):
                 picture=i,
                 background_queries=found.num_background,
                 token_spans=text.token_spans[i],
-                is_thing=vocabularies[i].is_thing,
+                is_thing=self._vocabulary(item).is_thing,
                 input_size=batch.sizes[i],
                 output_size=_output_size(item, batch.sizes[i]),
                 settings=self.settings,
@@ -296,7 +353,7 @@ class HIPIE(nn.Module):
         for start in range(0, len(pairs), SENTENCES_AT_ONCE):
             part = pairs[start : start + SENTENCES_AT_ONCE]
             picture_of = [i for i, _ in part]
-            found, _ = self._find_described(features, batch, [s for _, s in part], picture_of)
+            _, found = self._find_described(features, batch, [s for _, s in part], picture_of)
             for row, i in enumerate(picture_of):
                 best = referring_results(
                     found.layers[-1],
@@ -310,17 +367,29 @@ class HIPIE(nn.Module):
 
     # Both -----------------------------------------------------------------------------------
 
-    def _see(self, inputs: list[dict[str, Any]]) -> tuple[PictureBatch, list[Tensor]]:
+    def _see(
+        self, inputs: list[dict[str, Any]], *, training: bool = False
+    ) -> tuple[PictureBatch, list[Tensor]]:
         """Pictures on one canvas, and the backbone's three feature maps of them."""
-        pad = self.training or self.pad_at_test
         batch = pad_pictures(
             [item["image"] for item in inputs],
             self.pixel_mean,
             self.pixel_std,
-            self.size_divisibility if pad else 0,
+            self.size_divisibility if training or self.pad_at_test else 0,
         )
         features = self.backbone(batch.pixels)
         return batch, [features[name] for name in FEATURES]
+
+    def _find_named(
+        self, inputs: list[dict[str, Any]], batch: PictureBatch, features: list[Tensor]
+    ) -> tuple[TextFeatures, ThingOutput]:
+        """The thing branch over pictures with a vocabulary each, and the words unfused."""
+        text = self.text_encoder([vocabulary_caption(self._vocabulary(one)) for one in inputs])
+        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
+        found = self.things(
+            fused, text_for_classes=fused.fused_text, unfused_pooled=text.pooled(), targets=None
+        )
+        return text, found
 
     def _find_described(
         self,
@@ -329,10 +398,10 @@ class HIPIE(nn.Module):
         sentences: list[str],
         picture_of: list[int],
         targets: list[Targets] | None = None,
-    ) -> tuple[Any, TextFeatures]:
-        """The thing branch over (picture, sentence) pairs, one class a pair."""
+    ) -> tuple[TextFeatures, ThingOutput]:
+        """The thing branch over (picture, sentence) pairs, one class a pair; words unfused."""
         text = self.text_encoder([expression_caption(sentence) for sentence in sentences])
-        unfused = self.unfused_sentences and not self.training
+        unfused = self.unfused_sentences and targets is None
         rows = torch.tensor(picture_of, device=self.device)
         fused = self.things.fuse(
             [level[rows] for level in features], batch.padding_mask[rows], text.hidden, text.mask
@@ -343,7 +412,10 @@ class HIPIE(nn.Module):
             unfused_pooled=text.pooled(),
             targets=targets,
         )
-        return found, text
+        return text, found
+
+    def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
+        return item.get("vocabulary") or self._default_vocabulary()
 
     def _default_vocabulary(self) -> Vocabulary:
         if not self.default_dataset:

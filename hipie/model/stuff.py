@@ -15,7 +15,7 @@ from hipie.model.mlp import MLP
 from hipie.model.stuff_decoder import DecodedStuff, StuffDecoder, initial_references
 from hipie.model.stuff_pixel_decoder import StuffPixelDecoder
 from hipie.model.text_resizer import TextResizer
-from hipie.training.predictions import DenoisingLayout, LayerPrediction
+from hipie.training.predictions import DenoisingLayout, LayerPrediction, LayerPredictions
 from hipie.training.targets import Targets
 
 
@@ -24,18 +24,21 @@ class StuffOutput:
     """What the stuff branch says of B pictures.
 
     Attributes:
-        layers: predictions before the first decoder layer, then after every layer.
+        layers: predictions before the first decoder layer, then after every layer, each made
+            when it is asked for.
         proposals: of the selected queries, from the two-stage head.
+        references: [B, Q, 4] the boxes that the decoder starts from.
         topk: [B, Q] the token of every query, counted from the coarsest level.
         denoising: like `layers`, for the denoising queries, or None.
         denoising_layout: where they stand, or None.
         mask_features: [B, C, H/4, W/4].
     """
 
-    layers: list[LayerPrediction]
+    layers: Sequence[LayerPrediction]
     proposals: LayerPrediction
+    references: Tensor
     topk: Tensor
-    denoising: list[LayerPrediction] | None
+    denoising: Sequence[LayerPrediction] | None
     denoising_layout: DenoisingLayout | None
     mask_features: Tensor
 
@@ -139,6 +142,7 @@ class StuffBranch(nn.Module):
                 text_for_classes,
                 features_of_masks,
             ),
+            references=references[:, count:],
             topk=proposals.topk,
             denoising=self._predictions(*view, slice(0, count)) if noised else None,
             denoising_layout=noised.layout if noised else None,
@@ -147,19 +151,17 @@ class StuffBranch(nn.Module):
 
     def _predictions(
         self, decoded: DecodedStuff, text: Tensor, mask_features: Sequence[Tensor], chosen: slice
-    ) -> list[LayerPrediction]:
+    ) -> LayerPredictions:
         last = len(decoded.queries) - 1
-        return [
-            self._predict(
-                # Once more a norm after a layer: the published head does it twice.
-                self.decoder.norm(queries[:, chosen]) if i else queries[:, chosen],
-                boxes[:, chosen],
-                self.class_heads[-1] if i == last else self.class_heads[i],
-                text,
-                mask_features,
-            )
-            for i, (queries, boxes) in enumerate(zip(decoded.queries, decoded.boxes, strict=True))
-        ]
+
+        def predict(state: int) -> LayerPrediction:
+            queries = decoded.queries[state][:, chosen]
+            # Once more a norm after a layer: the published head does it twice.
+            normed = self.decoder.norm(queries) if state else queries
+            head = self.class_heads[-1] if state == last else self.class_heads[state]
+            return self._predict(normed, decoded.boxes[state][:, chosen], head, text, mask_features)
+
+        return LayerPredictions(last + 1, predict)
 
     def _predict(
         self,

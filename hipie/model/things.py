@@ -27,7 +27,7 @@ from hipie.model.proposals import anchor_boxes, gather_rows
 from hipie.model.references import inverse_sigmoid
 from hipie.model.text_resizer import TextResizer
 from hipie.model.thing_decoder import DecodedThings, ThingDecoder, box_head, top_rows
-from hipie.training.predictions import DenoisingLayout, LayerPrediction
+from hipie.training.predictions import DenoisingLayout, LayerPrediction, LayerPredictions
 from hipie.training.targets import Targets
 
 
@@ -51,7 +51,7 @@ class ThingOutput:
     """What the thing branch says of B pictures; N counts background queries, then the others.
 
     Attributes:
-        layers: one prediction a decoder layer, N queries each.
+        layers: one prediction a decoder layer, N queries each, made when it is asked for.
         num_background: how many of the N come first and count for nothing.
         proposals: of all S tokens; one class-agnostic logit each.
         topk: [B, Q] the token that every query came from.
@@ -59,17 +59,19 @@ class ThingOutput:
         denoising_layout: where they stand, or None.
         mask_features: [B, channels, H/8, W/8].
         memory: [B, S, C] the encoder's result.
+        fused_text: [B, T, Ct] words after they have seen the pixels.
         queries, references: of the N queries, one tensor a layer (references enter the layer).
     """
 
-    layers: list[LayerPrediction]
+    layers: Sequence[LayerPrediction]
     num_background: int
     proposals: LayerPrediction
     topk: Tensor
-    denoising: list[LayerPrediction] | None
+    denoising: Sequence[LayerPrediction] | None
     denoising_layout: DenoisingLayout | None
     mask_features: Tensor
     memory: Tensor
+    fused_text: Tensor
     queries: list[Tensor]
     references: list[Tensor]
 
@@ -226,6 +228,7 @@ class ThingBranch(nn.Module):
             denoising_layout=noised.layout if noised else None,
             mask_features=mask_features,
             memory=memory,
+            fused_text=fused.fused_text,
             queries=[one[:, matching] for one in decoded.queries],
             references=[one[:, matching] for one in decoded.references],
         )
@@ -287,21 +290,19 @@ class ThingBranch(nn.Module):
         centres: Sequence[Tensor],
         text: Tensor,
         mask_features: Tensor,
-    ) -> list[LayerPrediction]:
+    ) -> LayerPredictions:
         """What every layer says of a run of n queries; `centres` [B, n, 2] is of these only."""
-        predictions = []
-        heads = zip(self.class_heads, self.iou_heads, strict=True)
-        for i, (class_head, iou_head) in enumerate(heads):
-            queries = decoded.queries[i][:, chosen]
-            predictions.append(
-                LayerPrediction(
-                    token_logits=class_head(queries, text),
-                    boxes=decoded.boxes[i][:, chosen],
-                    iou_logits=iou_head(queries).float(),
-                    masks=partial(self._masks, mask_features, queries, centres[i]),
-                )
+
+        def predict(layer: int) -> LayerPrediction:
+            queries = decoded.queries[layer][:, chosen]
+            return LayerPrediction(
+                token_logits=self.class_heads[layer](queries, text),
+                boxes=decoded.boxes[layer][:, chosen],
+                iou_logits=self.iou_heads[layer](queries).float(),
+                masks=partial(self._masks, mask_features, queries, centres[layer]),
             )
-        return predictions
+
+        return LayerPredictions(len(decoded.queries), predict)
 
     def _masks(
         self, features: Tensor, queries: Tensor, centres: Tensor, picture: Tensor, query: Tensor

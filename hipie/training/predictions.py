@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +28,30 @@ class LayerPrediction:
     iou_logits: Tensor | None = None
     masks: Callable[[Tensor, Tensor], Tensor] | None = None
     point_masks: Callable[[int, Tensor], Tensor] | None = None
+
+
+class LayerPredictions(Sequence[LayerPrediction]):
+    """What every layer says, each prediction made when it is first asked for.
+
+    Losses ask for all of them, results only for the last.
+
+    Args:
+        count: how many layers there are.
+        predict: makes the prediction of layer i in 0..count - 1.
+    """
+
+    def __init__(self, count: int, predict: Callable[[int], LayerPrediction]) -> None:
+        self._predict = predict
+        self._made: list[LayerPrediction | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, layer: int) -> LayerPrediction:
+        layer = range(len(self))[layer]
+        if self._made[layer] is None:
+            self._made[layer] = self._predict(layer)
+        return self._made[layer]
 
 
 @dataclass(frozen=True)

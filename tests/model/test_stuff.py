@@ -280,7 +280,8 @@ def test_bfloat16_stays_near() -> None:
         mixed = run(branch, features, text)
         masks = all_masks(mixed.layers[0], 0)
         points = mixed.layers[0].point_masks(0, torch.rand(7, 2))
-    assert mixed.layers[-1].boxes.dtype == torch.float32
+        last = mixed.layers[-1]
+    assert last.boxes.dtype == torch.float32
     assert masks.isfinite().all() and points.isfinite().all()
     shared = mixed.topk == plain.topk
     assert shared.float().mean() > 0.5
