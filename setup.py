@@ -76,7 +76,7 @@ DATA = [
     "model_zoo/configs/**/*.yaml",
     "model_zoo/weights/*",
     "ops/csrc/**/*",
-    *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "tsv", "txt", "yaml")),
+    *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "md", "tsv", "txt", "yaml")),
     "py.typed",
 ]
 

@@ -65,9 +65,9 @@ def register_coco(
 
 def register(name: str, load: Any, **metadata: Any) -> None:
     """Put a data set into Detectron2's catalogs, in place of one of the same name."""
-    if name in DatasetCatalog.list():
+    if name in DatasetCatalog:
         DatasetCatalog.remove(name)
-    if name in MetadataCatalog.list():
+    if name in MetadataCatalog:
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)

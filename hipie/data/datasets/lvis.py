@@ -1,0 +1,90 @@
+"""Reading LVIS v1 (Gupta et al., CVPR 2019): COCO's format, annotated class by class.
+
+Of every picture it is known of which classes all instances are drawn, of which some may be missing,
+and which are certainly absent; other classes may be there or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
+
+
+def load_lvis(
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    contiguous: dict[int, int],
+) -> list[dict[str, Any]]:
+    """Read LVIS as Detectron2's records.
+
+    Args:
+        json_file: `lvis_v1_train.json` or `lvis_v1_val.json`. Pictures are found by the last two
+            parts of their `coco_url`: LVIS's splits mix COCO's folders.
+        image_root: the folder of `train2017` and `val2017`.
+        contiguous: category id -> class index.
+
+    Returns:
+        records as of `load_coco_instances`, with `neg_category_ids` (certainly absent) and
+        `not_exhaustive_category_ids`, as class indices, by image id.
+
+    Raises:
+        FileNotFoundError, DatasetError: naming the file and the entry that is wrong.
+    """
+    content = read_json(json_file, ("images", "annotations"))
+    content["images"] = [_with_file_name(json_file, image) for image in content["images"]]
+    images = images_by_id(json_file, content)
+    require_images(json_file, images, image_root)
+    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        where = f"{json_file}: annotation {annotation.get('id', annotation)}"
+        for key in ("image_id", "category_id", "bbox", "segmentation"):
+            if key not in annotation:
+                raise DatasetError(f'{where} has no "{key}"')
+        if annotation["image_id"] not in images:
+            raise DatasetError(
+                f"{where} is of image {annotation['image_id']}, which the file does not list"
+            )
+        objects[annotation["image_id"]].append(
+            {
+                "id": annotation["id"],
+                "bbox": annotation["bbox"],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "segmentation": annotation["segmentation"],
+                "category_id": _class(contiguous, annotation["category_id"], where),
+                "iscrowd": 0,
+            }
+        )
+    return [
+        {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": number,
+            "annotations": objects[number],
+            **{
+                key: [_class(contiguous, c, f"{json_file}: image {number}") for c in image[key]]
+                for key in ("neg_category_ids", "not_exhaustive_category_ids")
+                if key in image
+            },
+        }
+        for number, image in images.items()
+    ]
+
+
+def _with_file_name(json_file: str | os.PathLike[str], image: dict[str, Any]) -> dict[str, Any]:
+    if "file_name" in image:
+        return image
+    if "coco_url" not in image:
+        raise DatasetError(f'{json_file}: image {image.get("id", image)} has no "coco_url"')
+    return {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
+
+
+def _class(contiguous: dict[int, int], category: int, where: str) -> int:
+    if category not in contiguous:
+        raise DatasetError(f"{where} has the unknown category {category}")
+    return contiguous[category]
