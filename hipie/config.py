@@ -21,6 +21,7 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.MASK_ON = True
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
+    cfg.MODEL.VIT = _vit_keys()
     _add_recipe_keys(cfg)
     _add_data_keys(cfg)
 
@@ -99,6 +100,26 @@ def _model_keys() -> CN:
     node.TEST.STUFF_SCORES_THINGS = False
     # Only the stuff decoder feeds the semantic and panoptic merge.
     node.TEST.MERGE_STUFF_ONLY = False
+    return node
+
+
+def _vit_keys() -> CN:
+    node = CN()
+    node.WIDTH = 1280
+    node.DEPTH = 32
+    node.NUM_HEADS = 16
+    # The size of pictures that the tables of relative positions are made for.
+    node.IMAGE_SIZE = 1024
+    # The size that the table of absolute positions comes from.
+    node.PRETRAIN_IMAGE_SIZE = 224
+    node.WINDOW_SIZE = 14
+    # Blocks that look through windows; all others see the whole picture. The published ViT-H has
+    # the list of a ViT-B, so that its blocks from 11 on are all global.
+    node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
+    # Chance that the last block is skipped in training; earlier ones less, down to 0.
+    node.DROP_PATH = 0.5
+    # Compute the blocks again for gradients instead of keeping what they computed.
+    node.CHECKPOINT_ACTIVATIONS = False
     return node
 
 

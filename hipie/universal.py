@@ -295,7 +295,8 @@ class HIPIE(nn.Module):
                 text, found = self._find_described(features, batch, sentences, picture_of)
                 features = [level[picture_of] for level in features]
                 fused_text = found.fused_text
-                text_for_classes = text.with_hidden(fused_text).pooled()
+                compared = text if self.unfused_sentences else text.with_hidden(fused_text)
+                text_for_classes = compared.pooled()
             else:
                 text, found = self._find_named(batched_inputs, batch, features)
                 text_for_classes = fused_text = found.fused_text

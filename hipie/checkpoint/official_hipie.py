@@ -111,6 +111,7 @@ _WITHOUT_PLACE = (
 RULES: tuple[Rename, ...] = (
     *(Rename(theirs, None) for theirs in (*_COPIES, *_WITHOUT_PLACE)),
     Rename(r"text_encoder\.body\.model\.(.+)", r"text_encoder.model.\1"),
+    Rename(r"detr\.detr\.backbone\.0\.backbone\.fpn1\.0\.(\w+)", r"backbone.finer.\1"),
     Rename(r"detr\.detr\.backbone\.0\.backbone\.(.+)", r"backbone.\1"),
     *(Rename(_FUSION + theirs, f"things.fusion.{ours}") for theirs, ours in _FUSION_NAMES.items()),
     *_encoder(_THING + r"encoder\.layers\.(\d+)", "things.encoder"),

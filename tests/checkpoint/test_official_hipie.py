@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,28 @@ from hipie import model_zoo
 from hipie.checkpoint import CheckpointError
 from hipie.checkpoint.formats import to_ours
 
-NAMES = Path(__file__).parents[1] / "data" / "checkpoint" / "official_r50_names.tsv.gz"
+NAMES = Path(__file__).parents[1] / "data" / "checkpoint"
+
+
+def published(variant: str) -> dict[str, Tensor]:
+    packed = (NAMES / f"official_{variant}_names.tsv.gz").read_bytes()
+    rows = (line.split("\t") for line in gzip.decompress(packed).decode().splitlines())
+    return {name: torch.zeros(1).expand(json.loads(shape)) for name, shape in rows}
 
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, Tensor]:
-    lines = gzip.decompress(NAMES.read_bytes()).decode().splitlines()
-    rows = (line.split("\t") for line in lines)
-    return {name: torch.zeros(1).expand(json.loads(shape)) for name, shape in rows}
+    return published("r50")
 
 
-def test_every_published_tensor_has_its_place(official: dict[str, Tensor]) -> None:
-    cfg = model_zoo.get_config("universal/hipie_r50.yaml")
+@pytest.mark.parametrize(("variant", "count"), [("r50", 1438), ("vit_h", 1626)])
+def test_every_published_tensor_has_its_place(
+    variant: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Detectron2's ViT reads numbers of a tensor while it is built.
+    monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
+    official = published(variant)
+    cfg = model_zoo.get_config(f"universal/hipie_{variant}.yaml")
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         own = build_model(cfg).state_dict()
@@ -36,7 +47,7 @@ def test_every_published_tensor_has_its_place(official: dict[str, Tensor]) -> No
     assert found.layout == "official HIPIE"
     assert set(found.state) == set(own)
     assert {k: v.shape for k, v in found.state.items()} == {k: v.shape for k, v in own.items()}
-    assert len(found.state) + len(found.dropped) == len(official) == 1438
+    assert len(found.state) + len(found.dropped) == len(official) == count
 
 
 def test_position_ids_of_old_berts_are_left_out(official: dict[str, Tensor]) -> None:

@@ -1,0 +1,55 @@
+"""Attention over a grid with decomposed relative positions, a few rows of the grid at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.backbone.utils import get_rel_pos
+from detectron2.modeling.backbone.vit import Attention
+from torch import Tensor
+
+WORKING_BYTES = 32 * 2**20
+
+
+class GridAttention(Attention):
+    """Detectron2's attention, whose scores between all pairs of tokens never exist at once.
+
+    Score of query q at row i, column j against the key at row k, column l, of the head's width d:
+    q . key / sqrt(d) + q . height[i - k] + q . width[j - l] (Li et al., 2022, MViTv2, equation 4).
+    Parameters and results are those of `detectron2.modeling.backbone.vit.Attention` with
+    `use_rel_pos`.
+    """
+
+    @classmethod
+    def in_place_of(cls, attention: Attention) -> GridAttention:
+        """The same attention with the same weights, computed here."""
+        sides = tuple((len(one) + 1) // 2 for one in (attention.rel_pos_h, attention.rel_pos_w))
+        width = attention.proj.in_features
+        new = cls(width, attention.num_heads, use_rel_pos=True, input_size=sides)
+        new.load_state_dict(attention.state_dict())
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> the same."""
+        batch, height, width, _ = x.shape
+        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1))
+        query, key, value = (one.permute(0, 3, 1, 2, 4) for one in qkv.unbind(3))
+        # Tokens of the grid are in rows; keys and values are looked at by all of them.
+        key, value = key.flatten(2, 3), value.flatten(2, 3)
+        by_row = get_rel_pos(height, height, self.rel_pos_h).to(query.dtype)
+        by_column = get_rel_pos(width, width, self.rel_pos_w).to(query.dtype)
+        row_bytes = batch * self.num_heads * width * height * width * query.element_size()
+        step = max(1, WORKING_BYTES // row_bytes)
+        attended = []
+        for top in range(0, height, step):
+            rows = query[:, :, top : top + step]
+            vertical = torch.einsum("bnhwc,hkc->bnhwk", rows, by_row[top : top + step])
+            horizontal = torch.einsum("bnhwc,wkc->bnhwk", rows, by_column)
+            bias = vertical[..., :, None] + horizontal[..., None, :]
+            attended.append(
+                F.scaled_dot_product_attention(
+                    rows.flatten(2, 3), key, value, bias.flatten(4, 5).flatten(2, 3)
+                )
+            )
+        joined = torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, height, width, -1)
+        return self.proj(joined)

@@ -1,0 +1,121 @@
+"""HIPIE against what the published program computed with the same weights, from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+import hipie.universal
+import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
+from hipie import model_zoo
+from hipie.checkpoint.formats import to_ours
+from hipie.universal import HIPIE
+from tests.published import Case, official_shapes, ruled_weights
+
+FEATURES = 2e-4
+DECODED = 5e-4
+MERGED = 1e-3
+SAME_PIXELS = 0.999
+
+
+@pytest.fixture(scope="module")
+def published_model() -> Callable[[int], HIPIE]:
+    """Builds R50 with the ruled weights and so many thing queries; one at a time is kept."""
+    kept: dict[int, HIPIE] = {}
+
+    def build(num_queries: int) -> HIPIE:
+        if num_queries not in kept:
+            kept.clear()
+            cfg = model_zoo.get_config("universal/hipie_r50.yaml")
+            cfg.MODEL.DEVICE = "cpu"
+            cfg.MODEL.HIPIE.THINGS.NUM_QUERIES = num_queries
+            shapes = official_shapes("r50")
+            shapes["detr.detr.transformer.tgt_embed.weight"] = (num_queries, 256)
+            model = build_model(cfg)
+            found = to_ours(ruled_weights(shapes))
+            report = model.load_state_dict(found.state, strict=False)
+            assert not report.missing_keys and not report.unexpected_keys
+            kept[num_queries] = model
+        return kept[num_queries].eval()
+
+    return build
+
+
+def prepared(case: Case, published_model: Callable[[int], HIPIE]) -> HIPIE:
+    asked = case.asked["options"]
+    model = published_model(asked["num_queries"])
+    model.settings = replace(
+        model.settings,
+        object_threshold=asked["object_threshold"],
+        overlap_threshold=asked["overlap_threshold"],
+    )
+    return model
+
+
+@pytest.mark.parametrize("name", ["names12", "names133", "sentence"])
+def test_raw_numbers_are_the_published_ones(name: str, published_model) -> None:
+    case = Case(name)
+    raw = prepared(case, published_model).predict_raw(case.inputs())
+    things, stuff = raw.things, raw.stuff
+    assert np.array_equal(case.cut("topk", things.proposals), case.answers["topk"])
+    assert case.error("fused_text", raw.fused_text) < FEATURES
+    assert case.error("memory", raw.encoder_memory) < FEATURES
+    background = len(case.answers["pred_boxes"][0]) - things.boxes.shape[1]
+
+    def with_background(ours: torch.Tensor, key: str) -> np.ndarray:
+        """The published arrays begin with background queries, which raw numbers leave out."""
+        shape = tuple(case.answers[f"{key}/shape"])
+        whole = np.zeros(shape)
+        stored = case.answers[key]
+        step = -(-shape[1] // stored.shape[1])
+        rows = range(0, background, step)
+        inner = tuple(
+            slice(None, None, -(-n // m)) for n, m in zip(shape[2:], stored.shape[2:], strict=True)
+        )
+        whole[:, background:] = ours
+        for place, row in enumerate(rows):
+            whole[(slice(None), row, *inner)] = stored[:, place]
+        return whole
+
+    assert case.error("pred_logits", with_background(things.token_logits, "pred_logits")) < DECODED
+    assert case.error("pred_boxes", with_background(things.boxes, "pred_boxes")) < DECODED
+    assert case.error("pred_iou", with_background(things.iou_logits, "pred_iou")) < DECODED
+    assert case.error("pred_masks", with_background(things.mask_logits, "pred_masks")) < DECODED
+    by_place = stuff.proposals.argsort(1)[0]
+    assert np.array_equal(stuff.proposals[:, by_place], case.answers["md_topk"])
+    assert case.error("md_boxes", stuff.boxes[:, by_place]) < DECODED
+    assert case.error("md_logits", stuff.token_logits[:, by_place]) < DECODED
+    assert case.error("md_masks", stuff.mask_logits[:, by_place]) < DECODED
+    starts = case.answers["md_ref0"]
+    expected = torch.from_numpy(starts).sigmoid()
+    torch.testing.assert_close(stuff.references[:, by_place], expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["names12", "names133", "sentence"])
+def test_results_are_the_published_ones(name: str, published_model) -> None:
+    case = Case(name)
+    with torch.no_grad():
+        (found,) = prepared(case, published_model)(case.inputs())
+    (one,) = found["referring"] if name == "sentence" else (found["instances"],)
+    assert np.abs(one.pred_boxes.tensor.numpy() - case.answers["inst_boxes_0"]).max() < 0.05
+    assert np.abs(one.scores.numpy() - case.answers["inst_scores_0"]).max() < 5e-4
+    assert np.array_equal(one.pred_classes, case.answers["inst_classes_0"])
+    areas = one.pred_masks.flatten(1).sum(1).numpy()
+    assert np.abs(areas - case.answers["inst_area_0"]).max() <= 60
+    masks = case.cut("inst_masks_0", one.pred_masks)
+    assert (masks == case.answers["inst_masks_0"]).mean() > SAME_PIXELS
+    if name == "sentence":
+        return
+    labels = case.cut("sem_argmax_0", found["sem_seg"].argmax(0))
+    assert (labels == case.answers["sem_argmax_0"]).mean() > SAME_PIXELS
+    panoptic, segments = found["panoptic_seg"]
+    assert (case.cut("panoptic_0", panoptic) == case.answers["panoptic_0"]).mean() > SAME_PIXELS
+    expected = case.asked["inputs"][0]["segments_info"]
+    assert [{key: one[key] for key in ("id", "isthing", "category_id")} for one in segments] == [
+        {key: one[key] for key in ("id", "isthing", "category_id")} for one in expected
+    ]
