@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from hipie.data.datasets.benchmarks import register_benchmarks
 from hipie.data.datasets.coco import register_coco
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.lvis import load_lvis
 from hipie.data.datasets.part_maps import load_part_maps
 from hipie.data.datasets.picturebook import register_picturebook
 from hipie.data.datasets.refcoco import load_refcoco
@@ -16,16 +19,19 @@ __all__ = [
     "DatasetError",
     "load_coco_instances",
     "load_coco_panoptic",
+    "load_label_maps",
+    "load_lvis",
     "load_part_maps",
     "load_refcoco",
     "register_all",
+    "register_benchmarks",
     "register_coco",
     "register_picturebook",
 ]
 
 
 def register_all(cfg: CfgNode) -> None:
-    """Register every data set of this package, and people's own, as the configuration says.
+    """Register the public data sets, the picture book, and people's own as the configuration says.
 
     Args:
         cfg: reads PICTUREBOOK and DATASETS.COCO_FORMAT.
@@ -35,6 +41,7 @@ def register_all(cfg: CfgNode) -> None:
             or whose file `register_coco` refuses.
         FileNotFoundError: if there is no such file.
     """
+    register_benchmarks()
     node = cfg.PICTUREBOOK
     register_picturebook(
         node.SEED,

@@ -1,0 +1,81 @@
+"""Pascal VOC, Pascal Context, and parts: Pascal Panoptic Parts, Cityscapes Panoptic Parts.
+
+`pascal21_sem_seg_{train,val}` (background is a class), `pascal20_sem_seg_{train,val}` (background
+is ignored), `ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`,
+`pascal_parts_{train,val,test}` (200 phrases), `pascal_parts_merged_{train,val,test}` (57), and
+`cityscapes_panoptic_parts_{train,val}` (50). Programs in `datasets/` write the label maps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hipie.data.datasets.semantic import register_parts, register_semantic
+from hipie.data.vocabularies import load_classes
+
+FOLDERS = {"train": "training", "val": "validation"}
+PART_FOLDERS = {**FOLDERS, "test": "test"}
+IGNORED_OF_16_BITS = 65535
+
+
+def register_pascal(root: Path) -> None:
+    """Register all of them; nothing is read from `root` before a data set is used.
+
+    Args:
+        root: the folder of all data sets.
+    """
+    voc, context = root / "pascal_voc_d2", root / "pascal_ctx_d2"
+    for split, folder in FOLDERS.items():
+        for count in (21, 20):
+            register_semantic(
+                f"pascal{count}_sem_seg_{split}",
+                voc / "images" / folder,
+                voc / f"annotations_pascal{count}" / folder,
+                load_classes(f"pascal_voc_{count}"),
+            )
+        register_semantic(
+            f"ctx59_sem_seg_{split}",
+            context / "images" / folder,
+            context / "annotations_ctx59" / folder,
+            load_classes("pascal_context_59"),
+        )
+        register_semantic(
+            f"ctx459_sem_seg_{split}",
+            context / "images" / folder,
+            context / "annotations_ctx459" / folder,
+            load_classes("pascal_context_459"),
+            label_ending=".tif",
+            ignore_label=IGNORED_OF_16_BITS,
+        )
+    pictures, labels = root / "VOCdevkit/VOC2010/JPEGImages", root / "pascal_parts/labels"
+    for split, folder in PART_FOLDERS.items():
+        register_parts(
+            f"pascal_parts_{split}",
+            pictures,
+            labels / f"{folder}_pano",
+            load_classes("pascal_parts_pano"),
+        )
+        register_parts(
+            f"pascal_parts_merged_{split}",
+            pictures,
+            labels / f"{folder}_merged",
+            load_classes("pascal_parts_merged"),
+        )
+
+
+def register_cityscapes_parts(root: Path) -> None:
+    """Register Cityscapes Panoptic Parts; nothing is read before a data set is used.
+
+    Args:
+        root: the folder of all data sets.
+    """
+    place = root / "cityscapes"
+    for split in ("train", "val"):
+        register_parts(
+            f"cityscapes_panoptic_parts_{split}",
+            place / "images_all" / split,
+            place / "gtFinePanopticPartsRemapped" / split,
+            load_classes("cityscapes_panoptic_parts"),
+            label_ending="_gtFinePanopticParts.tif",
+            image_ending="_leftImg8bit.png",
+        )

@@ -1,0 +1,82 @@
+"""Registering folders of label maps: of classes, and of parts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.coco import register
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.vocabularies import ClassTable
+
+
+def register_semantic(
+    name: str,
+    images: Path,
+    maps: Path,
+    classes: ClassTable,
+    *,
+    label_ending: str = ".png",
+    ignore_label: int = 255,
+) -> None:
+    """Register label maps whose values are positions in the vocabulary.
+
+    Args:
+        name: of the data set.
+        images, maps: folders of pictures (.jpg) and of label maps, named alike.
+        classes: of the data set.
+        label_ending: of the label maps' names.
+        ignore_label: the value without a class.
+    """
+    register(
+        name,
+        partial(load_label_maps, maps, images, label_ending=label_ending),
+        vocabulary=classes.vocabulary,
+        stuff_classes=list(classes.vocabulary.names),
+        stuff_dataset_id_to_contiguous_id={i: i for i in range(len(classes.ids))},
+        image_root=str(images),
+        sem_seg_root=str(maps),
+        ignore_label=ignore_label,
+        evaluator_type="sem_seg",
+    )
+
+
+def register_parts(
+    name: str,
+    images: Path,
+    maps: Path,
+    classes: ClassTable,
+    *,
+    label_ending: str = ".tif",
+    image_ending: str = ".jpg",
+) -> None:
+    """Register label maps whose values are positions in the vocabulary + 1, 0 = ignored.
+
+    Args:
+        name: of the data set.
+        images, maps: folders of pictures and of label maps, named alike but for their endings.
+        classes: parts and what has none.
+        label_ending, image_ending: of the names.
+    """
+    vocabulary = classes.vocabulary
+    grouped = {"part_groups": [g - 1 for g in classes.groups]} if any(classes.groups) else {}
+    register(
+        name,
+        partial(
+            load_label_maps,
+            maps,
+            images,
+            label_ending=label_ending,
+            image_ending=image_ending,
+            key="part_seg_file_name",
+        ),
+        vocabulary=vocabulary,
+        stuff_classes=list(vocabulary.names),
+        stuff_dataset_id_to_contiguous_id=dict(classes.contiguous),
+        part_wholes={one.name: one.whole for one in vocabulary.classes if one.whole},
+        image_root=str(images),
+        sem_seg_root=str(maps),
+        ignore_label=0,
+        evaluator_type="parts",
+        **grouped,
+    )
