@@ -15,7 +15,7 @@ import hipie.vision  # noqa: F401  (importing them registers architectures and b
 from hipie import model_zoo
 from hipie.checkpoint.formats import to_ours
 from hipie.universal import HIPIE
-from tests.published import Case, official_shapes, ruled_weights
+from tests.published import Case, fixed_uniform, official_shapes, ruled_weights
 
 FEATURES = 2e-4
 DECODED = 5e-4
@@ -119,3 +119,35 @@ def test_results_are_the_published_ones(name: str, published_model) -> None:
     assert [{key: one[key] for key in ("id", "isthing", "category_id")} for one in segments] == [
         {key: one[key] for key in ("id", "isthing", "category_id")} for one in expected
     ]
+
+
+def replace_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the published training step drew instead of random numbers, by shape alone."""
+
+    def rand(*shape, **_kept) -> torch.Tensor:
+        return torch.from_numpy(fixed_uniform(shape)).float()
+
+    def rand_like(like: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(fixed_uniform(tuple(like.shape))).to(like.dtype)
+
+    def randint_like(like: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        drawn = torch.from_numpy(fixed_uniform(tuple(like.shape), 1))
+        return (low + drawn * (high - low)).floor().to(like.dtype)
+
+    for made in (rand, rand_like, randint_like):
+        monkeypatch.setattr(torch, made.__name__, made)
+
+
+def test_losses_are_the_published_ones(published_model, monkeypatch) -> None:
+    case = Case("losses")
+    model = prepared(case, published_model)
+    replace_random_numbers(monkeypatch)
+    with torch.no_grad():
+        found = model.losses(case.inputs())
+    # The published step also returns terms that are always 0; it sums what they stand for.
+    expected = {name: value for name, value in case.asked["losses"].items() if value}
+    assert set(found) == set(expected)
+    assert len(found) == 143
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=MERGED), name
+    assert float(sum(found.values())) == pytest.approx(case.asked["total"], rel=MERGED)
