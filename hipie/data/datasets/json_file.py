@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+# The most pixels that Pillow opens without a warning; sides that no picture format goes beyond.
+MOST_PIXELS = 178_956_970
+LONGEST_SIDE = 65_535
 
 
 class DatasetError(ValueError):
@@ -29,7 +34,7 @@ def read_json(path: str | os.PathLike[str], keys: Iterable[str] = ()) -> Any:
         raise FileNotFoundError(f"{path}: there is no such annotation file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.
         raise DatasetError(f"{path}: this is not a JSON file ({error})") from error
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -41,17 +46,44 @@ def images_by_id(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[
     """The file's `images` by id, in the order of their ids.
 
     Raises:
-        DatasetError: if an image lacks a field, or two have one id.
+        DatasetError: if an image lacks a field or has a value that cannot be, or two have one id.
     """
     found: dict[int, Any] = {}
-    for image in content["images"]:
+    for position, image in enumerate(content["images"]):
+        if not isinstance(image, dict):
+            raise DatasetError(f"{path}: image {position} of the list is not a dictionary")
+        where = f"{path}: image {reprlib.repr(image.get('id', image))}"
         for key in ("id", "file_name", "height", "width"):
             if key not in image:
-                raise DatasetError(f'{path}: image {image.get("id", image)} has no "{key}"')
+                raise DatasetError(f'{where} has no "{key}"')
+        if type(image["id"]) not in (int, str):
+            raise DatasetError(f'{where}: its "id" must be a whole number or a text')
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            raise DatasetError(f'{where}: its "file_name" must be a text')
+        check_size(where, image["height"], image["width"])
         if image["id"] in found:
             raise DatasetError(f"{path}: two images have the id {image['id']}")
         found[image["id"]] = image
-    return {key: found[key] for key in sorted(found)}
+    return {key: found[key] for key in sorted(found, key=lambda one: (isinstance(one, str), one))}
+
+
+def check_size(where: str, height: Any, width: Any) -> None:
+    """Check that a picture can have this size.
+
+    Raises:
+        DatasetError: naming the key.
+    """
+    for key, side in (("height", height), ("width", width)):
+        if type(side) is not int or not 0 < side <= LONGEST_SIDE:
+            raise DatasetError(
+                f'{where}: its "{key}" must be a whole number from 1 to {LONGEST_SIDE}, not '
+                f"{reprlib.repr(side)}"
+            )
+    if height * width > MOST_PIXELS:
+        raise DatasetError(
+            f'{where}: its "height" and "width" make {height * width} pixels; at most '
+            f"{MOST_PIXELS} are read"
+        )
 
 
 def require_images(

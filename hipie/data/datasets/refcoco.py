@@ -1,20 +1,45 @@
-"""Reading sentences with their objects: RefCOCO, RefCOCO+, RefCOCOg, and gRefCOCO.
+"""Reading sentences with their objects: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and Ref-ZOM.
 
 RefCOCO (Yu et al., ECCV 2016): `refs(<split by>).p`, a pickle of refs with one `ann_id` each, and
 `instances.json` in COCO's format. gRefCOCO (Liu et al., CVPR 2023): `grefs(<split by>).json` with
-a list of `ann_id`, where [-1] says that nothing in the picture is meant.
+a list of `ann_id`, where [-1] says that nothing in the picture is meant. Ref-ZOM (Hu et al., ICCV
+2023): as RefCOCO, one or several `ann_id`, and a `source` that is "zero" where nothing is meant
+(whatever the `ann_id` says then).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from hipie.data.datasets.entries import (
+    BOX,
+    FLAG,
+    LIST,
+    ONE_OR_WHOLES,
+    TEXT,
+    WHOLE,
+    WORDS,
+    check_entry,
+    check_optional,
+)
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
 from hipie.data.datasets.refs_pickle import read_plain_pickle
+from hipie.data.datasets.run_lengths import check_segmentation
+
+logger = logging.getLogger(__name__)
 
 SENTENCE_NOTES = ("sent_id", "kind", "held_out")
+REF = {
+    "ref_id": WHOLE,
+    "image_id": WHOLE,
+    "ann_id": ONE_OR_WHOLES,
+    "split": TEXT,
+    "sentences": LIST,
+}
+NAMED_IN_WARNING = 5
 
 
 def load_refcoco(
@@ -22,6 +47,9 @@ def load_refcoco(
     instances_json: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     split: str,
+    *,
+    words: str = "raw",
+    skip_broken: bool = False,
 ) -> list[dict[str, Any]]:
     """Read the sentences of one split, gathered by picture.
 
@@ -31,93 +59,157 @@ def load_refcoco(
         image_root: the pictures.
         split: "train", "val", "testA", "testB", "test", ...; "testA" and "testB" take the refs
             whose split has the letter A or B after "test", as some files write "testAB".
+        words: "raw", as people wrote them (LAVT, ReLA), or "sent", cleaned (CARIS).
+        skip_broken: leave out refs that are wrong, with a warning, instead of raising.
 
     Returns:
         records with `file_name`, `height`, `width`, `image_id`, `annotations` (COCO) and
-        `sentences`: dicts with `sentence` (as written by people), `ref_id`, `sent_id` and
-        `targets` (positions in `annotations`; empty = nothing is meant). By image id.
+        `sentences`: dicts with `sentence`, `ref_id`, `sent_id` and `targets` (positions in
+        `annotations`; empty = nothing is meant). By image id.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file and the ref that is wrong.
+        FileNotFoundError, DatasetError: naming the file, the entry and the key that is wrong.
     """
-    content = read_json(instances_json, ("images", "annotations"))
-    images = images_by_id(instances_json, content)
-    annotations = {one["id"]: one for one in content["annotations"]}
+    objects = _Objects(instances_json, image_root)
     records: dict[int, dict[str, Any]] = {}
-    for ref in _read_refs(refs_file):
-        if not _in_split(str(ref["split"]), split):
-            continue
-        image = images.get(ref["image_id"])
-        if image is None:
-            raise DatasetError(
-                f"{refs_file}: ref {ref['ref_id']} is of image {ref['image_id']}, which "
-                f"{instances_json} does not list"
-            )
-        record = records.setdefault(image["id"], _empty_record(image, image_root))
-        targets = [
-            _place(record, annotations, number, f"{refs_file}: ref {ref['ref_id']}")
-            for number in _annotation_ids(ref)
-        ]
-        targets = [t for t in targets if not record["annotations"][t].get("iscrowd", 0)]
-        for sentence in ref["sentences"]:
-            notes = {key: sentence[key] for key in SENTENCE_NOTES if key in sentence}
-            words = sentence.get("raw") or sentence["sent"]
-            record["sentences"].append(
-                {"sentence": words, "targets": targets, "ref_id": ref["ref_id"], **notes}
-            )
+    broken: list[str] = []
+    for position, ref in enumerate(read_refs(refs_file)):
+        try:
+            _check_ref(f"{refs_file}: entry {position}", ref, words)
+            if in_split(ref["split"], split):
+                _add(records, objects, ref, f"{refs_file}: ref {ref['ref_id']}", words)
+        except DatasetError as error:
+            if not skip_broken:
+                raise
+            broken.append(str(error))
+    if broken:
+        more = len(broken) - NAMED_IN_WARNING
+        others = f" (and {more} more)" if more > 0 else ""
+        logger.warning("Left out: %s%s", "; ".join(broken[:NAMED_IN_WARNING]), others)
     if not records:
         raise DatasetError(f'{refs_file}: no ref belongs to the split "{split}"')
     return [records[key] for key in sorted(records)]
 
 
-def _read_refs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_refs(path: str | os.PathLike[str]) -> list[Any]:
+    """The refs of a pickle or a JSON file, unchecked.
+
+    Raises:
+        FileNotFoundError, DatasetError: if there is no list of refs in the file.
+    """
     is_json = Path(path).suffix == ".json"
     refs = read_json(path) if is_json else read_plain_pickle(path)
     if not isinstance(refs, list):
         raise DatasetError(f"{path}: expected a list of refs, found a {type(refs).__name__}")
-    for position, ref in enumerate(refs):
-        for key in ("ref_id", "image_id", "ann_id", "split", "sentences"):
-            if not isinstance(ref, dict) or key not in ref:
-                raise DatasetError(f'{path}: entry {position} has no "{key}"')
     return refs
 
 
-def _in_split(found: str, wanted: str) -> bool:
+def in_split(found: str, wanted: str) -> bool:
+    """Whether a ref of the split `found` belongs to the split `wanted`."""
     if wanted in ("testA", "testB"):
         return found.startswith("test") and wanted[-1] in found[4:]
     return wanted in found if wanted == "test" else found == wanted
 
 
+def _check_ref(where: str, ref: Any, words: str) -> None:
+    check_entry(where, ref, REF)
+    for place, sentence in enumerate(ref["sentences"]):
+        part = f'{where}, "sentences" {place}'
+        check_entry(part, sentence, {})
+        if words not in sentence and "sent" not in sentence:
+            raise DatasetError(f'{part} has no "sent"')
+        check_optional(part, sentence, {"raw": TEXT, "sent": TEXT, "sent_id": WHOLE})
+        check_entry(part, {"sent": _words(sentence, words)}, {"sent": WORDS})
+
+
+def _words(sentence: dict[str, Any], words: str) -> str:
+    return sentence.get(words) or sentence.get("sent", "")
+
+
+def _add(
+    records: dict[int, dict[str, Any]],
+    objects: _Objects,
+    ref: dict[str, Any],
+    where: str,
+    words: str,
+) -> None:
+    """Add a ref's sentences and objects to its picture's record; nothing if the ref is wrong."""
+    image = objects.images.get(ref["image_id"])
+    if image is None:
+        raise DatasetError(
+            f"{where} is of image {ref['image_id']}, which {objects.path} does not list"
+        )
+    found = [objects.annotation(number, image, where) for number in _annotation_ids(ref)]
+    record = records.setdefault(image["id"], objects.empty_record(image))
+    targets = [_place(record, one) for one in found]
+    targets = [t for t in targets if not record["annotations"][t]["iscrowd"]]
+    for sentence in ref["sentences"]:
+        notes = {key: sentence[key] for key in SENTENCE_NOTES if key in sentence}
+        said = {"sentence": _words(sentence, words), "targets": targets, "ref_id": ref["ref_id"]}
+        record["sentences"].append({**said, **notes})
+
+
 def _annotation_ids(ref: dict[str, Any]) -> list[int]:
+    if ref.get("source") == "zero":
+        return []
     numbers = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     return [number for number in numbers if number != -1]
 
 
-def _empty_record(image: dict[str, Any], image_root: str | os.PathLike[str]) -> dict[str, Any]:
-    return {
-        "file_name": os.path.join(image_root, image["file_name"]),
-        "height": image["height"],
-        "width": image["width"],
-        "image_id": image["id"],
-        "annotations": [],
-        "sentences": [],
-    }
-
-
-def _place(
-    record: dict[str, Any], annotations: dict[int, dict[str, Any]], number: int, where: str
-) -> int:
+def _place(record: dict[str, Any], annotation: dict[str, Any]) -> int:
     """Position of an annotation in the record, where it is put if it is not there yet."""
-    for position, annotation in enumerate(record["annotations"]):
-        if annotation["id"] == number:
+    for position, one in enumerate(record["annotations"]):
+        if one["id"] == annotation["id"]:
             return position
-    if number not in annotations:
-        raise DatasetError(f"{where} names annotation {number}, which does not exist")
-    found = annotations[number]
-    if found["image_id"] != record["image_id"]:
-        raise DatasetError(
-            f"{where} names annotation {number}, which is of image {found['image_id']}"
-        )
-    kept = {k: found[k] for k in ("id", "bbox", "segmentation", "category_id") if k in found}
-    record["annotations"].append({**kept, "iscrowd": found.get("iscrowd", 0)})
+    record["annotations"].append(annotation)
     return len(record["annotations"]) - 1
+
+
+class _Objects:
+    """The pictures and annotations of an `instances.json`; annotations are checked when used."""
+
+    def __init__(self, path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> None:
+        content = read_json(path, ("images", "annotations"))
+        self.path = path
+        self.image_root = image_root
+        self.images = images_by_id(path, content)
+        self.annotations: dict[int, dict[str, Any]] = {}
+        for position, one in enumerate(content["annotations"]):
+            if not isinstance(one, dict) or type(one.get("id")) is not int:
+                check_entry(f"{path}: annotation {position} of the list", one, {"id": WHOLE})
+            if one["id"] in self.annotations:
+                raise DatasetError(f'{path}: two annotations have the "id" {one["id"]}')
+            self.annotations[one["id"]] = one
+
+    def annotation(self, number: int, image: dict[str, Any], where: str) -> dict[str, Any]:
+        """What a record keeps of an annotation.
+
+        Raises:
+            DatasetError: if it is not there, of another picture, or wrong in itself.
+        """
+        if number not in self.annotations:
+            raise DatasetError(f"{where} names annotation {number}, which does not exist")
+        found = self.annotations[number]
+        fault = f"{self.path}: annotation {number}"
+        check_entry(fault, found, {"image_id": WHOLE})
+        if found["image_id"] != image["id"]:
+            raise DatasetError(
+                f"{where} names annotation {number}, which is of image {found['image_id']}"
+            )
+        check_optional(fault, found, {"bbox": BOX, "category_id": WHOLE, "iscrowd": FLAG})
+        if "segmentation" not in found:
+            raise DatasetError(f'{fault} has no "segmentation"')
+        check_segmentation(fault, found["segmentation"], image["height"], image["width"])
+        kept = {k: found[k] for k in ("id", "bbox", "segmentation", "category_id") if k in found}
+        return {**kept, "iscrowd": int(found.get("iscrowd", 0))}
+
+    def empty_record(self, image: dict[str, Any]) -> dict[str, Any]:
+        """A picture without sentences yet."""
+        return {
+            "file_name": os.path.join(self.image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [],
+            "sentences": [],
+        }
