@@ -8,7 +8,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
@@ -16,7 +15,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
-from hipie.evaluation.coco import CheckedCOCOEvaluator
+from hipie.evaluation.coco import CheckedCOCOEvaluator, PanopticInstancesEvaluator
 from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
@@ -67,19 +66,12 @@ def build_evaluator(
     asked = cfg.MODEL.HIPIE.TEST
     parts = []
     if asked.INSTANCE_ON:
-        parts.append(_instances(dataset_name, output_folder))
+        parts.append(PanopticInstancesEvaluator(dataset_name, output_folder))
     if asked.SEMANTIC_ON:
         parts.append(_semantic(dataset_name, output_folder))
     if asked.PANOPTIC_ON:
         parts.append(COCOPanopticEvaluator(dataset_name, output_folder))
     return DatasetEvaluators(parts)
-
-
-def _instances(dataset_name: str, output_folder: str | None) -> COCOEvaluator:
-    """COCO's AP by pycocotools; Detectron2's faster one needs its compiled extension."""
-    return COCOEvaluator(
-        dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
-    )
 
 
 def _semantic(dataset_name: str, output_folder: str | None) -> SemSegEvaluator:

@@ -1,4 +1,4 @@
-"""COCO's AP on annotation files that people made themselves."""
+"""COCO's AP where Detectron2's evaluator stops: people's own files, things in any order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from detectron2.data import DatasetCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
 
 from hipie.data.mappers.objects import decode_mask
@@ -42,6 +43,36 @@ class CheckedCOCOEvaluator(COCOEvaluator):
             self._coco_api.createIndex()
         masks = all("segmentation" in one for one, _ in kept.values())
         self._tasks = ("bbox", "segm") if masks else ("bbox",)
+
+
+class PanopticInstancesEvaluator(COCOEvaluator):
+    """Detectron2's `COCOEvaluator` on a panoptic data set whose things stand among its stuff.
+
+    Detectron2's wants the things' classes to be the first of all; those of ADE20K are not.
+
+    Args:
+        dataset_name: a registered data set with a `json_file` and
+            `thing_dataset_id_to_contiguous_id`, which may skip numbers.
+        output_folder: where predictions are written; None = nowhere.
+    """
+
+    def __init__(self, dataset_name: str, output_folder: str | None = None) -> None:
+        super().__init__(
+            dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
+        )
+        contiguous = self._metadata.thing_dataset_id_to_contiguous_id
+        self._category = {place: number for number, place in contiguous.items()}
+        self._metadata = Metadata().set(thing_classes=self._metadata.thing_classes)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep the things of a batch, under the ids of the annotation file."""
+        start = len(self._predictions)
+        super().process(inputs, outputs)
+        for prediction in self._predictions[start:]:
+            kept = [one for one in prediction["instances"] if one["category_id"] in self._category]
+            for one in kept:
+                one["category_id"] = self._category[one["category_id"]]
+            prediction["instances"] = kept
 
 
 def _mended(
