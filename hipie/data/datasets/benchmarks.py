@@ -10,10 +10,11 @@ from hipie.data.datasets.coco_family import register_coco_family
 from hipie.data.datasets.in_the_wild import register_in_the_wild
 from hipie.data.datasets.pascal import register_cityscapes_parts, register_pascal
 from hipie.data.datasets.place import datasets_root
+from hipie.data.datasets.referring_sets import register_referring_sets
 
 
 def register_benchmarks(root: str | os.PathLike[str] | None = None) -> None:
-    """Register every public data set with a vocabulary, in place of what had its name.
+    """Register every public data set, in place of what had its name.
 
     `datasets/README.md` shows the tree. Nothing is read before a data set is used.
 
@@ -26,3 +27,4 @@ def register_benchmarks(root: str | os.PathLike[str] | None = None) -> None:
     register_pascal(place)
     register_cityscapes_parts(place)
     register_in_the_wild(place)
+    register_referring_sets(place)

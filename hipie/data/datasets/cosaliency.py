@@ -1,0 +1,76 @@
+"""Reading co-saliency sets: a folder of pictures a group, and a folder of masks beside it.
+
+CoCA (Zhang et al., ECCV 2020), CoSal2015 (Zhang et al., CVPR 2015) and CoSOD3k (Fan et al., CVPR
+2020) in one layout: `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`, 0 or 255.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from hipie.data.datasets.json_file import DatasetError, check_size
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp"}
+
+
+def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read every picture that has a mask.
+
+    Args:
+        root: the folder that holds `image` and `gt`.
+
+    Returns:
+        records with `file_name`, `height`, `width`, `image_id` ("group/name"), `group_name`,
+        `saliency_file_name`, and `sentences`: the group's name in words. By group, then by name.
+
+    Raises:
+        DatasetError: if a folder or a picture's mask is missing, or one cannot be opened.
+    """
+    root = Path(root)
+    for folder in ("image", "gt"):
+        if not (root / folder).is_dir():
+            raise DatasetError(f'{root}: there is no folder "{folder}"')
+    records = []
+    for group in sorted(path for path in (root / "image").iterdir() if path.is_dir()):
+        for picture in sorted(group.iterdir()):
+            if picture.suffix.lower() not in PICTURES or picture.name.startswith("."):
+                continue
+            mask = root / "gt" / group.name / f"{picture.stem}.png"
+            if not mask.is_file():
+                raise DatasetError(f"{picture}: there is no mask {mask}")
+            height, width = _size(mask)
+            words = group_words(group.name)
+            records.append(
+                {
+                    "file_name": str(picture),
+                    "height": height,
+                    "width": width,
+                    "image_id": f"{group.name}/{picture.stem}",
+                    "group_name": group.name,
+                    "saliency_file_name": str(mask),
+                    "annotations": [],
+                    "sentences": [{"sentence": words, "sent_id": 0, "targets": []}],
+                }
+            )
+    if not records:
+        raise DatasetError(f"{root}: there is no picture in a folder of image/")
+    return records
+
+
+def group_words(name: str) -> str:
+    """A folder's name as words: "alarm_clock" and "alarm-clock" are "alarm clock"."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise DatasetError(f"{path}: this mask cannot be opened ({error})") from error
+    check_size(str(path), height, width)
+    return height, width

@@ -1,0 +1,176 @@
+"""Reading GRD, which is distributed as D3: sentences over groups of related pictures.
+
+D3 (Wu et al., ICCV 2023; Xie et al., NeurIPS 2023; `shikras/d-cube`) has four pickles, each a
+dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `sentences.pkl`, `groups.pkl`.
+What a sentence means in a picture is the union of the picture's annotations whose `sent_id` has the
+sentence; without any, the picture is negative. Numbers may be NumPy's, boxes arrays, and a mask one
+run length or a list of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from hipie.data.datasets.entries import (
+    FLAG,
+    TEXT,
+    WHOLE,
+    WHOLES,
+    WORDS,
+    Kind,
+    check_entry,
+    check_optional,
+)
+from hipie.data.datasets.json_file import DatasetError, check_size
+from hipie.data.datasets.refs_pickle import as_plain, read_plain_pickle
+from hipie.data.datasets.run_lengths import check_segmentation, runs_of, union_of
+
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool) or value in (0, 1))
+TABLES = {
+    "images": {"file_name": TEXT, "height": WHOLE, "width": WHOLE, "anno_id": WHOLES},
+    "annotations": {"image_id": WHOLE, "sent_id": WHOLES},
+    "sentences": {"raw_sent": WORDS, "is_negative": TRUTH},
+    "groups": {"img_id": WHOLES, "inner_sent_id": WHOLES, "group_name": TEXT},
+}
+
+
+def load_grd(
+    pickles: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    absence: bool = False,
+) -> list[dict[str, Any]]:
+    """Read the pictures with the sentences of their own group.
+
+    Args:
+        pickles: the folder of the four files.
+        image_root: the pictures.
+        absence: take sentences about what is missing too ("a dog without a leash").
+
+    Returns:
+        records as `load_refcoco`'s, with `group_id` and `group_name`; every picture has all the
+        sentences of its group in their order, each with `sent_id` and `targets` (positions in
+        `annotations`; empty = the picture is negative). By group, then in the group's order.
+
+    Raises:
+        FileNotFoundError, DatasetError: naming the file, the entry and the key that is wrong.
+    """
+    folder = Path(pickles)
+    tables = {name: _read_table(folder, name) for name in TABLES}
+    records = []
+    for number, group in sorted(tables["groups"].items()):
+        where = f"{folder / 'groups.pkl'}: group {number}"
+        asked = []
+        for identity in group["inner_sent_id"]:
+            sentence = _row(tables["sentences"], identity, where, "inner_sent_id")
+            if absence or not sentence["is_negative"]:
+                asked.append((identity, sentence["raw_sent"]))
+        for image_id in group["img_id"]:
+            image = _row(tables["images"], image_id, where, "img_id")
+            record = _record(folder, tables["annotations"], image_id, image, asked)
+            record["file_name"] = os.path.join(image_root, image["file_name"])
+            records.append({**record, "group_id": number, "group_name": group["group_name"]})
+    if not any(record["sentences"] for record in records):
+        raise DatasetError(f"{folder / 'groups.pkl'}: no group has a picture and a sentence")
+    return records
+
+
+def group_expressions(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A record for every sentence of every group: what a model of groups is asked.
+
+    Returns:
+        dicts with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the records of
+        the group's pictures, each with this one sentence. By group, then by sentence.
+    """
+    groups: dict[tuple[int, int], dict[str, Any]] = {}
+    for record in records:
+        for sentence in record["sentences"]:
+            key = record["group_id"], sentence["sent_id"]
+            one = groups.setdefault(
+                key,
+                {
+                    "group_id": record["group_id"],
+                    "group_name": record["group_name"],
+                    "expression": sentence["sentence"],
+                    "sent_id": sentence["sent_id"],
+                    "images": [],
+                },
+            )
+            one["images"].append({**record, "sentences": [sentence]})
+    return [groups[key] for key in sorted(groups)]
+
+
+def _read_table(folder: Path, name: str) -> dict[int, dict[str, Any]]:
+    path = folder / f"{name}.pkl"
+    table = read_plain_pickle(path, arrays=True)
+    if not isinstance(table, dict):
+        raise DatasetError(f"{path}: expected a dictionary, found a {type(table).__name__}")
+    found = {}
+    for key, row in table.items():
+        if type(key) is not int:
+            raise DatasetError(f"{path}: the key {key!r} is not a whole number")
+        where = f"{path}: entry {key}"
+        check_entry(where, row, {})
+        found[key] = {name: as_plain(value) for name, value in row.items()}
+        check_entry(where, found[key], TABLES[name])
+        if name == "images":
+            check_size(where, found[key]["height"], found[key]["width"])
+    return found
+
+
+def _row(table: dict[int, dict[str, Any]], number: int, where: str, key: str) -> dict[str, Any]:
+    if number not in table:
+        raise DatasetError(f'{where}: its "{key}" names {number}, which does not exist')
+    return table[number]
+
+
+def _record(
+    folder: Path,
+    annotations: dict[int, dict[str, Any]],
+    image_id: int,
+    image: dict[str, Any],
+    asked: list[tuple[int, str]],
+) -> dict[str, Any]:
+    height, width = image["height"], image["width"]
+    objects: list[dict[str, Any]] = []
+    places: dict[int, list[int]] = defaultdict(list)
+    for number in image["anno_id"]:
+        where = f"{folder / 'images.pkl'}: image {image_id}"
+        found = _row(annotations, number, where, "anno_id")
+        if found["image_id"] != image_id:
+            raise DatasetError(f"{where} has annotation {number}, which is of another picture")
+        for identity in found["sent_id"]:
+            places[identity].append(len(objects))
+        fault = f"{folder / 'annotations.pkl'}: annotation {number}"
+        objects.append(_object(fault, number, found, height, width))
+    return {
+        "height": height,
+        "width": width,
+        "image_id": image_id,
+        "annotations": objects,
+        "sentences": [
+            {"sentence": words, "sent_id": identity, "targets": places.get(identity, [])}
+            for identity, words in asked
+        ],
+    }
+
+
+def _object(
+    where: str, number: int, found: dict[str, Any], height: int, width: int
+) -> dict[str, Any]:
+    check_optional(where, found, {"iscrowd": FLAG})
+    if "segmentation" not in found:
+        raise DatasetError(f'{where} has no "segmentation"')
+    given = found["segmentation"]
+    pieces = given if isinstance(given, list) and _are_runs(given) else [given]
+    for piece in pieces:
+        check_segmentation(where, piece, height, width)
+    joined = union_of([runs_of(piece, height, width) for piece in pieces], height, width)
+    return {"id": number, "segmentation": joined, "category_id": 1, "iscrowd": 0}
+
+
+def _are_runs(given: list[Any]) -> bool:
+    return bool(given) and all(isinstance(one, dict) for one in given)

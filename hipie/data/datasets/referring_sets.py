@@ -1,0 +1,107 @@
+"""The public sets of sentences as registered data sets; read when they are first used.
+
+Under the root of the data sets, with COCO's pictures in `coco/train2014` (for Ref-ZOM also
+`coco/val2014`):
+
+- `refcoco_unc_{train,val,testA,testB}`, `refcoco+_unc_*`, `refcocog_umd_{train,val,test}`,
+  `refcocog_google_{train,val}`: `refcoco/refs(unc).p` and `instances.json`, ...
+- `refcoco-unc-*`, `refcocoplus-unc-*`, `refcocog-umd-*`, `refcocog-google-val` (HIPIE's names, an
+  object an item): `annotations/refcoco-unc/instances_val.json`, ...
+- `refcoco-mixed`, `refcoco-mixed-filter`: `annotations/refcoco-mixed/instances_train*.json`
+- `grefcoco_unc_{train,val,testA,testB}`: `grefcoco/grefs(unc).json`, `instances.json`
+- `refzom_{train,test}`: `ref-zom/refs(final).p`, `instances.json`
+- `grd_intra`, and `grd_intra_full` with sentences about what is missing: `grd/pkl`, `grd/images`
+- `coca`, `cosal2015`, `cosod3k`: `cosod/CoCA/{image,gt}`, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hipie.data.datasets.coco import register
+from hipie.data.datasets.cosaliency import load_cosaliency
+from hipie.data.datasets.grd import load_grd
+from hipie.data.datasets.object_expressions import load_object_expressions
+from hipie.data.datasets.refcoco import load_refcoco
+
+UNC = ("train", "val", "testA", "testB")
+# The folder, the name after `refs`, the splits.
+REFERENCES = (
+    ("refcoco", "unc", UNC),
+    ("refcoco+", "unc", UNC),
+    ("refcocog", "umd", ("train", "val", "test")),
+    ("refcocog", "google", ("train", "val")),
+)
+HIPIE_SETS = {
+    "refcoco-unc": UNC,
+    "refcocoplus-unc": UNC,
+    "refcocog-umd": ("train", "val", "test"),
+    "refcocog-google": ("val",),
+}
+HIPIE_MIXED = {
+    "refcoco-mixed": "instances_train.json",
+    "refcoco-mixed-filter": "instances_train_filter.json",
+}
+COSALIENCY = {"coca": "CoCA", "cosal2015": "CoSal2015", "cosod3k": "CoSOD3k"}
+PUBLISHED_SIZE = 480
+"""The side at which LAVT, DMMI and ReLA compare masks."""
+
+
+def register_referring_sets(root: Path) -> list[str]:
+    """Register all of them; called again, it replaces what was registered before.
+
+    Args:
+        root: the folder of all data sets.
+
+    Returns:
+        the names.
+    """
+    names: list[str] = []
+
+    def add(name: str, kind: str, load: Callable[[Path], Any], **metadata: Any) -> None:
+        register(name, partial(load, root), evaluator_type=kind, **metadata)
+        names.append(name)
+
+    for folder, by, splits in REFERENCES:
+        for split in splits:
+            load = partial(_references, folder, f"refs({by}).p", split)
+            add(f"{folder}_{by}_{split}", "refer", load, also_at=PUBLISHED_SIZE)
+    for folder, splits in HIPIE_SETS.items():
+        for split in splits:
+            load = partial(_expressions, folder, f"instances_{split}.json")
+            add(f"{folder}-{split}", "refer", load, also_at=PUBLISHED_SIZE)
+    for name, file in HIPIE_MIXED.items():
+        add(name, "refer", partial(_expressions, "refcoco-mixed", file))
+    for split in UNC:
+        load = partial(_references, "grefcoco", "grefs(unc).json", split)
+        add(f"grefcoco_unc_{split}", "grefer", load)
+    for split in ("train", "test"):
+        load = partial(_references, "ref-zom", "refs(final).p", split, image_folder="coco")
+        add(f"refzom_{split}", "refzom", load)
+    for name, absence in (("grd_intra", False), ("grd_intra_full", True)):
+        add(name, "group", partial(_grd, absence))
+    for name, folder in COSALIENCY.items():
+        add(name, "cosaliency", partial(_cosaliency, folder))
+    return names
+
+
+def _references(
+    folder: str, file: str, split: str, root: Path, image_folder: str = "coco/train2014"
+) -> list[dict[str, Any]]:
+    here = root / folder
+    return load_refcoco(here / file, here / "instances.json", root / image_folder, split)
+
+
+def _expressions(folder: str, file: str, root: Path) -> list[dict[str, Any]]:
+    return load_object_expressions(root / "annotations" / folder / file, root / "coco/train2014")
+
+
+def _grd(absence: bool, root: Path) -> list[dict[str, Any]]:
+    return load_grd(root / "grd/pkl", root / "grd/images", absence=absence)
+
+
+def _cosaliency(folder: str, root: Path) -> list[dict[str, Any]]:
+    return load_cosaliency(root / "cosod" / folder)
