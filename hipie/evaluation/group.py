@@ -1,0 +1,143 @@
+"""Group-wise referring segmentation: one sentence, many pictures, not all of which show it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluator
+
+from hipie.data.datasets.run_lengths import Runs
+from hipie.evaluation.answers import overlap_with, sentences_with_answers, target_runs
+from hipie.evaluation.gathering import gather_lists
+from hipie.evaluation.group_outputs import answered_map, pictures_of_batch
+from hipie.evaluation.means import mean_of_known, percent
+
+
+class PictureCount(NamedTuple):
+    """One picture asked one sentence; equal keys are one and the same question."""
+
+    group: int
+    image: int
+    sentence: int
+    both: int
+    either: int
+    answered: bool
+    meant: bool
+
+
+class GroupEvaluator(DatasetEvaluator):
+    """Scores over (picture, sentence) pairs, in percent; a pair that occurs twice counts once.
+
+    Over positive pairs: `mIoU-positive`, the mean IoU, and `oIoU-positive`, the sum of
+    intersections over that of unions; a positive picture that is rejected has IoU 0. `N-acc` is the
+    share of negative pairs with an empty mask, `T-acc` that of positive pairs with another.
+    `mIoU` is over all pairs, where a negative one counts 1 if its mask is empty and else 0
+    (gRefCOCO's gIoU). `macro-...` is the mean of the same over groups that have such pairs.
+
+    Outputs are either dicts with `referring` (as for `ReferringEvaluator`), or, for an input that
+    is a group (`images`, `sent_id`), a list with a dict for each picture: `sem_seg` [1, H, W] of
+    0..1 (a pixel from 0.5 on belongs to the mask) and `positive`. Groups may repeat pictures to be
+    full.
+
+    Args:
+        dataset_name: a registered data set of records with `group_id` and `sentences` with
+            `sent_id`.
+        distributed: gather from all processes.
+        result_name: the key of the results.
+    """
+
+    protocol = "every sentence of a group on each of its pictures, at the pictures' own size"
+
+    def __init__(
+        self, dataset_name: str, distributed: bool = True, result_name: str = "group"
+    ) -> None:
+        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._distributed = distributed
+        self._result_name = result_name
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything counted so far."""
+        self._counts: list[PictureCount] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[Any]) -> None:
+        """Count the pixels of a batch.
+
+        Raises:
+            ValueError: if answers are missing, or of another size than the picture.
+        """
+        for group, image, answer in pictures_of_batch(inputs, outputs):
+            record = self._records[image["image_id"]]
+            for sentence, found, target in self._pairs(group, record, answer):
+                overlap = overlap_with(found, target)
+                self._counts.append(
+                    PictureCount(
+                        record["group_id"],
+                        record["image_id"],
+                        sentence["sent_id"],
+                        overlap.both,
+                        overlap.either,
+                        overlap.answered > 0,
+                        bool(sentence["targets"]),
+                    )
+                )
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """The scores in percent; None on all but the first process."""
+        counts = gather_lists(self._counts, self._distributed)
+        if counts is None:
+            return None
+        return OrderedDict({self._result_name: group_scores(counts)})
+
+    def _pairs(
+        self, group: dict[str, Any], record: dict[str, Any], answer: dict[str, Any]
+    ) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
+        if "referring" in answer:
+            for _, *pair in sentences_with_answers(record, answer["referring"]):
+                yield tuple(pair)
+            return
+        for sentence, target in zip(record["sentences"], target_runs(record), strict=True):
+            if sentence["sent_id"] == group["sent_id"]:
+                mask = answered_map(answer) >= 0.5
+                if mask.shape != (record["height"], record["width"]):
+                    raise ValueError(
+                        f"{record['file_name']}: an answer of {mask.shape} pixels for a picture "
+                        f"of {(record['height'], record['width'])}"
+                    )
+                yield sentence, mask, target
+
+
+def group_scores(counts: Sequence[PictureCount]) -> dict[str, float]:
+    """All scores of `GroupEvaluator`.
+
+    Args:
+        counts: in any order, with repetitions.
+    """
+    unique = {one[:3]: one for one in reversed(counts)}
+    scores = _scores(list(unique.values()))
+    by_group: dict[int, list[PictureCount]] = defaultdict(list)
+    for one in unique.values():
+        by_group[one.group].append(one)
+    each = [_scores(found) for found in by_group.values()]
+    for name in list(scores):
+        scores[f"macro-{name}"] = mean_of_known(one[name] for one in each)
+    return {**scores, "pairs": len(unique), "groups": len(by_group)}
+
+
+def _scores(counts: list[PictureCount]) -> dict[str, float]:
+    positive = [one for one in counts if one.meant]
+    negative = [one for one in counts if not one.meant]
+    ious = [one.both / one.either if one.either else 0.0 for one in positive]
+    both, either = sum(one.both for one in positive), sum(one.either for one in positive)
+    rejected = [float(not one.answered) for one in negative]
+    return {
+        "mIoU-positive": percent(ious),
+        "oIoU-positive": 100.0 * both / either if either else float("nan"),
+        "N-acc": percent(rejected),
+        "T-acc": percent(float(one.answered) for one in positive),
+        "mIoU": percent([*ious, *rejected]),
+    }
