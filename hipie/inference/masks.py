@@ -11,6 +11,7 @@ from torch import Tensor
 STRIDE = 4
 WORKING_BYTES = 256 * 2**20
 COPIES = 4
+BAND_BYTES = 32 * 2**20
 
 Size = tuple[int, int]
 
@@ -45,12 +46,56 @@ def to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
     return full[0, :, : input_size[0], : input_size[1]]
 
 
-def to_output(mask_logits: Tensor, input_size: Size, output_size: Size) -> Tensor:
-    """Mask logits [N, h, w] at a quarter of the canvas -> [N, H, W] logits, bilinear twice."""
-    full = to_input(mask_logits, input_size)
-    if tuple(full.shape[-2:]) == tuple(output_size):
-        return full
-    return F.interpolate(full[None], size=output_size, mode="bilinear", align_corners=False)[0]
+class OutputRows:
+    """Masks at the size of the results, a few rows of the picture at a time.
+
+    Bilinear twice, as `to_input` and then to the output size, but hundreds of masks never exist at
+    full size: resizing rows and resizing columns are two linear maps, so rows can be made alone.
+
+    Args:
+        mask_logits: [N, h, w] at a quarter of the padded canvas.
+        input_size: (height, width) of the picture inside the canvas.
+        output_size: (height, width) asked for.
+    """
+
+    def __init__(self, mask_logits: Tensor, input_size: Size, output_size: Size) -> None:
+        self._input_width, self._width = input_size[1], output_size[1]
+        self._columns_last = mask_logits.float().transpose(0, 1).contiguous()
+        height = mask_logits.shape[-2]
+        every = torch.eye(height, device=mask_logits.device)
+        self._mix = _resize(every, input_size[0], output_size[0]).t().contiguous()
+        used = self._mix != 0
+        self._first = used.int().argmax(1).tolist()
+        self._last = (height - used.flip(1).int().argmax(1)).tolist()
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """[bottom - top, N, W] mask logits of these rows of the result."""
+        first, last = min(self._first[top:bottom]), max(self._last[top:bottom])
+        rows = self._columns_last[first:last]
+        wide = _resize(rows.flatten(0, 1), self._input_width, self._width)
+        mixed = self._mix[top:bottom, first:last] @ wide.reshape(last - first, -1)
+        return mixed.view(bottom - top, rows.shape[1], self._width)
+
+
+def _resize(lines: Tensor, inside: int, size: int) -> Tensor:
+    """Lines [N, n] four times as long, cut to `inside`, then resized: [N, size]."""
+    full = F.interpolate(lines[None], scale_factor=STRIDE, mode="linear")[:, :, :inside]
+    if inside != size:
+        full = F.interpolate(full, size=size, mode="linear")
+    return full[0]
+
+
+def bands(height: int, row_bytes: int, working_bytes: int = BAND_BYTES) -> Iterator[slice]:
+    """Slices of `height` rows that fit the working memory, four rows at least.
+
+    Args:
+        height: how many rows.
+        row_bytes: what one row of everything takes.
+        working_bytes: memory for a band.
+    """
+    step = max(4, working_bytes // max(row_bytes, 1))
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
 
 
 def instance_masks(

@@ -1,7 +1,7 @@
 """Queries with masks that overlap -> one semantic and one panoptic map of the picture.
 
-Both maps take the masks chunk by chunk, so that hundreds of full-size masks never exist at once.
-The rules are MaskFormer's (Cheng et al., 2021, section 3.4), with HIPIE's thresholds.
+Both maps are made row by row of the picture, so that hundreds of full-size masks never exist at
+once. The rules are MaskFormer's (Cheng et al., 2021, section 3.4), with HIPIE's thresholds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hipie.inference.masks import chunks
+from hipie.inference.masks import bands
 
 Size = tuple[int, int]
 
@@ -41,18 +41,36 @@ class SemanticMerge:
 
     def __init__(self, scores: Tensor, size: Size) -> None:
         self._scores = scores.float()
-        self._size = size
-        self._sums = self._scores.new_zeros(scores.shape[1], size[0] * size[1])
+        self._sums = self._scores.new_zeros(scores.shape[1], *size)
 
-    def add(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Take in the masks [n, H, W] (after the sigmoid) of the queries `rows` [n]."""
-        flat = probabilities.float().flatten(1)
-        with torch.autocast(flat.device.type, enabled=False):
-            self._sums.addmm_(self._scores[rows].t(), flat)
+    def add(
+        self, queries: Tensor, rows: slice, probabilities: Tensor, own: Tensor | None = None
+    ) -> None:
+        """Take in some queries' masks in some rows of the map.
+
+        Args:
+            queries: [n].
+            rows: of the map, R of them.
+            probabilities: [R, n, W] masks after the sigmoid.
+            own: [K] bool. Where it is false these queries' scores are one and the same number for
+                every class, which then is summed only once. None = all differ.
+        """
+        scores = self._scores[queries].t()
+        with torch.autocast(scores.device.type, enabled=False):
+            if own is None or own.all():
+                self._sums[:, rows] += (scores @ probabilities.float()).transpose(0, 1)
+                return
+            apart = own.nonzero().flatten()
+            alike = (~own).nonzero().flatten()
+            chosen = torch.cat([apart, alike[:1]])
+            sums = (scores[chosen] @ probabilities.float()).transpose(0, 1)
+            target = self._sums[:, rows]
+            target.index_add_(0, apart, sums[:-1])
+            target.index_add_(0, alike, sums[-1:].expand(len(alike), -1, -1))
 
     def result(self) -> Tensor:
         """[K, H, W] the sums so far."""
-        return self._sums.view(-1, *self._size)
+        return self._sums
 
 
 class PanopticMerge:
@@ -81,25 +99,30 @@ class PanopticMerge:
         self._winner = torch.zeros(size, dtype=torch.int32, device=scores.device)
         self._areas = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
 
-    def add(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Take in the masks [n, H, W] (after the sigmoid) of the queries `rows` [n].
+    def add(self, queries: Tensor, rows: slice, probabilities: Tensor) -> None:
+        """Take in some queries' masks in some rows of the map.
 
-        Rows come in rising order: between equal values the first query wins.
+        Queries come in rising order: between equal values the first query wins.
+
+        Args:
+            queries: [n].
+            rows: of the map, R of them.
+            probabilities: [R, n, W] masks after the sigmoid.
         """
-        wanted = self.wanted[rows]
+        wanted = self.wanted[queries]
         if not wanted.any():
             return
-        queries = rows[wanted]
         probabilities = probabilities.float()
-        if len(queries) < len(rows):
-            probabilities = probabilities[wanted]
+        if not wanted.all():
+            queries, probabilities = queries[wanted], probabilities[:, wanted]
         inside = probabilities >= 0.5
-        self._areas[queries] = inside.flatten(1).sum(1, dtype=torch.int32).long()
-        value, first = (probabilities * self._best[queries][:, None, None]).max(0)
-        better = value > self._value
-        torch.maximum(value, self._value, out=self._value)
-        torch.where(better, inside.gather(0, first[None])[0], self._inside, out=self._inside)
-        torch.where(better, queries.int()[first], self._winner, out=self._winner)
+        self._areas[queries] += inside.sum(2, dtype=torch.int32).sum(0)
+        value, first = (probabilities * self._best[queries][:, None]).max(1)
+        better = value > self._value[rows]
+        torch.maximum(value, self._value[rows], out=self._value[rows])
+        own = inside.gather(1, first[:, None])[:, 0]
+        self._inside[rows] = torch.where(better, own, self._inside[rows])
+        self._winner[rows] = torch.where(better, queries.int()[first], self._winner[rows])
 
     def result(self) -> tuple[Tensor, list[dict[str, Any]]]:
         """The map [H, W] int32 (0 = nothing) and its segments.
@@ -136,11 +159,8 @@ class PanopticMerge:
 
 def semantic_map(scores: Tensor, mask_logits: Tensor) -> Tensor:
     """[K, H, W] class scores of every pixel from scores [N, K] and mask logits [N, H, W]."""
-    size = tuple(mask_logits.shape[-2:])
-    merge = SemanticMerge(scores, size)
-    every = torch.arange(len(scores), device=scores.device)
-    for rows in chunks(len(scores), size):
-        merge.add(every[rows], mask_logits[rows].float().sigmoid())
+    merge = SemanticMerge(scores, tuple(mask_logits.shape[-2:]))
+    _feed(merge, mask_logits)
     return merge.result()
 
 
@@ -151,9 +171,13 @@ def panoptic_map(
     thresholds: PanopticThresholds = PanopticThresholds(),
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Panoptic map and segments from scores [N, K] and mask logits [N, H, W]."""
-    size = tuple(mask_logits.shape[-2:])
-    merge = PanopticMerge(scores, is_thing, size, thresholds)
-    every = torch.arange(len(scores), device=scores.device)
-    for rows in chunks(len(scores), size):
-        merge.add(every[rows], mask_logits[rows].float().sigmoid())
+    merge = PanopticMerge(scores, is_thing, tuple(mask_logits.shape[-2:]), thresholds)
+    _feed(merge, mask_logits)
     return merge.result()
+
+
+def _feed(merge: SemanticMerge | PanopticMerge, mask_logits: Tensor) -> None:
+    count, height, width = mask_logits.shape
+    every = torch.arange(count, device=mask_logits.device)
+    for rows in bands(height, 4 * count * width):
+        merge.add(every, rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())

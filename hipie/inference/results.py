@@ -10,12 +10,12 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from hipie.inference.masks import STRIDE, Size, chunks, instance_masks, to_output
+from hipie.inference.masks import OutputRows, Size, bands, instance_masks
 from hipie.inference.merge import PanopticMerge, PanopticThresholds, SemanticMerge
 from hipie.inference.referring import best_described
 from hipie.inference.scores import merge_scores, thing_scores
 from hipie.inference.selection import best_pairs, corners, suppress
-from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
+from hipie.inference.token_pooling import MASKED_LOGIT, hide_stuff, hide_things, pool_tokens
 
 
 class Prediction(Protocol):
@@ -167,20 +167,26 @@ def _merged(
         if settings.panoptic_on
         else None
     )
+    sources = []
     start = 0
-    for prediction, queries, _ in groups:
+    for prediction, queries, logits in groups:
         wanted = torch.arange(start, start + len(queries), device=queries.device)
         start += len(queries)
         if semantic is None:
             chosen = panoptic.wanted[wanted]
             wanted, queries = wanted[chosen], queries[chosen]
         small = _small_masks(prediction, queries, place)
-        for rows in chunks(len(queries), _canvas(small), place.output_size):
-            full = to_output(small[rows], place.input_size, place.output_size).sigmoid()
+        full = OutputRows(small, place.input_size, place.output_size)
+        sources.append((wanted, full, (logits > MASKED_LOGIT).any(0)))
+    height, width = place.output_size
+    most = max((len(wanted) for wanted, _, _ in sources), default=0)
+    for rows in bands(height, 4 * width * most):
+        for wanted, full, own in sources:
+            probabilities = full(rows.start, rows.stop).sigmoid_()
             if semantic is not None:
-                semantic.add(wanted[rows], full)
+                semantic.add(wanted, rows, probabilities, own)
             if panoptic is not None:
-                panoptic.add(wanted[rows], full)
+                panoptic.add(wanted, rows, probabilities)
     results: dict[str, Any] = {}
     if semantic is not None:
         results["sem_seg"] = semantic.result()
@@ -192,10 +198,6 @@ def _merged(
 def _small_masks(prediction: Prediction, queries: Tensor, place: _Picture) -> Tensor:
     """[n, h, w] float32 mask logits at a quarter of the canvas."""
     return prediction.masks(torch.full_like(queries, place.row), queries).float()
-
-
-def _canvas(small: Tensor) -> Size:
-    return small.shape[-2] * STRIDE, small.shape[-1] * STRIDE
 
 
 def _instances(

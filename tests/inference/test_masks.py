@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hipie.inference.masks import chunks, instance_masks, to_input, to_output
+from hipie.inference.masks import OutputRows, bands, chunks, instance_masks, to_input
 
 
 def bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -29,8 +29,28 @@ def test_against_float64() -> None:
     small = torch.randn(2, 5, 7)
     full = np.stack([bilinear(one, 20, 28) for one in small.double().numpy()])[:, :17, :25]
     assert np.abs(to_input(small, (17, 25)).numpy() - full).max() < 1e-5
-    out = np.stack([bilinear(one, 30, 12) for one in full])
-    assert np.abs(to_output(small, (17, 25), (30, 12)).numpy() - out).max() < 1e-5
+
+
+@pytest.mark.parametrize("output_size", [(17, 25), (30, 12), (5, 60), (1, 1)])
+@pytest.mark.parametrize("step", [1, 4, 100])
+def test_rows_against_float64(output_size: tuple[int, int], step: int) -> None:
+    small = torch.randn(2, 5, 7)
+    full = np.stack([bilinear(one, 20, 28) for one in small.double().numpy()])[:, :17, :25]
+    out = np.stack([bilinear(one, *output_size) for one in full])
+    rows = OutputRows(small, (17, 25), output_size)
+    for top in range(0, output_size[0], step):
+        bottom = min(top + step, output_size[0])
+        found = rows(top, bottom)
+        assert found.shape == (bottom - top, 2, output_size[1])
+        assert np.abs(found.transpose(0, 1).numpy() - out[:, top:bottom]).max() < 1e-5
+
+
+def test_bands_cover_every_row_once() -> None:
+    parts = list(bands(103, 1000, working_bytes=10_000))
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(103))
+    assert {part.stop - part.start for part in parts} == {10, 3}
+    assert [part.stop - part.start for part in bands(9, 10**9)] == [4, 4, 1]
+    assert list(bands(5, 0)) == [slice(0, 5)]
 
 
 def test_instance_masks_are_cut_at_one_half_and_then_nearest() -> None:

@@ -95,20 +95,33 @@ def test_semantic_against_float64() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 20])
-def test_chunks_change_nothing(step: int) -> None:
-    scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7).sigmoid()
-    whole, parts = SemanticMerge(scores, (9, 7)), SemanticMerge(scores, (9, 7))
-    segments, pieces = (PanopticMerge(scores, [True] * 6, (9, 7)) for _ in range(2))
+@pytest.mark.parametrize("height", [1, 4, 9])
+def test_parts_of_queries_and_of_rows_change_nothing(step: int, height: int) -> None:
+    scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
+    parts, pieces = SemanticMerge(scores, (9, 7)), PanopticMerge(scores, [True] * 6, (9, 7))
     every = torch.arange(20)
-    whole.add(every, masks)
-    segments.add(every, masks)
-    for start in range(0, 20, step):
-        rows = every[start : start + step]
-        parts.add(rows, masks[rows])
-        pieces.add(rows, masks[rows])
-    assert torch.allclose(whole.result(), parts.result(), atol=1e-5)
-    assert torch.equal(segments.result()[0], pieces.result()[0])
-    assert segments.result()[1] == pieces.result()[1]
+    for top in range(0, 9, height):
+        rows = slice(top, min(top + height, 9))
+        for start in range(0, 20, step):
+            queries = every[start : start + step]
+            probabilities = masks[queries, rows].sigmoid().transpose(0, 1)
+            parts.add(queries, rows, probabilities)
+            pieces.add(queries, rows, probabilities)
+    assert torch.allclose(parts.result(), semantic_map(scores, masks), atol=1e-5)
+    expected, segments = panoptic_map(scores, masks, [True] * 6)
+    assert torch.equal(pieces.result()[0], expected)
+    assert pieces.result()[1] == segments
+
+
+@pytest.mark.parametrize("own", [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1] * 5])
+def test_classes_that_score_alike_are_summed_once(own: list[int]) -> None:
+    apart = torch.tensor(own, dtype=torch.bool)
+    scores, masks = torch.rand(20, 5), torch.rand(9, 20, 7)
+    scores = torch.where(apart, scores, torch.rand(20, 1))
+    plain, short = SemanticMerge(scores, (9, 7)), SemanticMerge(scores, (9, 7))
+    plain.add(torch.arange(20), slice(0, 9), masks)
+    short.add(torch.arange(20), slice(0, 9), masks, apart)
+    assert torch.allclose(plain.result(), short.result(), atol=1e-5)
 
 
 def test_permuting_classes_permutes_labels_and_nothing_else(official) -> None:
