@@ -20,10 +20,14 @@ def write_results(results: Mapping[str, Any], folder: str | os.PathLike[str]) ->
     Returns:
         the file. Numbers that do not exist (NaN, infinite) are null in it.
     """
-    path = Path(folder) / "results.json"
+    return write_json(Path(folder) / "results.json", results)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write mappings, lists, numbers and texts as JSON, whole or not at all; NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n")
+    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
     os.replace(draft, path)
     return path
 
@@ -31,6 +35,8 @@ def write_results(results: Mapping[str, Any], folder: str | os.PathLike[str]) ->
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     if isinstance(value, int) or value is None or isinstance(value, str):
         return value
     number = float(value)

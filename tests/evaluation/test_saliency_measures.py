@@ -39,10 +39,7 @@ def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(3)
     plain = [pair(rng, None, None) for _ in range(60)]
     corners = [pair(rng, *corner) for corner in CORNERS.values() for _ in range(4)]
-    dots = [
-        (np.array([[g]], np.uint8), np.array([[m]])) for g in (0, 9, 255) for m in (True, False)
-    ]
-    return plain + corners + dots
+    return plain + corners
 
 
 @pytest.mark.filterwarnings("ignore")
