@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""Co-saliency sets, CoCA, CoSal2015 and CoSOD3k: `cosod/`.
+
+    python datasets/prepare_cosod.py --source DOWNLOADS [--root datasets]
+    python datasets/prepare_cosod.py --check [--root datasets]
+
+DOWNLOADS holds a folder or a zip archive for each set (CoCA, CoSal2015, CoSOD3k; those that are
+there are prepared), with pictures in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
+`GroundTruth/<group>`. All become `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
+
+from hipie.data.datasets.cosaliency import PICTURES, load_cosaliency
+from hipie.data.datasets.delivery import Delivery, DeliveryError, Source, whole_file
+from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.preparation import Check, run
+
+SOURCES = [
+    Source("CoCA", "http://zhaozhang.net/coca.html", "about 300 MB", "research only"),
+    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "about 400 MB", "research only"),
+    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "about 800 MB", "research only"),
+]
+SETS = {"CoCA": (80, 1_295), "CoSal2015": (50, 2_015), "CoSOD3k": (160, 3_316)}
+"""Groups and pictures, as published."""
+IMAGE_FOLDERS = ("image", "images", "img")
+MASK_FOLDERS = ("binary", "gt", "groundtruth", "gts")
+
+
+def prepare(delivery: Delivery, root: Path) -> None:
+    """Copy the sets that are there."""
+    found = 0
+    for name in SETS:
+        pictures = delivery.below(*(f"{name}/{folder}" for folder in IMAGE_FOLDERS))
+        masks = delivery.below(*(f"{name}/{folder}" for folder in MASK_FOLDERS))
+        if not pictures:
+            continue
+        found += 1
+        copy_set(delivery, root / "cosod" / name, pictures, masks)
+    if not found:
+        raise DeliveryError(f"{delivery.folder}: there is none of {', '.join(SETS)} with an image/")
+
+
+def copy_set(
+    delivery: Delivery, here: Path, pictures: dict[str, str], masks: dict[str, str]
+) -> None:
+    """Copy a set's pictures with their masks; notes and other files are left out."""
+    mask_of = {PurePosixPath(path).with_suffix(""): name for path, name in masks.items()}
+    pairs = []
+    for path, name in sorted(pictures.items()):
+        place = PurePosixPath(path)
+        if place.suffix.lower() not in PICTURES or len(place.parts) != 2:
+            continue
+        if place.with_suffix("") not in mask_of:
+            raise DeliveryError(f"{delivery.folder}: {name} has no mask")
+        pairs.append((name, here / "image" / place))
+        mask, target = mask_of[place.with_suffix("")], here / "gt" / place.with_suffix(".png")
+        if mask.lower().endswith(".png"):
+            pairs.append((mask, target))
+        elif not target.is_file():
+            write_png(delivery, mask, target)
+    delivery.copy_all(pairs, here.name)
+
+
+def write_png(delivery: Delivery, name: str, target: Path) -> None:
+    """Write a mask that comes in another format as a grey PNG.
+
+    Raises:
+        DeliveryError: if it is no picture.
+    """
+    with delivery.open(name) as stream:
+        content = stream.read()
+    try:
+        with Image.open(io.BytesIO(content)) as image, whole_file(target) as stream:
+            image.convert("L").save(stream, format="PNG")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DeliveryError(f"{delivery.folder}: {name} is no picture ({error})") from error
+
+
+def checks(root: Path) -> Iterator[Check]:
+    """The sets that are there; all, if none is."""
+    there = [name for name in SETS if (root / "cosod" / name).is_dir()]
+    for name in there or SETS:
+        yield name, partial(_count, root / "cosod" / name, SETS[name])
+
+
+def _count(folder: Path, published: tuple[int, int]) -> str:
+    records = load_cosaliency(folder)
+    groups = len({record["group_name"] for record in records})
+    if (groups, len(records)) != published:
+        raise DatasetError(
+            f"{groups} groups with {len(records)} pictures; published are {published[0]} with "
+            f"{published[1]}"
+        )
+    return f"{groups} groups with {len(records)} pictures"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

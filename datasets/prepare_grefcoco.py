@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""gRefCOCO, sentences about one thing, several or none: `grefcoco/`.
+
+    python datasets/prepare_grefcoco.py --source DOWNLOADS [--root datasets]
+    python datasets/prepare_grefcoco.py --check [--root datasets]
+
+DOWNLOADS holds `grefs(unc).json` and `instances.json`, or a zip archive with them. The pictures
+are COCO's `coco/train2014`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.delivery import Delivery, Source
+from hipie.data.datasets.preparation import Check, run
+from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.sentence_counts import counted
+
+SOURCES = [
+    Source(
+        "gRefCOCO", "https://github.com/henghuiding/gRefCOCO", "about 200 MB", "CC BY-NC-SA 4.0"
+    ),
+    Source("its pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+]
+FILES = {
+    "grefs(unc).json": ("grefs(unc).json", "grefcoco/grefs(unc).json"),
+    "instances.json": ("grefcoco/instances.json", "instances.json"),
+}
+
+
+def prepare(delivery: Delivery, root: Path) -> None:
+    """Copy the two files."""
+    for name, ends in FILES.items():
+        delivery.copy(delivery.find(*ends), root / "grefcoco" / name)
+
+
+def checks(root: Path) -> Iterator[Check]:
+    """All splits."""
+    for split in ("train", "val", "testA", "testB"):
+        yield f"gRefCOCO {split}", partial(_count, root, split)
+
+
+def _count(root: Path, split: str) -> str:
+    here = root / "grefcoco"
+    files = here / "grefs(unc).json", here / "instances.json"
+    return counted(load_refcoco(*files, root / "coco/train2014", split))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

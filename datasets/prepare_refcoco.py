@@ -1,0 +1,185 @@
+#!/usr/bin/env python
+"""RefCOCO, RefCOCO+ and RefCOCOg: `refcoco/`, `refcoco+/`, `refcocog/` and `annotations/`.
+
+    python datasets/prepare_refcoco.py --source DOWNLOADS [--root datasets]
+    python datasets/prepare_refcoco.py --check [--root datasets]
+
+DOWNLOADS holds refcoco.zip, refcoco+.zip and refcocog.zip, or what is in them. The pickles and
+`instances.json` are copied; from them the files of HIPIE and UNINEXT are made, where an object with
+its sentences is an "image" (`refcoco-unc`, `refcocoplus-unc`, `refcocog-umd`, `refcocog-google`),
+and all training splits one after another (`refcoco-mixed`), once more without the pictures that
+some validation or test split has (`..._filter.json`). The pictures are COCO's `coco/train2014`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pycocotools.mask as mask_util
+from tqdm import tqdm
+
+from hipie.data.datasets.delivery import Delivery, Source, whole_file
+from hipie.data.datasets.json_file import read_json
+from hipie.data.datasets.object_expressions import load_object_expressions
+from hipie.data.datasets.preparation import Check, is_newer, run
+from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.run_lengths import runs_of
+from hipie.data.datasets.sentence_counts import counted
+
+ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
+SOURCES = [
+    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "about 45 MB", "Apache 2.0"),
+    Source("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about 45 MB", "Apache 2.0"),
+    Source("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 60 MB", "Apache 2.0"),
+    Source("their pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+]
+# Folder, name after `refs`, HIPIE's name, splits, HIPIE's splits.
+UNC = ("train", "val", "testA", "testB")
+UMD = ("train", "val", "test")
+SETS = (
+    ("refcoco", "unc", "refcoco-unc", UNC),
+    ("refcocog", "umd", "refcocog-umd", UMD),
+    ("refcoco+", "unc", "refcocoplus-unc", UNC),
+    ("refcocog", "google", "refcocog-google", ("val",)),
+)
+MIXED = ("refcoco-unc", "refcocog-umd", "refcocoplus-unc")
+CATEGORIES = [{"supercategory": "object", "id": 1, "name": "object"}]
+PUBLISHED = {
+    ("refcoco", "unc", "train"): (42_404, 120_624),
+    ("refcoco", "unc", "val"): (3_811, 10_834),
+    ("refcoco", "unc", "testA"): (1_975, 5_657),
+    ("refcoco", "unc", "testB"): (1_810, 5_095),
+}
+
+
+def prepare(delivery: Delivery, root: Path) -> None:
+    """Write the whole tree."""
+    for folder in ("refcoco", "refcoco+", "refcocog"):
+        delivery.copy(delivery.find(f"{folder}/instances.json"), root / folder / "instances.json")
+        for by in ("unc", "umd", "google"):
+            name = f"{folder}/refs({by}).p"
+            if delivery.ending_with(name) or any(row[:2] == (folder, by) for row in SETS):
+                delivery.copy(delivery.find(name), root / name)
+    for folder, by, name, splits in SETS:
+        for split in tqdm(splits, desc=name, unit="split", leave=False):
+            write_objects(root, folder, by, name, split)
+    write_mixed(root)
+
+
+def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> None:
+    """Write HIPIE's file of one split unless it is newer than what it is made from."""
+    refs, instances = root / folder / f"refs({by}).p", root / folder / "instances.json"
+    target = root / "annotations" / name / f"instances_{split}.json"
+    if is_newer(target, (refs, instances)):
+        return
+    images, annotations = [], []
+    for record, annotation, sentences in objects_of(
+        load_refcoco(refs, instances, "", split, words="sent")
+    ):
+        number = len(images) + 1
+        kept = {key: record[key] for key in ("file_name", "height", "width")}
+        origin = {"original_id": record["image_id"], "ref_id": sentences[0]["ref_id"]}
+        words = [sentence["sentence"] for sentence in sentences]
+        images.append({**kept, "id": number, "expressions": words, **origin})
+        runs = runs_of(annotation["segmentation"], record["height"], record["width"])
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": annotation.get("bbox") or mask_util.toBbox(runs).tolist(),
+                "segmentation": annotation["segmentation"],
+                "area": int(mask_util.area(runs)),
+            }
+        )
+    write_coco(target, images, annotations)
+
+
+def objects_of(
+    records: list[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Every ref of exactly one object: picture, annotation, sentences; by the ref's number."""
+    refs: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for record in records:
+        for sentence in record["sentences"]:
+            refs.setdefault(sentence["ref_id"], (record, []))[1].append(sentence)
+    for number in sorted(refs):
+        record, sentences = refs[number]
+        if len(sentences[0]["targets"]) == 1:
+            yield record, record["annotations"][sentences[0]["targets"][0]], sentences
+
+
+def write_mixed(root: Path) -> None:
+    """Write the training splits one after another, and the same without tested pictures."""
+    place = root / "annotations"
+    tested_files = [
+        place / name / f"instances_{split}.json"
+        for _, _, name, splits in SETS
+        for split in splits
+        if split != "train" and name in MIXED
+    ]
+    train_files = [place / name / "instances_train.json" for name in MIXED]
+    targets = [place / "refcoco-mixed" / f"instances_train{end}.json" for end in ("", "_filter")]
+    if all(is_newer(target, [*tested_files, *train_files]) for target in targets):
+        return
+    tested = {image["file_name"] for file in tested_files for image in read_json(file)["images"]}
+    kept: list[tuple[list, list]] = [([], []), ([], [])]
+    for file in train_files:
+        content = read_json(file, ("images", "annotations"))
+        for image, annotation in zip(content["images"], content["annotations"], strict=True):
+            for chosen in kept if image["file_name"] not in tested else kept[:1]:
+                number = len(chosen[0]) + 1
+                chosen[0].append({**image, "id": number})
+                chosen[1].append({**annotation, "id": number, "image_id": number})
+    for target, (images, annotations) in zip(targets, kept, strict=True):
+        write_coco(target, images, annotations)
+
+
+def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> None:
+    """Write a COCO file, whole or not at all."""
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    with whole_file(target) as stream:
+        stream.write(json.dumps(content, separators=(",", ":")).encode())
+
+
+def checks(root: Path) -> Iterator[Check]:
+    """All splits, in both forms."""
+    pictures = root / "coco/train2014"
+    for folder, by, name, splits in SETS:
+        refs, instances = root / folder / f"refs({by}).p", root / folder / "instances.json"
+        for split in splits:
+            published = PUBLISHED.get((folder, by, split))
+            yield (
+                f"{folder} {by} {split}",
+                partial(_count_refs, refs, instances, pictures, split, published),
+            )
+            file = root / "annotations" / name / f"instances_{split}.json"
+            yield f"{name} {split}", partial(_count_objects, file, pictures)
+    for end in ("", "_filter"):
+        file = root / "annotations/refcoco-mixed" / f"instances_train{end}.json"
+        yield f"refcoco-mixed{end}", partial(_count_objects, file, pictures)
+
+
+def _count_refs(
+    refs: Path, instances: Path, pictures: Path, split: str, published: tuple[int, int] | None
+) -> str:
+    return counted(load_refcoco(refs, instances, pictures, split), published)
+
+
+def _count_objects(file: Path, pictures: Path) -> str:
+    return counted(load_object_expressions(file, pictures))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Ref-ZOM, sentences about one thing, several or none: `ref-zom/`.
+
+    python datasets/prepare_refzom.py --source DOWNLOADS [--root datasets]
+    python datasets/prepare_refzom.py --check [--root datasets]
+
+DOWNLOADS holds `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive with
+them. Ref-ZOM wants COCO's `train2014` and `val2014` merged into one folder; here they stay where
+they are (`coco/train2014`, `coco/val2014`), and `instances.json` says in which of them each is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.delivery import Delivery, DeliveryError, Source, whole_file
+from hipie.data.datasets.json_file import images_by_id, read_json
+from hipie.data.datasets.preparation import Check, is_newer, run
+from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.sentence_counts import counted
+
+COCO = "http://images.cocodataset.org/zips"
+SOURCES = [
+    Source("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "about 100 MB", "research only"),
+    Source("its pictures", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
+]
+FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
+
+
+def prepare(delivery: Delivery, root: Path) -> None:
+    """Copy the refs, and `instances.json` with every picture's folder in its name."""
+    here = root / "ref-zom"
+    refs = delivery.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
+    delivery.copy(refs, here / "refs(final).p")
+    as_distributed = here / "instances_as_distributed.json"
+    delivery.copy(delivery.find("ref-zom/instances.json", "instances.json"), as_distributed)
+    target = here / "instances.json"
+    if is_newer(target, [as_distributed]):
+        return
+    content = read_json(as_distributed, ("images", "annotations"))
+    images_by_id(as_distributed, content)
+    for image in content["images"]:
+        image["file_name"] = with_folder(image["file_name"], as_distributed)
+    with whole_file(target) as stream:
+        stream.write(json.dumps(content, separators=(",", ":")).encode())
+
+
+def with_folder(name: str, file: Path) -> str:
+    """A picture's name with COCO's folder before it.
+
+    Raises:
+        DeliveryError: if it is not named as COCO's pictures of 2014 are.
+    """
+    bare = name.rsplit("/", 1)[-1]
+    for start, folder in FOLDERS.items():
+        if bare.startswith(start):
+            return f"{folder}/{bare}"
+    raise DeliveryError(f"{file}: the picture {name} is in neither train2014 nor val2014")
+
+
+def checks(root: Path) -> Iterator[Check]:
+    """Both splits."""
+    for split in ("train", "test"):
+        yield f"Ref-ZOM {split}", partial(_count, root, split)
+
+
+def _count(root: Path, split: str) -> str:
+    here = root / "ref-zom"
+    files = here / "refs(final).p", here / "instances.json"
+    return counted(load_refcoco(*files, root / "coco", split))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
