@@ -25,9 +25,9 @@ from hipie.data.datasets.json_file import DatasetError
 from hipie.data.datasets.preparation import Check, run
 
 SOURCES = [
-    Source("CoCA", "http://zhaozhang.net/coca.html", "about 300 MB", "research only"),
-    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "about 400 MB", "research only"),
-    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "about 800 MB", "research only"),
+    Source("CoCA", "http://zhaozhang.net/coca.html", "1,295 pictures", "see there"),
+    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 pictures", "see there"),
+    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 pictures", "see there"),
 ]
 SETS = {"CoCA": (80, 1_295), "CoSal2015": (50, 2_015), "CoSOD3k": (160, 3_316)}
 """Groups and pictures, as published."""

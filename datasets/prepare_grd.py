@@ -24,8 +24,8 @@ SOURCES = [
     Source(
         "D3",
         "https://github.com/shikras/d-cube (Google Drive: d3_images.zip, d3_pkl.zip)",
-        "about 3 GB",
-        "CC BY-NC 4.0",
+        "10,578 pictures",
+        "not for commercial use",
     )
 ]
 TABLES = ("images", "annotations", "sentences", "groups")

@@ -22,7 +22,10 @@ from hipie.data.datasets.sentence_counts import counted
 
 SOURCES = [
     Source(
-        "gRefCOCO", "https://github.com/henghuiding/gRefCOCO", "about 200 MB", "CC BY-NC-SA 4.0"
+        "gRefCOCO",
+        "https://github.com/henghuiding/gRefCOCO",
+        "two JSON files, about 260,000 sentences",
+        "see there",
     ),
     Source("its pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]

@@ -33,9 +33,9 @@ from hipie.data.datasets.sentence_counts import counted
 
 ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 SOURCES = [
-    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "about 45 MB", "Apache 2.0"),
-    Source("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about 45 MB", "Apache 2.0"),
-    Source("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 60 MB", "Apache 2.0"),
+    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 sentences", "Apache 2.0"),
+    Source("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
+    Source("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
     Source("their pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]
 # Folder, name after `refs`, HIPIE's name, splits, HIPIE's splits.
@@ -137,8 +137,8 @@ def write_mixed(root: Path) -> None:
                 number = len(chosen[0]) + 1
                 chosen[0].append({**image, "id": number})
                 chosen[1].append({**annotation, "id": number, "image_id": number})
-    for target, (images, annotations) in zip(targets, kept, strict=True):
-        write_coco(target, images, annotations)
+    for target, (images, objects) in zip(targets, kept, strict=True):
+        write_coco(target, images, objects)
 
 
 def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> None:

@@ -25,7 +25,7 @@ from hipie.data.datasets.sentence_counts import counted
 
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
-    Source("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "about 100 MB", "research only"),
+    Source("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
     Source("its pictures", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
 ]
 FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
