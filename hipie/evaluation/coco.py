@@ -18,7 +18,8 @@ class CheckedCOCOEvaluator(COCOEvaluator):
 
     pycocotools fails on annotations without corners and on those without an `area`, and never
     matches the one whose id is 0; here the first are left out, as in training, the second get
-    theirs counted, and all are numbered from 1.
+    theirs counted, and all are numbered from 1. A file may have fewer categories than there are
+    classes in the vocabulary, as those of ODinW have.
 
     Args:
         dataset_name: a registered data set with a `json_file`, whose records have `annotations`
@@ -41,8 +42,21 @@ class CheckedCOCOEvaluator(COCOEvaluator):
         content["annotations"] = [{**one, "id": i} for i, one in enumerate(mended, 1)]
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
+        self._metadata = self._of_the_file()
         masks = all("segmentation" in one for one, _ in kept.values())
         self._tasks = ("bbox", "segm") if masks else ("bbox",)
+
+    def _of_the_file(self) -> Metadata:
+        """The metadata with names for the file's categories only, whose APs are reported."""
+        contiguous = self._metadata.thing_dataset_id_to_contiguous_id
+        names = self._metadata.thing_classes
+        return Metadata().set(
+            thing_dataset_id_to_contiguous_id=contiguous,
+            thing_classes=[
+                names[contiguous[number]] if number in contiguous else str(number)
+                for number in sorted(self._coco_api.getCatIds())
+            ],
+        )
 
 
 class PanopticInstancesEvaluator(COCOEvaluator):

@@ -1,0 +1,223 @@
+"""Every published stage and evaluation: its data sets are known, its model builds and sees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+import hipie.universal
+import hipie.vision  # noqa: F401
+from hipie.config import add_hipie_config
+from hipie.configure import check, keys, merge
+from hipie.data.datasets import register_benchmarks
+from tests import benchmark_trees as trees
+
+ROOT = Path(__file__).parents[1]
+STAGES = sorted(ROOT.glob("configs/universal/hipie_*.yaml"))
+EVALUATIONS = sorted(ROOT.glob("configs/eval/*.yaml"))
+REDUCED = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.HIPIE.WIDTH": 32,
+    "MODEL.HIPIE.THINGS.NUM_QUERIES": 12,
+    "MODEL.HIPIE.THINGS.NUM_HEADS": 4,
+    "MODEL.HIPIE.THINGS.ENCODER_LAYERS": 1,
+    "MODEL.HIPIE.THINGS.DECODER_LAYERS": 1,
+    "MODEL.HIPIE.THINGS.FFN_WIDTH": 32,
+    "MODEL.HIPIE.THINGS.FUSION_WIDTH": 32,
+    "MODEL.HIPIE.THINGS.FUSION_HEADS": 2,
+    "MODEL.HIPIE.STUFF.NUM_QUERIES": 8,
+    "MODEL.HIPIE.STUFF.NUM_HEADS": 4,
+    "MODEL.HIPIE.STUFF.ENCODER_LAYERS": 1,
+    "MODEL.HIPIE.STUFF.DECODER_LAYERS": 1,
+    "MODEL.HIPIE.STUFF.FFN_WIDTH": 32,
+    "MODEL.VIT.WIDTH": 32,
+    "MODEL.VIT.DEPTH": 2,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.VIT.WINDOW_BLOCKS": "(0,)",
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MAX_SIZE_TEST": 96,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+def by_name(path: Path) -> str:
+    return path.stem
+
+
+def read(path: Path, *options: str) -> object:
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    merge(cfg, path, options)
+    check(cfg)
+    return cfg
+
+
+def reduced_options(text: Path) -> list[str]:
+    pairs = {**REDUCED, "MODEL.HIPIE.TEXT.SOURCE": str(text)}
+    return [str(word) for pair in pairs.items() for word in pair]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    register_benchmarks()
+
+
+def test_there_are_as_many_as_published():
+    assert len(EVALUATIONS) == 2 * 8
+    assert len(STAGES) == 2 * 4
+
+
+@pytest.mark.parametrize("path", [*STAGES, *EVALUATIONS], ids=by_name)
+def test_names_are_registered_and_files_are_short(path):
+    cfg = read(path)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        assert name in DatasetCatalog, name
+        assert MetadataCatalog.get(name).evaluator_type
+    assert len(path.read_text().splitlines()) < 60
+    published = read(ROOT / "configs/universal/hipie_r50.yaml")
+    for key in ("THINGS.NUM_QUERIES", "STUFF.NUM_QUERIES", "OBJECT_MASK_THRESHOLD"):
+        values = [dict_of(one)[f"MODEL.HIPIE.{key}"] for one in (cfg, published)]
+        assert values[0] == values[1]
+
+
+def dict_of(cfg) -> dict:
+    """Every value of a configuration by its full name."""
+    found = {}
+    for key in keys(cfg):
+        node = cfg
+        for name in key.split("."):
+            node = node[name]
+        found[key] = node
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in (*STAGES, *EVALUATIONS) if "vit_h" in p.name], ids=by_name
+)
+def test_the_twins_differ_in_the_backbone_only(path):
+    twin = path.with_name(path.name.replace("vit_h", "r50"))
+    large, small = dict_of(read(path)), dict_of(read(twin))
+    differing = {key for key in large if large[key] != small[key]}
+    allowed = {"MODEL.BACKBONE.NAME", "MODEL.HIPIE.PAD_AT_TEST", "MODEL.WEIGHTS", "OUTPUT_DIR"}
+    if "parts" in path.name:
+        allowed |= {"MODEL.HIPIE.TEST.TOKEN_POOLING"}
+    if "pretrain" in path.name:
+        allowed |= {"SOLVER.IMS_PER_BATCH"}
+    assert (
+        {"MODEL.BACKBONE.NAME", "MODEL.HIPIE.PAD_AT_TEST"}
+        <= differing
+        <= allowed | {key for key in differing if key.startswith("MODEL.VIT.")}
+    )
+
+
+def test_the_stages_are_the_published_recipe():
+    stages = {path.stem.removeprefix("hipie_r50_"): read(path) for path in STAGES}
+    solver = {name: stages[name].SOLVER for name in ("pretrain", "joint", "parts")}
+    assert [(s.IMS_PER_BATCH, s.STEPS, s.MAX_ITER) for s in solver.values()] == [
+        (8, (312346,), 340741),
+        (32, (55100, 84000), 91990),
+        (32, (50000, 72000), 91990),
+    ]
+    for one in solver.values():
+        assert (one.BASE_LR, one.WEIGHT_DECAY, one.WARMUP_ITERS) == (1e-4, 0.01, 2000)
+        assert (one.WARMUP_FACTOR, one.CLIP_GRADIENTS.CLIP_VALUE) == (0, 0.1)
+    assert stages["parts"].DATALOADER.RATIOS == (3.0, 1.0, 1.0)
+    assert stages["parts"].MODEL.HIPIE.LOSS.SPREAD_WHOLES
+    assert not stages["joint"].MODEL.HIPIE.LOSS.SPREAD_WHOLES
+    texts = [stages[name].MODEL.HIPIE.TEXT.MAX_TOKENS for name in solver]
+    assert texts == [512, 512, 1024]
+    assert stages["pretrain"].INPUT.MIN_SIZE_TRAIN == (1024, 600, 800)
+    for before, after in (("pretrain", "joint"), ("joint", "parts")):
+        start = stages[after].MODEL.WEIGHTS
+        assert start == f"{stages[before].OUTPUT_DIR}/model_final.pth"
+
+
+@pytest.mark.parametrize("path", [*STAGES, *EVALUATIONS], ids=by_name)
+def test_a_reduced_model_sees_a_picture(path, tiny_text):
+    cfg = read(path, *reduced_options(tiny_text))
+    model = build_model(cfg).eval()
+    item = {"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 32, "width": 48}
+    tests = cfg.DATASETS.TEST
+    if not tests or MetadataCatalog.get(tests[0]).evaluator_type == "refer":
+        item["expressions"] = ["the dog", "the second cat from the left"]
+        (found,) = model([item])
+        assert len(found["referring"]) == 2
+        assert all(one.pred_masks.shape == (1, 32, 48) for one in found["referring"])
+        return
+    (found,) = model([item])
+    vocabulary = MetadataCatalog.get(tests[0]).vocabulary
+    assert found["sem_seg"].shape == (len(vocabulary), 32, 48)
+    assert found["sem_seg"].isfinite().all()
+    assert found["panoptic_seg"][0].shape == (32, 48)
+    classes = found["instances"].pred_classes
+    assert not len(classes) or int(classes.max()) < len(vocabulary)
+
+
+def write_trees(root: Path, names: tuple[str, ...]) -> None:
+    """Whatever a configuration is judged on."""
+    trees.coco(root)
+    trees.ade20k(root)
+    trees.pascal(root)
+    odinw = {}
+    for name in names:
+        if name.startswith("refcoco"):
+            trees.refcoco(root, *name.rsplit("-", 1))
+        if name.startswith("odinw"):
+            meta = MetadataCatalog.get(name)
+            start = Path(MetadataCatalog.get("coco_2017_val").image_root).parents[1] / "odinw"
+            file, folder = Path(meta.json_file), Path(meta.image_root)
+            odinw[str(file.relative_to(start))] = str(folder.relative_to(start))
+    trees.in_the_wild(root, odinw)
+
+
+SCORES = {
+    "coco": {"bbox": "AP", "segm": "AP", "sem_seg": "mIoU", "panoptic_seg": "PQ"},
+    "ade20k": {"sem_seg": "mIoU", "panoptic_seg": "PQ", "bbox": "AP"},
+    "pascal_context_459": {"sem_seg": "mIoU"},
+    "voc": {"sem_seg": "mIoU", "pascal21_sem_seg_val/sem_seg": "mIoU"},
+    "odinw": {"bbox": "AP"},
+    "seginw": {"bbox": "AP", "segm": "AP", "seginw_Cows_val/segm": "AP"},
+    "refcoco": {"refer": "oIoU", "refcocog-umd-test/refer": "mIoU"},
+    "parts": {"parts": "mIoU_grouped"},
+}
+
+
+QUICK = ("hipie_r50_parts", "hipie_r50_seginw", "hipie_vit_h_pascal_context_459")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
+        for path in EVALUATIONS
+    ],
+)
+def test_evaluation_runs_to_the_table(path, tiny_text, tmp_path, monkeypatch):
+    write_trees(tmp_path / "sets", read(path).DATASETS.TEST)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output = tmp_path / "output"
+    arguments = ["--config-file", str(path), "--eval-only", *reduced_options(tiny_text)]
+    done = subprocess.run(
+        [sys.executable, "train_net.py", *arguments, "OUTPUT_DIR", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads((output / "results.json").read_text())
+    kind = path.stem.removeprefix("hipie_r50_").removeprefix("hipie_vit_h_")
+    for task, score in SCORES[kind].items():
+        assert score in found[task], (task, list(found))
