@@ -6,8 +6,9 @@ once. The rules are MaskFormer's (Cheng et al., 2021, section 3.4), with HIPIE's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -61,16 +62,26 @@ class SemanticMerge:
                 self._sums[:, rows] += (scores @ probabilities.float()).transpose(0, 1)
                 return
             apart = own.nonzero().flatten()
-            alike = (~own).nonzero().flatten()
-            chosen = torch.cat([apart, alike[:1]])
+            chosen = torch.cat([apart, (~own).nonzero()[0]])
             sums = (scores[chosen] @ probabilities.float()).transpose(0, 1)
-            target = self._sums[:, rows]
-            target.index_add_(0, apart, sums[:-1])
-            target.index_add_(0, alike, sums[-1:].expand(len(alike), -1, -1))
+            done = 0
+            for first, last, differ in _runs(own.tolist()):
+                part = sums[done : done + last - first] if differ else sums[-1:]
+                self._sums[first:last, rows] += part
+                done += last - first if differ else 0
 
     def result(self) -> Tensor:
         """[K, H, W] the sums so far."""
         return self._sums
+
+
+def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int, bool]]:
+    """(start, stop, flag) of neighbours that are equal."""
+    start = 0
+    for flag, run in groupby(flags):
+        stop = start + len(list(run))
+        yield start, stop, flag
+        start = stop
 
 
 class PanopticMerge:

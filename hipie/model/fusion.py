@@ -68,7 +68,7 @@ class BidirectionalFusion(nn.Module):
             The fused [B, S, width] and [B, T, text_width].
         """
         visual, text = self.norm_visual(visual), self.norm_text(text)
-        scores = self._scores(visual, text).clamp(-LIMIT, LIMIT)
+        scores = self._scores(visual, text).clamp_(-LIMIT, LIMIT)
         seen = scores.masked_fill(~text_mask[:, None, :, None], HIDDEN).softmax(2)
         read = scores.softmax(3)
         return (
@@ -82,7 +82,7 @@ class BidirectionalFusion(nn.Module):
         weight, bias = self._by_head(self.visual_query)
         offset = keys @ bias[:, :, None].to(keys.dtype)
         scores = (keys @ weight).flatten(1, 2) @ visual.transpose(1, 2)
-        return scores.unflatten(1, keys.shape[1:3]).float() + offset
+        return scores.unflatten(1, keys.shape[1:3]).float().add_(offset)
 
     def _read_text(self, weights: Tensor, text: Tensor) -> Tensor:
         """Weights [B, heads, T, S] -> [B, S, width]: values meet the output projection first."""

@@ -76,23 +76,38 @@ class DynamicMaskHead(nn.Module):
             [n, 2 h, 2 w] logits at stride 4.
         """
         numbers = self.controller(queries)
+        order = picture.argsort(stable=True)
+        counts = torch.bincount(picture, minlength=len(features)).tolist()
         with torch.autocast(features.device.type, enabled=False):
-            return self._convolve(features.float(), numbers.float(), centres.float(), picture)
+            drawn = [
+                self._convolve(one.float(), *share)
+                for one, *share in zip(
+                    features,
+                    numbers[order].float().split(counts),
+                    centres[order].float().split(counts),
+                    strict=True,
+                )
+            ]
+        return torch.cat(drawn)[order.argsort()]
 
-    def _convolve(
-        self, features: Tensor, numbers: Tensor, centres: Tensor, picture: Tensor
-    ) -> Tensor:
-        """The three layers. Centres only shift the first bias: w (centre - x) = w centre - w x."""
+    def _convolve(self, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
+        """The three layers on one picture [channels, h, w].
+
+        Centres only shift the first bias: w (centre - x) = w centre - w x. So the first layer of
+        all n queries is one product with the same inputs.
+        """
         n, c = len(numbers), self.channels
         height, width = features.shape[-2:]
         parts = numbers.split(self.sizes, dim=1)
         first = parts[0].view(n, c, c + 2)
         bias = parts[3].view(n, c, 1) + first[:, :, :2] @ centres[:, :, None]
         first = torch.cat([-first[:, :, :2], first[:, :, 2:]], dim=2)
-        grid = pixel_centres(height, width, features.device).expand(len(features), -1, -1)
-        inputs = torch.cat([grid, features.flatten(2)], dim=1)[picture]
-        x = torch.baddbmm(bias, first, inputs).relu()
-        x = torch.baddbmm(parts[4].view(n, c, 1), parts[1].view(n, c, c), x).relu()
+        grid = pixel_centres(height, width, features.device)
+        inputs = torch.cat([grid, features.flatten(1)])
+        x = torch.addmm(bias.view(n * c, 1), first.view(n * c, c + 2), inputs).relu_()
+        x = torch.baddbmm(
+            parts[4].view(n, c, 1), parts[1].view(n, c, c), x.view(n, c, height * width)
+        ).relu_()
         x = torch.baddbmm(parts[5].view(n, 1, 1), parts[2].view(n, 1, c), x)
         return aligned_upsample(x.view(n, 1, height, width))[:, 0]
 

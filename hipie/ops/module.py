@@ -97,10 +97,11 @@ class MSDeformAttn(nn.Module):
     def _locations(self, reference: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
-            return centre + offsets / spatial_shapes.flip(1).to(offsets)[:, None]
+            step = 1 / spatial_shapes.flip(1).to(offsets)[:, None]
+            return torch.addcmul(centre, offsets, step)
         if reference.shape[-1] == 4:
-            size = reference[:, :, None, :, None, 2:]
-            return centre + offsets / self.num_points * size * 0.5
+            step = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
+            return torch.addcmul(centre, offsets, step)
         raise ValueError(
             f"reference_points must end in 2 or 4 numbers, and has shape {tuple(reference.shape)}"
         )

@@ -1,0 +1,220 @@
+"""How fast is HIPIE, where does the time go, and how much memory does it take?
+
+Everything is measured in turns within one run, after a warm-up, medians of several; ratios are what
+counts. Weights are random, the picture is noise: times do not depend on what is seen, but for how
+many queries survive.
+
+    python benchmarks/hipie.py stages    [--model r50|vit_h] [--size 800x1066] [--names 12 133 459]
+    python benchmarks/hipie.py published [...]   against the published way of working
+    python benchmarks/hipie.py sentences [...]   ten sentences on one picture against one
+    python benchmarks/hipie.py names     [...]   time against the number of names [--plot FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import product
+from pathlib import Path
+
+import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.modeling import build_model
+
+# This file's own name must not hide the package's.
+sys.path[0] = str(Path(__file__).parents[1])
+import hipie.universal  # noqa: E402
+import hipie.vision  # noqa: E402,F401  (importing them registers architectures and backbones)
+from benchmarks.hipie_stages import STAGES, watched  # noqa: E402
+from benchmarks.published_way import published_way  # noqa: E402
+from hipie import model_zoo  # noqa: E402
+from hipie.language import Vocabulary  # noqa: E402
+from hipie.training.memory import keep_freed_memory  # noqa: E402
+from hipie.universal import HIPIE  # noqa: E402
+
+COLOURS = ("red", "green", "blue", "small", "large", "old", "wooden", "striped", "wet", "broken")
+SENTENCES = [f"the {colour} dog left of the tree" for colour in COLOURS]
+
+
+def build(name: str) -> HIPIE:
+    """The full-size model with random weights."""
+    cfg = model_zoo.get_config(f"universal/hipie_{name}.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    torch.manual_seed(0)
+    return build_model(cfg).eval()
+
+
+def vocabulary(count: int) -> Vocabulary:
+    """COCO's 133 classes, then each with an adjective, as many as asked for."""
+    plain = [(one["name"], bool(one["isthing"])) for one in COCO_CATEGORIES]
+    more = [(f"{colour} {name}", thing) for colour, (name, thing) in product(COLOURS, plain)]
+    more += [(f"{a} {b} {name}", t) for a, b, (name, t) in product(COLOURS[:3], COLOURS[3:], plain)]
+    chosen = (
+        (plain + more)[:count] if count >= len(plain) else plain[:: len(plain) // count][:count]
+    )
+    return Vocabulary.from_names(
+        things=[name for name, thing in chosen if thing],
+        stuff=[name for name, thing in chosen if not thing],
+    )
+
+
+def picture(size: str) -> dict:
+    """Noise of "HEIGHTxWIDTH", with that size for results."""
+    height, width = (int(side) for side in size.split("x"))
+    noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    return {"image": 255 * noise, "height": height, "width": width}
+
+
+def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each job, run in turns after one warm-up each."""
+    times: list[list[float]] = [[] for _ in jobs]
+    for turn in range(repeats + 1):
+        for job, seconds in zip(jobs, times, strict=True):
+            start = time.perf_counter()
+            job()
+            if turn:
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def stages(options: argparse.Namespace) -> None:
+    """A row a vocabulary: seconds and shares of every stage, the vocabulary being known."""
+    model = build(options.model)
+    print(f"{options.model} at {options.size}: seconds by stage, second picture of a vocabulary")
+    print(f"{'names':>6}" + "".join(f"{stage:>10}" for stage in (*STAGES, "whole")))
+    for count in options.names:
+        item = {**picture(options.size), "vocabulary": vocabulary(count)}
+        model([item])
+        rows = []
+        for _ in range(options.repeats):
+            with watched(model) as watch:
+                model([item])
+            rows.append([watch.seconds[stage] for stage in STAGES])
+        row = [statistics.median(column) for column in zip(*rows, strict=True)]
+        whole = sum(row)
+        print(f"{count:>6}" + "".join(f"{seconds:>10.3f}" for seconds in (*row, whole)))
+        print(f"{'':>6}" + "".join(f"{seconds / whole:>10.1%}" for seconds in (*row, whole)))
+
+
+def published(options: argparse.Namespace) -> None:
+    """Time in turns in this process, then peak memory in a process of its own for each way."""
+    model = build(options.model)
+    for count in options.names:
+        item = {**picture(options.size), "vocabulary": vocabulary(count)}
+
+        def there(item: dict = item, count: int = count) -> None:
+            with published_way(model, 512 if count <= 150 else 1536):
+                model([item])
+
+        theirs, ours = medians([there, lambda item=item: model([item])], options.repeats)
+        print(
+            f"{options.model} {options.size} {count} names: published way {theirs:.2f} s, "
+            f"ours {ours:.2f} s, {theirs / ours:.2f} times faster"
+        )
+        peaks = {}
+        for way in ("published", "ours"):
+            command = [*(sys.executable, __file__, "memory", "--way", way)]
+            command += ["--model", options.model, "--size", options.size]
+            command += ["--names", str(count), "--threads", str(options.threads)]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks[way] = json.loads(answer.splitlines()[-1])
+        whole = {way: one["peak"] / 2**20 for way, one in peaks.items()}
+        print(
+            f"  peak memory of the process: {whole['published']:.2f} GiB and {whole['ours']:.2f} "
+            f"GiB, {whole['ours'] / whole['published']:.0%}; of these the loaded model takes "
+            f"{peaks['ours']['loaded'] / 2**20:.2f} GiB"
+        )
+
+
+def memory(options: argparse.Namespace) -> None:
+    """One picture in this process; prints kilobytes before it and at most."""
+    model = build(options.model)
+    item = {**picture(options.size), "vocabulary": vocabulary(options.names[0])}
+    loaded = resident("VmRSS")
+    with published_way(model) if options.way == "published" else nullcontext():
+        model([item])
+    print(json.dumps({"loaded": loaded, "peak": resident("VmHWM")}))
+
+
+def resident(kind: str) -> int:
+    """Kilobytes of this process in memory: now (VmRSS) or at most so far (VmHWM); Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(kind)).split()[1])
+
+
+def sentences(options: argparse.Namespace) -> None:
+    """Ten sentences about one picture against one."""
+    model = build(options.model)
+    item = picture(options.size)
+    one, ten = medians(
+        [
+            lambda: model([{**item, "expressions": SENTENCES[:1]}]),
+            lambda: model([{**item, "expressions": SENTENCES}]),
+        ],
+        options.repeats,
+    )
+    print(
+        f"{options.model} {options.size}: one sentence {one:.2f} s, ten {ten:.2f} s, "
+        f"{ten / one:.2f} times"
+    )
+
+
+def names(options: argparse.Namespace) -> None:
+    """Seconds of the first and of later pictures of a vocabulary, from 10 to 2,000 names."""
+    model = build(options.model)
+    rows = []
+    for count in (10, 20, 50, 100, 200, 500, 1000, 2000):
+        words = vocabulary(count)
+        item = {**picture(options.size), "vocabulary": words}
+        start = time.perf_counter()
+        model([item])
+        first = time.perf_counter() - start
+        (later,) = medians([lambda item=item: model([item])], options.repeats)
+        rows.append((len(words), first, later))
+        print(f"{len(words):>5} names: first picture {first:.2f} s, later ones {later:.2f} s")
+    if options.plot:
+        _plot(rows, options.plot, f"{options.model}, {options.size}, {options.threads} threads")
+
+
+def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
+    import matplotlib.pyplot as plt
+
+    counts, first, later = zip(*rows, strict=True)
+    figure, axes = plt.subplots(figsize=(6, 4))
+    axes.plot(counts, first, "o--", label="first picture of a vocabulary")
+    axes.plot(counts, later, "o-", label="later pictures")
+    axes.set(xscale="log", xlabel="class names", ylabel="seconds a picture", title=title, ylim=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    questions = {one.__name__: one for one in (stages, published, memory, sentences, names)}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("question", choices=questions)
+    parser.add_argument("--model", default="r50", choices=["r50", "vit_h"])
+    parser.add_argument("--size", default="800x1066", metavar="HxW")
+    parser.add_argument("--names", type=int, nargs="+", default=[133])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--way", choices=["published", "ours"], default="ours")
+    parser.add_argument("--plot", metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    kind = torch.backends.cpu.get_cpu_capability()
+    print(f"{options.threads} threads, PyTorch {torch.__version__}, {kind}")
+    with torch.no_grad():
+        questions[options.question](options)
+
+
+if __name__ == "__main__":
+    main()

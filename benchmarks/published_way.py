@@ -1,0 +1,151 @@
+"""HIPIE's model worked the published way: what the benchmark of speed and memory compares with.
+
+The same weights and the same answers, but deformable attention by grid-sample, captions padded to
+the fixed length and read again for every picture, pixels projected in the early fusion, class
+logits of every layer, and every query's mask at full size before anything is merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hipie.ops.module
+import hipie.universal
+from hipie.inference.results import ResultSettings
+from hipie.inference.scores import merge_scores, thing_scores
+from hipie.inference.selection import best_pairs, suppress
+from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
+from hipie.language import TextEncoder, TextFeatures
+from hipie.model.fusion import HIDDEN, LIMIT, BidirectionalFusion
+from hipie.ops.grid_sample import ms_deform_attn_grid_sample
+from hipie.universal import HIPIE
+
+WINDOW = 512
+
+
+@contextmanager
+def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
+    """While this is open, `model` works the published way.
+
+    Args:
+        max_tokens: what every caption is padded to; whole windows of 512.
+    """
+    encoder, fusion = model.text_encoder, model.things.fusion
+    with (
+        mock.patch.object(hipie.ops.module, "ms_deform_attn", _grid_sample),
+        mock.patch.object(encoder, "forward", lambda said: _padded(encoder, said, max_tokens)),
+        mock.patch.object(fusion, "forward", lambda *given: _projected(fusion, *given)),
+        mock.patch.object(model.things, "forward", _every_layer(model.things)),
+        mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
+        mock.patch.object(hipie.universal, "universal_results", _everything_at_full_size),
+    ):
+        yield
+
+
+def _every_layer(branch: nn.Module) -> Callable[..., Any]:
+    """The branch's forward, which then also scores the words after every layer."""
+    forward = branch.forward
+
+    def run(*given: Any, **named: Any) -> Any:
+        found = forward(*given, **named)
+        list(found.layers)
+        return found
+
+    return run
+
+
+def _grid_sample(
+    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
+    return ms_deform_attn_grid_sample(value, shapes, locations, weights)
+
+
+def _padded(encoder: TextEncoder, captions: Sequence[Any], max_tokens: int) -> TextFeatures:
+    """Features of captions read in full windows, whatever they hold."""
+    exact = TextEncoder.forward(encoder, captions)
+    windows = max(1, -(-max_tokens // WINDOW))
+    ids = exact.input_ids.new_zeros(len(captions) * windows, WINDOW)
+    mask = torch.ones_like(ids)
+    encoder.model(input_ids=ids, attention_mask=mask)
+    missing = max_tokens - exact.hidden.shape[1]
+    return TextFeatures(
+        F.pad(exact.hidden, (0, 0, 0, missing)),
+        F.pad(exact.mask, (0, missing)),
+        F.pad(exact.input_ids, (0, missing)),
+        exact.token_spans,
+    )
+
+
+def _projected(
+    fusion: BidirectionalFusion, visual: Tensor, text: Tensor, text_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The fusion as its formula stands: projections run over all pixels."""
+    visual, text = fusion.norm_visual(visual), fusion.norm_text(text)
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(2, (fusion.num_heads, -1)).transpose(1, 2)
+
+    query = heads(fusion.visual_query(visual) * fusion.scale)
+    key = heads(fusion.text_key(text))
+    scores = (query @ key.transpose(2, 3)).clamp(-LIMIT, LIMIT)
+    turned = scores.transpose(2, 3)
+    turned = (turned - turned.amax(3, keepdim=True)).clamp(-LIMIT, LIMIT).softmax(3)
+    hidden = text_mask.float()
+    scores = (scores + hidden.masked_fill(~text_mask, HIDDEN)[:, None, None]).softmax(3)
+    seen = (scores @ heads(fusion.text_value(text))).transpose(1, 2).flatten(2)
+    read = (turned @ heads(fusion.visual_value(visual))).transpose(1, 2).flatten(2)
+    return (
+        visual + fusion.gamma_visual * fusion.visual_out(seen),
+        text + fusion.gamma_text * fusion.text_out(read),
+    )
+
+
+def _everything_at_full_size(
+    things: Any,
+    stuff: Any,
+    *,
+    picture: int,
+    background_queries: int,
+    token_spans: Sequence[Sequence[int]],
+    is_thing: Sequence[bool],
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    settings: ResultSettings,
+) -> dict[str, Any]:
+    """Masks of all queries first; then scores, and maps by one product over all of them."""
+    count = things.token_logits.shape[1] - background_queries
+    every = torch.arange(count)
+    row = torch.full_like(every, picture)
+    thing_masks = things.masks(row, every + background_queries)
+    stuff_count = stuff.token_logits.shape[1]
+    stuff_masks = stuff.masks(torch.full((stuff_count,), picture), torch.arange(stuff_count))
+    tokens = things.token_logits[picture, background_queries:]
+    logits = hide_stuff(pool_tokens(tokens, token_spans, settings.token_pooling), is_thing)
+    scores = thing_scores(logits, things.iou_logits[picture, background_queries:])
+    kept = suppress(scores, things.boxes[picture, background_queries:], settings.nms_threshold)
+    chosen, _, _ = best_pairs(scores[kept], settings.detections, is_thing)
+    instances = _full(thing_masks[kept[chosen]], input_size, output_size) > 0
+    other = pool_tokens(stuff.token_logits[picture], token_spans, settings.token_pooling)
+    merged = torch.cat([logits[kept], hide_things(other, is_thing)])
+    masks = _full(torch.cat([thing_masks[kept], stuff_masks]), input_size, output_size).sigmoid()
+    shares = merge_scores(merged, settings.temperature)
+    semantic = torch.einsum("qc,qhw->chw", shares, masks)
+    best, labels = shares.max(-1)
+    wanted = best > settings.object_threshold
+    winner = None
+    if wanted.any():
+        winner = (best[wanted, None, None] * masks[wanted]).argmax(0)
+    return {"sem_seg": semantic, "winner": winner, "labels": labels, "instances": instances}
+
+
+def _full(small: Tensor, input_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
+    full = F.interpolate(small[None], scale_factor=4, mode="bilinear")
+    full = full[:, :, : input_size[0], : input_size[1]]
+    return F.interpolate(full, size=output_size, mode="bilinear")[0]
