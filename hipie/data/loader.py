@@ -20,6 +20,9 @@ from hipie.language.tokens import load_tokenizer, minilm_folder
 
 Mapper = Callable[..., dict[str, Any]]
 
+# The evaluators of data sets whose records have sentences.
+SENTENCE_SETS = ("refer", "grefer", "refzom", "group", "cosaliency")
+
 
 class MappedSets(Dataset):
     """Several data sets, each with its mapper, asked for items by `Draw`."""
@@ -124,7 +127,7 @@ def build_mapper(
         "longest": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
         "image_format": cfg.INPUT.FORMAT,
     }
-    if metadata.get("evaluator_type") in ("refer", "grefer"):
+    if metadata.get("evaluator_type") in SENTENCE_SETS:
         return ReferringMapper(sentences=cfg.INPUT.SENTENCES_PER_PICTURE, **size)
     vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
     if not training:

@@ -16,10 +16,26 @@ from detectron2.evaluation import (
 from PIL import Image
 
 from hipie.evaluation.coco import CheckedCOCOEvaluator, PanopticInstancesEvaluator
+from hipie.evaluation.cosaliency import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
+from hipie.evaluation.group import GroupEvaluator
+from hipie.evaluation.part_pq import PartPQEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
+from hipie.evaluation.refzom import RefZOMEvaluator
 from hipie.evaluation.unseen import ClassAgnosticRecall
+
+OWN = {
+    "cosaliency": CoSaliencyEvaluator,
+    "grefer": GeneralizedReferringEvaluator,
+    "group": GroupEvaluator,
+    "part_pq": PartPQEvaluator,
+    "parts": PartEvaluator,
+    "refer": ReferringEvaluator,
+    "refzom": RefZOMEvaluator,
+    "unseen": ClassAgnosticRecall,
+}
+DETECTRON2S = ("coco", "coco_panoptic_seg", "sem_seg")
 
 
 def build_evaluator(
@@ -28,9 +44,8 @@ def build_evaluator(
     """The evaluator for a registered data set, by its metadata's `evaluator_type`.
 
     "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
-    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. "parts", "refer",
-    "grefer", "unseen": the evaluators of this package, whose results the metadata's `result_name`
-    may rename.
+    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. The others are
+    evaluators of this package (`OWN`), whose results the metadata's `result_name` may rename.
 
     Args:
         cfg: reads MODEL.HIPIE.TEST.
@@ -45,22 +60,16 @@ def build_evaluator(
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
     renamed = {"result_name": metadata.result_name} if metadata.get("result_name") else {}
-    own = {
-        "parts": PartEvaluator,
-        "refer": ReferringEvaluator,
-        "grefer": GeneralizedReferringEvaluator,
-        "unseen": ClassAgnosticRecall,
-    }
-    if kind in own:
-        return own[kind](dataset_name, **renamed)
+    if kind in OWN:
+        return OWN[kind](dataset_name, **renamed)
     if kind == "coco":
         return CheckedCOCOEvaluator(dataset_name, output_folder)
     if kind == "sem_seg":
         return _semantic(dataset_name, output_folder)
     if kind != "coco_panoptic_seg":
         raise ValueError(
-            f'the data set {dataset_name} has the evaluator_type "{kind}"; known are coco, '
-            "coco_panoptic_seg, grefer, parts, refer, sem_seg and unseen"
+            f'the data set {dataset_name} has the evaluator_type "{kind}"; known are '
+            f"{', '.join(sorted([*OWN, *DETECTRON2S]))}"
         )
     DatasetCatalog.get(dataset_name)  # Pages of the picture book may have to be drawn first.
     asked = cfg.MODEL.HIPIE.TEST

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.json_file import DatasetError, shown
+
+MOST = 2**63
+"""Whole numbers of files fit in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,19 @@ class Kind:
     test: Callable[[Any], bool]
 
 
-WHOLE = Kind("a whole number", lambda value: type(value) is int)
+WHOLE = Kind("a whole number", lambda value: _is_whole(value))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-WORDS = Kind("a text of at least one word", lambda value: isinstance(value, str) and value.strip())
+WORDS = Kind(
+    "a text of at least one word", lambda value: isinstance(value, str) and bool(value.strip())
+)
 LIST = Kind("a list", lambda value: isinstance(value, list))
 WHOLES = Kind("a list of whole numbers", lambda value: _all_whole(value))
 ONE_OR_WHOLES = Kind(
-    "a whole number or a list of them", lambda value: type(value) is int or _all_whole(value)
+    "a whole number or a list of them", lambda value: _is_whole(value) or _all_whole(value)
 )
-TEXTS = Kind(
-    "a list of texts",
-    lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+SENTENCES = Kind(
+    "a list of texts of at least one word each",
+    lambda value: isinstance(value, list) and bool(value) and all(map(WORDS.test, value)),
 )
 FLAG = Kind("0 or 1", lambda value: isinstance(value, int) and value in (0, 1))
 BOX = Kind("a box of four finite numbers, none of its sides negative", lambda value: _is_box(value))
@@ -47,14 +51,12 @@ def check_entry(where: str, entry: Any, kinds: Mapping[str, Kind]) -> None:
         DatasetError: naming the file, the entry and the key.
     """
     if not isinstance(entry, dict):
-        raise DatasetError(f"{where} must be a dictionary, not {reprlib.repr(entry)}")
+        raise DatasetError(f"{where} must be a dictionary, not {shown(entry)}")
     for key, kind in kinds.items():
         if key not in entry:
             raise DatasetError(f'{where} has no "{key}"')
         if not kind.test(entry[key]):
-            raise DatasetError(
-                f'{where}: "{key}" must be {kind.name}, not {reprlib.repr(entry[key])}'
-            )
+            raise DatasetError(f'{where}: "{key}" must be {kind.name}, not {shown(entry[key])}')
 
 
 def check_optional(where: str, entry: dict[str, Any], kinds: Mapping[str, Kind]) -> None:
@@ -62,8 +64,12 @@ def check_optional(where: str, entry: dict[str, Any], kinds: Mapping[str, Kind])
     check_entry(where, entry, {key: kind for key, kind in kinds.items() if key in entry})
 
 
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -MOST <= value < MOST
+
+
 def _all_whole(value: Any) -> bool:
-    return isinstance(value, list) and all(type(one) is int for one in value)
+    return isinstance(value, list) and all(_is_whole(one) for one in value)
 
 
 def _is_box(value: Any) -> bool:

@@ -42,6 +42,14 @@ def read_json(path: str | os.PathLike[str], keys: Iterable[str] = ()) -> Any:
     return content
 
 
+def shown(value: Any) -> str:
+    """A value for an error message, shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print numbers of more than 4,300 digits.
+        return "a very long number"
+
+
 def images_by_id(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[int, Any]:
     """The file's `images` by id, in the order of their ids.
 
@@ -52,7 +60,7 @@ def images_by_id(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[
     for position, image in enumerate(content["images"]):
         if not isinstance(image, dict):
             raise DatasetError(f"{path}: image {position} of the list is not a dictionary")
-        where = f"{path}: image {reprlib.repr(image.get('id', image))}"
+        where = f"{path}: image {shown(image.get('id', image))}"
         for key in ("id", "file_name", "height", "width"):
             if key not in image:
                 raise DatasetError(f'{where} has no "{key}"')
@@ -77,7 +85,7 @@ def check_size(where: str, height: Any, width: Any) -> None:
         if type(side) is not int or not 0 < side <= LONGEST_SIDE:
             raise DatasetError(
                 f'{where}: its "{key}" must be a whole number from 1 to {LONGEST_SIDE}, not '
-                f"{reprlib.repr(side)}"
+                f"{shown(side)}"
             )
     if height * width > MOST_PIXELS:
         raise DatasetError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hipie.data.datasets.entries import BOX, TEXTS, WHOLE, check_entry, check_optional
+from hipie.data.datasets.entries import BOX, SENTENCES, WHOLE, check_entry, check_optional
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
 from hipie.data.datasets.run_lengths import check_segmentation
 
@@ -37,11 +37,9 @@ def load_object_expressions(
     records = []
     for number, image in images.items():
         where = f"{json_file}: image {number}"
-        check_entry(where, image, {"expressions": TEXTS})
+        check_entry(where, image, {"expressions": SENTENCES})
         if number not in annotations:
             raise DatasetError(f"{where} has no annotation")
-        if not image["expressions"]:
-            raise DatasetError(f'{where}: its "expressions" are empty')
         records.append(
             {
                 "file_name": os.path.join(image_root, image["file_name"]),

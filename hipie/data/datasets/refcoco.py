@@ -59,7 +59,8 @@ def load_refcoco(
         image_root: the pictures.
         split: "train", "val", "testA", "testB", "test", ...; "testA" and "testB" take the refs
             whose split has the letter A or B after "test", as some files write "testAB".
-        words: "raw", as people wrote them (LAVT, ReLA), or "sent", cleaned (CARIS).
+        words: "raw", as people wrote them (LAVT, ReLA), or "sent", cleaned (CARIS); where a
+            sentence has no such words, the other.
         skip_broken: leave out refs that are wrong, with a warning, instead of raising.
 
     Returns:
@@ -123,7 +124,8 @@ def _check_ref(where: str, ref: Any, words: str) -> None:
 
 
 def _words(sentence: dict[str, Any], words: str) -> str:
-    return sentence.get(words) or sentence.get("sent", "")
+    """The words asked for, or those there are."""
+    return sentence.get(words) or sentence.get("sent") or sentence.get("raw", "")
 
 
 def _add(

@@ -8,14 +8,13 @@ last group's bit 4 = negative; as characters from "0".
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 
-from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.json_file import DatasetError, shown
 
 Runs = dict[str, Any]
 MOST_GROUPS = 8
@@ -40,7 +39,7 @@ def check_segmentation(where: str, segmentation: Any, height: int, width: int) -
     elif isinstance(segmentation, list):
         fault = _fault_of_polygons(segmentation, max(height, width))
     else:
-        fault = f"is neither polygons nor run lengths but {reprlib.repr(segmentation)}"
+        fault = f"is neither polygons nor run lengths but {shown(segmentation)}"
     if fault:
         raise DatasetError(f'{where}: its "segmentation" {fault}')
 
@@ -91,7 +90,7 @@ def run_counts(counts: str | bytes) -> np.ndarray | None:
 def _fault_of_runs(runs: Runs, height: int, width: int) -> str | None:
     size, counts = runs.get("size"), runs.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        return f'has the "size" {reprlib.repr(size)}, but the picture has {[height, width]}'
+        return f'has the "size" {shown(size)}, but the picture has {[height, width]}'
     if isinstance(counts, list):
         if not all(type(one) is int and one >= 0 for one in counts):
             return 'has "counts" that are not whole numbers from 0 on'
@@ -102,7 +101,7 @@ def _fault_of_runs(runs: Runs, height: int, width: int) -> str | None:
             return 'has "counts" that are no run lengths'
         total = int(found.sum())
     else:
-        return f'has the "counts" {reprlib.repr(counts)}'
+        return f'has the "counts" {shown(counts)}'
     if total != height * width:
         return f'has "counts" of {total} pixels, but the picture has {height * width}'
     return None
@@ -113,13 +112,13 @@ def _fault_of_polygons(polygons: list[Any], reach: int) -> str | None:
         return "has no polygon"
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:
-            return f"has a polygon without three corners: {reprlib.repr(polygon)}"
+            return f"has a polygon without three corners: {shown(polygon)}"
         try:
             finite = math.isfinite(math.fsum(polygon))
         except (TypeError, ValueError, OverflowError):
             finite = False
         if not finite:
-            return f"has a polygon with something else than finite numbers: {reprlib.repr(polygon)}"
+            return f"has a polygon with something else than finite numbers: {shown(polygon)}"
         if min(polygon) < -reach or max(polygon) > 2 * reach:
-            return f"has a polygon far outside its picture: {reprlib.repr(polygon)}"
+            return f"has a polygon far outside its picture: {shown(polygon)}"
     return None
