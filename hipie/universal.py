@@ -404,9 +404,7 @@ class HIPIE(nn.Module):
         text = self.text_encoder([expression_caption(sentence) for sentence in sentences])
         unfused = self.unfused_sentences and targets is None
         rows = torch.tensor(picture_of, device=self.device)
-        fused = self.things.fuse(
-            [level[rows] for level in features], batch.padding_mask[rows], text.hidden, text.mask
-        )
+        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask, rows)
         found = self.things(
             fused,
             text_for_classes=(text if unfused else text.with_hidden(fused.fused_text)).pooled(),

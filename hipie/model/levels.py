@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,16 @@ class Levels:
     starts: Tensor
     ratios: Tensor
     sizes: list[tuple[int, int]]
+
+    def select(self, picture: Tensor) -> Levels:
+        """The levels of some pictures [n], each as often as it is named."""
+        return replace(
+            self,
+            tokens=self.tokens[picture],
+            positions=self.positions[picture],
+            padding_mask=self.padding_mask[picture],
+            ratios=self.ratios[picture],
+        )
 
     def as_maps(self, tokens: Tensor) -> list[Tensor]:
         """[B, S, C] -> L maps [B, C, h, w]."""

@@ -154,15 +154,21 @@ class ThingBranch(nn.Module):
             nn.init.constant_(head.bias, prior)
 
     def fuse(
-        self, features: Sequence[Tensor], padding_mask: Tensor, text: Tensor, text_mask: Tensor
+        self,
+        features: Sequence[Tensor],
+        padding_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        picture_of: Tensor | None = None,
     ) -> FusedInputs:
         """Let words and pixels see each other.
 
         Args:
-            features: res3, res4, res5: [B, C_i, h_i, w_i].
-            padding_mask: [B, H, W] bool of the canvas, True where padded.
+            features: res3, res4, res5 of P pictures: [P, C_i, h_i, w_i].
+            padding_mask: [P, H, W] bool of the canvas, True where padded.
             text: [B, T, text_width].
             text_mask: [B, T] bool, True for real word pieces.
+            picture_of: [B] which picture each text speaks of; None = one text a picture, in order.
         """
         maps = self.projections(features)
         masks = [shrink_mask(padding_mask, one.shape[-2:]) for one in maps[:-1]]
@@ -172,9 +178,11 @@ class ThingBranch(nn.Module):
             for mask, embedding in zip(masks, self.level_embedding, strict=True)
         ]
         levels = flatten_levels(maps, positions, masks)
-        levels.tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
         valid = ~padding_mask
         sizes = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=-1).float()
+        if picture_of is not None:
+            levels, sizes = levels.select(picture_of), sizes[picture_of]
+        levels.tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
         return FusedInputs(levels, fused_text, sizes)
 
     def forward(
