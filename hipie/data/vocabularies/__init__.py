@@ -9,6 +9,8 @@ A table has a header and one tab-separated row a class, in the order of captions
 * `synonyms`: what CLIP reads instead, comma-separated; empty = the name;
 * `whole`, `group`: of part data sets, what a part belongs to, and its number from 1 among coarser
   parts (0 = none);
+* `original`: where preparation changes the numbers, those of the files as distributed; commas and
+  ranges ("101,106-115"). In panoptic parts, class * 100 + part, or the class alone;
 * `set`: of collections (ODinW, SegInW), which of the data sets a row is of.
 """
 
@@ -35,11 +37,13 @@ class ClassTable:
         vocabulary: K classes.
         ids: K numbers of the annotation files.
         groups: K numbers of coarser parts from 1, 0 = none; empty where the data set has none.
+        originals: K times the numbers of the files as distributed; empty where they are not listed.
     """
 
     vocabulary: Vocabulary
     ids: tuple[int, ...]
     groups: tuple[int, ...] = ()
+    originals: tuple[tuple[int, ...], ...] = ()
 
     @property
     def contiguous(self) -> Mapping[int, int]:
@@ -115,4 +119,15 @@ def _class_table(rows: list[dict[str, str]]) -> ClassTable:
         for row in rows
     ]
     groups = tuple(int(row["group"]) for row in rows) if "group" in rows[0] else ()
-    return ClassTable(Vocabulary(tuple(classes)), tuple(int(row["id"]) for row in rows), groups)
+    originals = tuple(_numbers(row["original"]) for row in rows) if "original" in rows[0] else ()
+    ids = tuple(int(row["id"]) for row in rows)
+    return ClassTable(Vocabulary(tuple(classes)), ids, groups, originals)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """ "101,106-108" -> 101, 106, 107, 108."""
+    found: list[int] = []
+    for piece in text.split(","):
+        first, _, last = piece.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(found)

@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""ADE20K's SceneParse150: label maps from 0, instances, and panoptic segments.
+
+    python datasets/prepare_ade20k.py [--root datasets] [--workers N]
+    python datasets/prepare_ade20k.py --check [--root datasets]
+
+Unpack ADEChallengeData2016.zip in `ade/`, and annotations_instance.tar in
+`ade/ADEChallengeData2016/`. Written beside them: `annotations_detectron2/`,
+`ade20k_instance_{train,val}.json`, `ade20k_panoptic_{train,val}.json` and the folders of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hipie.data.datasets.ade20k_making import Annotated, annotate
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.delivery import Source, whole_file
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.label_conversion import Job, convert_all, map_all, relabel, table_of
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.preparation import Check, is_newer
+from hipie.data.vocabularies import load_classes
+
+SOURCES = [
+    Source(
+        "pictures and classes",
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        "923 MB",
+        "pictures for research; annotations BSD 3-clause",
+    ),
+    Source(
+        "objects",
+        "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar",
+        "91 MB",
+        "BSD 3-clause",
+    ),
+]
+FOLDERS = {"train": "training", "val": "validation"}
+PUBLISHED = {"train": 20_210, "val": 2_000}
+IGNORED = 255
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write all files of both splits."""
+    place = root / "ade/ADEChallengeData2016"
+    table = table_of([(0, IGNORED), *((i + 1, i) for i in range(150))], 151)
+    for split, folder in FOLDERS.items():
+        records = load_label_maps(place / "annotations" / folder, place / "images" / folder)
+        maps = [Path(record["sem_seg_file_name"]) for record in records]
+        converted = place / "annotations_detectron2" / folder
+        jobs = [Job((path,), converted / path.name) for path in maps]
+        convert_all(partial(relabel, table), jobs, workers, f"classes of {split}")
+        write_segments(place, split, maps, workers)
+
+
+def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) -> None:
+    """Write the panoptic maps of a split and both its JSON files, unless they are newer."""
+    panoptic = place / f"ade20k_panoptic_{split}"
+    jobs = [
+        Job(
+            (path, place / "annotations_instance" / FOLDERS[split] / path.name),
+            panoptic / path.name,
+        )
+        for path in maps
+    ]
+    missing = next((s for job in jobs for s in job.sources if not s.is_file()), None)
+    if missing is not None:
+        raise FileNotFoundError(f"{missing}: there is no such file")
+    targets = [panoptic.with_suffix(".json"), place / f"ade20k_instance_{split}.json"]
+    sources = [source for job in jobs for source in job.sources]
+    if all(is_newer(file, sources) for file in targets) and all(j.target.is_file() for j in jobs):
+        return
+    things = list(load_classes("ade20k_150").things)
+    found = list(map_all(partial(annotate, things), jobs, workers, f"segments of {split}"))
+    names = [path.stem for path in maps]
+    write_json(targets[0], panoptic_content(names, found))
+    write_json(targets[1], instance_content(names, found))
+
+
+def images_of(names: Sequence[str], found: Sequence[Annotated]) -> list[dict[str, Any]]:
+    """COCO's `images`; the id is the name."""
+    return [
+        {"id": name, "file_name": f"{name}.jpg", "width": one.size[0], "height": one.size[1]}
+        for name, one in zip(names, found, strict=True)
+    ]
+
+
+def panoptic_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[str, Any]:
+    """A COCO panoptic file."""
+    classes = load_classes("ade20k_150")
+    return {
+        "images": images_of(names, found),
+        "annotations": [
+            {"image_id": name, "file_name": f"{name}.png", "segments_info": one.segments}
+            for name, one in zip(names, found, strict=True)
+        ],
+        "categories": [
+            {"id": number, "name": one.name, "isthing": int(one.kind == "thing")}
+            for number, one in zip(classes.ids, classes.vocabulary.classes, strict=True)
+        ],
+    }
+
+
+def instance_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[str, Any]:
+    """A COCO instance file."""
+    classes = load_classes("ade20k_150")
+    objects = [
+        {"image_id": name, **annotation}
+        for name, one in zip(names, found, strict=True)
+        for annotation in one.objects
+    ]
+    return {
+        "images": images_of(names, found),
+        "annotations": [{"id": number, **one} for number, one in enumerate(objects, 1)],
+        "categories": [
+            {"id": number, "name": classes.vocabulary.classes[place].name}
+            for number, place in classes.things.items()
+        ],
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with whole_file(path) as stream:
+        stream.write(json.dumps(content, separators=(",", ":")).encode())
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """Classes, segments and objects of both splits."""
+    place = root / "ade/ADEChallengeData2016"
+    for split, folder in FOLDERS.items():
+        images = place / "images" / folder
+        load = partial(load_label_maps, place / "annotations_detectron2" / folder, images)
+        numbers = [*range(150), IGNORED]
+        count = PUBLISHED.get(split)
+        yield f"classes of {split}", partial(check_label_maps, load, numbers, count, workers)
+        yield f"segments of {split}", partial(_count_segments, place, split, images)
+        yield f"objects of {split}", partial(_count_objects, place, split, images)
+
+
+def _count_segments(place: Path, split: str, images: Path) -> str:
+    panoptic = place / f"ade20k_panoptic_{split}"
+    ids = dict(load_classes("ade20k_150").contiguous)
+    records = load_coco_panoptic(panoptic.with_suffix(".json"), panoptic, images, ids)
+    for record in records:
+        if not Path(record["pan_seg_file_name"]).is_file():
+            raise DatasetError(f"{record['pan_seg_file_name']}: there is no such map")
+    return f"{sum(len(r['segments_info']) for r in records)} segments in {len(records)} pictures"
+
+
+def _count_objects(place: Path, split: str, images: Path) -> str:
+    ids = {number: i for i, number in enumerate(load_classes("ade20k_150").things)}
+    records = load_coco_instances(place / f"ade20k_instance_{split}.json", images, ids)
+    return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} pictures"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""ADE20K's full data set: 847 classes, shorter side at most 512.
+
+    python datasets/prepare_ade20k_full.py [--root datasets] [--workers N]
+    python datasets/prepare_ade20k_full.py --check [--root datasets]
+
+Unpack the archive in `ade/`, so that there is `ade/ADE20K_2021_17_01/images/ADE/`. Written beside
+it: `images_detectron2/` and `annotations_detectron2/` (16-bit TIFF, 65535 = no class). The index,
+a pickle, is not read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.ade20k_making import picture_of, reduce_classes, reduce_picture
+from hipie.data.datasets.delivery import Source
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.label_conversion import Job, convert_all, table_of
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.preparation import Check
+from hipie.data.vocabularies import load_classes
+
+SOURCES = [
+    Source(
+        "ADE20K, version 2021_17_01",
+        "https://groups.csail.mit.edu/vision/datasets/ADE20K/",
+        "after registration; about 6 GB",
+        "pictures for research; annotations BSD 3-clause",
+    )
+]
+FOLDERS = ("training", "validation")
+PUBLISHED = {"training": 25_574, "validation": 2_000}
+IGNORED, LARGEST_NUMBER = 65535, 25 * 256 + 255
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write the pictures and label maps of both splits."""
+    place = root / "ade/ADE20K_2021_17_01"
+    originals = load_classes("ade20k_847").originals
+    pairs = [(number, i) for i, numbers in enumerate(originals) for number in numbers]
+    table = table_of(pairs, LARGEST_NUMBER + 1, IGNORED)
+    for folder in FOLDERS:
+        given = place / "images/ADE" / folder
+        labels = sorted(given.rglob("*_seg.png"))
+        if not labels:
+            raise FileNotFoundError(f"{given}: there is no *_seg.png below it")
+        images = place / "images_detectron2" / folder
+        pictures = [Job((picture_of(one),), images / picture_of(one).name) for one in labels]
+        convert_all(reduce_picture, pictures, workers, f"pictures of {folder}")
+        maps = place / "annotations_detectron2" / folder
+        jobs = [Job((one,), maps / f"{picture_of(one).stem}.tif") for one in labels]
+        convert_all(partial(reduce_classes, table), jobs, workers, f"classes of {folder}")
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """Label maps of both splits."""
+    place = root / "ade/ADE20K_2021_17_01"
+    for folder in FOLDERS:
+        load = partial(
+            load_label_maps,
+            place / "annotations_detectron2" / folder,
+            place / "images_detectron2" / folder,
+            label_ending=".tif",
+        )
+        numbers = [*range(847), IGNORED]
+        yield folder, partial(check_label_maps, load, numbers, PUBLISHED.get(folder), workers)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

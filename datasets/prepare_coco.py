@@ -1,0 +1,130 @@
+#!/usr/bin/env python
+"""COCO 2017: semantic maps from the panoptic ones.
+
+    python datasets/prepare_coco.py [--root datasets] [--workers N]
+    python datasets/prepare_coco.py --check [--root datasets]
+
+Unpack everything under `coco/`: `train2017/`, `val2017/`, `annotations/`, `panoptic_train2017/`,
+`panoptic_val2017/`. A split whose JSON is not there is left out. Where Detectron2's
+`annotations/panoptic_val2017_100.json` is, the maps of its 100 pictures get folders of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.delivery import Source
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.json_file import DatasetError, read_json
+from hipie.data.datasets.label_conversion import Job, convert_all, place_picture, relabel_panoptic
+from hipie.data.datasets.preparation import Check
+from hipie.data.vocabularies import load_classes
+
+ADDRESS = "http://images.cocodataset.org"
+FLICKR, ANNOTATIONS = "Flickr's terms", "CC BY 4.0"
+SOURCES = [
+    Source("pictures", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
+    Source("pictures", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
+    Source(
+        "instances", f"{ADDRESS}/annotations/annotations_trainval2017.zip", "241 MB", ANNOTATIONS
+    ),
+    Source(
+        "segments",
+        f"{ADDRESS}/annotations/panoptic_annotations_trainval2017.zip",
+        "821 MB; its two archives of PNGs have to be unpacked too",
+        ANNOTATIONS,
+    ),
+    Source(
+        "100 pictures of val",
+        "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/panoptic_val2017_100.json",
+        "small",
+        ANNOTATIONS,
+    ),
+]
+# Name in the files -> pictures, maps to read, semantic maps to write.
+SPLITS = {
+    "train2017": ("train2017", "panoptic_train2017", "panoptic_semseg_train2017"),
+    "val2017": ("val2017", "panoptic_val2017", "panoptic_semseg_val2017"),
+    "val2017_100": ("val2017", "panoptic_val2017", "panoptic_thing_stuff_val2017_100"),
+}
+PUBLISHED = {"train2017": 118_287, "val2017": 5_000, "val2017_100": 100}
+IGNORED = 255
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write the semantic maps of every split whose JSON is there."""
+    place = root / "coco"
+    contiguous = load_classes("coco_panoptic").contiguous
+    splits = _present(place)
+    if not splits:
+        raise FileNotFoundError(f"{place}/annotations: there is no panoptic_val2017.json in it")
+    for split in splits:
+        pictures, panoptic, semantic = SPLITS[split]
+        file = place / "annotations" / f"panoptic_{split}.json"
+        records = load_coco_panoptic(file, place / panoptic, place / pictures, dict(contiguous))
+        jobs = [
+            Job(
+                (Path(record["pan_seg_file_name"]),),
+                place / semantic / Path(record["pan_seg_file_name"]).name,
+                [(one["id"], one["category_id"]) for one in record["segments_info"]],
+            )
+            for record in records
+        ]
+        convert_all(relabel_panoptic, jobs, workers, semantic)
+        if panoptic != f"panoptic_{split}":
+            copies = [
+                Job(job.sources, place / f"panoptic_{split}" / job.target.name) for job in jobs
+            ]
+            convert_all(place_picture, copies, workers, f"panoptic_{split}")
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """Instances and semantic maps of the splits that are there."""
+    place = root / "coco"
+    numbers = [*range(133), IGNORED]
+    for split in _present(place) or ["val2017"]:
+        pictures, _, semantic = SPLITS[split]
+        load = partial(_records, place, split, place / pictures, place / semantic)
+        yield (
+            f"semantic maps of {split}",
+            partial(check_label_maps, load, numbers, PUBLISHED.get(split), workers),
+        )
+        file = place / "annotations" / f"instances_{split}.json"
+        if file.is_file():
+            yield f"instances of {split}", partial(_count_objects, file, place / pictures)
+
+
+def _present(place: Path) -> list[str]:
+    return [one for one in SPLITS if (place / "annotations" / f"panoptic_{one}.json").is_file()]
+
+
+def _records(place: Path, split: str, pictures: Path, semantic: Path) -> list[dict]:
+    """The records of the panoptic JSON, each of which must have its maps."""
+    file = place / "annotations" / f"panoptic_{split}.json"
+    contiguous = dict(load_classes("coco_panoptic").contiguous)
+    records = load_coco_panoptic(file, place / f"panoptic_{split}", pictures, contiguous, semantic)
+    for record in records:
+        for key in ("pan_seg_file_name", "sem_seg_file_name"):
+            if not Path(record[key]).is_file():
+                raise DatasetError(f"{record[key]}: there is no such label map")
+    return records
+
+
+def _count_objects(file: Path, pictures: Path) -> str:
+    ids = {c["id"]: i for i, c in enumerate(read_json(file, ("categories",))["categories"])}
+    records = load_coco_instances(file, pictures, ids)
+    return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} pictures"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

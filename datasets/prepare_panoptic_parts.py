@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Pascal and Cityscapes Panoptic Parts: one number a pixel for 200, 57 or 50 phrases.
+
+    python datasets/prepare_panoptic_parts.py [--root datasets] [--workers N]
+    python datasets/prepare_panoptic_parts.py --check [--root datasets]
+
+Pascal: unpack VOC 2010 in `VOCdevkit/`, and the labels of Pascal Panoptic Parts as
+`pascal_parts/labels/{training,validation}/*.tif` (and `test`, where one has it). Written beside
+them: `..._pano/` (200 phrases) and `..._merged/` (57).
+Cityscapes: `cityscapes/leftImg8bit/` and `cityscapes/gtFinePanopticParts/{train,val}/`. Written:
+`images_all/` (links where that can be) and `gtFinePanopticPartsRemapped/`. In all, 0 is ignored.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hipie.data.datasets.delivery import Source
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.label_conversion import (
+    Job,
+    convert_all,
+    place_picture,
+    relabel_parts,
+    table_of,
+)
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.preparation import Check
+from hipie.data.vocabularies import load_classes
+
+SOURCES = [
+    Source(
+        "Pascal Panoptic Parts",
+        "https://github.com/pmeletis/panoptic_parts",
+        "labels 75 MB",
+        "pictures under Flickr's terms",
+    ),
+    Source(
+        "VOC 2010",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+        "1.3 GB",
+        "pictures under Flickr's terms",
+    ),
+    Source(
+        "Cityscapes and its Panoptic Parts",
+        "https://www.cityscapes-dataset.com/downloads/",
+        "after registration; leftImg8bit_trainvaltest.zip 11 GB, gtFinePanopticParts 0.2 GB",
+        "for research",
+    ),
+]
+SPLITS = ("training", "validation", "test")
+CITY_SPLITS = ("train", "val")
+LABELS, PICTURE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
+PUBLISHED = {"training": 4_998, "validation": 5_105, "train": 2_975, "val": 500}
+IGNORED, NUMBERS = 0, 10_000
+# Cityscapes' classes that are no phrase: vehicle, borders, static and dynamic things.
+CITY_NOTHING = range(1, 6)
+
+
+def part_tables() -> dict[str, np.ndarray]:
+    """From class * 100 + part to a number that is written, for Pascal's two kinds of maps."""
+    classes = load_classes("pascal_parts_pano")
+    pairs = [
+        (number, place, group)
+        for place, (numbers, group) in enumerate(
+            zip(classes.originals, classes.groups, strict=True), 1
+        )
+        for number in numbers
+    ]
+    return {
+        "pano": table_of([(0, IGNORED), *((n, place) for n, place, _ in pairs)], NUMBERS),
+        "merged": table_of([(0, IGNORED), *((n, group) for n, _, group in pairs)], NUMBERS),
+    }
+
+
+def city_table() -> np.ndarray:
+    """The same for Cityscapes."""
+    originals = load_classes("cityscapes_panoptic_parts").originals
+    pairs = [(n, place) for place, numbers in enumerate(originals, 1) for n in numbers]
+    return table_of([*((n, IGNORED) for n in (0, *CITY_NOTHING)), *pairs], NUMBERS)
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write the maps of what is unpacked."""
+    labels, city = root / "pascal_parts/labels", root / "cityscapes"
+    given = [labels / split for split in SPLITS if (labels / split).is_dir()]
+    city_given = city / "gtFinePanopticParts"
+    if not given and not city_given.is_dir():
+        raise FileNotFoundError(f"{labels / 'validation'} nor {city_given} is there")
+    for folder in given:
+        for name, table in part_tables().items():
+            target = labels / f"{folder.name}_{name}"
+            jobs = [Job((one,), target / one.name) for one in sorted(folder.glob("*.tif"))]
+            convert_all(partial(relabel_parts, table), jobs, workers, target.name)
+    for split in CITY_SPLITS if city_given.is_dir() else ():
+        prepare_city(city, split, workers)
+
+
+def prepare_city(place: Path, split: str, workers: int) -> None:
+    """Write the maps of one split of Cityscapes, and gather its pictures."""
+    folder = place / "gtFinePanopticParts" / split
+    names = [
+        path.relative_to(folder).as_posix().removesuffix(LABELS)
+        for path in sorted(folder.rglob(f"*{LABELS}"))
+    ]
+    target = place / "gtFinePanopticPartsRemapped" / split
+    maps = [Job((folder / f"{one}{LABELS}",), target / f"{one}{LABELS}") for one in names]
+    convert_all(partial(relabel_parts, city_table()), maps, workers, f"Cityscapes {split}")
+    given, images = place / "leftImg8bit" / split, place / "images_all" / split
+    pictures = [Job((given / f"{one}{PICTURE}",), images / f"{one}{PICTURE}") for one in names]
+    convert_all(place_picture, pictures, workers, f"pictures of Cityscapes {split}")
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """All label maps of what is prepared."""
+    labels, city = root / "pascal_parts/labels", root / "cityscapes"
+    rows = [
+        (labels / f"{split}_{name}", root / "VOCdevkit/VOC2010/JPEGImages", count, split)
+        for split in SPLITS
+        for name, count in (("pano", 200), ("merged", 57))
+    ]
+    rows += [
+        (city / "gtFinePanopticPartsRemapped" / split, city / "images_all" / split, 50, split)
+        for split in CITY_SPLITS
+    ]
+    for maps, images, phrases, split in [row for row in rows if row[0].is_dir()] or rows[:1]:
+        endings = {"label_ending": ".tif"}
+        if split in CITY_SPLITS:
+            endings = {"label_ending": LABELS, "image_ending": PICTURE}
+        load = partial(load_label_maps, maps, images, key="part_seg_file_name", **endings)
+        numbers, count = range(phrases + 1), PUBLISHED.get(split)
+        yield (
+            f"{maps.parent.name}/{maps.name}",
+            partial(check_label_maps, load, numbers, count, workers),
+        )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

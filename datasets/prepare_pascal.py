@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""Pascal VOC 2012 and Pascal Context: label maps of 21, 20, 59 and 459 classes.
+
+    python datasets/prepare_pascal.py [--root datasets] [--workers N]
+    python datasets/prepare_pascal.py --check [--root datasets]
+
+Unpack VOC 2012 and VOC 2010, so that there are `VOCdevkit/VOC2012/` and `VOCdevkit/VOC2010/`, and
+Context's trainval.tar.gz in the latter: `VOCdevkit/VOC2010/trainval/*.mat`. Written:
+`pascal_voc_d2/` and `pascal_ctx_d2/`; pictures are linked to, not copied, where that can be.
+
+Context's splits are VOC 2010's lists of training and validation. Its 59 classes are made from the
+459 by their names. Published numbers for 59 classes come from masks of the Detail API, a later
+edition of the same annotations, so a few pixels may differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hipie.data.datasets.delivery import Source
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.label_conversion import (
+    Job,
+    convert_all,
+    place_picture,
+    relabel,
+    relabel_matlab,
+    table_of,
+)
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.preparation import Check
+from hipie.data.vocabularies import load_vocabulary
+
+VOC, CONTEXT = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cs.stanford.edu/~roozbeh"
+FLICKR = "pictures under Flickr's terms"
+SOURCES = [
+    Source("VOC 2012", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", FLICKR),
+    Source("VOC 2010", f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", FLICKR),
+    Source("Context", f"{CONTEXT}/pascal-context/trainval.tar.gz", "31 MB", "none stated"),
+]
+SPLITS = {"training": "train", "validation": "val"}
+PUBLISHED = {
+    ("voc", "training"): 1_464,
+    ("voc", "validation"): 1_449,
+    ("context", "training"): 4_998,
+    ("context", "validation"): 5_105,
+}
+IGNORED, WIDE_IGNORED = 255, 65535
+# A class of the 459 that has another name among the 59.
+RENAMED = {"diningtable": "table"}
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write the maps of what is unpacked."""
+    devkit = root / "VOCdevkit"
+    given = [
+        (prepare_voc, devkit / "VOC2012/SegmentationClass"),
+        (prepare_context, devkit / "VOC2010/trainval"),
+    ]
+    present = [write for write, folder in given if folder.is_dir()]
+    if not present:
+        raise FileNotFoundError(" nor ".join(str(folder) for _, folder in given) + " is there")
+    for write in present:
+        write(root, workers)
+
+
+def prepare_voc(root: Path, workers: int) -> None:
+    """Write 21 and 20 classes of VOC 2012."""
+    place, given = root / "pascal_voc_d2", root / "VOCdevkit/VOC2012"
+    with_background = table_of([(i, i) for i in (*range(21), IGNORED)], 256)
+    without = table_of([(0, IGNORED), (IGNORED, IGNORED), *((i + 1, i) for i in range(20))], 256)
+    for folder, split in SPLITS.items():
+        names = _names(given / "ImageSets/Segmentation" / f"{split}.txt")
+        _pictures(given, place, folder, names, workers)
+        for classes, table in ((21, with_background), (20, without)):
+            maps = place / f"annotations_pascal{classes}" / folder
+            labels = given / "SegmentationClass"
+            jobs = [Job((labels / f"{one}.png",), maps / f"{one}.png") for one in names]
+            convert_all(partial(relabel, table), jobs, workers, f"{maps.parent.name} {folder}")
+
+
+def prepare_context(root: Path, workers: int) -> None:
+    """Write 459 and 59 classes of Context."""
+    place, given = root / "pascal_ctx_d2", root / "VOCdevkit/VOC2010"
+    all_of_them = table_of([(0, WIDE_IGNORED), *((i + 1, i) for i in range(459))], 460)
+    for folder, split in SPLITS.items():
+        listed = _names(given / "ImageSets/Main" / f"{split}.txt")
+        names = [one for one in listed if (given / "trainval" / f"{one}.mat").is_file()]
+        _pictures(given, place, folder, names, workers)
+        for name, ending, table in (
+            ("annotations_ctx459", ".tif", all_of_them),
+            ("annotations_ctx59", ".png", table_of_59()),
+        ):
+            maps = place / name / folder
+            jobs = [
+                Job((given / "trainval" / f"{one}.mat",), maps / f"{one}{ending}") for one in names
+            ]
+            convert_all(partial(relabel_matlab, table), jobs, workers, f"{name} {folder}")
+
+
+def table_of_59() -> np.ndarray:
+    """From the 459 numbers of the files to the 59 positions; the others are ignored."""
+    wide = load_vocabulary("pascal_context_459").names
+    narrow = load_vocabulary("pascal_context_59").names
+    pairs = [(wide.index(RENAMED.get(name, name)) + 1, i) for i, name in enumerate(narrow)]
+    return table_of(pairs, 460, IGNORED)
+
+
+def _names(file: Path) -> list[str]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such list")
+    return file.read_text(encoding="ascii").split()
+
+
+def _pictures(given: Path, place: Path, folder: str, names: Sequence[str], workers: int) -> None:
+    jobs = [
+        Job((given / "JPEGImages" / f"{name}.jpg",), place / "images" / folder / f"{name}.jpg")
+        for name in names
+    ]
+    convert_all(place_picture, jobs, workers, f"{place.name} {folder}")
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """All label maps of what is prepared."""
+    rows = [
+        ("pascal_voc_d2", "annotations_pascal21", ".png", 21, IGNORED, "voc"),
+        ("pascal_voc_d2", "annotations_pascal20", ".png", 20, IGNORED, "voc"),
+        ("pascal_ctx_d2", "annotations_ctx59", ".png", 59, IGNORED, "context"),
+        ("pascal_ctx_d2", "annotations_ctx459", ".tif", 459, WIDE_IGNORED, "context"),
+    ]
+    there = [row for row in rows if (root / row[0]).is_dir()] or rows
+    for place, name, ending, classes, ignored, kind in there:
+        for folder in SPLITS:
+            load = partial(
+                load_label_maps,
+                root / place / name / folder,
+                root / place / "images" / folder,
+                label_ending=ending,
+            )
+            numbers, count = [*range(classes), ignored], PUBLISHED.get((kind, folder))
+            yield f"{name} {folder}", partial(check_label_maps, load, numbers, count, workers)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
