@@ -46,6 +46,7 @@ def watched(model: HIPIE) -> Iterator[Stopwatch]:
     places = [
         (model.text_encoder, "forward", "text"),
         (model.backbone, "forward", "backbone"),
+        (model.things, "project", "fusion"),
         (model.things, "fuse", "fusion"),
         (model.things, "_encode", "encoder"),
         (model.things, "forward", "decoder"),

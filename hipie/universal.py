@@ -29,7 +29,7 @@ from hipie.language import (
 from hipie.model.batch import PictureBatch, build_targets, pad_pictures
 from hipie.model.raw import RawPredictions, raw_branch
 from hipie.model.stuff import StuffBranch
-from hipie.model.things import ThingBranch, ThingOutput
+from hipie.model.things import ProjectedInputs, ThingBranch, ThingOutput
 from hipie.training.stuff_criterion import StuffCriterion
 from hipie.training.targets import Targets
 from hipie.training.thing_criterion import ThingCriterion
@@ -197,7 +197,8 @@ class HIPIE(nn.Module):
             )
             for i, item in enumerate(inputs)
         ]
-        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
+        projected = self.things.project(features, batch.padding_mask)
+        fused = self.things.fuse(projected, text.hidden, text.mask)
         losses: dict[str, Tensor] = {}
         if task == "detection":
             found = self.things(
@@ -244,7 +245,8 @@ class HIPIE(nn.Module):
                     )
                 )
         sentences = [sentence for item in inputs for sentence in item["expressions"]]
-        _, found = self._find_described(features, batch, sentences, picture_of, targets)
+        projected = self.things.project(features, batch.padding_mask)
+        _, found = self._find_described(projected, sentences, picture_of, targets)
         ones = torch.ones(len(sentences), 1, dtype=torch.bool, device=self.device)
         return self.thing_criterion(found, targets, text_mask=ones)
 
@@ -292,7 +294,8 @@ class HIPIE(nn.Module):
                     i for i, item in enumerate(batched_inputs) for _ in item["expressions"]
                 ]
                 sentences = [one for item in batched_inputs for one in item["expressions"]]
-                text, found = self._find_described(features, batch, sentences, picture_of)
+                projected = self.things.project(features, batch.padding_mask)
+                text, found = self._find_described(projected, sentences, picture_of)
                 features = [level[picture_of] for level in features]
                 fused_text = found.fused_text
                 compared = text if self.unfused_sentences else text.with_hidden(fused_text)
@@ -350,11 +353,12 @@ class HIPIE(nn.Module):
     def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch, features = self._see(inputs)
         pairs = [(i, s) for i, item in enumerate(inputs) for s in item["expressions"]]
+        projected = self.things.project(features, batch.padding_mask)
         results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
         for start in range(0, len(pairs), SENTENCES_AT_ONCE):
             part = pairs[start : start + SENTENCES_AT_ONCE]
             picture_of = [i for i, _ in part]
-            _, found = self._find_described(features, batch, [s for _, s in part], picture_of)
+            _, found = self._find_described(projected, [s for _, s in part], picture_of)
             for row, i in enumerate(picture_of):
                 best = referring_results(
                     found.layers[-1],
@@ -386,7 +390,8 @@ class HIPIE(nn.Module):
     ) -> tuple[TextFeatures, ThingOutput]:
         """The thing branch over pictures with a vocabulary each, and the words unfused."""
         text = self.text_encoder([vocabulary_caption(self._vocabulary(one)) for one in inputs])
-        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask)
+        projected = self.things.project(features, batch.padding_mask)
+        fused = self.things.fuse(projected, text.hidden, text.mask)
         found = self.things(
             fused, text_for_classes=fused.fused_text, unfused_pooled=text.pooled(), targets=None
         )
@@ -394,8 +399,7 @@ class HIPIE(nn.Module):
 
     def _find_described(
         self,
-        features: list[Tensor],
-        batch: PictureBatch,
+        projected: ProjectedInputs,
         sentences: list[str],
         picture_of: list[int],
         targets: list[Targets] | None = None,
@@ -404,7 +408,7 @@ class HIPIE(nn.Module):
         text = self.text_encoder([expression_caption(sentence) for sentence in sentences])
         unfused = self.unfused_sentences and targets is None
         rows = torch.tensor(picture_of, device=self.device)
-        fused = self.things.fuse(features, batch.padding_mask, text.hidden, text.mask, rows)
+        fused = self.things.fuse(projected, text.hidden, text.mask, rows)
         found = self.things(
             fused,
             text_for_classes=(text if unfused else text.with_hidden(fused.fused_text)).pooled(),

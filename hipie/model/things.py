@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,6 +29,19 @@ from hipie.model.text_resizer import TextResizer
 from hipie.model.thing_decoder import DecodedThings, ThingDecoder, box_head, top_rows
 from hipie.training.predictions import DenoisingLayout, LayerPrediction, LayerPredictions
 from hipie.training.targets import Targets
+
+
+@dataclass
+class ProjectedInputs:
+    """P pictures before they meet any word.
+
+    Attributes:
+        levels: pixels [P, S, C] with their shapes.
+        image_sizes: [P, 2] (width, height) of the unpadded pictures in pixels.
+    """
+
+    levels: Levels
+    image_sizes: Tensor
 
 
 @dataclass
@@ -153,22 +166,12 @@ class ThingBranch(nn.Module):
         for head in (self.proposal_score, *self.iou_heads):
             nn.init.constant_(head.bias, prior)
 
-    def fuse(
-        self,
-        features: Sequence[Tensor],
-        padding_mask: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        picture_of: Tensor | None = None,
-    ) -> FusedInputs:
-        """Let words and pixels see each other.
+    def project(self, features: Sequence[Tensor], padding_mask: Tensor) -> ProjectedInputs:
+        """Bring P pictures to the branch's width; no word is asked.
 
         Args:
-            features: res3, res4, res5 of P pictures: [P, C_i, h_i, w_i].
+            features: res3, res4, res5: [P, C_i, h_i, w_i].
             padding_mask: [P, H, W] bool of the canvas, True where padded.
-            text: [B, T, text_width].
-            text_mask: [B, T] bool, True for real word pieces.
-            picture_of: [B] which picture each text speaks of; None = one text a picture, in order.
         """
         maps = self.projections(features)
         masks = [shrink_mask(padding_mask, one.shape[-2:]) for one in maps[:-1]]
@@ -177,13 +180,30 @@ class ThingBranch(nn.Module):
             sine_positions(mask, self.width, -0.5) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embedding, strict=True)
         ]
-        levels = flatten_levels(maps, positions, masks)
         valid = ~padding_mask
         sizes = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=-1).float()
+        return ProjectedInputs(flatten_levels(maps, positions, masks), sizes)
+
+    def fuse(
+        self,
+        projected: ProjectedInputs,
+        text: Tensor,
+        text_mask: Tensor,
+        picture_of: Tensor | None = None,
+    ) -> FusedInputs:
+        """Let words and pixels see each other.
+
+        Args:
+            projected: P pictures, of `project`.
+            text: [B, T, text_width].
+            text_mask: [B, T] bool, True for real word pieces.
+            picture_of: [B] which picture each text speaks of; None = one text a picture, in order.
+        """
+        levels, sizes = projected.levels, projected.image_sizes
         if picture_of is not None:
             levels, sizes = levels.select(picture_of), sizes[picture_of]
-        levels.tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
-        return FusedInputs(levels, fused_text, sizes)
+        tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
+        return FusedInputs(replace(levels, tokens=tokens), fused_text, sizes)
 
     def forward(
         self,

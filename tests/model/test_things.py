@@ -68,7 +68,7 @@ def run(
     targets: list[Targets] | None = None,
 ) -> ThingOutput:
     mask = torch.ones(text.shape[:2], dtype=torch.bool) if text_mask is None else text_mask
-    fused = branch.fuse(features, padding, text, mask)
+    fused = branch.fuse(branch.project(features, padding), text, mask)
     pooled = text.mean(1, keepdim=True)
     return branch(fused, text_for_classes=fused.fused_text, unfused_pooled=pooled, targets=targets)
 
@@ -146,7 +146,7 @@ def test_what_lies_in_the_padding_is_not_seen_after_fusion() -> None:
     padding = no_padding(1)
     padding[:, 32:], padding[:, :, 64:] = True, True
     text, mask = torch.randn(1, TOKENS, TEXT), torch.ones(1, TOKENS, dtype=torch.bool)
-    fused = branch.fuse(features, padding, text, mask)
+    fused = branch.fuse(branch.project(features, padding), text, mask)
     assert fused.image_sizes.tolist() == [[64.0, 32.0]]
     real = ~fused.levels.padding_mask[0]
     memory = branch._encode(fused.levels)
@@ -240,7 +240,7 @@ def test_gradients_reach_every_parameter(mixed: bool) -> None:
 def test_a_sentence_is_one_column() -> None:
     branch = make_branch()
     text, mask = torch.randn(1, TOKENS, TEXT), torch.ones(1, TOKENS, dtype=torch.bool)
-    fused = branch.fuse(make_features(1), no_padding(1), text, mask)
+    fused = branch.fuse(branch.project(make_features(1), no_padding(1)), text, mask)
     pooled = text.mean(1, keepdim=True)
     out = branch(fused, text_for_classes=pooled, unfused_pooled=pooled)
     assert out.layers[-1].token_logits.shape == (1, 15, 1)
