@@ -41,8 +41,8 @@ def sentences() -> list[dict]:
             "image_id": 1,
             "annotations": [annotation(0, 4), annotation(5, 9)],
             "sentences": [
-                {"sentence": "left", "targets": [0], "kind": "class", "held_out": False},
-                {"sentence": "both", "targets": [0, 1], "kind": "class", "held_out": True},
+                {"sentence": "left", "targets": [0], "kind": "class", "held_out": ""},
+                {"sentence": "both", "targets": [0, 1], "kind": "class", "held_out": "pair"},
                 {"sentence": "nothing", "targets": [], "kind": "none"},
             ],
         },
@@ -74,9 +74,20 @@ def test_referring_by_hand(sentences: list[dict]) -> None:
     assert scores["mIoU"] == pytest.approx(100 * (0.75 + 0.5 + 0 + 1 + 0) / 5)
     assert scores["P@0.5"] == pytest.approx(60) and scores["P@0.8"] == pytest.approx(20)
     assert scores["oIoU-class"] == pytest.approx(100 * 28 / 48)
-    assert scores["oIoU-held_out"] == pytest.approx(50)
+    assert scores["oIoU-unseen_pair"] == pytest.approx(50)
     assert scores["oIoU-seen"] == pytest.approx(75)
     assert scores["sentences"] == 5
+
+
+def test_what_is_new_in_the_words_is_told_apart(sentences: list[dict]) -> None:
+    for sentence, new in zip(sentences[0]["sentences"], ("class", "pair", ""), strict=True):
+        sentence["held_out"] = new
+    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+    judge.process([sentences[0]], [ANSWERS[0]])
+    scores = judge.evaluate()["refer"]
+    assert scores["oIoU-unseen_class"] == pytest.approx(75)
+    assert scores["oIoU-unseen_pair"] == pytest.approx(50)
+    assert scores["oIoU-seen"] == 0
 
 
 def test_an_empty_answer_counts_the_whole_target(sentences: list[dict]) -> None:
@@ -101,8 +112,9 @@ def test_reset_forgets(sentences: list[dict]) -> None:
     assert judge.evaluate()["refer"]["sentences"] == 2
 
 
-def test_missing_answers_are_named(sentences: list[dict]) -> None:
-    judge = ReferringEvaluator("hand_made_sentences", distributed=False)
+@pytest.mark.parametrize("kind", [ReferringEvaluator, GeneralizedReferringEvaluator])
+def test_missing_answers_are_named(sentences: list[dict], kind: type) -> None:
+    judge = kind("hand_made_sentences", distributed=False)
     with pytest.raises(ValueError, match="a.jpg: 3 sentences, but 1 answers"):
         judge.process([sentences[0]], [{"referring": [answer()]}])
 
