@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from hipie.checkpoint.formats_table import Format, Rename, State, by_table
 from hipie.checkpoint.official_hipie import OFFICIAL_HIPIE
 
-__all__ = ["FORMATS", "Conversion", "Format", "Rename", "State", "by_table", "to_ours"]
+__all__ = [
+    "FORMATS",
+    "Conversion",
+    "Format",
+    "Rename",
+    "State",
+    "by_table",
+    "register_format",
+    "to_ours",
+]
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,15 @@ def _is_wrapped(names: set[str]) -> bool:
 
 
 # Each format that recognises the names converts them, in this order.
-FORMATS: tuple[Format, ...] = (
+FORMATS: list[Format] = [
     Format("several processes", _is_wrapped, by_table([Rename(r"module\.(.+)", r"\1")])),
     OFFICIAL_HIPIE,
-)
+]
+
+
+def register_format(one: Format) -> None:
+    """Add a project's layout; again under the same name, it takes the earlier one's place."""
+    FORMATS[:] = [known for known in FORMATS if known.name != one.name] + [one]
 
 
 def to_ours(state: State, formats: Sequence[Format] = FORMATS) -> Conversion:
