@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+# What Pillow raises at damaged files, from its many readers.
+DAMAGED = (OSError, SyntaxError, EOFError, ValueError, TypeError, KeyError, struct.error)
 
 
 class ImageError(ValueError):
@@ -41,10 +46,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise ImageError(f"{path}: this is not a picture that can be read") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: the picture has too many pixels ({error})") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{path}: the picture is damaged or cut short ({error})") from error
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+    except DAMAGED as error:
+        raise ImageError(f"{path}: the picture is damaged or cut short ({error})") from error
 
 
 def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:

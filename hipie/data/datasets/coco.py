@@ -9,8 +9,11 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets.coco_instances import contiguous_categories, load_coco_instances
+from hipie.data.datasets.entries import WHOLE, WORDS, check_entry
 from hipie.data.datasets.json_file import DatasetError, read_json
-from hipie.language import Vocabulary
+from hipie.language import Vocabulary, VocabularyError
+
+CATEGORY = {"id": WHOLE, "name": WORDS}
 
 
 def register_coco(
@@ -37,15 +40,17 @@ def register_coco(
             number of classes than the file has categories.
     """
     categories = read_json(json_file, ("categories",))["categories"]
-    for category in categories:
-        if "id" not in category or not category.get("name"):
-            raise DatasetError(f"{json_file}: category {category} needs an id and a name")
+    for position, category in enumerate(categories):
+        check_entry(f"{json_file}: category {position} of the list", category, CATEGORY)
     contiguous = contiguous_categories(categories)
     names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
     if len(contiguous) != len(names):
         raise DatasetError(f"{json_file}: two categories have the same id")
     if vocabulary is None:
-        vocabulary = Vocabulary.from_names(things=names)
+        try:
+            vocabulary = Vocabulary.from_names(things=names)
+        except VocabularyError as error:
+            raise DatasetError(f"{json_file}: {error}") from error
     if len(vocabulary.classes) != len(names):
         raise DatasetError(
             f"{json_file}: the file has {len(names)} categories, the vocabulary "

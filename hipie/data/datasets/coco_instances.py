@@ -15,11 +15,29 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.datasets.entries import (
+    FLAG,
+    LIST,
+    NUMBER_OR_TEXT,
+    NUMBERS,
+    WHOLE,
+    check_entry,
+    check_optional,
+)
+from hipie.data.datasets.json_file import (
+    DatasetError,
+    images_by_id,
+    read_json,
+    require_images,
+    shown,
+)
 from hipie.data.datasets.polygons import crosses_itself, is_polygon
+from hipie.data.datasets.run_lengths import check_segmentation
 
 logger = logging.getLogger(__name__)
 
+REQUIRED = {"id": WHOLE, "image_id": NUMBER_OR_TEXT, "category_id": WHOLE}
+OPTIONAL = {"iscrowd": FLAG, "bbox": NUMBERS}
 MOST_CROSSING_CHECKS = 50_000
 NAMED_IN_WARNING = 5
 
@@ -52,17 +70,19 @@ def load_coco_instances(
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
     require_images(json_file, images, image_root)
+    for position, category in enumerate(content["categories"]):
+        check_entry(f"{json_file}: category {position} of the list", category, {"id": WHOLE})
     contiguous = contiguous or contiguous_categories(content["categories"])
     known = {category["id"] for category in content["categories"]}
     check_crossing = len(content["annotations"]) <= MOST_CROSSING_CHECKS
     problems: dict[str, list[Any]] = defaultdict(list)
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     seen: set[Any] = set()
-    for annotation in content["annotations"]:
-        where = f"{json_file}: annotation {annotation.get('id', annotation)}"
-        for key in ("id", "image_id", "category_id"):
-            if key not in annotation:
-                raise DatasetError(f'{where} has no "{key}"')
+    for position, annotation in enumerate(content["annotations"]):
+        check_entry(f"{json_file}: annotation {position} of the list", annotation, {})
+        where = f"{json_file}: annotation {shown(annotation.get('id', annotation))}"
+        check_entry(where, annotation, REQUIRED)
+        check_optional(where, annotation, OPTIONAL)
         if annotation["id"] in seen:
             raise DatasetError(f"{where} occurs twice")
         seen.add(annotation["id"])
@@ -72,7 +92,8 @@ def load_coco_instances(
             )
         if annotation["category_id"] not in known or annotation["category_id"] not in contiguous:
             raise DatasetError(f"{where} has the unknown category {annotation['category_id']}")
-        kept = _checked(annotation, images[annotation["image_id"]], problems, check_crossing)
+        image = images[annotation["image_id"]]
+        kept = _checked(where, annotation, image, problems, check_crossing)
         if kept is not None:
             kept["category_id"] = contiguous[annotation["category_id"]]
             objects[annotation["image_id"]].append(kept)
@@ -95,6 +116,7 @@ def contiguous_categories(categories: list[dict[str, Any]]) -> dict[int, int]:
 
 
 def _checked(
+    where: str,
     annotation: dict[str, Any],
     image: dict[str, Any],
     problems: dict[str, list[Any]],
@@ -109,7 +131,9 @@ def _checked(
     }
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if isinstance(p, list) and is_polygon(p)]
+        for polygon in segmentation:
+            check_entry(where, {"segmentation": polygon}, {"segmentation": LIST})
+        polygons = [p for p in segmentation if is_polygon(p)]
         if not polygons:
             problems["has a mask without corners and is left out"].append(number)
             return None
@@ -122,6 +146,8 @@ def _checked(
         kept["segmentation"] = polygons
     elif segmentation:
         kept["segmentation"] = segmentation
+    if "segmentation" in kept:
+        check_segmentation(where, kept["segmentation"], image["height"], image["width"])
     box = annotation.get("bbox") or _box_of(kept.get("segmentation"))
     if box is None:
         problems["has neither box nor mask and is left out"].append(number)

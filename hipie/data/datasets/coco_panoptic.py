@@ -6,7 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hipie.data.datasets.entries import (
+    FLAG,
+    LIST,
+    NUMBER_OR_TEXT,
+    TEXT,
+    WHOLE,
+    check_entry,
+    check_optional,
+)
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
+
+ANNOTATION = {"image_id": NUMBER_OR_TEXT, "file_name": TEXT, "segments_info": LIST}
+MOST_SEGMENT_ID = 2**24
 
 
 def load_coco_panoptic(
@@ -35,17 +47,21 @@ def load_coco_panoptic(
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
     require_images(json_file, images, image_root)
-    things = {c["id"]: bool(c.get("isthing", 1)) for c in content["categories"]}
+    things = _things(json_file, content["categories"])
     records = {}
-    for annotation in content["annotations"]:
+    for position, annotation in enumerate(content["annotations"]):
+        check_entry(f"{json_file}: annotation {position} of the list", annotation, ANNOTATION)
         image = images.get(annotation["image_id"])
         if image is None:
             raise DatasetError(
                 f"{json_file}: an annotation is of image {annotation['image_id']}, which the file "
                 "does not list"
             )
+        if image["id"] in records:
+            raise DatasetError(f"{json_file}: image {image['id']} has two annotations")
         segments = []
         for segment in annotation["segments_info"]:
+            _check_segment(f"{json_file}: a segment of image {image['id']}", segment)
             category = segment["category_id"]
             if category not in contiguous or category not in things:
                 raise DatasetError(
@@ -68,3 +84,19 @@ def load_coco_panoptic(
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, f"{stem}.png")
         records[image["id"]] = record
     return [records[key] for key in images if key in records]
+
+
+def _things(json_file: str | os.PathLike[str], categories: list[Any]) -> dict[int, bool]:
+    """Category id -> whether it is a thing."""
+    for position, category in enumerate(categories):
+        where = f"{json_file}: category {position} of the list"
+        check_entry(where, category, {"id": WHOLE})
+        check_optional(where, category, {"isthing": FLAG})
+    return {c["id"]: bool(c.get("isthing", 1)) for c in categories}
+
+
+def _check_segment(where: str, segment: Any) -> None:
+    check_entry(where, segment, {"id": WHOLE, "category_id": WHOLE})
+    check_optional(where, segment, {"iscrowd": FLAG})
+    if not 0 <= segment["id"] < MOST_SEGMENT_ID:
+        raise DatasetError(f'{where}: "id" must fit in three bytes, not {segment["id"]}')

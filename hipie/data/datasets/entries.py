@@ -22,6 +22,10 @@ class Kind:
 
 
 WHOLE = Kind("a whole number", lambda value: _is_whole(value))
+NUMBER_OR_TEXT = Kind(
+    "a whole number or a text", lambda value: _is_whole(value) or isinstance(value, str)
+)
+NUMBERS = Kind("a list of numbers", lambda value: _all_numbers(value))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 WORDS = Kind(
     "a text of at least one word", lambda value: isinstance(value, str) and bool(value.strip())
@@ -72,9 +76,11 @@ def _all_whole(value: Any) -> bool:
     return isinstance(value, list) and all(_is_whole(one) for one in value)
 
 
+def _all_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is float or _is_whole(one) for one in value)
+
+
 def _is_box(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 4:
+    if not _all_numbers(value) or len(value) != 4:
         return False
-    if not all(type(side) in (int, float) and math.isfinite(side) for side in value):
-        return False
-    return value[2] >= 0 and value[3] >= 0
+    return all(map(math.isfinite, value)) and value[2] >= 0 and value[3] >= 0

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from hipie.data.datasets.json_file import DatasetError
+from hipie.data.image import DAMAGED
 
 
 def load_label_maps(
@@ -82,5 +83,5 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, SyntaxError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: this label map cannot be read ({error})") from error

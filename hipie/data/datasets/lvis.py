@@ -12,7 +12,12 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
+from hipie.data.datasets.entries import BOX, TEXT, WHOLE, WHOLES, check_entry, check_optional
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.datasets.run_lengths import check_segmentation
+
+ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX}
+LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def load_lvis(
@@ -36,25 +41,30 @@ def load_lvis(
         FileNotFoundError, DatasetError: naming the file and the entry that is wrong.
     """
     content = read_json(json_file, ("images", "annotations"))
-    content["images"] = [_with_file_name(json_file, image) for image in content["images"]]
+    content["images"] = [
+        _with_file_name(f"{json_file}: image {position} of the list", image)
+        for position, image in enumerate(content["images"])
+    ]
     images = images_by_id(json_file, content)
     require_images(json_file, images, image_root)
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        where = f"{json_file}: annotation {annotation.get('id', annotation)}"
-        for key in ("image_id", "category_id", "bbox", "segmentation"):
-            if key not in annotation:
-                raise DatasetError(f'{where} has no "{key}"')
-        if annotation["image_id"] not in images:
+    for position, annotation in enumerate(content["annotations"]):
+        check_entry(f"{json_file}: annotation {position} of the list", annotation, {"id": WHOLE})
+        where = f"{json_file}: annotation {annotation['id']}"
+        check_entry(where, annotation, ANNOTATION)
+        image = images.get(annotation["image_id"])
+        if image is None:
             raise DatasetError(
                 f"{where} is of image {annotation['image_id']}, which the file does not list"
             )
+        shape = annotation.get("segmentation")
+        check_segmentation(where, shape, image["height"], image["width"])
         objects[annotation["image_id"]].append(
             {
                 "id": annotation["id"],
                 "bbox": annotation["bbox"],
                 "bbox_mode": BoxMode.XYWH_ABS,
-                "segmentation": annotation["segmentation"],
+                "segmentation": shape,
                 "category_id": _class(contiguous, annotation["category_id"], where),
                 "iscrowd": 0,
             }
@@ -68,7 +78,7 @@ def load_lvis(
             "annotations": objects[number],
             **{
                 key: [_class(contiguous, c, f"{json_file}: image {number}") for c in image[key]]
-                for key in ("neg_category_ids", "not_exhaustive_category_ids")
+                for key in LISTS
                 if key in image
             },
         }
@@ -76,11 +86,12 @@ def load_lvis(
     ]
 
 
-def _with_file_name(json_file: str | os.PathLike[str], image: dict[str, Any]) -> dict[str, Any]:
+def _with_file_name(where: str, image: Any) -> dict[str, Any]:
+    check_entry(where, image, {"id": WHOLE})
+    check_optional(where, image, dict.fromkeys(LISTS, WHOLES))
     if "file_name" in image:
         return image
-    if "coco_url" not in image:
-        raise DatasetError(f'{json_file}: image {image.get("id", image)} has no "coco_url"')
+    check_entry(where, image, {"coco_url": TEXT})
     return {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
 
 

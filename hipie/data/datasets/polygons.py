@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 
 def is_polygon(points: Sequence[float]) -> bool:
     """Whether a flat list x, y, x, y, ... has at least three corners, all of them finite."""
-    return len(points) >= 6 and len(points) % 2 == 0 and bool(np.isfinite(points).all())
+    if len(points) < 6 or len(points) % 2:
+        return False
+    return all(type(one) in (int, float) and math.isfinite(one) for one in points)
 
 
 def crosses_itself(points: Sequence[float]) -> bool:

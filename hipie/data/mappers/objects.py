@@ -17,6 +17,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 from scipy import ndimage
 
+from hipie.data.image import DAMAGED
+
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
@@ -29,7 +31,7 @@ def read_labels(path: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image)
-    except (OSError, SyntaxError, EOFError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: this label map cannot be read ({error})") from error
 
 

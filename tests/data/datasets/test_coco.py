@@ -50,8 +50,9 @@ def test_vocabulary_of_another_length(mine: Path) -> None:
     ("categories", "words"),
     [
         ([{"id": 4, "name": "cup"}, {"id": 4, "name": "jug"}], "two categories have the same id"),
-        ([{"id": 4}], "needs an id and a name"),
-        ([{"name": "cup"}], "needs an id and a name"),
+        ([{"id": 4}], 'category 0 of the list has no "name"'),
+        ([{"name": "cup"}], 'category 0 of the list has no "id"'),
+        ([{"id": 4, "name": "--"}], 'class name "--" has no letter'),
     ],
 )
 def test_bad_categories(mine: Path, categories: list[dict], words: str) -> None:
