@@ -288,44 +288,50 @@ class HIPIE(nn.Module):
                 "sentences, not of both at once"
             )
         with torch.no_grad():
-            batch, features = self._see(batched_inputs)
-            if all(said):
-                picture_of = [
-                    i for i, item in enumerate(batched_inputs) for _ in item["expressions"]
-                ]
-                sentences = [one for item in batched_inputs for one in item["expressions"]]
-                projected = self.things.project(features, batch.padding_mask)
-                text, found = self._find_described(projected, sentences, picture_of)
-                features = [level[picture_of] for level in features]
-                fused_text = found.fused_text
-                compared = text if self.unfused_sentences else text.with_hidden(fused_text)
-                text_for_classes = compared.pooled()
-            else:
-                text, found = self._find_named(batched_inputs, batch, features)
-                text_for_classes = fused_text = found.fused_text
-            covered = self.stuff(
-                features,
-                text_for_classes=text_for_classes,
-                pooled_text=text.with_hidden(fused_text).pooled(),
-            )
-            return RawPredictions(
-                things=raw_branch(
-                    found.layers[-1],
-                    first_query=found.num_background,
-                    references=found.references[0],
-                    proposals=found.topk,
-                    masks_of=thing_masks,
-                ),
-                stuff=raw_branch(
-                    covered.layers[-1],
-                    first_query=0,
-                    references=covered.references,
-                    proposals=covered.topk,
-                    masks_of=stuff_masks,
-                ),
-                fused_text=fused_text,
-                encoder_memory=found.memory,
-            )
+            return self._raw(batched_inputs, all(said), thing_masks, stuff_masks)
+
+    def _raw(
+        self,
+        inputs: list[dict[str, Any]],
+        said: bool,
+        thing_masks: Sequence[int] | Tensor | None,
+        stuff_masks: Sequence[int] | Tensor | None,
+    ) -> RawPredictions:
+        batch, features = self._see(inputs)
+        if said:
+            pairs = [(i, one) for i, item in enumerate(inputs) for one in item["expressions"]]
+            picture_of = [i for i, _ in pairs]
+            projected = self.things.project(features, batch.padding_mask)
+            text, found = self._find_described(projected, [one for _, one in pairs], picture_of)
+            features = [level[picture_of] for level in features]
+            compared = text if self.unfused_sentences else text.with_hidden(found.fused_text)
+            text_for_classes = compared.pooled()
+        else:
+            text, found = self._find_named(inputs, batch, features)
+            text_for_classes = found.fused_text
+        covered = self.stuff(
+            features,
+            text_for_classes=text_for_classes,
+            pooled_text=text.with_hidden(found.fused_text).pooled(),
+        )
+        return RawPredictions(
+            things=raw_branch(
+                found.layers[-1],
+                first_query=found.num_background,
+                references=found.references[0],
+                proposals=found.topk,
+                masks_of=thing_masks,
+            ),
+            stuff=raw_branch(
+                covered.layers[-1],
+                first_query=0,
+                references=covered.references,
+                proposals=covered.topk,
+                masks_of=stuff_masks,
+            ),
+            fused_text=found.fused_text,
+            encoder_memory=found.memory,
+        )
 
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch, features = self._see(inputs)

@@ -83,6 +83,55 @@ def tiny_cfg(tiny_options):
     register_all(_plain_cfg())
 
 
+def tiny_full_size(backbone: str, text_source: str):
+    """The published configuration of a backbone, "r50" or "vit_h", with every width cut down."""
+    from hipie import model_zoo
+
+    cfg = model_zoo.get_config(f"universal/hipie_{backbone}.yaml")
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.HIPIE.TEXT.SOURCE", text_source),
+            *("MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16),
+            *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+            *("MODEL.VIT.WIDTH", 32, "MODEL.VIT.DEPTH", 4, "MODEL.VIT.NUM_HEADS", 2),
+            *("MODEL.VIT.IMAGE_SIZE", 128, "MODEL.VIT.PRETRAIN_IMAGE_SIZE", 64),
+            *("MODEL.VIT.WINDOW_BLOCKS", (0, 2), "MODEL.VIT.WINDOW_SIZE", 3),
+            *("MODEL.HIPIE.WIDTH", 32, "MODEL.HIPIE.LOSS.NUM_POINTS", 64),
+            *("MODEL.HIPIE.THINGS.NUM_QUERIES", 20, "MODEL.HIPIE.THINGS.NUM_BACKGROUND_QUERIES", 3),
+            *("MODEL.HIPIE.THINGS.ENCODER_LAYERS", 2, "MODEL.HIPIE.THINGS.DECODER_LAYERS", 2),
+            *("MODEL.HIPIE.THINGS.NUM_HEADS", 4, "MODEL.HIPIE.THINGS.FFN_WIDTH", 32),
+            *("MODEL.HIPIE.THINGS.FUSION_WIDTH", 32, "MODEL.HIPIE.THINGS.FUSION_HEADS", 2),
+            *("MODEL.HIPIE.THINGS.DENOISING_QUERIES", 8),
+            *("MODEL.HIPIE.STUFF.NUM_QUERIES", 12, "MODEL.HIPIE.STUFF.ENCODER_LAYERS", 2),
+            *("MODEL.HIPIE.STUFF.DECODER_LAYERS", 2, "MODEL.HIPIE.STUFF.NUM_HEADS", 4),
+            *("MODEL.HIPIE.STUFF.FFN_WIDTH", 32, "MODEL.HIPIE.STUFF.DENOISING_QUERIES", 8),
+        ]
+    )
+    return cfg
+
+
+@pytest.fixture(params=["r50", "vit_h"])
+def tiny_published(request, tiny_text):
+    """HIPIE as published, with either backbone, at its smallest."""
+    return _built(tiny_full_size(request.param, str(tiny_text)))
+
+
+@pytest.fixture
+def tiny_vit(tiny_text):
+    """HIPIE with a plain vision transformer, at its smallest."""
+    return _built(tiny_full_size("vit_h", str(tiny_text)))
+
+
+def _built(cfg):
+    from detectron2.modeling import build_model
+
+    import hipie.universal
+    import hipie.vision  # noqa: F401
+
+    torch.manual_seed(0)
+    return build_model(cfg).eval()
+
+
 def _plain_cfg():
     """Detectron2's configuration with the keys of this package."""
     from detectron2.config import get_cfg

@@ -121,6 +121,46 @@ def test_results_are_the_published_ones(name: str, published_model) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["names12", "names133"])
+def test_bfloat16_keeps_the_panoptic_map(name: str, published_model) -> None:
+    case = Case(name)
+    model = prepared(case, published_model)
+    with torch.no_grad():
+        (exact,) = model(case.inputs())
+        with torch.autocast("cpu", torch.bfloat16):
+            (coarse,) = model(case.inputs())
+    labels = [one["sem_seg"].argmax(0) for one in (exact, coarse)]
+    assert (labels[0] == labels[1]).float().mean() >= 0.98
+    assert agreement(exact, coarse) >= 0.98
+
+
+def agreement(one: dict, other: dict) -> float:
+    """Share of pixels whose segment is of the same class, or that have none in both."""
+    maps = []
+    for segments, described in (one["panoptic_seg"], other["panoptic_seg"]):
+        table = torch.full((len(described) + 1,), -1)
+        for segment in described:
+            table[segment["id"]] = segment["category_id"]
+        maps.append(table[segments.long()])
+    return float((maps[0] == maps[1]).float().mean())
+
+
+def test_two_threads_agree_with_one(published_model) -> None:
+    case = Case("names12")
+    model = prepared(case, published_model)
+    alone = model.predict_raw(case.inputs())
+    torch.set_num_threads(2)
+    try:
+        together = model.predict_raw(case.inputs())
+    finally:
+        torch.set_num_threads(1)
+    for branch in ("things", "stuff"):
+        one, two = getattr(alone, branch), getattr(together, branch)
+        assert torch.equal(one.proposals, two.proposals)
+        for part in ("token_logits", "boxes", "mask_logits"):
+            torch.testing.assert_close(getattr(one, part), getattr(two, part), atol=1e-3, rtol=1e-3)
+
+
 def replace_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the published training step drew instead of random numbers, by shape alone."""
 

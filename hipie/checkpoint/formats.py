@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hipie.checkpoint.formats_table import Format, Rename, State, by_table
-from hipie.checkpoint.official_hipie import OFFICIAL_HIPIE
+from hipie.checkpoint.official_hipie import OFFICIAL_HIPIE, UNINEXT
 
 __all__ = [
     "FORMATS",
@@ -28,11 +28,13 @@ class Conversion:
         state: tensors under our names.
         dropped: the file's names that were left out on purpose.
         layout: whose names the file had.
+        whole: whether such a file holds all of a model.
     """
 
     state: State
     dropped: tuple[str, ...] = ()
     layout: str = "hipie"
+    whole: bool = True
 
 
 def _is_wrapped(names: set[str]) -> bool:
@@ -43,6 +45,7 @@ def _is_wrapped(names: set[str]) -> bool:
 FORMATS: list[Format] = [
     Format("several processes", _is_wrapped, by_table([Rename(r"module\.(.+)", r"\1")])),
     OFFICIAL_HIPIE,
+    UNINEXT,
 ]
 
 
@@ -55,9 +58,11 @@ def to_ours(state: State, formats: Sequence[Format] = FORMATS) -> Conversion:
     """Convert a state dict of any known layout; one of no known layout stays as it is."""
     dropped: list[str] = []
     layouts: list[str] = []
+    whole = True
     for one in formats:
         if one.recognise(set(state)):
             state, left_out = one.convert(state)
             dropped += left_out
             layouts.append(one.name)
-    return Conversion(state, tuple(dropped), ", ".join(layouts) or "hipie")
+            whole = whole and one.whole
+    return Conversion(state, tuple(dropped), ", ".join(layouts) or "hipie", whole)

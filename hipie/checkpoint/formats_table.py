@@ -34,11 +34,13 @@ class Format:
         name: for people.
         recognise: says from the names whether a file has this layout.
         convert: the layout's tensors -> ours and the names of those left out on purpose.
+        whole: whether such a file holds all of a model; of another it is enough if some fit.
     """
 
     name: str
     recognise: Callable[[set[str]], bool]
     convert: Callable[[State], tuple[State, list[str]]]
+    whole: bool = True
 
 
 def by_table(rules: Sequence[Rename]) -> Callable[[State], tuple[State, list[str]]]:

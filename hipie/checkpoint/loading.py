@@ -55,7 +55,7 @@ def load_state(
     ]
     wrong = {*unexpected, *mismatched}
     fitting = {name: value for name, value in found.state.items() if name not in wrong}
-    too_many = not in_part and len(wrong) > MOST_UNKNOWN * len(found.state)
+    too_many = not in_part and found.whole and len(wrong) > MOST_UNKNOWN * len(found.state)
     if not fitting or (too_many and len(fitting) < (1 - MOST_UNKNOWN) * len(own)):
         raise CheckpointError(_another_model(origin, model, found.state, own, wrong))
     model.load_state_dict(fitting, strict=False)
@@ -100,12 +100,32 @@ def _another_model(
     if not name:
         return f"{origin}: none of its tensors is for this {type(model).__name__}"
     why = "the model has no such tensor"
+    theirs, ours = _backbone_kind(state), _backbone_kind(own)
+    if theirs and ours and theirs != ours:
+        return (
+            f"{origin}: these are weights of a model with {theirs} as backbone, and this "
+            f"{type(model).__name__} has {ours}; the configuration must name the same"
+        )
     if name in own:
         why = f"it is {_shape(state[name])} there and {_shape(own[name])} in the model"
     return (
         f"{origin}: these are weights of another model than this {type(model).__name__}: "
         f'{len(wrong)} of {len(state)} tensors do not fit, the first is "{name}" ({why})'
     )
+
+
+def _backbone_kind(names: Iterable[str]) -> str:
+    """What the names under `backbone.` tell; "" for kinds that are not known here."""
+    kinds = {
+        "backbone.res2.": "a ResNet",
+        "backbone.blocks.": "a ViT",
+        "backbone.net.": "a timm network",
+    }
+    for name in names:
+        for beginning, kind in kinds.items():
+            if name.startswith(beginning):
+                return kind
+    return ""
 
 
 def _shape(value: Tensor) -> str:

@@ -123,8 +123,27 @@ RULES: tuple[Rename, ...] = (
 )
 
 
-def _recognise(names: set[str]) -> bool:
+def _shares_hipies_names(names: set[str]) -> bool:
     return any(name.startswith("detr.detr.transformer.") for name in names)
+
+
+def _has_stuff(names: set[str]) -> bool:
+    return any(name.startswith("detr.mask_dino.") for name in names)
+
+
+def _is_hipie(names: set[str]) -> bool:
+    return _shares_hipies_names(names) and _has_stuff(names)
+
+
+def _is_uninext(names: set[str]) -> bool:
+    return _shares_hipies_names(names) and not _has_stuff(names)
+
+
+def _convert_uninext(state: State) -> tuple[State, list[str]]:
+    """What coincides with HIPIE; the rest (heads for tracking) has no place here."""
+    ours, dropped = _convert(state)
+    strangers = [name for name in ours if name.startswith(("detr.", "text_encoder.body."))]
+    return {k: v for k, v in ours.items() if k not in strangers}, dropped + strangers
 
 
 def _convert(state: State) -> tuple[State, list[str]]:
@@ -148,4 +167,6 @@ def _require_equal_copies(state: State) -> None:
                 )
 
 
-OFFICIAL_HIPIE = Format("official HIPIE", _recognise, _convert)
+OFFICIAL_HIPIE = Format("official HIPIE", _is_hipie, _convert)
+# The model HIPIE grew from: its things, backbone and words under the same names, and no stuff.
+UNINEXT = Format("UNINEXT", _is_uninext, _convert_uninext, whole=False)

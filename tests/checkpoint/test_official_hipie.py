@@ -17,6 +17,7 @@ import hipie.vision  # noqa: F401  (importing them registers architectures and b
 from hipie import model_zoo
 from hipie.checkpoint import CheckpointError
 from hipie.checkpoint.formats import to_ours
+from hipie.checkpoint.loading import load_state
 
 NAMES = Path(__file__).parents[1] / "data" / "checkpoint"
 
@@ -59,3 +60,19 @@ def test_a_copy_that_differs_is_named(official: dict[str, Tensor]) -> None:
     name = "detr.mask_dino.predictor.decoder.norm.weight"
     with pytest.raises(CheckpointError, match=r"predictor\.decoder\.norm\.weight"):
         to_ours({**official, name: torch.ones(256)})
+
+
+def test_uninexts_weights_fill_what_coincides(official: dict[str, Tensor]) -> None:
+    theirs = {name: value for name, value in official.items() if "mask_dino" not in name}
+    theirs["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
+    found = to_ours(theirs)
+    assert found.layout == "UNINEXT"
+    assert not found.whole
+    assert "detr.reid_embed_head.layers.0.weight" in found.dropped
+    rooms = {name.split(".")[0] for name in found.state}
+    assert rooms == {"backbone", "text_encoder", "things"}
+
+
+def test_weights_of_the_other_backbone_say_so(official: dict[str, Tensor], tiny_vit) -> None:
+    with pytest.raises(CheckpointError, match=r"a ResNet as backbone, and this HIPIE has a ViT"):
+        load_state(tiny_vit, official, "r50.pth")
