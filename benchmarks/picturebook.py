@@ -43,9 +43,9 @@ from hipie.data.image import read_image
 from hipie.data.loader import build_test_loader
 from hipie.data.mappers.objects import read_labels
 from hipie.evaluation import ClassAgnosticRecall, write_results
-from hipie.evaluation.overlap import overlap, referring_scores
+from hipie.evaluation.answers import overlap_with, sentences_with_answers
+from hipie.evaluation.overlap import Overlap, referring_scores
 from hipie.evaluation.parts import confusion, iou_of_classes, mean_of_shown
-from hipie.evaluation.referring import answer_mask, object_masks, target_mask
 from hipie.plugins import load_projects
 
 QUESTIONS = ("colours", "sentences", "pairs", "classes")
@@ -127,7 +127,7 @@ def shuffled_sentences(sentences: Sequence[Sequence[str]]) -> list[list[str]]:
 @torch.no_grad()
 def answered(
     model: torch.nn.Module, cfg: CfgNode, name: str, pages: int, shuffle: bool = False
-) -> Iterator[tuple[int, int, str]]:
+) -> Iterator[tuple[Overlap, str]]:
     """For every sentence: common pixels, pixels in either mask, and what is new in its words.
 
     Args:
@@ -146,18 +146,13 @@ def answered(
         zip(records, asked, loader, strict=True), total=len(records), desc=title
     ):
         answers = model([{**inputs[0], "expressions": texts}])[0]["referring"]
-        objects = object_masks(record)
-        for sentence, answer in zip(record["sentences"], answers, strict=True):
-            target = target_mask(objects, sentence, record)
-            yield (
-                *overlap(answer_mask(answer, target.shape), target),
-                str(sentence["held_out"] or ""),
-            )
+        for sentence, answer, target in sentences_with_answers(record, answers):
+            yield overlap_with(answer, target), str(sentence["held_out"] or "")
 
 
-def overall_iou(counts: Sequence[tuple[int, int, str]]) -> float:
+def overall_iou(counts: Sequence[tuple[Overlap, str]]) -> float:
     """oIoU in percent."""
-    return referring_scores([c[0] for c in counts], [c[1] for c in counts])["oIoU"]
+    return referring_scores([overlap for overlap, _ in counts])["oIoU"]
 
 
 def ask_sentences(model: torch.nn.Module, cfg: CfgNode, pages: int) -> dict[str, float]:
@@ -177,7 +172,7 @@ def ask_pairs(model: torch.nn.Module, cfg: CfgNode, pages: int) -> dict[str, flo
     counts = list(answered(model, cfg, "picturebook_unseen_refer", pages))
     found = {}
     for key, new in (("seen", ""), ("pair", "pair"), ("class", "class")):
-        chosen = [one for one in counts if one[2] == new]
+        chosen = [one for one in counts if one[1] == new]
         found |= {f"oIoU-{key}": overall_iou(chosen), f"sentences-{key}": len(chosen)}
     return found
 

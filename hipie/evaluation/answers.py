@@ -7,7 +7,6 @@ them, some thirty times faster than arrays (`benchmarks/data.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import Instances
 
 from hipie.data.datasets.run_lengths import Runs, runs_of, union_of
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Pixels in both masks, in either, and in the answer."""
-
-    both: int
-    either: int
-    answered: int
+from hipie.evaluation.overlap import Overlap, overlap
 
 
 def target_runs(record: Mapping[str, Any]) -> list[Runs]:
@@ -41,13 +32,6 @@ def overlap_of_runs(answer: Runs, target: Runs) -> Overlap:
     both = int(mask_util.area(mask_util.merge([answer, target], True)))
     answered = int(mask_util.area(answer))
     return Overlap(both, answered + int(mask_util.area(target)) - both, answered)
-
-
-def overlap_of_masks(answer: np.ndarray, target: np.ndarray) -> Overlap:
-    """Overlap of two bool masks of one size."""
-    both = int(np.count_nonzero(answer & target))
-    answered = int(np.count_nonzero(answer))
-    return Overlap(both, answered + int(np.count_nonzero(target)) - both, answered)
 
 
 def answer_of(instances: Instances, where: str, height: int, width: int) -> Runs | np.ndarray:
@@ -77,7 +61,7 @@ def answer_of(instances: Instances, where: str, height: int, width: int) -> Runs
 def overlap_with(answer: Runs | np.ndarray, target: Runs) -> Overlap:
     """Overlap of an answer of either form with what was meant."""
     if isinstance(answer, np.ndarray):
-        return overlap_of_masks(answer, mask_util.decode(target).astype(bool))
+        return overlap(answer, mask_util.decode(target).astype(bool))
     return overlap_of_runs(answer, target)
 
 
@@ -85,7 +69,7 @@ def overlap_at(answer: Runs | np.ndarray, target: Runs, side: int) -> Overlap:
     """Overlap after both are resized to side x side pixels, as LAVT and DMMI compare masks."""
     drawn = answer if isinstance(answer, np.ndarray) else mask_util.decode(answer).astype(bool)
     wanted = mask_util.decode(target).astype(bool)
-    return overlap_of_masks(nearest(drawn, side, side), nearest(wanted, side, side))
+    return overlap(nearest(drawn, side, side), nearest(wanted, side, side))
 
 
 def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -97,8 +81,8 @@ def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def sentences_with_answers(
     record: Mapping[str, Any], answers: list[Instances]
-) -> Iterator[tuple[int, dict[str, Any], Runs | np.ndarray, Runs]]:
-    """Number, sentence, answer and target of every sentence of a picture.
+) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
+    """Sentence, answer and target of every sentence of a picture.
 
     Raises:
         ValueError: if there are fewer or more answers than sentences, or one of another size.
@@ -109,10 +93,10 @@ def sentences_with_answers(
             f"{len(answers)} answers"
         )
     size = record["height"], record["width"]
-    targets = target_runs(record)
-    for number, (sentence, answer) in enumerate(zip(record["sentences"], answers, strict=True)):
-        found = answer_of(answer, record["file_name"], *size)
-        yield number, sentence, found, targets[number]
+    for sentence, answer, target in zip(
+        record["sentences"], answers, target_runs(record), strict=True
+    ):
+        yield sentence, answer_of(answer, record["file_name"], *size), target
 
 
 def _check_size(where: str, found: tuple[int, ...], wanted: tuple[int, int]) -> None:

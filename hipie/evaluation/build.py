@@ -45,7 +45,8 @@ def build_evaluator(
 
     "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. The others are
-    evaluators of this package (`OWN`), whose results the metadata's `result_name` may rename.
+    evaluators of this package (`OWN`); the metadata's `result_name` renames their results, and
+    `also_at` has sentences judged at a second size.
 
     Args:
         cfg: reads MODEL.HIPIE.TEST.
@@ -59,9 +60,9 @@ def build_evaluator(
     kind = metadata.get("evaluator_type")
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
-    renamed = {"result_name": metadata.result_name} if metadata.get("result_name") else {}
+    options = {key: metadata.get(key) for key in ("result_name", "also_at") if metadata.get(key)}
     if kind in OWN:
-        return OWN[kind](dataset_name, **renamed)
+        return OWN[kind](dataset_name, **options)
     if kind == "coco":
         return CheckedCOCOEvaluator(dataset_name, output_folder)
     if kind == "sem_seg":

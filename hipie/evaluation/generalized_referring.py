@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from hipie.evaluation.overlap import iou, overlap
-from hipie.evaluation.referring import SentenceEvaluator
+from hipie.evaluation.means import percent
+from hipie.evaluation.overlap import Overlap
+from hipie.evaluation.sentences import SentenceEvaluator
 
 PRECISION_AT = (0.7, 0.8, 0.9)
 
@@ -25,30 +24,30 @@ class GeneralizedReferringEvaluator(SentenceEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, distributed: bool = True, result_name: str = "grefer"
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        result_name: str = "grefer",
+        also_at: int | None = None,
     ) -> None:
-        super().__init__(dataset_name, distributed, result_name)
+        super().__init__(dataset_name, distributed, result_name, also_at)
 
-    def _count(
-        self, sentence: dict[str, Any], answered: np.ndarray, target: np.ndarray
-    ) -> tuple[int, int, bool, bool]:
-        return (*overlap(answered, target), bool(sentence["targets"]), bool(answered.any()))
+    def _notes(self, sentence: dict[str, Any]) -> bool:
+        return bool(sentence["targets"])
 
-    def _scores(self, counts: list[tuple[int, int, bool, bool]]) -> dict[str, float]:
-        rows = np.array(counts, dtype=np.int64).reshape(-1, 4)
-        both, either = rows[:, 0], rows[:, 1]
-        meant, answered = rows[:, 2].astype(bool), rows[:, 3].astype(bool)
-        each = np.where(meant, iou(both, either), ~answered)
+    def _scores(self, counts: list[tuple[bool, Overlap]]) -> dict[str, float]:
+        meant = [overlap for means, overlap in counts if means]
+        others = [overlap for means, overlap in counts if not means]
+        ious = [overlap.iou for overlap in meant]
+        rejected = [float(not overlap.answered) for overlap in others]
+        everything = [overlap for _, overlap in counts]
+        either = sum(overlap.either for overlap in everything)
         scores = {
-            "gIoU": _share(each),
-            "cIoU": 100.0 * float(both.sum() / max(either.sum(), 1)),
-            "N-acc": _share(~answered[~meant]),
-            "T-acc": _share(answered[meant]),
+            "gIoU": percent([*ious, *rejected]),
+            "cIoU": 100.0 * sum(overlap.both for overlap in everything) / max(either, 1),
+            "N-acc": percent(rejected),
+            "T-acc": percent(float(overlap.answered > 0) for overlap in meant),
         }
         for threshold in PRECISION_AT:
-            scores[f"Pr@{threshold}"] = _share(each[meant] >= threshold)
+            scores[f"Pr@{threshold}"] = percent(iou >= threshold for iou in ious)
         return scores
-
-
-def _share(values: np.ndarray) -> float:
-    return 100.0 * float(values.mean()) if len(values) else float("nan")

@@ -97,8 +97,7 @@ class GroupEvaluator(DatasetEvaluator):
         self, group: dict[str, Any], record: dict[str, Any], answer: dict[str, Any]
     ) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
         if "referring" in answer:
-            for _, *pair in sentences_with_answers(record, answer["referring"]):
-                yield tuple(pair)
+            yield from sentences_with_answers(record, answer["referring"])
             return
         for sentence, target in zip(record["sentences"], target_runs(record), strict=True):
             if sentence["sent_id"] == group["sent_id"]:

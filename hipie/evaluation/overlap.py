@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from hipie.evaluation.means import percent
 
 PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def overlap(predicted: np.ndarray, target: np.ndarray) -> tuple[int, int]:
-    """Pixels in both masks, and pixels in either; bool [H, W] each."""
-    both = int(np.count_nonzero(predicted & target))
-    return both, int(np.count_nonzero(predicted)) + int(np.count_nonzero(target)) - both
+class Overlap(NamedTuple):
+    """Pixels in both masks, in either, and in the answer alone or not."""
+
+    both: int
+    either: int
+    answered: int
+
+    @property
+    def iou(self) -> float:
+        """Both / either; 0 where both masks are empty."""
+        return self.both / self.either if self.either else 0.0
 
 
-def iou(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
-    """I / U of every pair, 0 where both masks are empty; float64, same shape."""
-    unions = np.asarray(unions, dtype=np.float64)
-    return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
+def overlap(answer: np.ndarray, target: np.ndarray) -> Overlap:
+    """Overlap of two bool masks [H, W]."""
+    both = int(np.count_nonzero(answer & target))
+    answered = int(np.count_nonzero(answer))
+    return Overlap(both, answered + int(np.count_nonzero(target)) - both, answered)
 
 
-def referring_scores(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
+def referring_scores(overlaps: Sequence[Overlap]) -> dict[str, float]:
     """oIoU, mIoU and P@X in percent, as LAVT (Yang et al., CVPR 2022) defines them.
 
     oIoU is the sum of all intersections over the sum of all unions, mIoU the mean of I/U, P@X the
     share of samples with I/U of at least X. NaN without samples; oIoU is 0 if all masks are empty.
+    The same to the last bit for any order.
 
     Args:
-        intersections, unions: pixels, one of each a sentence.
+        overlaps: one a sentence.
     """
-    if len(intersections) == 0:
+    if not overlaps:
         return dict.fromkeys(["oIoU", "mIoU", *(f"P@{x}" for x in PRECISION_AT)], float("nan"))
-    each = iou(np.asarray(intersections), np.asarray(unions))
+    ious = [one.iou for one in overlaps]
+    either = sum(one.either for one in overlaps)
     scores = {
-        "oIoU": 100.0 * sum(intersections) / max(sum(unions), 1),
-        "mIoU": 100.0 * float(each.mean()),
+        "oIoU": 100.0 * sum(one.both for one in overlaps) / max(either, 1),
+        "mIoU": percent(ious),
     }
     for threshold in PRECISION_AT:
-        scores[f"P@{threshold}"] = 100.0 * float((each >= threshold).mean())
+        scores[f"P@{threshold}"] = percent(iou >= threshold for iou in ious)
     return scores

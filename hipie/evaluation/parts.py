@@ -85,9 +85,11 @@ class PartEvaluator(DatasetEvaluator):
 
 def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """Pixels by (truth, prediction), int64 [classes, classes]; truth below 0 is ignored."""
-    kept = truth >= 0
-    pairs = truth[kept] * classes + predicted[kept]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    # Row 0 is for what is ignored: cheaper than leaving those pixels out.
+    rows = np.maximum(truth.ravel().astype(np.int64), -1)
+    pairs = (rows + 1) * classes + predicted.ravel()
+    counts = np.bincount(pairs, minlength=(classes + 1) * classes)
+    return counts.reshape(classes + 1, classes)[1:]
 
 
 def iou_of_classes(counts: np.ndarray) -> np.ndarray:

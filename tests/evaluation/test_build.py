@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -16,7 +17,7 @@ from hipie.config import add_hipie_config
 from hipie.data.datasets.coco import register
 from hipie.data.mappers.objects import as_instances, panoptic_objects, read_labels
 from hipie.evaluation import build_evaluator
-from hipie.evaluation.referring import object_masks, target_mask
+from hipie.evaluation.answers import target_runs
 
 pytestmark = pytest.mark.usefixtures("drawn_book")
 
@@ -120,11 +121,10 @@ def test_parts_truth_scores_full(cfg: CfgNode, tmp_path: Path, split: str, key: 
 
 
 def truthful_sentences(record: dict) -> dict:
-    objects = object_masks(record)
     answers = []
-    for sentence in record["sentences"]:
+    for runs in target_runs(record):
         found = Instances((record["height"], record["width"]))
-        found.pred_masks = torch.from_numpy(target_mask(objects, sentence, record))[None]
+        found.pred_masks = torch.from_numpy(mask_util.decode(runs)).bool()[None]
         answers.append(found)
     return {"referring": answers}
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hipie.evaluation.overlap import iou, overlap, referring_scores
+from hipie.evaluation.overlap import Overlap, overlap, referring_scores
 
 
 def rectangle(left: int, right: int) -> np.ndarray:
@@ -26,15 +26,18 @@ def rectangle(left: int, right: int) -> np.ndarray:
     ],
 )
 def test_overlap(predicted: np.ndarray, target: np.ndarray, expected: tuple[int, int]) -> None:
-    assert overlap(predicted, target) == expected
+    assert overlap(predicted, target) == (*expected, predicted.sum())
 
 
 def test_iou_of_nothing_is_zero() -> None:
-    assert iou(np.array([0, 3]), np.array([0, 4])).tolist() == [0.0, 0.75]
+    assert Overlap(0, 0, 0).iou == 0 and Overlap(3, 4, 3).iou == 0.75
+
+
+PAIRS = [(90, 100), (5, 10), (7, 10), (0, 20), (0, 0)]
 
 
 def test_scores_by_hand() -> None:
-    scores = referring_scores([90, 5, 7, 0, 0], [100, 10, 10, 20, 0])
+    scores = referring_scores([Overlap(*pair, 0) for pair in PAIRS])
     assert scores["oIoU"] == pytest.approx(100 * 102 / 140)
     assert scores["mIoU"] == pytest.approx(100 * (0.9 + 0.5 + 0.7 + 0 + 0) / 5)
     assert [scores[f"P@{x}"] for x in (0.5, 0.6, 0.7, 0.8, 0.9)] == pytest.approx(
@@ -43,9 +46,17 @@ def test_scores_by_hand() -> None:
 
 
 def test_without_samples_there_is_no_score() -> None:
-    assert all(math.isnan(value) for value in referring_scores([], []).values())
+    assert all(math.isnan(value) for value in referring_scores([]).values())
 
 
 def test_all_empty_is_zero() -> None:
-    scores = referring_scores([0], [0])
+    scores = referring_scores([Overlap(0, 0, 0)])
     assert scores["oIoU"] == 0 and scores["mIoU"] == 0 and scores["P@0.5"] == 0
+
+
+def test_the_order_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    each = [Overlap(int(i), int(u), 0) for i, u in rng.integers(1, 10**6, (500, 2)).cumsum(1)]
+    wanted = referring_scores(each)
+    for _ in range(20):
+        assert referring_scores([each[k] for k in rng.permutation(500)]) == wanted

@@ -37,7 +37,7 @@ def test_equal_to_the_formula(seed: int) -> None:
     judge = RefZOMEvaluator("hand_made_refzom", also_at=48)
     judge.process(records, outputs)
     found = judge.evaluate()["refzom"]
-    assert found.pop("sentences") == len(pairs)
+    assert found.pop("sentences") == len(pairs) and "@48: both masks" in judge.protocol
     wanted = by_formula(pairs)
     wanted |= {f"{name}@48": value for name, value in by_formula(pairs, 48).items()}
     assert found == pytest.approx(wanted)
@@ -49,7 +49,7 @@ def test_nothing_meant_counts_in_acc_alone() -> None:
         for sentence in record["sentences"]:
             sentence["targets"] = []
     register("hand_made_refzom", lambda: records)
-    judge = RefZOMEvaluator("hand_made_refzom", also_at=None)
+    judge = RefZOMEvaluator("hand_made_refzom")
     judge.process(records, outputs)
     found = judge.evaluate()["refzom"]
     assert np.isnan(found["oIoU"]) and np.isnan(found["mIoU"]) and 0 < found["Acc"] < 100

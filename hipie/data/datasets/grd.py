@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from hipie.data.datasets.collector import collector_paused
 from hipie.data.datasets.entries import (
     FLAG,
     TEXT,
@@ -37,6 +38,7 @@ TABLES = {
 }
 
 
+@collector_paused()
 def load_grd(
     pickles: str | os.PathLike[str],
     image_root: str | os.PathLike[str],

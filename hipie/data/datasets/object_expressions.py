@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hipie.data.datasets.collector import collector_paused
 from hipie.data.datasets.entries import BOX, SENTENCES, WHOLE, check_entry, check_optional
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
 from hipie.data.datasets.run_lengths import check_segmentation
 
 
+@collector_paused()
 def load_object_expressions(
     json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> list[dict[str, Any]]:

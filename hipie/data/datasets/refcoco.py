@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hipie.data.datasets.collector import collector_paused
 from hipie.data.datasets.entries import (
     BOX,
     FLAG,
@@ -42,6 +43,7 @@ REF = {
 NAMED_IN_WARNING = 5
 
 
+@collector_paused()
 def load_refcoco(
     refs_file: str | os.PathLike[str],
     instances_json: str | os.PathLike[str],

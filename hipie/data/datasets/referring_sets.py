@@ -80,7 +80,7 @@ def register_referring_sets(root: Path) -> list[str]:
         add(f"grefcoco_unc_{split}", "grefer", load)
     for split in ("train", "test"):
         load = partial(_references, "ref-zom", "refs(final).p", split, image_folder="coco")
-        add(f"refzom_{split}", "refzom", load)
+        add(f"refzom_{split}", "refzom", load, also_at=PUBLISHED_SIZE)
     for name, absence in (("grd_intra", False), ("grd_intra_full", True)):
         add(name, "group", partial(_grd, absence))
     for name, folder in COSALIENCY.items():

@@ -1,0 +1,114 @@
+"""One process, two or eight: the same numbers, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hipie.data.datasets.coco import register
+from hipie.evaluation import (
+    CoSaliencyEvaluator,
+    GeneralizedReferringEvaluator,
+    GroupEvaluator,
+    PartEvaluator,
+    PartPQEvaluator,
+    ReferringEvaluator,
+    RefZOMEvaluator,
+    gathering,
+)
+from hipie.evaluation.part_pq_counts import PartClass
+from tests.evaluation.sentence_sets import random_set
+
+PICTURES = 24
+CLASSES = [PartClass("cow", (3,), True, {1: 1, 2: 2}), PartClass("road", (7,), False)]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> tuple[list[dict], list[dict]]:
+    """Records and answers that every evaluator understands, with awkward numbers."""
+    records, outputs, _ = random_set(11, PICTURES)
+    rng = np.random.default_rng(0)
+    for number, (record, output) in enumerate(zip(records, outputs, strict=True)):
+        size = record["height"], record["width"]
+        labels = rng.choice([7, 3_001, 300_101, 300_102, 300_201], size)
+        labels[: size[0] // 2] = 7
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        Image.fromarray(labels.astype(np.int32), mode="I").save(folder / "uids.tif")
+        Image.fromarray(rng.integers(0, 4, size, dtype=np.uint8)).save(folder / "parts.png")
+        mask = (rng.random(size) < 0.3).astype(np.uint8) * 255
+        Image.fromarray(mask).save(folder / "mask.png")
+        record["pan_part_file_name"] = str(folder / "uids.tif")
+        record["part_seg_file_name"] = str(folder / "parts.png")
+        record["saliency_file_name"] = str(folder / "mask.png")
+        ids = (labels != 7).astype(int) + 1
+        info = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 0}]
+        output["panoptic_seg"] = np.where(rng.random(size) < 0.1, 0, ids), info
+        output["part_seg"] = rng.integers(0, 3, size)
+    return records, outputs
+
+
+def maps(outputs: list[dict], records: list[dict], channels: int) -> list[dict]:
+    import torch
+
+    rng = np.random.default_rng(1)
+    return [
+        {**output, "sem_seg": torch.from_numpy(rng.random((channels, one["height"], one["width"])))}
+        for output, one in zip(outputs, records, strict=True)
+    ]
+
+
+KINDS = {
+    "refer": (ReferringEvaluator, 0),
+    "grefer": (GeneralizedReferringEvaluator, 0),
+    "refzom": (RefZOMEvaluator, 0),
+    "group": (GroupEvaluator, 0),
+    "cosaliency": (CoSaliencyEvaluator, 1),
+    "parts": (PartEvaluator, 3),
+    "part_pq": (PartPQEvaluator, 0),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, outputs = questions
+    kind, channels = KINDS[name]
+    if channels:
+        outputs = maps(outputs, records, channels)
+    register(
+        "hand_made_shards",
+        lambda: records,
+        stuff_classes=["a", "b", "c"],
+        part_pq_classes=CLASSES,
+    )
+
+    def judged(shards: int) -> dict[str, float]:
+        judges = [kind("hand_made_shards", distributed=True) for _ in range(shards)]
+        for rank, judge in enumerate(judges):
+            for number in range(rank, PICTURES, shards):
+                judge.process([records[number]], [outputs[number]])
+        # What each process would send, by the evaluator's own call to the gathering.
+        sent: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(gathering.comm, "synchronize", lambda: None)
+            patch.setattr(gathering.comm, "gather", lambda items, dst: sent.append(items))
+            patch.setattr(gathering.comm, "is_main_process", lambda: False)
+            patch.setattr(gathering.np, "sum", lambda parts, axis: parts)
+            assert all(judge.evaluate() is None for judge in judges)
+        assert len(sent) == shards
+        with monkeypatch.context() as patch:
+            patch.setattr(gathering.comm, "synchronize", lambda: None)
+            patch.setattr(gathering.comm, "gather", lambda items, dst: sent)
+            return dict(judges[0].evaluate()[name])
+
+    alone = judged(1)
+    assert sum(math.isfinite(value) for value in alone.values()) > 2
+    for shards in (2, 8):
+        found = judged(shards)
+        np.testing.assert_equal(found, alone)
+        assert [float(v).hex() for v in found.values()] == [float(v).hex() for v in alone.values()]
