@@ -46,14 +46,18 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "hipie/training/hungarian.py": ("training/test_hungarian.py",),
     "hipie/training/sim_ota.py": ("training/test_sim_ota.py",),
     "hipie/training/matched_losses.py": (
+        "training/test_matched_losses.py",
+        "training/test_both_criteria.py",
         "training/test_thing_criterion.py",
         "training/test_stuff_criterion.py",
     ),
     "hipie/training/thing_criterion.py": (
+        "training/test_both_criteria.py",
         "training/test_thing_criterion.py",
         "training/test_normalizers.py",
     ),
     "hipie/training/stuff_criterion.py": (
+        "training/test_both_criteria.py",
         "training/test_stuff_criterion.py",
         "training/test_normalizers.py",
     ),

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from hipie.training.finite import NonFiniteError
 from hipie.training.thing_criterion import ThingCriterion
 
 TWO = [[True, False, True], [True, True]]
@@ -72,58 +71,6 @@ def test_one_picture_without_objects_is_all_negatives(make_batch, criterion):
     assert (batch.output.layers[-1].token_logits.grad[1, 2:] > 0).all()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(
-    ("where", "words"),
-    [
-        (lambda o: o.layers[1].token_logits, "class logits of thing layer 1"),
-        (lambda o: o.layers[0].boxes, "boxes of thing layer 0"),
-        (lambda o: o.layers[2].iou_logits, "quality logits of thing layer 2"),
-        (lambda o: o.proposals.boxes, "boxes of the thing proposals"),
-        (lambda o: o.proposals.token_logits, "class logits of the thing proposals"),
-        (lambda o: o.denoising[1].boxes, "boxes of thing denoising layer 1"),
-    ],
-)
-def test_what_is_not_finite_is_named(make_batch, criterion, value, where, words):
-    batch = make_batch(TWO)
-    where(batch.output).data[0, 5, 0] = value
-    with pytest.raises(NonFiniteError, match=words):
-        criterion(batch.output, batch.targets, batch.text_mask)
-
-
-def test_masks_that_are_not_finite_are_named(make_batch, criterion):
-    batch = make_batch(TWO)
-    layer = batch.output.layers[1]
-    drawn = layer.masks
-    layer.masks = lambda picture, query: drawn(picture, query) * math.nan
-    with pytest.raises(NonFiniteError, match="masks of thing layer 1"):
-        criterion(batch.output, batch.targets, batch.text_mask)
-
-
-def test_a_broken_annotation_is_named(make_batch, criterion):
-    batch = make_batch(TWO)
-    batch.targets[1].boxes[0, 2] = math.nan
-    with pytest.raises(ValueError, match="picture 1"):
-        criterion(batch.output, batch.targets, batch.text_mask)
-
-
-def test_a_step_against_the_gradient_lowers_the_loss(make_batch, criterion):
-    batch = make_batch(TWO)
-    torch.manual_seed(5)
-    before = sum(criterion(batch.output, batch.targets, batch.text_mask).values())
-    gradients = torch.autograd.grad(before, batch.leaves, allow_unused=True)
-    with torch.no_grad():
-        for leaf, gradient in zip(batch.leaves, gradients, strict=True):
-            if gradient is not None:
-                leaf -= 1e-3 * gradient
-    for layer in [*batch.output.layers, batch.output.proposals, *batch.output.denoising]:
-        index = next(i for i, leaf in enumerate(batch.leaves) if leaf is layer.token_logits)
-        layer.boxes = batch.leaves[index + 1].sigmoid()
-    torch.manual_seed(5)
-    after = sum(criterion(batch.output, batch.targets, batch.text_mask).values())
-    assert after < before
-
-
 def test_boxes_of_stuff_do_not_count(make_batch, criterion):
     batch = make_batch([[True, False]], background=0)
     torch.manual_seed(1)
@@ -137,8 +84,3 @@ def test_boxes_of_stuff_do_not_count(make_batch, criterion):
     after = criterion(batch.output, batch.targets, batch.text_mask)
     assert torch.equal(before["loss_bbox"], after["loss_bbox"])
     assert torch.equal(before["loss_giou_0"], after["loss_giou_0"])
-
-
-def test_too_few_points_are_refused():
-    with pytest.raises(ValueError, match="at least 2 points"):
-        ThingCriterion(num_points=1)
