@@ -20,7 +20,7 @@ from pathlib import Path
 from hipie import Segmenter
 from hipie.cli import add_vocabulary_arguments, parse_names, parse_parts
 from hipie.demonstration import Demonstration
-from hipie.visualize import contact_sheet
+from hipie.visualize import draw_group
 
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
 
@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> None:
     if args.expression and len(args.input) > 1:
         for number, sentence in enumerate(args.expression):
             group = segmenter.refer_group(args.input, sentence)
-            sheet = contact_sheet([found.draw(sentence) for found in group])
-            sheet.save(folder / f"group_{number}.png")
+            draw_group(group, sentence).save(folder / f"group_{number}.png")
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     print(f"{len(results)} picture(s) segmented; drawings and results.json are in {folder}")
 

@@ -112,12 +112,12 @@ def _refer(args: argparse.Namespace) -> None:
 
 
 def _group(args: argparse.Namespace) -> None:
-    from hipie.visualize import contact_sheet
+    from hipie.visualize import draw_group
 
     found = _segmenter(args).refer_group(args.pictures, args.sentence)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    contact_sheet([one.draw(args.sentence) for one in found]).save(folder / "group.png")
+    draw_group(found, args.sentence).save(folder / "group.png")
     answers = {name: one.to_coco() for name, one in zip(args.pictures, found, strict=True)}
     (folder / "group.json").write_text(json.dumps(answers, indent=1))
     print(folder / "group.png")

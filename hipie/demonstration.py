@@ -17,7 +17,7 @@ from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
 from hipie.segmentation import Segmentation
 from hipie.segmenter import Segmenter
-from hipie.visualize import contact_sheet
+from hipie.visualize import draw_group
 
 # A book of its own: no page of it was ever trained on.
 SEED = 2026
@@ -87,8 +87,7 @@ class Demonstration:
         group = book.group(0)
         pictures = [page.image for page in group.pages]
         found = self.segmenter.refer_group(pictures, group.text)
-        sheet = contact_sheet([one.draw() for one in found])
-        sheet.save(self.folder / "group.png")
+        draw_group(found, group.text).save(self.folder / "group.png")
         self.results["group"] = {
             "title": f'"{group.text}", page by page: this model always points at something',
             "segments": [one.to_coco() for one in found],

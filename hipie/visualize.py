@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hipie.segmentation import Segment
+from hipie.segmentation import Segment, Segmentation
 
-LEGEND_WIDTH = 230
+WIDEST_LEGEND = 230
 ROW = 20
 SHORTEST_SIDE = 420
+MARGIN = 8
 # Twenty hues far apart, in an order in which neighbours differ.
 _PALETTE = (
     (230, 25, 75),
@@ -51,6 +52,67 @@ def draw_segments(image: np.ndarray, segments: Sequence[Segment], title: str = "
         segments: painted in order, stuff lightly and the rest strongly; parts over their whole.
         title: a line above the legend.
     """
+    canvas, rows = _painted(image, segments)
+    return _beside(canvas, _legend(rows, title, canvas.shape[0]))
+
+
+def draw_group(answers: Sequence[Segmentation], sentence: str) -> Image.Image:
+    """What a sentence describes in several pictures, on one sheet.
+
+    The sentence stands above, once; below each picture stands how sure its answer is, or that
+    there is none.
+
+    Args:
+        answers: one a picture, with at most one segment each.
+        sentence: what was asked.
+    """
+    pictures, captions = [], []
+    for number, answer in enumerate(answers, 1):
+        pictures.append(Image.fromarray(_painted(answer.image, answer.segments)[0]))
+        found = next((one for one in answer if one.mask.any()), None)
+        said = "not shown here" if found is None else f"found, score {found.score:.2f}"
+        captions.append(f"{number}: {said}")
+    return contact_sheet(pictures, captions=captions, title=sentence)
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image],
+    columns: int = 2,
+    captions: Sequence[str] = (),
+    title: str = "",
+) -> Image.Image:
+    """Several pictures on one white sheet, row by row.
+
+    Args:
+        pictures: of any sizes.
+        columns: how many in a row.
+        captions: a line below each picture; none at all by default.
+        title: a line above all.
+    """
+    columns = min(columns, len(pictures))
+    width = max(picture.width for picture in pictures) + MARGIN
+    height = max(picture.height for picture in pictures) + MARGIN + (ROW if captions else 0)
+    lines = -(-len(pictures) // columns)
+    font = ImageFont.load_default(size=15)
+    heading = _wrap(title, font, columns * width - MARGIN)
+    top = MARGIN + ROW * len(heading)
+    sheet = Image.new("RGB", (columns * width + MARGIN, lines * height + top), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(heading):
+        pen.text((MARGIN, MARGIN // 2 + ROW * number), line, fill="black", font=font)
+    for i, picture in enumerate(pictures):
+        x, y = MARGIN + (i % columns) * width, top + (i // columns) * height
+        sheet.paste(picture, (x, y))
+        if captions:
+            small = ImageFont.load_default(size=13)
+            pen.text((x, y + picture.height + 2), captions[i], fill="black", font=small)
+    return sheet
+
+
+def _painted(
+    image: np.ndarray, segments: Sequence[Segment]
+) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int] | None]]]:
+    """The picture with its masks, and the legend's rows: indent, text, colour."""
     scale = max(1, round(SHORTEST_SIDE / max(min(image.shape[:2]), 1)))
     canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
     rows: list[tuple[int, str, tuple[int, int, int] | None]] = []
@@ -68,20 +130,7 @@ def draw_segments(image: np.ndarray, segments: Sequence[Segment], title: str = "
             index += 1
             _paint(canvas, _enlarge(part.mask, scale), colour, 0.55)
             rows.append((1, part.label, colour))
-    return _beside(canvas, _legend(rows, title, canvas.shape[0]))
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 2) -> Image.Image:
-    """Several drawings on one white sheet, row by row."""
-    width = max(picture.width for picture in pictures)
-    height = max(picture.height for picture in pictures)
-    lines = -(-len(pictures) // columns)
-    columns = min(columns, len(pictures))
-    sheet = Image.new("RGB", (columns * (width + 8) + 8, lines * (height + 8) + 8), "white")
-    for i, picture in enumerate(pictures):
-        at = (8 + (i % columns) * (width + 8), 8 + (i // columns) * (height + 8))
-        sheet.paste(picture, at)
-    return sheet
+    return canvas, rows
 
 
 def _enlarge(array: np.ndarray, scale: int, how: int = cv2.INTER_NEAREST) -> np.ndarray:
@@ -103,13 +152,15 @@ def _legend(
     rows: Sequence[tuple[int, str, tuple[int, int, int] | None]], title: str, height: int
 ) -> np.ndarray:
     font = ImageFont.load_default(size=13)
-    heading = _wrap(title, font, LEGEND_WIDTH - 20)
+    heading = _wrap(title, font, WIDEST_LEGEND - 20)
     lines: list[tuple[int, str, tuple[int, int, int] | None]] = []
     lines += [(0, line, None) for line in heading]
     for indent, text, colour in rows:
-        first, *more = _wrap(text, font, LEGEND_WIDTH - 40 - 14 * indent)
+        first, *more = _wrap(text, font, WIDEST_LEGEND - 40 - 14 * indent)
         lines += [(indent, first, colour), *((indent, line, None) for line in more)]
-    panel = Image.new("RGB", (LEGEND_WIDTH, max(height, 16 + ROW * len(lines))), "white")
+    widest = max((font.getlength(text) + 14 * indent for indent, text, _ in lines), default=0)
+    size = round(widest) + 40 if lines else 0, max(height, 16 + ROW * len(lines))
+    panel = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(panel)
     for number, (indent, text, colour) in enumerate(lines):
         x, y = 10 + 14 * indent, 8 + ROW * number
