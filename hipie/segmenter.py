@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -23,12 +23,11 @@ import hipie.universal
 import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.config import add_hipie_config
+from hipie.configure import check
 from hipie.data.image import as_rgb, read_image
 from hipie.data.mappers.augmentation import plain_resize
 from hipie.inference.parts import parts_of_instances
 from hipie.language import Vocabulary
-from hipie.plugins import load_projects
 from hipie.segmentation import Segment, Segmentation
 
 Name = str | Sequence[str]
@@ -65,16 +64,13 @@ class Segmenter:
             opts: keys and values that override the configuration, in turn.
 
         Raises:
-            ValueError: if there are no weights for the configuration.
+            ValueError: for an unknown configuration, key or value, or if there are no weights for
+                the configuration.
         """
-        cfg = get_cfg()
-        add_hipie_config(cfg)
-        load_projects(cfg)
-        path = model_zoo.get_config_file(str(config_file))
-        cfg.merge_from_file(str(path))
-        cfg.merge_from_list(list(opts))
+        cfg = model_zoo.get_config(str(config_file), opts)
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(path))
+        check(cfg)
+        found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         if not found:
             raise ValueError(
                 f"{config_file}: there are no weights for this configuration in the package; "
@@ -197,7 +193,8 @@ class Segmenter:
     def _item(self, pixels: np.ndarray) -> dict[str, Any]:
         """One picture as Detectron2's dict, resized the way the model is tested."""
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
-        resized = plain_resize(*pixels.shape[:2], shortest, longest).apply_image(pixels)
+        square = self.cfg.INPUT.SQUARE_SIZE
+        resized = plain_resize(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,26 @@ def get_config_file(name: str) -> Path:
     raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
 
 
-def get_config(name: str) -> Any:
-    """A configuration, all keys of this package and of installed projects included."""
+def get_config(name: str, options: Sequence[Any] = ()) -> Any:
+    """A configuration, all keys of this package and of installed projects included.
+
+    Args:
+        name: see `get_config_file`.
+        options: KEY VALUE KEY VALUE ..., which override the file.
+
+    Raises:
+        ValueError: for an unknown name, key or value; the message names it.
+    """
     from detectron2.config import get_cfg
 
     from hipie.config import add_hipie_config
+    from hipie.configure import merge
     from hipie.plugins import load_projects
 
     cfg = get_cfg()
     add_hipie_config(cfg)
     load_projects(cfg)
-    cfg.merge_from_file(str(get_config_file(name)))
+    merge(cfg, get_config_file(name), options)
     return cfg
 
 
