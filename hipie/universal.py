@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from hipie.inference.memory import require_memory
 from hipie.inference.results import ResultSettings, referring_results, universal_results
 from hipie.language import (
     TextEncoder,
@@ -26,6 +27,7 @@ from hipie.language import (
     spread_wholes,
     vocabulary_caption,
 )
+from hipie.model.assembly import FEATURES, assemble
 from hipie.model.batch import PictureBatch, build_targets, pad_pictures
 from hipie.model.raw import RawPredictions, raw_branch
 from hipie.model.stuff import StuffBranch
@@ -34,7 +36,6 @@ from hipie.training.stuff_criterion import StuffCriterion
 from hipie.training.targets import Targets
 from hipie.training.thing_criterion import ThingCriterion
 
-FEATURES = ("res3", "res4", "res5")
 SENTENCES_AT_ONCE = 16
 
 
@@ -93,63 +94,7 @@ class HIPIE(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Constructor arguments from `MODEL.HIPIE` and Detectron2's keys."""
-        keys = cfg.MODEL.HIPIE
-        backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        text_encoder = TextEncoder.from_source(keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN)
-        shared = {
-            "in_channels": [shapes[name].channels for name in FEATURES],
-            "width": keys.WIDTH,
-            "text_width": text_encoder.width,
-        }
-        return {
-            "backbone": backbone,
-            "text_encoder": text_encoder,
-            "things": ThingBranch(
-                **shared,
-                **_transformer(keys.THINGS),
-                num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
-                fusion_width=keys.THINGS.FUSION_WIDTH,
-                fusion_heads=keys.THINGS.FUSION_HEADS,
-                fusion_dropout=keys.THINGS.FUSION_DROPOUT,
-                mask_channels=keys.THINGS.MASK_CHANNELS,
-                published_denoising_masks=keys.LOSS.PUBLISHED_FRAMES,
-            ),
-            "stuff": StuffBranch(
-                **shared,
-                **_transformer(keys.STUFF),
-                denoising_noise=keys.STUFF.DENOISING_NOISE,
-                published_frame=keys.LOSS.PUBLISHED_FRAMES,
-            ),
-            "thing_criterion": ThingCriterion(
-                keys.LOSS.NUM_POINTS,
-                average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
-                final_quality=keys.LOSS.FINAL_QUALITY,
-            ),
-            "stuff_criterion": StuffCriterion(
-                keys.LOSS.NUM_POINTS, published_frame=keys.LOSS.PUBLISHED_FRAMES
-            ),
-            "settings": ResultSettings(
-                instance_on=keys.TEST.INSTANCE_ON,
-                semantic_on=keys.TEST.SEMANTIC_ON,
-                panoptic_on=keys.TEST.PANOPTIC_ON,
-                detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-                token_pooling=keys.TEST.TOKEN_POOLING,
-                nms_threshold=keys.TEST.NMS_THRESHOLD,
-                temperature=keys.TEST.TEMPERATURE,
-                object_threshold=keys.OBJECT_MASK_THRESHOLD,
-                overlap_threshold=keys.OVERLAP_THRESHOLD,
-                stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,
-                merge_stuff_only=keys.TEST.MERGE_STUFF_ONLY,
-            ),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": keys.SIZE_DIVISIBILITY,
-            "pad_at_test": keys.PAD_AT_TEST,
-            "spread_whole_names": keys.LOSS.SPREAD_WHOLES,
-            "unfused_sentences": keys.TEST.UNFUSED_SENTENCES,
-            "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
-        }
+        return assemble(cfg)
 
     @property
     def device(self) -> torch.device:
@@ -334,6 +279,7 @@ class HIPIE(nn.Module):
         )
 
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self._require_memory(inputs, max(len(self._vocabulary(item)) for item in inputs))
         batch, features = self._see(inputs)
         text, found = self._find_named(inputs, batch, features)
         covered = self.stuff(
@@ -357,6 +303,7 @@ class HIPIE(nn.Module):
         ]
 
     def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self._require_memory(inputs, 0)
         batch, features = self._see(inputs)
         pairs = [(i, s) for i, item in enumerate(inputs) for s in item["expressions"]]
         projected = self.things.project(features, batch.padding_mask)
@@ -377,6 +324,18 @@ class HIPIE(nn.Module):
         return results
 
     # Both -----------------------------------------------------------------------------------
+
+    def _require_memory(self, inputs: list[dict[str, Any]], classes: int) -> None:
+        sizes = [tuple(item["image"].shape[-2:]) for item in inputs]
+        outputs = [_output_size(item, size) for item, size in zip(inputs, sizes, strict=True)]
+        require_memory(
+            (max(height for height, _ in sizes), max(width for _, width in sizes)),
+            len(inputs),
+            output_pixels=sum(height * width for height, width in outputs),
+            width=self.things.width,
+            classes=classes,
+            device=self.device,
+        )
 
     def _see(
         self, inputs: list[dict[str, Any]], *, training: bool = False
@@ -433,19 +392,6 @@ class HIPIE(nn.Module):
                 "no data set whose classes could be used"
             )
         return Vocabulary.from_metadata(MetadataCatalog.get(self.default_dataset))
-
-
-def _transformer(keys: CfgNode) -> dict[str, int]:
-    """What the two branches call alike."""
-    return {
-        "num_queries": keys.NUM_QUERIES,
-        "encoder_layers": keys.ENCODER_LAYERS,
-        "decoder_layers": keys.DECODER_LAYERS,
-        "num_heads": keys.NUM_HEADS,
-        "num_points": keys.NUM_POINTS,
-        "ffn_width": keys.FFN_WIDTH,
-        "denoising_queries": keys.DENOISING_QUERIES,
-    }
 
 
 def _output_size(item: dict[str, Any], fallback: tuple[int, int]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from hipie.inference import memory
 from hipie.language import Vocabulary, VocabularyClass
 
 ROOT = Path(__file__).parents[1]
@@ -350,3 +351,16 @@ def test_two_processes_learn_what_one_does(tmp_path, tiny_options):
             for one in found:
                 error = (one["shared"][task][name] - grad).abs().max()
                 assert error < 1e-5 * max(1.0, float(largest)), (task, name, float(error))
+
+
+def test_a_picture_that_does_not_fit_is_refused_with_the_size_that_would(model, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
+    with pytest.raises(memory.PictureTooLargeError, match=r"64 x 96 pixels and 4 classes .* fit"):
+        model([{"image": picture(0), "vocabulary": WORDS}])
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 40), (33, 64)])
+def test_pictures_smaller_than_a_window(tiny_published, height, width):
+    (found,) = tiny_published([{"image": picture(0, height, width), "vocabulary": WORDS}])
+    assert found["sem_seg"].shape == (4, height, width)
+    assert found["sem_seg"].isfinite().all()

@@ -1,0 +1,91 @@
+"""What a configuration says of HIPIE, as its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+
+from hipie.inference.results import ResultSettings
+from hipie.language import TextEncoder
+from hipie.model.stuff import StuffBranch
+from hipie.model.things import ThingBranch
+from hipie.training.stuff_criterion import StuffCriterion
+from hipie.training.thing_criterion import ThingCriterion
+
+FEATURES = ("res3", "res4", "res5")
+
+
+def assemble(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of `hipie.universal.HIPIE`, from `MODEL.HIPIE` and Detectron2's keys."""
+    keys = cfg.MODEL.HIPIE
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    text_encoder = TextEncoder.from_source(keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN)
+    shared = {
+        "in_channels": [shapes[name].channels for name in FEATURES],
+        "width": keys.WIDTH,
+        "text_width": text_encoder.width,
+    }
+    return {
+        "backbone": backbone,
+        "text_encoder": text_encoder,
+        "things": ThingBranch(
+            **shared,
+            **_transformer(keys.THINGS),
+            num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
+            fusion_width=keys.THINGS.FUSION_WIDTH,
+            fusion_heads=keys.THINGS.FUSION_HEADS,
+            fusion_dropout=keys.THINGS.FUSION_DROPOUT,
+            mask_channels=keys.THINGS.MASK_CHANNELS,
+            published_denoising_masks=keys.LOSS.PUBLISHED_FRAMES,
+        ),
+        "stuff": StuffBranch(
+            **shared,
+            **_transformer(keys.STUFF),
+            denoising_noise=keys.STUFF.DENOISING_NOISE,
+            published_frame=keys.LOSS.PUBLISHED_FRAMES,
+        ),
+        "thing_criterion": ThingCriterion(
+            keys.LOSS.NUM_POINTS,
+            average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
+            final_quality=keys.LOSS.FINAL_QUALITY,
+        ),
+        "stuff_criterion": StuffCriterion(
+            keys.LOSS.NUM_POINTS, published_frame=keys.LOSS.PUBLISHED_FRAMES
+        ),
+        "settings": ResultSettings(
+            instance_on=keys.TEST.INSTANCE_ON,
+            semantic_on=keys.TEST.SEMANTIC_ON,
+            panoptic_on=keys.TEST.PANOPTIC_ON,
+            detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            token_pooling=keys.TEST.TOKEN_POOLING,
+            nms_threshold=keys.TEST.NMS_THRESHOLD,
+            temperature=keys.TEST.TEMPERATURE,
+            object_threshold=keys.OBJECT_MASK_THRESHOLD,
+            overlap_threshold=keys.OVERLAP_THRESHOLD,
+            stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,
+            merge_stuff_only=keys.TEST.MERGE_STUFF_ONLY,
+        ),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "size_divisibility": keys.SIZE_DIVISIBILITY,
+        "pad_at_test": keys.PAD_AT_TEST,
+        "spread_whole_names": keys.LOSS.SPREAD_WHOLES,
+        "unfused_sentences": keys.TEST.UNFUSED_SENTENCES,
+        "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
+    }
+
+
+def _transformer(keys: CfgNode) -> dict[str, int]:
+    """What the two branches call alike."""
+    return {
+        "num_queries": keys.NUM_QUERIES,
+        "encoder_layers": keys.ENCODER_LAYERS,
+        "decoder_layers": keys.DECODER_LAYERS,
+        "num_heads": keys.NUM_HEADS,
+        "num_points": keys.NUM_POINTS,
+        "ffn_width": keys.FFN_WIDTH,
+        "denoising_queries": keys.DENOISING_QUERIES,
+    }
