@@ -36,6 +36,7 @@ from hipie.plugins import load_projects
 from hipie.training.launch import launch
 from hipie.training.memory import keep_freed_memory
 from hipie.training.optimizer import build_optimizer
+from hipie.training.schedule import build_lr_scheduler
 from hipie.training.trainer import Trainer
 
 logger = logging.getLogger("hipie")
@@ -53,6 +54,11 @@ class HipieTrainer(Trainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW with the recipe's groups."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Detectron2's schedules, and the polynomial one."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Any:

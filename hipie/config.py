@@ -141,6 +141,8 @@ def _add_recipe_keys(cfg: CN) -> None:
     cfg.SOLVER.TEXT_MULTIPLIER = 0.1
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.SAMPLING_MULTIPLIER = 0.1
+    # Of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) to this power.
+    cfg.SOLVER.POLY_POWER = 0.9
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
@@ -161,6 +163,13 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.DATALOADER.BATCH_SIZES = ()
     # Sentences that share one picture in a training batch.
     cfg.INPUT.SENTENCES_PER_PICTURE = 4
+    # Train also with sentences that describe several objects, or none.
+    cfg.INPUT.ANY_TARGETS = False
+    # How often a training picture with sentences is mirrored, and left and right in its words.
+    cfg.INPUT.MIRROR = 0.5
+    # Pictures with sentences are resized to a square of this side, whatever their shape; 0: by
+    # MIN_SIZE_* and MAX_SIZE_*, keeping it.
+    cfg.INPUT.SQUARE_SIZE = 0
     # A connected piece of a part smaller than this many pixels is not an object.
     cfg.INPUT.MIN_PART_AREA = 100
     # How often a picture is fitted into a square of SIZE times a scale drawn from MIN_SCALE to

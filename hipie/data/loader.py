@@ -74,7 +74,7 @@ def build_train_loader(
     names = cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
-    records = [_training_records(name) for name in names]
+    records = [_training_records(name, cfg.INPUT.ANY_TARGETS) for name in names]
     ratios = _one_each(cfg.DATALOADER.RATIOS, names, "DATALOADER.RATIOS", 1.0)
     sizes = _one_each(
         cfg.DATALOADER.BATCH_SIZES, names, "DATALOADER.BATCH_SIZES", cfg.SOLVER.IMS_PER_BATCH
@@ -128,7 +128,13 @@ def build_mapper(
         "image_format": cfg.INPUT.FORMAT,
     }
     if metadata.get("evaluator_type") in SENTENCE_SETS:
-        return ReferringMapper(sentences=cfg.INPUT.SENTENCES_PER_PICTURE, **size)
+        return ReferringMapper(
+            sentences=cfg.INPUT.SENTENCES_PER_PICTURE,
+            square=cfg.INPUT.SQUARE_SIZE,
+            mirror=cfg.INPUT.MIRROR,
+            any_targets=cfg.INPUT.ANY_TARGETS,
+            **size,
+        )
     vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
     if not training:
         return UniversalMapper(vocabulary, **size)
@@ -152,21 +158,25 @@ def _jitter(cfg: CfgNode) -> Jitter | None:
     return Jitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
 
 
-def _training_records(name: str) -> list[dict[str, Any]]:
+def _training_records(name: str, any_targets: bool) -> list[dict[str, Any]]:
     """The records of a data set that show something to learn.
+
+    Args:
+        name: a registered data set.
+        any_targets: whether it is something to learn that a sentence describes nothing.
 
     Raises:
         ValueError: if there is none.
     """
-    kept = [record for record in DatasetCatalog.get(name) if _has_objects(record)]
+    kept = [record for record in DatasetCatalog.get(name) if _has_objects(record, any_targets)]
     if not kept:
         raise ValueError(f"no picture of the data set {name} has an object to learn from")
     return kept
 
 
-def _has_objects(record: dict[str, Any]) -> bool:
+def _has_objects(record: dict[str, Any], any_targets: bool) -> bool:
     if "sentences" in record:
-        return any(len(one["targets"]) == 1 for one in record["sentences"])
+        return any(any_targets or len(one["targets"]) == 1 for one in record["sentences"])
     if "part_seg_file_name" in record:
         return True
     objects = record["segments_info"] if "segments_info" in record else record["annotations"]

@@ -20,6 +20,7 @@ def rate_rules(cfg: CfgNode) -> list[tuple[str, float]]:
     """
     return [
         ("backbone", cfg.SOLVER.BACKBONE_MULTIPLIER),
+        ("image_encoder", cfg.SOLVER.BACKBONE_MULTIPLIER),
         ("sampling_offsets", cfg.SOLVER.SAMPLING_MULTIPLIER),
         ("reference_points", cfg.SOLVER.SAMPLING_MULTIPLIER),
         ("text_encoder", cfg.SOLVER.TEXT_MULTIPLIER),
@@ -31,18 +32,24 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """One group a learning rate, in order of first appearance.
 
-    Frozen parameters are left out; a shared one counts once, under its first name.
+    Frozen parameters are left out; a shared one counts once, under its first name. A model with a
+    method `no_weight_decay() -> names` (timm's convention) has groups without decay as well.
 
     Returns:
-        Dicts with `params` and `lr`.
+        Dicts with `params` and `lr`, and `weight_decay` 0 where there shall be none.
     """
     rules = list(rules)
-    groups: dict[float, list[nn.Parameter]] = {}
+    undecayed = getattr(model, "no_weight_decay", set)()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             multiple = next((factor for part, factor in rules if part in name), 1.0)
-            groups.setdefault(base_rate * multiple, []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+            key = base_rate * multiple, name in undecayed
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, **({"weight_decay": 0.0} if still else {})}
+        for (rate, still), parameters in groups.items()
+    ]
 
 
 class ClippedAdamW(torch.optim.AdamW):

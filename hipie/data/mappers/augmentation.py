@@ -57,6 +57,7 @@ def draw_change(
     longest: int,
     mirror: float = 0.5,
     jitter: Jitter | None = None,
+    square: int = 0,
 ) -> Change:
     """Draw how one training picture is changed.
 
@@ -67,6 +68,7 @@ def draw_change(
         longest: the longer side is at most this.
         mirror: probability of a horizontal flip.
         jitter: scale jitter and crop before the resize; None turns it off.
+        square: side of the square that comes out instead; 0 keeps the shape.
     """
     target = int(shortest[rng.integers(len(shortest))])
     mirrored = bool(rng.random() < mirror)
@@ -77,16 +79,24 @@ def draw_change(
         steps += _jittered(rng, height, width, jitter.size, scale)
         height = width = jitter.size
         cropped = True
-    new_height, new_width = resized_shape(height, width, target, longest)
+    new_height, new_width = _new_shape(height, width, target, longest, square)
     if (new_height, new_width) != (height, width):
         steps.append(T.ResizeTransform(height, width, new_height, new_width))
     return Change(T.TransformList(steps or [T.NoOpTransform()]), mirrored, cropped)
 
 
-def plain_resize(height: int, width: int, shortest: int, longest: int) -> T.TransformList:
-    """The resize of test pictures."""
-    new_height, new_width = resized_shape(height, width, shortest, longest)
+def plain_resize(
+    height: int, width: int, shortest: int, longest: int, square: int = 0
+) -> T.TransformList:
+    """The resize of test pictures: to a shorter side, or to a square of the side `square`."""
+    new_height, new_width = _new_shape(height, width, shortest, longest, square)
     return T.TransformList([T.ResizeTransform(height, width, new_height, new_width)])
+
+
+def _new_shape(
+    height: int, width: int, shortest: int, longest: int, square: int
+) -> tuple[int, int]:
+    return (square, square) if square else resized_shape(height, width, shortest, longest)
 
 
 def _jittered(

@@ -19,10 +19,11 @@ class ReferringMapper:
     A record has `file_name`, `height`, `width`, `image_id`, `sentences` (dicts with `sentence`,
     and `targets`: positions in `annotations`) and `annotations` (COCO).
 
-    In training a few sentences that describe exactly one object are drawn, at most one for an
-    object as long as there are others; object k of `instances` is what sentence k describes. At
-    test all sentences come, in order. Pictures are resized and mirrored, never cropped, so that
-    "the largest" and "the second" stay true; a mirror swaps left and right in the words.
+    In training a few sentences are drawn, at most one for an object as long as there are others;
+    objects of class k of `instances` are what sentence k describes: exactly one, or with
+    `any_targets` several or none. At test all sentences come, in order. Pictures are resized and
+    mirrored, never cropped, so that "the largest" and "the second" stay true; a mirror swaps left
+    and right in the words.
 
     Args:
         training: draw an augmentation and sentences, and add `instances`.
@@ -30,6 +31,9 @@ class ReferringMapper:
         longest: the longer side is at most this, pixels.
         sentences: how many sentences a training item has at most.
         image_format: "RGB" or "BGR".
+        square: side of the square that pictures are resized to; 0 keeps their shape.
+        mirror: how often a training picture is mirrored, 0..1.
+        any_targets: train also with sentences that describe several objects, or none.
     """
 
     def __init__(
@@ -40,58 +44,75 @@ class ReferringMapper:
         longest: int,
         sentences: int = 4,
         image_format: str = "RGB",
+        square: int = 0,
+        mirror: float = 0.5,
+        any_targets: bool = False,
     ) -> None:
         self.training = training
         self.shortest = tuple(shortest)
         self.longest = longest
         self.sentences = sentences
         self.image_format = image_format
+        self.square = square
+        self.mirror = mirror
+        self.any_targets = any_targets
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one picture.
 
         Raises:
             ValueError: naming the file, if the picture cannot be read, its size is not the
-                record's, or (in training) no sentence describes exactly one object.
+                record's, or (in training) no sentence can be used.
         """
         image = read_record_image(record)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
         item["task"] = "referring"
         height, width = image.shape[:2]
         if not self.training:
-            resize = plain_resize(height, width, self.shortest[0], self.longest)
+            resize = plain_resize(height, width, self.shortest[0], self.longest, self.square)
             item["image"] = as_tensor(resize.apply_image(image), self.image_format)
             item["expressions"] = [one["sentence"] for one in record["sentences"]]
             return item
         rng = np.random.default_rng(list(seed))
         chosen = self._draw_sentences(rng, record)
-        change = draw_change(rng, height, width, shortest=self.shortest, longest=self.longest)
+        change = draw_change(
+            rng,
+            height,
+            width,
+            shortest=self.shortest,
+            longest=self.longest,
+            mirror=self.mirror,
+            square=self.square,
+        )
         item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
         words = [one["sentence"] for one in chosen]
         item["expressions"] = [mirrored_words(w) for w in words] if change.mirrored else words
-        masks = [
-            change.transform.apply_segmentation(
-                decode_mask(record["annotations"][one["targets"][0]]["segmentation"], height, width)
-            ).astype(bool)
-            for one in chosen
-        ]
-        item["instances"] = as_instances(np.stack(masks), np.arange(len(chosen)))
+        pairs = [(k, target) for k, one in enumerate(chosen) for target in one["targets"]]
+        masks = np.zeros((len(pairs), *item["image"].shape[1:]), dtype=bool)
+        for row, (_, target) in enumerate(pairs):
+            mask = decode_mask(record["annotations"][target]["segmentation"], height, width)
+            masks[row] = change.transform.apply_segmentation(mask)
+        classes = np.array([k for k, _ in pairs], dtype=np.int64)
+        item["instances"] = as_instances(masks, classes)
         return item
 
     def _draw_sentences(
         self, rng: np.random.Generator, record: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Single-target sentences, in random order, those of new objects first."""
-        usable = [one for one in record["sentences"] if len(one["targets"]) == 1]
+        """Sentences that can be used, in random order, those of new objects first."""
+        usable = [
+            one for one in record["sentences"] if self.any_targets or len(one["targets"]) == 1
+        ]
         if not usable:
-            raise ValueError(
-                f"{record['file_name']}: none of its sentences describes exactly one object"
-            )
+            wanted = "it has no sentence"
+            if record["sentences"]:
+                wanted = "none of its sentences describes exactly one object"
+            raise ValueError(f"{record['file_name']}: {wanted}")
         first: list[dict[str, Any]] = []
         later: list[dict[str, Any]] = []
-        seen: set[int] = set()
+        seen: set[tuple[int, ...]] = set()
         for i in rng.permutation(len(usable)):
-            target = usable[i]["targets"][0]
+            target = tuple(sorted(usable[i]["targets"]))
             (later if target in seen else first).append(usable[i])
             seen.add(target)
         return (first + later)[: self.sentences]

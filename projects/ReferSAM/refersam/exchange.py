@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from refersam.attention import Attention, FeedForward, LevelAttention, layer_norm
 from torch import Tensor, nn
+
+from refersam.attention import Attention, FeedForward, LevelAttention, layer_norm
 
 FFN_RATIO = 2
 

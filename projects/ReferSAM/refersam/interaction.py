@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from refersam.activations import Activations
-from refersam.attention import layer_norm
-from refersam.exchange import Exchange
-from refersam.geometry import Maps
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hipie.ops import MSDeformAttn
+from refersam.activations import Activations
+from refersam.attention import layer_norm
+from refersam.exchange import Exchange
+from refersam.geometry import Maps
 
 LEVELS, POINTS, VALUE_RATIO = 3, 4, 0.5
 GAMMA = 1e-6
@@ -148,7 +148,7 @@ class Interaction(nn.Module):
             text = Words(words, text.mask, context)
         return maps, text
 
-    def _run(self, module: nn.Module, *arguments):  # noqa: ANN002, ANN202  as the module's
+    def _run(self, module: nn.Module, *arguments):
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(module, *arguments, use_reentrant=False)
         return module(*arguments)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
+
 from refersam.activations import Activations
 from refersam.geometry import Maps, pyramid, sine_positions
 from refersam.interaction import Interaction, Place, Words, note_interaction
 from refersam.sam import PATCH, SamVariant, add_positions
 from refersam.spatial_prior import SpatialPrior
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT

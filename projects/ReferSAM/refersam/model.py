@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import refersam.official  # noqa: F401  the layout of the authors' weights
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+import refersam.official  # noqa: F401  the layout of the authors' weights
 from refersam.activations import Activations
 from refersam.answers import answer
 from refersam.criterion import MaskCriterion
@@ -26,7 +28,6 @@ from refersam.sam import (
     sam_variant,
 )
 from refersam.text import BertSentences, ClipSentences, build_text
-from torch import Tensor, nn
 
 SENTENCES_AT_ONCE = 16
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from refersam.activations import Activations
 from refersam.attention import Attention, FeedForward, LevelAttention, layer_norm
 from refersam.geometry import Maps
 from refersam.interactor import Seen, level_positions
 from refersam.sam import PROMPT_WIDTH
 from refersam.spatial_prior import STEM, as_map, split_levels, whole_map_norm
-from torch import Tensor, nn
 
 HEADS = 8
 BLOCKS = 2

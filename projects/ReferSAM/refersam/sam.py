@@ -157,7 +157,7 @@ def _near(side: int) -> int:
     return max(DIVISOR, round(side / DIVISOR) * DIVISOR)
 
 
-def _segment_anything():  # noqa: ANN202  the module, imported when a network is built
+def _segment_anything():
     try:
         from segment_anything import modeling
     except ImportError as error:
