@@ -146,20 +146,20 @@ def panoptic(
     write_json(folder / f"{name}.json", content)
 
 
-def coco(root: Path) -> None:
-    """COCO 2017 val, panoptic and semantic: a person (1) left, sky (187) right."""
+def coco(root: Path, split: str = "val") -> None:
+    """COCO 2017, panoptic and semantic: a person (1) left, sky (187) right."""
     place, names = root / "coco", ["000000000139.jpg", "000000000285.jpg"]
     things = {c["id"]: c["name"] for c in COCO_CATEGORIES if c["isthing"]}
-    file = place / "annotations/instances_val2017.json"
-    instances(file, place / "val2017", names, things, [1], numbers=[139, 285])
+    file = place / f"annotations/instances_{split}2017.json"
+    instances(file, place / f"{split}2017", names, things, [1], numbers=[139, 285])
     categories = [{k: c[k] for k in ("id", "name", "isthing")} for c in COCO_CATEGORIES]
     entries = list(zip([139, 285], names, strict=True))
-    panoptic(place, "panoptic_val2017", entries, [(1000, 1), (70000, 187)], categories)
+    panoptic(place, f"panoptic_{split}2017", entries, [(1000, 1), (70000, 187)], categories)
     order = [c["id"] for c in COCO_CATEGORIES]
     for name in names:
         stem = Path(name).stem
         labels = halves(order.index(1), order.index(187), 255)
-        label_map(place / f"panoptic_semseg_val2017/{stem}.png", labels)
+        label_map(place / f"panoptic_semseg_{split}2017/{stem}.png", labels)
 
 
 def ade20k(root: Path) -> None:
@@ -218,6 +218,7 @@ def coco_format(root: Path) -> None:
     for name, folder, file, masks in (
         ("zhiyuan", "Objects365/images/val", "instance365/zhiyuan_objv2_val_new.json", False),
         ("masks", "Objects365/images/val", "instance365/instance_365_val.json", True),
+        ("train", "Objects365/images/train", "instance365/instance_365_train.json", True),
         ("first", "objects365/val", "objects365/annotations/objects365_val.json", False),
     ):
         names = [f"patch0/{name}.jpg"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests import benchmark_trees as trees
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted(ROOT.glob("configs/universal/hipie_*.yaml"))
+TRAINED = [path for path in STAGES if path.stem not in ("hipie_r50", "hipie_vit_h")]
 EVALUATIONS = sorted(ROOT.glob("configs/eval/*.yaml"))
 REDUCED = {
     "MODEL.DEVICE": "cpu",
@@ -181,6 +183,50 @@ def write_trees(root: Path, names: tuple[str, ...]) -> None:
     trees.in_the_wild(root, odinw)
 
 
+TRAINING = {
+    "SOLVER.MAX_ITER": 3,
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "DATALOADER.RATIOS": "()",
+    "DATASETS.TEST": "()",
+    "INPUT.MIN_SIZE_TRAIN": "(128,)",
+    "INPUT.MAX_SIZE_TRAIN": 192,
+    "INPUT.JITTER.SIZE": 128,
+    "MODEL.HIPIE.LOSS.NUM_POINTS": 32,
+    "MODEL.HIPIE.THINGS.DENOISING_QUERIES": 8,
+    "MODEL.HIPIE.STUFF.DENOISING_QUERIES": 8,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TRAINED, ids=by_name)
+def test_stages_train(path, tiny_text, tmp_path, monkeypatch):
+    root = tmp_path / "sets"
+    trees.coco(root, "train")
+    trees.pascal(root)
+    trees.coco_format(root)
+    trees.refcoco(root, "refcoco-mixed", "train")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    output = tmp_path / "output"
+    options = [str(word) for pair in TRAINING.items() for word in pair]
+    done = train_net("--config-file", path, *reduced_options(tiny_text), *options, output=output)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (output / "model_final.pth").is_file()
+
+
+def train_net(*arguments: object, output: Path) -> subprocess.CompletedProcess[str]:
+    """Run train_net.py to its end."""
+    return subprocess.run(
+        [sys.executable, "train_net.py", *map(str, arguments), "OUTPUT_DIR", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
 SCORES = {
     "coco": {"bbox": "AP", "segm": "AP", "sem_seg": "mIoU", "panoptic_seg": "PQ"},
     "ade20k": {"sem_seg": "mIoU", "panoptic_seg": "PQ", "bbox": "AP"},
@@ -206,16 +252,9 @@ QUICK = ("hipie_r50_parts", "hipie_r50_seginw", "hipie_vit_h_pascal_context_459"
 def test_evaluation_runs_to_the_table(path, tiny_text, tmp_path, monkeypatch):
     write_trees(tmp_path / "sets", read(path).DATASETS.TEST)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     output = tmp_path / "output"
-    arguments = ["--config-file", str(path), "--eval-only", *reduced_options(tiny_text)]
-    done = subprocess.run(
-        [sys.executable, "train_net.py", *arguments, "OUTPUT_DIR", str(output)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    options = ["--eval-only", *reduced_options(tiny_text)]
+    done = train_net("--config-file", path, *options, output=output)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads((output / "results.json").read_text())
     kind = path.stem.removeprefix("hipie_r50_").removeprefix("hipie_vit_h_")
