@@ -54,6 +54,8 @@ def _model_keys() -> CN:
     node.THINGS.NUM_HEADS = 8
     node.THINGS.NUM_POINTS = 4
     node.THINGS.FFN_WIDTH = 2048
+    # Words and pixels see each other before the thing encoder; off: only at the class heads.
+    node.THINGS.EARLY_FUSION = True
     node.THINGS.FUSION_WIDTH = 2048
     node.THINGS.FUSION_HEADS = 8
     node.THINGS.FUSION_DROPOUT = 0.1
@@ -62,6 +64,8 @@ def _model_keys() -> CN:
     node.THINGS.DENOISING_QUERIES = 200
 
     node.STUFF = CN()
+    # Stuff has a decoder of its own; off: the thing branch finds stuff and parts too.
+    node.STUFF.OWN_DECODER = True
     node.STUFF.NUM_QUERIES = 300
     node.STUFF.ENCODER_LAYERS = 6
     node.STUFF.DECODER_LAYERS = 9
@@ -170,6 +174,8 @@ def _add_data_keys(cfg: CN) -> None:
     # Pictures with sentences are resized to a square of this side, whatever their shape; 0: by
     # MIN_SIZE_* and MAX_SIZE_*, keeping it.
     cfg.INPUT.SQUARE_SIZE = 0
+    # Of a training picture with more objects than this, so many are drawn; 0 = all are kept.
+    cfg.INPUT.MAX_OBJECTS = 0
     # A connected piece of a part smaller than this many pixels is not an object.
     cfg.INPUT.MIN_PART_AREA = 100
     # How often a picture is fitted into a square of SIZE times a scale drawn from MIN_SCALE to

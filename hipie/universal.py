@@ -63,7 +63,7 @@ class HIPIE(nn.Module):
         backbone: Backbone,
         text_encoder: TextEncoder,
         things: ThingBranch,
-        stuff: StuffBranch,
+        stuff: StuffBranch | None,
         thing_criterion: ThingCriterion,
         stuff_criterion: StuffCriterion,
         settings: ResultSettings,
@@ -137,7 +137,7 @@ class HIPIE(nn.Module):
                 item["instances"],
                 batch.canvas,
                 positive_map=self._positive_map(text, i, item, task),
-                is_thing=vocabularies[i].is_thing,
+                is_thing=self._decoded_as_things(vocabularies[i]),
                 device=self.device,
             )
             for i, item in enumerate(inputs)
@@ -145,7 +145,7 @@ class HIPIE(nn.Module):
         projected = self.things.project(features, batch.padding_mask)
         fused = self.things.fuse(projected, text.hidden, text.mask)
         losses: dict[str, Tensor] = {}
-        if task == "detection":
+        if task == "detection" or self.stuff is None:
             found = self.things(
                 fused,
                 text_for_classes=fused.fused_text,
@@ -153,6 +153,8 @@ class HIPIE(nn.Module):
                 targets=targets,
             )
             losses.update(self.thing_criterion(found, targets, text_mask=text.mask))
+        if self.stuff is None:
+            return losses
         covered = self.stuff(
             features,
             text_for_classes=fused.fused_text,
@@ -161,6 +163,10 @@ class HIPIE(nn.Module):
         )
         losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
         return losses
+
+    def _decoded_as_things(self, vocabulary: Vocabulary) -> tuple[bool, ...]:
+        """Which classes the thing branch finds: all, if stuff has no decoder of its own."""
+        return vocabulary.is_thing if self.stuff is not None else (True,) * len(vocabulary)
 
     def _positive_map(self, text: TextFeatures, i: int, item: dict[str, Any], task: str) -> Tensor:
         spans = text.token_spans[i]
@@ -224,7 +230,8 @@ class HIPIE(nn.Module):
                 None = all of them, [] = none.
 
         Raises:
-            ValueError: if pictures with words and pictures with sentences are mixed.
+            ValueError: if pictures with words and pictures with sentences are mixed, or the model
+                has no stuff decoder.
         """
         said = ["expressions" in item for item in batched_inputs]
         if any(said) != all(said):
@@ -232,6 +239,8 @@ class HIPIE(nn.Module):
                 "raw predictions are of pictures with words or of pictures with "
                 "sentences, not of both at once"
             )
+        if self.stuff is None:
+            raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.OWN_DECODER)")
         with torch.no_grad():
             return self._raw(batched_inputs, all(said), thing_masks, stuff_masks)
 
@@ -282,15 +291,17 @@ class HIPIE(nn.Module):
         self._require_memory(inputs, max(len(self._vocabulary(item)) for item in inputs))
         batch, features = self._see(inputs)
         text, found = self._find_named(inputs, batch, features)
-        covered = self.stuff(
-            features,
-            text_for_classes=found.fused_text,
-            pooled_text=text.with_hidden(found.fused_text).pooled(),
-        )
+        covered = None
+        if self.stuff is not None:
+            covered = self.stuff(
+                features,
+                text_for_classes=found.fused_text,
+                pooled_text=text.with_hidden(found.fused_text).pooled(),
+            ).layers[-1]
         return [
             universal_results(
                 found.layers[-1],
-                covered.layers[-1],
+                covered,
                 picture=i,
                 background_queries=found.num_background,
                 token_spans=text.token_spans[i],

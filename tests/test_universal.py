@@ -364,3 +364,37 @@ def test_pictures_smaller_than_a_window(tiny_published, height, width):
     (found,) = tiny_published([{"image": picture(0, height, width), "vocabulary": WORDS}])
     assert found["sem_seg"].shape == (4, height, width)
     assert found["sem_seg"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "option", ["MODEL.HIPIE.THINGS.EARLY_FUSION", "MODEL.HIPIE.STUFF.OWN_DECODER"]
+)
+def test_a_model_without_one_of_its_ideas(tiny_cfg, option):
+    tiny_cfg.merge_from_list([option, False])
+    model = wake(build_model(tiny_cfg))
+    for task in ("detection", "parts", "referring"):
+        losses = model.train()([item(task)])
+        assert all(value.isfinite() for value in losses.values())
+        sum(losses.values()).backward()
+    (found,) = model.eval()([{"image": picture(0), "vocabulary": WORDS}])
+    assert found["sem_seg"].shape == (4, 64, 96)
+    assert found["sem_seg"].sum(0).isfinite().all()
+    names = dict(model.named_parameters())
+    assert any(name.startswith("things.fusion.") for name in names) == (
+        option != "MODEL.HIPIE.THINGS.EARLY_FUSION"
+    )
+    assert any(name.startswith("stuff.") for name in names) == (
+        option != "MODEL.HIPIE.STUFF.OWN_DECODER"
+    )
+
+
+def test_without_a_stuff_decoder_things_queries_stand_for_stuff(tiny_cfg):
+    tiny_cfg.MODEL.HIPIE.STUFF.OWN_DECODER = False
+    model = wake(build_model(tiny_cfg)).eval()
+    only_stuff = Vocabulary.from_names(stuff=["grass", "open sky"])
+    (found,) = model([{"image": picture(0), "vocabulary": WORDS}])
+    (other,) = model([{"image": picture(0), "vocabulary": only_stuff}])
+    assert (found["sem_seg"].std((1, 2)) > 0).all()
+    assert (other["sem_seg"].std((1, 2)) > 0).all()
+    with pytest.raises(ValueError, match="OWN_DECODER"):
+        model.predict_raw([{"image": picture(0), "vocabulary": WORDS}])

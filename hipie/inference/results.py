@@ -67,7 +67,7 @@ class _Picture:
 
 def universal_results(
     things: Prediction,
-    stuff: Prediction,
+    stuff: Prediction | None,
     *,
     picture: int,
     background_queries: int,
@@ -80,7 +80,8 @@ def universal_results(
     """Everything that was asked for about one picture of a batch.
 
     Args:
-        things, stuff: the last layers; masks at a quarter of the canvas.
+        things, stuff: the last layers; masks at a quarter of the canvas. Without a stuff branch
+            things' queries stand for stuff too.
         picture: row of the batch.
         background_queries: leading thing queries that are left out.
         token_spans: K tuples, the word pieces of each class.
@@ -96,7 +97,9 @@ def universal_results(
     place = _Picture(picture, input_size, output_size)
     with torch.autocast(things.token_logits.device.type, enabled=False):
         tokens = things.token_logits[picture, background_queries:]
-        logits = hide_stuff(pool_tokens(tokens, token_spans, settings.token_pooling), is_thing)
+        logits = pool_tokens(tokens, token_spans, settings.token_pooling)
+        if stuff is not None:
+            logits = hide_stuff(logits, is_thing)
         scores = thing_scores(logits, things.iou_logits[picture, background_queries:])
         boxes = things.boxes[picture, background_queries:].float()
         kept = suppress(scores, boxes, settings.nms_threshold)
@@ -108,9 +111,10 @@ def universal_results(
             results["instances"] = _instances(things, query, score, label, place)
         if settings.semantic_on or settings.panoptic_on:
             groups = []
-            if not settings.merge_stuff_only:
+            if stuff is None or not settings.merge_stuff_only:
                 groups.append((things, kept + background_queries, logits[kept]))
-            groups += _stuff_group(stuff, picture, token_spans, is_thing, settings)
+            if stuff is not None:
+                groups += _stuff_group(stuff, picture, token_spans, is_thing, settings)
             results.update(_merged(groups, is_thing, place, settings))
     return results
 
@@ -175,6 +179,8 @@ def _merged(
         if semantic is None:
             chosen = panoptic.wanted[wanted]
             wanted, queries = wanted[chosen], queries[chosen]
+        if len(queries) == 0:
+            continue
         small = _small_masks(prediction, queries, place)
         full = OutputRows(small, place.input_size, place.output_size)
         sources.append((wanted, full, (logits > MASKED_LOGIT).any(0)))

@@ -35,18 +35,14 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             **shared,
             **_transformer(keys.THINGS),
             num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
+            early_fusion=keys.THINGS.EARLY_FUSION,
             fusion_width=keys.THINGS.FUSION_WIDTH,
             fusion_heads=keys.THINGS.FUSION_HEADS,
             fusion_dropout=keys.THINGS.FUSION_DROPOUT,
             mask_channels=keys.THINGS.MASK_CHANNELS,
             published_denoising_masks=keys.LOSS.PUBLISHED_FRAMES,
         ),
-        "stuff": StuffBranch(
-            **shared,
-            **_transformer(keys.STUFF),
-            denoising_noise=keys.STUFF.DENOISING_NOISE,
-            published_frame=keys.LOSS.PUBLISHED_FRAMES,
-        ),
+        "stuff": _stuff_branch(shared, keys) if keys.STUFF.OWN_DECODER else None,
         "thing_criterion": ThingCriterion(
             keys.LOSS.NUM_POINTS,
             average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
@@ -89,3 +85,12 @@ def _transformer(keys: CfgNode) -> dict[str, int]:
         "ffn_width": keys.FFN_WIDTH,
         "denoising_queries": keys.DENOISING_QUERIES,
     }
+
+
+def _stuff_branch(shared: dict[str, Any], keys: CfgNode) -> StuffBranch:
+    return StuffBranch(
+        **shared,
+        **_transformer(keys.STUFF),
+        denoising_noise=keys.STUFF.DENOISING_NOISE,
+        published_frame=keys.LOSS.PUBLISHED_FRAMES,
+    )

@@ -98,6 +98,7 @@ class ThingBranch(nn.Module):
         text_width: channels of a word piece.
         num_queries, num_background_queries: of the decoder.
         encoder_layers, decoder_layers, num_heads, num_points, ffn_width: of the transformer.
+        early_fusion: words and pixels see each other before the encoder.
         fusion_width, fusion_heads, fusion_dropout: of the bi-directional attention.
         mask_channels: channels of the mask features.
         denoising_queries: about how many noised copies in training; 0 for none.
@@ -119,6 +120,7 @@ class ThingBranch(nn.Module):
         num_heads: int = 8,
         num_points: int = 4,
         ffn_width: int = 2048,
+        early_fusion: bool = True,
         fusion_width: int = 2048,
         fusion_heads: int = 8,
         fusion_dropout: float = 0.1,
@@ -135,14 +137,16 @@ class ThingBranch(nn.Module):
         levels = len(in_channels) + 1
         self.projections = InputProjections(in_channels, width)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
-        self.fusion = BidirectionalFusion(
-            width,
-            text_width,
-            fusion_width,
-            fusion_heads,
-            initial_gamma=1 / max(encoder_layers, 1),
-            dropout=fusion_dropout,
-        )
+        self.fusion = None
+        if early_fusion:
+            self.fusion = BidirectionalFusion(
+                width,
+                text_width,
+                fusion_width,
+                fusion_heads,
+                initial_gamma=1 / max(encoder_layers, 1),
+                dropout=fusion_dropout,
+            )
         self.encoder = nn.ModuleList(
             EncoderLayer(width, num_heads, levels, num_points, ffn_width)
             for _ in range(encoder_layers)
@@ -191,7 +195,7 @@ class ThingBranch(nn.Module):
         text_mask: Tensor,
         picture_of: Tensor | None = None,
     ) -> FusedInputs:
-        """Let words and pixels see each other.
+        """Let words and pixels see each other, if the branch does so.
 
         Args:
             projected: P pictures, of `project`.
@@ -202,6 +206,8 @@ class ThingBranch(nn.Module):
         levels, sizes = projected.levels, projected.image_sizes
         if picture_of is not None:
             levels, sizes = levels.select(picture_of), sizes[picture_of]
+        if self.fusion is None:
+            return FusedInputs(levels, text, sizes)
         tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
         return FusedInputs(replace(levels, tokens=tokens), fused_text, sizes)
 
