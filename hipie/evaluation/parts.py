@@ -86,8 +86,11 @@ class PartEvaluator(DatasetEvaluator):
 def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """Pixels by (truth, prediction), int64 [classes, classes]; truth below 0 is ignored."""
     # Row 0 is for what is ignored: cheaper than leaving those pixels out.
-    rows = np.maximum(truth.ravel().astype(np.int64), -1)
-    pairs = (rows + 1) * classes + predicted.ravel()
+    pairs = truth.astype(np.int64).ravel()
+    pairs += 1
+    np.maximum(pairs, 0, out=pairs)
+    pairs *= classes
+    pairs += predicted.ravel()
     counts = np.bincount(pairs, minlength=(classes + 1) * classes)
     return counts.reshape(classes + 1, classes)[1:]
 
