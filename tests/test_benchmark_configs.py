@@ -140,6 +140,7 @@ def test_the_stages_are_the_published_recipe():
     texts = [stages[name].MODEL.HIPIE.TEXT.MAX_TOKENS for name in solver]
     assert texts == [512, 512, 1024]
     assert stages["pretrain"].INPUT.MIN_SIZE_TRAIN == (1024, 600, 800)
+    assert [stages[name].INPUT.MAX_OBJECTS for name in solver] == [150, 0, 0]
     for before, after in (("pretrain", "joint"), ("joint", "parts")):
         start = stages[after].MODEL.WEIGHTS
         assert start == f"{stages[before].OUTPUT_DIR}/model_final.pth"

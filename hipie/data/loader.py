@@ -18,6 +18,7 @@ from hipie.data.sampler import BatchSampler, Draw
 from hipie.language import Vocabulary
 from hipie.language.tokens import load_tokenizer, minilm_folder
 
+IGNORE_LABEL = 255
 Mapper = Callable[..., dict[str, Any]]
 
 # The evaluators of data sets whose records have sentences.
@@ -147,6 +148,8 @@ def build_mapper(
         candidates=[i for i, one in enumerate(vocabulary.classes) if one.name not in unseen],
         min_part_area=cfg.INPUT.MIN_PART_AREA,
         jitter=_jitter(cfg),
+        max_objects=cfg.INPUT.MAX_OBJECTS,
+        ignore_label=metadata.get("ignore_label", IGNORE_LABEL),
         **size,
     )
 
@@ -179,6 +182,8 @@ def _has_objects(record: dict[str, Any], any_targets: bool) -> bool:
         return any(any_targets or len(one["targets"]) == 1 for one in record["sentences"])
     if "part_seg_file_name" in record:
         return True
+    if "segments_info" not in record and "annotations" not in record:
+        return "sem_seg_file_name" in record
     objects = record["segments_info"] if "segments_info" in record else record["annotations"]
     return any(not one.get("iscrowd", 0) for one in objects)
 

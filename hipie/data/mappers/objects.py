@@ -1,7 +1,7 @@
 """The objects of a picture, from the annotation formats, as masks after a transform.
 
-Formats: COCO panoptic PNG (id = R + 256 G + 256^2 B), COCO polygons and run lengths, and label
-maps of parts (class index + 1, 0 = ignore).
+Formats: COCO panoptic PNG (id = R + 256 G + 256^2 B), COCO polygons and run lengths, label maps of
+classes, and of parts (class index + 1, 0 = ignore).
 """
 
 from __future__ import annotations
@@ -85,6 +85,25 @@ def part_objects(
                 classes.append(index)
     stacked = np.stack(masks) if masks else np.zeros((0, *small.shape), dtype=bool)
     return stacked, np.array(classes, dtype=np.int64)
+
+
+def semantic_objects(
+    labels: np.ndarray, transform: T.Transform, ignored: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every class of a semantic map, as one object.
+
+    Args:
+        labels: integers [H, W], class indices.
+        transform: applied to the map first.
+        ignored: the value without a class.
+
+    Returns:
+        (bool [N, h, w], classes int64 [N]), by class.
+    """
+    small = _transformed_labels(labels, transform)
+    shown = np.unique(small)
+    classes = shown[shown != ignored].astype(np.int64)
+    return small[None] == classes[:, None, None], classes
 
 
 def _transformed_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarray:

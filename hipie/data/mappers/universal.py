@@ -16,6 +16,7 @@ from hipie.data.mappers.objects import (
     panoptic_objects,
     part_objects,
     read_labels,
+    semantic_objects,
 )
 from hipie.data.mappers.pixels import as_tensor, read_record_image
 from hipie.data.training_vocabulary import draw_vocabulary, sub_vocabulary
@@ -23,11 +24,12 @@ from hipie.language import Vocabulary
 
 
 class UniversalMapper:
-    """Maps a record with objects (panoptic, instances or parts) to HIPIE's input dict.
+    """Maps a record with objects (panoptic, instances, classes or parts) to HIPIE's input dict.
 
     A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and one of:
-    `pan_seg_file_name` and `segments_info`; `annotations` (COCO); `part_seg_file_name`. Which one
-    it has decides `task`: "parts" for the last, otherwise "detection".
+    `part_seg_file_name`; `pan_seg_file_name` and `segments_info`; `annotations` (COCO);
+    `sem_seg_file_name`, where every class is one object. Which one it has, in this order, decides
+    `task`: "parts" for the first, otherwise "detection".
 
     Args:
         vocabulary: all classes, in the order of the record's contiguous class indices.
@@ -40,6 +42,8 @@ class UniversalMapper:
         candidates: classes that a training caption may name although absent; None = all.
         min_part_area: smaller pieces of parts are no objects, pixels.
         jitter: scale jitter and crop; None = off.
+        max_objects: of a picture with more, so many are drawn; 0 = all.
+        ignore_label: the value of semantic maps that is no class.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class UniversalMapper:
         candidates: Sequence[int] | None = None,
         min_part_area: int = 100,
         jitter: Jitter | None = None,
+        max_objects: int = 0,
+        ignore_label: int = 255,
     ) -> None:
         self.vocabulary = vocabulary
         self.training = training
@@ -68,6 +74,8 @@ class UniversalMapper:
         )
         self.min_part_area = min_part_area
         self.jitter = jitter
+        self.max_objects = max_objects
+        self.ignore_label = ignore_label
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one picture.
@@ -105,6 +113,9 @@ class UniversalMapper:
         if change.cropped and len(instances) == 0:
             change = draw_change(rng, height, width, jitter=None, **settings)
             instances = self._objects(record, change.transform)
+        if 0 < self.max_objects < len(instances):
+            kept = rng.choice(len(instances), size=self.max_objects, replace=False)
+            instances = instances[np.sort(kept)]
         return change, instances
 
     def _objects(self, record: dict[str, Any], transform: T.Transform) -> Instances:
@@ -114,10 +125,13 @@ class UniversalMapper:
         elif "pan_seg_file_name" in record:
             colours = read_labels(record["pan_seg_file_name"])
             masks, classes = panoptic_objects(colours, record["segments_info"], transform)
-        else:
+        elif "annotations" in record:
             masks, classes = annotated_objects(
                 record["annotations"], record["height"], record["width"], transform
             )
+        else:
+            labels = read_labels(record["sem_seg_file_name"])
+            masks, classes = semantic_objects(labels, transform, self.ignore_label)
         return as_instances(masks, classes)
 
     def _name(

@@ -75,9 +75,10 @@ def cfg():
     return node
 
 
-def mapped(name: str, record: dict) -> dict:
+def mapped(name: str, record: dict, **more) -> dict:
     """A record through the training mapper, without any change of its size."""
-    vocabulary = MetadataCatalog.get(name).vocabulary
+    meta = MetadataCatalog.get(name)
+    vocabulary = meta.vocabulary
     mapper = UniversalMapper(
         vocabulary,
         training=True,
@@ -85,6 +86,8 @@ def mapped(name: str, record: dict) -> dict:
         longest=trees.WIDTH,
         pieces=[1] * len(vocabulary),
         max_pieces=4096,
+        ignore_label=meta.get("ignore_label", 255),
+        **more,
     )
     return mapper(record)
 
@@ -140,6 +143,16 @@ def test_semantic(root, name, known):
     assert meta.ignore_label == nothing and max(left, right) < len(meta.stuff_classes)
     assert (record["height"], record["width"]) == (trees.HEIGHT, trees.WIDTH)
     assert Path(record["file_name"]).is_file()
+    names = meta.stuff_classes
+    assert areas(mapped(name, record)) == {names[left]: trees.HALF, names[right]: trees.HALF}
+
+
+def test_of_many_objects_some_are_drawn(root):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    record = DatasetCatalog.get(name)[0]
+    drawn = {tuple(areas(mapped(name, {**record, "image_id": 0}, max_objects=1))) for _ in "ab"}
+    assert len(drawn) == 1 and drawn <= {("person",), ("sky",)}
+    assert len(areas(mapped(name, record, max_objects=2))) == 2
 
 
 def test_voc_without_background(root):

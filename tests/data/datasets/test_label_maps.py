@@ -44,9 +44,7 @@ def test_pairs_are_found_in_folders_within(folders) -> None:
 
 def test_a_map_without_a_picture_is_named(folders) -> None:
     (folders[1] / "ulm/a_left.png").unlink()
-    with pytest.raises(
-        DatasetError, match=r'"ulm/a_left\.png" of a label map is not in \S+s$'
-    ):
+    with pytest.raises(DatasetError, match=r'"ulm/a_left\.png" of a label map is not in \S+s$'):
         load_label_maps(*folders, label_ending="_gt.tif", image_ending="_left.png")
     (folders[1] / "ulm/b_left.png").unlink()
     with pytest.raises(DatasetError, match="nor are 1 others"):
