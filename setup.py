@@ -58,7 +58,7 @@ EXTRAS = {
         "yacs>=0.1.8",
     ],
     # It asks for numpy<2, which has no wheel for Python 3.13, and runs on newer ones all the same.
-    "evaluation": ['panopticapi-lite>=0.2; python_version < "3.13"', "pysodmetrics>=1.4"],
+    "evaluation": ['panopticapi-lite>=0.2; python_version < "3.13"'],
     "clip": ["open_clip_torch>=2.24"],
     "sam": ["segment-anything>=1.0"],
     "demo": ["scikit-image>=0.22"],
@@ -66,6 +66,7 @@ EXTRAS = {
     "mutation": ["cosmic-ray>=8.3"],
     "test": [
         "hypothesis>=6.100",
+        'pysodmetrics>=1.4; python_version < "3.13"',
         "pytest>=8",
         "pytest-cov>=5",
         "pytest-timeout>=2.3",

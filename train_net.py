@@ -31,7 +31,7 @@ from hipie.checkpoint import Checkpointer
 from hipie.configure import check, merge
 from hipie.data.datasets import register_all
 from hipie.data.loader import build_test_loader, build_train_loader
-from hipie.evaluation import build_evaluator, write_results
+from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.plugins import load_projects
 from hipie.training.launch import launch
 from hipie.training.memory import keep_freed_memory
@@ -72,8 +72,12 @@ class HipieTrainer(Trainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict:
-        """Evaluate on every data set of `DATASETS.TEST`; results also go to results.json."""
+        """Evaluate on every data set of `DATASETS.TEST`.
+
+        Results also go to results.json; a table of them, with their protocols, to table.json.
+        """
         results: OrderedDict[str, Any] = OrderedDict()
+        table = ResultsTable()
         for name in cfg.DATASETS.TEST:
             folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
             evaluator = build_evaluator(cfg, name, folder)
@@ -84,9 +88,11 @@ class HipieTrainer(Trainer):
             if comm.is_main_process():
                 print_csv_format(found)
                 add_results(results, name, found)
+                table.add(name, found, evaluator)
         if comm.is_main_process():
             path = write_results(results, cfg.OUTPUT_DIR)
-            logger.info("Results are in %s", path)
+            logger.info("Results are in %s and %s:", path, table.write(cfg.OUTPUT_DIR))
+            logger.info("\n%s", table.text())
         return results
 
 

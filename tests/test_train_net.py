@@ -54,6 +54,9 @@ def test_two_steps_and_an_evaluation(monkeypatch, logging_as_before, tiny_option
     asked = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "parts": "mIoU"}
     for task, metric in {**asked, "refer": "oIoU"}.items():
         assert 0 <= results[task][metric] <= 100
+    rows = json.loads((folder / "table.json").read_text())
+    assert {row["task"] for row in rows} >= {*asked, "refer"}
+    assert all(row["protocol"] and row["protocol"] in done.stdout for row in rows)
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     (line,) = [one for one in done.stdout.splitlines() if "hipie.training.writers" in one]
     assert "2/2  loss" in line and "stuff" in line

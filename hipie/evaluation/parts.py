@@ -31,6 +31,8 @@ class PartEvaluator(DatasetEvaluator):
         result_name: the key of the results.
     """
 
+    protocol = "one phrase a pixel, pixels of all pictures together; label 0 is ignored"
+
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "parts"
     ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
+from hipie.data.datasets.in_the_wild import ODINW_13
 from hipie.evaluation.means import mean_of_known
 from hipie.evaluation.results import write_json
 
@@ -21,10 +22,15 @@ PROTOCOLS = {
     "segm": "COCO AP of masks, IoU 0.5 to 0.95, at most 100 a picture",
     "panoptic_seg": "panoptic quality; segments match above IoU 0.5",
     "sem_seg": "one class a pixel, pixels of all pictures together",
-    "parts": "one phrase a pixel, pixels of all pictures together; label 0 is ignored",
 }
 """Of results that Detectron2's evaluators name; others say it themselves."""
 MOST_COLUMNS = 6
+SHORTER = {
+    "odinw-13": frozenset(
+        f"odinw_{name}_{split}" for name in ODINW_13 for split in ("val", "minival", "test")
+    )
+}
+"""Averages over some of a collection."""
 # What the average over a collection of sets is taken of.
 AVERAGED = {"odinw": ("bbox", "AP"), "seginw": ("segm", "AP")}
 
@@ -52,7 +58,7 @@ class ResultsTable:
             row = {"dataset": dataset, "task": task, "protocol": words, "metrics": dict(metrics)}
             self.rows.append(row)
 
-    def averages(self, shorter: Mapping[str, Collection[str]] | None = None) -> list[dict]:
+    def averages(self, shorter: Mapping[str, Collection[str]] = SHORTER) -> list[dict]:
         """Rows for collections of sets: the mean and the median over those that were evaluated.
 
         Args:
@@ -64,29 +70,25 @@ class ResultsTable:
             if suite in AVERAGED and row["task"] == AVERAGED[suite][0]:
                 suites.setdefault(suite, []).append(row)
         found = [_average(suite, suite, rows) for suite, rows in suites.items()]
-        for name, members in (shorter or {}).items():
+        for name, members in shorter.items():
             for suite, rows in suites.items():
                 chosen = [row for row in rows if row["dataset"] in members]
                 if chosen and len(chosen) < len(rows):
                     found.append(_average(name, suite, chosen))
         return found
 
-    def text(self, shorter: Mapping[str, Collection[str]] | None = None) -> str:
+    def text(self) -> str:
         """The table: a line a result, with its first six numbers."""
         lines = []
-        for row in [*self.rows, *self.averages(shorter)]:
+        for row in [*self.rows, *self.averages()]:
             shown = list(row["metrics"].items())[:MOST_COLUMNS]
             numbers = "  ".join(f"{name} {_number(value)}" for name, value in shown)
             lines.append([row["dataset"], row["task"], numbers, row["protocol"]])
         return tabulate(lines, ["data set", "task", "result", "protocol"], "simple")
 
-    def write(
-        self,
-        folder: str | os.PathLike[str],
-        shorter: Mapping[str, Collection[str]] | None = None,
-    ) -> Path:
+    def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write `table.json`: all rows with all their numbers; NaN is null."""
-        return write_json(Path(folder) / "table.json", [*self.rows, *self.averages(shorter)])
+        return write_json(Path(folder) / "table.json", [*self.rows, *self.averages()])
 
 
 def _average(name: str, suite: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

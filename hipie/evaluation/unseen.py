@@ -39,6 +39,8 @@ class ClassAgnosticRecall(DatasetEvaluator):
         result_name: the key of the results.
     """
 
+    protocol = "masks of things with unseen names, whatever they are called, 100 a picture"
+
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "unseen"
     ) -> None:

@@ -44,7 +44,9 @@ def test_averages_over_collections(table: ResultsTable) -> None:
 
 
 def test_json_beside_it(table: ResultsTable, tmp_path: Path) -> None:
-    rows = json.loads(table.write(tmp_path).read_text())
+    path = table.write(tmp_path)
+    assert path == tmp_path / "table.json"
+    rows = json.loads(path.read_text())
     assert len(rows) == 7 + 2
     assert rows[3]["metrics"]["AP"] is None and rows[-1]["metrics"]["sets"] == 1
     assert all(row["protocol"] for row in rows)
