@@ -1,0 +1,11 @@
+"""GRSer: the things that a sentence describes across a group of pictures.
+
+Wu, Zhang, Xie, Liu, Zhou, "Advancing Referring Expression Segmentation Beyond Single Image", ICCV
+2023. Importing the package registers the architecture `GRSer` and the layouts of LAVT's and Swin's
+published weights.
+"""
+
+from grser.config import add_grser_config
+from grser.model import GRSer
+
+__all__ = ["GRSer", "add_grser_config"]

@@ -1,0 +1,70 @@
+"""Every key of `MODEL.GRSER`, its default, and what it means.
+
+The paper fixes the encoders, the three phases, the order, the rule and the names of the losses; all
+sizes, weights and margins below are ours, since it has not published its own.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_grser_config(cfg: CN) -> None:
+    """Add `MODEL.GRSER` to a configuration, in place."""
+    node = CN()
+    # The image encoder's trunk: "swin_b", "swin_t", "swin_nano", or "timm": the EfficientNet of
+    # MODEL.TIMM.
+    node.TRUNK = "swin_b"
+    # Of Swin: chance that the last block is skipped in training; earlier ones less.
+    node.DROP_PATH = 0.3
+    node.DECODER_WIDTH = 512
+    # The stage whose map is asked by the group: 4 (at 1/32) or 3 (at 1/16).
+    node.FEATURE_STAGE = 4
+    # "ranked": a channel a picture, groups are cut and filled to SIZE; "pooled": SIZE summaries of
+    # a group of any size; "none": no group modules, LAVT alone.
+    node.HEATMAPS = "ranked"
+    node.SIZE = 8
+    # Bring the heatmaps into the order of the hierarchizer.
+    node.HIERARCHIZER = True
+    # Also give the language heatmap to the decoder.
+    node.LANGUAGE_CHANNEL = False
+    # Channels of the space in which pictures and sentences are compared.
+    node.COMPARE_WIDTH = 256
+
+    node.TEXT = CN()
+    # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
+    # package), a folder, or a name on the Hugging Face hub.
+    node.TEXT.SOURCE = "bert-base-uncased"
+    node.TEXT.FROZEN = False
+    # Word pieces a sentence may have, its two markers included; longer ones are cut.
+    node.TEXT.MAX_TOKENS = 20
+
+    node.LOSS = CN()
+    # "ce" (LAVT's cross entropy) or "bce_dice".
+    node.LOSS.MASK = "ce"
+    # Of background and target in the cross entropy.
+    node.LOSS.CLASS_WEIGHTS = (0.9, 1.1)
+    node.LOSS.TRIPLET_WEIGHT = 1.0
+    node.LOSS.TRIPLET_MARGIN = 1.0
+    # Weight of the pass in which the anti-sentence means the background; 0 leaves it out.
+    node.LOSS.MIRROR_WEIGHT = 1.0
+
+    node.TRAIN = CN()
+    # Pictures of a training group, and how many of them show what the sentence says.
+    node.TRAIN.PICTURES = 8
+    node.TRAIN.MOST_POSITIVES = 6
+    # Groups have pictures that do not show it.
+    node.TRAIN.NEGATIVES = True
+
+    node.TEST = CN()
+    # Pictures that the rule rejects get an empty mask.
+    node.TEST.DECIDE = True
+    node.TEST.MARGIN = 0.0
+    # Answer with the chance of each pixel instead of 0 and 1 (for co-saliency's measures).
+    node.TEST.SOFT = False
+
+    # Pictures that the encoder sees at once at test.
+    node.PICTURES_AT_ONCE = 8
+    # A picture that cannot be read is left out of its group, with a warning; else it is an error.
+    node.SKIP_BROKEN = False
+    cfg.MODEL.GRSER = node

@@ -1,0 +1,46 @@
+"""Does a picture show what the sentence says? Its triphasic feature, the sentence, the anti-one.
+
+Wu et al., ICCV 2023: yes if d(z, l) + m < d(z, l_anti). How a map and a vector are compared is not
+published; here each goes through a linear layer (the map's mean over its places) and a layer norm
+without scales, so that one margin fits every group.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Comparison(nn.Module):
+    """Distances between pictures and sentences in a space of their own.
+
+    Args:
+        feature_width: channels of the triphasic feature.
+        word_width: of the sentence's vector.
+        width: of the common space.
+    """
+
+    def __init__(self, feature_width: int, word_width: int, width: int = 256) -> None:
+        super().__init__()
+        self.picture = nn.Linear(feature_width, width)
+        self.sentence = nn.Linear(word_width, width)
+        self.width = width
+
+    def forward(self, z: Tensor, sentence: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
+        """Features z [N, C, H, W], vectors [N, W] -> [N] distances to sentence and anti-sentence."""
+        seen = self._common(self.picture(z.mean((-2, -1))))
+        said, denied = (self._common(self.sentence(one)) for one in (sentence, anti))
+        return (seen - said).norm(dim=-1), (seen - denied).norm(dim=-1)
+
+    def _common(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), (self.width,))
+
+
+def is_positive(to_sentence: Tensor, to_anti: Tensor, margin: float) -> Tensor:
+    """The rule: nearer to the sentence than to the anti-sentence by more than the margin."""
+    return to_sentence + margin < to_anti
+
+
+def confidence(to_sentence: Tensor, to_anti: Tensor, margin: float) -> Tensor:
+    """0..1, above 0.5 where `is_positive`; ours, for people to read."""
+    return (to_anti - to_sentence - margin).sigmoid()

@@ -1,0 +1,76 @@
+"""From the maps of a group and its sentence to triphasic features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grser.grouping import chunks
+from grser.hierarchizer import hierarchy
+from grser.tqm import language_heatmap, prototypes, visual_heatmaps
+
+RANKED, POOLED, NONE = "ranked", "pooled", "none"
+KINDS = (RANKED, POOLED, NONE)
+
+
+class TriphasicHead(nn.Module):
+    """z_n = the visual heatmaps of picture n in their order of trust, and its own map.
+
+    A "ranked" head has one channel a picture, so that a group has to be cut and filled to `size`
+    pictures. A "pooled" head averages the ordered heatmaps of a group of any size into `size`
+    summaries of neighbouring ranks; for `size` pictures the two are the same.
+
+    Args:
+        width: C, channels of the pictures' maps.
+        word_width: of the sentence's vector.
+        size: pictures of a group, or summaries.
+        kind: "ranked" or "pooled".
+        ordered: bring heatmaps into the hierarchizer's order; else they stay in the group's.
+        language_channel: also give the language heatmap to the decoder.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        word_width: int,
+        size: int,
+        *,
+        kind: str = RANKED,
+        ordered: bool = True,
+        language_channel: bool = False,
+    ) -> None:
+        super().__init__()
+        self.size, self.kind, self.ordered = size, kind, ordered
+        self.language_channel = language_channel
+        self.channels = size + language_channel + width
+        self.words = nn.Linear(word_width, width)
+        self.narrow = nn.Conv2d(self.channels, width, 1)
+
+    def forward(self, maps: Tensor, sentence: Tensor, anti: Tensor) -> Tensor:
+        """Maps [N, C, H, W] of a group, two vectors [W] -> z [N, size (+ 1) + C, H, W]."""
+        with torch.autocast(maps.device.type, enabled=False):
+            maps, said, denied = (
+                maps.float(), self.words(sentence.float()), self.words(anti.float())
+            )  # fmt: skip
+            language = language_heatmap(maps, said)
+            found = prototypes(maps, language)
+            parts = [(slice(0, len(maps)), list(range(len(maps))))]
+            if self.kind == RANKED:
+                parts = list(chunks(len(maps), self.size))
+            heat = [
+                self._heatmaps(maps[own], found[members], said, denied) for own, members in parts
+            ]
+            extra = [language[:, None]] if self.language_channel else []
+            return torch.cat([torch.cat(heat), *extra, maps], 1)
+
+    def _heatmaps(self, maps: Tensor, found: Tensor, said: Tensor, denied: Tensor) -> Tensor:
+        """Maps [n, C, H, W] against prototypes [K, C] -> [n, size, H, W], most trusted first."""
+        if self.ordered:
+            found = found[hierarchy(found, said, denied)]
+        heat = visual_heatmaps(maps, found)
+        if self.kind == RANKED:
+            return heat
+        by_rank = heat.permute(0, 2, 3, 1).flatten(1, 2)
+        pooled = F.adaptive_avg_pool1d(by_rank, self.size)
+        return pooled.unflatten(1, heat.shape[-2:]).permute(0, 3, 1, 2)

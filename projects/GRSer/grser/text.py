@@ -1,0 +1,88 @@
+"""A sentence and its anti-sentence, both read once for a whole group.
+
+The anti-sentence is the sentence after the prefix `<no>`, which BERT's word pieces spell in three;
+it may be that much longer, so that both are cut after the same word.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hipie.language import TextEncoder, expression_caption
+from hipie.language.caption import Caption
+
+PREFIX = "<no> "
+MARKERS = 2
+
+
+@dataclass(frozen=True)
+class ReadSentences:
+    """Features of B sentences.
+
+    Attributes:
+        words: [B, T, W]; mask: [B, T] bool, real word pieces.
+        sentence, anti: [B, W] the feature at [CLS] of sentence and anti-sentence.
+    """
+
+    words: Tensor
+    mask: Tensor
+    sentence: Tensor
+    anti: Tensor
+
+
+class SentencePairs(TextEncoder):
+    """BERT, reading sentences as people wrote them, as LAVT does."""
+
+    @classmethod
+    def build(cls, source: str, *, frozen: bool, max_tokens: int) -> SentencePairs:
+        """Build by name; see `MODEL.GRSER.TEXT`.
+
+        Raises:
+            ValueError: if there is no such encoder, or sentences could have no word.
+        """
+        if max_tokens < MARKERS + 1:
+            raise ValueError(
+                f"MODEL.GRSER.TEXT.MAX_TOKENS is {max_tokens}; two markers and a word are 3"
+            )
+        encoder = cls.from_source(source, frozen=frozen)
+        prefix = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
+        encoder.window = min(encoder.window, max_tokens + prefix)
+        encoder.pieces = encoder.window - prefix - MARKERS
+        return encoder
+
+    def read(self, sentences: Sequence[str]) -> ReadSentences:
+        """Read sentences and anti-sentences in one batch; equal sentences once.
+
+        Raises:
+            ValueError: for a sentence without a word.
+        """
+        texts = [self._cut(one) for one in sentences]
+        found = self([_caption(one) for one in (*texts, *(PREFIX + one for one in texts))])
+        count = len(texts)
+        return ReadSentences(
+            found.hidden[:count], found.mask[:count], found.hidden[:count, 0], found.hidden[count:, 0]
+        )
+
+    def _cut(self, sentence: str) -> str:
+        """A sentence without the word pieces that are too many."""
+        expression_caption(sentence)  # refuses what has no word
+        text = " ".join(sentence.split())
+        ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        if len(ends) <= self.pieces:
+            return text
+        warnings.warn(
+            f'the sentence "{text[:40]}..." has {len(ends)} word pieces; '
+            f"only the first {self.pieces} are read",
+            stacklevel=3,
+        )
+        return text[: ends[self.pieces - 1][1]]
+
+
+def _caption(text: str) -> Caption:
+    return Caption(text, ((0, len(text)),), sentence=True)
