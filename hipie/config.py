@@ -100,6 +100,9 @@ def _model_keys() -> CN:
     node.TEST.NMS_THRESHOLD = 0.7
     # Temperature of the softmax over classes in the merge.
     node.TEST.TEMPERATURE = 0.06
+    # The panoptic map scores smaller vocabularies as if they had so many classes, the further ones
+    # absent; else one or two names are always sure. 0: never (published). `Segmenter` takes 133.
+    node.TEST.LEAST_CLASSES = 0
     # The stuff decoder also scores things in the merge.
     node.TEST.STUFF_SCORES_THINGS = False
     # Only the stuff decoder feeds the semantic and panoptic merge.

@@ -30,6 +30,10 @@ from hipie.inference.parts import parts_of_instances
 from hipie.language import Vocabulary
 from hipie.segmentation import Segment, Segmentation
 
+# With few names the softmax over classes is sure of any query, and the panoptic map fills with
+# noise; the published threshold is meant for COCO's 133 classes.
+LEAST_CLASSES = 133
+
 Name = str | Sequence[str]
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -61,13 +65,16 @@ class Segmenter:
             weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
                 weights that the package carries for it.
             device: "cpu" or "cuda"; by default CUDA where there is one.
-            opts: keys and values that override the configuration, in turn.
+            opts: keys and values that override the configuration, in turn. Unless they
+                name it, `MODEL.HIPIE.TEST.LEAST_CLASSES` is 133, so that with one or two names only
+                what the model is sure of gets a segment.
 
         Raises:
             ValueError: for an unknown configuration, key or value, or if there are no weights for
                 the configuration.
         """
-        cfg = model_zoo.get_config(str(config_file), opts)
+        own = ("MODEL.HIPIE.TEST.LEAST_CLASSES", LEAST_CLASSES)
+        cfg = model_zoo.get_config(str(config_file), [*own, *opts])
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         check(cfg)
         found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))

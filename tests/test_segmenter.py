@@ -52,6 +52,14 @@ def test_segments_cover_the_picture_without_overlap(segmenter, picture) -> None:
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
 
 
+def test_small_vocabularies_are_scored_as_large_ones_unless_told(weights, tiny_text) -> None:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.WIDTH", 64]
+    key = "MODEL.HIPIE.TEST.LEAST_CLASSES"
+    assert Segmenter.from_config(TINY, weights, "cpu", opts).model.settings.least_classes == 133
+    published = Segmenter.from_config(TINY, weights, "cpu", [*opts, key, 0])
+    assert published.model.settings.least_classes == 0
+
+
 def test_a_path_a_picture_and_an_array_give_the_same(segmenter, picture, tmp_path) -> None:
     path = tmp_path / "page.png"
     Image.fromarray(picture).save(path)

@@ -37,6 +37,7 @@ class ResultSettings:
         token_pooling: "mean" or "max" over the word pieces of a class.
         nms_threshold: overlap above which the lower of two boxes of a class goes.
         temperature: of the softmax over classes in the merge.
+        least_classes: see `merge_scores`; for the panoptic map.
         object_threshold: best class score above which a query joins the panoptic map.
         overlap_threshold: share of its own mask that a query must win there.
         stuff_scores_things: the stuff branch keeps its thing scores in the merge.
@@ -50,6 +51,7 @@ class ResultSettings:
     token_pooling: str = "mean"
     nms_threshold: float = 0.7
     temperature: float = 0.06
+    least_classes: int = 0
     object_threshold: float = 0.25
     overlap_threshold: float = 0.8
     stuff_scores_things: bool = False
@@ -166,8 +168,9 @@ def _merged(
     scores = merge_scores(logits, settings.temperature)
     thresholds = PanopticThresholds(settings.object_threshold, settings.overlap_threshold)
     semantic = SemanticMerge(scores, place.output_size) if settings.semantic_on else None
+    padded = merge_scores(logits, settings.temperature, settings.least_classes)
     panoptic = (
-        PanopticMerge(scores, is_thing, place.output_size, thresholds)
+        PanopticMerge(padded, is_thing, place.output_size, thresholds)
         if settings.panoptic_on
         else None
     )

@@ -59,6 +59,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             token_pooling=keys.TEST.TOKEN_POOLING,
             nms_threshold=keys.TEST.NMS_THRESHOLD,
             temperature=keys.TEST.TEMPERATURE,
+            least_classes=keys.TEST.LEAST_CLASSES,
             object_threshold=keys.OBJECT_MASK_THRESHOLD,
             overlap_threshold=keys.OVERLAP_THRESHOLD,
             stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,

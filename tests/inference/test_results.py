@@ -145,6 +145,23 @@ def test_only_what_is_asked_for(things: Answer, stuff: Answer) -> None:
     assert alone["panoptic_seg"][1] == whole[1]
 
 
+def test_a_map_that_no_query_joins_is_empty(things: Answer, stuff: Answer) -> None:
+    alone = replace(SETTINGS, instance_on=False, semantic_on=False, object_threshold=1.0)
+    panoptic, segments = run(things, stuff, alone)["panoptic_seg"]
+    assert panoptic.shape == (64, 48) and not panoptic.any() and segments == []
+
+
+def test_one_name_is_not_always_sure(things: Answer, stuff: Answer) -> None:
+    things.token_logits = 0.15 * things.token_logits
+    one = {"token_spans": SPANS[:1], "is_thing": IS_THING[:1]}
+    published = run(things, stuff, **one)
+    assert len(published["panoptic_seg"][1]) == 2
+    large = replace(SETTINGS, least_classes=133)
+    segments = run(things, stuff, large, **one)["panoptic_seg"][1]
+    assert [one["score"] for one in segments] == pytest.approx([0.9999], abs=1e-4)
+    assert torch.equal(run(things, stuff, large, **one)["sem_seg"], published["sem_seg"])
+
+
 def test_permuting_classes_permutes_results_and_nothing_else(things: Answer, stuff: Answer) -> None:
     order = [2, 0, 1]
     straight = run(things, stuff)

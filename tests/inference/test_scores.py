@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from hipie.inference.scores import merge_scores, thing_scores
@@ -31,6 +32,16 @@ def test_hidden_columns_keep_a_small_share() -> None:
     share = 1 / (math.exp(float(torch.tensor(4.0).sigmoid()) / 0.06) + 2)
     assert abs(float(scores[0, 1]) - share) < 1e-9
     assert abs(float(scores.sum()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("least", [0, 3, 4, 5, 133])
+def test_a_small_vocabulary_scores_as_a_large_one_with_absent_classes(least: int) -> None:
+    logits = torch.randn(6, 4) * 3
+    absent = torch.full((6, max(least - 4, 0)), -200.0)
+    large = merge_scores(torch.cat([logits, absent], dim=1))[:, :4]
+    assert torch.allclose(merge_scores(logits, least_classes=least), large, atol=1e-6)
+    if least <= 4:
+        assert torch.equal(merge_scores(logits, least_classes=least), merge_scores(logits))
 
 
 def test_permuting_classes_permutes_scores() -> None:
