@@ -14,6 +14,8 @@ WIDEST_LEGEND = 230
 ROW = 20
 SHORTEST_SIDE = 420
 MARGIN = 8
+GROUP_HEIGHT = 360
+WIDEST_SHEET = 1400
 # Twenty hues far apart, in an order in which neighbours differ.
 _PALETTE = (
     (230, 25, 75),
@@ -44,15 +46,26 @@ def colour_of(index: int) -> tuple[int, int, int]:
     return _PALETTE[index % len(_PALETTE)]
 
 
-def draw_segments(image: np.ndarray, segments: Sequence[Segment], title: str = "") -> Image.Image:
+def draw_segments(
+    image: np.ndarray,
+    segments: Sequence[Segment],
+    title: str = "",
+    *,
+    scores: bool = True,
+    notes: Sequence[str] = (),
+) -> Image.Image:
     """Paint masks over a picture and list them beside it.
 
     Args:
         image: [H, W, 3] uint8 RGB. Small pictures are enlarged so that the legend is readable.
-        segments: painted in order, stuff lightly and the rest strongly; parts over their whole.
+        segments: stuff is painted first and lightly, then the rest in order; parts over their
+            whole.
         title: a line above the legend.
+        scores: write scores behind names.
+        notes: lines below the legend.
     """
-    canvas, rows = _painted(image, segments)
+    canvas, rows = _painted(image, segments, scores)
+    rows += [(0, note, None) for note in notes]
     return _beside(canvas, _legend(rows, title, canvas.shape[0]))
 
 
@@ -68,7 +81,9 @@ def draw_group(answers: Sequence[Segmentation], sentence: str) -> Image.Image:
     """
     pictures, captions = [], []
     for number, answer in enumerate(answers, 1):
-        pictures.append(Image.fromarray(_painted(answer.image, answer.segments)[0]))
+        painted = Image.fromarray(_painted(answer.image, answer.segments)[0])
+        width = max(1, round(painted.width * GROUP_HEIGHT / painted.height))
+        pictures.append(painted.resize((width, GROUP_HEIGHT), Image.Resampling.LANCZOS))
         found = next((one for one in answer if one.mask.any()), None)
         said = "not shown here" if found is None else f"found, score {found.score:.2f}"
         captions.append(f"{number}: {said}")
@@ -76,60 +91,68 @@ def draw_group(answers: Sequence[Segmentation], sentence: str) -> Image.Image:
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image],
-    columns: int = 2,
-    captions: Sequence[str] = (),
-    title: str = "",
+    pictures: Sequence[Image.Image], captions: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Several pictures on one white sheet, row by row.
+    """Several pictures on one white sheet, from left to right, row below row.
 
     Args:
         pictures: of any sizes.
-        columns: how many in a row.
         captions: a line below each picture; none at all by default.
         title: a line above all.
     """
-    columns = min(columns, len(pictures))
-    width = max(picture.width for picture in pictures) + MARGIN
-    height = max(picture.height for picture in pictures) + MARGIN + (ROW if captions else 0)
-    lines = -(-len(pictures) // columns)
+    widest = max(WIDEST_SHEET, *(picture.width for picture in pictures))
+    rows: list[list[int]] = []
+    for i, picture in enumerate(pictures):
+        taken = sum(pictures[k].width + MARGIN for k in rows[-1]) if rows else widest
+        rows[-1].append(i) if taken + picture.width <= widest else rows.append([i])
+    width = max(sum(pictures[i].width + MARGIN for i in row) for row in rows) + MARGIN
+    below = ROW if captions else 0
+    heights = [max(pictures[i].height for i in row) + MARGIN + below for row in rows]
     font = ImageFont.load_default(size=15)
-    heading = _wrap(title, font, columns * width - MARGIN)
-    top = MARGIN + ROW * len(heading)
-    sheet = Image.new("RGB", (columns * width + MARGIN, lines * height + top), "white")
+    heading = _wrap(title, font, width - 2 * MARGIN)
+    y = MARGIN + ROW * len(heading)
+    sheet = Image.new("RGB", (width, y + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(heading):
         pen.text((MARGIN, MARGIN // 2 + ROW * number), line, fill="black", font=font)
-    for i, picture in enumerate(pictures):
-        x, y = MARGIN + (i % columns) * width, top + (i // columns) * height
-        sheet.paste(picture, (x, y))
-        if captions:
-            small = ImageFont.load_default(size=13)
-            pen.text((x, y + picture.height + 2), captions[i], fill="black", font=small)
+    small = ImageFont.load_default(size=13)
+    for row, height in zip(rows, heights, strict=True):
+        x = MARGIN
+        for i in row:
+            sheet.paste(pictures[i], (x, y))
+            if captions:
+                at = (x, y + pictures[i].height + 2)
+                pen.text(at, captions[i], fill="black", font=small)
+            x += pictures[i].width + MARGIN
+        y += height
     return sheet
 
 
 def _painted(
-    image: np.ndarray, segments: Sequence[Segment]
+    image: np.ndarray, segments: Sequence[Segment], scores: bool = True
 ) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int] | None]]]:
     """The picture with its masks, and the legend's rows: indent, text, colour."""
     scale = max(1, round(SHORTEST_SIDE / max(min(image.shape[:2]), 1)))
     canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
     rows: list[tuple[int, str, tuple[int, int, int] | None]] = []
-    index = 0
+    paint: list[tuple[np.ndarray, tuple[int, int, int], float]] = []
+    below: list[tuple[np.ndarray, tuple[int, int, int], float]] = []
     for segment in segments:
-        colour = colour_of(index)
-        index += 1
-        strength = 0.3 if segment.kind == "stuff" else 0.5
-        _paint(canvas, _enlarge(segment.mask, scale), colour, strength)
-        rows.append((0, f"{segment.label} {segment.score:.2f}", colour))
+        colour = colour_of(len(paint) + len(below))
+        if segment.kind == "stuff":
+            below.append((segment.mask, colour, 0.3))
+        else:
+            paint.append((segment.mask, colour, 0.5))
+        said = f"{segment.label} {segment.score:.2f}" if scores else segment.label
+        rows.append((0, said, colour))
         if not segment.mask.any():
             rows[-1] = (0, f"{segment.label}: not found", None)
         for part in segment.parts:
-            colour = colour_of(index)
-            index += 1
-            _paint(canvas, _enlarge(part.mask, scale), colour, 0.55)
+            colour = colour_of(len(paint) + len(below))
+            paint.append((part.mask, colour, 0.55))
             rows.append((1, part.label, colour))
+    for mask, colour, strength in [*below, *paint]:
+        _paint(canvas, _enlarge(mask, scale), colour, strength)
     return canvas, rows
 
 
@@ -166,7 +189,7 @@ def _legend(
         x, y = 10 + 14 * indent, 8 + ROW * number
         if colour:
             pen.rectangle((x, y + 2, x + 12, y + 14), fill=colour, outline="black")
-        pen.text((x if number < len(heading) else x + 18, y), text, fill="black", font=font)
+        pen.text((x + 18 if colour or indent else x, y), text, fill="black", font=font)
     return np.asarray(panel)
 
 

@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "open_vocabulary",
             "data.picturebook",
             "plugins",
+            "segmentation",
         }
     ),
     frozenset({"vision", "training"}),
@@ -38,7 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Files that make one room with another.
-JOINED = {"segmentation": "segmenter", "visualize": "segmenter"}
+JOINED = {"visualize": "segmentation"}
 # Rooms beside the model, which never see one.
 WITHOUT_MODEL = ("checkpoint", "data", "evaluation")
 OF_MODELS = {"vision", "training", "model", "universal"}

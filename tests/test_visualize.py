@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hipie.segmentation import Segment, Segmentation
-from hipie.visualize import WIDEST_LEGEND, contact_sheet, draw_group, draw_segments
+from hipie.visualize import GROUP_HEIGHT, WIDEST_LEGEND, contact_sheet, draw_group, draw_segments
 
 GREY = 200
 HEIGHT, WIDTH = 420, 500
@@ -35,6 +35,16 @@ def test_only_masks_and_their_edges_are_painted(image) -> None:
     assert not found[:45].any() and not found[:, :75].any() and not found[:, 305:].any()
 
 
+def test_things_are_painted_over_stuff_whatever_their_order(image) -> None:
+    car = Segment("car", "thing", mask(slice(50, 120), slice(80, 300)), 0.5)
+    road = Segment("road", "stuff", ~car.mask, 0.5)
+    drawn = [np.asarray(draw_segments(image, order)) for order in ([car, road], [road, car])]
+    edge = slice(50, 120), slice(79, 82)
+    first, second = (one[edge].reshape(-1, 3).astype(int) for one in drawn)
+    red, green = (230, 25, 75), (60, 180, 75)
+    assert (abs(first - red).sum(1).min(), abs(second - green).sum(1).min()) == (0, 0)
+
+
 def test_a_legend_is_as_wide_as_its_words(image) -> None:
     everywhere = mask(slice(None), slice(None))
     widths = [
@@ -59,16 +69,26 @@ def test_a_group_has_one_title_and_full_pictures(image) -> None:
         Segmentation(image, []),
     ]
     sheet = draw_group(answers, "the car")
-    assert sheet.width < 2 * WIDTH + 40 and sheet.height < 2 * HEIGHT + 120
     ink = (np.asarray(sheet) < 100).all(2)
     assert ink[:30].any(), "the sentence stands above"
     grey = (np.asarray(sheet) == GREY).all(2).sum()
-    assert grey > 0.9 * (3 * HEIGHT * WIDTH - 81 * 81)
+    share = (GROUP_HEIGHT / HEIGHT) ** 2
+    assert grey > 0.95 * share * (3 * HEIGHT * WIDTH - 90 * 90)
+    assert grey > 0.8 * sheet.width * sheet.height
+
+
+def test_scores_may_be_left_out_and_notes_added(image) -> None:
+    everything = [Segment("car", "thing", mask(slice(0, 9), slice(0, 9)), 0.5)]
+    with_score = draw_segments(image, everything)
+    without = draw_segments(image, everything, scores=False)
+    assert without.width < with_score.width
+    noted = draw_segments(image, everything, scores=False, notes=["a note that is longer"])
+    assert noted.width > without.width
 
 
 def test_sheets_hold_pictures_of_any_size_without_overlap() -> None:
-    sizes = [(30, 20), (60, 10), (5, 70)]
+    sizes = [(300, 20), (600, 10), (5, 70), (1390, 3), (8, 8), (2000, 5), (9, 9)]
     pictures = [Image.new("RGB", size, (i, 0, 0)) for i, size in enumerate(sizes)]
-    sheet = np.asarray(contact_sheet(pictures, columns=2))
+    sheet = np.asarray(contact_sheet(pictures))
     for i, (width, height) in enumerate(sizes):
         assert (sheet == (i, 0, 0)).all(2).sum() == width * height

@@ -1,0 +1,124 @@
+"""The annotation of one picture of any registered kind, as masks with names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.data.transforms import NoOpTransform
+
+from hipie.data.image import read_image
+from hipie.data.mappers.objects import annotated_objects, panoptic_objects, read_labels
+from hipie.language import Vocabulary
+from hipie.segmentation import Segment
+
+KINDS = ("pan_seg_file_name", "part_seg_file_name", "annotations", "sem_seg_file_name")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and the positions of the objects that it means."""
+
+    text: str
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AnnotatedPicture:
+    """A picture with what is said of it.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        segments: things and stuff by name; parts by phrase; the objects of sentences by number.
+            Their scores mean nothing.
+        sentences: those of a data set of sentences.
+    """
+
+    image: np.ndarray
+    segments: list[Segment]
+    sentences: list[Sentence]
+
+
+def class_names(metadata: Metadata) -> Vocabulary | None:
+    """The classes of a data set; None where it has sentences only."""
+    known = ("vocabulary", "thing_classes", "stuff_classes")
+    if not any(metadata.get(key) for key in known):
+        return None
+    return Vocabulary.from_metadata(metadata)
+
+
+def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedPicture:
+    """Read a picture and its annotation.
+
+    Args:
+        record: of the catalog, in any form that the mappers of this package take.
+        metadata: of its data set.
+
+    Raises:
+        ValueError, FileNotFoundError: naming what cannot be read, or does not fit together.
+    """
+    if "file_name" not in record:
+        raise ValueError("groups of pictures cannot be looked at one by one")
+    place = record["file_name"]
+    kind = next((key for key in KINDS if key in record), None)
+    if kind is None:
+        raise ValueError(f"{place}: the data set says nothing of it that could be shown")
+    image = read_image(place)
+    size = image.shape[:2]
+    said = record.get("height", size[0]), record.get("width", size[1])
+    if size != said:
+        raise ValueError(f"{place}: the picture is {_by(size)}, its annotation says {_by(said)}")
+    if kind == "annotations":
+        masks, classes = annotated_objects(record[kind], *size, NoOpTransform())
+    elif kind == "pan_seg_file_name":
+        colours = _fitting(record[kind], size)
+        masks, classes = panoptic_objects(colours, record["segments_info"], NoOpTransform())
+    else:
+        masks, classes = _label_map(record[kind], size, metadata)
+    sentences = [Sentence(s["sentence"], tuple(s["targets"])) for s in record.get("sentences", ())]
+    vocabulary = None if sentences else class_names(metadata)
+    return AnnotatedPicture(image, _segments(place, masks, classes, vocabulary), sentences)
+
+
+def _segments(
+    place: str, masks: np.ndarray, classes: Sequence[int], vocabulary: Vocabulary | None
+) -> list[Segment]:
+    if vocabulary is None:
+        return [Segment(f"object {i}", "thing", mask, 1.0) for i, mask in enumerate(masks, 1)]
+    found = []
+    for mask, index in zip(masks, classes, strict=True):
+        if not 0 <= index < len(vocabulary.classes):
+            raise ValueError(
+                f"{place}: an object is of class number {index}, and the data set has "
+                f"{len(vocabulary.classes)} classes"
+            )
+        entry = vocabulary.classes[index]
+        found.append(Segment(entry.name, entry.kind, mask, 1.0))
+    return found
+
+
+def _label_map(
+    path: str, size: tuple[int, int], metadata: Metadata
+) -> tuple[np.ndarray, list[int]]:
+    """A mask for every class in the map. Maps of parts count from 1, those of stuff from 0."""
+    labels = _fitting(path, size).astype(np.int64)
+    ignored = metadata.get("ignore_label", 255)
+    first = 1 if ignored == 0 else 0
+    shown = [int(value) for value in np.unique(labels) if value != ignored]
+    masks = [labels == value for value in shown]
+    stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
+    return stacked, [value - first for value in shown]
+
+
+def _fitting(path: str, size: tuple[int, int]) -> np.ndarray:
+    labels = read_labels(path)
+    if labels.shape[:2] != size:
+        raise ValueError(f"{path}: the map is {_by(labels.shape[:2])}, its picture {_by(size)}")
+    return labels
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]} pixels"

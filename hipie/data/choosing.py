@@ -1,0 +1,60 @@
+"""Which data set a command is about: a registered one, or a file in COCO's format."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+
+from hipie.config import add_hipie_config
+from hipie.configure import merge
+from hipie.data.datasets import register_all, register_coco
+from hipie.plugins import load_projects
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data set, where its configuration and pictures are, and how much of it is meant."""
+    parser.add_argument("dataset", metavar="DATASET", help="a registered name, or a COCO JSON file")
+    parser.add_argument("--images", metavar="FOLDER", help="pictures of a COCO JSON file")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="that names the data set")
+    parser.add_argument("--count", type=int, metavar="N", help="look at N pictures, evenly spread")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+
+
+def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metadata]:
+    """The records that `add_arguments` asks for, and what is known of the data set.
+
+    Raises:
+        ValueError: for an unknown name (with those that begin alike), or a count below 1.
+        OSError, ValueError: from the reader, naming what is missing or wrong.
+    """
+    if args.count is not None and args.count < 1:
+        raise ValueError(f"--count is {args.count}; it has to be at least 1")
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    load_projects(cfg)
+    merge(cfg, args.config_file, args.opts)
+    register_all(cfg)
+    name = args.dataset
+    if name.endswith(".json"):
+        if not args.images:
+            raise ValueError(f"{name}: say with --images in which folder its pictures are")
+        register_coco(name, name, args.images)
+    elif name not in DatasetCatalog:
+        start = name.split("_")[0]
+        near = [known for known in DatasetCatalog if known.startswith(start)] or ["*.json"]
+        raise ValueError(f'there is no data set "{name}"; there are {", ".join(sorted(near))}')
+    records = DatasetCatalog.get(name)
+    return spread(records, args.count), MetadataCatalog.get(name)
+
+
+def spread(records: Sequence[Any], count: int | None) -> list[Any]:
+    """At most `count` of the records, from the first to the last in even steps; None: all."""
+    if count is None or count >= len(records):
+        return list(records)
+    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]

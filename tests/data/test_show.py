@@ -1,0 +1,103 @@
+"""Contact sheets of the picture book's data sets, and of people's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from hipie.cli import main as command_line
+from hipie.data import show
+from hipie.data.annotated import read_annotated
+from hipie.data.choosing import spread
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """A picture and a COCO file with one box on it."""
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+        "categories": [{"id": 7, "name": "tin"}, {"id": 9, "name": "bottle"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 9,
+                "bbox": [5, 5, 10, 20],
+                "area": 200,
+                "iscrowd": 0,
+                "segmentation": [[5, 5, 15, 5, 15, 25, 5, 25]],
+            }
+        ],
+    }
+    (tmp_path / "shelf.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "parts", "refer", "grefer"])
+def test_pages_are_drawn(small_book: list[str], kind: str, tmp_path: Path, capsys) -> None:
+    words = [f"picturebook_val_{kind}", "--output", str(tmp_path), "--count", "5", *small_book]
+    assert show.main(words) == 0
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in files] == [f"picturebook_val_{kind}_{i}.png" for i in (0, 1)]
+    assert all(min(Image.open(file).size) > 400 for file in files)
+
+
+def test_names_lie_where_the_annotation_says(small_book: list[str], shelf: Path) -> None:
+    words = [str(shelf / "shelf.json"), "--images", str(shelf), "--output", str(shelf / "out")]
+    assert show.main([*words, *small_book]) == 0
+    record = DatasetCatalog.get(words[0])[0]
+    found = read_annotated(record, MetadataCatalog.get(words[0]))
+    assert [(one.label, one.kind) for one in found.segments] == [("bottle", "thing")]
+    wanted = np.zeros((30, 40), bool)
+    wanted[5:25, 5:15] = True
+    assert np.array_equal(found.segments[0].mask, wanted)
+    drawing = show.draw_annotated(found, "a.png")
+    drawn = np.asarray(drawing)
+    assert (drawn[15 * 14, 10 * 14] != 255).any() and (drawn[15 * 14, 30 * 14] == 255).all()
+
+
+def test_the_command_line_has_it(small_book: list[str], tmp_path: Path) -> None:
+    words = ["picturebook_val_parts", "--output", str(tmp_path / "new"), "--count", "1"]
+    with pytest.raises(SystemExit) as stop:
+        command_line(["data", "show", *words, *small_book])
+    assert stop.value.code == 0
+    assert len(list((tmp_path / "new").glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["picturebok"], 'no data set "picturebok"'),
+        (["picturebook_validation"], "picturebook_val_panoptic"),
+        (["mine.json"], "--images"),
+        (["mine.json", "--images", "."], "mine.json"),
+        (["picturebook_val_parts", "--count", "0"], "at least 1"),
+        (["picturebook_val_parts", "--config-file", "none.yaml"], "none.yaml"),
+        (["picturebook_val_parts", "--opts", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(words: list[str], said: str, in_tmp, capsys) -> None:
+    assert show.main(["--output", "out", *words]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("hipie data show: ") and error.count("\n") == 1
+
+
+def test_other_commands_are_answered_with_the_known_ones(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command_line(["data", "shuffle"])
+    assert stop.value.code == 2
+    assert "{show,check}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(None, 10), (3, 3), (1, 1), (99, 10)])
+def test_spread_takes_even_steps(count: int | None, wanted: int) -> None:
+    found = spread(range(10), count)
+    assert len(found) == wanted and found[0] == 0
+    assert found == sorted(set(found))
+    assert wanted == 1 or found[-1] == 9
