@@ -6,8 +6,14 @@ import pytest
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
-from hipie.data.vocabularies import collection, load_classes, load_vocabulary, vocabulary_names
-from hipie.language import PASCAL_WHOLES, vocabulary_caption
+from hipie.data.vocabularies import (
+    collection,
+    load_classes,
+    load_vocabulary,
+    seen_classes,
+    vocabulary_names,
+)
+from hipie.language import PASCAL_WHOLES, Vocabulary, vocabulary_caption
 from hipie.language.tokens import load_tokenizer, minilm_folder
 
 COUNTS = {
@@ -142,6 +148,19 @@ def test_collections():
         assert classes.vocabulary.names[0] == "background"
         assert classes.ids == tuple(range(len(classes.vocabulary)))
         assert all(classes.vocabulary.is_thing)
+
+
+def test_what_is_seen_in_training():
+    assert all(seen_classes(load_vocabulary("coco_panoptic")))
+    assert all(seen_classes(load_vocabulary("pascal_voc_21")))
+    ade = load_vocabulary("ade20k_150")
+    seen = dict(zip((one.name for one in ade.classes), seen_classes(ade), strict=True))
+    assert seen["wall"] and seen["airplane,aeroplane,plane"]
+    assert not seen["escalator,moving staircase,moving stairway"]
+    assert not seen["pool table,billiard table,snooker table"]
+    mine = Vocabulary.from_names(things=["zebra", ("gnu", "wildebeest"), ("steed", "horse")])
+    assert seen_classes(mine) == (True, False, True)
+    assert seen_classes(mine, "pascal_context_59") == (False, False, True)
 
 
 @pytest.mark.parametrize("name", vocabulary_names())

@@ -10,9 +10,12 @@ import numpy as np
 
 def is_polygon(points: Sequence[float]) -> bool:
     """Whether a flat list x, y, x, y, ... has at least three corners, all of them finite."""
-    if len(points) < 6 or len(points) % 2:
+    if len(points) < 6 or len(points) % 2 or not {int, float}.issuperset(map(type, points)):
         return False
-    return all(type(one) in (int, float) and math.isfinite(one) for one in points)
+    try:
+        return math.isfinite(math.fsum(points))
+    except (ValueError, OverflowError):  # Infinities of both signs; numbers beyond a float's.
+        return False
 
 
 def crosses_itself(points: Sequence[float]) -> bool:

@@ -85,10 +85,30 @@ def vocabulary_names() -> tuple[str, ...]:
     return tuple(sorted(_tables()))
 
 
+def seen_classes(vocabulary: Vocabulary, trained: str = "coco_panoptic") -> tuple[bool, ...]:
+    """Which classes a model knows from its training: those that share a name with it.
+
+    Names are compared as CLIP reads them: a class's synonyms, or its name where it has none.
+
+    Args:
+        vocabulary: K classes.
+        trained: the vocabulary of the training data.
+
+    Returns:
+        K truth values.
+    """
+    known = {word for one in load_vocabulary(trained).classes for word in _phrases(one)}
+    return tuple(not known.isdisjoint(_phrases(one)) for one in vocabulary.classes)
+
+
 def collection(family: str) -> tuple[str, ...]:
     """The names of the data sets in "odinw" or "seginw", without the family's."""
     start = f"{family}_"
     return tuple(n.removeprefix(start) for n in vocabulary_names() if n.startswith(start))
+
+
+def _phrases(one: VocabularyClass) -> tuple[str, ...]:
+    return one.synonyms or (one.name,)
 
 
 @cache
