@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.structures import Instances
+
 from hipie.evaluation.means import percent
 from hipie.evaluation.overlap import Overlap
 from hipie.evaluation.sentences import SentenceEvaluator
@@ -32,7 +34,7 @@ class GeneralizedReferringEvaluator(SentenceEvaluator):
     ) -> None:
         super().__init__(dataset_name, distributed, result_name, also_at)
 
-    def _notes(self, sentence: dict[str, Any]) -> bool:
+    def _notes(self, record: dict[str, Any], sentence: dict[str, Any], answer: Instances) -> bool:
         return bool(sentence["targets"])
 
     def _scores(self, counts: list[tuple[bool, Overlap]]) -> dict[str, float]:

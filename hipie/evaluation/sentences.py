@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
 
 from hipie.evaluation.answers import overlap_at, overlap_with, sentences_with_answers
 from hipie.evaluation.gathering import gather_lists
@@ -63,10 +64,13 @@ class SentenceEvaluator(DatasetEvaluator):
         """
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records[item["image_id"]]
-            for sentence, answer, target in sentences_with_answers(record, output["referring"]):
+            pairs = sentences_with_answers(record, output["referring"])
+            for (sentence, answer, target), instances in zip(
+                pairs, output["referring"], strict=True
+            ):
                 own = overlap_with(answer, target)
                 resized = overlap_at(answer, target, self._also_at) if self._also_at else None
-                self._counts.append((self._notes(sentence), own, resized))
+                self._counts.append((self._notes(record, sentence, instances), own, resized))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """The scores in percent; None on all but the first process."""
@@ -77,13 +81,18 @@ class SentenceEvaluator(DatasetEvaluator):
         if self._also_at:
             resized = self._scores([(notes, other) for notes, _, other in counts])
             scores.update({f"{name}@{self._also_at}": value for name, value in resized.items()})
+        scores.update(self._scores_of_notes([notes for notes, *_ in counts]))
         scores["sentences"] = len(counts)
         return OrderedDict({self._result_name: scores})
 
     @abstractmethod
-    def _notes(self, sentence: dict[str, Any]) -> Any:
+    def _notes(self, record: dict[str, Any], sentence: dict[str, Any], answer: Instances) -> Any:
         """What the scores need to know of a sentence beside its overlap."""
 
     @abstractmethod
     def _scores(self, counts: list[tuple[Any, Overlap]]) -> dict[str, float]:
         """The scores of all sentences, the same for any order of them."""
+
+    def _scores_of_notes(self, notes: list[Any]) -> dict[str, float]:
+        """Scores that no mask is needed for; none, if a judge has no such."""
+        return {}

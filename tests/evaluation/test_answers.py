@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from detectron2.structures import Instances
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from hipie.data.datasets.coco import register
@@ -109,6 +110,40 @@ def test_polygons_and_plain_counts_are_targets_too() -> None:
     for one in same:
         np.testing.assert_array_equal(mask_util.decode(one), drawn)
     assert mask_util.area(empty) == 0 and empty["size"] == [8, 9]
+
+
+def test_boxes_are_judged_where_all_have_one() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = (rng.uniform(0, 20, (60, 4)) + [0, 0, 1, 1] for _ in range(2))
+    found[::3] = truth[::3] + rng.uniform(-0.5, 0.5, (20, 4))
+    record = {
+        "file_name": "0.jpg",
+        "image_id": 0,
+        "height": 50,
+        "width": 50,
+        "annotations": [
+            {"bbox": box.tolist(), "segmentation": runs(np.ones((50, 50), bool))} for box in truth
+        ],
+        "sentences": [{"sentence": "it", "targets": [k]} for k in range(60)],
+    }
+    answers = []
+    for k, (left, top, wide, high) in enumerate(found):
+        one = answer([np.ones((50, 50), bool)], (50, 50), as_runs=False)
+        one.pred_boxes = Boxes(torch.tensor([[left, top, left + wide, top + high]]))
+        answers.append(one[:0] if k == 7 else one)
+    register("hand_made_boxes", lambda: [record])
+    judge = ReferringEvaluator("hand_made_boxes")
+    judge.process([record], [{"referring": answers}])
+    scores = judge.evaluate()["refer"]
+    ious = mask_util.iou(found, truth, [0] * 60).diagonal().copy()
+    ious[7] = 0
+    for x in (0.5, 0.7, 0.9):
+        assert scores[f"box-P@{x}"] == pytest.approx(100 * (ious >= x).mean())
+    assert 0 < scores["box-P@0.9"] < scores["box-P@0.5"] < 100
+    record["sentences"][3]["targets"] = []
+    judge.reset()
+    judge.process([record], [{"referring": answers}])
+    assert not [name for name in judge.evaluate()["refer"] if name.startswith("box")]
 
 
 def test_run_lengths_of_another_size_are_refused() -> None:
