@@ -124,3 +124,14 @@ def test_what_is_not_known_is_refused_by_its_key(cfg, key, value, words):
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=words):
         build_optimizer(cfg, Model())
+
+
+def test_a_model_says_what_is_not_decayed(cfg):
+    model = Model()
+    model.no_weight_decay = lambda: {"text_encoder.bias", "things.ffn.bias"}
+    groups = build_optimizer(cfg, model).param_groups
+    still = [p for g in groups if g["weight_decay"] == 0.0 for p in g["params"]]
+    assert {id(p) for p in still} == {id(model.text_encoder.bias), id(model.again.bias)}
+    assert sum(len(g["params"]) for g in groups) == 8
+    rates = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6) for g in groups if g["weight_decay"] == 0.0}
+    assert rates == {0.1, 1.0}

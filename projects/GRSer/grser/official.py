@@ -35,7 +35,9 @@ def _trunk(start: str) -> list[Rename]:
 LAVT_RULES: tuple[Rename, ...] = (
     *_trunk(r"backbone\."),
     *(
-        Rename(rf"backbone\.layers\.(\d)\.fusion\.{theirs}\.(\w+)", _ENCODER + rf"fusions.\1.{ours}.\2")
+        Rename(
+            rf"backbone\.layers\.(\d)\.fusion\.{theirs}\.(\w+)", _ENCODER + rf"fusions.\1.{ours}.\2"
+        )
         for theirs, ours in _FUSION.items()
     ),
     Rename(r"backbone\.layers\.(\d)\.res_gate\.(.+)", _ENCODER + r"gates.\1.\2"),

@@ -64,7 +64,10 @@ class SentencePairs(TextEncoder):
         found = self([_caption(one) for one in (*texts, *(PREFIX + one for one in texts))])
         count = len(texts)
         return ReadSentences(
-            found.hidden[:count], found.mask[:count], found.hidden[:count, 0], found.hidden[count:, 0]
+            found.hidden[:count],
+            found.mask[:count],
+            found.hidden[:count, 0],
+            found.hidden[count:, 0],
         )
 
     def _cut(self, sentence: str) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 SHORTEST = 1e-6
 
 
-def language_heatmap(V: Tensor, l: Tensor) -> Tensor:  # noqa: E741, N803  as in the paper
+def language_heatmap(V: Tensor, l: Tensor) -> Tensor:  # noqa: E741  as in the paper
     """Maps V [N, C, H, W] and a sentence l [C] -> [N, H, W] in -1..1."""
     return visual_heatmaps(V, l[None])[:, 0]
 
 
-def prototypes(V: Tensor, M: Tensor) -> Tensor:  # noqa: N803
+def prototypes(V: Tensor, M: Tensor) -> Tensor:
     """Maps V [N, C, H, W] and language heatmaps M [N, H, W] -> [N, C].
 
     A plain mean over places: what is unlike the sentence is subtracted.
@@ -32,7 +32,7 @@ def prototypes(V: Tensor, M: Tensor) -> Tensor:  # noqa: N803
     return torch.einsum("nchw,nhw->nc", V, M.to(V.dtype)) / places
 
 
-def visual_heatmaps(V: Tensor, p: Tensor) -> Tensor:  # noqa: N803
+def visual_heatmaps(V: Tensor, p: Tensor) -> Tensor:
     """Maps V [N, C, H, W] and prototypes p [K, C] -> [N, K, H, W] in -1..1, picture by prototype.
 
     In the paper K = N; any number of prototypes will do.

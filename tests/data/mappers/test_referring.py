@@ -99,3 +99,47 @@ def test_nothing_to_learn_from_is_said(record: dict) -> None:
     record["sentences"] = record["sentences"][5:]
     with pytest.raises(ValueError, match=r"a.png: none of its sentences"):
         make()(record, (0,))
+
+
+def test_squares_whatever_the_shape(record: dict) -> None:
+    for training in (True, False):
+        mapper = ReferringMapper(training=training, shortest=(40,), longest=100, square=64)
+        item = mapper(record)
+        assert item["image"].shape == (3, 64, 64)
+        assert (item["height"], item["width"]) == (HEIGHT, WIDTH)
+    assert item["expressions"][-1] == "a dog"
+
+
+def test_mirrored_never_or_always(record: dict) -> None:
+    def middles(mirror: float) -> set[bool]:
+        mapper = ReferringMapper(
+            training=True, shortest=(40,), longest=100, sentences=1, mirror=mirror
+        )
+        found = set()
+        for seed in range(12):
+            item = mapper(record, (seed,))
+            (box,) = item["instances"].gt_boxes.tensor
+            number = int(next(c for c in item["expressions"][0] if c.isdigit()))
+            found.add(bool((box[0] + box[2]) / 2 < WIDTH / 2) != (number != 1))
+        return found
+
+    assert middles(0.0) == {False}
+    assert middles(1.0) == {True}
+
+
+def test_sentences_of_several_objects_and_of_none(record: dict) -> None:
+    mapper = ReferringMapper(
+        training=True, shortest=(40,), longest=100, sentences=7, mirror=0.0, any_targets=True
+    )
+    item = mapper(record)
+    told = dict(zip(item["expressions"], range(7)))
+    classes = item["instances"].gt_classes.tolist()
+    assert classes.count(told["all of them"]) == 3
+    assert classes.count(told["a dog"]) == 0
+    assert classes.count(told["square 2"]) == 1
+    assert {words for words in item["expressions"][:5]} >= {"all of them", "a dog", "square 2"}
+    record["sentences"] = [{"sentence": "a dog", "targets": []}]
+    assert len(mapper(record)["instances"]) == 0
+    record["sentences"] = []
+    with pytest.raises(ValueError, match="a.png: it has no sentence"):
+        mapper(record)

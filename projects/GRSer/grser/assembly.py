@@ -1,0 +1,96 @@
+"""From a configuration to the parts of the model, and to the groups it learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from grser.criterion import MASK_LOSSES
+from grser.decision import Comparison
+from grser.efficientnet import EfficientNetTrunk
+from grser.head import KINDS, NONE, TriphasicHead
+from grser.lavt import LAVT, LanguageAwareEncoder
+from grser.settings import GroupSettings
+from grser.swin import SWINS, SwinTrunk
+from grser.text import SentencePairs
+
+STAGES = (3, 4)
+
+
+def assemble(cfg: CfgNode) -> dict[str, Any]:
+    """Constructor arguments of `GRSer`.
+
+    Raises:
+        ValueError: naming a key of MODEL.GRSER that cannot have its value.
+    """
+    keys = cfg.MODEL.GRSER
+    _require(keys, "TRUNK", (*SWINS, "timm"))
+    _require(keys, "HEATMAPS", KINDS)
+    _require(keys, "FEATURE_STAGE", STAGES)
+    _require(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
+    for key in ("SIZE", "PICTURES_AT_ONCE", "DECODER_WIDTH", "COMPARE_WIDTH"):
+        if keys[key] < 1:
+            raise ValueError(f"MODEL.GRSER.{key} is {keys[key]}; it has to be at least 1")
+    text = SentencePairs.build(
+        keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN, max_tokens=keys.TEXT.MAX_TOKENS
+    )
+    trunk = (
+        EfficientNetTrunk(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.TIMM.FREEZE_NORM)
+        if keys.TRUNK == "timm"
+        else SwinTrunk(keys.TRUNK, keys.DROP_PATH)
+    )
+    lavt = LAVT(LanguageAwareEncoder(trunk, text.width), keys.DECODER_WIDTH)
+    head = comparison = None
+    if keys.HEATMAPS != NONE:
+        width = trunk.widths[keys.FEATURE_STAGE - 1]
+        head = TriphasicHead(
+            width,
+            text.width,
+            keys.SIZE,
+            kind=keys.HEATMAPS,
+            ordered=keys.HIERARCHIZER,
+            language_channel=keys.LANGUAGE_CHANNEL,
+        )
+        comparison = Comparison(head.channels, text.width, keys.COMPARE_WIDTH)
+    return {
+        "text_encoder": text,
+        "lavt": lavt,
+        "head": head,
+        "comparison": comparison,
+        "settings": _settings(keys),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
+def data_of(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[dict[str, Any]], Any]:
+    """Records and mapper of a registered data set, as groups; see `grser.data`.
+
+    Raises:
+        ValueError: if the data set has no sentences.
+    """
+    from grser.data import group_data
+
+    return group_data(cfg, name, training=training)
+
+
+def _settings(keys: CfgNode) -> GroupSettings:
+    return GroupSettings(
+        feature_level=keys.FEATURE_STAGE - 1,
+        mask_loss=keys.LOSS.MASK,
+        class_weights=tuple(keys.LOSS.CLASS_WEIGHTS),
+        triplet_weight=keys.LOSS.TRIPLET_WEIGHT,
+        triplet_margin=keys.LOSS.TRIPLET_MARGIN,
+        mirror_weight=keys.LOSS.MIRROR_WEIGHT,
+        decide=keys.TEST.DECIDE,
+        margin=keys.TEST.MARGIN,
+        soft=keys.TEST.SOFT,
+        pictures_at_once=keys.PICTURES_AT_ONCE,
+    )
+
+
+def _require(keys: CfgNode, key: str, allowed: tuple[Any, ...], start: str = "") -> None:
+    if keys[key] not in allowed:
+        said = " or ".join(map(str, allowed))
+        raise ValueError(f"MODEL.GRSER.{start}{key} is {keys[key]!r}; it has to be {said}")

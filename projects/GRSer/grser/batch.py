@@ -1,0 +1,54 @@
+"""What a dict of a batch asks: a group, or sentences about one picture, each a group of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grser.pictures import name_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """One sentence over some pictures.
+
+    Attributes:
+        expression: the sentence.
+        items: the pictures' dicts.
+        ruled: whether a picture may be negative.
+    """
+
+    expression: str
+    items: list[dict[str, Any]]
+    ruled: bool
+
+
+def groups_of(item: dict[str, Any], *, training: bool) -> list[Group]:
+    """The groups of one dict; see `GRSer`.
+
+    Raises:
+        ValueError: if it has neither pictures and an expression nor a picture and expressions.
+    """
+    if "images" in item:
+        if not item["images"]:
+            raise ValueError("a group needs at least one picture in `images`")
+        if not isinstance(item.get("expression"), str):
+            raise ValueError("a group needs `expression`, a sentence")
+        return [Group(item["expression"], list(item["images"]), True)]
+    if not item.get("expressions"):
+        raise ValueError(
+            f"{name_of(item, 0)}: GRSer needs `images` and `expression`, or one `image` and "
+            "`expressions`"
+        )
+    if not training:
+        return [Group(one, [item], False) for one in item["expressions"]]
+    if "instances" not in item:
+        raise ValueError(f"{name_of(item, 0)}: a training picture needs `instances`")
+    objects, groups = item["instances"], []
+    for number, sentence in enumerate(item["expressions"]):
+        masks = objects.gt_masks.tensor[objects.gt_classes == number]
+        target = masks.any(0) if len(masks) else torch.zeros(item["image"].shape[-2:])
+        groups.append(Group(sentence, [{**item, "target": target}], False))
+    return groups

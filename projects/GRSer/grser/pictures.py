@@ -1,0 +1,62 @@
+"""The pictures of groups as one tensor of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def stack_pictures(items: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) -> Tensor:
+    """Normalised pictures [N, 3, H, W]; smaller ones are stretched to the largest sides.
+
+    Args:
+        items: dicts with `image` [3, h, w], 0..255.
+        mean, std: [3, 1, 1]; their device is the tensor's.
+
+    Raises:
+        ValueError: if there is no picture, or one is not [3, h, w], naming its file.
+    """
+    if not items:
+        raise ValueError("a group needs at least one picture")
+    for number, item in enumerate(items):
+        image = item.get("image")
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+            found = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"{name_of(item, number)}: `image` must be [3, H, W], and is {found}")
+    size = largest([tuple(item["image"].shape[-2:]) for item in items])
+    pictures = []
+    for item in items:
+        pixels = item["image"].to(mean.device).float()[None]
+        if tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
+        pictures.append(pixels)
+    return (torch.cat(pictures) - mean) / std
+
+
+def stack_targets(items: Sequence[dict[str, Any]], size: tuple[int, int], like: Tensor) -> Tensor:
+    """What each picture of training groups shows, [N, H, W] of 0 and 1, stretched likewise.
+
+    Raises:
+        ValueError: if a picture has no `target`, naming its file.
+    """
+    targets = []
+    for number, item in enumerate(items):
+        if not isinstance(item.get("target"), Tensor):
+            raise ValueError(f"{name_of(item, number)}: a training picture needs `target` [H, W]")
+        target = item["target"].to(like.device).float()[None, None]
+        targets.append(F.interpolate(target, size, mode="nearest")[0, 0])
+    return torch.stack(targets)
+
+
+def largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The greatest height and the greatest width."""
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def name_of(item: dict[str, Any], number: int) -> str:
+    """A picture's file, or its number in the batch."""
+    return str(item.get("file_name", f"picture {number}"))

@@ -1,0 +1,45 @@
+"""Every configuration of the project can be read, and says what its model can be built from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+
+from hipie import add_hipie_config
+from hipie.configure import check, merge
+from hipie.data.datasets import register_all
+from refersam import add_refersam_config
+from refersam.sam import VARIANTS
+
+FOLDER = Path(__file__).parents[3] / "projects/ReferSAM/configs"
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base-"))
+
+
+def read(path: Path):
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    add_refersam_config(cfg)
+    merge(cfg, path)
+    check(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_can_be_read(path):
+    cfg = read(path)
+    assert cfg.MODEL.META_ARCHITECTURE == "ReferSAM"
+    assert cfg.MODEL.REFERSAM.SAM in VARIANTS
+    assert cfg.INPUT.SQUARE_SIZE % 32 == 0 and cfg.INPUT.SQUARE_SIZE > 0
+    register_all(cfg)
+    known = set(DatasetCatalog.list())
+    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= known
+
+
+def test_only_sets_with_empty_targets_clear_small_masks():
+    asked = {p.stem: read(p) for p in FILES}
+    some = {name for name, cfg in asked.items() if cfg.MODEL.REFERSAM.TEST.NO_TARGET_PIXELS}
+    assert some == {"refersam_vit_b_grefcoco", "refersam_vit_b_refzom"}
+    assert some == {name for name, cfg in asked.items() if cfg.INPUT.ANY_TARGETS}
