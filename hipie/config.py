@@ -88,25 +88,30 @@ def _model_keys() -> CN:
     # A part is also positive for its whole's name wherever the caption has it (part training).
     node.LOSS.SPREAD_WHOLES = False
 
-    node.TEST = CN()
-    node.TEST.INSTANCE_ON = True
-    node.TEST.SEMANTIC_ON = True
-    node.TEST.PANOPTIC_ON = True
+    node.TEST = _test_keys()
+    return node
+
+
+def _test_keys() -> CN:
+    node = CN()
+    node.INSTANCE_ON = True
+    node.SEMANTIC_ON = True
+    node.PANOPTIC_ON = True
     # At test a sentence is compared before it has seen the picture, in training after: what the
     # published weights expect. Off: after, in both.
-    node.TEST.UNFUSED_SENTENCES = True
+    node.UNFUSED_SENTENCES = True
     # How the logits of a class's word pieces become one: "mean" or "max".
-    node.TEST.TOKEN_POOLING = "mean"
-    node.TEST.NMS_THRESHOLD = 0.7
+    node.TOKEN_POOLING = "mean"
+    node.NMS_THRESHOLD = 0.7
     # Temperature of the softmax over classes in the merge.
-    node.TEST.TEMPERATURE = 0.06
+    node.TEMPERATURE = 0.06
     # The panoptic map scores smaller vocabularies as if they had so many classes, the further ones
     # absent; else one or two names are always sure. 0: never (published). `Segmenter` takes 133.
-    node.TEST.LEAST_CLASSES = 0
+    node.LEAST_CLASSES = 0
     # The stuff decoder also scores things in the merge.
-    node.TEST.STUFF_SCORES_THINGS = False
+    node.STUFF_SCORES_THINGS = False
     # Only the stuff decoder feeds the semantic and panoptic merge.
-    node.TEST.MERGE_STUFF_ONLY = False
+    node.MERGE_STUFF_ONLY = False
     return node
 
 
@@ -194,5 +199,9 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.PICTUREBOOK.TRAIN_PAGES = 6000
     cfg.PICTUREBOOK.VAL_PAGES = 500
     cfg.PICTUREBOOK.UNSEEN_PAGES = 200
+    # Groups of 4 to 8 pages, drawn apart from the pages above.
+    cfg.PICTUREBOOK.TRAIN_GROUPS = 400
+    cfg.PICTUREBOOK.VAL_GROUPS = 60
+    cfg.PICTUREBOOK.UNSEEN_GROUPS = 40
     # Where pages are drawn; "" = under Detectron2's data set root.
     cfg.PICTUREBOOK.ROOT = ""

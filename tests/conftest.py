@@ -53,6 +53,27 @@ def tiny_text(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_weights(tiny_text, tmp_path_factory):
+    """A file with random weights for `tests/tiny.yaml` with MODEL.HIPIE.WIDTH 64.
+
+    A group norm of 32 channels refuses a map of one pixel, hence the width.
+    """
+    from detectron2.modeling import build_model
+
+    import hipie.universal
+    import hipie.vision  # noqa: F401
+    from hipie import model_zoo
+    from hipie.checkpoint import save_weights
+
+    torch.manual_seed(0)
+    options = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.WIDTH", 64]
+    cfg = model_zoo.get_config(str(Path(__file__).parent / "tiny.yaml"), options)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    save_weights(build_model(cfg), path, half=False)
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_book(tmp_path_factory):
     """A folder for pages of the picture book, drawn when they are first used."""
     return tmp_path_factory.mktemp("book")

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hipie import Segmenter
-from hipie.checkpoint import CheckpointError, save_weights
+from hipie.checkpoint import CheckpointError
 from hipie.data.image import ImageError
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -18,24 +17,10 @@ THINGS, STUFF = ["dog", "car"], ["grass", "sky"]
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from hipie import model_zoo
-    from hipie.segmenter import build_model
-
-    torch.manual_seed(0)
-    cfg = model_zoo.get_config(TINY)
-    cfg.MODEL.HIPIE.TEXT.SOURCE = str(tiny_text)
-    cfg.MODEL.HIPIE.WIDTH = 64  # a group norm of 32 channels refuses a map of one pixel
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    save_weights(build_model(cfg), path, half=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def segmenter(weights: Path, tiny_text: Path) -> Segmenter:
+def segmenter(tiny_weights: Path, tiny_text: Path) -> Segmenter:
     opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.OBJECT_MASK_THRESHOLD", 0.0]
     opts += ["MODEL.HIPIE.WIDTH", 64, "MODEL.HIPIE.OVERLAP_THRESHOLD", 0.0]
-    return Segmenter.from_config(TINY, weights, "cpu", opts)
+    return Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
 
 
 @pytest.fixture
@@ -52,11 +37,13 @@ def test_segments_cover_the_picture_without_overlap(segmenter, picture) -> None:
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
 
 
-def test_small_vocabularies_are_scored_as_large_ones_unless_told(weights, tiny_text) -> None:
+def test_small_vocabularies_are_scored_as_large_ones_unless_told(tiny_weights, tiny_text) -> None:
     opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.WIDTH", 64]
     key = "MODEL.HIPIE.TEST.LEAST_CLASSES"
-    assert Segmenter.from_config(TINY, weights, "cpu", opts).model.settings.least_classes == 133
-    published = Segmenter.from_config(TINY, weights, "cpu", [*opts, key, 0])
+    assert (
+        Segmenter.from_config(TINY, tiny_weights, "cpu", opts).model.settings.least_classes == 133
+    )
+    published = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, key, 0])
     assert published.model.settings.least_classes == 0
 
 

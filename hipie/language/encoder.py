@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from hipie.language.caption import Caption
 from hipie.language.features import TextFeatures
+from hipie.language.source import require_source
 from hipie.language.tokens import TokenizedCaption, load_tokenizer, minilm_folder, tokenize
 from hipie.language.windows import Markers, Window, cut_into_windows
 
@@ -78,6 +79,7 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: if there is no such folder or name, or it is no `BertModel`.
         """
+        require_source(source)
         tokenizer = load_tokenizer(source)
         if source == "bert-base-uncased":
             return cls(BertModel(BertConfig(), add_pooling_layer=False), tokenizer, frozen=frozen)
