@@ -1,4 +1,4 @@
-"""What training asks for: masks, the right side of the triplet, and the background by the anti-sentence.
+"""What training asks for: masks, the right side of the triplet, background by the anti-sentence.
 
 Wu et al., ICCV 2023, name the three; their weights, the margin's size, and that negative pictures
 have the two sentences of the triplet exchanged, are ours.

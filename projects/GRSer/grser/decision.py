@@ -27,7 +27,7 @@ class Comparison(nn.Module):
         self.width = width
 
     def forward(self, z: Tensor, sentence: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
-        """Features z [N, C, H, W], vectors [N, W] -> [N] distances to sentence and anti-sentence."""
+        """z [N, C, H, W], vectors [N, W] -> [N] distances to sentence and anti-sentence."""
         seen = self._common(self.picture(z.mean((-2, -1))))
         said, denied = (self._common(self.sentence(one)) for one in (sentence, anti))
         return (seen - said).norm(dim=-1), (seen - denied).norm(dim=-1)
