@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data import build_detection_test_loader as detectron2_test_loader
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -75,16 +76,16 @@ def build_train_loader(
     names = cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
-    records = [_training_records(name, cfg.INPUT.ANY_TARGETS) for name in names]
+    data = [_training_data(cfg, name, count_pieces) for name in names]
+    records = [of_one for of_one, _ in data]
     ratios = _one_each(cfg.DATALOADER.RATIOS, names, "DATALOADER.RATIOS", 1.0)
     sizes = _one_each(
         cfg.DATALOADER.BATCH_SIZES, names, "DATALOADER.BATCH_SIZES", cfg.SOLVER.IMS_PER_BATCH
     )
     wide = [[record["width"] > record["height"] for record in one] for one in records]
     sampler = BatchSampler(wide, ratios, [int(size) for size in sizes], cfg.SEED)
-    mappers = [build_mapper(cfg, name, training=True, count_pieces=count_pieces) for name in names]
     return DataLoader(
-        MappedSets(records, mappers),
+        MappedSets(records, [mapper for _, mapper in data]),
         batch_sampler=_Batches(sampler, start_iteration, comm.get_rank(), comm.get_world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
@@ -99,11 +100,27 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         cfg: reads DATALOADER.NUM_WORKERS and INPUT.*.
         name: a registered data set.
     """
+    own = architectures_own_data(cfg, name, training=False)
+    records, mapper = own or (DatasetCatalog.get(name), build_mapper(cfg, name, training=False))
     return detectron2_test_loader(
-        DatasetCatalog.get(name),
-        mapper=build_mapper(cfg, name, training=False),
+        records,
+        mapper=mapper,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def architectures_own_data(
+    cfg: CfgNode, name: str, *, training: bool
+) -> tuple[Sequence[dict[str, Any]], Mapper] | None:
+    """Records and mapper from an architecture that reads data sets in a form of its own.
+
+    Such a class has `data_of(cfg, name, training=...)`, which may return None for data sets that it
+    reads as everybody does. Records of training need `width` and `height`.
+    """
+    known = cfg.MODEL.META_ARCHITECTURE
+    architecture = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
+    own = getattr(architecture, "data_of", None)
+    return own(cfg, name, training=training) if own else None
 
 
 def build_mapper(
@@ -159,6 +176,16 @@ def _jitter(cfg: CfgNode) -> Jitter | None:
     if node.PROBABILITY == 0:
         return None
     return Jitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
+
+
+def _training_data(
+    cfg: CfgNode, name: str, count_pieces: Callable[[str], int] | None
+) -> tuple[Sequence[dict[str, Any]], Mapper]:
+    own = architectures_own_data(cfg, name, training=True)
+    return own or (
+        _training_records(name, cfg.INPUT.ANY_TARGETS),
+        build_mapper(cfg, name, training=True, count_pieces=count_pieces),
+    )
 
 
 def _training_records(name: str, any_targets: bool) -> list[dict[str, Any]]:

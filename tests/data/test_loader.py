@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from hipie.config import add_hipie_config
 from hipie.data import loader
@@ -142,3 +144,35 @@ def test_a_data_set_without_objects_is_named(cfg: CfgNode) -> None:
     cfg.DATALOADER.RATIOS = ()
     with pytest.raises(ValueError, match="hand_made_empty has an object"):
         build_train_loader(cfg)
+
+
+class Asking(torch.nn.Module):
+    """An architecture that reads every data set but one in a form of its own."""
+
+    @staticmethod
+    def data_of(cfg: CfgNode, name: str, *, training: bool) -> Any:
+        if name.endswith("_parts"):
+            return None
+        records = [{"width": 4, "height": 3, "number": number} for number in range(3)]
+        return records, partial(asked, name, training)
+
+
+def asked(name: str, training: bool, record: dict[str, Any], seed: Any = None) -> dict[str, Any]:
+    return {**record, "name": name, "training": training, "seeded": seed is not None}
+
+
+def test_an_architecture_may_read_data_sets_itself(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Asking", Asking)
+    cfg.MODEL.META_ARCHITECTURE = "Asking"
+    cfg.DATASETS.TRAIN = ("picturebook_train_panoptic", "picturebook_train_parts")
+    cfg.DATALOADER.RATIOS = ()
+    drawn = [item for batch in batches(cfg, 8) for item in batch]
+    own = [item for item in drawn if "number" in item]
+    assert {item["task"] for item in drawn if item not in own} == {"parts"}
+    assert own and all(item["training"] and item["seeded"] for item in own)
+    tested = [batch[0] for batch in build_test_loader(cfg, "picturebook_val_refer")]
+    assert [item["number"] for item in tested] == [0, 1, 2]
+    assert not any(item["training"] for item in tested)
+    assert "image" in next(iter(build_test_loader(cfg, "picturebook_val_parts")))[0]

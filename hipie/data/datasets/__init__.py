@@ -13,6 +13,7 @@ from hipie.data.datasets.label_maps import load_label_maps
 from hipie.data.datasets.lvis import load_lvis
 from hipie.data.datasets.part_maps import load_part_maps
 from hipie.data.datasets.picturebook import register_picturebook
+from hipie.data.datasets.picturebook_groups import register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "register_benchmarks",
     "register_coco",
     "register_picturebook",
+    "register_picturebook_groups",
 ]
 
 
@@ -46,6 +48,11 @@ def register_all(cfg: CfgNode) -> None:
     register_picturebook(
         node.SEED,
         {"train": node.TRAIN_PAGES, "val": node.VAL_PAGES, "unseen": node.UNSEEN_PAGES},
+        node.ROOT or None,
+    )
+    register_picturebook_groups(
+        node.SEED,
+        {"train": node.TRAIN_GROUPS, "val": node.VAL_GROUPS, "unseen": node.UNSEEN_GROUPS},
         node.ROOT or None,
     )
     for entry in cfg.DATASETS.COCO_FORMAT:

@@ -223,6 +223,7 @@ def _register_split(pages: _Split) -> None:
             partial(pages.sentences, name),
             evaluator_type=name,
             result_name=_result_name(name, split),
+            instances_json=str(root / name / "instances.json"),
             **shared,
         )
 

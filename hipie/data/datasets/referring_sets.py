@@ -68,7 +68,9 @@ def register_referring_sets(root: Path) -> list[str]:
     for folder, by, splits in REFERENCES:
         for split in splits:
             load = partial(_references, folder, f"refs({by}).p", split)
-            add(f"{folder}_{by}_{split}", "refer", load, also_at=PUBLISHED_SIZE)
+            objects = str(root / folder / "instances.json")
+            extra = {"also_at": PUBLISHED_SIZE, "instances_json": objects}
+            add(f"{folder}_{by}_{split}", "refer", load, **extra)
     for folder, splits in HIPIE_SETS.items():
         for split in splits:
             load = partial(_expressions, folder, f"instances_{split}.json")

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of the model, and to the groups it learns from."""
+"""From a configuration to the parts of the model."""
 
 from __future__ import annotations
 
@@ -62,17 +62,6 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
     }
-
-
-def data_of(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[dict[str, Any]], Any]:
-    """Records and mapper of a registered data set, as groups; see `grser.data`.
-
-    Raises:
-        ValueError: if the data set has no sentences.
-    """
-    from grser.data import group_data
-
-    return group_data(cfg, name, training=training)
 
 
 def _settings(keys: CfgNode) -> GroupSettings:

@@ -28,7 +28,7 @@ class LanguageAwareEncoder(nn.Module):
 
     def __init__(self, trunk: SwinTrunk | EfficientNetTrunk, word_width: int) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = trunk
         self.widths = trunk.widths
         self.fusions = nn.ModuleList(PixelWordAttention(w, word_width) for w in self.widths)
         self.gates = nn.ModuleList(LanguageGate(w) for w in self.widths)
@@ -48,11 +48,11 @@ class LanguageAwareEncoder(nn.Module):
                 f"pictures of {pixels.shape[-2]}x{pixels.shape[-1]} pixels are too small: one "
                 "side must have more than 32"
             )
-        x, maps = self.trunk.start(pixels), []
+        x, maps = self.backbone.start(pixels), []
         for number, (fusion, gate, norm) in enumerate(
             zip(self.fusions, self.gates, self.norms, strict=True)
         ):
-            x = self.trunk.stage(number, x)
+            x = self.backbone.stage(number, x)
             said = fusion(x.flatten(1, 2), words, mask).unflatten(1, x.shape[1:3])
             x = x + gate(said) * said
             maps.append(norm(said).permute(0, 3, 1, 2))
@@ -88,18 +88,18 @@ class LAVT(nn.Module):
     """Encoder and decoder.
 
     Args:
-        image_encoder: see `LanguageAwareEncoder`.
+        encoder: see `LanguageAwareEncoder`.
         decoder_width: channels of the decoder.
     """
 
-    def __init__(self, image_encoder: LanguageAwareEncoder, decoder_width: int = 512) -> None:
+    def __init__(self, encoder: LanguageAwareEncoder, decoder_width: int = 512) -> None:
         super().__init__()
-        self.image_encoder = image_encoder
-        self.decoder = Decoder(image_encoder.widths, decoder_width)
+        self.encoder = encoder
+        self.decoder = Decoder(encoder.widths, decoder_width)
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
         """As the encoder -> its four maps, and logits [B, 2, H, W]."""
-        maps = self.image_encoder(pixels, words, mask)
+        maps = self.encoder(pixels, words, mask)
         return maps, enlarged(self.decoder(maps), tuple(pixels.shape[-2:]))
 
 

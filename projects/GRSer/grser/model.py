@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import grser.official  # noqa: F401  the layouts of published weights
 from grser.answers import as_instances, picture_answer
-from grser.assembly import assemble, data_of
+from grser.assembly import assemble
 from grser.batch import Group, groups_of
 from grser.criterion import mask_loss, triplet_loss
 from grser.decay import names_without_decay
 from grser.decision import Comparison, confidence, is_positive
+from grser.group_data import data_of
 from grser.head import TriphasicHead
 from grser.lavt import LAVT, enlarged
 from grser.pictures import stack_pictures, stack_targets
@@ -109,7 +110,7 @@ class GRSer(nn.Module):
         text = self.text_encoder.read([group.expression for group in groups])
         group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(counts))
         group_of = group_of.to(self.device)
-        maps = self.lavt.image_encoder(pixels, text.words[group_of], text.mask[group_of])
+        maps = self.lavt.encoder(pixels, text.words[group_of], text.mask[group_of])
         ruled = torch.tensor([group.ruled for group in groups], device=self.device)[group_of]
         return self._losses(maps, text, counts, group_of, targets, ruled)
 
@@ -190,7 +191,7 @@ class GRSer(nn.Module):
         parts = []
         for some in pixels.split(self.settings.pictures_at_once):
             words, mask = text.words.expand(len(some), -1, -1), text.mask.expand(len(some), -1)
-            parts.append(self.lavt.image_encoder(some, words, mask))
+            parts.append(self.lavt.encoder(some, words, mask))
         return [torch.cat(levels) for levels in zip(*parts, strict=True)]
 
     def _decode_some(self, maps: list[Tensor], seen: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hipie.checkpoint.formats import Format, Rename, by_table, register_format
 
-_ENCODER = "lavt.image_encoder."
+_ENCODER = "lavt.encoder."
 _FUSION = {
     r"vis_project\.0": "visual",
     r"image_lang_att\.f_query\.0": "query",
@@ -26,9 +26,9 @@ def _trunk(start: str) -> list[Rename]:
     """Swin's own tensors under a prefix."""
     return [
         Rename(start + r".+\.(relative_position_index|attn_mask)", None),  # follow from shapes
-        Rename(start + r"patch_embed\.(.+)", _ENCODER + r"trunk.embed.\1"),
-        Rename(start + r"layers\.(\d)\.blocks\.(.+)", _ENCODER + r"trunk.stages.\1.\2"),
-        Rename(start + r"layers\.(\d)\.downsample\.(.+)", _ENCODER + r"trunk.merges.\1.\2"),
+        Rename(start + r"patch_embed\.(.+)", _ENCODER + r"backbone.embed.\1"),
+        Rename(start + r"layers\.(\d)\.blocks\.(.+)", _ENCODER + r"backbone.stages.\1.\2"),
+        Rename(start + r"layers\.(\d)\.downsample\.(.+)", _ENCODER + r"backbone.merges.\1.\2"),
     ]
 
 

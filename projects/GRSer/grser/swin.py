@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
-from torch import Tensor, linspace, nn
+from torch import Tensor, nn
 
 PATCH = 4
 
@@ -73,7 +73,8 @@ class SwinTrunk(nn.Module):
             None, PATCH, embed_dim=shape.width, norm_layer=nn.LayerNorm,
             output_fmt="NHWC", dynamic_img_pad=True,
         )  # fmt: skip
-        rates = iter(linspace(0, drop_path, sum(shape.depths)).tolist())
+        last = max(sum(shape.depths) - 1, 1)
+        rates = iter(drop_path * number / last for number in range(sum(shape.depths)))
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
