@@ -28,7 +28,7 @@ from hipie.language import (
     vocabulary_caption,
 )
 from hipie.model.assembly import FEATURES, assemble
-from hipie.model.batch import PictureBatch, build_targets, pad_pictures
+from hipie.model.batch import PictureBatch, build_targets, pad_pictures, sentence_targets
 from hipie.model.raw import RawPredictions, raw_branch
 from hipie.model.stuff import StuffBranch
 from hipie.model.things import ProjectedInputs, ThingBranch, ThingOutput
@@ -137,7 +137,7 @@ class HIPIE(nn.Module):
                 item["instances"],
                 batch.canvas,
                 positive_map=self._positive_map(text, i, item, task),
-                is_thing=self._decoded_as_things(vocabularies[i]),
+                is_thing=vocabularies[i].is_thing if self.stuff else (True,) * len(vocabularies[i]),
                 device=self.device,
             )
             for i, item in enumerate(inputs)
@@ -164,10 +164,6 @@ class HIPIE(nn.Module):
         losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
         return losses
 
-    def _decoded_as_things(self, vocabulary: Vocabulary) -> tuple[bool, ...]:
-        """Which classes the thing branch finds: all, if stuff has no decoder of its own."""
-        return vocabulary.is_thing if self.stuff is not None else (True,) * len(vocabulary)
-
     def _positive_map(self, text: TextFeatures, i: int, item: dict[str, Any], task: str) -> Tensor:
         spans = text.token_spans[i]
         pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
@@ -181,20 +177,13 @@ class HIPIE(nn.Module):
         self, inputs: list[dict[str, Any]], batch: PictureBatch, features: list[Tensor]
     ) -> dict[str, Tensor]:
         picture_of = [i for i, item in enumerate(inputs) for _ in item["expressions"]]
-        targets: list[Targets] = []
-        for item in inputs:
-            for k in range(len(item["expressions"])):
-                described = item["instances"][item["instances"].gt_classes == k]
-                described.gt_classes = torch.zeros_like(described.gt_classes)
-                targets.append(
-                    build_targets(
-                        described,
-                        batch.canvas,
-                        positive_map=torch.ones(len(described), 1, dtype=torch.bool),
-                        is_thing=(True,),
-                        device=self.device,
-                    )
-                )
+        targets = [
+            one
+            for item in inputs
+            for one in sentence_targets(
+                item["instances"], len(item["expressions"]), batch.canvas, self.device
+            )
+        ]
         sentences = [sentence for item in inputs for sentence in item["expressions"]]
         projected = self.things.project(features, batch.padding_mask)
         _, found = self._find_described(projected, sentences, picture_of, targets)

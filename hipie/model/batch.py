@@ -86,3 +86,26 @@ def build_targets(
         positive_map=positive_map.to(device),
         image_size=(height, width),
     )
+
+
+def sentence_targets(
+    instances: Instances, sentences: int, canvas: tuple[int, int], device: torch.device
+) -> list[Targets]:
+    """What each sentence about one picture describes, every sentence being a class of its own.
+
+    Args:
+        instances: `gt_classes` [N] say which sentence means an object; the rest as in
+            `build_targets`.
+        sentences: how many there are.
+        canvas: height and width of the padded batch.
+        device: where the targets go.
+    """
+    found = []
+    for sentence in range(sentences):
+        described = instances[instances.gt_classes == sentence]
+        described.gt_classes = torch.zeros_like(described.gt_classes)
+        one = torch.ones(len(described), 1, dtype=torch.bool)
+        found.append(
+            build_targets(described, canvas, positive_map=one, is_thing=(True,), device=device)
+        )
+    return found
