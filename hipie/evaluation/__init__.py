@@ -3,7 +3,7 @@
 from hipie.evaluation.build import build_evaluator
 from hipie.evaluation.cosaliency import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
-from hipie.evaluation.group import GroupEvaluator
+from hipie.evaluation.group import GroupReferringEvaluator
 from hipie.evaluation.part_pq import PartPQEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
@@ -16,7 +16,7 @@ __all__ = [
     "ClassAgnosticRecall",
     "CoSaliencyEvaluator",
     "GeneralizedReferringEvaluator",
-    "GroupEvaluator",
+    "GroupReferringEvaluator",
     "PartEvaluator",
     "PartPQEvaluator",
     "RefZOMEvaluator",

@@ -18,7 +18,7 @@ from PIL import Image
 from hipie.evaluation.coco import CheckedCOCOEvaluator, PanopticInstancesEvaluator
 from hipie.evaluation.cosaliency import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
-from hipie.evaluation.group import GroupEvaluator
+from hipie.evaluation.group import GroupReferringEvaluator
 from hipie.evaluation.part_pq import PartPQEvaluator
 from hipie.evaluation.parts import PartEvaluator
 from hipie.evaluation.referring import ReferringEvaluator
@@ -28,7 +28,7 @@ from hipie.evaluation.unseen import ClassAgnosticRecall
 OWN = {
     "cosaliency": CoSaliencyEvaluator,
     "grefer": GeneralizedReferringEvaluator,
-    "group": GroupEvaluator,
+    "group": GroupReferringEvaluator,
     "part_pq": PartPQEvaluator,
     "parts": PartEvaluator,
     "refer": ReferringEvaluator,

@@ -29,7 +29,7 @@ class PictureCount(NamedTuple):
     meant: bool
 
 
-class GroupEvaluator(DatasetEvaluator):
+class GroupReferringEvaluator(DatasetEvaluator):
     """Scores over (picture, sentence) pairs, in percent; a pair that occurs twice counts once.
 
     Over positive pairs: `mIoU-positive`, the mean IoU, and `oIoU-positive`, the sum of
@@ -111,7 +111,7 @@ class GroupEvaluator(DatasetEvaluator):
 
 
 def group_scores(counts: Sequence[PictureCount]) -> dict[str, float]:
-    """All scores of `GroupEvaluator`.
+    """All scores of `GroupReferringEvaluator`.
 
     Args:
         counts: in any order, with repetitions.

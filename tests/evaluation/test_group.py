@@ -8,7 +8,7 @@ import torch
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.grd import group_expressions
-from hipie.evaluation import GroupEvaluator
+from hipie.evaluation import GroupReferringEvaluator
 from tests.evaluation.sentence_sets import random_set
 
 
@@ -63,7 +63,7 @@ def as_group_answers(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
 def test_equal_to_the_formula(seed: int) -> None:
     records, outputs, pairs = random_set(seed)
     register("hand_made_groups", lambda: records, evaluator_type="group")
-    judge = GroupEvaluator("hand_made_groups")
+    judge = GroupReferringEvaluator("hand_made_groups")
     judge.process(records, outputs)
     assert judge.evaluate()["group"] == pytest.approx(wanted_scores(pairs))
 
@@ -72,7 +72,7 @@ def test_equal_to_the_formula(seed: int) -> None:
 def test_models_of_groups_and_repeated_pictures(seed: int) -> None:
     records, _, pairs = random_set(seed)
     register("hand_made_groups", lambda: records, evaluator_type="group")
-    judge = GroupEvaluator("hand_made_groups")
+    judge = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_answers(records, pairs)
     assert sum(len(one) for one in outputs) > len(pairs)
     judge.process(inputs, outputs)
@@ -82,7 +82,7 @@ def test_models_of_groups_and_repeated_pictures(seed: int) -> None:
 def test_a_rejected_picture_has_an_empty_mask() -> None:
     records, _, pairs = random_set(3)
     register("hand_made_groups", lambda: records)
-    judge = GroupEvaluator("hand_made_groups")
+    judge = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_answers(records, pairs)
     for group in outputs:
         for one in group:
@@ -95,7 +95,7 @@ def test_a_rejected_picture_has_an_empty_mask() -> None:
 def test_missing_and_misshapen_answers_are_named() -> None:
     records, _, pairs = random_set(3)
     register("hand_made_groups", lambda: records)
-    judge = GroupEvaluator("hand_made_groups")
+    judge = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_answers(records, pairs)
     with pytest.raises(ValueError, match="group 0: 4 pictures, but 3 answers"):
         judge.process(inputs[:1], [outputs[0][:3]])

@@ -14,7 +14,7 @@ from hipie.data.datasets.coco import register
 from hipie.evaluation import (
     CoSaliencyEvaluator,
     GeneralizedReferringEvaluator,
-    GroupEvaluator,
+    GroupReferringEvaluator,
     PartEvaluator,
     PartPQEvaluator,
     ReferringEvaluator,
@@ -67,7 +67,7 @@ KINDS = {
     "refer": (ReferringEvaluator, 0),
     "grefer": (GeneralizedReferringEvaluator, 0),
     "refzom": (RefZOMEvaluator, 0),
-    "group": (GroupEvaluator, 0),
+    "group": (GroupReferringEvaluator, 0),
     "cosaliency": (CoSaliencyEvaluator, 1),
     "parts": (PartEvaluator, 3),
     "part_pq": (PartPQEvaluator, 0),

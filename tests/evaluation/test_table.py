@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hipie.data.datasets.coco import register
-from hipie.evaluation import GroupEvaluator, ResultsTable
+from hipie.evaluation import GroupReferringEvaluator, ResultsTable
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def table() -> ResultsTable:
         register(name, list, collection="odinw" if number < 2 else "seginw")
         table.add(name, {"bbox": {"AP": box, "AP50": 99.0}, "segm": {"AP": mask}}, object())
     register("hand_made_groups", list)
-    judge = GroupEvaluator("hand_made_groups")
+    judge = GroupReferringEvaluator("hand_made_groups")
     table.add("hand_made_groups", judge.evaluate(), judge)
     return table
 
