@@ -14,6 +14,10 @@ def add_refersam_config(cfg: CN) -> None:
     node.CONTEXT_TOKENS = 16
     # Learned tokens that become SAM's sparse prompt.
     node.SPARSE_TOKENS = 4
+    # Words and picture meet inside the image encoder; off: in the prompter only (an ablation).
+    node.INTERACTOR = True
+    # The coarse mask is SAM's mask prompt; off: SAM is told that there is none (an ablation).
+    node.DENSE_PROMPT = True
     # The image encoder keeps its weights (the published training tunes it).
     node.FREEZE_IMAGE_ENCODER = False
     # Compute transformer blocks again for gradients instead of keeping what they computed.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import refersam.official  # noqa: F401  the layout of the authors' weights
 from refersam.activations import Activations
 from refersam.answers import answer
+from refersam.apart import Apart
 from refersam.criterion import MaskCriterion
 from refersam.decay import names_without_decay
 from refersam.geometry import Maps
@@ -49,6 +50,8 @@ class ReferSAM(nn.Module):
         text_encoder: see `refersam.text`.
         criterion: the losses.
         context_tokens, sparse_tokens: learned tokens of interactor and prompter.
+        interactor: words and picture meet inside the image encoder, else in the prompter only.
+        dense_prompt: SAM gets the coarse mask.
         freeze_image_encoder: it keeps its weights.
         recompute: trade time for memory in training.
         no_target_pixels: see `refersam.answers`.
@@ -66,6 +69,8 @@ class ReferSAM(nn.Module):
         criterion: MaskCriterion,
         context_tokens: int = 16,
         sparse_tokens: int = 4,
+        interactor: bool = True,
+        dense_prompt: bool = True,
         freeze_image_encoder: bool = False,
         recompute: bool = False,
         no_target_pixels: int = 0,
@@ -78,11 +83,16 @@ class ReferSAM(nn.Module):
         self.image_encoder = build_image_encoder(variant)
         self.prompt_encoder = build_prompt_encoder()
         self.mask_decoder = build_mask_decoder()
-        self.interactor = Interactor(variant, text_encoder.width, context_tokens, recompute)
+        self.interactor = (
+            Interactor(variant, text_encoder.width, context_tokens, recompute)
+            if interactor
+            else Apart(variant)
+        )
         self.projections = Projections(variant.width, text_encoder.width)
         self.prompter = Prompter(sparse_tokens)
         self.prompt_head = PromptHead()
         self.criterion = criterion
+        self.dense_prompt = dense_prompt
         self.no_target_pixels = no_target_pixels
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
@@ -102,6 +112,8 @@ class ReferSAM(nn.Module):
             "criterion": MaskCriterion(keys.LOSS.NUM_POINTS, keys.LOSS.WEIGHTS),
             "context_tokens": keys.CONTEXT_TOKENS,
             "sparse_tokens": keys.SPARSE_TOKENS,
+            "interactor": keys.INTERACTOR,
+            "dense_prompt": keys.DENSE_PROMPT,
             "freeze_image_encoder": keys.FREEZE_IMAGE_ENCODER,
             "recompute": keys.CHECKPOINT_ACTIVATIONS,
             "no_target_pixels": keys.TEST.NO_TARGET_PIXELS,
@@ -205,9 +217,13 @@ class ReferSAM(nn.Module):
         self, embedding: Tensor, coarse: Tensor, sparse: Tensor, kept: Activations
     ) -> Tensor:
         """Embeddings, the coarse mask and sparse tokens -> SAM's mask [B, 1, H/4, W/4]."""
-        scaled = self.prompt_head.mask_scaling(coarse)
-        kept.note("mask_prompt", scaled)
-        dense_prompt = self.prompt_encoder.mask_downscaling(scaled)
+        if self.dense_prompt:
+            scaled = self.prompt_head.mask_scaling(coarse)
+            kept.note("mask_prompt", scaled)
+            dense_prompt = self.prompt_encoder.mask_downscaling(scaled)
+        else:
+            nothing = self.prompt_encoder.no_mask_embed.weight
+            dense_prompt = nothing[:, :, None, None].expand_as(embedding)
         kept.note("dense_prompt", dense_prompt)
         sparse_prompt = self.prompt_head.sparse_embedding(sparse)
         kept.note("sparse_prompt", sparse_prompt)

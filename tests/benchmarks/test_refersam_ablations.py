@@ -1,0 +1,86 @@
+"""The arms of ReferSAM's ablations are real options, and its table says what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+pytest.importorskip("refersam")
+
+from benchmarks import refersam_ablations as ablations
+from hipie import model_zoo
+
+
+@pytest.mark.parametrize("arm", ablations.ARMS)
+def test_every_arm_is_options_of_the_configuration(arm: str) -> None:
+    file = str(ablations.ROOT / ablations.CONFIGURATION)
+    plain = model_zoo.get_config(file)
+    assert (model_zoo.get_config(file, ablations.ARMS[arm]).dump() == plain.dump()) == (
+        arm == "full"
+    )
+    assert plain.DATASETS.TEST == (ablations.PAGES,)
+
+
+def test_shuffling_deals_every_sentence_once() -> None:
+    batches = [[{"image_id": 1, "expressions": list("abc")}], [{"image_id": 2, "expressions": []}]]
+    batches += [[{"image_id": 3, "expressions": list("defghij")}]]
+    shuffled = ablations.Shuffled(batches, list("abcdefghij"))
+    found = [item for batch in shuffled for item in batch]
+    assert [item["image_id"] for item in found] == [1, 2, 3]
+    assert [len(item["expressions"]) for item in found] == [3, 0, 7]
+    dealt = [one for item in found for one in item["expressions"]]
+    assert sorted(dealt) == list("abcdefghij") != dealt
+    assert dealt == [one for batch in shuffled for item in batch for one in item["expressions"]]
+
+
+def options(folder, **more) -> argparse.Namespace:
+    return argparse.Namespace(
+        **{"steps": 9, "seeds": [0, 1], "arms": list(ablations.ARMS)[:3], "output": folder, **more}
+    )
+
+
+def write(folder, arm: str, seed: int, value: float) -> None:
+    place = ablations.folder(arm, seed, options(folder))
+    place.mkdir()
+    figures = dict.fromkeys(ablations.FIGURES, value)
+    (place / "figures.json").write_text(json.dumps(figures))
+
+
+def test_the_table_has_means_and_half_the_spread(tmp_path) -> None:
+    write(tmp_path, "full", 0, 40.0)
+    write(tmp_path, "full", 1, 50.0)
+    write(tmp_path, "no_interactor", 1, 30.0)
+    *_, full, one, none = ablations.table(options(tmp_path)).splitlines()
+    assert full == "| full | 45.0 ± 5.0 | 45.0 ± 5.0 | 45.0 ± 5.0 |"
+    assert one.startswith("| no interactor (1 of the seeds) | 30.0 ± 0.0 |")
+    assert "not trained yet" in none
+
+
+def test_an_arm_with_figures_is_left_alone(tmp_path, monkeypatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(ablations, "call", lambda command, threads: calls.append(command))
+    write(tmp_path, "full", 0, 40.0)
+    asked = options(tmp_path, threads=1, train_pages=5, val_pages=2)
+    ablations.run_arm("full", 0, asked)
+    assert not calls
+    (ablations.folder("full", 1, asked)).mkdir()
+    ablations.run_arm("full", 1, asked)
+    training, judging = calls
+    assert "--resume" in training and training[training.index("SEED") + 1] == "1"
+    assert "--judge" in judging
+    (ablations.folder("full", 1, asked) / "model_final.pth").write_bytes(b"")
+    ablations.run_arm("full", 1, asked)
+    assert len(calls) == 3 and "--judge" in calls[2]
+
+
+def test_minutes_become_steps_once(tmp_path, monkeypatch) -> None:
+    def train(output, steps, *_: object) -> None:
+        output.mkdir()
+        (output / "metrics.json").write_text('{"time": 1.5, "iteration": 9}\n{"iteration": 15}\n')
+
+    monkeypatch.setattr(ablations, "train", train)
+    assert ablations.steps_in(15, options(str(tmp_path))) == 600
+    monkeypatch.setattr(ablations, "train", None)
+    assert ablations.steps_in(15, options(str(tmp_path))) == 600
