@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
+# The status of a program that Ctrl-C ended.
+INTERRUPTED = 130
 # Commands that live in a module of their own, with a `main(arguments)`.
 _MODULES = {
     "doctor": "hipie.doctor",
@@ -54,7 +56,7 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; errors in the input end it with one sentence."""
+    """Run one command; errors in the input end it with one sentence, Ctrl-C with none."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in _MODULES:
         from importlib import import_module
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.run(args)
     except (ValueError, OSError) as error:
         sys.exit(f"hipie {args.command}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,9 +5,11 @@ Exits with 1 where a kernel that this machine could use is missing.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import shutil
+from collections.abc import Sequence
 
 import torch
 
@@ -52,8 +54,9 @@ def _version(*names: str) -> str:
     return "is not installed"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; 0 where all is well, else 1."""
+    argparse.ArgumentParser(prog="hipie doctor", description=report.__doc__).parse_args(arguments)
     lines, well = report()
     print("\n".join(lines))
     return 0 if well else 1

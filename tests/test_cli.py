@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
 
+from hipie import cli, doctor
 from hipie.cli import main, parse_names, parse_parts
 
 
@@ -43,8 +46,32 @@ def test_bad_input_ends_with_one_line(arguments: list[str]) -> None:
     assert len(stop.value.code.splitlines()) == 1
 
 
+def test_the_doctor_is_a_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(doctor, "report", lambda: (["all is well"], True))
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == "all is well\n"
+
+
+def test_every_command_that_is_listed_is_there() -> None:
+    for module in cli._MODULES.values():
+        command = importlib.import_module(module).main
+        assert len(inspect.signature(command).parameters) == 1, module
+
+
+def test_ctrl_c_is_quiet(monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_segmenter", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", "page.png", "--things", "dog"])
+    assert stop.value.code == 130
+
+
 def test_the_module_runs_and_lists_its_commands() -> None:
     command = [sys.executable, "-m", "hipie.cli", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in ("segment", "refer", "group", "doctor", "checkpoint"):
+    for name in ("segment", "refer", "group", "doctor", "checkpoint", "data"):
         assert name in shown
