@@ -24,6 +24,9 @@ WEIGHT_KEYS = ("model", "state_dict", "model_state")
 
 ZIP_START, PICKLE_START = b"P", b"\x80"
 
+# Who offers files of weights that configurations name: how they begin, whose they are, where.
+_OFFERED = (("sam_vit_", "SAM's authors", "https://dl.fbaipublicfiles.com/segment_anything/"),)
+
 # What torch's weights-only reader may build besides tensors: arrays and numbers of NumPy.
 _STAND_INS = [(stand_in, name) for name, stand_in in STAND_INS.items()]
 _REFUSED = "refused, and nothing of it was run"
@@ -52,12 +55,22 @@ def local_file(path: str | Path) -> Path:
     try:
         found = Path(PathManager.get_local_path(str(path)))
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: it could not be fetched ({first_line(error)})") from error
+        why = f"it could not be fetched ({first_line(error)}){_origin(path)}"
+        raise CheckpointError(f"{path}: {why}") from error
     if found.is_dir():
         raise CheckpointError(f"{path}: this is a folder; name the file of weights in it")
     if not found.is_file():
-        raise CheckpointError(f"{path}: there is no such file of weights")
+        raise CheckpointError(f"{path}: there is no such file of weights{_origin(path)}")
     return found
+
+
+def _origin(path: str | Path) -> str:
+    """Where a file that is not here can be had, as the end of a sentence."""
+    name = Path(str(path)).name
+    for beginning, whose, folder in _OFFERED:
+        if name.startswith(beginning):
+            return f"; {whose} offer it at {folder}{name}: download it, and name your copy"
+    return ""
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

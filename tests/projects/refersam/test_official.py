@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -50,6 +52,30 @@ def test_published_sizes(sam, millions):
     pooler = 768 * 768 + 768
     found = sum(p.numel() for p in without_memory(sam).parameters()) + pooler
     assert found / 1e6 == pytest.approx(millions, abs=1e-6 if sam == "vit_b" else 0.06)
+
+
+def large_shapes() -> dict[str, tuple[int, ...]]:
+    """The authors' names for ViT-L, from those for ViT-H: 8 blocks fewer, heads of 64, not 80."""
+    narrower = {1280: 1024, 3840: 3072, 5120: 4096, 2560: 2048, 640: 512, 80: 64}
+    return {
+        name: tuple(narrower.get(side, side) for side in shape)
+        for name, shape in official_shapes("vit_h").items()
+        if not re.search(r"\.blocks\.(2[4-9]|3\d)\.", name)
+    }
+
+
+def test_every_tensor_of_the_large_variant_has_a_place():
+    """Which blocks see the whole picture shows in the lengths of their tables."""
+    state = {key: torch.empty(shape, device="meta") for key, shape in large_shapes().items()}
+    found = to_ours(state).state
+    own = without_memory("vit_l").state_dict()
+    assert set(found) == set(own)
+    other = {key for key in own if own[key].shape != found[key].shape}
+    moved = {
+        f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (5, 7, 11, 15, 17) for axis in "hw"
+    }
+    assert other == moved
+    assert all(len(own[key]) == 127 for key in moved if key.split(".")[2] in ("5", "11", "17"))
 
 
 def test_tensors_go_where_they_are_meant(make_model):
