@@ -72,6 +72,7 @@ def _settings(keys: CfgNode) -> GroupSettings:
         triplet_weight=keys.LOSS.TRIPLET_WEIGHT,
         triplet_margin=keys.LOSS.TRIPLET_MARGIN,
         mirror_weight=keys.LOSS.MIRROR_WEIGHT,
+        heatmap_weight=keys.LOSS.HEATMAP_WEIGHT,
         decide=keys.TEST.DECIDE,
         margin=keys.TEST.MARGIN,
         soft=keys.TEST.SOFT,

@@ -48,6 +48,9 @@ def add_grser_config(cfg: CN) -> None:
     node.LOSS.TRIPLET_MARGIN = 1.0
     # Weight of the pass in which the anti-sentence means the background; 0 leaves it out.
     node.LOSS.MIRROR_WEIGHT = 1.0
+    # With mirror training: weight of the loss that the language heatmaps of sentence and
+    # anti-sentence have of their own. 0: none.
+    node.LOSS.HEATMAP_WEIGHT = 0.0
 
     node.TRAIN = CN()
     # Pictures of a training group, and how many of them show what the sentence says.

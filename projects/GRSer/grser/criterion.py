@@ -13,6 +13,8 @@ from hipie.training.dice import dice
 
 CROSS_ENTROPY, DICE = "ce", "bce_dice"
 MASK_LOSSES = (CROSS_ENTROPY, DICE)
+# Heatmaps lie in -1..1; times this, their difference is as sure as a logit can be.
+SHARPNESS = 10.0
 
 
 def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, float]) -> Tensor:
@@ -21,7 +23,8 @@ def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, f
     Args:
         logits: [N, 2, H, W] of background and target.
         target: [N, H, W] of 0 and 1.
-        kind: "ce", cross entropy whose classes weigh `weights` (LAVT's), or "bce_dice".
+        kind: "ce", cross entropy whose classes weigh `weights` (LAVT's), or "bce_dice", whose dice
+            is of pictures that show the target (with nothing to overlap it says nothing).
         weights: of background and target.
     """
     logits = logits.float()
@@ -29,7 +32,9 @@ def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, f
         return F.cross_entropy(logits, target.long(), logits.new_tensor(weights))
     margin, target = logits[:, 1] - logits[:, 0], target.float()
     entropy = F.binary_cross_entropy_with_logits(margin, target)
-    return entropy + dice(margin.flatten(1), target.flatten(1)).mean()
+    shown = target.flatten(1).any(1)
+    overlap = dice(margin[shown].flatten(1), target[shown].flatten(1))
+    return entropy + overlap.sum() / max(len(overlap), 1)
 
 
 def triplet_loss(to_sentence: Tensor, to_anti: Tensor, positive: Tensor, margin: float) -> Tensor:
@@ -42,3 +47,17 @@ def triplet_loss(to_sentence: Tensor, to_anti: Tensor, positive: Tensor, margin:
     """
     gap = (to_sentence - to_anti) * (positive.to(to_sentence.dtype) * 2 - 1)
     return (gap + margin).clamp_min(0).sum() / max(len(gap), 1)
+
+
+def heatmap_loss(heat: Tensor, anti_heat: Tensor, target: Tensor) -> Tensor:
+    """Places that show the target are more like the sentence, all others like the anti-sentence.
+
+    Ours: a network whose sentence and anti-sentence start out alike cannot tell the two passes of
+    mirror training apart, and answers "perhaps" everywhere; this pulls them to either side.
+
+    Args:
+        heat, anti_heat: [N, h, w] language heatmaps of the sentence and the anti-sentence.
+        target: [N, H, W] of 0 and 1; a place of a heatmap takes the mean of its pixels.
+    """
+    wanted = F.adaptive_avg_pool2d(target.float()[:, None], tuple(heat.shape[-2:]))[:, 0]
+    return F.binary_cross_entropy_with_logits(SHARPNESS * (heat - anti_heat), wanted)

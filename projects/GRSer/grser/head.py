@@ -47,8 +47,16 @@ class TriphasicHead(nn.Module):
         self.words = nn.Linear(word_width, width)
         self.narrow = nn.Conv2d(self.channels, width, 1)
 
-    def forward(self, maps: Tensor, sentence: Tensor, anti: Tensor) -> Tensor:
-        """Maps [N, C, H, W] of a group, two vectors [W] -> z [N, size (+ 1) + C, H, W]."""
+    def forward(self, maps: Tensor, sentence: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
+        """Ask a group.
+
+        Args:
+            maps: [N, C, H, W] of its pictures.
+            sentence, anti: [W].
+
+        Returns:
+            z [N, size (+ 1) + C, H, W], and the language heatmaps [N, H, W].
+        """
         with torch.autocast(maps.device.type, enabled=False):
             maps, said, denied = (
                 maps.float(), self.words(sentence.float()), self.words(anti.float())
@@ -62,7 +70,7 @@ class TriphasicHead(nn.Module):
                 self._heatmaps(maps[own], found[members], said, denied) for own, members in parts
             ]
             extra = [language[:, None]] if self.language_channel else []
-            return torch.cat([torch.cat(heat), *extra, maps], 1)
+            return torch.cat([torch.cat(heat), *extra, maps], 1), language
 
     def _heatmaps(self, maps: Tensor, found: Tensor, said: Tensor, denied: Tensor) -> Tensor:
         """Maps [n, C, H, W] against prototypes [K, C] -> [n, size, H, W], most trusted first."""

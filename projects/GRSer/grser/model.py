@@ -14,7 +14,7 @@ import grser.official  # noqa: F401  the layouts of published weights
 from grser.answers import as_instances, picture_answer
 from grser.assembly import assemble
 from grser.batch import Group, groups_of
-from grser.criterion import mask_loss, triplet_loss
+from grser.criterion import heatmap_loss, mask_loss, triplet_loss
 from grser.decay import names_without_decay
 from grser.decision import Comparison, confidence, is_positive
 from grser.group_data import data_of
@@ -128,11 +128,11 @@ class GRSer(nn.Module):
         if self.head is None:
             logits = enlarged(self.lavt.decoder(maps), size)
             return {"loss_mask": mask_loss(logits, targets, *loss)}
-        seen = self._triphasic(maps, counts, text.sentence, text.anti)
-        passes, wanted = [seen], [targets]
+        seen, heat = self._triphasic(maps, counts, text.sentence, text.anti)
+        passes = [seen]
         if given.mirror_weight:
-            passes.append(self._triphasic(maps, counts, text.anti, text.sentence))
-            wanted.append(1 - targets)
+            mirrored, anti_heat = self._triphasic(maps, counts, text.anti, text.sentence)
+            passes.append(mirrored)
         logits = self._decode([torch.cat([one] * len(passes)) for one in maps], torch.cat(passes))
         parts = enlarged(logits, size).split(len(targets))
         losses = {"loss_mask": mask_loss(parts[0], targets, *loss)}
@@ -143,7 +143,11 @@ class GRSer(nn.Module):
         triplet = triplet_loss(near, far, shown[ruled], given.triplet_margin)
         losses["loss_triplet"] = given.triplet_weight * triplet
         if given.mirror_weight:
-            losses["loss_mirror"] = given.mirror_weight * mask_loss(parts[1], wanted[1], *loss)
+            background = parts[1].flip(1)  # what it takes for the target is all the rest
+            losses["loss_mirror"] = given.mirror_weight * mask_loss(background, targets, *loss)
+            if given.heatmap_weight:
+                sided = heatmap_loss(heat, anti_heat, targets)
+                losses["loss_heatmap"] = given.heatmap_weight * sided
         return losses
 
     # Inference ------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ class GRSer(nn.Module):
         if self.head is None:
             logits, decided = self.lavt.decoder(maps), [(None, None)] * len(pixels)
         else:
-            seen = self._triphasic(maps, [len(pixels)], text.sentence, text.anti)
+            seen, _ = self._triphasic(maps, [len(pixels)], text.sentence, text.anti)
             logits = self._decode_some(maps, seen)
             decided = self._decide(seen, text) if group.ruled and given.decide else None
             decided = decided or [(None, None)] * len(pixels)
@@ -206,11 +210,12 @@ class GRSer(nn.Module):
 
     def _triphasic(
         self, maps: list[Tensor], counts: list[int], sentence: Tensor, anti: Tensor
-    ) -> Tensor:
-        """z of all pictures, group by group."""
+    ) -> tuple[Tensor, Tensor]:
+        """z and language heatmaps of all pictures, group by group."""
         asked = maps[self.settings.feature_level].split(counts)
         found = [self.head(one, sentence[number], anti[number]) for number, one in enumerate(asked)]
-        return torch.cat(found)
+        features, heat = zip(*found, strict=True)
+        return torch.cat(features), torch.cat(heat)
 
     def _decode(self, maps: list[Tensor], seen: Tensor) -> Tensor:
         """LAVT's decoder with z, narrowed, in the place of the map it was made of."""

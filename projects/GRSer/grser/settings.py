@@ -19,6 +19,7 @@ class GroupSettings:
     triplet_weight: float = 1.0
     triplet_margin: float = 1.0
     mirror_weight: float = 1.0
+    heatmap_weight: float = 0.0
     decide: bool = True
     margin: float = 0.0
     soft: bool = False
