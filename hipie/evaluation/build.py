@@ -13,6 +13,7 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     SemSegEvaluator,
 )
+from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
 from hipie.evaluation.coco import CheckedCOCOEvaluator, PanopticInstancesEvaluator
@@ -43,6 +44,9 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """The evaluator for a registered data set, by its metadata's `evaluator_type`.
 
+    An architecture that answers in a form of its own has `evaluator_of(cfg, name)`, which comes
+    first, and may return None for data sets that it leaves to the others.
+
     "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. The others are
     evaluators of this package (`OWN`); the metadata's `result_name` renames their results, and
@@ -56,6 +60,9 @@ def build_evaluator(
     Raises:
         ValueError: if the data set has no type, or one that is not known.
     """
+    own = _architectures_own(cfg, dataset_name)
+    if own is not None:
+        return own
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if output_folder is not None:
@@ -82,6 +89,13 @@ def build_evaluator(
     if asked.PANOPTIC_ON:
         parts.append(COCOPanopticEvaluator(dataset_name, output_folder))
     return DatasetEvaluators(parts)
+
+
+def _architectures_own(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator | None:
+    known = cfg.MODEL.META_ARCHITECTURE
+    architecture = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
+    own = getattr(architecture, "evaluator_of", None)
+    return own(cfg, dataset_name) if own else None
 
 
 def _semantic(dataset_name: str, output_folder: str | None) -> SemSegEvaluator:

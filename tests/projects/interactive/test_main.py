@@ -1,0 +1,45 @@
+"""One picture on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hipie_interactive.__main__ import main
+from PIL import Image
+
+BAD = {
+    "no click": ([], "a prompt needs a click, a box, a scribble or a polygon"),
+    "far": (["--click", "500,5"], r"the click at \(500, 5\) is outside the picture"),
+    "text": (["--click", "five"], '"five" is not 2 numbers with commas between them'),
+    "both": (["--click", "5,5", "--outside", "5,5"], "both inside and outside"),
+    "type": (["--click", "5,5", "--sam", "vit_q"], 'no SAM model "vit_q"'),
+    "weights": (["--click", "5,5", "--sam", "vit_b", "--weights", "none.pth"], "none.pth"),
+    "picture": (["--click", "5,5", "--image", "none.png"], "none.png: there is no such picture"),
+}
+
+
+@pytest.fixture
+def arguments(pixels, in_tmp):
+    Image.fromarray(pixels).save("a.png")
+    return ["--image", "a.png", "--sam", "random:tiny"]
+
+
+def test_a_mask_is_written(arguments, capsys):
+    asked = ["--click", "40,30", "--outside", "2,2", "--scribble", "20,20;60,20"]
+    asked += ["--scribble-outside", "1,50;9,50", "--box", "5,5,80,45", "--label", "cup"]
+    main([*arguments, *asked, "--output", "out/mask.json"])
+    assert "out/mask.json:" in capsys.readouterr().out
+    with open("out/mask.json") as file:
+        assert json.load(file)[0]["label"] == "cup"
+    main([*arguments, "--polygon", "5,5;60,5;60,50", "--output", "mask.png"])
+    with Image.open("mask.png") as drawn:
+        assert drawn.width >= 90
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_input_ends_with_one_sentence(arguments, case):
+    asked, sentence = BAD[case]
+    with pytest.raises(SystemExit, match=sentence) as caught:
+        main([*arguments, *asked])
+    assert "\n" not in str(caught.value)
