@@ -22,7 +22,7 @@ from hipie.data.datasets.delivery import Source
 from hipie.data.datasets.in_place import check_label_maps, run_in_place
 from hipie.data.datasets.json_file import DatasetError, read_json
 from hipie.data.datasets.label_conversion import Job, convert_all, place_picture, relabel_panoptic
-from hipie.data.datasets.preparation import Check
+from hipie.data.datasets.preparation import Check, objects_counted
 from hipie.data.vocabularies import load_classes
 
 ADDRESS = "http://images.cocodataset.org"
@@ -117,8 +117,7 @@ def _records(place: Path, split: str, pictures: Path, semantic: Path) -> list[di
 
 def _count_objects(file: Path, pictures: Path) -> str:
     ids = {c["id"]: i for i, c in enumerate(read_json(file, ("categories",))["categories"])}
-    records = load_coco_instances(file, pictures, ids)
-    return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} pictures"
+    return objects_counted(load_coco_instances(file, pictures, ids))
 
 
 def main(words: Sequence[str] | None = None) -> int:

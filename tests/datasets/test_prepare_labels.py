@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from hipie.data.datasets import register_benchmarks
 from hipie.data.mappers.objects import decode_mask, read_labels
 from tests import benchmark_trees as trees
+from tests import programs
 from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map, picture
 
 HALF = WIDTH // 2
@@ -32,10 +32,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def program(name: str) -> ModuleType:
     """A program of `datasets/`, which expects any number of pictures."""
-    path = Path(__file__).parents[2] / "datasets" / f"prepare_{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = programs.program(name)
     module.PUBLISHED = {}
     return module
 

@@ -3,7 +3,6 @@ registered data sets, with numbers that were counted by hand."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import zipfile
@@ -21,14 +20,7 @@ from hipie.data.datasets.place import datasets_root
 from hipie.data.datasets.referring_sets import register_referring_sets
 from hipie.evaluation.answers import target_runs
 from tests import sentence_trees as trees
-
-
-def program(name: str) -> ModuleType:
-    path = Path(__file__).parents[2] / "datasets" / f"prepare_{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.programs import program, tree_of
 
 
 @pytest.fixture
@@ -45,11 +37,6 @@ def run(module: ModuleType, root: Path, *words: str) -> int:
 
 def masks(record: dict) -> list[np.ndarray]:
     return [mask_util.decode(runs).astype(bool) for runs in target_runs(record)]
-
-
-def tree_of(root: Path) -> dict[str, bytes]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def small_counts(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from hipie.data.datasets.entries import (
     check_entry,
     check_optional,
 )
+from hipie.data.datasets.federated import federated_lists
 from hipie.data.datasets.json_file import (
     DatasetError,
     images_by_id,
@@ -61,7 +62,8 @@ def load_coco_instances(
 
     Returns:
         records with `file_name`, `height`, `width`, `image_id` and `annotations` (`id`, `bbox`
-        xywh, `bbox_mode`, `category_id` contiguous, `iscrowd`, `segmentation`), by image id.
+        xywh, `bbox_mode`, `category_id` contiguous, `iscrowd`, `segmentation`), by image id; and
+        what `federated_lists` finds.
 
     Raises:
         FileNotFoundError, DatasetError: naming the file and the entry, if the JSON cannot be
@@ -105,6 +107,7 @@ def load_coco_instances(
             "width": image["width"],
             "image_id": number,
             "annotations": objects[number],
+            **federated_lists(f"{json_file}: image {number}", image, contiguous),
         }
         for number, image in images.items()
     ]

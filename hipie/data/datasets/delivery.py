@@ -6,18 +6,31 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from tqdm import tqdm
 
+THREADS, AT_ONCE = 8, 64
+
 
 class DeliveryError(ValueError):
     """What was delivered cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a file is: a path, or a path inside an archive; and its bytes."""
+
+    path: Path
+    inside: str | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -56,13 +69,14 @@ class Delivery:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DeliveryError(f"{self.folder}: there is no such folder")
-        self._places: dict[str, tuple[Path, str | None]] = {}
+        self._places: dict[str, _Place] = {}
         for archive in sorted(self.folder.glob("*.zip")):
-            for name in _names_in(archive):
-                self._places[f"{archive.stem}/{name}"] = (archive, name)
+            for name, size in _sizes_in(archive).items():
+                self._places[f"{archive.stem}/{name}"] = _Place(archive, name, size)
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and path.suffix != ".zip":
-                self._places[path.relative_to(self.folder).as_posix()] = (path, None)
+                name = path.relative_to(self.folder).as_posix()
+                self._places[name] = _Place(path, None, path.stat().st_size)
         self._by_end: dict[str, list[str]] = defaultdict(list)
         for name in self._places:
             parts = name.split("/")
@@ -77,7 +91,7 @@ class Delivery:
         """
         for end in ends:
             found = self.ending_with(end)
-            unpacked = [name for name in found if self._places[name][1] is None]
+            unpacked = [name for name in found if self._places[name].inside is None]
             found = unpacked or found
             if len(found) > 1:
                 raise DeliveryError(
@@ -97,15 +111,12 @@ class Delivery:
         Folders are found wherever they are in the tree; upper and lower case are the same.
         """
         for folder in folders:
-            wanted = tuple(part.lower() for part in PurePosixPath(folder).parts)
+            wanted = f"/{folder.lower()}/"
             found = {}
             for name in self._places:
-                parts = PurePosixPath(name).parts
-                lower = tuple(part.lower() for part in parts)
-                for start in range(len(parts) - len(wanted)):
-                    if lower[start : start + len(wanted)] == wanted:
-                        found["/".join(parts[start + len(wanted) :])] = name
-                        break
+                start = f"/{name.lower()}".find(wanted)
+                if start >= 0:
+                    found[name[start + len(wanted) - 1 :]] = name
             if found:
                 return found
         return {}
@@ -113,21 +124,13 @@ class Delivery:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """A file for reading, from the folder or from its archive."""
-        path, inside = self._places[name]
-        if inside is None:
-            with path.open("rb") as stream:
-                yield stream
-            return
-        with zipfile.ZipFile(path) as archive, archive.open(inside) as stream:
-            yield stream
-
-    def size(self, name: str) -> int:
-        """Bytes of a file."""
-        path, inside = self._places[name]
-        if inside is None:
-            return path.stat().st_size
-        with zipfile.ZipFile(path) as archive:
-            return archive.getinfo(inside).file_size
+        place = self._places[name]
+        with ExitStack() as stack:
+            if place.inside is None:
+                yield stack.enter_context(place.path.open("rb"))
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(place.path))
+                yield stack.enter_context(archive.open(place.inside))
 
     def copy(self, name: str, target: Path) -> bool:
         """Copy a file to the tree, whole or not at all; what is there in its size is kept.
@@ -138,19 +141,56 @@ class Delivery:
         Raises:
             DeliveryError: if the archive is damaged.
         """
-        if target.is_file() and target.stat().st_size == self.size(name):
+        if self._is_there(name, target):
             return False
-        try:
-            with self.open(name) as source, whole_file(target) as stream:
-                shutil.copyfileobj(source, stream, 1 << 20)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise DeliveryError(f"{self._places[name][0]}: {name} is damaged ({error})") from error
+        self._copy_some([(name, target)])
         return True
 
     def copy_all(self, names: Iterable[tuple[str, Path]], title: str) -> int:
-        """Copy many files with a progress bar; returns how many were not there yet."""
-        pairs = list(names)
-        return sum(self.copy(*pair) for pair in tqdm(pairs, desc=title, unit="file", leave=False))
+        """Copy many files in several threads, with a progress bar.
+
+        Returns:
+            how many were not there yet.
+
+        Raises:
+            DeliveryError: if an archive is damaged.
+        """
+        pairs = [pair for pair in names if not self._is_there(*pair)]
+        pieces = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
+        with (
+            tqdm(total=len(pairs), desc=title, unit="file", leave=False) as bar,
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            try:
+                for done in as_completed([pool.submit(self._copy_some, one) for one in pieces]):
+                    bar.update(done.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return len(pairs)
+
+    def _is_there(self, name: str, target: Path) -> bool:
+        return target.is_file() and target.stat().st_size == self._places[name].size
+
+    def _copy_some(self, pairs: Sequence[tuple[str, Path]]) -> int:
+        """Copy files, each archive opened once; returns how many."""
+        archives: dict[Path, zipfile.ZipFile] = {}
+        with ExitStack() as stack:
+            for name, target in pairs:
+                place = self._places[name]
+                try:
+                    if place.inside is None:
+                        source = place.path.open("rb")
+                    else:
+                        if place.path not in archives:
+                            opened = zipfile.ZipFile(place.path)
+                            archives[place.path] = stack.enter_context(opened)
+                        source = archives[place.path].open(place.inside)
+                    with source, whole_file(target) as stream:
+                        shutil.copyfileobj(source, stream, 1 << 20)
+                except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+                    raise DeliveryError(f"{place.path}: {name} is damaged ({error})") from error
+        return len(pairs)
 
 
 @contextmanager
@@ -168,14 +208,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _names_in(archive: Path) -> list[str]:
+def _sizes_in(archive: Path) -> dict[str, int]:
+    """Names of the files in an archive, with their bytes."""
     try:
         with zipfile.ZipFile(archive) as content:
-            return [
-                entry.filename
+            return {
+                entry.filename: entry.file_size
                 for entry in content.infolist()
                 if not entry.is_dir() and _is_inside(entry.filename)
-            ]
+            }
     except (zipfile.BadZipFile, OSError) as error:
         raise DeliveryError(f"{archive}: this zip archive is damaged ({error})") from error
 

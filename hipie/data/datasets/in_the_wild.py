@@ -46,23 +46,27 @@ def register_in_the_wild(root: Path) -> None:
     Args:
         root: the folder of all data sets.
     """
-    for name in collection("odinw"):
-        classes = load_classes(f"odinw_{name}")
-        for split, images, file in odinw_splits(name):
-            register_instances(
-                f"odinw_{name}_{split}", root / images, root / file, classes, collection="odinw"
-            )
-    for name in collection("seginw"):
-        classes = load_classes(f"seginw_{name}")
-        for split in ("train", "val"):
-            folder = root / "seginw" / name / SPLIT_FOLDERS[split]
-            register_instances(
-                f"seginw_{name}_{split}",
-                folder,
-                folder / SEGINW_FILE,
-                classes,
-                collection="seginw",
-            )
+    for family in ("odinw", "seginw"):
+        for name in collection(family):
+            classes = load_classes(f"{family}_{name}")
+            for split, images, file in in_the_wild_splits(family, name):
+                register_instances(
+                    f"{family}_{name}_{split}",
+                    root / images,
+                    root / file,
+                    classes,
+                    collection=family,
+                )
+
+
+def in_the_wild_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """The splits of a data set of "odinw" or "seginw": name, folder of the pictures, file."""
+    if family == "odinw":
+        yield from odinw_splits(name)
+        return
+    for split in ("train", "val"):
+        folder = f"seginw/{name}/{SPLIT_FOLDERS[split]}"
+        yield split, folder, f"{folder}/{SEGINW_FILE}"
 
 
 def odinw_splits(name: str) -> Iterator[tuple[str, str, str]]:

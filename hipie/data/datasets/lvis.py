@@ -12,12 +12,12 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from hipie.data.datasets.entries import BOX, TEXT, WHOLE, WHOLES, check_entry, check_optional
+from hipie.data.datasets.entries import BOX, TEXT, WHOLE, check_entry
+from hipie.data.datasets.federated import federated_lists
 from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
 from hipie.data.datasets.run_lengths import check_segmentation
 
 ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX}
-LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def load_lvis(
@@ -76,11 +76,7 @@ def load_lvis(
             "width": image["width"],
             "image_id": number,
             "annotations": objects[number],
-            **{
-                key: [_class(contiguous, c, f"{json_file}: image {number}") for c in image[key]]
-                for key in LISTS
-                if key in image
-            },
+            **federated_lists(f"{json_file}: image {number}", image, contiguous),
         }
         for number, image in images.items()
     ]
@@ -88,7 +84,6 @@ def load_lvis(
 
 def _with_file_name(where: str, image: Any) -> dict[str, Any]:
     check_entry(where, image, {"id": WHOLE})
-    check_optional(where, image, dict.fromkeys(LISTS, WHOLES))
     if "file_name" in image:
         return image
     check_entry(where, image, {"coco_url": TEXT})

@@ -6,8 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hipie.data.datasets.delivery import Delivery, Source
+from hipie.data.datasets.json_file import DatasetError
 from hipie.data.datasets.place import datasets_root
 
 Check = tuple[str, Callable[[], str]]
@@ -79,3 +81,18 @@ def is_newer(target: Path, sources: Iterable[Path]) -> bool:
         return False
     written = target.stat().st_mtime_ns
     return all(source.stat().st_mtime_ns <= written for source in sources)
+
+
+def objects_counted(records: list[dict[str, Any]], published: int | None = None) -> str:
+    """How many objects are in how many pictures, in words.
+
+    Args:
+        records: with `annotations`.
+        published: how many pictures there should be; None = any number.
+
+    Raises:
+        DatasetError: if there are others.
+    """
+    if published is not None and len(records) != published:
+        raise DatasetError(f"there are {len(records)} pictures, and there should be {published}")
+    return f"{sum(len(one['annotations']) for one in records)} objects in {len(records)} pictures"

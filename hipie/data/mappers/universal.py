@@ -29,7 +29,9 @@ class UniversalMapper:
     A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and one of:
     `part_seg_file_name`; `pan_seg_file_name` and `segments_info`; `annotations` (COCO);
     `sem_seg_file_name`, where every class is one object. Which one it has, in this order, decides
-    `task`: "parts" for the first, otherwise "detection".
+    `task`: "parts" for the first, otherwise "detection". Where it has `neg_category_ids` (classes
+    that are certainly absent, see `hipie.data.datasets.federated`), a training caption names only
+    those beside what is there.
 
     Args:
         vocabulary: all classes, in the order of the record's contiguous class indices.
@@ -100,7 +102,11 @@ class UniversalMapper:
         rng = np.random.default_rng(list(seed))
         change, instances = self._draw_view(rng, record, height, width)
         item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
-        item["vocabulary"], item["instances"] = self._name(rng, instances, change.mirrored)
+        candidates = self._candidates(record, instances)
+        instances = self._draw_objects(rng, instances)
+        item["vocabulary"], item["instances"] = self._name(
+            rng, instances, candidates, change.mirrored
+        )
         return item
 
     def _draw_view(
@@ -113,10 +119,23 @@ class UniversalMapper:
         if change.cropped and len(instances) == 0:
             change = draw_change(rng, height, width, jitter=None, **settings)
             instances = self._objects(record, change.transform)
-        if 0 < self.max_objects < len(instances):
-            kept = rng.choice(len(instances), size=self.max_objects, replace=False)
-            instances = instances[np.sort(kept)]
         return change, instances
+
+    def _draw_objects(self, rng: np.random.Generator, instances: Instances) -> Instances:
+        if not 0 < self.max_objects < len(instances):
+            return instances
+        kept = rng.choice(len(instances), size=self.max_objects, replace=False)
+        return instances[np.sort(kept)]
+
+    def _candidates(self, record: dict[str, Any], instances: Instances) -> list[int]:
+        """Classes that the caption may name though no object that is drawn is of them."""
+        absent = record.get("neg_category_ids")
+        if absent is not None:
+            return sorted(set(absent).intersection(self.candidates))
+        if 0 < self.max_objects < len(instances):
+            shown = set(instances.gt_classes.tolist())
+            return [one for one in self.candidates if one not in shown]
+        return list(self.candidates)
 
     def _objects(self, record: dict[str, Any], transform: T.Transform) -> Instances:
         if "part_seg_file_name" in record:
@@ -135,11 +154,15 @@ class UniversalMapper:
         return as_instances(masks, classes)
 
     def _name(
-        self, rng: np.random.Generator, instances: Instances, mirrored: bool
+        self,
+        rng: np.random.Generator,
+        instances: Instances,
+        candidates: Sequence[int],
+        mirrored: bool,
     ) -> tuple[Vocabulary, Instances]:
         """Draw the caption, and number the objects by it."""
         present = set(instances.gt_classes.tolist())
-        named = draw_vocabulary(rng, present, self.candidates, self.pieces, self.max_pieces)
+        named = draw_vocabulary(rng, present, candidates, self.pieces, self.max_pieces)
         place = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
         place[named] = np.arange(len(named))
         classes = place[instances.gt_classes.numpy()]

@@ -105,6 +105,30 @@ def test_unseen_names_are_never_negatives(panoptic: dict) -> None:
         assert names <= {"thing 0", "thing 1", "thing 2", "sky"}
 
 
+def test_where_not_all_was_looked_for_only_what_is_certainly_absent_is_named(panoptic) -> None:
+    panoptic["neg_category_ids"] = [4, 0, 1]
+    mapper, named = make(candidates=[0, 1, 2, 3]), set()
+    for seed in range(30):
+        item = mapper(panoptic, (seed,))
+        names = set(item["vocabulary"].names)
+        assert {"thing 2", "sky"} <= names <= {"thing 2", "sky", "thing 0", "thing 1"}
+        named |= names
+    assert len(named) == 4
+    panoptic["neg_category_ids"] = []
+    assert set(mapper(panoptic, (0,))["vocabulary"].names) == {"thing 2", "sky"}
+
+
+def test_what_is_there_but_not_drawn_is_no_negative(panoptic: dict) -> None:
+    drawn = set()
+    for seed in range(20):
+        item = make(max_objects=1)(panoptic, (seed,))
+        (label,) = item["instances"].gt_classes.tolist()
+        drawn.add(item["vocabulary"].names[label])
+        other = {"thing 2": "sky", "sky": "thing 2"}[item["vocabulary"].names[label]]
+        assert other not in item["vocabulary"].names
+    assert drawn == {"thing 2", "sky"}
+
+
 def test_a_crop_never_loses_everything(panoptic: dict) -> None:
     panoptic["segments_info"] = panoptic["segments_info"][:1]
     mapper = make(jitter=Jitter(1.0, 8.0, 9.0, 64))

@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""LVIS v1 and PACO, which is made in its format: `lvis/` and `paco/`.
+
+    python datasets/prepare_lvis.py --source DOWNLOADS [--root datasets]
+    python datasets/prepare_lvis.py --check [--root datasets]
+
+DOWNLOADS holds the archives, or the JSON files in them; those that are there are copied. The
+pictures are COCO's `coco/train2017` and `coco/val2017`; those of PACO-Ego4D, which Ego4D gives
+after registration, lie in `ego4d/v1/paco_frames`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.delivery import Delivery, DeliveryError, Source
+from hipie.data.datasets.lvis import load_lvis
+from hipie.data.datasets.preparation import Check, objects_counted, run
+from hipie.data.vocabularies import load_classes
+
+LVIS, PACO = (
+    "https://dl.fbaipublicfiles.com/LVIS",
+    "https://dl.fbaipublicfiles.com/paco/annotations",
+)
+SOURCES = [
+    Source("LVIS train", f"{LVIS}/lvis_v1_train.json.zip", "350 MB", "CC BY 4.0"),
+    Source("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
+    Source("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
+    Source("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; pictures Ego4D's own"),
+    Source("their pictures", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
+]
+# File -> pictures, as published.
+PUBLISHED = {
+    "lvis/lvis_v1_train.json": 100_170,
+    "lvis/lvis_v1_val.json": 19_809,
+    "paco/paco_lvis_v1_train.json": 45_790,
+    "paco/paco_lvis_v1_val.json": 2_410,
+    "paco/paco_lvis_v1_test.json": 9_443,
+    "paco/paco_ego4d_v1_train.json": 15_667,
+    "paco/paco_ego4d_v1_val.json": 825,
+    "paco/paco_ego4d_v1_test_dev.json": 9_892,
+}
+
+
+def prepare(delivery: Delivery, root: Path) -> None:
+    """Copy the annotation files that are there."""
+    pairs = [
+        (delivery.find(Path(file).name), root / file)
+        for file in PUBLISHED
+        if delivery.ending_with(Path(file).name)
+    ]
+    if not pairs:
+        raise DeliveryError(f"{delivery.folder}: there is no lvis_v1_*.json, nor paco_*.json here")
+    delivery.copy_all(pairs, "annotations")
+
+
+def checks(root: Path) -> Iterator[Check]:
+    """The files that are there; LVIS, if none is."""
+    for file in [one for one in PUBLISHED if (root / one).is_file()] or list(PUBLISHED)[:2]:
+        yield Path(file).stem, partial(_count, root, file)
+
+
+def _count(root: Path, file: str) -> str:
+    pictures = root / ("ego4d/v1/paco_frames" if "ego4d" in file else "coco")
+    if file.startswith("lvis"):
+        records = load_lvis(root / file, pictures, dict(load_classes("lvis_1203").contiguous))
+    else:
+        classes = load_classes("paco")
+        records = load_coco_instances(root / file, pictures, dict(classes.contiguous))
+    return objects_counted(records, PUBLISHED[file])
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Objects365, versions 1 and 2: annotations that name pictures as they lie on disk.
+
+    python datasets/prepare_objects365.py [--root datasets]
+    python datasets/prepare_objects365.py --check [--root datasets]
+
+Version 2: unpack the pictures as `Objects365/images/{train,val}/patch*/*.jpg` (or without the
+folders of patches), and put `zhiyuan_objv2_{train,val}.json` into `instance365/`. Written beside
+them: `zhiyuan_objv2_{train,val}_new.json`, without the pictures that cannot be downloaded. HIPIE's
+`instance_365_{train,val}.json`, which have masks, are used as they are.
+Version 1: `objects365/{train,val}/` and `objects365/annotations/objects365_{train,val}.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
+
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.delivery import Source, whole_file
+from hipie.data.datasets.in_place import run_in_place
+from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
+from hipie.data.datasets.preparation import Check, is_newer, objects_counted
+from hipie.data.vocabularies import load_classes
+
+SOURCES = [
+    Source(
+        "Objects365",
+        "https://www.objects365.org/download.html",
+        "version 1 about 90 GB, version 2 about 700 GB",
+        "annotations CC BY 4.0, pictures under Flickr's terms",
+    ),
+    Source(
+        "HIPIE's masks of version 2",
+        "https://github.com/berkeley-hipie/HIPIE",
+        "optional",
+        "MIT",
+    ),
+]
+SPLITS = ("train", "val")
+MOST_MISSING = 0.01
+# Annotations -> pictures, vocabulary, how many pictures were published (None = any number).
+FILES = {
+    "instance365/zhiyuan_objv2_train_new.json": ("Objects365/images/train", "obj365v2", None),
+    "instance365/zhiyuan_objv2_val_new.json": ("Objects365/images/val", "obj365v2", None),
+    "instance365/instance_365_train.json": ("Objects365/images/train", "obj365v2", None),
+    "instance365/instance_365_val.json": ("Objects365/images/val", "obj365v2", None),
+    "objects365/annotations/objects365_train.json": ("objects365/train", "obj365v1", 608_606),
+    "objects365/annotations/objects365_val.json": ("objects365/val", "obj365v1", 30_000),
+}
+
+
+def prepare(root: Path, _workers: int) -> None:
+    """Write version 2's annotations of the splits that are there."""
+    found = [root / file for file in FILES if (root / file).is_file()]
+    for split in SPLITS:
+        source = root / "instance365" / f"zhiyuan_objv2_{split}.json"
+        if source.is_file():
+            found.append(source)
+            write_names_on_disk(source, root / "Objects365/images" / split)
+    if not found:
+        raise FileNotFoundError(f"{root}: there is neither {' nor '.join(FILES)}")
+
+
+def write_names_on_disk(source: Path, pictures: Path) -> None:
+    """Write `..._new.json` beside the file, unless it is newer than file and pictures.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        DatasetError: if more than a hundredth of the pictures are missing.
+    """
+    target = source.with_name(f"{source.stem}_new.json")
+    folders = [Path(one) for one, _, _ in os.walk(pictures)]
+    if not folders:
+        raise FileNotFoundError(f"{pictures}: there is no such folder")
+    if is_newer(target, [source, *folders]):
+        return
+    there = {
+        f"{one.relative_to(pictures).as_posix()}/{name}".removeprefix("./")
+        for one in tqdm(folders, desc=f"pictures of {pictures.name}", unit="folder", leave=False)
+        for name in os.listdir(one)
+    }
+    content = read_json(source, ("images", "annotations", "categories"))
+    kept, missing = [], []
+    left_out: set[int | str] = set()
+    for number, image in images_by_id(source, content).items():
+        parts = PurePosixPath(image["file_name"]).parts
+        name = next((one for one in ("/".join(parts[-2:]), parts[-1]) if one in there), None)
+        if name is None:
+            missing.append(image["file_name"])
+            left_out.add(number)
+        else:
+            kept.append({**image, "file_name": name})
+    if len(missing) > MOST_MISSING * len(content["images"]):
+        raise DatasetError(
+            f"{source}: the picture {missing[0]} and {len(missing) - 1} others of "
+            f"{len(content['images'])} are not in {pictures}"
+        )
+    content["images"] = kept
+    content["annotations"] = [one for one in content["annotations"] if not _is_of(one, left_out)]
+    with whole_file(target) as stream:
+        stream.write(json.dumps(content, separators=(",", ":")).encode())
+    if missing:
+        print(f"{target}: {len(missing)} pictures are missing and left out")
+
+
+def _is_of(annotation: Any, images: set[int | str]) -> bool:
+    number = annotation.get("image_id") if isinstance(annotation, dict) else None
+    return isinstance(number, int | str) and number in images
+
+
+def checks(root: Path, _workers: int) -> Iterator[Check]:
+    """The files that are there; version 2's, if none is."""
+    there = {file: row for file, row in FILES.items() if (root / file).is_file()}
+    for file in there or list(FILES)[:2]:
+        yield Path(file).stem, partial(_count, root, file)
+
+
+def _count(root: Path, file: str) -> str:
+    pictures, vocabulary, published = FILES[file]
+    contiguous = dict(load_classes(vocabulary).contiguous)
+    return objects_counted(load_coco_instances(root / file, root / pictures, contiguous), published)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
