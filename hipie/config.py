@@ -89,6 +89,28 @@ def _model_keys() -> CN:
     node.LOSS.SPREAD_WHOLES = False
 
     node.TEST = _test_keys()
+    node.CLIP = _clip_keys()
+    return node
+
+
+def _clip_keys() -> CN:
+    node = CN()
+    # CLIP looks at every mask too, and its scores join the model's own.
+    node.ENABLED = False
+    # A name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
+    # "random:NAME"; OpenAI's weights take the matching activation by themselves.
+    node.MODEL = "ViT-L-14-336"
+    node.WEIGHTS = "openai"
+    # How much CLIP counts, of things and of stuff, for classes that SEEN names ...
+    node.ALPHA = (0.35, 0.35)
+    # ... and for all others.
+    node.BETA = (0.7, 0.7)
+    # "multiply" (p^(1-a) c^a) or "add" ((1-a) p + a c).
+    node.JOIN = "multiply"
+    # Temperature of the softmax over classes of things before CLIP joins.
+    node.THING_TEMPERATURE = 0.06
+    # What training knew: a public vocabulary, or a registered data set.
+    node.SEEN = "coco_panoptic"
     return node
 
 

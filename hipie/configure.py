@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 _CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
+    "MODEL.HIPIE.CLIP.JOIN": ("multiply", "add"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
 }
 _COUNTS = (

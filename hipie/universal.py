@@ -8,15 +8,13 @@ together; `hipie.model` holds the networks, `hipie.inference` what becomes of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from hipie.inference.memory import require_memory
 from hipie.inference.results import ResultSettings, referring_results, universal_results
 from hipie.language import (
     TextEncoder,
@@ -27,6 +25,7 @@ from hipie.language import (
     spread_wholes,
     vocabulary_caption,
 )
+from hipie.model.asked import output_size, require_room, vocabulary_of
 from hipie.model.assembly import FEATURES, assemble
 from hipie.model.batch import PictureBatch, build_targets, pad_pictures, sentence_targets
 from hipie.model.raw import RawPredictions, raw_branch
@@ -35,6 +34,10 @@ from hipie.model.things import ProjectedInputs, ThingBranch, ThingOutput
 from hipie.training.stuff_criterion import StuffCriterion
 from hipie.training.targets import Targets
 from hipie.training.thing_criterion import ThingCriterion
+
+if TYPE_CHECKING:
+    from hipie.model.second_opinion import SecondOpinion
+    from hipie.open_vocabulary.opinion import PictureOpinion
 
 SENTENCES_AT_ONCE = 16
 
@@ -74,6 +77,7 @@ class HIPIE(nn.Module):
         spread_whole_names: bool = False,
         unfused_sentences: bool = True,
         default_dataset: str = "",
+        second_opinion: SecondOpinion | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -88,6 +92,7 @@ class HIPIE(nn.Module):
         self.spread_whole_names = spread_whole_names
         self.unfused_sentences = unfused_sentences
         self.default_dataset = default_dataset
+        self.second_opinion = second_opinion
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
 
@@ -277,7 +282,8 @@ class HIPIE(nn.Module):
         )
 
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        self._require_memory(inputs, max(len(self._vocabulary(item)) for item in inputs))
+        classes = max(len(self._vocabulary(item)) for item in inputs)
+        require_room(inputs, classes, self.things.width, self.device)
         batch, features = self._see(inputs)
         text, found = self._find_named(inputs, batch, features)
         covered = None
@@ -296,14 +302,15 @@ class HIPIE(nn.Module):
                 token_spans=text.token_spans[i],
                 is_thing=self._vocabulary(item).is_thing,
                 input_size=batch.sizes[i],
-                output_size=_output_size(item, batch.sizes[i]),
+                output_size=output_size(item, batch.sizes[i]),
                 settings=self.settings,
+                opinion=self._opinion(item),
             )
             for i, item in enumerate(inputs)
         ]
 
     def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        self._require_memory(inputs, 0)
+        require_room(inputs, 0, self.things.width, self.device)
         batch, features = self._see(inputs)
         pairs = [(i, s) for i, item in enumerate(inputs) for s in item["expressions"]]
         projected = self.things.project(features, batch.padding_mask)
@@ -318,24 +325,12 @@ class HIPIE(nn.Module):
                     row=row,
                     background_queries=found.num_background,
                     input_size=batch.sizes[i],
-                    output_size=_output_size(inputs[i], batch.sizes[i]),
+                    output_size=output_size(inputs[i], batch.sizes[i]),
                 )
                 results[i]["referring"].append(best)
         return results
 
     # Both -----------------------------------------------------------------------------------
-
-    def _require_memory(self, inputs: list[dict[str, Any]], classes: int) -> None:
-        sizes = [tuple(item["image"].shape[-2:]) for item in inputs]
-        outputs = [_output_size(item, size) for item, size in zip(inputs, sizes, strict=True)]
-        require_memory(
-            (max(height for height, _ in sizes), max(width for _, width in sizes)),
-            len(inputs),
-            output_pixels=sum(height * width for height, width in outputs),
-            width=self.things.width,
-            classes=classes,
-            device=self.device,
-        )
 
     def _see(
         self, inputs: list[dict[str, Any]], *, training: bool = False
@@ -383,16 +378,11 @@ class HIPIE(nn.Module):
         return text, found
 
     def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
-        return item.get("vocabulary") or self._default_vocabulary()
+        return vocabulary_of(item, self.default_dataset)
 
-    def _default_vocabulary(self) -> Vocabulary:
-        if not self.default_dataset:
-            raise ValueError(
-                "a picture has neither `vocabulary` nor `expressions`, and DATASETS.TEST names "
-                "no data set whose classes could be used"
-            )
-        return Vocabulary.from_metadata(MetadataCatalog.get(self.default_dataset))
-
-
-def _output_size(item: dict[str, Any], fallback: tuple[int, int]) -> tuple[int, int]:
-    return item.get("height", fallback[0]), item.get("width", fallback[1])
+    def _opinion(self, item: dict[str, Any]) -> PictureOpinion | None:
+        """CLIP's opinion of a picture's masks, where CLIP is on."""
+        if self.second_opinion is None:
+            return None
+        step = self.size_divisibility if self.pad_at_test else 0
+        return self.second_opinion.of(item["image"], self.pixel_mean, self._vocabulary(item), step)

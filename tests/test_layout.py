@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "segmentation",
         }
     ),
-    frozenset({"vision", "training"}),
+    frozenset({"vision", "training", "data.vocabularies"}),
     frozenset({"model"}),
     frozenset({"checkpoint"}),
     frozenset({"universal", "data"}),
@@ -55,8 +55,8 @@ def sources(*folders: str) -> list[Path]:
 def room_of(module: str) -> str:
     """`hipie.data.picturebook.pen` -> `data.picturebook`; `hipie` itself -> ``."""
     parts = module.split(".")[1:]
-    if parts[:2] == ["data", "picturebook"]:
-        return "data.picturebook"
+    if parts[:2] in (["data", "picturebook"], ["data", "vocabularies"]):
+        return ".".join(parts[:2])
     return JOINED.get(parts[0], parts[0]) if parts else ""
 
 

@@ -10,12 +10,15 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from hipie.inference.masks import OutputRows, Size, bands, instance_masks
+from hipie.inference.masks import OutputRows, Size, bands, chunks, instance_masks, to_input
 from hipie.inference.merge import PanopticMerge, PanopticThresholds, SemanticMerge
 from hipie.inference.referring import best_described
 from hipie.inference.scores import merge_scores, thing_scores
 from hipie.inference.selection import best_pairs, corners, suppress
 from hipie.inference.token_pooling import MASKED_LOGIT, hide_stuff, hide_things, pool_tokens
+
+# Masks are looked at in a few at a time, as if by a model that takes pictures of this size.
+CLIP_SIZE = (336, 336)
 
 
 class Prediction(Protocol):
@@ -25,6 +28,21 @@ class Prediction(Protocol):
     boxes: Tensor
     iou_logits: Tensor | None
     masks: Callable[[Tensor, Tensor], Tensor] | None
+
+
+class SecondOpinion(Protocol):
+    """Another model's view of the masks of one picture; see `hipie.open_vocabulary.opinion`."""
+
+    size: Size
+
+    def visible(self, mask_logits: Tensor) -> Tensor:
+        """What it will see of masks [N, h, w]."""
+
+    def thing_scores(self, class_logits: Tensor, iou_logits: Tensor, visible: Tensor) -> Tensor:
+        """[Q, K] scores of things from logits [Q, K] and [Q, 1]."""
+
+    def merge_scores(self, scores: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
+        """Scores [N, K] of merges, joined with its own."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,7 @@ def universal_results(
     input_size: Size,
     output_size: Size,
     settings: ResultSettings,
+    opinion: SecondOpinion | None = None,
 ) -> dict[str, Any]:
     """Everything that was asked for about one picture of a batch.
 
@@ -90,6 +109,7 @@ def universal_results(
         is_thing: [K].
         input_size: (height, width) of the picture inside the canvas.
         output_size: (height, width) of the results.
+        opinion: joins the scores; it judges all queries of the things, then those that merge.
 
     Returns:
         `instances` (pred_boxes, scores, pred_classes, pred_masks), `sem_seg` [K, H, W] and
@@ -102,7 +122,12 @@ def universal_results(
         logits = pool_tokens(tokens, token_spans, settings.token_pooling)
         if stuff is not None:
             logits = hide_stuff(logits, is_thing)
-        scores = thing_scores(logits, things.iou_logits[picture, background_queries:])
+        quality = things.iou_logits[picture, background_queries:]
+        if opinion is None:
+            scores = thing_scores(logits, quality)
+        else:
+            visible = _visible_things(things, background_queries, len(logits), place, opinion)
+            scores = opinion.thing_scores(logits, quality, visible)
         boxes = things.boxes[picture, background_queries:].float()
         kept = suppress(scores, boxes, settings.nms_threshold)
         results: dict[str, Any] = {}
@@ -117,7 +142,7 @@ def universal_results(
                 groups.append((things, kept + background_queries, logits[kept]))
             if stuff is not None:
                 groups += _stuff_group(stuff, picture, token_spans, is_thing, settings)
-            results.update(_merged(groups, is_thing, place, settings))
+            results.update(_merged(groups, is_thing, place, settings, opinion))
     return results
 
 
@@ -162,13 +187,17 @@ def _merged(
     is_thing: Sequence[bool],
     place: _Picture,
     settings: ResultSettings,
+    opinion: SecondOpinion | None,
 ) -> dict[str, Any]:
     """Semantic and panoptic map of queries (prediction, query [n], class logits [n, K])."""
     logits = torch.cat([logits for _, _, logits in groups])
     scores = merge_scores(logits, settings.temperature)
+    padded = merge_scores(logits, settings.temperature, settings.least_classes)
+    if opinion is not None:
+        visible = [_visible_inside(_small_masks(*g[:2], place), place, opinion) for g in groups]
+        scores, padded = opinion.merge_scores([scores, padded], torch.cat(visible))
     thresholds = PanopticThresholds(settings.object_threshold, settings.overlap_threshold)
     semantic = SemanticMerge(scores, place.output_size) if settings.semantic_on else None
-    padded = merge_scores(logits, settings.temperature, settings.least_classes)
     panoptic = (
         PanopticMerge(padded, is_thing, place.output_size, thresholds)
         if settings.panoptic_on
@@ -186,7 +215,7 @@ def _merged(
             continue
         small = _small_masks(prediction, queries, place)
         full = OutputRows(small, place.input_size, place.output_size)
-        sources.append((wanted, full, (logits > MASKED_LOGIT).any(0)))
+        sources.append((wanted, full, _own_columns(logits) if opinion is None else None))
     height, width = place.output_size
     most = max((len(wanted) for wanted, _, _ in sources), default=0)
     for rows in bands(height, 4 * width * most):
@@ -202,6 +231,30 @@ def _merged(
     if panoptic is not None:
         results["panoptic_seg"] = panoptic.result()
     return results
+
+
+def _own_columns(logits: Tensor) -> Tensor:
+    """[K] bool, the classes that a branch scores; all others have the same small score."""
+    return (logits > MASKED_LOGIT).any(0)
+
+
+def _visible_things(
+    things: Prediction, first: int, count: int, place: _Picture, opinion: SecondOpinion
+) -> Tensor:
+    """What the opinion sees of all queries, on the canvas that the picture has alone."""
+    # Both branches make masks at twice the size of the features of stride 8.
+    height, width = (2 * -(-side // 8) for side in opinion.size)
+    queries = torch.arange(first, first + count, device=things.boxes.device)
+    small = _small_masks(things, queries, place)[:, :height, :width]
+    seen = [opinion.visible(small[rows]) for rows in chunks(count, CLIP_SIZE)]
+    return torch.cat(seen) if seen else opinion.visible(small)
+
+
+def _visible_inside(small: Tensor, place: _Picture, opinion: SecondOpinion) -> Tensor:
+    """What the opinion sees of masks that are cut to the picture."""
+    parts = chunks(len(small), place.input_size, CLIP_SIZE)
+    seen = [opinion.visible(to_input(small[rows], place.input_size)) for rows in parts]
+    return torch.cat(seen) if seen else opinion.visible(small)
 
 
 def _small_masks(prediction: Prediction, queries: Tensor, place: _Picture) -> Tensor:

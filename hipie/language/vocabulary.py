@@ -23,7 +23,7 @@ class VocabularyClass:
     Attributes:
         name: what the text encoder reads, commas included.
         kind: "thing", "stuff" or "part".
-        synonyms: further names, for encoders of whole phrases such as CLIP.
+        synonyms: names for encoders of whole phrases such as CLIP, which read them instead.
         whole: for a part, the name of what it belongs to.
 
     Raises:
@@ -47,6 +47,14 @@ class VocabularyClass:
                 f'class name "{self.name}" has no letter or digit outside brackets'
             )
         object.__setattr__(self, "synonyms", tuple(self.synonyms))
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What encoders of whole phrases read: the synonyms, else the name, cut at commas."""
+        if self.synonyms:
+            return self.synonyms
+        cut = (part.strip() for part in clean_class_name(self.name).split(","))
+        return tuple(part for part in cut if part)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ class Vocabulary:
         """Things first, then stuff, then parts.
 
         Args:
-            things, stuff: names; a tuple or list is a name and then its synonyms.
+            things, stuff: names; a tuple or list is a name and then its synonyms. The class's
+                `synonyms` then hold them all.
             parts: names of parts by the name of their whole, which is not itself added. The class
                 is called by both words ("dog", "tail" makes "dog tail").
 
@@ -194,4 +203,4 @@ def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
     if whole is not None and any(letter.isalnum() for letter in str(first)):
         first = f"{whole} {first}"
         synonyms = [f"{whole} {synonym}" for synonym in synonyms]
-    return VocabularyClass(first, kind, tuple(synonyms), whole)
+    return VocabularyClass(first, kind, (first, *synonyms) if synonyms else (), whole)

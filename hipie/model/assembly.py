@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
@@ -11,8 +11,12 @@ from hipie.inference.results import ResultSettings
 from hipie.language import TextEncoder
 from hipie.model.stuff import StuffBranch
 from hipie.model.things import ThingBranch
+from hipie.open_vocabulary.error import missing_package
 from hipie.training.stuff_criterion import StuffCriterion
 from hipie.training.thing_criterion import ThingCriterion
+
+if TYPE_CHECKING:
+    from hipie.model.second_opinion import SecondOpinion
 
 FEATURES = ("res3", "res4", "res5")
 
@@ -65,6 +69,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,
             merge_stuff_only=keys.TEST.MERGE_STUFF_ONLY,
         ),
+        "second_opinion": _second_opinion(cfg) if keys.CLIP.ENABLED else None,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "size_divisibility": keys.SIZE_DIVISIBILITY,
@@ -73,6 +78,14 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
         "unfused_sentences": keys.TEST.UNFUSED_SENTENCES,
         "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
     }
+
+
+def _second_opinion(cfg: CfgNode) -> SecondOpinion:
+    try:
+        from hipie.model.second_opinion import SecondOpinion
+    except ModuleNotFoundError as error:
+        raise missing_package("MODEL.HIPIE.CLIP", "open_clip_torch", "clip") from error
+    return SecondOpinion.from_config(cfg)
 
 
 def _transformer(keys: CfgNode) -> dict[str, int]:

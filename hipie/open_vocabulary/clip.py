@@ -122,12 +122,20 @@ class Clip:
         Raises:
             OpenVocabularyError: if the image tower is not a ViT with a class token.
         """
+        self.require_one_pass()
+        return encode(self.visual, self.prepare(image[None], size)[0])
+
+    def require_one_pass(self) -> None:
+        """Refuse a model whose image tower cannot look at many masks at once.
+
+        Raises:
+            OpenVocabularyError: if it is not a ViT with a class token.
+        """
         if not self.one_pass:
             raise OpenVocabularyError(
                 f"a {type(self.visual).__name__} has no class token that could look at masks; "
                 "take a ViT of open_clip"
             )
-        return encode(self.visual, self.prepare(image[None], size)[0])
 
     @torch.no_grad()
     def mask_features(self, image: Tensor, masks: Tensor) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import build_hf_headers
 from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
@@ -18,6 +22,8 @@ RANDOM = "random:"
 TINY = "tiny"
 QUICK = "-quickgelu"
 SCHEMES = ("hf-hub:", "local-dir:")
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+SECONDS = 5.0
 FOLDER_FILE = "open_clip_config.json"
 _TINY = {
     "embed_dim": 48,
@@ -55,19 +61,10 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
             be fetched or read, or are another model's. Files are read without running what is in
             them.
     """
+    model = require_clip(model, weights)
     if model.startswith(RANDOM):
         return _random(model.removeprefix(RANDOM))
-    if Path(model).expanduser().is_dir():
-        model = f"local-dir:{Path(model).expanduser()}"
-    if model.startswith(SCHEMES):
-        if weights:
-            raise OpenVocabularyError(
-                f'"{model}" brings weights of its own, so that "{weights}" cannot be loaded too'
-            )
-        _require_config(model)
-    else:
-        model = _with_right_activation(model, weights)
-        _require_weights(model, weights)
+    _require_reachable(model, weights)
     try:
         # weights_only: nothing in the file is run.
         built = open_clip.create_model(
@@ -84,6 +81,31 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
     return built.eval(), open_clip.get_tokenizer(model)
 
 
+def require_clip(model: str, weights: str = "") -> str:
+    """Check names without loading anything; see `load_clip`, whose errors these are.
+
+    Returns:
+        The model's name as open_clip knows it.
+    """
+    if model.startswith(RANDOM):
+        name = model.removeprefix(RANDOM)
+        if name not in (TINY, *open_clip.list_models()):
+            raise unknown("CLIP model", name, [TINY, *open_clip.list_models()])
+        return model
+    if Path(model).expanduser().is_dir():
+        model = f"local-dir:{Path(model).expanduser()}"
+    if not model.startswith(SCHEMES):
+        model = _with_right_activation(model, weights)
+        _require_weights(model, weights)
+        return model
+    if weights:
+        raise OpenVocabularyError(
+            f'"{model}" brings weights of its own, so that "{weights}" cannot be loaded too'
+        )
+    _require_config(model)
+    return model
+
+
 def _random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -92,8 +114,6 @@ def _random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
             built.visual.image_mean = open_clip.OPENAI_DATASET_MEAN
             built.visual.image_std = open_clip.OPENAI_DATASET_STD
             return built, SimpleTokenizer()
-        if name not in open_clip.list_models():
-            raise unknown("CLIP model", name, [TINY, *open_clip.list_models()])
         built = open_clip.create_model(name, pretrained_text=False)
     return built.eval(), open_clip.get_tokenizer(name)
 
@@ -123,6 +143,34 @@ def _require_config(model: str) -> None:
     folder = model.removeprefix("local-dir:")
     if folder != model and not (Path(folder) / FOLDER_FILE).is_file():
         raise OpenVocabularyError(f"{folder}: the folder has no {FOLDER_FILE}, so no CLIP model")
+
+
+def _require_reachable(model: str, weights: str) -> None:
+    """Ask the hub once and briefly; its own client tries for most of a minute."""
+    if Path(weights).is_file() or model.startswith("local-dir:"):
+        return
+    tag = open_clip.get_pretrained_cfg(model, weights) or {}
+    repository = (tag.get("hf_hub") or model.removeprefix("hf-hub:")).strip("/")
+    if not model.startswith("hf-hub:") and not tag.get("hf_hub"):
+        return
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES):
+        return
+    said = f"CLIP {model}: the weights {weights} are not on this machine"
+    if constants.HF_HUB_OFFLINE:
+        raise OpenVocabularyError(f"{said}, and the Hugging Face hub is set to be offline")
+    address = f"{constants.ENDPOINT}/{repository}/resolve/main/{HUB_FILES[0]}"
+    asked = urllib.request.Request(address, method="HEAD", headers=build_hf_headers())
+    try:
+        with urllib.request.urlopen(asked, timeout=SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise OpenVocabularyError(
+            f"{said}, and the Hugging Face hub cannot be asked for them ({reason}); "
+            "name a file or a folder instead"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,19 @@ class OpenVocabularyError(ValueError):
     """A model, picture, mask or word that CLIP or SAM cannot take; the message says which."""
 
 
+def missing_package(what: str, package: str, extra: str) -> ModuleNotFoundError:
+    """The error for a package that only some of this project needs.
+
+    Args:
+        what: "CLIP", "SAM".
+        package: the name that it is installed by.
+        extra: of this package, that brings it.
+    """
+    return ModuleNotFoundError(
+        f'{what} needs the package {package}: pip install {package} (or "hipie[{extra}]")'
+    )
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> OpenVocabularyError:
     """The error for a name that nothing has.
 

@@ -19,8 +19,8 @@ def test_from_names_keeps_order_synonyms_and_wholes() -> None:
     assert vocabulary.names == ("dog", "cat", "sky", "dog head", "dog tail")
     assert vocabulary.kinds == ("thing", "thing", "stuff", "part", "part")
     assert vocabulary.is_thing == (True, True, False, False, False)
-    assert vocabulary.classes[1].synonyms == ("kitten",)
-    assert vocabulary.classes[4].synonyms == ("dog rear end",)
+    assert vocabulary.classes[1].synonyms == ("cat", "kitten")
+    assert vocabulary.classes[4].synonyms == ("dog tail", "dog rear end")
     assert vocabulary.wholes == ("dog",)
     assert len(vocabulary) == 5
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hipie.open_vocabulary import clip_loading
 from hipie.open_vocabulary.clip import Clip
 from hipie.open_vocabulary.clip_loading import _TINY, load_clip
 
@@ -76,8 +77,17 @@ def test_openai_weights_get_the_activation_that_they_were_trained_with(monkeypat
         return open_clip.CLIP(**_TINY)
 
     monkeypatch.setattr(open_clip, "create_model", create)
+    monkeypatch.setattr(clip_loading, "_require_reachable", lambda *_: None)
     load_clip("ViT-L-14-336", "openai")
     assert asked["model"] == "ViT-L-14-336-quickgelu"
     assert asked["weights_only"] is True
     load_clip("ViT-B-16", "laion2b_s34b_b88k")
     assert asked["model"] == "ViT-B-16"
+
+
+def test_a_hub_that_does_not_answer_is_one_quick_sentence(monkeypatch):
+    monkeypatch.setattr(clip_loading.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(clip_loading, "try_to_load_from_cache", lambda *_: None)
+    for model, weights in (("ViT-B-16", "openai"), ("hf-hub:some/clip", "")):
+        with pytest.raises(ValueError, match="hub cannot be asked for them .*refused"):
+            load_clip(model, weights)

@@ -46,8 +46,8 @@ def default_root(seed: int) -> Path:
 def picturebook_vocabulary() -> Vocabulary:
     """Things, then stuff: the book's full vocabulary; a category's id is its position + 1."""
     return Vocabulary(
-        [VocabularyClass(c.name, "thing", c.synonyms) for c in book.THINGS]
-        + [VocabularyClass(c.name, "stuff", c.synonyms) for c in book.STUFF]
+        [VocabularyClass(c.name, "thing", (c.name, *c.synonyms)) for c in book.THINGS]
+        + [VocabularyClass(c.name, "stuff", (c.name, *c.synonyms)) for c in book.STUFF]
     )
 
 

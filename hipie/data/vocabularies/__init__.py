@@ -97,18 +97,14 @@ def seen_classes(vocabulary: Vocabulary, trained: str = "coco_panoptic") -> tupl
     Returns:
         K truth values.
     """
-    known = {word for one in load_vocabulary(trained).classes for word in _phrases(one)}
-    return tuple(not known.isdisjoint(_phrases(one)) for one in vocabulary.classes)
+    known = {word for one in load_vocabulary(trained).classes for word in one.phrases}
+    return tuple(not known.isdisjoint(one.phrases) for one in vocabulary.classes)
 
 
 def collection(family: str) -> tuple[str, ...]:
     """The names of the data sets in "odinw" or "seginw", without the family's."""
     start = f"{family}_"
     return tuple(n.removeprefix(start) for n in vocabulary_names() if n.startswith(start))
-
-
-def _phrases(one: VocabularyClass) -> tuple[str, ...]:
-    return one.synonyms or (one.name,)
 
 
 @cache
