@@ -1,0 +1,98 @@
+"""Every configuration of the project can be read, and keys that cannot be are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+
+from grser import GRSer, add_grser_config
+from grser.assembly import assemble
+from hipie import add_hipie_config
+from hipie.configure import check, merge
+from hipie.data.datasets import register_all
+
+FOLDER = Path(__file__).parents[3] / "projects/GRSer/configs"
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base-"))
+
+
+def read(path: Path):
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    add_grser_config(cfg)
+    merge(cfg, path)
+    check(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_can_be_read(path):
+    cfg = read(path)
+    assert cfg.MODEL.META_ARCHITECTURE == "GRSer"
+    assert cfg.INPUT.SQUARE_SIZE % 32 == 0 and cfg.INPUT.SQUARE_SIZE > 0
+    assert not cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    register_all(cfg)
+    known = set(DatasetCatalog.list())
+    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= known
+
+
+@pytest.fixture
+def nano(tiny_text):
+    cfg = read(FOLDER / "grser_nano_picturebook.yaml")
+    cfg.MODEL.GRSER.TEXT.SOURCE = str(tiny_text)
+    return cfg
+
+
+def test_keys_reach_the_model(nano):
+    keys = nano.MODEL.GRSER
+    keys.SIZE, keys.COMPARE_WIDTH, keys.HIERARCHIZER = 5, 24, False
+    keys.TEST.MARGIN, keys.TEST.DECIDE, keys.TEST.SOFT = 0.25, False, True
+    keys.LOSS.TRIPLET_WEIGHT, keys.LOSS.TRIPLET_MARGIN, keys.LOSS.MIRROR_WEIGHT = 2.0, 3.0, 4.0
+    model = GRSer(**assemble(nano))
+    given = model.settings
+    assert (given.margin, given.decide, given.soft) == (0.25, False, True)
+    weights = given.triplet_weight, given.triplet_margin, given.mirror_weight, given.heatmap_weight
+    assert weights == (2.0, 3.0, 4.0, 1.0)
+    assert (model.head.size, model.head.ordered, model.comparison.width) == (5, False, 24)
+    assert model.head.language_channel and given.feature_level == 2
+    assert model.lavt.encoder.widths == (24, 40, 112, 320)
+
+
+def test_lavt_alone_has_no_group_modules(nano):
+    nano.MODEL.GRSER.HEATMAPS = "none"
+    model = GRSer(**assemble(nano))
+    assert model.head is None and model.comparison is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("TRUNK", "resnet", r"MODEL\.GRSER\.TRUNK is 'resnet'; it has to be swin_b or swin_t"),
+        ("HEATMAPS", "all", r"MODEL\.GRSER\.HEATMAPS is 'all'; it has to be ranked or pooled"),
+        ("FEATURE_STAGE", 2, r"MODEL\.GRSER\.FEATURE_STAGE is 2; it has to be 3 or 4"),
+        ("SIZE", 0, r"MODEL\.GRSER\.SIZE is 0; it has to be at least 1"),
+        ("LOSS.MASK", "l1", r"MODEL\.GRSER\.LOSS\.MASK is 'l1'; it has to be ce or bce_dice"),
+    ],
+)
+def test_a_wrong_key_is_named(nano, key, value, words):
+    nano.merge_from_list([f"MODEL.GRSER.{key}", value])
+    with pytest.raises(ValueError, match=words):
+        assemble(nano)
+
+
+def test_another_kind_of_network_is_named(nano):
+    nano.MODEL.TIMM.NAME, nano.MODEL.TIMM.WEIGHTS = "resnet18", ""
+    with pytest.raises(ValueError, match="MODEL.TIMM.NAME: resnet18 is no EfficientNet"):
+        assemble(nano)
+
+
+def test_only_norms_and_tables_do_not_decay(nano):
+    model = GRSer(**assemble(nano))
+    names = model.no_weight_decay()
+    assert "lavt.encoder.norms.0.weight" in names and "lavt.decoder.levels.0.1.bias" in names
+    assert not {"head.words.weight", "lavt.encoder.fusions.0.query.bias"} & names
+    nano.MODEL.GRSER.TRUNK = "swin_nano"
+    tables = [n for n in GRSer(**assemble(nano)).no_weight_decay() if "bias_table" in n]
+    assert len(tables) == 5
