@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +40,41 @@ FIGURES = ("oIoU", "P@0.5", "shuffled oIoU")
 PROBE_STEPS = 16
 
 
-class Shuffled:
-    """A loader whose sentences are dealt out anew among all its pictures.
+class FirstPages:
+    """The first batches of a loader, with sentences as they are or dealt out anew among them.
 
     Args:
-        loader: of batches of dicts with `expressions`.
-        sentences: all sentences of the data set, in order.
-        seed: of the deal.
+        loader: of batches of one dict with `expressions`.
+        count: batches at most.
+        seed: of the deal; None: every page keeps its sentences.
     """
 
-    def __init__(self, loader: Any, sentences: list[str], seed: int = 0) -> None:
+    def __init__(self, loader: Any, count: int, seed: int | None = None) -> None:
         self._loader = loader
-        self._dealt = list(sentences)
-        random.Random(seed).shuffle(self._dealt)
+        self._count = min(count, len(loader))
+        self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._count
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        rest = iter(self._dealt)
-        for batch in self._loader:
+        batches = list(islice(self._loader, self._count))
+        items = [item for batch in batches for item in batch]
+        dealt = [sentence for item in items for sentence in item["expressions"]]
+        if self._seed is not None:
+            random.Random(self._seed).shuffle(dealt)
+        rest = iter(dealt)
+        for batch in batches:
             yield [
-                {**item, "expressions": [next(rest) for _ in item["expressions"]]} for item in batch
+                {**item, "expressions": list(islice(rest, len(item["expressions"])))}
+                for item in batch
             ]
 
 
-def judge(output: Path, threads: int) -> dict[str, float]:
-    """The figures of a trained model on the validation pages; kept in figures.json beside it."""
+def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The figures of a trained model on validation pages; kept in figures.json beside it."""
     import torch
     from detectron2.config import get_cfg
-    from detectron2.data import DatasetCatalog
     from detectron2.evaluation import inference_on_dataset
 
     from hipie import add_hipie_config
@@ -79,7 +85,7 @@ def judge(output: Path, threads: int) -> dict[str, float]:
     from hipie.plugins import load_projects
     from train_net import HipieTrainer
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     cfg = get_cfg()
     add_hipie_config(cfg)
     load_projects(cfg)
@@ -88,11 +94,11 @@ def judge(output: Path, threads: int) -> dict[str, float]:
     model = HipieTrainer.build_model(cfg)
     Checkpointer(model).load(str(output / "model_final.pth"))
     name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else PAGES
-    said = [one["sentence"] for record in DatasetCatalog.get(name) for one in record["sentences"]]
     loader = HipieTrainer.build_test_loader(cfg, name)
     found = {}
-    for way, batches in (("", loader), ("shuffled ", Shuffled(loader, said))):
-        scores = inference_on_dataset(model, batches, build_evaluator(cfg, name))["refer"]
+    for way, seed in (("", None), ("shuffled ", 0)):
+        pages = FirstPages(loader, options.pages, seed)
+        scores = inference_on_dataset(model, pages, build_evaluator(cfg, name))["refer"]
         found.update({f"{way}{figure}": scores[figure] for figure in ("oIoU", "mIoU", "P@0.5")})
     (output / "figures.json").write_text(json.dumps(found, indent=1))
     return found
@@ -105,7 +111,8 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace) -> None:
         return
     if not (output / "model_final.pth").is_file():
         train(output, options.steps, options, "--resume", "SEED", str(seed), *ARMS[arm])
-    call([__file__, "--judge", str(output)], options.threads)
+    command = [__file__, "--judge", str(output), "--pages", str(options.pages)]
+    call([*command, "--threads", str(options.threads)], options.threads)
 
 
 def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> None:
@@ -115,7 +122,6 @@ def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> 
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(steps)]
     command += ["SOLVER.CHECKPOINT_PERIOD", "100", "DATASETS.TEST", "()"]
     command += ["PICTUREBOOK.TRAIN_PAGES", str(options.train_pages)]
-    command += ["PICTUREBOOK.VAL_PAGES", str(options.val_pages)]
     command += [one for one in more if one not in first]
     call(command, options.threads)
 
@@ -123,12 +129,7 @@ def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> 
 def call(command: list[str], threads: int) -> None:
     """Run a program with this interpreter."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [
-        sys.executable,
-        *command,
-        *(["--threads", str(threads)] if "--judge" in command else []),
-    ]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment)
 
 
 def steps_in(minutes: float, options: argparse.Namespace) -> int:
@@ -178,14 +179,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--train-pages", type=int, default=5000)
-    parser.add_argument("--val-pages", type=int, default=500)
+    parser.add_argument("--pages", type=int, default=100, help="of the 500 that are judged")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", default="output/refersam_ablations")
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--judge", metavar="FOLDER", help="the figures of one trained model")
     options = parser.parse_args()
     if options.judge:
-        print(json.dumps(judge(Path(options.judge), options.threads)))
+        print(json.dumps(judge(Path(options.judge), options)))
         return
     Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.minutes:

@@ -23,16 +23,20 @@ def test_every_arm_is_options_of_the_configuration(arm: str) -> None:
     assert plain.DATASETS.TEST == (ablations.PAGES,)
 
 
-def test_shuffling_deals_every_sentence_once() -> None:
+def test_shuffling_deals_every_sentence_of_the_first_pages_once() -> None:
     batches = [[{"image_id": 1, "expressions": list("abc")}], [{"image_id": 2, "expressions": []}]]
     batches += [[{"image_id": 3, "expressions": list("defghij")}]]
-    shuffled = ablations.Shuffled(batches, list("abcdefghij"))
+    batches += [[{"image_id": 4, "expressions": ["never"]}]]
+    plain = ablations.FirstPages(batches, 3)
+    assert len(plain) == 3 and list(plain) == batches[:3]
+    shuffled = ablations.FirstPages(batches, 3, seed=0)
     found = [item for batch in shuffled for item in batch]
     assert [item["image_id"] for item in found] == [1, 2, 3]
     assert [len(item["expressions"]) for item in found] == [3, 0, 7]
     dealt = [one for item in found for one in item["expressions"]]
     assert sorted(dealt) == list("abcdefghij") != dealt
     assert dealt == [one for batch in shuffled for item in batch for one in item["expressions"]]
+    assert len(ablations.FirstPages(batches, 9)) == 4
 
 
 def options(folder, **more) -> argparse.Namespace:
@@ -62,7 +66,7 @@ def test_an_arm_with_figures_is_left_alone(tmp_path, monkeypatch) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(ablations, "call", lambda command, threads: calls.append(command))
     write(tmp_path, "full", 0, 40.0)
-    asked = options(tmp_path, threads=1, train_pages=5, val_pages=2)
+    asked = options(tmp_path, threads=1, train_pages=5, pages=2)
     ablations.run_arm("full", 0, asked)
     assert not calls
     (ablations.folder("full", 1, asked)).mkdir()
