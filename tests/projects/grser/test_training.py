@@ -1,0 +1,173 @@
+"""Training and evaluation through the command line's own trainer, on groups of the picture book."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+import train_net
+from grser import add_grser_config
+from hipie import add_hipie_config
+from hipie.data.datasets import register_all
+from tests import sentence_trees as trees
+
+CONFIG = Path(__file__).parents[3] / "projects/GRSer/configs/grser_nano_picturebook.yaml"
+
+
+@pytest.fixture
+def cfg(tiny_text, tiny_book, tmp_path):
+    """The nano configuration on groups of three pictures of 64 pixels and words 32 wide."""
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    plain = cfg.clone()
+    add_grser_config(cfg)
+    cfg.merge_from_file(str(CONFIG))
+    keys = cfg.MODEL.GRSER
+    keys.TEXT.SOURCE, keys.TEXT.FROZEN = str(tiny_text), False
+    keys.SIZE = keys.TRAIN.PICTURES = 3
+    keys.DECODER_WIDTH = 16
+    cfg.PICTUREBOOK.ROOT = str(tiny_book)
+    cfg.PICTUREBOOK.TRAIN_PAGES, cfg.PICTUREBOOK.VAL_PAGES = 8, 3
+    cfg.PICTUREBOOK.TRAIN_GROUPS, cfg.PICTUREBOOK.VAL_GROUPS = 2, 1
+    cfg.INPUT.SQUARE_SIZE = 64
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATASETS.TEST = ()
+    cfg.SOLVER.MAX_ITER = 8
+    cfg.SOLVER.WARMUP_ITERS = 2
+    cfg.SOLVER.CHECKPOINT_PERIOD = 4
+    cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    register_all(cfg)
+    yield cfg
+    register_all(plain)
+
+
+def run(cfg, steps: int, resume: bool) -> train_net.HipieTrainer:
+    torch.manual_seed(0)
+    trainer = train_net.HipieTrainer(cfg)
+    trainer.resume_or_load(resume)
+    trainer.max_iter = steps
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.slow
+def test_eight_iterations_equal_four_and_four_more(cfg, tmp_path):
+    """Of both kinds of data, whose groups are drawn anew every time."""
+    whole = run(cfg, 8, False)._trainer
+    cfg.OUTPUT_DIR = str(tmp_path / "pieces")
+    run(cfg, 4, False)
+    torch.rand(17)
+    resumed = run(cfg, 8, True)
+    assert resumed.start_iter == 4
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed._trainer.model.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_the_loss_falls(cfg):
+    """On the same groups again and again: the last five steps against the first five."""
+    cfg.INPUT.MIRROR = 0.0
+    trainer = train_net.HipieTrainer(cfg)
+    batch = next(iter(trainer.build_train_loader(cfg)))
+    model, optimizer = trainer._trainer.model.train(), trainer._trainer.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    losses = []
+    for _ in range(30):
+        terms = model(batch)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+        losses.append({name: value.item() for name, value in terms.items()})
+    for name in losses[0]:
+        first, last = (sum(one[name] for one in some) for some in (losses[:5], losses[-5:]))
+        assert last < 0.9 * first, name
+
+
+def test_what_learns_at_which_rate(cfg):
+    trainer = train_net.HipieTrainer(cfg)
+    names = {id(p): name for name, p in trainer._trainer.model.named_parameters()}
+    rates = {}
+    for group in trainer._trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            rate = group["initial_lr"] / cfg.SOLVER.BASE_LR
+            rates[names[id(parameter)]] = rate, group["weight_decay"]
+    quarter = (cfg.SOLVER.BACKBONE_MULTIPLIER, 0.01)
+    assert rates["lavt.encoder.backbone.stem.0.weight"] == pytest.approx(quarter)
+    assert rates["lavt.encoder.fusions.0.query.weight"] == pytest.approx((1, 0.01))
+    assert rates["lavt.encoder.norms.0.weight"] == pytest.approx((1, 0))
+    assert rates["lavt.decoder.levels.0.0.weight"] == pytest.approx((1, 0.01))
+    assert rates["text_encoder.model.encoder.layer.0.output.dense.weight"][0] == 1
+
+
+def results_of(cfg, *names: str) -> dict:
+    cfg.DATASETS.TEST = names
+    train_net.HipieTrainer.test(cfg, train_net.HipieTrainer.build_model(cfg).eval())
+    return json.loads((Path(cfg.OUTPUT_DIR) / "results.json").read_text())
+
+
+def test_groups_are_evaluated(cfg):
+    found = results_of(cfg, "picturebook_val_group")["group"]
+    assert found["groups"] == 1 and found["pairs"] >= 4
+    wanted = {"mIoU-positive", "oIoU-positive", "N-acc", "T-acc", "mIoU"}
+    assert wanted | {f"macro-{name}" for name in wanted} <= set(found)
+
+
+def test_a_model_that_rejects_everything(cfg):
+    cfg.MODEL.GRSER.TEST.MARGIN = 1e3
+    found = results_of(cfg, "picturebook_val_group")["group"]
+    assert (found["N-acc"], found["T-acc"], found["mIoU-positive"]) == (100, 0, 0)
+
+
+def test_ordinary_referring_through_the_same_model(cfg):
+    found = results_of(cfg, "picturebook_val_refer")["refer"]
+    assert {"oIoU", "mIoU", "P@0.5"} <= set(found)
+
+
+@pytest.fixture
+def real_sets(cfg, tmp_path, monkeypatch):
+    """RefCOCO, GRD and co-saliency sets in the very layouts that are read."""
+    downloads, root = tmp_path / "downloads", tmp_path / "sets"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    trees.write_grd(downloads)
+    trees.write_cosod(downloads)
+    trees.write_refcoco(downloads, root)
+    shutil.unpack_archive(downloads / "refcoco.zip", root)
+    shutil.unpack_archive(downloads / "d3_pkl.zip", root / "grd")
+    (root / "grd/d3_pkl").rename(root / "grd/pkl")
+    (downloads / "d3_images").rename(root / "grd/images")
+    (root / "cosod").mkdir()
+    (downloads / "CoCA/binary").rename(downloads / "CoCA/gt")
+    (downloads / "CoCA").rename(root / "cosod/CoCA")
+    register_all(cfg)
+    yield root
+    monkeypatch.undo()
+    register_all(cfg)
+
+
+def test_public_sets_are_evaluated(cfg, real_sets):
+    """The rule rejects everything, so that what it does not rule stands out."""
+    cfg.MODEL.GRSER.TEST.MARGIN = 1e3
+    found = results_of(cfg, "grd_intra", "grd_intra_full", "refcoco_unc_val")
+    assert (found["group"]["pairs"], found["group"]["N-acc"]) == (4, 100)
+    assert found["grd_intra_full/group"]["pairs"] == 8
+    assert found["refer"]["oIoU"] > 0 or found["refer"]["mIoU"] == 0
+    cfg.MODEL.GRSER.TEST.DECIDE, cfg.MODEL.GRSER.TEST.SOFT = False, True
+    grey = results_of(cfg, "coca")["cosaliency"]
+    assert grey["pictures"] == 4 and 0 < grey["MAE"] < 1
+
+
+@pytest.mark.parametrize("name", ["refcoco_unc_train", "grd_intra_full", "coca"])
+def test_public_sets_make_groups_for_training(cfg, real_sets, name):
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.RATIOS = (name,), ()
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    loader = iter(train_net.HipieTrainer.build_train_loader(cfg))
+    for _ in range(4):
+        ((group),) = next(loader)
+        assert len(group["images"]) == 3 and group["expression"]
+        assert any(one["target"].any() for one in group["images"])
