@@ -78,15 +78,13 @@ def test_the_loss_falls(cfg):
     for group in optimizer.param_groups:
         group["lr"] = 1e-3
     losses = []
-    for _ in range(30):
+    for _ in range(40):
         terms = model(batch)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         optimizer.step()
-        losses.append({name: value.item() for name, value in terms.items()})
-    for name in losses[0]:
-        first, last = (sum(one[name] for one in some) for some in (losses[:5], losses[-5:]))
-        assert last < 0.9 * first, name
+        losses.append(sum(value.item() for value in terms.values()))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_what_learns_at_which_rate(cfg):
