@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from grser.criterion import MASK_LOSSES
-from grser.decision import Comparison
+from grser.decision import POOLINGS, Comparison
 from grser.efficientnet import EfficientNetTrunk
 from grser.head import KINDS, NONE, TriphasicHead
 from grser.lavt import LAVT, LanguageAwareEncoder
@@ -28,6 +28,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
     _require(keys, "TRUNK", (*SWINS, "timm"))
     _require(keys, "HEATMAPS", KINDS)
     _require(keys, "FEATURE_STAGE", STAGES)
+    _require(keys, "COMPARE_POOLING", POOLINGS)
     _require(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
     for key in ("SIZE", "PICTURES_AT_ONCE", "DECODER_WIDTH", "COMPARE_WIDTH"):
         if keys[key] < 1:
@@ -52,7 +53,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             ordered=keys.HIERARCHIZER,
             language_channel=keys.LANGUAGE_CHANNEL,
         )
-        comparison = Comparison(head.channels, text.width, keys.COMPARE_WIDTH)
+        comparison = Comparison(head.channels, text.width, keys.COMPARE_WIDTH, keys.COMPARE_POOLING)
     return {
         "text_encoder": text,
         "lavt": lavt,

@@ -30,6 +30,8 @@ def add_grser_config(cfg: CN) -> None:
     node.LANGUAGE_CHANNEL = False
     # Channels of the space in which pictures and sentences are compared.
     node.COMPARE_WIDTH = 256
+    # What is compared of a picture's map: "mean" over places, or "mean_max", both side by side.
+    node.COMPARE_POOLING = "mean"
 
     node.TEXT = CN()
     # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed

@@ -1,14 +1,18 @@
 """Does a picture show what the sentence says? Its triphasic feature, the sentence, the anti-one.
 
 Wu et al., ICCV 2023: yes if d(z, l) + m < d(z, l_anti). How a map and a vector are compared is not
-published; here each goes through a linear layer (the map's mean over its places) and a layer norm
-without scales, so that one margin fits every group.
+published; here each goes through a linear layer (a map as its mean over places, or its mean and
+its maximum) and a layer norm without scales, so that one margin fits every group.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MEAN, MEAN_MAX = "mean", "mean_max"
+POOLINGS = (MEAN, MEAN_MAX)
 
 
 class Comparison(nn.Module):
@@ -18,17 +22,24 @@ class Comparison(nn.Module):
         feature_width: channels of the triphasic feature.
         word_width: of the sentence's vector.
         width: of the common space.
+        pooling: what a map becomes: "mean", in which a small target hardly shows, or "mean_max".
     """
 
-    def __init__(self, feature_width: int, word_width: int, width: int = 256) -> None:
+    def __init__(
+        self, feature_width: int, word_width: int, width: int = 256, pooling: str = MEAN
+    ) -> None:
         super().__init__()
-        self.picture = nn.Linear(feature_width, width)
+        self.pooling = pooling
+        self.picture = nn.Linear(feature_width * (2 if pooling == MEAN_MAX else 1), width)
         self.sentence = nn.Linear(word_width, width)
         self.width = width
 
     def forward(self, z: Tensor, sentence: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
         """z [N, C, H, W], vectors [N, W] -> [N] distances to sentence and anti-sentence."""
-        seen = self._common(self.picture(z.mean((-2, -1))))
+        pooled = z.mean((-2, -1))
+        if self.pooling == MEAN_MAX:
+            pooled = torch.cat([pooled, z.amax((-2, -1))], 1)
+        seen = self._common(self.picture(pooled))
         said, denied = (self._common(self.sentence(one)) for one in (sentence, anti))
         return (seen - said).norm(dim=-1), (seen - denied).norm(dim=-1)
 

@@ -12,9 +12,10 @@ from grser.decision import Comparison, confidence, is_positive
 from tests.projects.grser import formulas
 
 
-def test_distances_by_the_formula():
+@pytest.mark.parametrize("pooling", ["mean", "mean_max"])
+def test_distances_by_the_formula(pooling):
     torch.manual_seed(0)
-    compare = Comparison(4, 3, 8)
+    compare = Comparison(4, 3, 8, pooling)
     z, sentence, anti = torch.randn(5, 4, 2, 3), torch.randn(5, 3), torch.randn(5, 3)
     arrays = {k: v.detach().double().numpy() for k, v in compare.named_parameters()}
 
@@ -22,7 +23,10 @@ def test_distances_by_the_formula():
         linear = x.double().numpy() @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
         return formulas.layer_norm(linear)
 
-    seen = common("picture", z.mean((2, 3)))
+    pooled = z.mean((2, 3))
+    if pooling == "mean_max":
+        pooled = torch.cat([pooled, z.flatten(2).max(2).values], 1)
+    seen = common("picture", pooled)
     for found, words in zip(compare(z, sentence, anti), (sentence, anti), strict=True):
         wanted = np.linalg.norm(seen - common("sentence", words), axis=1)
         np.testing.assert_allclose(found.detach().numpy(), wanted, atol=1e-5)

@@ -1,0 +1,157 @@
+"""What GRSer's ideas are worth: the nano model without one of them, trained equally long.
+
+Every arm starts from ImageNet's weights, is trained with several seeds on the same groups of the
+picture book, and is judged on groups that no arm has seen. "Equally long" is a number of steps, or
+of minutes: then each arm takes as many steps as fit, by the time of its first ones. An arm that has
+its results is not trained again, and one that was interrupted goes on from its last checkpoint.
+
+    python benchmarks/grser_ablations.py [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
+    python benchmarks/grser_ablations.py --table [...]     what is there so far
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = "projects/GRSer/configs/grser_nano_picturebook.yaml"
+KEYS = "MODEL.GRSER"
+ARMS = {
+    "LAVT alone": (f"{KEYS}.HEATMAPS", "none"),
+    "without hierarchizer": (f"{KEYS}.HIERARCHIZER", "False"),
+    "without mirror training": (f"{KEYS}.LOSS.MIRROR_WEIGHT", "0.0"),
+    "without negatives": (f"{KEYS}.TRAIN.NEGATIVES", "False"),
+    "pooled": (f"{KEYS}.HEATMAPS", "pooled"),
+    "full": (),
+}
+FIGURES = {
+    "mIoU, positives": "mIoU-positive",
+    "oIoU, positives": "oIoU-positive",
+    "N-acc": "N-acc",
+    "T-acc": "T-acc",
+    "mIoU, all": "mIoU",
+}
+DATA, TASK = "picturebook_val_group", "group"
+# Steps whose time says how many fit into the minutes; the first ones also warm up.
+PROBE, PERIOD = 12, 4
+
+
+def train(arm: str, seed: int, options: argparse.Namespace) -> None:
+    """Train and evaluate one arm in a process of its own, unless its results are there."""
+    output = folder(arm, seed, options)
+    if (output / "results.json").is_file():
+        return
+    steps = options.steps or steps_in(options.minutes, arm, options)
+    print(f"{arm}, seed {seed}: {steps} steps", flush=True)
+    _train_net(arm, seed, steps, output, options, "--resume")
+
+
+def steps_in(minutes: float, arm: str, options: argparse.Namespace) -> int:
+    """How many steps of an arm fit into some minutes; measured once and kept in a file."""
+    place = Path(options.output) / f"{_word(arm)}-probe"
+    times = place / "metrics.json"
+    if not times.is_file():
+        probe = ("DATASETS.TEST", "()", "SOLVER.LOG_PERIOD", str(PERIOD))
+        _train_net(arm, 0, PROBE, place, options, more=probe)
+    found = [json.loads(line) for line in times.read_text().splitlines()]
+    seconds = [one["time"] for one in found if "time" in one]
+    return max(1, round(60 * minutes / seconds[-1]))
+
+
+def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
+    """Where an arm's checkpoints and results lie."""
+    length = f"steps{options.steps}" if options.steps else f"minutes{options.minutes:g}"
+    return Path(options.output) / f"{_word(arm)}-{length}-seed{seed}"
+
+
+def table(options: argparse.Namespace) -> str:
+    """A row an arm in Markdown: means over seeds, and half the way from the worst to the best."""
+    length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
+    rows = [
+        f"{length} an arm, seeds {', '.join(map(str, options.seeds))}, {DATA}, percent",
+        "",
+        "| | " + " | ".join(FIGURES) + " |",
+        "|---" * (len(FIGURES) + 1) + "|",
+    ]
+    for arm in options.arms:
+        paths = [folder(arm, seed, options) / "results.json" for seed in options.seeds]
+        found = [json.loads(path.read_text())[TASK] for path in paths if path.is_file()]
+        cells = ["not trained yet"] + [""] * (len(FIGURES) - 1)
+        if found:
+            cells = [_cell([one[figure] for one in found]) for figure in FIGURES.values()]
+        missing = "" if len(found) in (0, len(paths)) else f" ({len(found)} of {len(paths)} seeds)"
+        rows.append(f"| {arm}{missing} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"
+
+
+def _word(arm: str) -> str:
+    return arm.lower().replace(" ", "_")
+
+
+def _train_net(
+    arm: str,
+    seed: int,
+    steps: int,
+    output: Path,
+    options: argparse.Namespace,
+    *flags: str,
+    more: tuple[str, ...] = (),
+) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags),
+        *("OUTPUT_DIR", str(output), "SEED", str(seed), "DATASETS.TEST", f"('{DATA}',)"),
+        *("SOLVER.MAX_ITER", str(steps), "PICTUREBOOK.TRAIN_GROUPS", str(options.train_groups)),
+        *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.RATIOS", "()"),
+        *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
+        *ARMS[arm],
+        *more,
+        *options.opts,
+    ]
+    threads = {"OMP_NUM_THREADS": str(options.threads)}
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **threads})
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, default=0)
+    length.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--train-groups", type=int, default=400)
+    parser.add_argument("--val-groups", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", default="output/grser_ablations")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    options = parser.parse_args(arguments)
+    if not options.steps and not options.minutes:
+        options.steps = 500
+    if options.steps < 0 or options.minutes < 0:
+        parser.error("an arm needs at least one step")
+    return options
+
+
+def main() -> None:
+    """Read the command line, train what is missing, print the table."""
+    options = parse()
+    if not options.table:
+        for seed in options.seeds:
+            for arm in options.arms:
+                train(arm, seed, options)
+    print(table(options))
+
+
+if __name__ == "__main__":
+    main()
