@@ -134,6 +134,8 @@ def _test_keys() -> CN:
     node.STUFF_SCORES_THINGS = False
     # Only the stuff decoder feeds the semantic and panoptic merge.
     node.MERGE_STUFF_ONLY = False
+    # In the semantic map the parts of a pixel agree about whose parts they are.
+    node.CONSISTENT_PARTS = False
     return node
 
 

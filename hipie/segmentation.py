@@ -22,7 +22,7 @@ class Segment:
         kind: "thing", "stuff", "part" or "sentence".
         mask: [H, W] bool.
         score: 0..1.
-        parts: the parts that were found inside, for a thing.
+        parts: the parts that were found, for a thing; a part has parts of its own.
     """
 
     label: str
@@ -87,12 +87,34 @@ class Segmentation:
 
     @property
     def parts(self) -> dict[str, list[Segment]]:
-        """Every part found, under the name of its whole."""
+        """Every part found, under the name of its whole; parts of parts under that part's."""
         by_whole: dict[str, list[Segment]] = {}
-        for segment in self.segments:
+        for _, segment in self.walk():
             if segment.parts:
                 by_whole.setdefault(segment.label, []).extend(segment.parts)
         return by_whole
+
+    def walk(self) -> Iterator[tuple[int, Segment]]:
+        """Every segment of the tree with its depth (0, then 1 for parts), parts after wholes."""
+        yield from _walk(self.segments, 0)
+
+    @property
+    def tree(self) -> str:
+        """The names as an indented list, one segment a line, with scores and areas."""
+        return "\n".join(
+            f"{'  ' * depth}{one.label} {one.score:.2f} ({int(one.mask.sum())} pixels)"
+            for depth, one in self.walk()
+        )
+
+    @property
+    def consistency(self) -> float:
+        """The share of parts' pixels that lie in what they are parts of; 1 without any part."""
+        inside = total = 0
+        for _, whole in self.walk():
+            for part in whole.parts:
+                inside += int((part.mask & whole.mask).sum())
+                total += int(part.mask.sum())
+        return inside / total if total else 1.0
 
     def draw(self, title: str = "") -> Image.Image:
         """The picture with its masks, and a legend beside it."""
@@ -116,6 +138,12 @@ class Segmentation:
         `segmentation` has `size` (height, width) and `counts` (a compressed RLE string).
         """
         return [_to_coco(segment) for segment in self.segments]
+
+
+def _walk(segments: list[Segment], depth: int) -> Iterator[tuple[int, Segment]]:
+    for segment in segments:
+        yield depth, segment
+        yield from _walk(segment.parts, depth + 1)
 
 
 def _to_coco(segment: Segment) -> dict[str, Any]:

@@ -9,9 +9,9 @@ page.save("masks.png")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,9 +26,14 @@ from hipie.checkpoint import Checkpointer
 from hipie.configure import check
 from hipie.data.image import as_rgb, read_image
 from hipie.data.mappers.augmentation import plain_resize
-from hipie.inference.parts import parts_of_instances
-from hipie.language import Vocabulary
+from hipie.inference.labelling import label_masks, painted
+from hipie.inference.parts import InstancePart, parts_of_instances
+from hipie.language import Parts, Vocabulary, root_wholes
+from hipie.open_vocabulary.error import OpenVocabularyError
 from hipie.segmentation import Segment, Segmentation
+
+if TYPE_CHECKING:
+    from hipie.open_vocabulary.sam import Sam, SamPicture
 
 # With few names the softmax over classes is sure of any query, and the panoptic map fills with
 # noise; the published threshold is meant for COCO's 133 classes.
@@ -92,7 +97,10 @@ class Segmenter:
         image: Picture,
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
-        parts: Mapping[str, Sequence[str]] | None = None,
+        parts: Parts | None = None,
+        *,
+        consistent: bool = True,
+        sam: Sam | None = None,
     ) -> Segmentation:
         """Every thing and stretch of stuff that is named, and the parts of the things.
 
@@ -100,11 +108,15 @@ class Segmenter:
             image: a path, a PIL picture or an RGB array [H, W, 3].
             things: class names; a tuple is a name and its synonyms.
             stuff: likewise, for what has no instances.
-            parts: part names by the name of their whole, which joins the things.
+            parts: part names by the name of their whole, which joins the things; parts of parts
+                as `Vocabulary.from_names` takes them.
+            consistent: parts end where their whole ends; see `parts_of_instances`.
+            sam: makes masks finer: of things by their boxes, of parts inside their wholes.
         """
         self._require("universal", "segment")
         pixels = self._read(image)
-        wholes = [whole for whole in parts or {} if whole not in {_first(t) for t in things}]
+        named = {_first(thing) for thing in things}
+        wholes = [whole for whole in root_wholes(parts or {}) if whole not in named]
         vocabulary = Vocabulary.from_names(things=[*things, *wholes], stuff=stuff)
         result = self._run(pixels, {"vocabulary": vocabulary})
         panoptic, infos = result["panoptic_seg"]
@@ -114,9 +126,67 @@ class Segmenter:
             entry = vocabulary.classes[info["category_id"]]
             mask = panoptic == info["id"]
             segments.append(Segment(entry.name, entry.kind, mask, float(info["score"])))
+        seen = sam.encode(pixels) if sam is not None else None
+        if seen is not None:
+            _refine_things(seen, segments)
         if parts:
-            self._find_parts(pixels, segments, vocabulary, parts)
+            self._find_parts(pixels, segments, vocabulary, parts, consistent)
+        if seen is not None:
+            _refine_parts(seen, segments, consistent)
+        return Segmentation(pixels, [one for one in segments if one.mask.any()])
+
+    def label(
+        self,
+        image: Picture,
+        masks: np.ndarray | torch.Tensor,
+        things: Sequence[Name] = (),
+        stuff: Sequence[Name] = (),
+    ) -> Segmentation:
+        """Names for masks that came from elsewhere; small masks lie over large ones.
+
+        A mask is of the class whose semantic score, summed over its pixels, is largest. Masks of
+        one stuff class become one segment.
+
+        Args:
+            image, things, stuff: as for `segment`.
+            masks: [N, H, W] bool.
+
+        Raises:
+            ValueError: if there is no mask, one is empty, or they are of another size.
+        """
+        self._require("universal", "label")
+        pixels = self._read(image)
+        masks = torch.as_tensor(masks).bool()
+        _require_masks(masks, pixels.shape[:2])
+        vocabulary = Vocabulary.from_names(things=things, stuff=stuff)
+        scores = self._run(pixels, {"vocabulary": vocabulary})["sem_seg"].cpu()
+        classes, shares = label_masks(masks, scores)
+        segments = []
+        for place, score, mask in painted(masks, classes, shares, vocabulary.is_thing):
+            one = vocabulary.classes[place]
+            segments.append(Segment(one.name, one.kind, mask.numpy(), score))
         return Segmentation(pixels, segments)
+
+    def segment_everything(
+        self,
+        image: Picture,
+        sam: Sam,
+        things: Sequence[Name] = (),
+        stuff: Sequence[Name] = (),
+        **options: float,
+    ) -> Segmentation:
+        """SAM's automatic masks with names; empty where SAM finds nothing it is sure of.
+
+        Args:
+            image, things, stuff: as for `segment`.
+            sam: finds the masks.
+            options: see `hipie.open_vocabulary.automatic.automatic_masks`.
+        """
+        from hipie.open_vocabulary.automatic import automatic_masks
+
+        pixels = self._read(image)
+        masks, _ = automatic_masks(sam, pixels, **options)
+        return self.label(pixels, masks, things, stuff) if len(masks) else Segmentation(pixels, [])
 
     def refer(self, image: Picture, sentences: str | Sequence[str]) -> Segmentation:
         """The one thing that each sentence describes, in the order of the sentences."""
@@ -149,28 +219,31 @@ class Segmenter:
         pixels: np.ndarray,
         segments: list[Segment],
         vocabulary: Vocabulary,
-        parts: Mapping[str, Sequence[str]],
+        parts: Parts,
+        consistent: bool,
     ) -> None:
         """A second look at the picture with the parts' names, shared out among the things."""
-        others = [c for c in vocabulary.classes if c.name not in parts]
+        roots = root_wholes(parts)
+        others = [c for c in vocabulary.classes if c.name not in roots]
         named = Vocabulary.from_names(
             things=[c.name for c in others if c.kind == "thing"],
             stuff=[c.name for c in others if c.kind == "stuff"],
             parts=parts,
         )
         scores = self._run(pixels, {"vocabulary": named})["sem_seg"]
-        wholes = [s for s in segments if s.kind == "thing" and s.label in parts]
+        wholes = [s for s in segments if s.kind == "thing" and s.label in roots]
         masks = torch.from_numpy(np.stack([s.mask for s in wholes])) if wholes else None
         if masks is None:
             return
         for found in parts_of_instances(
-            scores.cpu(), masks, [s.label for s in wholes], [c.whole for c in named.classes]
+            scores.cpu(),
+            masks,
+            [s.label for s in wholes],
+            [c.whole for c in named.classes],
+            names=named.names,
+            consistent=consistent,
         ):
-            whole = wholes[found.instance]
-            label = named.classes[found.part].name
-            whole.parts.append(
-                Segment(label, "part", found.mask.numpy().astype(bool), float(found.score))
-            )
+            wholes[found.instance].parts.append(_part_segment(found, named))
 
     def _read(self, image: Picture) -> np.ndarray:
         return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
@@ -215,6 +288,57 @@ class Segmenter:
             f"{type(self.model).__name__} cannot {call}(): "
             f"configurations whose model can are {able}"
         )
+
+
+def _part_segment(found: InstancePart, named: Vocabulary) -> Segment:
+    inside = [_part_segment(one, named) for one in found.parts]
+    label, mask = named.classes[found.part].name, found.mask.numpy().astype(bool)
+    return Segment(label, "part", mask, float(found.score), inside)
+
+
+def _refine_things(seen: SamPicture, segments: list[Segment]) -> None:
+    """SAM's masks of the things; where two meet the surer one wins, and stuff gives way."""
+    from hipie.open_vocabulary.refine import refine_things, without_overlap
+
+    things = [one for one in segments if one.kind == "thing"]
+    if not things:
+        return
+    masks = refine_things(seen, torch.from_numpy(np.stack([one.mask for one in things])))
+    masks = without_overlap(masks, torch.tensor([one.score for one in things])).cpu().numpy()
+    covered = masks.any(0)
+    for one in segments:
+        one.mask = one.mask & ~covered
+    for one, mask in zip(things, masks, strict=True):
+        one.mask = mask
+
+
+def _refine_parts(seen: SamPicture, wholes: list[Segment], consistent: bool) -> None:
+    """SAM's masks of the parts in their wholes, then of their own parts in them."""
+    from hipie.open_vocabulary.refine import refine_parts
+
+    pairs = [(whole, part) for whole in wholes for part in whole.parts]
+    if not pairs:
+        return
+    inside = torch.from_numpy(np.stack([whole.mask for whole, _ in pairs]))
+    masks = torch.from_numpy(np.stack([part.mask for _, part in pairs]))
+    masks = refine_parts(seen, masks, inside, consistent).cpu().numpy()
+    for (whole, part), mask in zip(pairs, masks, strict=True):
+        part.mask = mask & whole.mask if consistent else mask
+    for whole in wholes:
+        whole.parts = [part for part in whole.parts if part.mask.any()]
+    _refine_parts(seen, [part for whole in wholes for part in whole.parts], consistent)
+
+
+def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:
+    if masks.ndim != 3 or tuple(masks.shape[1:]) != tuple(size):
+        raise OpenVocabularyError(
+            f"the masks are {list(masks.shape)}, and the picture needs [N, {size[0]}, {size[1]}]"
+        )
+    if not len(masks):
+        raise OpenVocabularyError("there is no mask that could be given a name")
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise OpenVocabularyError(f"mask {empty[0]} is empty, so it cannot be given a name")
 
 
 def _first(name: Name) -> str:

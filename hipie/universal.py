@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from hipie.inference.parts import keep_to_wholes
 from hipie.inference.results import ResultSettings, referring_results, universal_results
 from hipie.language import (
     TextEncoder,
@@ -293,7 +294,7 @@ class HIPIE(nn.Module):
                 text_for_classes=found.fused_text,
                 pooled_text=text.with_hidden(found.fused_text).pooled(),
             ).layers[-1]
-        return [
+        results = [
             universal_results(
                 found.layers[-1],
                 covered,
@@ -308,6 +309,11 @@ class HIPIE(nn.Module):
             )
             for i, item in enumerate(inputs)
         ]
+        if self.settings.consistent_parts and self.settings.semantic_on:
+            for item, result in zip(inputs, results, strict=True):
+                words = self._vocabulary(item)
+                keep_to_wholes(result["sem_seg"], words.names, [c.whole for c in words.classes])
+        return results
 
     def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         require_room(inputs, 0, self.things.width, self.device)

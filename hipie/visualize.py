@@ -147,10 +147,10 @@ def _painted(
         rows.append((0, said, colour))
         if not segment.mask.any():
             rows[-1] = (0, f"{segment.label}: not found", None)
-        for part in segment.parts:
+        for depth, part in Segmentation(image, segment.parts).walk():
             colour = colour_of(len(paint) + len(below))
             paint.append((part.mask, colour, 0.55))
-            rows.append((1, part.label, colour))
+            rows.append((depth + 1, part.label, colour))
     for mask, colour, strength in [*below, *paint]:
         _paint(canvas, _enlarge(mask, scale), colour, strength)
     return canvas, rows

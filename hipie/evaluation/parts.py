@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ class PartEvaluator(DatasetEvaluator):
 
     Where the metadata has `part_groups` (a group for every phrase, -1 = ignore), prediction and
     truth are also compared as groups: `mIoU_grouped`, the papers' MIoU-PartS. Where it has
-    `part_wholes` (the whole of every phrase that is a part), `mIoU_parts` is the mean over those.
+    `part_wholes` (the whole of every phrase that is a part), `mIoU_parts` is the mean over those,
+    and `inside_whole` is consistency: of the pixels that are said to show a part, the share whose
+    truth is that part's whole, whichever part of it or its own name.
 
     Args:
         dataset_name: a registered data set whose records have `part_seg_file_name`.
@@ -39,7 +41,8 @@ class PartEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         self._names = list(metadata.stuff_classes)
         self._groups = metadata.get("part_groups")
-        self._parts = [n in metadata.get("part_wholes", {}) for n in self._names]
+        self._wholes = metadata.get("part_wholes", {})
+        self._parts = [name in self._wholes for name in self._names]
         self._label_files = {
             record["file_name"]: record["part_seg_file_name"]
             for record in DatasetCatalog.get(dataset_name)
@@ -78,11 +81,30 @@ class PartEvaluator(DatasetEvaluator):
         scores = {"mIoU": mean_of_shown(each)}
         if any(self._parts):
             scores["mIoU_parts"] = mean_of_shown(each[self._parts])
+            scores["inside_whole"] = inside_whole(counts, self._names, self._wholes)
         if self._groups is not None:
             scores["mIoU_grouped"] = mean_of_shown(iou_of_classes(grouped(counts, self._groups)))
         for name, value in zip(self._names, each, strict=True):
             scores[f"IoU-{name}"] = 100.0 * float(value)
         return OrderedDict({self._result_name: scores})
+
+
+def inside_whole(counts: np.ndarray, names: Sequence[str], wholes: Mapping[str, str]) -> float:
+    """Of the pixels that are said to show a part, the percentage that shows its whole.
+
+    Args:
+        counts: pixels by (truth, prediction).
+        names: of the rows and columns.
+        wholes: by the name of a part.
+
+    Returns:
+        NaN if no pixel is said to show a part.
+    """
+    own = np.array([wholes.get(name, name) for name in names])
+    parts = np.array([name in wholes for name in names])
+    said = counts[:, parts]
+    right = (own[:, None] == own[None, parts]) * said
+    return 100.0 * float(right.sum()) / float(said.sum()) if said.sum() else float("nan")
 
 
 def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:

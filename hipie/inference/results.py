@@ -60,6 +60,7 @@ class ResultSettings:
         overlap_threshold: share of its own mask that a query must win there.
         stuff_scores_things: the stuff branch keeps its thing scores in the merge.
         merge_stuff_only: only the stuff branch feeds the semantic and panoptic maps.
+        consistent_parts: see `hipie.inference.parts.keep_to_wholes`; of the semantic map.
     """
 
     instance_on: bool = True
@@ -74,6 +75,7 @@ class ResultSettings:
     overlap_threshold: float = 0.8
     stuff_scores_things: bool = False
     merge_stuff_only: bool = False
+    consistent_parts: bool = False
 
 
 @dataclass(frozen=True)

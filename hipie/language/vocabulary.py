@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hipie.language.cleaning import clean_class_name
 
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
+Parts = Mapping[str, "Iterable[Name] | Mapping[str, Iterable[Name]]"]
 
 
 class VocabularyError(ValueError):
@@ -24,7 +25,7 @@ class VocabularyClass:
         name: what the text encoder reads, commas included.
         kind: "thing", "stuff" or "part".
         synonyms: names for encoders of whole phrases such as CLIP, which read them instead.
-        whole: for a part, the name of what it belongs to.
+        whole: for a part, the name of what it belongs to; for a part of a part, that part's.
 
     Raises:
         VocabularyError: for an unknown kind, or a name without any letter or digit.
@@ -108,7 +109,7 @@ class Vocabulary:
         cls,
         things: Iterable[Name] = (),
         stuff: Iterable[Name] = (),
-        parts: Mapping[str, Iterable[Name]] | None = None,
+        parts: Parts | None = None,
     ) -> Vocabulary:
         """Things first, then stuff, then parts.
 
@@ -116,7 +117,10 @@ class Vocabulary:
             things, stuff: names; a tuple or list is a name and then its synonyms. The class's
                 `synonyms` then hold them all.
             parts: names of parts by the name of their whole, which is not itself added. The class
-                is called by both words ("dog", "tail" makes "dog tail").
+                is called by both words ("dog", "tail" makes "dog tail"). Parts of parts come in a
+                mapping, `{"person": {"head": ["eye"], "arm": []}}`, or by the part's name,
+                `{"person": ["head"], "person head": ["eye"]}`; they are called by the whole's word
+                and their own ("person eye"), and `whole` is "person head".
 
         Raises:
             VocabularyError: if there is nothing in it, a name is a duplicate or has no letters.
@@ -126,13 +130,7 @@ class Vocabulary:
                 raise VocabularyError(f'class names must be a list, not the one string "{given}"')
         classes = [_named(name, "thing") for name in things]
         classes += [_named(name, "stuff") for name in stuff]
-        for whole, names in (parts or {}).items():
-            if isinstance(names, str):
-                raise VocabularyError(
-                    f'the parts of "{whole}" must be a list, not the one string "{names}"'
-                )
-            classes += [_named(name, "part", whole) for name in names]
-        return cls(tuple(classes))
+        return cls((*classes, *_part_classes(parts or {})))
 
     @classmethod
     def from_metadata(cls, meta: Any) -> Vocabulary:
@@ -175,9 +173,33 @@ class Vocabulary:
                 stuff = stuff[1:]
             classes = [_named(name, "thing") for name in things]
             classes += [_named(name, "stuff") for name in stuff]
-        for whole, names in (parts or {}).items():
-            classes += [_named(name, "part", whole) for name in names]
-        return cls(tuple(classes))
+        return cls((*classes, *_part_classes(parts or {})))
+
+
+def root_wholes(parts: Parts) -> tuple[str, ...]:
+    """The keys of `parts`, as for `Vocabulary.from_names`, that are not themselves parts."""
+    named = {one.name for one in _part_classes(parts)}
+    return tuple(whole for whole in parts if whole not in named)
+
+
+def _part_classes(parts: Parts) -> list[VocabularyClass]:
+    """One class a part; parts of parts after those of their whole."""
+    found: list[VocabularyClass] = []
+    roots: dict[str, str] = {}
+    pending = list(parts.items())
+    for whole, names in pending:
+        if isinstance(names, str):
+            raise VocabularyError(
+                f'the parts of "{whole}" must be a list, not the one string "{names}"'
+            )
+        root = roots.get(whole, whole)
+        for name in names:
+            one = replace(_named(name, "part", root), whole=whole)
+            found.append(one)
+            roots[one.name] = root
+            if isinstance(names, Mapping) and names[name]:
+                pending.append((one.name, names[name]))
+    return found
 
 
 def _things_among(

@@ -68,6 +68,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             overlap_threshold=keys.OVERLAP_THRESHOLD,
             stuff_scores_things=keys.TEST.STUFF_SCORES_THINGS,
             merge_stuff_only=keys.TEST.MERGE_STUFF_ONLY,
+            consistent_parts=keys.TEST.CONSISTENT_PARTS,
         ),
         "second_opinion": _second_opinion(cfg) if keys.CLIP.ENABLED else None,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,

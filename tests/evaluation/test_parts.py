@@ -74,3 +74,12 @@ def test_maps_without_labels_have_no_score() -> None:
 def test_ignored_truth_of_groups_drops_out() -> None:
     counts = np.array([[4, 1], [2, 9]])
     assert grouped(counts, [0, -1]).tolist() == [[4, 1], [0, 0]]
+
+
+def test_parts_that_are_said_to_be_where_their_whole_is_not(one_map: dict) -> None:
+    wholes = {"car wheel": "car", "car body": "car", "dog head": "dog"}
+    scores = evaluate(one_map, [[1, 0, 3, 1, 0], [2, 2, 3, 3, 0]], part_wholes=wholes)
+    # Six pixels show a part: three of the car's are the car's, whichever part, no head is a dog's.
+    assert scores["inside_whole"] == pytest.approx(100 * 3 / 6)
+    nothing = evaluate(one_map, [[2, 2, 2, 2, 2], [2, 2, 2, 2, 2]], part_wholes=wholes)
+    assert np.isnan(nothing["inside_whole"])
