@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from segment_anything import SamPredictor
+
 from hipie_interactive.answers import answer_all
 from hipie_interactive.prompts import Prompt, Scribble, told
 from hipie_interactive.session import segment
-from segment_anything import SamPredictor
 
 PROMPTS = {
     "a click": Prompt(inside=[(40, 30)]),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hipie_interactive.clicking import Click, deepest, depth, next_click
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from hipie_interactive.clicking import Click, deepest, depth, next_click
 
 DATA = Path(__file__).parent / "data"
 MASK = arrays(bool, (7, 9))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from hipie_interactive.__main__ import main
 from PIL import Image
+
+from hipie_interactive.__main__ import main
 
 BAD = {
     "no click": ([], "a prompt needs a click, a box, a scribble or a polygon"),

@@ -10,10 +10,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from hipie_interactive import Prompt
 
 from hipie import model_zoo
 from hipie.evaluation import build_evaluator
+from hipie_interactive import Prompt
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "projects/Interactive/configs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from hipie_interactive.prompts import Prompt, PromptError, Scribble, polygon_mask, told
 
 SIZE = (60, 90)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from hipie_interactive.scores import clicks_needed, interactive_scores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from hipie_interactive.scribbles import equal_lengths, farthest_first, stroke_points
 
 SIZE = (100, 160)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hipie_interactive.prompts import Prompt, PromptError
-from hipie_interactive.session import Session, segment
 from segment_anything import SamPredictor
 
 from hipie.segmentation import Segmentation
+from hipie_interactive.prompts import Prompt, PromptError
+from hipie_interactive.session import Session, segment
 
 
 def test_steps_are_those_of_the_predictor_fed_with_its_last_mask(sam, pixels, encoded):

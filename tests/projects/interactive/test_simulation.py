@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hipie_interactive.clicking import next_click
-from hipie_interactive.prompts import PromptError
-from hipie_interactive.simulation import iou, simulate
 from segment_anything import SamPredictor
 
 from hipie.open_vocabulary.sam import SamMasks
+from hipie_interactive.clicking import next_click
+from hipie_interactive.prompts import PromptError
+from hipie_interactive.simulation import iou, simulate
 
 
 def squares(size=(60, 90)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hipie_interactive.targets import TargetsMapper
 from PIL import Image
+
+from hipie_interactive.targets import TargetsMapper
 
 
 @pytest.fixture

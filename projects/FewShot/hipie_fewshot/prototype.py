@@ -1,0 +1,90 @@
+"""The plainest way: the mean feature of the examples' masks, compared with every patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from hipie_fewshot.dino import Dino
+from hipie_fewshot.examples import Example, require_examples
+from hipie_fewshot.grid import example_features, features, squashed
+
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What examples were matched with.
+
+    Attributes:
+        mask: [H, W] bool.
+        score: 0..1, how sure the method is.
+    """
+
+    mask: np.ndarray
+    score: float
+
+
+class Prototype:
+    """Cosine similarity to prototypes.
+
+    Args:
+        dino: makes the features.
+        background: a patch belongs to the object if it is more like its prototype than like that
+            of the examples' rest; else, if it is more like it than the middle between the least and
+            the most similar patch.
+    """
+
+    def __init__(self, dino: Dino, background: bool = True) -> None:
+        self.dino = dino
+        self.background = background
+
+    def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
+        """The examples' object in a picture [H, W, 3].
+
+        Raises:
+            ExampleError: without examples.
+        """
+        require_examples(examples)
+        shown, shares = example_features(self.dino, examples)
+        patches = features(self.dino, [squashed(image, self.dino.size)])[0]
+        inside, outside = prototypes(shown, shares)
+        similarity = patches @ inside
+        if self.background and outside is not None:
+            excess = similarity - patches @ outside
+        else:
+            excess = similarity - (similarity.max() + similarity.min()) / 2
+        full = enlarged(excess, image.shape[:2])
+        mask = full > 0
+        certain = enlarged(similarity, image.shape[:2])[mask]
+        score = float(certain.mean().clamp(0, 1)) if len(certain) else 0.0
+        return Found(mask.cpu().numpy(), score)
+
+
+def prototypes(patches: Tensor, shares: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean directions of the object and of the rest.
+
+    Args:
+        patches: [N, C] of unit length.
+        shares: [N] how much of each is the object. More than half makes it the object's; if no
+            patch has so much, those with the most are.
+
+    Returns:
+        [C] and [C], of unit length; None where all is the object.
+    """
+    inside = shares > HALF
+    if not inside.any():
+        inside = shares == shares.max()
+    rest = F.normalize(patches[~inside].mean(0), dim=0) if not inside.all() else None
+    return F.normalize(patches[inside].mean(0), dim=0), rest
+
+
+def enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Values of patches [g * g] at the picture's size [H, W], bilinearly."""
+    side = round(values.numel() ** 0.5)
+    grid = values.reshape(1, 1, side, side)
+    return F.interpolate(grid, size, mode="bilinear", align_corners=False)[0, 0]

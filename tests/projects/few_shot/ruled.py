@@ -1,0 +1,112 @@
+"""Weights made from each tensor's own name, so that two programs can have the same ones.
+
+PerSAM's and Matcher's published programs ran with them on CPU; what they computed lies, cut to fit,
+in `data/`. The project's README says how.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# SAM's estimates of IoU, and the size of its logits, get into the range of trained ones, so that
+# published thresholds part the masks.
+QUALITY_BIAS, QUALITY_SPREAD, LOGIT_SCALE = 0.88, 0.03, 150.0
+
+
+def ruled_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    """What the rule makes of a tensor's name."""
+    normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if name.endswith("iou_prediction_head.layers.2.bias"):
+        made = QUALITY_BIAS + QUALITY_SPREAD * normal
+    elif name.endswith("iou_prediction_head.layers.2.weight"):
+        made = 10 * QUALITY_SPREAD * normal / np.sqrt(shape[1])
+    elif "output_hypernetworks_mlps" in name and name.endswith("layers.2.weight"):
+        made = LOGIT_SCALE * normal / np.sqrt(shape[1])
+    elif name.endswith("gamma") or (name.endswith("weight") and len(shape) == 1):
+        made = 1 + 0.1 * np.abs(normal)
+    elif "embed" in name or name.endswith(("token", "tokens.weight", "token.weight")):
+        made = normal if len(shape) < 4 or shape[1] > shape[2] else 0.5 * normal
+    elif name.endswith("gaussian_matrix"):
+        made = normal
+    elif len(shape) < 2:
+        made = 0.1 * normal
+    else:
+        made = normal / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(made.astype(np.float32))
+
+
+def rule(model: nn.Module) -> nn.Module:
+    """Give every tensor of a model what the rule makes of its name."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            value.copy_(ruled_tensor(name, tuple(value.shape)))
+    return model.eval()
+
+
+def build_sam(parts, side: int, patch: int, width: int = 32) -> nn.Module:
+    """A small SAM from the classes of a module `parts`."""
+    grid = (side // patch, side // patch)
+    encoder = parts.ImageEncoderViT(
+        img_size=side,
+        patch_size=patch,
+        embed_dim=width,
+        depth=1,
+        num_heads=2,
+        out_chans=width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=8,
+        global_attn_indexes=(),
+    )
+    decoder = parts.MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=parts.TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=64, num_heads=4),
+        transformer_dim=width,
+        iou_head_depth=3,
+        iou_head_hidden_dim=width,
+    )
+    prompts = parts.PromptEncoder(
+        embed_dim=width, image_embedding_size=grid, input_image_size=(side, side), mask_in_chans=16
+    )
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    return rule(parts.Sam(encoder, prompts, decoder, mean, std))
+
+
+def ruled_sam(side: int, patch: int):
+    """hipie's wrapper of it."""
+    import segment_anything.modeling as parts
+
+    from hipie.open_vocabulary.sam import Sam
+
+    return Sam(build_sam(parts, side, patch))
+
+
+def ruled_dino():
+    """A ViT of timm for squares of 112 pixels, two blocks of width 32."""
+    from hipie_fewshot.dino import Dino
+
+    dino = Dino.from_source("random:tiny", size=112)
+    rule(dino.model)
+    return dino
+
+
+def picture_of(seed: int, height: int, width: int) -> np.ndarray:
+    """Patches of colour with a little noise: [H, W, 3] uint8."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3))
+    large = np.kron(colours, np.ones((10, 10, 1), int))[:height, :width]
+    return (large + rng.integers(-20, 21, large.shape)).clip(0, 255).astype(np.uint8)
+
+
+def blob(seed: int, height: int, width: int) -> np.ndarray:
+    """An ellipse somewhere: [H, W] bool."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    middle = rng.uniform(0.35, 0.65, 2) * (height, width)
+    radii = rng.uniform(0.2, 0.3, 2) * (height, width)
+    return ((y - middle[0]) / radii[0]) ** 2 + ((x - middle[1]) / radii[1]) ** 2 < 1

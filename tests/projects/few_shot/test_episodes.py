@@ -1,0 +1,142 @@
+"""Episodes of data sets: what is drawn, and what is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from hipie import model_zoo
+from hipie_fewshot.episodes import (
+    EpisodeMapper,
+    class_mask,
+    data_of,
+    draw_episodes,
+    pictures_of_classes,
+)
+
+
+def square(x, category, crowd=0):
+    corners = [x, 5, x + 10, 5, x + 10, 15, x, 15]
+    return {"segmentation": [corners], "category_id": category, "iscrowd": crowd}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Class 0 in all six pictures (twice in the first), class 1 in one, class 2 in three."""
+    found = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (60, 30), (number, 0, 0)).save(path)
+        objects = [square(0, 0), *([square(20, 0), square(40, 1)] if number == 0 else [])]
+        objects += [square(40, 2)] if number % 2 else []
+        objects += [square(20, 1, crowd=1)] if number == 1 else []
+        found.append(
+            {
+                "file_name": str(path),
+                "height": 30,
+                "width": 60,
+                "image_id": number,
+                "annotations": objects,
+            }
+        )
+    return found
+
+
+@pytest.fixture
+def registered(records):
+    DatasetCatalog.register("few_pictures", lambda: records)
+    MetadataCatalog.get("few_pictures").set(thing_classes=["cup", "pen", "hat"])
+    yield "few_pictures"
+    DatasetCatalog.remove("few_pictures")
+    MetadataCatalog.remove("few_pictures")
+
+
+def config(*options):
+    names = ("NUMBER", 30, *options)
+    pairs = zip(names[::2], names[1::2])
+    given = [part for key, value in pairs for part in (f"MODEL.FEWSHOT.EPISODES.{key}", value)]
+    return model_zoo.get_config("projects/FewShot/configs/persam_random_picturebook.yaml", given)
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_pictures_of_classes_without_crowds(records):
+    assert pictures_of_classes(records) == {0: [0, 1, 2, 3, 4, 5], 1: [0], 2: [1, 3, 5]}
+
+
+def test_draws_are_fair_and_repeat():
+    pictures = {0: list(range(10)), 4: [3, 5, 7]}
+    drawn = draw_episodes(pictures, 400, 2, seed=1)
+    assert drawn == draw_episodes(pictures, 400, 2, seed=1)
+    assert drawn != draw_episodes(pictures, 400, 2, seed=2)
+    for number, query, shown in drawn:
+        assert len({query, *shown}) == 3
+        assert {query, *shown} <= set(pictures[number])
+    assert 150 < sum(number == 4 for number, *_ in drawn) < 250
+    queries = [query for number, query, _ in drawn if number == 4]
+    assert min(queries.count(one) for one in (3, 5, 7)) > 40
+
+
+def test_folds_take_every_so_manieth_class(registered):
+    episodes, _ = data_of(config(), registered, training=False)
+    assert {one["class_id"] for one in episodes} == {0, 2}
+    assert len(episodes) == 30
+    episodes, _ = data_of(config("FOLDS", 2, "FOLD", 0), registered, training=False)
+    assert {one["class_id"] for one in episodes} == {0, 2}
+    episodes, _ = data_of(config("SHOTS", 3), registered, training=False)
+    assert {one["class_id"] for one in episodes} == {0}
+
+
+def test_an_episode_is_read(records):
+    episode = {"class_id": 0, "query": records[0], "shown": [records[1]]}
+    item = EpisodeMapper(["cup", "pen", "hat"])(episode)
+    assert item["image"].shape == (3, 30, 60)
+    expected = np.zeros((30, 60), bool)
+    expected[5:15, :10] = expected[5:15, 20:30] = True
+    assert np.array_equal(item["target"], expected)
+    assert item["class_id"] == 0
+    assert item["examples"][0].label == "cup"
+    assert item["examples"][0].mask.sum() == 100
+    assert item["examples"][0].image[0, 0, 0] == 1
+
+
+def test_panoptic_maps_show_things(tmp_path):
+    ids = np.zeros((30, 40, 3), np.uint8)
+    ids[:10, :, 0], ids[10:20, :, 0], ids[20:, :, 0] = 1, 2, 3
+    Image.fromarray(ids).save(tmp_path / "p.png")
+    record = {
+        "pan_seg_file_name": str(tmp_path / "p.png"),
+        "height": 30,
+        "width": 40,
+        "segments_info": [
+            {"id": 1, "category_id": 7, "isthing": True, "iscrowd": 0},
+            {"id": 2, "category_id": 7, "isthing": True, "iscrowd": 0},
+            {"id": 3, "category_id": 9, "isthing": False, "iscrowd": 0},
+        ],
+    }
+    assert pictures_of_classes([record]) == {7: [0]}
+    mask = class_mask(record, 7)
+    assert mask[:20].all()
+    assert not mask[20:].any()
+    assert not class_mask(record, 8).any()
+
+
+def test_what_has_no_episodes_is_one_sentence(registered, records):
+    for options, sentence in (
+        (("SHOTS", 6), r"no class of the data set few_pictures is in more than 6 picture\(s\)"),
+        (("FOLDS", 4, "FOLD", 4), "FOLD is 4; with FOLDS 4 it is 0 to 3"),
+        (("SHOTS", 0), "SHOTS and NUMBER have to be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            data_of(config(*options), registered, training=False)
+    with pytest.raises(ValueError, match="FewShot is not trained"):
+        data_of(config(), registered, training=True)
+    for record in records:
+        del record["annotations"]
+    with pytest.raises(ValueError, match="has no instances to show"):
+        data_of(config(), registered, training=False)

@@ -1,0 +1,123 @@
+"""PerSAM and Matcher compute what their authors' programs computed, on the same weights.
+
+See `ruled.py`, and the project's README for how the numbers were recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hipie_fewshot import Example
+from hipie_fewshot.location_prior import location_prior, similarity, target_feature
+from hipie_fewshot.matcher import Matcher
+from hipie_fewshot.matching import matched_patches, patch_centres
+from hipie_fewshot.persam import PerSam, first_round
+from hipie_fewshot.proposals import ProposalSettings, proposals
+from hipie_fewshot.selection import SelectionSettings, measure
+from tests.projects.few_shot.ruled import blob, picture_of, ruled_dino, ruled_sam
+
+DATA = Path(__file__).parent / "data"
+SIDE = 112
+# Sizes of the example's picture and of the other.
+PERSAM_CASES = [((96, 140), (120, 90)), ((100, 80), (70, 128))]
+# Examples, three masks, weights of the score, merged, points, draws, grid, NMS.
+MATCHER_CASES = [
+    (1, True, (1.0, 0.0, 0.0), 9, (1, 6), 16, 6, 0.65),
+    (2, True, (1.0, 0.0, 0.0), 5, (1, 3), 12, 0, 1.0),
+    (1, False, (0.8, 0.2, 1.0), 10, (4, 6), 10, 5, 1.0),
+    (1, True, (0.5, 0.5, 1.0), 9, (1, 6), 16, 6, 0.9),
+]
+
+
+@pytest.fixture(scope="module")
+def large_sam():
+    """With a grid of 64 by 64, which PerSAM's program takes for granted."""
+    return ruled_sam(512, 8)
+
+
+def close(found, expected):
+    """Within 1e-5 of the largest value."""
+    found = found.numpy() if torch.is_tensor(found) else found
+    assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", range(len(PERSAM_CASES)))
+def test_persam(large_sam, case, monkeypatch):
+    kept = np.load(DATA / "published_persam.npz")
+    shown_size, size = PERSAM_CASES[case]
+    example = Example(picture_of(10 + case, *shown_size), blob(case, *shown_size))
+    image = picture_of(20 + case, *size)
+    picture = large_sam.encode(image)
+    target = target_feature(large_sam, [example])
+    close(similarity(picture, target)[::4, ::4], kept[f"similarity_{case}"])
+    prior = location_prior(picture, target)
+    assert prior.points.tolist() == kept[f"points_{case}"].tolist()
+    close(first_round(picture, prior, target)[0, ::8, ::8], kept[f"first_{case}"])
+
+    rounds = []
+    predict = type(picture).predict
+    monkeypatch.setattr(
+        type(picture),
+        "predict",
+        lambda *a, **k: rounds.append((k, predict(*a, **k))) or rounds[-1][1],
+    )
+    found = PerSam(large_sam).find(image, [example])
+    best = [answer.best() for _, answer in rounds]
+    close(best[0].low_resolution[0, 0, ::8, ::8], kept[f"second_{case}"])
+    close(best[1].low_resolution[0, 0, ::8, ::8], kept[f"third_{case}"])
+    close(np.array([float(one.scores) for one in best]), kept[f"scores_{case}"])
+    assert rounds[1][0]["boxes"][0].tolist() == kept[f"box_{case}"].tolist()
+    expected = np.unpackbits(kept[f"mask_{case}"], count=size[0] * size[1]).reshape(size)
+    assert (found.mask != expected.astype(bool)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("case", range(len(MATCHER_CASES)))
+def test_matcher(case):
+    pytest.importorskip("ot")
+    kept = np.load(DATA / "published_matcher.npz")
+    shots, three, score, merged, sizes, draws, grid, nms = MATCHER_CASES[case]
+    dino, sam = ruled_dino(), ruled_sam(128, 16)
+    masks = [blob(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
+    if case == 3:
+        masks[0][:] = False
+        masks[0][40:60, 40:60] = True
+    pictures = [picture_of(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
+    examples = [Example(*pair) for pair in zip(pictures, masks)]
+    image = picture_of(200 + case, SIDE, SIDE)
+    proposing = ProposalSettings(points=sizes, draws=draws, grid=grid, three_masks=three, nms=nms)
+    matcher = Matcher(dino, sam, proposing, SelectionSettings(score=score, merged=merged), seed=0)
+
+    def unit(square):
+        pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 255
+        return F.normalize(dino.patches(pixels)[0], dim=-1)
+
+    shown = torch.cat([unit(one) for one in pictures])
+    likeness = shown @ unit(image).T
+    pooled = [F.avg_pool2d(torch.from_numpy(m).float()[None], 14) for m in masks]
+    inside = torch.stack(pooled).flatten() > 0
+    points = patch_centres(matched_patches(likeness, inside), 8, 14)
+    assert sorted(points.tolist()) == sorted(kept[f"points_{case}"].tolist())
+    made = proposals(sam.encode(image), points, proposing, seed=0).numpy()
+    areas = made.sum((1, 2))
+    assert len(areas) == len(kept[f"areas_{case}"])
+    assert np.abs(areas - kept[f"areas_{case}"]).max() <= 3
+    measures = measure(made, points, ((1 - likeness[inside]) / 2).numpy(), 8)
+    for name in ("likeness", "purity", "coverage"):
+        close(getattr(measures, name), kept[f"{name}_{case}"])
+    found = matcher.find(image, examples)
+    expected = np.unpackbits(kept[f"mask_{case}"], count=SIDE * SIDE).reshape(SIDE, SIDE)
+    assert (found.mask != expected.astype(bool)).mean() < 1e-3
+
+
+def test_the_cases_try_what_they_should():
+    kept = np.load(DATA / "published_matcher.npz")
+    counts = [len(kept[f"areas_{case}"]) for case in range(len(MATCHER_CASES))]
+    assert min(counts) >= 1
+    assert max(counts) >= 20
+    assert any(len(kept[f"points_{case}"]) > 8 for case in range(len(MATCHER_CASES)))
+    assert any(len(kept[f"points_{case}"]) <= 8 for case in range(len(MATCHER_CASES)))
