@@ -13,7 +13,6 @@ many queries survive.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -103,43 +102,62 @@ def stages(options: argparse.Namespace) -> None:
 
 
 def published(options: argparse.Namespace) -> None:
-    """Time in turns in this process, then peak memory in a process of its own for each way."""
-    model = build(options.model)
+    """Two processes that take turns, one for each way, as a user would have one or the other."""
     for count in options.names:
-        item = {**picture(options.size), "vocabulary": vocabulary(count)}
-
-        def there(item: dict = item, count: int = count) -> None:
-            with published_way(model, 512 if count <= 150 else 1536):
-                model([item])
-
-        theirs, ours = medians([there, lambda item=item: model([item])], options.repeats)
+        ways = {way: _started(way, count, options) for way in ("published", "ours")}
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(options.repeats + 1):
+            for way, process in ways.items():
+                seconds = _asked(process, "picture")
+                if turn:
+                    times[way].append(seconds)
+        theirs, ours = (statistics.median(seconds) for seconds in times.values())
         print(
             f"{options.model} {options.size} {count} names: published way {theirs:.2f} s, "
             f"ours {ours:.2f} s, {theirs / ours:.2f} times faster"
         )
-        peaks = {}
-        for way in ("published", "ours"):
-            command = [*(sys.executable, __file__, "memory", "--way", way)]
-            command += ["--model", options.model, "--size", options.size]
-            command += ["--names", str(count), "--threads", str(options.threads)]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            peaks[way] = json.loads(answer.splitlines()[-1])
-        whole = {way: one["peak"] / 2**20 for way, one in peaks.items()}
+        peaks = {way: _asked(process, "peak") / 2**20 for way, process in ways.items()}
+        loaded = _asked(ways["ours"], "loaded") / 2**20
         print(
-            f"  peak memory of the process: {whole['published']:.2f} GiB and {whole['ours']:.2f} "
-            f"GiB, {whole['ours'] / whole['published']:.0%}; of these the loaded model takes "
-            f"{peaks['ours']['loaded'] / 2**20:.2f} GiB"
+            f"  peak memory of the process: {peaks['published']:.2f} GiB and {peaks['ours']:.2f} "
+            f"GiB, {peaks['ours'] / peaks['published']:.0%}; of these the loaded model takes "
+            f"{loaded:.2f} GiB"
         )
+        for process in ways.values():
+            process.stdin.close()
+            process.wait()
 
 
-def memory(options: argparse.Namespace) -> None:
-    """One picture in this process; prints kilobytes before it and at most."""
+def _started(way: str, count: int, options: argparse.Namespace) -> subprocess.Popen:
+    command = [*(sys.executable, __file__, "turns", "--way", way, "--model", options.model)]
+    command += ["--size", options.size, "--names", str(count), "--threads", str(options.threads)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _asked(process: subprocess.Popen, question: str) -> float:
+    print(question, file=process.stdin, flush=True)
+    for line in process.stdout:
+        if line.startswith("answer "):
+            return float(line.split()[1])
+    raise SystemExit(f"a process that was measured ended with status {process.wait()}")
+
+
+def turns(options: argparse.Namespace) -> None:
+    """One way of working, a picture whenever a line "picture" comes in; for `published`."""
     model = build(options.model)
-    item = {**picture(options.size), "vocabulary": vocabulary(options.names[0])}
+    count = options.names[0]
+    item = {**picture(options.size), "vocabulary": vocabulary(count)}
+    there = published_way(model, 512 if count <= 150 else 1536)
     loaded = resident("VmRSS")
-    with published_way(model) if options.way == "published" else nullcontext():
-        model([item])
-    print(json.dumps({"loaded": loaded, "peak": resident("VmHWM")}))
+    with there if options.way == "published" else nullcontext():
+        for line in sys.stdin:
+            question = line.strip()
+            start = time.perf_counter()
+            if question == "picture":
+                model([item])
+            answers = {"peak": resident("VmHWM"), "loaded": loaded}
+            answers["picture"] = time.perf_counter() - start
+            print("answer", answers[question], flush=True)
 
 
 def resident(kind: str) -> int:
@@ -197,7 +215,7 @@ def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
 
 def main() -> None:
     """Read the command line and measure."""
-    questions = {one.__name__: one for one in (stages, published, memory, sentences, names)}
+    questions = {one.__name__: one for one in (stages, published, turns, sentences, names)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", choices=questions)
     parser.add_argument("--model", default="r50", choices=["r50", "vit_h"])

@@ -1,8 +1,9 @@
 """HIPIE's model worked the published way: what the benchmark of speed and memory compares with.
 
 The same weights and the same answers, but deformable attention by grid-sample, captions padded to
-the fixed length and read again for every picture, pixels projected in the early fusion, class
-logits of every layer, and every query's mask at full size before anything is merged.
+the fixed length and read again for every picture, pixels projected in the early fusion,
+feed-forward layers over all tokens at once, class logits of every layer, masks of things by grouped
+convolutions, and every query's mask at full size before anything is merged.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from hipie.inference.scores import merge_scores, thing_scores
 from hipie.inference.selection import best_pairs, suppress
 from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
 from hipie.language import TextEncoder, TextFeatures
+from hipie.model.attention_layers import FeedForward
 from hipie.model.fusion import HIDDEN, LIMIT, BidirectionalFusion
+from hipie.model.mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from hipie.universal import HIPIE
 
@@ -42,6 +45,8 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         mock.patch.object(hipie.ops.module, "ms_deform_attn", _grid_sample),
         mock.patch.object(encoder, "forward", lambda said: _padded(encoder, said, max_tokens)),
         mock.patch.object(fusion, "forward", lambda *given: _projected(fusion, *given)),
+        mock.patch.object(FeedForward, "forward", _at_once),
+        mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
         mock.patch.object(model.things, "forward", _every_layer(model.things)),
         mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
         mock.patch.object(hipie.universal, "universal_results", _everything_at_full_size),
@@ -59,6 +64,24 @@ def _every_layer(branch: nn.Module) -> Callable[..., Any]:
         return found
 
     return run
+
+
+def _at_once(layer: FeedForward, x: Tensor) -> Tensor:
+    return layer.norm(x + layer.linear2(layer.linear1(x).relu()))
+
+
+def _grouped(head: DynamicMaskHead, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
+    """Every query's inputs are written out, and its layers are a group of a convolution."""
+    n, (height, width) = len(numbers), features.shape[-2:]
+    weights, biases = (numbers.split(head.sizes, dim=1)[part : part + 3] for part in (0, 3))
+    relative = centres[:, :, None] - pixel_centres(height, width, features.device)
+    shown = features.flatten(1).expand(n, -1, -1)
+    x = torch.cat([relative, shown], dim=1).view(1, -1, height, width)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        kernel = weight.reshape(bias.numel(), -1, 1, 1)
+        x = F.conv2d(x, kernel, bias.flatten(), groups=n)
+        x = x.relu() if layer < 2 else x
+    return aligned_upsample(x.view(n, 1, height, width))[:, 0]
 
 
 def _grid_sample(
@@ -118,6 +141,7 @@ def _everything_at_full_size(
     input_size: tuple[int, int],
     output_size: tuple[int, int],
     settings: ResultSettings,
+    opinion: None = None,
 ) -> dict[str, Any]:
     """Masks of all queries first; then scores, and maps by one product over all of them."""
     count = things.token_logits.shape[1] - background_queries

@@ -11,7 +11,7 @@ from torch import Tensor
 STRIDE = 4
 WORKING_BYTES = 256 * 2**20
 COPIES = 4
-BAND_BYTES = 32 * 2**20
+BAND_BYTES = 64 * 2**20
 
 Size = tuple[int, int]
 
@@ -50,7 +50,8 @@ class OutputRows:
     """Masks at the size of the results, a few rows of the picture at a time.
 
     Bilinear twice, as `to_input` and then to the output size, but hundreds of masks never exist at
-    full size: resizing rows and resizing columns are two linear maps, so rows can be made alone.
+    full size: resizing columns and resizing rows are two linear maps, so rows can be made alone.
+    Asked for from top to bottom, no row of the small masks is widened twice.
 
     Args:
         mask_logits: [N, h, w] at a quarter of the padded canvas.
@@ -60,21 +61,41 @@ class OutputRows:
 
     def __init__(self, mask_logits: Tensor, input_size: Size, output_size: Size) -> None:
         self._input_width, self._width = input_size[1], output_size[1]
-        self._columns_last = mask_logits.float().transpose(0, 1).contiguous()
+        self._small = mask_logits.detach().float().transpose(0, 1).contiguous()
         height = mask_logits.shape[-2]
-        every = torch.eye(height, device=mask_logits.device)
-        self._mix = _resize(every, input_size[0], output_size[0]).t().contiguous()
-        used = self._mix != 0
-        self._first = used.int().argmax(1).tolist()
-        self._last = (height - used.flip(1).int().argmax(1)).tolist()
+        mix = _resize(torch.eye(height), input_size[0], output_size[0]).t()
+        self._sources = [_sources(row) for row in mix]
+        self._wide, self._start = self._small.new_empty(0, len(mask_logits), self._width), 0
 
     def __call__(self, top: int, bottom: int) -> Tensor:
         """[bottom - top, N, W] mask logits of these rows of the result."""
-        first, last = min(self._first[top:bottom]), max(self._last[top:bottom])
-        rows = self._columns_last[first:last]
-        wide = _resize(rows.flatten(0, 1), self._input_width, self._width)
-        mixed = self._mix[top:bottom, first:last] @ wide.reshape(last - first, -1)
-        return mixed.view(bottom - top, rows.shape[1], self._width)
+        sources = self._sources[top:bottom]
+        self._widen(min(first for first, _ in sources), max(r + len(w) for r, w in sources))
+        rows = self._wide.new_empty(bottom - top, self._wide.shape[1], self._width)
+        for row, (first, weights) in enumerate(sources):
+            wide = self._wide[first - self._start :][: len(weights)]
+            if len(weights) == 2:
+                torch.lerp(wide[0], wide[1], weights[1], out=rows[row])
+            else:
+                rows[row] = torch.einsum("r,rnw->nw", wide.new_tensor(weights), wide)
+        return rows
+
+    def _widen(self, first: int, last: int) -> None:
+        """Have rows [first, last) of the small masks at the width of the result, and no others."""
+        known = self._start <= first < self._start + len(self._wide)
+        kept = self._wide[first - self._start :] if known else self._wide[:0]
+        stop = first + len(kept)
+        if last > stop:
+            lines = self._small[stop:last].flatten(0, 1)
+            made = _resize(lines, self._input_width, self._width)
+            kept = torch.cat([kept, made.view(last - stop, -1, self._width)])
+        self._wide, self._start = kept, first
+
+
+def _sources(weights: Tensor) -> tuple[int, list[float]]:
+    """The first and the weights of the rows that one row of a result is mixed from."""
+    used = weights.nonzero().flatten().tolist()
+    return used[0], weights[used[0] : used[-1] + 1].tolist()
 
 
 def _resize(lines: Tensor, inside: int, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 # What a pixel of the canvas takes at most, in bytes a channel of the model's width: features,
-# tokens and their attention at strides 4 to 64 (`python benchmarks/hipie.py memory` measures it).
+# tokens and their attention at strides 4 to 64 (`benchmarks/hipie.py published` prints the peak).
 BYTES_PER_CHANNEL = 5
 # What a pixel of the result takes besides one number a class.
 BYTES_PER_RESULT = 128

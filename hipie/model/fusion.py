@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
 LIMIT = 50000.0
 HIDDEN = -9e15
+# Scores of the heads that are worked on together; a single head is always granted.
+WORKING_BYTES = 256 * 2**20
 
 
 class BidirectionalFusion(nn.Module):
@@ -68,37 +72,54 @@ class BidirectionalFusion(nn.Module):
             The fused [B, S, width] and [B, T, text_width].
         """
         visual, text = self.norm_visual(visual), self.norm_text(text)
-        scores = self._scores(visual, text).clamp_(-LIMIT, LIMIT)
-        seen = scores.masked_fill(~text_mask[:, None, :, None], HIDDEN).softmax(2)
-        read = scores.softmax(3)
+        keys, values = self._keys(text), self._values(text)
+        hidden = ~text_mask[:, None, :, None]
+        seen: Tensor | float = 0.0
+        read = []
+        for heads in self._head_groups(text.shape[1] * visual.shape[1] * len(visual)):
+            scores = self._scores(visual, *(one[:, heads] for one in keys)).clamp_(-LIMIT, LIMIT)
+            read.append(self._mix(self.dropout(scores.softmax(3)), visual))
+            weights = self.dropout(scores.masked_fill_(hidden, HIDDEN).softmax(2))
+            words = values[:, heads].flatten(1, 2)
+            seen = seen + weights.flatten(1, 2).transpose(1, 2).to(words.dtype) @ words
         return (
-            visual + self.gamma_visual * self._read_text(self.dropout(seen), text),
-            text + self.gamma_text * self._read_visual(self.dropout(read), visual),
+            visual + self.gamma_visual * (seen + self.visual_out.bias),
+            text + self.gamma_text * self._from_pixels(read),
         )
 
-    def _scores(self, visual: Tensor, text: Tensor) -> Tensor:
-        """float32 [B, heads, T, S]: the query projection is applied to the keys."""
+    def _head_groups(self, scores: int) -> Iterator[slice]:
+        """Heads that are worked on together, so many that their scores stay small."""
+        step = max(1, WORKING_BYTES // (4 * max(scores, 1)))
+        for first in range(0, self.num_heads, step):
+            yield slice(first, first + step)
+
+    def _keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, heads, T, width] and [B, heads, T, 1]: words after the pixels' projection."""
         keys = self._heads(self.text_key(text) * self.scale)
         weight, bias = self._by_head(self.visual_query)
-        offset = keys @ bias[:, :, None].to(keys.dtype)
-        scores = (keys @ weight).flatten(1, 2) @ visual.transpose(1, 2)
+        return keys @ weight, keys @ bias[:, :, None].to(keys.dtype)
+
+    def _scores(self, visual: Tensor, keys: Tensor, offset: Tensor) -> Tensor:
+        """float32 [B, n, T, S] of n heads."""
+        scores = keys.flatten(1, 2) @ visual.transpose(1, 2)
         return scores.unflatten(1, keys.shape[1:3]).float().add_(offset)
 
-    def _read_text(self, weights: Tensor, text: Tensor) -> Tensor:
-        """Weights [B, heads, T, S] -> [B, S, width]: values meet the output projection first."""
-        values = self._heads(self.text_value(text))
+    def _values(self, text: Tensor) -> Tensor:
+        """[B, heads, T, width]: words' values after their share of the output projection."""
         out = self.visual_out.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
-        rows = (values @ out).flatten(1, 2)
-        return weights.flatten(1, 2).transpose(1, 2).to(rows.dtype) @ rows + self.visual_out.bias
+        return self._heads(self.text_value(text)) @ out
 
-    def _read_visual(self, weights: Tensor, visual: Tensor) -> Tensor:
-        """Weights [B, heads, T, S] -> [B, T, text_width]: pixels are mixed before projected."""
-        total = weights.sum(3, keepdim=True)
+    def _mix(self, weights: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [B, n, T, S] -> pixels mixed by them [B, n, T, width], and their sums."""
         mixed = weights.flatten(1, 2).to(visual.dtype) @ visual
+        return mixed.unflatten(1, weights.shape[1:3]), weights.sum(3, keepdim=True)
+
+    def _from_pixels(self, mixed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """What groups of heads mixed -> [B, T, text_width]: mixed first, projected then."""
+        pixels, total = (torch.cat(one, dim=1) for one in zip(*mixed, strict=True))
         weight, bias = self._by_head(self.visual_value)
-        mixed = mixed.unflatten(1, weights.shape[1:3]) @ weight.transpose(1, 2)
-        mixed = mixed + total * bias[:, None]
-        return self.text_out(mixed.transpose(1, 2).flatten(2))
+        values = pixels @ weight.transpose(1, 2) + total * bias[:, None]
+        return self.text_out(values.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, N, inner] -> [B, heads, N, inner / heads]."""

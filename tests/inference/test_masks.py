@@ -45,6 +45,14 @@ def test_rows_against_float64(output_size: tuple[int, int], step: int) -> None:
         assert np.abs(found.transpose(0, 1).numpy() - out[:, top:bottom]).max() < 1e-5
 
 
+def test_rows_in_any_order() -> None:
+    small = torch.randn(2, 6, 5)
+    rows, fresh = (OutputRows(small, (24, 20), (24, 20)) for _ in range(2))
+    whole = fresh(0, 24)
+    for top, bottom in ((8, 12), (0, 3), (20, 24), (19, 22)):
+        torch.testing.assert_close(rows(top, bottom), whole[top:bottom])
+
+
 def test_bands_cover_every_row_once() -> None:
     parts = list(bands(103, 1000, working_bytes=10_000))
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(103))

@@ -95,3 +95,20 @@ def test_huge_scores_stay_finite(scale: float) -> None:
     assert seen.isfinite().all()
     assert read.isfinite().all()
     assert all(p.grad.isfinite().all() for p in fusion.parameters())
+
+
+def test_heads_one_by_one_equal_heads_together(monkeypatch) -> None:
+    module = make_fusion().double()
+    visual, text, real = inputs()
+    everything = [visual.requires_grad_(), text.requires_grad_(), *module.parameters()]
+
+    def answer() -> list[Tensor]:
+        seen, read = module(visual, text, real)
+        loss = (seen * torch.linspace(-1, 1, seen.numel()).view_as(seen)).sum()
+        return [seen, read, *torch.autograd.grad(loss + read.square().sum(), everything)]
+
+    whole = answer()
+    monkeypatch.setattr("hipie.model.fusion.WORKING_BYTES", 1)
+    assert len(list(module._head_groups(1))) == HEADS
+    for one, other in zip(answer(), whole, strict=True):
+        torch.testing.assert_close(one, other)
