@@ -8,6 +8,7 @@ warm-up, medians of several; ratios are what counts.
     python benchmarks/refersam.py profile     the network by part, the interactor by part; what
                                               folding the short side of an attention saves
     python benchmarks/refersam.py sentences   seven sentences on one picture against one
+    python benchmarks/refersam.py precision   bfloat16 (`TEST.BFLOAT16 True`) against float32
     python benchmarks/refersam.py memory      peak memory, of one sentence and of seven
     python benchmarks/refersam.py all         all of them
 """
@@ -188,6 +189,22 @@ def sentences(model: ReferSAM, options: argparse.Namespace) -> None:
     )
 
 
+def precision(model: ReferSAM, options: argparse.Namespace) -> None:
+    """The network under autocast to bfloat16, as `TEST.BFLOAT16` has it, against float32."""
+    ask = question(model, options, 1)
+
+    def short() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return ask()
+
+    plain, brief = medians([ask, short], options.repeats)
+    same = ((ask() >= 0) == (short() >= 0)).float().mean()
+    print(
+        f"float32 {plain:.2f} s, bfloat16 {brief:.2f} s, {plain / brief:.2f} times faster; "
+        f"{same:.2%} of the mask's pixels are the same"
+    )
+
+
 def memory(model: ReferSAM, options: argparse.Namespace) -> None:
     """Peak memory, of one sentence and of seven, each in a process of its own."""
     for count in (1, len(SENTENCES)):
@@ -263,7 +280,9 @@ def watched(model: ReferSAM, parts: Timed) -> Iterator[Stopwatch]:
 
 def main() -> None:
     """Read the command line and measure."""
-    questions = {one.__name__: one for one in (sampling, profile, sentences, memory, resident)}
+    questions = {
+        one.__name__: one for one in (sampling, profile, sentences, precision, memory, resident)
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", nargs="?", default="all", choices=[*questions, "all"])
     parser.add_argument("--sam", default="vit_b", choices=["vit_t", "vit_b", "vit_l", "vit_h"])
@@ -277,7 +296,7 @@ def main() -> None:
     kind = torch.backends.cpu.get_cpu_capability()
     print(f"{options.threads} threads, PyTorch {torch.__version__}, {kind}")
     print(f"{options.sam} at {options.size}x{options.size}")
-    chosen = [sampling, profile, sentences, memory]
+    chosen = [sampling, profile, sentences, precision, memory]
     with torch.no_grad():
         model = build(options)
         for ask in chosen if options.question == "all" else [questions[options.question]]:
