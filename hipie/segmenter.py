@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from PIL import Image
 
 import hipie.universal
@@ -76,20 +76,21 @@ class Segmenter:
 
         Raises:
             ValueError: for an unknown configuration, key or value, or if there are no weights for
-                the configuration.
+                the configuration, and its architecture does not bring them.
         """
         own = ("MODEL.HIPIE.TEST.LEAST_CLASSES", LEAST_CLASSES)
         cfg = model_zoo.get_config(str(config_file), [*own, *opts])
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         check(cfg)
         found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
-        if not found:
+        brought = _architecture(cfg, "brings_weights", False)
+        if not found and not brought:
             raise ValueError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"
             )
         model = build_model(cfg)
-        Checkpointer(model).load(str(found))
+        Checkpointer(model).load(str(found or ""))
         return cls(model, cfg)
 
     def segment(
@@ -118,7 +119,7 @@ class Segmenter:
         named = {_first(thing) for thing in things}
         wholes = [whole for whole in root_wholes(parts or {}) if whole not in named]
         vocabulary = Vocabulary.from_names(things=[*things, *wholes], stuff=stuff)
-        result = self._run(pixels, {"vocabulary": vocabulary})
+        result = self._run(pixels, {"vocabulary": vocabulary, "results": ("panoptic_seg",)})
         panoptic, infos = result["panoptic_seg"]
         panoptic = panoptic.cpu().numpy()
         segments = []
@@ -159,7 +160,8 @@ class Segmenter:
         masks = torch.as_tensor(masks).bool()
         _require_masks(masks, pixels.shape[:2])
         vocabulary = Vocabulary.from_names(things=things, stuff=stuff)
-        scores = self._run(pixels, {"vocabulary": vocabulary})["sem_seg"].cpu()
+        asked = {"vocabulary": vocabulary, "results": ("sem_seg",)}
+        scores = self._run(pixels, asked)["sem_seg"].cpu()
         classes, shares = label_masks(masks, scores)
         segments = []
         for place, score, mask in painted(masks, classes, shares, vocabulary.is_thing):
@@ -214,6 +216,28 @@ class Segmenter:
             return self._run_group([self._read(image) for image in images], sentence)
         return [self.refer(image, sentence) for image in images]
 
+    def prompt(self, image: Picture, prompts: Sequence[Any]) -> Segmentation:
+        """The object that clicks, boxes, scribbles or a polygon point at, a segment a prompt.
+
+        Args:
+            image: as for `segment`.
+            prompts: each a dict with some of `inside`, `outside` (points), `box`, `scribbles`,
+                `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
+        """
+        self._require("interactive", "prompt")
+        return self.model.segment_prompts(image, prompts)
+
+    def like(self, image: Picture, examples: Sequence[Any]) -> Segmentation:
+        """What examples show, found again: a segment for each of their labels.
+
+        Args:
+            image: as for `segment`.
+            examples: each a (picture, mask) or (picture, mask, label), as files, PIL pictures or
+                arrays; see `hipie_fewshot.Example`.
+        """
+        self._require("few_shot", "like")
+        return self.model.segment_like(image, examples)
+
     def _find_parts(
         self,
         pixels: np.ndarray,
@@ -230,7 +254,7 @@ class Segmenter:
             stuff=[c.name for c in others if c.kind == "stuff"],
             parts=parts,
         )
-        scores = self._run(pixels, {"vocabulary": named})["sem_seg"]
+        scores = self._run(pixels, {"vocabulary": named, "results": ("sem_seg",)})["sem_seg"]
         wholes = [s for s in segments if s.kind == "thing" and s.label in roots]
         masks = torch.from_numpy(np.stack([s.mask for s in wholes])) if wholes else None
         if masks is None:
@@ -262,7 +286,7 @@ class Segmenter:
                     Segment(
                         sentence,
                         "sentence",
-                        answer["sem_seg"][0].cpu().numpy().astype(bool),
+                        (answer["sem_seg"][0] >= 0.5).cpu().numpy(),
                         float(answer["score"]),
                     )
                 ],
@@ -339,6 +363,13 @@ def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise OpenVocabularyError(f"mask {empty[0]} is empty, so it cannot be given a name")
+
+
+def _architecture(cfg: CfgNode, name: str, otherwise: Any) -> Any:
+    """What the class of a configuration's model says of itself."""
+    known = cfg.MODEL.META_ARCHITECTURE
+    built = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
+    return getattr(built, name, otherwise)
 
 
 def _first(name: Name) -> str:

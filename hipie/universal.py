@@ -15,18 +15,16 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from hipie.inference.parts import keep_to_wholes
-from hipie.inference.results import ResultSettings, referring_results, universal_results
+from hipie.inference.results import ResultSettings, referring_results
 from hipie.language import (
     TextEncoder,
     TextFeatures,
     Vocabulary,
     expression_caption,
-    positive_map,
-    spread_wholes,
     vocabulary_caption,
 )
-from hipie.model.asked import output_size, require_room, vocabulary_of
+from hipie.model.answering import Looked, picture_results, wanted
+from hipie.model.asked import object_pieces, output_size, require_room, vocabulary_of
 from hipie.model.assembly import FEATURES, assemble
 from hipie.model.batch import PictureBatch, build_targets, pad_pictures, sentence_targets
 from hipie.model.raw import RawPredictions, raw_branch
@@ -49,7 +47,8 @@ class HIPIE(nn.Module):
 
     Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and either
     `vocabulary` (`hipie.language.Vocabulary`) or `expressions` (a list of sentences); with neither,
-    the vocabulary of `DATASETS.TEST[0]`. `height` and `width` give the size of the results.
+    the vocabulary of `DATASETS.TEST[0]`. `height` and `width` give the size of the results, and
+    `results`, if given, names those to make.
     In training also `task` ("detection", "parts" or "referring", one for the whole batch) and
     `instances`.
 
@@ -138,11 +137,17 @@ class HIPIE(nn.Module):
     ) -> dict[str, Tensor]:
         vocabularies = [item["vocabulary"] for item in inputs]
         text = self.text_encoder([vocabulary_caption(v) for v in vocabularies])
+        spread = self.spread_whole_names
         targets = [
             build_targets(
                 item["instances"],
                 batch.canvas,
-                positive_map=self._positive_map(text, i, item, task),
+                positive_map=object_pieces(
+                    text,
+                    i,
+                    item,
+                    self.text_encoder.tokenizer if task == "parts" and spread else None,
+                ),
                 is_thing=vocabularies[i].is_thing if self.stuff else (True,) * len(vocabularies[i]),
                 device=self.device,
             )
@@ -169,15 +174,6 @@ class HIPIE(nn.Module):
         )
         losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
         return losses
-
-    def _positive_map(self, text: TextFeatures, i: int, item: dict[str, Any], task: str) -> Tensor:
-        spans = text.token_spans[i]
-        pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
-        if task == "parts" and self.spread_whole_names:
-            pieces = spread_wholes(
-                pieces, text.input_ids[i], item["vocabulary"], self.text_encoder.tokenizer
-            )
-        return pieces
 
     def _referring_losses(
         self, inputs: list[dict[str, Any]], batch: PictureBatch, features: list[Tensor]
@@ -283,7 +279,12 @@ class HIPIE(nn.Module):
         )
 
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        classes = max(len(self._vocabulary(item)) for item in inputs)
+        return self.answer(inputs, self.look(inputs), [self.opinion(item) for item in inputs])
+
+    def look(self, inputs: list[dict[str, Any]]) -> Looked:
+        """What both branches say of pictures with words, before it becomes results."""
+        maps = [item for item in inputs if wanted(item, self.settings).semantic_on]
+        classes = max((len(self._vocabulary(item)) for item in maps), default=0)
         require_room(inputs, classes, self.things.width, self.device)
         batch, features = self._see(inputs)
         text, found = self._find_named(inputs, batch, features)
@@ -294,26 +295,19 @@ class HIPIE(nn.Module):
                 text_for_classes=found.fused_text,
                 pooled_text=text.with_hidden(found.fused_text).pooled(),
             ).layers[-1]
-        results = [
-            universal_results(
-                found.layers[-1],
-                covered,
-                picture=i,
-                background_queries=found.num_background,
-                token_spans=text.token_spans[i],
-                is_thing=self._vocabulary(item).is_thing,
-                input_size=batch.sizes[i],
-                output_size=output_size(item, batch.sizes[i]),
-                settings=self.settings,
-                opinion=self._opinion(item),
-            )
+        return Looked(batch.sizes, text.token_spans, found, covered)
+
+    def answer(
+        self,
+        inputs: list[dict[str, Any]],
+        looked: Looked,
+        opinions: Sequence[PictureOpinion | None],
+    ) -> list[dict[str, Any]]:
+        """Results of pictures, from what `look` returned and a second opinion of each."""
+        return [
+            picture_results(looked, i, item, self._vocabulary(item), self.settings, opinions[i])
             for i, item in enumerate(inputs)
         ]
-        if self.settings.consistent_parts and self.settings.semantic_on:
-            for item, result in zip(inputs, results, strict=True):
-                words = self._vocabulary(item)
-                keep_to_wholes(result["sem_seg"], words.names, [c.whole for c in words.classes])
-        return results
 
     def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         require_room(inputs, 0, self.things.width, self.device)
@@ -386,7 +380,7 @@ class HIPIE(nn.Module):
     def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
         return vocabulary_of(item, self.default_dataset)
 
-    def _opinion(self, item: dict[str, Any]) -> PictureOpinion | None:
+    def opinion(self, item: dict[str, Any]) -> PictureOpinion | None:
         """CLIP's opinion of a picture's masks, where CLIP is on."""
         if self.second_opinion is None:
             return None

@@ -184,3 +184,18 @@ def test_consistent_parts_in_the_semantic_map(tiny_cfg) -> None:
     assert torch.equal(whole, groups.argmax(0))
     shown = kept > 0
     assert torch.allclose(kept[shown], free[shown]) and (shown.sum(0) <= 2).all()
+
+
+def test_only_the_results_that_are_named_are_made(tiny_cfg) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg).eval()
+    words = Vocabulary.from_names(["dog", "car"], ["sky"])
+    item = {"image": 255 * torch.rand(3, 64, 96), "vocabulary": words}
+    every = model([item])[0]
+    for name in ("instances", "sem_seg", "panoptic_seg"):
+        (only,) = model([{**item, "results": (name,)}])
+        assert set(only) == {name}
+        if name == "sem_seg":
+            torch.testing.assert_close(only[name], every[name])
+        if name == "panoptic_seg":
+            assert torch.equal(only[name][0], every[name][0])

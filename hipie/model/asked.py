@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
+from torch import Tensor
 
 from hipie.inference.memory import require_memory
-from hipie.language import Vocabulary
+from hipie.language import TextFeatures, Vocabulary, positive_map, spread_wholes
 
 Size = tuple[int, int]
 
@@ -33,6 +34,24 @@ def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
             "no data set whose classes could be used"
         )
     return Vocabulary.from_metadata(MetadataCatalog.get(default_dataset))
+
+
+def object_pieces(
+    text: TextFeatures, i: int, item: dict[str, Any], spread_by: Any | None = None
+) -> Tensor:
+    """[N, T] bool, the word pieces that name the objects of a training picture.
+
+    Args:
+        text: of the batch's captions.
+        i: the picture's place in the batch.
+        item: its dict, with `instances` and `vocabulary`.
+        spread_by: the tokenizer, where a part is also positive for its whole's name elsewhere.
+    """
+    spans = text.token_spans[i]
+    pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
+    if spread_by is None:
+        return pieces
+    return spread_wholes(pieces, text.input_ids[i], item["vocabulary"], spread_by)
 
 
 def require_room(

@@ -19,6 +19,7 @@ from hipie.model.denoising import (
     move_corners,
 )
 from hipie.model.fusion import BidirectionalFusion
+from hipie.model.fusion_in_chunks import fuse_in_chunks, needs_chunks
 from hipie.model.levels import Levels, flatten_levels, shrink_mask
 from hipie.model.mask_head import DynamicMaskHead, MaskFeatures
 from hipie.model.position import sine_positions
@@ -208,7 +209,10 @@ class ThingBranch(nn.Module):
             levels, sizes = levels.select(picture_of), sizes[picture_of]
         if self.fusion is None:
             return FusedInputs(levels, text, sizes)
-        tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
+        if not torch.is_grad_enabled() and needs_chunks(levels.tokens, text):
+            tokens, fused_text = fuse_in_chunks(self.fusion, levels.tokens, text, text_mask)
+        else:
+            tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
         return FusedInputs(replace(levels, tokens=tokens), fused_text, sizes)
 
     def forward(

@@ -20,6 +20,7 @@ from hipie.open_vocabulary.masked_encoder import (
     has_class_token,
     patches_under,
 )
+from hipie.open_vocabulary.short_texts import encode_texts
 from hipie.open_vocabulary.templates import templates
 
 TEXTS_AT_ONCE = 256
@@ -219,7 +220,7 @@ class Clip:
     def _encode(self, texts: list[str]) -> Tensor:
         """[n, D] of unit length."""
         parts = [
-            self.model.encode_text(self.tokenizer(part).to(self.device)).float()
+            encode_texts(self.model, self.tokenizer(part).to(self.device)).float()
             for part in _pieces(texts, TEXTS_AT_ONCE)
         ]
         return F.normalize(torch.cat(parts), dim=-1)

@@ -87,6 +87,12 @@ class PictureOpinion:
     ensemble: Ensemble
     _picture: EncodedPicture | None = field(default=None, init=False, repr=False)
 
+    def with_ensemble(self, ensemble: Ensemble) -> PictureOpinion:
+        """The same picture, joined in another way; it is not encoded again."""
+        other = PictureOpinion(self.clip, self.image, self.classes, ensemble)
+        other._picture = self._picture = self._picture or self._encoded()
+        return other
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the picture, padding included."""
@@ -102,8 +108,7 @@ class PictureOpinion:
         A mask that is nowhere as likely as not is judged by the class token alone.
         """
         with torch.no_grad():
-            if self._picture is None:
-                self._picture = self.clip.encode(self.image)
+            self._picture = self._picture or self._encoded()
             features = F.normalize(self._picture.mask_features(visible).float(), dim=-1)
             return class_probabilities(self.clip, features, self.classes.phrases)
 
@@ -117,6 +122,9 @@ class PictureOpinion:
         clip = self.probabilities(visible)
         weights = self._weights(clip)
         return [self.ensemble.merge_scores(own, clip, weights) for own in scores]
+
+    def _encoded(self) -> EncodedPicture:
+        return self.clip.encode(self.image)
 
     def _weights(self, clip: Tensor) -> Tensor:
         return self.ensemble.weights(self.classes.is_seen, self.classes.is_thing, clip.device)

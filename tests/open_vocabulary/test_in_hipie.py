@@ -121,3 +121,23 @@ def test_from_a_configuration(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "ViT-B-61"
     with pytest.raises(ValueError, match="no CLIP model"):
         build_model(tiny_cfg)
+
+
+def test_a_hundred_thousand_names_are_refused_before_anything_is_read(model, monkeypatch):
+    words = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])
+    monkeypatch.setattr(model, "text_encoder", None)
+    monkeypatch.setattr("hipie.inference.memory.free_bytes", lambda _: 8 * 2**30)
+    page = drawn(7, 512, 512)
+    with pytest.raises(ValueError, match="100000 classes would need about .* GB"):
+        model([{"image": page, "vocabulary": words, "height": 512, "width": 512}])
+
+
+def test_another_ensemble_for_the_same_look(model):
+    with_clip(model, 0.2)
+    item = {"image": drawn(8), "vocabulary": WORDS}
+    looked, opinion = model.look([item]), model.opinion(item)
+    model_again = Ensemble((0.6, 0.6), (0.9, 0.9))
+    with torch.no_grad():
+        other = model.answer([item], looked, [opinion.with_ensemble(model_again)])[0]
+    model.second_opinion.ensemble = model_again
+    torch.testing.assert_close(other["sem_seg"], model([item])[0]["sem_seg"])

@@ -1,0 +1,75 @@
+"""The programs about CLIP and SAM, at their smallest."""
+
+from __future__ import annotations
+
+import importlib.util
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from hipie.data.datasets import register_all
+from hipie.data.loader import build_test_loader
+from hipie.evaluation import build_evaluator
+from hipie.open_vocabulary.ensemble import Ensemble
+
+ROOT = Path(__file__).parents[2]
+SMALL = Namespace(
+    clip="random:tiny", sam="random:tiny", masks=5, few=3, many=20, single=2, repeats=1
+)
+
+
+def program(name: str):
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_{name}", ROOT / f"benchmarks/{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return program("open_vocabulary")
+
+
+@pytest.mark.parametrize(
+    ("part", "figures"),
+    [("masks", {"masks", "crops"}), ("names", {"names"}), ("prompts", {"prompts"})],
+)
+def test_every_part_ends_with_ratios(costs, part, figures, capsys) -> None:
+    found = getattr(costs, part)(SMALL)
+    assert set(found) == figures and all(value > 0 for value in found.values())
+    assert "times" in capsys.readouterr().out
+
+
+def test_names_are_distinct(costs) -> None:
+    assert len(set(costs.invented(20_000))) == 20_000
+
+
+def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
+    tiny_cfg.MODEL.HIPIE.CLIP.ENABLED = True
+    tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "random:tiny"
+    tiny_cfg.MODEL.HIPIE.OBJECT_MASK_THRESHOLD = 0.0
+    tiny_cfg.PICTUREBOOK.ROOT = str(tmp_path / "book")
+    register_all(tiny_cfg)
+    torch.manual_seed(0)
+    model, name = build_model(tiny_cfg).eval(), "picturebook_val_panoptic"
+    sweeps = program("clip_sweep")
+    pairs = [(0.0, 0.0), (0.9, 0.9)]
+    found = sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path / "swept")
+    model.second_opinion.ensemble = Ensemble((0.9, 0.9), (0.9, 0.9))
+    judge = build_evaluator(tiny_cfg, name, str(tmp_path / "alone"))
+    judge.reset()
+    for inputs in build_test_loader(tiny_cfg, name):
+        judge.process(inputs, model(inputs))
+    alone = judge.evaluate()
+    assert found[0.9, 0.9]["sem_seg"]["mIoU"] == pytest.approx(alone["sem_seg"]["mIoU"])
+    assert found[0.0, 0.0]["sem_seg"] != found[0.9, 0.9]["sem_seg"]
+    said = sweeps.table(found | {(0.0, 0.9): alone, (0.9, 0.0): alone}, [0.0, 0.9], [0.0, 0.9])
+    assert "sem_seg mIoU" in said and "swing" in said
+    model.second_opinion = None
+    with pytest.raises(ValueError, match="CLIP is off"):
+        sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path)
