@@ -61,6 +61,7 @@ EXTRAS = {
     "evaluation": ['panopticapi-lite>=0.2; python_version < "3.13"'],
     "clip": ["open_clip_torch>=2.24"],
     "sam": ["segment-anything>=1.0"],
+    "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
     "demo": ["scikit-image>=0.22"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],

@@ -1,0 +1,113 @@
+"""What does each method of projects/TrainingFree cost, against a plain forward of the same CLIP?
+
+ViT-B/16 with random weights on the CPU, a square of noise, 20 names whose features are there; for
+times do not depend on what is seen. All methods run in turns within one run, medians after a
+warm-up; ratios are what counts. DINO is a ViT-S/16, in CLIP-DINOiser's teacher a ViT-B/16.
+
+    python benchmarks/training_free.py
+    python benchmarks/training_free.py --size 336 --repeats 9 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path[0] = str(Path(__file__).parents[1])
+from hipie_training_free import (  # noqa: E402
+    GEM,
+    SCLIP,
+    ClassAttention,
+    CLIPDINOiser,
+    KMeansGrouping,
+    MaskCLIP,
+    TokenCut,
+)
+from hipie_training_free.dino import Dino  # noqa: E402
+from hipie_training_free.global_local import mask_features  # noqa: E402
+
+from hipie.language import Vocabulary  # noqa: E402
+from hipie.open_vocabulary.clip import Clip  # noqa: E402
+from hipie.open_vocabulary.masked_encoder import embed  # noqa: E402
+from hipie.training.memory import keep_freed_memory  # noqa: E402
+
+NAMES = 20
+MASKS = 32
+
+
+def methods(size: int) -> dict[str, Callable[[], object]]:
+    """A call a method, the plain forward first."""
+    clip = Clip.from_source("random:ViT-B-16")
+    small = Dino.from_source("random:vit_small_patch16_224")
+    base = Dino.from_source("random:vit_base_patch16_224")
+    image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
+    item = {
+        "image": 255 * image,
+        "vocabulary": Vocabulary.from_names([f"thing {number}" for number in range(NAMES)]),
+    }
+    masks = torch.zeros(MASKS, size, size, dtype=torch.bool)
+    for number in range(MASKS):
+        start = number * (size // (2 * MASKS))
+        masks[number, start : start + size // 3, start : start + size // 2] = True
+    dense = {"clip": clip, "templates": "one"}
+    models = {
+        "MaskCLIP": MaskCLIP(**dense),
+        "MaskCLIP, refined": MaskCLIP(**dense, prompt_denoising=0.5, key_smoothing=1.0),
+        "SCLIP": SCLIP(**dense),
+        "SCLIP, windows of 224": SCLIP(**dense, window=224, stride=112),
+        "GEM": GEM(**dense),
+        "CLIP-DINOiser's teacher": CLIPDINOiser(**dense, dino=base),
+        "class attention": ClassAttention(dino=small, **dense),
+        "k-means": KMeansGrouping(dino=small, **dense),
+        "TokenCut": TokenCut(dino=small, **dense),
+        "TokenCut, 3 objects": TokenCut(dino=small, objects=3, **dense),
+    }
+
+    def plain() -> torch.Tensor:
+        return clip.visual.transformer(embed(clip.visual, clip.prepare(image[None], (size, size))))
+
+    calls: dict[str, Callable[[], object]] = {"a plain forward": plain}
+    for name, model in models.items():
+        calls[name] = lambda model=model.eval(): model([item])
+    calls[f"global-local, {MASKS} masks"] = lambda: mask_features(clip, image, masks)
+    return calls
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                call()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=448, help="side of the picture")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    print(f"{options.size} x {options.size} pixels, {options.threads} threads, {NAMES} names")
+    print("| method | ms | times a plain forward |\n|---|---|---|")
+    found = measure(methods(options.size), options.repeats)
+    first = next(iter(found.values()))
+    for name, seconds in found.items():
+        print(f"| {name} | {1000 * seconds:.0f} | {seconds / first:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Segmentation without training: networks that others have trained, put together anew.
+
+Importing the package registers the architectures `MaskCLIP`, `SCLIP`, `GEM`, `CLIPDINOiser`,
+`ClassAttention`, `KMeansGrouping`, `TokenCut`, `DiffusionAttention` and `GlobalLocalCLIP`.
+"""
+
+from hipie_training_free.config import add_hipie_training_free_config
+from hipie_training_free.dense import GEM, SCLIP, CLIPDINOiser, MaskCLIP
+from hipie_training_free.diffusion import DiffusionAttention
+from hipie_training_free.error import TrainingFreeError
+from hipie_training_free.grouping import ClassAttention, KMeansGrouping, TokenCut
+from hipie_training_free.referring import GlobalLocalCLIP
+
+__all__ = [
+    "GEM",
+    "SCLIP",
+    "CLIPDINOiser",
+    "ClassAttention",
+    "DiffusionAttention",
+    "GlobalLocalCLIP",
+    "KMeansGrouping",
+    "MaskCLIP",
+    "TokenCut",
+    "TrainingFreeError",
+    "add_hipie_training_free_config",
+]

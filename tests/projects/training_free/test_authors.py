@@ -1,0 +1,105 @@
+"""Against what the authors' own programs answered on the same weights and pictures, to 1e-5."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hipie_training_free.affinity_pooling import pool_by_affinity
+from hipie_training_free.blocks import last_blocks, patch_features, tokens_before
+from hipie_training_free.dense import SCLIP, MaskCLIP
+from hipie_training_free.gem import gem_tokens, min_max
+from hipie_training_free.global_local import global_features
+from hipie_training_free.sclip import sclip_tokens
+from hipie_training_free.tokencut import token_cut
+
+from tests.projects.training_free.ruled import numbers, unit
+
+close = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("name", "denoising", "smoothing"),
+    [("maskclip", 0.0, 0.0), ("maskclip_refined", 0.5, 1.0), ("maskclip_half", 0.9, 0.95)],
+)
+def test_maskclip(clip, text, pixels, authors, name, denoising, smoothing):
+    model = MaskCLIP(clip=clip, prompt_denoising=denoising, key_smoothing=smoothing).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.cosines(pixels, text), authors[name], **close)
+
+
+def test_maskclip_on_another_grid(clip, text, authors):
+    wide = numbers("pixels_wide", 1, 3, 64, 96)
+    with torch.no_grad():
+        found = MaskCLIP(clip=clip).eval().cosines(wide, text)
+    torch.testing.assert_close(found, authors["maskclip_wide"], **close)
+
+
+def test_sclip(clip, text, pixels, authors):
+    with torch.no_grad():
+        tokens = sclip_tokens(last_blocks(clip.visual, 1)[0], tokens_before(clip.visual, pixels, 1))
+        found = patch_features(clip.visual, tokens, (8, 8))[0]
+    torch.testing.assert_close(torch.einsum("nd,dhw->nhw", text, found), authors["sclip"], **close)
+
+
+def test_sclip_in_windows(clip, text, authors, monkeypatch):
+    model = SCLIP(clip=clip, window=64, stride=32).eval()
+    monkeypatch.setattr(model, "prepared", lambda image: numbers("pixels_large", 1, 3, 96, 136))
+    with torch.no_grad():
+        found = model.name_maps(torch.zeros(3, 96, 136), text, (48, 68))
+    torch.testing.assert_close(found, authors["sclip_slide"], **close)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "settings"),
+    [
+        ("gem", 2, {}),
+        ("gem_iter", 2, {"iterations": 2}),
+        ("gem_temp", 3, {"temperature": 2.0}),
+    ],
+)
+def test_gem(clip, text, pixels, authors, name, count, settings):
+    with torch.no_grad():
+        before = tokens_before(clip.visual, pixels, count)
+        tokens = gem_tokens(last_blocks(clip.visual, count), before, **settings)
+    found = patch_features(clip.visual, tokens, (8, 8))[0]
+    torch.testing.assert_close(found, authors[name], **close)
+    if not settings:
+        maps = torch.einsum("nd,dhw->nhw", text, found)
+        full = torch.nn.functional.interpolate(maps[None], size=(64, 64), mode="bilinear")[0]
+        torch.testing.assert_close(min_max(full), authors["gem_maps"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["", "_noise"])
+def test_tokencut(authors, name):
+    if name:
+        features = numbers("graph", 120, 6)
+    else:
+        features = torch.zeros(12, 10, 32) + unit("ground", 32)
+        features[2:6, 1:5], features[7:11, 6:9] = unit("one", 32), unit("two", 32)
+        features = (features + 0.1 * numbers("noise", 12, 10, 32)).flatten(0, 1)
+    cut = token_cut(features, (12, 10))
+    np.testing.assert_allclose(cut.vector, authors[f"tokencut_vector{name}"], atol=1e-5)
+    assert np.array_equal(cut.mask, authors[f"tokencut_mask{name}"].bool())
+    # Patches of one planted region are equally far out, up to rounding.
+    theirs = cut.vector.ravel()[int(authors[f"tokencut_seed{name}"])]
+    assert abs(cut.vector[cut.seed] - theirs) < 1e-9
+    assert list(cut.box(16)) == authors[f"tokencut_box{name}"].tolist()
+
+
+def test_pooling(authors):
+    guide = 0.4 * numbers("guide", 1, 24, 64)[0] + 0.4 * numbers("guide_mean", 24)[:, None]
+    features = numbers("dense", 1, 48, 8, 8)[0].flatten(1).t()
+    found = pool_by_affinity(features, guide.t(), 0.2)
+    torch.testing.assert_close(found, authors["pooled"], **close)
+
+
+def test_global_features(clip, pixels, authors):
+    masks = torch.zeros(3, 64, 64)
+    masks[0], masks[1, :30, :40], masks[2, 33:60, 20:50] = 1, 1, 1
+    shares = torch.nn.functional.interpolate(
+        masks[None], size=(8, 8), mode="bilinear", antialias=True
+    )[0]
+    with torch.no_grad():
+        found = global_features(clip.visual, pixels, shares, 2)
+    torch.testing.assert_close(found, authors["global"], **close)

@@ -1,0 +1,168 @@
+"""Bad input gets one clear sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
+from hipie_training_free.class_attention import mass_masks
+from hipie_training_free.dino import Dino
+from hipie_training_free.global_local import mask_features
+from hipie_training_free.kmeans import kmeans_groups
+from hipie_training_free.tokencut import token_cut
+from hipie_training_free.windows import slide
+
+from hipie import Segmenter
+from hipie.language import Vocabulary
+
+
+def item(**more):
+    image = torch.randint(0, 255, (3, 64, 64), generator=torch.Generator().manual_seed(0))
+    return {"image": image, "vocabulary": Vocabulary.from_names(["dog", "cat"]), **more}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("CLIP.MODEL", "ViT-B-61", 'no CLIP model "ViT-B-61"; near ones are .*ViT-B-16'),
+        ("CLIP.MODEL", "random:tony", 'no CLIP model "tony"; near ones are tiny'),
+        ("DINO.MODEL", "vit_smal_patch16_224.dino", "no DINO model .*vit_small_patch16_224"),
+        ("TEMPLATES", "imagenets", 'templates "imagenets"; near ones are imagenet'),
+        ("BACKGROUND", "1.5", "BACKGROUND is 1.5; it has to be in 0..1"),
+        ("GEM.BLOCKS", "9", "9 last blocks are asked for, and the image tower has 3"),
+        ("REFERRING.PROPOSALS", "sum", 'kind of proposals "sum"; near ones are .*sam'),
+        ("REFERRING.GLOBAL", "2.0", "REFERRING.GLOBAL is 2.0"),
+        ("KMEANS.CLUSTERS", "0", "at least one cluster"),
+        ("ATTENTION_MAS", "1", "near ones are MODEL.TRAINING_FREE.ATTENTION_MASS"),
+        ("ATTENTION_MASS", "0.0", "share of the attention is 0.0"),
+    ],
+)
+def test_settings(configs, key, value, said):
+    own = {"GEM": "gem", "REFERRING": "global_local", "KMEANS": "kmeans", "DINO": "tokencut"}
+    start = key.split(".")[0]
+    method = "class_attention" if start.startswith("ATTENTION") else own.get(start, "maskclip")
+    options = [f"MODEL.TRAINING_FREE.{key}", value]
+    with pytest.raises(ValueError, match=said):
+        found = Segmenter.from_config(configs / f"{method}_random.yaml", None, "cpu", options)
+        found.segment(item()["image"].permute(1, 2, 0).byte().numpy(), ["dog"])
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ValueError, match="holds no config.json"):
+        Dino.from_source(str(tmp_path))
+
+
+def test_a_transformer_from_a_folder_and_a_file(dino, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(dino.network.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="weights.safetensors"):
+        Dino.from_source("vit_tiny_patch16_224", str(tmp_path / "weights.safetensors"))
+    with pytest.raises(ValueError, match="nowhere.pth"):
+        Dino.from_source("vit_tiny_patch16_224", str(tmp_path / "nowhere.pth"))
+    with pytest.raises(ValueError, match="no vision transformer with a class token"):
+        Dino.from_source("random:vit_base_patch16_siglip_224")
+
+
+def test_a_vocabulary_of_one_name_takes_the_whole_picture(clip):
+    only = item(vocabulary=Vocabulary.from_names(["dog"]))
+    found = MaskCLIP(clip=clip).eval()([only])[0]
+    assert (found["sem_seg"] == 1).all() and len(found["panoptic_seg"][1]) == 1
+
+
+def test_background_alone_is_no_vocabulary(clip):
+    model = MaskCLIP(clip=clip, background=0.5).eval()
+    with pytest.raises(ValueError, match='a class besides "background"'):
+        model([item(vocabulary=Vocabulary.from_names(stuff=["background"]))])
+    words = Vocabulary.from_names(["dog"], ["background", "sky"])
+    sure = MaskCLIP(clip=clip, background=1.0, scale=0.0).eval()([item(vocabulary=words)])[0]
+    assert (sure["sem_seg"].argmax(0) == 1).all() and not sure["panoptic_seg"][1]
+
+
+def test_a_hundred_thousand_names_need_room(clip, monkeypatch):
+    import hipie.inference.memory
+
+    monkeypatch.setattr(hipie.inference.memory, "free_bytes", lambda device: 2**30)
+    names = Vocabulary.from_names([f"thing {number}" for number in range(100_000)])
+    large = item(vocabulary=names, height=500, width=500)
+    with pytest.raises(ValueError, match="100000 classes would need about"):
+        MaskCLIP(clip=clip).eval()([large])
+
+
+def test_without_words(clip):
+    with pytest.raises(ValueError, match="neither `vocabulary` nor `expressions`"):
+        MaskCLIP(clip=clip).eval()([{"image": item()["image"]}])
+
+
+def test_no_picture(clip):
+    with pytest.raises(ValueError, match=r"page.png: pictures have to be \[3, H, W\]"):
+        MaskCLIP(clip=clip).eval()([item(image=torch.zeros(1, 8, 8), file_name="page.png")])
+
+
+def test_there_is_nothing_to_train(clip):
+    with pytest.raises(ValueError, match="MaskCLIP has nothing to train"):
+        MaskCLIP(clip=clip).train()([item()])
+
+
+def test_a_picture_smaller_than_a_patch(clip):
+    tiny = item(image=torch.full((3, 3, 5), 200.0))
+    found = SCLIP(clip=clip, window=32, stride=16).eval()([tiny])[0]
+    assert found["sem_seg"].shape == (2, 3, 5)
+
+
+def test_windows_that_leave_gaps():
+    with pytest.raises(ValueError, match="windows of 8 pixels cannot move on by 9"):
+        slide(torch.zeros(1, 3, 32, 32), 8, 9, lambda crop: crop[0])
+
+
+def test_a_tower_without_a_class_token():
+    from hipie.open_vocabulary.clip import Clip
+
+    with pytest.raises(ValueError, match="no class token"):
+        GEM(clip=Clip.from_source("random:RN50"))
+
+
+def test_masks(clip):
+    image, empty = torch.rand(3, 20, 30), torch.zeros(1, 20, 30, dtype=torch.bool)
+    with pytest.raises(ValueError, match="mask 0 is empty"):
+        mask_features(clip, image, empty, blocks=1)
+    with pytest.raises(ValueError, match="picture needs"):
+        mask_features(clip, image, torch.ones(1, 9, 9, dtype=torch.bool), blocks=1)
+
+
+def test_sentences(clip):
+    model = GlobalLocalCLIP(
+        clip=clip, proposals=lambda image: torch.zeros(0, 64, 64, dtype=torch.bool), blocks=1
+    ).eval()
+    assert len(model([item(expressions=["a dog"])])[0]["referring"][0]) == 0
+    with pytest.raises(ValueError, match="page.png: GlobalLocalCLIP needs `expressions`"):
+        model([item(file_name="page.png")])
+
+
+def test_groups():
+    with pytest.raises(ValueError, match="at least one cluster"):
+        kmeans_groups(torch.rand(5, 3), 0)
+    assert kmeans_groups(torch.ones(5, 3), 4).tolist() == [0] * 5
+    with pytest.raises(ValueError, match="in 0..1"):
+        mass_masks(torch.rand(5), 1.5)
+    with pytest.raises(ValueError, match="one patch cannot be cut"):
+        token_cut(torch.rand(1, 3), (1, 1))
+    with pytest.raises(ValueError, match="6 patches make no grid of 2 by 4"):
+        token_cut(torch.rand(6, 3), (2, 4))
+
+
+def test_sams_proposals_are_masks_of_the_picture():
+    from hipie_training_free.proposals import sam_proposals
+
+    from hipie.open_vocabulary.sam import Sam
+
+    sam = Sam.from_source("random:tiny")
+    found = sam_proposals(sam, 2)(torch.rand(3, 40, 60))
+    assert found.dtype == torch.bool and found.shape[1:] == (40, 60)
+
+
+def test_the_base_configuration_says_where_it_is_read(configs):
+    with pytest.raises(ValueError, match="no configuration"):
+        Segmenter.from_config(Path(configs) / "maskclip_vit_b61.yaml")
