@@ -15,6 +15,8 @@ ROW = 20
 SHORTEST_SIDE = 420
 MARGIN = 8
 GROUP_HEIGHT = 360
+# Lines over a picture that does not show what a sentence says.
+REJECTED, REJECTED_WIDTH = (170, 30, 40), 3
 WIDEST_SHEET = 1400
 # Twenty hues far apart, in an order in which neighbours differ.
 _PALETTE = (
@@ -73,7 +75,7 @@ def draw_group(answers: Sequence[Segmentation], sentence: str) -> Image.Image:
     """What a sentence describes in several pictures, on one sheet.
 
     The sentence stands above, once; below each picture stands how sure its answer is, or that
-    there is none.
+    there is none, and such a picture is crossed out.
 
     Args:
         answers: one a picture, with at most one segment each.
@@ -85,9 +87,18 @@ def draw_group(answers: Sequence[Segmentation], sentence: str) -> Image.Image:
         width = max(1, round(painted.width * GROUP_HEIGHT / painted.height))
         pictures.append(painted.resize((width, GROUP_HEIGHT), Image.Resampling.LANCZOS))
         found = next((one for one in answer if one.mask.any()), None)
+        if found is None:
+            _cross_out(pictures[-1])
         said = "not shown here" if found is None else f"found, score {found.score:.2f}"
         captions.append(f"{number}: {said}")
     return contact_sheet(pictures, captions=captions, title=sentence)
+
+
+def _cross_out(picture: Image.Image) -> None:
+    right, low = picture.width - 1, picture.height - 1
+    pen = ImageDraw.Draw(picture)
+    for corners in ((0, 0, right, low), (0, low, right, 0)):
+        pen.line(corners, fill=REJECTED, width=REJECTED_WIDTH)
 
 
 def contact_sheet(

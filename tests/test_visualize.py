@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from hipie.segmentation import Segment, Segmentation
-from hipie.visualize import GROUP_HEIGHT, WIDEST_LEGEND, contact_sheet, draw_group, draw_segments
+from hipie.visualize import (
+    GROUP_HEIGHT,
+    REJECTED,
+    WIDEST_LEGEND,
+    contact_sheet,
+    draw_group,
+    draw_segments,
+)
 
 GREY = 200
 HEIGHT, WIDTH = 420, 500
@@ -75,6 +82,17 @@ def test_a_group_has_one_title_and_full_pictures(image) -> None:
     share = (GROUP_HEIGHT / HEIGHT) ** 2
     assert grey > 0.95 * share * (3 * HEIGHT * WIDTH - 90 * 90)
     assert grey > 0.8 * sheet.width * sheet.height
+
+
+def test_pictures_without_an_answer_are_crossed_out(image) -> None:
+    nothing, something = mask(slice(0, 0), slice(0, 0)), mask(slice(50, 90), slice(0, 90))
+    answers = [
+        Segmentation(image, [Segment("the car", "sentence", one, 0.5)])
+        for one in (something, nothing)
+    ]
+    for answer, crossed in zip(answers, (False, True), strict=True):
+        sheet = np.asarray(draw_group([answer], "the car"))
+        assert bool((sheet == REJECTED).all(2).any()) == crossed
 
 
 def test_scores_may_be_left_out_and_notes_added(image) -> None:
