@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,7 +54,7 @@ def read_picture(image: Picture) -> np.ndarray:
     return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
 
 
-def require_examples(examples: Sequence[Example]) -> None:
+def require_examples(examples: Sequence[Any]) -> None:
     """Refuse an empty list."""
     if not examples:
         raise ExampleError("there is no example: show at least one picture with a mask")

@@ -58,7 +58,7 @@ class Matcher:
     ) -> tuple[np.ndarray, float]:
         """The same at the size [S, S] at which the method works, with its score."""
         shown, shares = example_features(self.dino, examples)
-        similarity = shown @ features(self.dino, [square])[0].T
+        similarity = (shown @ features(self.dino, [square])[0].T).float()
         inside = shares > 0
         side = self.dino.size // self.dino.patch
         points = patch_centres(matched_patches(similarity, inside), side, self.dino.patch)

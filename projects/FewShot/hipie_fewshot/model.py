@@ -65,20 +65,24 @@ class FewShot(nn.Module):
         """
         return [self._answer(item) for item in batched_inputs]
 
-    def segment_like(self, image: Picture, examples: Sequence[Example]) -> Segmentation:
+    def segment_like(
+        self, image: Picture, examples: Sequence[Example | tuple[Any, ...]]
+    ) -> Segmentation:
         """What examples show, in a picture: a segment for each of their labels.
 
         Args:
             image: a path, a PIL picture or an RGB array [H, W, 3].
-            examples: in the order of their labels' first appearance.
+            examples: in the order of their labels' first appearance; tuples are what
+                `Example.read` takes.
 
         Raises:
-            ExampleError: without examples.
+            ExampleError: without examples, or for one whose mask does not fit.
         """
         require_examples(examples)
         pixels = read_picture(image)
         by_label: dict[str, list[Example]] = {}
-        for one in examples:
+        for given in examples:
+            one = given if isinstance(given, Example) else Example.read(*given)
             by_label.setdefault(one.label, []).append(one)
         segments = []
         for label, shown in by_label.items():

@@ -11,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from hipie import model_zoo
+from hipie import Segmenter, model_zoo
 from hipie.segmentation import Segmentation
 from hipie_fewshot import Example, ExampleError
 from hipie_fewshot.__main__ import main
@@ -80,6 +80,31 @@ def test_train_net_evaluates_on_the_picture_book(method, tiny_book, tmp_path):
     assert 0 <= found["mIoU"] <= 100
     assert 0 <= found["FB-IoU"] <= 100
     assert "1 example(s)" in json.loads((tmp_path / "table.json").read_text())[0]["protocol"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_finds_much_the_same(method, pixels, example):
+    if method == "matcher":
+        pytest.importorskip("ot")
+    model = build_model(config(method)).eval()
+    exact = model.segment_like(pixels, [example])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.segment_like(pixels, [example])
+    assert rough.masks.shape == exact.masks.shape
+    # PerSAM's best of three masks may be another one.
+    assert (rough.masks == exact.masks).mean() > (0.6 if method == "persam" else 0.8)
+
+
+def test_the_segmenter_answers_with_examples(pixels, example, tmp_path):
+    file = str(CONFIGS / "prototype_random_picturebook.yaml")
+    segmenter = Segmenter.from_config(file, device="cpu")
+    Image.fromarray(example.mask).save(tmp_path / "mask.png")
+    found = segmenter.like(pixels, [(example.image, tmp_path / "mask.png", "cup")])
+    assert found.labels == ["cup"]
+    same = segmenter.model.segment_like(pixels, [example])
+    assert np.array_equal(found.masks, same.masks)
+    with pytest.raises(ValueError, match=r"FewShot cannot segment\(\)"):
+        segmenter.segment(pixels, things=["cup"])
 
 
 @pytest.fixture

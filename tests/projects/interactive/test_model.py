@@ -11,7 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from hipie import model_zoo
+from hipie import Segmenter, model_zoo
 from hipie.evaluation import build_evaluator
 from hipie_interactive import Prompt
 
@@ -47,6 +47,29 @@ def test_prompts_give_instances(model, pixels):
     assert len(model([{**item, "prompts": []}])[0]["instances"]) == 0
     with pytest.raises(ValueError, match="needs `prompts` or `targets`"):
         model([item])
+
+
+def test_bfloat16_finds_much_the_same(model, pixels):
+    item = {"image": torch.from_numpy(pixels).permute(2, 0, 1)}
+    prompts = [Prompt(inside=[(40, 30)]), Prompt(polygon=[(20, 10), (70, 10), (70, 50)])]
+    targets = np.zeros((1, 60, 90), bool)
+    targets[0, 10:40, 20:60] = True
+    exact = model([{**item, "prompts": prompts}])[0]["instances"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model([{**item, "prompts": prompts}])[0]["instances"]
+        clicked = model([{**item, "targets": targets}])[0]["interactive"][0]
+    assert (rough.pred_masks == exact.pred_masks).float().mean() > 0.8
+    assert len(clicked.ious) == 3
+
+
+def test_the_segmenter_answers_prompts(model, pixels):
+    segmenter = Segmenter.from_config(CONFIGS / "sam_random_picturebook.yaml", device="cpu")
+    prompts = [{"inside": [(40, 30)], "label": "cup"}]
+    found = segmenter.prompt(pixels, prompts)
+    assert found.labels == ["cup"]
+    assert np.array_equal(found.masks, model.segment_prompts(pixels, prompts).masks)
+    with pytest.raises(ValueError, match=r"InteractiveSAM cannot refer\(\)"):
+        segmenter.refer(pixels, "the cup")
 
 
 def test_a_picture_without_objects_counts_nothing(model, pixels):
