@@ -10,12 +10,19 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import NoOpTransform
 
+from hipie.data.datasets.part_uids import decode_uids
 from hipie.data.image import read_image
 from hipie.data.mappers.objects import annotated_objects, panoptic_objects, read_labels
 from hipie.language import Vocabulary
 from hipie.segmentation import Segment
 
-KINDS = ("pan_seg_file_name", "part_seg_file_name", "annotations", "sem_seg_file_name")
+KINDS = (
+    "pan_seg_file_name",
+    "pan_part_file_name",
+    "part_seg_file_name",
+    "annotations",
+    "sem_seg_file_name",
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedPictu
     elif kind == "pan_seg_file_name":
         colours = _fitting(record[kind], size)
         masks, classes = panoptic_objects(colours, record["segments_info"], NoOpTransform())
+    elif kind == "pan_part_file_name":
+        return AnnotatedPicture(image, _objects_with_parts(record[kind], size, metadata), [])
     else:
         masks, classes = _label_map(record[kind], size, metadata)
     sentences = [Sentence(s["sentence"], tuple(s["targets"])) for s in record.get("sentences", ())]
@@ -97,6 +106,27 @@ def _segments(
             )
         entry = vocabulary.classes[index]
         found.append(Segment(entry.name, entry.kind, mask, 1.0))
+    return found
+
+
+def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) -> list[Segment]:
+    """Objects and stuff of a panoptic parts map; after each object its parts."""
+    labels = _fitting(path, size)
+    try:
+        truth = decode_uids(labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    found = []
+    for one in metadata.part_pq_classes:
+        of_class = np.isin(truth.classes, one.numbers)
+        for number in np.unique(truth.objects[of_class]):
+            mask = of_class & (truth.objects == number)
+            found.append(Segment(one.name, "thing" if one.thing else "stuff", mask, 1.0))
+            for place, name in enumerate(one.part_names, 1):
+                given = [part for part, shown in one.parts.items() if shown == place]
+                part = mask & np.isin(truth.parts, given)
+                if part.any():
+                    found.append(Segment(f"{one.name} {name}", "part", part, 1.0))
     return found
 
 

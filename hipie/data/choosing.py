@@ -20,6 +20,7 @@ from hipie.plugins import load_projects
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set, where its configuration and pictures are, and how much of it is meant."""
     parser.add_argument("dataset", metavar="DATASET", help="a registered name, or a COCO JSON file")
+    parser.add_argument("--split", default="", metavar="NAME", help="val: the same as DATASET_val")
     parser.add_argument("--images", metavar="FOLDER", help="pictures of a COCO JSON file")
     parser.add_argument("--config-file", default="", metavar="FILE", help="that names the data set")
     parser.add_argument("--count", type=int, metavar="N", help="look at N pictures, evenly spread")
@@ -45,12 +46,36 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
         if not args.images:
             raise ValueError(f"{name}: say with --images in which folder its pictures are")
         register_coco(name, name, args.images)
+    elif args.split:
+        name = name_of_split(name, args.split)
     elif name not in DatasetCatalog:
         start = name.split("_")[0]
-        near = [known for known in DatasetCatalog if known.startswith(start)] or ["*.json"]
-        raise ValueError(f'there is no data set "{name}"; there are {", ".join(sorted(near))}')
+        raise ValueError(f'there is no data set "{name}"; there are {_that_begin_with(start)}')
     records = DatasetCatalog.get(name)
     return spread(records, args.count), MetadataCatalog.get(name)
+
+
+def name_of_split(name: str, split: str) -> str:
+    """The registered name of a data set's split, which may stand anywhere in the name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    whole = [
+        known
+        for known in DatasetCatalog
+        if name in (known.replace(f"{sign}{split}", "", 1) for sign in "_-" if sign in known)
+        and known != name
+    ]
+    if len(whole) != 1:
+        raise ValueError(
+            f'the data set "{name}" has no split "{split}"; there are {_that_begin_with(name)}'
+        )
+    return whole[0]
+
+
+def _that_begin_with(start: str) -> str:
+    return ", ".join(sorted(one for one in DatasetCatalog if one.startswith(start))) or "*.json"
 
 
 def spread(records: Sequence[Any], count: int | None) -> list[Any]:

@@ -10,11 +10,12 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
+from hipie.data.datasets.part_classes import PartClass
 from hipie.data.datasets.part_uids import decode_uids
 from hipie.data.mappers.objects import read_labels
 from hipie.evaluation.gathering import gather_lists
 from hipie.evaluation.means import mean_of_known
-from hipie.evaluation.part_pq_counts import ClassCounts, FoundSegment, PartClass, picture_counts
+from hipie.evaluation.part_pq_counts import ClassCounts, FoundSegment, picture_counts
 
 
 class PartPQEvaluator(DatasetEvaluator):
@@ -55,11 +56,17 @@ class PartPQEvaluator(DatasetEvaluator):
         """Compare the pictures of a batch.
 
         Raises:
-            ValueError: naming the label map, if it cannot be read or is of another size.
+            ValueError: naming the label map, if it cannot be read, is of another size, or has no
+                answer.
         """
         for item, output in zip(inputs, outputs, strict=True):
             path = self._files[item["file_name"]]
             truth = decode_uids(read_labels(path))
+            for key in ("panoptic_seg", "part_seg"):
+                if key not in output:
+                    raise ValueError(
+                        f'{path}: the answer has no "{key}", which PartPQ is counted of'
+                    )
             segments, info = output["panoptic_seg"]
             ids, parts = _array(segments), _array(output["part_seg"])
             for name, found in (("panoptic_seg", ids), ("part_seg", parts)):

@@ -13,33 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hipie.data.datasets.part_classes import PartClass
 from hipie.data.datasets.part_uids import NO_OBJECT, PanopticParts
 
 UNKNOWN_PART = 255
 """A predicted part that is none of the class's: misses its truth, and is no class of its own."""
-
-
-@dataclass(frozen=True)
-class PartClass:
-    """A class that PartPQ is counted for.
-
-    Attributes:
-        name: its name.
-        numbers: the numbers of the data set that are this class.
-        thing: whether it has objects.
-        parts: the part's number in the label map -> its number in predictions, from 1.
-            Several may have the same. Empty: the class has no parts.
-    """
-
-    name: str
-    numbers: tuple[int, ...]
-    thing: bool
-    parts: Mapping[int, int] = field(default_factory=dict)
-
-    @property
-    def has_parts(self) -> bool:
-        """Whether there is more than one part to tell apart."""
-        return len(set(self.parts.values())) > 1
 
 
 @dataclass

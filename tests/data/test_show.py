@@ -13,7 +13,8 @@ from PIL import Image
 from hipie.cli import main as command_line
 from hipie.data import show
 from hipie.data.annotated import read_annotated
-from hipie.data.choosing import spread
+from hipie.data.choosing import name_of_split, spread
+from hipie.data.datasets import register_benchmarks, register_picturebook
 
 
 @pytest.fixture
@@ -77,6 +78,7 @@ def test_the_command_line_has_it(small_book: list[str], tmp_path: Path) -> None:
         (["picturebook_validation"], "picturebook_val_panoptic"),
         (["mine.json"], "--images"),
         (["mine.json", "--images", "."], "mine.json"),
+        (["picturebook_parts", "--split", "testA"], 'no split "testA"'),
         (["picturebook_val_parts", "--count", "0"], "at least 1"),
         (["picturebook_val_parts", "--config-file", "none.yaml"], "none.yaml"),
         (["picturebook_val_parts", "--opts", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
@@ -93,6 +95,23 @@ def test_other_commands_are_answered_with_the_known_ones(capsys) -> None:
         command_line(["data", "shuffle"])
     assert stop.value.code == 2
     assert "{show,check}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "whole"),
+    [
+        ("coco_2017_panoptic_with_sem_seg", "val", "coco_2017_val_panoptic_with_sem_seg"),
+        ("coco_2017_panoptic_with_sem_seg", "val_100", "coco_2017_val_100_panoptic_with_sem_seg"),
+        ("refcoco-unc", "testA", "refcoco-unc-testA"),
+        ("refcoco_unc", "testA", "refcoco_unc_testA"),
+        ("picturebook_refer", "unseen", "picturebook_unseen_refer"),
+        ("objects365_v2", "val", "objects365_v2_val"),
+    ],
+)
+def test_a_split_is_found_wherever_the_name_has_it(name: str, split: str, whole: str) -> None:
+    register_benchmarks()
+    register_picturebook()
+    assert name_of_split(name, split) == whole
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(None, 10), (3, 3), (1, 1), (99, 10)])

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from hipie.data.datasets.coco import register
+from hipie.data.datasets.part_classes import PartClass
 from hipie.data.datasets.part_uids import decode_uids
 from hipie.evaluation import PartPQEvaluator
-from hipie.evaluation.part_pq_counts import PartClass
 
 # Two dataset parts of the cow are one for the metric; the road is stuff, the bag has one part.
 CLASSES = [

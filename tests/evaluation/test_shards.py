@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from hipie.data.datasets.coco import register
+from hipie.data.datasets.part_classes import PartClass
 from hipie.evaluation import (
     CoSaliencyEvaluator,
     GeneralizedReferringEvaluator,
@@ -21,7 +22,6 @@ from hipie.evaluation import (
     RefZOMEvaluator,
     gathering,
 )
-from hipie.evaluation.part_pq_counts import PartClass
 from tests.evaluation.sentence_sets import random_set
 
 PICTURES = 24

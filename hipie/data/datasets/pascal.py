@@ -4,18 +4,21 @@
 is ignored), `ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`,
 `pascal_parts_{train,val,test}` (200 phrases), `pascal_parts_merged_{train,val,test}` (57), and
 `cityscapes_panoptic_parts_{train,val}` (50). Programs in `datasets/` write the label maps.
+`pascal_part_pq_{train,val}` and `cityscapes_part_pq_{train,val}` are the maps as distributed, with
+objects, classes and parts, for PartPQ.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hipie.data.datasets.semantic import register_parts, register_semantic
+from hipie.data.datasets.semantic import register_part_pq, register_parts, register_semantic
 from hipie.data.vocabularies import load_classes
 
 FOLDERS = {"train": "training", "val": "validation"}
 PART_FOLDERS = {**FOLDERS, "test": "test"}
 IGNORED_OF_16_BITS = 65535
+CITY_LABELS, CITY_PICTURE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
 
 
 def register_pascal(root: Path) -> None:
@@ -61,6 +64,8 @@ def register_pascal(root: Path) -> None:
             labels / f"{folder}_merged",
             load_classes("pascal_parts_merged"),
         )
+    for split, folder in FOLDERS.items():
+        register_part_pq(f"pascal_part_pq_{split}", pictures, labels / folder, "pascal")
 
 
 def register_cityscapes_parts(root: Path) -> None:
@@ -76,6 +81,14 @@ def register_cityscapes_parts(root: Path) -> None:
             place / "images_all" / split,
             place / "gtFinePanopticPartsRemapped" / split,
             load_classes("cityscapes_panoptic_parts"),
-            label_ending="_gtFinePanopticParts.tif",
-            image_ending="_leftImg8bit.png",
+            label_ending=CITY_LABELS,
+            image_ending=CITY_PICTURE,
+        )
+        register_part_pq(
+            f"cityscapes_part_pq_{split}",
+            place / "leftImg8bit" / split,
+            place / "gtFinePanopticParts" / split,
+            "cityscapes",
+            label_ending=CITY_LABELS,
+            image_ending=CITY_PICTURE,
         )

@@ -1,4 +1,4 @@
-"""Registering folders of label maps: of classes, and of parts."""
+"""Registering folders of label maps: of classes, of parts, of objects with parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.part_classes import load_part_classes
 from hipie.data.vocabularies import ClassTable
+from hipie.language import Vocabulary, VocabularyClass
 
 
 def register_semantic(
@@ -79,4 +81,43 @@ def register_parts(
         ignore_label=0,
         evaluator_type="parts",
         **grouped,
+    )
+
+
+def register_part_pq(
+    name: str,
+    images: Path,
+    maps: Path,
+    classes: str,
+    *,
+    label_ending: str = ".tif",
+    image_ending: str = ".jpg",
+) -> None:
+    """Register panoptic parts maps as distributed, to be judged by PartPQ.
+
+    Args:
+        name: of the data set.
+        images, maps: folders of pictures and of label maps, named alike but for their endings.
+        classes: which of the published choices, see `part_classes`.
+        label_ending, image_ending: of the names.
+    """
+    judged = load_part_classes(classes)
+    register(
+        name,
+        partial(
+            load_label_maps,
+            maps,
+            images,
+            label_ending=label_ending,
+            image_ending=image_ending,
+            key="pan_part_file_name",
+        ),
+        vocabulary=Vocabulary(
+            tuple(VocabularyClass(one.name, "thing" if one.thing else "stuff") for one in judged)
+        ),
+        thing_classes=[one.name for one in judged if one.thing],
+        stuff_classes=[one.name for one in judged],
+        part_pq_classes=judged,
+        image_root=str(images),
+        evaluator_type="part_pq",
     )

@@ -1,0 +1,163 @@
+"""PartPQ with the published choices of classes, against numbers that panoptic_parts 2.0rc6 gave.
+
+That package took the very label maps and answers that `drawn` makes (its `annotation_parsing`,
+`prediction_parsing`, `generate_ignore_info_tiff` and `pq_part` on its own specifications).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from hipie.data.annotated import read_annotated
+from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets.part_classes import PartClass, load_part_classes
+from hipie.data.datasets.part_uids import decode_uids
+from hipie.evaluation import PartPQEvaluator
+
+SIZE = (40, 60)
+PICTURES = 16
+PUBLISHED = {
+    "pascal": {
+        "PartPQ": 53.36918645005687,
+        "PartPQ-parts": 35.23196966357634,
+        "PartPQ-no-parts": 63.832965365334104,
+        "PartPQ-bicycle": 26.979512137098904,
+        "PartPQ-horse": 14.221012222695997,
+        "PartPQ-aeroplane": 41.88761164699567,
+        "PartPQ-motorbike": 56.06497000493474,
+    },
+    "cityscapes": {
+        "PartPQ": 49.83901863070794,
+        "PartPQ-parts": 28.10425231442132,
+        "PartPQ-no-parts": 58.19854413697202,
+        "PartPQ-car": 22.81021095943063,
+        "PartPQ-bicycle": 38.30890262683062,
+    },
+}
+
+
+def drawn(classes: list[PartClass], rng: np.random.Generator) -> tuple:
+    """A label map as distributed, and an answer: segments, their classes, parts."""
+    things = [one for one in classes if one.thing]
+    stuff = [one.numbers[0] for one in classes if not one.thing]
+    labels = np.zeros(SIZE, dtype=np.int64)
+    labels[:18], labels[18:36] = rng.choice(stuff, 2, replace=False)
+    for number in range(1, rng.integers(3, 7)):
+        top, left = rng.integers(0, 30), rng.integers(0, 48)
+        place = slice(top, top + rng.integers(8, 14)), slice(left, left + rng.integers(8, 16))
+        one = things[rng.integers(len(things))]
+        shape = labels[place].shape
+        given = np.array([0, *(part for part in one.parts if part)])
+        parts = np.repeat(rng.choice(given, (1, shape[1])), shape[0], axis=0)
+        with_object = one.numbers[0] * 1_000 + number
+        labels[place] = np.where(parts > 0, with_object * 100 + parts, with_object)
+    if rng.random() < 0.5:
+        labels[30:, 50:] = things[rng.integers(len(things))].numbers[0]
+    return labels, *answer(classes, labels, rng)
+
+
+def answer(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generator) -> tuple:
+    """The truth with every segment moved a little, some lost, some invented, parts confused."""
+    truth = decode_uids(labels)
+    ids, parts, info = np.zeros(SIZE, int), np.zeros(SIZE, int), []
+    for place, one in enumerate(classes):
+        table = np.zeros(100, int)
+        table[list(one.parts)] = list(one.parts.values())
+        of_class = np.isin(truth.classes, one.numbers)
+        for number in np.unique(truth.objects[of_class]):
+            if rng.random() < 0.15:
+                continue
+            shift = tuple(rng.integers(-2, 3, 2))
+            moved = np.roll(of_class & (truth.objects == number), shift, (0, 1))
+            info.append({"id": len(info) + 1, "category_id": place})
+            ids[moved] = len(info)
+            parts[moved] = table[np.roll(truth.parts, shift, (0, 1))][moved] * one.has_parts
+            if one.has_parts:
+                wrong = moved & (rng.random(SIZE) < 0.1)
+                parts[wrong] = rng.choice([0, 1, 2, 255], wrong.sum())
+    ids[rng.random(SIZE) < 0.02] = 0
+    info = [one for one in info if (ids == one["id"]).any()]
+    return ids, info, parts
+
+
+def pictures(name: str) -> list[tuple]:
+    """What both packages were asked."""
+    rng = np.random.default_rng(7)
+    classes = load_part_classes(name)
+    return [drawn(classes, rng) for _ in range(PICTURES)]
+
+
+@pytest.fixture
+def root(tmp_path: Path):
+    """A tree with the drawn label maps, as they are distributed."""
+    folders = {
+        "pascal": (
+            "pascal_parts/labels/validation",
+            ".tif",
+            "VOCdevkit/VOC2010/JPEGImages",
+            ".jpg",
+        ),
+        "cityscapes": (
+            "cityscapes/gtFinePanopticParts/val/ulm",
+            "_gtFinePanopticParts.tif",
+            "cityscapes/leftImg8bit/val/ulm",
+            "_leftImg8bit.png",
+        ),
+    }
+    for name, (maps, map_ending, images, image_ending) in folders.items():
+        for folder in (maps, images):
+            (tmp_path / folder).mkdir(parents=True)
+        for number, (labels, *_) in enumerate(pictures(name)):
+            label_file = tmp_path / maps / f"{number:02}{map_ending}"
+            Image.fromarray(labels.astype(np.int32)).save(label_file)
+            picture = Image.new("RGB", SIZE[::-1])
+            picture.save(tmp_path / images / f"{number:02}{image_ending}")
+    register_benchmarks(tmp_path)
+    yield tmp_path
+    register_benchmarks()
+
+
+@pytest.mark.parametrize("name", ["pascal", "cityscapes"])
+def test_equal_to_panoptic_parts(root: Path, name: str) -> None:
+    judge = PartPQEvaluator(f"{name}_part_pq_val")
+    records = DatasetCatalog.get(f"{name}_part_pq_val")
+    for record, (_, ids, info, parts) in zip(records, pictures(name), strict=True):
+        judge.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
+    found = judge.evaluate()["part_pq"]
+    assert {key: found[key] for key in PUBLISHED[name]} == pytest.approx(PUBLISHED[name], abs=1e-9)
+
+
+def test_the_published_choices() -> None:
+    pascal, cityscapes = load_part_classes("pascal"), load_part_classes("cityscapes")
+    assert [len(pascal), len(cityscapes)] == [59, 19]
+    counts = [sum(len(set(one.parts.values())) for one in two) for two in (pascal, cityscapes)]
+    # Five of Pascal's classes count as one part each in the published 57.
+    assert counts == [57 - 5, 23]
+    for one in (*pascal, *cityscapes):
+        assert sorted(set(one.parts.values())) == list(range(1, len(one.part_names) + 1))
+        assert one.has_parts == bool(one.parts)
+    assert sum(one.thing for one in pascal) == 20 and sum(one.thing for one in cityscapes) == 8
+    known = MetadataCatalog.get("pascal_part_pq_val")
+    assert known.vocabulary.names[:2] == ("aeroplane", "bicycle") and len(known.thing_classes) == 20
+
+
+def test_objects_and_their_parts_can_be_looked_at(root: Path) -> None:
+    record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
+    found = read_annotated(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
+    assert {one.kind for one in found} == {"thing", "stuff", "part"}
+    for place, one in enumerate(found):
+        if one.kind == "part":
+            whole = next(w for w in reversed(found[:place]) if w.kind == "thing")
+            assert one.label.startswith(whole.label) and not (one.mask & ~whole.mask).any()
+
+
+def test_answers_without_parts_are_refused(root: Path) -> None:
+    judge = PartPQEvaluator("cityscapes_part_pq_val")
+    record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
+    with pytest.raises(ValueError, match='00_gtFine.*the answer has no "part_seg"'):
+        judge.process([record], [{"panoptic_seg": (np.zeros(SIZE, int), [])}])
