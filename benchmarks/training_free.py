@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
 
     calls: dict[str, Callable[[], object]] = {"a plain forward": plain}
     for name, model in models.items():
-        calls[name] = lambda model=model.eval(): model([item])
+        calls[name] = partial(model.eval(), [item])
     calls[f"global-local, {MASKS} masks"] = lambda: mask_features(clip, image, masks)
     return calls
 

@@ -123,12 +123,14 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
             raise TrainingFreeError(f"{folder} holds no {CONFIG}, so it is no model of timm")
         model = f"local-dir:{folder}"
     else:
-        _require_name(model)
+        require_name(model)
     try:
         built = timm.create_model(
             model, pretrained=not weights, num_classes=0, dynamic_img_size=True
         )
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except TypeError as error:
+        raise _no_transformer(model) from error
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise TrainingFreeError(
             f"{model}: its weights could not be loaded ({reason[0] if reason else 'no reason'})"
@@ -144,11 +146,16 @@ def _random(name: str) -> VisionTransformer:
         if name == TINY:
             shape = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4}
             return VisionTransformer(**shape, num_classes=0, dynamic_img_size=True).eval()
-        _require_name(name)
-        return _checked(timm.create_model(name, num_classes=0, dynamic_img_size=True), name)
+        require_name(name)
+        try:
+            built = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+        except TypeError as error:
+            raise _no_transformer(name) from error
+        return _checked(built, name)
 
 
-def _require_name(name: str) -> None:
+def require_name(name: str) -> None:
+    """Refuse a name that timm does not know, without loading anything; see `load_dino`."""
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models("vit*", pretrained=True) + [TINY]
         raise unknown("DINO model", name, known, "nor a folder of that name")
@@ -156,5 +163,9 @@ def _require_name(name: str) -> None:
 
 def _checked(built: torch.nn.Module, name: str) -> VisionTransformer:
     if not isinstance(built, VisionTransformer) or not built.has_class_token:
-        raise TrainingFreeError(f"{name} is no vision transformer with a class token")
+        raise _no_transformer(name)
     return built.eval()
+
+
+def _no_transformer(name: str) -> TrainingFreeError:
+    return TrainingFreeError(f"{name} is no vision transformer with a class token")
