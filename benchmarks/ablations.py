@@ -50,6 +50,7 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> None:
         *("SOLVER.MAX_ITER", str(options.steps), "SOLVER.STEPS", f"({decay},)"),
         *("PICTUREBOOK.TRAIN_PAGES", str(options.train_pages)),
         *("PICTUREBOOK.VAL_PAGES", str(options.val_pages)),
+        *("PICTUREBOOK.ROOT", options.pages),
         *ARMS[arm],
     ]
     threads = {"OMP_NUM_THREADS": str(options.threads)}
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--train-pages", type=int, default=5000)
     parser.add_argument("--val-pages", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pages", default="", help="folder of their own, for other numbers of them")
     parser.add_argument("--output", default="output/ablations")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()

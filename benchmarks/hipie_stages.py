@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import hipie.model.answering
 import hipie.universal
 from hipie.universal import HIPIE
 
@@ -53,7 +54,7 @@ def watched(model: HIPIE) -> Iterator[Stopwatch]:
         (model.things.mask_features, "forward", "masks"),
         (model.things.mask_head, "forward", "masks"),
         (model.stuff, "forward", "stuff"),
-        (hipie.universal, "universal_results", "merge"),
+        (hipie.model.answering, "universal_results", "merge"),
         (hipie.universal, "referring_results", "merge"),
         (model, "predict", "rest"),
     ]

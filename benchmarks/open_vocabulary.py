@@ -72,13 +72,15 @@ def masks(options: argparse.Namespace) -> dict[str, float]:
         return clip.mask_features(image, shown)
 
     def cropped() -> torch.Tensor:
-        shown = torch.nn.functional.interpolate(many[:, None], (480, 640))[:, 0] > 0
+        some = many[: options.single, None]
+        shown = torch.nn.functional.interpolate(some, (480, 640))[:, 0] > 0
         parts = mask_crops(image, shown, clip.image_size, 32)
         return torch.cat([clip.image_features(part) for part in parts])
 
     one, every, crops = medians(
         [lambda: in_one_pass(1), lambda: in_one_pass(options.masks), cropped], options.repeats
     )
+    crops *= options.masks / min(options.single, options.masks)
     print(
         f"{options.clip}: 1 mask {one:.3f} s, {options.masks} masks {every:.3f} s "
         f"({every / one:.2f} times), {options.masks} crops {crops:.3f} s "
@@ -205,7 +207,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=100)
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=10_000)
-    parser.add_argument("--single", type=int, default=8, help="prompts asked one by one")
+    parser.add_argument("--single", type=int, default=8, help="crops or prompts measured, of all")
     parser.add_argument("--pieces", type=int, default=12_000)
     parser.add_argument("--pixels", type=int, default=4_500)
     parser.add_argument("--way", choices=["nothing", "chunks", "whole"], default="chunks")

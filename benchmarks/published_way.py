@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import hipie.model.answering
 import hipie.ops.module
-import hipie.universal
 from hipie.inference.results import ResultSettings
 from hipie.inference.scores import merge_scores, thing_scores
 from hipie.inference.selection import best_pairs, suppress
@@ -49,7 +49,7 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
         mock.patch.object(model.things, "forward", _every_layer(model.things)),
         mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
-        mock.patch.object(hipie.universal, "universal_results", _everything_at_full_size),
+        mock.patch.object(hipie.model.answering, "universal_results", _everything_at_full_size),
     ):
         yield
 
