@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--train-pages", type=int, default=5000)
     parser.add_argument("--val-pages", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pages", default="", help="folder of their own, for other numbers of them")
+    parser.add_argument("--pages", default="", help="their own folder")
     parser.add_argument("--output", default="output/ablations")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
