@@ -1,11 +1,12 @@
 """What does each method of projects/TrainingFree cost, against a plain forward of the same CLIP?
 
 ViT-B/16 with random weights on the CPU, a square of noise, 20 names whose features are there; for
-times do not depend on what is seen. All methods run in turns within one run, medians after a
-warm-up; ratios are what counts. DINO is a ViT-S/16, in CLIP-DINOiser's teacher a ViT-B/16.
+times do not depend on what is seen. All methods run in turns within one run, medians of processor
+seconds (of all threads together) after a warm-up; ratios are what counts. DINO is a ViT-S/16, in
+CLIP-DINOiser's teacher a ViT-B/16.
 
     python benchmarks/training_free.py
-    python benchmarks/training_free.py --size 336 --repeats 9 --threads 1
+    python benchmarks/training_free.py --size 448 --repeats 9 --threads 1
 """
 
 from __future__ import annotations
@@ -81,22 +82,22 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, in turns."""
+    """Median processor seconds of each call, in turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             with torch.no_grad():
                 call()
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=448, help="side of the picture")
+    parser.add_argument("--size", type=int, default=336, help="side of the picture")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
