@@ -88,7 +88,16 @@ lint: $(DONE)/requirements
 	$(PY) -m ruff format --check .
 
 bench: $(DONE)/package
-	for program in benchmarks/[a-z]*.py; do $(PY) $$program || exit 1; done
+	$(PY) benchmarks/ms_deform_attn.py
+	for question in published stages sentences; do \
+		$(PY) benchmarks/hipie.py $$question || exit 1; done
+	$(PY) benchmarks/refersam.py
+	$(PY) benchmarks/grser.py
+	for part in masks names prompts fusion; do \
+		$(PY) benchmarks/open_vocabulary.py $$part || exit 1; done
+	$(PY) benchmarks/training_free.py
+	$(PY) benchmarks/data.py
+	$(PY) benchmarks/picturebook.py --pages 40
 
 train-nano: $(DONE)/package
 	$(PY) train_net.py --config-file $(NANO) --resume

@@ -142,3 +142,12 @@ def test_a_supported_python_is_found():
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )
     assert found.stdout.strip() in ("python3", "python", "python3.13", "python3.12", "python3.11")
+
+
+def test_the_benchmarks_that_make_runs_are_there():
+    """All but those that train, sweep somebody's own weights, or are rooms of another one."""
+    named = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text()))
+    left_out = {"ablations", "grser_ablations", "refersam_ablations", "clip_sweep", "name_order"}
+    rooms = {"hipie_stages", "published_way"}
+    assert named | left_out | rooms == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not named & (left_out | rooms)
