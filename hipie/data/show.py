@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from hipie.data.annotated import AnnotatedPicture, read_annotated
-from hipie.data.choosing import add_arguments, open_dataset
+from hipie.data.choosing import add_arguments, open_dataset, spread
 from hipie.visualize import contact_sheet, draw_segments
 
 PICTURES_A_SHEET = 4
@@ -24,7 +24,7 @@ SENTENCES_A_PICTURE = 12
 
 def draw_annotated(found: AnnotatedPicture, title: str) -> Image.Image:
     """A picture with its masks and a legend; sentences stand below, with their objects' numbers."""
-    shown = found.sentences[:SENTENCES_A_PICTURE]
+    shown = spread(found.sentences, SENTENCES_A_PICTURE)
     notes = [f'"{one.text}": {_meant(one.targets)}' for one in shown]
     if len(shown) < len(found.sentences):
         notes.append(f"and {len(found.sentences) - len(shown)} more sentences")

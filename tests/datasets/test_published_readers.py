@@ -1,0 +1,58 @@
+"""What published readers found in the generated files, and what this package's find.
+
+The numbers are those of `refer` and `grefer` (ReLA's copies) and of D3's toolkit (`ddd-dataset`
+0.1.2), which read the very trees that are written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pycocotools.mask as mask_util
+import pytest
+from detectron2.data import DatasetCatalog
+
+from hipie.data.datasets.place import datasets_root
+from hipie.data.datasets.referring_sets import register_referring_sets
+from hipie.evaluation.answers import target_runs
+from tests import sentence_trees as trees
+from tests.programs import program
+
+# Refs (of GRD: sentences), pairs of a sentence and a picture, pixels of all their masks.
+PUBLISHED = {
+    "refcoco_unc_train": (2, 4, 324),
+    "refcoco_unc_val": (2, 5, 828),
+    "refcoco_unc_testA": (2, 6, 1002),
+    "refcoco_unc_testB": (2, 7, 1170),
+    "refcocog_umd_train": (2, 4, 324),
+    "refcocog_umd_val": (2, 5, 828),
+    "refcocog_umd_test": (2, 6, 1002),
+    "grefcoco_unc_train": (3, 5, 600),
+    "grefcoco_unc_val": (3, 5, 812),
+    "grefcoco_unc_testA": (3, 5, 716),
+    "grefcoco_unc_testB": (3, 5, 724),
+    "grd_intra_full": (4, 8, 642),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = tmp_path_factory.mktemp("sets")
+    trees.write_refcoco(place / "got/refcoco", place)
+    trees.write_grefcoco(place / "got/grefcoco", place)
+    trees.write_grd(place / "got/grd")
+    for name in ("refcoco", "grefcoco", "grd"):
+        program(name).main(["--root", str(place), "--source", str(place / "got" / name)])
+    register_referring_sets(place)
+    yield place
+    register_referring_sets(datasets_root())
+
+
+@pytest.mark.parametrize(("name", "known"), PUBLISHED.items())
+def test_as_the_published_reader(root: Path, name: str, known: tuple[int, int, int]) -> None:
+    records = DatasetCatalog.get(name)
+    sentences = [sentence for record in records for sentence in record["sentences"]]
+    key = "sent_id" if name.startswith("grd") else "ref_id"
+    pixels = sum(int(mask_util.area(runs)) for record in records for runs in target_runs(record))
+    assert (len({one[key] for one in sentences}), len(sentences), pixels) == known
