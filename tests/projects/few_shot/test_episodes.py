@@ -88,6 +88,8 @@ def test_folds_take_every_so_manieth_class(registered):
     assert len(episodes) == 30
     episodes, _ = data_of(config("FOLDS", 2, "FOLD", 0), registered, training=False)
     assert {one["class_id"] for one in episodes} == {0, 2}
+    episodes, _ = data_of(config("FOLDS", 3, "FOLD", 2), registered, training=False)
+    assert {one["class_id"] for one in episodes} == {2}
     episodes, _ = data_of(config("SHOTS", 3), registered, training=False)
     assert {one["class_id"] for one in episodes} == {0}
 
