@@ -24,13 +24,13 @@ import torch
 
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
-from hipie.model.fusion import BidirectionalFusion  # noqa: E402
-from hipie.model.fusion_in_chunks import fuse_in_chunks  # noqa: E402
-from hipie.open_vocabulary.clip import Clip  # noqa: E402
-from hipie.open_vocabulary.crops import mask_crops  # noqa: E402
-from hipie.open_vocabulary.ensemble import Ensemble  # noqa: E402
-from hipie.open_vocabulary.opinion import ClassPhrases, PictureOpinion  # noqa: E402
-from hipie.open_vocabulary.sam import Sam  # noqa: E402
+from hipie.model.fusion import BidirectionalFusion
+from hipie.model.fusion_in_chunks import fuse_in_chunks
+from hipie.open_vocabulary.clip import Clip
+from hipie.open_vocabulary.crops import mask_crops
+from hipie.open_vocabulary.ensemble import Ensemble
+from hipie.open_vocabulary.opinion import ClassPhrases, PictureOpinion
+from hipie.open_vocabulary.sam import Sam
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "la", "mo", "nu", "pe", "ri")
 MEBIBYTE = 2**20
@@ -66,15 +66,13 @@ def blobs(count: int, side: int = 224) -> torch.Tensor:
 def masks(options: argparse.Namespace) -> dict[str, float]:
     """All masks in one pass, one mask, and one crop a mask, from pixels to features."""
     clip, image, many = Clip.from_source(options.clip), noise(3, 480, 640), blobs(options.masks)
+    shown = torch.nn.functional.interpolate(many[:, None], (480, 640))[:, 0] > 0
 
     def in_one_pass(count: int) -> torch.Tensor:
-        shown = torch.nn.functional.interpolate(many[:count, None], (480, 640))[:, 0] > 0
-        return clip.mask_features(image, shown)
+        return clip.mask_features(image, shown[:count])
 
     def cropped() -> torch.Tensor:
-        some = many[: options.single, None]
-        shown = torch.nn.functional.interpolate(some, (480, 640))[:, 0] > 0
-        parts = mask_crops(image, shown, clip.image_size, 32)
+        parts = mask_crops(image, shown[: options.single], clip.image_size, 32)
         return torch.cat([clip.image_features(part) for part in parts])
 
     one, every, crops = medians(

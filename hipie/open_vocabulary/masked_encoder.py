@@ -143,7 +143,19 @@ def patches_under(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         [N, *grid] bool.
     """
-    return F.adaptive_max_pool2d(masks[None].float(), grid)[0] > 0
+    down, across = (
+        _reached(side, count).to(masks.device)
+        for side, count in zip(masks.shape[-2:], grid, strict=True)
+    )
+    # Products of zeros and ones count the pixels; that is several times faster than pooling.
+    return down @ (masks.float() @ across.t()) > 0
+
+
+def _reached(side: int, count: int) -> Tensor:
+    """[count, side] 1 where a pixel lies in a patch, if only in part."""
+    pixel, patch = torch.arange(side), torch.arange(count)[:, None]
+    inside = (pixel >= patch * side // count) & (pixel < -(-(patch + 1) * side // count))
+    return inside.float()
 
 
 def project(visual: VisionTransformer, tokens: Tensor) -> Tensor:

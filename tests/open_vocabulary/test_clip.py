@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from hipie.open_vocabulary.clip import Clip
-from hipie.open_vocabulary.masked_encoder import embed, encode, has_class_token, project
+from hipie.open_vocabulary.masked_encoder import (
+    embed,
+    encode,
+    has_class_token,
+    patches_under,
+    project,
+)
 from hipie.open_vocabulary.templates import templates
 
 
@@ -163,3 +169,12 @@ def test_words_that_cannot_be_read(clip, names, chosen, said):
 def test_no_picture(clip):
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         clip.image_features(torch.rand(3, 20, 20))
+
+
+@pytest.mark.parametrize("size", [(70, 90), (64, 64), (5, 3), (480, 641)])
+def test_a_patch_is_reached_by_any_of_its_pixels(size):
+    masks = torch.rand(4, *size, generator=torch.Generator().manual_seed(0)) > 0.97
+    expected = F.adaptive_max_pool2d(masks[None].float(), (7, 8))[0] > 0
+    assert torch.equal(patches_under(masks, (7, 8)), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(patches_under(masks, (7, 8)), expected)
