@@ -23,15 +23,15 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal  # noqa: E402
-import hipie.vision  # noqa: E402,F401  (importing them registers architectures and backbones)
-from hipie import model_zoo  # noqa: E402
-from hipie.checkpoint import Checkpointer  # noqa: E402
-from hipie.configure import check  # noqa: E402
-from hipie.data.datasets import register_all  # noqa: E402
-from hipie.data.loader import build_test_loader  # noqa: E402
-from hipie.evaluation import build_evaluator  # noqa: E402
-from hipie.open_vocabulary.ensemble import Ensemble  # noqa: E402
+import hipie.universal
+import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
+from hipie import model_zoo
+from hipie.checkpoint import Checkpointer
+from hipie.configure import check
+from hipie.data.datasets import register_all
+from hipie.data.loader import build_test_loader
+from hipie.evaluation import build_evaluator
+from hipie.open_vocabulary.ensemble import Ensemble
 
 Pair = tuple[float, float]
 # Of each task the figure that stands in the table.

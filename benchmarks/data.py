@@ -41,12 +41,12 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 # A program beside this one has the package's name, which it must not hide.
 sys.path[0] = str(ROOT)
-from hipie.data.datasets import load_refcoco  # noqa: E402
-from hipie.data.datasets.coco import register  # noqa: E402
-from hipie.data.mappers import UniversalMapper  # noqa: E402
-from hipie.evaluation import ReferringEvaluator, write_results  # noqa: E402
-from hipie.evaluation.parts import confusion  # noqa: E402
-from hipie.language import Vocabulary  # noqa: E402
+from hipie.data.datasets import load_refcoco
+from hipie.data.datasets.coco import register
+from hipie.data.mappers import UniversalMapper
+from hipie.evaluation import ReferringEvaluator, write_results
+from hipie.evaluation.parts import confusion
+from hipie.language import Vocabulary
 
 HEIGHT, WIDTH = 480, 640
 PREDICTIONS, REFERENCES, PICTURES, LABEL_MAPS, CLASSES = 10_000, 50_000, 200, 2_000, 847

@@ -28,14 +28,14 @@ from detectron2.modeling import build_model
 
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal  # noqa: E402
-import hipie.vision  # noqa: E402,F401  (importing them registers architectures and backbones)
-from benchmarks.hipie_stages import STAGES, watched  # noqa: E402
-from benchmarks.published_way import published_way  # noqa: E402
-from hipie import model_zoo  # noqa: E402
-from hipie.language import Vocabulary  # noqa: E402
-from hipie.training.memory import keep_freed_memory  # noqa: E402
-from hipie.universal import HIPIE  # noqa: E402
+import hipie.universal
+import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
+from benchmarks.hipie_stages import STAGES, watched
+from benchmarks.published_way import published_way
+from hipie import model_zoo
+from hipie.language import Vocabulary
+from hipie.training.memory import keep_freed_memory
+from hipie.universal import HIPIE
 
 COLOURS = ("red", "green", "blue", "small", "large", "old", "wooden", "striped", "wet", "broken")
 SENTENCES = [f"the {colour} dog left of the tree" for colour in COLOURS]

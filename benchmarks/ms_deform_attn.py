@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# A program beside this one has the package's name, which it must not hide.
+sys.path[0] = str(Path(__file__).parents[1])
 from hipie.ops import explain, ms_deform_attn
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 

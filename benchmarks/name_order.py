@@ -25,6 +25,8 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.modeling import build_model
 from tqdm import tqdm
 
+# A program beside this one has the package's name, which it must not hide.
+sys.path[0] = str(Path(__file__).parents[1])
 import hipie.universal
 import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo

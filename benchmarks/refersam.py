@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 
 sys.path[0] = str(Path(__file__).parents[1])
-from benchmarks.hipie_stages import Stopwatch  # noqa: E402
-from hipie.ops.grid_sample import ms_deform_attn_grid_sample  # noqa: E402
-from hipie.training.memory import keep_freed_memory  # noqa: E402
-from refersam import ReferSAM  # noqa: E402
-from refersam.criterion import MaskCriterion  # noqa: E402
-from refersam.text import build_text  # noqa: E402
+from benchmarks.hipie_stages import Stopwatch
+from hipie.ops.grid_sample import ms_deform_attn_grid_sample
+from hipie.training.memory import keep_freed_memory
+from refersam import ReferSAM
+from refersam.criterion import MaskCriterion
+from refersam.text import build_text
 
 OPERATOR = "hipie.ops.module.ms_deform_attn"
 FOLDING = "refersam.attention.Attention._folds"

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 sys.path[0] = str(Path(__file__).parents[1])
-from hipie_training_free import (  # noqa: E402
+from hipie_training_free import (
     GEM,
     SCLIP,
     ClassAttention,
@@ -31,13 +31,13 @@ from hipie_training_free import (  # noqa: E402
     MaskCLIP,
     TokenCut,
 )
-from hipie_training_free.dino import Dino  # noqa: E402
-from hipie_training_free.global_local import mask_features  # noqa: E402
+from hipie_training_free.dino import Dino
+from hipie_training_free.global_local import mask_features
 
-from hipie.language import Vocabulary  # noqa: E402
-from hipie.open_vocabulary.clip import Clip  # noqa: E402
-from hipie.open_vocabulary.masked_encoder import embed  # noqa: E402
-from hipie.training.memory import keep_freed_memory  # noqa: E402
+from hipie.language import Vocabulary
+from hipie.open_vocabulary.clip import Clip
+from hipie.open_vocabulary.masked_encoder import embed
+from hipie.training.memory import keep_freed_memory
 
 NAMES = 20
 MASKS = 32
