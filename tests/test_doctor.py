@@ -4,7 +4,7 @@ from hipie import doctor
 
 
 def test_says_what_runs_and_how_to_build_it_again(capsys):
-    code = doctor.main()
+    code = doctor.main([])
     printed = capsys.readouterr().out
     assert "deformable attention on cpu:" in printed
     assert "native CPU kernel" in printed
