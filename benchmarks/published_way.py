@@ -2,8 +2,8 @@
 
 The same weights and the same answers, but deformable attention by grid-sample, captions padded to
 the fixed length and read again for every picture, pixels projected in the early fusion,
-feed-forward layers over all tokens at once, class logits of every layer, masks of things by grouped
-convolutions, and every query's mask at full size before anything is merged.
+encoder layers over all tokens at once, boxes of all proposals, class logits of every layer, masks
+of things by grouped convolutions, and every query's mask at full size before anything is merged.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hipie.model.answering
+import hipie.model.attention_layers
+import hipie.model.mask_head
 import hipie.ops.module
 from hipie.inference.results import ResultSettings
 from hipie.inference.scores import merge_scores, thing_scores
 from hipie.inference.selection import best_pairs, suppress
 from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
 from hipie.language import TextEncoder, TextFeatures
-from hipie.model.attention_layers import FeedForward
 from hipie.model.fusion import HIDDEN, LIMIT, BidirectionalFusion
 from hipie.model.mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from hipie.universal import HIPIE
 
 WINDOW = 512
+ALL_AT_ONCE = 2**40
 
 
 @contextmanager
@@ -40,13 +42,15 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
     Args:
         max_tokens: what every caption is padded to; whole windows of 512.
     """
-    encoder, fusion = model.text_encoder, model.things.fusion
+    encoder, fusion, propose = model.text_encoder, model.things.fusion, model.things._propose
     with (
         mock.patch.object(hipie.ops.module, "ms_deform_attn", _grid_sample),
         mock.patch.object(encoder, "forward", lambda said: _padded(encoder, said, max_tokens)),
         mock.patch.object(fusion, "forward", lambda *given: _projected(fusion, *given)),
-        mock.patch.object(FeedForward, "forward", _at_once),
+        mock.patch.object(hipie.model.attention_layers, "TOKENS_AT_ONCE", ALL_AT_ONCE),
+        mock.patch.object(hipie.model.mask_head, "QUERIES_AT_ONCE", ALL_AT_ONCE),
         mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
+        mock.patch.object(model.things, "_propose", lambda *given: propose(*given[:2], True)),
         mock.patch.object(model.things, "forward", _every_layer(model.things)),
         mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
         mock.patch.object(hipie.model.answering, "universal_results", _everything_at_full_size),
@@ -64,10 +68,6 @@ def _every_layer(branch: nn.Module) -> Callable[..., Any]:
         return found
 
     return run
-
-
-def _at_once(layer: FeedForward, x: Tensor) -> Tensor:
-    return layer.norm(x + layer.linear2(layer.linear1(x).relu()))
 
 
 def _grouped(head: DynamicMaskHead, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
@@ -142,6 +142,7 @@ def _everything_at_full_size(
     output_size: tuple[int, int],
     settings: ResultSettings,
     opinion: None = None,
+    owners: Any = None,
 ) -> dict[str, Any]:
     """Masks of all queries first; then scores, and maps by one product over all of them."""
     count = things.token_logits.shape[1] - background_queries

@@ -22,6 +22,8 @@ NANO = "nano/hipie_nano_picturebook.yaml"
 PAGES = 8
 STEPS, BETWEEN_LOOKS = 1000, 100
 ENOUGH = 90.0
+# Masks of a quarter of the side cannot show parts better than 94 at 256 pixels, and 97 at 416.
+SIDES = {"panoptic": 256, "parts": 416, "refer": 256}
 HEADS = {
     "panoptic": ("panoptic_seg", "PQ"),
     "parts": ("parts", "mIoU"),
@@ -40,8 +42,9 @@ def configuration(task: str, folder: Path) -> CfgNode:
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.PICTUREBOOK.TRAIN_PAGES = PAGES
     cfg.PICTUREBOOK.ROOT = str(folder / "pages")
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (256,), 256
-    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 400
+    side = SIDES[task]
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (side,), side
+    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = side * 25 // 16
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = STEPS, (STEPS // 2, STEPS * 3 // 4)
     cfg.SOLVER.CHECKPOINT_PERIOD = BETWEEN_LOOKS
     cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(NANO))

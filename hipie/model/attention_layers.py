@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +14,7 @@ TOKENS_AT_ONCE = 2048
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU, a residual and a norm.
-
-    Without gradients the tokens go through it two thousand at a time, so that the wide hidden layer
-    stays in the processor's cache: it takes a fifth less time, and hardly any memory.
-    """
+    """Two linear layers with ReLU, a residual and a norm."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -28,21 +26,16 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, width] -> the same."""
-        if torch.is_grad_enabled():
-            return self.norm(x + self.linear2(self.linear1(x).relu()))
-        done = torch.empty_like(x)
-        both = zip(
-            x.flatten(0, 1).split(TOKENS_AT_ONCE),
-            done.view(-1, x.shape[-1]).split(TOKENS_AT_ONCE),
-            strict=True,
-        )
-        for part, place in both:
-            torch.add(part, self.linear2(self.linear1(part).relu_()), out=place)
-        return self.norm(done)
+        return self.norm(x + self.linear2(self.linear1(x).relu()))
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention over all tokens of all levels, then a feed-forward block."""
+    """Deformable self-attention over all tokens of all levels, then a feed-forward block.
+
+    A token reads the projected values of others, and is otherwise worked on alone. So without
+    gradients the layer goes over the tokens some two thousand at a time: what it makes on the way
+    stays in the processor's cache, which is quicker and takes hardly any memory.
+    """
 
     def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int) -> None:
         super().__init__()
@@ -54,10 +47,34 @@ class EncoderLayer(nn.Module):
         self, tokens: Tensor, levels: Levels, centres: Tensor, padding_mask: Tensor | None
     ) -> Tensor:
         """Tokens [B, S, width], their centres [B, S, L, 2] -> [B, S, width]."""
-        attended = self.attention(
-            tokens + levels.positions, centres, tokens, levels.shapes, levels.starts, padding_mask
+        step = tokens.shape[1]
+        if not torch.is_grad_enabled():
+            step = max(1, TOKENS_AT_ONCE // len(tokens))
+        values = joined(
+            [self.attention.values(*some) for some in slices(step, tokens, padding_mask)]
+        )
+        parts = slices(step, tokens, levels.positions, centres)
+        return joined([self._encoded(*some, values, levels) for some in parts])
+
+    def _encoded(
+        self, tokens: Tensor, positions: Tensor, centres: Tensor, values: Tensor, levels: Levels
+    ) -> Tensor:
+        """Some of the tokens [B, n, width], encoded."""
+        attended = self.attention.attend(
+            tokens + positions, centres, values, levels.shapes, levels.starts
         )
         return self.feed_forward(self.norm(tokens + attended))
+
+
+def slices(step: int, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+    """Tensors [B, S, ...] cut along S into pieces of `step`; None stays None."""
+    for start in range(0, tensors[0].shape[1], step):
+        yield tuple(None if one is None else one[:, start : start + step] for one in tensors)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The inverse of `slices`; a single piece is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class DecoderLayer(nn.Module):

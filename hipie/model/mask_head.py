@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from hipie.model.mlp import MLP
 
 STRIDE = 8
+# What a picture's layers make for so many queries stays in the processor's cache.
+QUERIES_AT_ONCE = 32
 
 
 class MaskFeatures(nn.Module):
@@ -78,17 +80,16 @@ class DynamicMaskHead(nn.Module):
         numbers = self.controller(queries)
         order = picture.argsort(stable=True)
         counts = torch.bincount(picture, minlength=len(features)).tolist()
+        step = max(1, len(queries)) if torch.is_grad_enabled() else QUERIES_AT_ONCE
+        shares = (numbers[order].float().split(counts), centres[order].float().split(counts))
         with torch.autocast(features.device.type, enabled=False):
             drawn = [
-                self._convolve(one.float(), *share)
-                for one, *share in zip(
-                    features,
-                    numbers[order].float().split(counts),
-                    centres[order].float().split(counts),
-                    strict=True,
-                )
+                self._convolve(one.float(), *some)
+                for one, *share in zip(features, *shares, strict=True)
+                for some in zip(*(each.split(step) for each in share), strict=True)
             ]
-        return torch.cat(drawn)[order.argsort()]
+        masks = torch.cat(drawn)
+        return masks if len(features) == 1 else masks[order.argsort()]
 
     def _convolve(self, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
         """The three layers on one picture [channels, h, w].

@@ -67,7 +67,7 @@ class ThingOutput:
     Attributes:
         layers: one prediction a decoder layer, N queries each, made when it is asked for.
         num_background: how many of the N come first and count for nothing.
-        proposals: of all S tokens; one class-agnostic logit each.
+        proposals: of all S tokens; one class-agnostic logit each. None outside training.
         topk: [B, Q] the token that every query came from.
         denoising: like `layers`, for the denoising queries, or None.
         denoising_layout: where they stand, or None.
@@ -79,7 +79,7 @@ class ThingOutput:
 
     layers: Sequence[LayerPrediction]
     num_background: int
-    proposals: LayerPrediction
+    proposals: LayerPrediction | None
     topk: Tensor
     denoising: Sequence[LayerPrediction] | None
     denoising_layout: DenoisingLayout | None
@@ -234,7 +234,7 @@ class ThingBranch(nn.Module):
         """
         levels = fused.levels
         memory = self._encode(levels)
-        proposals, topk, start = self._propose(memory, levels)
+        proposals, topk, start = self._propose(memory, levels, targets is not None)
         noised = None
         if targets is not None:
             boxes = [one.boxes for one in targets]
@@ -278,14 +278,19 @@ class ThingBranch(nn.Module):
             tokens = layer(tokens, levels, centres, levels.padding_mask)
         return tokens
 
-    def _propose(self, memory: Tensor, levels: Levels) -> tuple[LayerPrediction, Tensor, Tensor]:
-        """Proposals of all tokens, the best tokens [B, Q], and their boxes [B, Q, 4]."""
+    def _propose(
+        self, memory: Tensor, levels: Levels, every_box: bool
+    ) -> tuple[LayerPrediction | None, Tensor, Tensor]:
+        """Proposals of all tokens (None unless wanted), the best tokens [B, Q], their boxes."""
         anchors, usable = anchor_boxes(levels)
         usable_memory = memory.masked_fill(~usable[..., None], 0.0)
         candidates = self.proposal_norm(self.proposal_projection(usable_memory))
         scores = self.proposal_score(candidates).float()
-        boxes = (self.proposal_box(candidates).float() + anchors).sigmoid()
         topk = top_rows(scores[..., 0].detach(), self.num_queries)
+        if not every_box:
+            best, placed = gather_rows(candidates, topk), gather_rows(anchors, topk)
+            return None, topk, (self.proposal_box(best).float() + placed).sigmoid()
+        boxes = (self.proposal_box(candidates).float() + anchors).sigmoid()
         start = gather_rows(boxes, topk).detach()
         return LayerPrediction(scores, boxes), topk, start
 

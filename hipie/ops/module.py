@@ -81,17 +81,40 @@ class MSDeformAttn(nn.Module):
         Returns:
             [B, Q, C].
         """
-        batch, queries, _ = query.shape
-        shape = (batch, queries, self.num_heads, self.num_levels, self.num_points)
+        values = self.values(value, padding_mask)
+        return self.attend(query, reference_points, values, spatial_shapes, level_start_index)
+
+    def values(self, value: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """What is sampled: [B, S, C] -> [B, S, M, C / M], projected; zero where padded."""
         projected = self.value_proj(value)
         if padding_mask is not None:
             projected = projected.masked_fill(padding_mask[..., None], 0.0)
-        projected = projected.unflatten(2, (self.num_heads, -1))
+        return projected.unflatten(2, (self.num_heads, -1))
+
+    def attend(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        values: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+    ) -> Tensor:
+        """Sample and mix `values` for some queries; each query is answered by itself.
+
+        Args:
+            query, reference_points, spatial_shapes, level_start_index: as in `forward`.
+            values: of the method of that name.
+
+        Returns:
+            [B, Q, C].
+        """
+        batch, queries, _ = query.shape
+        shape = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().view(*shape, 2)
         weights = self.attention_weights(query).float().view(*shape[:3], -1)
         weights = weights.softmax(-1).view(shape)
         locations = self._locations(reference_points.float(), offsets, spatial_shapes)
-        sampled = ms_deform_attn(projected, spatial_shapes, level_start_index, locations, weights)
+        sampled = ms_deform_attn(values, spatial_shapes, level_start_index, locations, weights)
         return self.output_proj(sampled)
 
     def _locations(self, reference: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hipie.model.attention_layers import DecoderLayer, EncoderLayer, FeedForward
@@ -39,6 +40,20 @@ def test_encoder_adds_positions_to_queries_but_not_to_values() -> None:
     )
     expected = layer.feed_forward(layer.norm(tokens + attended))
     torch.testing.assert_close(layer(tokens, levels, centres, None), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 40, 1000])
+def test_tokens_may_be_encoded_some_at_a_time(monkeypatch, at_once) -> None:
+    layer = EncoderLayer(WIDTH, 2, 2, 2, 24)
+    randomise(layer)
+    levels = make_levels()
+    padding = torch.zeros(levels.tokens.shape[:2], dtype=torch.bool)
+    padding[1, 13:16] = True
+    expected = layer(levels.tokens, levels, levels.centres(), padding)
+    monkeypatch.setattr("hipie.model.attention_layers.TOKENS_AT_ONCE", at_once)
+    with torch.no_grad():
+        got = layer(levels.tokens, levels, levels.centres(), padding)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_decoder_queries_do_not_see_what_is_hidden() -> None:

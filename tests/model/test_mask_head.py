@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -59,6 +60,18 @@ def test_no_queries_give_no_masks() -> None:
     masks = head(torch.randn(2, 4, 3, 5), torch.zeros(0, 12), torch.zeros(0, 2), none)
     assert masks.shape == (0, 6, 10)
     masks.sum().backward()
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_queries_may_be_drawn_some_at_a_time(monkeypatch, pictures) -> None:
+    head = DynamicMaskHead(12, channels=4)
+    picture = torch.arange(11) * 2 % pictures
+    arguments = (torch.randn(pictures, 4, 3, 5), torch.randn(11, 12), torch.rand(11, 2) * 40)
+    expected = head(*arguments, picture)
+    monkeypatch.setattr("hipie.model.mask_head.QUERIES_AT_ONCE", 2)
+    with torch.no_grad():
+        got = head(*arguments, picture)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_masks_stay_float32_under_autocast() -> None:

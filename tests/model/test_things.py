@@ -78,8 +78,7 @@ def test_shapes_of_inference() -> None:
     tokens = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2
     assert out.num_background == 3
     assert out.memory.shape == (2, tokens, 32)
-    assert out.proposals.token_logits.shape == (2, tokens, 1)
-    assert out.proposals.boxes.shape == (2, tokens, 4)
+    assert out.proposals is None
     assert out.topk.shape == (2, 12)
     assert out.denoising is None
     assert out.denoising_layout is None
@@ -94,14 +93,20 @@ def test_shapes_of_inference() -> None:
 
 
 def test_background_queries_start_where_they_are_told() -> None:
-    branch = make_branch()
-    out = run(branch, make_features(2), no_padding(2), torch.randn(2, TOKENS, TEXT))
+    branch, features = make_branch(), make_features(2)
+    text, mask = torch.randn(2, TOKENS, TEXT), torch.ones(2, TOKENS, dtype=torch.bool)
+    out = run(branch, features, no_padding(2), text)
     raw = branch.background_references.weight.expand(2, -1, -1)
     torch.testing.assert_close(out.references[0][:, :3], raw)
-    chosen = out.proposals.boxes.gather(1, out.topk[..., None].expand(-1, -1, 4))
-    torch.testing.assert_close(out.references[0][:, 3:], chosen)
-    best = out.proposals.token_logits[..., 0].sort(dim=1, descending=True).values[:, :12]
-    torch.testing.assert_close(out.proposals.token_logits[..., 0].gather(1, out.topk), best)
+    levels = branch.fuse(branch.project(features, no_padding(2)), text, mask).levels
+    proposals, topk, start = branch._propose(out.memory, levels, every_box=True)
+    torch.testing.assert_close(out.topk, topk)
+    torch.testing.assert_close(out.references[0][:, 3:], start)
+    assert proposals.token_logits.shape == (2, levels.tokens.shape[1], 1)
+    chosen = proposals.boxes.gather(1, topk[..., None].expand(-1, -1, 4))
+    torch.testing.assert_close(start, chosen)
+    best = proposals.token_logits[..., 0].sort(dim=1, descending=True).values[:, :12]
+    torch.testing.assert_close(proposals.token_logits[..., 0].gather(1, topk), best)
 
 
 def test_pictures_of_a_batch_do_not_mix() -> None:
@@ -152,7 +157,7 @@ def test_what_lies_in_the_padding_is_not_seen_after_fusion() -> None:
     memory = branch._encode(fused.levels)
     fused.levels.tokens = torch.where(real[:, None], fused.levels.tokens, 100.0)
     torch.testing.assert_close(branch._encode(fused.levels)[:, real], memory[:, real])
-    proposals, topk, _ = branch._propose(memory, fused.levels)
+    proposals, topk, _ = branch._propose(memory, fused.levels, every_box=True)
     anchored = proposals.boxes[0, ~real]
     torch.testing.assert_close(anchored, torch.ones_like(anchored))
     assert topk.shape == (1, 12)
