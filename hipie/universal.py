@@ -53,7 +53,8 @@ class HIPIE(nn.Module):
     `instances`.
 
     Returns in training a dict of losses; otherwise a dict a picture: `instances`, `sem_seg`
-    [K, H, W] and `panoptic_seg` for a vocabulary, `referring` (a list of `Instances`, the best
+    [K, H, W] and `panoptic_seg` for a vocabulary (with `part_seg` where it has classes and their
+    parts), `referring` (a list of `Instances`, the best
     one of every sentence) for sentences.
     """
 

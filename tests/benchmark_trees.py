@@ -179,7 +179,11 @@ def ade20k(root: Path) -> None:
 
 
 def pascal(root: Path) -> None:
-    """VOC and Context val, Pascal parts val and training, and Cityscapes parts val."""
+    """VOC and Context val, Pascal parts val and training, and Cityscapes parts val.
+
+    Panoptic parts: the head of a dog (12) left, sky (84) right; the head of a person (24) left, sky
+    (23) right.
+    """
     voc, context = root / "pascal_voc_d2", root / "pascal_ctx_d2"
     picture(voc / "images/validation/2007_000033.jpg")
     label_map(voc / "annotations_pascal21/validation/2007_000033.png", halves(0, 20, 255))
@@ -197,12 +201,18 @@ def pascal(root: Path) -> None:
         parts = halves(DOG_HEAD, 199, 0, np.uint16)
         label_map(labels / f"{folder}_pano/{name}.tif", parts)
         label_map(labels / f"{folder}_merged/{name}.tif", halves(34, 57, 0, np.uint16))
+        label_map(labels / f"{folder}/{name}.tif", halves(12_001_01, 84, 0, np.int32))
     city = root / "cityscapes"
     stem = "frankfurt/frankfurt_000000_000294"
     picture(city / f"images_all/val/{stem}_leftImg8bit.png")
     label_map(
         city / f"gtFinePanopticPartsRemapped/val/{stem}_gtFinePanopticParts.tif",
         halves(50, 2, 0, np.uint16),
+    )
+    picture(city / f"leftImg8bit/val/{stem}_leftImg8bit.png")
+    label_map(
+        city / f"gtFinePanopticParts/val/{stem}_gtFinePanopticParts.tif",
+        halves(24_000_02, 23, 0, np.int32),
     )
 
 

@@ -76,8 +76,8 @@ def _registered():
     register_benchmarks()
 
 
-def test_there_are_as_many_as_published():
-    assert len(EVALUATIONS) == 2 * 8
+def test_there_are_as_many_as_published_and_part_pq():
+    assert len(EVALUATIONS) == 2 * (8 + 1)
     assert len(STAGES) == 2 * 4
 
 
@@ -113,7 +113,7 @@ def test_the_twins_differ_in_the_backbone_only(path):
     large, small = dict_of(read(path)), dict_of(read(twin))
     differing = {key for key in large if large[key] != small[key]}
     allowed = {"MODEL.BACKBONE.NAME", "MODEL.HIPIE.PAD_AT_TEST", "MODEL.WEIGHTS", "OUTPUT_DIR"}
-    if "parts" in path.name:
+    if "part" in path.name:
         allowed |= {"MODEL.HIPIE.TEST.TOKEN_POOLING"}
     if "pretrain" in path.name:
         allowed |= {"SOLVER.IMS_PER_BATCH"}
@@ -164,8 +164,10 @@ def test_a_reduced_model_sees_a_picture(path, tiny_text):
     assert found["sem_seg"].shape == (len(vocabulary), 32, 48)
     assert found["sem_seg"].isfinite().all()
     assert found["panoptic_seg"][0].shape == (32, 48)
-    classes = found["instances"].pred_classes
-    assert not len(classes) or int(classes.max()) < len(vocabulary)
+    assert ("part_seg" in found) == ("part_pq" in path.name)
+    if cfg.MODEL.HIPIE.TEST.INSTANCE_ON:
+        classes = found["instances"].pred_classes
+        assert not len(classes) or int(classes.max()) < len(vocabulary)
 
 
 def write_trees(root: Path, names: tuple[str, ...]) -> None:
@@ -238,10 +240,16 @@ SCORES = {
     "seginw": {"bbox": "AP", "segm": "AP", "seginw_Cows_val/segm": "AP"},
     "refcoco": {"refer": "oIoU", "refcocog-umd-test/refer": "mIoU"},
     "parts": {"parts": "mIoU_grouped"},
+    "part_pq": {"part_pq": "PartPQ", "cityscapes_part_pq_val/part_pq": "PartPQ-parts"},
 }
 
 
-QUICK = ("hipie_r50_parts", "hipie_r50_seginw", "hipie_vit_h_pascal_context_459")
+QUICK = (
+    "hipie_r50_parts",
+    "hipie_r50_part_pq",
+    "hipie_r50_seginw",
+    "hipie_vit_h_pascal_context_459",
+)
 
 
 @pytest.mark.parametrize(

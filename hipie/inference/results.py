@@ -14,6 +14,7 @@ from hipie.inference.masks import OutputRows, Size, bands, chunks, instance_mask
 from hipie.inference.merge import PanopticMerge, PanopticThresholds, SemanticMerge
 from hipie.inference.referring import best_described
 from hipie.inference.scores import merge_scores, thing_scores
+from hipie.inference.segment_parts import Owners, leave_out_parts, parts_of_segments
 from hipie.inference.selection import best_pairs, corners, suppress
 from hipie.inference.token_pooling import MASKED_LOGIT, hide_stuff, hide_things, pool_tokens
 
@@ -99,6 +100,7 @@ def universal_results(
     output_size: Size,
     settings: ResultSettings,
     opinion: SecondOpinion | None = None,
+    owners: Owners = (),
 ) -> dict[str, Any]:
     """Everything that was asked for about one picture of a batch.
 
@@ -112,10 +114,12 @@ def universal_results(
         input_size: (height, width) of the picture inside the canvas.
         output_size: (height, width) of the results.
         opinion: joins the scores; it judges all queries of the things, then those that merge.
+        owners: [K], whose part each class is, see `owners_of`; () = none is.
 
     Returns:
         `instances` (pred_boxes, scores, pred_classes, pred_masks), `sem_seg` [K, H, W] and
-        `panoptic_seg` (map, segments), those that the settings ask for. Masks and maps take
+        `panoptic_seg` (map, segments), those that the settings ask for. Where both maps are made
+        and classes have owners also `part_seg` [H, W], see `parts_of_segments`. Masks and maps take
         bounded memory beside the results, see `hipie.inference.masks`.
     """
     place = _Picture(picture, input_size, output_size)
@@ -144,7 +148,11 @@ def universal_results(
                 groups.append((things, kept + background_queries, logits[kept]))
             if stuff is not None:
                 groups += _stuff_group(stuff, picture, token_spans, is_thing, settings)
-            results.update(_merged(groups, is_thing, place, settings, opinion))
+            results.update(_merged(groups, is_thing, owners, place, settings, opinion))
+        if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
+            results["part_seg"] = parts_of_segments(
+                *results["panoptic_seg"], results["sem_seg"], owners
+            )
     return results
 
 
@@ -187,6 +195,7 @@ def _stuff_group(
 def _merged(
     groups: Sequence[tuple[Prediction, Tensor, Tensor]],
     is_thing: Sequence[bool],
+    owners: Owners,
     place: _Picture,
     settings: ResultSettings,
     opinion: SecondOpinion | None,
@@ -201,7 +210,7 @@ def _merged(
     thresholds = PanopticThresholds(settings.object_threshold, settings.overlap_threshold)
     semantic = SemanticMerge(scores, place.output_size) if settings.semantic_on else None
     panoptic = (
-        PanopticMerge(padded, is_thing, place.output_size, thresholds)
+        PanopticMerge(leave_out_parts(padded, owners), is_thing, place.output_size, thresholds)
         if settings.panoptic_on
         else None
     )

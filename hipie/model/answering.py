@@ -8,6 +8,7 @@ from typing import Any
 
 from hipie.inference.parts import keep_to_wholes
 from hipie.inference.results import ResultSettings, SecondOpinion, universal_results
+from hipie.inference.segment_parts import owners_of
 from hipie.language import Vocabulary
 from hipie.model.asked import output_size
 from hipie.model.things import ThingOutput
@@ -35,7 +36,8 @@ def wanted(item: dict[str, Any], settings: ResultSettings) -> ResultSettings:
     """The settings for one of Detectron2's dicts.
 
     Its `results`, if it has them, name those that are made: "instances", "sem_seg",
-    "panoptic_seg". What the settings leave out is not made either way.
+    "panoptic_seg". What the settings leave out is not made either way. `part_seg` comes with the
+    latter two.
     """
     if "results" not in item:
         return settings
@@ -67,6 +69,7 @@ def picture_results(
         opinion: joins the scores.
     """
     settings = wanted(item, settings)
+    wholes = [one.whole for one in vocabulary.classes]
     result = universal_results(
         looked.things.layers[-1],
         looked.stuff,
@@ -78,8 +81,8 @@ def picture_results(
         output_size=output_size(item, looked.sizes[i]),
         settings=settings,
         opinion=opinion,
+        owners=owners_of(vocabulary.names, wholes),
     )
     if settings.consistent_parts and settings.semantic_on:
-        wholes = [one.whole for one in vocabulary.classes]
         keep_to_wholes(result["sem_seg"], vocabulary.names, wholes)
     return result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.label_maps import load_label_maps
-from hipie.data.datasets.part_classes import load_part_classes
+from hipie.data.datasets.part_classes import PartClass, load_part_classes
 from hipie.data.vocabularies import ClassTable
 from hipie.language import Vocabulary, VocabularyClass
 
@@ -112,12 +113,23 @@ def register_part_pq(
             image_ending=image_ending,
             key="pan_part_file_name",
         ),
-        vocabulary=Vocabulary(
-            tuple(VocabularyClass(one.name, "thing" if one.thing else "stuff") for one in judged)
-        ),
+        vocabulary=Vocabulary((*_classes(judged), *_parts(judged))),
         thing_classes=[one.name for one in judged if one.thing],
         stuff_classes=[one.name for one in judged],
         part_pq_classes=judged,
         image_root=str(images),
         evaluator_type="part_pq",
     )
+
+
+def _classes(judged: list[PartClass]) -> Iterator[VocabularyClass]:
+    """The classes, so that their positions are those among what is judged."""
+    for one in judged:
+        yield VocabularyClass(one.name, "thing" if one.thing else "stuff")
+
+
+def _parts(judged: list[PartClass]) -> Iterator[VocabularyClass]:
+    """Every class's parts in the order of their numbers."""
+    for one in judged:
+        for name in one.part_names:
+            yield VocabularyClass(f"{one.name} {name}", "part", whole=one.name)

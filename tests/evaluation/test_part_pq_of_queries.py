@@ -1,0 +1,183 @@
+"""PartPQ of what queries say, from hand-made predictions to the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from torch import Tensor
+
+from hipie.data.datasets import register_benchmarks
+from hipie.evaluation import PartPQEvaluator
+from hipie.inference.results import ResultSettings, universal_results
+from hipie.inference.segment_parts import owners_of
+from hipie.language import Vocabulary
+
+SIDE, STRIDE, SURE = 32, 4, 12.0
+NAME = "cityscapes_part_pq_val"
+# Stripes of a picture: first and last column, number in the label map.
+STRIPES = [
+    (0, 8, 23),
+    (8, 12, 24_001_02),
+    (12, 20, 24_001_01),
+    (20, 24, 24_002_04),
+    (24, 28, 28_000_01),
+    (28, 32, 28_000_05),
+]
+THINGS = [("person", 8, 20), ("person", 20, 24), ("bus", 24, 32)]
+COVERED = [
+    ("sky", 0, 8),
+    ("person head", 8, 12),
+    ("person torso", 12, 20),
+    ("person legs", 20, 24),
+    ("bus windows", 24, 28),
+    ("bus chassis", 28, 32),
+]
+
+SHOWN = ("person", "bus", "sky")
+
+
+@dataclass
+class Answer:
+    """A decoder layer's answer about one picture: every query is sure of one name."""
+
+    token_logits: Tensor
+    boxes: Tensor
+    iou_logits: Tensor
+    all_masks: Tensor
+
+    def masks(self, picture: Tensor, query: Tensor) -> Tensor:
+        return self.all_masks[query]
+
+
+def answer(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> Answer:
+    """A query a stripe."""
+    logits = torch.full((1, len(stripes), len(vocabulary)), -SURE)
+    masks = torch.full((len(stripes), SIDE // STRIDE, SIDE // STRIDE), -SURE)
+    boxes = torch.tensor([[(a + b) / 2 / SIDE, 0.5, (b - a) / SIDE, 1.0] for _, a, b in stripes])
+    for query, (name, first, last) in enumerate(stripes):
+        logits[0, query, vocabulary.names.index(name)] = SURE
+        masks[query, :, first // STRIDE : last // STRIDE] = SURE
+    return Answer(logits, boxes[None], torch.full((1, len(stripes), 1), SURE), masks)
+
+
+def results(vocabulary: Vocabulary, covered: list[tuple[str, int, int]]) -> dict:
+    return universal_results(
+        answer(vocabulary, THINGS),
+        answer(vocabulary, covered),
+        picture=0,
+        background_queries=0,
+        token_spans=[(k,) for k in range(len(vocabulary))],
+        is_thing=vocabulary.is_thing,
+        input_size=(SIDE, SIDE),
+        output_size=(SIDE, SIDE),
+        settings=ResultSettings(),
+        owners=owners_of(vocabulary.names, [one.whole for one in vocabulary.classes]),
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register_benchmarks()
+
+
+@pytest.fixture
+def record(tmp_path: Path):
+    """A picture of Cityscapes Panoptic Parts, as distributed."""
+    labels = np.zeros((SIDE, SIDE), dtype=np.int32)
+    for first, last, number in STRIPES:
+        labels[:, first:last] = number
+    place = tmp_path / "cityscapes"
+    file = place / "gtFinePanopticParts/val/ulm/a_gtFinePanopticParts.tif"
+    picture = place / "leftImg8bit/val/ulm/a_leftImg8bit.png"
+    for folder in (file.parent, picture.parent):
+        folder.mkdir(parents=True)
+    Image.fromarray(labels).save(file)
+    Image.new("RGB", (SIDE, SIDE)).save(picture)
+    register_benchmarks(tmp_path)
+    (only,) = DatasetCatalog.get(NAME)
+    yield only
+    register_benchmarks()
+
+
+def judged(record: dict, covered: list[tuple[str, int, int]]) -> dict[str, float]:
+    vocabulary = MetadataCatalog.get(NAME).vocabulary
+    judge = PartPQEvaluator(NAME)
+    judge.process([record], [results(vocabulary, covered)])
+    return judge.evaluate()["part_pq"]
+
+
+def test_classes_stand_where_they_are_judged_and_parts_follow() -> None:
+    for name, classes, parts in (("pascal", 59, 52), ("cityscapes", 19, 23)):
+        known = MetadataCatalog.get(f"{name}_part_pq_val")
+        vocabulary = known.vocabulary
+        assert len(vocabulary) == classes + parts
+        assert list(vocabulary.names[:classes]) == [one.name for one in known.part_pq_classes]
+        owners = owners_of(vocabulary.names, [one.whole for one in vocabulary.classes])
+        assert owners[:classes] == [None] * classes
+        for place, one in enumerate(known.part_pq_classes):
+            assert owners.count(place) == len(one.part_names)
+
+
+def test_perfect_queries_score_full(record: dict) -> None:
+    found = judged(record, COVERED)
+    known = {name: value for name, value in found.items() if not np.isnan(value)}
+    names = ("PartPQ", "PartPQ-parts", "PartPQ-no-parts", *(f"PartPQ-{n}" for n in SHOWN))
+    assert known == dict.fromkeys(names, 100.0)
+
+
+def test_a_wrong_part_counts_inside_its_segment_only(record: dict) -> None:
+    wrong = [
+        ("person arms", *place) if name == "person head" else (name, *place)
+        for name, *place in COVERED
+    ]
+    found = judged(record, wrong)
+    # Of the first person, torso and "no part" have IoU 1; the head, which is missed, and the arms,
+    # which are not there, 0. The second person is right.
+    assert found["PartPQ-person"] == 100 * (2 / 4 + 1) / 2
+    assert found["PartPQ-parts"] == (75 + 100) / 2
+    assert found["PartPQ-sky"] == found["PartPQ-bus"] == 100
+
+
+def test_parts_are_no_segments_and_parts_of_others_are_not_shown(record: dict) -> None:
+    vocabulary = MetadataCatalog.get(NAME).vocabulary
+    wrong = [
+        ("bus windows", *place) if name == "person head" else (name, *place)
+        for name, *place in COVERED
+    ]
+    found = results(vocabulary, wrong)
+    segments, info = found["panoptic_seg"]
+    assert sorted(vocabulary.names[one["category_id"]] for one in info) == [
+        "bus",
+        "person",
+        "person",
+        "sky",
+    ]
+    assert (segments > 0).all()
+    parts = found["part_seg"]
+    assert parts.shape == (SIDE, SIDE) and not parts[:, :8].any()
+    assert set(parts[:, 8:24].unique().tolist()) <= {1, 2, 3, 4}
+    assert (parts[:, 12:20] == 1).all() and (parts[:, 24:28] == 1).all()
+    assert "instances" in found and len(found["sem_seg"]) == len(vocabulary)
+
+
+def test_without_the_semantic_map_there_are_no_parts() -> None:
+    vocabulary = MetadataCatalog.get(NAME).vocabulary
+    found = universal_results(
+        answer(vocabulary, THINGS),
+        answer(vocabulary, COVERED),
+        picture=0,
+        background_queries=0,
+        token_spans=[(k,) for k in range(len(vocabulary))],
+        is_thing=vocabulary.is_thing,
+        input_size=(SIDE, SIDE),
+        output_size=(SIDE, SIDE),
+        settings=ResultSettings(semantic_on=False),
+        owners=owners_of(vocabulary.names, [one.whole for one in vocabulary.classes]),
+    )
+    assert set(found) == {"instances", "panoptic_seg"}
