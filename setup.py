@@ -59,6 +59,7 @@ EXTRAS = {
     ],
     # It asks for numpy<2, which has no wheel for Python 3.13, and runs on newer ones all the same.
     "evaluation": ['panopticapi-lite>=0.2; python_version < "3.13"'],
+    "fast_evaluation": ["faster-coco-eval>=1.6"],
     "clip": ["open_clip_torch>=2.24"],
     "sam": ["segment-anything>=1.0"],
     "diffusion": ["diffusers>=0.30"],

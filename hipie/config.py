@@ -187,6 +187,8 @@ def _add_recipe_keys(cfg: CN) -> None:
     cfg.SEED = 0
     # Evaluate in bfloat16.
     cfg.TEST.BFLOAT16 = False
+    # Count COCO's AP with the package faster-coco-eval instead of pycocotools.
+    cfg.TEST.FASTER_COCO_EVAL = False
 
 
 def _add_data_keys(cfg: CN) -> None:

@@ -53,12 +53,12 @@ def build_evaluator(
     `also_at` has sentences judged at a second size.
 
     Args:
-        cfg: reads MODEL.HIPIE.TEST.
+        cfg: reads MODEL.HIPIE.TEST and TEST.FASTER_COCO_EVAL.
         dataset_name: a name in the catalogs.
         output_folder: where predictions are written; None = nowhere.
 
     Raises:
-        ValueError: if the data set has no type, or one that is not known.
+        ValueError: if the data set has no type, or one that is not known, or a package is missing.
     """
     own = _architectures_own(cfg, dataset_name)
     if own is not None:
@@ -71,7 +71,7 @@ def build_evaluator(
     if kind in OWN:
         return OWN[kind](dataset_name, **options)
     if kind == "coco":
-        return CheckedCOCOEvaluator(dataset_name, output_folder)
+        return CheckedCOCOEvaluator(dataset_name, output_folder, faster=cfg.TEST.FASTER_COCO_EVAL)
     if kind == "sem_seg":
         return _semantic(dataset_name, output_folder)
     if kind != "coco_panoptic_seg":
@@ -83,7 +83,8 @@ def build_evaluator(
     asked = cfg.MODEL.HIPIE.TEST
     parts = []
     if asked.INSTANCE_ON:
-        parts.append(PanopticInstancesEvaluator(dataset_name, output_folder))
+        faster = cfg.TEST.FASTER_COCO_EVAL
+        parts.append(PanopticInstancesEvaluator(dataset_name, output_folder, faster=faster))
     if asked.SEMANTIC_ON:
         parts.append(_semantic(dataset_name, output_folder))
     if asked.PANOPTIC_ON:
