@@ -96,6 +96,7 @@ bench: $(DONE)/package
 	for part in masks names prompts fusion; do \
 		$(PY) benchmarks/open_vocabulary.py $$part || exit 1; done
 	$(PY) benchmarks/training_free.py
+	$(PY) benchmarks/clicks_and_examples.py
 	$(PY) benchmarks/data.py
 	$(PY) benchmarks/picturebook.py --pages 40
 

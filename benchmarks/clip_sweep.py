@@ -97,7 +97,7 @@ def table(
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, sweep every data set of DATASETS.TEST, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True)
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--betas", type=float, nargs="+", default=[0.2, 0.45, 0.7])
     parser.add_argument("--output", help="a JSON file for all figures")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     cfg = model_zoo.get_config(args.config_file, args.options)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check(cfg)

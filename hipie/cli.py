@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     segment = commands.add_parser("segment", help="things, stuff and parts by name")
     segment.add_argument("picture")
+    segment.add_argument(
+        "--sam", default="", metavar="TYPE", help="masks made finer by SAM: vit_b, vit_l or vit_h"
+    )
+    segment.add_argument(
+        "--sam-weights", default="", metavar="FILE", help="the file that SAM's authors publish"
+    )
     segment.set_defaults(run=_segment)
     refer = commands.add_parser("refer", help="the thing a sentence describes")
     refer.add_argument("picture")
@@ -100,17 +106,43 @@ def _segmenter(args: argparse.Namespace):
     return Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
 
 
+def _sam(args: argparse.Namespace):
+    """The SAM that refines masks, if one is asked for.
+
+    Raises:
+        ValueError: for an unknown type, or weights that are missing or another model's.
+    """
+    if not args.sam:
+        if args.sam_weights:
+            raise ValueError("--sam-weights needs --sam, the type of the SAM in that file")
+        return None
+    from hipie.open_vocabulary.error import OpenVocabularyError, missing_package
+
+    try:
+        from hipie.open_vocabulary.sam import Sam
+    except ModuleNotFoundError as error:
+        raise OpenVocabularyError(
+            missing_package("--sam", "segment_anything", "sam").msg
+        ) from error
+    return Sam.from_source(args.sam, args.sam_weights)
+
+
 def _segment(args: argparse.Namespace) -> None:
     things, stuff, parts = (
         parse_names(args.things),
         parse_names(args.stuff),
         parse_parts(args.parts),
     )
-    found = _segmenter(args).segment(args.picture, things, stuff, parts)
+    _spare([args.picture], args.output, Path(args.picture).stem)
+    sam, segmenter = _sam(args), _segmenter(args)
+    if sam is not None:
+        sam.to(segmenter.model.device)
+    found = segmenter.segment(args.picture, things, stuff, parts, sam=sam)
     _keep(found, Path(args.output), Path(args.picture).stem)
 
 
 def _refer(args: argparse.Namespace) -> None:
+    _spare([args.picture], args.output, Path(args.picture).stem)
     found = _segmenter(args).refer(args.picture, args.sentence)
     _keep(found, Path(args.output), Path(args.picture).stem)
 
@@ -118,6 +150,7 @@ def _refer(args: argparse.Namespace) -> None:
 def _group(args: argparse.Namespace) -> None:
     from hipie.visualize import draw_group
 
+    _spare(args.pictures, args.output, "group")
     found = _segmenter(args).refer_group(args.pictures, args.sentence)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +158,19 @@ def _group(args: argparse.Namespace) -> None:
     answers = {name: one.to_coco() for name, one in zip(args.pictures, found, strict=True)}
     (folder / "group.json").write_text(json.dumps(answers, indent=1))
     print(folder / "group.png")
+
+
+def _spare(pictures: Sequence[str], folder: str, stem: str) -> None:
+    """Refuse to write results where one of the pictures is.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for picture in pictures:
+        if Path(picture).resolve() == (Path(folder) / f"{stem}.png").resolve():
+            raise ValueError(
+                f"--output {folder} would write over the picture {picture}; name another folder"
+            )
 
 
 def _keep(found, folder: Path, stem: str) -> None:

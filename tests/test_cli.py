@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hipie import cli, doctor
+from hipie import Segmenter, cli, doctor
 from hipie.cli import main, parse_names, parse_parts
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
 
 
 def test_classes_and_synonyms() -> None:
@@ -43,6 +49,74 @@ def test_bad_input_ends_with_one_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert isinstance(stop.value.code, str)
+    assert len(stop.value.code.splitlines()) == 1
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A file of noise."""
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "page.png")
+    return str(tmp_path / "page.png")
+
+
+def test_masks_are_refined_by_sam(page, tiny_text, tiny_weights, tmp_path) -> None:
+    pytest.importorskip("segment_anything")
+    from hipie.open_vocabulary.sam import Sam
+
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.OBJECT_MASK_THRESHOLD", "0.0"]
+    opts += ["MODEL.HIPIE.WIDTH", "64", "MODEL.HIPIE.OVERLAP_THRESHOLD", "0.0"]
+    words = ["--things", "dog; car", "--stuff", "grass"]
+    given = ["segment", page, *words, "--config-file", TINY, "--weights", str(tiny_weights)]
+    given += ["--device", "cpu", "--output", str(tmp_path / "found")]
+    found = {}
+    for name, more in (("plain", []), ("refined", ["--sam", "random:tiny"])):
+        main([*given, *more, "--opts", *opts])
+        found[name] = json.loads((tmp_path / "found/page.json").read_text())
+    segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
+    sam = Sam.from_source("random:tiny")
+    things, stuff = [("dog",), ("car",)], [("grass",)]
+    assert found["plain"] == segmenter.segment(page, things, stuff).to_coco()
+    assert found["refined"] == segmenter.segment(page, things, stuff, sam=sam).to_coco()
+    assert found["refined"] != found["plain"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--sam", "vit_bb"], 'no SAM model "vit_bb"; near ones are vit_b'),
+        (["--sam", "vit_b"], "SAM vit_b needs the file of weights"),
+        (["--sam", "vit_b", "--sam-weights", "nowhere.pth"], "nowhere.pth"),
+        (["--sam-weights", "sam.pth"], "--sam-weights needs --sam"),
+    ],
+)
+def test_a_sam_that_cannot_be_had_is_one_line(page, more, said) -> None:
+    pytest.importorskip("segment_anything")
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", page, "--things", "dog", "--config-file", TINY, *more])
+    assert said in stop.value.code
+    assert len(stop.value.code.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["segment"], ["refer"], ["group", "the dog"]])
+def test_no_picture_is_written_over(page, monkeypatch, command) -> None:
+    if command[0] == "group":
+        page = str(Path(page).rename(Path(page).with_name("group.png")))
+    before = Path(page).read_bytes()
+    monkeypatch.chdir(Path(page).parent)
+    more = ["the dog"] if command[0] == "refer" else []
+    with pytest.raises(SystemExit) as stop:
+        main([*command, page, *more, "--config-file", TINY, "--output", "."])
+    assert "--output . would write over the picture" in stop.value.code
+    assert Path(page).read_bytes() == before
+
+
+def test_without_the_package_sam_is_one_line(page, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "hipie.open_vocabulary.sam", raising=False)
+    monkeypatch.setitem(sys.modules, "segment_anything", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", page, "--things", "dog", "--config-file", TINY, "--sam", "random:tiny"])
+    assert "--sam needs the package segment_anything: pip install" in stop.value.code
     assert len(stop.value.code.splitlines()) == 1
 
 

@@ -73,3 +73,13 @@ def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
     model.second_opinion = None
     with pytest.raises(ValueError, match="CLIP is off"):
         sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path)
+
+
+def test_clicks_and_examples_pay_once(capsys) -> None:
+    pytest.importorskip("hipie_fewshot")
+    pytest.importorskip("hipie_interactive")
+    small = ["--sam", "random:tiny", "--dino", "random:tiny", "--size", "112"]
+    found = program("clicks_and_examples").main([*small, "--repeats", "1", "--steps", "200"])
+    assert set(found) == {"clicks", "prototype", "PerSAM", "PerSAM-F"}
+    assert found["PerSAM-F"] > 1.2, "the fit is made once"
+    assert capsys.readouterr().out.count("times)") == 4

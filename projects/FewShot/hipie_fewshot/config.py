@@ -8,9 +8,9 @@ from detectron2.config import CfgNode as CN
 def add_hipie_fewshot_config(cfg: CN) -> None:
     """Add `MODEL.FEWSHOT` to a configuration, in place."""
     node = CN()
-    # "prototype", "persam" or "matcher".
+    # "prototype", "persam", "persam_f" or "matcher".
     node.METHOD = "matcher"
-    # Of "persam" and "matcher": "vit_b", "vit_l", "vit_h" with the file that SAM's authors publish;
+    # Of all but "prototype": "vit_b", "vit_l", "vit_h" with the file that SAM's authors publish;
     # "random:" before it, or "random:tiny", for random weights.
     node.SAM = "vit_h"
     node.SAM_WEIGHTS = ""
@@ -29,6 +29,9 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     # The published guidance is the similarity of the picture stretched over SAM's padded square;
     # off: it lies where the picture lies, and the padding gets none.
     node.PERSAM.STRETCHED_GUIDANCE = True
+    # Of "persam_f": how long the weights of SAM's masks are fitted, and how fast.
+    node.PERSAM.STEPS = 1000
+    node.PERSAM.RATE = 1e-3
 
     node.MATCHER = _matcher_keys()
 

@@ -63,6 +63,11 @@ class Dino:
         """Side of the square that pictures are squashed to."""
         return self.model.patch_embed.img_size[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     @torch.no_grad()
     def patches(self, images: Tensor) -> Tensor:
         """Features of patches after the last block, before the last norm.

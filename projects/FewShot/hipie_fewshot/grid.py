@@ -22,8 +22,7 @@ def squashed(image: np.ndarray, size: int) -> np.ndarray:
 
 def features(dino: Dino, images: Sequence[np.ndarray]) -> Tensor:
     """Unit features of the patches of squares [S, S, 3] uint8: [B, g * g, C]."""
-    device = next(dino.model.parameters()).device
-    pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2) / 255
+    pixels = torch.from_numpy(np.stack(images)).to(dino.device).permute(0, 3, 1, 2) / 255
     return F.normalize(dino.patches(pixels).float(), dim=-1)
 
 

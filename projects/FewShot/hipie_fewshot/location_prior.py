@@ -34,12 +34,17 @@ class Prior(NamedTuple):
 
 def target_feature(sam: Sam, examples: Sequence[Example]) -> Tensor:
     """The mean of SAM's features [C] under the examples' masks."""
+    return covered_features([sam.encode(one.image) for one in examples], examples).mean(1)
+
+
+def covered_features(pictures: Sequence[SamPicture], examples: Sequence[Example]) -> Tensor:
+    """[C, n] SAM's features under the masks of examples whose pictures are encoded."""
     chosen = []
-    for example in examples:
-        grid = sam.encode(example.image).features[0]
-        cells = covered_cells(sam, example.mask, grid.shape[-2:]).to(grid.device)
+    for picture, example in zip(pictures, examples, strict=True):
+        grid = picture.features[0]
+        cells = covered_cells(picture.sam, example.mask, grid.shape[-2:]).to(grid.device)
         chosen.append(grid[:, cells])
-    return torch.cat(chosen, dim=1).mean(1)
+    return torch.cat(chosen, dim=1)
 
 
 def covered_cells(sam: Sam, mask: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -69,6 +74,12 @@ def similarity(picture: SamPicture, target: Tensor) -> Tensor:
     finer = F.interpolate(found, scale_factor=4, mode="bilinear")
     model = picture.sam.model
     return model.postprocess_masks(finer, picture.input_size, picture.size)[0, 0]
+
+
+def most_alike(picture: SamPicture, target: Tensor) -> np.ndarray:
+    """[1, 2] x and y of the pixel whose feature is most like the target's."""
+    y, x = divmod(int(similarity(picture, target).argmax()), picture.size[1])
+    return np.array([[x, y]])
 
 
 def location_prior(picture: SamPicture, target: Tensor, stretched: bool = True) -> Prior:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
 
 from hipie.open_vocabulary.sam import Sam
 from hipie_fewshot.dino import Dino
-from hipie_fewshot.examples import Example, require_examples
+from hipie_fewshot.examples import Example
 from hipie_fewshot.grid import example_features, features, squashed
 from hipie_fewshot.matching import matched_patches, patch_centres
 from hipie_fewshot.proposals import ProposalSettings, proposals
 from hipie_fewshot.prototype import Found
+from hipie_fewshot.remembering import Remembered
 from hipie_fewshot.selection import SelectionSettings, measure, select
 
 
@@ -38,6 +40,7 @@ class Matcher:
         self.proposing = proposing or ProposalSettings()
         self.selecting = selecting or SelectionSettings()
         self.seed = seed
+        self.shown = Remembered(partial(example_features, dino))
 
     def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
         """The examples' object in a picture [H, W, 3]; an empty mask if no mask can be used.
@@ -45,7 +48,6 @@ class Matcher:
         Raises:
             ExampleError: without examples.
         """
-        require_examples(examples)
         mask, score = self.find_in_square(squashed(image, self.dino.size), examples)
         height, width = image.shape[:2]
         full = cv2.resize(
@@ -57,7 +59,7 @@ class Matcher:
         self, square: np.ndarray, examples: Sequence[Example]
     ) -> tuple[np.ndarray, float]:
         """The same at the size [S, S] at which the method works, with its score."""
-        shown, shares = example_features(self.dino, examples)
+        shown, shares = self.shown(examples, self.dino.device)
         similarity = (shown @ features(self.dino, [square])[0].T).float()
         inside = shares > 0
         side = self.dino.size // self.dino.patch

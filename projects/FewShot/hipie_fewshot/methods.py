@@ -14,9 +14,12 @@ from hipie_fewshot.dino import Dino
 from hipie_fewshot.examples import Example
 from hipie_fewshot.matcher import Matcher
 from hipie_fewshot.persam import PerSam
+from hipie_fewshot.persam_f import PerSamF
 from hipie_fewshot.proposals import ProposalSettings
 from hipie_fewshot.prototype import Found, Prototype
 from hipie_fewshot.selection import SelectionSettings
+
+METHODS = ("prototype", "persam", "persam_f", "matcher")
 
 
 class Method(Protocol):
@@ -37,8 +40,11 @@ def build_method(cfg: CfgNode) -> Method:
         return Prototype(_dino(keys), keys.PROTOTYPE.BACKGROUND)
     if keys.METHOD == "persam":
         return PerSam(Sam.from_source(keys.SAM, keys.SAM_WEIGHTS), keys.PERSAM.STRETCHED_GUIDANCE)
+    if keys.METHOD == "persam_f":
+        sam = Sam.from_source(keys.SAM, keys.SAM_WEIGHTS)
+        return PerSamF(sam, keys.PERSAM.STEPS, keys.PERSAM.RATE)
     if keys.METHOD != "matcher":
-        raise unknown("few-shot method", keys.METHOD, ("prototype", "persam", "matcher"))
+        raise unknown("few-shot method", keys.METHOD, METHODS)
     own = keys.MATCHER
     return Matcher(
         _dino(keys),

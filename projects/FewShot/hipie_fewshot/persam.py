@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,12 +11,13 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from hipie.open_vocabulary.sam import Sam, SamMasks, SamPicture
-from hipie_fewshot.examples import Example, require_examples
+from hipie_fewshot.examples import Example
 from hipie_fewshot.guidance import guided_masks
 from hipie_fewshot.location_prior import Prior, location_prior, target_feature
 from hipie_fewshot.prototype import Found
+from hipie_fewshot.remembering import Remembered
 
-INSIDE_OUTSIDE = (1, 0)
+INSIDE, OUTSIDE = 1, 0
 
 
 class PerSam:
@@ -29,6 +31,7 @@ class PerSam:
     def __init__(self, sam: Sam, stretched_guidance: bool = True) -> None:
         self.sam = sam
         self.stretched_guidance = stretched_guidance
+        self.target = Remembered(partial(target_feature, sam))
 
     def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
         """The examples' object in a picture [H, W, 3].
@@ -39,14 +42,13 @@ class PerSam:
         Raises:
             ExampleError: without examples.
         """
-        require_examples(examples)
-        target = target_feature(self.sam, examples)
+        target = self.target(examples, self.sam.device)
         picture = self.sam.encode(image)
         prior = location_prior(picture, target, self.stretched_guidance)
-        answer = _again(picture, prior, first_round(picture, prior, target))
-        box = _box(answer.masks[0, 0])
+        answer = again(picture, prior.points, first_round(picture, prior, target))
+        box = box_of(answer.masks[0, 0])
         if box is not None:
-            answer = _again(picture, prior, answer.low_resolution[:, 0], box)
+            answer = again(picture, prior.points, answer.low_resolution[:, 0], box)
         return Found(answer.masks[0, 0].cpu().numpy(), float(answer.scores[0, 0].clamp(0, 1)))
 
 
@@ -56,7 +58,7 @@ def first_round(picture: SamPicture, prior: Prior, target: Tensor) -> Tensor:
     model = picture.sam.model
     transform = ResizeLongestSide(picture.sam.image_size)
     points = torch.from_numpy(prior.points.astype(np.float32))[None].to(picture.sam.device)
-    labels = torch.tensor([INSIDE_OUTSIDE], device=points.device)
+    labels = torch.tensor([[INSIDE, OUTSIDE]], device=points.device)
     sparse, dense = model.prompt_encoder(
         points=(transform.apply_coords_torch(points, picture.size), labels), boxes=None, masks=None
     )
@@ -72,20 +74,23 @@ def first_round(picture: SamPicture, prior: Prior, target: Tensor) -> Tensor:
     return masks[:, 0]
 
 
-def _again(
-    picture: SamPicture, prior: Prior, logits: Tensor, box: np.ndarray | None = None
+def again(
+    picture: SamPicture, points: np.ndarray, logits: Tensor, box: np.ndarray | None = None
 ) -> SamMasks:
-    """The best of three masks for the points, earlier logits [1, h, w], and perhaps a box."""
+    """The best of three masks for points, earlier logits [1, h, w], and perhaps a box.
+
+    The first of the points [P, 2] is inside, the second, if there is one, outside.
+    """
     return picture.predict(
-        points=prior.points[None],
-        labels=np.array([INSIDE_OUTSIDE]),
+        points=points[None],
+        labels=np.array([[INSIDE, OUTSIDE][: len(points)]]),
         boxes=None if box is None else box[None],
         masks=logits,
         multimask=True,
     ).best()
 
 
-def _box(mask: Tensor) -> np.ndarray | None:
+def box_of(mask: Tensor) -> np.ndarray | None:
     """x1, y1, x2, y2 of the outermost pixels, at least one apart; None for an empty mask."""
     rows, columns = (mask.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
     if not rows:

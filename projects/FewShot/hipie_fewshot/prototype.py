@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hipie_fewshot.dino import Dino
-from hipie_fewshot.examples import Example, require_examples
+from hipie_fewshot.examples import Example
 from hipie_fewshot.grid import example_features, features, squashed
+from hipie_fewshot.remembering import Remembered
 
 HALF = 0.5
 
@@ -42,6 +43,7 @@ class Prototype:
     def __init__(self, dino: Dino, background: bool = True) -> None:
         self.dino = dino
         self.background = background
+        self.prototypes = Remembered(lambda shown: prototypes(*example_features(dino, shown)))
 
     def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
         """The examples' object in a picture [H, W, 3].
@@ -49,10 +51,8 @@ class Prototype:
         Raises:
             ExampleError: without examples.
         """
-        require_examples(examples)
-        shown, shares = example_features(self.dino, examples)
+        inside, outside = self.prototypes(examples, self.dino.device)
         patches = features(self.dino, [squashed(image, self.dino.size)])[0]
-        inside, outside = prototypes(shown, shares)
         similarity = patches @ inside
         if self.background and outside is not None:
             excess = similarity - patches @ outside

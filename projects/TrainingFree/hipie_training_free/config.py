@@ -23,6 +23,12 @@ def add_hipie_training_free_config(cfg: CN) -> None:
     node.WINDOW = 0
     node.STRIDE = 112
 
+    # Maps follow the picture's colours (PAMR), so often; the paper takes 10, 0 is off ...
+    node.PAMR = CN()
+    node.PAMR.STEPS = 0
+    # ... with neighbours so many pixels away.
+    node.PAMR.DILATIONS = (8, 16)
+
     node.CLIP = CN()
     # A name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
     # "random:NAME"; see hipie.open_vocabulary.clip_loading.

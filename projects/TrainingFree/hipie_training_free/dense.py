@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from hipie_training_free.base import (
 )
 from hipie_training_free.blocks import last_blocks, patch_features, tokens_before
 from hipie_training_free.dino import Dino
+from hipie_training_free.found import salient_patches
 from hipie_training_free.gem import gem_tokens, min_max
 from hipie_training_free.maskclip import (
     denoise_prompts,
@@ -32,9 +34,9 @@ from hipie_training_free.maskclip import (
     projected_keys,
     smooth_by_keys,
 )
+from hipie_training_free.pixel_refinement import refine_by_pixels, require_pamr
 from hipie_training_free.results import class_scores, resized
 from hipie_training_free.sclip import sclip_tokens
-from hipie_training_free.tokencut import token_cut
 from hipie_training_free.windows import slide
 
 
@@ -44,6 +46,7 @@ class DenseCLIP(TrainingFree):
     Args:
         clip: with a ViT that has a class token.
         templates, scale, size, window, stride: see MODEL.TRAINING_FREE.
+        pamr_steps, pamr_dilations: see MODEL.TRAINING_FREE.PAMR.
         shared: of `TrainingFree`.
     """
 
@@ -56,6 +59,8 @@ class DenseCLIP(TrainingFree):
         size: int = 0,
         window: int = 0,
         stride: int = 112,
+        pamr_steps: int = 0,
+        pamr_dilations: Sequence[int] = (8, 16),
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -64,6 +69,8 @@ class DenseCLIP(TrainingFree):
         self.network = clip.model
         self.names = Names(clip, templates, self.background)
         self.scale, self.size, self.window, self.stride = scale, size, window, stride
+        require_pamr(pamr_steps, pamr_dilations)
+        self.pamr_steps, self.pamr_dilations = pamr_steps, tuple(pamr_dilations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -76,6 +83,8 @@ class DenseCLIP(TrainingFree):
             "size": keys.SIZE,
             "window": keys.WINDOW,
             "stride": keys.STRIDE,
+            "pamr_steps": keys.PAMR.STEPS,
+            "pamr_dilations": keys.PAMR.DILATIONS,
             **shared_settings(cfg),
         }
 
@@ -108,10 +117,18 @@ class DenseCLIP(TrainingFree):
             maps = self.cosines(pixels, text)
         return resized(maps, size)
 
+    def refined(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Maps [N, H, W] after PAMR, which sees the picture [3, h, w] at their size."""
+        if not self.pamr_steps:
+            return maps
+        seen = resized(image, tuple(maps.shape[-2:]))
+        return refine_by_pixels(maps, seen, self.pamr_steps, self.pamr_dilations)
+
     def answer(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
         """See `TrainingFree.answer`."""
         text, owners = self.names.features(vocabulary)
-        maps = (self.scale * self.name_maps(image, text, size)).softmax(0)
+        maps = self.refined(self.name_maps(image, text, size), image)
+        maps = (self.scale * maps).softmax(0)
         return self.results(class_scores(maps, owners, len(vocabulary)), vocabulary)
 
 
@@ -240,8 +257,8 @@ class GEM(DenseCLIP):
 class CLIPDINOiser(DenseCLIP):
     """MaskCLIP's features pooled by DINO's affinities: the training-free teacher.
 
-    With a background threshold, patches outside TokenCut's foreground that are no class surely are
-    background; the paper takes the salient ones from FOUND, which is trained.
+    With a background threshold, patches that are not salient and of no class surely are background.
+    Salient is what FOUND's first, untrained stage says; the paper adds its trained layer.
 
     Args:
         dino: whose values are compared.
@@ -279,11 +296,11 @@ class CLIPDINOiser(DenseCLIP):
         pooled = pool_by_affinity(own, seen.values, self.pooling_threshold)
         patches = (self.scale * text @ F.normalize(pooled, dim=1).t()).float().softmax(0)
         scores = class_scores(patches, owners, len(vocabulary))
+        full = self.refined(resized(scores.unflatten(1, seen.grid), size), image)
         if not self.background:
-            return self.results(resized(scores.unflatten(1, seen.grid), size), vocabulary)
-        salient = torch.from_numpy(token_cut(seen.keys, seen.grid).foreground).flatten()
-        empty = unsalient_background(scores, salient.to(scores.device), self.background)
-        full = resized(scores.unflatten(1, seen.grid), size)
+            return self.results(full, vocabulary)
+        salient = salient_patches(seen.keys, seen.attention)
+        empty = unsalient_background(scores, salient, self.background)
         unsure = resized(empty.unflatten(0, seen.grid)[None].float(), size)[0] > 0.5
         return self.results(full, vocabulary, nothing=unsure)
 

@@ -8,7 +8,7 @@ import torch
 
 from hipie_fewshot import ExampleError
 from hipie_fewshot.guidance import guided_masks
-from hipie_fewshot.persam import PerSam, _box, first_round
+from hipie_fewshot.persam import PerSam, box_of, first_round
 from hipie_fewshot.prototype import Found
 
 
@@ -52,11 +52,11 @@ def test_without_guidance_only_the_second_softmax_remains(sam, pixels):
 
 def test_boxes_are_the_outermost_pixels_and_never_flat():
     mask = torch.zeros(20, 30, dtype=torch.bool)
-    assert _box(mask) is None
+    assert box_of(mask) is None
     mask[4, 7] = True
-    assert _box(mask).tolist() == [7, 4, 8, 5]
+    assert box_of(mask).tolist() == [7, 4, 8, 5]
     mask[10, 20] = True
-    assert _box(mask).tolist() == [7, 4, 20, 10]
+    assert box_of(mask).tolist() == [7, 4, 20, 10]
 
 
 def test_an_empty_second_mask_ends_it(sam, pixels, example, monkeypatch):

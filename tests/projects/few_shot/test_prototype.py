@@ -15,6 +15,8 @@ from hipie_fewshot.prototype import Prototype, enlarged, prototypes
 class Planted:
     """Stands for a ViT: a patch's feature is a code of its colour, with a little noise."""
 
+    device = torch.device("cpu")
+
     patch, size = 14, 112
 
     def __init__(self, noise=0.1):

@@ -8,8 +8,10 @@ import torch
 from hipie_training_free.affinity_pooling import pool_by_affinity
 from hipie_training_free.blocks import last_blocks, patch_features, tokens_before
 from hipie_training_free.dense import SCLIP, MaskCLIP
+from hipie_training_free.found import salient_patches
 from hipie_training_free.gem import gem_tokens, min_max
 from hipie_training_free.global_local import global_features
+from hipie_training_free.pixel_refinement import refine_by_pixels
 from hipie_training_free.sclip import sclip_tokens
 from hipie_training_free.tokencut import token_cut
 
@@ -92,6 +94,23 @@ def test_pooling(authors):
     features = numbers("dense", 1, 48, 8, 8)[0].flatten(1).t()
     found = pool_by_affinity(features, guide.t(), 0.2)
     torch.testing.assert_close(found, authors["pooled"], **close)
+
+
+@pytest.mark.parametrize(("name", "steps", "far"), [("near", 4, (1, 3)), ("far", 10, (8, 16))])
+def test_pamr(authors, name, steps, far):
+    image, maps = numbers("pamr_image", 1, 3, 20, 26)[0], numbers("pamr_maps", 1, 4, 20, 26)[0]
+    found = refine_by_pixels(maps, image, steps, far)
+    torch.testing.assert_close(found, authors[f"pamr_{name}"], **close)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_founds_first_stage(authors, case):
+    looks = (1.5 * numbers(f"found_looks_{case}", 1, 4, 1, 97)).softmax(-1)[0, :, 0, 1:]
+    mean = 0.65 * numbers(f"found_mean_{case}", 1, 1, 32)
+    keys = (numbers(f"found_keys_{case}", 1, 97, 32) + mean)[0, 1:]
+    background = authors[f"found_background_{case}"].flatten()
+    assert 0.02 < background.float().mean() < 0.98
+    assert torch.equal(salient_patches(keys, looks), ~background)
 
 
 def test_global_features(clip, pixels, authors):

@@ -12,6 +12,7 @@ from hipie_training_free.affinity_pooling import unsalient_background
 from hipie_training_free.blocks import last_blocks, queries_keys_values, tokens_before
 from hipie_training_free.class_attention import mass_masks
 from hipie_training_free.dino import last_block
+from hipie_training_free.found import head_weights
 from hipie_training_free.gem import min_max, self_self
 from hipie_training_free.global_local import (
     global_features,
@@ -20,6 +21,7 @@ from hipie_training_free.global_local import (
     target_phrase,
 )
 from hipie_training_free.maskclip import denoise_prompts, smooth_by_keys
+from hipie_training_free.pixel_refinement import refine_by_pixels
 from hipie_training_free.sclip import correlation
 from hipie_training_free.tokencut import affinity, second_vector
 from hipie_training_free.windows import slide, window_starts
@@ -95,6 +97,48 @@ def test_only_unsure_patches_are_smoothed():
     torch.testing.assert_close(found[:, 0], probabilities[:, 0])
     torch.testing.assert_close(found[:, 1], torch.tensor([1.3, 0.7]))
     torch.testing.assert_close(found[:, 2], probabilities[:, 2])
+
+
+def test_pamr_by_loops():
+    """One step in float64, pixel by pixel; the border's pixels go on outside."""
+    image, maps = numbers("colours", 3, 5, 6), numbers("maps", 2, 5, 6)
+    plain, old, far = image.double().numpy(), maps.double().numpy(), (1, 2)
+    expected = np.zeros_like(old)
+    for y in range(5):
+        for x in range(6):
+            places = [
+                (min(max(y + d * down, 0), 4), min(max(x + d * right, 0), 5), (down, right))
+                for d in far
+                for down in (-1, 0, 1)
+                for right in (-1, 0, 1)
+            ]
+            spread = np.std([plain[:, v, u] for v, u, _ in places], axis=0, ddof=1)
+            around = [(v, u) for v, u, way in places if way != (0, 0)]
+            apart = [
+                float((abs(plain[:, v, u] - plain[:, y, x]) / (0.1 * spread)).mean())
+                for v, u in around
+            ]
+            weights = softmax([-one for one in apart])
+            expected[:, y, x] = sum(w * old[:, v, u] for w, (v, u) in zip(weights, around))
+    found = refine_by_pixels(maps, image, 1, far)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_pamr_asks_for_colours_and_not_for_their_units():
+    image, maps = numbers("colours", 3, 9, 8), numbers("maps", 2, 9, 8)
+    found = refine_by_pixels(maps, image, 3)
+    scales = torch.tensor([0.2, 5.0, 1.0])[:, None, None]
+    torch.testing.assert_close(refine_by_pixels(maps, image * scales + 3, 3), found)
+    assert torch.equal(refine_by_pixels(maps, image, 0), maps)
+    flat = torch.full((1, 9, 8), 0.7)
+    torch.testing.assert_close(refine_by_pixels(flat, image, 5), flat)
+
+
+def test_heads_that_look_at_little_count_more():
+    attention = torch.full((2, 10), 0.01)
+    attention[0, :2], attention[1, :5] = 0.2, 0.2
+    weights = head_weights(attention)
+    assert weights.tolist() == pytest.approx([math.log(0.7 / 0.2), math.log(0.7 / 0.5)], abs=1e-5)
 
 
 def test_background_is_neither_salient_nor_sure():

@@ -35,6 +35,8 @@ def item(**more):
         ("REFERRING.PROPOSALS", "sum", 'kind of proposals "sum"; near ones are .*sam'),
         ("REFERRING.GLOBAL", "2.0", "REFERRING.GLOBAL is 2.0"),
         ("KMEANS.CLUSTERS", "0", "at least one cluster"),
+        ("PAMR.STEPS", "-1", "PAMR needs 0 or more steps"),
+        ("PAMR.DILATIONS", "(0, 8)", "distances of 1 or more pixels, and not 0 with .0, 8."),
         ("ATTENTION_MAS", "1", "near ones are MODEL.TRAINING_FREE.ATTENTION_MASS"),
         ("ATTENTION_MASS", "0.0", "share of the attention is 0.0"),
     ],

@@ -16,11 +16,13 @@ from hipie_training_free.kmeans import (
     kmeans_groups,
     match_groups,
 )
+from hipie_training_free.pixel_refinement import refine_by_pixels
 from hipie_training_free.tokencut import repeated_cuts, token_cut
+from torch.nn.functional import avg_pool2d, interpolate
 
 from hipie.language import Vocabulary
 from tests.projects.training_free.conftest import COLOURS
-from tests.projects.training_free.ruled import unit
+from tests.projects.training_free.ruled import numbers, unit
 
 METHODS = {
     "MaskCLIP": lambda clip: MaskCLIP(clip=clip),
@@ -82,6 +84,58 @@ def test_the_teacher_takes_dinos_word_for_what_belongs_together(planted, dino, f
         assert iou((labels == place).numpy(), (truth == place).numpy()) > 0.95
     alone = MaskCLIP(clip=planted).eval()([item])[0]["sem_seg"].argmax(0)
     assert int(alone[20, 12]) == 1 and int(labels[20, 12]) == 0
+
+
+@pytest.mark.parametrize(("scale", "empty"), [(2.0, True), (100.0, False)])
+def test_the_teachers_background_is_what_nobody_looks_at(
+    planted, dino, flag, monkeypatch, scale, empty
+):
+    """The class token looks at red. All else is background, if CLIP is not sure what it is."""
+    image, truth = flag
+    red = truth[4::8, 4::8].flatten() == 0
+    looks = torch.where(red, 0.02, 0.001).expand(4, -1)
+    codes, keys = torch.eye(3)[truth[4::8, 4::8].flatten()], torch.eye(2)[red.long()].repeat(1, 4)
+    monkeypatch.setattr(
+        dino, "see", lambda *_: DinoFeatures(keys, keys, codes, codes, looks, (8, 12))
+    )
+    words = Vocabulary.from_names(things=COLOURS, stuff=["background"])
+    model = CLIPDINOiser(clip=planted, dino=dino, background=0.99, scale=scale).eval()
+    found = model([{"image": 255 * image, "vocabulary": words}])[0]
+    labels, (panoptic, infos) = found["sem_seg"].argmax(0), found["panoptic_seg"]
+    for place in range(3):
+        own = place if place == 0 or not empty else 3
+        assert (labels[truth == place] == own).float().mean() > 0.95
+    assert [info["category_id"] for info in infos] == ([0] if empty else [0, 1, 2])
+    assert bool((panoptic == 0).any()) == empty
+
+
+@pytest.mark.parametrize(("steps", "dilations"), [(5, (1, 2, 4, 8)), (10, (8, 16))])
+def test_pixels_draw_the_edges_of_rough_maps(steps, dilations):
+    """A disc as patches of 16 pixels show it is brought back to where the colours change."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    truth = (x - 50) ** 2 + (y - 30) ** 2 < 22**2
+    colours = torch.tensor([[0.2, 0.6, 0.3], [0.8, 0.2, 0.2]])[truth.long()].permute(2, 0, 1)
+    share = avg_pool2d(truth.float()[None, None], 16)
+    inside = interpolate(share, (64, 96), mode="bilinear")[0]
+    maps = torch.cat([1 - inside, inside])
+    image = colours + 0.05 * numbers("grain", 3, 64, 96)
+    after = refine_by_pixels(maps, image, steps, dilations)
+    assert iou((maps.argmax(0) == 1).numpy(), truth.numpy()) < 0.85
+    assert iou((after.argmax(0) == 1).numpy(), truth.numpy()) > 0.98
+
+
+@pytest.mark.parametrize("build", [MaskCLIP, SCLIP, GEM])
+def test_pamr_is_a_setting_of_all_that_label_patches(planted, flag, build):
+    image, truth = flag
+    words = Vocabulary.from_names(things=COLOURS)
+    item = {"image": 255 * image, "height": 128, "width": 192, "vocabulary": words}
+    large = truth.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    more = {"blocks": 2} if build is GEM else {}
+    right = []
+    for steps in (0, 4):
+        model = build(clip=planted, pamr_steps=steps, pamr_dilations=(1, 2, 4), **more).eval()
+        right.append(float((model([item])[0]["sem_seg"].argmax(0) == large).float().mean()))
+    assert right[1] > right[0] > 0.95 and right[1] > 0.995
 
 
 def test_kmeans_finds_the_regions(regions):
