@@ -30,6 +30,7 @@ from hipie.data.datasets.label_conversion import (
     table_of,
 )
 from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.pascal_part import IGNORED, NUMBERS, part_tables
 from hipie.data.datasets.preparation import Check
 from hipie.data.vocabularies import load_classes
 
@@ -57,29 +58,12 @@ SPLITS = ("training", "validation", "test")
 CITY_SPLITS = ("train", "val")
 LABELS, PICTURE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
 PUBLISHED = {"training": 4_998, "validation": 5_105, "train": 2_975, "val": 500}
-IGNORED, NUMBERS = 0, 10_000
 # Cityscapes' classes that are no phrase: vehicle, borders, static and dynamic things.
 CITY_NOTHING = range(1, 6)
 
 
-def part_tables() -> dict[str, np.ndarray]:
-    """From class * 100 + part to a number that is written, for Pascal's two kinds of maps."""
-    classes = load_classes("pascal_parts_pano")
-    pairs = [
-        (number, place, group)
-        for place, (numbers, group) in enumerate(
-            zip(classes.originals, classes.groups, strict=True), 1
-        )
-        for number in numbers
-    ]
-    return {
-        "pano": table_of([(0, IGNORED), *((n, place) for n, place, _ in pairs)], NUMBERS),
-        "merged": table_of([(0, IGNORED), *((n, group) for n, _, group in pairs)], NUMBERS),
-    }
-
-
 def city_table() -> np.ndarray:
-    """The same for Cityscapes."""
+    """From class * 100 + part to a number that is written, for Cityscapes."""
     originals = load_classes("cityscapes_panoptic_parts").originals
     pairs = [(n, place) for place, numbers in enumerate(originals, 1) for n in numbers]
     return table_of([*((n, IGNORED) for n in (0, *CITY_NOTHING)), *pairs], NUMBERS)

@@ -245,7 +245,6 @@ SCORES = {
 
 
 QUICK = (
-    "hipie_r50_parts",
     "hipie_r50_part_pq",
     "hipie_r50_seginw",
     "hipie_vit_h_pascal_context_459",

@@ -18,6 +18,7 @@ from hipie.data.mappers.objects import decode_mask, read_labels
 from tests import benchmark_trees as trees
 from tests import programs
 from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map, picture
+from tests.pascal_part_files import thing, write_annotation
 
 HALF = WIDTH // 2
 
@@ -223,6 +224,58 @@ def test_pascal_parts(root, capsys):
     assert "validation_pano: 1 label maps, which show 3 of 201" in capsys.readouterr().out
 
 
+def write_pascal_part(root: Path) -> Path:
+    """A dog with a head left, a bus with a window right; a picture without an annotation."""
+    given = root / "VOCdevkit/VOC2010"
+    left, right = halves(1, 0, 0) > 0, halves(0, 1, 0) > 0
+    head, window = left.copy(), right.copy()
+    head[:-5], window[:-5] = False, False
+    for split, name in (("train", "2008_000001"), ("val", "2008_000002")):
+        picture(given / f"JPEGImages/{name}.jpg")
+        (given / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (given / f"ImageSets/Main/{split}.txt").write_text(f"{name}\n2009_000009\n")
+        write_annotation(
+            given / f"Annotations_Part/{name}.mat",
+            [
+                thing("dog", 12, left, {"head": head}),
+                thing("bus", 6, right, {"window_20": window}),
+            ],
+        )
+    return given / "Annotations_Part"
+
+
+def test_pascal_part(root, capsys):
+    write_pascal_part(root)
+    module = program("pascal_part")
+    assert run(module, root) == 0
+    for name, shown in (
+        ("pascal_part_train", ("dog head", "bus window", "dog torso", "bus body")),
+        ("pascal_part_val", ("dog head", "bus window", "dog torso", "bus body")),
+        ("pascal_part_merged_val", ("dog head", "bus window", "dog torso", "bus body")),
+    ):
+        names = MetadataCatalog.get(name).stuff_classes
+        labels = labels_of(name, "part_seg_file_name")
+        left, right, nothing = corners(labels)
+        above = int(labels[5, 0]), int(labels[5, -1])
+        assert tuple(names[i - 1] for i in (left, right, *above)) == shown
+        assert nothing == 0 and labels.dtype == np.uint8
+    whole = read_labels(str(root / "pascal_part/labels/validation/2008_000002.tif"))
+    assert np.unique(whole).tolist() == [0, 6_002, 12_001, 6_002_59, 12_001_01]
+    before = times(root)
+    assert run(module, root) == 0 and times(root) == before
+    assert run(module, root, "--check") == 0
+    assert "ok       validation_merged: 1 label maps, which show 5 of 58" in capsys.readouterr().out
+
+
+def test_a_damaged_file_of_pascal_part_is_named(root, capsys):
+    path = write_pascal_part(root) / "2008_000002.mat"
+    path.write_bytes(path.read_bytes()[:200])
+    assert run(program("pascal_part"), root) == 2
+    said = capsys.readouterr().err
+    assert "error: " in said and "2008_000002.mat: this is no annotation" in said
+    assert len(list(root.rglob("training/*.tif"))) == 1 and not list(root.rglob("validation/*"))
+
+
 def test_cityscapes_parts(root):
     place = root / "cityscapes"
     for split, town in (("train", "ulm"), ("val", "frankfurt")):
@@ -327,7 +380,9 @@ def test_several_processes_write_the_same(root):
     assert len(written) == 42 and len(set(written)) == 1
 
 
-@pytest.mark.parametrize("name", ["coco", "ade20k", "ade20k_full", "pascal", "panoptic_parts"])
+@pytest.mark.parametrize(
+    "name", ["coco", "ade20k", "ade20k_full", "pascal", "panoptic_parts", "pascal_part"]
+)
 def test_an_empty_tree_says_where_the_files_are_from(root, name, capsys):
     assert run(program(name), root) == 2
     said = capsys.readouterr().err

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 from tqdm import tqdm
 
 from hipie.data.datasets.delivery import whole_file
 from hipie.data.datasets.json_file import DatasetError
+from hipie.data.datasets.matlab_file import read_matlab
 from hipie.data.datasets.part_uids import decode_uids
 from hipie.data.datasets.preparation import is_newer
 from hipie.data.mappers.objects import read_labels
@@ -114,9 +114,11 @@ def relabel_matlab(table: np.ndarray, job: Job) -> None:
     """Write the `LabelMap` of a MATLAB file (version 5) with other numbers."""
     (source,) = job.sources
     try:
-        labels = scipy.io.loadmat(str(source))["LabelMap"]
-    except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
+        labels = read_matlab(source)["LabelMap"]
+    except (ValueError, KeyError, OSError) as error:
         raise DatasetError(f"{source}: this MATLAB file has no LabelMap ({error})") from error
+    if not isinstance(labels, np.ndarray):
+        raise DatasetError(f"{source}: the LabelMap of this MATLAB file is no table of numbers")
     write_labels(job.target, looked_up(labels, table, source))
 
 

@@ -4,6 +4,8 @@
 is ignored), `ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`,
 `pascal_parts_{train,val,test}` (200 phrases), `pascal_parts_merged_{train,val,test}` (57), and
 `cityscapes_panoptic_parts_{train,val}` (50). Programs in `datasets/` write the label maps.
+`pascal_part_{train,val}` and `pascal_part_merged_{train,val}` are the same phrases on Pascal-Part's
+own annotations, which have no stuff.
 `pascal_part_pq_{train,val}` and `cityscapes_part_pq_{train,val}` are the maps as distributed, with
 objects, classes and parts, for PartPQ.
 """
@@ -52,20 +54,21 @@ def register_pascal(root: Path) -> None:
         )
     pictures, labels = root / "VOCdevkit/VOC2010/JPEGImages", root / "pascal_parts/labels"
     for split, folder in PART_FOLDERS.items():
-        register_parts(
-            f"pascal_parts_{split}",
-            pictures,
-            labels / f"{folder}_pano",
-            load_classes("pascal_parts_pano"),
-        )
-        register_parts(
-            f"pascal_parts_merged_{split}",
-            pictures,
-            labels / f"{folder}_merged",
-            load_classes("pascal_parts_merged"),
-        )
+        _register_phrases("pascal_parts", split, pictures, labels, folder)
+    for split, folder in FOLDERS.items():
+        _register_phrases("pascal_part", split, pictures, root / "pascal_part/labels", folder)
     for split, folder in FOLDERS.items():
         register_part_pq(f"pascal_part_pq_{split}", pictures, labels / folder, "pascal")
+
+
+def _register_phrases(name: str, split: str, pictures: Path, labels: Path, folder: str) -> None:
+    for suffix, kind in (("", "pano"), ("_merged", "merged")):
+        register_parts(
+            f"{name}{suffix}_{split}",
+            pictures,
+            labels / f"{folder}_{kind}",
+            load_classes(f"pascal_parts_{kind}"),
+        )
 
 
 def register_cityscapes_parts(root: Path) -> None:

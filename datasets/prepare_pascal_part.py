@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Pascal-Part: one number a pixel for 200 or 57 phrases, from its MATLAB files.
+
+    python datasets/prepare_pascal_part.py [--root datasets] [--workers N]
+    python datasets/prepare_pascal_part.py --check [--root datasets]
+
+Unpack VOC 2010 in `VOCdevkit/`, and Pascal-Part's annotations as
+`VOCdevkit/VOC2010/Annotations_Part/*.mat`. Written: `pascal_part/labels/{training,validation}/`, in
+the numbers of Pascal Panoptic Parts (class, object, part), and from them `..._pano/` (200 phrases)
+and `..._merged/` (57), where 0 is ignored. Splits are VOC 2010's lists.
+
+Published results come from Pascal Panoptic Parts (`prepare_panoptic_parts.py`), which joins these
+annotations with Pascal Context's, mends what contradicts itself, and so labels stuff too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from hipie.data.datasets.delivery import Source
+from hipie.data.datasets.in_place import check_label_maps, run_in_place
+from hipie.data.datasets.label_conversion import Job, convert_all, relabel_parts
+from hipie.data.datasets.label_maps import load_label_maps
+from hipie.data.datasets.pascal_part import number_parts, part_tables
+from hipie.data.datasets.preparation import Check
+
+SOURCES = [
+    Source(
+        "Pascal-Part",
+        "https://roozbehm.info/pascal-parts/pascal-parts.html",
+        "10,103 files",
+        "none stated",
+    ),
+    Source(
+        "VOC 2010",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+        "1.3 GB",
+        "pictures under Flickr's terms",
+    ),
+]
+SPLITS = {"training": "train", "validation": "val"}
+PUBLISHED = {"training": 4_998, "validation": 5_105}
+PHRASES = {"pano": 200, "merged": 57}
+
+
+def prepare(root: Path, workers: int) -> None:
+    """Write the maps of the files that are there."""
+    given, target = root / "VOCdevkit/VOC2010", root / "pascal_part/labels"
+    source = given / "Annotations_Part"
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: there is no such folder")
+    for folder, split in SPLITS.items():
+        listed = given / "ImageSets/Main" / f"{split}.txt"
+        if not listed.is_file():
+            raise FileNotFoundError(f"{listed}: there is no such list")
+        names = [
+            name
+            for name in listed.read_text(encoding="ascii").split()
+            if (source / f"{name}.mat").is_file()
+        ]
+        whole = target / folder
+        jobs = [Job((source / f"{one}.mat",), whole / f"{one}.tif") for one in names]
+        convert_all(number_parts, jobs, workers, f"Pascal-Part {folder}")
+        for kind, table in part_tables().items():
+            place = target / f"{folder}_{kind}"
+            jobs = [Job((whole / f"{one}.tif",), place / f"{one}.tif") for one in names]
+            convert_all(partial(relabel_parts, table), jobs, workers, place.name)
+
+
+def checks(root: Path, workers: int) -> Iterator[Check]:
+    """All label maps of phrases."""
+    for folder in SPLITS:
+        for kind, count in PHRASES.items():
+            load = partial(
+                load_label_maps,
+                root / "pascal_part/labels" / f"{folder}_{kind}",
+                root / "VOCdevkit/VOC2010/JPEGImages",
+                label_ending=".tif",
+                key="part_seg_file_name",
+            )
+            numbers, published = range(count + 1), PUBLISHED.get(folder)
+            yield f"{folder}_{kind}", partial(check_label_maps, load, numbers, published, workers)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
