@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from hipie.evaluation import build_evaluator
 from hipie.open_vocabulary.ensemble import Ensemble
 
 Pair = tuple[float, float]
+# Where keys begin, lists of numbers end.
+KEY = re.compile(r"[A-Z_]+(\.[A-Z0-9_]+)+")
 # Of each task the figure that stands in the table.
 FIGURES = {
     "segm": "AP",
@@ -99,14 +102,17 @@ def table(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, sweep every data set of DATASETS.TEST, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    keys = next((place for place, word in enumerate(words) if KEY.fullmatch(word)), len(words))
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Keys of the configuration come last: KEY VALUE"
+    )
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.2, 0.4])
     parser.add_argument("--betas", type=float, nargs="+", default=[0.2, 0.45, 0.7])
     parser.add_argument("--output", help="a JSON file for all figures")
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_args(arguments)
-    cfg = model_zoo.get_config(args.config_file, args.options)
+    args = parser.parse_args(words[:keys])
+    cfg = model_zoo.get_config(args.config_file, words[keys:])
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check(cfg)
     register_all(cfg)

@@ -47,8 +47,8 @@ def test_the_sweep_prints_a_table_of_both_weights(nano, tiny_book, tmp_path, cap
     clip = ["MODEL.HIPIE.CLIP.ENABLED", "True", "MODEL.HIPIE.CLIP.MODEL", "random:tiny"]
     asked = [*options(tiny_book / "nano", "picturebook_val_panoptic"), *clip]
     file = tmp_path / "sweep.json"
-    given = ["--config-file", NANO, "--alphas", "0", "1", "--betas", "0", "1"]
-    program.main([*given, "--output", str(file), *asked])
+    given = ["--config-file", NANO, "--output", str(file)]
+    program.main([*given, "--alphas", "0", "1", "--betas", "0", "1", *asked])
     (table,) = re.findall(r"panoptic_seg PQ, alpha down.*?\n.*\n.*\n.*", capsys.readouterr().out)
     rows = [[float(number) for number in line.split()] for line in table.splitlines()[1:]]
     found = {
