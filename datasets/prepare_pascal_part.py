@@ -10,7 +10,7 @@ the numbers of Pascal Panoptic Parts (class, object, part), and from them `..._p
 and `..._merged/` (57), where 0 is ignored. Splits are VOC 2010's lists.
 
 Published results come from Pascal Panoptic Parts (`prepare_panoptic_parts.py`), which joins these
-annotations with Pascal Context's, mends what contradicts itself, and so labels stuff too.
+annotations with Pascal Context's, and so labels stuff too.
 """
 
 from __future__ import annotations
