@@ -183,10 +183,14 @@ def _stuff_group(
     is_thing: Sequence[bool],
     settings: ResultSettings,
 ) -> list[tuple[Prediction, Tensor, Tensor]]:
-    """The stuff branch's queries for the merge; none where no class is left to them."""
+    """The stuff branch's queries for the merge.
+
+    Where all classes are things its queries count for every class alike, as published, or are
+    left out where few classes count as many (`least_classes`) and their scores would be tiny.
+    """
     logits = pool_tokens(stuff.token_logits[picture], token_spans, settings.token_pooling)
     if not (settings.stuff_scores_things or settings.merge_stuff_only):
-        if all(is_thing):
+        if all(is_thing) and settings.least_classes:
             return []
         logits = hide_things(logits, is_thing)
     return [(stuff, torch.arange(len(logits), device=logits.device), logits)]
