@@ -18,7 +18,9 @@ from torch import Tensor
 from hipie.open_vocabulary.error import OpenVocabularyError
 from hipie.open_vocabulary.sam_loading import load_sam
 
-PROMPTS_AT_ONCE = 64
+# SAM's decoder copies the picture's features for every prompt, which on a processor costs more than
+# small batches do.
+PROMPTS_AT_ONCE, PROMPTS_AT_ONCE_ON_CPU = 64, 4
 # Logit of a mask prompt inside (minus it outside); SAM's own low-resolution masks are of that size.
 SURE = 10.0
 
@@ -153,7 +155,8 @@ class SamPicture:
         """
         given = self._checked(points, labels, boxes, masks)
         count = len(next(one for one in given if one is not None))
-        found = [self._answer(*part, multimask) for part in _parts(given, count)]
+        step = PROMPTS_AT_ONCE_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_AT_ONCE
+        found = [self._answer(*part, multimask) for part in _parts(given, count, step)]
         if not found:
             side, shown = self.sam.model.prompt_encoder.mask_input_size, 3 if multimask else 1
             device = self.sam.device
@@ -271,7 +274,9 @@ def _check_boxes(boxes: Tensor, size: tuple[int, int]) -> None:
             raise OpenVocabularyError(f"the box ({box}) {why}")
 
 
-def _parts(given: tuple[Tensor | None, ...], count: int) -> Iterator[tuple[Tensor | None, ...]]:
-    for start in range(0, count, PROMPTS_AT_ONCE):
-        rows = slice(start, start + PROMPTS_AT_ONCE)
+def _parts(
+    given: tuple[Tensor | None, ...], count: int, step: int
+) -> Iterator[tuple[Tensor | None, ...]]:
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
         yield tuple(None if one is None else one[rows] for one in given)
