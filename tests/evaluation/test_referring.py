@@ -6,7 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from hipie.data.datasets.coco import register
 from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
@@ -77,6 +77,31 @@ def test_referring_by_hand(sentences: list[dict]) -> None:
     assert scores["oIoU-unseen_pair"] == pytest.approx(50)
     assert scores["oIoU-seen"] == pytest.approx(75)
     assert scores["sentences"] == 5
+
+
+def test_boxes_by_hand() -> None:
+    """One right, one a column too narrow (6 of 8 cells), one two columns off (4 of 12), none."""
+    boxed = {**annotation(1, 5), "bbox": [1, 2, 4, 2]}
+    record = {
+        "file_name": "a.jpg",
+        "height": 4,
+        "width": 10,
+        "image_id": 1,
+        "annotations": [boxed],
+        "sentences": [{"sentence": word, "targets": [0]} for word in "abcd"],
+    }
+    register("hand_made_boxes", lambda: [record])
+    answers = []
+    for box in ([1, 2, 5, 4], [2, 2, 5, 4], [3, 2, 7, 4]):
+        answers.append(answer(columns(1, 5)))
+        answers[-1].pred_boxes = Boxes(torch.tensor([box], dtype=torch.float32))
+    answers.append(answer())
+    answers[-1].pred_boxes = Boxes(torch.zeros(0, 4))
+    judge = ReferringEvaluator("hand_made_boxes", distributed=False)
+    judge.process([record], [{"referring": answers}])
+    scores = judge.evaluate()["refer"]
+    found = [scores[f"box-P@{x}"] for x in (0.5, 0.7, 0.8, 0.9)]
+    assert found == pytest.approx([50, 50, 25, 25])
 
 
 def test_what_is_new_in_the_words_is_told_apart(sentences: list[dict]) -> None:

@@ -164,3 +164,7 @@ def test_bfloat16_autocast_does_not_coarsen_the_sums() -> None:
     exact = semantic_map(scores, masks)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(semantic_map(scores, masks), exact)
+
+
+def test_thresholds_are_the_published_ones() -> None:
+    assert PanopticThresholds() == PanopticThresholds(score=0.25, overlap=0.8)

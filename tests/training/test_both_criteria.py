@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
 from hipie.training.finite import NonFiniteError
-from hipie.training.stuff_criterion import StuffCriterion
-from hipie.training.thing_criterion import ThingCriterion
+from hipie.training.stuff_criterion import StuffCriterion, StuffWeights
+from hipie.training.thing_criterion import ThingCriterion, ThingWeights
 
 CRITERIA = {"thing": ThingCriterion, "stuff": StuffCriterion}
+WEIGHTS = {"thing": ThingWeights, "stuff": StuffWeights}
+# Class, box and giou; quality, for things alone; mask and dice.
+PUBLISHED = {"thing": (2.0, 5.0, 2.0, 1.0, 5.0, 5.0), "stuff": (4.0, 5.0, 2.0, 5.0, 5.0)}
 KINDS = [[True, False, True], [True, True]]
 
 
@@ -115,3 +119,22 @@ def test_masks_weigh_as_published_and_one_object_counts_once(branch, batch, loss
     pointwise = focal if branch == "thing" else math.log(2)
     assert float(found[f"loss_dice{ending}"]) == pytest.approx(5 * dice, rel=1e-5)
     assert float(found[f"loss_mask{ending}"]) == pytest.approx(5 * pointwise, rel=1e-5)
+
+
+def test_weights_multiply_every_term(branch, batch):
+    """All alike, so that the matching stays what it is."""
+    kind = WEIGHTS[branch]
+    found = []
+    for weight in (1.0, 3.0):
+        torch.manual_seed(5)
+        weights = kind(*[weight] * len(fields(kind)))
+        criterion = CRITERIA[branch](num_points=48, weights=weights)
+        found.append(criterion(batch.output, batch.targets, batch.text_mask))
+    once, thrice = found
+    assert len(once) > 10 and sum(once.values()) > 0
+    for name, value in once.items():
+        torch.testing.assert_close(thrice[name], 3 * value, msg=name)
+
+
+def test_weights_are_the_published_ones(branch):
+    assert WEIGHTS[branch]() == WEIGHTS[branch](*PUBLISHED[branch])

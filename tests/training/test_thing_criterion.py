@@ -84,3 +84,20 @@ def test_boxes_of_stuff_do_not_count(make_batch, criterion):
     after = criterion(batch.output, batch.targets, batch.text_mask)
     assert torch.equal(before["loss_bbox"], after["loss_bbox"])
     assert torch.equal(before["loss_giou_0"], after["loss_giou_0"])
+
+
+def test_masks_are_read_at_the_middle_of_four_by_four_pixels(make_batch, criterion):
+    batch = make_batch([[True]])
+    (picture,) = batch.targets
+
+    def dice(rows: slice, columns: slice) -> torch.Tensor:
+        picture.masks = torch.zeros_like(picture.masks)
+        picture.masks[:, rows, columns] = True
+        torch.manual_seed(1)
+        return criterion(batch.output, batch.targets, batch.text_mask)["loss_dice"]
+
+    corner = dice(slice(0, 4), slice(0, 4))
+    assert torch.equal(dice(slice(2, 3), slice(2, 3)), corner)
+    nothing = dice(slice(0, 0), slice(0, 0))
+    assert not torch.equal(corner, nothing)
+    assert torch.equal(dice(slice(0, 2), slice(0, 2)), nothing)
