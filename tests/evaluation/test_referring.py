@@ -80,19 +80,19 @@ def test_referring_by_hand(sentences: list[dict]) -> None:
 
 
 def test_boxes_by_hand() -> None:
-    """One right, one a column too narrow (6 of 8 cells), one two columns off (4 of 12), none."""
-    boxed = {**annotation(1, 5), "bbox": [1, 2, 4, 2]}
+    """Right, too narrow (6 of 8 cells), two columns off (4 of 12), too high (8 of 16), none."""
+    boxed = {**annotation(1, 5), "bbox": [1, 1, 4, 2]}
     record = {
         "file_name": "a.jpg",
         "height": 4,
         "width": 10,
         "image_id": 1,
         "annotations": [boxed],
-        "sentences": [{"sentence": word, "targets": [0]} for word in "abcd"],
+        "sentences": [{"sentence": word, "targets": [0]} for word in "abcde"],
     }
     register("hand_made_boxes", lambda: [record])
     answers = []
-    for box in ([1, 2, 5, 4], [2, 2, 5, 4], [3, 2, 7, 4]):
+    for box in ([1, 1, 5, 3], [2, 1, 5, 3], [3, 1, 7, 3], [1, 0, 5, 4]):
         answers.append(answer(columns(1, 5)))
         answers[-1].pred_boxes = Boxes(torch.tensor([box], dtype=torch.float32))
     answers.append(answer())
@@ -101,7 +101,7 @@ def test_boxes_by_hand() -> None:
     judge.process([record], [{"referring": answers}])
     scores = judge.evaluate()["refer"]
     found = [scores[f"box-P@{x}"] for x in (0.5, 0.7, 0.8, 0.9)]
-    assert found == pytest.approx([50, 50, 25, 25])
+    assert found == pytest.approx([60, 40, 20, 20])
 
 
 def test_what_is_new_in_the_words_is_told_apart(sentences: list[dict]) -> None:
