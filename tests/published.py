@@ -143,13 +143,14 @@ class Case:
         for one in self.asked["inputs"]:
             height, width = one.get("output_size", one["size"])
             item = {"image": waves(*one["size"], one["seed"]), "height": height, "width": width}
-            if "expressions" in self.asked:
-                item["expressions"] = self.asked["expressions"]
+            expressions = one.get("expressions", self.asked.get("expressions"))
+            if expressions:
+                item["expressions"] = expressions
             else:
                 item["vocabulary"] = self.vocabulary
             if "objects" in one:
                 item["instances"] = ellipses(*one["size"], one["objects"])
-                item["task"] = "detection"
+                item["task"] = self.asked.get("task", "detection")
             items.append(item)
         return items
 

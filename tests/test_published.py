@@ -182,8 +182,55 @@ def replace_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, made.__name__, made)
 
 
-def test_losses_are_the_published_ones(published_model, monkeypatch) -> None:
-    case = Case("losses")
+FURTHER = [
+    "unequal_batch",
+    pytest.param("long_caption", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_two_sizes_at_once_and_long_captions(name: str, published_model) -> None:
+    """Two pictures of unequal sizes; 300 names, read in windows."""
+    case = Case(name)
+    model = prepared(case, published_model)
+    raw = model.predict_raw(case.inputs())
+    things, stuff = raw.things, raw.stuff
+    assert case.error("fused_text", raw.fused_text) < FEATURES
+    assert case.error("memory", raw.encoder_memory) < FEATURES
+    arrays = {
+        "pred_logits": things.token_logits,
+        "pred_boxes": things.boxes,
+        "pred_iou": things.iou_logits,
+        "pred_masks": things.mask_logits,
+        "md_logits": stuff.token_logits,
+        "md_boxes": stuff.boxes,
+        "md_masks": stuff.mask_logits,
+    }
+    assert {key: case.error(key, one) < DECODED for key, one in arrays.items()} == dict.fromkeys(
+        arrays, True
+    )
+    with torch.no_grad():
+        results = model(case.inputs())
+    for i, found in enumerate(results):
+        one = found["instances"]
+        assert np.abs(one.pred_boxes.tensor.numpy() - case.answers[f"inst_boxes_{i}"]).max() < 0.05
+        assert np.abs(one.scores.numpy() - case.answers[f"inst_scores_{i}"]).max() < 5e-4
+        assert np.array_equal(one.pred_classes, case.answers[f"inst_classes_{i}"])
+        masks = case.cut(f"inst_masks_{i}", one.pred_masks)
+        assert (masks == case.answers[f"inst_masks_{i}"]).mean() > SAME_PIXELS
+        assert case.error(f"sem_seg_{i}", found["sem_seg"]) < MERGED
+        labels = case.cut(f"sem_argmax_{i}", found["sem_seg"].argmax(0))
+        assert (labels == case.answers[f"sem_argmax_{i}"]).mean() > SAME_PIXELS
+        panoptic, segments = found["panoptic_seg"]
+        same = case.cut(f"panoptic_{i}", panoptic) == case.answers[f"panoptic_{i}"]
+        assert same.mean() > SAME_PIXELS
+        kept = [{key: one[key] for key in ("id", "isthing", "category_id")} for one in segments]
+        assert kept == case.asked["inputs"][i]["segments_info"]
+
+
+@pytest.mark.parametrize(("name", "terms"), [("losses", 143), ("sentence_losses", 38)])
+def test_losses_are_the_published_ones(name: str, terms: int, published_model, monkeypatch) -> None:
+    case = Case(name)
     model = prepared(case, published_model)
     replace_random_numbers(monkeypatch)
     with torch.no_grad():
@@ -191,7 +238,7 @@ def test_losses_are_the_published_ones(published_model, monkeypatch) -> None:
     # The published step also returns terms that are always 0; it sums what they stand for.
     expected = {name: value for name, value in case.asked["losses"].items() if value}
     assert set(found) == set(expected)
-    assert len(found) == 143
+    assert len(found) == terms
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=MERGED), name
     assert float(sum(found.values())) == pytest.approx(case.asked["total"], rel=MERGED)
