@@ -1,8 +1,8 @@
 """Masks from examples: one picture in which an object is masked, and it is found in others.
 
 Prototypes of DINOv2 features; PerSAM and PerSAM-F (Zhang et al., "Personalize Segment Anything
-Model with One Shot", ICLR 2024); Matcher (Liu et al., "Matcher: Segment Anything with One Shot Using
-All-Purpose Feature Matching", ICLR 2024). Importing the package registers the architecture
+Model with One Shot", ICLR 2024); Matcher (Liu et al., "Matcher: Segment Anything with One Shot
+Using All-Purpose Feature Matching", ICLR 2024). Importing the package registers the architecture
 `FewShot`.
 """
 
