@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 
 from hipie import add_hipie_config, model_zoo
 from hipie.configure import keys
+from hipie.plugins import load_projects
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -18,10 +19,16 @@ DOCUMENTS = [
     ROOT / "datasets/README.md",
     ROOT / "benchmarks/RESULTS.md",
     ROOT / "hipie/model_zoo/weights/README.md",
+    *ROOT.glob("projects/*/README.md"),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 SECTIONS = ("MODEL", "SOLVER", "DATASETS", "DATALOADER", "INPUT", "TEST", "PICTUREBOOK")
 KEY = re.compile(rf"\b(?:{'|'.join(SECTIONS)})\.[A-Z0-9_.]*[A-Z0-9_]")
+
+
+def name_of(document: Path) -> str:
+    """From the root of the repository."""
+    return document.relative_to(ROOT).as_posix()
 
 
 def prose(document: Path) -> str:
@@ -31,28 +38,34 @@ def prose(document: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith("    "))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_to_files(document):
     for target in LINK.findall(prose(document)):
         if "://" not in target:
             assert (document.parent / target).exists(), f"{document}: {target}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_configuration_keys_exist(document):
     cfg = get_cfg()
     add_hipie_config(cfg)
-    known = set(keys(cfg)) | {"MODEL.HIPIE"}
-    short = {name.removeprefix("MODEL.HIPIE.") for name in known}
+    load_projects(cfg)
+    known = set(keys(cfg))
+    known |= {".".join(name.split(".")[:2]) for name in known}
+    short = {re.sub(r"^MODEL\.[A-Z_]+\.", "", name) for name in known}
     for key in set(KEY.findall(document.read_text(encoding="utf-8"))):
         assert key in known | short, f"{document}: there is no key {key}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_named_configurations_exist(document):
     text = document.read_text(encoding="utf-8")
-    for name in re.findall(r"\bconfigs/[\w/.-]+\.yaml|\b(?:nano|universal)/\w+\.yaml", text):
-        assert model_zoo.get_config_file(name).is_file(), f"{document}: {name}"
+    for name in re.findall(
+        r"(?:\bprojects/\w+/)?\bconfigs/[\w/.+-]+\.yaml|\b(?:nano|universal)/\w+\.yaml", text
+    ):
+        beside = (ROOT / name, document.parent / name)
+        there = any(file.is_file() for file in beside)
+        assert there or model_zoo.get_config_file(name).is_file(), f"{document}: {name}"
 
 
 def test_named_programs_exist():
