@@ -66,7 +66,9 @@ def answer(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> Answe
     return Answer(logits, boxes[None], torch.full((1, len(stripes), 1), SURE), masks)
 
 
-def results(vocabulary: Vocabulary, covered: list[tuple[str, int, int]]) -> dict:
+def results(
+    vocabulary: Vocabulary, covered: list[tuple[str, int, int]], semantic: bool = True
+) -> dict:
     return universal_results(
         answer(vocabulary, THINGS),
         answer(vocabulary, covered),
@@ -76,7 +78,7 @@ def results(vocabulary: Vocabulary, covered: list[tuple[str, int, int]]) -> dict
         is_thing=vocabulary.is_thing,
         input_size=(SIDE, SIDE),
         output_size=(SIDE, SIDE),
-        settings=ResultSettings(),
+        settings=ResultSettings(semantic_on=semantic),
         owners=owners_of(vocabulary.names, [one.whole for one in vocabulary.classes]),
     )
 
@@ -168,16 +170,5 @@ def test_parts_are_no_segments_and_parts_of_others_are_not_shown(record: dict) -
 
 def test_without_the_semantic_map_there_are_no_parts() -> None:
     vocabulary = MetadataCatalog.get(NAME).vocabulary
-    found = universal_results(
-        answer(vocabulary, THINGS),
-        answer(vocabulary, COVERED),
-        picture=0,
-        background_queries=0,
-        token_spans=[(k,) for k in range(len(vocabulary))],
-        is_thing=vocabulary.is_thing,
-        input_size=(SIDE, SIDE),
-        output_size=(SIDE, SIDE),
-        settings=ResultSettings(semantic_on=False),
-        owners=owners_of(vocabulary.names, [one.whole for one in vocabulary.classes]),
-    )
+    found = results(vocabulary, COVERED, semantic=False)
     assert set(found) == {"instances", "panoptic_seg"}

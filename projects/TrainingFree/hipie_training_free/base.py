@@ -114,17 +114,31 @@ class Names:
         Raises:
             TrainingFreeError: if "background" is all there is.
         """
-        empty = background_class(vocabulary, self.background)
-        pairs = [
-            (phrase, place)
-            for place, entry in enumerate(vocabulary.classes)
-            if place != empty
-            for phrase in entry.phrases
-        ]
-        if not pairs:
-            raise TrainingFreeError('a vocabulary needs a class besides "background"')
+        pairs = phrases_of(vocabulary, self.background)
         found = self.clip.text_features([phrase for phrase, _ in pairs], self.templates)
         return found, torch.tensor([place for _, place in pairs], device=found.device)
+
+
+def phrases_of(vocabulary: Vocabulary, background: float) -> list[tuple[str, int]]:
+    """Every phrase that is asked for, and the place of its class.
+
+    Args:
+        vocabulary: with all its synonyms.
+        background: with a threshold, the class "background" is not asked for.
+
+    Raises:
+        TrainingFreeError: if "background" is all there is.
+    """
+    empty = background_class(vocabulary, background)
+    pairs = [
+        (phrase, place)
+        for place, entry in enumerate(vocabulary.classes)
+        if place != empty
+        for phrase in entry.phrases
+    ]
+    if not pairs:
+        raise TrainingFreeError('a vocabulary needs a class besides "background"')
+    return pairs
 
 
 def build_clip(cfg: CfgNode) -> Clip:

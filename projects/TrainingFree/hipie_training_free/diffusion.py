@@ -10,10 +10,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from hipie.language import Vocabulary
-from hipie_training_free.base import Size, TrainingFree, shared_settings
+from hipie_training_free.base import Size, TrainingFree, phrases_of, shared_settings
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.gem import min_max
-from hipie_training_free.results import background_class, class_scores, resized
+from hipie_training_free.results import class_scores, resized
 from hipie_training_free.stable_diffusion import StableDiffusion, load_diffusion, stretched
 
 # Pictures are halved three times by the autoencoder and three times by the U-Net.
@@ -63,15 +63,7 @@ class DiffusionAttention(TrainingFree):
 
     def answer(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
         """See `TrainingFree.answer`."""
-        empty = background_class(vocabulary, self.background)
-        pairs = [
-            (phrase, place)
-            for place, entry in enumerate(vocabulary.classes)
-            if place != empty
-            for phrase in entry.phrases
-        ]
-        if not pairs:
-            raise TrainingFreeError('a vocabulary needs a class besides "background"')
+        pairs = phrases_of(vocabulary, self.background)
         words = [phrase for phrase, _ in pairs]
         maps = self.diffusion.word_maps(stretched(image, self.size), words, self.step, self.spread)
         owners = torch.tensor([place for _, place in pairs], device=maps.device)
