@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks import arms
+
 CONFIGURATION = "projects/GRSer/configs/grser_nano_picturebook.yaml"
 KEYS = "MODEL.GRSER"
 ARMS = {
@@ -71,27 +70,18 @@ def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def table(options: argparse.Namespace) -> str:
-    """A row an arm in Markdown: means over seeds, and half the way from the worst to the best."""
+    """What is there so far; see `arms.table`."""
     length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
-    rows = [
-        f"{length} an arm, seeds {', '.join(map(str, options.seeds))}, {DATA}, percent",
-        "",
-        "| | " + " | ".join(FIGURES) + " |",
-        "|---" * (len(FIGURES) + 1) + "|",
-    ]
-    for arm in options.arms:
-        paths = [folder(arm, seed, options) / "results.json" for seed in options.seeds]
-        found = [json.loads(path.read_text())[TASK] for path in paths if path.is_file()]
-        cells = ["not trained yet"] + [""] * (len(FIGURES) - 1)
-        if found:
-            cells = [_cell([one[figure] for one in found]) for figure in FIGURES.values()]
-        missing = "" if len(found) in (0, len(paths)) else f" ({len(found)} of {len(paths)} seeds)"
-        rows.append(f"| {arm}{missing} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    return arms.table(options, length, list(FIGURES), lambda *of: read(*of, options))
 
 
-def _cell(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"
+def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
+    """What came out of an arm, or None."""
+    path = folder(arm, seed, options) / "results.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())[TASK]
+    return {name: found[figure] for name, figure in FIGURES.items()}
 
 
 def _word(arm: str) -> str:
@@ -108,7 +98,7 @@ def _train_net(
     more: tuple[str, ...] = (),
 ) -> None:
     command = [
-        *(sys.executable, str(ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags),
+        *(str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags),
         *("OUTPUT_DIR", str(output), "SEED", str(seed), "DATASETS.TEST", f"('{DATA}',)"),
         *("SOLVER.MAX_ITER", str(steps), "PICTUREBOOK.TRAIN_GROUPS", str(options.train_groups)),
         *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.RATIOS", "()"),
@@ -117,24 +107,17 @@ def _train_net(
         *more,
         *options.opts,
     ]
-    threads = {"OMP_NUM_THREADS": str(options.threads)}
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **threads})
+    arms.call(command, options.threads)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/grser_ablations")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=0)
     length.add_argument("--minutes", type=float, default=0.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--train-groups", type=int, default=400)
     parser.add_argument("--val-groups", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", default="output/grser_ablations")
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     options = parser.parse_args(arguments)
     if not options.steps and not options.minutes:
         options.steps = 500

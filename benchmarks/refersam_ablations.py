@@ -1,13 +1,16 @@
 """What ReferSAM's ideas are worth: the nano model without one of them, trained alike.
 
-All arms start from nothing (but MiniLM's words) and train for the same number of steps on the same
-sentences, with several seeds, whose spread is printed. What counts are oIoU and P@0.5 on pages that
-were not trained on, and the oIoU that is left when sentences are dealt out anew among all pages: a
-model that does not listen loses nothing. An arm that has its results is not trained again, and one
-that was interrupted goes on from its last checkpoint.
+All arms train for the same number of steps on the same sentences, with several seeds, whose spread
+is printed. They start from nothing but MiniLM's words, or with `--start` from the SAM of a trained
+nano model as well, as published weights start from SAM's; interactor, prompter and all else are new
+then too. What counts are oIoU and P@0.5 on pages that were not trained on, and the oIoU that is
+left when sentences are dealt out anew among all pages: a model that does not listen loses nothing.
+An arm that has its results is not trained again, and one that was interrupted goes on from its last
+checkpoint.
 
     python benchmarks/refersam_ablations.py --steps 800 [--seeds 0 1] [--arms full no_interactor]
     python benchmarks/refersam_ablations.py --minutes 15    as many steps as the full model can take
+    python benchmarks/refersam_ablations.py --start model_final.pth      from its SAM, see above
     python benchmarks/refersam_ablations.py --table --steps 800      what is there so far
     python benchmarks/refersam_ablations.py --judge output/refersam_nano_picturebook   one model
 """
@@ -16,18 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks import arms
+
 CONFIGURATION = "projects/ReferSAM/configs/refersam_nano_picturebook_128.yaml"
 ARMS = {
     "full": (),
@@ -38,6 +39,7 @@ ARMS = {
 PAGES = "picturebook_val_refer"
 FIGURES = ("oIoU", "P@0.5", "shuffled oIoU")
 PROBE_STEPS = 16
+SAM_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
 class FirstPages:
@@ -110,26 +112,34 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace) -> None:
     if (output / "figures.json").is_file():
         return
     if not (output / "model_final.pth").is_file():
-        train(output, options.steps, options, "--resume", "SEED", str(seed), *ARMS[arm])
+        start = ("MODEL.WEIGHTS", str(sam_of(options))) if options.start else ()
+        given = (*start, *ARMS[arm], *options.opts)
+        train(output, options.steps, options, "--resume", "SEED", str(seed), *given)
     command = [__file__, "--judge", str(output), "--pages", str(options.pages)]
-    call([*command, "--threads", str(options.threads)], options.threads)
+    arms.call([*command, "--threads", str(options.threads)], options.threads)
+
+
+def sam_of(options: argparse.Namespace) -> Path:
+    """A file with SAM's parts alone of the model that `--start` names; made once."""
+    import torch
+
+    kept = Path(options.output) / "start.pth"
+    if not kept.is_file():
+        saved = torch.load(options.start, map_location="cpu", weights_only=True)["model"]
+        parts = {name: saved[name] for name in saved if name.startswith(SAM_PARTS)}
+        torch.save({"model": parts}, kept)
+    return kept
 
 
 def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> None:
     """Train without evaluating."""
     first = [one for one in more if one.startswith("--")]
-    command = [str(ROOT / "train_net.py"), "--config-file", CONFIGURATION, *first]
+    command = [str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *first]
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(steps)]
     command += ["SOLVER.CHECKPOINT_PERIOD", "100", "DATASETS.TEST", "()"]
     command += ["PICTUREBOOK.TRAIN_PAGES", str(options.train_pages)]
     command += [one for one in more if one not in first]
-    call(command, options.threads)
-
-
-def call(command: list[str], threads: int) -> None:
-    """Run a program with this interpreter."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment)
+    arms.call(command, options.threads)
 
 
 def steps_in(minutes: float, options: argparse.Namespace) -> int:
@@ -151,38 +161,26 @@ def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     return Path(options.output) / f"{arm}-steps{options.steps}-seed{seed}"
 
 
+def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
+    """What came out of an arm, or None."""
+    path = folder(arm, seed, options) / "figures.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def table(options: argparse.Namespace) -> str:
-    """Markdown: means over seeds, and half the distance between the best and the worst."""
-    lines = [f"{options.steps} steps, seeds {', '.join(map(str, options.seeds))}", ""]
-    lines += ["| arm | " + " | ".join(FIGURES) + " |", "|---" * (1 + len(FIGURES)) + "|"]
-    for arm in options.arms:
-        paths = [folder(arm, seed, options) / "figures.json" for seed in options.seeds]
-        found = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        cells = ["not trained yet"] if not found else [cell(found, one) for one in FIGURES]
-        seeds = "" if len(found) in (0, len(options.seeds)) else f" ({len(found)} of the seeds)"
-        lines.append(f"| {arm.replace('_', ' ')}{seeds} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def cell(found: list[dict[str, float]], figure: str) -> str:
-    """Mean and spread."""
-    values = [one[figure] for one in found]
-    return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"
+    """What is there so far; see `arms.table`."""
+    return arms.table(options, f"{options.steps} steps", FIGURES, lambda *of: read(*of, options))
 
 
 def main() -> None:
     """Read the command line, train what is missing, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/refersam_ablations")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=800)
     length.add_argument("--minutes", type=float, help="of training an arm, instead of --steps")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--train-pages", type=int, default=5000)
     parser.add_argument("--pages", type=int, default=100, help="of the 500 that are judged")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", default="output/refersam_ablations")
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--start", metavar="WEIGHTS", help="a model whose SAM all arms start from")
     parser.add_argument("--judge", metavar="FOLDER", help="the figures of one trained model")
     options = parser.parse_args()
     if options.judge:

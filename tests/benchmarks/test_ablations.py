@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 
 import pytest
 
-from benchmarks import ablations
+from benchmarks import ablations, arms
 
 
 @pytest.mark.parametrize("arm", ablations.ARMS)
@@ -17,18 +18,35 @@ def test_every_arm_is_options_of_the_configuration(arm: str, tiny_cfg) -> None:
     assert (tiny_cfg.dump() == before.dump()) == (arm == "full")
 
 
-def test_the_table_has_means_and_half_the_spread(tmp_path, capsys) -> None:
-    options = argparse.Namespace(
-        steps=9, seeds=[0, 1], arms=["full", "no_fusion"], output=str(tmp_path)
-    )
-    for seed, pq in ((0, 40.0), (1, 50.0)):
-        folder = ablations.folder("full", seed, options)
-        folder.mkdir()
-        figures: dict[str, dict[str, float]] = {}
-        for task, figure in ablations.FIGURES.values():
-            figures.setdefault(task, {})[figure] = pq
-        (folder / "results.json").write_text(json.dumps(figures))
-    ablations.table(options)
-    _, _, full, other = capsys.readouterr().out.splitlines()
-    assert full.split()[1:4] == ["45.0", "+-", "5.0"]
-    assert "not trained yet" in other
+def test_figures_are_read_from_the_results_of_an_evaluation(tmp_path) -> None:
+    options = argparse.Namespace(steps=9, output=str(tmp_path))
+    assert ablations.read("full", 0, options) is None
+    folder = ablations.folder("full", 0, options)
+    folder.mkdir()
+    results: dict[str, dict[str, float]] = {}
+    for number, (task, figure) in enumerate(ablations.FIGURES.values()):
+        results.setdefault(task, {})[figure] = number
+    (folder / "results.json").write_text(json.dumps(results))
+    found = ablations.read("full", 0, options)
+    assert found == {name: number for number, name in enumerate(ablations.FIGURES)}
+
+
+def test_the_table_has_means_and_half_the_spread() -> None:
+    measured = {("full", 0): 40.0, ("full", 1): 50.0, ("no_fusion", 1): 30.0}
+    options = argparse.Namespace(arms=["full", "no_fusion", "other"], seeds=[0, 1])
+    title, _, head, _, full, one, none = arms.table(
+        options,
+        "9 steps",
+        ["PQ"],
+        lambda *of: {"PQ": measured[of], "AP": 0.0} if of in measured else None,
+    ).splitlines()
+    assert title == "9 steps an arm, seeds 0, 1, percent" and head == "| | PQ |"
+    assert full == "| full | 45.0 ± 5.0 |"
+    assert one == "| no fusion (1 of 2 seeds) | 30.0 ± 0.0 |"
+    assert none.startswith("| other | not trained yet |")
+
+
+def test_a_program_that_fails_ends_the_run() -> None:
+    arms.call(["-c", "import os; assert os.environ['OMP_NUM_THREADS'] == '3'"], 3)
+    with pytest.raises(subprocess.CalledProcessError):
+        arms.call(["-c", "raise SystemExit(2)"], 1)

@@ -46,6 +46,9 @@ class TriphasicHead(nn.Module):
         self.channels = size + language_channel + width
         self.words = nn.Linear(word_width, width)
         self.narrow = nn.Conv2d(self.channels, width, 1)
+        with torch.no_grad():  # so that training starts from what LAVT does without a group
+            self.narrow.weight[:, -width:, 0, 0] = torch.eye(width)
+            self.narrow.bias.zero_()
 
     def forward(self, maps: Tensor, sentence: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
         """Ask a group.
