@@ -120,14 +120,13 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace) -> None:
 
 
 def sam_of(options: argparse.Namespace) -> Path:
-    """A file with SAM's parts alone of the model that `--start` names; made once."""
+    """A file with SAM's parts alone of the model that `--start` names."""
     import torch
 
     kept = Path(options.output) / "start.pth"
-    if not kept.is_file():
-        saved = torch.load(options.start, map_location="cpu", weights_only=True)["model"]
-        parts = {name: saved[name] for name in saved if name.startswith(SAM_PARTS)}
-        torch.save({"model": parts}, kept)
+    saved = torch.load(options.start, map_location="cpu", weights_only=True)["model"]
+    parts = {name: saved[name] for name in saved if name.startswith(SAM_PARTS)}
+    torch.save({"model": parts}, kept)
     return kept
 
 
@@ -158,7 +157,8 @@ def steps_in(minutes: float, options: argparse.Namespace) -> int:
 
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Where an arm's checkpoints and figures lie."""
-    return Path(options.output) / f"{arm}-steps{options.steps}-seed{seed}"
+    start = "-started" if options.start else ""
+    return Path(options.output) / f"{arm}-steps{options.steps}{start}-seed{seed}"
 
 
 def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:

@@ -161,3 +161,11 @@ def test_gradients_go_to_maps_and_words_not_through_the_order(kind):
     assert maps.grad.flatten(1).abs().sum(1).min() > 0
     assert sentence.grad.any()
     assert anti.grad is None or not anti.grad.any()  # it has a say in the order alone
+
+
+def test_training_begins_with_the_pictures_own_map():
+    head = build(language_channel=True)
+    maps, sentence, anti = scene(4)
+    z = features(head, maps, sentence, anti)
+    z[:, : head.channels - WIDTH] = 0  # what the group adds
+    torch.testing.assert_close(head.narrow(z), maps)
