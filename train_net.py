@@ -71,6 +71,12 @@ class HipieTrainer(Trainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
+    def build_test(cls, cfg: CfgNode, dataset_name: str) -> tuple[Any, Any]:
+        """One data set's loader and its evaluator."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return cls.build_test_loader(cfg, dataset_name), build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict:
         """Evaluate on every data set of `DATASETS.TEST`.
 
@@ -79,12 +85,11 @@ class HipieTrainer(Trainer):
         results: OrderedDict[str, Any] = OrderedDict()
         table = ResultsTable()
         for name in cfg.DATASETS.TEST:
-            folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-            evaluator = build_evaluator(cfg, name, folder)
+            loader, evaluator = cls.build_test(cfg, name)
             with torch.autocast(
                 next(model.parameters()).device.type, torch.bfloat16, cfg.TEST.BFLOAT16
             ):
-                found = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+                found = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 print_csv_format(found)
                 add_results(results, name, found)
@@ -148,6 +153,8 @@ def run(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         HipieTrainer.test(cfg, model)
         return
+    for name in cfg.DATASETS.TEST:
+        HipieTrainer.build_test(cfg, name)  # one that cannot be read is told now, not after days
     trainer = HipieTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -189,6 +189,17 @@ def test_bad_input_ends_with_one_sentence(
     assert "\n" not in message
 
 
+def test_a_test_set_that_cannot_be_read_ends_before_the_training(
+    monkeypatch, logging_as_before, tiny_options, tmp_path
+):
+    monkeypatch.setattr(train_net.HipieTrainer, "train", lambda _: pytest.fail("it trained"))
+    with pytest.raises(SystemExit, match="Dataset 'nothing' is not registered"):
+        run_here(monkeypatch, *tiny_options, "DATASETS.TEST", "('nothing',)")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
+    with pytest.raises(SystemExit, match="empty/refcoco/"):
+        run_here(monkeypatch, *tiny_options, "DATASETS.TEST", "('refcoco_unc_val',)")
+
+
 def test_an_unknown_configuration_is_named(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         train_net.main(train_net.parse_arguments(["--config-file", "nano/hipie_nono"]))
