@@ -112,15 +112,18 @@ def project_entry_points(projects: dict[str, str]) -> list[str]:
 
 
 def place_configs() -> None:
-    """Copy `configs/` into the package where a checkout could not make the link to it."""
-    place = ROOT / "hipie/model_zoo/configs"
-    if (ROOT / "configs").is_dir() and not place.is_dir():
-        place.unlink(missing_ok=True)
-        shutil.copytree(ROOT / "configs", place)
+    """Copy folders `configs` into the packages where a checkout could not make links to them."""
+    places = {ROOT / "configs": ROOT / "hipie/model_zoo/configs"}
+    for folder in PROJECTS.values():
+        places[(ROOT / folder).parent / "configs"] = ROOT / folder / "configs"
+    for configs, place in places.items():
+        if configs.is_dir() and not place.is_dir():
+            place.unlink(missing_ok=True)
+            shutil.copytree(configs, place)
 
 
-place_configs()
 PROJECTS = project_packages()
+place_configs()
 MODULES, COMMANDS = extensions()
 README = ROOT / "README.md"
 
@@ -142,7 +145,10 @@ setup(
         ),
     ],
     package_dir=PROJECTS,
-    package_data={"hipie": DATA, **{name: ["**/*.yaml", "**/*.json"] for name in PROJECTS}},
+    package_data={
+        "hipie": DATA,
+        **{name: ["**/*.yaml", "**/*.json", "weights/*"] for name in PROJECTS},
+    },
     ext_modules=MODULES,
     cmdclass=COMMANDS,
     install_requires=REQUIRED,

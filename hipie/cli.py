@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--sam-weights", default="", metavar="FILE", help="the file that SAM's authors publish"
     )
+    segment.add_argument(
+        "--everything", action="store_true", help="names for all masks that SAM finds by itself"
+    )
     segment.set_defaults(run=_segment)
     refer = commands.add_parser("refer", help="the thing a sentence describes")
     refer.add_argument("picture")
@@ -92,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("pictures", nargs="+")
     group.set_defaults(run=_group)
     for command in (segment, refer, group):
-        command.add_argument("--config-file", default=DEFAULT_CONFIG, metavar="FILE_OR_NAME")
+        command.add_argument("--config-file", metavar="FILE_OR_NAME")
         command.add_argument("--output", default="output", metavar="FOLDER")
         add_vocabulary_arguments(command)
     for name in _MODULES:
@@ -100,10 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _segmenter(args: argparse.Namespace):
+def _segmenter(args: argparse.Namespace, task: str = ""):
+    """The configured model, or one that comes with weights: for a task, if there is one."""
+    from hipie import model_zoo
     from hipie.segmenter import Segmenter
 
-    return Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
+    able = model_zoo.configs_for_task(task, trained=True) if task and not args.config_file else []
+    config_file = args.config_file or next(iter(able), DEFAULT_CONFIG)
+    return Segmenter.from_config(config_file, args.weights, args.device, args.opts)
 
 
 def _sam(args: argparse.Namespace):
@@ -133,11 +140,16 @@ def _segment(args: argparse.Namespace) -> None:
         parse_names(args.stuff),
         parse_parts(args.parts),
     )
+    if args.everything and (parts or not args.sam):
+        raise ValueError("--everything needs --sam, and goes without --parts")
     _spare([args.picture], args.output, Path(args.picture).stem)
     sam, segmenter = _sam(args), _segmenter(args)
     if sam is not None:
         sam.to(segmenter.model.device)
-    found = segmenter.segment(args.picture, things, stuff, parts, sam=sam)
+    if args.everything:
+        found = segmenter.segment_everything(args.picture, sam, things, stuff)
+    else:
+        found = segmenter.segment(args.picture, things, stuff, parts, sam=sam)
     _keep(found, Path(args.output), Path(args.picture).stem)
 
 
@@ -151,7 +163,7 @@ def _group(args: argparse.Namespace) -> None:
     from hipie.visualize import draw_group
 
     _spare(args.pictures, args.output, "group")
-    found = _segmenter(args).refer_group(args.pictures, args.sentence)
+    found = _segmenter(args, "group").refer_group(args.pictures, args.sentence)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     draw_group(found, args.sentence).save(folder / "group.png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -23,8 +25,21 @@ def load_projects(cfg: Any) -> list[str]:
     Returns:
         Names of the projects that were loaded, in order.
     """
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return [point.name for point in points if _add(point, cfg)]
+    return [point.name for point in _installed() if _add(point, cfg)]
+
+
+def project_folders() -> dict[str, Path]:
+    """Where the packages of installed projects lie, by their names; nothing is imported."""
+    found = {}
+    for point in _installed():
+        spec = find_spec(point.module.partition(".")[0])
+        if spec is not None and spec.submodule_search_locations:
+            found[spec.name] = Path(spec.submodule_search_locations[0])
+    return found
+
+
+def _installed() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
 def _add(point: EntryPoint, cfg: Any) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,50 @@ def test_masks_are_refined_by_sam(page, tiny_text, tiny_weights, tmp_path) -> No
     assert found["refined"] != found["plain"]
 
 
+def test_everything_that_sam_finds_is_named(
+    page, tiny_text, tiny_weights, tmp_path, monkeypatch
+) -> None:
+    pytest.importorskip("segment_anything")
+    from hipie.open_vocabulary import automatic
+    from hipie.open_vocabulary.sam import Sam
+
+    doubtful = {"points_per_side": 3, "pred_iou_thresh": -9.0, "stability_score_thresh": 0.0}
+    found_by_sam = partial(automatic.automatic_masks, **doubtful)
+    monkeypatch.setattr(automatic, "automatic_masks", found_by_sam)
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.WIDTH", "64"]
+    given = ["segment", page, "--things", "dog; car", "--stuff", "grass", "--config-file", TINY]
+    given += [
+        "--weights",
+        str(tiny_weights),
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "found"),
+    ]
+    main([*given, "--sam", "random:tiny", "--everything", "--opts", *opts])
+    segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
+    sam = Sam.from_source("random:tiny")
+    named = segmenter.segment_everything(page, sam, [("dog",), ("car",)], [("grass",)])
+    assert json.loads((tmp_path / "found/page.json").read_text()) == named.to_coco() != []
+
+
+def test_a_group_is_answered_by_a_model_for_groups(page, monkeypatch, tmp_path) -> None:
+    """Unless another is asked for."""
+    taken = []
+
+    def from_config(config_file, *_):
+        taken.append(config_file)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Segmenter, "from_config", from_config)
+    for more in ([], ["--config-file", TINY]):
+        with pytest.raises(SystemExit, match="enough"):
+            main(["group", "the dog", page, "--output", str(tmp_path / "found"), *more])
+    with pytest.raises(SystemExit, match="enough"):
+        main(["refer", page, "the dog", "--output", str(tmp_path / "found")])
+    assert taken == ["grser/grser_nano_picturebook.yaml", TINY, cli.DEFAULT_CONFIG]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -88,6 +133,8 @@ def test_masks_are_refined_by_sam(page, tiny_text, tiny_weights, tmp_path) -> No
         (["--sam", "vit_b"], "SAM vit_b needs the file of weights"),
         (["--sam", "vit_b", "--sam-weights", "nowhere.pth"], "nowhere.pth"),
         (["--sam-weights", "sam.pth"], "--sam-weights needs --sam"),
+        (["--everything"], "--everything needs --sam"),
+        (["--everything", "--sam", "random:tiny", "--parts", "dog: head"], "without --parts"),
     ],
 )
 def test_a_sam_that_cannot_be_had_is_one_line(page, more, said) -> None:

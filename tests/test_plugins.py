@@ -82,3 +82,17 @@ def test_a_failing_project_is_one_line_and_leaves_no_trace(install, caplog, body
     assert "\n" not in message
     assert "sick_project is skipped" in message
     assert reason in message
+
+
+def test_folders_of_projects_are_found_without_importing_them(install, tmp_path, monkeypatch):
+    install("ant_project", "raise RuntimeError('imported')")
+    install("gone_project", "")
+    (tmp_path / "gone_project.py").unlink()
+    package = tmp_path / "bee_project"
+    package.mkdir()
+    install("bee_project", "")
+    (tmp_path / "bee_project.py").unlink()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    found = plugins.project_folders()
+    assert found["bee_project"] == package
+    assert not {"ant_project", "gone_project"} & set(found)

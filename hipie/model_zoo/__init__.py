@@ -1,4 +1,7 @@
-"""Configurations that come with the package, and weights for some of them."""
+"""Configurations that come with the package and its projects, and weights for some of them.
+
+A project's lie in the folders `configs` and `weights` of its package.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hipie.plugins import load_projects, project_folders
+
 FOLDER = Path(__file__).parent
 CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
 
 
 def names() -> list[str]:
-    """All configurations by name, such as "nano/hipie_nano_picturebook.yaml"."""
-    files = (path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
-    return sorted(path.as_posix() for path in files if not path.name.startswith("Base-"))
+    """All configurations by name, such as "nano/hipie_nano_picturebook.yaml".
+
+    Names of a project's begin with the name of its package: "grser/grser_swin_b.yaml".
+    """
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    shelves = {"": CONFIGS}
+    shelves |= {f"{name}/": folder / "configs" for name, folder in project_folders().items()}
+    return {
+        f"{prefix}{path.relative_to(shelf).as_posix()}": path
+        for prefix, shelf in shelves.items()
+        for path in shelf.glob("**/*.yaml")
+        if not path.name.startswith("Base-")
+    }
 
 
 def get_config_file(name: str) -> Path:
@@ -24,16 +42,21 @@ def get_config_file(name: str) -> Path:
         name: of this zoo, with or without ".yaml" and folder, or a file.
 
     Raises:
-        ValueError: if there is neither, with the nearest names.
+        ValueError: if there is neither, with the nearest names, or if several folders have it.
     """
     if Path(name).is_file():
         return Path(name)
     wanted = name if name.endswith(".yaml") else f"{name}.yaml"
     wanted = wanted.removeprefix("configs/")
-    for known in names():
-        if wanted in (known, Path(known).name):
-            return CONFIGS / known
-    near = difflib.get_close_matches(wanted, names(), 3, 0.4) or names()
+    files = _files()
+    if wanted in files:
+        return files[wanted]
+    alike = sorted(known for known, file in files.items() if file.name == wanted)
+    if len(alike) == 1:
+        return files[alike[0]]
+    if alike:
+        raise ValueError(f'the configuration "{name}" can be {" or ".join(alike)}')
+    near = difflib.get_close_matches(wanted, files, 3, 0.4) or sorted(files)
     raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
 
 
@@ -47,26 +70,32 @@ def get_config(name: str, options: Sequence[Any] = ()) -> Any:
     Raises:
         ValueError: for an unknown name, key or value; the message names it.
     """
+    from hipie.configure import merge
+
+    cfg = _all_keys()
+    merge(cfg, get_config_file(name), options)
+    return cfg
+
+
+def _all_keys() -> Any:
     from detectron2.config import get_cfg
 
     from hipie.config import add_hipie_config
-    from hipie.configure import merge
-    from hipie.plugins import load_projects
 
     cfg = get_cfg()
     add_hipie_config(cfg)
     load_projects(cfg)
-    merge(cfg, get_config_file(name), options)
     return cfg
 
 
 def get_weights(name: str) -> Path | None:
     """The file of the weights that the package carries for a configuration, or None.
 
-    They are called like the configuration, in the folder `weights`.
+    They are called like the configuration, in a folder `weights`.
     """
     stem = get_config_file(name).stem
-    files = (WEIGHTS / f"{stem}{ending}" for ending in (".safetensors", ".pth"))
+    shelves = (WEIGHTS, *(folder / "weights" for folder in project_folders().values()))
+    files = (shelf / f"{stem}{end}" for shelf in shelves for end in (".safetensors", ".pth"))
     return next((path for path in files if path.is_file()), None)
 
 
@@ -99,16 +128,26 @@ def get(name: str, trained: bool = True) -> Any:
     return model
 
 
-def configs_for_task(task: str) -> list[str]:
-    """Configurations whose architecture can do a task ("universal", "referring", ...)."""
+def configs_for_task(task: str, trained: bool = False) -> list[str]:
+    """Configurations whose architecture can do a task ("universal", "referring", "group", ...).
+
+    Args:
+        task: one of the `tasks` of an architecture.
+        trained: only those that the package carries weights for.
+    """
     from detectron2.modeling import META_ARCH_REGISTRY
 
     import hipie.universal  # noqa: F401
+    from hipie.configure import merge
 
-    able = []
-    for name in names():
+    able, defaults = [], _all_keys()
+    for name, file in sorted(_files().items()):
+        if trained and not get_weights(str(file)):
+            continue
+        cfg = defaults.clone()
+        merge(cfg, file)
         try:
-            architecture = META_ARCH_REGISTRY.get(get_config(name).MODEL.META_ARCHITECTURE)
+            architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
         except KeyError:
             continue
         if task in getattr(architecture, "tasks", ()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from hipie import model_zoo
 from hipie.checkpoint import save_weights
 
+ROOT = Path(__file__).parents[2]
 NANO = "nano/hipie_nano_picturebook.yaml"
 
 
@@ -24,6 +27,24 @@ def test_names_are_the_configurations_and_not_their_bases():
 )
 def test_a_configuration_is_found_by_every_form_of_its_name(name, in_tmp):
     assert model_zoo.get_config_file(name) == model_zoo.CONFIGS / NANO
+
+
+@pytest.mark.parametrize("name", ["grser/grser_swin_b.yaml", "grser/grser_swin_b", "grser_swin_b"])
+def test_a_projects_configuration_is_found_by_name(name, in_tmp):
+    file = model_zoo.get_config_file(name)
+    assert file.samefile(ROOT / "projects/GRSer/configs/grser_swin_b.yaml")
+
+
+def test_a_name_that_two_folders_have_is_asked_back(in_tmp):
+    with pytest.raises(ValueError, match=r"can be eval/hipie_r50_parts\.yaml or universal/"):
+        model_zoo.get_config_file("hipie_r50_parts")
+    assert model_zoo.get_config_file("universal/hipie_r50_parts").is_file()
+
+
+def test_every_configuration_of_a_project_has_a_name():
+    there = {file.name for file in ROOT.glob("projects/*/configs/**/*.yaml")}
+    named = {name.rpartition("/")[2] for name in model_zoo.names()}
+    assert {name for name in there if not name.startswith("Base-")} <= named
 
 
 def test_a_file_is_itself(tmp_path):
@@ -78,3 +99,7 @@ def test_a_model_comes_with_its_packaged_weights(tmp_path, monkeypatch):
 def test_configurations_for_a_task():
     assert NANO in model_zoo.configs_for_task("referring")
     assert NANO not in model_zoo.configs_for_task("juggling")
+    (group,) = model_zoo.configs_for_task("group", trained=True)
+    assert group == "grser/grser_nano_picturebook.yaml"
+    assert model_zoo.get_weights(group).parent.name == "weights"
+    assert len(model_zoo.configs_for_task("group")) > 1
