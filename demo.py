@@ -18,7 +18,13 @@ import sys
 from pathlib import Path
 
 from hipie import Segmenter
-from hipie.cli import add_vocabulary_arguments, parse_names, parse_parts
+from hipie.cli import (
+    add_vocabulary_arguments,
+    group_answers,
+    parse_names,
+    parse_parts,
+    readable,
+)
 from hipie.demonstration import Demonstration
 from hipie.visualize import draw_group
 
@@ -37,6 +43,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="pages drawn now, and two photographs, with vocabularies of their own",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="go on without pictures that cannot be read"
+    )
     parser.add_argument("--expression", action="append", default=[], metavar="SENTENCE")
     add_vocabulary_arguments(parser)
     return parser.parse_args(arguments)
@@ -45,9 +54,20 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Write a drawing a picture, and results.json, into the output folder."""
     args = parse_arguments(arguments)
-    things, stuff = parse_names(args.things), parse_names(args.stuff)
-    parts = parse_parts(args.parts)
-    if not (things or stuff or parts or args.expression or args.picture_book):
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"demo.py: {error}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        ValueError, OSError: naming what is wrong; pictures that were done are in results.json.
+    """
+    words = parse_names(args.things), parse_names(args.stuff), parse_parts(args.parts)
+    if not (any(words) or args.expression or args.picture_book):
         sys.exit("demo.py: say what to look for: --things, --stuff, --parts or --expression")
     segmenter = Segmenter.from_config(args.config_file, args.weights, args.device, args.opts)
     folder = Path(args.output)
@@ -55,24 +75,31 @@ def main(arguments: list[str]) -> None:
         Demonstration(segmenter, folder).run()
         print(f"drawings and results.json are in {folder}")
         return
+    pictures = readable(args.input, args.skip_broken)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
-    for name in args.input:
-        stem = Path(name).stem
-        answers = results.setdefault(name, {})
-        if things or stuff or parts:
-            found = segmenter.segment(name, things, stuff, parts)
-            found.save(folder / f"{stem}_segments.png", stem)
-            answers["segments"] = found.to_coco()
-        if args.expression:
-            found = segmenter.refer(name, args.expression)
-            found.save(folder / f"{stem}_sentences.png", stem)
-            answers["sentences"] = found.to_coco()
-    if args.expression and len(args.input) > 1:
-        for number, sentence in enumerate(args.expression):
-            group = segmenter.refer_group(args.input, sentence)
+    together = len(pictures) > 1
+    # A model of groups says nothing about a picture by itself that it would not say about all.
+    alone = args.expression and not (together and "group" in segmenter.model.tasks)
+    try:
+        for name in pictures:
+            stem = Path(name).stem
+            answers = results.setdefault(name, {})
+            if any(words):
+                found = segmenter.segment(name, *words)
+                found.save(folder / f"{stem}_segments.png", stem)
+                answers["segments"] = found.to_coco()
+            if alone:
+                found = segmenter.refer(name, args.expression)
+                found.save(folder / f"{stem}_sentences.png", stem)
+                answers["sentences"] = found.to_coco()
+        for number, sentence in enumerate(args.expression if together else ()):
+            group = segmenter.refer_group(pictures, sentence)
             draw_group(group, sentence).save(folder / f"group_{number}.png")
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
+            for answer in group_answers(pictures, group):
+                results[answer.pop("file")].setdefault("group", {})[sentence] = answer
+    finally:
+        (folder / "results.json").write_text(json.dumps(results, indent=1))
     print(f"{len(results)} picture(s) segmented; drawings and results.json are in {folder}")
 
 

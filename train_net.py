@@ -111,7 +111,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The configuration of a run, its logger and its data sets."""
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
+    projects = load_projects(cfg)
     args.config_file = str(model_zoo.get_config_file(args.config_file))
     merge(cfg, args.config_file, args.opts)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
@@ -121,10 +121,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     default_setup(cfg, args)
-    own = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hipie")
-    for handler in own.handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
-            handler.setLevel(logging.INFO)  # log.txt alone has where an error came from
+    for name in ("hipie", *projects):
+        own = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        for handler in own.handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.setLevel(logging.INFO)  # log.txt alone has where an error came from
     register_all(cfg)
     return cfg
 

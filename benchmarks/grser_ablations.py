@@ -1,11 +1,13 @@
 """What GRSer's ideas are worth: the nano model without one of them, trained equally long.
 
-Every arm starts from ImageNet's weights, is trained with several seeds on the same groups of the
-picture book, and is judged on groups that no arm has seen. "Equally long" is a number of steps, or
-of minutes: then each arm takes as many steps as fit, by the time of its first ones. An arm that has
-its results is not trained again, and one that was interrupted goes on from its last checkpoint.
+Every arm starts from the weights that `--start` names, LAVT's, or else from ImageNet's, is trained
+with several seeds on the same groups of the picture book, and is judged on groups that no arm has
+seen. "Equally long" is a number of steps, or of minutes: then each arm takes as many steps as fit,
+by the time of its first ones. An arm that has its results is not trained again, and one that was
+interrupted goes on from its last checkpoint.
 
-    python benchmarks/grser_ablations.py [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
+    python benchmarks/grser_ablations.py --start output/lavt_nano_picturebook/model_final.pth
+        [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
     python benchmarks/grser_ablations.py --table [...]     what is there so far
 """
 
@@ -66,7 +68,8 @@ def steps_in(minutes: float, arm: str, options: argparse.Namespace) -> int:
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Where an arm's checkpoints and results lie."""
     length = f"steps{options.steps}" if options.steps else f"minutes{options.minutes:g}"
-    return Path(options.output) / f"{_word(arm)}-{length}-seed{seed}"
+    started = "-started" if options.start else ""
+    return Path(options.output) / f"{_word(arm)}-{length}-seed{seed}{started}"
 
 
 def table(options: argparse.Namespace) -> str:
@@ -103,6 +106,7 @@ def _train_net(
         *("SOLVER.MAX_ITER", str(steps), "PICTUREBOOK.TRAIN_GROUPS", str(options.train_groups)),
         *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.RATIOS", "()"),
         *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
+        *(("MODEL.WEIGHTS", options.start) if options.start else ()),
         *ARMS[arm],
         *more,
         *options.opts,
@@ -116,6 +120,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=0)
     length.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--start", default="", metavar="FILE", help="weights that arms start from")
     parser.add_argument("--train-groups", type=int, default=400)
     parser.add_argument("--val-groups", type=int, default=60)
     options = parser.parse_args(arguments)

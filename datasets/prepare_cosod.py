@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Co-saliency sets, CoCA, CoSal2015 and CoSOD3k: `cosod/`.
+"""Co-saliency sets, CoCA, CoSal2015 and CoSOD3k, and DUTS_class and COCO9213 to train on: `cosod/`.
 
     python datasets/prepare_cosod.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_cosod.py --check [--root datasets]
 
-DOWNLOADS holds a folder or a zip archive for each set (CoCA, CoSal2015, CoSOD3k; those that are
-there are prepared), with pictures in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
+DOWNLOADS holds a folder or a zip archive for each set, called like it (those that are there are
+prepared), with pictures in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
 `GroundTruth/<group>`. All become `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`.
 """
 
@@ -28,9 +28,17 @@ SOURCES = [
     Source("CoCA", "http://zhaozhang.net/coca.html", "1,295 pictures", "see there"),
     Source("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 pictures", "see there"),
     Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 pictures", "see there"),
+    Source("DUTS_class", "https://github.com/zzhanghub/gicd", "for training", "see there"),
+    Source("COCO9213", "https://github.com/blanclist/ICNet", "9,213 pictures, to train", "COCO's"),
 ]
-SETS = {"CoCA": (80, 1_295), "CoSal2015": (50, 2_015), "CoSOD3k": (160, 3_316)}
-"""Groups and pictures, as published."""
+SETS = {
+    "CoCA": (80, 1_295),
+    "CoSal2015": (50, 2_015),
+    "CoSOD3k": (160, 3_316),
+    "DUTS_class": None,
+    "COCO9213": None,
+}
+"""Groups and pictures, as published; of training sets whatever is there."""
 IMAGE_FOLDERS = ("image", "images", "img")
 MASK_FOLDERS = ("binary", "gt", "groundtruth", "gts")
 
@@ -88,14 +96,14 @@ def write_png(delivery: Delivery, name: str, target: Path) -> None:
 def checks(root: Path) -> Iterator[Check]:
     """The sets that are there; all, if none is."""
     there = [name for name in SETS if (root / "cosod" / name).is_dir()]
-    for name in there or SETS:
+    for name in there or [name for name, published in SETS.items() if published]:
         yield name, partial(_count, root / "cosod" / name, SETS[name])
 
 
-def _count(folder: Path, published: tuple[int, int]) -> str:
+def _count(folder: Path, published: tuple[int, int] | None) -> str:
     records = load_cosaliency(folder)
     groups = len({record["group_name"] for record in records})
-    if (groups, len(records)) != published:
+    if published and (groups, len(records)) != published:
         raise DatasetError(
             f"{groups} groups with {len(records)} pictures; published are {published[0]} with "
             f"{published[1]}"

@@ -7,6 +7,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hipie.segmentation import Segmentation
 
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
 # The status of a program that Ctrl-C ended.
@@ -93,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     group = commands.add_parser("group", help="one sentence, several pictures")
     group.add_argument("sentence")
     group.add_argument("pictures", nargs="+")
+    group.add_argument(
+        "--skip-broken", action="store_true", help="go on without pictures that cannot be read"
+    )
     group.set_defaults(run=_group)
     for command in (segment, refer, group):
         command.add_argument("--config-file", metavar="FILE_OR_NAME")
@@ -163,13 +170,50 @@ def _group(args: argparse.Namespace) -> None:
     from hipie.visualize import draw_group
 
     _spare(args.pictures, args.output, "group")
-    found = _segmenter(args, "group").refer_group(args.pictures, args.sentence)
+    pictures = readable(args.pictures, args.skip_broken)
+    found = _segmenter(args, "group").refer_group(pictures, args.sentence)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     draw_group(found, args.sentence).save(folder / "group.png")
-    answers = {name: one.to_coco() for name, one in zip(args.pictures, found, strict=True)}
-    (folder / "group.json").write_text(json.dumps(answers, indent=1))
+    (folder / "group.json").write_text(json.dumps(group_answers(pictures, found), indent=1))
     print(folder / "group.png")
+
+
+def readable(pictures: Sequence[str], skip_broken: bool) -> list[str]:
+    """The pictures; with `skip_broken` without those that cannot be read, which are named.
+
+    Raises:
+        ValueError: if none can be read.
+    """
+    if not skip_broken:
+        return list(pictures)
+    from hipie.data.image import read_image
+
+    kept, faults = [], []
+    for picture in pictures:
+        try:
+            read_image(picture)
+            kept.append(picture)
+        except (ValueError, OSError) as error:
+            faults.append(error)
+            print(f"left out: {error}", file=sys.stderr)
+    if faults and not kept:
+        raise ValueError(f"none of the pictures can be read: {faults[-1]}")
+    return kept
+
+
+def group_answers(pictures: Sequence[str], found: Sequence[Segmentation]) -> list[dict[str, Any]]:
+    """What a group was answered: dicts with `file`, `shown`, and `annotations` in COCO's format.
+
+    A picture that does not show what was asked has no annotation.
+    """
+    answers = []
+    for name, one in zip(pictures, found, strict=True):
+        shown = any(segment.mask.any() for segment in one)
+        answers.append(
+            {"file": name, "shown": shown, "annotations": one.to_coco() if shown else []}
+        )
+    return answers
 
 
 def _spare(pictures: Sequence[str], folder: str, stem: str) -> None:

@@ -23,6 +23,7 @@ import hipie.universal
 import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
+from hipie.checkpoint.report import LoadReport
 from hipie.configure import check
 from hipie.data.image import as_rgb, read_image
 from hipie.data.mappers.augmentation import plain_resize
@@ -80,7 +81,8 @@ class Segmenter:
 
         Raises:
             ValueError: for an unknown configuration, key or value, or if there are no weights for
-                the configuration, and its architecture does not bring them.
+                the configuration, and its architecture does not bring them, or they are of a model
+                of other sizes.
         """
         own = ("MODEL.HIPIE.TEST.LEAST_CLASSES", LEAST_CLASSES)
         cfg = model_zoo.get_config(str(config_file), [*own, *opts])
@@ -96,7 +98,9 @@ class Segmenter:
                 "pass weights=FILE"
             )
         model = build_model(cfg)
-        Checkpointer(model).load(str(found or ""))
+        checkpointer = Checkpointer(model)
+        checkpointer.load(str(found or ""))
+        _require_fit(checkpointer.report, found)
         return cls(model, cfg)
 
     def segment(
@@ -215,9 +219,14 @@ class Segmenter:
     def refer_group(self, images: Sequence[Picture], sentence: str) -> list[Segmentation]:
         """The thing that a sentence describes in each of several pictures.
 
-        A model with the task `group` looks at all pictures together and leaves out those that do
-        not show it; any other model answers picture by picture.
+        A model with the task `group` looks at all pictures together and gives those that do not
+        show it an empty mask; any other model answers picture by picture.
+
+        Raises:
+            ValueError: if there is no picture, or one that cannot be read.
         """
+        if isinstance(images, str | Path) or not len(images):
+            raise ValueError("refer_group needs a list of pictures, with at least one in it")
         if "group" in self.model.tasks:
             return self._run_group([self._read(image) for image in images], sentence)
         return [self.refer(image, sentence) for image in images]
@@ -317,6 +326,15 @@ class Segmenter:
         raise ValueError(
             f"{type(self.model).__name__} cannot {call}(): "
             f"configurations whose model can are {able}"
+        )
+
+
+def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:
+    """Refuse weights of which some tensors had no place for their shape."""
+    if report is not None and report.mismatched:
+        raise ValueError(
+            f'{weights}: "{report.mismatched[0]}" has another shape than in this configuration, '
+            "whose sizes must be those that the weights were made with"
         )
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from hipie import Segmenter, cli, doctor
 from hipie.cli import main, parse_names, parse_parts
+from hipie.segmentation import Segment, Segmentation
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 
@@ -107,6 +108,38 @@ def test_everything_that_sam_finds_is_named(
     sam = Sam.from_source("random:tiny")
     named = segmenter.segment_everything(page, sam, [("dog",), ("car",)], [("grass",)])
     assert json.loads((tmp_path / "found/page.json").read_text()) == named.to_coco() != []
+
+
+class Standin:
+    """Finds the upper half of a picture whose file is called so."""
+
+    @staticmethod
+    def refer_group(pictures, sentence):
+        found = []
+        for name in pictures:
+            mask = np.zeros((70, 90), bool)
+            mask[:35] = "shown" in name
+            segments = [Segment(sentence, "sentence", mask, 0.7)]
+            found.append(Segmentation(np.zeros((70, 90, 3), np.uint8), segments))
+        return found
+
+
+def test_a_groups_answers_are_those_of_its_pictures(page, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cli, "_segmenter", lambda *_: Standin)
+    shown, broken = str(tmp_path / "shown.png"), str(tmp_path / "broken.png")
+    Path(shown).write_bytes(Path(page).read_bytes())
+    Path(broken).write_bytes(b"no picture")
+    given = ["group", "the dog", page, broken, shown, shown, "--output", str(tmp_path / "found")]
+    main([*given, "--skip-broken"])
+    found = json.loads((tmp_path / "found/group.json").read_text())
+    assert [(one["file"], one["shown"]) for one in found] == [
+        (page, False), (shown, True), (shown, True)
+    ]  # fmt: skip
+    assert [len(one["annotations"]) for one in found] == [0, 1, 1]
+    assert found[1]["annotations"][0]["area"] == 35 * 90
+    assert "left out" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="none of the pictures can be read: .*broken.png"):
+        main(["group", "the dog", broken, "--skip-broken"])
 
 
 def test_a_group_is_answered_by_a_model_for_groups(page, monkeypatch, tmp_path) -> None:

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hipie.data.image import read_image
 from hipie.demonstration import SEED, Demonstration
 from hipie.segmentation import Segment, Segmentation
 
@@ -87,3 +89,56 @@ def test_without_words_the_program_says_what_to_give(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "--things" in ended.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch):
+    """demo.py on three pictures, the second broken, with a stand-in that reads files."""
+    import demo
+
+    class Reads(Standin):
+        model = SimpleNamespace(tasks={"referring"})
+
+        def refer(self, image, sentences):
+            pixels = read_image(image)
+            (sentence,) = [sentences] if isinstance(sentences, str) else sentences
+            return super().refer(pixels, sentence)
+
+    monkeypatch.setattr(demo.Segmenter, "from_config", lambda *_: Reads())
+    names = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for name in names:
+        Image.new("RGB", (60, 40)).save(name)
+    Path(names[1]).write_bytes(b"no picture")
+
+    def call(*more: str, tasks=("referring",)) -> dict:
+        Reads.model.tasks = set(tasks)
+        given = ["--input", *names, "--expression", "the dog", "--output", str(tmp_path / "out")]
+        try:
+            demo.main([*given, *more])
+        finally:
+            results = json.loads((tmp_path / "out/results.json").read_text())
+        return {Path(name).name: answers for name, answers in results.items()}
+
+    return call
+
+
+def test_a_broken_picture_ends_the_program_with_a_sentence_and_loses_nothing(
+    three, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"^demo.py: .*1\.png"):
+        three()
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results[str(tmp_path / "0.png")]["sentences"][0]["area"]
+
+
+def test_or_is_left_out(three) -> None:
+    found = three("--skip-broken")
+    assert list(found) == ["0.png", "2.png"]
+    assert all(set(one) == {"sentences", "group"} for one in found.values())
+
+
+def test_what_a_model_of_groups_says_is_in_the_results(three) -> None:
+    found = three("--skip-broken", tasks=("referring", "group"))
+    for answers in found.values():
+        assert set(answers) == {"group"} and answers["group"]["the dog"]["shown"]
+        assert len(answers["group"]["the dog"]["annotations"]) == 1

@@ -142,3 +142,9 @@ def test_a_task_that_the_model_lacks_is_named(segmenter, picture, monkeypatch) -
     monkeypatch.setattr(type(segmenter.model), "tasks", frozenset({"universal"}))
     with pytest.raises(ValueError, match=r"cannot refer\(\)"):
         segmenter.refer(picture, "the dog")
+
+
+@pytest.mark.parametrize("pictures", [[], "page.png"])
+def test_a_group_is_a_list_of_pictures(segmenter, pictures) -> None:
+    with pytest.raises(ValueError, match="needs a list of pictures, with at least one"):
+        segmenter.refer_group(pictures, "the dog")

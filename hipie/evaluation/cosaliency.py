@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.mappers.objects import read_labels
+from hipie.data.mappers.saliency import read_saliency
 from hipie.evaluation.answers import answer_of
 from hipie.evaluation.gathering import gather_lists
 from hipie.evaluation.group_outputs import answered_map, pictures_of_batch
@@ -23,9 +23,6 @@ from hipie.evaluation.saliency_measures import (
     stretched,
     structure,
 )
-
-WHITE = 128
-"""Values of a mask above this belong to the object."""
 
 
 class PictureScores(NamedTuple):
@@ -79,11 +76,7 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         """
         for _, image, answer in pictures_of_batch(inputs, outputs):
             record = self._records[image["image_id"]]
-            mask = read_labels(record["saliency_file_name"])
-            if mask.ndim == 3:
-                mask = mask[..., 0]
-            if mask.dtype != bool:
-                mask = mask > WHITE
+            mask = read_saliency(record["saliency_file_name"])
             self._scores.append(picture_scores(record["image_id"], _grey(record, answer), mask))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

@@ -50,12 +50,14 @@ class GroupReferringEvaluator(DatasetEvaluator):
         result_name: the key of the results.
     """
 
-    protocol = "every sentence of a group on each of its pictures, at the pictures' own size"
+    protocol = "sentences on each picture they are asked of, at the pictures' own size"
 
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "group"
     ) -> None:
-        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._records: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for record in DatasetCatalog.get(dataset_name):
+            self._records[record["image_id"]][record["group_id"]] = record
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
@@ -68,10 +70,11 @@ class GroupReferringEvaluator(DatasetEvaluator):
         """Count the pixels of a batch.
 
         Raises:
-            ValueError: if answers are missing, or of another size than the picture.
+            ValueError: if answers are missing, or of another size than the picture, or to a
+                sentence that the picture is not asked.
         """
         for group, image, answer in pictures_of_batch(inputs, outputs):
-            record = self._records[image["image_id"]]
+            record = self._record(group, image)
             for sentence, found, target in self._pairs(group, record, answer):
                 overlap = overlap_with(found, target)
                 self._counts.append(
@@ -93,21 +96,32 @@ class GroupReferringEvaluator(DatasetEvaluator):
             return None
         return OrderedDict({self._result_name: group_scores(counts)})
 
+    def _record(self, group: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+        """The picture as a member of the group; one that is in no other needs no group named."""
+        memberships = self._records[image["image_id"]]
+        if "group_id" in group or len(memberships) != 1:
+            return memberships[group["group_id"]]
+        return next(iter(memberships.values()))
+
     def _pairs(
         self, group: dict[str, Any], record: dict[str, Any], answer: dict[str, Any]
     ) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
         if "referring" in answer:
             yield from sentences_with_answers(record, answer["referring"])
             return
-        for sentence, target in zip(record["sentences"], target_runs(record), strict=True):
-            if sentence["sent_id"] == group["sent_id"]:
-                mask = answered_map(answer) >= 0.5
-                if mask.shape != (record["height"], record["width"]):
-                    raise ValueError(
-                        f"{record['file_name']}: an answer of {mask.shape} pixels for a picture "
-                        f"of {(record['height'], record['width'])}"
-                    )
-                yield sentence, mask, target
+        asked = [one for one in record["sentences"] if one["sent_id"] == group["sent_id"]]
+        if not asked:
+            raise ValueError(
+                f"{record['file_name']}: group {record['group_id']} does not ask it the sentence "
+                f"{group['sent_id']}"
+            )
+        mask = answered_map(answer) >= 0.5
+        if mask.shape != (record["height"], record["width"]):
+            raise ValueError(
+                f"{record['file_name']}: an answer of {mask.shape} pixels for a picture "
+                f"of {(record['height'], record['width'])}"
+            )
+        yield asked[0], mask, target_runs({**record, "sentences": asked[:1]})[0]
 
 
 def group_scores(counts: Sequence[PictureCount]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hipie.data.datasets.grd import group_expressions
+from hipie.data.datasets.grd import GroupQuestions
 from hipie.data.datasets.place import datasets_root
 from hipie.data.datasets.referring_sets import register_referring_sets
 from hipie.evaluation.answers import target_runs
@@ -137,10 +137,32 @@ def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     assert not masks(records[1])[0].any()
     full = DatasetCatalog.get("grd_intra_full")
     assert [len(s["targets"]) for r in full for s in r["sentences"]] == [2, 0, 0, 1] * 2
-    asked = group_expressions(full)
+    asked = GroupQuestions(full)
     assert [(one["group_id"], one["sent_id"]) for one in asked] == [(1, 1), (1, 2), (2, 3), (2, 4)]
     assert [image["image_id"] for image in asked[1]["images"]] == [1, 2]
     assert asked[1]["images"][1]["sentences"][0]["targets"] == [0]
+
+
+def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
+    trees.write_grd(tmp_path / "got")
+    run(program("grd"), root, "--source", str(tmp_path / "got"))
+    own = {
+        (r["image_id"], s["sent_id"]): s for r in DatasetCatalog.get("grd_intra_full")
+        for s in r["sentences"]
+    }  # fmt: skip
+    found = DatasetCatalog.get("grd_inter_full")
+    assert [[s["sent_id"] for s in record["sentences"]] for record in found] == [[1, 2, 3, 4]] * 4
+    for record in found:
+        for sentence in record["sentences"]:
+            meant = own.get((record["image_id"], sentence["sent_id"]), {"targets": []})
+            assert sentence["targets"] == meant["targets"]
+    asked = GroupQuestions(found)
+    assert len(asked) == 2 * 4 and all(len(one["images"]) == 2 for one in asked)
+    assert [one["sent_id"] for one in asked] == [1, 2, 3, 4] * 2
+    said = {s["sentence"] for r in DatasetCatalog.get("grd_inter") for s in r["sentences"]}
+    assert len(said) == 2 and not any("without" in one for one in said)
+    halves = [DatasetCatalog.get(f"grd_intra_{half}") for half in ("even", "odd")]
+    assert [{r["group_id"] for r in half} for half in halves] == [{2}, {1}]
 
 
 def test_grd_of_another_size_is_reported(tmp_path: Path, root: Path, capsys) -> None:
@@ -169,7 +191,7 @@ def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
 
 def test_every_set_is_registered_lazily(root: Path) -> None:
     names = register_referring_sets(root)
-    assert len(names) == len(set(names)) == 38
+    assert len(names) == len(set(names)) == 44
     assert {MetadataCatalog.get(name).evaluator_type for name in names} == {
         "refer",
         "grefer",

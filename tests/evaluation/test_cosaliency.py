@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.cosaliency import load_cosaliency
@@ -62,6 +63,25 @@ def test_a_map_that_is_not_finite_does_not_spoil_the_rest(records: list[dict]) -
     found = judged(records, maps)
     assert found["MAE"] == pytest.approx(TRUTH[0].mean() / 4)
     assert all(np.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB"])
+def test_masks_of_every_mode_and_size(records: list[dict], tmp_path: Path, mode: str) -> None:
+    first = Path(records[0]["saliency_file_name"])
+    mask = Image.fromarray(TRUTH[0].astype(np.uint8) * 255)
+    mask.resize((2 * trees.WIDTH, 2 * trees.HEIGHT), Image.Resampling.NEAREST).convert(mode).save(
+        first
+    )
+    again = load_cosaliency(tmp_path / "CoCA")
+    assert (again[0]["height"], again[0]["width"]) == (trees.HEIGHT, trees.WIDTH)
+    found = judged(again, [{"sem_seg": torch.from_numpy(one)[None].float()} for one in TRUTH])
+    assert found["F_max"] > 0.99 and found["MAE"] < 0.01
+
+
+def test_a_damaged_mask_is_named(records: list[dict]) -> None:
+    Path(records[0]["saliency_file_name"]).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"alarm_clock_0\.x\.png: this mask cannot be read"):
+        judged(records[:1], [{"sem_seg": torch.zeros(1, trees.HEIGHT, trees.WIDTH)}])
 
 
 def test_a_picture_without_a_mask_is_named(tmp_path: Path, records: list[dict]) -> None:

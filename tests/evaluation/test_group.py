@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hipie.data.datasets.coco import register
-from hipie.data.datasets.grd import group_expressions
+from hipie.data.datasets.grd import GroupQuestions
 from hipie.evaluation import GroupReferringEvaluator
 from tests.evaluation.sentence_sets import random_set
 
@@ -41,7 +41,7 @@ def as_group_answers(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
     drawn = {(image, sentence): found for _, image, sentence, found, *_ in pairs}
     for record in records:
         record.setdefault("group_name", f"group {record['group_id']}")
-    for group in group_expressions(records):
+    for group in GroupQuestions(records):
         images = group["images"]
         for start in range(0, len(images), 4):
             chunk = [*images[start : start + 4], *images][:4]
@@ -102,3 +102,26 @@ def test_missing_and_misshapen_answers_are_named() -> None:
     small = [{"sem_seg": torch.ones(1, 2, 2)} for _ in outputs[0]]
     with pytest.raises(ValueError, match=r"jpg: an answer of \(2, 2\) pixels"):
         judge.process(inputs[:1], [small])
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_picture_of_two_groups_counts_in_both(grouped: bool) -> None:
+    records, outputs, pairs = random_set(1)
+    others = [{**one, "group_id": one["group_id"] + 100} for one in records]
+    register("hand_made_groups", lambda: records + others)
+    judge = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_answers(records, pairs) if grouped else (records, outputs)
+    judge.process(inputs, outputs)
+    judge.process([{**one, "group_id": one["group_id"] + 100} for one in inputs], outputs)
+    found = judge.evaluate()["group"]
+    assert found["pairs"] == 2 * len(pairs)
+    assert found["groups"] == 2 * len({pair[0] for pair in pairs})
+
+
+def test_a_sentence_that_is_not_asked_is_named() -> None:
+    records, _, pairs = random_set(3)
+    register("hand_made_groups", lambda: records)
+    inputs, outputs = as_group_answers(records, pairs)
+    judge = GroupReferringEvaluator("hand_made_groups")
+    with pytest.raises(ValueError, match="group 0 does not ask it the sentence 999"):
+        judge.process([{**inputs[0], "sent_id": 999}], outputs[:1])

@@ -24,8 +24,9 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
         root: the folder that holds `image` and `gt`.
 
     Returns:
-        records with `file_name`, `height`, `width`, `image_id` ("group/name"), `group_name`,
-        `saliency_file_name`, and `sentences`: the group's name in words. By group, then by name.
+        records with `file_name`, `height`, `width` (the picture's), `image_id` ("group/name"),
+        `group_name`, `saliency_file_name`, and `sentences`: the group's name in words. By group,
+        then by name.
 
     Raises:
         DatasetError: if a folder or a picture's mask is missing, or one cannot be opened.
@@ -42,7 +43,8 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
             mask = root / "gt" / group.name / f"{picture.stem}.png"
             if not mask.is_file():
                 raise DatasetError(f"{picture}: there is no mask {mask}")
-            height, width = _size(mask)
+            _size(mask)  # the mask's own may be another: it is stretched, or answers are
+            height, width = _size(picture)
             words = group_words(group.name)
             records.append(
                 {
@@ -71,6 +73,6 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise DatasetError(f"{path}: this mask cannot be opened ({error})") from error
+        raise DatasetError(f"{path}: this picture cannot be opened ({error})") from error
     check_size(str(path), height, width)
     return height, width

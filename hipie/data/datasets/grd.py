@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,20 @@ def load_grd(
     image_root: str | os.PathLike[str],
     *,
     absence: bool = False,
+    across: bool = False,
 ) -> list[dict[str, Any]]:
-    """Read the pictures with the sentences of their own group.
+    """Read the pictures with the sentences that they are asked.
 
     Args:
         pickles: the folder of the four files.
         image_root: the pictures.
         absence: take sentences about what is missing too ("a dog without a leash").
+        across: ask every picture the sentences of all groups (D3's inter-group protocol); else
+            those of its own group (intra-group).
 
     Returns:
-        records as `load_refcoco`'s, with `group_id` and `group_name`; every picture has all the
-        sentences of its group in their order, each with `sent_id` and `targets` (positions in
+        records as `load_refcoco`'s, with `group_id` and `group_name`; all pictures of a group have
+        the same sentences in the same order, each with `sent_id` and `targets` (positions in
         `annotations`; empty = the picture is negative). By group, then in the group's order.
 
     Raises:
@@ -62,14 +66,16 @@ def load_grd(
     """
     folder = Path(pickles)
     tables = {name: _read_table(folder, name) for name in TABLES}
+    every = sorted(tables["sentences"])
     records = []
     for number, group in sorted(tables["groups"].items()):
         where = f"{folder / 'groups.pkl'}: group {number}"
         asked = []
-        for identity in group["inner_sent_id"]:
+        for identity in every if across else group["inner_sent_id"]:
             sentence = _row(tables["sentences"], identity, where, "inner_sent_id")
             if absence or not sentence["is_negative"]:
-                asked.append((identity, sentence["raw_sent"]))
+                words = sentence["raw_sent"]
+                asked.append({"sentence": words, "sent_id": identity, "targets": []})
         for image_id in group["img_id"]:
             image = _row(tables["images"], image_id, where, "img_id")
             record = _record(folder, tables["annotations"], image_id, image, asked)
@@ -80,29 +86,44 @@ def load_grd(
     return records
 
 
-def group_expressions(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A record for every sentence of every group: what a model of groups is asked.
+class GroupQuestions(Sequence[dict[str, Any]]):
+    """A question for every sentence of every group: what a model of groups is asked.
 
-    Returns:
-        dicts with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the records of
-        the group's pictures, each with this one sentence. By group, then by sentence.
+    Questions are dicts with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the
+    records of the group's pictures, each with this one sentence. By group, then by sentence. They
+    are made when they are asked for, since each sentence may be asked of each picture.
+
+    Args:
+        records: `load_grd`'s.
     """
-    groups: dict[tuple[int, int], dict[str, Any]] = {}
-    for record in records:
-        for sentence in record["sentences"]:
-            key = record["group_id"], sentence["sent_id"]
-            one = groups.setdefault(
-                key,
-                {
-                    "group_id": record["group_id"],
-                    "group_name": record["group_name"],
-                    "expression": sentence["sentence"],
-                    "sent_id": sentence["sent_id"],
-                    "images": [],
-                },
-            )
-            one["images"].append({**record, "sentences": [sentence]})
-    return [groups[key] for key in sorted(groups)]
+
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self._members: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        asked: dict[tuple[int, int], str] = {}
+        for record in records:
+            self._members[record["group_id"]].append(record)
+            for one in record["sentences"]:
+                asked.setdefault((record["group_id"], one["sent_id"]), one["sentence"])
+        self._asked = sorted(asked.items())
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:  # type: ignore[override]
+        (group, sentence), words = self._asked[number]
+        members = self._members[group]
+        return {
+            "group_id": group,
+            "group_name": members[0]["group_name"],
+            "expression": words,
+            "sent_id": sentence,
+            "images": [
+                {**record, "sentences": [one]}
+                for record in members
+                for one in record["sentences"]
+                if one["sent_id"] == sentence
+            ],
+        }
 
 
 def _read_table(folder: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -134,7 +155,7 @@ def _record(
     annotations: dict[int, dict[str, Any]],
     image_id: int,
     image: dict[str, Any],
-    asked: list[tuple[int, str]],
+    asked: list[dict[str, Any]],
 ) -> dict[str, Any]:
     height, width = image["height"], image["width"]
     objects: list[dict[str, Any]] = []
@@ -154,8 +175,8 @@ def _record(
         "image_id": image_id,
         "annotations": objects,
         "sentences": [
-            {"sentence": words, "sent_id": identity, "targets": places.get(identity, [])}
-            for identity, words in asked
+            {**one, "targets": places[one["sent_id"]]} if one["sent_id"] in places else one
+            for one in asked
         ],
     }
 

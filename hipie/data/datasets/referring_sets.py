@@ -10,8 +10,11 @@ Under the root of the data sets, with COCO's pictures in `coco/train2014` (for R
 - `refcoco-mixed`, `refcoco-mixed-filter`: `annotations/refcoco-mixed/instances_train*.json`
 - `grefcoco_unc_{train,val,testA,testB}`: `grefcoco/grefs(unc).json`, `instances.json`
 - `refzom_{train,test}`: `ref-zom/refs(final).p`, `instances.json`
-- `grd_intra`, and `grd_intra_full` with sentences about what is missing: `grd/pkl`, `grd/images`
-- `coca`, `cosal2015`, `cosod3k`: `cosod/CoCA/{image,gt}`, ...
+- `grd_intra` (sentences of a picture's own group), `grd_inter` (of all groups), both also as
+  `..._full` with sentences about what is missing; `grd_intra_{even,odd}`, halves of the groups by
+  their ids: `grd/pkl`, `grd/images`
+- `coca`, `cosal2015`, `cosod3k`, and for training `duts_class`, `coco9213`:
+  `cosod/CoCA/{image,gt}`, ...
 """
 
 from __future__ import annotations
@@ -45,7 +48,21 @@ HIPIE_MIXED = {
     "refcoco-mixed": "instances_train.json",
     "refcoco-mixed-filter": "instances_train_filter.json",
 }
-COSALIENCY = {"coca": "CoCA", "cosal2015": "CoSal2015", "cosod3k": "CoSOD3k"}
+GRD: dict[str, dict[str, Any]] = {
+    "grd_intra": {},
+    "grd_intra_full": {"absence": True},
+    "grd_inter": {"across": True},
+    "grd_inter_full": {"across": True, "absence": True},
+    "grd_intra_even": {"half": 0},
+    "grd_intra_odd": {"half": 1},
+}
+COSALIENCY = {
+    "coca": "CoCA",
+    "cosal2015": "CoSal2015",
+    "cosod3k": "CoSOD3k",
+    "duts_class": "DUTS_class",
+    "coco9213": "COCO9213",
+}
 PUBLISHED_SIZE = 480
 """The side at which LAVT, DMMI and ReLA compare masks."""
 
@@ -83,8 +100,8 @@ def register_referring_sets(root: Path) -> list[str]:
     for split in ("train", "test"):
         load = partial(_references, "ref-zom", "refs(final).p", split, image_folder="coco")
         add(f"refzom_{split}", "refzom", load, also_at=PUBLISHED_SIZE)
-    for name, absence in (("grd_intra", False), ("grd_intra_full", True)):
-        add(name, "group", partial(_grd, absence))
+    for name, given in GRD.items():
+        add(name, "group", partial(_grd, **given))
     for name, folder in COSALIENCY.items():
         add(name, "cosaliency", partial(_cosaliency, folder))
     return names
@@ -101,8 +118,10 @@ def _expressions(folder: str, file: str, root: Path) -> list[dict[str, Any]]:
     return load_object_expressions(root / "annotations" / folder / file, root / "coco/train2014")
 
 
-def _grd(absence: bool, root: Path) -> list[dict[str, Any]]:
-    return load_grd(root / "grd/pkl", root / "grd/images", absence=absence)
+def _grd(root: Path, half: int | None = None, **given: bool) -> list[dict[str, Any]]:
+    """GRD, or the half of it whose groups have even (0) or odd (1) ids."""
+    records = load_grd(root / "grd/pkl", root / "grd/images", **given)
+    return [one for one in records if half is None or one["group_id"] % 2 == half]
 
 
 def _cosaliency(folder: str, root: Path) -> list[dict[str, Any]]:

@@ -66,6 +66,8 @@ class ReferringMapper:
         """
         image = read_record_image(record)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
+        if "group_id" in record:
+            item["group_id"] = record["group_id"]
         item["task"] = "referring"
         height, width = image.shape[:2]
         if not self.training:

@@ -23,7 +23,8 @@ def picture_answer(
     Args:
         logits: [2, h, w] of background and target, of the whole picture.
         size: height and width of the answer.
-        positive: what the rule said; None where it is not asked, and any pixel will do.
+        positive: what the rule said; None where it is not asked, and any pixel, or any grey, will
+            do.
         score: how sure the rule is; None: the mean chance over the mask's pixels.
         soft: give chances instead of 0 and 1.
 
@@ -34,7 +35,7 @@ def picture_answer(
     margin = F.interpolate(margin[None, None], size, mode="bilinear", align_corners=False)[0]
     chance, mask = margin.sigmoid(), margin > 0
     if positive is None:
-        positive = bool(mask.any())
+        positive = soft or bool(mask.any())
     if score is None:
         score = float(chance[mask].mean()) if bool(mask.any()) else 0.0
     shown = chance if soft else mask.float()

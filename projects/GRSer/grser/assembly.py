@@ -10,9 +10,11 @@ from grser.criterion import MASK_LOSSES
 from grser.decision import POOLINGS, Comparison
 from grser.efficientnet import EfficientNetTrunk
 from grser.head import KINDS, NONE, TriphasicHead
-from grser.lavt import LAVT, LanguageAwareEncoder
+from grser.hierarchizer import TIES
+from grser.lavt import CLASSES, LAVT, NORMS, LanguageAwareEncoder
 from grser.settings import GroupSettings
 from grser.swin import SWINS, SwinTrunk
+from grser.text import POOLINGS as TEXT_POOLINGS
 from grser.text import SentencePairs
 
 STAGES = (3, 4)
@@ -29,19 +31,35 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
     _require(keys, "HEATMAPS", KINDS)
     _require(keys, "FEATURE_STAGE", STAGES)
     _require(keys, "COMPARE_POOLING", POOLINGS)
+    _require(keys, "TIES", TIES)
+    _require(keys, "DECODER_NORM", NORMS)
+    _require(keys.TEXT, "POOLING", TEXT_POOLINGS, "TEXT.")
     _require(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
     for key in ("SIZE", "PICTURES_AT_ONCE", "DECODER_WIDTH", "COMPARE_WIDTH"):
-        if keys[key] < 1:
-            raise ValueError(f"MODEL.GRSER.{key} is {keys[key]}; it has to be at least 1")
+        _require_range(keys, key, 1)
+    for key in ("TRIPLET_WEIGHT", "TRIPLET_MARGIN", "MIRROR_WEIGHT", "HEATMAP_WEIGHT"):
+        _require_range(keys.LOSS, key, 0, start="LOSS.")
+    _require_range(keys, "DROP_PATH", 0, 1)
+    if len(keys.LOSS.CLASS_WEIGHTS) != CLASSES or min(keys.LOSS.CLASS_WEIGHTS) < 0:
+        raise ValueError(
+            f"MODEL.GRSER.LOSS.CLASS_WEIGHTS is {keys.LOSS.CLASS_WEIGHTS}; it has to be two "
+            "numbers from 0 on, of background and target"
+        )
     text = SentencePairs.build(
-        keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN, max_tokens=keys.TEXT.MAX_TOKENS
+        keys.TEXT.SOURCE,
+        frozen=keys.TEXT.FROZEN,
+        max_tokens=keys.TEXT.MAX_TOKENS,
+        pooling=keys.TEXT.POOLING,
     )
     trunk = (
         EfficientNetTrunk(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.TIMM.FREEZE_NORM)
         if keys.TRUNK == "timm"
         else SwinTrunk(keys.TRUNK, keys.DROP_PATH)
     )
-    lavt = LAVT(LanguageAwareEncoder(trunk, text.width), keys.DECODER_WIDTH)
+    norm = keys.DECODER_NORM
+    if norm == "SyncBN" and cfg.MODEL.DEVICE == "cpu":
+        norm = "naiveSyncBN"  # Detectron2's, which gloo can do
+    lavt = LAVT(LanguageAwareEncoder(trunk, text.width), keys.DECODER_WIDTH, norm)
     head = comparison = None
     if keys.HEATMAPS != NONE:
         width = trunk.widths[keys.FEATURE_STAGE - 1]
@@ -52,6 +70,8 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
             kind=keys.HEATMAPS,
             ordered=keys.HIERARCHIZER,
             language_channel=keys.LANGUAGE_CHANNEL,
+            ties=keys.TIES,
+            shortest=keys.SHORTEST,
         )
         comparison = Comparison(head.channels, text.width, keys.COMPARE_WIDTH, keys.COMPARE_POOLING)
     return {
@@ -72,9 +92,11 @@ def _settings(keys: CfgNode) -> GroupSettings:
         class_weights=tuple(keys.LOSS.CLASS_WEIGHTS),
         triplet_weight=keys.LOSS.TRIPLET_WEIGHT,
         triplet_margin=keys.LOSS.TRIPLET_MARGIN,
+        triplet_negatives=keys.LOSS.TRIPLET_NEGATIVES,
         mirror_weight=keys.LOSS.MIRROR_WEIGHT,
         heatmap_weight=keys.LOSS.HEATMAP_WEIGHT,
         decide=keys.TEST.DECIDE,
+        decide_single=keys.TEST.DECIDE_SINGLE,
         margin=keys.TEST.MARGIN,
         soft=keys.TEST.SOFT,
         pictures_at_once=keys.PICTURES_AT_ONCE,
@@ -85,3 +107,11 @@ def _require(keys: CfgNode, key: str, allowed: tuple[Any, ...], start: str = "")
     if keys[key] not in allowed:
         said = " or ".join(map(str, allowed))
         raise ValueError(f"MODEL.GRSER.{start}{key} is {keys[key]!r}; it has to be {said}")
+
+
+def _require_range(
+    keys: CfgNode, key: str, least: float, most: float | None = None, start: str = ""
+) -> None:
+    if keys[key] < least or (most is not None and keys[key] > most):
+        said = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"MODEL.GRSER.{start}{key} is {keys[key]}; it has to be {said}")

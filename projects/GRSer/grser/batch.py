@@ -37,10 +37,10 @@ def groups_of(item: dict[str, Any], *, training: bool) -> list[Group]:
         if not isinstance(item.get("expression"), str):
             raise ValueError("a group needs `expression`, a sentence")
         return [Group(item["expression"], list(item["images"]), True)]
-    if not item.get("expressions"):
+    if not item.get("expressions") or isinstance(item["expressions"], str):
         raise ValueError(
-            f"{name_of(item, 0)}: GRSer needs `images` and `expression`, or one `image` and "
-            "`expressions`"
+            f"{name_of(item, 0)}: GRSer needs `images` and `expression`, or one `image` and a "
+            "list of `expressions`"
         )
     if not training:
         return [Group(one, [item], False) for one in item["expressions"]]

@@ -18,6 +18,9 @@ def add_grser_config(cfg: CN) -> None:
     # Of Swin: chance that the last block is skipped in training; earlier ones less.
     node.DROP_PATH = 0.3
     node.DECODER_WIDTH = 512
+    # Batch norm of the decoder: "BN", of each process by itself; "SyncBN", of all together;
+    # "FrozenBN", that never changes.
+    node.DECODER_NORM = "SyncBN"
     # The stage whose map is asked by the group: 4 (at 1/32) or 3 (at 1/16).
     node.FEATURE_STAGE = 4
     # "ranked": a channel a picture, groups are cut and filled to SIZE; "pooled": SIZE summaries of
@@ -26,6 +29,10 @@ def add_grser_config(cfg: CN) -> None:
     node.SIZE = 8
     # Bring the heatmaps into the order of the hierarchizer.
     node.HIERARCHIZER = True
+    # Heatmaps of equal trust: "difference" of their two distances, or "order" of the pictures.
+    node.TIES = "difference"
+    # Vectors are taken to be at least this long where cosines are made of them.
+    node.SHORTEST = 1e-6
     # Also give the language heatmap to the decoder.
     node.LANGUAGE_CHANNEL = False
     # Channels of the space in which pictures and sentences are compared.
@@ -40,6 +47,8 @@ def add_grser_config(cfg: CN) -> None:
     node.TEXT.FROZEN = False
     # Word pieces a sentence may have, its two markers included; longer ones are cut.
     node.TEXT.MAX_TOKENS = 20
+    # The sentence's one vector: the feature at "cls", or the "mean" over its word pieces.
+    node.TEXT.POOLING = "cls"
 
     node.LOSS = CN()
     # "ce" (LAVT's cross entropy) or "bce_dice".
@@ -48,6 +57,9 @@ def add_grser_config(cfg: CN) -> None:
     node.LOSS.CLASS_WEIGHTS = (0.9, 1.1)
     node.LOSS.TRIPLET_WEIGHT = 1.0
     node.LOSS.TRIPLET_MARGIN = 1.0
+    # Pictures that do not show it have sentence and anti-sentence exchanged in the triplet; else
+    # they are not in it.
+    node.LOSS.TRIPLET_NEGATIVES = True
     # Weight of the pass in which the anti-sentence means the background; 0 leaves it out.
     node.LOSS.MIRROR_WEIGHT = 1.0
     # With mirror training: weight of the loss that the language heatmaps of sentence and
@@ -64,6 +76,8 @@ def add_grser_config(cfg: CN) -> None:
     node.TEST = CN()
     # Pictures that the rule rejects get an empty mask.
     node.TEST.DECIDE = True
+    # ... also where one picture is asked by itself, as in RefCOCO, whose sentences are all true.
+    node.TEST.DECIDE_SINGLE = False
     node.TEST.MARGIN = 0.0
     # Answer with the chance of each pixel instead of 0 and 1 (for co-saliency's measures).
     node.TEST.SOFT = False

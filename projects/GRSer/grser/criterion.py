@@ -37,15 +37,23 @@ def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, f
     return entropy + overlap.sum() / max(len(overlap), 1)
 
 
-def triplet_loss(to_sentence: Tensor, to_anti: Tensor, positive: Tensor, margin: float) -> Tensor:
+def triplet_loss(
+    to_sentence: Tensor,
+    to_anti: Tensor,
+    positive: Tensor,
+    margin: float,
+    negatives: bool = True,
+) -> Tensor:
     """max(0, d(z, near) - d(z, far) + margin), averaged over pictures; 0 of none.
 
     Args:
         to_sentence, to_anti: [N] distances.
         positive: [N] bool; the sentence should be nearer for these, the anti-sentence for others.
         margin: how much nearer.
+        negatives: count the others.
     """
     gap = (to_sentence - to_anti) * (positive.to(to_sentence.dtype) * 2 - 1)
+    gap = gap if negatives else gap[positive]
     return (gap + margin).clamp_min(0).sum() / max(len(gap), 1)
 
 

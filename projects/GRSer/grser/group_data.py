@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -10,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from grser.mappers import AskedGroups, Sizes, TrainingGroups
 from grser.questions import questions_of
-from hipie.data.datasets.grd import group_expressions
+from hipie.data.datasets.grd import GroupQuestions
 
-Data = tuple[list[dict[str, Any]], Any]
+Data = tuple[Sequence[dict[str, Any]], Any]
 
 
 def data_of(cfg: CfgNode, name: str, *, training: bool) -> Data | None:
@@ -48,7 +49,7 @@ def data_of(cfg: CfgNode, name: str, *, training: bool) -> Data | None:
             skip_broken=keys.SKIP_BROKEN,
         )
         return found.asked, mapper
-    groupings = {"group": group_expressions, "cosaliency": folders}
+    groupings = {"group": GroupQuestions, "cosaliency": folders}
     grouping = groupings.get(metadata.get("evaluator_type"))
     if grouping is None:
         return None

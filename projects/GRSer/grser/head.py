@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grser.grouping import chunks
-from grser.hierarchizer import hierarchy
-from grser.tqm import language_heatmap, prototypes, visual_heatmaps
+from grser.hierarchizer import BY_DIFFERENCE, hierarchy
+from grser.tqm import SHORTEST, language_heatmap, prototypes, visual_heatmaps
 
 RANKED, POOLED, NONE = "ranked", "pooled", "none"
 KINDS = (RANKED, POOLED, NONE)
@@ -28,6 +28,8 @@ class TriphasicHead(nn.Module):
         kind: "ranked" or "pooled".
         ordered: bring heatmaps into the hierarchizer's order; else they stay in the group's.
         language_channel: also give the language heatmap to the decoder.
+        ties: see `hierarchy`.
+        shortest: length that vectors are taken to have at least.
     """
 
     def __init__(
@@ -39,14 +41,16 @@ class TriphasicHead(nn.Module):
         kind: str = RANKED,
         ordered: bool = True,
         language_channel: bool = False,
+        ties: str = BY_DIFFERENCE,
+        shortest: float = SHORTEST,
     ) -> None:
         super().__init__()
         self.size, self.kind, self.ordered = size, kind, ordered
-        self.language_channel = language_channel
+        self.language_channel, self.ties, self.shortest = language_channel, ties, shortest
         self.channels = size + language_channel + width
         self.words = nn.Linear(word_width, width)
         self.narrow = nn.Conv2d(self.channels, width, 1)
-        with torch.no_grad():  # so that training starts from what LAVT does without a group
+        with torch.no_grad():  # so that training starts near what LAVT does without a group
             self.narrow.weight[:, -width:, 0, 0] = torch.eye(width)
             self.narrow.bias.zero_()
 
@@ -64,7 +68,7 @@ class TriphasicHead(nn.Module):
             maps, said, denied = (
                 maps.float(), self.words(sentence.float()), self.words(anti.float())
             )  # fmt: skip
-            language = language_heatmap(maps, said)
+            language = language_heatmap(maps, said, self.shortest)
             found = prototypes(maps, language)
             parts = [(slice(0, len(maps)), list(range(len(maps))))]
             if self.kind == RANKED:
@@ -78,8 +82,8 @@ class TriphasicHead(nn.Module):
     def _heatmaps(self, maps: Tensor, found: Tensor, said: Tensor, denied: Tensor) -> Tensor:
         """Maps [n, C, H, W] against prototypes [K, C] -> [n, size, H, W], most trusted first."""
         if self.ordered:
-            found = found[hierarchy(found, said, denied)]
-        heat = visual_heatmaps(maps, found)
+            found = found[hierarchy(found, said, denied, self.ties)]
+        heat = visual_heatmaps(maps, found, self.shortest)
         if self.kind == RANKED:
             return heat
         by_rank = heat.permute(0, 2, 3, 1).flatten(1, 2)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from grser.efficientnet import EfficientNetTrunk
@@ -16,6 +17,7 @@ from grser.fusion import LanguageGate, PixelWordAttention
 from grser.swin import SwinTrunk
 
 CLASSES = 2
+NORMS = ("BN", "SyncBN", "FrozenBN")
 
 
 class LanguageAwareEncoder(nn.Module):
@@ -65,13 +67,14 @@ class Decoder(nn.Module):
     Args:
         widths: channels of the four maps, finest first.
         width: channels inside.
+        norm: Detectron2's name of its normalisation.
     """
 
-    def __init__(self, widths: Sequence[int], width: int = 512) -> None:
+    def __init__(self, widths: Sequence[int], width: int = 512, norm: str = "BN") -> None:
         super().__init__()
         entering = (widths[-1], *(width for _ in widths[2:]))
         self.levels = nn.ModuleList(
-            nn.Sequential(*_conv(below + beside, width), *_conv(width, width))
+            nn.Sequential(*_conv(below + beside, width, norm), *_conv(width, width, norm))
             for below, beside in zip(entering, reversed(widths[:-1]), strict=True)
         )
         self.classes = nn.Conv2d(width, CLASSES, 1)
@@ -90,12 +93,15 @@ class LAVT(nn.Module):
     Args:
         encoder: see `LanguageAwareEncoder`.
         decoder_width: channels of the decoder.
+        norm: see `Decoder`.
     """
 
-    def __init__(self, encoder: LanguageAwareEncoder, decoder_width: int = 512) -> None:
+    def __init__(
+        self, encoder: LanguageAwareEncoder, decoder_width: int = 512, norm: str = "BN"
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.decoder = Decoder(encoder.widths, decoder_width)
+        self.decoder = Decoder(encoder.widths, decoder_width, norm)
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
         """As the encoder -> its four maps, and logits [B, 2, H, W]."""
@@ -110,6 +116,6 @@ def enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-def _conv(entering: int, leaving: int) -> list[nn.Module]:
+def _conv(entering: int, leaving: int, norm: str) -> list[nn.Module]:
     conv = nn.Conv2d(entering, leaving, 3, padding=1, bias=False)
-    return [conv, nn.BatchNorm2d(leaving), nn.ReLU()]
+    return [conv, get_norm(norm, leaving), nn.ReLU()]

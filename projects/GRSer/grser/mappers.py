@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 from grser.questions import Questions
 from hipie.data.mappers.augmentation import draw_change, plain_resize
 from hipie.data.mappers.mirrored_words import mirrored_words
-from hipie.data.mappers.objects import decode_mask, read_labels
+from hipie.data.mappers.objects import decode_mask
 from hipie.data.mappers.pixels import as_tensor, read_record_image
+from hipie.data.mappers.saliency import read_saliency
 
 logger = logging.getLogger(__name__)
-WHITE = 128
 KEPT = ("file_name", "height", "width", "image_id")
 
 
@@ -164,7 +165,8 @@ def target_mask(record: dict[str, Any], meant: list[int] | None) -> np.ndarray:
     if meant is None:
         return target
     if "saliency_file_name" in record:
-        return (read_labels(record["saliency_file_name"]) > WHITE).astype(np.uint8)
+        mask = read_saliency(record["saliency_file_name"]).astype(np.uint8)
+        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     for place in meant:
         target |= decode_mask(record["annotations"][place]["segmentation"], height, width)
     return target

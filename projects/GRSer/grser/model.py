@@ -133,6 +133,7 @@ class GRSer(nn.Module):
         if given.mirror_weight:
             mirrored, anti_heat = self._triphasic(maps, counts, text.anti, text.sentence)
             passes.append(mirrored)
+        # In one batch: batch norm of each pass by itself would take away what tells them apart.
         logits = self._decode([torch.cat([one] * len(passes)) for one in maps], torch.cat(passes))
         parts = enlarged(logits, size).split(len(targets))
         losses = {"loss_mask": mask_loss(parts[0], targets, *loss)}
@@ -140,10 +141,14 @@ class GRSer(nn.Module):
             seen[ruled], text.sentence[group_of[ruled]], text.anti[group_of[ruled]]
         )
         shown = targets.flatten(1).any(1)
-        triplet = triplet_loss(near, far, shown[ruled], given.triplet_margin)
+        triplet = triplet_loss(
+            near, far, shown[ruled], given.triplet_margin, given.triplet_negatives
+        )
         losses["loss_triplet"] = given.triplet_weight * triplet
         if given.mirror_weight:
-            background = parts[1].flip(1)  # what it takes for the target is all the rest
+            # What this pass takes for the target is all the rest; read as background, so that the
+            # target's pixels weigh the same in both passes, and dice is of the target.
+            background = parts[1].flip(1)
             losses["loss_mirror"] = given.mirror_weight * mask_loss(background, targets, *loss)
             if given.heatmap_weight:
                 sided = heatmap_loss(heat, anti_heat, targets)
@@ -169,7 +174,8 @@ class GRSer(nn.Module):
         else:
             seen, _ = self._triphasic(maps, [len(pixels)], text.sentence, text.anti)
             logits = self._decode_some(maps, seen)
-            decided = self._decide(seen, text) if group.ruled and given.decide else None
+            asked = given.decide and (group.ruled or given.decide_single)
+            decided = self._decide(seen, text) if asked else None
             decided = decided or [(None, None)] * len(pixels)
         answers = []
         for item, one, (positive, score) in zip(group.items, logits, decided, strict=True):

@@ -23,8 +23,14 @@ def stack_pictures(items: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) -
     if not items:
         raise ValueError("a group needs at least one picture")
     for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise ValueError(
+                f"picture {number} of a group must be a dict with `image`, and is a "
+                f"{type(item).__name__}"
+            )
         image = item.get("image")
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+        fits = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
+        if not fits or not image.numel():
             found = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise ValueError(f"{name_of(item, number)}: `image` must be [3, H, W], and is {found}")
     size = largest([tuple(item["image"].shape[-2:]) for item in items])
@@ -41,11 +47,11 @@ def stack_targets(items: Sequence[dict[str, Any]], size: tuple[int, int], like: 
     """What each picture of training groups shows, [N, H, W] of 0 and 1, stretched likewise.
 
     Raises:
-        ValueError: if a picture has no `target`, naming its file.
+        ValueError: if a picture has no `target` [H, W], naming its file.
     """
     targets = []
     for number, item in enumerate(items):
-        if not isinstance(item.get("target"), Tensor):
+        if not isinstance(item.get("target"), Tensor) or item["target"].ndim != 2:
             raise ValueError(f"{name_of(item, number)}: a training picture needs `target` [H, W]")
         target = item["target"].to(like.device).float()[None, None]
         targets.append(F.interpolate(target, size, mode="nearest")[0, 0])

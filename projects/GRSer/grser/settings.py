@@ -18,9 +18,11 @@ class GroupSettings:
     class_weights: tuple[float, float] = (0.9, 1.1)
     triplet_weight: float = 1.0
     triplet_margin: float = 1.0
+    triplet_negatives: bool = True
     mirror_weight: float = 1.0
     heatmap_weight: float = 0.0
     decide: bool = True
+    decide_single: bool = False
     margin: float = 0.0
     soft: bool = False
     pictures_at_once: int = 8

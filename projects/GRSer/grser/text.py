@@ -17,6 +17,8 @@ from hipie.language.caption import Caption
 
 PREFIX = "<no> "
 MARKERS = 2
+CLS, MEAN = "cls", "mean"
+POOLINGS = (CLS, MEAN)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ReadSentences:
 
     Attributes:
         words: [B, T, W]; mask: [B, T] bool, real word pieces.
-        sentence, anti: [B, W] the feature at [CLS] of sentence and anti-sentence.
+        sentence, anti: [B, W] one feature of sentence and anti-sentence.
     """
 
     words: Tensor
@@ -37,8 +39,12 @@ class ReadSentences:
 class SentencePairs(TextEncoder):
     """BERT, reading sentences as people wrote them, as LAVT does."""
 
+    pooling = CLS
+
     @classmethod
-    def build(cls, source: str, *, frozen: bool, max_tokens: int) -> SentencePairs:
+    def build(
+        cls, source: str, *, frozen: bool, max_tokens: int, pooling: str = CLS
+    ) -> SentencePairs:
         """Build by name; see `MODEL.GRSER.TEXT`.
 
         Raises:
@@ -52,6 +58,7 @@ class SentencePairs(TextEncoder):
         prefix = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
         encoder.window = min(encoder.window, max_tokens + prefix)
         encoder.pieces = encoder.window - prefix - MARKERS
+        encoder.pooling = pooling
         return encoder
 
     def read(self, sentences: Sequence[str]) -> ReadSentences:
@@ -62,13 +69,17 @@ class SentencePairs(TextEncoder):
         """
         texts = [self._cut(one) for one in sentences]
         found = self([_caption(one) for one in (*texts, *(PREFIX + one for one in texts))])
-        count = len(texts)
+        count, vectors = len(texts), self._pooled(found.hidden, found.mask)
         return ReadSentences(
-            found.hidden[:count],
-            found.mask[:count],
-            found.hidden[:count, 0],
-            found.hidden[count:, 0],
+            found.hidden[:count], found.mask[:count], vectors[:count], vectors[count:]
         )
+
+    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, W] and [B, T] -> [B, W]."""
+        if self.pooling == CLS:
+            return hidden[:, 0]
+        real = mask[..., None].to(hidden.dtype)
+        return (hidden * real).sum(1) / real.sum(1)
 
     def _cut(self, sentence: str) -> str:
         """A sentence without the word pieces that are too many."""

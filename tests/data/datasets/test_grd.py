@@ -10,7 +10,7 @@ import pycocotools.mask as mask_util
 import pytest
 
 from hipie.data.datasets import DatasetError
-from hipie.data.datasets.grd import group_expressions, load_grd
+from hipie.data.datasets.grd import GroupQuestions, load_grd
 from hipie.data.picturebook import write_split
 from hipie.evaluation.answers import target_runs
 from tests import sentence_trees as trees
@@ -52,7 +52,7 @@ def test_groups_of_the_picture_book(tmp_path: Path) -> None:
     records = load_grd(tmp_path / "groups/val", tmp_path / "images", absence=True)
     assert {record["group_id"] for record in records} == {1, 2}
     assert all(Path(record["file_name"]).is_file() for record in records)
-    for group in group_expressions(records):
+    for group in GroupQuestions(records):
         shown = [bool(image["sentences"][0]["targets"]) for image in group["images"]]
         assert 4 <= len(shown) <= 8
         if group["sent_id"] % 4 == 1:

@@ -50,14 +50,29 @@ def test_keys_reach_the_model(nano):
     keys.SIZE, keys.COMPARE_WIDTH, keys.HIERARCHIZER = 5, 24, False
     keys.TEST.MARGIN, keys.TEST.DECIDE, keys.TEST.SOFT = 0.25, False, True
     keys.LOSS.TRIPLET_WEIGHT, keys.LOSS.TRIPLET_MARGIN, keys.LOSS.MIRROR_WEIGHT = 2.0, 3.0, 4.0
+    keys.LOSS.TRIPLET_NEGATIVES, keys.TEST.DECIDE_SINGLE, keys.TEXT.POOLING = False, True, "mean"
+    keys.TIES, keys.SHORTEST = "order", 1e-3
     model = GRSer(**assemble(nano))
     given = model.settings
+    assert (given.triplet_negatives, given.decide_single) == (False, True)
+    assert (model.text_encoder.pooling, model.head.ties, model.head.shortest) == (
+        *("mean", "order", 1e-3),
+    )
     assert (given.margin, given.decide, given.soft) == (0.25, False, True)
     weights = given.triplet_weight, given.triplet_margin, given.mirror_weight, given.heatmap_weight
     assert weights == (2.0, 3.0, 4.0, 1.0)
     assert (model.head.size, model.head.ordered, model.comparison.width) == (5, False, 24)
     assert model.head.language_channel and given.feature_level == 2
     assert model.lavt.encoder.widths == (24, 40, 112, 320)
+
+
+def test_norms_of_the_decoder(nano):
+    kinds = {"BN": "BatchNorm2d", "SyncBN": "NaiveSyncBatchNorm", "FrozenBN": "FrozenBatchNorm2d"}
+    for name, kind in kinds.items():
+        nano.MODEL.GRSER.DECODER_NORM = name
+        assert type(GRSer(**assemble(nano)).lavt.decoder.levels[0][1]).__name__ == kind
+    nano.MODEL.DEVICE, nano.MODEL.GRSER.DECODER_NORM = "cuda", "SyncBN"
+    assert type(GRSer(**assemble(nano)).lavt.decoder.levels[0][1]).__name__ == "SyncBatchNorm"
 
 
 def test_lavt_alone_has_no_group_modules(nano):
@@ -73,6 +88,12 @@ def test_lavt_alone_has_no_group_modules(nano):
         ("HEATMAPS", "all", r"MODEL\.GRSER\.HEATMAPS is 'all'; it has to be ranked or pooled"),
         ("FEATURE_STAGE", 2, r"MODEL\.GRSER\.FEATURE_STAGE is 2; it has to be 3 or 4"),
         ("SIZE", 0, r"MODEL\.GRSER\.SIZE is 0; it has to be at least 1"),
+        ("TIES", "x", r"MODEL\.GRSER\.TIES is 'x'; it has to be difference or order"),
+        ("DECODER_NORM", "LN", r"DECODER_NORM is 'LN'; it has to be BN or SyncBN or FrozenBN"),
+        ("TEXT.POOLING", "max", r"TEXT\.POOLING is 'max'; it has to be cls or mean"),
+        ("DROP_PATH", 2.0, r"MODEL\.GRSER\.DROP_PATH is 2\.0; it has to be from 0 to 1"),
+        ("LOSS.TRIPLET_WEIGHT", -1.0, r"LOSS\.TRIPLET_WEIGHT is -1\.0; it has to be at least 0"),
+        ("LOSS.CLASS_WEIGHTS", (1.0, 1.0, 1.0), r"LOSS\.CLASS_WEIGHTS is .* two numbers"),
         ("LOSS.MASK", "l1", r"MODEL\.GRSER\.LOSS\.MASK is 'l1'; it has to be ce or bce_dice"),
     ],
 )

@@ -64,6 +64,14 @@ def test_the_triplet_is_pytorchs(margin):
     torch.testing.assert_close(triplet_loss(near, far, positive, margin), wanted)
 
 
+def test_negatives_can_be_left_out_of_the_triplet():
+    near, far = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([2.0, 1.0, 0.0])
+    shown = torch.tensor([True, True, False])
+    found = triplet_loss(near, far, shown, 0.5, negatives=False)
+    assert float(found) == triplet_loss(near[:2], far[:2], shown[:2], 0.5) == 0.75
+    assert float(triplet_loss(near[2:], far[2:], shown[2:], 0.5, negatives=False)) == 0
+
+
 def test_the_triplet_of_nobody_is_zero():
     none = torch.zeros(0)
     assert float(triplet_loss(none, none, none.bool(), 1.0)) == 0

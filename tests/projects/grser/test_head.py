@@ -163,9 +163,12 @@ def test_gradients_go_to_maps_and_words_not_through_the_order(kind):
     assert anti.grad is None or not anti.grad.any()  # it has a say in the order alone
 
 
-def test_training_begins_with_the_pictures_own_map():
+def test_training_begins_with_the_pictures_own_map_and_a_little_of_the_groups():
     head = build(language_channel=True)
     maps, sentence, anti = scene(4)
     z = features(head, maps, sentence, anti)
-    z[:, : head.channels - WIDTH] = 0  # what the group adds
-    torch.testing.assert_close(head.narrow(z), maps)
+    group = z.clone()
+    group[:, -WIDTH:] = 0
+    added = head.narrow(z) - maps
+    torch.testing.assert_close(added, head.narrow(group))
+    assert 0 < added.abs().max() <= (head.channels - WIDTH) * head.channels**-0.5

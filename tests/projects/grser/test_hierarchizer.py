@@ -46,6 +46,26 @@ def test_equal_sums_go_by_the_difference_of_distances():
     assert order([far_but_not_near, near_but_not_far], words, anti) == [0, 1]
 
 
+def test_equal_sums_can_stay_in_the_order_of_the_pictures():
+    p = torch.tensor([[0.0, 1.0], [-3.0, 0.0]])
+    words, anti = torch.zeros(2), torch.tensor([10.0, 0.0])
+    assert hierarchy(p, words, anti, "order").tolist() == [0, 1]
+    assert hierarchy(p.flip(0), words, anti, "order").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("p", "words", "anti", "said"),
+    [
+        ((3, 4), (1,), (4,), r"the sentence l must be \[4\], and is \[1\]"),
+        ((3, 4), (4,), (3, 4), r"the anti-sentence l_anti must be \[4\], and is \[3, 4\]"),
+        ((4,), (4,), (4,), r"the prototypes p must be \[any, any\], and is \[4\]"),
+    ],
+)
+def test_other_shapes_are_named(p, words, anti, said):
+    with pytest.raises(ValueError, match=said):
+        hierarchy(torch.zeros(p), torch.zeros(words), torch.zeros(anti))
+
+
 @pytest.mark.parametrize("count", [1, 2, 8, 64])
 def test_identical_pictures_stay_where_they_are(count):
     p = torch.randn(1, 5).expand(count, 5)

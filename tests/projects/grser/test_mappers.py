@@ -140,6 +140,14 @@ def test_masks_of_co_saliency_are_white(tmp_path):
     assert target_mask(record, None).tolist() == [[0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA"])
+def test_masks_of_every_mode_are_read_and_stretched_to_the_picture(tmp_path, mode):
+    grey = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
+    grey.convert(mode).save(tmp_path / "mask.png")
+    record = {"height": 2, "width": 4, "saliency_file_name": str(tmp_path / "mask.png")}
+    assert target_mask(record, []).tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+
+
 def test_several_objects_are_one_target(pictures):
     wanted = trees.mask_of(20, 21)
     np.testing.assert_array_equal(target_mask(pictures[2], [0, 1]), wanted)

@@ -120,6 +120,23 @@ def test_without_the_rule_any_pixel_will_do(make_model, make_group):
             assert one["positive"] == positive == bool(one["sem_seg"].any())
 
 
+def test_grey_answers_without_the_rule_are_kept_however_faint(make_model, make_group):
+    model = make_model(decide=False, soft=True)
+    with torch.no_grad():
+        model.lavt.decoder.classes.bias.copy_(torch.tensor([3.0, 0.0]))
+    for one in model([make_group(True, False)])[0]:
+        assert one["positive"] and 0 < one["sem_seg"].max() < 0.5
+
+
+def test_single_pictures_can_be_ruled_too(make_model, make_group):
+    picture = {**make_group(True)["images"][0], "expressions": ["the square"]}
+    kept, ruled = (
+        make_model(margin=NEVER, decide_single=one)([picture])[0]["referring"][0]
+        for one in (False, True)
+    )
+    assert len(kept) == 1 and not len(ruled)
+
+
 def test_many_pictures_are_encoded_some_at_a_time(make_model, make_group):
     group = make_group(True, False, True, True, False)
     found = answers(make_model(soft=True, decide=False), group)
@@ -270,6 +287,7 @@ def test_single_pictures_train_without_the_rule(make_model, make_group):
         ({"images": []}, "at least one picture in `images`"),
         ({"expression": None}, "a group needs `expression`, a sentence"),
         ({"expression": " "}, "word"),
+        ({"images": [torch.zeros(3, 64, 64)]}, "picture 0 of a group must be a dict with `image`"),
     ],
 )
 def test_bad_groups_are_named(model, make_group, change, words):
@@ -286,6 +304,16 @@ def test_bad_pictures_are_named(model, make_model, make_group):
         make_model().train()([without_targets(make_group(True))])
     with pytest.raises(ValueError, match="GRSer needs `images` and `expression`, or one `image`"):
         model([{"image": torch.zeros(3, 64, 64)}])
+    with pytest.raises(ValueError, match="or one `image` and a list of `expressions`"):
+        model([{"image": torch.zeros(3, 64, 64), "expressions": "the square"}])
+    flat = make_group(True)
+    flat["images"][0]["image"] = torch.zeros(3, 40, 0)
+    with pytest.raises(ValueError, match=r"page0.png: `image` must be \[3, H, W\].*\[3, 40, 0\]"):
+        model([flat])
+    deep = make_group(True)
+    deep["images"][0]["target"] = torch.zeros(1, 64, 64)
+    with pytest.raises(ValueError, match=r"page0.png: a training picture needs `target` \[H, W\]"):
+        make_model().train()([deep])
     tiny = make_group(True)
     tiny["images"][0]["image"] = torch.zeros(3, 20, 20)
     with pytest.raises(ValueError, match="20x20 pixels are too small"):

@@ -30,3 +30,9 @@ def test_held_out_groups_are_answered() -> None:
                 rejected.append(not found.any())
     assert np.mean(overlaps) > 0.3 and np.mean(rejected) > 0.6
     assert len(overlaps) > 5 and len(rejected) > 5
+
+
+def test_weights_of_groups_of_another_size_are_refused() -> None:
+    said = r'grser_nano_picturebook.pth: "head\.narrow\.weight" has another shape than in this'
+    with pytest.raises(ValueError, match=said):
+        Segmenter.from_config(str(CONFIGURATION), opts=["MODEL.GRSER.SIZE", 4])

@@ -37,6 +37,14 @@ def test_sentence_and_anti_sentence_are_what_the_library_reads(text):
         torch.testing.assert_close(found.anti[row], anti[0], atol=1e-5, rtol=1e-4)
 
 
+def test_a_sentences_vector_can_be_the_mean_of_its_words(tiny_text):
+    text = SentencePairs.build(str(tiny_text), frozen=False, max_tokens=8, pooling="mean").eval()
+    with torch.no_grad():
+        found = text.read(["the red car", "a dog"])
+    wanted = by_library(text, "a dog").mean(0)
+    torch.testing.assert_close(found.sentence[1], wanted, atol=1e-5, rtol=1e-4)
+
+
 def test_both_are_cut_after_the_same_word(text):
     long = "one two three four five six seven eight nine"
     with pytest.warns(UserWarning, match="has 9 word pieces; only the first 6 are read"):

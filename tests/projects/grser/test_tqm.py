@@ -77,6 +77,27 @@ def test_what_is_unlike_the_sentence_is_subtracted():
     assert prototypes(V, M).tolist() == [[1.5, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("ask", "shapes", "said"),
+    [
+        (language_heatmap, [(2, 4, 3, 3), (1,)], r"the sentence l must be \[4\], and is \[1\]"),
+        (language_heatmap, [(4, 3, 3), (4,)], "the maps V must be"),
+        (prototypes, [(2, 4, 3, 3), (2, 1, 1)], r"the heatmaps M must be \[2, 3, 3\]"),
+        (visual_heatmaps, [(2, 4, 3, 3), (2, 5)], r"the prototypes p must be \[any, 4\]"),
+        (visual_heatmaps, [(4, 3, 3), (2, 4)], r"the maps V must be \[any, any, any, any\]"),
+    ],
+)
+def test_other_shapes_are_named(ask, shapes, said):
+    with pytest.raises(ValueError, match=said):
+        ask(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_short_vectors_are_measured_by_the_shortest_length():
+    V, words = torch.full((1, 1, 1, 1), 0.5), torch.tensor([2.0])
+    assert language_heatmap(V, words, 1.0).item() == 0.5
+    assert language_heatmap(V, words).item() == 1.0
+
+
 def test_empty_places_are_zero_and_finite():
     V = torch.zeros(2, 4, 2, 2, requires_grad=True)
     words = torch.zeros(4, requires_grad=True)
