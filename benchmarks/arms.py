@@ -7,6 +7,7 @@ process of its own, and judged; an arm that has its figures is not trained again
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PROBE_STEPS = 16
 Figures = dict[str, float]
 
 
@@ -40,6 +42,25 @@ def call(command: Sequence[str], threads: int) -> None:
     """Run a program of this repository with this interpreter."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment)
+
+
+def steps_in(minutes: float, output: str | Path, probe: Callable[[Path, int], None]) -> int:
+    """How many steps of the full model fit, as a short run of it tells; asked once, then kept.
+
+    Args:
+        minutes: of training.
+        output: folder of checkpoints and figures; what was found is kept there.
+        probe: trains the full model into a folder for some steps.
+    """
+    kept = Path(output) / f"steps_in_{minutes:g}_minutes.json"
+    if not kept.is_file():
+        place = Path(output) / "probe"
+        probe(place, PROBE_STEPS)
+        lines = [json.loads(line) for line in (place / "metrics.json").read_text().splitlines()]
+        seconds = next(line["time"] for line in reversed(lines) if "time" in line)
+        steps = max(1, int(60 * minutes / seconds))
+        kept.write_text(json.dumps({"seconds_a_step": seconds, "steps": steps}))
+    return json.loads(kept.read_text())["steps"]
 
 
 def table(

@@ -2,9 +2,9 @@
 
 Every arm starts from the weights that `--start` names, LAVT's, or else from ImageNet's, is trained
 with several seeds on the same groups of the picture book, and is judged on groups that no arm has
-seen. "Equally long" is a number of steps, or of minutes: then each arm takes as many steps as fit,
-by the time of its first ones. An arm that has its results is not trained again, and one that was
-interrupted goes on from its last checkpoint.
+seen. "Equally long" is a number of steps, or as many as the full model can take in some minutes. An
+arm that has its results is not trained again, and one that was interrupted goes on from its last
+checkpoint.
 
     python benchmarks/grser_ablations.py --start output/lavt_nano_picturebook/model_final.pth
         [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
@@ -39,8 +39,6 @@ FIGURES = {
     "mIoU, all": "mIoU",
 }
 DATA, TASK = "picturebook_val_group", "group"
-# Steps whose time says how many fit into the minutes; the first ones also warm up.
-PROBE, PERIOD = 12, 4
 
 
 def train(arm: str, seed: int, options: argparse.Namespace) -> None:
@@ -48,34 +46,26 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> None:
     output = folder(arm, seed, options)
     if (output / "results.json").is_file():
         return
-    steps = options.steps or steps_in(options.minutes, arm, options)
-    print(f"{arm}, seed {seed}: {steps} steps", flush=True)
-    _train_net(arm, seed, steps, output, options, "--resume")
+    print(f"{arm}, seed {seed}: {options.steps} steps", flush=True)
+    _train_net(arm, seed, options.steps, output, options, "--resume")
 
 
-def steps_in(minutes: float, arm: str, options: argparse.Namespace) -> int:
-    """How many steps of an arm fit into some minutes; measured once and kept in a file."""
-    place = Path(options.output) / f"{_word(arm)}-probe"
-    times = place / "metrics.json"
-    if not times.is_file():
-        probe = ("DATASETS.TEST", "()", "SOLVER.LOG_PERIOD", str(PERIOD))
-        _train_net(arm, 0, PROBE, place, options, more=probe)
-    found = [json.loads(line) for line in times.read_text().splitlines()]
-    seconds = [one["time"] for one in found if "time" in one]
-    return max(1, round(60 * minutes / seconds[-1]))
+def probe(output: Path, steps: int, options: argparse.Namespace) -> None:
+    """Train the full model for some steps, without judging it."""
+    _train_net("full", 0, steps, output, options, more=("DATASETS.TEST", "()"))
 
 
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Where an arm's checkpoints and results lie."""
-    length = f"steps{options.steps}" if options.steps else f"minutes{options.minutes:g}"
     started = "-started" if options.start else ""
-    return Path(options.output) / f"{_word(arm)}-{length}-seed{seed}{started}"
+    word = arm.lower().replace(" ", "_")
+    return Path(options.output) / f"{word}-steps{options.steps}{started}-seed{seed}"
 
 
 def table(options: argparse.Namespace) -> str:
     """What is there so far; see `arms.table`."""
-    length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} minutes"
-    return arms.table(options, length, list(FIGURES), lambda *of: read(*of, options))
+    figures = list(FIGURES)
+    return arms.table(options, f"{options.steps} steps", figures, lambda *of: read(*of, options))
 
 
 def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
@@ -85,10 +75,6 @@ def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | Non
         return None
     found = json.loads(path.read_text())[TASK]
     return {name: found[figure] for name, figure in FIGURES.items()}
-
-
-def _word(arm: str) -> str:
-    return arm.lower().replace(" ", "_")
 
 
 def _train_net(
@@ -118,15 +104,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the top of this file."""
     parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/grser_ablations")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, default=0)
-    length.add_argument("--minutes", type=float, default=0.0)
+    length.add_argument("--steps", type=int, default=500)
+    length.add_argument("--minutes", type=float, help="of training an arm, instead of --steps")
     parser.add_argument("--start", default="", metavar="FILE", help="weights that arms start from")
     parser.add_argument("--train-groups", type=int, default=400)
     parser.add_argument("--val-groups", type=int, default=60)
     options = parser.parse_args(arguments)
-    if not options.steps and not options.minutes:
-        options.steps = 500
-    if options.steps < 0 or options.minutes < 0:
+    if options.steps < 1:
         parser.error("an arm needs at least one step")
     return options
 
@@ -134,6 +118,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Read the command line, train what is missing, print the table."""
     options = parse()
+    if options.minutes:
+        options.steps = arms.steps_in(
+            options.minutes, options.output, lambda place, steps: probe(place, steps, options)
+        )
     if not options.table:
         for seed in options.seeds:
             for arm in options.arms:

@@ -38,7 +38,6 @@ ARMS = {
 }
 PAGES = "picturebook_val_refer"
 FIGURES = ("oIoU", "P@0.5", "shuffled oIoU")
-PROBE_STEPS = 16
 SAM_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
@@ -141,20 +140,6 @@ def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> 
     arms.call(command, options.threads)
 
 
-def steps_in(minutes: float, options: argparse.Namespace) -> int:
-    """How many steps of the full model fit, as a short run of it tells; asked once, then kept."""
-    kept = Path(options.output) / f"steps_in_{minutes:g}_minutes.json"
-    if not kept.is_file():
-        probe = Path(options.output) / "probe"
-        train(probe, PROBE_STEPS, options)
-        lines = [json.loads(line) for line in (probe / "metrics.json").read_text().splitlines()]
-        seconds = next(line["time"] for line in reversed(lines) if "time" in line)
-        kept.write_text(
-            json.dumps({"seconds_a_step": seconds, "steps": int(60 * minutes / seconds)})
-        )
-    return json.loads(kept.read_text())["steps"]
-
-
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Where an arm's checkpoints and figures lie."""
     start = "-started" if options.start else ""
@@ -188,7 +173,8 @@ def main() -> None:
         return
     Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.minutes:
-        options.steps = steps_in(options.minutes, options)
+        probe = lambda output, steps: train(output, steps, options)  # noqa: E731
+        options.steps = arms.steps_in(options.minutes, options.output, probe)
     if not options.table:
         for seed in options.seeds:
             for arm in options.arms:

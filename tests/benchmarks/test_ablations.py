@@ -50,3 +50,13 @@ def test_a_program_that_fails_ends_the_run() -> None:
     arms.call(["-c", "import os; assert os.environ['OMP_NUM_THREADS'] == '3'"], 3)
     with pytest.raises(subprocess.CalledProcessError):
         arms.call(["-c", "raise SystemExit(2)"], 1)
+
+
+def test_minutes_become_steps_once(tmp_path) -> None:
+    def probe(output, steps: int) -> None:
+        assert steps == arms.PROBE_STEPS
+        output.mkdir()
+        (output / "metrics.json").write_text('{"time": 1.5, "iteration": 9}\n{"iteration": 15}\n')
+
+    assert arms.steps_in(15, tmp_path, probe) == 600
+    assert arms.steps_in(15, tmp_path, lambda *_: pytest.fail("it was asked again")) == 600

@@ -95,14 +95,3 @@ def test_arms_start_from_the_sam_of_a_model_and_from_nothing_else_of_it(
     ablations.run_arm("full", 0, asked)
     weights = calls[0][calls[0].index("MODEL.WEIGHTS") + 1]
     assert list(torch.load(weights, weights_only=True)["model"]) == ["mask_decoder.weight"]
-
-
-def test_minutes_become_steps_once(tmp_path, monkeypatch) -> None:
-    def train(output, steps, *_: object) -> None:
-        output.mkdir()
-        (output / "metrics.json").write_text('{"time": 1.5, "iteration": 9}\n{"iteration": 15}\n')
-
-    monkeypatch.setattr(ablations, "train", train)
-    assert ablations.steps_in(15, options(str(tmp_path))) == 600
-    monkeypatch.setattr(ablations, "train", None)
-    assert ablations.steps_in(15, options(str(tmp_path))) == 600
