@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import train_net
+from hipie.plugins import project_folders
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/tiny.yaml")
@@ -33,9 +35,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def logging_as_before():
     """Detectron2's setup adds handlers that write into the test's folder."""
-    import logging
-
-    names = ("detectron2", "fvcore", "hipie")
+    names = ("detectron2", "fvcore", "hipie", *project_folders())
     before = {name: list(logging.getLogger(name).handlers) for name in names}
     yield
     from detectron2.utils.logger import setup_logger
@@ -213,6 +213,20 @@ def test_where_an_error_came_from_is_in_the_log(
         run_here(monkeypatch, *tiny_options, "MODEL.WEIGHTS", "nowhere.pth")
     assert "Traceback" not in capsys.readouterr().out
     assert "Traceback" in (tmp_path / "output/log.txt").read_text()
+
+
+def test_what_projects_say_is_in_the_log(monkeypatch, logging_as_before, tiny_options, tmp_path):
+    projects = project_folders()
+    assert projects
+
+    def evaluated(*_: object) -> None:
+        for name in projects:
+            logging.getLogger(f"{name}.mappers").warning("a word of %s", name)
+
+    monkeypatch.setattr(train_net.HipieTrainer, "test", evaluated)
+    run_here(monkeypatch, "--eval-only", *tiny_options)
+    said = (tmp_path / "output/log.txt").read_text()
+    assert all(f"a word of {name}" in said for name in projects)
 
 
 def test_two_ways_to_be_many_exclude_each_other():
