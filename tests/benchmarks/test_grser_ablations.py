@@ -35,6 +35,7 @@ def test_arms_differ_in_what_they_leave_out_alone(calls, tmp_path) -> None:
         ablations.train(arm, 1, options)
     found = {arm: configured(one) for arm, one in zip(options.arms, calls, strict=True)}
     full = found["full"]
+    assert all("--resume" in one for one in calls)
     assert full.SOLVER.MAX_ITER == 7 and full.SEED == 1 and full.MODEL.WEIGHTS == ""
     dumps = {arm: cfg.MODEL.GRSER.dump() for arm, cfg in found.items()}
     assert len(set(dumps.values())) == len(ablations.ARMS)
@@ -53,7 +54,7 @@ def test_arms_with_a_start_have_folders_of_their_own(calls, tmp_path) -> None:
 
 
 def test_an_arm_with_results_is_left_alone_and_read(calls, tmp_path) -> None:
-    options = ablations.parse(["--output", str(tmp_path), "--arms", "full"])
+    options = ablations.parse(["--output", str(tmp_path), "--arms", "full", "LAVT alone"])
     for seed, value in ((0, 40.0), (1, 50.0)):
         place = ablations.folder("full", seed, options)
         place.mkdir()
@@ -61,7 +62,9 @@ def test_an_arm_with_results_is_left_alone_and_read(calls, tmp_path) -> None:
         (place / "results.json").write_text(json.dumps({ablations.TASK: figures}))
         ablations.train("full", seed, options)
     assert not calls
-    *_, row = ablations.table(options).splitlines()
+    first, *_, row, none = ablations.table(options).splitlines()
+    assert first.startswith("500 steps an arm, seeds 0, 1")
+    assert none.startswith("| LAVT alone | not trained yet |")
     assert row == "| full | " + " | ".join(["45.0 ± 5.0"] * 5) + " |"
 
 
