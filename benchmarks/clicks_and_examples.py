@@ -23,6 +23,7 @@ import torch
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.open_vocabulary import medians
 from hipie.open_vocabulary.sam import Sam
+from hipie.training.memory import keep_freed_memory
 from hipie_fewshot import Example
 from hipie_fewshot.dino import Dino
 from hipie_fewshot.methods import Method
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `Segmenter` does
     sam, dino = Sam.from_source(options.sam), Dino.from_source(options.dino, size=options.size)
     methods: dict[str, tuple[Callable[[], Method], str]] = {
         "prototype": (lambda: Prototype(dino), options.dino),
