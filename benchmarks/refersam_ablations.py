@@ -173,8 +173,9 @@ def main() -> None:
         return
     Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.minutes:
-        probe = lambda output, steps: train(output, steps, options)  # noqa: E731
-        options.steps = arms.steps_in(options.minutes, options.output, probe)
+        options.steps = arms.steps_in(
+            options.minutes, options.output, lambda place, steps: train(place, steps, options)
+        )
     if not options.table:
         for seed in options.seeds:
             for arm in options.arms:

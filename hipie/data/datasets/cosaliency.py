@@ -43,7 +43,7 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
             mask = root / "gt" / group.name / f"{picture.stem}.png"
             if not mask.is_file():
                 raise DatasetError(f"{picture}: there is no mask {mask}")
-            _size(mask)  # the mask's own may be another: it is stretched, or answers are
+            _size(mask)  # that it can be opened; it may be of another size than the picture
             height, width = _size(picture)
             words = group_words(group.name)
             records.append(

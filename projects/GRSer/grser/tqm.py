@@ -26,7 +26,8 @@ def language_heatmap(V: Tensor, l: Tensor, shortest: float = SHORTEST) -> Tensor
     Raises:
         ValueError: for tensors of other shapes.
     """
-    require_shape("the sentence l", l, (V.shape[1:2] if V.ndim == 4 else (None,)))
+    require_shape("the maps V", V, (None,) * 4)
+    require_shape("the sentence l", l, (V.shape[1],))
     return visual_heatmaps(V, l[None], shortest)[:, 0]
 
 
