@@ -7,7 +7,7 @@
     python demo.py --config-file ... --input page.jpg --expression "the red car" --output out
 
 Classes are separated by ";", synonyms by ",". Several inputs with one expression are also drawn on
-one sheet.
+one sheet; for a model that looks at them together, on that alone.
 """
 
 from __future__ import annotations

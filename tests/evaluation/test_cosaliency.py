@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.cosaliency import load_cosaliency
+from hipie.data.mappers.pixels import read_record_image
 from hipie.evaluation import CoSaliencyEvaluator
 from tests import sentence_trees as trees
 from tests.evaluation.sentence_sets import answer
@@ -76,6 +77,17 @@ def test_masks_of_every_mode_and_size(records: list[dict], tmp_path: Path, mode:
     assert (again[0]["height"], again[0]["width"]) == (trees.HEIGHT, trees.WIDTH)
     found = judged(again, [{"sem_seg": torch.from_numpy(one)[None].float()} for one in TRUTH])
     assert found["F_max"] > 0.99 and found["MAE"] < 0.01
+
+
+def test_a_turned_photograph_has_the_size_that_is_seen(records: list[dict], tmp_path: Path) -> None:
+    first = Path(records[0]["file_name"])
+    stored = Image.open(first).transpose(Image.Transpose.ROTATE_90)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    stored.save(first, exif=turned)
+    again = load_cosaliency(tmp_path / "CoCA")[0]
+    assert Image.open(first).size == (trees.HEIGHT, trees.WIDTH)
+    assert read_record_image(again).shape[:2] == (trees.HEIGHT, trees.WIDTH)
 
 
 def test_a_damaged_mask_is_named(records: list[dict]) -> None:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hipie.data.datasets.json_file import DatasetError, check_size
 
@@ -69,9 +69,12 @@ def group_words(name: str) -> str:
 
 
 def _size(path: Path) -> tuple[int, int]:
+    """Height and width as a viewer shows it: EXIF's orientations from 5 on lie on their side."""
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+                width, height = height, width
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise DatasetError(f"{path}: this picture cannot be opened ({error})") from error
     check_size(str(path), height, width)
