@@ -89,7 +89,7 @@ lint: $(DONE)/requirements
 
 bench: $(DONE)/package
 	$(PY) benchmarks/ms_deform_attn.py
-	for question in published stages sentences; do \
+	for question in published stages expressions; do \
 		$(PY) benchmarks/hipie.py $$question || exit 1; done
 	$(PY) benchmarks/refersam.py
 	$(PY) benchmarks/grser.py

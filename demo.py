@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Segment pictures by words from the command line.
+"""Segment images by words from the command line.
 
     python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input page.jpg \\
         --things "car; dog, puppy" --stuff "grass; sky" --parts "car: wheel, window" --output out
@@ -18,15 +18,15 @@ import sys
 from pathlib import Path
 
 from hipie import Segmenter
-from hipie.cli import (
+from hipie.cli.demo import Demonstration
+from hipie.cli.main import (
     add_vocabulary_arguments,
     group_answers,
     parse_names,
     parse_parts,
     readable,
 )
-from hipie.demonstration import Demonstration
-from hipie.visualize import draw_group
+from hipie.visualizer import draw_group
 
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
 
@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config-file", default=DEFAULT_CONFIG, metavar="FILE_OR_NAME")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", default=[], metavar="PICTURE")
+    source.add_argument("--input", nargs="+", default=[], metavar="IMAGE")
     source.add_argument(
         "--picture-book",
         action="store_true",
@@ -44,15 +44,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument(
-        "--skip-broken", action="store_true", help="go on without pictures that cannot be read"
+        "--skip-broken", action="store_true", help="go on without images that cannot be read"
     )
-    parser.add_argument("--expression", action="append", default=[], metavar="SENTENCE")
+    parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
     add_vocabulary_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
-    """Write a drawing a picture, and results.json, into the output folder."""
+    """Write a drawing an image, and results.json, into the output folder."""
     args = parse_arguments(arguments)
     try:
         run(args)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line asks for.
 
     Raises:
-        ValueError, OSError: naming what is wrong; pictures that were done are in results.json.
+        ValueError, OSError: naming what is wrong; images that were done are in results.json.
     """
     words = parse_names(args.things), parse_names(args.stuff), parse_parts(args.parts)
     if not (any(words) or args.expression or args.picture_book):
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace) -> None:
         Demonstration(segmenter, folder).run()
         print(f"drawings and results.json are in {folder}")
         return
-    pictures = readable(args.input, args.skip_broken)
+    images = readable(args.input, args.skip_broken)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
-    together = len(pictures) > 1
-    # A model of groups says nothing about a picture by itself that it would not say about all.
+    together = len(images) > 1
+    # A model of groups says nothing about an image by itself that it would not say about all.
     alone = args.expression and not (together and "group" in segmenter.model.tasks)
     try:
-        for name in pictures:
+        for name in images:
             stem = Path(name).stem
             answers = results.setdefault(name, {})
             if any(words):
@@ -94,13 +94,13 @@ def run(args: argparse.Namespace) -> None:
                 found.save(folder / f"{stem}_sentences.png", stem)
                 answers["sentences"] = found.to_coco()
         for number, sentence in enumerate(args.expression if together else ()):
-            group = segmenter.refer_group(pictures, sentence)
+            group = segmenter.refer_group(images, sentence)
             draw_group(group, sentence).save(folder / f"group_{number}.png")
-            for answer in group_answers(pictures, group):
+            for answer in group_answers(images, group):
                 results[answer.pop("file")].setdefault("group", {})[sentence] = answer
     finally:
         (folder / "results.json").write_text(json.dumps(results, indent=1))
-    print(f"{len(results)} picture(s) segmented; drawings and results.json are in {folder}")
+    print(f"{len(results)} image(s) segmented; drawings and results.json are in {folder}")
 
 
 if __name__ == "__main__":

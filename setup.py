@@ -154,7 +154,7 @@ setup(
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["hipie = hipie.cli:main"],
+        "console_scripts": ["hipie = hipie.cli.main:main"],
         "hipie.projects": project_entry_points(PROJECTS),
     },
     zip_safe=False,

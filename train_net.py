@@ -24,20 +24,18 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-import hipie.universal
-import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.configure import check, merge
+from hipie.config.loading import check, merge
+from hipie.data.build import build_test_loader, build_train_loader
 from hipie.data.datasets import register_all
-from hipie.data.loader import build_test_loader, build_train_loader
+from hipie.engine.launch import launch
+from hipie.engine.lr_scheduler import build_lr_scheduler
+from hipie.engine.malloc import keep_freed_memory
+from hipie.engine.optimizer import build_optimizer
+from hipie.engine.trainer import Trainer
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
-from hipie.plugins import load_projects
-from hipie.training.launch import launch
-from hipie.training.memory import keep_freed_memory
-from hipie.training.optimizer import build_optimizer
-from hipie.training.schedule import build_lr_scheduler
-from hipie.training.trainer import Trainer
+from hipie.projects import load_projects
 
 logger = logging.getLogger("hipie")
 
@@ -67,7 +65,7 @@ class HipieTrainer(Trainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """One data set, picture by picture."""
+        """One data set, image by image."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
@@ -134,13 +132,13 @@ def main(args: argparse.Namespace) -> None:
     """Train, or evaluate with `--eval-only`; a bad input ends it with one sentence.
 
     Raises:
-        SystemExit: with the sentence, for what is wrong with the input.
+        SystemExit: with the expression, for what is wrong with the input.
     """
     try:
         run(args)
     except (ValueError, KeyError, OSError) as error:
         logger.debug("It ended here:", exc_info=True)
-        sys.exit(f"train_net.py: {one_sentence(error)}")
+        sys.exit(f"train_net.py: {one_expression(error)}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -161,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
     trainer.train()
 
 
-def one_sentence(error: BaseException) -> str:
+def one_expression(error: BaseException) -> str:
     """What an error says, in one line; of one that a worker process passed on, the last line."""
     said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]

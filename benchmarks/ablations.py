@@ -22,7 +22,7 @@ CONFIGURATION = "configs/nano/hipie_nano_picturebook.yaml"
 ARMS = {
     "full": (),
     "no_fusion": ("MODEL.HIPIE.THINGS.EARLY_FUSION", "False"),
-    "one_decoder": ("MODEL.HIPIE.STUFF.OWN_DECODER", "False"),
+    "one_decoder": ("MODEL.HIPIE.STUFF.ENABLED", "False"),
     "no_denoising": (
         *("MODEL.HIPIE.THINGS.DENOISING_QUERIES", "0"),
         *("MODEL.HIPIE.STUFF.DENOISING_QUERIES", "0"),

@@ -1,8 +1,8 @@
-"""What does one more click cost, and one more picture for the same examples?
+"""What does one more click cost, and one more image for the same examples?
 
-A picture goes through SAM's image encoder once, however often somebody clicks on it, and examples
-through their networks once, however many pictures they are looked for in. Here either is set
-against paying for it every time. Weights are random and pictures noise, on which times do not
+An image goes through SAM's image encoder once, however often somebody clicks on it, and examples
+through their networks once, however many images they are looked for in. Here either is set
+against paying for it every time. Weights are random and images noise, on which times do not
 depend; both ways take turns within one run, medians after a warm-up. Every line ends with a ratio.
 
     python benchmarks/clicks_and_examples.py
@@ -22,29 +22,29 @@ import torch
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.open_vocabulary import medians
-from hipie.open_vocabulary.sam import Sam
-from hipie.training.memory import keep_freed_memory
+from hipie.engine.malloc import keep_freed_memory
+from hipie.modeling.sam.predictor import Sam
 from hipie_fewshot import Example
-from hipie_fewshot.dino import Dino
-from hipie_fewshot.methods import Method
-from hipie_fewshot.persam import PerSam
-from hipie_fewshot.persam_f import PerSamF
-from hipie_fewshot.prototype import Prototype
+from hipie_fewshot.build import Method
+from hipie_fewshot.modeling.dino import Dino
+from hipie_fewshot.modeling.persam import PerSam
+from hipie_fewshot.modeling.persam_f import PerSamF
+from hipie_fewshot.modeling.prototype import Prototype
 from hipie_interactive import Prompt, Session
 
 HEIGHT, WIDTH = 480, 640
 
 
 def noise(seed: int) -> np.ndarray:
-    """A picture that shows nothing."""
+    """An image that shows nothing."""
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3))
     return pixels.astype(np.uint8)
 
 
 def clicks(sam: Sam, repeats: int) -> float:
-    """A click on a picture that is encoded already, against encoding it for every click."""
-    picture, first = noise(0), Prompt(inside=[(300, 200)])
-    session = Session(sam, picture)
+    """A click on an image that is encoded already, against encoding it for every click."""
+    image, first = noise(0), Prompt(inside=[(300, 200)])
+    session = Session(sam, image)
     session.add(first)
 
     def once_more() -> None:
@@ -52,11 +52,11 @@ def clicks(sam: Sam, repeats: int) -> float:
         session.undo()
 
     def from_the_start() -> None:
-        Session(sam, picture).add(first)
+        Session(sam, image).add(first)
 
     more, anew = medians([once_more, from_the_start], repeats)
     print(
-        f"a click takes {1000 * more:.0f} ms, with the picture encoded for it {1000 * anew:.0f} ms "
+        f"a click takes {1000 * more:.0f} ms, with the image encoded for it {1000 * anew:.0f} ms "
         f"({anew / more:.1f} times)"
     )
     return anew / more
@@ -65,17 +65,17 @@ def clicks(sam: Sam, repeats: int) -> float:
 def examples(
     name: str, build: Callable[[], Method], networks: str, shots: int, repeats: int
 ) -> float:
-    """A picture after the first one for the same examples, against one with new examples."""
+    """An image after the first one for the same examples, against one with new examples."""
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[100:300, 200:500] = True
     shown = [Example(noise(1 + number), mask) for number in range(shots)]
-    method, picture = build(), noise(0)
-    method.find(picture, shown)
+    method, image = build(), noise(0)
+    method.find(image, shown)
     known, new = medians(
-        [lambda: method.find(picture, shown), lambda: build().find(picture, shown)], repeats
+        [lambda: method.find(image, shown), lambda: build().find(image, shown)], repeats
     )
     print(
-        f"{name} ({networks}), {shots} example(s): a picture takes {known:.2f} s, with the "
+        f"{name} ({networks}), {shots} example(s): an image takes {known:.2f} s, with the "
         f"examples looked at for it {new:.2f} s ({new / known:.2f} times)"
     )
     return new / known

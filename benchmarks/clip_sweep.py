@@ -1,6 +1,6 @@
 """An evaluation against CLIP's two mixing weights: published numbers swing with them.
 
-Every picture is seen once by the model and once by CLIP; then its scores are joined and judged for
+Every image is seen once by the model and once by CLIP; then its scores are joined and judged for
 each pair of weights. A configuration that has CLIP on, and weights for it:
 
     python benchmarks/clip_sweep.py --config-file configs/eval/hipie_r50_voc.yaml \\
@@ -24,15 +24,13 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal
-import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.configure import check
+from hipie.config.loading import check
+from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
-from hipie.data.loader import build_test_loader
 from hipie.evaluation import build_evaluator
-from hipie.open_vocabulary.ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
 
 Pair = tuple[float, float]
 # Where keys begin, lists of numbers end.

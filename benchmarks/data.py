@@ -10,7 +10,7 @@ of two ways measured in turns in one run.
   both masks and counting in NumPy
 - parsing: 50,000 references with their objects, `load_refcoco` (seconds, and the memory that it
   adds to a process of its own) against unpickling and parsing alone
-- loading: 200 pictures of 640x480 with polygons, this package's mapper against Detectron2's
+- loading: 200 images of 640x480 with polygons, this package's mapper against Detectron2's
 - confusion: 2,000 label maps of 847 classes at 512x512, `confusion` against Detectron2's counting
 
 `--scale 0.1` takes a tenth of each.
@@ -41,15 +41,15 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 # A program beside this one has the package's name, which it must not hide.
 sys.path[0] = str(ROOT)
+from hipie.data.dataset_mappers import UniversalMapper
 from hipie.data.datasets import load_refcoco
 from hipie.data.datasets.coco import register
-from hipie.data.mappers import UniversalMapper
 from hipie.evaluation import ReferringEvaluator, write_results
-from hipie.evaluation.parts import confusion
-from hipie.language import Vocabulary
+from hipie.evaluation.part_evaluation import confusion
+from hipie.vocabularies.vocabulary import Vocabulary
 
 HEIGHT, WIDTH = 480, 640
-PREDICTIONS, REFERENCES, PICTURES, LABEL_MAPS, CLASSES = 10_000, 50_000, 200, 2_000, 847
+PREDICTIONS, REFERENCES, IMAGES, LABEL_MAPS, CLASSES = 10_000, 50_000, 200, 2_000, 847
 ROUNDS = 3
 
 
@@ -125,7 +125,7 @@ def referring(scale: float) -> dict[str, float]:
 
 
 def write_references(folder: Path, number: int) -> None:
-    """RefCOCO's two files, of its size: 2.5 refs a picture, 2.8 sentences a ref."""
+    """RefCOCO's two files, of its size: 2.5 refs an image, 2.8 expressions a ref."""
     rng = np.random.default_rng(0)
     words = ["the", "left", "man", "in", "red", "shirt", "next", "to", "a", "dog", "big", "one"]
     images, annotations, refs = [], [], []
@@ -147,21 +147,21 @@ def write_references(folder: Path, number: int) -> None:
                 "segmentation": [outline],
             }
         )
-        sentences = []
+        expressions = []
         for place in range(2 + (ref % 5 > 0)):
             tokens = [words[k] for k in rng.integers(0, len(words), rng.integers(2, 7))]
             text = " ".join(tokens)
             number_ = 3 * ref + place
-            sentences.append({"tokens": tokens, "raw": text, "sent_id": number_, "sent": text})
+            expressions.append({"tokens": tokens, "raw": text, "sent_id": number_, "sent": text})
         refs.append(
             {
-                "sent_ids": [one["sent_id"] for one in sentences],
+                "sent_ids": [one["sent_id"] for one in expressions],
                 "file_name": f"COCO_train2014_{image:012d}_{ref}.jpg",
                 "ann_id": ref + 1,
                 "ref_id": ref,
                 "image_id": image,
                 "split": ("train", "val", "testA", "testB")[ref % 20 // 17],
-                "sentences": sentences,
+                "sentences": expressions,
                 "category_id": 1,
             }
         )
@@ -214,7 +214,7 @@ def parsing(scale: float) -> dict[str, float]:
 def loading(scale: float) -> dict[str, float]:
     """This package's mapper against Detectron2's, on the same files and with the same resize."""
     rng = np.random.default_rng(0)
-    number = max(4, int(PICTURES * scale))
+    number = max(4, int(IMAGES * scale))
     with tempfile.TemporaryDirectory() as place:
         records = []
         for image in range(number):

@@ -1,6 +1,6 @@
-"""What a group costs GRSer as it grows: time, the share of the all-pairs part, memory, sentences.
+"""What a group costs GRSer as it grows: time, the share of the all-pairs part, memory, expressions.
 
-Weights are random and pictures are noise. Every group size runs in a process of its own, so that
+Weights are random and images are noise. Every group size runs in a process of its own, so that
 the peak of its memory is its own: the process's peak, less what it held before the group was asked.
 
     python benchmarks/grser.py [--sizes 1 2 4 8 16 32 64] [--heatmaps ranked pooled] [--side 192]
@@ -25,7 +25,7 @@ import torch
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
 CONFIGURATION = "projects/GRSer/configs/grser_nano_picturebook.yaml"
-SENTENCE = "the red kite above the house"
+EXPRESSION = "the red kite above the house"
 MB = 2**20
 
 
@@ -42,15 +42,15 @@ def build(options: argparse.Namespace, heatmaps: str) -> Any:
 
 
 def group_of(size: int, side: int) -> dict[str, Any]:
-    """Noise, and a sentence that no other group has, so that its features are not remembered."""
+    """Noise, and an expression that no other group has, so that its features are not remembered."""
     noise = torch.rand(size, 3, side, side, generator=torch.Generator().manual_seed(size))
     images = [{"image": 255 * one, "height": side, "width": side} for one in noise]
-    return {"images": images, "expression": SENTENCE, "height": side, "width": side}
+    return {"images": images, "expression": EXPRESSION, "height": side, "width": side}
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One group size: median seconds of the whole and of the group's modules, peak, sentences."""
-    from hipie.training.memory import keep_freed_memory
+    """One group size: median seconds of the whole and of the group's modules, peak, expressions."""
+    from hipie.engine.malloc import keep_freed_memory
 
     keep_freed_memory()
     model, group = build(options, options.heatmaps[0]), group_of(options.sizes[0], options.side)
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     whole = []
     for turn in range(options.repeats + 1):
         start = time.perf_counter()
-        model([{**group, "expression": f"{SENTENCE} {turn}"}])
+        model([{**group, "expression": f"{EXPRESSION} {turn}"}])
         if turn:
             whole.append(time.perf_counter() - start)
     pairs = watched.seconds[1:]
@@ -100,8 +100,8 @@ def _peak() -> int:
 def table(found: dict[tuple[str, int], dict[str, float]]) -> str:
     """A row a group size, in Markdown."""
     rows = [
-        "| heatmaps | N | seconds | a picture | all pairs | share | peak MB | N² heatmaps MB "
-        "| encoded sentences |",
+        "| heatmaps | N | seconds | an image | all pairs | share | peak MB | N² heatmaps MB "
+        "| encoded expressions |",
         "|---" * 9 + "|",
     ]
     for (heatmaps, size), one in found.items():
@@ -139,7 +139,7 @@ def main() -> None:
             command = [sys.executable, __file__, *words, "--opts", *options.opts]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[heatmaps, size] = json.loads(said.splitlines()[-1])
-    print(f"{options.config_file}, pictures of {options.side}x{options.side}")
+    print(f"{options.config_file}, images of {options.side}x{options.side}")
     print(table(found))
 
 

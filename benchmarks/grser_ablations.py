@@ -90,7 +90,7 @@ def _train_net(
         *(str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags),
         *("OUTPUT_DIR", str(output), "SEED", str(seed), "DATASETS.TEST", f"('{DATA}',)"),
         *("SOLVER.MAX_ITER", str(steps), "PICTUREBOOK.TRAIN_GROUPS", str(options.train_groups)),
-        *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.RATIOS", "()"),
+        *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.DATASET_RATIO", "()"),
         *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
         *(("MODEL.WEIGHTS", options.start) if options.start else ()),
         *ARMS[arm],

@@ -1,12 +1,12 @@
 """How fast is HIPIE, where does the time go, and how much memory does it take?
 
 Everything is measured in turns within one run, after a warm-up, medians of several; ratios are what
-counts. Weights are random, the picture is noise: times do not depend on what is seen, but for how
+counts. Weights are random, the image is noise: times do not depend on what is seen, but for how
 many queries survive.
 
     python benchmarks/hipie.py stages    [--model r50|vit_h] [--size 800x1066] [--names 12 133 459]
     python benchmarks/hipie.py published [...]   against the published way of working
-    python benchmarks/hipie.py sentences [...]   ten sentences on one picture against one
+    python benchmarks/hipie.py expressions [...]   ten expressions on one image against one
     python benchmarks/hipie.py names     [...]   time against the number of names [--plot FILE]
 """
 
@@ -28,18 +28,16 @@ from detectron2.modeling import build_model
 
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal
-import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from benchmarks.hipie_stages import STAGES, watched
 from benchmarks.published_way import published_way
 from hipie import model_zoo
-from hipie.language import Vocabulary
-from hipie.training.memory import keep_freed_memory
-from hipie.universal import HIPIE
+from hipie.engine.malloc import keep_freed_memory
+from hipie.modeling.meta_arch.hipie import HIPIE
+from hipie.vocabularies.vocabulary import Vocabulary
 
 COLOURS = ("red", "green", "blue", "small", "large", "old", "wooden", "striped", "wet", "broken")
 WAYS = ("published", "published-kept", "ours")
-SENTENCES = [f"the {colour} dog left of the tree" for colour in COLOURS]
+EXPRESSIONS = [f"the {colour} dog left of the tree" for colour in COLOURS]
 
 
 def build(name: str) -> HIPIE:
@@ -64,7 +62,7 @@ def vocabulary(count: int) -> Vocabulary:
     )
 
 
-def picture(size: str) -> dict:
+def image(size: str) -> dict:
     """Noise of "HEIGHTxWIDTH", with that size for results."""
     height, width = (int(side) for side in size.split("x"))
     noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
@@ -86,10 +84,10 @@ def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 def stages(options: argparse.Namespace) -> None:
     """A row a vocabulary: seconds and shares of every stage, the vocabulary being known."""
     model = build(options.model)
-    print(f"{options.model} at {options.size}: seconds by stage, second picture of a vocabulary")
+    print(f"{options.model} at {options.size}: seconds by stage, second image of a vocabulary")
     print(f"{'names':>6}" + "".join(f"{stage:>10}" for stage in (*STAGES, "whole")))
     for count in options.names:
-        item = {**picture(options.size), "vocabulary": vocabulary(count)}
+        item = {**image(options.size), "vocabulary": vocabulary(count)}
         model([item])
         rows = []
         for _ in range(options.repeats):
@@ -146,10 +144,10 @@ def _asked(process: subprocess.Popen, question: str) -> float:
 
 
 def turns(options: argparse.Namespace) -> None:
-    """One way of working, a picture whenever a line "picture" comes in; for `published`."""
+    """One way of working, an image whenever a line "image" comes in; for `published`."""
     model = build(options.model)
     count = options.names[0]
-    item = {**picture(options.size), "vocabulary": vocabulary(count)}
+    item = {**image(options.size), "vocabulary": vocabulary(count)}
     there = published_way(model, 512 if count <= 150 else 1536)
     loaded = resident("VmRSS")
     with nullcontext() if options.way == "ours" else there:
@@ -169,14 +167,14 @@ def resident(kind: str) -> int:
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
-def sentences(options: argparse.Namespace) -> None:
-    """Ten sentences about one picture against one."""
+def expressions(options: argparse.Namespace) -> None:
+    """Ten expressions about one image against one."""
     model = build(options.model)
-    item = picture(options.size)
+    item = image(options.size)
     one, ten = medians(
         [
-            lambda: model([{**item, "expressions": SENTENCES[:1]}]),
-            lambda: model([{**item, "expressions": SENTENCES}]),
+            lambda: model([{**item, "expressions": EXPRESSIONS[:1]}]),
+            lambda: model([{**item, "expressions": EXPRESSIONS}]),
         ],
         options.repeats,
     )
@@ -187,18 +185,18 @@ def sentences(options: argparse.Namespace) -> None:
 
 
 def names(options: argparse.Namespace) -> None:
-    """Seconds of the first and of later pictures of a vocabulary, from 10 to 2,000 names."""
+    """Seconds of the first and of later images of a vocabulary, from 10 to 2,000 names."""
     model = build(options.model)
     rows = []
     for count in (10, 20, 50, 100, 200, 500, 1000, 2000):
         words = vocabulary(count)
-        item = {**picture(options.size), "vocabulary": words}
+        item = {**image(options.size), "vocabulary": words}
         start = time.perf_counter()
         model([item])
         first = time.perf_counter() - start
         (later,) = medians([lambda item=item: model([item])], options.repeats)
         rows.append((len(words), first, later))
-        print(f"{len(words):>5} names: first picture {first:.2f} s, later ones {later:.2f} s")
+        print(f"{len(words):>5} names: first image {first:.2f} s, later ones {later:.2f} s")
     if options.plot:
         _plot(rows, options.plot, f"{options.model}, {options.size}, {options.threads} threads")
 
@@ -208,9 +206,9 @@ def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
 
     counts, first, later = zip(*rows, strict=True)
     figure, axes = plt.subplots(figsize=(6, 4))
-    axes.plot(counts, first, "o--", label="first picture of a vocabulary")
-    axes.plot(counts, later, "o-", label="later pictures")
-    axes.set(xscale="log", xlabel="class names", ylabel="seconds a picture", title=title, ylim=0)
+    axes.plot(counts, first, "o--", label="first image of a vocabulary")
+    axes.plot(counts, later, "o-", label="later images")
+    axes.set(xscale="log", xlabel="class names", ylabel="seconds an image", title=title, ylim=0)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, bbox_inches="tight")
@@ -218,7 +216,7 @@ def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
 
 def main() -> None:
     """Read the command line and measure."""
-    questions = {one.__name__: one for one in (stages, published, turns, sentences, names)}
+    questions = {one.__name__: one for one in (stages, published, turns, expressions, names)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", choices=questions)
     parser.add_argument("--model", default="r50", choices=["r50", "vit_h"])

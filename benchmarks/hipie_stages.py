@@ -1,4 +1,4 @@
-"""Where a picture's time goes inside HIPIE: seconds a stage, nested stages taken out."""
+"""Where an image's time goes inside HIPIE: seconds a stage, nested stages taken out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import hipie.model.answering
-import hipie.universal
-from hipie.universal import HIPIE
+import hipie.modeling.meta_arch.hipie
+import hipie.modeling.meta_arch.postprocess
+from hipie.modeling.meta_arch.hipie import HIPIE
 
 STAGES = ("text", "backbone", "fusion", "encoder", "decoder", "masks", "stuff", "merge", "rest")
 
@@ -54,8 +54,8 @@ def watched(model: HIPIE) -> Iterator[Stopwatch]:
         (model.things.mask_features, "forward", "masks"),
         (model.things.mask_head, "forward", "masks"),
         (model.stuff, "forward", "stuff"),
-        (hipie.model.answering, "universal_results", "merge"),
-        (hipie.universal, "referring_results", "merge"),
+        (hipie.modeling.meta_arch.postprocess, "universal_results", "merge"),
+        (hipie.modeling.meta_arch.hipie, "referring_results", "merge"),
         (model, "predict", "rest"),
     ]
     with ExitStack() as stack:

@@ -27,17 +27,15 @@ from tqdm import tqdm
 
 # A program beside this one has the package's name, which it must not hide.
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal
-import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.configure import merge
+from hipie.config.loading import merge
+from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.data.datasets.coco import register
-from hipie.data.loader import build_test_loader
 from hipie.evaluation import write_results
-from hipie.language import Vocabulary
-from hipie.plugins import load_projects
+from hipie.projects import load_projects
+from hipie.vocabularies.vocabulary import Vocabulary
 
 DATASET = "picturebook_val_panoptic"
 

@@ -1,13 +1,13 @@
 """What CLIP and SAM cost beside HIPIE, and what very large vocabularies cost.
 
 Times are medians of calls that take turns within one run, after a warm-up; weights are random and
-the picture is noise, on which times do not depend. Every line ends with a ratio: it is what counts.
+the image is noise, on which times do not depend. Every line ends with a ratio: it is what counts.
 
-    python benchmarks/open_vocabulary.py masks    100 masks of a picture against one, and crops
+    python benchmarks/open_vocabulary.py masks    100 masks of an image against one, and crops
     python benchmarks/open_vocabulary.py names    10,000 names at the CLIP head against 100, once
                                                   their texts are known
-    python benchmarks/open_vocabulary.py prompts  64 prompts to SAM on one picture
-    python benchmarks/open_vocabulary.py fusion   early fusion of many word pieces, in chunks
+    python benchmarks/open_vocabulary.py prompts  64 prompts to SAM on one image
+    python benchmarks/open_vocabulary.py fusion   early fusion of many tokens, in chunks
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import torch
 
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
-from hipie.model.fusion import BidirectionalFusion
-from hipie.model.fusion_in_chunks import fuse_in_chunks
-from hipie.open_vocabulary.clip import Clip
-from hipie.open_vocabulary.crops import mask_crops
-from hipie.open_vocabulary.ensemble import Ensemble
-from hipie.open_vocabulary.opinion import ClassPhrases, PictureOpinion
-from hipie.open_vocabulary.sam import Sam
+from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
+from hipie.modeling.fusion.chunked import fuse_in_chunks
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPhrases, ImageOpinion
+from hipie.modeling.open_vocabulary.mask_crops import mask_crops
+from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.sam.predictor import Sam
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "la", "mo", "nu", "pe", "ri")
 MEBIBYTE = 2**20
@@ -95,7 +95,7 @@ def invented(count: int) -> list[str]:
 
 
 def names(options: argparse.Namespace) -> dict[str, float]:
-    """A picture's masks judged among few names and among many, whose texts are known by then.
+    """An image's masks judged among few names and among many, whose texts are known by then.
 
     Texts are encoded once in a model's life, which takes the text tower minutes on one core for
     10,000 of them. So that is measured on the few, and then done without the tower's blocks: with
@@ -113,7 +113,7 @@ def names(options: argparse.Namespace) -> dict[str, float]:
         classes = ClassPhrases(
             tuple((word,) for word in words), (False,) * len(words), (True,) * len(words)
         )
-        opinion = PictureOpinion(clip, image, classes, Ensemble())
+        opinion = ImageOpinion(clip, image, classes, Ensemble())
         visible = opinion.visible(logits)
         own = torch.zeros(len(logits), len(words))
         opinion.thing_scores(own, torch.zeros(len(logits), 1), visible)
@@ -121,14 +121,14 @@ def names(options: argparse.Namespace) -> dict[str, float]:
     small, large = medians([lambda: judge(few), lambda: judge(many)], options.repeats)
     print(
         f"{options.clip}: a name is read once, in {1000 * once:.1f} ms; then {options.masks} masks "
-        f"of a picture among {len(few)} names take {small:.3f} s, among {len(many)} {large:.3f} s "
+        f"of an image among {len(few)} names take {small:.3f} s, among {len(many)} {large:.3f} s "
         f"({large / small:.2f} times)"
     )
     return {"names": large / small}
 
 
 def prompts(options: argparse.Namespace) -> dict[str, float]:
-    """Encoding a picture, and answering prompts about it, together and one by one."""
+    """Encoding an image, and answering prompts about it, together and one by one."""
     sam = Sam.from_source(options.sam)
     image = (noise(480, 640, 3) * 255).byte().numpy()
     calls = []
@@ -151,10 +151,10 @@ def prompts(options: argparse.Namespace) -> dict[str, float]:
     apart *= len(grid) / options.single
     encoder.forward = own
     if calls != [1]:
-        raise SystemExit(f"the picture was encoded {len(calls)} times")
+        raise SystemExit(f"the image was encoded {len(calls)} times")
     print(
         f"{options.sam}: encoded once in {encoding:.2f} s; {len(grid)} prompts {together:.2f} s, "
-        f"one by one {apart:.2f} s ({apart / together:.2f} times); {len(grid)} pictures encoded "
+        f"one by one {apart:.2f} s ({apart / together:.2f} times); {len(grid)} images encoded "
         f"for them would take {(len(grid) * encoding + apart) / (encoding + together):.1f} times "
         "as long in all"
     )
@@ -176,7 +176,7 @@ def fusion(options: argparse.Namespace) -> dict[str, float]:
         print(f"{way}: {seconds:.2f} s, {(peak - base) / MEBIBYTE:.0f} MiB beside its inputs")
     sums = [found[way][2] for way in ("chunks", "whole")]
     print(
-        f"{options.pieces} word pieces and {options.pixels} pixels: chunks take "
+        f"{options.pieces} tokens and {options.pixels} pixels: chunks take "
         f"{(found['chunks'][1] - base) / (found['whole'][1] - base):.2f} of the memory of one "
         f"piece, {found['chunks'][0] / found['whole'][0]:.2f} of its time; mean magnitudes differ "
         f"by {abs(sums[0] - sums[1]) / sums[1]:.1e}"

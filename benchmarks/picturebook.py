@@ -34,21 +34,19 @@ from tqdm import tqdm
 
 # A program beside this one has the package's name, which it must not hide.
 sys.path[0] = str(Path(__file__).parents[1])
-import hipie.universal
-import hipie.vision  # noqa: F401  both fill Detectron2's registries
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
-from hipie.configure import merge
+from hipie.config.loading import merge
+from hipie.data.build import build_test_loader
+from hipie.data.dataset_mappers.annotations import read_labels
 from hipie.data.datasets import register_all
 from hipie.data.datasets.picturebook import IGNORE_LABEL, picturebook_vocabulary
-from hipie.data.image import read_image
-from hipie.data.loader import build_test_loader
-from hipie.data.mappers.objects import read_labels
+from hipie.data.image_io import read_image
 from hipie.evaluation import ClassAgnosticRecall, write_results
-from hipie.evaluation.answers import overlap_with, sentences_with_answers
-from hipie.evaluation.overlap import Overlap, referring_scores
-from hipie.evaluation.parts import confusion, iou_of_classes, mean_of_shown
-from hipie.plugins import load_projects
+from hipie.evaluation.metrics.expression_iou import expressions_with_answers, overlap_with
+from hipie.evaluation.metrics.iou import Overlap, referring_scores
+from hipie.evaluation.part_evaluation import confusion, iou_of_classes, mean_of_shown
+from hipie.projects import load_projects
 
 QUESTIONS = ("colours", "sentences", "pairs", "classes")
 COLOUR_PAGES = 300
@@ -148,7 +146,7 @@ def answered(
         zip(records, asked, loader, strict=True), total=len(records), desc=title
     ):
         answers = model([{**inputs[0], "expressions": texts}])[0]["referring"]
-        for sentence, answer, target in sentences_with_answers(record, answers):
+        for sentence, answer, target in expressions_with_answers(record, answers):
             yield overlap_with(answer, target), str(sentence["held_out"] or "")
 
 

@@ -1,7 +1,7 @@
 """HIPIE's model worked the published way: what the benchmark of speed and memory compares with.
 
 The same weights and the same answers, but deformable attention by grid-sample, captions padded to
-the fixed length and read again for every picture, pixels projected in the early fusion,
+the fixed length and read again for every image, pixels projected in the early fusion,
 encoder layers over all tokens at once, boxes of all proposals, class logits of every layer, masks
 of things by grouped convolutions, and every query's mask at full size before anything is merged.
 """
@@ -17,19 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import hipie.model.answering
-import hipie.model.attention_layers
-import hipie.model.mask_head
+import hipie.modeling.heads.dynamic_mask_head
+import hipie.modeling.meta_arch.postprocess
+import hipie.modeling.transformer_decoder.layers
 import hipie.ops.module
-from hipie.inference.results import ResultSettings
-from hipie.inference.scores import merge_scores, thing_scores
-from hipie.inference.selection import best_pairs, suppress
-from hipie.inference.token_pooling import hide_stuff, hide_things, pool_tokens
-from hipie.language import TextEncoder, TextFeatures
-from hipie.model.fusion import HIDDEN, LIMIT, BidirectionalFusion
-from hipie.model.mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
+from hipie.modeling.fusion.bidirectional_attention import HIDDEN, LIMIT, BidirectionalFusion
+from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
+from hipie.modeling.meta_arch.hipie import HIPIE
+from hipie.modeling.postprocessing.nms_topk import best_pairs, suppress
+from hipie.modeling.postprocessing.results import ResultSettings
+from hipie.modeling.postprocessing.score_calibration import merge_scores, thing_scores
+from hipie.modeling.postprocessing.token_to_class import hide_stuff, hide_things, pool_tokens
+from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.features import TextFeatures
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
-from hipie.universal import HIPIE
 
 WINDOW = 512
 ALL_AT_ONCE = 2**40
@@ -47,13 +48,15 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         mock.patch.object(hipie.ops.module, "ms_deform_attn", _grid_sample),
         mock.patch.object(encoder, "forward", lambda said: _padded(encoder, said, max_tokens)),
         mock.patch.object(fusion, "forward", lambda *given: _projected(fusion, *given)),
-        mock.patch.object(hipie.model.attention_layers, "TOKENS_AT_ONCE", ALL_AT_ONCE),
-        mock.patch.object(hipie.model.mask_head, "QUERIES_AT_ONCE", ALL_AT_ONCE),
+        mock.patch.object(hipie.modeling.transformer_decoder.layers, "TOKENS_AT_ONCE", ALL_AT_ONCE),
+        mock.patch.object(hipie.modeling.heads.dynamic_mask_head, "QUERIES_AT_ONCE", ALL_AT_ONCE),
         mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
         mock.patch.object(model.things, "_propose", lambda *given: propose(*given[:2], True)),
         mock.patch.object(model.things, "forward", _every_layer(model.things)),
         mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
-        mock.patch.object(hipie.model.answering, "universal_results", _everything_at_full_size),
+        mock.patch.object(
+            hipie.modeling.meta_arch.postprocess, "universal_results", _everything_at_full_size
+        ),
     ):
         yield
 
@@ -134,7 +137,7 @@ def _everything_at_full_size(
     things: Any,
     stuff: Any,
     *,
-    picture: int,
+    image: int,
     background_queries: int,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
@@ -147,17 +150,17 @@ def _everything_at_full_size(
     """Masks of all queries first; then scores, and maps by one product over all of them."""
     count = things.token_logits.shape[1] - background_queries
     every = torch.arange(count)
-    row = torch.full_like(every, picture)
+    row = torch.full_like(every, image)
     thing_masks = things.masks(row, every + background_queries)
     stuff_count = stuff.token_logits.shape[1]
-    stuff_masks = stuff.masks(torch.full((stuff_count,), picture), torch.arange(stuff_count))
-    tokens = things.token_logits[picture, background_queries:]
+    stuff_masks = stuff.masks(torch.full((stuff_count,), image), torch.arange(stuff_count))
+    tokens = things.token_logits[image, background_queries:]
     logits = hide_stuff(pool_tokens(tokens, token_spans, settings.token_pooling), is_thing)
-    scores = thing_scores(logits, things.iou_logits[picture, background_queries:])
-    kept = suppress(scores, things.boxes[picture, background_queries:], settings.nms_threshold)
+    scores = thing_scores(logits, things.iou_logits[image, background_queries:])
+    kept = suppress(scores, things.boxes[image, background_queries:], settings.nms_threshold)
     chosen, _, _ = best_pairs(scores[kept], settings.detections, is_thing)
     instances = _full(thing_masks[kept[chosen]], input_size, output_size) > 0
-    other = pool_tokens(stuff.token_logits[picture], token_spans, settings.token_pooling)
+    other = pool_tokens(stuff.token_logits[image], token_spans, settings.token_pooling)
     merged = torch.cat([logits[kept], hide_things(other, is_thing)])
     masks = _full(torch.cat([thing_masks[kept], stuff_masks]), input_size, output_size).sigmoid()
     shares = merge_scores(merged, settings.temperature)

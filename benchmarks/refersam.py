@@ -1,13 +1,13 @@
 """Where does ReferSAM's time go, and what does its own way of computing save?
 
-ViT-B at 512x512 on the CPU unless asked otherwise; weights are random and the picture is noise, for
+ViT-B at 512x512 on the CPU unless asked otherwise; weights are random and the image is noise, for
 times do not depend on what is seen. Everything is measured in turns within one run, after a
 warm-up, medians of several; ratios are what counts.
 
     python benchmarks/refersam.py sampling    the ten deformable attentions against grid-sample form
     python benchmarks/refersam.py profile     the network by part, the interactor by part; what
                                               folding the short side of an attention saves
-    python benchmarks/refersam.py sentences   seven sentences on one picture against one
+    python benchmarks/refersam.py expressions   seven expressions on one image against one
     python benchmarks/refersam.py precision   bfloat16 (`TEST.BFLOAT16 True`) against float32
     python benchmarks/refersam.py memory      peak memory, of one sentence and of seven
     python benchmarks/refersam.py all         all of them
@@ -31,15 +31,15 @@ from torch import Tensor, nn
 
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.hipie_stages import Stopwatch
+from hipie.engine.malloc import keep_freed_memory
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
-from hipie.training.memory import keep_freed_memory
 from refersam import ReferSAM
-from refersam.criterion import MaskCriterion
-from refersam.text import build_text
+from refersam.modeling.criterion import MaskCriterion
+from refersam.modeling.text import build_text
 
 OPERATOR = "hipie.ops.module.ms_deform_attn"
-FOLDING = "refersam.attention.Attention._folds"
-SENTENCES = [
+FOLDING = "refersam.modeling.attention.Attention._folds"
+EXPRESSIONS = [
     "the woman on the left",
     "the man in a blue shirt next to the window",
     "a dog",
@@ -59,13 +59,13 @@ def build(options: argparse.Namespace) -> ReferSAM:
 
 
 def question(model: ReferSAM, options: argparse.Namespace, count: int) -> Callable[[], Tensor]:
-    """A call that asks for so many sentences about one picture of noise."""
+    """A call that asks for so many expressions about one image of noise."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, options.size, options.size, generator=generator)
-    read = model.text_encoder.tokenizer(SENTENCES[:count], padding=True, return_tensors="pt")
+    read = model.text_encoder.tokenizer(EXPRESSIONS[:count], padding=True, return_tensors="pt")
     ids, mask = read["input_ids"], read["attention_mask"]
     rows = torch.zeros(count, dtype=torch.long)
-    return lambda: model.mask_logits(image, ids, mask, picture_of=rows)[0]
+    return lambda: model.mask_logits(image, ids, mask, image_of=rows)[0]
 
 
 def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -86,7 +86,7 @@ def grid_sample_form(value, shapes, starts, locations, weights) -> Tensor:
 
 
 def sampling(model: ReferSAM, options: argparse.Namespace) -> None:
-    """The operator's ten calls of one picture, replayed both ways; then the whole network."""
+    """The operator's ten calls of one image, replayed both ways; then the whole network."""
     ask = question(model, options, 1)
     import hipie.ops.module
 
@@ -178,13 +178,13 @@ def folded_or_not(model: ReferSAM, options: argparse.Namespace) -> None:
     )
 
 
-def sentences(model: ReferSAM, options: argparse.Namespace) -> None:
-    """Seven sentences about one picture in one call against one."""
+def expressions(model: ReferSAM, options: argparse.Namespace) -> None:
+    """Seven expressions about one image in one call against one."""
     one, seven = medians(
-        [question(model, options, 1), question(model, options, len(SENTENCES))], options.repeats
+        [question(model, options, 1), question(model, options, len(EXPRESSIONS))], options.repeats
     )
     print(
-        f"one sentence {one:.2f} s, {len(SENTENCES)} on the same picture {seven:.2f} s: "
+        f"one sentence {one:.2f} s, {len(EXPRESSIONS)} on the same image {seven:.2f} s: "
         f"{seven / one:.2f} times"
     )
 
@@ -207,14 +207,14 @@ def precision(model: ReferSAM, options: argparse.Namespace) -> None:
 
 def memory(model: ReferSAM, options: argparse.Namespace) -> None:
     """Peak memory, of one sentence and of seven, each in a process of its own."""
-    for count in (1, len(SENTENCES)):
+    for count in (1, len(EXPRESSIONS)):
         command = [*(sys.executable, __file__, "resident"), "--count", str(count)]
         command += ["--sam", options.sam, "--size", str(options.size)]
         command += ["--threads", str(options.threads)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = json.loads(answer.splitlines()[-1])
         print(
-            f"{count} sentence(s): peak memory of the process {found['peak'] / 2**20:.2f} GiB, of "
+            f"{count} expression(s): peak memory of the process {found['peak'] / 2**20:.2f} GiB, of "
             f"which {found['loaded'] / 2**20:.2f} GiB are the loaded model"
         )
 
@@ -281,22 +281,22 @@ def watched(model: ReferSAM, parts: Timed) -> Iterator[Stopwatch]:
 def main() -> None:
     """Read the command line and measure."""
     questions = {
-        one.__name__: one for one in (sampling, profile, sentences, precision, memory, resident)
+        one.__name__: one for one in (sampling, profile, expressions, precision, memory, resident)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", nargs="?", default="all", choices=[*questions, "all"])
     parser.add_argument("--sam", default="vit_b", choices=["vit_t", "vit_b", "vit_l", "vit_h"])
-    parser.add_argument("--size", type=int, default=512, help="side of the picture, pixels")
+    parser.add_argument("--size", type=int, default=512, help="side of the image, pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--count", type=int, default=1, help="sentences of `resident`")
+    parser.add_argument("--count", type=int, default=1, help="expressions of `resident`")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     kind = torch.backends.cpu.get_cpu_capability()
     print(f"{options.threads} threads, PyTorch {torch.__version__}, {kind}")
     print(f"{options.sam} at {options.size}x{options.size}")
-    chosen = [sampling, profile, sentences, precision, memory]
+    chosen = [sampling, profile, expressions, precision, memory]
     with torch.no_grad():
         model = build(options)
         for ask in chosen if options.question == "all" else [questions[options.question]]:

@@ -1,10 +1,10 @@
 """What ReferSAM's ideas are worth: the nano model without one of them, trained alike.
 
-All arms train for the same number of steps on the same sentences, with several seeds, whose spread
+All arms train for the same number of steps on the same expressions, with several seeds, whose spread
 is printed. They start from nothing but MiniLM's words, or with `--start` from the SAM of a trained
 nano model as well, as published weights start from SAM's; interactor, prompter and all else are new
 then too. What counts are oIoU and P@0.5 on pages that were not trained on, and the oIoU that is
-left when sentences are dealt out anew among all pages: a model that does not listen loses nothing.
+left when expressions are dealt out anew among all pages: a model that does not listen loses nothing.
 An arm that has its results is not trained again, and one that was interrupted goes on from its last
 checkpoint.
 
@@ -42,12 +42,12 @@ SAM_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
 class FirstPages:
-    """The first batches of a loader, with sentences as they are or dealt out anew among them.
+    """The first batches of a loader, with expressions as they are or dealt out anew among them.
 
     Args:
         loader: of batches of one dict with `expressions`.
         count: batches at most.
-        seed: of the deal; None: every page keeps its sentences.
+        seed: of the deal; None: every page keeps its expressions.
     """
 
     def __init__(self, loader: Any, count: int, seed: int | None = None) -> None:
@@ -61,7 +61,7 @@ class FirstPages:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         batches = list(islice(self._loader, self._count))
         items = [item for batch in batches for item in batch]
-        dealt = [sentence for item in items for sentence in item["expressions"]]
+        dealt = [expression for item in items for expression in item["expressions"]]
         if self._seed is not None:
             random.Random(self._seed).shuffle(dealt)
         rest = iter(dealt)
@@ -80,10 +80,10 @@ def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
 
     from hipie import add_hipie_config
     from hipie.checkpoint import Checkpointer
-    from hipie.configure import merge
+    from hipie.config.loading import merge
     from hipie.data.datasets import register_all
     from hipie.evaluation import build_evaluator
-    from hipie.plugins import load_projects
+    from hipie.projects import load_projects
     from train_net import HipieTrainer
 
     torch.set_num_threads(options.threads)

@@ -31,13 +31,13 @@ from hipie_training_free import (
     MaskCLIP,
     TokenCut,
 )
-from hipie_training_free.dino import Dino
-from hipie_training_free.global_local import mask_features
+from hipie_training_free.modeling.dino import Dino
+from hipie_training_free.modeling.global_local_clip import mask_features
 
-from hipie.language import Vocabulary
-from hipie.open_vocabulary.clip import Clip
-from hipie.open_vocabulary.masked_encoder import embed
-from hipie.training.memory import keep_freed_memory
+from hipie.engine.malloc import keep_freed_memory
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.masked_attention_pooling import embed
+from hipie.vocabularies.vocabulary import Vocabulary
 
 NAMES = 20
 MASKS = 32
@@ -97,7 +97,7 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=336, help="side of the picture")
+    parser.add_argument("--size", type=int, default=336, help="side of the image")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)

@@ -18,23 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.ade20k_making import Annotated, annotate
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.delivery import Source, whole_file
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.label_conversion import Job, convert_all, map_all, relabel, table_of
-from hipie.data.datasets.label_maps import load_label_maps
-from hipie.data.datasets.preparation import Check, is_newer
-from hipie.data.vocabularies import load_classes
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.io.json_file import DatasetError
+from hipie.data.preparation.ade20k import Annotated, annotate
+from hipie.data.preparation.cli import Check, is_newer
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, map_all, relabel, table_of
+from hipie.data.preparation.sources import Source, whole_file
+from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
     Source(
-        "pictures and classes",
+        "images and classes",
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
         "923 MB",
-        "pictures for research; annotations BSD 3-clause",
+        "images for research; annotations BSD 3-clause",
     ),
     Source(
         "objects",
@@ -153,13 +153,13 @@ def _count_segments(place: Path, split: str, images: Path) -> str:
     for record in records:
         if not Path(record["pan_seg_file_name"]).is_file():
             raise DatasetError(f"{record['pan_seg_file_name']}: there is no such map")
-    return f"{sum(len(r['segments_info']) for r in records)} segments in {len(records)} pictures"
+    return f"{sum(len(r['segments_info']) for r in records)} segments in {len(records)} images"
 
 
 def _count_objects(place: Path, split: str, images: Path) -> str:
     ids = {number: i for i, number in enumerate(load_classes("ade20k_150").things)}
     records = load_coco_instances(place / f"ade20k_instance_{split}.json", images, ids)
-    return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} pictures"
+    return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} images"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -16,20 +16,20 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.ade20k_making import picture_of, reduce_classes, reduce_picture
-from hipie.data.datasets.delivery import Source
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.label_conversion import Job, convert_all, table_of
-from hipie.data.datasets.label_maps import load_label_maps
-from hipie.data.datasets.preparation import Check
-from hipie.data.vocabularies import load_classes
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.preparation.ade20k import image_of, reduce_classes, reduce_image
+from hipie.data.preparation.cli import Check
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, table_of
+from hipie.data.preparation.sources import Source
+from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
     Source(
         "ADE20K, version 2021_17_01",
         "https://groups.csail.mit.edu/vision/datasets/ADE20K/",
         "after registration; about 6 GB",
-        "pictures for research; annotations BSD 3-clause",
+        "images for research; annotations BSD 3-clause",
     )
 ]
 FOLDERS = ("training", "validation")
@@ -38,7 +38,7 @@ IGNORED, LARGEST_NUMBER = 65535, 25 * 256 + 255
 
 
 def prepare(root: Path, workers: int) -> None:
-    """Write the pictures and label maps of both splits."""
+    """Write the images and label maps of both splits."""
     place = root / "ade/ADE20K_2021_17_01"
     originals = load_classes("ade20k_847").originals
     pairs = [(number, i) for i, numbers in enumerate(originals) for number in numbers]
@@ -49,10 +49,10 @@ def prepare(root: Path, workers: int) -> None:
         if not labels:
             raise FileNotFoundError(f"{given}: there is no *_seg.png below it")
         images = place / "images_detectron2" / folder
-        pictures = [Job((picture_of(one),), images / picture_of(one).name) for one in labels]
-        convert_all(reduce_picture, pictures, workers, f"pictures of {folder}")
+        pictures = [Job((image_of(one),), images / image_of(one).name) for one in labels]
+        convert_all(reduce_image, pictures, workers, f"images of {folder}")
         maps = place / "annotations_detectron2" / folder
-        jobs = [Job((one,), maps / f"{picture_of(one).stem}.tif") for one in labels]
+        jobs = [Job((one,), maps / f"{image_of(one).stem}.tif") for one in labels]
         convert_all(partial(reduce_classes, table), jobs, workers, f"classes of {folder}")
 
 

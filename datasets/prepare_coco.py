@@ -6,7 +6,7 @@
 
 Unpack everything under `coco/`: `train2017/`, `val2017/`, `annotations/`, `panoptic_train2017/`,
 `panoptic_val2017/`. A split whose JSON is not there is left out. Where Detectron2's
-`annotations/panoptic_val2017_100.json` is, the maps of its 100 pictures get folders of their own.
+`annotations/panoptic_val2017_100.json` is, the maps of its 100 images get folders of their own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.delivery import Source
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.json_file import DatasetError, read_json
-from hipie.data.datasets.label_conversion import Job, convert_all, place_picture, relabel_panoptic
-from hipie.data.datasets.preparation import Check, objects_counted
-from hipie.data.vocabularies import load_classes
+from hipie.data.io.json_file import DatasetError, read_json
+from hipie.data.preparation.cli import Check, objects_counted
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, place_image, relabel_panoptic
+from hipie.data.preparation.sources import Source
+from hipie.vocabularies.tables import load_classes
 
 ADDRESS = "http://images.cocodataset.org"
 FLICKR, ANNOTATIONS = "Flickr's terms", "CC BY 4.0"
@@ -40,13 +40,13 @@ SOURCES = [
         ANNOTATIONS,
     ),
     Source(
-        "100 pictures of val",
+        "100 images of val",
         "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/panoptic_val2017_100.json",
         "small",
         ANNOTATIONS,
     ),
 ]
-# Name in the files -> pictures, maps to read, semantic maps to write.
+# Name in the files -> images, maps to read, semantic maps to write.
 SPLITS = {
     "train2017": ("train2017", "panoptic_train2017", "panoptic_semseg_train2017"),
     "val2017": ("val2017", "panoptic_val2017", "panoptic_semseg_val2017"),
@@ -64,9 +64,9 @@ def prepare(root: Path, workers: int) -> None:
     if not splits:
         raise FileNotFoundError(f"{place}/annotations: there is no panoptic_val2017.json in it")
     for split in splits:
-        pictures, panoptic, semantic = SPLITS[split]
+        images, panoptic, semantic = SPLITS[split]
         file = place / "annotations" / f"panoptic_{split}.json"
-        records = load_coco_panoptic(file, place / panoptic, place / pictures, dict(contiguous))
+        records = load_coco_panoptic(file, place / panoptic, place / images, dict(contiguous))
         jobs = [
             Job(
                 (Path(record["pan_seg_file_name"]),),
@@ -80,7 +80,7 @@ def prepare(root: Path, workers: int) -> None:
             copies = [
                 Job(job.sources, place / f"panoptic_{split}" / job.target.name) for job in jobs
             ]
-            convert_all(place_picture, copies, workers, f"panoptic_{split}")
+            convert_all(place_image, copies, workers, f"panoptic_{split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -88,26 +88,26 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
     place = root / "coco"
     numbers = [*range(133), IGNORED]
     for split in _present(place) or ["val2017"]:
-        pictures, _, semantic = SPLITS[split]
-        load = partial(_records, place, split, place / pictures, place / semantic)
+        images, _, semantic = SPLITS[split]
+        load = partial(_records, place, split, place / images, place / semantic)
         yield (
             f"semantic maps of {split}",
             partial(check_label_maps, load, numbers, PUBLISHED.get(split), workers),
         )
         file = place / "annotations" / f"instances_{split}.json"
         if file.is_file():
-            yield f"instances of {split}", partial(_count_objects, file, place / pictures)
+            yield f"instances of {split}", partial(_count_objects, file, place / images)
 
 
 def _present(place: Path) -> list[str]:
     return [one for one in SPLITS if (place / "annotations" / f"panoptic_{one}.json").is_file()]
 
 
-def _records(place: Path, split: str, pictures: Path, semantic: Path) -> list[dict]:
+def _records(place: Path, split: str, images: Path, semantic: Path) -> list[dict]:
     """The records of the panoptic JSON, each of which must have its maps."""
     file = place / "annotations" / f"panoptic_{split}.json"
     contiguous = dict(load_classes("coco_panoptic").contiguous)
-    records = load_coco_panoptic(file, place / f"panoptic_{split}", pictures, contiguous, semantic)
+    records = load_coco_panoptic(file, place / f"panoptic_{split}", images, contiguous, semantic)
     for record in records:
         for key in ("pan_seg_file_name", "sem_seg_file_name"):
             if not Path(record[key]).is_file():
@@ -115,9 +115,9 @@ def _records(place: Path, split: str, pictures: Path, semantic: Path) -> list[di
     return records
 
 
-def _count_objects(file: Path, pictures: Path) -> str:
+def _count_objects(file: Path, images: Path) -> str:
     ids = {c["id"]: i for i, c in enumerate(read_json(file, ("categories",))["categories"])}
-    return objects_counted(load_coco_instances(file, pictures, ids))
+    return objects_counted(load_coco_instances(file, images, ids))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@
     python datasets/prepare_cosod.py --check [--root datasets]
 
 DOWNLOADS holds a folder or a zip archive for each set, called like it (those that are there are
-prepared), with pictures in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
+prepared), with images in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
 `GroundTruth/<group>`. All become `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`.
 """
 
@@ -19,17 +19,17 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from hipie.data.datasets.cosaliency import PICTURES, load_cosaliency
-from hipie.data.datasets.delivery import Delivery, DeliveryError, Source, whole_file
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.preparation import Check, run
+from hipie.data.datasets.cosaliency import IMAGES, load_cosaliency
+from hipie.data.io.json_file import DatasetError
+from hipie.data.preparation.cli import Check, run
+from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file
 
 SOURCES = [
-    Source("CoCA", "http://zhaozhang.net/coca.html", "1,295 pictures", "see there"),
-    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 pictures", "see there"),
-    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 pictures", "see there"),
+    Source("CoCA", "http://zhaozhang.net/coca.html", "1,295 images", "see there"),
+    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 images", "see there"),
+    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 images", "see there"),
     Source("DUTS_class", "https://github.com/zzhanghub/gicd", "for training", "see there"),
-    Source("COCO9213", "https://github.com/blanclist/ICNet", "9,213 pictures, to train", "COCO's"),
+    Source("COCO9213", "https://github.com/blanclist/ICNet", "9,213 images, to train", "COCO's"),
 ]
 SETS = {
     "CoCA": (80, 1_295),
@@ -38,7 +38,7 @@ SETS = {
     "DUTS_class": None,
     "COCO9213": None,
 }
-"""Groups and pictures, as published; of training sets whatever is there."""
+"""Groups and images, as published; of training sets whatever is there."""
 IMAGE_FOLDERS = ("image", "images", "img")
 MASK_FOLDERS = ("binary", "gt", "groundtruth", "gts")
 
@@ -47,25 +47,23 @@ def prepare(delivery: Delivery, root: Path) -> None:
     """Copy the sets that are there."""
     found = 0
     for name in SETS:
-        pictures = delivery.below(*(f"{name}/{folder}" for folder in IMAGE_FOLDERS))
+        images = delivery.below(*(f"{name}/{folder}" for folder in IMAGE_FOLDERS))
         masks = delivery.below(*(f"{name}/{folder}" for folder in MASK_FOLDERS))
-        if not pictures:
+        if not images:
             continue
         found += 1
-        copy_set(delivery, root / "cosod" / name, pictures, masks)
+        copy_set(delivery, root / "cosod" / name, images, masks)
     if not found:
         raise DeliveryError(f"{delivery.folder}: there is none of {', '.join(SETS)} with an image/")
 
 
-def copy_set(
-    delivery: Delivery, here: Path, pictures: dict[str, str], masks: dict[str, str]
-) -> None:
-    """Copy a set's pictures with their masks; notes and other files are left out."""
+def copy_set(delivery: Delivery, here: Path, images: dict[str, str], masks: dict[str, str]) -> None:
+    """Copy a set's images with their masks; notes and other files are left out."""
     mask_of = {PurePosixPath(path).with_suffix(""): name for path, name in masks.items()}
     pairs = []
-    for path, name in sorted(pictures.items()):
+    for path, name in sorted(images.items()):
         place = PurePosixPath(path)
-        if place.suffix.lower() not in PICTURES or len(place.parts) != 2:
+        if place.suffix.lower() not in IMAGES or len(place.parts) != 2:
             continue
         if place.with_suffix("") not in mask_of:
             raise DeliveryError(f"{delivery.folder}: {name} has no mask")
@@ -82,7 +80,7 @@ def write_png(delivery: Delivery, name: str, target: Path) -> None:
     """Write a mask that comes in another format as a grey PNG.
 
     Raises:
-        DeliveryError: if it is no picture.
+        DeliveryError: if it is no image.
     """
     with delivery.open(name) as stream:
         content = stream.read()
@@ -90,7 +88,7 @@ def write_png(delivery: Delivery, name: str, target: Path) -> None:
         with Image.open(io.BytesIO(content)) as image, whole_file(target) as stream:
             image.convert("L").save(stream, format="PNG")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DeliveryError(f"{delivery.folder}: {name} is no picture ({error})") from error
+        raise DeliveryError(f"{delivery.folder}: {name} is no image ({error})") from error
 
 
 def checks(root: Path) -> Iterator[Check]:
@@ -105,10 +103,10 @@ def _count(folder: Path, published: tuple[int, int] | None) -> str:
     groups = len({record["group_name"] for record in records})
     if published and (groups, len(records)) != published:
         raise DatasetError(
-            f"{groups} groups with {len(records)} pictures; published are {published[0]} with "
+            f"{groups} groups with {len(records)} images; published are {published[0]} with "
             f"{published[1]}"
         )
-    return f"{groups} groups with {len(records)} pictures"
+    return f"{groups} groups with {len(records)} images"
 
 
 def main(words: Sequence[str] | None = None) -> int:

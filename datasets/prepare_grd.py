@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""GRD, distributed as D3, sentences over groups of pictures: `grd/`.
+"""GRD, distributed as D3, expressions over groups of images: `grd/`.
 
     python datasets/prepare_grd.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_grd.py --check [--root datasets]
@@ -14,36 +14,36 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.delivery import Delivery, DeliveryError, Source
 from hipie.data.datasets.grd import load_grd
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.preparation import Check, run
-from hipie.data.datasets.sentence_counts import counted
+from hipie.data.io.json_file import DatasetError
+from hipie.data.preparation.cli import Check, run
+from hipie.data.preparation.ref_counts import counted
+from hipie.data.preparation.sources import Delivery, DeliveryError, Source
 
 SOURCES = [
     Source(
         "D3",
         "https://github.com/shikras/d-cube (Google Drive: d3_images.zip, d3_pkl.zip)",
-        "10,578 pictures",
+        "10,578 images",
         "not for commercial use",
     )
 ]
 TABLES = ("images", "annotations", "sentences", "groups")
-PUBLISHED = {"groups": 106, "sentences": 316, "sentences with absence": 422}
+PUBLISHED = {"groups": 106, "sentences": 316, "expressions with absence": 422}
 
 
 def prepare(delivery: Delivery, root: Path) -> None:
-    """Copy the four tables, then the pictures that they name."""
+    """Copy the four tables, then the images that they name."""
     here = root / "grd"
     for name in TABLES:
         delivery.copy(delivery.find(f"{name}.pkl"), here / "pkl" / f"{name}.pkl")
     names = {Path(record["file_name"]) for record in load_grd(here / "pkl", "", absence=True)}
-    pictures = []
+    images = []
     for name in sorted(names):
         if name.is_absolute() or ".." in name.parts:
-            raise DeliveryError(f"{here / 'pkl/images.pkl'}: the picture {name} leaves its folder")
-        pictures.append((delivery.find(name.as_posix()), here / "images" / name))
-    delivery.copy_all(pictures, "pictures")
+            raise DeliveryError(f"{here / 'pkl/images.pkl'}: the image {name} leaves its folder")
+        images.append((delivery.find(name.as_posix()), here / "images" / name))
+    delivery.copy_all(images, "pictures")
 
 
 def checks(root: Path) -> Iterator[Check]:
@@ -57,13 +57,13 @@ def _count(root: Path, absence: bool) -> str:
     words = counted(records)
     groups = len({record["group_id"] for record in records})
     said = len({s["sent_id"] for record in records for s in record["sentences"]})
-    wanted = PUBLISHED["sentences with absence" if absence else "sentences"]
+    wanted = PUBLISHED["expressions with absence" if absence else "sentences"]
     if (groups, said) != (PUBLISHED["groups"], wanted):
         raise DatasetError(
-            f"{groups} groups with {said} sentences; published are {PUBLISHED['groups']} with "
+            f"{groups} groups with {said} expressions; published are {PUBLISHED['groups']} with "
             f"{wanted}"
         )
-    return f"{groups} groups with {said} sentences; {words}"
+    return f"{groups} groups with {said} expressions; {words}"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""gRefCOCO, sentences about one thing, several or none: `grefcoco/`.
+"""gRefCOCO, expressions about one thing, several or none: `grefcoco/`.
 
     python datasets/prepare_grefcoco.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_grefcoco.py --check [--root datasets]
 
-DOWNLOADS holds `grefs(unc).json` and `instances.json`, or a zip archive with them. The pictures
+DOWNLOADS holds `grefs(unc).json` and `instances.json`, or a zip archive with them. The images
 are COCO's `coco/train2014`.
 """
 
@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.delivery import Delivery, Source
-from hipie.data.datasets.preparation import Check, run
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.sentence_counts import counted
+from hipie.data.preparation.cli import Check, run
+from hipie.data.preparation.ref_counts import counted
+from hipie.data.preparation.sources import Delivery, Source
 
 SOURCES = [
     Source(
         "gRefCOCO",
         "https://github.com/henghuiding/gRefCOCO",
-        "two JSON files, about 260,000 sentences",
+        "two JSON files, about 260,000 expressions",
         "see there",
     ),
-    Source("its pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    Source("its images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]
 FILES = {
     "grefs(unc).json": ("grefs(unc).json", "grefcoco/grefs(unc).json"),

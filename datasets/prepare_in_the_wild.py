@@ -5,7 +5,7 @@
     python datasets/prepare_in_the_wild.py --check [--root datasets]
 
 DOWNLOADS holds zip archives, one a data set or one for all, or what is in them. The data sets that
-are there are copied, pictures and annotations, into the folders in which they are distributed.
+are there are copied, images and annotations, into the folders in which they are distributed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
-from hipie.data.datasets.delivery import Delivery, DeliveryError, Source
-from hipie.data.datasets.in_the_wild import in_the_wild_splits
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.preparation import Check, objects_counted, run
-from hipie.data.vocabularies import collection, load_classes
+from hipie.data.datasets.odinw_seginw import in_the_wild_splits
+from hipie.data.io.json_file import DatasetError
+from hipie.data.preparation.cli import Check, objects_counted, run
+from hipie.data.preparation.sources import Delivery, DeliveryError, Source
+from hipie.vocabularies.tables import collection, load_classes
 
 SOURCES = [
     Source(
@@ -50,7 +50,7 @@ def prepare(delivery: Delivery, root: Path) -> None:
                 pairs += [(found, root / folder / path) for path, found in inside.items()]
     if not pairs:
         raise DeliveryError(f"{delivery.folder}: there is no data set of ODinW or SegInW here")
-    delivery.copy_all(sorted(set(pairs)), "pictures and annotations")
+    delivery.copy_all(sorted(set(pairs)), "images and annotations")
 
 
 def checks(root: Path) -> Iterator[Check]:

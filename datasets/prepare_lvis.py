@@ -5,7 +5,7 @@
     python datasets/prepare_lvis.py --check [--root datasets]
 
 DOWNLOADS holds the archives, or the JSON files in them; those that are there are copied. The
-pictures are COCO's `coco/train2017` and `coco/val2017`; those of PACO-Ego4D, which Ego4D gives
+images are COCO's `coco/train2017` and `coco/val2017`; those of PACO-Ego4D, which Ego4D gives
 after registration, lie in `ego4d/v1/paco_frames`.
 """
 
@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
-from hipie.data.datasets.delivery import Delivery, DeliveryError, Source
 from hipie.data.datasets.lvis import load_lvis
-from hipie.data.datasets.preparation import Check, objects_counted, run
-from hipie.data.vocabularies import load_classes
+from hipie.data.preparation.cli import Check, objects_counted, run
+from hipie.data.preparation.sources import Delivery, DeliveryError, Source
+from hipie.vocabularies.tables import load_classes
 
 LVIS, PACO = (
     "https://dl.fbaipublicfiles.com/LVIS",
@@ -30,10 +30,10 @@ SOURCES = [
     Source("LVIS train", f"{LVIS}/lvis_v1_train.json.zip", "350 MB", "CC BY 4.0"),
     Source("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
     Source("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
-    Source("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; pictures Ego4D's own"),
-    Source("their pictures", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
+    Source("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; images Ego4D's own"),
+    Source("their images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
 ]
-# File -> pictures, as published.
+# File -> images, as published.
 PUBLISHED = {
     "lvis/lvis_v1_train.json": 100_170,
     "lvis/lvis_v1_val.json": 19_809,
@@ -65,12 +65,12 @@ def checks(root: Path) -> Iterator[Check]:
 
 
 def _count(root: Path, file: str) -> str:
-    pictures = root / ("ego4d/v1/paco_frames" if "ego4d" in file else "coco")
+    images = root / ("ego4d/v1/paco_frames" if "ego4d" in file else "coco")
     if file.startswith("lvis"):
-        records = load_lvis(root / file, pictures, dict(load_classes("lvis_1203").contiguous))
+        records = load_lvis(root / file, images, dict(load_classes("lvis_1203").contiguous))
     else:
         classes = load_classes("paco")
-        records = load_coco_instances(root / file, pictures, dict(classes.contiguous))
+        records = load_coco_instances(root / file, images, dict(classes.contiguous))
     return objects_counted(records, PUBLISHED[file])
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Objects365, versions 1 and 2: annotations that name pictures as they lie on disk.
+"""Objects365, versions 1 and 2: annotations that name images as they lie on disk.
 
     python datasets/prepare_objects365.py [--root datasets]
     python datasets/prepare_objects365.py --check [--root datasets]
 
-Version 2: unpack the pictures as `Objects365/images/{train,val}/patch*/*.jpg` (or without the
+Version 2: unpack the images as `Objects365/images/{train,val}/patch*/*.jpg` (or without the
 folders of patches), and put `zhiyuan_objv2_{train,val}.json` into `instance365/`. Written beside
-them: `zhiyuan_objv2_{train,val}_new.json`, without the pictures that cannot be downloaded. HIPIE's
+them: `zhiyuan_objv2_{train,val}_new.json`, without the images that cannot be downloaded. HIPIE's
 `instance_365_{train,val}.json`, which have masks, are used as they are.
 Version 1: `objects365/{train,val}/` and `objects365/annotations/objects365_{train,val}.json`.
 """
@@ -24,18 +24,18 @@ from typing import Any
 from tqdm import tqdm
 
 from hipie.data.datasets.coco_instances import load_coco_instances
-from hipie.data.datasets.delivery import Source, whole_file
-from hipie.data.datasets.in_place import run_in_place
-from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
-from hipie.data.datasets.preparation import Check, is_newer, objects_counted
-from hipie.data.vocabularies import load_classes
+from hipie.data.io.json_file import DatasetError, images_by_id, read_json
+from hipie.data.preparation.cli import Check, is_newer, objects_counted
+from hipie.data.preparation.in_place import run_in_place
+from hipie.data.preparation.sources import Source, whole_file
+from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
     Source(
         "Objects365",
         "https://www.objects365.org/download.html",
         "version 1 about 90 GB, version 2 about 700 GB",
-        "annotations CC BY 4.0, pictures under Flickr's terms",
+        "annotations CC BY 4.0, images under Flickr's terms",
     ),
     Source(
         "HIPIE's masks of version 2",
@@ -46,7 +46,7 @@ SOURCES = [
 ]
 SPLITS = ("train", "val")
 MOST_MISSING = 0.01
-# Annotations -> pictures, vocabulary, how many pictures were published (None = any number).
+# Annotations -> images, vocabulary, how many images were published (None = any number).
 FILES = {
     "instance365/zhiyuan_objv2_train_new.json": ("Objects365/images/train", "obj365v2", None),
     "instance365/zhiyuan_objv2_val_new.json": ("Objects365/images/val", "obj365v2", None),
@@ -70,11 +70,11 @@ def prepare(root: Path, _workers: int) -> None:
 
 
 def write_names_on_disk(source: Path, pictures: Path) -> None:
-    """Write `..._new.json` beside the file, unless it is newer than file and pictures.
+    """Write `..._new.json` beside the file, unless it is newer than file and images.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        DatasetError: if more than a hundredth of the pictures are missing.
+        DatasetError: if more than a hundredth of the images are missing.
     """
     target = source.with_name(f"{source.stem}_new.json")
     folders = [Path(one) for one, _, _ in os.walk(pictures)]
@@ -84,7 +84,7 @@ def write_names_on_disk(source: Path, pictures: Path) -> None:
         return
     there = {
         f"{one.relative_to(pictures).as_posix()}/{name}".removeprefix("./")
-        for one in tqdm(folders, desc=f"pictures of {pictures.name}", unit="folder", leave=False)
+        for one in tqdm(folders, desc=f"images of {pictures.name}", unit="folder", leave=False)
         for name in os.listdir(one)
     }
     content = read_json(source, ("images", "annotations", "categories"))
@@ -100,7 +100,7 @@ def write_names_on_disk(source: Path, pictures: Path) -> None:
             kept.append({**image, "file_name": name})
     if len(missing) > MOST_MISSING * len(content["images"]):
         raise DatasetError(
-            f"{source}: the picture {missing[0]} and {len(missing) - 1} others of "
+            f"{source}: the image {missing[0]} and {len(missing) - 1} others of "
             f"{len(content['images'])} are not in {pictures}"
         )
     content["images"] = kept
@@ -108,7 +108,7 @@ def write_names_on_disk(source: Path, pictures: Path) -> None:
     with whole_file(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
     if missing:
-        print(f"{target}: {len(missing)} pictures are missing and left out")
+        print(f"{target}: {len(missing)} images are missing and left out")
 
 
 def _is_of(annotation: Any, images: set[int | str]) -> bool:

@@ -20,32 +20,32 @@ from pathlib import Path
 
 import numpy as np
 
-from hipie.data.datasets.delivery import Source
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.label_conversion import (
+from hipie.data.datasets.pascal_part import IGNORED, NUMBERS, part_tables
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.preparation.cli import Check
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import (
     Job,
     convert_all,
-    place_picture,
+    place_image,
     relabel_parts,
     table_of,
 )
-from hipie.data.datasets.label_maps import load_label_maps
-from hipie.data.datasets.pascal_part import IGNORED, NUMBERS, part_tables
-from hipie.data.datasets.preparation import Check
-from hipie.data.vocabularies import load_classes
+from hipie.data.preparation.sources import Source
+from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
     Source(
         "Pascal Panoptic Parts",
         "https://github.com/pmeletis/panoptic_parts",
         "labels 75 MB",
-        "pictures under Flickr's terms",
+        "images under Flickr's terms",
     ),
     Source(
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
-        "pictures under Flickr's terms",
+        "images under Flickr's terms",
     ),
     Source(
         "Cityscapes and its Panoptic Parts",
@@ -56,7 +56,7 @@ SOURCES = [
 ]
 SPLITS = ("training", "validation", "test")
 CITY_SPLITS = ("train", "val")
-LABELS, PICTURE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
+LABELS, IMAGE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
 PUBLISHED = {"training": 4_998, "validation": 5_105, "train": 2_975, "val": 500}
 # Cityscapes' classes that are no phrase: vehicle, borders, static and dynamic things.
 CITY_NOTHING = range(1, 6)
@@ -86,7 +86,7 @@ def prepare(root: Path, workers: int) -> None:
 
 
 def prepare_city(place: Path, split: str, workers: int) -> None:
-    """Write the maps of one split of Cityscapes, and gather its pictures."""
+    """Write the maps of one split of Cityscapes, and gather its images."""
     folder = place / "gtFinePanopticParts" / split
     names = [
         path.relative_to(folder).as_posix().removesuffix(LABELS)
@@ -96,8 +96,8 @@ def prepare_city(place: Path, split: str, workers: int) -> None:
     maps = [Job((folder / f"{one}{LABELS}",), target / f"{one}{LABELS}") for one in names]
     convert_all(partial(relabel_parts, city_table()), maps, workers, f"Cityscapes {split}")
     given, images = place / "leftImg8bit" / split, place / "images_all" / split
-    pictures = [Job((given / f"{one}{PICTURE}",), images / f"{one}{PICTURE}") for one in names]
-    convert_all(place_picture, pictures, workers, f"pictures of Cityscapes {split}")
+    pictures = [Job((given / f"{one}{IMAGE}",), images / f"{one}{IMAGE}") for one in names]
+    convert_all(place_image, pictures, workers, f"images of Cityscapes {split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -115,7 +115,7 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
     for maps, images, phrases, split in [row for row in rows if row[0].is_dir()] or rows[:1]:
         endings = {"label_ending": ".tif"}
         if split in CITY_SPLITS:
-            endings = {"label_ending": LABELS, "image_ending": PICTURE}
+            endings = {"label_ending": LABELS, "image_ending": IMAGE}
         load = partial(load_label_maps, maps, images, key="part_seg_file_name", **endings)
         numbers, count = range(phrases + 1), PUBLISHED.get(split)
         yield (

@@ -6,7 +6,7 @@
 
 Unpack VOC 2012 and VOC 2010, so that there are `VOCdevkit/VOC2012/` and `VOCdevkit/VOC2010/`, and
 Context's trainval.tar.gz in the latter: `VOCdevkit/VOC2010/trainval/*.mat`. Written:
-`pascal_voc_d2/` and `pascal_ctx_d2/`; pictures are linked to, not copied, where that can be.
+`pascal_voc_d2/` and `pascal_ctx_d2/`; images are linked to, not copied, where that can be.
 
 Context's splits are VOC 2010's lists of training and validation. Its 59 classes are made from the
 459 by their names. Published numbers for 59 classes come from masks of the Detail API, a later
@@ -22,22 +22,22 @@ from pathlib import Path
 
 import numpy as np
 
-from hipie.data.datasets.delivery import Source
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.label_conversion import (
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.preparation.cli import Check
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import (
     Job,
     convert_all,
-    place_picture,
+    place_image,
     relabel,
     relabel_matlab,
     table_of,
 )
-from hipie.data.datasets.label_maps import load_label_maps
-from hipie.data.datasets.preparation import Check
-from hipie.data.vocabularies import load_vocabulary
+from hipie.data.preparation.sources import Source
+from hipie.vocabularies.tables import load_vocabulary
 
 VOC, CONTEXT = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cs.stanford.edu/~roozbeh"
-FLICKR = "pictures under Flickr's terms"
+FLICKR = "images under Flickr's terms"
 SOURCES = [
     Source("VOC 2012", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", FLICKR),
     Source("VOC 2010", f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", FLICKR),
@@ -76,7 +76,7 @@ def prepare_voc(root: Path, workers: int) -> None:
     without = table_of([(0, IGNORED), (IGNORED, IGNORED), *((i + 1, i) for i in range(20))], 256)
     for folder, split in SPLITS.items():
         names = _names(given / "ImageSets/Segmentation" / f"{split}.txt")
-        _pictures(given, place, folder, names, workers)
+        _images(given, place, folder, names, workers)
         for classes, table in ((21, with_background), (20, without)):
             maps = place / f"annotations_pascal{classes}" / folder
             labels = given / "SegmentationClass"
@@ -91,7 +91,7 @@ def prepare_context(root: Path, workers: int) -> None:
     for folder, split in SPLITS.items():
         listed = _names(given / "ImageSets/Main" / f"{split}.txt")
         names = [one for one in listed if (given / "trainval" / f"{one}.mat").is_file()]
-        _pictures(given, place, folder, names, workers)
+        _images(given, place, folder, names, workers)
         for name, ending, table in (
             ("annotations_ctx459", ".tif", all_of_them),
             ("annotations_ctx59", ".png", table_of_59()),
@@ -117,12 +117,12 @@ def _names(file: Path) -> list[str]:
     return file.read_text(encoding="ascii").split()
 
 
-def _pictures(given: Path, place: Path, folder: str, names: Sequence[str], workers: int) -> None:
+def _images(given: Path, place: Path, folder: str, names: Sequence[str], workers: int) -> None:
     jobs = [
         Job((given / "JPEGImages" / f"{name}.jpg",), place / "images" / folder / f"{name}.jpg")
         for name in names
     ]
-    convert_all(place_picture, jobs, workers, f"{place.name} {folder}")
+    convert_all(place_image, jobs, workers, f"{place.name} {folder}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:

@@ -20,12 +20,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.delivery import Source
-from hipie.data.datasets.in_place import check_label_maps, run_in_place
-from hipie.data.datasets.label_conversion import Job, convert_all, relabel_parts
-from hipie.data.datasets.label_maps import load_label_maps
 from hipie.data.datasets.pascal_part import number_parts, part_tables
-from hipie.data.datasets.preparation import Check
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.preparation.cli import Check
+from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, relabel_parts
+from hipie.data.preparation.sources import Source
 
 SOURCES = [
     Source(
@@ -38,7 +38,7 @@ SOURCES = [
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
-        "pictures under Flickr's terms",
+        "images under Flickr's terms",
     ),
 ]
 SPLITS = {"training": "train", "validation": "val"}

@@ -6,9 +6,9 @@
 
 DOWNLOADS holds refcoco.zip, refcoco+.zip and refcocog.zip, or what is in them. The pickles and
 `instances.json` are copied; from them the files of HIPIE and UNINEXT are made, where an object with
-its sentences is an "image" (`refcoco-unc`, `refcocoplus-unc`, `refcocog-umd`, `refcocog-google`),
-and all training splits one after another (`refcoco-mixed`), once more without the pictures that
-some validation or test split has (`..._filter.json`). The pictures are COCO's `coco/train2014`.
+its expressions is an "image" (`refcoco-unc`, `refcocoplus-unc`, `refcocog-umd`, `refcocog-google`),
+and all training splits one after another (`refcoco-mixed`), once more without the images that
+some validation or test split has (`..._filter.json`). The images are COCO's `coco/train2014`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
-from hipie.data.datasets.delivery import Delivery, Source, whole_file
-from hipie.data.datasets.json_file import read_json
-from hipie.data.datasets.object_expressions import load_object_expressions
-from hipie.data.datasets.preparation import Check, is_newer, run
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.run_lengths import runs_of
-from hipie.data.datasets.sentence_counts import counted
+from hipie.data.datasets.uninext_refer import load_object_expressions
+from hipie.data.io.json_file import read_json
+from hipie.data.io.rle import runs_of
+from hipie.data.preparation.cli import Check, is_newer, run
+from hipie.data.preparation.ref_counts import counted
+from hipie.data.preparation.sources import Delivery, Source, whole_file
 
 ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 SOURCES = [
-    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 sentences", "Apache 2.0"),
+    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 expressions", "Apache 2.0"),
     Source("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
     Source("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
-    Source("their pictures", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    Source("their images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]
 # Folder, name after `refs`, HIPIE's name, splits, HIPIE's splits.
 UNC = ("train", "val", "testA", "testB")
@@ -78,13 +78,13 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
     if is_newer(target, (refs, instances)):
         return
     images, annotations = [], []
-    for record, annotation, sentences in objects_of(
+    for record, annotation, expressions in objects_of(
         load_refcoco(refs, instances, "", split, words="sent")
     ):
         number = len(images) + 1
         kept = {key: record[key] for key in ("file_name", "height", "width")}
-        origin = {"original_id": record["image_id"], "ref_id": sentences[0]["ref_id"]}
-        words = [sentence["sentence"] for sentence in sentences]
+        origin = {"original_id": record["image_id"], "ref_id": expressions[0]["ref_id"]}
+        words = [expression["sentence"] for expression in expressions]
         images.append({**kept, "id": number, "expressions": words, **origin})
         runs = runs_of(annotation["segmentation"], record["height"], record["width"])
         annotations.append(
@@ -104,19 +104,19 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
 def objects_of(
     records: list[dict[str, Any]],
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Every ref of exactly one object: picture, annotation, sentences; by the ref's number."""
+    """Every ref of exactly one object: image, annotation, expressions; by the ref's number."""
     refs: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for record in records:
-        for sentence in record["sentences"]:
-            refs.setdefault(sentence["ref_id"], (record, []))[1].append(sentence)
+        for expression in record["sentences"]:
+            refs.setdefault(expression["ref_id"], (record, []))[1].append(expression)
     for number in sorted(refs):
-        record, sentences = refs[number]
-        if len(sentences[0]["targets"]) == 1:
-            yield record, record["annotations"][sentences[0]["targets"][0]], sentences
+        record, expressions = refs[number]
+        if len(expressions[0]["targets"]) == 1:
+            yield record, record["annotations"][expressions[0]["targets"][0]], expressions
 
 
 def write_mixed(root: Path) -> None:
-    """Write the training splits one after another, and the same without tested pictures."""
+    """Write the training splits one after another, and the same without tested images."""
     place = root / "annotations"
     tested_files = [
         place / name / f"instances_{split}.json"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Ref-ZOM, sentences about one thing, several or none: `ref-zom/`.
+"""Ref-ZOM, expressions about one thing, several or none: `ref-zom/`.
 
     python datasets/prepare_refzom.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_refzom.py --check [--root datasets]
@@ -17,22 +17,22 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.delivery import Delivery, DeliveryError, Source, whole_file
-from hipie.data.datasets.json_file import images_by_id, read_json
-from hipie.data.datasets.preparation import Check, is_newer, run
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.sentence_counts import counted
+from hipie.data.io.json_file import images_by_id, read_json
+from hipie.data.preparation.cli import Check, is_newer, run
+from hipie.data.preparation.ref_counts import counted
+from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file
 
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
     Source("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
-    Source("its pictures", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
+    Source("its images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
 ]
 FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
 
 
 def prepare(delivery: Delivery, root: Path) -> None:
-    """Copy the refs, and `instances.json` with every picture's folder in its name."""
+    """Copy the refs, and `instances.json` with every image's folder in its name."""
     here = root / "ref-zom"
     refs = delivery.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
     delivery.copy(refs, here / "refs(final).p")
@@ -50,16 +50,16 @@ def prepare(delivery: Delivery, root: Path) -> None:
 
 
 def with_folder(name: str, file: Path) -> str:
-    """A picture's name with COCO's folder before it.
+    """An image's name with COCO's folder before it.
 
     Raises:
-        DeliveryError: if it is not named as COCO's pictures of 2014 are.
+        DeliveryError: if it is not named as COCO's images of 2014 are.
     """
     bare = name.rsplit("/", 1)[-1]
     for start, folder in FOLDERS.items():
         if bare.startswith(start):
             return f"{folder}/{bare}"
-    raise DeliveryError(f"{file}: the picture {name} is in neither train2014 nor val2014")
+    raise DeliveryError(f"{file}: the image {name} is in neither train2014 nor val2014")
 
 
 def checks(root: Path) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Say what you want to see, in words, and get masks: things, stuff, parts, sentences, groups.
+"""Say what you want to see, in words, and get masks: things, stuff, parts, expressions, groups.
 
     from hipie import Segmenter
     Segmenter.from_config("nano/hipie_nano_picturebook.yaml").segment("page.png", things=["car"])
@@ -21,7 +21,7 @@ WITHOUT_DETECTRON2 = (
     "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 "
     "(or, in a clone of hipie: python install/get_detectron2.py)"
 )
-_PLACES = {"Segmenter": "hipie.segmenter", "add_hipie_config": "hipie.config"}
+_PLACES = {"Segmenter": "hipie.predictor", "add_hipie_config": "hipie.config"}
 
 if find_spec("detectron2") is None:
     warnings.warn(WITHOUT_DETECTRON2, stacklevel=2)

@@ -15,11 +15,11 @@ from pycocotools import mask as coco_mask
 
 @dataclass
 class Segment:
-    """One thing, stretch of stuff, part, or answer to a sentence.
+    """One thing, stretch of stuff, part, or answer to an expression.
 
     Attributes:
-        label: the class name or sentence.
-        kind: "thing", "stuff", "part" or "sentence".
+        label: the class name or expression.
+        kind: "thing", "stuff", "part" or "expression".
         mask: [H, W] bool.
         score: 0..1.
         parts: the parts that were found, for a thing; a part has parts of its own.
@@ -47,11 +47,11 @@ class Segment:
 
 @dataclass
 class Segmentation:
-    """The segments of one picture.
+    """The segments of one image.
 
     Attributes:
         image: [H, W, 3] uint8 RGB, as it was given.
-        segments: in the order found; a sentence that describes nothing has an empty mask.
+        segments: in the order found; an expression that describes nothing has an empty mask.
     """
 
     image: np.ndarray
@@ -82,7 +82,7 @@ class Segmentation:
 
     @property
     def labels(self) -> list[str]:
-        """N class names or sentences."""
+        """N class names or expressions."""
         return [segment.label for segment in self.segments]
 
     @property
@@ -117,13 +117,13 @@ class Segmentation:
         return inside / total if total else 1.0
 
     def draw(self, title: str = "") -> Image.Image:
-        """The picture with its masks, and a legend beside it."""
-        from hipie.visualize import draw_segments
+        """The image with its masks, and a legend beside it."""
+        from hipie.visualizer import draw_segments
 
         return draw_segments(self.image, self.segments, title)
 
     def save(self, path: str | Path, title: str = "") -> Path:
-        """Write `draw()` to a picture file, or `to_coco()` where the name ends in .json."""
+        """Write `draw()` to an image file, or `to_coco()` where the name ends in .json."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".json":

@@ -38,10 +38,10 @@ def in_tmp(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory):
-    """A folder with a BERT of one layer, 32 wide, and MiniLM's word pieces."""
+    """A folder with a BERT of one layer, 32 wide, and MiniLM's tokens."""
     from transformers import BertConfig, BertModel
 
-    from hipie.language.tokens import load_tokenizer, minilm_folder
+    from hipie.modeling.text_encoder.tokenizer import load_tokenizer, minilm_folder
 
     folder = tmp_path_factory.mktemp("text")
     torch.manual_seed(0)
@@ -54,19 +54,17 @@ def tiny_text(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_text, tmp_path_factory):
-    """A file with random weights for `tests/tiny.yaml` with MODEL.HIPIE.WIDTH 64.
+    """A file with random weights for `tests/tiny.yaml` with MODEL.HIPIE.HIDDEN_DIM 64.
 
     A group norm of 32 channels refuses a map of one pixel, hence the width.
     """
     from detectron2.modeling import build_model
 
-    import hipie.universal
-    import hipie.vision  # noqa: F401
     from hipie import model_zoo
     from hipie.checkpoint import save_weights
 
     torch.manual_seed(0)
-    options = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.WIDTH", 64]
+    options = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", 64]
     cfg = model_zoo.get_config(str(Path(__file__).parent / "tiny.yaml"), options)
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     save_weights(build_model(cfg), path, half=False)
@@ -92,8 +90,6 @@ def tiny_options(tiny_text, tiny_book, tmp_path):
 @pytest.fixture
 def tiny_cfg(tiny_options):
     """The configuration of `tests/tiny.yaml`, its registries filled and its data registered."""
-    import hipie.universal
-    import hipie.vision  # noqa: F401
     from hipie.data.datasets import register_all
 
     cfg = _plain_cfg()
@@ -114,18 +110,18 @@ def tiny_full_size(backbone: str, text_source: str):
             *("MODEL.DEVICE", "cpu", "MODEL.HIPIE.TEXT.SOURCE", text_source),
             *("MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16),
             *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
-            *("MODEL.VIT.WIDTH", 32, "MODEL.VIT.DEPTH", 4, "MODEL.VIT.NUM_HEADS", 2),
+            *("MODEL.VIT.EMBED_DIM", 32, "MODEL.VIT.DEPTH", 4, "MODEL.VIT.NUM_HEADS", 2),
             *("MODEL.VIT.IMAGE_SIZE", 128, "MODEL.VIT.PRETRAIN_IMAGE_SIZE", 64),
             *("MODEL.VIT.WINDOW_BLOCKS", (0, 2), "MODEL.VIT.WINDOW_SIZE", 3),
-            *("MODEL.HIPIE.WIDTH", 64, "MODEL.HIPIE.LOSS.NUM_POINTS", 64),
+            *("MODEL.HIPIE.HIDDEN_DIM", 64, "MODEL.HIPIE.LOSS.NUM_POINTS", 64),
             *("MODEL.HIPIE.THINGS.NUM_QUERIES", 20, "MODEL.HIPIE.THINGS.NUM_BACKGROUND_QUERIES", 3),
             *("MODEL.HIPIE.THINGS.ENCODER_LAYERS", 2, "MODEL.HIPIE.THINGS.DECODER_LAYERS", 2),
-            *("MODEL.HIPIE.THINGS.NUM_HEADS", 4, "MODEL.HIPIE.THINGS.FFN_WIDTH", 32),
-            *("MODEL.HIPIE.THINGS.FUSION_WIDTH", 32, "MODEL.HIPIE.THINGS.FUSION_HEADS", 2),
+            *("MODEL.HIPIE.THINGS.NUM_HEADS", 4, "MODEL.HIPIE.THINGS.DIM_FEEDFORWARD", 32),
+            *("MODEL.HIPIE.THINGS.FUSION_EMBED_DIM", 32, "MODEL.HIPIE.THINGS.FUSION_HEADS", 2),
             *("MODEL.HIPIE.THINGS.DENOISING_QUERIES", 8),
             *("MODEL.HIPIE.STUFF.NUM_QUERIES", 12, "MODEL.HIPIE.STUFF.ENCODER_LAYERS", 2),
             *("MODEL.HIPIE.STUFF.DECODER_LAYERS", 2, "MODEL.HIPIE.STUFF.NUM_HEADS", 4),
-            *("MODEL.HIPIE.STUFF.FFN_WIDTH", 32, "MODEL.HIPIE.STUFF.DENOISING_QUERIES", 8),
+            *("MODEL.HIPIE.STUFF.DIM_FEEDFORWARD", 32, "MODEL.HIPIE.STUFF.DENOISING_QUERIES", 8),
         ]
     )
     return cfg
@@ -145,9 +141,6 @@ def tiny_vit(tiny_text):
 
 def _built(cfg):
     from detectron2.modeling import build_model
-
-    import hipie.universal
-    import hipie.vision  # noqa: F401
 
     torch.manual_seed(0)
     return build_model(cfg).eval()

@@ -41,30 +41,30 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
 TARGETS: dict[str, tuple[str, ...]] = {
-    "hipie/training/focal.py": ("training/test_focal.py",),
-    "hipie/training/dice.py": ("training/test_dice.py",),
-    "hipie/training/hungarian.py": ("training/test_hungarian.py",),
-    "hipie/training/sim_ota.py": ("training/test_sim_ota.py",),
-    "hipie/training/matched_losses.py": (
+    "hipie/modeling/criterion/focal.py": ("training/test_focal.py",),
+    "hipie/modeling/criterion/dice.py": ("training/test_dice.py",),
+    "hipie/modeling/matcher/hungarian.py": ("training/test_hungarian.py",),
+    "hipie/modeling/matcher/sim_ota.py": ("training/test_sim_ota.py",),
+    "hipie/modeling/criterion/losses.py": (
         "training/test_matched_losses.py",
         "training/test_both_criteria.py",
         "training/test_thing_criterion.py",
         "training/test_stuff_criterion.py",
     ),
-    "hipie/training/thing_criterion.py": (
+    "hipie/modeling/criterion/thing_criterion.py": (
         "training/test_both_criteria.py",
         "training/test_thing_criterion.py",
         "training/test_normalizers.py",
     ),
-    "hipie/training/stuff_criterion.py": (
+    "hipie/modeling/criterion/stuff_criterion.py": (
         "training/test_both_criteria.py",
         "training/test_stuff_criterion.py",
         "training/test_normalizers.py",
     ),
-    "hipie/inference/merge.py": ("inference/test_merge.py",),
-    "hipie/evaluation/overlap.py": ("evaluation/test_overlap.py",),
-    "hipie/evaluation/referring.py": ("evaluation/test_referring.py",),
-    "hipie/evaluation/parts.py": ("evaluation/test_parts.py",),
+    "hipie/modeling/postprocessing/panoptic_inference.py": ("inference/test_merge.py",),
+    "hipie/evaluation/metrics/iou.py": ("evaluation/test_overlap.py",),
+    "hipie/evaluation/referring_evaluation.py": ("evaluation/test_referring.py",),
+    "hipie/evaluation/part_evaluation.py": ("evaluation/test_parts.py",),
 }
 """Every module and the files that test it."""
 

@@ -35,7 +35,7 @@ def thing(name: str, number: int, mask: Mask, parts: dict[str, Mask]) -> dict[st
 
 
 def write_annotation(path: Path, objects: Sequence[dict[str, Any]]) -> None:
-    """Write `anno` of one picture."""
+    """Write `anno` of one image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     row = structs(objects, ("class", "class_ind", "mask", "parts"))
     anno = {"imname": path.stem, "objects": row}

@@ -1,4 +1,4 @@
-"""Weights, pictures and objects that a rule makes, and what the published program said of them.
+"""Weights, images and objects that a rule makes, and what the published program said of them.
 
 The published HIPIE was run on CPU with these weights; what it computed lies, cut to fit, in
 `tests/data/published/`. Nothing large needs to be stored: a tensor's values follow from its name.
@@ -18,7 +18,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
-from hipie.language import Vocabulary, VocabularyClass
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 DATA = Path(__file__).parent / "data"
 SAME_TENSOR = (
@@ -93,15 +93,15 @@ def waves(height: int, width: int, seed: int) -> Tensor:
     """[3, height, width] uint8: waves of colour with noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
-    picture = np.zeros((3, height, width))
-    for channel in picture:
+    image = np.zeros((3, height, width))
+    for channel in image:
         for _ in range(6):
             rise, run = random.uniform(-0.08, 0.08, 2)
             phase, strength = random.uniform(0, [6.283, 40])
             channel += strength * np.sin(rise * y + run * x + phase)
         channel += 110 + 30 * random.standard_normal()
-    picture += 8 * random.standard_normal(picture.shape)
-    return torch.from_numpy(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+    image += 8 * random.standard_normal(image.shape)
+    return torch.from_numpy(np.clip(np.rint(image), 0, 255).astype(np.uint8))
 
 
 def ellipses(height: int, width: int, rows: list[list[float]]) -> Instances:

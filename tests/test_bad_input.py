@@ -1,4 +1,4 @@
-"""Pictures, words, configurations and weights of every bad kind, through `Segmenter` and `hipie`.
+"""Images, words, configurations and weights of every bad kind, through `Segmenter` and `hipie`.
 
 What can be read is segmented; the rest ends with one sentence that names the culprit.
 """
@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from hipie import Segmenter
-from hipie.cli import main
+from hipie.cli.main import main
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
-WIDTH = ["MODEL.HIPIE.WIDTH", "64"]
+WIDTH = ["MODEL.HIPIE.HIDDEN_DIM", "64"]
 
 
 class RunsCode:
@@ -42,7 +42,7 @@ def segmenter(tiny_weights: Path, options: list[str]) -> Segmenter:
 
 
 @pytest.fixture
-def sentence(tiny_weights: Path, options: list[str], tmp_path: Path):
+def expression(tiny_weights: Path, options: list[str], tmp_path: Path):
     """What `hipie segment` with these words ends with; weights and options may be others."""
 
     def say(picture: str, *words: str, weights: object = tiny_weights, more: list[str] = []) -> str:  # noqa: B006
@@ -65,7 +65,7 @@ def page(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
-def test_pictures_of_every_mode_are_segmented(segmenter: Segmenter, kind: str, tmp_path) -> None:
+def test_images_of_every_mode_are_segmented(segmenter: Segmenter, kind: str, tmp_path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     if kind == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -87,7 +87,7 @@ def test_a_turned_photograph_is_segmented_upright(segmenter: Segmenter, tmp_path
 
 
 @pytest.mark.parametrize("size", [(1, 1), (200, 8000), (8000, 200)])
-def test_tiny_and_long_pictures(segmenter: Segmenter, size: tuple[int, int]) -> None:
+def test_tiny_and_long_images(segmenter: Segmenter, size: tuple[int, int]) -> None:
     pixels = np.full((*size, 3), 90, np.uint8)
     assert segmenter.segment(pixels, ["dog"], ["sky"]).masks.shape[1:] == size
     assert segmenter.refer(pixels, "the dog").masks.shape == (1, *size)
@@ -99,13 +99,13 @@ def test_five_thousand_names(segmenter: Segmenter) -> None:
     assert set(found.labels) <= set(names)
 
 
-def test_pictures_that_cannot_be_read_are_named(sentence, tmp_path: Path, page: str) -> None:
+def test_images_that_cannot_be_read_are_named(expression, tmp_path: Path, page: str) -> None:
     (tmp_path / "letter.jpg").write_text("Dear reader")
     Image.open(page).resize((300, 300)).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     for name in ("letter.jpg", "cut.jpg", "nowhere.jpg", ""):
-        assert str(tmp_path / name) in sentence(str(tmp_path / name), "--things", "dog")
+        assert str(tmp_path / name) in expression(str(tmp_path / name), "--things", "dog")
 
 
 @pytest.mark.parametrize(
@@ -118,26 +118,30 @@ def test_pictures_that_cannot_be_read_are_named(sentence, tmp_path: Path, page: 
         (["--parts", "wheel"], "whole: part"),
     ],
 )
-def test_bad_words_are_named(sentence, page: str, words: list[str], said: str) -> None:
-    assert said in sentence(page, *words)
+def test_bad_words_are_named(expression, page: str, words: list[str], said: str) -> None:
+    assert said in expression(page, *words)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["MODEL.HIPIE.WIDHT", "64"], "MODEL.HIPIE.WIDTH"),
-        (["MODEL.HIPIE.WIDTH", "wide"], "MODEL.HIPIE.WIDTH cannot be 'wide'"),
-        (["MODEL.HIPIE.WIDTH", "63"], "a multiple of 32"),
+        (["MODEL.HIPIE.HIDEN_DIM", "64"], "MODEL.HIPIE.HIDDEN_DIM"),
+        (["MODEL.HIPIE.HIDDEN_DIM", "wide"], "MODEL.HIPIE.HIDDEN_DIM cannot be 'wide'"),
+        (["MODEL.HIPIE.HIDDEN_DIM", "63"], "a multiple of 32"),
         (["MODEL.HIPIE.TEST.TOKEN_POOLING", "sum"], "mean or max"),
         (["SEED"], "has no value"),
         (["MODEL.HIPIE.TEXT.SOURCE", "./nowhere"], '"./nowhere" is no text encoder'),
     ],
 )
-def test_keys_and_values_that_do_not_exist(sentence, page: str, more: list[str], said: str) -> None:
-    assert said in sentence(page, "--things", "dog", more=more)
+def test_keys_and_values_that_do_not_exist(
+    expression, page: str, more: list[str], said: str
+) -> None:
+    assert said in expression(page, "--things", "dog", more=more)
 
 
-def test_weights_that_cannot_be_used_are_named(sentence, page: str, tiny_weights, tmp_path) -> None:
+def test_weights_that_cannot_be_used_are_named(
+    expression, page: str, tiny_weights, tmp_path
+) -> None:
     cut = tmp_path / "cut.pth"
     cut.write_bytes(tiny_weights.read_bytes()[:5000])
     trap = tmp_path / "trap.pkl"
@@ -145,5 +149,5 @@ def test_weights_that_cannot_be_used_are_named(sentence, page: str, tiny_weights
     other = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.ones(3, 3)}, other)
     for file in (cut, trap, other, tmp_path / "none.pth"):
-        assert file.name in sentence(page, "--things", "dog", weights=file)
+        assert file.name in expression(page, "--things", "dog", weights=file)
     assert not (tmp_path / "owned").exists()

@@ -14,10 +14,8 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-import hipie.universal
-import hipie.vision  # noqa: F401
 from hipie.config import add_hipie_config
-from hipie.configure import check, keys, merge
+from hipie.config.loading import check, keys, merge
 from hipie.data.datasets import register_benchmarks
 from tests import benchmark_trees as trees
 
@@ -30,21 +28,21 @@ REDUCED = {
     "MODEL.WEIGHTS": "",
     "MODEL.RESNETS.DEPTH": 18,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-    "MODEL.HIPIE.WIDTH": 32,
+    "MODEL.HIPIE.HIDDEN_DIM": 32,
     "MODEL.HIPIE.CLIP.MODEL": "random:tiny",
     "MODEL.HIPIE.THINGS.NUM_QUERIES": 12,
     "MODEL.HIPIE.THINGS.NUM_HEADS": 4,
     "MODEL.HIPIE.THINGS.ENCODER_LAYERS": 1,
     "MODEL.HIPIE.THINGS.DECODER_LAYERS": 1,
-    "MODEL.HIPIE.THINGS.FFN_WIDTH": 32,
-    "MODEL.HIPIE.THINGS.FUSION_WIDTH": 32,
+    "MODEL.HIPIE.THINGS.DIM_FEEDFORWARD": 32,
+    "MODEL.HIPIE.THINGS.FUSION_EMBED_DIM": 32,
     "MODEL.HIPIE.THINGS.FUSION_HEADS": 2,
     "MODEL.HIPIE.STUFF.NUM_QUERIES": 8,
     "MODEL.HIPIE.STUFF.NUM_HEADS": 4,
     "MODEL.HIPIE.STUFF.ENCODER_LAYERS": 1,
     "MODEL.HIPIE.STUFF.DECODER_LAYERS": 1,
-    "MODEL.HIPIE.STUFF.FFN_WIDTH": 32,
-    "MODEL.VIT.WIDTH": 32,
+    "MODEL.HIPIE.STUFF.DIM_FEEDFORWARD": 32,
+    "MODEL.VIT.EMBED_DIM": 32,
     "MODEL.VIT.DEPTH": 2,
     "MODEL.VIT.NUM_HEADS": 2,
     "MODEL.VIT.WINDOW_BLOCKS": "(0,)",
@@ -135,9 +133,9 @@ def test_the_stages_are_the_published_recipe():
     for one in solver.values():
         assert (one.BASE_LR, one.WEIGHT_DECAY, one.WARMUP_ITERS) == (1e-4, 0.01, 2000)
         assert (one.WARMUP_FACTOR, one.CLIP_GRADIENTS.CLIP_VALUE) == (0, 0.1)
-    assert stages["parts"].DATALOADER.RATIOS == (3.0, 1.0, 1.0)
-    assert stages["parts"].MODEL.HIPIE.LOSS.SPREAD_WHOLES
-    assert not stages["joint"].MODEL.HIPIE.LOSS.SPREAD_WHOLES
+    assert stages["parts"].DATALOADER.DATASET_RATIO == (3.0, 1.0, 1.0)
+    assert stages["parts"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE
+    assert not stages["joint"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE
     texts = [stages[name].MODEL.HIPIE.TEXT.MAX_TOKENS for name in solver]
     assert texts == [512, 512, 1024]
     assert stages["pretrain"].INPUT.MIN_SIZE_TRAIN == (1024, 600, 800)
@@ -148,7 +146,7 @@ def test_the_stages_are_the_published_recipe():
 
 
 @pytest.mark.parametrize("path", [*STAGES, *EVALUATIONS], ids=by_name)
-def test_a_reduced_model_sees_a_picture(path, tiny_text):
+def test_a_reduced_model_sees_an_image(path, tiny_text):
     cfg = read(path, *reduced_options(tiny_text))
     model = build_model(cfg).eval()
     item = {"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 32, "width": 48}
@@ -192,11 +190,11 @@ TRAINING = {
     "SOLVER.STEPS": "()",
     "SOLVER.WARMUP_ITERS": 1,
     "SOLVER.IMS_PER_BATCH": 1,
-    "DATALOADER.RATIOS": "()",
+    "DATALOADER.DATASET_RATIO": "()",
     "DATASETS.TEST": "()",
     "INPUT.MIN_SIZE_TRAIN": "(128,)",
     "INPUT.MAX_SIZE_TRAIN": 192,
-    "INPUT.JITTER.SIZE": 128,
+    "INPUT.LSJ.SIZE": 128,
     "MODEL.HIPIE.LOSS.NUM_POINTS": 32,
     "MODEL.HIPIE.THINGS.DENOISING_QUERIES": 8,
     "MODEL.HIPIE.STUFF.DENOISING_QUERIES": 8,

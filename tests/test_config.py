@@ -1,4 +1,4 @@
-"""Keys: defaults that fit together, shipped files that merge, and sentences for what does not."""
+"""Keys: defaults that fit together, shipped files that merge, and expressions for what does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from hipie.config import add_hipie_config
-from hipie.configure import ConfigError, check, keys, merge
+from hipie.config.loading import ConfigError, check, keys, merge
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -28,7 +28,7 @@ def test_defaults_are_the_published_model(cfg):
     assert (ours.WIDTH, ours.THINGS.NUM_QUERIES, ours.STUFF.NUM_QUERIES) == (256, 900, 300)
     assert (ours.THINGS.DECODER_LAYERS, ours.STUFF.DECODER_LAYERS) == (6, 9)
     assert ours.LOSS.NUM_POINTS == 112 * 112
-    assert ours.LOSS.PUBLISHED_FRAMES and not ours.LOSS.AVERAGE_NORMALIZERS
+    assert ours.LOSS.OFFICIAL_BOX_FRAMES and not ours.LOSS.AVERAGE_NORMALIZERS
     check(cfg)
 
 
@@ -41,7 +41,7 @@ def test_shipped_files_merge(cfg, path):
 
 
 def test_no_key_is_defined_twice():
-    text = (ROOT / "hipie/config.py").read_text(encoding="utf-8")
+    text = (ROOT / "hipie/config/defaults.py").read_text(encoding="utf-8")
     for block in re.split(r"^def ", text, flags=re.MULTILINE):
         assigned = re.findall(r"^    ((?:cfg|node)\.[\w.]+) = ", block, re.MULTILINE)
         assert len(assigned) == len(set(assigned))
@@ -51,7 +51,7 @@ def test_every_key_is_read_somewhere(cfg):
     own = {key.rpartition(".")[2] for key in set(keys(cfg)) - set(keys(get_cfg()))}
     readers = [p for p in ROOT.glob("hipie/**/*.py") if p.name not in ("config.py", "configure.py")]
     sources = "\n".join(p.read_text(encoding="utf-8") for p in [*readers, ROOT / "train_net.py"])
-    assert "SENTENCES_PER_PICTURE" in own
+    assert "EXPRESSIONS_PER_IMAGE" in own
     assert {name for name in own if not re.search(rf"\b{name}\b", sources)} == set()
 
 
@@ -111,10 +111,10 @@ def test_a_missing_file_is_named(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("MODEL.HIPIE.WIDTH", 100, r"MODEL\.HIPIE\.WIDTH is 100; .* a multiple of 32"),
-        ("MODEL.HIPIE.WIDTH", 0, r"MODEL\.HIPIE\.WIDTH is 0"),
+        ("MODEL.HIPIE.HIDDEN_DIM", 100, r"MODEL\.HIPIE\.WIDTH is 100; .* a multiple of 32"),
+        ("MODEL.HIPIE.HIDDEN_DIM", 0, r"MODEL\.HIPIE\.WIDTH is 0"),
         ("MODEL.HIPIE.STUFF.NUM_HEADS", 3, r"a multiple of 3, which is .*STUFF\.NUM_HEADS"),
-        ("MODEL.HIPIE.THINGS.FUSION_HEADS", 7, r"FUSION_WIDTH is 2048; .*FUSION_HEADS"),
+        ("MODEL.HIPIE.THINGS.FUSION_HEADS", 7, r"FUSION_EMBED_DIM is 2048; .*FUSION_HEADS"),
         ("MODEL.HIPIE.THINGS.NUM_QUERIES", 0, r"THINGS\.NUM_QUERIES is 0; .* at least 1"),
         ("MODEL.HIPIE.TEST.TOKEN_POOLING", "sum", r"TOKEN_POOLING is 'sum'; .* mean or max"),
         ("INPUT.FORMAT", "YUV-BT.601", r"INPUT\.FORMAT is 'YUV-BT\.601'; .* RGB or BGR"),

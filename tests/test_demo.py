@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hipie.data.image import read_image
-from hipie.demonstration import SEED, Demonstration
+from hipie.cli.demo import SEED, Demonstration
+from hipie.data.image_io import read_image
 from hipie.segmentation import Segment, Segmentation
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,11 @@ class Standin:
         assert not set(things) & set(stuff)
         return Segmentation(image, [Segment(things[0], "thing", self.middle(image), 0.5)])
 
-    def refer(self, image, sentence):
-        return Segmentation(image, [Segment(sentence, "sentence", self.middle(image), 0.5)])
+    def refer(self, image, expression):
+        return Segmentation(image, [Segment(expression, "sentence", self.middle(image), 0.5)])
 
-    def refer_group(self, images, sentence):
-        return [self.refer(image, sentence) for image in images]
+    def refer_group(self, images, expression):
+        return [self.refer(image, expression) for image in images]
 
     @staticmethod
     def middle(image) -> np.ndarray:
@@ -93,22 +93,22 @@ def test_without_words_the_program_says_what_to_give(tmp_path: Path) -> None:
 
 @pytest.fixture
 def three(tmp_path: Path, monkeypatch):
-    """demo.py on three pictures, the second broken, with a stand-in that reads files."""
+    """demo.py on three images, the second broken, with a stand-in that reads files."""
     import demo
 
     class Reads(Standin):
         model = SimpleNamespace(tasks={"referring"})
 
-        def refer(self, image, sentences):
+        def refer(self, image, expressions):
             pixels = read_image(image)
-            (sentence,) = [sentences] if isinstance(sentences, str) else sentences
-            return super().refer(pixels, sentence)
+            (expression,) = [expressions] if isinstance(expressions, str) else expressions
+            return super().refer(pixels, expression)
 
     monkeypatch.setattr(demo.Segmenter, "from_config", lambda *_: Reads())
     names = [str(tmp_path / f"{number}.png") for number in range(3)]
     for name in names:
         Image.new("RGB", (60, 40)).save(name)
-    Path(names[1]).write_bytes(b"no picture")
+    Path(names[1]).write_bytes(b"no image")
 
     def call(*more: str, tasks=("referring",)) -> dict:
         Reads.model.tasks = set(tasks)
@@ -122,7 +122,7 @@ def three(tmp_path: Path, monkeypatch):
     return call
 
 
-def test_a_broken_picture_ends_the_program_with_a_sentence_and_loses_nothing(
+def test_a_broken_image_ends_the_program_with_an_expression_and_loses_nothing(
     three, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit, match=r"^demo.py: .*1\.png"):

@@ -9,8 +9,8 @@ import pytest
 from detectron2.config import get_cfg
 
 from hipie import add_hipie_config, model_zoo
-from hipie.configure import keys
-from hipie.plugins import load_projects
+from hipie.config.loading import keys
+from hipie.projects import load_projects
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

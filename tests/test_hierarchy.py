@@ -11,9 +11,9 @@ import torch
 from detectron2.modeling import build_model
 
 from hipie import Segmenter
-from hipie.language import Vocabulary, VocabularyError, root_wholes
-from hipie.open_vocabulary.sam import Sam
+from hipie.modeling.sam.predictor import Sam
 from hipie.segmentation import Segment, Segmentation
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError, root_wholes
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 PARTS = {"dog": {"head": ["eye"], "tail": []}, "car": ["wheel"]}
@@ -22,7 +22,7 @@ PARTS = {"dog": {"head": ["eye"], "tail": []}, "car": ["wheel"]}
 @pytest.fixture(scope="module")
 def segmenter(tiny_weights: Path, tiny_text: Path) -> Segmenter:
     opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.OBJECT_MASK_THRESHOLD", 0.0]
-    opts += ["MODEL.HIPIE.WIDTH", 64, "MODEL.HIPIE.OVERLAP_THRESHOLD", 0.0]
+    opts += ["MODEL.HIPIE.HIDDEN_DIM", 64, "MODEL.HIPIE.OVERLAP_THRESHOLD", 0.0]
     return Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
 
 
@@ -76,7 +76,7 @@ def test_names_of_parts_of_parts() -> None:
         Vocabulary.from_names(parts={"dog": {"head": ["eye"], "eye": []}})
 
 
-def test_the_tree_of_a_picture(segmenter, planted, picture) -> None:
+def test_the_tree_of_an_image(segmenter, planted, picture) -> None:
     found = segmenter.segment(picture, ["car"], ["grass"], PARTS)
     assert planted == [
         ("car", "dog", "grass"),

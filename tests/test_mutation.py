@@ -12,7 +12,7 @@ import pytest
 
 from tests import mutation
 
-FILE = "hipie/training/dice.py"
+FILE = "hipie/modeling/criterion/dice.py"
 
 
 def test_every_module_and_its_tests_are_there():
@@ -42,19 +42,19 @@ def test_changes_of_annotations_do_not_count():
 
 
 def test_the_changed_source_is_what_is_imported(monkeypatch):
-    name = "hipie.training.dice"
+    name = "hipie.modeling.criterion.dice"
     monkeypatch.delitem(sys.modules, name, raising=False)
     importer = mutation.ChangedSource(FILE, "SAID = 'changed'\n")
     monkeypatch.setattr(sys, "meta_path", [importer, *sys.meta_path])
     changed = importlib.import_module(name)
     assert changed.SAID == "changed" and Path(changed.__file__).name == "dice.py"
-    assert importer.find_spec("hipie.training.focal") is None
+    assert importer.find_spec("hipie.modeling.criterion.focal") is None
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", sys.meta_path[1:])
     again = importlib.import_module(name)
     import hipie.training
 
-    hipie.training.dice = again
+    hipie.modeling.criterion.dice = again
     assert callable(again.dice)
 
 

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 
 import train_net
 from hipie import add_hipie_config, model_zoo
-from hipie.configure import merge
+from hipie.config.loading import merge
 from hipie.data.datasets import register_all
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def configuration(task: str, folder: Path) -> CfgNode:
     merge(cfg, model_zoo.get_config_file(NANO))
     pages = f"picturebook_train_{task}"
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (pages,), (pages,)
-    cfg.DATALOADER.RATIOS, cfg.DATALOADER.BATCH_SIZES = (), (4,)
+    cfg.DATALOADER.DATASET_RATIO, cfg.DATALOADER.DATASET_BATCH_SIZE = (), (4,)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.PICTUREBOOK.TRAIN_PAGES = PAGES
     cfg.PICTUREBOOK.ROOT = str(folder / "pages")

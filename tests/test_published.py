@@ -10,11 +10,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-import hipie.universal
-import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
-from hipie.checkpoint.formats import to_ours
-from hipie.universal import HIPIE
+from hipie.checkpoint.converters.registry import to_ours
+from hipie.modeling.meta_arch.hipie import HIPIE
 from tests.published import Case, fixed_uniform, official_shapes, ruled_weights
 
 FEATURES = 2e-4
@@ -190,7 +188,7 @@ FURTHER = [
 
 @pytest.mark.parametrize("name", FURTHER)
 def test_two_sizes_at_once_and_long_captions(name: str, published_model) -> None:
-    """Two pictures of unequal sizes; 300 names, read in windows."""
+    """Two images of unequal sizes; 300 names, read in windows."""
     case = Case(name)
     model = prepared(case, published_model)
     raw = model.predict_raw(case.inputs())

@@ -49,7 +49,7 @@ def test_nothing_found_is_an_empty_result() -> None:
     assert found.to_coco() == []
 
 
-def test_saved_as_a_picture_or_as_json(tmp_path) -> None:
+def test_saved_as_an_image_or_as_json(tmp_path) -> None:
     found = example()
     drawing = Image.open(found.save(tmp_path / "new" / "page.png", "a title"))
     assert drawing.size == found.draw("a title").size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from hipie.language import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary
 
 WORDS = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "sky"])
 # The mean of three normalised colours is fixed, not learned.
@@ -18,7 +18,7 @@ CONSTANTS = {"pixel_mean", "pixel_std"}
 WITHOUT_EFFECT = ("attention.self.key.bias",)
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     across = torch.linspace(0, 160, 96).expand(3, 64, 96)
     return across + 90 * torch.rand(3, 64, 96)
 
@@ -33,7 +33,7 @@ def item(task: str) -> dict:
     if task == "referring":
         found, words = found[:2], {"expressions": ["the red car", "a dog"]}
     assert isinstance(found.gt_boxes, Boxes)
-    return {"image": picture(), "task": task, "instances": found, **words}
+    return {"image": image(), "task": task, "instances": found, **words}
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -53,7 +53,7 @@ def test_every_tensor_has_an_effect(tiny_published) -> None:
     total = 0
     for task in ("detection", "referring"):
         total = total + sum(model.losses([item(task)]).values())
-    shown = model._raw([{"image": picture(), "vocabulary": WORDS}], False, None, None)
+    shown = model._raw([{"image": image(), "vocabulary": WORDS}], False, None, None)
     for branch in (shown.things, shown.stuff):
         for one in (branch.token_logits, branch.boxes, branch.mask_logits, branch.iou_logits):
             if one is not None:

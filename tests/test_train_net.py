@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import train_net
-from hipie.plugins import project_folders
+from hipie.projects import project_folders
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/tiny.yaml")
@@ -58,7 +58,7 @@ def test_two_steps_and_an_evaluation(monkeypatch, logging_as_before, tiny_option
     assert {row["task"] for row in rows} >= {*asked, "refer"}
     assert all(row["protocol"] and row["protocol"] in done.stdout for row in rows)
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
-    (line,) = [one for one in done.stdout.splitlines() if "hipie.training.writers" in one]
+    (line,) = [one for one in done.stdout.splitlines() if "hipie.engine.event_writers" in one]
     assert "2/2  loss" in line and "stuff" in line
     assert len(line) < 250
 
@@ -170,15 +170,15 @@ def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
     [
         (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR; near ones"),
         (["SOLVER.MAX_ITER", "abc"], "SOLVER.MAX_ITER cannot be 'abc'"),
-        (["MODEL.HIPIE.WIDTH", "40"], "MODEL.HIPIE.WIDTH is 40"),
+        (["MODEL.HIPIE.HIDDEN_DIM", "40"], "MODEL.HIPIE.HIDDEN_DIM is 40"),
         (["MODEL.META_ARCHITECTURE", "Foo"], "No object named 'Foo' found"),
         (["DATASETS.TRAIN", "('nothing',)"], "Dataset 'nothing' is not registered"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
-        (["DATALOADER.RATIOS", "(1.0,)"], "DATALOADER.RATIOS has 1 numbers"),
+        (["DATALOADER.DATASET_RATIO", "(1.0,)"], "DATALOADER.DATASET_RATIO has 1 numbers"),
         (["PICTUREBOOK.VAL_PAGES", "0"], "needs at least one page"),
     ],
 )
-def test_bad_input_ends_with_one_sentence(
+def test_bad_input_ends_with_one_expression(
     monkeypatch, logging_as_before, tiny_options, options, said
 ):
     with pytest.raises(SystemExit) as ended:
@@ -238,10 +238,10 @@ def test_an_error_of_a_worker_is_its_last_line():
     passed_on = (
         "Caught ValueError in worker 0.\nTraceback (most recent call last):\n  f()\nbad page"
     )
-    assert train_net.one_sentence(ValueError(passed_on)) == "bad page"
-    assert train_net.one_sentence(ValueError("a\n  b")) == "a b"
-    assert train_net.one_sentence(KeyError("no such data set")) == "no such data set"
-    assert train_net.one_sentence(OSError()) == "OSError"
+    assert train_net.one_expression(ValueError(passed_on)) == "bad page"
+    assert train_net.one_expression(ValueError("a\n  b")) == "a b"
+    assert train_net.one_expression(KeyError("no such data set")) == "no such data set"
+    assert train_net.one_expression(OSError()) == "OSError"
 
 
 def test_results_of_one_task_from_two_sets_are_both_kept():

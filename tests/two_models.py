@@ -1,7 +1,7 @@
 """One of two processes that train on a batch of two: `two_models.py RANK FILE OUTPUT OPTIONS`.
 
 Writes the gradients of the whole batch, found alone, and those that it shares with the other.
-Draws depend on their shape's tail only, so that a picture gets the same alone and in company.
+Draws depend on their shape's tail only, so that an image gets the same alone and in company.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ warnings.simplefilter("ignore")
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
-from test_universal import WORDS, objects, picture, wake  # noqa: E402
+from test_universal import WORDS, image, objects, wake  # noqa: E402
 
-import hipie.universal  # noqa: E402
-import hipie.vision  # noqa: E402, F401
 from hipie.config import add_hipie_config  # noqa: E402
-from hipie.training.trainer import wrap_for_processes  # noqa: E402
+from hipie.engine.trainer import wrap_for_processes  # noqa: E402
 
 
 def steady(shape: tuple[int, ...]) -> torch.Tensor:
@@ -44,11 +42,11 @@ def fix_draws() -> None:
 
 
 def batch_of(task: str) -> list[dict]:
-    """Two pictures of one size with as many objects each, of which not as many are things."""
+    """Two images of one size with as many objects each, of which not as many are things."""
     words = {"expressions": ["the red car"]} if task == "referring" else {"vocabulary": WORDS}
     labels = [[0], [0]] if task == "referring" else [[1, 0, 2], [1, 2, 3]]
     return [
-        {"image": picture(seed), "task": task, "instances": objects(labels[seed]), **words}
+        {"image": image(seed), "task": task, "instances": objects(labels[seed]), **words}
         for seed in range(2)
     ]
 

@@ -2,10 +2,10 @@
 
 from hipie.checkpoint.checkpointer import Checkpointer
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.loading import load_state, load_weights
-from hipie.checkpoint.reading import read_state
+from hipie.checkpoint.export import save_weights
+from hipie.checkpoint.load import load_state, load_weights
+from hipie.checkpoint.read import read_state
 from hipie.checkpoint.report import LoadReport
-from hipie.checkpoint.saving import save_weights
 
 __all__ = [
     "CheckpointError",

@@ -12,12 +12,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from hipie.checkpoint.elsewhere import prefixes_from_elsewhere
+from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.loading import load_state
-from hipie.checkpoint.reading import read_state
+from hipie.checkpoint.external_weights import prefixes_from_elsewhere
+from hipie.checkpoint.load import load_state
+from hipie.checkpoint.read import read_state
 from hipie.checkpoint.report import LoadReport
-from hipie.checkpoint.writing import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Checkpointer(DetectionCheckpointer):
 
     No pickled code runs. A checkpoint is written beside its place and moved there when it is
     complete; only then does `last_checkpoint` name it. What an installed package carries is not
-    written (see `hipie.checkpoint.elsewhere`).
+    written (see `hipie.checkpoint.external_weights`).
 
     Args:
         model: what is loaded and saved; a wrapper for several processes is looked through.

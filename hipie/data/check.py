@@ -1,6 +1,6 @@
 """``python -m hipie.data.check DATASET``: what is in a data set, and what is wrong with it.
 
-Counts pictures, objects and sentences, prints how often every class occurs, and lists what is empty
+Counts images, objects and expressions, prints how often every class occurs, and lists what is empty
 or broken. Exits with 1 where something is broken.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
-from hipie.data.annotated import class_names, read_annotated
-from hipie.data.choosing import add_arguments, open_dataset
+from hipie.data.annotation_view import class_names, read_annotated
+from hipie.data.dataset_argument import add_arguments, open_dataset
 
 LISTED = 10
 BAR = 40
@@ -28,17 +28,17 @@ class Findings:
     """What a look through a data set brought to light.
 
     Attributes:
-        pictures: how many were looked at.
+        images: how many were looked at.
         objects: by class name; every class of the data set has an entry.
-        sentences: how many; `without_target`: how many of them mean nothing.
-        bare: pictures without any object.
-        empty: objects without a pixel, and sentences without a word.
-        broken: a sentence for everything that cannot be read or does not fit together.
+        expressions: how many; `without_target`: how many of them mean nothing.
+        bare: images without any object.
+        empty: objects without a pixel, and expressions without a word.
+        broken: an expression for everything that cannot be read or does not fit together.
     """
 
-    pictures: int = 0
+    images: int = 0
     objects: Counter[str] = field(default_factory=Counter)
-    sentences: int = 0
+    expressions: int = 0
     without_target: int = 0
     bare: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Findings:
 
 
 def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> Findings:
-    """Read every picture with its annotation.
+    """Read every image with its annotation.
 
     Args:
         records: of the catalog.
@@ -56,25 +56,25 @@ def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> Find
     vocabulary = class_names(metadata)
     found.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
     for record in records:
-        found.pictures += 1
+        found.images += 1
         try:
-            picture = read_annotated(record, metadata)
+            image = read_annotated(record, metadata)
         except (ValueError, OSError) as error:
             found.broken.append(str(error))
             continue
         place = record["file_name"]
-        if not picture.segments:
+        if not image.segments:
             found.bare.append(place)
-        for number, segment in enumerate(picture.segments, 1):
-            found.objects["objects" if picture.sentences else segment.label] += 1
+        for number, segment in enumerate(image.segments, 1):
+            found.objects["objects" if image.expressions else segment.label] += 1
             if not segment.mask.any():
                 found.empty.append(f"{place}: object {number} ({segment.label}) has no pixel")
-        for one in picture.sentences:
-            found.sentences += 1
+        for one in image.expressions:
+            found.expressions += 1
             found.without_target += not one.targets
             if not any(letter.isalnum() for letter in one.text):
-                found.empty.append(f'{place}: the sentence "{one.text}" has no word')
-            if any(not 0 <= target < len(picture.segments) for target in one.targets):
+                found.empty.append(f'{place}: the expression "{one.text}" has no word')
+            if any(not 0 <= target < len(image.segments) for target in one.targets):
                 found.broken.append(f'{place}: "{one.text}" means an object that is not there')
     return found
 
@@ -82,9 +82,11 @@ def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> Find
 def report(found: Findings) -> str:
     """The findings in words, the histogram of the classes and lists of at most ten entries."""
     absent = [name for name, count in found.objects.items() if count == 0]
-    lines = [f"{found.pictures} pictures, {found.objects.total()} objects"]
-    if found.sentences:
-        lines.append(f"{found.sentences} sentences, {found.without_target} of them mean nothing")
+    lines = [f"{found.images} images, {found.objects.total()} objects"]
+    if found.expressions:
+        lines.append(
+            f"{found.expressions} expressions, {found.without_target} of them mean nothing"
+        )
     most = max(found.objects.values(), default=0)
     width = max((len(name) for name in found.objects), default=0)
     for name, count in found.objects.most_common():
@@ -92,7 +94,7 @@ def report(found: Findings) -> str:
             bar = "#" * max(1, round(BAR * count / most))
             lines.append(f"  {name:{width}} {count:8,} {bar}")
     lines += _listed("classes without an object", absent)
-    lines += _listed("pictures without an object", found.bare)
+    lines += _listed("images without an object", found.bare)
     lines += _listed("empty", found.empty)
     lines += _listed("broken", found.broken)
     return "\n".join(lines)
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         records, metadata = open_dataset(args)
-        found = check_records(tqdm(records, desc=args.dataset, unit="picture"), metadata)
+        found = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
     except (ValueError, OSError) as error:
         print(f"hipie data check: {error}", file=sys.stderr)
         return 1

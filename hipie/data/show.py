@@ -1,6 +1,6 @@
 """``python -m hipie.data.show DATASET --output DIR``: pages of a data set with their annotation.
 
-Draws contact sheets: every picture with its masks and their names, parts, or the sentences with the
+Draws contact sheets: every image with its masks and their names, parts, or the expressions with the
 numbers of the objects that they mean.
 """
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from PIL import Image
 
-from hipie.data.annotated import AnnotatedPicture, read_annotated
-from hipie.data.choosing import add_arguments, open_dataset, spread
-from hipie.visualize import contact_sheet, draw_segments
+from hipie.data.annotation_view import AnnotatedImage, read_annotated
+from hipie.data.dataset_argument import add_arguments, open_dataset, spread
+from hipie.visualizer import contact_sheet, draw_segments
 
-PICTURES_A_SHEET = 4
+IMAGES_A_SHEET = 4
 DEFAULT_COUNT = 8
-SENTENCES_A_PICTURE = 12
+EXPRESSIONS_PER_IMAGE = 12
 
 
-def draw_annotated(found: AnnotatedPicture, title: str) -> Image.Image:
-    """A picture with its masks and a legend; sentences stand below, with their objects' numbers."""
-    shown = spread(found.sentences, SENTENCES_A_PICTURE)
+def draw_annotated(found: AnnotatedImage, title: str) -> Image.Image:
+    """An image with its masks and a legend; expressions stand below, with their objects' numbers."""
+    shown = spread(found.expressions, EXPRESSIONS_PER_IMAGE)
     notes = [f'"{one.text}": {_meant(one.targets)}' for one in shown]
-    if len(shown) < len(found.sentences):
-        notes.append(f"and {len(found.sentences) - len(shown)} more sentences")
+    if len(shown) < len(found.expressions):
+        notes.append(f"and {len(found.expressions) - len(shown)} more expressions")
     return draw_segments(found.image, found.segments, title, scores=False, notes=notes)
 
 
@@ -38,12 +38,12 @@ def show(args: argparse.Namespace) -> list[Path]:
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for start in range(0, len(records), PICTURES_A_SHEET):
+    for start in range(0, len(records), IMAGES_A_SHEET):
         drawings = [
             draw_annotated(read_annotated(record, metadata), Path(record["file_name"]).name)
-            for record in records[start : start + PICTURES_A_SHEET]
+            for record in records[start : start + IMAGES_A_SHEET]
         ]
-        name = f"{Path(args.dataset).stem}_{start // PICTURES_A_SHEET}.png"
+        name = f"{Path(args.dataset).stem}_{start // IMAGES_A_SHEET}.png"
         contact_sheet(drawings, title=args.dataset).save(folder / name)
         files.append(folder / name)
     return files

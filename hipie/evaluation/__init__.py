@@ -1,16 +1,16 @@
 """Evaluators that Detectron2 lacks, and the choice of the right one for a data set."""
 
 from hipie.evaluation.build import build_evaluator
-from hipie.evaluation.cosaliency import CoSaliencyEvaluator
-from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
-from hipie.evaluation.group import GroupReferringEvaluator
-from hipie.evaluation.part_pq import PartPQEvaluator
-from hipie.evaluation.parts import PartEvaluator
-from hipie.evaluation.referring import ReferringEvaluator
-from hipie.evaluation.refzom import RefZOMEvaluator
-from hipie.evaluation.results import write_results
-from hipie.evaluation.table import ResultsTable
-from hipie.evaluation.unseen import ClassAgnosticRecall, wilson_interval
+from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall, wilson_interval
+from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
+from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
+from hipie.evaluation.group_evaluation import GroupReferringEvaluator
+from hipie.evaluation.part_evaluation import PartEvaluator
+from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
+from hipie.evaluation.referring_evaluation import ReferringEvaluator
+from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
+from hipie.evaluation.results_io import write_results
+from hipie.evaluation.results_table import ResultsTable
 
 __all__ = [
     "ClassAgnosticRecall",

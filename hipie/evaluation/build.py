@@ -16,15 +16,15 @@ from detectron2.evaluation import (
 from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
-from hipie.evaluation.coco import CheckedCOCOEvaluator, PanopticInstancesEvaluator
-from hipie.evaluation.cosaliency import CoSaliencyEvaluator
-from hipie.evaluation.generalized_referring import GeneralizedReferringEvaluator
-from hipie.evaluation.group import GroupReferringEvaluator
-from hipie.evaluation.part_pq import PartPQEvaluator
-from hipie.evaluation.parts import PartEvaluator
-from hipie.evaluation.referring import ReferringEvaluator
-from hipie.evaluation.refzom import RefZOMEvaluator
-from hipie.evaluation.unseen import ClassAgnosticRecall
+from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
+from hipie.evaluation.coco_evaluation import CheckedCOCOEvaluator, PanopticInstancesEvaluator
+from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
+from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
+from hipie.evaluation.group_evaluation import GroupReferringEvaluator
+from hipie.evaluation.part_evaluation import PartEvaluator
+from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
+from hipie.evaluation.referring_evaluation import ReferringEvaluator
+from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
 
 OWN = {
     "cosaliency": CoSaliencyEvaluator,
@@ -50,7 +50,7 @@ def build_evaluator(
     "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. The others are
     evaluators of this package (`OWN`); the metadata's `result_name` renames their results, and
-    `also_at` has sentences judged at a second size.
+    `also_at` has expressions judged at a second size.
 
     Args:
         cfg: reads MODEL.HIPIE.TEST and TEST.FASTER_COCO_EVAL.

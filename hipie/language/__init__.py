@@ -1,11 +1,6 @@
-"""Words: vocabularies and sentences become captions, captions become features."""
+"""Old import path of `hipie.vocabularies`: `from hipie.language import Vocabulary`."""
 
-from hipie.language.caption import Caption, expression_caption, vocabulary_caption
-from hipie.language.encoder import TextEncoder
-from hipie.language.features import TextFeatures
-from hipie.language.positive_map import PASCAL_WHOLES, positive_map, spread_wholes
-from hipie.language.tokens import count_pieces, load_tokenizer
-from hipie.language.vocabulary import (
+from hipie.vocabularies import (
     Parts,
     Vocabulary,
     VocabularyClass,
@@ -13,20 +8,4 @@ from hipie.language.vocabulary import (
     root_wholes,
 )
 
-__all__ = [
-    "PASCAL_WHOLES",
-    "Caption",
-    "Parts",
-    "TextEncoder",
-    "TextFeatures",
-    "Vocabulary",
-    "VocabularyClass",
-    "VocabularyError",
-    "count_pieces",
-    "expression_caption",
-    "load_tokenizer",
-    "positive_map",
-    "root_wholes",
-    "spread_wholes",
-    "vocabulary_caption",
-]
+__all__ = ["Parts", "Vocabulary", "VocabularyClass", "VocabularyError", "root_wholes"]

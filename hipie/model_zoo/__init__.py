@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.plugins import load_projects, project_folders
+from hipie.projects import load_projects, project_folders
 
 FOLDER = Path(__file__).parent
 CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
@@ -70,7 +70,7 @@ def get_config(name: str, options: Sequence[Any] = ()) -> Any:
     Raises:
         ValueError: for an unknown name, key or value; the message names it.
     """
-    from hipie.configure import merge
+    from hipie.config.loading import merge
 
     cfg = _all_keys()
     merge(cfg, get_config_file(name), options)
@@ -112,8 +112,8 @@ def get(name: str, trained: bool = True) -> Any:
     import torch
     from detectron2.modeling import build_model
 
-    import hipie.universal
-    import hipie.vision  # noqa: F401
+    import hipie.modeling.backbone
+    import hipie.modeling.meta_arch.hipie  # noqa: F401  both fill registries
     from hipie.checkpoint import Checkpointer
 
     cfg = get_config(name)
@@ -137,8 +137,8 @@ def configs_for_task(task: str, trained: bool = False) -> list[str]:
     """
     from detectron2.modeling import META_ARCH_REGISTRY
 
-    import hipie.universal  # noqa: F401
-    from hipie.configure import merge
+    import hipie.modeling.meta_arch.hipie  # noqa: F401  both fill registries  # noqa: F401
+    from hipie.config.loading import merge
 
     able, defaults = [], _all_keys()
     for name, file in sorted(_files().items()):

@@ -64,7 +64,7 @@ def _check_shapes(value: tuple, shapes: tuple, starts: tuple, locations: tuple, 
         )
     if locations[0] != value[0] or locations[2] != value[2]:
         raise ValueError(
-            f"sampling_locations {locations} and value {value} differ in pictures "
+            f"sampling_locations {locations} and value {value} differ in images "
             f"(dimension 0 of both) or heads (dimension 2 of both)"
         )
     if locations[3] != shapes[0]:

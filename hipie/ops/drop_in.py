@@ -28,8 +28,8 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """The output [B, Q, M * D]; arguments as for :func:`hipie.ops.ms_deform_attn`.
 
-    ``im2col_step``, the pictures that the original handles at a time, has no meaning here: any
-    number of pictures is handled at once and none has to divide by it.
+    ``im2col_step``, the images that the original handles at a time, has no meaning here: any
+    number of images is handled at once and none has to divide by it.
     """
     return torch.ops.hipie.ms_deform_attn(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights

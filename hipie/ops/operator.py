@@ -108,7 +108,7 @@ def _say_once(device: str) -> None:
     problem = {"cpu": cpu_problem, "cuda": cuda_problem}.get(device, "there is none")
     warnings.warn(
         f"hipie.ops runs in plain PyTorch on {device}, many times slower than its kernel: "
-        f"{problem}. `python -m hipie.doctor` says how to mend it.",
+        f"{problem}. `python -m hipie doctor` says how to mend it.",
         stacklevel=2,
     )
 
@@ -129,7 +129,7 @@ def _plain_backward(grad_output, value, spatial_shapes, level_start_index, locat
 
 
 def _fold(size: int, tensor: Tensor, dim: int | None) -> Tensor:
-    """[...] -> [size * B, ...]: the mapped dimension becomes part of the pictures."""
+    """[...] -> [size * B, ...]: the mapped dimension becomes part of the images."""
     if dim is None:
         tensor = tensor.expand(size, *tensor.shape)
     else:

@@ -23,7 +23,7 @@ def program():
 
 
 def test_both_ways_agree(tiny_published, program) -> None:
-    item = {**program.picture("64x96"), "vocabulary": program.vocabulary(12)}
+    item = {**program.image("64x96"), "vocabulary": program.vocabulary(12)}
     (ours,) = tiny_published([item])
     with torch.no_grad(), published_way(tiny_published, 64):
         (theirs,) = tiny_published([item])
@@ -35,7 +35,7 @@ def test_both_ways_agree(tiny_published, program) -> None:
 
 
 def test_every_stage_is_timed_once(tiny_published, program) -> None:
-    item = {**program.picture("64x96"), "vocabulary": program.vocabulary(12)}
+    item = {**program.image("64x96"), "vocabulary": program.vocabulary(12)}
     with watched(tiny_published) as watch:
         tiny_published([item])
     assert set(watch.seconds) == set(STAGES)

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from benchmarks import name_order
-from hipie.data.mappers.objects import read_labels
+from hipie.data.dataset_mappers.annotations import read_labels
 
 
 def test_the_first_order_is_the_books_own_and_all_are_permutations():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
-from hipie.data.loader import build_test_loader
 from hipie.evaluation import build_evaluator
-from hipie.open_vocabulary.ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
 
 ROOT = Path(__file__).parents[2]
 SMALL = Namespace(

@@ -29,8 +29,8 @@ def program():
 def model(tiny_text):
     """Injectors that say something, or the operator would hardly matter."""
     from refersam import ReferSAM
-    from refersam.criterion import MaskCriterion
-    from refersam.text import build_text
+    from refersam.modeling.criterion import MaskCriterion
+    from refersam.modeling.text import build_text
 
     torch.manual_seed(0)
     text = build_text(str(tiny_text), frozen=False, max_tokens=20)

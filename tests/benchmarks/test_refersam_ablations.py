@@ -24,7 +24,7 @@ def test_every_arm_is_options_of_the_configuration(arm: str) -> None:
     assert plain.DATASETS.TEST == (ablations.PAGES,)
 
 
-def test_shuffling_deals_every_sentence_of_the_first_pages_once() -> None:
+def test_shuffling_deals_every_expression_of_the_first_pages_once() -> None:
     batches = [[{"image_id": 1, "expressions": list("abc")}], [{"image_id": 2, "expressions": []}]]
     batches += [[{"image_id": 3, "expressions": list("defghij")}]]
     batches += [[{"image_id": 4, "expressions": ["never"]}]]

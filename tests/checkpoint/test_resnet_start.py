@@ -11,17 +11,15 @@ from detectron2.modeling import build_model
 from torchvision.models import resnet50
 from torchvision.models.feature_extraction import create_feature_extractor
 
-import hipie.universal
-import hipie.vision  # noqa: F401  (importing them registers architectures and backbones)
 from hipie import model_zoo
 from hipie.checkpoint import Checkpointer
 
 SMALL = [
-    *("MODEL.DEVICE", "cpu", "MODEL.HIPIE.WIDTH", 64),
+    *("MODEL.DEVICE", "cpu", "MODEL.HIPIE.HIDDEN_DIM", 64),
     *("MODEL.HIPIE.THINGS.ENCODER_LAYERS", 1, "MODEL.HIPIE.THINGS.DECODER_LAYERS", 1),
     *("MODEL.HIPIE.STUFF.ENCODER_LAYERS", 1, "MODEL.HIPIE.STUFF.DECODER_LAYERS", 1),
-    *("MODEL.HIPIE.THINGS.FFN_WIDTH", 64, "MODEL.HIPIE.STUFF.FFN_WIDTH", 64),
-    *("MODEL.HIPIE.THINGS.FUSION_WIDTH", 64),
+    *("MODEL.HIPIE.THINGS.DIM_FEEDFORWARD", 64, "MODEL.HIPIE.STUFF.DIM_FEEDFORWARD", 64),
+    *("MODEL.HIPIE.THINGS.FUSION_EMBED_DIM", 64),
 ]
 
 
@@ -57,10 +55,10 @@ def test_the_recipe_s_start_is_torchvision_s_network(tiny_text, tmp_path) -> Non
         for name in keeper.report.unexpected
     )
     nodes = {"layer2": "res3", "layer3": "res4", "layer4": "res5"}
-    picture = torch.randn(1, 3, 96, 64)
+    image = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
-        expected = create_feature_extractor(theirs, nodes)(picture)
-        found = model.backbone(picture)
+        expected = create_feature_extractor(theirs, nodes)(image)
+        found = model.backbone(image)
     for level, feature in expected.items():
         assert torch.allclose(found[level], feature, rtol=1e-4, atol=1e-4), level
 

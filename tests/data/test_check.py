@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from PIL import Image
 
-from hipie.cli import main as command_line
+from hipie.cli.main import main as command_line
 from hipie.data import check
 from hipie.data.check import check_records, report
 
@@ -28,7 +28,7 @@ def box(left: int, top: int, right: int, bottom: int, label: int = 0) -> dict:
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict:
-    """A picture with two dogs."""
+    """An image with two dogs."""
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     place = str(tmp_path / "a.png")
     annotations = [box(5, 5, 20, 20), box(22, 5, 30, 9)]
@@ -39,7 +39,7 @@ def record(tmp_path: Path) -> dict:
 def test_the_picture_book_is_whole(small_book: list[str], kind: str, capsys) -> None:
     assert check.main([f"picturebook_val_{kind}", *small_book]) == 0
     said = capsys.readouterr().out
-    assert "5 pictures" in said and "broken: 0" in said and "pictures without an object: 0" in said
+    assert "5 images" in said and "broken: 0" in said and "images without an object: 0" in said
 
 
 def test_counts_are_those_of_the_records(small_book: list[str]) -> None:
@@ -50,10 +50,10 @@ def test_counts_are_those_of_the_records(small_book: list[str]) -> None:
     for number, name in enumerate(metadata.vocabulary.names):
         of_class = [s for r in records for s in r["segments_info"] if s["category_id"] == number]
         assert found.objects[name] == len(of_class)
-    sentences = DatasetCatalog.get("picturebook_val_grefer")
-    found = check_records(sentences, MetadataCatalog.get("picturebook_val_grefer"))
-    each = [s for r in sentences for s in r["sentences"]]
-    assert (found.sentences, found.without_target) == (
+    expressions = DatasetCatalog.get("picturebook_val_grefer")
+    found = check_records(expressions, MetadataCatalog.get("picturebook_val_grefer"))
+    each = [s for r in expressions for s in r["sentences"]]
+    assert (found.expressions, found.without_target) == (
         len(each),
         sum(not one["targets"] for one in each),
     )
@@ -63,7 +63,7 @@ def test_a_histogram_and_classes_that_do_not_occur(record: dict) -> None:
     found = check_records([record, {**record, "annotations": []}], CLASSES)
     assert found.objects == {"dog": 2, "car": 0}
     said = report(found).splitlines()
-    assert said[0] == "2 pictures, 2 objects"
+    assert said[0] == "2 images, 2 objects"
     assert "classes without an object: 1" in said and "  car" in said
     assert found.bare == [record["file_name"]] and not found.broken
 
@@ -91,9 +91,9 @@ def test_what_is_broken_is_named_and_the_rest_is_counted(record: dict, tmp_path:
         ({"part_seg_file_name": str(tmp_path / "none.png")}, "none.png"),
     ]
     found = check_records([{**record, **change} for change, _ in bad] + [record], CLASSES)
-    assert found.pictures == len(bad) + 1 and found.objects["dog"] == 2
-    for sentence, (_, words) in zip(found.broken, bad, strict=True):
-        assert words in sentence
+    assert found.images == len(bad) + 1 and found.objects["dog"] == 2
+    for expression, (_, words) in zip(found.broken, bad, strict=True):
+        assert words in expression
     assert "broken: 6" in report(found)
 
 

@@ -10,16 +10,16 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from hipie.cli import main as command_line
+from hipie.cli.main import main as command_line
 from hipie.data import show
-from hipie.data.annotated import read_annotated
-from hipie.data.choosing import name_of_split, spread
+from hipie.data.annotation_view import read_annotated
+from hipie.data.dataset_argument import name_of_split, spread
 from hipie.data.datasets import register_benchmarks, register_picturebook
 
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """A picture and a COCO file with one box on it."""
+    """An image and a COCO file with one box on it."""
     Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
@@ -84,7 +84,7 @@ def test_the_command_line_has_it(small_book: list[str], tmp_path: Path) -> None:
         (["picturebook_val_parts", "--opts", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
     ],
 )
-def test_mistakes_end_with_one_sentence(words: list[str], said: str, in_tmp, capsys) -> None:
+def test_mistakes_end_with_one_expression(words: list[str], said: str, in_tmp, capsys) -> None:
     assert show.main(["--output", "out", *words]) == 1
     error = capsys.readouterr().err
     assert said in error and error.startswith("hipie data show: ") and error.count("\n") == 1

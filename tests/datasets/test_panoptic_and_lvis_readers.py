@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 from PIL import Image
 
+from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_objects, read_labels
 from hipie.data.datasets import register_benchmarks
-from hipie.data.mappers.objects import decode_mask, panoptic_objects, read_labels
 from tests import benchmark_trees as trees
 from tests.benchmark_trees import HEIGHT, WIDTH
 
@@ -28,12 +28,12 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def write_lvis(root: Path) -> Path:
-    """Three pictures with 0, 2 and 4 objects of all shapes, and lists of absent classes."""
+    """Three images with 0, 2 and 4 objects of all shapes, and lists of absent classes."""
     file, rng = root / "lvis/lvis_v1_val.json", np.random.default_rng(2)
     images, annotations = [], []
     for number in range(3):
         name = f"val2017/{number:012}.jpg"
-        trees.picture(root / "coco" / name)
+        trees.image(root / "coco" / name)
         absent = sorted(rng.choice(np.arange(600, 1204), 5, replace=False).tolist())
         images.append(
             {

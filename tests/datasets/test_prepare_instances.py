@@ -12,7 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets import register_benchmarks
-from hipie.data.datasets.delivery import Delivery
+from hipie.data.preparation.sources import Delivery
 from tests import benchmark_trees as trees
 from tests.programs import program, tree_of
 
@@ -36,7 +36,7 @@ def got(tmp_path: Path) -> Path:
 
 
 def classes_of(name: str) -> list[str]:
-    """The names of the objects in a data set's only picture."""
+    """The names of the objects in a data set's only image."""
     (record,) = DatasetCatalog.get(name)
     names = MetadataCatalog.get(name).thing_classes
     assert all(one["bbox"] == trees.BOX for one in record["annotations"])
@@ -81,7 +81,7 @@ def test_lvis_and_paco(got, root, capsys):
     module.PUBLISHED = dict.fromkeys(module.PUBLISHED)
     assert module.main(["--root", str(root), "--source", str(got)]) == 0
     said = capsys.readouterr().out
-    assert "ok       lvis_v1_val: 1 objects in 1 pictures" in said
+    assert "ok       lvis_v1_val: 1 objects in 1 images" in said
     assert "ok       paco_lvis_v1_val: " in said
     assert classes_of("lvis_v1_val") == ["zucchini"]
     assert classes_of("paco_lvis_val")[:2] == ["trash can", "car (automobile):antenna"]
@@ -90,7 +90,7 @@ def test_lvis_and_paco(got, root, capsys):
     assert paco["neg_category_ids"] == [0] and "not_exhaustive_category_ids" not in paco
     module.PUBLISHED = {"lvis/lvis_v1_val.json": 19_809}
     assert module.main(["--root", str(root), "--check"]) == 1
-    assert "there are 1 pictures, and there should be 19809" in capsys.readouterr().out
+    assert "there are 1 images, and there should be 19809" in capsys.readouterr().out
 
 
 def write_in_the_wild(got: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said(name, got, root, capsys):
 
 def test_archives_are_found_whatever_folder_they_begin_with(got, tmp_path):
     made = tmp_path / "made"
-    trees.picture(made / "train/a.jpg")
+    trees.image(made / "train/a.jpg")
     zipped(got / "one.zip", made, "SegInW/Hand/")
     zipped(got / "Hand-Metal.zip", made, "Hand-Metal/")
     delivery = Delivery(got)
@@ -194,7 +194,7 @@ def test_archives_are_found_whatever_folder_they_begin_with(got, tmp_path):
 
 
 def write_objects365(root: Path, missing: int = 0) -> Path:
-    """Version 2 as distributed: a table, in 120 pictures of two patches."""
+    """Version 2 as distributed: a table, in 120 images of two patches."""
     folder = root / "Objects365/images/val"
     names = [f"images/v{1 + k % 2}/patch{k % 2}/objects365_{k:08}.jpg" for k in range(120)]
     source = root / "instance365/zhiyuan_objv2_val.json"
@@ -218,8 +218,8 @@ def test_objects365(root, capsys):
     module = program("objects365")
     assert module.main(["--root", str(root)]) == 0
     said = capsys.readouterr().out
-    assert "1 pictures are missing and left out" in said
-    assert "ok       zhiyuan_objv2_val_new: 119 objects in 119 pictures" in said
+    assert "1 images are missing and left out" in said
+    assert "ok       zhiyuan_objv2_val_new: 119 objects in 119 images" in said
     records = DatasetCatalog.get("objects365_v2_val")
     assert [record["image_id"] for record in records] == list(range(1, 120))
     assert all(Path(record["file_name"]).is_file() for record in records)
@@ -231,15 +231,15 @@ def test_objects365(root, capsys):
     os.link(root / "made/images/v1/patch0/objects365_00000000.jpg", root / "x.jpg")
     os.rename(root / "x.jpg", root / "Objects365/images/val/objects365_00000000.jpg")
     assert module.main(["--root", str(root)]) == 0
-    assert "120 objects in 120 pictures" in capsys.readouterr().out
+    assert "120 objects in 120 images" in capsys.readouterr().out
 
 
-def test_objects365_with_too_few_pictures(root, capsys):
+def test_objects365_with_too_few_images(root, capsys):
     source = write_objects365(root, missing=2)
     module = program("objects365")
     assert module.main(["--root", str(root)]) == 2
     said = capsys.readouterr().err
-    assert f"{source}: the picture images/v1/patch0/objects365_00000000.jpg and 1 others" in said
+    assert f"{source}: the image images/v1/patch0/objects365_00000000.jpg and 1 others" in said
     assert not source.with_name("zhiyuan_objv2_val_new.json").exists()
 
 

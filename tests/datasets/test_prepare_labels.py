@@ -13,11 +13,11 @@ import scipy.io
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from hipie.data.dataset_mappers.annotations import decode_mask, read_labels
 from hipie.data.datasets import register_benchmarks
-from hipie.data.mappers.objects import decode_mask, read_labels
 from tests import benchmark_trees as trees
 from tests import programs
-from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map, picture
+from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map
 from tests.pascal_part_files import thing, write_annotation
 
 HALF = WIDTH // 2
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def program(name: str) -> ModuleType:
-    """A program of `datasets/`, which expects any number of pictures."""
+    """A program of `datasets/`, which expects any number of images."""
     module = programs.program(name)
     module.PUBLISHED = {}
     return module
@@ -62,7 +62,7 @@ def write_ade20k(root: Path) -> None:
     """Class 3 (sky) left, 8 (bed) right; a bed over both, and a person."""
     place = root / "ade/ADEChallengeData2016"
     for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
-        picture(place / f"images/{split}/{name}.jpg")
+        image(place / f"images/{split}/{name}.jpg")
         label_map(place / f"annotations/{split}/{name}.png", halves(3, 8, 0))
         objects = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         objects[10:30, 20:50] = (1, 1, 0)
@@ -100,7 +100,7 @@ def test_ade20k(root, capsys):
     assert run(module, root) == 0
     assert times(root) == before
     said = capsys.readouterr().out
-    assert "ok       objects of val: 2 objects in 1 pictures" in said
+    assert "ok       objects of val: 2 objects in 1 images" in said
     assert "ok       classes of train: 1 label maps, which show 3 of 151 numbers" in said
 
 
@@ -119,7 +119,7 @@ def test_ade20k_full(root):
     place = root / "ade/ADE20K_2021_17_01/images/ADE"
     for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
         folder = place / split / "home" / "bedroom"
-        picture(folder / f"{name}.jpg")
+        image(folder / f"{name}.jpg")
         label_map(folder / f"{name}_seg.png", coded(halves(2978, 312, 0, np.int32)))
     wide = np.zeros((1030, 1500, 3), np.uint8)
     label_map(place / "training/home/bedroom/ADE_train_00000002.jpg", wide)
@@ -149,7 +149,7 @@ def write_pascal(root: Path) -> None:
         place = devkit / folder
         for split in ("train", "val"):
             name = f"{year}_{split}"
-            picture(place / f"JPEGImages/{name}.jpg")
+            image(place / f"JPEGImages/{name}.jpg")
             (place / "ImageSets" / lists).mkdir(parents=True, exist_ok=True)
             (place / "ImageSets" / lists / f"{split}.txt").write_text(f"{name}\n")
     for split in ("train", "val"):
@@ -206,7 +206,7 @@ def test_pascal_parts(root, capsys):
         ("2008_000001", "training", 12_001_02, 93),
         ("2008_000002", "validation", 1_000_09, 6_003_41),
     ):
-        picture(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
+        image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
         label_map(labels / split / f"{name}.tif", uids(left, right))
     assert run(program("panoptic_parts"), root) == 0
     names = MetadataCatalog.get("pascal_parts_val").stuff_classes
@@ -225,13 +225,13 @@ def test_pascal_parts(root, capsys):
 
 
 def write_pascal_part(root: Path) -> Path:
-    """A dog with a head left, a bus with a window right; a picture without an annotation."""
+    """A dog with a head left, a bus with a window right; an image without an annotation."""
     given = root / "VOCdevkit/VOC2010"
     left, right = halves(1, 0, 0) > 0, halves(0, 1, 0) > 0
     head, window = left.copy(), right.copy()
     head[:-5], window[:-5] = False, False
     for split, name in (("train", "2008_000001"), ("val", "2008_000002")):
-        picture(given / f"JPEGImages/{name}.jpg")
+        image(given / f"JPEGImages/{name}.jpg")
         (given / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
         (given / f"ImageSets/Main/{split}.txt").write_text(f"{name}\n2009_000009\n")
         write_annotation(
@@ -280,7 +280,7 @@ def test_cityscapes_parts(root):
     place = root / "cityscapes"
     for split, town in (("train", "ulm"), ("val", "frankfurt")):
         stem = f"{split}/{town}/{town}_000000_000001"
-        picture(place / f"leftImg8bit/{stem}_leftImg8bit.png")
+        image(place / f"leftImg8bit/{stem}_leftImg8bit.png")
         label_map(place / f"gtFinePanopticParts/{stem}_gtFinePanopticParts.tif", uids(24_000_03, 4))
     assert run(program("panoptic_parts"), root) == 0
     labels = labels_of("cityscapes_panoptic_parts_val", "part_seg_file_name")
@@ -290,7 +290,7 @@ def test_cityscapes_parts(root):
 
 
 def test_a_number_without_a_meaning_is_named(root, capsys):
-    picture(root / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg")
+    image(root / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg")
     path = root / "pascal_parts/labels/validation/2008_000001.tif"
     label_map(path, uids(12_001_02, 8_000_99))
     assert run(program("panoptic_parts"), root) == 2
@@ -313,7 +313,7 @@ def test_coco(root, capsys):
     assert run(module, root) == 0
     for record in DatasetCatalog.get("coco_2017_val_sem_seg"):
         assert corners(read_labels(record["sem_seg_file_name"])) == [0, 119, 255]
-    assert "instances of val2017: 2 objects in 2 pictures" in capsys.readouterr().out
+    assert "instances of val2017: 2 objects in 2 images" in capsys.readouterr().out
     content = json.loads((place / "annotations/panoptic_val2017.json").read_text())
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     (place / "annotations/panoptic_val2017_100.json").write_text(json.dumps(content))
@@ -349,7 +349,7 @@ def test_check_finds_what_is_wrong(root, capsys):
     assert f"{first}: the number 140 is of no class" in capsys.readouterr().out
     label_map(first, np.zeros((5, 5), np.uint8))
     assert run(module, root, "--check") == 1
-    assert f"{first}: the label map has (5, 5) pixels, the picture (64, 48)" in (
+    assert f"{first}: the label map has (5, 5) pixels, the image (64, 48)" in (
         capsys.readouterr().out
     )
     label_map(first, halves(0, 119, 255))

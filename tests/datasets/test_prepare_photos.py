@@ -20,7 +20,7 @@ def program(monkeypatch):
     spec = importlib.util.spec_from_file_location("prepare_photos", _PROGRAM)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    files = {"annotations.json": b"{}", "JPEGImages/1.jpg": b"a picture"}
+    files = {"annotations.json": b"{}", "JPEGImages/1.jpg": b"an image"}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     monkeypatch.setattr(module, "SHA256", digests)
     module.files = files
@@ -42,7 +42,7 @@ def test_files_are_written_and_not_fetched_again(program, tmp_path, monkeypatch,
     monkeypatch.setattr(program, "download", lambda folder: made)
     root = tmp_path / "photos"
     assert program.main(["--root", str(root)]) == 0
-    assert (root / "JPEGImages/1.jpg").read_bytes() == b"a picture"
+    assert (root / "JPEGImages/1.jpg").read_bytes() == b"an image"
     monkeypatch.setattr(program, "download", lambda folder: pytest.fail("fetched twice"))
     assert program.main(["--root", str(root)]) == 0
     assert "are there" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_an_archive_without_them_is_named(program, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.startswith("error: made.tar.gz has no labelme")
 
 
-def test_a_failing_pip_is_said_in_one_sentence(program, tmp_path, monkeypatch, capsys):
+def test_a_failing_pip_is_said_in_one_expression(program, tmp_path, monkeypatch, capsys):
     def fail(command):
         assert "--require-hashes" in command and "--no-deps" in command
         wanted = next(word for word in command if word.startswith("--requirement="))

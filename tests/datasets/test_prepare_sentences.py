@@ -15,11 +15,11 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from hipie.data.datasets.builtin_referring import register_referring_sets
 from hipie.data.datasets.grd import GroupQuestions
-from hipie.data.datasets.place import datasets_root
-from hipie.data.datasets.referring_sets import register_referring_sets
-from hipie.evaluation.answers import target_runs
-from tests import sentence_trees as trees
+from hipie.data.io.paths import datasets_root
+from hipie.evaluation.metrics.expression_iou import target_runs
+from tests import referring_trees as trees
 from tests.programs import program, tree_of
 
 
@@ -55,7 +55,7 @@ def test_refcoco(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
             (record,) = DatasetCatalog.get(f"{name}_{split}")
             assert record["file_name"] == str(root / "coco/train2014" / trees.coco_name(k + 1))
             assert os.path.exists(record["file_name"])
-            words = [sentence["sentence"] for sentence in record["sentences"]]
+            words = [expression["sentence"] for expression in record["sentences"]]
             assert words[0] == f"The Thing no. {1 + 2 * k}, said 0" and len(words) == k + 1 + 3
             found = masks(record)
             np.testing.assert_array_equal(found[0], trees.mask_of(10 * (k + 1)))
@@ -77,10 +77,10 @@ def test_refcoco(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
     ]
     capsys.readouterr()
     assert run(module, root, "--check") == 0
-    assert "ok       refcoco unc val: 1 pictures, 2 refs, 5 sentences, 0" in capsys.readouterr().out
+    assert "ok       refcoco unc val: 1 images, 2 refs, 5 expressions, 0" in capsys.readouterr().out
 
 
-def test_refcoco_filter_leaves_tested_pictures_out(tmp_path: Path, root: Path, monkeypatch) -> None:
+def test_refcoco_filter_leaves_tested_images_out(tmp_path: Path, root: Path, monkeypatch) -> None:
     trees.write_refcoco(tmp_path / "got", root)
     module = program("refcoco")
     small_counts(module, monkeypatch)
@@ -125,7 +125,7 @@ def test_refzom(tmp_path: Path, root: Path) -> None:
 def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     trees.write_grd(tmp_path / "got", protocol)
     module = program("grd")
-    published = {"groups": 2, "sentences": 2, "sentences with absence": 4}
+    published = {"groups": 2, "sentences": 2, "expressions with absence": 4}
     monkeypatch.setattr(module, "PUBLISHED", published)
     assert run(module, root, "--source", str(tmp_path / "got")) == 0
     records = DatasetCatalog.get("grd_intra")
@@ -153,9 +153,9 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
     found = DatasetCatalog.get("grd_inter_full")
     assert [[s["sent_id"] for s in record["sentences"]] for record in found] == [[1, 2, 3, 4]] * 4
     for record in found:
-        for sentence in record["sentences"]:
-            meant = own.get((record["image_id"], sentence["sent_id"]), {"targets": []})
-            assert sentence["targets"] == meant["targets"]
+        for expression in record["sentences"]:
+            meant = own.get((record["image_id"], expression["sent_id"]), {"targets": []})
+            assert expression["targets"] == meant["targets"]
     asked = GroupQuestions(found)
     assert len(asked) == 2 * 4 and all(len(one["images"]) == 2 for one in asked)
     assert [one["sent_id"] for one in asked] == [1, 2, 3, 4] * 2
@@ -168,7 +168,7 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
 def test_grd_of_another_size_is_reported(tmp_path: Path, root: Path, capsys) -> None:
     trees.write_grd(tmp_path / "got")
     assert run(program("grd"), root, "--source", str(tmp_path / "got")) == 1
-    assert "PROBLEM  GRD, what is there: 2 groups with 2 sentences" in capsys.readouterr().out
+    assert "PROBLEM  GRD, what is there: 2 groups with 2 expressions" in capsys.readouterr().out
 
 
 def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
@@ -268,11 +268,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, root: Path, name: str, capsys) ->
     assert "PROBLEM" in capsys.readouterr().out
 
 
-def test_a_missing_picture_is_a_problem(tmp_path: Path, root: Path, capsys) -> None:
+def test_a_missing_image_is_a_problem(tmp_path: Path, root: Path, capsys) -> None:
     trees.write_grefcoco(tmp_path / "got", root)
     (root / "coco/train2014" / trees.coco_name(2)).unlink()
     assert run(program("grefcoco"), root, "--source", str(tmp_path / "got")) == 1
-    assert f"PROBLEM  gRefCOCO val: the picture {root}" in capsys.readouterr().out
+    assert f"PROBLEM  gRefCOCO val: the image {root}" in capsys.readouterr().out
 
 
 def test_names_that_leave_their_folder_are_not_followed(tmp_path: Path, root: Path) -> None:

@@ -13,13 +13,13 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog
 
-from hipie.data.datasets.place import datasets_root
-from hipie.data.datasets.referring_sets import register_referring_sets
-from hipie.evaluation.answers import target_runs
-from tests import sentence_trees as trees
+from hipie.data.datasets.builtin_referring import register_referring_sets
+from hipie.data.io.paths import datasets_root
+from hipie.evaluation.metrics.expression_iou import target_runs
+from tests import referring_trees as trees
 from tests.programs import program
 
-# Refs (of GRD: sentences), pairs of a sentence and a picture, pixels of all their masks.
+# Refs (of GRD: expressions), pairs of an expression and an image, pixels of all their masks.
 PUBLISHED = {
     "refcoco_unc_train": (2, 4, 324),
     "refcoco_unc_val": (2, 5, 828),
@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize(("name", "known"), PUBLISHED.items())
 def test_as_the_published_reader(root: Path, name: str, known: tuple[int, int, int]) -> None:
     records = DatasetCatalog.get(name)
-    sentences = [sentence for record in records for sentence in record["sentences"]]
+    expressions = [expression for record in records for expression in record["sentences"]]
     key = "sent_id" if name.startswith("grd") else "ref_id"
     pixels = sum(int(mask_util.area(runs)) for record in records for runs in target_runs(record))
-    assert (len({one[key] for one in sentences}), len(sentences), pixels) == known
+    assert (len({one[key] for one in expressions}), len(expressions), pixels) == known

@@ -14,10 +14,10 @@ from detectron2.data.transforms import NoOpTransform
 from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
+from hipie.data.dataset_mappers.annotations import as_instances, panoptic_objects, read_labels
 from hipie.data.datasets.coco import register
-from hipie.data.mappers.objects import as_instances, panoptic_objects, read_labels
 from hipie.evaluation import build_evaluator
-from hipie.evaluation.answers import target_runs
+from hipie.evaluation.metrics.expression_iou import target_runs
 
 pytestmark = pytest.mark.usefixtures("drawn_book")
 
@@ -120,7 +120,7 @@ def test_parts_truth_scores_full(cfg: CfgNode, tmp_path: Path, split: str, key: 
     assert results[key]["mIoU_parts"] == pytest.approx(100)
 
 
-def truthful_sentences(record: dict) -> dict:
+def truthful_expressions(record: dict) -> dict:
     answers = []
     for runs in target_runs(record):
         found = Instances((record["height"], record["width"]))
@@ -129,14 +129,14 @@ def truthful_sentences(record: dict) -> dict:
     return {"referring": answers}
 
 
-def test_sentences_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
-    results = run(cfg, "picturebook_val_refer", tmp_path, truthful_sentences)
+def test_expressions_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+    results = run(cfg, "picturebook_val_refer", tmp_path, truthful_expressions)
     assert results["refer"]["oIoU"] == 100 and results["refer"]["P@0.9"] == 100
-    unseen = run(cfg, "picturebook_unseen_refer", tmp_path, truthful_sentences)["refer_unseen"]
+    unseen = run(cfg, "picturebook_unseen_refer", tmp_path, truthful_expressions)["refer_unseen"]
     new = {one for one in unseen if one.startswith("oIoU-unseen_")}
     assert new == {"oIoU-unseen_class", "oIoU-unseen_pair"}
     assert all(unseen[one] == 100 for one in new)
-    general = run(cfg, "picturebook_val_grefer", tmp_path, truthful_sentences)["grefer"]
+    general = run(cfg, "picturebook_val_grefer", tmp_path, truthful_expressions)["grefer"]
     assert general["gIoU"] == 100 and general["N-acc"] == 100
 
 

@@ -19,7 +19,7 @@ from hipie.config import add_hipie_config
 from hipie.data.datasets import register_coco
 from hipie.evaluation import build_evaluator
 
-NAME, SIZE, PICTURES, CLASSES = "random_objects", (80, 100), 12, 4
+NAME, SIZE, IMAGES, CLASSES = "random_objects", (80, 100), 12, 4
 
 
 def rectangles(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -33,11 +33,11 @@ def rectangles(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @pytest.fixture
 def objects(tmp_path: Path) -> list[np.ndarray]:
-    """A data set of rectangles, a few of them crowds; the rectangles of every picture."""
+    """A data set of rectangles, a few of them crowds; the rectangles of every image."""
     rng = np.random.default_rng(3)
     images, annotations, shown = [], [], []
     (tmp_path / "images").mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         images.append({"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 100})
         Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / f"{number}.jpg")
         boxes = rectangles(rng, int(rng.integers(1, 9)))

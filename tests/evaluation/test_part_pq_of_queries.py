@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hipie.data.datasets import register_benchmarks
 from hipie.evaluation import PartPQEvaluator
-from hipie.inference.results import ResultSettings, universal_results
-from hipie.inference.segment_parts import owners_of
-from hipie.language import Vocabulary
+from hipie.modeling.postprocessing.part_panoptic import owners_of
+from hipie.modeling.postprocessing.results import ResultSettings, universal_results
+from hipie.vocabularies.vocabulary import Vocabulary
 
 SIDE, STRIDE, SURE = 32, 4, 12.0
 NAME = "cityscapes_part_pq_val"
-# Stripes of a picture: first and last column, number in the label map.
+# Stripes of an image: first and last column, number in the label map.
 STRIPES = [
     (0, 8, 23),
     (8, 12, 24_001_02),
@@ -44,14 +44,14 @@ SHOWN = ("person", "bus", "sky")
 
 @dataclass
 class Answer:
-    """A decoder layer's answer about one picture: every query is sure of one name."""
+    """A decoder layer's answer about one image: every query is sure of one name."""
 
     token_logits: Tensor
     boxes: Tensor
     iou_logits: Tensor
     all_masks: Tensor
 
-    def masks(self, picture: Tensor, query: Tensor) -> Tensor:
+    def masks(self, image: Tensor, query: Tensor) -> Tensor:
         return self.all_masks[query]
 
 
@@ -72,7 +72,7 @@ def results(
     return universal_results(
         answer(vocabulary, THINGS),
         answer(vocabulary, covered),
-        picture=0,
+        image=0,
         background_queries=0,
         token_spans=[(k,) for k in range(len(vocabulary))],
         is_thing=vocabulary.is_thing,
@@ -90,17 +90,17 @@ def _registered() -> None:
 
 @pytest.fixture
 def record(tmp_path: Path):
-    """A picture of Cityscapes Panoptic Parts, as distributed."""
+    """An image of Cityscapes Panoptic Parts, as distributed."""
     labels = np.zeros((SIDE, SIDE), dtype=np.int32)
     for first, last, number in STRIPES:
         labels[:, first:last] = number
     place = tmp_path / "cityscapes"
     file = place / "gtFinePanopticParts/val/ulm/a_gtFinePanopticParts.tif"
-    picture = place / "leftImg8bit/val/ulm/a_leftImg8bit.png"
-    for folder in (file.parent, picture.parent):
+    image = place / "leftImg8bit/val/ulm/a_leftImg8bit.png"
+    for folder in (file.parent, image.parent):
         folder.mkdir(parents=True)
     Image.fromarray(labels).save(file)
-    Image.new("RGB", (SIDE, SIDE)).save(picture)
+    Image.new("RGB", (SIDE, SIDE)).save(image)
     register_benchmarks(tmp_path)
     (only,) = DatasetCatalog.get(NAME)
     yield only

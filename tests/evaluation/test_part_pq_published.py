@@ -13,14 +13,14 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from hipie.data.annotated import read_annotated
+from hipie.data.annotation_view import read_annotated
 from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.datasets.part_classes import PartClass, load_part_classes
-from hipie.data.datasets.part_uids import decode_uids
 from hipie.evaluation import PartPQEvaluator
 
 SIZE = (40, 60)
-PICTURES = 16
+IMAGES = 16
 PUBLISHED = {
     "pascal": {
         "PartPQ": 53.36918645005687,
@@ -89,7 +89,7 @@ def pictures(name: str) -> list[tuple]:
     """What both packages were asked."""
     rng = np.random.default_rng(7)
     classes = load_part_classes(name)
-    return [drawn(classes, rng) for _ in range(PICTURES)]
+    return [drawn(classes, rng) for _ in range(IMAGES)]
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def root(tmp_path: Path):
         for number, (labels, *_) in enumerate(pictures(name)):
             label_file = tmp_path / maps / f"{number:02}{map_ending}"
             Image.fromarray(labels.astype(np.int32)).save(label_file)
-            picture = Image.new("RGB", SIZE[::-1])
-            picture.save(tmp_path / images / f"{number:02}{image_ending}")
+            image = Image.new("RGB", SIZE[::-1])
+            image.save(tmp_path / images / f"{number:02}{image_ending}")
     register_benchmarks(tmp_path)
     yield tmp_path
     register_benchmarks()

@@ -22,16 +22,16 @@ from hipie.evaluation import (
     RefZOMEvaluator,
     gathering,
 )
-from tests.evaluation.sentence_sets import random_set
+from tests.evaluation.referring_sets import random_set
 
-PICTURES = 24
+IMAGES = 24
 CLASSES = [PartClass("cow", (3,), True, {1: 1, 2: 2}), PartClass("road", (7,), False)]
 
 
 @pytest.fixture
 def questions(tmp_path: Path) -> tuple[list[dict], list[dict]]:
     """Records and answers that every evaluator understands, with awkward numbers."""
-    records, outputs, _ = random_set(11, PICTURES)
+    records, outputs, _ = random_set(11, IMAGES)
     rng = np.random.default_rng(0)
     for number, (record, output) in enumerate(zip(records, outputs, strict=True)):
         size = record["height"], record["width"]
@@ -90,7 +90,7 @@ def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> N
     def judged(shards: int) -> dict[str, float]:
         judges = [kind("hand_made_shards", distributed=True) for _ in range(shards)]
         for rank, judge in enumerate(judges):
-            for number in range(rank, PICTURES, shards):
+            for number in range(rank, IMAGES, shards):
                 judge.process([records[number]], [outputs[number]])
         # What each process would send, by the evaluator's own call to the gathering.
         sent: list[Any] = []

@@ -65,7 +65,7 @@ def test_an_unknown_name_is_answered_with_near_ones(name, in_tmp):
 def test_every_configuration_merges(name):
     cfg = model_zoo.get_config(name)
     assert cfg.MODEL.META_ARCHITECTURE
-    assert cfg.MODEL.HIPIE.WIDTH % cfg.MODEL.HIPIE.THINGS.NUM_HEADS == 0
+    assert cfg.MODEL.HIPIE.HIDDEN_DIM % cfg.MODEL.HIPIE.THINGS.NUM_HEADS == 0
 
 
 def test_weights_are_called_like_their_configuration(tmp_path, monkeypatch):

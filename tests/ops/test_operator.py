@@ -341,7 +341,7 @@ with warnings.catch_warnings(record=True) as caught:
     for _ in range(2):
         compare(build(SHAPES), 1e-5)
 said = [str(one.message) for one in caught if "hipie" in str(one.message)]
-assert len(said) == 1 and "_C.so is missing" in said[0] and "hipie.doctor" in said[0], said
+assert len(said) == 1 and "_C.so is missing" in said[0] and "hipie doctor" in said[0], said
 print(explain().implementation)
 """
     done = run(program, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parent)]))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from hipie.data.datasets.benchmarks import register_benchmarks
+from hipie.data.datasets.builtin import register_benchmarks
 from hipie.data.datasets.coco import register_coco
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.label_maps import load_label_maps
 from hipie.data.datasets.lvis import load_lvis
-from hipie.data.datasets.part_maps import load_part_maps
+from hipie.data.datasets.part_label_maps import load_part_maps
 from hipie.data.datasets.picturebook import register_picturebook
 from hipie.data.datasets.picturebook_groups import register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.io.json_file import DatasetError
 
 __all__ = [
     "DatasetError",
@@ -59,6 +59,6 @@ def register_all(cfg: CfgNode) -> None:
         if isinstance(entry, str) or len(entry) != 3:
             raise ValueError(
                 f"DATASETS.COCO_FORMAT has {entry!r}: it takes [name, instances JSON, folder of "
-                "the pictures]"
+                "the images]"
             )
         register_coco(*entry)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from hipie.data.datasets.builtin_coco import panoptic_metadata, register_instances
+from hipie.data.datasets.builtin_semantic import register_semantic
 from hipie.data.datasets.coco import register
-from hipie.data.datasets.coco_family import panoptic_metadata, register_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.semantic import register_semantic
-from hipie.data.vocabularies import ClassTable, load_classes
-from hipie.language import Vocabulary
+from hipie.vocabularies.tables import ClassTable, load_classes
+from hipie.vocabularies.vocabulary import Vocabulary
 
 FOLDERS = {"train": "training", "val": "validation"}
 IGNORED_OF_16_BITS = 65535

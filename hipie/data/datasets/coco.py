@@ -9,9 +9,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets.coco_instances import contiguous_categories, load_coco_instances
-from hipie.data.datasets.entries import WHOLE, WORDS, check_entry
-from hipie.data.datasets.json_file import DatasetError, read_json
-from hipie.language import Vocabulary, VocabularyError
+from hipie.data.io.json_file import DatasetError, read_json
+from hipie.data.io.validation import WHOLE, WORDS, check_entry
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
 CATEGORY = {"id": WHOLE, "name": WORDS}
 
@@ -31,7 +31,7 @@ def register_coco(
     Args:
         name: any name.
         json_file: COCO's instances JSON.
-        image_root: the pictures.
+        image_root: the images.
         vocabulary: one class a category in the order of their ids, to give synonyms or better
             names; by default the categories' names.
 

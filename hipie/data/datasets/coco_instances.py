@@ -1,7 +1,7 @@
 """Reading COCO instances, with a check of every entry.
 
 Detectron2's reader takes files as they are; this one is for people's own files, and says in one
-sentence what is wrong with them and where. What can be mended is mended, with a warning.
+expression what is wrong with them and where. What can be mended is mended, with a warning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from hipie.data.datasets.entries import (
+from hipie.data.datasets.federated_annotations import federated_lists
+from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images, shown
+from hipie.data.io.polygons import crosses_itself, is_polygon
+from hipie.data.io.rle import check_segmentation
+from hipie.data.io.validation import (
     FLAG,
     LIST,
     NUMBER_OR_TEXT,
@@ -24,16 +28,6 @@ from hipie.data.datasets.entries import (
     check_entry,
     check_optional,
 )
-from hipie.data.datasets.federated import federated_lists
-from hipie.data.datasets.json_file import (
-    DatasetError,
-    images_by_id,
-    read_json,
-    require_images,
-    shown,
-)
-from hipie.data.datasets.polygons import crosses_itself, is_polygon
-from hipie.data.datasets.run_lengths import check_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +45,13 @@ def load_coco_instances(
     """Read a COCO instance file as Detectron2's records.
 
     Warned of and left out: annotations whose mask has no corners, or whose box lies outside the
-    picture or is empty. Warned of and mended: boxes that reach over the edge (clipped), masks with
+    image or is empty. Warned of and mended: boxes that reach over the edge (clipped), masks with
     some bad polygons (those are dropped). Warned of and kept: polygons that cross themselves, in
     files of up to 50,000 annotations (they are filled by the even-odd rule).
 
     Args:
         json_file: COCO's instances JSON.
-        image_root: the pictures.
+        image_root: the images.
         contiguous: category id -> class index; by default the order of the ids.
 
     Returns:
@@ -67,7 +61,7 @@ def load_coco_instances(
 
     Raises:
         FileNotFoundError, DatasetError: naming the file and the entry, if the JSON cannot be
-            read, a picture is missing, ids repeat, or a category or image is unknown.
+            read, an image is missing, ids repeat, or a category or image is unknown.
     """
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
@@ -157,10 +151,10 @@ def _checked(
         return None
     clipped = _clipped(box, image["width"], image["height"])
     if clipped is None:
-        problems["has an empty box, or one outside its picture, and is left out"].append(number)
+        problems["has an empty box, or one outside its image, and is left out"].append(number)
         return None
     if max(abs(a - b) for a, b in zip(clipped, box, strict=True)) > 1:
-        problems["has a box that reaches outside its picture, which is clipped"].append(number)
+        problems["has a box that reaches outside its image, which is clipped"].append(number)
     kept["bbox"] = clipped
     return kept
 
@@ -180,7 +174,7 @@ def _box_of(segmentation: Any) -> list[float] | None:
 
 
 def _clipped(box: list[float], width: int, height: int) -> list[float] | None:
-    """An xywh box cut to the picture; None if nothing is left."""
+    """An xywh box cut to the image; None if nothing is left."""
     if len(box) != 4 or not all(math.isfinite(side) for side in box):
         return None
     left, top = max(0.0, box[0]), max(0.0, box[1])

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.entries import (
+from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.io.validation import (
     FLAG,
     LIST,
     NUMBER_OR_TEXT,
@@ -15,7 +16,6 @@ from hipie.data.datasets.entries import (
     check_entry,
     check_optional,
 )
-from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
 
 ANNOTATION = {"image_id": NUMBER_OR_TEXT, "file_name": TEXT, "segments_info": LIST}
 MOST_SEGMENT_ID = 2**24
@@ -33,7 +33,7 @@ def load_coco_panoptic(
     Args:
         json_file: COCO's panoptic JSON.
         panoptic_root: the PNGs.
-        image_root: the pictures.
+        image_root: the images.
         contiguous: category id -> position in the vocabulary, things and stuff together.
         sem_seg_root: label maps of the vocabulary's positions; adds `sem_seg_file_name`.
 

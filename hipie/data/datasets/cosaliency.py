@@ -1,4 +1,4 @@
-"""Reading co-saliency sets: a folder of pictures a group, and a folder of masks beside it.
+"""Reading co-saliency sets: a folder of images a group, and a folder of masks beside it.
 
 CoCA (Zhang et al., ECCV 2020), CoSal2015 (Zhang et al., CVPR 2015) and CoSOD3k (Fan et al., CVPR
 2020) in one layout: `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`, 0 or 255.
@@ -12,24 +12,24 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from hipie.data.datasets.json_file import DatasetError, check_size
+from hipie.data.io.json_file import DatasetError, check_size
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp"}
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
 def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read every picture that has a mask.
+    """Read every image that has a mask.
 
     Args:
         root: the folder that holds `image` and `gt`.
 
     Returns:
-        records with `file_name`, `height`, `width` (the picture's), `image_id` ("group/name"),
-        `group_name`, `saliency_file_name`, and `sentences`: the group's name in words. By group,
+        records with `file_name`, `height`, `width` (the image's), `image_id` ("group/name"),
+        `group_name`, `saliency_file_name`, and `expressions`: the group's name in words. By group,
         then by name.
 
     Raises:
-        DatasetError: if a folder or a picture's mask is missing, or one cannot be opened.
+        DatasetError: if a folder or an image's mask is missing, or one cannot be opened.
     """
     root = Path(root)
     for folder in ("image", "gt"):
@@ -38,12 +38,12 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     records = []
     for group in sorted(path for path in (root / "image").iterdir() if path.is_dir()):
         for picture in sorted(group.iterdir()):
-            if picture.suffix.lower() not in PICTURES or picture.name.startswith("."):
+            if picture.suffix.lower() not in IMAGES or picture.name.startswith("."):
                 continue
             mask = root / "gt" / group.name / f"{picture.stem}.png"
             if not mask.is_file():
                 raise DatasetError(f"{picture}: there is no mask {mask}")
-            _size(mask)  # that it can be opened; it may be of another size than the picture
+            _size(mask)  # that it can be opened; it may be of another size than the image
             height, width = _size(picture)
             words = group_words(group.name)
             records.append(
@@ -59,7 +59,7 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 }
             )
     if not records:
-        raise DatasetError(f"{root}: there is no picture in a folder of image/")
+        raise DatasetError(f"{root}: there is no image in a folder of image/")
     return records
 
 
@@ -76,6 +76,6 @@ def _size(path: Path) -> tuple[int, int]:
             if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
                 width, height = height, width
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise DatasetError(f"{path}: this picture cannot be opened ({error})") from error
+        raise DatasetError(f"{path}: this image cannot be opened ({error})") from error
     check_size(str(path), height, width)
     return height, width

@@ -1,9 +1,9 @@
-"""Reading GRD, which is distributed as D3: sentences over groups of related pictures.
+"""Reading GRD, which is distributed as D3: expressions over groups of related images.
 
 D3 (Wu et al., ICCV 2023; Xie et al., NeurIPS 2023; `shikras/d-cube`) has four pickles, each a
-dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `sentences.pkl`, `groups.pkl`.
-What a sentence means in a picture is the union of the picture's annotations whose `sent_id` has the
-sentence; without any, the picture is negative. Numbers may be NumPy's, boxes arrays, and a mask one
+dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `expressions.pkl`, `groups.pkl`.
+What an expression means in an image is the union of the image's annotations whose `sent_id` has the
+expression; without any, the image is negative. Numbers may be NumPy's, boxes arrays, and a mask one
 run length or a list of them.
 """
 
@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.collector import collector_paused
-from hipie.data.datasets.entries import (
+from hipie.data.io.gc import collector_paused
+from hipie.data.io.json_file import DatasetError, check_size
+from hipie.data.io.rle import check_segmentation, runs_of, union_of
+from hipie.data.io.safe_pickle import as_plain, read_plain_pickle
+from hipie.data.io.validation import (
     FLAG,
     TEXT,
     WHOLE,
@@ -26,9 +29,6 @@ from hipie.data.datasets.entries import (
     check_entry,
     check_optional,
 )
-from hipie.data.datasets.json_file import DatasetError, check_size
-from hipie.data.datasets.refs_pickle import as_plain, read_plain_pickle
-from hipie.data.datasets.run_lengths import check_segmentation, runs_of, union_of
 
 TRUTH = Kind("true or false", lambda value: isinstance(value, bool) or value in (0, 1))
 TABLES = {
@@ -47,19 +47,19 @@ def load_grd(
     absence: bool = False,
     across: bool = False,
 ) -> list[dict[str, Any]]:
-    """Read the pictures with the sentences that they are asked.
+    """Read the images with the expressions that they are asked.
 
     Args:
         pickles: the folder of the four files.
-        image_root: the pictures.
-        absence: take sentences about what is missing too ("a dog without a leash").
-        across: ask every picture the sentences of all groups (D3's inter-group protocol); else
+        image_root: the images.
+        absence: take expressions about what is missing too ("a dog without a leash").
+        across: ask every image the expressions of all groups (D3's inter-group protocol); else
             those of its own group (intra-group).
 
     Returns:
-        records as `load_refcoco`'s, with `group_id` and `group_name`; all pictures of a group have
-        the same sentences in the same order, each with `sent_id` and `targets` (positions in
-        `annotations`; empty = the picture is negative). By group, then in the group's order.
+        records as `load_refcoco`'s, with `group_id` and `group_name`; all images of a group have
+        the same expressions in the same order, each with `sent_id` and `targets` (positions in
+        `annotations`; empty = the image is negative). By group, then in the group's order.
 
     Raises:
         FileNotFoundError, DatasetError: naming the file, the entry and the key that is wrong.
@@ -72,9 +72,9 @@ def load_grd(
         where = f"{folder / 'groups.pkl'}: group {number}"
         asked = []
         for identity in every if across else group["inner_sent_id"]:
-            sentence = _row(tables["sentences"], identity, where, "inner_sent_id")
-            if absence or not sentence["is_negative"]:
-                words = sentence["raw_sent"]
+            expression = _row(tables["sentences"], identity, where, "inner_sent_id")
+            if absence or not expression["is_negative"]:
+                words = expression["raw_sent"]
                 asked.append({"sentence": words, "sent_id": identity, "targets": []})
         for image_id in group["img_id"]:
             image = _row(tables["images"], image_id, where, "img_id")
@@ -82,16 +82,16 @@ def load_grd(
             record["file_name"] = os.path.join(image_root, image["file_name"])
             records.append({**record, "group_id": number, "group_name": group["group_name"]})
     if not any(record["sentences"] for record in records):
-        raise DatasetError(f"{folder / 'groups.pkl'}: no group has a picture and a sentence")
+        raise DatasetError(f"{folder / 'groups.pkl'}: no group has an image and an expression")
     return records
 
 
 class GroupQuestions(Sequence[dict[str, Any]]):
-    """A question for every sentence of every group: what a model of groups is asked.
+    """A question for every expression of every group: what a model of groups is asked.
 
     Questions are dicts with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the
-    records of the group's pictures, each with this one sentence. By group, then by sentence. They
-    are made when they are asked for, since each sentence may be asked of each picture.
+    records of the group's images, each with this one sentence. By group, then by expression. They
+    are made when they are asked for, since each expression may be asked of each image.
 
     Args:
         records: `load_grd`'s.
@@ -110,18 +110,18 @@ class GroupQuestions(Sequence[dict[str, Any]]):
         return len(self._asked)
 
     def __getitem__(self, number: int) -> dict[str, Any]:  # type: ignore[override]
-        (group, sentence), words = self._asked[number]
+        (group, expression), words = self._asked[number]
         members = self._members[group]
         return {
             "group_id": group,
             "group_name": members[0]["group_name"],
             "expression": words,
-            "sent_id": sentence,
+            "sent_id": expression,
             "images": [
                 {**record, "sentences": [one]}
                 for record in members
                 for one in record["sentences"]
-                if one["sent_id"] == sentence
+                if one["sent_id"] == expression
             ],
         }
 
@@ -164,7 +164,7 @@ def _record(
         where = f"{folder / 'images.pkl'}: image {image_id}"
         found = _row(annotations, number, where, "anno_id")
         if found["image_id"] != image_id:
-            raise DatasetError(f"{where} has annotation {number}, which is of another picture")
+            raise DatasetError(f"{where} has annotation {number}, which is of another image")
         for identity in found["sent_id"]:
             places[identity].append(len(objects))
         fault = f"{folder / 'annotations.pkl'}: annotation {number}"

@@ -1,6 +1,6 @@
 """Reading LVIS v1 (Gupta et al., CVPR 2019): COCO's format, annotated class by class.
 
-Of every picture it is known of which classes all instances are drawn, of which some may be missing,
+Of every image it is known of which classes all instances are drawn, of which some may be missing,
 and which are certainly absent; other classes may be there or not.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from hipie.data.datasets.entries import BOX, TEXT, WHOLE, check_entry
-from hipie.data.datasets.federated import federated_lists
-from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json, require_images
-from hipie.data.datasets.run_lengths import check_segmentation
+from hipie.data.datasets.federated_annotations import federated_lists
+from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.io.rle import check_segmentation
+from hipie.data.io.validation import BOX, TEXT, WHOLE, check_entry
 
 ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX}
 
@@ -28,7 +28,7 @@ def load_lvis(
     """Read LVIS as Detectron2's records.
 
     Args:
-        json_file: `lvis_v1_train.json` or `lvis_v1_val.json`. Pictures are found by the last two
+        json_file: `lvis_v1_train.json` or `lvis_v1_val.json`. Images are found by the last two
             parts of their `coco_url`: LVIS's splits mix COCO's folders.
         image_root: the folder of `train2017` and `val2017`.
         contiguous: category id -> class index.

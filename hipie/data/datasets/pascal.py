@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hipie.data.datasets.semantic import register_part_pq, register_parts, register_semantic
-from hipie.data.vocabularies import load_classes
+from hipie.data.datasets.builtin_semantic import register_part_pq, register_parts, register_semantic
+from hipie.vocabularies.tables import load_classes
 
 FOLDERS = {"train": "training", "val": "validation"}
 PART_FOLDERS = {**FOLDERS, "test": "test"}
 IGNORED_OF_16_BITS = 65535
-CITY_LABELS, CITY_PICTURE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
+CITY_LABELS, CITY_IMAGE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
 
 
 def register_pascal(root: Path) -> None:
@@ -52,20 +52,20 @@ def register_pascal(root: Path) -> None:
             label_ending=".tif",
             ignore_label=IGNORED_OF_16_BITS,
         )
-    pictures, labels = root / "VOCdevkit/VOC2010/JPEGImages", root / "pascal_parts/labels"
+    images, labels = root / "VOCdevkit/VOC2010/JPEGImages", root / "pascal_parts/labels"
     for split, folder in PART_FOLDERS.items():
-        _register_phrases("pascal_parts", split, pictures, labels, folder)
+        _register_phrases("pascal_parts", split, images, labels, folder)
     for split, folder in FOLDERS.items():
-        _register_phrases("pascal_part", split, pictures, root / "pascal_part/labels", folder)
+        _register_phrases("pascal_part", split, images, root / "pascal_part/labels", folder)
     for split, folder in FOLDERS.items():
-        register_part_pq(f"pascal_part_pq_{split}", pictures, labels / folder, "pascal")
+        register_part_pq(f"pascal_part_pq_{split}", images, labels / folder, "pascal")
 
 
-def _register_phrases(name: str, split: str, pictures: Path, labels: Path, folder: str) -> None:
+def _register_phrases(name: str, split: str, images: Path, labels: Path, folder: str) -> None:
     for suffix, kind in (("", "pano"), ("_merged", "merged")):
         register_parts(
             f"{name}{suffix}_{split}",
-            pictures,
+            images,
             labels / f"{folder}_{kind}",
             load_classes(f"pascal_parts_{kind}"),
         )
@@ -85,7 +85,7 @@ def register_cityscapes_parts(root: Path) -> None:
             place / "gtFinePanopticPartsRemapped" / split,
             load_classes("cityscapes_panoptic_parts"),
             label_ending=CITY_LABELS,
-            image_ending=CITY_PICTURE,
+            image_ending=CITY_IMAGE,
         )
         register_part_pq(
             f"cityscapes_part_pq_{split}",
@@ -93,5 +93,5 @@ def register_cityscapes_parts(root: Path) -> None:
             place / "gtFinePanopticParts" / split,
             "cityscapes",
             label_ending=CITY_LABELS,
-            image_ending=CITY_PICTURE,
+            image_ending=CITY_IMAGE,
         )

@@ -1,9 +1,9 @@
-"""Pascal-Part's own annotations: a MATLAB file a picture, with masks of objects and their parts.
+"""Pascal-Part's own annotations: a MATLAB file an image, with masks of objects and their parts.
 
 Chen et al., "Detect What You Can", CVPR 2014. A file (version 5) holds one struct `anno` with
 `imname` and `objects`, a row of structs `class`, `class_ind` (1 to 20, alphabetical), `mask` and
 `parts`, itself a row of structs `part_name` and `mask`, or empty. Masks are 0 or 1, of the
-picture's size; parts lie over each other, as eyes do over a head, and later ones are on top.
+image's size; parts lie over each other, as eyes do over a head, and later ones are on top.
 
 `pascal_part_names.tsv` has the names of every class's parts in the order that Pascal Panoptic Parts
 numbers them in, as in the specification of https://github.com/pmeletis/panoptic_parts (Apache-2.0);
@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from hipie.data.datasets.json_file import DatasetError
-from hipie.data.datasets.label_conversion import Job, table_of, write_labels
-from hipie.data.datasets.matlab_file import read_matlab
-from hipie.data.vocabularies import load_classes
+from hipie.data.io.json_file import DatasetError
+from hipie.data.io.matlab import read_matlab
+from hipie.data.preparation.label_maps import Job, table_of, write_labels
+from hipie.vocabularies.tables import load_classes
 
 MOST_OBJECTS = 999
 IGNORED, NUMBERS = 0, 10_000
@@ -55,10 +55,10 @@ def number_parts(job: Job) -> None:
 
 
 def read_pascal_part(path: Path) -> np.ndarray:
-    """The annotation of a picture as one label map, numbered as Panoptic Parts numbers its own.
+    """The annotation of an image as one label map, numbered as Panoptic Parts numbers its own.
 
     Returns:
-        int32 [H, W]: 0 where there is no object, else `class * 1000 + object` (objects of a picture
+        int32 [H, W]: 0 where there is no object, else `class * 1000 + object` (objects of an image
         from 1), with a part `(class * 1000 + object) * 100 + part`; `decode_uids` takes it apart.
 
     Raises:

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.json_file import read_json
-from hipie.data.datasets.part_maps import load_part_maps
+from hipie.data.datasets.part_label_maps import load_part_maps
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.io.json_file import read_json
 from hipie.data.picturebook import VERSION, PictureBookError, finished, write_split
 from hipie.data.picturebook import classes as book
-from hipie.language import Vocabulary, VocabularyClass
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 logger = logging.getLogger(__name__)
 

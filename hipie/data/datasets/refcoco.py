@@ -1,8 +1,8 @@
-"""Reading sentences with their objects: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and Ref-ZOM.
+"""Reading expressions with their objects: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and Ref-ZOM.
 
 RefCOCO (Yu et al., ECCV 2016): `refs(<split by>).p`, a pickle of refs with one `ann_id` each, and
 `instances.json` in COCO's format. gRefCOCO (Liu et al., CVPR 2023): `grefs(<split by>).json` with
-a list of `ann_id`, where [-1] says that nothing in the picture is meant. Ref-ZOM (Hu et al., ICCV
+a list of `ann_id`, where [-1] says that nothing in the image is meant. Ref-ZOM (Hu et al., ICCV
 2023): as RefCOCO, one or several `ann_id`, and a `source` that is "zero" where nothing is meant
 (whatever the `ann_id` says then).
 """
@@ -14,8 +14,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.collector import collector_paused
-from hipie.data.datasets.entries import (
+from hipie.data.io.gc import collector_paused
+from hipie.data.io.json_file import DatasetError, images_by_id, read_json
+from hipie.data.io.rle import check_segmentation
+from hipie.data.io.safe_pickle import read_plain_pickle
+from hipie.data.io.validation import (
     BOX,
     FLAG,
     LIST,
@@ -26,13 +29,10 @@ from hipie.data.datasets.entries import (
     check_entry,
     check_optional,
 )
-from hipie.data.datasets.json_file import DatasetError, images_by_id, read_json
-from hipie.data.datasets.refs_pickle import read_plain_pickle
-from hipie.data.datasets.run_lengths import check_segmentation
 
 logger = logging.getLogger(__name__)
 
-SENTENCE_NOTES = ("sent_id", "kind", "held_out")
+EXPRESSION_NOTES = ("sent_id", "kind", "held_out")
 REF = {
     "ref_id": WHOLE,
     "image_id": WHOLE,
@@ -53,21 +53,21 @@ def load_refcoco(
     words: str = "raw",
     skip_broken: bool = False,
 ) -> list[dict[str, Any]]:
-    """Read the sentences of one split, gathered by picture.
+    """Read the expressions of one split, gathered by image.
 
     Args:
         refs_file: RefCOCO's `refs(*).p` or gRefCOCO's `grefs(*).json` (or the same as `.p`).
-        instances_json: the objects, in COCO's format. Pictures are found by its `file_name`.
-        image_root: the pictures.
+        instances_json: the objects, in COCO's format. Images are found by its `file_name`.
+        image_root: the images.
         split: "train", "val", "testA", "testB", "test", ...; "testA" and "testB" take the refs
             whose split has the letter A or B after "test", as some files write "testAB".
-        words: "raw", as people wrote them (LAVT, ReLA), or "sent", cleaned (CARIS); where a
-            sentence has no such words, the other.
+        words: "raw", as people wrote them (LAVT, ReLA), or "sent", cleaned (CARIS); where an
+            expression has no such words, the other.
         skip_broken: leave out refs that are wrong, with a warning, instead of raising.
 
     Returns:
         records with `file_name`, `height`, `width`, `image_id`, `annotations` (COCO) and
-        `sentences`: dicts with `sentence`, `ref_id`, `sent_id` and `targets` (positions in
+        `expressions`: dicts with `expression`, `ref_id`, `sent_id` and `targets` (positions in
         `annotations`; empty = nothing is meant). By image id.
 
     Raises:
@@ -116,31 +116,31 @@ def in_split(found: str, wanted: str) -> bool:
 
 def _check_ref(where: str, ref: Any, words: str) -> None:
     check_entry(where, ref, REF)
-    for place, sentence in enumerate(ref["sentences"]):
-        if _is_sound(sentence, words):
+    for place, expression in enumerate(ref["sentences"]):
+        if _is_sound(expression, words):
             continue
-        part = f'{where}, "sentences" {place}'
-        check_entry(part, sentence, {})
-        if words not in sentence and "sent" not in sentence:
+        part = f'{where}, "expressions" {place}'
+        check_entry(part, expression, {})
+        if words not in expression and "sent" not in expression:
             raise DatasetError(f'{part} has no "sent"')
-        check_optional(part, sentence, {"raw": TEXT, "sent": TEXT, "sent_id": WHOLE})
-        check_entry(part, {"sent": _words(sentence, words)}, {"sent": WORDS})
+        check_optional(part, expression, {"raw": TEXT, "sent": TEXT, "sent_id": WHOLE})
+        check_entry(part, {"sent": _words(expression, words)}, {"sent": WORDS})
 
 
-def _is_sound(sentence: Any, words: str) -> bool:
-    """Whether a sentence is as nearly all are, told quickly."""
+def _is_sound(expression: Any, words: str) -> bool:
+    """Whether an expression is as nearly all are, told quickly."""
     return (
-        type(sentence) is dict
-        and type(sentence.get("raw")) is str
-        and type(sentence.get("sent")) is str
-        and WHOLE.test(sentence.get("sent_id"))
-        and bool(sentence[words].strip())
+        type(expression) is dict
+        and type(expression.get("raw")) is str
+        and type(expression.get("sent")) is str
+        and WHOLE.test(expression.get("sent_id"))
+        and bool(expression[words].strip())
     )
 
 
-def _words(sentence: dict[str, Any], words: str) -> str:
+def _words(expression: dict[str, Any], words: str) -> str:
     """The words asked for, or those there are."""
-    return sentence.get(words) or sentence.get("sent") or sentence.get("raw", "")
+    return expression.get(words) or expression.get("sent") or expression.get("raw", "")
 
 
 def _add(
@@ -150,7 +150,7 @@ def _add(
     where: str,
     words: str,
 ) -> None:
-    """Add a ref's sentences and objects to its picture's record; nothing if the ref is wrong."""
+    """Add a ref's expressions and objects to its image's record; nothing if the ref is wrong."""
     image = objects.images.get(ref["image_id"])
     if image is None:
         raise DatasetError(
@@ -160,9 +160,9 @@ def _add(
     record = records.setdefault(image["id"], objects.empty_record(image))
     targets = [_place(record, one) for one in found]
     targets = [t for t in targets if not record["annotations"][t]["iscrowd"]]
-    for sentence in ref["sentences"]:
-        notes = {key: sentence[key] for key in SENTENCE_NOTES if key in sentence}
-        said = {"sentence": _words(sentence, words), "targets": targets, "ref_id": ref["ref_id"]}
+    for expression in ref["sentences"]:
+        notes = {key: expression[key] for key in EXPRESSION_NOTES if key in expression}
+        said = {"sentence": _words(expression, words), "targets": targets, "ref_id": ref["ref_id"]}
         record["sentences"].append({**said, **notes})
 
 
@@ -183,7 +183,7 @@ def _place(record: dict[str, Any], annotation: dict[str, Any]) -> int:
 
 
 class _Objects:
-    """The pictures and annotations of an `instances.json`; annotations are checked when used."""
+    """The images and annotations of an `instances.json`; annotations are checked when used."""
 
     def __init__(self, path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> None:
         content = read_json(path, ("images", "annotations"))
@@ -202,7 +202,7 @@ class _Objects:
         """What a record keeps of an annotation.
 
         Raises:
-            DatasetError: if it is not there, of another picture, or wrong in itself.
+            DatasetError: if it is not there, of another image, or wrong in itself.
         """
         if number not in self.annotations:
             raise DatasetError(f"{where} names annotation {number}, which does not exist")
@@ -221,7 +221,7 @@ class _Objects:
         return {**kept, "iscrowd": int(found.get("iscrowd", 0))}
 
     def empty_record(self, image: dict[str, Any]) -> dict[str, Any]:
-        """A picture without sentences yet."""
+        """An image without expressions yet."""
         return {
             "file_name": os.path.join(self.image_root, image["file_name"]),
             "height": image["height"],

@@ -1,4 +1,4 @@
-"""Masks from examples: one picture in which an object is masked, and it is found in others.
+"""Masks from examples: one image in which an object is masked, and it is found in others.
 
 Prototypes of DINOv2 features; PerSAM and PerSAM-F (Zhang et al., "Personalize Segment Anything
 Model with One Shot", ICLR 2024); Matcher (Liu et al., "Matcher: Segment Anything with One Shot
@@ -7,7 +7,7 @@ Using All-Purpose Feature Matching", ICLR 2024). Importing the package registers
 """
 
 from hipie_fewshot.config import add_hipie_fewshot_config
-from hipie_fewshot.examples import Example, ExampleError
-from hipie_fewshot.model import FewShot
+from hipie_fewshot.meta_arch import FewShot
+from hipie_fewshot.support_set import Example, ExampleError
 
 __all__ = ["Example", "ExampleError", "FewShot", "add_hipie_fewshot_config"]

@@ -1,4 +1,4 @@
-"""Find what one picture shows in others: `python -m hipie_fewshot --example IMAGE MASK ...`."""
+"""Find what one image shows in others: `python -m hipie_fewshot --example IMAGE MASK ...`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from detectron2.modeling import build_model
 
 from hipie import model_zoo
-from hipie_fewshot.examples import Example
+from hipie_fewshot.support_set import Example
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Find the examples' object in pictures, and write each with its mask.
+    """Find the examples' object in images, and write each with its mask.
 
     Raises:
         SystemExit: with one sentence, for what is wrong with the input.
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--example", nargs=2, action="append", required=True, metavar=("IMAGE", "MASK")
     )
-    parser.add_argument("--input", nargs="+", required=True, help="pictures to look at")
+    parser.add_argument("--input", nargs="+", required=True, help="images to look at")
     parser.add_argument("--label", default="object", help="what the examples show")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", default="output/few_shot", help="a folder")

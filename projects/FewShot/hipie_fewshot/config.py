@@ -18,7 +18,7 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     # "" fetches timm's. "random:" before it, or "random:tiny", for random weights.
     node.DINO = "vit_large_patch14_dinov2"
     node.DINO_WEIGHTS = ""
-    # Pictures are squashed to a square of this side for DINO; a multiple of its patch.
+    # Images are squashed to a square of this side for DINO; a multiple of its patch.
     node.SIZE = 518
 
     node.PROTOTYPE = CN()
@@ -26,8 +26,8 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node.PROTOTYPE.BACKGROUND = True
 
     node.PERSAM = CN()
-    # The published guidance is the similarity of the picture stretched over SAM's padded square;
-    # off: it lies where the picture lies, and the padding gets none.
+    # The published guidance is the similarity of the image stretched over SAM's padded square;
+    # off: it lies where the image lies, and the padding gets none.
     node.PERSAM.STRETCHED_GUIDANCE = True
     # Of "persam_f": how long the weights of SAM's masks are fitted, and how fast.
     node.PERSAM.STEPS = 1000

@@ -1,4 +1,4 @@
-"""GRSer: the things that a sentence describes across a group of pictures.
+"""GRSer: the things that an expression describes across a group of images.
 
 Wu, Zhang, Xie, Liu, Zhou, "Advancing Referring Expression Segmentation Beyond Single Image", ICCV
 2023. Importing the package registers the architecture `GRSer` and the layouts of LAVT's and Swin's
@@ -6,6 +6,6 @@ published weights.
 """
 
 from grser.config import add_grser_config
-from grser.model import GRSer
+from grser.meta_arch import GRSer
 
 __all__ = ["GRSer", "add_grser_config"]

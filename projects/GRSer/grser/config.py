@@ -23,21 +23,21 @@ def add_grser_config(cfg: CN) -> None:
     node.DECODER_NORM = "SyncBN"
     # The stage whose map is asked by the group: 4 (at 1/32) or 3 (at 1/16).
     node.FEATURE_STAGE = 4
-    # "ranked": a channel a picture, groups are cut and filled to SIZE; "pooled": SIZE summaries of
+    # "ranked": a channel an image, groups are cut and filled to SIZE; "pooled": SIZE summaries of
     # a group of any size; "none": no group modules, LAVT alone.
     node.HEATMAPS = "ranked"
     node.SIZE = 8
     # Bring the heatmaps into the order of the hierarchizer.
     node.HIERARCHIZER = True
-    # Heatmaps of equal trust: "difference" of their two distances, or "order" of the pictures.
+    # Heatmaps of equal trust: "difference" of their two distances, or "order" of the images.
     node.TIES = "difference"
     # Vectors are taken to be at least this long where cosines are made of them.
     node.SHORTEST = 1e-6
     # Also give the language heatmap to the decoder.
     node.LANGUAGE_CHANNEL = False
-    # Channels of the space in which pictures and sentences are compared.
+    # Channels of the space in which images and expressions are compared.
     node.COMPARE_WIDTH = 256
-    # What is compared of a picture's map: "mean" over places, or "mean_max", both side by side.
+    # What is compared of an image's map: "mean" over places, or "mean_max", both side by side.
     node.COMPARE_POOLING = "mean"
 
     node.TEXT = CN()
@@ -45,9 +45,9 @@ def add_grser_config(cfg: CN) -> None:
     # package), a folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
-    # Word pieces a sentence may have, its two markers included; longer ones are cut.
+    # Tokens an expression may have, its two markers included; longer ones are cut.
     node.TEXT.MAX_TOKENS = 20
-    # The sentence's one vector: the feature at "cls", or the "mean" over its word pieces.
+    # The expression's one vector: the feature at "cls", or the "mean" over its tokens.
     node.TEXT.POOLING = "cls"
 
     node.LOSS = CN()
@@ -57,33 +57,33 @@ def add_grser_config(cfg: CN) -> None:
     node.LOSS.CLASS_WEIGHTS = (0.9, 1.1)
     node.LOSS.TRIPLET_WEIGHT = 1.0
     node.LOSS.TRIPLET_MARGIN = 1.0
-    # Pictures that do not show it have sentence and anti-sentence exchanged in the triplet; else
+    # Images that do not show it have expression and anti-expression exchanged in the triplet; else
     # they are not in it.
     node.LOSS.TRIPLET_NEGATIVES = True
-    # Weight of the pass in which the anti-sentence means the background; 0 leaves it out.
+    # Weight of the pass in which the anti-expression means the background; 0 leaves it out.
     node.LOSS.MIRROR_WEIGHT = 1.0
-    # With mirror training: weight of the loss that the language heatmaps of sentence and
-    # anti-sentence have of their own. 0: none.
+    # With mirror training: weight of the loss that the language heatmaps of expression and
+    # anti-expression have of their own. 0: none.
     node.LOSS.HEATMAP_WEIGHT = 0.0
 
     node.TRAIN = CN()
-    # Pictures of a training group, and how many of them show what the sentence says.
-    node.TRAIN.PICTURES = 8
+    # Images of a training group, and how many of them show what the expression says.
+    node.TRAIN.IMAGES = 8
     node.TRAIN.MOST_POSITIVES = 6
-    # Groups have pictures that do not show it.
+    # Groups have images that do not show it.
     node.TRAIN.NEGATIVES = True
 
     node.TEST = CN()
-    # Pictures that the rule rejects get an empty mask.
+    # Images that the rule rejects get an empty mask.
     node.TEST.DECIDE = True
-    # ... also where one picture is asked by itself, as in RefCOCO, whose sentences are all true.
+    # ... also where one image is asked by itself, as in RefCOCO, whose expressions are all true.
     node.TEST.DECIDE_SINGLE = False
     node.TEST.MARGIN = 0.0
     # Answer with the chance of each pixel instead of 0 and 1 (for co-saliency's measures).
     node.TEST.SOFT = False
 
-    # Pictures that the encoder sees at once at test.
-    node.PICTURES_AT_ONCE = 8
-    # A picture that cannot be read is left out of its group, with a warning; else it is an error.
+    # Images that the encoder sees at once at test.
+    node.IMAGES_PER_FORWARD = 8
+    # An image that cannot be read is left out of its group, with a warning; else it is an error.
     node.SKIP_BROKEN = False
     cfg.MODEL.GRSER = node

@@ -1,10 +1,10 @@
 """The heatmap hierarchizer: one order of trust for all the heatmaps of a group.
 
-Wu et al., ICCV 2023. A prototype is trusted if it lies near the sentence l and far from the
-anti-sentence l_anti. Its rank by the distance to l (nearest first) and its rank by the distance to
+Wu et al., ICCV 2023. A prototype is trusted if it lies near the expression l and far from the
+anti-expression l_anti. Its rank by the distance to l (nearest first) and its rank by the distance to
 l_anti (farthest first) are added; the smallest sum comes first. Equal distances are ranked in the
-order of the pictures. How equal sums are ordered is not published: here by the difference of the
-two distances, then in the order of the pictures, or in that order at once.
+order of the images. How equal sums are ordered is not published: here by the difference of the
+two distances, then in the order of the images, or in that order at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def hierarchy(
 
     Args:
         p: [N, C] prototypes.
-        l, l_anti: [C] sentence and anti-sentence, in the same space.
+        l, l_anti: [C] expression and anti-expression, in the same space.
         ties: of equal sums, "difference" or "order".
 
     Returns:
@@ -39,8 +39,8 @@ def hierarchy(
         ValueError: for tensors of other shapes.
     """
     require_shape("the prototypes p", p, (None, None))
-    require_shape("the sentence l", l, p.shape[1:])
-    require_shape("the anti-sentence l_anti", l_anti, p.shape[1:])
+    require_shape("the expression l", l, p.shape[1:])
+    require_shape("the anti-expression l_anti", l_anti, p.shape[1:])
     wide = p.double()
     near = (wide - l.double()).norm(dim=-1)
     far = (wide - l_anti.double()).norm(dim=-1)

@@ -25,4 +25,4 @@ class GroupSettings:
     decide_single: bool = False
     margin: float = 0.0
     soft: bool = False
-    pictures_at_once: int = 8
+    images_at_once: int = 8

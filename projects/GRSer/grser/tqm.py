@@ -1,11 +1,11 @@
-"""The triphasic query module: a sentence asks each picture, and each picture asks all of them.
+"""The triphasic query module: an expression asks each image, and each image asks all of them.
 
-Wu et al., ICCV 2023. With the sentence l, the map V_n of picture n, and cos the cosine of two
+Wu et al., ICCV 2023. With the expression l, the map V_n of image n, and cos the cosine of two
 vectors over channels, at each place x of the h w places:
 
     language heatmap   M_n(x) = cos(V_n(x), l)
     prototype          p_n = (1 / h w) sum_x M_n(x) V_n(x)
-    visual heatmaps    M_ni(x) = cos(V_n(x), p_i)   for every picture i, n itself included
+    visual heatmaps    M_ni(x) = cos(V_n(x), p_i)   for every image i, n itself included
 
 Lengths are taken to be at least `shortest`. Gradients flow through everything.
 """
@@ -21,20 +21,20 @@ SHORTEST = 1e-6
 
 
 def language_heatmap(V: Tensor, l: Tensor, shortest: float = SHORTEST) -> Tensor:  # noqa: E741
-    """Maps V [N, C, H, W] and a sentence l [C] -> [N, H, W] in -1..1.
+    """Maps V [N, C, H, W] and an expression l [C] -> [N, H, W] in -1..1.
 
     Raises:
         ValueError: for tensors of other shapes.
     """
     require_shape("the maps V", V, (None,) * 4)
-    require_shape("the sentence l", l, (V.shape[1],))
+    require_shape("the expression l", l, (V.shape[1],))
     return visual_heatmaps(V, l[None], shortest)[:, 0]
 
 
 def prototypes(V: Tensor, M: Tensor) -> Tensor:
     """Maps V [N, C, H, W] and language heatmaps M [N, H, W] -> [N, C].
 
-    A plain mean over places: what is unlike the sentence is subtracted.
+    A plain mean over places: what is unlike the expression is subtracted.
 
     Raises:
         ValueError: for tensors of other shapes.
@@ -46,7 +46,7 @@ def prototypes(V: Tensor, M: Tensor) -> Tensor:
 
 
 def visual_heatmaps(V: Tensor, p: Tensor, shortest: float = SHORTEST) -> Tensor:
-    """Maps V [N, C, H, W] and prototypes p [K, C] -> [N, K, H, W] in -1..1, picture by prototype.
+    """Maps V [N, C, H, W] and prototypes p [K, C] -> [N, K, H, W] in -1..1, image by prototype.
 
     In the paper K = N; any number of prototypes will do.
 

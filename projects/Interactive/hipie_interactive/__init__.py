@@ -6,7 +6,7 @@ the package registers the architecture `InteractiveSAM`.
 """
 
 from hipie_interactive.config import add_hipie_interactive_config
-from hipie_interactive.model import InteractiveSAM
+from hipie_interactive.meta_arch import InteractiveSAM
 from hipie_interactive.prompts import Prompt, PromptError, Scribble
 from hipie_interactive.session import Session, segment
 

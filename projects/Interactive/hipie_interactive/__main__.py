@@ -1,4 +1,4 @@
-"""One picture, one object: `python -m hipie_interactive --image photo.jpg --click 120,80 ...`."""
+"""One image, one object: `python -m hipie_interactive --image photo.jpg --click 120,80 ...`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hipie.open_vocabulary.sam import Sam
+from hipie.modeling.sam.predictor import Sam
 from hipie_interactive.prompts import Prompt, PromptError, Scribble
 from hipie_interactive.session import segment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Segment one object, and write the picture with its mask.
+    """Segment one object, and write the image with its mask.
 
     Raises:
         SystemExit: with one sentence, for what is wrong with the input.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hipie_interactive", description=__doc__)
-    parser.add_argument("--image", required=True, help="a picture")
+    parser.add_argument("--image", required=True, help="an image")
     parser.add_argument("--sam", default="vit_b", help="vit_b, vit_l, vit_h, or random:tiny")
     parser.add_argument("--weights", default="", help="the file of SAM's weights")
     parser.add_argument("--click", action="append", default=[], metavar="X,Y", help="on the object")
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--polygon", metavar="X,Y;X,Y;X,Y", help="its rough outline")
     parser.add_argument("--label", default="object", help="its name in the drawing")
-    parser.add_argument("--output", default="mask.png", help="a picture, or .json for run lengths")
+    parser.add_argument("--output", default="mask.png", help="an image, or .json for run lengths")
     return parser
 
 

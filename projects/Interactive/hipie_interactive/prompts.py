@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hipie_interactive.clicking import deepest
+from hipie_interactive.click_sampler import deepest
 from hipie_interactive.scribbles import stroke_points
 
 Point = tuple[float, float]
@@ -23,7 +23,7 @@ class Scribble:
     """A stroke over the object, or over what is not the object.
 
     Attributes:
-        points: x and y of its corners, in pixels of the picture.
+        points: x and y of its corners, in pixels of the image.
         inside: whether it runs over the object.
     """
 
@@ -33,7 +33,7 @@ class Scribble:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything that is said of one object; all in pixels of the picture, x before y.
+    """Everything that is said of one object; all in pixels of the image, x before y.
 
     Attributes:
         inside: points on the object.
@@ -82,12 +82,12 @@ def told(prompt: Prompt, size: tuple[int, int], again: bool = False) -> Told:
 
     Args:
         prompt: at least one of its fields is filled.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         again: it adds to earlier prompts of the same object, so that it may name the outside alone.
 
     Raises:
         PromptError: for a prompt that says nothing or nothing of what is inside, a point outside
-            the picture, a pixel said to be both inside and outside, a box without an area, a
+            the image, a pixel said to be both inside and outside, a box without an area, a
             polygon without one, two boxes.
     """
     places = list(_places(prompt, size))
@@ -112,13 +112,13 @@ def told(prompt: Prompt, size: tuple[int, int], again: bool = False) -> Told:
 
 
 def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
-    """The area of a polygon, cut at the picture's border.
+    """The area of a polygon, cut at the image's border.
 
     Returns:
         [H, W] bool; pixels on its outline are inside.
 
     Raises:
-        PromptError: for fewer than three corners, or nothing of it in the picture.
+        PromptError: for fewer than three corners, or nothing of it in the image.
     """
     corners = np.asarray(polygon, float)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
@@ -129,7 +129,7 @@ def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
     reach = 4 * max(size)
     cv2.fillPoly(canvas, [np.floor(corners.clip(-reach, reach)).astype(np.int32)], 1)
     if not canvas.any():
-        raise PromptError(f"the polygon lies outside the picture, {_of(size)}")
+        raise PromptError(f"the polygon lies outside the image, {_of(size)}")
     return canvas.astype(bool)
 
 
@@ -155,7 +155,7 @@ def _refuse_outside(points: np.ndarray, size: tuple[int, int], kind: str) -> Non
     fits = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
     if not fits.all():
         x, y = points[~fits][0]
-        raise PromptError(f"the {kind} at ({x:g}, {y:g}) is outside the picture, {_of(size)}")
+        raise PromptError(f"the {kind} at ({x:g}, {y:g}) is outside the image, {_of(size)}")
 
 
 def _refuse_contradictions(points: np.ndarray, labels: np.ndarray) -> None:
@@ -174,7 +174,7 @@ def _checked_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     if x2 <= x1 or y2 <= y1:
         raise PromptError(f"{shown} has no area: it is x1, y1, x2, y2 with x1 < x2 and y1 < y2")
     if x2 <= 0 or y2 <= 0 or x1 >= size[1] or y1 >= size[0]:
-        raise PromptError(f"{shown} is outside the picture, {_of(size)}")
+        raise PromptError(f"{shown} is outside the image, {_of(size)}")
     return corners
 
 

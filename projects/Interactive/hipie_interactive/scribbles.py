@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 FEWEST, MOST = 3, 10
-# One point for each such share of the picture's longer side that the stroke is long.
+# One point for each such share of the image's longer side that the stroke is long.
 SPACING = 1 / 16
 
 
@@ -18,7 +18,7 @@ def stroke_points(stroke: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         stroke: [n, 2] x and y of its corners.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         [k, 2]; 3 <= k <= 10 by length, and k = 1 for a dot.

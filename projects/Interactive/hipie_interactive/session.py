@@ -1,4 +1,4 @@
-"""Work on one picture: point, look, point again."""
+"""Work on one image: point, look, point again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hipie.data.image import as_rgb, read_image
-from hipie.open_vocabulary.sam import Sam, SamPicture
+from hipie.data.image_io import as_rgb, read_image
+from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie.segmentation import Segment, Segmentation
-from hipie_interactive.answers import Answer, answer_all
+from hipie_interactive.predict import Answer, answer_all
 from hipie_interactive.prompts import Prompt, PromptError, Told, told
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -21,11 +21,11 @@ Picture = str | Path | Image.Image | np.ndarray
 def segment(
     sam: Sam, image: Picture, prompts: Sequence[Prompt | Mapping[str, Any]]
 ) -> Segmentation:
-    """A mask for every prompt; the picture is encoded once.
+    """A mask for every prompt; the image is encoded once.
 
     Args:
         sam: the model.
-        image: a path, a PIL picture or an RGB array [H, W, 3].
+        image: a path, a PIL image or an RGB array [H, W, 3].
         prompts: `Prompt`s, or their fields as dicts.
 
     Raises:
@@ -57,19 +57,19 @@ def as_prompt(given: Prompt | Mapping[str, Any]) -> Prompt:
 
 
 class Session:
-    """One object of one picture, in as many steps as it takes.
+    """One object of one image, in as many steps as it takes.
 
     Each step adds to what was said before, and SAM starts from the mask it gave then.
 
     Args:
         sam: the model.
-        image: a path, a PIL picture or an RGB array [H, W, 3]; it is encoded here, once.
+        image: a path, a PIL image or an RGB array [H, W, 3]; it is encoded here, once.
         label: how the object is called.
     """
 
     def __init__(self, sam: Sam, image: Picture, label: str = "object") -> None:
         self._pixels = read_image(image) if isinstance(image, str | Path) else as_rgb(image)
-        self._picture: SamPicture = sam.encode(self._pixels)
+        self._image: SamImage = sam.encode(self._pixels)
         self._label = label
         self._steps: list[tuple[Told, Answer]] = []
 
@@ -85,10 +85,10 @@ class Session:
             PromptError: if it cannot be meant, or contradicts what was said; nothing is changed.
         """
         before = self._steps[-1] if self._steps else None
-        said = told(as_prompt(prompt), self._picture.size, again=before is not None)
+        said = told(as_prompt(prompt), self._image.size, again=before is not None)
         if before:
             said = joined(before[0], said)
-        answer = answer_all(self._picture, [said], [before[1].logits if before else None])[0]
+        answer = answer_all(self._image, [said], [before[1].logits if before else None])[0]
         self._steps.append((said, answer))
         return self.result()
 

@@ -1,10 +1,10 @@
-"""ReferSAM: the one thing that a sentence describes, on the Segment Anything Model.
+"""ReferSAM: the one thing that an expression describes, on the Segment Anything Model.
 
 Liu, Xie, Ge, Zhang, IEEE TCSVT 35(5):4910-4922, 2025. Importing the package registers the
 architecture `ReferSAM` and the layout of the authors' weights.
 """
 
 from refersam.config import add_refersam_config
-from refersam.model import ReferSAM
+from refersam.meta_arch import ReferSAM
 
 __all__ = ["ReferSAM", "add_refersam_config"]

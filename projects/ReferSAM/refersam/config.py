@@ -14,7 +14,7 @@ def add_refersam_config(cfg: CN) -> None:
     node.CONTEXT_TOKENS = 16
     # Learned tokens that become SAM's sparse prompt.
     node.SPARSE_TOKENS = 4
-    # Words and picture meet inside the image encoder; off: in the prompter only (an ablation).
+    # Words and image meet inside the image encoder; off: in the prompter only (an ablation).
     node.INTERACTOR = True
     # The coarse mask is SAM's mask prompt; off: SAM is told that there is none (an ablation).
     node.DENSE_PROMPT = True
@@ -29,7 +29,7 @@ def add_refersam_config(cfg: CN) -> None:
     # "clip:ViT-L-14" (random weights), "clip:ViT-L-14:<tag of open_clip or file>".
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
-    # Word pieces a sentence may have, its two markers included; longer ones are cut.
+    # Tokens an expression may have, its two markers included; longer ones are cut.
     node.TEXT.MAX_TOKENS = 20
 
     node.LOSS = CN()
@@ -39,7 +39,7 @@ def add_refersam_config(cfg: CN) -> None:
     node.LOSS.WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
     node.TEST = CN()
-    # A mask of fewer pixels than this, counted as if the picture were 480x480, says that nothing
+    # A mask of fewer pixels than this, counted as if the image were 480x480, says that nothing
     # is meant, and is cleared; 0 keeps every mask.
     node.TEST.NO_TARGET_PIXELS = 0
     cfg.MODEL.REFERSAM = node

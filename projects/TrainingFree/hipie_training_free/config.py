@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 def add_hipie_training_free_config(cfg: CN) -> None:
     """Add `MODEL.TRAINING_FREE` to a configuration, in place."""
     node = CN()
-    # Sentences around a class name: "imagenet" (80), "simple" (7), "one" or "none".
+    # Expressions around a class name: "imagenet" (80), "simple" (7), "one" or "none".
     node.TEMPLATES = "imagenet"
     # What cosines are multiplied by before the softmax over names.
     node.SCALE = 100.0
@@ -16,14 +16,14 @@ def add_hipie_training_free_config(cfg: CN) -> None:
     # the class "background", where the vocabulary has one; its name is then not asked for.
     # 0: every pixel is of some class, and "background" is a name like any other.
     node.BACKGROUND = 0.0
-    # The picture is squeezed to a square of this side; 0: its sides as they come, each up to the
+    # The image is squeezed to a square of this side; 0: its sides as they come, each up to the
     # next multiple of the patch.
     node.SIZE = 0
-    # The picture is looked at through windows of this side, moved on by STRIDE; 0: at once.
+    # The image is looked at through windows of this side, moved on by STRIDE; 0: at once.
     node.WINDOW = 0
     node.STRIDE = 112
 
-    # Maps follow the picture's colours (PAMR), so often; the paper takes 10, 0 is off ...
+    # Maps follow the image's colours (PAMR), so often; the paper takes 10, 0 is off ...
     node.PAMR = CN()
     node.PAMR.STEPS = 0
     # ... with neighbours so many pixels away.
@@ -31,7 +31,7 @@ def add_hipie_training_free_config(cfg: CN) -> None:
 
     node.CLIP = CN()
     # A name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
-    # "random:NAME"; see hipie.open_vocabulary.clip_loading.
+    # "random:NAME"; see hipie.modeling.open_vocabulary.clip_loading.
     node.CLIP.MODEL = "ViT-B-16"
     node.CLIP.WEIGHTS = "openai"
 
@@ -59,7 +59,7 @@ def _add_methods(node: CN) -> None:
     # Last blocks with a side path.
     node.GEM.BLOCKS = 6
     node.GEM.ITERATIONS = 1
-    # Inverse temperature; 0: from the length of each picture's tokens.
+    # Inverse temperature; 0: from the length of each image's tokens.
     node.GEM.TEMPERATURE = 0.0
     # Every name's map is stretched to 0..1.
     node.GEM.MIN_MAX = True
@@ -87,16 +87,16 @@ def _add_methods(node: CN) -> None:
     node.REFERRING.SAM_WEIGHTS = ""
     # Points down and across that SAM is asked at.
     node.REFERRING.POINTS = 32
-    # How much the whole picture counts against the cut-out mask, the sentence against its target.
+    # How much the whole image counts against the cut-out mask, the expression against its target.
     node.REFERRING.GLOBAL = 0.85
-    node.REFERRING.SENTENCE = 0.5
+    node.REFERRING.EXPRESSION = 0.5
     # Last blocks that see patches faded outside the mask.
     node.REFERRING.BLOCKS = 3
 
     node.DIFFUSION = CN()
     # A pipeline of diffusers: a folder, a name on the hub, or "random:tiny".
     node.DIFFUSION.SOURCE = ""
-    # Side of the square that the picture is resized to, and step of the noise.
+    # Side of the square that the image is resized to, and step of the noise.
     node.DIFFUSION.SIZE = 512
     node.DIFFUSION.STEP = 100
     # How often a word's map goes through the self-attention.

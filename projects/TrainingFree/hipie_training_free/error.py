@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TrainingFreeError(ValueError):
-    """A picture, word or setting that one of the methods cannot take; the message says which."""
+    """An image, word or setting that one of the methods cannot take; the message says which."""

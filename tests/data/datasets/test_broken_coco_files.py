@@ -14,6 +14,7 @@ import pytest
 from detectron2.data.transforms import NoOpTransform
 from PIL import Image
 
+from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects
 from hipie.data.datasets import (
     DatasetError,
     load_coco_instances,
@@ -22,7 +23,6 @@ from hipie.data.datasets import (
     load_lvis,
     register_coco,
 )
-from hipie.data.mappers.objects import annotated_objects, panoptic_objects
 from tests import benchmark_trees as trees
 from tests.data.datasets.mutations import changed_files
 
@@ -109,7 +109,7 @@ def test_panoptic(tmp_path: Path) -> None:
     entries = [(1, "a.jpg"), (2, "b.jpg")]
     trees.panoptic(tmp_path, "panoptic", entries, [(1000, 3), (70000, 7)], categories)
     for _, name in entries:
-        trees.picture(tmp_path / name)
+        trees.image(tmp_path / name)
     file = tmp_path / "panoptic.json"
     content = json.loads(file.read_text())
     colours = np.zeros((4, 4, 3), np.uint8)
@@ -148,7 +148,7 @@ def test_lvis(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_label_maps(tmp_path: Path, ending: str) -> None:
     labels = tmp_path / "labels"
-    trees.picture(tmp_path / "images/a.jpg")
+    trees.image(tmp_path / "images/a.jpg")
     path = labels / f"a{ending}"
     trees.label_map(path, trees.halves(1, 2, 0, np.uint16 if ending == ".tif" else np.uint8))
     whole = path.read_bytes()
@@ -184,10 +184,10 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
         load_coco_instances(file, tmp_path)
 
 
-def test_a_picture_of_another_kind_is_no_label_map(tmp_path: Path) -> None:
-    trees.picture(tmp_path / "images/a.jpg")
+def test_an_image_of_another_kind_is_no_label_map(tmp_path: Path) -> None:
+    trees.image(tmp_path / "images/a.jpg")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/a.png").write_text("no picture")
+    (tmp_path / "labels/a.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"a\.png: this label map cannot be read"):
         load_label_maps(tmp_path / "labels", tmp_path / "images")
     Image.new("L", (4, 3)).save(tmp_path / "labels/a.png")

@@ -1,4 +1,4 @@
-"""Readers of sentences on damaged files: one kind of error that names the file, nothing else."""
+"""Readers of expressions on damaged files: one kind of error that names the file, nothing else."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from hipie.data.datasets import DatasetError, load_refcoco
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.datasets.grd import TABLES, load_grd
-from hipie.data.datasets.object_expressions import load_object_expressions
-from hipie.evaluation.answers import target_runs
-from tests import sentence_trees as trees
+from hipie.data.datasets.uninext_refer import load_object_expressions
+from hipie.evaluation.metrics.expression_iou import target_runs
+from tests import referring_trees as trees
 from tests.data.datasets.mutations import changed_files
 
 MUTANTS = 520
@@ -57,8 +57,8 @@ def survive(path: Path, load: Callable[[], list[dict]], mutants: Any) -> tuple[i
         for record in records:
             for runs in target_runs(record):
                 assert runs["size"] == [record["height"], record["width"]]
-            for sentence in record["sentences"]:
-                assert isinstance(sentence["sentence"], str) and sentence["sentence"].strip()
+            for expression in record["sentences"]:
+                assert isinstance(expression["sentence"], str) and expression["sentence"].strip()
     return refused, taken
 
 
@@ -146,7 +146,7 @@ def test_cosaliency(tmp_path: Path) -> None:
         ({"id": [1]}, 'its "id" must be a whole number or a text'),
     ],
 )
-def test_pictures_that_cannot_be(tmp_path: Path, change: dict, words: str) -> None:
+def test_images_that_cannot_be(tmp_path: Path, change: dict, words: str) -> None:
     content = trees.instances([1, 2], 1)
     content["images"][0].update(change)
     (tmp_path / "refs.json").write_bytes(as_json(refs()[:1]))
@@ -167,11 +167,11 @@ def runs(counts: Any, size: Any = (trees.HEIGHT, trees.WIDTH)) -> dict:
         ([[1, 2, 3, 4, 5, 6, 7]], "without three corners"),
         ([[1, 2, 3, 4, 5, float("nan")]], "something else than finite numbers"),
         ([[1, 2, 3, 4, 5, "6"]], "something else than finite numbers"),
-        ([[1, 2, 3, 4, 5, 1e9]], "far outside its picture"),
+        ([[1, 2, 3, 4, 5, 1e9]], "far outside its image"),
         ("abc", "neither polygons nor run lengths"),
         (runs("0", (5, 5)), 'has the "size"'),
         (runs([1200, -1, 1]), "not whole numbers from 0"),
-        (runs([1, 2]), '"counts" of 3 pixels, but the picture has 1200'),
+        (runs([1, 2]), '"counts" of 3 pixels, but the image has 1200'),
         (runs("~~~"), "no run lengths"),
         (runs("01é"), "no run lengths"),
         (runs(None), 'has the "counts" None'),

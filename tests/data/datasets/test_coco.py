@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from hipie.data.datasets import DatasetError, register_coco
-from hipie.language import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary
 
 
 @pytest.fixture

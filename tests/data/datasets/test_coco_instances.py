@@ -63,14 +63,14 @@ def test_good_file(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_missing_picture(load: Callable) -> None:
+def test_missing_image(load: Callable) -> None:
     bad = content()
     bad["images"][0]["file_name"] = "gone.jpg"
-    with pytest.raises(DatasetError, match=r'mine.json: the picture "gone.jpg" of image 7 is not'):
+    with pytest.raises(DatasetError, match=r'mine.json: the image "gone.jpg" of image 7 is not'):
         load(bad)
 
 
-def test_many_missing_pictures_are_counted(load: Callable) -> None:
+def test_many_missing_images_are_counted(load: Callable) -> None:
     bad = content()
     for image in bad["images"]:
         image["file_name"] = "nowhere/" + image["file_name"]
@@ -145,7 +145,7 @@ def test_missing_json(tmp_path: Path) -> None:
         ({"segmentation": [[1, 1, 5, 5, 9]]}, "without corners and is left out"),
         ({"segmentation": [[1, 1, 5, 5, 9, float("nan")]]}, "without corners and is left out"),
         ({}, "has neither box nor mask and is left out"),
-        ({"segmentation": [SQUARE], "bbox": [70, 10, 5, 5]}, "outside its picture, and is left"),
+        ({"segmentation": [SQUARE], "bbox": [70, 10, 5, 5]}, "outside its image, and is left"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, 0, 5]}, "has an empty box"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, -3, 5]}, "has an empty box"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, 5]}, "has an empty box"),
@@ -173,7 +173,7 @@ def test_box_over_the_edge_is_clipped(load: Callable, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         records = load(content({"segmentation": [SQUARE], "bbox": [-5, 40, 20, 20]}))
     assert records[1]["annotations"][0]["bbox"] == [0, 40, 15, 10]
-    assert "annotation 1 has a box that reaches outside its picture" in caplog.text
+    assert "annotation 1 has a box that reaches outside its image" in caplog.text
 
 
 def test_rounded_boxes_pass_quietly(load: Callable, caplog: pytest.LogCaptureFixture) -> None:

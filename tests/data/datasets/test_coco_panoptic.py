@@ -60,14 +60,14 @@ def test_unknown_image(load: Callable) -> None:
         load(bad)
 
 
-def test_missing_picture(load: Callable) -> None:
+def test_missing_image(load: Callable) -> None:
     bad = content()
     bad["images"][0]["file_name"] = "b.jpg"
-    with pytest.raises(DatasetError, match='p.json: the picture "b.jpg" of image 3'):
+    with pytest.raises(DatasetError, match='p.json: the image "b.jpg" of image 3'):
         load(bad)
 
 
-def test_pictures_without_a_part_map_are_left_out(tmp_path: Path) -> None:
+def test_images_without_a_part_map_are_left_out(tmp_path: Path) -> None:
     written = content()
     written["images"].append({"id": 4, "file_name": "b.jpg", "height": 4, "width": 6})
     (tmp_path / "p.json").write_text(json.dumps(written))

@@ -12,8 +12,8 @@ import pytest
 from hipie.data.datasets import DatasetError
 from hipie.data.datasets.grd import GroupQuestions, load_grd
 from hipie.data.picturebook import write_split
-from hipie.evaluation.answers import target_runs
-from tests import sentence_trees as trees
+from hipie.evaluation.metrics.expression_iou import target_runs
+from tests import referring_trees as trees
 
 
 def write(folder: Path, tables: dict[str, dict]) -> None:
@@ -31,14 +31,14 @@ def test_equal_to_the_toolkit(tmp_path: Path) -> None:
         (image,) = theirs.load_imgs([record["image_id"]])
         assert record["file_name"] == image["file_name"]
         asked = set(theirs.get_sent_ids(group_ids=[record["group_id"]]))
-        assert {sentence["sent_id"] for sentence in record["sentences"]} == asked
-        for sentence, runs in zip(record["sentences"], target_runs(record), strict=True):
-            (row,) = theirs.load_sents([sentence["sent_id"]])
-            assert row["raw_sent"] == sentence["sentence"]
+        assert {expression["sent_id"] for expression in record["sentences"]} == asked
+        for expression, runs in zip(record["sentences"], target_runs(record), strict=True):
+            (row,) = theirs.load_sents([expression["sent_id"]])
+            assert row["raw_sent"] == expression["sentence"]
             meant = theirs.get_anno_ids(
-                img_ids=[record["image_id"]], sent_ids=[sentence["sent_id"]]
+                img_ids=[record["image_id"]], sent_ids=[expression["sent_id"]]
             )
-            assert len(meant) == len(sentence["targets"])
+            assert len(meant) == len(expression["targets"])
             drawn = np.zeros((record["height"], record["width"]), bool)
             for one in theirs.load_annos(meant):
                 pieces = one["segmentation"]
@@ -65,10 +65,10 @@ def test_groups_of_the_picture_book(tmp_path: Path) -> None:
         ("groups", 1, {"img_id": [1, 99]}, r'groups\.pkl: group 1: its "img_id" names 99'),
         ("groups", 2, {"inner_sent_id": [77]}, r'group 2: its "inner_sent_id" names 77'),
         ("images", 1, {"anno_id": [12345]}, r'images\.pkl: image 1: its "anno_id" names 12345'),
-        ("images", 1, {"anno_id": [22]}, "has annotation 22, which is of another picture"),
+        ("images", 1, {"anno_id": [22]}, "has annotation 22, which is of another image"),
         ("images", 3, {"height": 0}, r'images\.pkl: entry 3: its "height" must be'),
         ("annotations", 10, {"segmentation": 5}, r'annotations\.pkl: annotation 10: its "segm'),
-        ("sentences", 4, {"raw_sent": " "}, r'sentences\.pkl: entry 4: "raw_sent" must be'),
+        ("sentences", 4, {"raw_sent": " "}, r'expressions\.pkl: entry 4: "raw_sent" must be'),
         ("sentences", 4, {"is_negative": "no"}, '"is_negative" must be true or false'),
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from hipie.data.datasets import DatasetError
-from hipie.data.datasets.refs_pickle import UnsafePickleError, as_plain, read_plain_pickle
+from hipie.data.io.safe_pickle import UnsafePickleError, as_plain, read_plain_pickle
 
 
 class Calls:

@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 
 from hipie.data.datasets import DatasetError
-from hipie.data.datasets.part_uids import decode_uids
+from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.datasets.pascal_part import part_numbers, part_tables, read_pascal_part
-from hipie.data.vocabularies import load_classes
+from hipie.vocabularies.tables import load_classes
 from tests.pascal_part_files import thing, write_annotation
 
 SIZE = (20, 30)

@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.config import add_hipie_config
+from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_objects, read_labels
 from hipie.data.datasets import register_all, register_picturebook
 from hipie.data.datasets.picturebook import default_root
-from hipie.data.mappers.objects import decode_mask, panoptic_objects, read_labels
 from hipie.data.picturebook import UNSEEN_THINGS, PictureBook, PictureBookError
 
 COUNTS = {"train": 3, "val": 2, "unseen": 2}

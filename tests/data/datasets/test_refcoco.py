@@ -11,12 +11,14 @@ import pytest
 from hipie.data.datasets import DatasetError, load_refcoco
 
 
-def sentence(number: int, words: str) -> dict:
+def expression(number: int, words: str) -> dict:
     return {"sent_id": number, "raw": words, "sent": words.lower(), "tokens": words.split()}
 
 
 def ref(number: int, annotation, split: str = "train", image: int = 1, *words: str) -> dict:
-    sentences = [sentence(10 * number + i, text) for i, text in enumerate(words or ("The dog",))]
+    expressions = [
+        expression(10 * number + i, text) for i, text in enumerate(words or ("The dog",))
+    ]
     return {
         "ref_id": number,
         "ann_id": annotation,
@@ -24,7 +26,7 @@ def ref(number: int, annotation, split: str = "train", image: int = 1, *words: s
         "category_id": 1,
         "split": split,
         "file_name": f"COCO_{image}_{annotation}.jpg",
-        "sentences": sentences,
+        "sentences": expressions,
     }
 
 
@@ -59,7 +61,7 @@ def load(folder: Path, refs: list[dict], split: str, as_json: bool = False) -> l
     return load_refcoco(path, folder / "instances.json", folder / "images", split)
 
 
-def test_sentences_gather_by_picture(instances: Path) -> None:
+def test_expressions_gather_by_image(instances: Path) -> None:
     refs = [
         ref(5, 104, "train", 2),
         ref(1, 101, "train", 1, "The dog", "Dog LEFT"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from hipie import add_hipie_config
-from hipie.config import CN
 from hipie.data.datasets import register_all
 
 

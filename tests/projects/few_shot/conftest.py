@@ -1,4 +1,4 @@
-"""Small models with weights that a rule makes, and pictures in which something is masked."""
+"""Small models with weights that a rule makes, and images in which something is masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("segment_anything")
 
 @pytest.fixture(scope="session")
 def sam():
-    """SAM for pictures of 128 pixels with a grid of 8 by 8; nobody may change it."""
+    """SAM for images of 128 pixels with a grid of 8 by 8; nobody may change it."""
     from tests.projects.few_shot.ruled import ruled_sam
 
     return ruled_sam(128, 16)
@@ -27,18 +27,18 @@ def dino():
 
 @pytest.fixture(scope="session")
 def pixels():
-    """A picture of 60 by 90 pixels."""
-    from tests.projects.few_shot.ruled import picture_of
+    """An image of 60 by 90 pixels."""
+    from tests.projects.few_shot.ruled import image_of
 
-    return picture_of(0, 60, 90)
+    return image_of(0, 60, 90)
 
 
 @pytest.fixture(scope="session")
 def example():
-    """Another picture with a mask."""
+    """Another image with a mask."""
     from hipie_fewshot import Example
-    from tests.projects.few_shot.ruled import picture_of
+    from tests.projects.few_shot.ruled import image_of
 
     mask = np.zeros((80, 70), bool)
     mask[20:60, 10:50] = True
-    return Example(picture_of(1, 80, 70), mask, "cup")
+    return Example(image_of(1, 80, 70), mask, "cup")

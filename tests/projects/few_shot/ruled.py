@@ -81,21 +81,21 @@ def ruled_sam(side: int, patch: int):
     """hipie's wrapper of it."""
     import segment_anything.modeling as parts
 
-    from hipie.open_vocabulary.sam import Sam
+    from hipie.modeling.sam.predictor import Sam
 
     return Sam(build_sam(parts, side, patch))
 
 
 def ruled_dino():
     """A ViT of timm for squares of 112 pixels, two blocks of width 32."""
-    from hipie_fewshot.dino import Dino
+    from hipie_fewshot.modeling.dino import Dino
 
     dino = Dino.from_source("random:tiny", size=112)
     rule(dino.model)
     return dino
 
 
-def picture_of(seed: int, height: int, width: int) -> np.ndarray:
+def image_of(seed: int, height: int, width: int) -> np.ndarray:
     """Patches of colour with a little noise: [H, W, 3] uint8."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3))

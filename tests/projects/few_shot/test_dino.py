@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 
-from hipie.open_vocabulary.error import OpenVocabularyError
-from hipie_fewshot.dino import Dino
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
+from hipie_fewshot.modeling.dino import Dino
 
 SMALL = "vit_tiny_patch16_224"
 
@@ -48,7 +48,7 @@ def test_random_weights_are_always_the_same():
     assert torch.equal(one.model.blocks[0].attn.qkv.weight, two.model.blocks[0].attn.qkv.weight)
 
 
-def test_wrong_names_and_files_are_one_sentence(tmp_path):
+def test_wrong_names_and_files_are_one_expression(tmp_path):
     with pytest.raises(OpenVocabularyError, match="near ones are .*vit_small_patch14_dinov2"):
         Dino.from_source("vit_smal_patch14_dinov2")
     with pytest.raises(OpenVocabularyError, match="the size 100 is no multiple of .* patch of 14"):

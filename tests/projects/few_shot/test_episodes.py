@@ -8,12 +8,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from hipie import model_zoo
-from hipie_fewshot.episodes import (
+from hipie_fewshot.data.episodes import (
     EpisodeMapper,
     class_mask,
     data_of,
     draw_episodes,
-    pictures_of_classes,
+    images_of_classes,
 )
 
 
@@ -24,7 +24,7 @@ def square(x, category, crowd=0):
 
 @pytest.fixture
 def records(tmp_path):
-    """Class 0 in all six pictures (twice in the first), class 1 in one, class 2 in three."""
+    """Class 0 in all six images (twice in the first), class 1 in one, class 2 in three."""
     found = []
     for number in range(6):
         path = tmp_path / f"{number}.png"
@@ -65,18 +65,18 @@ def _at_the_root(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
 
-def test_pictures_of_classes_without_crowds(records):
-    assert pictures_of_classes(records) == {0: [0, 1, 2, 3, 4, 5], 1: [0], 2: [1, 3, 5]}
+def test_images_of_classes_without_crowds(records):
+    assert images_of_classes(records) == {0: [0, 1, 2, 3, 4, 5], 1: [0], 2: [1, 3, 5]}
 
 
 def test_draws_are_fair_and_repeat():
-    pictures = {0: list(range(10)), 4: [3, 5, 7]}
-    drawn = draw_episodes(pictures, 400, 2, seed=1)
-    assert drawn == draw_episodes(pictures, 400, 2, seed=1)
-    assert drawn != draw_episodes(pictures, 400, 2, seed=2)
+    images = {0: list(range(10)), 4: [3, 5, 7]}
+    drawn = draw_episodes(images, 400, 2, seed=1)
+    assert drawn == draw_episodes(images, 400, 2, seed=1)
+    assert drawn != draw_episodes(images, 400, 2, seed=2)
     for number, query, shown in drawn:
         assert len({query, *shown}) == 3
-        assert {query, *shown} <= set(pictures[number])
+        assert {query, *shown} <= set(images[number])
     assert 150 < sum(number == 4 for number, *_ in drawn) < 250
     queries = [query for number, query, _ in drawn if number == 4]
     assert min(queries.count(one) for one in (3, 5, 7)) > 40
@@ -121,20 +121,20 @@ def test_panoptic_maps_show_things(tmp_path):
             {"id": 3, "category_id": 9, "isthing": False, "iscrowd": 0},
         ],
     }
-    assert pictures_of_classes([record]) == {7: [0]}
+    assert images_of_classes([record]) == {7: [0]}
     mask = class_mask(record, 7)
     assert mask[:20].all()
     assert not mask[20:].any()
     assert not class_mask(record, 8).any()
 
 
-def test_what_has_no_episodes_is_one_sentence(registered, records):
-    for options, sentence in (
-        (("SHOTS", 6), r"no class of the data set few_pictures is in more than 6 picture\(s\)"),
+def test_what_has_no_episodes_is_one_expression(registered, records):
+    for options, expression in (
+        (("SHOTS", 6), r"no class of the data set few_pictures is in more than 6 image\(s\)"),
         (("FOLDS", 4, "FOLD", 4), "FOLD is 4; with FOLDS 4 it is 0 to 3"),
         (("SHOTS", 0), "SHOTS and NUMBER have to be at least 1"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=expression):
             data_of(config(*options), registered, training=False)
     with pytest.raises(ValueError, match="FewShot is not trained"):
         data_of(config(), registered, training=True)

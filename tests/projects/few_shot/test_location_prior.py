@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hipie_fewshot import Example
-from hipie_fewshot.location_prior import (
+from hipie_fewshot.modeling.location_prior import (
     covered_cells,
     location_prior,
     similarity,
@@ -17,7 +17,7 @@ from hipie_fewshot.location_prior import (
 
 
 class Grid:
-    """Stands for an encoded picture whose features are given."""
+    """Stands for an encoded image whose features are given."""
 
     def __init__(self, sam, features, size):
         scale = sam.image_size / max(size)
@@ -48,8 +48,8 @@ def test_the_point_lies_in_the_planted_cell(planted):
     assert values.max() <= 1 + 1e-6
 
 
-def test_guidance_lies_where_the_picture_lies_or_is_stretched(planted):
-    """Row 2 of the grid is a third of the way down the picture, which fills 6 of 8 rows."""
+def test_guidance_lies_where_the_image_lies_or_is_stretched(planted):
+    """Row 2 of the grid is a third of the way down the image, which fills 6 of 8 rows."""
     picture, target = planted
     still = location_prior(picture, target, stretched=False).guidance.reshape(8, 8)
     assert divmod(int(still.argmax()), 8) == (2, 5)

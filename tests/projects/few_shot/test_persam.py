@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hipie_fewshot import ExampleError
-from hipie_fewshot.guidance import guided_masks
-from hipie_fewshot.persam import PerSam, box_of, first_round
-from hipie_fewshot.prototype import Found
+from hipie_fewshot.modeling.persam import PerSam, box_of, first_round
+from hipie_fewshot.modeling.prompted_decoder import guided_masks
+from hipie_fewshot.modeling.prototype import Found
 
 
-def test_the_answer_is_a_mask_of_the_picture(sam, pixels, example):
+def test_the_answer_is_a_mask_of_the_image(sam, pixels, example):
     found = PerSam(sam).find(pixels, [example])
     assert isinstance(found, Found)
     assert found.mask.shape == (60, 90)
@@ -20,7 +20,7 @@ def test_the_answer_is_a_mask_of_the_picture(sam, pixels, example):
     assert 0 <= found.score <= 1
 
 
-def test_a_picture_is_encoded_once_however_often_sam_is_asked(sam, pixels, example):
+def test_an_image_is_encoded_once_however_often_sam_is_asked(sam, pixels, example):
     calls = []
     hook = sam.model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
     PerSam(sam).find(pixels, [example, example])
@@ -30,14 +30,14 @@ def test_a_picture_is_encoded_once_however_often_sam_is_asked(sam, pixels, examp
 
 def test_without_guidance_only_the_second_softmax_remains(sam, pixels):
     """With sharp attention the second softmax alone changes the masks; a hint changes them more."""
-    picture = sam.encode(pixels)
+    image = sam.encode(pixels)
     model = sam.model
     point = (torch.tensor([[[30.0, 40.0]]]), torch.ones(1, 1))
     sparse, dense = model.prompt_encoder(points=point, boxes=None, masks=None)
     places = model.prompt_encoder.get_dense_pe()
 
     def masks(where, what):
-        given = (model.mask_decoder, picture.features, places, sparse, dense)
+        given = (model.mask_decoder, image.features, places, sparse, dense)
         return guided_masks(*given, where=where, what=what)
 
     nothing, none = torch.zeros(64), torch.zeros(32)
@@ -60,7 +60,7 @@ def test_boxes_are_the_outermost_pixels_and_never_flat():
 
 
 def test_an_empty_second_mask_ends_it(sam, pixels, example, monkeypatch):
-    from hipie.open_vocabulary.sam import SamMasks, SamPicture
+    from hipie.modeling.sam.predictor import SamImage, SamMasks
 
     asked = []
 
@@ -69,24 +69,24 @@ def test_an_empty_second_mask_ends_it(sam, pixels, example, monkeypatch):
         empty = torch.zeros(1, 3, 60, 90, dtype=torch.bool)
         return SamMasks(empty, torch.zeros(1, 3), torch.zeros(1, 3, 32, 32))
 
-    monkeypatch.setattr(SamPicture, "predict", nothing)
+    monkeypatch.setattr(SamImage, "predict", nothing)
     found = PerSam(sam).find(pixels, [example])
     assert not found.mask.any()
     assert len(asked) == 1
 
 
 def test_the_options_differ(sam, pixels, example):
-    from hipie_fewshot.location_prior import location_prior, target_feature
+    from hipie_fewshot.modeling.location_prior import location_prior, target_feature
 
-    picture = sam.encode(pixels)
+    image = sam.encode(pixels)
     target = target_feature(sam, [example])
     rounds = [
-        first_round(picture, location_prior(picture, target, stretched), target)
+        first_round(image, location_prior(image, target, stretched), target)
         for stretched in (True, False)
     ]
     assert not np.allclose(*(one.numpy() for one in rounds), atol=1e-3)
 
 
-def test_no_example_is_one_sentence(sam, pixels):
+def test_no_example_is_one_expression(sam, pixels):
     with pytest.raises(ExampleError, match="there is no example"):
         PerSam(sam).find(pixels, [])

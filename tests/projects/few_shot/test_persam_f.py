@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hipie.open_vocabulary.sam import SamMasks, SamPicture
+from hipie.modeling.sam.predictor import SamImage, SamMasks
 from hipie_fewshot import Example, ExampleError
-from hipie_fewshot.persam_f import PerSamF, fitted_weights, full_size, weighted
-from tests.projects.few_shot.ruled import blob, picture_of, ruled_sam
+from hipie_fewshot.modeling.persam_f import PerSamF, fitted_weights, full_size, weighted
+from tests.projects.few_shot.ruled import blob, image_of, ruled_sam
 
 KEPT = Path(__file__).parent / "data/published_persam_f.npz"
-# Sizes of the example's picture and of the other; steps and rate of the fit.
+# Sizes of the example's image and of the other; steps and rate of the fit.
 CASES = [((96, 140), (120, 90), 200, 1e-3), ((100, 80), (70, 128), 150, 3e-2)]
 
 
@@ -35,16 +35,16 @@ def test_as_the_published_program(large_sam, case, monkeypatch):
     kept = np.load(KEPT)
     shown_size, size, steps, rate = CASES[case]
     asked = []
-    predict = SamPicture.predict
+    predict = SamImage.predict
 
     def watched(self, **given):
         asked.append((given, predict(self, **given)))
         return asked[-1][1]
 
-    monkeypatch.setattr(SamPicture, "predict", watched)
-    example = Example(picture_of(30 + case, *shown_size), blob(30 + case, *shown_size))
+    monkeypatch.setattr(SamImage, "predict", watched)
+    example = Example(image_of(30 + case, *shown_size), blob(30 + case, *shown_size))
     method = PerSamF(large_sam, steps, rate)
-    found = method.find(picture_of(40 + case, *size), [example])
+    found = method.find(image_of(40 + case, *size), [example])
     shown, first, second, third = asked
     close(method.learned([example], large_sam.device).weights, kept[f"weights_{case}"])
     assert shown[0]["points"][0].tolist() == kept[f"shown_point_{case}"].tolist()
@@ -132,7 +132,7 @@ def test_an_empty_mask_ends_it(sam, pixels, example, monkeypatch):
         empty = torch.zeros(1, 3, *pixels.shape[:2], dtype=torch.bool)
         return SamMasks(empty, torch.zeros(1, 3), torch.full((1, 3, 32, 32), -1.0))
 
-    monkeypatch.setattr(SamPicture, "predict", nothing)
+    monkeypatch.setattr(SamImage, "predict", nothing)
     found = method.find(pixels, [example])
     assert not found.mask.any() and found.score == 0 and len(asked) == 1
 
@@ -145,7 +145,7 @@ def test_settings_and_examples_that_cannot_work(sam, pixels):
 
 
 def test_the_target_is_half_mean_half_maximum(sam, example):
-    from hipie_fewshot.location_prior import covered_cells
+    from hipie_fewshot.modeling.location_prior import covered_cells
 
     grid = sam.encode(example.image).features[0].double()
     cells = covered_cells(sam, example.mask, (8, 8))

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from hipie_fewshot import Example, ExampleError
-from hipie_fewshot.grid import shown, squashed
-from hipie_fewshot.prototype import Prototype, enlarged, prototypes
+from hipie_fewshot.modeling.patch_grid import shown, squashed
+from hipie_fewshot.modeling.prototype import Prototype, enlarged, prototypes
 
 
 class Planted:
@@ -114,7 +114,7 @@ def test_masks_on_the_grid():
     assert (row, column) == (4, 4)
 
 
-def test_pictures_are_squashed_whole():
+def test_images_are_squashed_whole():
     image = np.zeros((50, 200, 3), np.uint8)
     image[:, 100:] = 255
     square = squashed(image, 112)
@@ -123,11 +123,11 @@ def test_pictures_are_squashed_whole():
     assert square[:, 62:].min() == 255
 
 
-def test_bad_examples_are_one_sentence():
+def test_bad_examples_are_one_expression():
     image = np.zeros((8, 9, 3), np.uint8)
     with pytest.raises(ExampleError, match='the mask of an example of "cup" is empty'):
         Example(image, np.zeros((8, 9), bool), "cup")
-    with pytest.raises(ExampleError, match="an example's mask is 8x9, and its picture is 9x8"):
+    with pytest.raises(ExampleError, match="an example's mask is 8x9, and its image is 9x8"):
         Example(image, np.ones((9, 8), bool))
     with pytest.raises(ExampleError, match="there is no example"):
         Prototype(Planted()).find(image, [])

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from hipie_fewshot import Example
-from hipie_fewshot.location_prior import location_prior, similarity, target_feature
-from hipie_fewshot.matcher import Matcher
-from hipie_fewshot.matching import matched_patches, patch_centres
-from hipie_fewshot.persam import PerSam, first_round
-from hipie_fewshot.proposals import ProposalSettings, proposals
-from hipie_fewshot.selection import SelectionSettings, measure
-from tests.projects.few_shot.ruled import blob, picture_of, ruled_dino, ruled_sam
+from hipie_fewshot.modeling.location_prior import location_prior, similarity, target_feature
+from hipie_fewshot.modeling.mask_proposals import ProposalSettings, proposals
+from hipie_fewshot.modeling.mask_selection import SelectionSettings, measure
+from hipie_fewshot.modeling.matcher import Matcher
+from hipie_fewshot.modeling.patch_matching import matched_patches, patch_centres
+from hipie_fewshot.modeling.persam import PerSam, first_round
+from tests.projects.few_shot.ruled import blob, image_of, ruled_dino, ruled_sam
 
 DATA = Path(__file__).parent / "data"
 SIDE = 112
-# Sizes of the example's picture and of the other.
+# Sizes of the example's image and of the other.
 PERSAM_CASES = [((96, 140), (120, 90)), ((100, 80), (70, 128))]
 # Examples, three masks, weights of the score, merged, points, draws, grid, NMS.
 MATCHER_CASES = [
@@ -50,8 +50,8 @@ def close(found, expected):
 def test_persam(large_sam, case, monkeypatch):
     kept = np.load(DATA / "published_persam.npz")
     shown_size, size = PERSAM_CASES[case]
-    example = Example(picture_of(10 + case, *shown_size), blob(case, *shown_size))
-    image = picture_of(20 + case, *size)
+    example = Example(image_of(10 + case, *shown_size), blob(case, *shown_size))
+    image = image_of(20 + case, *size)
     picture = large_sam.encode(image)
     target = target_feature(large_sam, [example])
     close(similarity(picture, target)[::4, ::4], kept[f"similarity_{case}"])
@@ -86,9 +86,9 @@ def test_matcher(case):
     if case == 3:
         masks[0][:] = False
         masks[0][40:60, 40:60] = True
-    pictures = [picture_of(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
-    examples = [Example(*pair) for pair in zip(pictures, masks)]
-    image = picture_of(200 + case, SIDE, SIDE)
+    images = [image_of(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
+    examples = [Example(*pair) for pair in zip(images, masks)]
+    image = image_of(200 + case, SIDE, SIDE)
     proposing = ProposalSettings(points=sizes, draws=draws, grid=grid, three_masks=three, nms=nms)
     matcher = Matcher(dino, sam, proposing, SelectionSettings(score=score, merged=merged), seed=0)
 
@@ -96,7 +96,7 @@ def test_matcher(case):
         pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 255
         return F.normalize(dino.patches(pixels)[0], dim=-1)
 
-    shown = torch.cat([unit(one) for one in pictures])
+    shown = torch.cat([unit(one) for one in images])
     likeness = shown @ unit(image).T
     pooled = [F.avg_pool2d(torch.from_numpy(m).float()[None], 14) for m in masks]
     inside = torch.stack(pooled).flatten() > 0

@@ -1,4 +1,4 @@
-"""A GRSer on a Swin of four small stages with words 32 wide, and a group of pictures."""
+"""A GRSer on a Swin of four small stages with words 32 wide, and a group of images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ SIDE = 64
 
 @pytest.fixture(scope="session")
 def make_model(tiny_text):
-    """Builds a model of three pictures a group.
+    """Builds a model of three images a group.
 
     Keywords are `GroupSettings`, or of the head: `size`, `kind`, `ordered`, `language_channel`.
     """
-    from grser.decision import Comparison
-    from grser.head import TriphasicHead
-    from grser.lavt import LAVT, LanguageAwareEncoder
+    from grser.modeling.lavt import LAVT, LanguageAwareEncoder
+    from grser.modeling.negative_rejection import Comparison
+    from grser.modeling.swin import SwinTrunk
+    from grser.modeling.text import ExpressionPairs
+    from grser.modeling.triphasic_head import TriphasicHead
     from grser.settings import GroupSettings
-    from grser.swin import SwinTrunk
-    from grser.text import SentencePairs
 
     def build(size: int = 3, kind: str = "ranked", **given):
         torch.manual_seed(0)
-        text = SentencePairs.build(str(tiny_text), frozen=False, max_tokens=20)
+        text = ExpressionPairs.build(str(tiny_text), frozen=False, max_tokens=20)
         lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_nano"), text.width), 16)
         head = comparison = None
         if kind != "none":
@@ -52,7 +52,7 @@ def model(make_model):
 
 
 def picture(number: int, shown: bool, side: int = SIDE) -> dict:
-    """A training picture with a bright square, which it shows or not."""
+    """A training image with a bright square, which it shows or not."""
     generator = torch.Generator().manual_seed(number)
     image = torch.randint(0, 120, (3, side, side), generator=generator).to(torch.uint8)
     target = torch.zeros(side, side, dtype=torch.uint8)
@@ -70,7 +70,7 @@ def picture(number: int, shown: bool, side: int = SIDE) -> dict:
 
 @pytest.fixture
 def make_group():
-    """A group of pictures that do or do not show what its sentence says."""
+    """A group of images that do or do not show what its expression says."""
 
     def build(*shown: bool, expression: str = "the bright square") -> dict:
         images = [picture(number, one) for number, one in enumerate(shown)]

@@ -48,7 +48,7 @@ def ruled_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def scene() -> tuple[Tensor, Tensor, Tensor]:
-    """Picture [1, 3, H, W], words [1, T, 768] and their mask [1, T]."""
+    """Image [1, 3, H, W], words [1, T, 768] and their mask [1, T]."""
     rng = np.random.default_rng(SEED)
     pixels = rng.standard_normal((1, 3, SIDE, SIDE)).astype(np.float32)
     words = rng.standard_normal((1, 768, WORDS)).astype(np.float32)

@@ -9,9 +9,9 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from grser import GRSer, add_grser_config
-from grser.assembly import assemble
+from grser.build import assemble
 from hipie import add_hipie_config
-from hipie.configure import check, merge
+from hipie.config.loading import check, merge
 from hipie.data.datasets import register_all
 
 FOLDER = Path(__file__).parents[3] / "projects/GRSer/configs"

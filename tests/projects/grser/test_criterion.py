@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import triplet_margin_with_distance_loss
 
-from grser.criterion import heatmap_loss, mask_loss, triplet_loss
+from grser.modeling.criterion import heatmap_loss, mask_loss, triplet_loss
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_triplet_of_nobody_is_zero():
     assert float(triplet_loss(none, none, none.bool(), 1.0)) == 0
 
 
-def test_pictures_that_are_far_enough_on_the_right_side_pull_no_more():
+def test_images_that_are_far_enough_on_the_right_side_pull_no_more():
     near = torch.tensor([0.0, 3.0, 0.0], requires_grad=True)
     far = torch.tensor([3.0, 0.0, 0.5], requires_grad=True)
     triplet_loss(near, far, torch.tensor([True, False, True]), 1.0).backward()

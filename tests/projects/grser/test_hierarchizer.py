@@ -30,7 +30,7 @@ def test_equal_to_lists(p, words, anti):
 
 
 def test_an_example_by_hand():
-    """Distances to the sentence 3, 1, 2 (ranks 2, 0, 1), to the anti-sentence 1, 3, 6 (2, 1, 0).
+    """Distances to the expression 3, 1, 2 (ranks 2, 0, 1), to the anti-expression 1, 3, 6 (2, 1, 0).
 
     The sums are 4, 1, 1; of the last two the differences are 1 - 3 and 2 - 6.
     """
@@ -46,7 +46,7 @@ def test_equal_sums_go_by_the_difference_of_distances():
     assert order([far_but_not_near, near_but_not_far], words, anti) == [0, 1]
 
 
-def test_equal_sums_can_stay_in_the_order_of_the_pictures():
+def test_equal_sums_can_stay_in_the_order_of_the_images():
     p = torch.tensor([[0.0, 1.0], [-3.0, 0.0]])
     words, anti = torch.zeros(2), torch.tensor([10.0, 0.0])
     assert hierarchy(p, words, anti, "order").tolist() == [0, 1]
@@ -56,8 +56,8 @@ def test_equal_sums_can_stay_in_the_order_of_the_pictures():
 @pytest.mark.parametrize(
     ("p", "words", "anti", "said"),
     [
-        ((3, 4), (1,), (4,), r"the sentence l must be \[4\], and is \[1\]"),
-        ((3, 4), (4,), (3, 4), r"the anti-sentence l_anti must be \[4\], and is \[3, 4\]"),
+        ((3, 4), (1,), (4,), r"the expression l must be \[4\], and is \[1\]"),
+        ((3, 4), (4,), (3, 4), r"the anti-expression l_anti must be \[4\], and is \[3, 4\]"),
         ((4,), (4,), (4,), r"the prototypes p must be \[any, any\], and is \[4\]"),
     ],
 )
@@ -67,7 +67,7 @@ def test_other_shapes_are_named(p, words, anti, said):
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 64])
-def test_identical_pictures_stay_where_they_are(count):
+def test_identical_images_stay_where_they_are(count):
     p = torch.randn(1, 5).expand(count, 5)
     assert hierarchy(p, torch.randn(5), torch.randn(5)).tolist() == list(range(count))
 
@@ -78,7 +78,7 @@ def test_permuting_prototypes_permutes_the_order():
     assert torch.equal(p[moved][hierarchy(p[moved], words, anti)], p[hierarchy(p, words, anti)])
 
 
-def test_exchanging_the_sentences_turns_the_order_round():
+def test_exchanging_the_expressions_turns_the_order_round():
     p, words, anti = (torch.tensor([[float(x), 0.0] for x in (3, 9, 1, 6)]),
                       torch.zeros(2), torch.tensor([10.0, 0.0]))  # fmt: skip
     forward = hierarchy(p, words, anti)

@@ -1,4 +1,4 @@
-"""The weights of the package find what a sentence says, in the pictures that show it."""
+"""The weights of the package find what an expression says, in the images that show it."""
 
 from __future__ import annotations
 

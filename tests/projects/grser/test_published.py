@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from grser.lavt import LAVT, LanguageAwareEncoder
-from grser.swin import SwinTrunk
-from hipie.checkpoint.formats import to_ours
+from grser.modeling.lavt import LAVT, LanguageAwareEncoder
+from grser.modeling.swin import SwinTrunk
+from hipie.checkpoint.converters.registry import to_ours
 from tests.projects.grser.published import (
     DATA,
     cut,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
-from grser.swin import SWINS, SwinTrunk
+from grser.modeling.swin import SWINS, SwinTrunk
 
 
 def stages(trunk: SwinTrunk, pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -18,7 +18,7 @@ def stages(trunk: SwinTrunk, pixels: torch.Tensor) -> list[torch.Tensor]:
 
 
 def pair() -> tuple[SwinTrunk, SwinTransformer]:
-    """Ours, and timm's network with the same weights, for pictures of 128x128."""
+    """Ours, and timm's network with the same weights, for images of 128x128."""
     torch.manual_seed(0)
     shape = SWINS["swin_nano"]
     theirs = SwinTransformer(

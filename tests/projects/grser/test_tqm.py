@@ -18,7 +18,7 @@ SHAPES = st.tuples(*(st.integers(1, 4) for _ in range(4)))
 
 @st.composite
 def groups(draw):
-    """Maps and a sentence, float64."""
+    """Maps and an expression, float64."""
     shape = draw(SHAPES)
     return (
         draw(hnp.arrays(np.float64, shape, elements=NUMBERS)),
@@ -55,7 +55,7 @@ def test_lengths_do_not_matter_to_heatmaps_but_to_prototypes():
     torch.testing.assert_close(language_heatmap(V, -words), -M)
 
 
-def test_permuting_pictures_permutes_the_table_in_both_directions():
+def test_permuting_images_permutes_the_table_in_both_directions():
     V, words = maps(4), maps(1, 1)[0, :, 0, 0]
     order = torch.tensor([2, 0, 3, 1])
     M = language_heatmap(V, words)
@@ -68,8 +68,8 @@ def test_permuting_pictures_permutes_the_table_in_both_directions():
     )
 
 
-def test_what_is_unlike_the_sentence_is_subtracted():
-    """One place along the sentence, one against it twice as long: (1 v + (-1)(-2 v)) / 2."""
+def test_what_is_unlike_the_expression_is_subtracted():
+    """One place along the expression, one against it twice as long: (1 v + (-1)(-2 v)) / 2."""
     words = torch.tensor([1.0, 0.0])
     V = torch.tensor([[[1.0, -2.0]], [[0.0, 0.0]]])[None]
     M = language_heatmap(V, words)
@@ -80,7 +80,7 @@ def test_what_is_unlike_the_sentence_is_subtracted():
 @pytest.mark.parametrize(
     ("ask", "shapes", "said"),
     [
-        (language_heatmap, [(2, 4, 3, 3), (1,)], r"the sentence l must be \[4\], and is \[1\]"),
+        (language_heatmap, [(2, 4, 3, 3), (1,)], r"the expression l must be \[4\], and is \[1\]"),
         (language_heatmap, [(4, 3, 3), (4,)], "the maps V must be"),
         (prototypes, [(2, 4, 3, 3), (2, 1, 1)], r"the heatmaps M must be \[2, 3, 3\]"),
         (visual_heatmaps, [(2, 4, 3, 3), (2, 5)], r"the prototypes p must be \[any, 4\]"),
@@ -118,7 +118,7 @@ def test_gradients_by_finite_differences():
     assert torch.autograd.gradcheck(heat, (V, words))
 
 
-def test_gradients_reach_other_pictures_only_through_prototypes():
+def test_gradients_reach_other_images_only_through_prototypes():
     V = maps(3).clone().requires_grad_()
     words = maps(1, 1)[0, :, 0, 0]
     p = prototypes(V, language_heatmap(V, words))

@@ -14,14 +14,14 @@ import train_net
 from grser import add_grser_config
 from hipie import add_hipie_config
 from hipie.data.datasets import register_all
-from tests import sentence_trees as trees
+from tests import referring_trees as trees
 
 CONFIG = Path(__file__).parents[3] / "projects/GRSer/configs/grser_nano_picturebook.yaml"
 
 
 @pytest.fixture
 def cfg(tiny_text, tiny_book, tmp_path):
-    """The nano configuration on groups of three pictures of 64 pixels and words 32 wide."""
+    """The nano configuration on groups of three images of 64 pixels and words 32 wide."""
     cfg = get_cfg()
     add_hipie_config(cfg)
     plain = cfg.clone()
@@ -29,7 +29,7 @@ def cfg(tiny_text, tiny_book, tmp_path):
     cfg.merge_from_file(str(CONFIG))
     keys = cfg.MODEL.GRSER
     keys.TEXT.SOURCE, keys.TEXT.FROZEN = str(tiny_text), False
-    keys.SIZE = keys.TRAIN.PICTURES = 3
+    keys.SIZE = keys.TRAIN.IMAGES = 3
     keys.DECODER_WIDTH = 16
     cfg.PICTUREBOOK.ROOT = str(tiny_book)
     cfg.PICTUREBOOK.TRAIN_PAGES, cfg.PICTUREBOOK.VAL_PAGES = 8, 3
@@ -71,7 +71,7 @@ def test_eight_iterations_equal_four_and_four_more(cfg, tmp_path):
 @pytest.mark.slow
 def test_the_loss_falls(cfg):
     """On the same groups again and again: the last five steps against the first five."""
-    cfg.INPUT.MIRROR = 0.0
+    cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
     trainer = train_net.HipieTrainer(cfg)
     batch = next(iter(trainer.build_train_loader(cfg)))
     model, optimizer = trainer._trainer.model.train(), trainer._trainer.optimizer
@@ -162,7 +162,7 @@ def test_public_sets_are_evaluated(cfg, real_sets):
 
 @pytest.mark.parametrize("name", ["refcoco_unc_train", "grd_intra_full", "coca"])
 def test_public_sets_make_groups_for_training(cfg, real_sets, name):
-    cfg.DATASETS.TRAIN, cfg.DATALOADER.RATIOS = (name,), ()
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.DATASET_RATIO = (name,), ()
     cfg.SOLVER.IMS_PER_BATCH = 1
     loader = iter(train_net.HipieTrainer.build_train_loader(cfg))
     for _ in range(4):

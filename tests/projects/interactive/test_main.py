@@ -1,4 +1,4 @@
-"""One picture on the command line."""
+"""One image on the command line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hipie_interactive.__main__ import main
 
 BAD = {
     "no click": ([], "a prompt needs a click, a box, a scribble or a polygon"),
-    "far": (["--click", "500,5"], r"the click at \(500, 5\) is outside the picture"),
+    "far": (["--click", "500,5"], r"the click at \(500, 5\) is outside the image"),
     "text": (["--click", "five"], '"five" is not 2 numbers with commas between them'),
     "both": (["--click", "5,5", "--outside", "5,5"], "both inside and outside"),
     "type": (["--click", "5,5", "--sam", "vit_q"], 'no SAM model "vit_q"'),
     "weights": (["--click", "5,5", "--sam", "vit_b", "--weights", "none.pth"], "none.pth"),
-    "picture": (["--click", "5,5", "--image", "none.png"], "none.png: there is no such picture"),
+    "picture": (["--click", "5,5", "--image", "none.png"], "none.png: there is no such image"),
 }
 
 
@@ -39,8 +39,8 @@ def test_a_mask_is_written(arguments, capsys):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_input_ends_with_one_sentence(arguments, case):
-    asked, sentence = BAD[case]
-    with pytest.raises(SystemExit, match=sentence) as caught:
+def test_a_bad_input_ends_with_one_expression(arguments, case):
+    asked, expression = BAD[case]
+    with pytest.raises(SystemExit, match=expression) as caught:
         main([*arguments, *asked])
     assert "\n" not in str(caught.value)

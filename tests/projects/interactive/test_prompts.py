@@ -66,7 +66,7 @@ def test_a_triangle_covers_the_pixels_inside_it():
 BAD = {
     "nothing": (Prompt(), "a prompt needs a click, a box, a scribble or a polygon"),
     "only outside": (Prompt(outside=[(3, 3)]), "does not say where the object is"),
-    "right of it": (Prompt(inside=[(90, 3)]), r"the click at \(90, 3\) is outside the picture"),
+    "right of it": (Prompt(inside=[(90, 3)]), r"the click at \(90, 3\) is outside the image"),
     "above it": (Prompt(inside=[(3, -1)]), "which is 90 pixels wide and 60 high"),
     "not a number": (Prompt(inside=[(3, float("nan"))]), r"\(3, nan\) is outside"),
     "both": (
@@ -77,7 +77,7 @@ BAD = {
     "empty stroke": (Prompt(scribbles=[Scribble([])]), "a scribble needs at least one point"),
     "no pair": (Prompt(inside=[(1, 2, 3)]), r"pairs \(x, y\)"),
     "flat box": (Prompt(box=(5, 5, 5, 9)), r"the box \(5, 5, 5, 9\) has no area"),
-    "far box": (Prompt(box=(95, 5, 99, 9)), "is outside the picture"),
+    "far box": (Prompt(box=(95, 5, 99, 9)), "is outside the image"),
     "three numbers": (Prompt(box=(5, 5, 9)), "a box is four numbers"),
     "two corners": (Prompt(polygon=[(1, 1), (5, 5)]), "a polygon needs three corners"),
     "far polygon": (Prompt(polygon=[(100, 1), (120, 1), (120, 9)]), "the polygon lies outside"),
@@ -87,9 +87,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_meant_is_one_sentence(case):
-    prompt, sentence = BAD[case]
-    with pytest.raises(PromptError, match=sentence) as caught:
+def test_what_cannot_be_meant_is_one_expression(case):
+    prompt, expression = BAD[case]
+    with pytest.raises(PromptError, match=expression) as caught:
         told(prompt, SIZE)
     assert "\n" not in str(caught.value)
 

@@ -12,8 +12,8 @@ pytest.importorskip("segment_anything")
 @pytest.fixture(scope="session")
 def make_model(tiny_text):
     """Builds a model; keywords override the constructor's."""
-    from refersam.criterion import MaskCriterion
-    from refersam.text import build_text
+    from refersam.modeling.criterion import MaskCriterion
+    from refersam.modeling.text import build_text
     from tests.projects.refersam.published import ruled_tensor
 
     def build(source: str = str(tiny_text), frozen: bool = False, ruled: bool = True, **settings):
@@ -40,7 +40,7 @@ def model(make_model):
 
 @pytest.fixture
 def scene():
-    """Two pictures of 64x96, and a sentence each, the second one shorter."""
+    """Two images of 64x96, and an expression each, the second one shorter."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 64, 96, generator=generator)
     ids = torch.tensor([[101, 1996, 2450, 1999, 102], [101, 5210, 102, 0, 0]])
@@ -49,7 +49,7 @@ def scene():
 
 @pytest.fixture
 def item():
-    """A training dict of 64x64 with three sentences: about one object, two, and none."""
+    """A training dict of 64x64 with three expressions: about one object, two, and none."""
     from detectron2.structures import BitMasks, Instances
 
     objects = Instances((64, 64))

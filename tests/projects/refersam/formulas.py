@@ -41,7 +41,7 @@ def mlp(p: Parameters, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def attend(p, q, k, v, heads, mask=None, lengths=None):
-    """One picture: q [Q, C], k and v [S, C]; by head, and by level where lengths are given."""
+    """One image: q [Q, C], k and v [S, C]; by head, and by level where lengths are given."""
     queries, keys, values = linear(p, "q_proj", q), linear(p, "k_proj", k), linear(p, "v_proj", v)
     width = queries.shape[1] // heads
     parts = []
@@ -101,7 +101,7 @@ def bilinear(field: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def sample(p: Parameters, query, centres, value, sizes: Sizes, heads: int, points: int = 4):
-    """Deformable attention of one picture; offsets count pixels of the level they are on."""
+    """Deformable attention of one image; offsets count pixels of the level they are on."""
     values = linear(p, "value_proj", value)
     width = values.shape[1] // heads
     levels = len(sizes)

@@ -23,7 +23,7 @@ def test_it_trains_and_answers(make_model, item, arm):
     assert len(model.eval()([item])[0]["referring"]) == 3
 
 
-def test_without_interactor_the_picture_is_sams(make_model, scene):
+def test_without_interactor_the_image_is_sams(make_model, scene):
     """Its embedding is SAM's own encoder's, plus the map at 1/16 that no word has touched."""
     images, ids, mask = scene
     model = make_model(interactor=False)

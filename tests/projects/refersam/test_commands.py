@@ -13,17 +13,17 @@ from PIL import Image
 import demo
 from hipie import Segmenter, model_zoo
 from hipie.checkpoint import save_weights
-from hipie.cli import main
+from hipie.cli.main import main
 
 CONFIG = str(
     Path(__file__).parents[3] / "projects/ReferSAM/configs/refersam_nano_picturebook_128.yaml"
 )
-SENTENCES = ["the red car on the left", "a dog"]
+EXPRESSIONS = ["the red car on the left", "a dog"]
 
 
 @pytest.fixture(scope="module")
 def options(tiny_text) -> list[str]:
-    """Words 32 wide, pictures of 64x64."""
+    """Words 32 wide, images of 64x64."""
     return ["MODEL.REFERSAM.TEXT.SOURCE", str(tiny_text), "INPUT.SQUARE_SIZE", "64"]
 
 
@@ -41,7 +41,7 @@ def weights(options, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page(tmp_path) -> str:
-    """A picture that is not square."""
+    """An image that is not square."""
     pixels = np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "page.png")
     return str(tmp_path / "page.png")
@@ -58,28 +58,28 @@ def command(options, weights, tmp_path):
     ]
 
 
-def test_the_segmenter_answers_every_sentence(options, weights, page):
+def test_the_segmenter_answers_every_expression(options, weights, page):
     segmenter = Segmenter.from_config(CONFIG, weights, "cpu", options)
-    found = segmenter.refer(page, SENTENCES)
-    assert found.labels == SENTENCES and found.masks.shape == (2, 60, 100)
+    found = segmenter.refer(page, EXPRESSIONS)
+    assert found.labels == EXPRESSIONS and found.masks.shape == (2, 60, 100)
     with pytest.raises(ValueError, match=r"ReferSAM cannot segment\(\)"):
         segmenter.segment(page, ["dog"])
-    several = segmenter.refer_group([page, page], SENTENCES[0])
+    several = segmenter.refer_group([page, page], EXPRESSIONS[0])
     assert np.array_equal(several[0].masks, several[1].masks)
 
 
 def test_hipie_refer_and_demo_write_drawings(command, page, tmp_path):
-    main(["refer", page, *SENTENCES, *command()])
+    main(["refer", page, *EXPRESSIONS, *command()])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".png", ".json"}
-    sentences = [word for one in SENTENCES for word in ("--expression", one)]
-    demo.main(["--input", page, *sentences, *command()])
+    expressions = [word for one in EXPRESSIONS for word in ("--expression", one)]
+    demo.main(["--input", page, *expressions, *command()])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results[page]["sentences"]) == 2
     assert Image.open(tmp_path / "out" / "page_sentences.png").size[0] > 100
 
 
 @pytest.mark.parametrize(
-    ("sentence", "change", "said"),
+    ("expression", "change", "said"),
     [
         ("?!", {}, "\\?!"),
         ("a dog", {"more": ["INPUT.SQUARE_SIZE", "80"]}, "80x80 pixels.*divide by 32"),
@@ -93,9 +93,9 @@ def test_hipie_refer_and_demo_write_drawings(command, page, tmp_path):
         ),
     ],
 )
-def test_one_sentence_for_bad_input(command, page, sentence, change, said, tmp_path):
+def test_one_expression_for_bad_input(command, page, expression, change, said, tmp_path):
     with pytest.raises(SystemExit, match=f"(?s){said}") as stop:
-        main(["refer", page, sentence, *command(**change)])
+        main(["refer", page, expression, *command(**change)])
     assert "\n" not in stop.value.code
     assert not (tmp_path / "out").exists()
 

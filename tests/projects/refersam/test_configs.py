@@ -9,10 +9,10 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from hipie import add_hipie_config
-from hipie.configure import check, merge
+from hipie.config.loading import check, merge
 from hipie.data.datasets import register_all
 from refersam import add_refersam_config
-from refersam.sam import VARIANTS
+from refersam.modeling.sam import VARIANTS
 
 FOLDER = Path(__file__).parents[3] / "projects/ReferSAM/configs"
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base-"))
@@ -42,4 +42,4 @@ def test_only_sets_with_empty_targets_clear_small_masks():
     asked = {p.stem: read(p) for p in FILES}
     some = {name for name, cfg in asked.items() if cfg.MODEL.REFERSAM.TEST.NO_TARGET_PIXELS}
     assert some == {"refersam_vit_b_grefcoco", "refersam_vit_b_refzom"}
-    assert some == {name for name, cfg in asked.items() if cfg.INPUT.ANY_TARGETS}
+    assert some == {name for name, cfg in asked.items() if cfg.INPUT.GENERALIZED_EXPRESSIONS}

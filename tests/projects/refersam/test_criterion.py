@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refersam.criterion import NAMES, MaskCriterion, cross_entropy, dice
+from refersam.modeling.criterion import NAMES, MaskCriterion, cross_entropy, dice
 
 
 def test_published_values():

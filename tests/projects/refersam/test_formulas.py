@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from refersam.attention import Attention, LevelAttention
-from refersam.exchange import Exchange
-from refersam.geometry import Maps, pyramid, sine_positions
-from refersam.interaction import Extractor, Injector, Place
-from refersam.interactor import level_positions
-from refersam.prompter import PromptBlock
-from refersam.spatial_prior import SpatialPrior
+from refersam.modeling.attention import Attention, LevelAttention
+from refersam.modeling.interaction_block import Extractor, Injector, Place
+from refersam.modeling.interactor import level_positions
+from refersam.modeling.multi_scale_geometry import Maps, pyramid, sine_positions
+from refersam.modeling.prompter import PromptBlock
+from refersam.modeling.spatial_prior import SpatialPrior
+from refersam.modeling.vision_language_fusion import Exchange
 from tests.projects.refersam import formulas as f
 
 SIZES = [(4, 6), (2, 3), (1, 2)]
@@ -142,7 +142,7 @@ def test_levels_add_a_vector_each():
     torch.testing.assert_close(found, wanted)
 
 
-def test_maps_of_a_picture_and_their_centres():
+def test_maps_of_an_image_and_their_centres():
     maps = pyramid(64, 96, torch.device("cpu"))
     assert maps.sizes == ((8, 12), (4, 6), (2, 3))
     assert maps.starts.tolist() == [0, 96, 120]
@@ -176,7 +176,7 @@ def test_folding_saves_work_and_keeps_every_gradient():
     found = []
     for factor in (4, 1000):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("refersam.attention.MUCH_LONGER", factor)
+            patch.setattr("refersam.modeling.attention.MUCH_LONGER", factor)
             module.zero_grad()
             module(query, maps, maps, LENGTHS).square().sum().backward()
             found.append({name: p.grad.clone() for name, p in module.named_parameters()})

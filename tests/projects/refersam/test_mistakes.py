@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from refersam.sam import VARIANTS
+from refersam.modeling.sam import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ def test_5_maps_join_behind_the_neck_and_at_a_quarter(model, seen):
         torch.testing.assert_close(seen["mask_feature"], model.projections.out(raw + up))
 
 
-def test_6_the_sentence_is_its_projected_first_piece_detached(model, seen):
+def test_6_the_expression_is_its_projected_first_piece_detached(model, seen):
     words = seen["lang_proj"].clone().requires_grad_()
     mask = seen["mask"].bool()
     levels = [seen[name].flatten(2).transpose(1, 2) for name in ("c2", "c3", "c4")]
-    from refersam.activations import Activations
-    from refersam.geometry import pyramid
+    from refersam.feature_capture import Activations
+    from refersam.modeling.multi_scale_geometry import pyramid
 
     kept = Activations("all")
     summary = model.text_encoder.summary(mask)
@@ -156,8 +156,8 @@ def test_9_everything_trains(make_model):
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_10_the_adapter_is_as_wide_as_the_encoder_and_the_prompter_never(name):
-    from refersam.interactor import Interactor
-    from refersam.prompter import HEADS, Projections
+    from refersam.modeling.interactor import Interactor
+    from refersam.modeling.prompter import HEADS, Projections
 
     variant = VARIANTS[name]
     with torch.device("meta"):

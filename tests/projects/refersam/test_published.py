@@ -8,8 +8,8 @@ import torch
 
 from hipie.checkpoint import load_state
 from refersam import ReferSAM
-from refersam.criterion import MaskCriterion
-from refersam.text import build_text
+from refersam.modeling.criterion import MaskCriterion
+from refersam.modeling.text import build_text
 from tests.projects.refersam.published import DATA, cut, photograph, ruled_weights
 
 

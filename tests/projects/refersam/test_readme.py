@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from hipie import add_hipie_config
-from hipie.configure import keys
+from hipie.config.loading import keys
 from refersam import add_refersam_config
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hipie.checkpoint import CheckpointError, load_state
-from refersam.sam import VARIANTS, add_positions, build_image_encoder, decode_masks
+from refersam.modeling.sam import VARIANTS, add_positions, build_image_encoder, decode_masks
 
 segment_anything = pytest.importorskip("segment_anything")
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
@@ -53,7 +53,7 @@ def test_encoder_is_sams_at_any_shape(model, rows, columns):
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_decoder_is_sams_for_every_picture_of_a_batch(model):
+def test_decoder_is_sams_for_every_image_of_a_batch(model):
     decoder, width = model.mask_decoder, 256
     image, dense = torch.randn(2, width, 4, 6), torch.randn(2, width, 4, 6)
     sparse, grid = torch.randn(2, 4, width), torch.randn(1, width, 4, 6)

@@ -15,7 +15,7 @@ CONFIG = Path(__file__).parents[3] / "projects/ReferSAM/configs/refersam_nano_pi
 
 @pytest.fixture
 def cfg(tiny_text, tiny_book, tmp_path):
-    """The nano configuration on pictures of 64 pixels and words 32 wide."""
+    """The nano configuration on images of 64 pixels and words 32 wide."""
     from detectron2.config import get_cfg
 
     from hipie import add_hipie_config
@@ -33,7 +33,7 @@ def cfg(tiny_text, tiny_book, tmp_path):
     cfg.PICTUREBOOK.TRAIN_PAGES, cfg.PICTUREBOOK.VAL_PAGES = 8, 3
     cfg.PICTUREBOOK.UNSEEN_PAGES = 2
     cfg.INPUT.SQUARE_SIZE = 64
-    cfg.INPUT.SENTENCES_PER_PICTURE = 2
+    cfg.INPUT.EXPRESSIONS_PER_IMAGE = 2
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATASETS.TEST = ()
     cfg.SOLVER.IMS_PER_BATCH = 2
@@ -76,7 +76,7 @@ def test_twenty_iterations_equal_ten_and_ten_more(cfg, tmp_path):
 def test_the_loss_falls(cfg):
     """On one page again and again; the mean of the last five steps against the first five."""
     cfg.DATASETS.TRAIN = ("picturebook_train_refer",)
-    cfg.INPUT.MIRROR = 0.0
+    cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
     cfg.PICTUREBOOK.TRAIN_PAGES = 8
     trainer = train_net.HipieTrainer(cfg)
     batch = next(iter(trainer.build_train_loader(cfg)))

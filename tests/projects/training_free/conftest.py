@@ -26,7 +26,7 @@ def authors() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def clip():
     """64 pixels, patches of 8, 3 blocks of width 64; nobody may change it."""
-    from hipie.open_vocabulary.clip import Clip
+    from hipie.modeling.open_vocabulary.clip import Clip
 
     built = Clip.from_source("random:tiny")
     rule(built.model.visual)
@@ -40,14 +40,14 @@ def text() -> torch.Tensor:
 
 @pytest.fixture
 def pixels() -> torch.Tensor:
-    """One normalised picture of CLIP's size."""
+    """One normalised image of CLIP's size."""
     return numbers("pixels", 1, 3, 64, 64)
 
 
 @pytest.fixture(scope="session")
 def dino():
     """64 pixels, patches of 8, 2 blocks of width 48; nobody may change it."""
-    from hipie_training_free.dino import Dino
+    from hipie_training_free.modeling.dino import Dino
 
     built = Dino.from_source("random:tiny")
     rule(built.network)
@@ -61,7 +61,7 @@ def planted():
     Red, green and blue are orthogonal codes of the patches; attention is sharp among equal ones,
     values and projections pass them on, the MLPs say nothing.
     """
-    from hipie.open_vocabulary.clip import Clip
+    from hipie.modeling.open_vocabulary.clip import Clip
 
     built = Clip.from_source("random:tiny")
     visual = built.model.visual
@@ -88,7 +88,7 @@ def planted():
 
 @pytest.fixture
 def flag() -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture [3, 64, 96] of three colours, and the place of each pixel's in COLOURS."""
+    """An image [3, 64, 96] of three colours, and the place of each pixel's in COLOURS."""
     place = torch.zeros(64, 96, dtype=torch.long)
     place[:32, 40:] = 1
     place[32:, 16:64] = 2

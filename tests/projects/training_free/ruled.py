@@ -1,4 +1,4 @@
-"""Weights and pictures by rule, the same on every machine and with every library's version."""
+"""Weights and images by rule, the same on every machine and with every library's version."""
 
 from __future__ import annotations
 

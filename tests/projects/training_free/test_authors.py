@@ -1,19 +1,19 @@
-"""Against what the authors' own programs answered on the same weights and pictures, to 1e-5."""
+"""Against what the authors' own programs answered on the same weights and images, to 1e-5."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hipie_training_free.affinity_pooling import pool_by_affinity
-from hipie_training_free.blocks import last_blocks, patch_features, tokens_before
-from hipie_training_free.dense import SCLIP, MaskCLIP
-from hipie_training_free.found import salient_patches
-from hipie_training_free.gem import gem_tokens, min_max
-from hipie_training_free.global_local import global_features
-from hipie_training_free.pixel_refinement import refine_by_pixels
-from hipie_training_free.sclip import sclip_tokens
-from hipie_training_free.tokencut import token_cut
+from hipie_training_free.clip_dense import SCLIP, MaskCLIP
+from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
+from hipie_training_free.modeling.clip_blocks import last_blocks, patch_features, tokens_before
+from hipie_training_free.modeling.found_background import salient_patches
+from hipie_training_free.modeling.gem import gem_tokens, min_max
+from hipie_training_free.modeling.global_local_clip import global_features
+from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
+from hipie_training_free.modeling.sclip import sclip_tokens
+from hipie_training_free.modeling.tokencut import token_cut
 
 from tests.projects.training_free.ruled import numbers, unit
 

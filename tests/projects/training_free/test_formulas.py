@@ -8,23 +8,23 @@ from operator import mul
 import numpy as np
 import pytest
 import torch
-from hipie_training_free.affinity_pooling import unsalient_background
-from hipie_training_free.blocks import last_blocks, queries_keys_values, tokens_before
-from hipie_training_free.class_attention import mass_masks
-from hipie_training_free.dino import last_block
-from hipie_training_free.found import head_weights
-from hipie_training_free.gem import min_max, self_self
-from hipie_training_free.global_local import (
+from hipie_training_free.modeling.affinity_pooling import unsalient_background
+from hipie_training_free.modeling.clip_blocks import last_blocks, queries_keys_values, tokens_before
+from hipie_training_free.modeling.dino import last_block
+from hipie_training_free.modeling.dino_class_attention import mass_masks
+from hipie_training_free.modeling.found_background import head_weights
+from hipie_training_free.modeling.gem import min_max, self_self
+from hipie_training_free.modeling.global_local_clip import (
+    expression_features,
     global_features,
     mask_features,
-    sentence_features,
     target_phrase,
 )
-from hipie_training_free.maskclip import denoise_prompts, smooth_by_keys
-from hipie_training_free.pixel_refinement import refine_by_pixels
-from hipie_training_free.sclip import correlation
-from hipie_training_free.tokencut import affinity, second_vector
-from hipie_training_free.windows import slide, window_starts
+from hipie_training_free.modeling.maskclip import denoise_prompts, smooth_by_keys
+from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
+from hipie_training_free.modeling.sclip import correlation
+from hipie_training_free.modeling.tokencut import affinity, second_vector
+from hipie_training_free.sliding_window import slide, window_starts
 
 from tests.projects.training_free.ruled import numbers
 
@@ -185,7 +185,7 @@ def test_windows_cover_every_pixel(length, window, stride):
     torch.testing.assert_close(seen, pixels[0], atol=1e-6, rtol=1e-6)
 
 
-def test_a_mask_of_everything_is_the_picture(clip, pixels):
+def test_a_mask_of_everything_is_the_image(clip, pixels):
     with torch.no_grad():
         found = global_features(clip.visual, pixels, torch.ones(2, 8, 8), 3)
         plain = clip.model.encode_image(pixels)
@@ -206,7 +206,7 @@ def test_a_masks_feature_does_not_depend_on_the_others(clip):
 
 
 @pytest.mark.parametrize(
-    ("sentence", "phrase"),
+    ("expression", "phrase"),
     [
         ("the red car on the left", "the red car"),
         ("a glass of water", "a glass"),
@@ -218,14 +218,14 @@ def test_a_masks_feature_does_not_depend_on_the_others(clip):
         ("zebra, closest to us", "zebra"),
     ],
 )
-def test_the_phrase_of_the_target(sentence, phrase):
-    assert target_phrase(sentence) == phrase
+def test_the_phrase_of_the_target(expression, phrase):
+    assert target_phrase(expression) == phrase
 
 
-def test_sentences_and_targets_are_mixed(clip):
+def test_expressions_and_targets_are_mixed(clip):
     whole = clip.text_features(["the dog on the bed"], "none")
     target = clip.text_features(["the dog"], "none")
     for weight in (0.0, 0.3, 1.0):
         expected = torch.nn.functional.normalize(weight * whole + (1 - weight) * target, dim=1)
-        found = sentence_features(clip, ["the dog on the bed"], weight)
+        found = expression_features(clip, ["the dog on the bed"], weight)
         torch.testing.assert_close(found, expected)

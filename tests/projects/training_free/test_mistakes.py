@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence."""
+"""Bad input gets one clear expression."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
-from hipie_training_free.class_attention import mass_masks
-from hipie_training_free.dino import Dino
-from hipie_training_free.global_local import mask_features
-from hipie_training_free.kmeans import kmeans_groups
-from hipie_training_free.tokencut import token_cut
-from hipie_training_free.windows import slide
+from hipie_training_free.modeling.dino import Dino
+from hipie_training_free.modeling.dino_class_attention import mass_masks
+from hipie_training_free.modeling.global_local_clip import mask_features
+from hipie_training_free.modeling.kmeans import kmeans_groups
+from hipie_training_free.modeling.tokencut import token_cut
+from hipie_training_free.sliding_window import slide
 
 from hipie import Segmenter
-from hipie.language import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary
 
 
 def item(**more):
@@ -68,7 +68,7 @@ def test_a_transformer_from_a_folder_and_a_file(dino, tmp_path):
         Dino.from_source("random:resnet18")
 
 
-def test_a_vocabulary_of_one_name_takes_the_whole_picture(clip):
+def test_a_vocabulary_of_one_name_takes_the_whole_image(clip):
     only = item(vocabulary=Vocabulary.from_names(["dog"]))
     found = MaskCLIP(clip=clip).eval()([only])[0]
     assert (found["sem_seg"] == 1).all() and len(found["panoptic_seg"][1]) == 1
@@ -84,9 +84,9 @@ def test_background_alone_is_no_vocabulary(clip):
 
 
 def test_a_hundred_thousand_names_need_room(clip, monkeypatch):
-    import hipie.inference.memory
+    import hipie.memory_check
 
-    monkeypatch.setattr(hipie.inference.memory, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(hipie.memory_check, "free_bytes", lambda device: 2**30)
     names = Vocabulary.from_names([f"thing {number}" for number in range(100_000)])
     large = item(vocabulary=names, height=500, width=500)
     with pytest.raises(ValueError, match="100000 classes would need about"):
@@ -98,8 +98,8 @@ def test_without_words(clip):
         MaskCLIP(clip=clip).eval()([{"image": item()["image"]}])
 
 
-def test_no_picture(clip):
-    with pytest.raises(ValueError, match=r"page.png: pictures have to be \[3, H, W\]"):
+def test_no_image(clip):
+    with pytest.raises(ValueError, match=r"page.png: images have to be \[3, H, W\]"):
         MaskCLIP(clip=clip).eval()([item(image=torch.zeros(1, 8, 8), file_name="page.png")])
 
 
@@ -108,7 +108,7 @@ def test_there_is_nothing_to_train(clip):
         MaskCLIP(clip=clip).train()([item()])
 
 
-def test_a_picture_smaller_than_a_patch(clip):
+def test_an_image_smaller_than_a_patch(clip):
     tiny = item(image=torch.full((3, 3, 5), 200.0))
     found = SCLIP(clip=clip, window=32, stride=16).eval()([tiny])[0]
     assert found["sem_seg"].shape == (2, 3, 5)
@@ -129,11 +129,11 @@ def test_masks(clip):
     image, empty = torch.rand(3, 20, 30), torch.zeros(1, 20, 30, dtype=torch.bool)
     with pytest.raises(ValueError, match="mask 0 is empty"):
         mask_features(clip, image, empty, blocks=1)
-    with pytest.raises(ValueError, match="picture needs"):
+    with pytest.raises(ValueError, match="image needs"):
         mask_features(clip, image, torch.ones(1, 9, 9, dtype=torch.bool), blocks=1)
 
 
-def test_sentences(clip):
+def test_expressions(clip):
     model = GlobalLocalCLIP(
         clip=clip, proposals=lambda image: torch.zeros(0, 64, 64, dtype=torch.bool), blocks=1
     ).eval()
@@ -154,10 +154,10 @@ def test_groups():
         token_cut(torch.rand(6, 3), (2, 4))
 
 
-def test_sams_proposals_are_masks_of_the_picture():
-    from hipie_training_free.proposals import sam_proposals
+def test_sams_proposals_are_masks_of_the_image():
+    from hipie_training_free.modeling.mask_proposals import sam_proposals
 
-    from hipie.open_vocabulary.sam import Sam
+    from hipie.modeling.sam.predictor import Sam
 
     sam = Sam.from_source("random:tiny")
     found = sam_proposals(sam, 2)(torch.rand(3, 40, 60))

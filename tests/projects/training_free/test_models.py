@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from hipie import Segmenter, model_zoo
-from hipie.language import Vocabulary
 from hipie.segmentation import Segmentation
+from hipie.vocabularies.vocabulary import Vocabulary
 
 DENSE = ("maskclip", "sclip", "gem", "clip_dinoiser")
 GROUPS = ("class_attention", "kmeans", "tokencut")
@@ -61,11 +61,11 @@ def test_the_segmenter_answers_and_draws_a_page(build, page, tmp_path, method):
     assert json.loads(found.save(tmp_path / "page.json").read_text())[0]["label"] in found.labels
 
 
-def test_the_segmenter_answers_sentences(build, page, tmp_path):
+def test_the_segmenter_answers_expressions(build, page, tmp_path):
     segmenter = build("global_local")
-    sentences = ["the red car on the left", "a dog"]
-    found = segmenter.refer(page, sentences)
-    assert found.labels == sentences and found.masks.any((1, 2)).all()
+    expressions = ["the red car on the left", "a dog"]
+    found = segmenter.refer(page, expressions)
+    assert found.labels == expressions and found.masks.any((1, 2)).all()
     assert Image.open(found.save(tmp_path / "page.png")).width > page.width
     with pytest.raises(ValueError, match=r"GlobalLocalCLIP cannot segment\(\)"):
         segmenter.segment(page, ["dog"])
@@ -83,7 +83,7 @@ def test_bfloat16_gives_finite_scores(build, method):
     assert float(found.min()) >= 0 and float(found.max()) <= 1.001
 
 
-def test_blue_first_pictures_are_turned_around(build):
+def test_blue_first_images_are_turned_around(build):
     model = build("maskclip").model
     image = torch.randint(0, 255, (3, 64, 64))
     words = Vocabulary.from_names(THINGS)
@@ -112,10 +112,10 @@ def test_train_net_evaluates_on_the_picture_book(configs, tiny_book, tmp_path, m
 def test_every_configuration_builds_its_architecture(configs):
     """Weights are fetched by name only when a model is built, so here only the keys are read."""
     from detectron2.modeling import META_ARCH_REGISTRY
-    from hipie_training_free.base import TrainingFree
-    from hipie_training_free.dino import require_name
+    from hipie_training_free.meta_arch import TrainingFree
+    from hipie_training_free.modeling.dino import require_name
 
-    from hipie.open_vocabulary.clip_loading import require_clip
+    from hipie.modeling.open_vocabulary.clip_loading import require_clip
 
     files = [file for file in configs.glob("*.yaml") if not file.name.startswith("Base-")]
     assert len(files) > 20

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 from hipie_training_free import GEM, SCLIP, CLIPDINOiser, MaskCLIP
-from hipie_training_free.affinity_pooling import pool_by_affinity
-from hipie_training_free.class_attention import best_mask, mass_masks, mean_mask
-from hipie_training_free.dino import DinoFeatures
-from hipie_training_free.grouping import ClassAttention, KMeansGrouping, TokenCut
-from hipie_training_free.kmeans import (
+from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
+from hipie_training_free.modeling.dino import DinoFeatures
+from hipie_training_free.modeling.dino_class_attention import best_mask, mass_masks, mean_mask
+from hipie_training_free.modeling.kmeans import (
     border_share,
     foreground_groups,
     kmeans_groups,
     match_groups,
 )
-from hipie_training_free.pixel_refinement import refine_by_pixels
-from hipie_training_free.tokencut import repeated_cuts, token_cut
+from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
+from hipie_training_free.modeling.tokencut import repeated_cuts, token_cut
+from hipie_training_free.unsupervised_grouping import ClassAttention, KMeansGrouping, TokenCut
 from torch.nn.functional import avg_pool2d, interpolate
 
-from hipie.language import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary
 from tests.projects.training_free.conftest import COLOURS
 from tests.projects.training_free.ruled import numbers, unit
 
@@ -170,7 +170,7 @@ def test_tokencut_finds_the_regions(regions):
         assert max(iou(cut.mask, truth == region) for cut in cuts) > 0.95
 
 
-def test_a_picture_of_one_kind_is_one_object():
+def test_an_image_of_one_kind_is_one_object():
     cut = token_cut(torch.ones(20, 3), (4, 5))
     assert cut.mask.all() and cut.box(8) == (0, 0, 40, 32)
 

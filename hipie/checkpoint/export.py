@@ -1,0 +1,77 @@
+"""A model's weights alone, for inference and as the start of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hipie import __version__
+from hipie.checkpoint.atomic_write import write_atomically
+from hipie.checkpoint.error import CheckpointError
+from hipie.checkpoint.external_weights import prefixes_from_elsewhere
+from hipie.checkpoint.load import storage
+
+
+def save_weights(
+    model: nn.Module,
+    path: str | Path,
+    half: bool = True,
+    exclude: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the weights of a model, each tensor once.
+
+    What an installed package carries is left out (see `hipie.checkpoint.external_weights`).
+
+    Args:
+        model: any.
+        path: `.safetensors`, or `.pth`, which Detectron2's own loader reads too.
+        half: in float16, except tensors whose numbers are too large for it.
+        exclude: beginnings of the names of tensors to leave out as well.
+        notes: written into the head of a `.safetensors` file, such as how it was trained.
+
+    Raises:
+        CheckpointError: if nothing is left to write, or the file cannot be written.
+    """
+    left_out = (*prefixes_from_elsewhere(model), *exclude)
+    state: dict[str, Tensor] = {}
+    seen = set()
+    for name, value in model.state_dict().items():
+        place = storage(value)
+        if not name.startswith(left_out) and place not in seen:
+            seen.add(place)
+            state[name] = in_half(value) if half else value
+    write_state(state, path, {"left_out": " ".join(left_out), **(notes or {})})
+
+
+def write_state(
+    state: Mapping[str, Tensor], path: str | Path, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors; see `save_weights`.
+
+    Raises:
+        CheckpointError: as there, and for another ending than `.safetensors` and `.pth`.
+    """
+    if not state:
+        raise CheckpointError(f"{path}: no tensor is left to write")
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    head = {"format": "pt", "hipie": __version__, **(notes or {})}
+    if Path(path).suffix == ".safetensors":
+        write_atomically(path, lambda name: save_file(tensors, name, head))
+    elif Path(path).suffix == ".pth":
+        content = {"model": tensors, "notes": head}
+        write_atomically(path, lambda name: torch.save(content, name))
+    else:
+        raise CheckpointError(f"{path}: weights are written as .safetensors or .pth")
+
+
+def in_half(value: Tensor) -> Tensor:
+    """Floating-point numbers as float16 where they fit; other tensors as they are."""
+    if not value.is_floating_point():
+        return value
+    small = value.half()
+    return value if torch.isinf(small).any() and not torch.isinf(value).any() else small

@@ -1,0 +1,233 @@
+"""Every configuration key that `hipie` adds to Detectron2's, its default, and what it means.
+
+The defaults are the published HIPIE R50 model; `configs/` holds what differs. Detectron2's own keys
+keep their meaning.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_hipie_config(cfg: CN) -> None:
+    """Add the keys of HIPIE, its data sets and its recipe to Detectron2's configuration, in place.
+
+    Args:
+        cfg: a node from `detectron2.config.get_cfg()`.
+    """
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.HIPIE = _model_keys()
+    cfg.MODEL.TIMM = _timm_keys()
+    cfg.MODEL.VIT = _vit_keys()
+    _add_recipe_keys(cfg)
+    _add_data_keys(cfg)
+
+
+def _model_keys() -> CN:
+    node = CN()
+    # Channels of every level, query and word-to-pixel score inside the two branches.
+    node.HIDDEN_DIM = 256
+    # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on.
+    node.SIZE_DIVISIBILITY = 32
+    node.PAD_AT_TEST = False
+    # A query joins the panoptic map when its best class score is above this ...
+    node.OBJECT_MASK_THRESHOLD = 0.25
+    # ... and keeps its segment when it won this share of its own mask.
+    node.OVERLAP_THRESHOLD = 0.8
+
+    node.TEXT = CN()
+    # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
+    # package), a folder, or a name on the Hugging Face hub.
+    node.TEXT.SOURCE = "bert-base-uncased"
+    node.TEXT.FROZEN = False
+    # Tokens a training caption may have.
+    node.TEXT.MAX_TOKENS = 512
+
+    node.THINGS = CN()
+    node.THINGS.NUM_QUERIES = 900
+    node.THINGS.NUM_BACKGROUND_QUERIES = 10
+    node.THINGS.ENCODER_LAYERS = 6
+    node.THINGS.DECODER_LAYERS = 6
+    node.THINGS.NUM_HEADS = 8
+    node.THINGS.NUM_POINTS = 4
+    node.THINGS.DIM_FEEDFORWARD = 2048
+    # Words and pixels see each other before the thing encoder; off: only at the class heads.
+    node.THINGS.EARLY_FUSION = True
+    node.THINGS.FUSION_EMBED_DIM = 2048
+    node.THINGS.FUSION_HEADS = 8
+    node.THINGS.FUSION_DROPOUT = 0.1
+    node.THINGS.MASK_CHANNELS = 8
+    # Noised copies of the objects that the decoder learns to clean up; 0 turns denoising off.
+    node.THINGS.DENOISING_QUERIES = 200
+
+    node.STUFF = CN()
+    # Stuff has a decoder of its own; off: the thing branch finds stuff and parts too.
+    node.STUFF.ENABLED = True
+    node.STUFF.NUM_QUERIES = 300
+    node.STUFF.ENCODER_LAYERS = 6
+    node.STUFF.DECODER_LAYERS = 9
+    node.STUFF.NUM_HEADS = 8
+    node.STUFF.NUM_POINTS = 4
+    node.STUFF.DIM_FEEDFORWARD = 2048
+    node.STUFF.DENOISING_QUERIES = 100
+    node.STUFF.DENOISING_NOISE = 0.4
+
+    node.LOSS = CN()
+    # Points at which mask losses are taken.
+    node.LOSS.NUM_POINTS = 12544
+    # Two slips of the published training: stuff learns boxes of the unpadded image, and masks of
+    # denoising queries are centred on other queries' references.
+    node.LOSS.OFFICIAL_BOX_FRAMES = True
+    # Average the normalisers of the losses over processes (the published rule is off).
+    node.LOSS.AVERAGE_NORMALIZERS = False
+    # Also teach the box-quality head of the last layer, which inference reads (published: off).
+    node.LOSS.SUPERVISE_LAST_IOU = False
+    # A part is also positive for its whole's name wherever the caption has it (part training).
+    node.LOSS.PROPAGATE_PART_TO_WHOLE = False
+
+    node.TEST = _test_keys()
+    node.CLIP = _clip_keys()
+    return node
+
+
+def _clip_keys() -> CN:
+    node = CN()
+    # CLIP looks at every mask too, and its scores join the model's own.
+    node.ENABLED = False
+    # A name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
+    # "random:NAME"; OpenAI's weights take the matching activation by themselves.
+    node.MODEL = "ViT-L-14-336"
+    node.WEIGHTS = "openai"
+    # How much CLIP counts, of things and of stuff, for classes that TRAIN_VOCABULARY names ...
+    node.ALPHA = (0.35, 0.35)
+    # ... and for all others.
+    node.BETA = (0.7, 0.7)
+    # "multiply" (p^(1-a) c^a) or "add" ((1-a) p + a c).
+    node.ENSEMBLE = "multiply"
+    # Temperature of the softmax over classes of things before CLIP joins.
+    node.THING_TEMPERATURE = 0.06
+    # What training knew: a public vocabulary, or a registered data set.
+    node.TRAIN_VOCABULARY = "coco_panoptic"
+    return node
+
+
+def _test_keys() -> CN:
+    node = CN()
+    node.INSTANCE_ON = True
+    node.SEMANTIC_ON = True
+    node.PANOPTIC_ON = True
+    # At test an expression is compared before it has seen the image, in training after: what the
+    # published weights expect. Off: after, in both.
+    node.UNFUSED_EXPRESSION_FEATURES = True
+    # How the logits of a class's tokens become one: "mean" or "max".
+    node.TOKEN_POOLING = "mean"
+    node.NMS_THRESHOLD = 0.7
+    # Temperature of the softmax over classes in the merge.
+    node.TEMPERATURE = 0.06
+    # The panoptic map scores smaller vocabularies as if they had so many classes, the further ones
+    # absent; else one or two names are always sure. 0: never (published). `Segmenter` takes 133.
+    node.MIN_SOFTMAX_CLASSES = 0
+    # The stuff decoder also scores things in the merge.
+    node.THING_SCORES_FROM_STUFF_DECODER = False
+    # Only the stuff decoder feeds the semantic and panoptic merge.
+    node.PANOPTIC_FROM_STUFF_DECODER_ONLY = False
+    # In the semantic map the parts of a pixel agree about whose parts they are.
+    node.CONSISTENT_PARTS = False
+    return node
+
+
+def _vit_keys() -> CN:
+    node = CN()
+    node.EMBED_DIM = 1280
+    node.DEPTH = 32
+    node.NUM_HEADS = 16
+    # The size of images that the tables of relative positions are made for.
+    node.IMAGE_SIZE = 1024
+    # The size that the table of absolute positions comes from.
+    node.PRETRAIN_IMAGE_SIZE = 224
+    node.WINDOW_SIZE = 14
+    # Blocks that look through windows; all others see the whole image. The published ViT-H has
+    # the list of a ViT-B, so that its blocks from 11 on are all global.
+    node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
+    # Chance that the last block is skipped in training; earlier ones less, down to 0.
+    node.DROP_PATH = 0.5
+    # Compute the blocks again for gradients instead of keeping what they computed.
+    node.CHECKPOINT_ACTIVATIONS = False
+    return node
+
+
+def _timm_keys() -> CN:
+    node = CN()
+    node.NAME = "tf_efficientnet_lite0"
+    # "" (random), "package" (the ImageNet weights of an installed package), or a file.
+    node.WEIGHTS = ""
+    # Batch norm keeps its statistics and scales.
+    node.FREEZE_NORM = True
+    return node
+
+
+def _add_recipe_keys(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 0.01
+    # Learning rates of the parts that start from trained weights, times BASE_LR.
+    cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.1
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.1
+    # Of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) to this power.
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Checkpoints that stay on disk besides the final one.
+    cfg.SOLVER.MAX_CHECKPOINTS = 2
+    cfg.SEED = 0
+    # Evaluate in bfloat16.
+    cfg.TEST.BFLOAT16 = False
+    # Count COCO's AP with the package faster-coco-eval instead of pycocotools.
+    cfg.TEST.FASTER_COCO_EVAL = False
+
+
+def _add_data_keys(cfg: CN) -> None:
+    # People's own data: a [name, instances JSON in COCO's format, folder of the images] each;
+    # DATASETS.TRAIN and DATASETS.TEST then take the names.
+    cfg.DATASETS.COCO_FORMAT = []
+    # How often each of DATASETS.TRAIN is drawn, relative to the others; () = equally.
+    cfg.DATALOADER.DATASET_RATIO = ()
+    # Images in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.
+    cfg.DATALOADER.DATASET_BATCH_SIZE = ()
+    # Expressions that share one image in a training batch.
+    cfg.INPUT.EXPRESSIONS_PER_IMAGE = 4
+    # Train also with expressions that describe several objects, or none.
+    cfg.INPUT.GENERALIZED_EXPRESSIONS = False
+    # How often a training image with expressions is mirrored, and left and right in its words.
+    cfg.INPUT.EXPRESSION_FLIP_PROB = 0.5
+    # Images with expressions are resized to a square of this side, whatever their shape; 0: by
+    # MIN_SIZE_* and MAX_SIZE_*, keeping it.
+    cfg.INPUT.SQUARE_SIZE = 0
+    # Of a training image with more objects than this, so many are drawn; 0 = all are kept.
+    cfg.INPUT.MAX_OBJECTS = 0
+    # A connected piece of a part smaller than this many pixels is not an object.
+    cfg.INPUT.MIN_PART_AREA = 100
+    # How often an image is fitted into a square of SIZE times a scale drawn from MIN_SCALE to
+    # MAX_SCALE, and cropped or padded to SIZE, before it is resized. Never with expressions.
+    cfg.INPUT.LSJ = CN()
+    cfg.INPUT.LSJ.PROBABILITY = 0.5
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.INPUT.LSJ.SIZE = 1024
+
+    cfg.PICTUREBOOK = CN()
+    cfg.PICTUREBOOK.SEED = 0
+    cfg.PICTUREBOOK.TRAIN_PAGES = 6000
+    cfg.PICTUREBOOK.VAL_PAGES = 500
+    cfg.PICTUREBOOK.UNSEEN_PAGES = 200
+    # Groups of 4 to 8 pages, drawn apart from the pages above.
+    cfg.PICTUREBOOK.TRAIN_GROUPS = 400
+    cfg.PICTUREBOOK.VAL_GROUPS = 60
+    cfg.PICTUREBOOK.UNSEEN_GROUPS = 40
+    # Where pages are drawn; "" = under Detectron2's data set root.
+    cfg.PICTUREBOOK.ROOT = ""

@@ -1,0 +1,141 @@
+"""Merge a file and a command line into a configuration; one sentence names what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+
+_CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
+    "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
+    "SOLVER.OPTIMIZER": ("ADAMW",),
+}
+_COUNTS = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.MAX_CHECKPOINTS",
+    *(
+        f"MODEL.HIPIE.{branch}.{key}"
+        for branch in ("THINGS", "STUFF")
+        for key in ("NUM_QUERIES", "NUM_HEADS", "NUM_POINTS", "DIM_FEEDFORWARD", "DECODER_LAYERS")
+    ),
+    "MODEL.HIPIE.THINGS.FUSION_HEADS",
+)
+# Group norms have 32 groups; every head has as many channels as the others.
+_MULTIPLES = (
+    ("MODEL.HIPIE.HIDDEN_DIM", 32),
+    ("MODEL.HIPIE.HIDDEN_DIM", "MODEL.HIPIE.THINGS.NUM_HEADS"),
+    ("MODEL.HIPIE.HIDDEN_DIM", "MODEL.HIPIE.STUFF.NUM_HEADS"),
+    ("MODEL.HIPIE.THINGS.FUSION_EMBED_DIM", "MODEL.HIPIE.THINGS.FUSION_HEADS"),
+)
+
+
+class ConfigError(ValueError):
+    """A key or value that no configuration of this package has; the message names it."""
+
+
+def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any] = ()) -> None:
+    """Merge a YAML file and then `KEY VALUE` pairs into `cfg`, in place.
+
+    No code of a file runs: YAML's tags for Python objects are refused.
+
+    Args:
+        cfg: with every key that may occur.
+        file: Detectron2's format, with `_BASE_`; "" for none.
+        options: KEY VALUE KEY VALUE ...
+
+    Raises:
+        ConfigError: for a file that cannot be read, a key that does not exist (with the nearest
+            ones), a value of another type, or a key without a value.
+    """
+    if file:
+        _merge_file(cfg, str(file))
+    if len(options) % 2:
+        raise ConfigError(f"{options[-1]} has no value: options are KEY VALUE pairs")
+    known = set(keys(cfg))
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        if key not in known:
+            raise ConfigError(_unknown(key, known))
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError, SyntaxError) as error:
+            raise ConfigError(_wrong_value(key, value, cfg)) from error
+
+
+def check(cfg: CfgNode) -> None:
+    """Find values that have the right type and still cannot work, before anything is built.
+
+    Raises:
+        ConfigError: naming the key and what it may be.
+    """
+    for key, allowed in _CHOICES.items():
+        _require(cfg, key, lambda value, allowed=allowed: value in allowed, " or ".join(allowed))
+    for key in _COUNTS:
+        _require(cfg, key, lambda value: value >= 1, "at least 1")
+    for key, divisor in _MULTIPLES:
+        step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
+        said = f"a multiple of {step}" + ("" if step == divisor else f", which is {divisor}")
+        _require(cfg, key, lambda value, step=step: value > 0 and value % step == 0, said)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it has to be cpu or cuda"
+        ) from error
+
+
+def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:
+    """Full names of all values, such as "SOLVER.MAX_ITER"."""
+    for name, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from keys(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}"
+
+
+def _merge_file(cfg: CfgNode, file: str) -> None:
+    try:
+        cfg.merge_from_file(file, allow_unsafe=False)
+    except KeyError as error:
+        key = str(error.args[0]).rpartition(" ")[2]
+        raise ConfigError(f"{file}: {_unknown(key, set(keys(cfg)))}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{error.filename or file} cannot be read: {reason}") from error
+
+
+def _unknown(key: str, known: set[str]) -> str:
+    ends = {name.rpartition(".")[2]: name for name in sorted(known)}
+    near = difflib.get_close_matches(key, known, 2, 0.7) or [
+        ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], ends, 2, 0.7)
+    ]
+    hint = f"; near ones are {', '.join(near)}" if near else ""
+    return f"there is no key {key}{hint}"
+
+
+def _wrong_value(key: str, value: Any, cfg: CfgNode) -> str:
+    now = _value(cfg, key)
+    return f"{key} cannot be {value!r}: it is of type {type(now).__name__}, such as {now!r}"
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return reduce(getattr, key.split("."), cfg)
+
+
+def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], said: str) -> None:
+    value = _value(cfg, key)
+    if not holds(value):
+        raise ConfigError(f"{key} is {value!r}; it has to be {said}")

@@ -1,0 +1,178 @@
+"""COCO and what is annotated on its images or in its format: LVIS, PACO, Objects365.
+
+COCO 2017: `coco_2017_{train,val}`, and `_{train,val,val_100}_panoptic_with_sem_seg`, `_sem_seg`.
+LVIS v1: `lvis_v1_{train,val}`. PACO: `paco_lvis_{train,val,test}`, `paco_ego4d_{train,val,
+test_dev}`. Objects365: `objects365_{train,val}`, `objects365_v2_{train,val}` (boxes), and
+`objects365_v2_{train,val}_segm` (masks made from the boxes).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from hipie.data.datasets.coco import register
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.lvis import load_lvis
+from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.vocabularies.tables import ClassTable, load_classes
+
+LABEL_DIVISOR = 1000
+IGNORE_LABEL = 255
+
+# Data set -> (images, COCO JSON, vocabulary), below the folder of all data sets.
+INSTANCES = {
+    "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json", "coco"),
+    "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json", "coco"),
+    "paco_lvis_train": ("coco", "paco/paco_lvis_v1_train.json", "paco"),
+    "paco_lvis_val": ("coco", "paco/paco_lvis_v1_val.json", "paco"),
+    "paco_lvis_test": ("coco", "paco/paco_lvis_v1_test.json", "paco"),
+    "paco_ego4d_train": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_train.json", "paco"),
+    "paco_ego4d_val": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_val.json", "paco"),
+    "paco_ego4d_test_dev": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_test_dev.json", "paco"),
+    "objects365_train": (
+        "objects365/train",
+        "objects365/annotations/objects365_train.json",
+        "obj365v1",
+    ),
+    "objects365_val": ("objects365/val", "objects365/annotations/objects365_val.json", "obj365v1"),
+    "objects365_v2_train": (
+        "Objects365/images/train",
+        "instance365/zhiyuan_objv2_train_new.json",
+        "obj365v2",
+    ),
+    "objects365_v2_val": (
+        "Objects365/images/val",
+        "instance365/zhiyuan_objv2_val_new.json",
+        "obj365v2",
+    ),
+    "objects365_v2_train_segm": (
+        "Objects365/images/train",
+        "instance365/instance_365_train.json",
+        "obj365v2",
+    ),
+    "objects365_v2_val_segm": (
+        "Objects365/images/val",
+        "instance365/instance_365_val.json",
+        "obj365v2",
+    ),
+}
+# Split -> (images, name in the panoptic files, semantic maps, instances).
+PANOPTIC = {
+    "train": ("train2017", "panoptic_train2017", "panoptic_semseg_train2017", "train2017"),
+    "val": ("val2017", "panoptic_val2017", "panoptic_semseg_val2017", "val2017"),
+    "val_100": (
+        "val2017",
+        "panoptic_val2017_100",
+        "panoptic_thing_stuff_val2017_100",
+        "val2017_100",
+    ),
+}
+
+
+def register_coco_family(root: Path) -> None:
+    """Register all of them; nothing is read from `root` before a data set is used.
+
+    Args:
+        root: the folder of all data sets.
+    """
+    for name, (images, file, vocabulary) in INSTANCES.items():
+        register_instances(name, root / images, root / file, load_classes(vocabulary))
+    for split in ("train", "val"):
+        _register_lvis(root, split)
+    for split in PANOPTIC:
+        _register_panoptic(root / "coco", split)
+
+
+def register_instances(
+    name: str, images: Path, file: Path, classes: ClassTable, **metadata: Any
+) -> None:
+    """Register a COCO instance file whose classes are known beforehand.
+
+    Args:
+        name: of the data set.
+        images: the folder of the images.
+        file: COCO's instances JSON, with category ids of `classes`.
+        classes: things; results are numbered in their order.
+        metadata: more of it.
+    """
+    contiguous = dict(classes.contiguous)
+    register(
+        name,
+        partial(load_coco_instances, file, images, contiguous),
+        vocabulary=classes.vocabulary,
+        thing_classes=list(classes.vocabulary.names),
+        thing_dataset_id_to_contiguous_id=contiguous,
+        json_file=str(file),
+        image_root=str(images),
+        **{"evaluator_type": "coco", **metadata},
+    )
+
+
+def panoptic_metadata(classes: ClassTable) -> dict[str, Any]:
+    """What Detectron2's panoptic evaluator and visualiser read; ids run over things and stuff."""
+    vocabulary = classes.vocabulary
+    return {
+        "vocabulary": vocabulary,
+        "thing_classes": [one.name for one in vocabulary.classes if one.kind == "thing"],
+        "stuff_classes": list(vocabulary.names),
+        "thing_dataset_id_to_contiguous_id": dict(classes.things),
+        "stuff_dataset_id_to_contiguous_id": dict(classes.contiguous),
+        "ignore_label": IGNORE_LABEL,
+        "label_divisor": LABEL_DIVISOR,
+        "evaluator_type": "coco_panoptic_seg",
+    }
+
+
+def _register_panoptic(root: Path, split: str) -> None:
+    pictures, panoptic, semantic, instances = PANOPTIC[split]
+    classes = load_classes("coco_panoptic")
+    file = root / "annotations" / f"{panoptic}.json"
+    maps, images = root / semantic, root / pictures
+    colours = [c["color"] for c in COCO_CATEGORIES]
+    shared = {
+        "image_root": str(images),
+        "sem_seg_root": str(maps),
+        "stuff_colors": colours,
+    }
+    register(
+        f"coco_2017_{split}_panoptic_with_sem_seg",
+        partial(load_coco_panoptic, file, root / panoptic, images, dict(classes.contiguous), maps),
+        panoptic_json=str(file),
+        panoptic_root=str(root / panoptic),
+        json_file=str(root / "annotations" / f"instances_{instances}.json"),
+        thing_colors=colours[: len(classes.things)],
+        **shared,
+        **panoptic_metadata(classes),
+    )
+    if split != "val_100":
+        register(
+            f"coco_2017_{split}_sem_seg",
+            partial(load_label_maps, maps, images),
+            vocabulary=classes.vocabulary,
+            stuff_classes=list(classes.vocabulary.names),
+            stuff_dataset_id_to_contiguous_id={i: i for i in range(len(classes.ids))},
+            ignore_label=IGNORE_LABEL,
+            evaluator_type="sem_seg",
+            **shared,
+        )
+
+
+def _register_lvis(root: Path, split: str) -> None:
+    classes = load_classes("lvis_1203")
+    contiguous = dict(classes.contiguous)
+    file, images = root / f"lvis/lvis_v1_{split}.json", root / "coco"
+    register(
+        f"lvis_v1_{split}",
+        partial(load_lvis, file, images, contiguous),
+        vocabulary=classes.vocabulary,
+        thing_classes=list(classes.vocabulary.names),
+        thing_dataset_id_to_contiguous_id=contiguous,
+        json_file=str(file),
+        image_root=str(images),
+        evaluator_type="lvis",
+    )

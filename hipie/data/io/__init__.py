@@ -1,0 +1,1 @@
+"""Safe reading of annotation files: JSON, pickle, MATLAB, RLE, polygons."""

@@ -1,0 +1,1 @@
+"""What the programs `datasets/prepare_*.py` share."""

@@ -1,0 +1,1 @@
+"""Training: trainer, optimizer, learning-rate schedule, event writers, processes."""

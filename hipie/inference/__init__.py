@@ -1,1 +1,0 @@
-"""From a decoder's answers to instances, semantic and panoptic maps, parts and referred things."""

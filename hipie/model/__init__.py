@@ -1,1 +1,0 @@
-"""The networks: fusion, encoders, decoders and heads of both branches."""

@@ -1,0 +1,1 @@
+"""Networks, matching, losses and postprocessing."""

@@ -1,0 +1,1 @@
+"""Losses of the thing decoder and of the stuff decoder."""

@@ -1,0 +1,1 @@
+"""Early fusion of image and text features."""

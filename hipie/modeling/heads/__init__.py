@@ -1,0 +1,1 @@
+"""Prediction heads: classes by text similarity, dynamic masks, perceptrons."""

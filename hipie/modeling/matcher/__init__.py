@@ -1,0 +1,1 @@
+"""Matching of queries with ground-truth objects."""

@@ -1,0 +1,1 @@
+"""CLIP: mask classification and the ensemble of its scores with the decoder's."""

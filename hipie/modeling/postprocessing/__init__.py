@@ -1,0 +1,1 @@
+"""From decoder outputs to instances, semantic maps, panoptic maps and parts."""

@@ -1,0 +1,74 @@
+"""Logits of tokens -> logits of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MASKED_LOGIT = -9999.0
+POOLINGS = ("mean", "max")
+
+
+def pool_tokens(
+    token_logits: Tensor, token_spans: Sequence[Sequence[int]], pooling: str = "mean"
+) -> Tensor:
+    """The mean or the largest logit of each class's tokens.
+
+    Args:
+        token_logits: [..., T].
+        token_spans: K non-empty tuples of positions below T.
+        pooling: "mean" or "max".
+
+    Returns:
+        [..., K] float32.
+
+    Raises:
+        ValueError: for another pooling, a class without tokens, or a position beyond T.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f'token pooling "{pooling}" is none of {", ".join(POOLINGS)}')
+    lengths = [len(span) for span in token_spans]
+    if 0 in lengths:
+        raise ValueError(f"class {lengths.index(0)} of the vocabulary has no token")
+    positions = [position for span in token_spans for position in span]
+    if max(positions, default=0) >= token_logits.shape[-1]:
+        raise ValueError(
+            f"a class stands at token {max(positions)}, but the logits have only "
+            f"{token_logits.shape[-1]}"
+        )
+    device = token_logits.device
+    counts = torch.tensor(lengths, device=device, dtype=torch.long)
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+    chosen = token_logits[..., torch.tensor(positions, dtype=torch.long, device=device)].float()
+    pooled = chosen.new_zeros(*chosen.shape[:-1], len(lengths))
+    if pooling == "mean":
+        return pooled.index_add(-1, owners, chosen) / counts
+    return pooled.scatter_reduce(-1, owners.expand_as(chosen), chosen, "amax", include_self=False)
+
+
+def hide_stuff(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+    """Class logits for the thing branch: stuff columns become -9999.
+
+    A vocabulary without any thing stays as it is, since the thing branch then scores its stuff.
+
+    Args:
+        class_logits: [..., K].
+        is_thing: [K].
+    """
+    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
+    if not things.any():
+        return class_logits
+    return class_logits.masked_fill(~things, MASKED_LOGIT)
+
+
+def hide_things(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+    """Class logits for the stuff branch: thing columns become -9999.
+
+    Args:
+        class_logits: [..., K].
+        is_thing: [K].
+    """
+    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
+    return class_logits.masked_fill(things, MASKED_LOGIT)

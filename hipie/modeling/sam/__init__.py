@@ -1,0 +1,1 @@
+"""Segment Anything: prompts to masks, refinement of masks, automatic masks."""

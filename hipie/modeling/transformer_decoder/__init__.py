@@ -1,0 +1,1 @@
+"""Decoders of things and of stuff, their layers, queries and denoising."""

@@ -1,1 +1,0 @@
-"""Scores of masks from encoders of whole phrases, and how they join the model's own."""

@@ -1,1 +1,0 @@
-"""Losses, matching, optimiser groups and the trainer."""

@@ -1,0 +1,1 @@
+"""Data sets as few-shot episodes."""

@@ -1,0 +1,1 @@
+"""Few-shot methods and the networks they stand on."""

@@ -1,0 +1,1 @@
+"""Groups of images from registered data sets."""

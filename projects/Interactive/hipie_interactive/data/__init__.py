@@ -1,0 +1,1 @@
+"""Registered data sets as images with objects to click on."""

@@ -1,0 +1,60 @@
+"""Registered data sets as images with objects to click on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.transforms import NoOpTransform
+
+from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
+
+
+class TargetsMapper:
+    """A record with instances -> the image, unresized, and the masks of its objects.
+
+    Crowds and empty masks are left out; of a panoptic map, so is stuff.
+    """
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A dict with `image` [3, H, W] RGB, `targets` [N, H, W] bool, and the record's names.
+
+        Raises:
+            ValueError: naming the file, if a file cannot be read or sizes disagree.
+        """
+        image = read_record_image(record)
+        item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
+        masks = self._masks(record)
+        item["image"] = as_tensor(image, "RGB")
+        item["targets"] = masks[masks.any((1, 2))]
+        return item
+
+    def _masks(self, record: dict[str, Any]) -> np.ndarray:
+        still = NoOpTransform()
+        if "pan_seg_file_name" in record:
+            things = [one for one in record["segments_info"] if one.get("isthing", True)]
+            colours = read_labels(record["pan_seg_file_name"])
+            return panoptic_objects(colours, things, still)[0]
+        size = record["height"], record["width"]
+        return annotated_objects(record["annotations"], *size, still)[0]
+
+
+def data_of(
+    cfg: CfgNode, name: str, *, training: bool
+) -> tuple[list[dict[str, Any]], TargetsMapper]:
+    """Records and mapper of a data set with instances.
+
+    Raises:
+        ValueError: in training, and for a data set without instances.
+    """
+    if training:
+        raise ValueError("InteractiveSAM is not trained here; use --eval-only")
+    records = DatasetCatalog.get(name)
+    wanted = ("annotations", "pan_seg_file_name")
+    if not any(key in record for record in records[:1] for key in wanted):
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        raise ValueError(f"the data set {name} ({kind}) has no instances that could be clicked on")
+    return records, TargetsMapper()

@@ -1,0 +1,64 @@
+"""Words and maps tell each other what they know: the layer between text and vision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from refersam.modeling.attention import Attention, FeedForward, LevelAttention, layer_norm
+
+FFN_RATIO = 2
+
+
+class Exchange(nn.Module):
+    """Words are updated first, then the maps look at the words that came out; all post-norm.
+
+    Args:
+        vision_width: D.
+        text_width: channels of a word.
+        heads: of every attention.
+    """
+
+    def __init__(self, vision_width: int, text_width: int, heads: int) -> None:
+        super().__init__()
+        vision, text = vision_width, text_width
+        self.text_self = Attention(text, text, vision, heads)
+        self.text_to_vision = LevelAttention(text, vision, vision, heads)
+        self.text_mlp = FeedForward(text, FFN_RATIO * text)
+        self.vision_to_text = Attention(vision, text, vision, heads)
+        self.vision_mlp = FeedForward(vision, FFN_RATIO * vision)
+        self.norm_text_self = layer_norm(text)
+        self.norm_text_vision = layer_norm(text)
+        self.norm_text_mlp = layer_norm(text)
+        self.norm_vision_text = layer_norm(vision)
+        self.norm_vision_mlp = layer_norm(vision)
+        self.gamma_text = nn.Parameter(torch.ones(1, 1, text))
+        self.gamma_vision = nn.Parameter(torch.ones(1, 1, vision))
+
+    def forward(
+        self,
+        maps: Tensor,
+        positions: Tensor,
+        lengths: list[int],
+        text: Tensor,
+        text_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One exchange.
+
+        Args:
+            maps: [B, S, D], the levels one after another.
+            positions: [1, S, D], added to queries and keys, never to values.
+            lengths: tokens of every level.
+            text: [B, T, C] words and context tokens.
+            text_mask: [B, T] bool, True for what may be attended to.
+
+        Returns:
+            The maps and the text, updated.
+        """
+        text = self.norm_text_self(text + self.text_self(text, text, text, text_mask))
+        seen = self.text_to_vision(text, maps + positions, maps, lengths)
+        text = self.norm_text_vision(text + self.gamma_text * seen)
+        text = self.norm_text_mlp(text + self.text_mlp(text))
+        heard = self.vision_to_text(maps + positions, text, text, text_mask)
+        maps = self.norm_vision_text(maps + self.gamma_vision * heard)
+        return self.norm_vision_mlp(maps + self.vision_mlp(maps)), text

@@ -1,0 +1,1 @@
+"""CLIP, DINO and diffusion features, and the algorithms on them."""

@@ -1,0 +1,76 @@
+"""The published R50 checkpoint's names and shapes, held against the model that takes them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from hipie import model_zoo
+from hipie.checkpoint import CheckpointError
+from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.load import load_state
+
+NAMES = Path(__file__).parents[2] / "data" / "checkpoint"
+
+
+def published(variant: str) -> dict[str, Tensor]:
+    packed = (NAMES / f"official_{variant}_names.tsv.gz").read_bytes()
+    rows = (line.split("\t") for line in gzip.decompress(packed).decode().splitlines())
+    return {name: torch.zeros(1).expand(json.loads(shape)) for name, shape in rows}
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, Tensor]:
+    return published("r50")
+
+
+@pytest.mark.parametrize(("variant", "count"), [("r50", 1438), ("vit_h", 1626)])
+def test_every_published_tensor_has_its_place(
+    variant: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Detectron2's ViT reads numbers of a tensor while it is built.
+    monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
+    official = published(variant)
+    cfg = model_zoo.get_config(f"universal/hipie_{variant}.yaml")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        own = build_model(cfg).state_dict()
+    found = to_ours(official)
+    assert found.layout == "official HIPIE"
+    assert set(found.state) == set(own)
+    assert {k: v.shape for k, v in found.state.items()} == {k: v.shape for k, v in own.items()}
+    assert len(found.state) + len(found.dropped) == len(official) == count
+
+
+def test_position_ids_of_old_berts_are_left_out(official: dict[str, Tensor]) -> None:
+    name = "text_encoder.body.model.embeddings.position_ids"
+    assert name in to_ours({**official, name: torch.arange(512)[None]}).dropped
+
+
+def test_a_copy_that_differs_is_named(official: dict[str, Tensor]) -> None:
+    name = "detr.mask_dino.predictor.decoder.norm.weight"
+    with pytest.raises(CheckpointError, match=r"predictor\.decoder\.norm\.weight"):
+        to_ours({**official, name: torch.ones(256)})
+
+
+def test_uninexts_weights_fill_what_coincides(official: dict[str, Tensor]) -> None:
+    theirs = {name: value for name, value in official.items() if "mask_dino" not in name}
+    theirs["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
+    found = to_ours(theirs)
+    assert found.layout == "UNINEXT"
+    assert not found.whole
+    assert "detr.reid_embed_head.layers.0.weight" in found.dropped
+    rooms = {name.split(".")[0] for name in found.state}
+    assert rooms == {"backbone", "text_encoder", "things"}
+
+
+def test_weights_of_the_other_backbone_say_so(official: dict[str, Tensor], tiny_vit) -> None:
+    with pytest.raises(CheckpointError, match=r"a ResNet as backbone, and this HIPIE has a ViT"):
+        load_state(tiny_vit, official, "r50.pth")

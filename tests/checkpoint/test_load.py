@@ -1,0 +1,112 @@
+"""Weights into models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hipie.checkpoint import CheckpointError, load_state, load_weights, save_weights
+
+
+def test_everything_fits_into_an_equal_model(make_two, tmp_path):
+    one, other = make_two(), make_two()
+    save_weights(one, tmp_path / "x.safetensors", half=False)
+    report = load_weights(other, tmp_path / "x.safetensors")
+    assert report.complete
+    assert report.loaded == len(one.state_dict())
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+def test_half_precision_is_loaded_into_the_model_s_own(make_two, tmp_path):
+    one, other = make_two(), make_two()
+    save_weights(one, tmp_path / "x.safetensors")
+    load_weights(other, tmp_path / "x.safetensors")
+    assert other.first.weight.dtype == torch.float32
+    assert torch.equal(other.first.weight, one.first.weight.half().float())
+
+
+def test_a_part_that_is_missing_is_reported(make_two):
+    state = make_two().state_dict()
+    del state["last.weight"], state["last.bias"]
+    model = make_two()
+    before = model.last.weight.clone()
+    report = load_state(model, state, "x.pth")
+    assert report.missing == ("last.weight", "last.bias")
+    assert torch.equal(model.last.weight, before)
+
+
+def test_what_the_file_has_besides_a_whole_model_is_reported(make_two):
+    state = {**make_two().state_dict(), "video.head": torch.ones(3)}
+    report = load_state(make_two(), state, "x.pth")
+    assert report.unexpected == ("video.head",)
+    assert not report.missing
+
+
+def test_weights_of_another_model_are_one_expression(make_two):
+    model = make_two()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_state(model, make_two(width=7).state_dict(), "other.pth")
+    assert str(caught.value) == (
+        "other.pth: these are weights of another model than this Two: 1 of 9 tensors do not fit, "
+        'the first is "first.weight" (it is 4x7 there and 4x3 in the model)'
+    )
+    with pytest.raises(CheckpointError, match=r'13 of 13.*"0\.weight" \(the model has no such'):
+        load_state(
+            model, nn.Sequential(*(nn.Linear(2, 2) for _ in range(6)), nn.PReLU()).state_dict(), "o"
+        )
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), "a refused file must change nothing"
+
+
+def test_nothing_that_fits_is_an_error(make_two):
+    with pytest.raises(CheckpointError, match="none of its tensors is for this Two"):
+        load_state(make_two(), {}, "x.pth")
+    with pytest.raises(CheckpointError, match="another model"):
+        load_state(make_two(), {"x": torch.ones(1)}, "x.pth", in_part=True)
+
+
+def test_one_stray_among_hundreds_is_reported_and_not_an_error():
+    model = nn.ModuleList(nn.Linear(1, 1) for _ in range(100))
+    state = model.state_dict()
+    state["0.weight"] = torch.ones(2, 2)
+    report = load_state(model, state, "x")
+    assert report.mismatched == ("0.weight",)
+    assert report.missing == ("0.weight",)
+    state["1.weight"] = state["2.weight"] = torch.ones(2, 2)
+    with pytest.raises(CheckpointError, match="3 of 200"):
+        load_state(model, state, "x")
+
+
+def test_a_backbone_with_a_head_of_its_own_is_loaded_in_part(make_two):
+    state = {"first.weight": torch.zeros(4, 3), "fc.weight": torch.ones(9, 9)}
+    model = make_two()
+    with pytest.raises(CheckpointError):
+        load_state(model, state, "x")
+    assert load_state(model, state, "x", in_part=True).loaded == 1
+    assert not model.first.weight.any()
+
+
+def test_packaged_weights_are_not_missing(with_packaged, make_two):
+    report = load_state(with_packaged, make_two().state_dict(), "x")
+    assert report.complete
+
+
+def test_packaged_weights_are_taken_where_a_file_has_them(with_packaged):
+    state = {name: torch.zeros_like(v) for name, v in with_packaged.state_dict().items()}
+    load_state(with_packaged, state, "x")
+    assert not with_packaged.text_encoder.weight.any()
+
+
+def test_a_second_name_of_a_loaded_tensor_is_not_missing(make_two):
+    model = make_two()
+    model.again = model.first
+    report = load_state(model, make_two().state_dict(), "x")
+    assert report.complete
+
+
+def test_a_wrapped_model_s_file_is_read(make_two):
+    state = {f"module.{name}": value for name, value in make_two().state_dict().items()}
+    assert load_state(make_two(), state, "x").complete

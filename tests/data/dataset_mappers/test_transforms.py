@@ -1,0 +1,70 @@
+"""Drawn changes of an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hipie.data.dataset_mappers.transforms import Jitter, draw_change, plain_resize
+
+
+def draw(seed: int, height: int = 60, width: int = 90, **settings):
+    arguments = {"shortest": (40, 50), "longest": 100, **settings}
+    return draw_change(np.random.default_rng(seed), height, width, **arguments)
+
+
+def test_a_seed_decides_everything() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    for seed in range(12):
+        np.random.seed(seed + 1)
+        first = draw(seed, jitter=Jitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
+        np.random.seed(0)
+        again = draw(seed, jitter=Jitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
+        assert first.shape == again.shape and (first == again).all()
+
+
+def test_sizes_without_jitter() -> None:
+    image = np.zeros((60, 90, 3), np.uint8)
+    shapes = {draw(seed).transform.apply_image(image).shape[:2] for seed in range(30)}
+    assert shapes == {(40, 60), (50, 75)}
+    long = draw(0, 60, 600).transform.apply_image(np.zeros((60, 600, 3), np.uint8))
+    assert long.shape[:2] == (10, 100)
+
+
+def test_mirror() -> None:
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[:, :45] = 200
+    flags = []
+    for seed in range(60):
+        change = draw(seed)
+        out = change.transform.apply_image(image)
+        assert (out[:, 0].mean() < 100) == change.mirrored
+        assert not change.cropped
+        flags.append(change.mirrored)
+    assert 15 < sum(flags) < 45
+    assert not any(draw(seed, mirror=0.0).mirrored for seed in range(20))
+
+
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (1, 1), (5, 400)])
+def test_jitter_gives_a_square_and_keeps_labels_on_their_pixels(size: tuple[int, int]) -> None:
+    labels = np.ones(size, dtype=np.uint8)
+    labels[:, size[1] // 2 :] = 2
+    image = np.repeat(np.where(labels == 1, 40, 220).astype(np.uint8)[:, :, None], 3, axis=2)
+    for seed in range(20):
+        change = draw(seed, *size, jitter=Jitter(1.0, 0.1, 2.0, 64))
+        assert change.cropped
+        out = change.transform.apply_image(image)[..., 0]
+        found = change.transform.apply_segmentation(labels)
+        assert out.shape == found.shape and out.shape[0] == out.shape[1]
+        assert set(np.unique(found)) <= {0, 1, 2} and found.any()
+        disagree = ((found == 1) & (out > 128)) | ((found == 2) & (out < 128))
+        edge = np.abs(np.diff(found.astype(int), axis=1)) == 1
+        assert disagree.sum() <= 2 * edge.sum()
+
+
+def test_plain_resize_of_extremes() -> None:
+    for height, width in ((1, 1), (200, 8000), (8000, 200), (1, 5000)):
+        out = plain_resize(height, width, 40, 100).apply_image(
+            np.zeros((height, width, 3), "uint8")
+        )
+        assert min(out.shape[:2]) >= 1 and max(out.shape[:2]) <= 100

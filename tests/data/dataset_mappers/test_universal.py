@@ -1,0 +1,192 @@
+"""Items of things, stuff and parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hipie.data.dataset_mappers import UniversalMapper
+from hipie.data.dataset_mappers.transforms import Jitter
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
+
+WORDS = Vocabulary(
+    [VocabularyClass(f"thing {i}", "thing") for i in range(6)]
+    + [VocabularyClass("left wing", "part", whole="bird"), VocabularyClass("sky", "stuff")]
+)
+HEIGHT, WIDTH = 60, 80
+
+
+@pytest.fixture
+def panoptic(tmp_path: Path) -> dict:
+    """Thing 2 at the left in red, sky elsewhere in blue."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[..., 2] = 250
+    image[20:50, 5:35] = (250, 0, 0)
+    ids = np.full((HEIGHT, WIDTH), 300)
+    ids[20:50, 5:35] = 7
+    colours = np.stack([ids % 256, ids // 256, 0 * ids], axis=2).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(colours).save(tmp_path / "ids.png")
+    return {
+        "file_name": str(tmp_path / "a.png"),
+        "height": HEIGHT,
+        "width": WIDTH,
+        "image_id": 5,
+        "pan_seg_file_name": str(tmp_path / "ids.png"),
+        "segments_info": [{"id": 7, "category_id": 2}, {"id": 300, "category_id": 7}],
+    }
+
+
+def make(**changes) -> UniversalMapper:
+    settings = {
+        "training": True,
+        "shortest": (48, 60),
+        "longest": 100,
+        "pieces": [3] * len(WORDS),
+        "max_pieces": 512,
+    }
+    return UniversalMapper(WORDS, **{**settings, **changes})
+
+
+def test_masks_lie_on_their_pixels_and_classes_on_their_names(panoptic: dict) -> None:
+    for seed in range(20):
+        item = make(jitter=Jitter(0.5, 0.5, 1.5, 64))(panoptic, (seed,))
+        assert item["task"] == "detection" and item["image"].dtype == torch.uint8
+        objects = item["instances"]
+        assert objects.image_size == tuple(item["image"].shape[1:])
+        for label, mask in zip(objects.gt_classes.tolist(), objects.gt_masks.tensor, strict=True):
+            name = item["vocabulary"].names[label]
+            channel = {"thing 2": 0, "sky": 2}[name]
+            assert item["image"][channel][mask].float().mean() > 200
+        assert len(set(item["vocabulary"].names)) == len(item["vocabulary"])
+        assert (item["height"], item["width"], item["image_id"]) == (HEIGHT, WIDTH, 5)
+
+
+def test_one_seed_one_item(panoptic: dict) -> None:
+    mapper = make(jitter=Jitter(0.5, 0.5, 1.5, 64))
+    first, again, other = (mapper(panoptic, seed) for seed in ((1, 2), (1, 2), (1, 3)))
+    assert torch.equal(first["image"], again["image"])
+    assert first["vocabulary"] == again["vocabulary"]
+    assert torch.equal(first["instances"].gt_masks.tensor, again["instances"].gt_masks.tensor)
+    assert (
+        first["vocabulary"] != other["vocabulary"] or first["image"].shape != other["image"].shape
+    )
+
+
+def test_names_mirror_with_the_image(panoptic: dict) -> None:
+    sides = set()
+    for seed in range(40):
+        item = make(candidates=[6])(panoptic, (seed,))
+        red = item["image"][0].float()
+        half = red.shape[1] // 2
+        is_left = bool(red[:, :half].mean() > red[:, half:].mean())
+        if "left wing" in item["vocabulary"].names:
+            assert is_left
+        if "right wing" in item["vocabulary"].names:
+            assert not is_left
+        sides.add(is_left)
+    assert sides == {True, False}
+
+
+def test_objects_whose_name_does_not_fit_are_dropped(panoptic: dict) -> None:
+    item = make(max_pieces=2 + 3)(panoptic, (0,))
+    assert len(item["vocabulary"]) == 1
+    assert item["instances"].gt_classes.tolist() == [0]
+
+
+def test_unseen_names_are_never_negatives(panoptic: dict) -> None:
+    mapper = make(candidates=[0, 1])
+    for seed in range(20):
+        names = set(mapper(panoptic, (seed,))["vocabulary"].names)
+        assert names <= {"thing 0", "thing 1", "thing 2", "sky"}
+
+
+def test_where_not_all_was_looked_for_only_what_is_certainly_absent_is_named(panoptic) -> None:
+    panoptic["neg_category_ids"] = [4, 0, 1]
+    mapper, named = make(candidates=[0, 1, 2, 3]), set()
+    for seed in range(30):
+        item = mapper(panoptic, (seed,))
+        names = set(item["vocabulary"].names)
+        assert {"thing 2", "sky"} <= names <= {"thing 2", "sky", "thing 0", "thing 1"}
+        named |= names
+    assert len(named) == 4
+    panoptic["neg_category_ids"] = []
+    assert set(mapper(panoptic, (0,))["vocabulary"].names) == {"thing 2", "sky"}
+
+
+def test_what_is_there_but_not_drawn_is_no_negative(panoptic: dict) -> None:
+    drawn = set()
+    for seed in range(20):
+        item = make(max_objects=1)(panoptic, (seed,))
+        (label,) = item["instances"].gt_classes.tolist()
+        drawn.add(item["vocabulary"].names[label])
+        other = {"thing 2": "sky", "sky": "thing 2"}[item["vocabulary"].names[label]]
+        assert other not in item["vocabulary"].names
+    assert drawn == {"thing 2", "sky"}
+
+
+def test_a_crop_never_loses_everything(panoptic: dict) -> None:
+    panoptic["segments_info"] = panoptic["segments_info"][:1]
+    mapper = make(jitter=Jitter(1.0, 8.0, 9.0, 64))
+    for seed in range(20):
+        assert len(mapper(panoptic, (seed,))["instances"]) == 1
+
+
+def test_images_without_objects(panoptic: dict) -> None:
+    panoptic["segments_info"] = []
+    item = make()(panoptic, (0,))
+    assert len(item["instances"]) == 0 and len(item["vocabulary"]) >= 1
+
+
+def test_parts(panoptic: dict, tmp_path: Path) -> None:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[10:30, 10:30] = 7
+    labels[10:30, 50:70] = 7
+    labels[50, 50] = 7
+    Image.fromarray(labels).save(tmp_path / "parts.png")
+    record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    record["part_seg_file_name"] = str(tmp_path / "parts.png")
+    item = make(shortest=(60,), min_part_area=10)(record, (0,))
+    assert item["task"] == "parts" and len(item["instances"]) == 2
+    name = item["vocabulary"].classes[int(item["instances"].gt_classes[0])]
+    assert name.kind == "part" and name.whole == "bird"
+    assert item["instances"].gt_masks.tensor.sum().item() == 800
+
+
+def test_coco_annotations(panoptic: dict) -> None:
+    record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    square = [5, 20, 35, 20, 35, 50, 5, 50]
+    record["annotations"] = [{"category_id": 2, "segmentation": [square], "bbox": [5, 20, 30, 30]}]
+    item = make()(record, (4,))
+    mask = item["instances"].gt_masks.tensor[0]
+    assert item["image"][0][mask].float().mean() > 200
+    assert item["vocabulary"].names[int(item["instances"].gt_classes[0])] == "thing 2"
+
+
+def test_at_test_the_whole_vocabulary_and_no_answers(panoptic: dict) -> None:
+    item = make(training=False)(panoptic)
+    assert item["vocabulary"] == WORDS and "instances" not in item
+    assert item["image"].shape == (3, 48, 64)
+    assert (item["height"], item["width"]) == (HEIGHT, WIDTH)
+
+
+def test_bgr(panoptic: dict) -> None:
+    rgb = make(training=False)(panoptic)["image"]
+    bgr = make(training=False, image_format="BGR")(panoptic)["image"]
+    assert torch.equal(rgb.flip(0), bgr)
+
+
+def test_sizes_must_agree(panoptic: dict) -> None:
+    panoptic["width"] = 81
+    with pytest.raises(ValueError, match=r"a.png: the image is 80x60 pixels, .* say 81x60"):
+        make()(panoptic, (0,))
+
+
+def test_bad_image_is_named(panoptic: dict, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("nothing")
+    with pytest.raises(ValueError, match="a.png: this is not an image"):
+        make()(panoptic, (0,))

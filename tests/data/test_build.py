@@ -1,0 +1,178 @@
+"""Loaders over a small picture book."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from hipie.config import add_hipie_config
+from hipie.data import build as loader
+from hipie.data.build import build_test_loader, build_train_loader
+from hipie.data.datasets import register_picturebook
+from hipie.data.datasets.coco import register
+
+
+@pytest.fixture(scope="module")
+def drawn_book(tmp_path_factory: pytest.TempPathFactory) -> None:
+    counts = {"train": 6, "val": 2, "unseen": 1}
+    register_picturebook(seed=2, counts=counts, root=tmp_path_factory.mktemp("book"))
+    yield
+    register_picturebook()
+
+
+@pytest.fixture
+def cfg(drawn_book: None) -> CfgNode:
+    node = get_cfg()
+    add_hipie_config(node)
+    node.DATASETS.TRAIN = tuple(f"picturebook_train_{t}" for t in ("panoptic", "parts", "refer"))
+    node.DATALOADER.DATASET_RATIO = (2.0, 1.0, 1.0)
+    node.DATALOADER.NUM_WORKERS = 0
+    node.SOLVER.IMS_PER_BATCH = 2
+    node.INPUT.MIN_SIZE_TRAIN = (64, 80)
+    node.INPUT.MAX_SIZE_TRAIN = 128
+    node.INPUT.MIN_SIZE_TEST = 64
+    node.INPUT.MAX_SIZE_TEST = 128
+    node.INPUT.LSJ.SIZE = 96
+    node.INPUT.MIN_PART_AREA = 4
+    return node
+
+
+def batches(cfg: CfgNode, number: int, start: int = 0) -> list[list[dict[str, Any]]]:
+    return list(islice(build_train_loader(cfg, start, count_pieces=len), number))
+
+
+def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return (
+        first["file_name"] == second["file_name"]
+        and first["task"] == second["task"]
+        and first.get("vocabulary") == second.get("vocabulary")
+        and first.get("expressions") == second.get("expressions")
+        and torch.equal(first["image"], second["image"])
+        and torch.equal(first["instances"].gt_masks.tensor, second["instances"].gt_masks.tensor)
+    )
+
+
+def test_one_task_a_batch_in_proportion(cfg: CfgNode) -> None:
+    tasks = []
+    for batch in batches(cfg, 8):
+        assert len(batch) == 2 and len({item["task"] for item in batch}) == 1
+        tasks.append(batch[0]["task"])
+    assert sorted(tasks) == ["detection"] * 4 + ["parts"] * 2 + ["referring"] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_in_the_middle_with_any_workers(cfg: CfgNode, workers: int) -> None:
+    straight = batches(cfg, 6)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    for expected, found in zip(straight[2:], batches(cfg, 4, start=2), strict=True):
+        assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_processes_share_a_batch(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batches(cfg, 4)
+    monkeypatch.setattr(loader.comm, "get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(loader.comm, "get_rank", lambda rank=rank: rank)
+        shares.append(batches(cfg, 4))
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert len(first) == len(second) == 1
+        assert same(batch[0], first[0]) and same(batch[1], second[0])
+
+
+def test_batch_sizes_of_their_own(cfg: CfgNode) -> None:
+    cfg.DATALOADER.DATASET_BATCH_SIZE = (3, 1, 2)
+    sizes = {batch[0]["task"]: len(batch) for batch in batches(cfg, 8)}
+    assert sizes == {"detection": 3, "parts": 1, "referring": 2}
+
+
+def test_training_never_names_unseen_things(cfg: CfgNode) -> None:
+    unseen = set(MetadataCatalog.get("picturebook_train_panoptic").unseen_classes)
+    named = set()
+    for batch in batches(cfg, 12):
+        for item in batch:
+            if "vocabulary" in item:
+                named |= {one.whole or one.name for one in item["vocabulary"].classes}
+    assert len(named) > 15 and not named & unseen
+
+
+def test_the_real_tokenizer_counts_pieces(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TRAIN[:1]
+    cfg.DATALOADER.DATASET_RATIO = ()
+    cfg.MODEL.HIPIE.TEXT.SOURCE = "minilm"
+    cfg.MODEL.HIPIE.TEXT.MAX_TOKENS = 12
+    for batch in islice(build_train_loader(cfg), 3):
+        assert all(1 <= len(item["vocabulary"]) <= 5 for item in batch)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "parts", "refer", "grefer"])
+def test_test_loader_gives_every_image_once(cfg: CfgNode, task: str) -> None:
+    name = f"picturebook_val_{task}"
+    items = [item for batch in build_test_loader(cfg, name) for item in batch]
+    expected = DatasetCatalog.get(name)
+    assert [item["image_id"] for item in items] == [record["image_id"] for record in expected]
+    for item, record in zip(items, expected, strict=True):
+        assert (item["height"], item["width"]) == (record["height"], record["width"])
+        assert min(item["image"].shape[1:]) <= 64
+        assert ("expressions" in item) == (task in ("refer", "grefer"))
+        assert ("vocabulary" in item) == (task in ("panoptic", "parts"))
+
+
+@pytest.mark.parametrize("key", ["DATASET_RATIO", "DATASET_BATCH_SIZE"])
+def test_lists_must_match_the_data_sets(cfg: CfgNode, key: str) -> None:
+    cfg.DATALOADER[key] = (1, 1)
+    with pytest.raises(ValueError, match=f"DATALOADER.{key} has 2 numbers, DATASETS.TRAIN 3"):
+        build_train_loader(cfg, count_pieces=len)
+
+
+def test_no_data_set(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(ValueError, match="DATASETS.TRAIN names no data set"):
+        build_train_loader(cfg)
+
+
+def test_a_data_set_without_objects_is_named(cfg: CfgNode) -> None:
+    register("hand_made_empty", lambda: [{"annotations": [{"iscrowd": 1}]}])
+    cfg.DATASETS.TRAIN = ("hand_made_empty",)
+    cfg.DATALOADER.DATASET_RATIO = ()
+    with pytest.raises(ValueError, match="hand_made_empty has an object"):
+        build_train_loader(cfg)
+
+
+class Asking(torch.nn.Module):
+    """An architecture that reads every data set but one in a form of its own."""
+
+    @staticmethod
+    def data_of(cfg: CfgNode, name: str, *, training: bool) -> Any:
+        if name.endswith("_parts"):
+            return None
+        records = [{"width": 4, "height": 3, "number": number} for number in range(3)]
+        return records, partial(asked, name, training)
+
+
+def asked(name: str, training: bool, record: dict[str, Any], seed: Any = None) -> dict[str, Any]:
+    return {**record, "name": name, "training": training, "seeded": seed is not None}
+
+
+def test_an_architecture_may_read_data_sets_itself(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Asking", Asking)
+    cfg.MODEL.META_ARCHITECTURE = "Asking"
+    cfg.DATASETS.TRAIN = ("picturebook_train_panoptic", "picturebook_train_parts")
+    cfg.DATALOADER.DATASET_RATIO = ()
+    drawn = [item for batch in batches(cfg, 8) for item in batch]
+    own = [item for item in drawn if "number" in item]
+    assert {item["task"] for item in drawn if item not in own} == {"parts"}
+    assert own and all(item["training"] and item["seeded"] for item in own)
+    tested = [batch[0] for batch in build_test_loader(cfg, "picturebook_val_refer")]
+    assert [item["number"] for item in tested] == [0, 1, 2]
+    assert not any(item["training"] for item in tested)
+    assert "image" in next(iter(build_test_loader(cfg, "picturebook_val_parts")))[0]

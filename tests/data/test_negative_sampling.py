@@ -1,0 +1,70 @@
+"""The caption of a training image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hipie.data.negative_sampling import draw_vocabulary, sub_vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
+
+PIECES = [2] * 200
+
+
+def draw(seed: int, present=(3, 5), candidates=range(200), pieces=PIECES, room: int = 512):
+    rng = np.random.default_rng(seed)
+    return draw_vocabulary(rng, set(present), list(candidates), pieces, room)
+
+
+def test_names_are_distinct_and_hold_what_is_present() -> None:
+    for seed in range(30):
+        named = draw(seed)
+        assert len(set(named)) == len(named)
+        assert {3, 5} <= set(named)
+        assert 2 <= len(named) <= 87
+
+
+def test_negatives_are_many_half_the_time() -> None:
+    sizes = np.array([len(draw(seed, present=())) for seed in range(300)])
+    assert 0.4 < (sizes == 85).mean() < 0.62
+    assert sizes.min() < 10
+
+
+def test_order_is_shuffled() -> None:
+    places = [draw(seed).index(3) for seed in range(30)]
+    assert len(set(places)) > 10
+
+
+def test_only_candidates_are_added() -> None:
+    for seed in range(20):
+        assert set(draw(seed, candidates=range(10, 20))) - {3, 5} <= set(range(10, 20))
+    assert set(draw(0, candidates=())) == {3, 5}
+
+
+def test_captions_fit() -> None:
+    for seed in range(30):
+        named = draw(seed, present=(1, 2, 3, 4), room=2 + 6)
+        assert sum(PIECES[i] for i in named) <= 6
+        assert set(named) <= {1, 2, 3, 4} and len(named) == 3
+
+
+def test_a_long_name_does_not_shut_out_the_rest() -> None:
+    pieces = [2] * 200
+    pieces[3] = 100
+    for seed in range(10):
+        named = draw(seed, pieces=pieces, room=50)
+        assert 3 not in named and 5 in named
+
+
+def test_sub_vocabulary_keeps_order_and_mirrors_names() -> None:
+    words = Vocabulary(
+        [
+            VocabularyClass("dog", "thing", ("puppy",)),
+            VocabularyClass("left arm", "part", ("left limb",), whole="person"),
+            VocabularyClass("right arm", "part", whole="person"),
+        ]
+    )
+    plain = sub_vocabulary(words, [2, 0], mirrored=False)
+    assert plain.names == ("right arm", "dog") and plain.classes[1].synonyms == ("puppy",)
+    mirrored = sub_vocabulary(words, [1, 2], mirrored=True)
+    assert mirrored.names == ("right arm", "left arm")
+    assert mirrored.classes[0].synonyms == ("right limb",)

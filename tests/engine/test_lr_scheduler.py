@@ -1,0 +1,44 @@
+"""Learning rates over a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from hipie.config import add_hipie_config
+from hipie.engine.lr_scheduler import build_lr_scheduler
+
+
+def rates(**solver) -> list[float]:
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    for key, value in {"MAX_ITER": 100, "WARMUP_ITERS": 0, **solver}.items():
+        setattr(cfg.SOLVER, key, value)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = build_lr_scheduler(cfg, optimizer)
+    found = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_polynomial():
+    found = rates(LR_SCHEDULER_NAME="WarmupPolyLR")
+    assert found == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(100)])
+
+
+def test_warm_up_ends_on_the_curve():
+    found = rates(LR_SCHEDULER_NAME="WarmupPolyLR", WARMUP_ITERS=10, WARMUP_FACTOR=0.001)
+    assert found[0] == pytest.approx(0.002)
+    assert found[:11] == sorted(found[:11])
+    assert found[10:] == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(10, 100)])
+
+
+def test_detectron2s_schedules_stay():
+    found = rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(50,), GAMMA=0.1)
+    assert found == pytest.approx([2.0] * 50 + [0.2] * 50)
+    with pytest.raises(ValueError, match="WarmupWhatever"):
+        rates(LR_SCHEDULER_NAME="WarmupWhatever")

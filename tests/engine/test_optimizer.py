@@ -1,0 +1,137 @@
+"""Learning rates by name, clipping of the whole gradient, and steps that are left out."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.solver import build_lr_scheduler
+from torch import nn
+
+from hipie.config import add_hipie_config
+from hipie.engine.optimizer import ClippedAdamW, build_optimizer, parameter_groups
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    return cfg
+
+
+class Model(nn.Module):
+    """Names that each rule knows, and some that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"sampling_offsets": nn.Linear(2, 2)})
+        self.text_encoder = nn.Linear(2, 3)
+        self.things = nn.ModuleDict({"sampling_offsets": nn.Linear(2, 4), "ffn": nn.Linear(2, 5)})
+        self.again = self.things["ffn"]
+        self.frozen = nn.Linear(7, 7).requires_grad_(False)
+
+
+def test_the_first_rule_that_fits_decides(cfg):
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.2
+    cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.3
+    groups = build_optimizer(cfg, Model()).param_groups
+    found = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6): {len(p) for p in g["params"]} for g in groups}
+    assert found == {0.1: {2}, 0.2: {4}, 0.3: {3}, 1.0: {5}}
+    assert sum(len(g["params"]) for g in groups) == 8
+    assert all(g["weight_decay"] == 0.01 for g in groups)
+
+
+def test_published_rates_are_the_defaults(cfg):
+    rates = sorted(g["lr"] for g in build_optimizer(cfg, Model()).param_groups)
+    assert rates == pytest.approx([1e-5, 1e-4])
+
+
+def test_the_gradient_is_clipped_as_a_whole():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = ClippedAdamW([{"params": [a]}, {"params": [b]}], max_norm=0.1, lr=0.1)
+    a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    optimizer.step()
+    assert a.grad.item() == pytest.approx(0.06, rel=1e-4)
+    assert b.grad.item() == pytest.approx(0.08, rel=1e-4)
+    assert a.item() < 0 and b.item() < 0
+
+
+def test_small_gradients_stay():
+    a = nn.Parameter(torch.zeros(1))
+    a.grad = torch.tensor([0.05])
+    ClippedAdamW([{"params": [a]}], max_norm=0.1).step()
+    assert a.grad.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_direction_is_left_out_and_counted(value, caplog):
+    a = nn.Parameter(torch.ones(2))
+    optimizer = ClippedAdamW([{"params": [a]}], max_norm=0.1, lr=0.1)
+    a.grad = torch.tensor([1.0, value])
+    optimizer.step()
+    assert torch.equal(a.detach(), torch.ones(2))
+    assert optimizer.skipped_steps == 1
+    assert "Left out a step" in caplog.text
+    a.grad = torch.ones(2)
+    optimizer.step()
+    assert (a < 1).all()
+
+
+def test_its_state_travels_through_a_checkpoint():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    twin = copy.deepcopy(model)
+    first = ClippedAdamW(parameter_groups(model, 0.1, []), max_norm=1.0, lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    first.step()
+    twin.load_state_dict(model.state_dict())
+    second = ClippedAdamW(parameter_groups(twin, 0.1, []), max_norm=1.0, lr=0.1)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for net, optimizer in ((model, first), (twin, second)):
+        optimizer.zero_grad()
+        net(torch.ones(1, 3)).pow(2).sum().backward()
+        optimizer.step()
+    assert torch.equal(model.weight, twin.weight)
+
+
+def test_detectron2s_schedule_drives_every_group(cfg):
+    cfg.SOLVER.WARMUP_ITERS = 4
+    cfg.SOLVER.WARMUP_FACTOR = 0.0
+    cfg.SOLVER.STEPS = (6,)
+    cfg.SOLVER.MAX_ITER = 8
+    optimizer = build_optimizer(cfg, Model())
+    schedule = build_lr_scheduler(cfg, optimizer)
+    seen = []
+    for _ in range(8):
+        seen.append(max(g["lr"] for g in optimizer.param_groups) / cfg.SOLVER.BASE_LR)
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("SOLVER.OPTIMIZER", "SGD", "SOLVER.OPTIMIZER"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "CLIP_TYPE"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_its_key(cfg, key, value, words):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=words):
+        build_optimizer(cfg, Model())
+
+
+def test_a_model_says_what_is_not_decayed(cfg):
+    model = Model()
+    model.no_weight_decay = lambda: {"text_encoder.bias", "things.ffn.bias"}
+    groups = build_optimizer(cfg, model).param_groups
+    still = [p for g in groups if g["weight_decay"] == 0.0 for p in g["params"]]
+    assert {id(p) for p in still} == {id(model.text_encoder.bias), id(model.again.bias)}
+    assert sum(len(g["params"]) for g in groups) == 8
+    rates = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6) for g in groups if g["weight_decay"] == 0.0}
+    assert rates == {0.1, 1.0}

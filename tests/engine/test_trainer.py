@@ -1,0 +1,279 @@
+"""The trainer, with a model of two layers: steps, stops, resuming, precision."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.engine.train_loop import HookBase
+from torch import nn
+
+from hipie.config import add_hipie_config
+from hipie.engine.optimizer import build_optimizer
+from hipie.engine.trainer import StopBetweenSteps, Trainer, step_seed, wrap_for_processes
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_interrupts():
+    """Ctrl-C as in a terminal: a shell that starts a job in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Toy(nn.Module):
+    """Losses that depend on the batch, the weights and torch's generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.first(batch)
+        self.seen = hidden.dtype
+        noise = torch.rand(4)
+        return {
+            "loss_ce": self.second(hidden * noise).pow(2).mean(),
+            "loss_mask_maskdino": hidden.abs().mean(),
+        }
+
+
+class ToyTrainer(Trainer):
+    """Everything that a program overrides; batch t is a function of t."""
+
+    drawn: list[int]
+
+    @classmethod
+    def build_model(cls, cfg):
+        torch.manual_seed(5)
+        return Toy()
+
+    @classmethod
+    def build_checkpointer(cls, cfg, model, **kept):
+        return DetectionCheckpointer(model, cfg.OUTPUT_DIR, **kept)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    def build_train_loader(self, cfg, start=0):
+        self.drawn = []
+        while True:
+            self.drawn.append(start)
+            yield torch.randn(3, 4, generator=torch.Generator().manual_seed(start))
+            start += 1
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        return {"panoptic_seg": {"PQ": 1.0}, "refer": {"oIoU": 2.0}}
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """`make_trainer(KEY, VALUE, ...)`: a new trainer in the same folder."""
+
+    def make(*options, kind=ToyTrainer):
+        cfg = get_cfg()
+        add_hipie_config(cfg)
+        cfg.OUTPUT_DIR = str(tmp_path)
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.merge_from_list(["SOLVER.MAX_ITER", 20, "SOLVER.STEPS", (14,), *options])
+        return kind(cfg)
+
+    return make
+
+
+def everything(trainer: Trainer) -> dict:
+    """Weights, both moments of the optimiser, rates and the schedule."""
+    optimizer = trainer._trainer.optimizer
+    return {
+        "weights": {k: v.clone() for k, v in trainer._trainer.model.state_dict().items()},
+        "moments": [
+            {k: v.clone() for k, v in optimizer.state[p].items()}
+            for group in optimizer.param_groups
+            for p in group["params"]
+        ],
+        "rates": [group["lr"] for group in optimizer.param_groups],
+        "schedule": trainer.scheduler.last_epoch,
+    }
+
+
+def same(first: dict, second: dict) -> None:
+    assert first["rates"] == second["rates"]
+    assert first["schedule"] == second["schedule"]
+    for key, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][key]), key
+    for one, other in zip(first["moments"], second["moments"], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class StopAt(HookBase):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, iteration: int, number: int, times: int = 1) -> None:
+        self.iteration, self.number, self.times = iteration, number, times
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+def run(trainer: Trainer, resume: bool = False) -> Trainer:
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
+
+
+def test_twenty_steps_equal_ten_and_ten_more(make_trainer, tmp_path):
+    whole = everything(run(make_trainer()))
+    for file in tmp_path.glob("*.pth"):
+        file.unlink()
+    (tmp_path / "last_checkpoint").unlink()
+    first = make_trainer("SOLVER.CHECKPOINT_PERIOD", 10)
+    first.register_hooks([StopAt(9, signal.SIGTERM)])
+    with pytest.raises(SystemExit):
+        run(first)
+    second = run(make_trainer(), resume=True)
+    assert second.start_iter == 10
+    assert second.drawn[:10] == list(range(10, 20))
+    same(whole, everything(second))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
+    make_trainer, tmp_path, caplog, number
+):
+    caplog.set_level(logging.WARNING)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    trainer = make_trainer()
+    trainer.register_hooks([StopAt(3, number)])
+    with pytest.raises(SystemExit) as ended:
+        run(trainer)
+    assert ended.value.code == 128 + number
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert f"{signal.Signals(number).name} after iteration 3" in caplog.text
+    assert {n: signal.getsignal(n) for n in before} == before
+    again = make_trainer()
+    again.resume_or_load(True)
+    assert again.start_iter == 4
+    assert all(
+        torch.equal(value, trainer._trainer.model.state_dict()[key])
+        for key, value in again._trainer.model.state_dict().items()
+    )
+
+
+def test_a_second_interrupt_ends_at_once(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.register_hooks([StopAt(2, signal.SIGINT, times=2)])
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer)
+    assert not list(tmp_path.glob("model_*.pth"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _sleep(ready) -> None:
+    ready.set()
+    while True:
+        signal.pause()  # returns after every signal that is handled
+
+
+def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
+    """Evaluators fork pools and end them with SIGTERM: they must not inherit our patience."""
+    listener = StopBetweenSteps(None)
+    listener.before_train()
+    try:
+        context = multiprocessing.get_context("fork")
+        ready = context.Event()
+        child = context.Process(target=_sleep, args=(ready,))
+        child.start()
+        assert ready.wait(20)
+        os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches all; the parent decides
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == -signal.SIGTERM
+    finally:
+        listener.after_train()
+    assert listener._asked is None
+
+
+def test_signals_are_left_alone_off_the_main_thread(make_trainer):
+    from threading import Thread
+
+    before = signal.getsignal(signal.SIGINT)
+    listener = StopBetweenSteps(None)
+    thread = Thread(target=listener.before_train)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_seeds_of_steps_are_all_different():
+    seeds = {step_seed(s, i, r) for s in range(3) for i in range(50) for r in range(4)}
+    assert len(seeds) == 3 * 50 * 4
+    assert step_seed(-1, 5, 0) == step_seed(0, 5, 0)
+
+
+def test_draws_of_a_step_depend_on_nothing_before_it(make_trainer):
+    ended = []
+    for earlier in (0, 7):
+        trainer = make_trainer("SOLVER.MAX_ITER", 1)
+        torch.rand(earlier)
+        ended.append(everything(run(trainer)))
+    same(*ended)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_bfloat16_is_for_the_model_only(make_trainer, enabled):
+    trainer = run(make_trainer("SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", enabled))
+    model = trainer._trainer.model
+    assert model.seen == (torch.bfloat16 if enabled else torch.float32)
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_every_term_and_result_is_written(make_trainer, tmp_path):
+    run(make_trainer())
+    lines = [json.loads(line) for line in Path(tmp_path, "metrics.json").read_text().splitlines()]
+    steps = [line for line in lines if "loss_ce" in line]
+    assert {"loss_ce", "loss_mask_maskdino", "total_loss", "lr", "data_time"} <= steps[-1].keys()
+    written = {key: value for line in lines for key, value in line.items()}
+    assert (written["panoptic_seg/PQ"], written["refer/oIoU"]) == (1.0, 2.0)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_only_the_newest_checkpoints_are_kept(make_trainer, tmp_path):
+    run(make_trainer("SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.MAX_CHECKPOINTS", 2))
+    kept = sorted(path.name for path in tmp_path.glob("model_*.pth"))
+    assert kept == ["model_0000014.pth", "model_0000019.pth", "model_final.pth"]
+
+
+def test_a_loss_that_is_not_finite_ends_training(make_trainer):
+    class Broken(ToyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            model = Toy()
+            nn.init.constant_(model.second.weight, float("inf"))
+            return model
+
+    with pytest.raises(FloatingPointError, match="infinite or NaN at iteration=0"):
+        run(make_trainer(kind=Broken))
+
+
+def test_a_program_must_say_what_keeps_its_checkpoints():
+    with pytest.raises(NotImplementedError):
+        Trainer.build_checkpointer(None, Toy())
+
+
+def test_one_process_needs_no_wrapper():
+    model = Toy()
+    assert wrap_for_processes(model) is model

@@ -1,0 +1,90 @@
+"""Two processes judge together what one would have judged."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from PIL import Image
+
+from hipie.data.datasets.coco import register
+from hipie.evaluation import PartEvaluator, ReferringEvaluator
+from hipie.evaluation.distributed import gather_lists, gather_sum
+
+SIZE = (6, 8)
+NAMES = ["head", "tail", "sky"]
+
+
+def images(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Four images with an expression and a part map each, and answers to them."""
+    rng = np.random.default_rng(0)
+    records, answers = [], []
+    for number in range(4):
+        target = rng.random(SIZE) < 0.5
+        found = Instances(SIZE)
+        found.pred_masks = torch.from_numpy(rng.random((1, *SIZE)) < 0.5)
+        records.append(
+            {
+                "file_name": f"{number}.jpg",
+                "image_id": number,
+                "height": SIZE[0],
+                "width": SIZE[1],
+                "annotations": [
+                    {"segmentation": mask_util.encode(np.asfortranarray(target, "u1"))}
+                ],
+                "sentences": [{"sentence": "it", "targets": [0]}],
+                "part_seg_file_name": str(folder / f"{number}.png"),
+            }
+        )
+        answers.append({"referring": [found], "sem_seg": torch.from_numpy(rng.random((3, *SIZE)))})
+    return records, answers
+
+
+def judge(folder: Path, rank: int, processes: int) -> dict:
+    records, answers = images(folder)
+    register("hand_made_shared", lambda: records, stuff_classes=NAMES)
+    results: dict = {}
+    for kind in (ReferringEvaluator, PartEvaluator):
+        one = kind("hand_made_shared", distributed=processes > 1)
+        one.reset()
+        one.process(records[rank::processes], answers[rank::processes])
+        results.update(one.evaluate() or {})
+    return results
+
+
+def work(rank: int, folder: str, port: int) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+    torch.save(judge(Path(folder), rank, 2), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(4):
+        labels = rng.integers(0, 4, SIZE, dtype=np.uint8)
+        Image.fromarray(labels).save(tmp_path / f"{number}.png")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (str(tmp_path), port), nprocs=2)
+    shared = torch.load(tmp_path / "0.pt", weights_only=False)
+    assert torch.load(tmp_path / "1.pt", weights_only=False) == {}
+    alone = judge(tmp_path, 0, 1)
+    for task in ("refer", "parts"):
+        np.testing.assert_equal(shared[task], alone[task])
+    assert shared["refer"]["sentences"] == 4
+
+
+def test_alone_nothing_is_copied() -> None:
+    items, counts = [1, 2], np.ones(3)
+    assert gather_lists(items, False) is items and gather_lists(items, True) == items
+    assert gather_sum(counts, False) is counts and (gather_sum(counts, True) == counts).all()

@@ -1,0 +1,85 @@
+"""Mean IoU of parts, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hipie.data.datasets.coco import register
+from hipie.evaluation import PartEvaluator
+from hipie.evaluation.part_evaluation import confusion, grouped, iou_of_classes, mean_of_shown
+
+NAMES = ["car wheel", "car body", "sky", "dog head"]
+
+
+def scores_of(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.eye(len(NAMES))[labels]).permute(2, 0, 1)
+
+
+@pytest.fixture
+def one_map(tmp_path: Path) -> dict:
+    truth = np.array([[1, 1, 2, 2, 0], [3, 3, 3, 3, 0]], dtype=np.uint8)
+    Image.fromarray(truth).save(tmp_path / "a.png")
+    return {
+        "file_name": "a.jpg",
+        "height": 2,
+        "width": 5,
+        "image_id": 1,
+        "part_seg_file_name": str(tmp_path / "a.png"),
+    }
+
+
+def evaluate(record: dict, predicted: list[list[int]], **metadata) -> dict[str, float]:
+    register("hand_made_parts", lambda: [record], stuff_classes=NAMES, **metadata)
+    judge = PartEvaluator("hand_made_parts", distributed=False)
+    judge.process([record], [{"sem_seg": scores_of(np.array(predicted))}])
+    return judge.evaluate()["parts"]
+
+
+def test_perfect(one_map: dict) -> None:
+    scores = evaluate(one_map, [[0, 0, 1, 1, 3], [2, 2, 2, 2, 0]])
+    assert scores["mIoU"] == 100
+    assert np.isnan(scores["IoU-dog head"])
+
+
+def test_by_hand(one_map: dict) -> None:
+    scores = evaluate(
+        one_map,
+        [[0, 1, 1, 1, 0], [2, 2, 3, 3, 0]],
+        part_wholes={"car wheel": "car", "car body": "car", "dog head": "dog"},
+        part_groups=[0, 0, 1, -1],
+    )
+    assert scores["IoU-car wheel"] == pytest.approx(50)
+    assert scores["IoU-car body"] == pytest.approx(200 / 3)
+    assert scores["IoU-sky"] == pytest.approx(50)
+    assert scores["mIoU"] == pytest.approx((50 + 200 / 3 + 50) / 3)
+    assert scores["mIoU_parts"] == pytest.approx((50 + 200 / 3) / 2)
+    assert scores["mIoU_grouped"] == pytest.approx((100 + 50) / 2)
+
+
+def test_size_is_checked(one_map: dict) -> None:
+    with pytest.raises(ValueError, match="a.png: the label map has"):
+        evaluate(one_map, [[0, 0]])
+
+
+def test_maps_without_labels_have_no_score() -> None:
+    counts = confusion(np.zeros((2, 2), int), np.full((2, 2), -1), 3)
+    assert counts.sum() == 0 and np.isnan(mean_of_shown(iou_of_classes(counts)))
+
+
+def test_ignored_truth_of_groups_drops_out() -> None:
+    counts = np.array([[4, 1], [2, 9]])
+    assert grouped(counts, [0, -1]).tolist() == [[4, 1], [0, 0]]
+
+
+def test_parts_that_are_said_to_be_where_their_whole_is_not(one_map: dict) -> None:
+    wholes = {"car wheel": "car", "car body": "car", "dog head": "dog"}
+    scores = evaluate(one_map, [[1, 0, 3, 1, 0], [2, 2, 3, 3, 0]], part_wholes=wholes)
+    # Six pixels show a part: three of the car's are the car's, whichever part, no head is a dog's.
+    assert scores["inside_whole"] == pytest.approx(100 * 3 / 6)
+    nothing = evaluate(one_map, [[2, 2, 2, 2, 2], [2, 2, 2, 2, 2]], part_wholes=wholes)
+    assert np.isnan(nothing["inside_whole"])

@@ -1,0 +1,52 @@
+"""The last table of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hipie.data.datasets.coco import register
+from hipie.evaluation import GroupReferringEvaluator, ResultsTable
+
+
+@pytest.fixture
+def table() -> ResultsTable:
+    table = ResultsTable()
+    for number, (box, mask) in enumerate([(10.0, 30.0), (20.0, float("nan")), (60.0, 40.0)]):
+        name = f"hand_made_wild_{number}"
+        register(name, list, collection="odinw" if number < 2 else "seginw")
+        table.add(name, {"bbox": {"AP": box, "AP50": 99.0}, "segm": {"AP": mask}}, object())
+    register("hand_made_groups", list)
+    judge = GroupReferringEvaluator("hand_made_groups")
+    table.add("hand_made_groups", judge.evaluate(), judge)
+    return table
+
+
+def test_protocols_are_written_out(table: ResultsTable) -> None:
+    text = table.text()
+    (line,) = [one for one in text.splitlines() if one.startswith("hand_made_groups")]
+    assert "expressions on each image they are asked of" in line and "mIoU -" in line
+    (line,) = [one for one in text.splitlines() if one.startswith("hand_made_wild_0  bbox")]
+    assert "AP 10.00  AP50 99.00" in line and "COCO AP of boxes" in line
+
+
+def test_averages_over_collections(table: ResultsTable) -> None:
+    odinw, seginw = table.averages()
+    assert odinw["dataset"] == "odinw (2 sets)" and odinw["task"] == "bbox"
+    assert odinw["metrics"] == {"mean AP": 15.0, "median AP": 15.0, "sets": 2}
+    assert seginw["metrics"] == {"mean AP": 40.0, "median AP": 40.0, "sets": 1}
+    shorter = {"odinw-13": ["hand_made_wild_1"]}
+    (_, _, short) = table.averages(shorter)
+    assert short["dataset"] == "odinw-13 (1 sets)" and short["metrics"]["mean AP"] == 20.0
+    assert len(table.averages({"all": ["hand_made_wild_0", "hand_made_wild_1"]})) == 2
+
+
+def test_json_beside_it(table: ResultsTable, tmp_path: Path) -> None:
+    path = table.write(tmp_path)
+    assert path == tmp_path / "table.json"
+    rows = json.loads(path.read_text())
+    assert len(rows) == 7 + 2
+    assert rows[3]["metrics"]["AP"] is None and rows[-1]["metrics"]["sets"] == 1
+    assert all(row["protocol"] for row in rows)

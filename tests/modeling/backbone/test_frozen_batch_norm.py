@@ -1,0 +1,89 @@
+"""Frozen batch norms: the network computes what it did in evaluation; no norm learns."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d, StdConv2d
+from torch import nn
+
+from hipie.modeling.backbone.frozen_batch_norm import freeze_norms
+
+SIZE = (3, 32, 64)
+
+
+class OddOrder(nn.Module):
+    """Registers its norms in another order than it runs them; one norm has no convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm_of_second = BatchNormAct2d(4)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.norm_of_first = nn.BatchNorm2d(4)
+        self.alone = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm_of_first(self.first(x)).sigmoid()
+        return self.alone(x + self.norm_of_second(self.second(x)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        OddOrder,
+        lambda: timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 4)),
+        lambda: timm.create_model("resnet18", features_only=True, out_indices=(2, 4)),
+        lambda: timm.create_model("densenet121", features_only=True, out_indices=(1,)),
+    ],
+)
+def test_the_network_computes_the_same_in_training_too(make, stir_norms) -> None:
+    net = stir_norms(make()).eval()
+    pixels = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        expected = net(pixels)
+        freeze_norms(net, SIZE)
+        found = net.train()(pixels)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def test_who_reads_whom_decides_what_is_folded(stir_norms) -> None:
+    net = stir_norms(OddOrder())
+    kernel, norm = net.first.weight.clone(), net.norm_of_first
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    freeze_norms(net, SIZE)
+    torch.testing.assert_close(net.first.weight, kernel * scale[:, None, None, None])
+    assert isinstance(net.norm_of_first, nn.Identity)
+    assert not list(net.alone.parameters())
+
+
+def test_what_a_convolution_learned_it_goes_on_learning(stir_norms) -> None:
+    net = stir_norms(OddOrder())
+    freeze_norms(net, SIZE)
+    learned = {name: one.requires_grad for name, one in net.named_parameters()}
+    assert learned == {
+        "first.weight": True,
+        "first.bias": False,
+        "second.weight": True,
+        "second.bias": True,
+    }
+
+
+def test_standardised_weights_are_not_scaled(stir_norms) -> None:
+    net = stir_norms(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4))).eval()
+    pixels = torch.randn(1, *SIZE)
+    with torch.no_grad():
+        expected = net(pixels)
+        freeze_norms(net, SIZE)
+        torch.testing.assert_close(net.train()(pixels), expected)
+
+
+def test_a_network_without_batch_norms_is_left_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    freeze_norms(net, (1, 1, 1))
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key])

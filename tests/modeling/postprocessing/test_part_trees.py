@@ -1,0 +1,117 @@
+"""Parts of parts, what reaches out of a whole, and maps in which parts agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hipie.modeling.postprocessing.part_inference import (
+    keep_to_wholes,
+    parts_of_instances,
+    pieces_of,
+    touching,
+)
+
+NAMES = ["grass", "person head", "person arm", "person eye"]
+WHOLES = [None, "person", "person", "person head"]
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """A head with an eye in it, an arm, an eye far away; a second head to the right."""
+    found = np.zeros((40, 60), int)
+    found[2:16, 4:18] = 1
+    found[6:12, 8:14] = 3
+    found[20:36, 4:14] = 2
+    found[30:36, 20:26] = 3
+    found[2:16, 40:54] = 1
+    return found
+
+
+@pytest.fixture
+def people() -> torch.Tensor:
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, :34, :30] = True
+    masks[1, :, 44:] = True
+    return masks
+
+
+def scores_of(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.eye(4)[labels]).permute(2, 0, 1).float() * 0.6 + 0.1
+
+
+def find(labels: np.ndarray, people: torch.Tensor, **options):
+    scores = scores_of(labels)
+    return parts_of_instances(scores, people, ["person"] * 2, WHOLES, names=NAMES, **options)
+
+
+def test_an_eye_belongs_to_the_head_that_it_lies_in(labels, people) -> None:
+    head, arm, second = find(labels, people)
+    assert [(one.instance, one.part) for one in (head, arm, second)] == [(0, 1), (0, 2), (1, 1)]
+    (eye,) = head.parts
+    assert eye.part == 3 and int(eye.mask.sum()) == 36
+    assert int(head.mask.sum()) == 14 * 14, "the eye's pixels are the head's too"
+    assert not (eye.mask & ~head.mask).any()
+    assert not eye.mask[30:, 20:].any(), "what touches no head is no part of one"
+    assert second.parts == () and arm.parts == ()
+    assert eye.score == pytest.approx(0.7)
+
+
+def test_consistent_parts_end_where_the_whole_ends(labels, people) -> None:
+    for part in find(labels, people):
+        assert not (part.mask & ~people[part.instance]).any()
+    assert int(find(labels, people)[1].mask.sum()) == 14 * 10
+
+
+def test_inconsistent_parts_are_kept_entire(labels, people) -> None:
+    head, arm, second = find(labels, people, consistent=False)
+    assert int(arm.mask.sum()) == 16 * 10 and (arm.mask & ~people[0]).any()
+    assert int(second.mask.sum()) == 14 * 14
+    assert int(head.mask.sum()) == 14 * 14
+
+
+def test_without_names_there_is_one_level(labels, people) -> None:
+    found = parts_of_instances(scores_of(labels), people, ["person"] * 2, WHOLES)
+    assert all(one.parts == () for one in found)
+    assert int(found[0].mask.sum()) == 14 * 14 - 36
+
+
+def test_small_parts_of_parts(labels, people) -> None:
+    labels[6:12, 8:14] = 1
+    labels[6:11, 8:13] = 3
+    assert find(labels, people)[0].parts == (), "25 pixels are not more than 25"
+    labels[11, 8] = 3
+    assert len(find(labels, people)[0].parts) == 1
+
+
+def test_pieces_go_to_the_mask_that_they_share_most_with() -> None:
+    pixels = np.zeros((6, 10), bool)
+    pixels[1, 1:6] = pixels[2, 6] = True  # one piece, joined at a corner
+    pixels[5, 9] = True
+    left, right = torch.zeros(2, 6, 10, dtype=torch.bool)
+    left[:, :3], right[:, 3:8] = True, True
+    owner = pieces_of(pixels, [left, right])
+    assert (owner[pixels] == [1, 1, 1, 1, 1, 1, -1]).all() and (owner[~pixels] == -1).all()
+
+
+def test_touching_counts_corners() -> None:
+    region, pixels = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
+    region[1, 1] = True
+    pixels[2, 2:] = pixels[4, 0] = True
+    assert touching(pixels, region).sum() == 3
+
+
+def test_parts_of_a_pixel_agree() -> None:
+    names = ["dog head", "dog tail", "cat head", "cat", "sky"]
+    wholes = ["dog", "dog", "cat", None, None]
+    scores = torch.tensor([0.3, 0.3, 0.4, 0.1, 0.2])[:, None, None].repeat(1, 1, 2)
+    scores[:, 0, 1] = torch.tensor([0.3, 0.1, 0.4, 0.1, 0.2])
+    kept = keep_to_wholes(scores.clone(), names, wholes)
+    assert kept.argmax(0).tolist() == [[0, 2]], "dog 0.6 against cat 0.5; then 0.4 against 0.5"
+    assert kept[:, 0, 0].tolist() == pytest.approx([0.3, 0.3, 0, 0, 0])
+    assert kept[:, 0, 1].tolist() == pytest.approx([0, 0, 0.4, 0.1, 0])
+    deep = keep_to_wholes(scores.clone(), names, ["dog", "dog head", "cat", None, None])
+    assert torch.equal(deep, kept), "a part of a part is its root's"
+    plain = scores.clone()
+    assert keep_to_wholes(plain, names, [None] * 5) is plain

@@ -1,0 +1,147 @@
+"""Prompts against `SamPredictor` on the same random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+
+from hipie.modeling.sam.loading import load_sam
+from hipie.modeling.sam.predictor import Sam
+
+POINTS = np.array([[[5, 6], [50, 40]], [[80, 60], [1, 1]], [[44, 33], [89, 69]]], np.float32)
+LABELS = np.array([[1, 0], [1, 1], [0, 1]])
+BOXES = np.array([[1, 2, 30, 40], [20, 20, 80, 69], [0, 0, 90, 70]], np.float32)
+
+
+@pytest.fixture
+def library(sam, pixels):
+    predictor = SamPredictor(sam.model)
+    predictor.set_image(pixels)
+    return predictor
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("kinds", ["points", "boxes", "points boxes", "points boxes masks"])
+def test_many_prompts_equal_the_predictors_own(sam, pixels, library, kinds, multimask):
+    low = library.predict(POINTS[0], LABELS[0], multimask_output=False)[2]
+    given = {
+        "points": {"points": POINTS, "labels": LABELS},
+        "boxes": {"boxes": BOXES},
+        "masks": {"masks": torch.from_numpy(low).expand(3, -1, -1, -1)},
+    }
+    chosen = {k: v for kind in kinds.split() for k, v in given[kind].items()}
+    found = sam.encode(pixels).predict(**chosen, multimask=multimask)
+    for i in range(3):
+        masks, scores, logits = library.predict(
+            POINTS[i] if "points" in kinds else None,
+            LABELS[i] if "points" in kinds else None,
+            BOXES[i] if "boxes" in kinds else None,
+            low if "masks" in kinds else None,
+            multimask,
+        )
+        assert np.array_equal(found.masks[i].numpy(), masks)
+        assert np.allclose(found.scores[i].numpy(), scores, atol=1e-5)
+        assert np.allclose(found.low_resolution[i].numpy(), logits, atol=1e-5)
+
+
+def test_64_prompts_encode_the_image_once(sam, pixels, monkeypatch):
+    calls = []
+    encoder = sam.model.image_encoder
+    monkeypatch.setattr(
+        encoder, "forward", lambda x, own=encoder.forward: calls.append(len(x)) or own(x)
+    )
+    grid = np.stack(np.meshgrid(np.arange(5, 85, 10), np.arange(3, 67, 8)), -1).reshape(-1, 1, 2)
+    image = sam.encode(pixels)
+    found = image.predict(points=grid, labels=np.ones((64, 1)), multimask=True)
+    assert found.masks.shape == (64, 3, 70, 90)
+    image.predict(boxes=BOXES)
+    assert calls == [1]
+
+
+def test_the_best_of_three(sam, pixels):
+    found = sam.encode(pixels).predict(boxes=BOXES, multimask=True)
+    best = found.best()
+    for i in range(3):
+        j = int(found.scores[i].argmax())
+        assert torch.equal(best.masks[i, 0], found.masks[i, j])
+        assert best.scores[i, 0] == found.scores[i].max()
+
+
+def test_a_mask_as_prompt_lies_where_the_mask_is(sam, pixels):
+    image = sam.encode(pixels)
+    mask = torch.zeros(1, 70, 90, dtype=torch.bool)
+    mask[0, 10:60, 20:50] = True
+    prompt = image.mask_prompts(mask)
+    assert prompt.shape == (1, 1, 32, 32) and set(prompt.unique().tolist()) == {-10.0, 10.0}
+    back = sam.model.postprocess_masks(prompt, image.input_size, image.size)[0, 0] > 0
+    iou = (back & mask[0]).sum() / (back | mask[0]).sum()
+    assert iou > 0.9
+    # Columns of the square beyond the image are padding, never inside.
+    assert (image.mask_prompts(torch.ones_like(mask))[0, 0, -6:] == -10).all()
+
+
+def test_no_prompts_is_no_mask(sam, pixels):
+    found = sam.encode(pixels).predict(boxes=np.zeros((0, 4)))
+    assert len(found) == 0 and found.masks.shape == (0, 1, 70, 90)
+    assert found.best().scores.shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({}, "needs a prompt"),
+        ({"points": [[[95, 1]]], "labels": [[1]]}, r"\(95, 1\) is outside the image"),
+        ({"points": [[[5, -1]]], "labels": [[1]]}, r"\(5, -1\) is outside the image"),
+        ({"points": [[[5, 5], [5, 5]]], "labels": [[1, 0]]}, "both inside and outside"),
+        ({"points": [[[5, 5]]], "labels": [[2]]}, "1 .inside. or 0"),
+        ({"points": [[[5, 5]]]}, "need labels"),
+        ({"points": [[5, 5]], "labels": [1]}, r"\[N, P, 2\]"),
+        ({"boxes": [[4, 4, 4, 9]]}, r"box \(4, 4, 4, 9\) is empty"),
+        ({"boxes": [[100, 4, 120, 9]]}, "outside the image, which is 90 wide and 70 high"),
+        ({"boxes": BOXES, "points": POINTS[:2], "labels": LABELS[:2]}, "equally many"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(sam, pixels, prompt, said):
+    with pytest.raises(ValueError, match=said):
+        sam.encode(pixels).predict(**prompt)
+
+
+def test_no_image(sam, pixels):
+    with pytest.raises(ValueError, match="RGB image"):
+        sam.encode(pixels[..., 0])
+    with pytest.raises(ValueError, match="of bytes"):
+        sam.encode(pixels / 255)
+
+
+def test_masks_of_another_image(sam, pixels):
+    with pytest.raises(ValueError, match="needs"):
+        sam.encode(pixels).mask_prompts(torch.ones(1, 70, 91, dtype=torch.bool))
+
+
+def test_unknown_types_and_files(tmp_path, sam):
+    with pytest.raises(ValueError, match='no SAM model "vit_g"; near ones are'):
+        load_sam("vit_g")
+    with pytest.raises(ValueError, match="needs the file"):
+        load_sam("vit_b")
+    with pytest.raises(ValueError, match="no such file"):
+        load_sam("vit_b", str(tmp_path / "sam.pth"))
+    other = tmp_path / "other.pth"
+    torch.save(sam.model.state_dict(), other)
+    with pytest.raises(ValueError, match=r"there and .* in a SAM vit_b"):
+        load_sam("vit_b", str(other))
+
+
+def test_weights_of_a_file(tmp_path, monkeypatch, sam):
+    from hipie.modeling.sam import loading as sam_loading
+
+    monkeypatch.setitem(sam_loading.sam_model_registry, "vit_b", sam_loading._tiny)
+    file = tmp_path / "sam.pth"
+    torch.save(sam.model.state_dict(), file)
+    loaded = Sam.from_source("vit_b", str(file))
+    own = sam.model.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in loaded.model.state_dict().items())
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="truncated"):
+        Sam.from_source("vit_b", str(file))

@@ -1,0 +1,204 @@
+"""The text encoder: windows, sharing, what is kept and when it is forgotten."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
+from hipie.vocabularies.vocabulary import Vocabulary
+
+LONG = Vocabulary.from_names([f"thing number {i}" for i in range(300)])
+
+
+def names_caption(*names: str):
+    return vocabulary_caption(Vocabulary.from_names(names))
+
+
+def count_calls(encoder: TextEncoder) -> list[int]:
+    """Sequences of each call of the network, filled as it is called."""
+    calls: list[int] = []
+
+    def note(module, args, kwargs) -> None:
+        calls.append(len(kwargs["input_ids"]))
+
+    encoder.model.register_forward_pre_hook(note, with_kwargs=True)
+    return calls
+
+
+def published_windows(model: BertModel, ids: Tensor, length: int) -> Tensor:
+    """The published reading of one caption in a buffer of `length`, written independently."""
+    buffer = torch.zeros(length, dtype=torch.long)
+    buffer[: len(ids)] = ids
+    inputs, masks, places = [], [], []
+    start = 0
+    while start < len(ids):
+        rest = buffer[start : len(ids)][:510]
+        cut = max(i for i, piece in enumerate(rest.tolist()) if piece in (1012, 102))
+        own = rest[: cut + 1].clone()
+        own[-1] = 102
+        row, mask = torch.zeros(512, dtype=torch.long), torch.zeros(512, dtype=torch.long)
+        shift = 0 if start == 0 else 1
+        if shift:
+            row[0] = 101
+            row[1 + len(own)] = 1012
+        row[shift : shift + len(own)] = own
+        mask[: shift + len(own)] = 1
+        inputs.append(row)
+        masks.append(mask)
+        places.append((start, shift, len(own)))
+        start += len(own)
+    hidden = model(torch.stack(inputs), attention_mask=torch.stack(masks)).last_hidden_state
+    out = torch.zeros(length, hidden.shape[-1])
+    for (start, shift, size), row in zip(places, hidden, strict=True):
+        out[start : start + size] = row[shift : shift + size]
+    return out
+
+
+def test_shapes_and_spans(tiny: TextEncoder) -> None:
+    features = tiny([names_caption("dog", "traffic light"), names_caption("sky")])
+    assert features.hidden.shape == (2, 6, 32)
+    assert features.mask.sum(1).tolist() == [6, 3]
+    assert features.input_ids[1, 3:].eq(0).all()
+    assert features.hidden[1, 3:].eq(0).all()
+    assert features.token_spans == (((1,), (3, 4)), ((1,),))
+    assert tiny.width == 32
+
+
+def test_a_batch_equals_captions_one_by_one(tiny: TextEncoder) -> None:
+    captions = [names_caption("dog", "cat", "tall tree"), expression_caption("the red dog")]
+    together = tiny(captions)
+    for row, caption in enumerate(captions):
+        alone = tiny([caption])
+        size = alone.hidden.shape[1]
+        assert torch.allclose(together.hidden[row, :size], alone.hidden[0], atol=1e-5)
+
+
+def test_long_captions_are_read_as_published(tiny: TextEncoder) -> None:
+    with torch.no_grad():
+        features = tiny([vocabulary_caption(LONG)])
+        ids = features.input_ids[0]
+        assert len(ids) > 1024
+        expected = published_windows(tiny.model, ids, 2048)
+    assert torch.allclose(features.hidden[0], expected[: len(ids)], atol=1e-5)
+    assert expected[len(ids) :].eq(0).all()
+    assert not torch.allclose(features.hidden[0, 1], features.hidden[0, 3], atol=1e-2)
+
+
+def test_equal_captions_are_read_once(tiny: TextEncoder) -> None:
+    calls = count_calls(tiny)
+    first, second = names_caption("dog"), names_caption("cat")
+    features = tiny.train()([first, second, first])
+    assert sum(calls) == 2
+    assert torch.equal(features.hidden[0], features.hidden[2])
+    assert not torch.equal(features.hidden[0], features.hidden[1])
+
+
+def test_features_are_kept_in_evaluation_and_not_in_training(tiny: TextEncoder) -> None:
+    calls = count_calls(tiny)
+    caption = names_caption("dog")
+    with torch.no_grad():
+        before = tiny([caption]).hidden
+        tiny([caption])
+        assert sum(calls) == 1
+        tiny([names_caption("cat"), caption])
+        assert sum(calls) == 2
+    tiny.train()
+    tiny([caption])
+    tiny([caption]).hidden.sum().backward()
+    assert sum(calls) == 4
+    assert tiny.model.embeddings.word_embeddings.weight.grad is not None
+    tiny.eval()
+    with torch.no_grad():
+        assert torch.equal(tiny([caption]).hidden, before)
+
+
+def test_kept_features_do_not_outlive_the_weights(tiny: TextEncoder) -> None:
+    caption = names_caption("dog")
+    with torch.no_grad():
+        before = tiny([caption]).hidden
+        next(tiny.model.parameters()).add_(0.5)
+        after = tiny([caption]).hidden
+        assert not torch.allclose(before, after)
+        other = copy.deepcopy(tiny)
+        tiny.load_state_dict({k: v * 0.9 for k, v in other.state_dict().items()})
+        assert not torch.allclose(tiny([caption]).hidden, after)
+        assert torch.allclose(other([caption]).hidden, after)
+        assert tiny.double()([caption]).hidden.dtype == torch.float32
+
+
+def test_memory_of_kept_features_is_bounded(tiny: TextEncoder) -> None:
+    one = 3 * 32 * 4
+    encoder = TextEncoder(tiny.model, tiny.tokenizer, cache_bytes=2 * one).eval()
+    calls = count_calls(encoder)
+    dog, cat, sky = (names_caption(name) for name in ("dog", "cat", "sky"))
+    with torch.no_grad():
+        for caption in (dog, cat, dog, sky, dog):
+            encoder([caption])
+        assert sum(calls) == 3
+        encoder([cat])
+        assert sum(calls) == 4
+
+
+def test_frozen_stays_in_evaluation_and_learns_nothing(tiny: TextEncoder) -> None:
+    encoder = TextEncoder(tiny.model, tiny.tokenizer, frozen=True)
+    assert not encoder.train().model.training
+    assert not any(weight.requires_grad for weight in encoder.parameters())
+    calls = count_calls(encoder)
+    with torch.inference_mode():
+        encoder([names_caption("dog")])
+    features = encoder([names_caption("dog")])
+    assert sum(calls) == 1
+    scale = torch.ones(32, requires_grad=True)
+    (features.hidden * scale).sum().backward()
+    assert scale.grad is not None
+
+
+def test_bfloat16_autocast(tiny: TextEncoder) -> None:
+    caption = names_caption("dog", "cat")
+    with torch.no_grad():
+        exact = tiny([caption]).hidden
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse = tiny([caption]).hidden
+        assert torch.equal(tiny([caption]).hidden, exact)
+    assert coarse.dtype == torch.float32
+    assert 0 < (coarse - exact).abs().max() < 0.2
+
+
+def test_minilm_reads_meaning() -> None:
+    encoder = TextEncoder.from_source("minilm", frozen=True)
+    assert encoder.width == 384
+    expressions = ["a small dog", "a little puppy", "the stock market fell"]
+    pooled = encoder([expression_caption(expression) for expression in expressions]).pooled()[:, 0]
+    near, far = torch.cosine_similarity(pooled[:1], pooled[1:])
+    assert near > 0.6 > 0.3 > far
+
+
+def test_saved_folder_gives_the_same_features(tiny: TextEncoder, tmp_path: Path) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    again = TextEncoder.from_source(str(tmp_path)).eval()
+    caption = names_caption("dog")
+    assert torch.equal(again([caption]).hidden, tiny([caption]).hidden)
+
+
+def test_folders_that_are_no_encoder_are_named(tiny: TextEncoder, tmp_path: Path) -> None:
+    tiny.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f'"{tmp_path}" cannot be loaded'):
+        TextEncoder.from_source(str(tmp_path))
+    larger = BertConfig(**{**tiny.model.config.to_dict(), "num_hidden_layers": 3})
+    tiny.model.save_pretrained(tmp_path)
+    larger.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks weights: encoder.layer.2"):
+        TextEncoder.from_source(str(tmp_path))
+
+
+def test_no_caption_is_an_error(tiny: TextEncoder) -> None:
+    with pytest.raises(ValueError, match="no caption"):
+        tiny([])

@@ -1,0 +1,58 @@
+"""mIoU and FB-IoU by hand, and against sums over pixels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hipie_fewshot.metrics import Episode, compare, few_shot_scores
+
+
+def test_pixels_of_one_episode():
+    mask, target = np.zeros((2, 10, 10), bool)
+    mask[:, :6] = True
+    target[:, 4:] = True
+    assert compare(3, mask, target) == Episode(3, 20, 100, 0, 80)
+
+
+def test_classes_are_summed_and_then_averaged():
+    episodes = [
+        Episode(1, 10, 20, 70, 80),
+        Episode(1, 30, 40, 40, 50),
+        Episode(5, 0, 10, 80, 90),
+    ]
+    found = few_shot_scores(episodes)
+    assert found["mIoU"] == pytest.approx(100 * ((40 / 60) + 0) / 2)
+    assert found["FB-IoU"] == pytest.approx(100 * (40 / 70 + 190 / 220) / 2)
+    assert found["IoU/episode"] == pytest.approx(100 * (0.5 + 0.75 + 0) / 3)
+    assert found["classes"] == 2
+    assert found["episodes"] == 3
+
+
+def test_against_pixels_of_random_masks():
+    rng = np.random.default_rng(0)
+    masks, targets = rng.random((2, 12, 15, 20)) > 0.6
+    classes = rng.integers(0, 4, 12)
+    found = few_shot_scores(compare(int(c), m, t) for c, m, t in zip(classes, masks, targets))
+    own = []
+    for number in np.unique(classes):
+        m, t = masks[classes == number], targets[classes == number]
+        own.append((m & t).sum() / (m | t).sum())
+    sides = [(masks & targets).sum() / (masks | targets).sum()]
+    sides.append((~masks & ~targets).sum() / (~masks | ~targets).sum())
+    assert found["mIoU"] == pytest.approx(100 * np.mean(own))
+    assert found["FB-IoU"] == pytest.approx(100 * np.mean(sides))
+
+
+def test_right_and_empty_is_right():
+    empty = np.zeros((4, 4), bool)
+    assert few_shot_scores([compare(0, empty, empty)])["mIoU"] == 100
+
+
+def test_no_episodes_have_no_scores():
+    found = few_shot_scores([])
+    assert found["episodes"] == 0
+    assert math.isnan(found["mIoU"])
+    assert math.isnan(found["FB-IoU"])

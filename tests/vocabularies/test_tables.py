@@ -1,0 +1,189 @@
+"""Class names of public data sets against what Detectron2 ships, and against their facts."""
+
+from __future__ import annotations
+
+import pytest
+from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+from hipie.modeling.text_encoder.caption import vocabulary_caption
+from hipie.modeling.text_encoder.positive_map import PASCAL_WHOLES
+from hipie.modeling.text_encoder.tokenizer import load_tokenizer, minilm_folder
+from hipie.vocabularies.tables import (
+    collection,
+    load_classes,
+    load_vocabulary,
+    seen_classes,
+    vocabulary_names,
+)
+from hipie.vocabularies.vocabulary import Vocabulary
+
+COUNTS = {
+    "ade20k_150": 150,
+    "ade20k_847": 847,
+    "cityscapes_panoptic_parts": 50,
+    "coco": 80,
+    "coco_panoptic": 133,
+    "lvis_1203": 1203,
+    "obj365v1": 365,
+    "obj365v2": 365,
+    "paco": 531,
+    "pascal_context_459": 459,
+    "pascal_context_59": 59,
+    "pascal_parts_merged": 57,
+    "pascal_parts_pano": 200,
+    "pascal_voc_20": 20,
+    "pascal_voc_21": 21,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(str(minilm_folder()))
+
+
+def pieces(name: str, tokenizer) -> int:
+    """Tokens of a data set's caption, [CLS] and [SEP] included."""
+    return len(tokenizer(vocabulary_caption(load_vocabulary(name)).text)["input_ids"])
+
+
+def words_of(names: str) -> set[str]:
+    return set(names.replace(",", " ").split())
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_counts(name, count):
+    classes = load_classes(name)
+    assert len(classes.vocabulary) == len(set(classes.ids)) == count
+    assert list(classes.ids) == sorted(classes.ids)
+
+
+def test_nothing_is_unlisted():
+    names = {*COUNTS, *(f"odinw_{n}" for n in collection("odinw"))}
+    names |= {f"seginw_{n}" for n in collection("seginw")}
+    assert set(vocabulary_names()) == names
+    assert (len(collection("odinw")), len(collection("seginw"))) == (35, 25)
+
+
+def test_coco_is_detectron2s():
+    classes = load_classes("coco_panoptic")
+    assert list(classes.ids) == [c["id"] for c in COCO_CATEGORIES]
+    assert list(classes.vocabulary.is_thing) == [bool(c["isthing"]) for c in COCO_CATEGORIES]
+    things = [c for c in COCO_CATEGORIES if c["isthing"]]
+    assert classes.things == {c["id"]: i for i, c in enumerate(things)}
+    assert load_vocabulary("coco").names == tuple(c["name"] for c in things)
+    assert load_classes("coco").contiguous == classes.things
+    for mine, theirs in zip(classes.vocabulary.names, COCO_CATEGORIES, strict=True):
+        words = set(theirs["name"].replace("-", " ").split())
+        assert set(mine.replace("-", " ").split()) <= words, (mine, theirs["name"])
+
+
+def test_lvis_is_detectron2s():
+    wanted = sorted(LVIS_CATEGORIES, key=lambda c: c["id"])
+    names = load_vocabulary("lvis_1203").names
+    assert list(names) == [c["name"].replace("_", " ") for c in wanted]
+    assert load_classes("lvis_1203").ids == tuple(c["id"] for c in wanted)
+
+
+def test_ade20k_is_detectron2s():
+    classes = load_classes("ade20k_150")
+    assert classes.ids == tuple(range(150))
+    pairs = zip(classes.vocabulary.names, ADE20K_SEM_SEG_CATEGORIES, strict=True)
+    other = [(mine, theirs) for mine, theirs in pairs if not words_of(theirs) & words_of(mine)]
+    assert other == []
+    assert len(classes.things) == 100
+    by_name = {one.name.split(",")[0]: one.kind for one in classes.vocabulary.classes}
+    assert (by_name["bed"], by_name["sky"], by_name["person"]) == ("thing", "stuff", "thing")
+
+
+def test_voc_and_context():
+    with_background, without = load_vocabulary("pascal_voc_21"), load_vocabulary("pascal_voc_20")
+    assert with_background.classes[1:] == without.classes
+    assert with_background.names[0].startswith("background,bag,bed,bench")
+    assert len(with_background.names[0].split(",")) == 40
+    assert without.names[:3] == ("aeroplane", "bicycle", "bird")
+    assert set(without.names) <= set(load_vocabulary("pascal_context_59").names) | {"diningtable"}
+    assert set(load_vocabulary("pascal_context_459").kinds) == {"stuff"}
+
+
+def test_parts_belong_to_their_wholes():
+    pano, merged = load_classes("pascal_parts_pano"), load_classes("pascal_parts_merged")
+    assert pano.ids == tuple(range(1, 201)) and merged.groups == tuple(range(1, 58))
+    assert list(pano.vocabulary.wholes) == list(PASCAL_WHOLES) == list(merged.vocabulary.wholes)
+    parts = [one for one in pano.vocabulary.classes if one.kind == "part"]
+    assert all(one.name.startswith(f"{one.whole} ") for one in parts)
+    assert [g > 0 for g in pano.groups] == [i < 121 for i in range(200)]
+    members: dict[int, set[str]] = {}
+    for one, group in zip(pano.vocabulary.classes, pano.groups, strict=True):
+        if group:
+            members.setdefault(group, set()).add(one.name)
+            assert merged.vocabulary.classes[group - 1].whole == one.whole
+    assert sorted(members) == list(range(1, 58))
+    renamed = {n for g, n in enumerate(merged.vocabulary.names, 1) if n not in members[g]}
+    assert len(renamed) <= 12, renamed
+
+
+def test_cityscapes_groups():
+    classes = load_classes("cityscapes_panoptic_parts")
+    assert sorted(g for g in classes.groups if g) == list(range(1, 41))
+    assert classes.vocabulary.wholes == ("person", "rider", "car", "truck", "bus")
+    assert classes.vocabulary.names[18:22] == tuple(
+        f"person {part}" for part in ("torso", "head", "arm", "leg")
+    )
+
+
+def test_paco_is_objects_and_their_parts():
+    names = load_vocabulary("paco").names
+    objects, parts = names[:75], names[75:]
+    assert len(parts) == 456
+    assert not any(":" in name for name in objects)
+    assert {part.split(":")[0] for part in parts} <= set(objects)
+    assert load_classes("paco").contiguous[2000] == 75
+
+
+def test_collections():
+    assert load_vocabulary("seginw_House-Parts").names[0] == "aluminium door"
+    shaver = load_vocabulary("seginw_Electric-Shaver").classes[0]
+    assert (shaver.name, shaver.synonyms) == ("caorau,shaver", ("caorau", "electric shaver"))
+    for name in collection("odinw"):
+        classes = load_classes(f"odinw_{name}")
+        assert classes.vocabulary.names[0] == "background"
+        assert classes.ids == tuple(range(len(classes.vocabulary)))
+        assert all(classes.vocabulary.is_thing)
+
+
+def test_what_is_seen_in_training():
+    assert all(seen_classes(load_vocabulary("coco_panoptic")))
+    assert all(seen_classes(load_vocabulary("pascal_voc_21")))
+    ade = load_vocabulary("ade20k_150")
+    seen = dict(zip((one.name for one in ade.classes), seen_classes(ade), strict=True))
+    assert seen["wall"] and seen["airplane,aeroplane,plane"]
+    assert not seen["escalator,moving staircase,moving stairway"]
+    assert not seen["pool table,billiard table,snooker table"]
+    mine = Vocabulary.from_names(things=["zebra", ("gnu", "wildebeest"), ("steed", "horse")])
+    assert seen_classes(mine) == (True, False, True)
+    assert seen_classes(mine, "pascal_context_59") == (False, False, True)
+
+
+@pytest.mark.parametrize("name", vocabulary_names())
+def test_synonyms_are_whole_names(name):
+    for one in load_vocabulary(name).classes:
+        assert one.name == " ".join(one.name.split())
+        for synonym in one.synonyms:
+            assert synonym == " ".join(synonym.split()) != ""
+        assert len(set(one.synonyms)) == len(one.synonyms)
+
+
+def test_captions_are_as_long_as_the_published_ones(tokenizer):
+    assert pieces("coco_panoptic", tokenizer) == 309
+    assert pieces("pascal_context_459", tokenizer) == 1144
+
+
+@pytest.mark.parametrize("name", vocabulary_names())
+def test_every_class_has_word_pieces(name, tokenizer):
+    assert pieces(name, tokenizer) > len(load_vocabulary(name))
+
+
+def test_an_unknown_name_says_what_is_near():
+    with pytest.raises(ValueError, match=r'no vocabulary "coco_panoptik"; near ones are coco_pano'):
+        load_vocabulary("coco_panoptik")

@@ -1,0 +1,121 @@
+"""Vocabularies from names and from the metadata of data sets."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass, VocabularyError
+
+
+def test_from_names_keeps_order_synonyms_and_wholes() -> None:
+    vocabulary = Vocabulary.from_names(
+        things=["dog", ("cat", "kitten")],
+        stuff=["sky"],
+        parts={"dog": ["head", ("tail", "rear end")]},
+    )
+    assert vocabulary.names == ("dog", "cat", "sky", "dog head", "dog tail")
+    assert vocabulary.kinds == ("thing", "thing", "stuff", "part", "part")
+    assert vocabulary.is_thing == (True, True, False, False, False)
+    assert vocabulary.classes[1].synonyms == ("cat", "kitten")
+    assert vocabulary.classes[4].synonyms == ("dog tail", "dog rear end")
+    assert vocabulary.wholes == ("dog",)
+    assert len(vocabulary) == 5
+
+
+def test_is_hashable_and_equal_by_value() -> None:
+    first = Vocabulary.from_names(["dog", "cat"])
+    second = Vocabulary([VocabularyClass("dog", "thing"), VocabularyClass("cat", "thing")])
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != Vocabulary.from_names(["cat", "dog"])
+
+
+def test_five_thousand_names() -> None:
+    vocabulary = Vocabulary.from_names([f"name {i}" for i in range(5000)])
+    assert len(vocabulary) == 5000
+
+
+@pytest.mark.parametrize("name", ["...", "", "  ", "(only this)", "_", "?!"])
+def test_a_name_without_letters_is_named(name: str) -> None:
+    with pytest.raises(VocabularyError, match="has no letter or digit") as error:
+        Vocabulary.from_names(["dog", name])
+    assert f'"{name}"' in str(error.value)
+
+
+def test_empty_vocabulary() -> None:
+    with pytest.raises(VocabularyError, match="at least one class"):
+        Vocabulary.from_names()
+
+
+@pytest.mark.parametrize("pair", [("dog", "dog"), ("Dog", "dog"), ("dog ", "dog")])
+def test_duplicates_are_named(pair: tuple[str, str]) -> None:
+    with pytest.raises(VocabularyError, match='"dog" stands in the vocabulary twice'):
+        Vocabulary.from_names(things=pair[:1], stuff=pair[1:])
+
+
+def test_mistakes_of_type() -> None:
+    with pytest.raises(VocabularyError, match='the one string "dog"'):
+        Vocabulary.from_names("dog")
+    with pytest.raises(VocabularyError, match='parts of "dog"'):
+        Vocabulary.from_names(parts={"dog": "head"})
+    with pytest.raises(VocabularyError, match="must be a string, not 3"):
+        Vocabulary.from_names([3])
+    with pytest.raises(VocabularyError, match='kind "object"'):
+        VocabularyClass("dog", "object")
+
+
+def test_metadata_of_things_or_of_stuff_alone() -> None:
+    things = Vocabulary.from_metadata(SimpleNamespace(thing_classes=["dog", "cat"]))
+    assert things.names == ("dog", "cat")
+    assert things.is_thing == (True, True)
+    stuff = Vocabulary.from_metadata(SimpleNamespace(stuff_classes=["sky", "dog"]))
+    assert stuff.is_thing == (False, False)
+
+
+def test_metadata_with_a_vocabulary_of_its_own() -> None:
+    own = Vocabulary.from_names(["dog"])
+    assert Vocabulary.from_metadata(SimpleNamespace(vocabulary=own, thing_classes=["x"])) is own
+
+
+def test_metadata_where_stuff_holds_the_things_keeps_the_order() -> None:
+    meta = SimpleNamespace(thing_classes=["dog", "cat"], stuff_classes=["sky", "cat", "dog"])
+    vocabulary = Vocabulary.from_metadata(meta)
+    assert vocabulary.names == ("sky", "cat", "dog")
+    assert vocabulary.is_thing == (False, True, True)
+
+
+def test_metadata_where_the_thing_list_holds_the_stuff() -> None:
+    meta = SimpleNamespace(thing_classes=["dog", "sky", "cat"], stuff_classes=["sky"])
+    vocabulary = Vocabulary.from_metadata(meta)
+    assert vocabulary.names == ("dog", "sky", "cat")
+    assert vocabulary.is_thing == (True, False, True)
+
+
+def test_detectron2_panoptic_metadata() -> None:
+    """Both of Detectron2's conventions for COCO panoptic give 80 things and 53 stuff."""
+    standard = Vocabulary.from_metadata(MetadataCatalog.get("coco_2017_val_panoptic"))
+    assert len(standard) == 133
+    assert sum(standard.is_thing) == 80
+    assert standard.names[0] == "person"
+    separated = Vocabulary.from_metadata(MetadataCatalog.get("coco_2017_val_panoptic_separated"))
+    assert len(separated) == 133
+    assert separated.is_thing == (True,) * 80 + (False,) * 53
+    assert "things" not in separated.names
+
+
+def test_metadata_with_parts() -> None:
+    meta = SimpleNamespace(thing_classes=["dog"], parts={"dog": ["tail"]})
+    assert Vocabulary.from_metadata(meta).classes[1] == VocabularyClass(
+        "dog tail", "part", (), "dog"
+    )
+
+
+def test_metadata_without_names() -> None:
+    with pytest.raises(VocabularyError, match='"bare" has neither'):
+        Vocabulary.from_metadata(SimpleNamespace(name="bare"))
+    same = SimpleNamespace(name="twins", thing_classes=["a"], stuff_classes=["a"])
+    with pytest.raises(VocabularyError, match='"twins" lists the same names'):
+        Vocabulary.from_metadata(same)
