@@ -20,7 +20,7 @@ from hipie.evaluation import (
     PartPQEvaluator,
     ReferringEvaluator,
     RefZOMEvaluator,
-    gathering,
+    distributed,
 )
 from tests.evaluation.referring_sets import random_set
 
@@ -92,18 +92,18 @@ def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> N
         for rank, judge in enumerate(judges):
             for number in range(rank, IMAGES, shards):
                 judge.process([records[number]], [outputs[number]])
-        # What each process would send, by the evaluator's own call to the gathering.
+        # What each process would send, by the evaluator's own call to the distributed.
         sent: list[Any] = []
         with monkeypatch.context() as patch:
-            patch.setattr(gathering.comm, "synchronize", lambda: None)
-            patch.setattr(gathering.comm, "gather", lambda items, dst: sent.append(items))
-            patch.setattr(gathering.comm, "is_main_process", lambda: False)
-            patch.setattr(gathering.np, "sum", lambda parts, axis: parts)
+            patch.setattr(distributed.comm, "synchronize", lambda: None)
+            patch.setattr(distributed.comm, "gather", lambda items, dst: sent.append(items))
+            patch.setattr(distributed.comm, "is_main_process", lambda: False)
+            patch.setattr(distributed.np, "sum", lambda parts, axis: parts)
             assert all(judge.evaluate() is None for judge in judges)
         assert len(sent) == shards
         with monkeypatch.context() as patch:
-            patch.setattr(gathering.comm, "synchronize", lambda: None)
-            patch.setattr(gathering.comm, "gather", lambda items, dst: sent)
+            patch.setattr(distributed.comm, "synchronize", lambda: None)
+            patch.setattr(distributed.comm, "gather", lambda items, dst: sent)
             return dict(judges[0].evaluate()[name])
 
     alone = judged(1)
