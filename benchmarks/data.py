@@ -92,7 +92,7 @@ def referring(scale: float) -> dict[str, float]:
                 "height": HEIGHT,
                 "width": WIDTH,
                 "annotations": [{"id": image, "segmentation": pool[target]}],
-                "sentences": [{"sentence": "it", "targets": [0]}],
+                "expressions": [{"expression": "it", "targets": [0]}],
             }
         )
         outputs.append({"referring": [answer]})
@@ -161,7 +161,7 @@ def write_references(folder: Path, number: int) -> None:
                 "ref_id": ref,
                 "image_id": image,
                 "split": ("train", "val", "testA", "testB")[ref % 20 // 17],
-                "sentences": expressions,
+                "expressions": expressions,
                 "category_id": 1,
             }
         )

@@ -138,7 +138,7 @@ def answered(
         shuffle: ask other pages' sentences, and compare with what the page's own would mean.
     """
     records = DatasetCatalog.get(name)[:pages]
-    words = [[one["sentence"] for one in record["sentences"]] for record in records]
+    words = [[one["expression"] for one in record["expressions"]] for record in records]
     asked = shuffled_sentences(words) if shuffle else words
     loader = islice(build_test_loader(cfg, name), len(records))
     title = f"{name}{', shuffled' if shuffle else ''}"

@@ -56,7 +56,7 @@ def _count(root: Path, absence: bool) -> str:
     records = load_grd(root / "grd/pkl", root / "grd/images", absence=absence)
     words = counted(records)
     groups = len({record["group_id"] for record in records})
-    said = len({s["sent_id"] for record in records for s in record["sentences"]})
+    said = len({s["sent_id"] for record in records for s in record["expressions"]})
     wanted = PUBLISHED["expressions with absence" if absence else "sentences"]
     if (groups, said) != (PUBLISHED["groups"], wanted):
         raise DatasetError(

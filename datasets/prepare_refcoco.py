@@ -84,7 +84,7 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
         number = len(images) + 1
         kept = {key: record[key] for key in ("file_name", "height", "width")}
         origin = {"original_id": record["image_id"], "ref_id": expressions[0]["ref_id"]}
-        words = [expression["sentence"] for expression in expressions]
+        words = [expression["expression"] for expression in expressions]
         images.append({**kept, "id": number, "expressions": words, **origin})
         runs = runs_of(annotation["segmentation"], record["height"], record["width"])
         annotations.append(
@@ -107,7 +107,7 @@ def objects_of(
     """Every ref of exactly one object: image, annotation, expressions; by the ref's number."""
     refs: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for record in records:
-        for expression in record["sentences"]:
+        for expression in record["expressions"]:
             refs.setdefault(expression["ref_id"], (record, []))[1].append(expression)
     for number in sorted(refs):
         record, expressions = refs[number]

@@ -88,7 +88,7 @@ def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedImage
     else:
         masks, classes = _label_map(record[kind], size, metadata)
     expressions = [
-        Expression(s["sentence"], tuple(s["targets"])) for s in record.get("sentences", ())
+        Expression(s["expression"], tuple(s["targets"])) for s in record.get("expressions", ())
     ]
     vocabulary = None if expressions else class_names(metadata)
     return AnnotatedImage(image, _segments(place, masks, classes, vocabulary), expressions)

@@ -208,8 +208,8 @@ def _training_records(name: str, any_targets: bool) -> list[dict[str, Any]]:
 
 
 def _has_objects(record: dict[str, Any], any_targets: bool) -> bool:
-    if "sentences" in record:
-        return any(any_targets or len(one["targets"]) == 1 for one in record["sentences"])
+    if "expressions" in record:
+        return any(any_targets or len(one["targets"]) == 1 for one in record["expressions"])
     if "part_seg_file_name" in record:
         return True
     if "segments_info" not in record and "annotations" not in record:

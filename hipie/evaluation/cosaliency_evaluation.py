@@ -115,7 +115,7 @@ def set_scores(images: list[ImageScores]) -> dict[str, float]:
     """The means over images that always come in the same order; NaN without any."""
     if not images:
         names = ("S", "E_max", "E_mean", "E_adaptive", "F_max", "F_mean", "F_adaptive", "MAE")
-        return {**dict.fromkeys(names, float("nan")), "pictures": 0}
+        return {**dict.fromkeys(names, float("nan")), "images": 0}
     e_curve = np.mean([one.e_curve for one in images], axis=0)
     f_curve = np.mean([one.f_curve for one in images], axis=0)
     return {
@@ -127,7 +127,7 @@ def set_scores(images: list[ImageScores]) -> dict[str, float]:
         "F_mean": float(f_curve.mean()),
         "F_adaptive": mean(one.f_adaptive for one in images),
         "MAE": mean(one.mae for one in images),
-        "pictures": len(images),
+        "images": len(images),
     }
 
 

@@ -113,7 +113,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
         if "referring" in answer:
             yield from expressions_with_answers(record, answer["referring"])
             return
-        asked = [one for one in record["sentences"] if one["sent_id"] == group["sent_id"]]
+        asked = [one for one in record["expressions"] if one["sent_id"] == group["sent_id"]]
         if not asked:
             raise ValueError(
                 f"{record['file_name']}: group {record['group_id']} does not ask it the expression "
@@ -125,7 +125,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
                 f"{record['file_name']}: an answer of {mask.shape} pixels for an image "
                 f"of {(record['height'], record['width'])}"
             )
-        yield asked[0], mask, target_runs({**record, "sentences": asked[:1]})[0]
+        yield asked[0], mask, target_runs({**record, "expressions": asked[:1]})[0]
 
 
 def group_scores(counts: Sequence[ImageCount]) -> dict[str, float]:

@@ -86,7 +86,7 @@ class ExpressionEvaluator(DatasetEvaluator):
             resized = self._scores([(notes, other) for notes, _, other in counts])
             scores.update({f"{name}@{self._also_at}": value for name, value in resized.items()})
         scores.update(self._scores_of_notes([notes for notes, *_ in counts]))
-        scores["sentences"] = len(counts)
+        scores["expressions"] = len(counts)
         return OrderedDict({self._result_name: scores})
 
     @abstractmethod

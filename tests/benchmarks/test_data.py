@@ -23,7 +23,7 @@ def test_references_are_read_whole(tmp_path: Path) -> None:
     records = data.load_refcoco(
         tmp_path / "refs(unc).p", tmp_path / "instances.json", tmp_path, "train"
     )
-    assert len({s["ref_id"] for r in records for s in r["sentences"]}) == 34
+    assert len({s["ref_id"] for r in records for s in r["expressions"]}) == 34
     found = data.parse(tmp_path)
     assert found["pictures"] == len(records) and found["added_bytes"] >= 0
 

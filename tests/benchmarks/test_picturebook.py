@@ -64,12 +64,12 @@ def test_the_program_answers_every_question(tiny_program, tmp_path, capsys):
     found = picturebook.main(["--pages", "3", *tiny_program])
     written = json.loads((tmp_path / "found" / "results.json").read_text())
     assert set(found) == set(written) == set(picturebook.QUESTIONS)
-    sentences = sum(len(r["sentences"]) for r in DatasetCatalog.get("picturebook_val_refer"))
+    sentences = sum(len(r["expressions"]) for r in DatasetCatalog.get("picturebook_val_refer"))
     assert found["sentences"]["sentences"] == sentences
     pages = DatasetCatalog.get("picturebook_unseen_refer")
     asked = sum(found["pairs"][f"sentences-{key}"] for key in ("seen", "pair", "class"))
-    assert asked == sum(len(record["sentences"]) for record in pages)
-    new = [s for r in pages for s in r["sentences"] if s["held_out"]]
+    assert asked == sum(len(record["expressions"]) for record in pages)
+    new = [s for r in pages for s in r["expressions"] if s["held_out"]]
     assert found["pairs"]["sentences-seen"] == asked - len(new)
     assert 0 <= found["sentences"]["oIoU"] <= 100
     assert "| oIoU, true sentences |" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_counts_are_those_of_the_records(small_book: list[str]) -> None:
         assert found.objects[name] == len(of_class)
     expressions = DatasetCatalog.get("picturebook_val_grefer")
     found = check_records(expressions, MetadataCatalog.get("picturebook_val_grefer"))
-    each = [s for r in expressions for s in r["sentences"]]
+    each = [s for r in expressions for s in r["expressions"]]
     assert (found.expressions, found.without_target) == (
         len(each),
         sum(not one["targets"] for one in each),
@@ -72,7 +72,10 @@ def test_what_is_empty_is_listed(record: dict) -> None:
     record["annotations"].append(box(7, 7, 7, 7))
     found = check_records([record], CLASSES)
     assert found.empty == [f"{record['file_name']}: object 3 (dog) has no pixel"]
-    record["sentences"] = [{"sentence": " ?", "targets": [0]}, {"sentence": "it", "targets": [9]}]
+    record["expressions"] = [
+        {"expression": " ?", "targets": [0]},
+        {"expression": "it", "targets": [9]},
+    ]
     found = check_records([record], Metadata(name="sentences"))
     assert any('" ?" has no word' in one for one in found.empty)
     assert any('"it" means an object that is not there' in one for one in found.broken)

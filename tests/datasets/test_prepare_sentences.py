@@ -55,13 +55,13 @@ def test_refcoco(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
             (record,) = DatasetCatalog.get(f"{name}_{split}")
             assert record["file_name"] == str(root / "coco/train2014" / trees.coco_name(k + 1))
             assert os.path.exists(record["file_name"])
-            words = [expression["sentence"] for expression in record["sentences"]]
+            words = [expression["expression"] for expression in record["expressions"]]
             assert words[0] == f"The Thing no. {1 + 2 * k}, said 0" and len(words) == k + 1 + 3
             found = masks(record)
             np.testing.assert_array_equal(found[0], trees.mask_of(10 * (k + 1)))
             np.testing.assert_array_equal(found[-1], trees.mask_of(10 * (k + 1) + 1))
     first, second = DatasetCatalog.get("refcoco-unc-val")
-    assert [s["sentence"] for s in first["sentences"]] == [
+    assert [s["expression"] for s in first["expressions"]] == [
         "the thing no 3 said 0",
         "the thing no 3 said 1",
     ]
@@ -102,7 +102,7 @@ def test_grefcoco(tmp_path: Path, root: Path) -> None:
     trees.write_grefcoco(tmp_path / "got", root)
     assert run(program("grefcoco"), root, "--source", str(tmp_path / "got")) == 0
     (record,) = DatasetCatalog.get("grefcoco_unc_testA")
-    assert [len(s["targets"]) for s in record["sentences"]] == [2, 2, 1, 1, 0]
+    assert [len(s["targets"]) for s in record["expressions"]] == [2, 2, 1, 1, 0]
     found = masks(record)
     np.testing.assert_array_equal(found[0], trees.mask_of(30, 31))
     np.testing.assert_array_equal(found[2], trees.mask_of(30))
@@ -113,11 +113,11 @@ def test_refzom(tmp_path: Path, root: Path) -> None:
     trees.write_refzom(tmp_path / "got", root)
     assert run(program("refzom"), root, "--source", str(tmp_path / "got")) == 0
     (train,) = DatasetCatalog.get("refzom_train")
-    assert os.path.exists(train["file_name"]) and len(train["sentences"]) == 2
+    assert os.path.exists(train["file_name"]) and len(train["expressions"]) == 2
     first, second = DatasetCatalog.get("refzom_test")
-    assert first["image_id"] == 1 and [s["targets"] for s in first["sentences"]] == [[0]]
+    assert first["image_id"] == 1 and [s["targets"] for s in first["expressions"]] == [[0]]
     assert os.path.exists(second["file_name"]) and "val2014" in second["file_name"]
-    assert [len(s["targets"]) for s in second["sentences"]] == [2, 2, 0]
+    assert [len(s["targets"]) for s in second["expressions"]] == [2, 2, 0]
     np.testing.assert_array_equal(masks(second)[0], trees.mask_of(20, 21))
 
 
@@ -132,15 +132,15 @@ def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     assert [r["image_id"] for r in records] == [1, 2, 3, 4]
     assert [r["group_id"] for r in records] == [1, 1, 2, 2] and records[2]["group_name"] == "hats 2"
     assert all(os.path.exists(record["file_name"]) for record in records)
-    assert [s["sentence"] for s in records[3]["sentences"]] == ["a thing with hat 2"]
+    assert [s["expression"] for s in records[3]["expressions"]] == ["a thing with hat 2"]
     np.testing.assert_array_equal(masks(records[0])[0], trees.mask_of(10, 11))
     assert not masks(records[1])[0].any()
     full = DatasetCatalog.get("grd_intra_full")
-    assert [len(s["targets"]) for r in full for s in r["sentences"]] == [2, 0, 0, 1] * 2
+    assert [len(s["targets"]) for r in full for s in r["expressions"]] == [2, 0, 0, 1] * 2
     asked = GroupQuestions(full)
     assert [(one["group_id"], one["sent_id"]) for one in asked] == [(1, 1), (1, 2), (2, 3), (2, 4)]
     assert [image["image_id"] for image in asked[1]["images"]] == [1, 2]
-    assert asked[1]["images"][1]["sentences"][0]["targets"] == [0]
+    assert asked[1]["images"][1]["expressions"][0]["targets"] == [0]
 
 
 def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
@@ -148,18 +148,18 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
     run(program("grd"), root, "--source", str(tmp_path / "got"))
     own = {
         (r["image_id"], s["sent_id"]): s for r in DatasetCatalog.get("grd_intra_full")
-        for s in r["sentences"]
+        for s in r["expressions"]
     }  # fmt: skip
     found = DatasetCatalog.get("grd_inter_full")
-    assert [[s["sent_id"] for s in record["sentences"]] for record in found] == [[1, 2, 3, 4]] * 4
+    assert [[s["sent_id"] for s in record["expressions"]] for record in found] == [[1, 2, 3, 4]] * 4
     for record in found:
-        for expression in record["sentences"]:
+        for expression in record["expressions"]:
             meant = own.get((record["image_id"], expression["sent_id"]), {"targets": []})
             assert expression["targets"] == meant["targets"]
     asked = GroupQuestions(found)
     assert len(asked) == 2 * 4 and all(len(one["images"]) == 2 for one in asked)
     assert [one["sent_id"] for one in asked] == [1, 2, 3, 4] * 2
-    said = {s["sentence"] for r in DatasetCatalog.get("grd_inter") for s in r["sentences"]}
+    said = {s["expression"] for r in DatasetCatalog.get("grd_inter") for s in r["expressions"]}
     assert len(said) == 2 and not any("without" in one for one in said)
     halves = [DatasetCatalog.get(f"grd_intra_{half}") for half in ("even", "odd")]
     assert [{r["group_id"] for r in half} for half in halves] == [{2}, {1}]
@@ -182,7 +182,9 @@ def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
             "alarm_clock/alarm_clock_0.x",
             "alarm_clock/alarm_clock_1.x",
         ]
-        assert [r["sentences"][0]["sentence"] for r in records] == ["alarm clock"] * 2 + ["dog"] * 2
+        assert [r["expressions"][0]["expression"] for r in records] == ["alarm clock"] * 2 + [
+            "dog"
+        ] * 2
         assert all(os.path.exists(r["saliency_file_name"]) for r in records)
         assert (records[0]["height"], records[0]["width"]) == (trees.HEIGHT, trees.WIDTH)
     with pytest.raises(ValueError, match='there is no folder "image"'):

@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize(("name", "known"), PUBLISHED.items())
 def test_as_the_published_reader(root: Path, name: str, known: tuple[int, int, int]) -> None:
     records = DatasetCatalog.get(name)
-    expressions = [expression for record in records for expression in record["sentences"]]
+    expressions = [expression for record in records for expression in record["expressions"]]
     key = "sent_id" if name.startswith("grd") else "ref_id"
     pixels = sum(int(mask_util.area(runs)) for record in records for runs in target_runs(record))
     assert (len({one[key] for one in expressions}), len(expressions), pixels) == known

@@ -56,13 +56,13 @@ def random_set(seed: int, images: int = 24) -> tuple[list[dict], list[dict], lis
             "width": size[1],
             "group_id": number % 4,
             "annotations": [{"id": i, "segmentation": runs(m)} for i, m in enumerate(masks)],
-            "sentences": [],
+            "expressions": [],
         }
         answers = []
         for expression in range(4):
             targets = sorted(rng.permutation(3)[: rng.integers(0, 3)].tolist())
-            record["sentences"].append(
-                {"sentence": "it", "sent_id": expression, "targets": targets}
+            record["expressions"].append(
+                {"expression": "it", "sent_id": expression, "targets": targets}
             )
             found = [random_mask(rng, size) for _ in range(rng.integers(0, 3))]
             answers.append(answer(found, size, as_runs=bool(rng.integers(2))))

@@ -37,7 +37,7 @@ def judged(inputs: list[dict], outputs: list) -> dict[str, float]:
 def test_perfect_maps(records: list[dict]) -> None:
     found = judged(records, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
     assert found["MAE"] == 0 and found["S"] == pytest.approx(1) and found["F_max"] == 1
-    assert found["pictures"] == 4
+    assert found["images"] == 4
 
 
 def test_expressions_answers_are_maps_too(records: list[dict]) -> None:
@@ -54,7 +54,7 @@ def test_groups_with_repeated_and_rejected_images(records: list[dict]) -> None:
     maps = [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
     rejected = {**maps[3], "positive": False}
     found = judged(groups, [[maps[0], maps[1], maps[0]], [maps[2], rejected]])
-    assert found["pictures"] == 4
+    assert found["images"] == 4
     assert found["MAE"] == pytest.approx(TRUTH[3].mean() / 4)
 
 

@@ -39,7 +39,7 @@ def images(folder: Path) -> tuple[list[dict], list[dict]]:
                 "annotations": [
                     {"segmentation": mask_util.encode(np.asfortranarray(target, "u1"))}
                 ],
-                "sentences": [{"sentence": "it", "targets": [0]}],
+                "expressions": [{"expression": "it", "targets": [0]}],
                 "part_seg_file_name": str(folder / f"{number}.png"),
             }
         )
@@ -81,7 +81,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     alone = judge(tmp_path, 0, 1)
     for task in ("refer", "parts"):
         np.testing.assert_equal(shared[task], alone[task])
-    assert shared["refer"]["sentences"] == 4
+    assert shared["refer"]["expressions"] == 4
 
 
 def test_alone_nothing_is_copied() -> None:

@@ -40,10 +40,10 @@ def expressions() -> list[dict]:
             "width": 10,
             "image_id": 1,
             "annotations": [annotation(0, 4), annotation(5, 9)],
-            "sentences": [
-                {"sentence": "left", "targets": [0], "kind": "class", "held_out": ""},
-                {"sentence": "both", "targets": [0, 1], "kind": "class", "held_out": "pair"},
-                {"sentence": "nothing", "targets": [], "kind": "none"},
+            "expressions": [
+                {"expression": "left", "targets": [0], "kind": "class", "held_out": ""},
+                {"expression": "both", "targets": [0, 1], "kind": "class", "held_out": "pair"},
+                {"expression": "nothing", "targets": [], "kind": "none"},
             ],
         },
         {
@@ -52,7 +52,10 @@ def expressions() -> list[dict]:
             "width": 10,
             "image_id": 2,
             "annotations": [annotation(2, 6)],
-            "sentences": [{"sentence": "it", "targets": [0]}, {"sentence": "no", "targets": []}],
+            "expressions": [
+                {"expression": "it", "targets": [0]},
+                {"expression": "no", "targets": []},
+            ],
         },
     ]
     register("hand_made_sentences", lambda: records)
@@ -76,7 +79,7 @@ def test_referring_by_hand(expressions: list[dict]) -> None:
     assert scores["oIoU-class"] == pytest.approx(100 * 28 / 48)
     assert scores["oIoU-unseen_pair"] == pytest.approx(50)
     assert scores["oIoU-seen"] == pytest.approx(75)
-    assert scores["sentences"] == 5
+    assert scores["expressions"] == 5
 
 
 def test_boxes_by_hand() -> None:
@@ -88,7 +91,7 @@ def test_boxes_by_hand() -> None:
         "width": 10,
         "image_id": 1,
         "annotations": [boxed],
-        "sentences": [{"sentence": word, "targets": [0]} for word in "abcde"],
+        "expressions": [{"expression": word, "targets": [0]} for word in "abcde"],
     }
     register("hand_made_boxes", lambda: [record])
     answers = []
@@ -105,7 +108,7 @@ def test_boxes_by_hand() -> None:
 
 
 def test_what_is_new_in_the_words_is_told_apart(expressions: list[dict]) -> None:
-    for expression, new in zip(expressions[0]["sentences"], ("class", "pair", ""), strict=True):
+    for expression, new in zip(expressions[0]["expressions"], ("class", "pair", ""), strict=True):
         expression["held_out"] = new
     judge = ReferringEvaluator("hand_made_sentences", distributed=False)
     judge.process([expressions[0]], [ANSWERS[0]])
@@ -134,7 +137,7 @@ def test_reset_forgets(expressions: list[dict]) -> None:
     judge.process([expressions[0]], [ANSWERS[0]])
     judge.reset()
     judge.process([expressions[1]], [ANSWERS[1]])
-    assert judge.evaluate()["refer"]["sentences"] == 2
+    assert judge.evaluate()["refer"]["expressions"] == 2
 
 
 @pytest.mark.parametrize("kind", [ReferringEvaluator, GeneralizedReferringEvaluator])

@@ -37,7 +37,7 @@ def test_equal_to_the_formula(seed: int) -> None:
     judge = RefZOMEvaluator("hand_made_refzom", also_at=48)
     judge.process(records, outputs)
     found = judge.evaluate()["refzom"]
-    assert found.pop("sentences") == len(pairs) and "@48: both masks" in judge.protocol
+    assert found.pop("expressions") == len(pairs) and "@48: both masks" in judge.protocol
     wanted = by_formula(pairs)
     wanted |= {f"{name}@48": value for name, value in by_formula(pairs, 48).items()}
     assert found == pytest.approx(wanted)
@@ -46,7 +46,7 @@ def test_equal_to_the_formula(seed: int) -> None:
 def test_nothing_meant_counts_in_acc_alone() -> None:
     records, outputs, _ = random_set(1)
     for record in records:
-        for expression in record["sentences"]:
+        for expression in record["expressions"]:
             expression["targets"] = []
     register("hand_made_refzom", lambda: records)
     judge = RefZOMEvaluator("hand_made_refzom")

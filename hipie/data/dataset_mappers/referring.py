@@ -73,7 +73,7 @@ class ReferringMapper:
         if not self.training:
             resize = plain_resize(height, width, self.shortest[0], self.longest, self.square)
             item["image"] = as_tensor(resize.apply_image(image), self.image_format)
-            item["expressions"] = [one["sentence"] for one in record["sentences"]]
+            item["expressions"] = [one["expression"] for one in record["expressions"]]
             return item
         rng = np.random.default_rng(list(seed))
         chosen = self._draw_expressions(rng, record)
@@ -87,7 +87,7 @@ class ReferringMapper:
             square=self.square,
         )
         item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
-        words = [one["sentence"] for one in chosen]
+        words = [one["expression"] for one in chosen]
         item["expressions"] = [mirrored_words(w) for w in words] if change.mirrored else words
         pairs = [(k, target) for k, one in enumerate(chosen) for target in one["targets"]]
         masks = np.zeros((len(pairs), *item["image"].shape[1:]), dtype=bool)
@@ -103,11 +103,11 @@ class ReferringMapper:
     ) -> list[dict[str, Any]]:
         """Expressions that can be used, in random order, those of new objects first."""
         usable = [
-            one for one in record["sentences"] if self.any_targets or len(one["targets"]) == 1
+            one for one in record["expressions"] if self.any_targets or len(one["targets"]) == 1
         ]
         if not usable:
             wanted = "it has no expression"
-            if record["sentences"]:
+            if record["expressions"]:
                 wanted = "none of its expressions describes exactly one object"
             raise ValueError(f"{record['file_name']}: {wanted}")
         first: list[dict[str, Any]] = []

@@ -55,7 +55,7 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
                     "group_name": group.name,
                     "saliency_file_name": str(mask),
                     "annotations": [],
-                    "sentences": [{"sentence": words, "sent_id": 0, "targets": []}],
+                    "expressions": [{"expression": words, "sent_id": 0, "targets": []}],
                 }
             )
     if not records:

@@ -75,13 +75,13 @@ def load_grd(
             expression = _row(tables["sentences"], identity, where, "inner_sent_id")
             if absence or not expression["is_negative"]:
                 words = expression["raw_sent"]
-                asked.append({"sentence": words, "sent_id": identity, "targets": []})
+                asked.append({"expression": words, "sent_id": identity, "targets": []})
         for image_id in group["img_id"]:
             image = _row(tables["images"], image_id, where, "img_id")
             record = _record(folder, tables["annotations"], image_id, image, asked)
             record["file_name"] = os.path.join(image_root, image["file_name"])
             records.append({**record, "group_id": number, "group_name": group["group_name"]})
-    if not any(record["sentences"] for record in records):
+    if not any(record["expressions"] for record in records):
         raise DatasetError(f"{folder / 'groups.pkl'}: no group has an image and an expression")
     return records
 
@@ -102,8 +102,8 @@ class GroupQuestions(Sequence[dict[str, Any]]):
         asked: dict[tuple[int, int], str] = {}
         for record in records:
             self._members[record["group_id"]].append(record)
-            for one in record["sentences"]:
-                asked.setdefault((record["group_id"], one["sent_id"]), one["sentence"])
+            for one in record["expressions"]:
+                asked.setdefault((record["group_id"], one["sent_id"]), one["expression"])
         self._asked = sorted(asked.items())
 
     def __len__(self) -> int:
@@ -118,9 +118,9 @@ class GroupQuestions(Sequence[dict[str, Any]]):
             "expression": words,
             "sent_id": expression,
             "images": [
-                {**record, "sentences": [one]}
+                {**record, "expressions": [one]}
                 for record in members
-                for one in record["sentences"]
+                for one in record["expressions"]
                 if one["sent_id"] == expression
             ],
         }
@@ -174,7 +174,7 @@ def _record(
         "width": width,
         "image_id": image_id,
         "annotations": objects,
-        "sentences": [
+        "expressions": [
             {**one, "targets": places[one["sent_id"]]} if one["sent_id"] in places else one
             for one in asked
         ],

@@ -165,7 +165,7 @@ class _Split:
         )
         notes = read_json(self.root / "refer" / "sentences.json")
         for record in records:
-            for sentence in record["sentences"]:
+            for sentence in record["expressions"]:
                 note = notes[str(sentence["sent_id"])]
                 sentence.update(kind=note["kind"], held_out=note["novel"])
         return self._asked_for(records)

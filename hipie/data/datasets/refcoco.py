@@ -162,8 +162,12 @@ def _add(
     targets = [t for t in targets if not record["annotations"][t]["iscrowd"]]
     for expression in ref["sentences"]:
         notes = {key: expression[key] for key in EXPRESSION_NOTES if key in expression}
-        said = {"sentence": _words(expression, words), "targets": targets, "ref_id": ref["ref_id"]}
-        record["sentences"].append({**said, **notes})
+        said = {
+            "expression": _words(expression, words),
+            "targets": targets,
+            "ref_id": ref["ref_id"],
+        }
+        record["expressions"].append({**said, **notes})
 
 
 def _annotation_ids(ref: dict[str, Any]) -> list[int]:
@@ -228,5 +232,5 @@ class _Objects:
             "width": image["width"],
             "image_id": image["id"],
             "annotations": [],
-            "sentences": [],
+            "expressions": [],
         }

@@ -49,8 +49,8 @@ def load_object_expressions(
                 "width": image["width"],
                 "image_id": number,
                 "annotations": [annotations[number]],
-                "sentences": [
-                    {"sentence": words, "targets": [0], "ref_id": number, "sent_id": place}
+                "expressions": [
+                    {"expression": words, "targets": [0], "ref_id": number, "sent_id": place}
                     for place, words in enumerate(image["expressions"])
                 ],
             }

@@ -29,8 +29,8 @@ def counted(records: list[dict[str, Any]], published: tuple[int, int] | None = N
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DatasetError(f"the image {missing[0]}{others} are missing")
-    said = [expression for record in records for expression in record["sentences"]]
-    refs = len({(r["image_id"], s.get("ref_id")) for r in records for s in r["sentences"]})
+    said = [expression for record in records for expression in record["expressions"]]
+    refs = len({(r["image_id"], s.get("ref_id")) for r in records for s in r["expressions"]})
     if published is not None and published != (refs, len(said)):
         raise DatasetError(
             f"{refs} refs with {len(said)} expressions; published are {published[0]} with "

@@ -23,7 +23,7 @@ def target_runs(record: Mapping[str, Any]) -> list[Runs]:
     objects = [runs_of(one["segmentation"], *size) for one in record["annotations"]]
     return [
         union_of([objects[place] for place in expression["targets"]], *size)
-        for expression in record["sentences"]
+        for expression in record["expressions"]
     ]
 
 
@@ -87,14 +87,14 @@ def expressions_with_answers(
     Raises:
         ValueError: if there are fewer or more answers than expressions, or one of another size.
     """
-    if len(answers) != len(record["sentences"]):
+    if len(answers) != len(record["expressions"]):
         raise ValueError(
-            f"{record['file_name']}: {len(record['sentences'])} expressions, but "
+            f"{record['file_name']}: {len(record['expressions'])} expressions, but "
             f"{len(answers)} answers"
         )
     size = record["height"], record["width"]
     for expression, answer, target in zip(
-        record["sentences"], answers, target_runs(record), strict=True
+        record["expressions"], answers, target_runs(record), strict=True
     ):
         yield expression, answer_of(answer, record["file_name"], *size), target
 

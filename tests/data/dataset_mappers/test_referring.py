@@ -40,7 +40,7 @@ def record(tmp_path: Path) -> dict:
         "width": WIDTH,
         "image_id": 1,
         "annotations": annotations,
-        "sentences": [{"sentence": words, "targets": targets} for words, targets in texts],
+        "expressions": [{"expression": words, "targets": targets} for words, targets in texts],
     }
 
 
@@ -92,13 +92,13 @@ def test_one_seed_one_item(record: dict) -> None:
 
 def test_all_expressions_at_test(record: dict) -> None:
     item = make(training=False)(record)
-    assert item["expressions"] == [one["sentence"] for one in record["sentences"]]
+    assert item["expressions"] == [one["expression"] for one in record["expressions"]]
     assert item["task"] == "referring" and "instances" not in item
     assert item["image"].shape == (3, 40, 60)
 
 
 def test_nothing_to_learn_from_is_said(record: dict) -> None:
-    record["sentences"] = record["sentences"][5:]
+    record["expressions"] = record["expressions"][5:]
     with pytest.raises(ValueError, match=r"a.png: none of its expressions"):
         make()(record, (0,))
 
@@ -140,8 +140,8 @@ def test_expressions_of_several_objects_and_of_none(record: dict) -> None:
     assert classes.count(told["a dog"]) == 0
     assert classes.count(told["square 2"]) == 1
     assert set(item["expressions"][:5]) >= {"all of them", "a dog", "square 2"}
-    record["sentences"] = [{"sentence": "a dog", "targets": []}]
+    record["expressions"] = [{"expression": "a dog", "targets": []}]
     assert len(mapper(record)["instances"]) == 0
-    record["sentences"] = []
+    record["expressions"] = []
     with pytest.raises(ValueError, match="a.png: it has no expression"):
         mapper(record)

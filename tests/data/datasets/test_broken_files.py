@@ -57,8 +57,10 @@ def survive(path: Path, load: Callable[[], list[dict]], mutants: Any) -> tuple[i
         for record in records:
             for runs in target_runs(record):
                 assert runs["size"] == [record["height"], record["width"]]
-            for expression in record["sentences"]:
-                assert isinstance(expression["sentence"], str) and expression["sentence"].strip()
+            for expression in record["expressions"]:
+                assert (
+                    isinstance(expression["expression"], str) and expression["expression"].strip()
+                )
     return refused, taken
 
 

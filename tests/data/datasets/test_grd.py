@@ -31,10 +31,10 @@ def test_equal_to_the_toolkit(tmp_path: Path) -> None:
         (image,) = theirs.load_imgs([record["image_id"]])
         assert record["file_name"] == image["file_name"]
         asked = set(theirs.get_sent_ids(group_ids=[record["group_id"]]))
-        assert {expression["sent_id"] for expression in record["sentences"]} == asked
-        for expression, runs in zip(record["sentences"], target_runs(record), strict=True):
+        assert {expression["sent_id"] for expression in record["expressions"]} == asked
+        for expression, runs in zip(record["expressions"], target_runs(record), strict=True):
             (row,) = theirs.load_sents([expression["sent_id"]])
-            assert row["raw_sent"] == expression["sentence"]
+            assert row["raw_sent"] == expression["expression"]
             meant = theirs.get_anno_ids(
                 img_ids=[record["image_id"]], sent_ids=[expression["sent_id"]]
             )
@@ -53,7 +53,7 @@ def test_groups_of_the_picture_book(tmp_path: Path) -> None:
     assert {record["group_id"] for record in records} == {1, 2}
     assert all(Path(record["file_name"]).is_file() for record in records)
     for group in GroupQuestions(records):
-        shown = [bool(image["sentences"][0]["targets"]) for image in group["images"]]
+        shown = [bool(image["expressions"][0]["targets"]) for image in group["images"]]
         assert 4 <= len(shown) <= 8
         if group["sent_id"] % 4 == 1:
             assert any(shown) and not all(shown)
@@ -68,7 +68,7 @@ def test_groups_of_the_picture_book(tmp_path: Path) -> None:
         ("images", 1, {"anno_id": [22]}, "has annotation 22, which is of another image"),
         ("images", 3, {"height": 0}, r'images\.pkl: entry 3: its "height" must be'),
         ("annotations", 10, {"segmentation": 5}, r'annotations\.pkl: annotation 10: its "segm'),
-        ("sentences", 4, {"raw_sent": " "}, r'expressions\.pkl: entry 4: "raw_sent" must be'),
+        ("sentences", 4, {"raw_sent": " "}, r'sentences\.pkl: entry 4: "raw_sent" must be'),
         ("sentences", 4, {"is_negative": "no"}, '"is_negative" must be true or false'),
     ],
 )

@@ -87,15 +87,15 @@ def test_sentences_point_at_their_things(root: Path, split: str) -> None:
     register_picturebook(seed=3, counts=COUNTS, root=root)
     single = DatasetCatalog.get(f"picturebook_{split}_refer")
     general = DatasetCatalog.get(f"picturebook_{split}_grefer")
-    assert all(len(s["targets"]) == 1 for r in single for s in r["sentences"])
-    counts = {len(s["targets"]) for r in general for s in r["sentences"]}
+    assert all(len(s["targets"]) == 1 for r in single for s in r["expressions"])
+    counts = {len(s["targets"]) for r in general for s in r["expressions"]}
     assert counts >= {0, 1} and max(counts) > 1
     for record in general:
         index = int(Path(record["file_name"]).stem)
         page = PictureBook(3, split).page(index)
         by_text = {e.text: e for e in page.expressions}
-        for sentence in record["sentences"]:
-            expression = by_text[sentence["sentence"]]
+        for sentence in record["expressions"]:
+            expression = by_text[sentence["expression"]]
             assert sentence["kind"] == expression.kind
             assert sentence["held_out"] == expression.novel
             expected = np.isin(page.panoptic, list(expression.targets))
@@ -105,7 +105,7 @@ def test_sentences_point_at_their_things(root: Path, split: str) -> None:
                 found |= decode_mask(segmentation, *expected.shape).astype(bool)
             assert (found == expected).all()
     if split == "train":
-        assert not any(s["held_out"] for r in general for s in r["sentences"])
+        assert not any(s["held_out"] for r in general for s in r["expressions"])
 
 
 def test_fewer_training_pages_are_the_first_ones(root: Path) -> None:

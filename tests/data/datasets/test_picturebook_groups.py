@@ -35,7 +35,7 @@ def test_groups_are_those_of_the_book(root: Path) -> None:
         read = [record for record in records if record["group_id"] == index + 1]
         assert len(read) == len(group.pages)
         for place, record in enumerate(read):
-            said = [(s["sentence"], len(s["targets"])) for s in record["sentences"]]
+            said = [(s["expression"], len(s["targets"])) for s in record["expressions"]]
             assert said == [(s.text, len(s.targets[place])) for s in group.sentences]
 
 

@@ -74,21 +74,21 @@ def test_expressions_gather_by_image(instances: Path) -> None:
     first = records[0]
     assert first["file_name"] == str(instances.parent / "images" / "1.jpg")
     assert (first["height"], first["width"]) == (20, 30)
-    assert [one["sentence"] for one in first["sentences"]] == [
+    assert [one["expression"] for one in first["expressions"]] == [
         "The dog",
         "Dog LEFT",
         "The dog",
         "same dog",
     ]
-    assert [one["targets"] for one in first["sentences"]] == [[0], [0], [1], [0]]
+    assert [one["targets"] for one in first["expressions"]] == [[0], [0], [1], [0]]
     assert [one["id"] for one in first["annotations"]] == [101, 100]
-    assert first["sentences"][1]["sent_id"] == 11 and first["sentences"][1]["ref_id"] == 1
+    assert first["expressions"][1]["sent_id"] == 11 and first["expressions"][1]["ref_id"] == 1
 
 
 def test_several_targets_none_and_crowds(instances: Path) -> None:
     refs = [ref(1, [100, 102]), ref(2, [-1]), ref(3, [101, 103])]
     (record,) = load(instances.parent, refs, "train", as_json=True)
-    assert [len(one["targets"]) for one in record["sentences"]] == [2, 0, 1]
+    assert [len(one["targets"]) for one in record["expressions"]] == [2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_splits(instances: Path, wanted: str, found: list[int]) -> None:
     splits = ("testA", "testB", "testAB", "val", "train")
     refs = [ref(i, 100, split) for i, split in enumerate(splits, 1)]
     (record,) = load(instances.parent, refs, wanted)
-    assert [one["ref_id"] for one in record["sentences"]] == found
+    assert [one["ref_id"] for one in record["expressions"]] == found
 
 
 @pytest.mark.parametrize(

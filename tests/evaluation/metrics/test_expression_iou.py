@@ -89,7 +89,7 @@ def test_both_sizes_by_formula(seed: int, kind: type) -> None:
         assert found[name] == pytest.approx(own[name], abs=1e-9)
         assert found[f"{name}@48"] == pytest.approx(resized[name], abs=1e-9)
     assert own["cIoU"] != resized["cIoU"]
-    assert found["sentences"] == len(pairs)
+    assert found["expressions"] == len(pairs)
 
 
 def test_polygons_and_plain_counts_are_targets_too() -> None:
@@ -104,7 +104,7 @@ def test_polygons_and_plain_counts_are_targets_too() -> None:
         "height": 8,
         "width": 9,
         "annotations": [{"segmentation": one} for one in kinds],
-        "sentences": [{"targets": [k]} for k in range(3)] + [{"targets": []}],
+        "expressions": [{"targets": [k]} for k in range(3)] + [{"targets": []}],
     }
     *same, empty = target_runs(record)
     for one in same:
@@ -124,7 +124,7 @@ def test_boxes_are_judged_where_all_have_one() -> None:
         "annotations": [
             {"bbox": box.tolist(), "segmentation": runs(np.ones((50, 50), bool))} for box in truth
         ],
-        "sentences": [{"sentence": "it", "targets": [k]} for k in range(60)],
+        "expressions": [{"expression": "it", "targets": [k]} for k in range(60)],
     }
     answers = []
     for k, (left, top, wide, high) in enumerate(found):
@@ -140,7 +140,7 @@ def test_boxes_are_judged_where_all_have_one() -> None:
     for x in (0.5, 0.7, 0.9):
         assert scores[f"box-P@{x}"] == pytest.approx(100 * (ious >= x).mean())
     assert 0 < scores["box-P@0.9"] < scores["box-P@0.5"] < 100
-    record["sentences"][3]["targets"] = []
+    record["expressions"][3]["targets"] = []
     judge.reset()
     judge.process([record], [{"referring": answers}])
     assert not [name for name in judge.evaluate()["refer"] if name.startswith("box")]

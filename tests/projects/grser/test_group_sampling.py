@@ -82,8 +82,8 @@ def test_classes_of_a_vocabulary():
 
 def test_folders_of_co_saliency():
     def record(name):
-        said = [{"sentence": name.replace("_", " ")}]
-        return {"height": 3, "width": 4, "group_name": name, "sentences": said}
+        said = [{"expression": name.replace("_", " ")}]
+        return {"height": 3, "width": 4, "group_name": name, "expressions": said}
 
     found = of_folders([record(name) for name in ("alarm_clock", "alarm_clock", "bee")])
     assert [one["expression"] for one in found.asked] == ["alarm clock", "bee"]
@@ -101,8 +101,8 @@ def test_the_kind_of_a_data_set_decides(kind, expressions):
     )
     asked = {one["expression"] for one in questions_of("set", named, metadata).asked}
     wanted = {
-        "group": {s["sentence"] for r in records for s in r["sentences"]},
-        "cosaliency": {records[0]["sentences"][0]["sentence"]},
+        "group": {s["expression"] for r in records for s in r["expressions"]},
+        "cosaliency": {records[0]["expressions"][0]["expression"]},
     }
     wanted["refer"] = wanted["group"]
     if kind == "coco":

@@ -157,7 +157,7 @@ def test_public_sets_are_evaluated(cfg, real_sets):
     assert found["refer"]["oIoU"] > 0 or found["refer"]["mIoU"] == 0
     cfg.MODEL.GRSER.TEST.DECIDE, cfg.MODEL.GRSER.TEST.SOFT = False, True
     grey = results_of(cfg, "coca")["cosaliency"]
-    assert grey["pictures"] == 4 and 0 < grey["MAE"] < 1
+    assert grey["images"] == 4 and 0 < grey["MAE"] < 1
 
 
 @pytest.mark.parametrize("name", ["refcoco_unc_train", "grd_intra_full", "coca"])

@@ -87,7 +87,7 @@ def test_unknown_types_name_near_ones():
 
 
 def test_data_without_instances_is_refused():
-    DatasetCatalog.register("words_only", lambda: [{"file_name": "a.png", "sentences": []}])
+    DatasetCatalog.register("words_only", lambda: [{"file_name": "a.png", "expressions": []}])
     MetadataCatalog.get("words_only").evaluator_type = "refer"
     model_class = type(build_model(config()))
     try:

@@ -65,7 +65,7 @@ def folders(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "group_id": name,
             "group_name": name,
-            "expression": images[0]["sentences"][0]["sentence"],
+            "expression": images[0]["expressions"][0]["expression"],
             "sent_id": 0,
             "images": images,
         }

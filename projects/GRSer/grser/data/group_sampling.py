@@ -53,13 +53,13 @@ def of_groups(records: Records) -> Questions:
     found = Questions(list(records))
     members: dict[tuple[Any, Any], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for number, record in enumerate(records):
-        for sentence in record["sentences"]:
+        for sentence in record["expressions"]:
             members[record["group_id"], sentence["sent_id"]].append((number, sentence))
     for images in members.values():
         shown = [(number, list(one["targets"])) for number, one in images if one["targets"]]
         lacking = [number for number, one in images if not one["targets"]]
         if shown:
-            found.ask(images[0][1]["sentence"], shown, lacking)
+            found.ask(images[0][1]["expression"], shown, lacking)
     return found
 
 
@@ -82,11 +82,11 @@ def of_expressions(records: Records, instances_json: str) -> Questions:
     for category, images in present.items():
         found.absent[category] = _others(len(records), images)
     for number, record in enumerate(records):
-        for sentence in record["sentences"]:
+        for sentence in record["expressions"]:
             targets = list(sentence["targets"])
             if targets:
                 category = record["annotations"][targets[0]]["category_id"]
-                found.ask(sentence["sentence"], [(number, targets)], category)
+                found.ask(sentence["expression"], [(number, targets)], category)
     return found
 
 
@@ -119,7 +119,7 @@ def of_folders(records: Records) -> Questions:
         folders[record["group_name"]].append(number)
     for name, images in folders.items():
         found.absent[name] = _others(len(records), set(images))
-        words = records[images[0]]["sentences"][0]["sentence"]
+        words = records[images[0]]["expressions"][0]["expression"]
         found.ask(words, [(number, []) for number in images], name)
     return found
 
