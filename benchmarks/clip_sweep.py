@@ -30,7 +30,7 @@ from hipie.config.loading import check
 from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.evaluation import build_evaluator
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 
 Pair = tuple[float, float]
 # Where keys begin, lists of numbers end.
@@ -61,9 +61,9 @@ def sweep(
     Raises:
         ValueError: if CLIP is off.
     """
-    if model.second_opinion is None:
+    if model.clip_ensemble is None:
         raise ValueError("CLIP is off in this configuration: add MODEL.HIPIE.CLIP.ENABLED True")
-    plain = model.second_opinion.ensemble
+    plain = model.clip_ensemble.ensemble
     judges = {}
     for alpha, beta in pairs:
         judges[alpha, beta] = build_evaluator(cfg, name, str(folder / f"{alpha}-{beta}"))
@@ -73,7 +73,9 @@ def sweep(
             looked = model.look(inputs)
             opinions = [model.opinion(item) for item in inputs]
             for (alpha, beta), judge in judges.items():
-                joined = Ensemble((alpha,) * 2, (beta,) * 2, plain.way, plain.thing_temperature)
+                joined = ScoreEnsemble(
+                    (alpha,) * 2, (beta,) * 2, plain.way, plain.thing_temperature
+                )
                 other = [opinion.with_ensemble(joined) for opinion in opinions]
                 judge.process(inputs, model.answer(inputs, looked, other))
     return {pair: judge.evaluate() for pair, judge in judges.items()}

@@ -54,8 +54,8 @@ def watched(model: HIPIE) -> Iterator[Stopwatch]:
         (model.things.mask_features, "forward", "masks"),
         (model.things.mask_head, "forward", "masks"),
         (model.stuff, "forward", "stuff"),
-        (hipie.modeling.meta_arch.postprocess, "universal_results", "merge"),
-        (hipie.modeling.meta_arch.hipie, "referring_results", "merge"),
+        (hipie.modeling.meta_arch.postprocess, "universal_inference", "merge"),
+        (hipie.modeling.meta_arch.hipie, "referring_inference", "merge"),
         (model, "predict", "rest"),
     ]
     with ExitStack() as stack:

@@ -28,9 +28,9 @@ sys.path[0] = str(Path(__file__).parents[1])
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
 from hipie.modeling.fusion.chunked import fuse_in_chunks
 from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPhrases, ImageOpinion
+from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPrompts, ClipMaskScores
 from hipie.modeling.open_vocabulary.mask_crops import mask_crops
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 from hipie.modeling.sam.predictor import Sam
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "la", "mo", "nu", "pe", "ri")
@@ -110,13 +110,13 @@ def names(options: argparse.Namespace) -> dict[str, float]:
     clip.text_features(many)
 
     def judge(words: list[str]) -> None:
-        classes = ClassPhrases(
+        classes = ClassPrompts(
             tuple((word,) for word in words), (False,) * len(words), (True,) * len(words)
         )
-        opinion = ImageOpinion(clip, image, classes, Ensemble())
+        opinion = ClipMaskScores(clip, image, classes, ScoreEnsemble())
         visible = opinion.visible(logits)
         own = torch.zeros(len(logits), len(words))
-        opinion.thing_scores(own, torch.zeros(len(logits), 1), visible)
+        opinion.instance_scores(own, torch.zeros(len(logits), 1), visible)
 
     small, large = medians([lambda: judge(few), lambda: judge(many)], options.repeats)
     print(

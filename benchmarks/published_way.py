@@ -24,10 +24,14 @@ import hipie.ops.module
 from hipie.modeling.fusion.bidirectional_attention import HIDDEN, LIMIT, BidirectionalFusion
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
 from hipie.modeling.meta_arch.hipie import HIPIE
-from hipie.modeling.postprocessing.nms_topk import best_pairs, suppress
-from hipie.modeling.postprocessing.results import ResultSettings
-from hipie.modeling.postprocessing.score_calibration import merge_scores, thing_scores
-from hipie.modeling.postprocessing.token_to_class import hide_stuff, hide_things, pool_tokens
+from hipie.modeling.postprocessing.nms_topk import class_aware_nms, topk_query_class_pairs
+from hipie.modeling.postprocessing.results import InferenceSettings
+from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
+from hipie.modeling.postprocessing.token_to_class import (
+    mask_stuff_classes,
+    mask_thing_classes,
+    pool_token_logits,
+)
 from hipie.modeling.text_encoder.bert import TextEncoder
 from hipie.modeling.text_encoder.features import TextFeatures
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
@@ -55,7 +59,7 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         mock.patch.object(model.things, "forward", _every_layer(model.things)),
         mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
         mock.patch.object(
-            hipie.modeling.meta_arch.postprocess, "universal_results", _everything_at_full_size
+            hipie.modeling.meta_arch.postprocess, "universal_inference", _everything_at_full_size
         ),
     ):
         yield
@@ -143,7 +147,7 @@ def _everything_at_full_size(
     is_thing: Sequence[bool],
     input_size: tuple[int, int],
     output_size: tuple[int, int],
-    settings: ResultSettings,
+    settings: InferenceSettings,
     opinion: None = None,
     owners: Any = None,
 ) -> dict[str, Any]:
@@ -155,18 +159,20 @@ def _everything_at_full_size(
     stuff_count = stuff.token_logits.shape[1]
     stuff_masks = stuff.masks(torch.full((stuff_count,), image), torch.arange(stuff_count))
     tokens = things.token_logits[image, background_queries:]
-    logits = hide_stuff(pool_tokens(tokens, token_spans, settings.token_pooling), is_thing)
-    scores = thing_scores(logits, things.iou_logits[image, background_queries:])
-    kept = suppress(scores, things.boxes[image, background_queries:], settings.nms_threshold)
-    chosen, _, _ = best_pairs(scores[kept], settings.detections, is_thing)
+    logits = mask_stuff_classes(
+        pool_token_logits(tokens, token_spans, settings.token_pooling), is_thing
+    )
+    scores = instance_scores(logits, things.iou_logits[image, background_queries:])
+    kept = class_aware_nms(scores, things.boxes[image, background_queries:], settings.nms_threshold)
+    chosen, _, _ = topk_query_class_pairs(scores[kept], settings.detections_per_image, is_thing)
     instances = _full(thing_masks[kept[chosen]], input_size, output_size) > 0
-    other = pool_tokens(stuff.token_logits[image], token_spans, settings.token_pooling)
-    merged = torch.cat([logits[kept], hide_things(other, is_thing)])
+    other = pool_token_logits(stuff.token_logits[image], token_spans, settings.token_pooling)
+    merged = torch.cat([logits[kept], mask_thing_classes(other, is_thing)])
     masks = _full(torch.cat([thing_masks[kept], stuff_masks]), input_size, output_size).sigmoid()
-    shares = merge_scores(merged, settings.temperature)
+    shares = panoptic_scores(merged, settings.temperature)
     semantic = torch.einsum("qc,qhw->chw", shares, masks)
     best, labels = shares.max(-1)
-    wanted = best > settings.object_threshold
+    wanted = best > settings.object_mask_threshold
     winner = None
     if wanted.any():
         winner = (best[wanted, None, None] * masks[wanted]).argmax(0)

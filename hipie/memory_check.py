@@ -19,7 +19,7 @@ class ImageTooLargeError(ValueError):
     """An image whose results would not fit into the memory that is free."""
 
 
-def require_memory(
+def check_memory(
     canvas: tuple[int, int],
     images: int,
     *,

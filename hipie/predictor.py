@@ -27,8 +27,8 @@ from hipie.data.dataset_mappers.transforms import plain_resize
 from hipie.data.image_io import as_rgb, read_image
 from hipie.engine.malloc import keep_freed_memory
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
-from hipie.modeling.postprocessing.mask_labelling import label_masks, painted
-from hipie.modeling.postprocessing.part_inference import InstancePart, parts_of_instances
+from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
+from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
 from hipie.segmentation import Segment, Segmentation
 from hipie.vocabularies.vocabulary import Parts, Vocabulary, root_wholes
 
@@ -119,7 +119,7 @@ class Segmenter:
             stuff: likewise, for what has no instances.
             parts: part names by the name of their whole, which joins the things; parts of parts
                 as `Vocabulary.from_names` takes them.
-            consistent: parts end where their whole ends; see `parts_of_instances`.
+            consistent: parts end where their whole ends; see `assign_parts`.
             sam: makes masks finer: of things by their boxes, of parts inside their wholes.
         """
         self._require("universal", "segment")
@@ -170,9 +170,11 @@ class Segmenter:
         vocabulary = Vocabulary.from_names(things=things, stuff=stuff)
         asked = {"vocabulary": vocabulary, "results": ("sem_seg",)}
         scores = self._run(pixels, asked)["sem_seg"].cpu()
-        classes, shares = label_masks(masks, scores)
+        classes, shares = classify_masks(masks, scores)
         segments = []
-        for place, score, mask in painted(masks, classes, shares, vocabulary.is_thing):
+        for place, score, mask in non_overlapping_segments(
+            masks, classes, shares, vocabulary.is_thing
+        ):
             one = vocabulary.classes[place]
             segments.append(Segment(one.name, one.kind, mask.numpy(), score))
         return Segmentation(pixels, segments)
@@ -272,7 +274,7 @@ class Segmenter:
         masks = torch.from_numpy(np.stack([s.mask for s in wholes])) if wholes else None
         if masks is None:
             return
-        for found in parts_of_instances(
+        for found in assign_parts(
             scores.cpu(),
             masks,
             [s.label for s in wholes],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hipie import memory_check as memory
-from hipie.memory_check import ImageTooLargeError, free_bytes, require_memory
+from hipie.memory_check import ImageTooLargeError, check_memory, free_bytes
 
 CPU = torch.device("cpu")
 ASKED = {"output_pixels": 1000 * 2000, "width": 256, "classes": 133, "device": CPU}
@@ -23,17 +23,17 @@ def system(tmp_path, monkeypatch):
 
 
 def test_what_fits_passes(system) -> None:
-    require_memory((500, 1000), 1, **{**ASKED, "output_pixels": 500 * 1000})
+    check_memory((500, 1000), 1, **{**ASKED, "output_pixels": 500 * 1000})
 
 
 def test_what_does_not_fit_names_the_size_that_would(system) -> None:
     with pytest.raises(ImageTooLargeError, match=r"2\.0 GB are free; (\d+) x (\d+)") as caught:
-        require_memory((1000, 2000), 1, **ASKED)
+        check_memory((1000, 2000), 1, **ASKED)
     height, width = (
         int(n) for n in str(caught.value).split("; ")[1].split(" pixels")[0].split(" x ")
     )
     assert width == pytest.approx(2 * height, abs=2)
-    require_memory((height, width), 1, **{**ASKED, "output_pixels": height * width})
+    check_memory((height, width), 1, **{**ASKED, "output_pixels": height * width})
 
 
 def test_a_container_may_leave_less(system) -> None:
@@ -49,4 +49,4 @@ def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
     assert free_bytes(CPU) is None
-    require_memory((10**6, 10**6), 9, **ASKED)
+    check_memory((10**6, 10**6), 9, **ASKED)

@@ -41,10 +41,11 @@ def test_small_vocabularies_are_scored_as_large_ones_unless_told(tiny_weights, t
     opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", 64]
     key = "MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES"
     assert (
-        Segmenter.from_config(TINY, tiny_weights, "cpu", opts).model.settings.least_classes == 133
+        Segmenter.from_config(TINY, tiny_weights, "cpu", opts).model.settings.min_softmax_classes
+        == 133
     )
     published = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, key, 0])
-    assert published.model.settings.least_classes == 0
+    assert published.model.settings.min_softmax_classes == 0
 
 
 def test_a_path_an_image_and_an_array_give_the_same(segmenter, picture, tmp_path) -> None:

@@ -49,7 +49,7 @@ def prepared(case: Case, published_model: Callable[[int], HIPIE]) -> HIPIE:
     model = published_model(asked["num_queries"])
     model.settings = replace(
         model.settings,
-        object_threshold=asked["object_threshold"],
+        object_mask_threshold=asked["object_threshold"],
         overlap_threshold=asked["overlap_threshold"],
     )
     return model

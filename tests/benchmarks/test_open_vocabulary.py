@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.evaluation import build_evaluator
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 
 ROOT = Path(__file__).parents[2]
 SMALL = Namespace(
@@ -60,7 +60,7 @@ def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
     sweeps = program("clip_sweep")
     pairs = [(0.0, 0.0), (0.9, 0.9)]
     found = sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path / "swept")
-    model.second_opinion.ensemble = Ensemble((0.9, 0.9), (0.9, 0.9))
+    model.clip_ensemble.ensemble = ScoreEnsemble((0.9, 0.9), (0.9, 0.9))
     judge = build_evaluator(tiny_cfg, name, str(tmp_path / "alone"))
     judge.reset()
     for inputs in build_test_loader(tiny_cfg, name):
@@ -70,7 +70,7 @@ def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
     assert found[0.0, 0.0]["sem_seg"] != found[0.9, 0.9]["sem_seg"]
     said = sweeps.table(found | {(0.0, 0.9): alone, (0.9, 0.0): alone}, [0.0, 0.9], [0.0, 0.9])
     assert "sem_seg mIoU" in said and "swing" in said
-    model.second_opinion = None
+    model.clip_ensemble = None
     with pytest.raises(ValueError, match="CLIP is off"):
         sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hipie.data.datasets import register_benchmarks
 from hipie.evaluation import PartPQEvaluator
-from hipie.modeling.postprocessing.part_panoptic import owners_of
-from hipie.modeling.postprocessing.results import ResultSettings, universal_results
+from hipie.modeling.postprocessing.part_panoptic import part_owners
+from hipie.modeling.postprocessing.results import InferenceSettings, universal_inference
 from hipie.vocabularies.vocabulary import Vocabulary
 
 SIDE, STRIDE, SURE = 32, 4, 12.0
@@ -69,7 +69,7 @@ def answer(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> Answe
 def results(
     vocabulary: Vocabulary, covered: list[tuple[str, int, int]], semantic: bool = True
 ) -> dict:
-    return universal_results(
+    return universal_inference(
         answer(vocabulary, THINGS),
         answer(vocabulary, covered),
         image=0,
@@ -78,8 +78,8 @@ def results(
         is_thing=vocabulary.is_thing,
         input_size=(SIDE, SIDE),
         output_size=(SIDE, SIDE),
-        settings=ResultSettings(semantic_on=semantic),
-        owners=owners_of(vocabulary.names, [one.whole for one in vocabulary.classes]),
+        settings=InferenceSettings(semantic_on=semantic),
+        owners=part_owners(vocabulary.names, [one.whole for one in vocabulary.classes]),
     )
 
 
@@ -120,7 +120,7 @@ def test_classes_stand_where_they_are_judged_and_parts_follow() -> None:
         vocabulary = known.vocabulary
         assert len(vocabulary) == classes + parts
         assert list(vocabulary.names[:classes]) == [one.name for one in known.part_pq_classes]
-        owners = owners_of(vocabulary.names, [one.whole for one in vocabulary.classes])
+        owners = part_owners(vocabulary.names, [one.whole for one in vocabulary.classes])
         assert owners[:classes] == [None] * classes
         for place, one in enumerate(known.part_pq_classes):
             assert owners.count(place) == len(one.part_names)

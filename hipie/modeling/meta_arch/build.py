@@ -10,13 +10,13 @@ from detectron2.modeling import build_backbone
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.open_vocabulary.error import missing_package
-from hipie.modeling.postprocessing.results import ResultSettings
+from hipie.modeling.postprocessing.results import InferenceSettings
 from hipie.modeling.text_encoder.bert import TextEncoder
 from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
 from hipie.modeling.transformer_decoder.thing_branch import ThingBranch
 
 if TYPE_CHECKING:
-    from hipie.modeling.open_vocabulary.clip_ensemble import SecondOpinion
+    from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
 
 FEATURES = ("res3", "res4", "res5")
 
@@ -55,22 +55,22 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
         "stuff_criterion": StuffCriterion(
             keys.LOSS.NUM_POINTS, published_frame=keys.LOSS.OFFICIAL_BOX_FRAMES
         ),
-        "settings": ResultSettings(
+        "settings": InferenceSettings(
             instance_on=keys.TEST.INSTANCE_ON,
             semantic_on=keys.TEST.SEMANTIC_ON,
             panoptic_on=keys.TEST.PANOPTIC_ON,
-            detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             token_pooling=keys.TEST.TOKEN_POOLING,
             nms_threshold=keys.TEST.NMS_THRESHOLD,
             temperature=keys.TEST.TEMPERATURE,
-            least_classes=keys.TEST.MIN_SOFTMAX_CLASSES,
-            object_threshold=keys.OBJECT_MASK_THRESHOLD,
+            min_softmax_classes=keys.TEST.MIN_SOFTMAX_CLASSES,
+            object_mask_threshold=keys.OBJECT_MASK_THRESHOLD,
             overlap_threshold=keys.OVERLAP_THRESHOLD,
-            stuff_scores_things=keys.TEST.THING_SCORES_FROM_STUFF_DECODER,
-            merge_stuff_only=keys.TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY,
+            thing_scores_from_stuff_decoder=keys.TEST.THING_SCORES_FROM_STUFF_DECODER,
+            panoptic_from_stuff_decoder_only=keys.TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY,
             consistent_parts=keys.TEST.CONSISTENT_PARTS,
         ),
-        "second_opinion": _second_opinion(cfg) if keys.CLIP.ENABLED else None,
+        "clip_ensemble": _clip_ensemble(cfg) if keys.CLIP.ENABLED else None,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "size_divisibility": keys.SIZE_DIVISIBILITY,
@@ -81,12 +81,12 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _second_opinion(cfg: CfgNode) -> SecondOpinion:
+def _clip_ensemble(cfg: CfgNode) -> ClipEnsemble:
     try:
-        from hipie.modeling.open_vocabulary.clip_ensemble import SecondOpinion
+        from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
     except ModuleNotFoundError as error:
         raise missing_package("MODEL.HIPIE.CLIP", "open_clip_torch", "clip") from error
-    return SecondOpinion.from_config(cfg)
+    return ClipEnsemble.from_config(cfg)
 
 
 def _transformer(keys: CfgNode) -> dict[str, int]:

@@ -27,7 +27,7 @@ from hipie.modeling.meta_arch.image_batch import (
 )
 from hipie.modeling.meta_arch.inputs import object_pieces, output_size, require_room, vocabulary_of
 from hipie.modeling.meta_arch.postprocess import Looked, image_results, wanted
-from hipie.modeling.postprocessing.results import ResultSettings, referring_results
+from hipie.modeling.postprocessing.results import InferenceSettings, referring_inference
 from hipie.modeling.text_encoder.bert import TextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
 from hipie.modeling.text_encoder.features import TextFeatures
@@ -41,8 +41,8 @@ from hipie.structures import RawPredictions, raw_branch
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from hipie.modeling.open_vocabulary.clip_ensemble import SecondOpinion
-    from hipie.modeling.open_vocabulary.clip_mask_scores import ImageOpinion
+    from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+    from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
 
 EXPRESSIONS_AT_ONCE = 16
 
@@ -76,7 +76,7 @@ class HIPIE(nn.Module):
         stuff: StuffBranch | None,
         thing_criterion: ThingCriterion,
         stuff_criterion: StuffCriterion,
-        settings: ResultSettings,
+        settings: InferenceSettings,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = 32,
@@ -84,7 +84,7 @@ class HIPIE(nn.Module):
         spread_whole_names: bool = False,
         unfused_expressions: bool = True,
         default_dataset: str = "",
-        second_opinion: SecondOpinion | None = None,
+        clip_ensemble: ClipEnsemble | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -99,7 +99,7 @@ class HIPIE(nn.Module):
         self.spread_whole_names = spread_whole_names
         self.unfused_expressions = unfused_expressions
         self.default_dataset = default_dataset
-        self.second_opinion = second_opinion
+        self.clip_ensemble = clip_ensemble
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
 
@@ -308,7 +308,7 @@ class HIPIE(nn.Module):
         self,
         inputs: list[dict[str, Any]],
         looked: Looked,
-        opinions: Sequence[ImageOpinion | None],
+        opinions: Sequence[ClipMaskScores | None],
     ) -> list[dict[str, Any]]:
         """Results of images, from what `look` returned and a second opinion of each."""
         return [
@@ -327,7 +327,7 @@ class HIPIE(nn.Module):
             image_of = [i for i, _ in part]
             _, found = self._find_described(projected, [s for _, s in part], image_of)
             for row, i in enumerate(image_of):
-                best = referring_results(
+                best = referring_inference(
                     found.layers[-1],
                     row=row,
                     background_queries=found.num_background,
@@ -387,9 +387,9 @@ class HIPIE(nn.Module):
     def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
         return vocabulary_of(item, self.default_dataset)
 
-    def opinion(self, item: dict[str, Any]) -> ImageOpinion | None:
+    def opinion(self, item: dict[str, Any]) -> ClipMaskScores | None:
         """CLIP's opinion of an image's masks, where CLIP is on."""
-        if self.second_opinion is None:
+        if self.clip_ensemble is None:
             return None
         step = self.size_divisibility if self.pad_at_test else 0
-        return self.second_opinion.of(item["image"], self.pixel_mean, self._vocabulary(item), step)
+        return self.clip_ensemble.of(item["image"], self.pixel_mean, self._vocabulary(item), step)

@@ -8,9 +8,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from hipie.memory_check import require_memory
+from hipie.memory_check import check_memory
 from hipie.modeling.text_encoder.features import TextFeatures
-from hipie.modeling.text_encoder.positive_map import positive_map, spread_wholes
+from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
 from hipie.vocabularies.vocabulary import Vocabulary
 
 Size = tuple[int, int]
@@ -53,13 +53,13 @@ def object_pieces(
     pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
     if spread_by is None:
         return pieces
-    return spread_wholes(pieces, text.input_ids[i], item["vocabulary"], spread_by)
+    return propagate_part_to_whole(pieces, text.input_ids[i], item["vocabulary"], spread_by)
 
 
 def require_room(
     inputs: list[dict[str, Any]], classes: int, width: int, device: torch.device
 ) -> None:
-    """Refuse images whose results would not fit into memory; see `require_memory`.
+    """Refuse images whose results would not fit into memory; see `check_memory`.
 
     Args:
         inputs: Detectron2's dicts, looked at together.
@@ -69,7 +69,7 @@ def require_room(
     """
     sizes = [tuple(item["image"].shape[-2:]) for item in inputs]
     outputs = [output_size(item, size) for item, size in zip(inputs, sizes, strict=True)]
-    require_memory(
+    check_memory(
         (max(height for height, _ in sizes), max(width for _, width in sizes)),
         len(inputs),
         output_pixels=sum(height * width for height, width in outputs),

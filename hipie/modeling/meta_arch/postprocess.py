@@ -8,9 +8,13 @@ from typing import Any
 
 from hipie.modeling.criterion.predictions import LayerPrediction
 from hipie.modeling.meta_arch.inputs import output_size
-from hipie.modeling.postprocessing.part_inference import keep_to_wholes
-from hipie.modeling.postprocessing.part_panoptic import owners_of
-from hipie.modeling.postprocessing.results import ResultSettings, SecondOpinion, universal_results
+from hipie.modeling.postprocessing.part_inference import enforce_part_consistency
+from hipie.modeling.postprocessing.part_panoptic import part_owners
+from hipie.modeling.postprocessing.results import (
+    ClipEnsemble,
+    InferenceSettings,
+    universal_inference,
+)
 from hipie.modeling.transformer_decoder.thing_branch import ThingOutput
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -32,7 +36,7 @@ class Looked:
     stuff: LayerPrediction | None
 
 
-def wanted(item: dict[str, Any], settings: ResultSettings) -> ResultSettings:
+def wanted(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:
     """The settings for one of Detectron2's dicts.
 
     Its `results`, if it has them, name those that are made: "instances", "sem_seg",
@@ -55,10 +59,10 @@ def image_results(
     i: int,
     item: dict[str, Any],
     vocabulary: Vocabulary,
-    settings: ResultSettings,
-    opinion: SecondOpinion | None,
+    settings: InferenceSettings,
+    opinion: ClipEnsemble | None,
 ) -> dict[str, Any]:
-    """Results of one image of a batch; see `universal_results`.
+    """Results of one image of a batch; see `universal_inference`.
 
     Args:
         looked: what the branches say.
@@ -70,7 +74,7 @@ def image_results(
     """
     settings = wanted(item, settings)
     wholes = [one.whole for one in vocabulary.classes]
-    result = universal_results(
+    result = universal_inference(
         looked.things.layers[-1],
         looked.stuff,
         image=i,
@@ -81,8 +85,8 @@ def image_results(
         output_size=output_size(item, looked.sizes[i]),
         settings=settings,
         opinion=opinion,
-        owners=owners_of(vocabulary.names, wholes),
+        owners=part_owners(vocabulary.names, wholes),
     )
     if settings.consistent_parts and settings.semantic_on:
-        keep_to_wholes(result["sem_seg"], vocabulary.names, wholes)
+        enforce_part_consistency(result["sem_seg"], vocabulary.names, wholes)
     return result

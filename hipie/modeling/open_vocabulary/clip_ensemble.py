@@ -13,17 +13,17 @@ from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_loading import require_clip
-from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPhrases, ImageOpinion
+from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPrompts, ClipMaskScores
 from hipie.modeling.open_vocabulary.error import unknown
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 from hipie.vocabularies.tables import load_vocabulary, vocabulary_names
 from hipie.vocabularies.vocabulary import Vocabulary
 
 # The weights of the published program where no configuration says otherwise.
-PUBLISHED = Ensemble()
+PUBLISHED = ScoreEnsemble()
 
 
-class SecondOpinion:
+class ClipEnsemble:
     """Asks CLIP about the masks of images.
 
     CLIP is loaded when the first image comes, stays frozen, and is in no checkpoint; its name is
@@ -45,7 +45,7 @@ class SecondOpinion:
         model: str,
         weights: str = "",
         *,
-        ensemble: Ensemble = PUBLISHED,
+        ensemble: ScoreEnsemble = PUBLISHED,
         seen: str = "coco_panoptic",
         bgr: bool = False,
     ) -> None:
@@ -57,10 +57,10 @@ class SecondOpinion:
         self._clip: Clip | None = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> SecondOpinion:
+    def from_config(cls, cfg: CfgNode) -> ClipEnsemble:
         """What `MODEL.HIPIE.CLIP` says."""
         keys = cfg.MODEL.HIPIE.CLIP
-        ensemble = Ensemble(
+        ensemble = ScoreEnsemble(
             tuple(keys.ALPHA), tuple(keys.BETA), keys.ENSEMBLE, keys.THING_TEMPERATURE
         )
         return cls(
@@ -85,7 +85,7 @@ class SecondOpinion:
 
     def of(
         self, image: Tensor, mean: Tensor, vocabulary: Vocabulary, divisibility: int = 0
-    ) -> ImageOpinion:
+    ) -> ClipMaskScores:
         """The opinion of one image's masks.
 
         Args:
@@ -99,7 +99,7 @@ class SecondOpinion:
         centred = image.to(mean.device, torch.float32) - mean
         padded = F.pad(centred, (0, -width % step, 0, -height % step)) + mean
         scaled = padded / 255
-        return ImageOpinion(
+        return ClipMaskScores(
             self.clip,
             scaled.flip(0) if self._bgr else scaled,
             _classes(vocabulary, self._seen),
@@ -108,10 +108,10 @@ class SecondOpinion:
 
 
 @lru_cache(maxsize=16)
-def _classes(vocabulary: Vocabulary, seen: str) -> ClassPhrases:
+def _classes(vocabulary: Vocabulary, seen: str) -> ClassPrompts:
     known = _known_phrases(seen)
     phrases = tuple(one.phrases for one in vocabulary.classes)
-    return ClassPhrases(
+    return ClassPrompts(
         phrases,
         tuple(not known.isdisjoint(names) for names in phrases),
         vocabulary.is_thing,

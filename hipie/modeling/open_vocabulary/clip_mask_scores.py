@@ -17,11 +17,11 @@ from torch import Tensor
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.open_vocabulary.masked_attention_pooling import EncodedImage, visible_patches
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 
 
 @dataclass(frozen=True)
-class ClassPhrases:
+class ClassPrompts:
     """K classes as CLIP reads them.
 
     Attributes:
@@ -71,7 +71,7 @@ def class_logits(
 
 
 @dataclass
-class ImageOpinion:
+class ClipMaskScores:
     """CLIP's opinion of the masks of one image.
 
     Attributes:
@@ -83,13 +83,13 @@ class ImageOpinion:
 
     clip: Clip
     image: Tensor
-    classes: ClassPhrases
-    ensemble: Ensemble
+    classes: ClassPrompts
+    ensemble: ScoreEnsemble
     _image: EncodedImage | None = field(default=None, init=False, repr=False)
 
-    def with_ensemble(self, ensemble: Ensemble) -> ImageOpinion:
+    def with_ensemble(self, ensemble: ScoreEnsemble) -> ClipMaskScores:
         """The same image, joined in another way; it is not encoded again."""
-        other = ImageOpinion(self.clip, self.image, self.classes, ensemble)
+        other = ClipMaskScores(self.clip, self.image, self.classes, ensemble)
         other._image = self._image = self._image or self._encoded()
         return other
 
@@ -112,16 +112,16 @@ class ImageOpinion:
             features = F.normalize(self._image.mask_features(visible).float(), dim=-1)
             return class_probabilities(self.clip, features, self.classes.phrases)
 
-    def thing_scores(self, class_logits: Tensor, iou_logits: Tensor, visible: Tensor) -> Tensor:
-        """[Q, K] scores of things; see `Ensemble.thing_scores`."""
+    def instance_scores(self, class_logits: Tensor, iou_logits: Tensor, visible: Tensor) -> Tensor:
+        """[Q, K] scores of things; see `ScoreEnsemble.instance_scores`."""
         clip = self.probabilities(visible)
-        return self.ensemble.thing_scores(class_logits, iou_logits, clip, self._weights(clip))
+        return self.ensemble.instance_scores(class_logits, iou_logits, clip, self._weights(clip))
 
-    def merge_scores(self, scores: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
-        """Scores [N, K], of several merges of the same masks; see `Ensemble.merge_scores`."""
+    def panoptic_scores(self, scores: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
+        """Scores [N, K], of several merges of the same masks; see `ScoreEnsemble.panoptic_scores`."""
         clip = self.probabilities(visible)
         weights = self._weights(clip)
-        return [self.ensemble.merge_scores(own, clip, weights) for own in scores]
+        return [self.ensemble.panoptic_scores(own, clip, weights) for own in scores]
 
     def _encoded(self) -> EncodedImage:
         return self.clip.encode(self.image)

@@ -20,7 +20,7 @@ HIDDEN = -1000.0
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class ScoreEnsemble:
     """Weights of CLIP and how they act.
 
     Attributes:
@@ -69,7 +69,7 @@ class Ensemble:
             return torch.log((1 - weights) * own + weights * clip + TINY)
         return torch.xlogy(1 - weights, own) + torch.xlogy(weights, clip)
 
-    def thing_scores(
+    def instance_scores(
         self, class_logits: Tensor, iou_logits: Tensor, clip: Tensor, weights: Tensor
     ) -> Tensor:
         """Scores of things: class, CLIP and the predicted quality of the box.
@@ -91,7 +91,7 @@ class Ensemble:
         quality = iou_logits.float().sigmoid()
         return (joined**CLASS_POWER * quality**QUALITY_POWER).sqrt()
 
-    def merge_scores(self, own: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+    def panoptic_scores(self, own: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
         """Scores of queries that compete for pixels: joined, and as much in all as before.
 
         Args:

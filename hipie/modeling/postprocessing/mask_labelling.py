@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def label_masks(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def classify_masks(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """The class of every mask.
 
     Args:
@@ -25,10 +25,10 @@ def label_masks(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return classes, best / sums.sum(1).clamp(min=torch.finfo(flat.dtype).tiny)
 
 
-def painted(
+def non_overlapping_segments(
     masks: Tensor, classes: Tensor, scores: Tensor, is_thing: Sequence[bool]
 ) -> list[tuple[int, float, Tensor]]:
-    """Labelled masks as segments that do not overlap: small ones are painted over large ones.
+    """Labelled masks as segments that do not overlap: small ones are non_overlapping_segments over large ones.
 
     Args:
         masks: [N, H, W] bool.

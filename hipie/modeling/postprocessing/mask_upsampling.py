@@ -16,7 +16,7 @@ BAND_BYTES = 64 * 2**20
 Size = tuple[int, int]
 
 
-def chunks(count: int, *sizes: Size, working_bytes: int = WORKING_BYTES) -> Iterator[slice]:
+def mask_chunks(count: int, *sizes: Size, working_bytes: int = WORKING_BYTES) -> Iterator[slice]:
     """Slices of `count` masks so that a chunk's float32 copies stay within the working memory.
 
     Args:
@@ -30,7 +30,7 @@ def chunks(count: int, *sizes: Size, working_bytes: int = WORKING_BYTES) -> Iter
         yield slice(start, min(start + step, count))
 
 
-def to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
+def upsample_to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
     """Bilinear to four times the size, then the padding is cut away.
 
     Args:
@@ -46,10 +46,10 @@ def to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
     return full[0, :, : input_size[0], : input_size[1]]
 
 
-class OutputRows:
+class MaskRowUpsampler:
     """Masks at the size of the results, a few rows of the image at a time.
 
-    Bilinear twice, as `to_input` and then to the output size, but hundreds of masks never exist at
+    Bilinear twice, as `upsample_to_input` and then to the output size, but hundreds of masks never exist at
     full size: resizing columns and resizing rows are two linear maps, so rows can be made alone.
     Asked for from top to bottom, no row of the small masks is widened twice.
 
@@ -106,7 +106,7 @@ def _resize(lines: Tensor, inside: int, size: int) -> Tensor:
     return full[0]
 
 
-def bands(height: int, row_bytes: int, working_bytes: int = BAND_BYTES) -> Iterator[slice]:
+def row_bands(height: int, row_bytes: int, working_bytes: int = BAND_BYTES) -> Iterator[slice]:
     """Slices of `height` rows that fit the working memory, four rows at least.
 
     Args:
@@ -119,7 +119,7 @@ def bands(height: int, row_bytes: int, working_bytes: int = BAND_BYTES) -> Itera
         yield slice(top, min(top + step, height))
 
 
-def instance_masks(
+def upsample_instance_masks(
     mask_logits: Tensor,
     input_size: Size,
     output_size: Size,
@@ -141,8 +141,8 @@ def instance_masks(
     count = len(mask_logits)
     masks = mask_logits.new_empty((count, *output_size), dtype=torch.bool)
     canvas = (mask_logits.shape[-2] * STRIDE, mask_logits.shape[-1] * STRIDE)
-    for rows in chunks(count, canvas, output_size, working_bytes=working_bytes):
-        binary = to_input(mask_logits[rows], input_size) > 0
+    for rows in mask_chunks(count, canvas, output_size, working_bytes=working_bytes):
+        binary = upsample_to_input(mask_logits[rows], input_size) > 0
         if tuple(binary.shape[-2:]) != tuple(output_size):
             bytes_ = binary[None].to(torch.uint8)
             binary = F.interpolate(bytes_, size=output_size, mode="nearest")[0].bool()

@@ -15,7 +15,7 @@ def corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
-def suppress(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
+def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
     """Non-maximum suppression among queries whose best class is the same.
 
     Args:
@@ -30,7 +30,7 @@ def suppress(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
     return batched_nms(corners(boxes), best, labels, threshold)
 
 
-def best_pairs(
+def topk_query_class_pairs(
     scores: Tensor, limit: int = 100, allowed: Sequence[bool] | Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The highest (query, class) pairs; one query may come with several classes.

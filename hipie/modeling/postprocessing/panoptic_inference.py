@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hipie.modeling.postprocessing.mask_upsampling import bands
+from hipie.modeling.postprocessing.mask_upsampling import row_bands
 
 Size = tuple[int, int]
 
@@ -32,7 +32,7 @@ class PanopticThresholds:
     overlap: float = 0.8
 
 
-class SemanticMerge:
+class SemanticAccumulator:
     """Per class and pixel, the sum over queries of class score times mask probability.
 
     Args:
@@ -84,7 +84,7 @@ def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int, bool]]:
         start = stop
 
 
-class PanopticMerge:
+class PanopticAccumulator:
     """Each pixel goes to the query with the largest score times mask probability.
 
     Args:
@@ -168,27 +168,27 @@ class PanopticMerge:
         return table.to(chosen.device)[chosen.long()], segments
 
 
-def semantic_map(scores: Tensor, mask_logits: Tensor) -> Tensor:
+def semantic_inference(scores: Tensor, mask_logits: Tensor) -> Tensor:
     """[K, H, W] class scores of every pixel from scores [N, K] and mask logits [N, H, W]."""
-    merge = SemanticMerge(scores, tuple(mask_logits.shape[-2:]))
+    merge = SemanticAccumulator(scores, tuple(mask_logits.shape[-2:]))
     _feed(merge, mask_logits)
     return merge.result()
 
 
-def panoptic_map(
+def panoptic_inference(
     scores: Tensor,
     mask_logits: Tensor,
     is_thing: Sequence[bool],
     thresholds: PanopticThresholds = PanopticThresholds(),
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Panoptic map and segments from scores [N, K] and mask logits [N, H, W]."""
-    merge = PanopticMerge(scores, is_thing, tuple(mask_logits.shape[-2:]), thresholds)
+    merge = PanopticAccumulator(scores, is_thing, tuple(mask_logits.shape[-2:]), thresholds)
     _feed(merge, mask_logits)
     return merge.result()
 
 
-def _feed(merge: SemanticMerge | PanopticMerge, mask_logits: Tensor) -> None:
+def _feed(merge: SemanticAccumulator | PanopticAccumulator, mask_logits: Tensor) -> None:
     count, height, width = mask_logits.shape
     every = torch.arange(count, device=mask_logits.device)
-    for rows in bands(height, 4 * count * width):
+    for rows in row_bands(height, 4 * count * width):
         merge.add(every, rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())

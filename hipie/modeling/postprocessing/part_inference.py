@@ -35,12 +35,12 @@ class InstancePart:
     parts: tuple[InstancePart, ...] = ()
 
 
-def part_map(scores: Tensor) -> Tensor:
+def part_class_map(scores: Tensor) -> Tensor:
     """[H, W] int64, the class of every pixel, from semantic scores [K, H, W]."""
     return scores.argmax(0)
 
 
-def parts_of_instances(
+def assign_parts(
     scores: Tensor,
     masks: Tensor,
     labels: Sequence[str],
@@ -95,7 +95,7 @@ class _Search:
         fewest: int,
         consistent: bool,
     ) -> None:
-        self._classes = part_map(scores)
+        self._classes = part_class_map(scores)
         self._share = scores.amax(0) / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
         self._wholes, self._names = wholes, names
         self._fewest, self._consistent = fewest, consistent
@@ -109,14 +109,14 @@ class _Search:
         pixels = self._classes == part
         if self._consistent:
             return pixels & mask
-        return pixels & torch.from_numpy(pieces_of(pixels.numpy(), others) == place)
+        return pixels & torch.from_numpy(assign_components(pixels.numpy(), others) == place)
 
     def tree(self, part: int, instance: int, region: Tensor, level: int) -> InstancePart | None:
         """A part and what is inside it; None if there is too little of it."""
         mask, inside = region, []
         for child in self.children(self._names[part]) if self._names[part] else []:
             pixels = self._classes == child
-            near = torch.from_numpy(touching(pixels.numpy(), region.numpy()))
+            near = torch.from_numpy(touching_components(pixels.numpy(), region.numpy()))
             mask = mask | near
             one = self.tree(child, instance, near, level + 1)
             if one is not None:
@@ -128,7 +128,7 @@ class _Search:
         return InstancePart(instance, part, mask, float(self._share[mask].mean()), tuple(inside))
 
 
-def pieces_of(pixels: np.ndarray, masks: Sequence[Tensor]) -> np.ndarray:
+def assign_components(pixels: np.ndarray, masks: Sequence[Tensor]) -> np.ndarray:
     """Which mask every connected piece of some pixels belongs to: the one it shares most with.
 
     Args:
@@ -145,7 +145,7 @@ def pieces_of(pixels: np.ndarray, masks: Sequence[Tensor]) -> np.ndarray:
     return owner[pieces]
 
 
-def touching(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
+def touching_components(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
     """[H, W] bool, the connected pieces of some pixels that touch a region, diagonally too."""
     pieces, count = ndimage.label(pixels, _NEIGHBOURS)
     grown = ndimage.binary_dilation(region, _NEIGHBOURS)
@@ -155,7 +155,9 @@ def touching(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
     return near[pieces]
 
 
-def keep_to_wholes(scores: Tensor, names: Sequence[str], wholes: Sequence[str | None]) -> Tensor:
+def enforce_part_consistency(
+    scores: Tensor, names: Sequence[str], wholes: Sequence[str | None]
+) -> Tensor:
     """Semantic scores in which the parts of a pixel agree about whose parts they are.
 
     A pixel goes to the whole whose parts (and whose own name) score highest together; all other

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Owners = Sequence[int | None]
+PartOwners = Sequence[int | None]
 
 
-def owners_of(names: Sequence[str], wholes: Sequence[str | None]) -> list[int | None]:
+def part_owners(names: Sequence[str], wholes: Sequence[str | None]) -> list[int | None]:
     """Whose part every class is.
 
     Args:
@@ -39,12 +39,12 @@ def owners_of(names: Sequence[str], wholes: Sequence[str | None]) -> list[int | 
     return owners
 
 
-def leave_out_parts(scores: Tensor, owners: Owners) -> Tensor:
+def suppress_part_queries(scores: Tensor, owners: PartOwners) -> Tensor:
     """Class scores in which queries that show a part are sure of nothing.
 
     Args:
         scores: [N, K].
-        owners: see `owners_of`.
+        owners: see `part_owners`.
     """
     if not any(owner is not None for owner in owners):
         return scores
@@ -52,8 +52,8 @@ def leave_out_parts(scores: Tensor, owners: Owners) -> Tensor:
     return scores.masked_fill(is_part[scores.argmax(-1)][:, None], 0.0)
 
 
-def parts_of_segments(
-    segments: Tensor, info: Sequence[dict[str, Any]], scores: Tensor, owners: Owners
+def part_segmentation(
+    segments: Tensor, info: Sequence[dict[str, Any]], scores: Tensor, owners: PartOwners
 ) -> Tensor:
     """The part of its class that every pixel of a panoptic map shows.
 
@@ -61,7 +61,7 @@ def parts_of_segments(
         segments: [H, W], the panoptic map.
         info: its segments, with `id` and `category_id`.
         scores: [K, H, W] semantic scores.
-        owners: see `owners_of`.
+        owners: see `part_owners`.
 
     Returns:
         [H, W] int32: n where the n-th class (from 1) that belongs to the segment's class scores

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hipie.modeling.postprocessing.score_calibration import thing_scores
+from hipie.modeling.postprocessing.score_calibration import instance_scores
 
 
-def best_described(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, Tensor]:
+def best_query(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, Tensor]:
     """The query that fits an expression best.
 
     Suppression among queries never removes the best one, so none is needed.
@@ -19,5 +19,5 @@ def best_described(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tenso
     Returns:
         Its index [...] and its score [...] in 0..1.
     """
-    score, query = thing_scores(expression_logits, iou_logits).squeeze(-1).max(-1)
+    score, query = instance_scores(expression_logits, iou_logits).squeeze(-1).max(-1)
     return query, score

@@ -11,27 +11,31 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from hipie.modeling.postprocessing.mask_upsampling import (
-    OutputRows,
+    MaskRowUpsampler,
     Size,
-    bands,
-    chunks,
-    instance_masks,
-    to_input,
+    mask_chunks,
+    row_bands,
+    upsample_instance_masks,
+    upsample_to_input,
 )
-from hipie.modeling.postprocessing.nms_topk import best_pairs, corners, suppress
+from hipie.modeling.postprocessing.nms_topk import class_aware_nms, corners, topk_query_class_pairs
 from hipie.modeling.postprocessing.panoptic_inference import (
-    PanopticMerge,
+    PanopticAccumulator,
     PanopticThresholds,
-    SemanticMerge,
+    SemanticAccumulator,
 )
-from hipie.modeling.postprocessing.part_panoptic import Owners, leave_out_parts, parts_of_segments
-from hipie.modeling.postprocessing.referring_inference import best_described
-from hipie.modeling.postprocessing.score_calibration import merge_scores, thing_scores
+from hipie.modeling.postprocessing.part_panoptic import (
+    PartOwners,
+    part_segmentation,
+    suppress_part_queries,
+)
+from hipie.modeling.postprocessing.referring_inference import best_query
+from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
 from hipie.modeling.postprocessing.token_to_class import (
     MASKED_LOGIT,
-    hide_stuff,
-    hide_things,
-    pool_tokens,
+    mask_stuff_classes,
+    mask_thing_classes,
+    pool_token_logits,
 )
 
 # Masks are looked at in a few at a time, as if by a model that takes images of this size.
@@ -47,7 +51,7 @@ class Prediction(Protocol):
     masks: Callable[[Tensor, Tensor], Tensor] | None
 
 
-class SecondOpinion(Protocol):
+class ClipEnsemble(Protocol):
     """Another model's view of the masks of one image; see `hipie.modeling.open_vocabulary.clip_mask_scores`."""
 
     size: Size
@@ -55,43 +59,43 @@ class SecondOpinion(Protocol):
     def visible(self, mask_logits: Tensor) -> Tensor:
         """What it will see of masks [N, h, w]."""
 
-    def thing_scores(self, class_logits: Tensor, iou_logits: Tensor, visible: Tensor) -> Tensor:
+    def instance_scores(self, class_logits: Tensor, iou_logits: Tensor, visible: Tensor) -> Tensor:
         """[Q, K] scores of things from logits [Q, K] and [Q, 1]."""
 
-    def merge_scores(self, scores: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
+    def panoptic_scores(self, scores: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
         """Scores [N, K] of merges, joined with its own."""
 
 
 @dataclass(frozen=True)
-class ResultSettings:
+class InferenceSettings:
     """What is asked for, and the thresholds of HIPIE's inference.
 
     Attributes:
         instance_on, semantic_on, panoptic_on: which results are made.
-        detections: instances an image at most.
+        detections_per_image: instances an image at most.
         token_pooling: "mean" or "max" over the tokens of a class.
         nms_threshold: overlap above which the lower of two boxes of a class goes.
         temperature: of the softmax over classes in the merge.
-        least_classes: see `merge_scores`; for the panoptic map.
-        object_threshold: best class score above which a query joins the panoptic map.
+        min_softmax_classes: see `panoptic_scores`; for the panoptic map.
+        object_mask_threshold: best class score above which a query joins the panoptic map.
         overlap_threshold: share of its own mask that a query must win there.
-        stuff_scores_things: the stuff branch keeps its thing scores in the merge.
-        merge_stuff_only: only the stuff branch feeds the semantic and panoptic maps.
-        consistent_parts: see `hipie.modeling.postprocessing.part_inference.keep_to_wholes`; of the semantic map.
+        thing_scores_from_stuff_decoder: the stuff branch keeps its thing scores in the merge.
+        panoptic_from_stuff_decoder_only: only the stuff branch feeds the semantic and panoptic maps.
+        consistent_parts: see `hipie.modeling.postprocessing.part_inference.enforce_part_consistency`; of the semantic map.
     """
 
     instance_on: bool = True
     semantic_on: bool = True
     panoptic_on: bool = True
-    detections: int = 100
+    detections_per_image: int = 100
     token_pooling: str = "mean"
     nms_threshold: float = 0.7
     temperature: float = 0.06
-    least_classes: int = 0
-    object_threshold: float = 0.25
+    min_softmax_classes: int = 0
+    object_mask_threshold: float = 0.25
     overlap_threshold: float = 0.8
-    stuff_scores_things: bool = False
-    merge_stuff_only: bool = False
+    thing_scores_from_stuff_decoder: bool = False
+    panoptic_from_stuff_decoder_only: bool = False
     consistent_parts: bool = False
 
 
@@ -104,7 +108,7 @@ class _Image:
     output_size: Size
 
 
-def universal_results(
+def universal_inference(
     things: Prediction,
     stuff: Prediction | None,
     *,
@@ -114,9 +118,9 @@ def universal_results(
     is_thing: Sequence[bool],
     input_size: Size,
     output_size: Size,
-    settings: ResultSettings,
-    opinion: SecondOpinion | None = None,
-    owners: Owners = (),
+    settings: InferenceSettings,
+    opinion: ClipEnsemble | None = None,
+    owners: PartOwners = (),
 ) -> dict[str, Any]:
     """Everything that was asked for about one image of a batch.
 
@@ -130,49 +134,51 @@ def universal_results(
         input_size: (height, width) of the image inside the canvas.
         output_size: (height, width) of the results.
         opinion: joins the scores; it judges all queries of the things, then those that merge.
-        owners: [K], whose part each class is, see `owners_of`; () = none is.
+        owners: [K], whose part each class is, see `part_owners`; () = none is.
 
     Returns:
         `instances` (pred_boxes, scores, pred_classes, pred_masks), `sem_seg` [K, H, W] and
         `panoptic_seg` (map, segments), those that the settings ask for. Where both maps are made
-        and classes have owners also `part_seg` [H, W], see `parts_of_segments`. Masks and maps take
+        and classes have owners also `part_seg` [H, W], see `part_segmentation`. Masks and maps take
         bounded memory beside the results, see `hipie.modeling.postprocessing.mask_upsampling`.
     """
     place = _Image(image, input_size, output_size)
     with torch.autocast(things.token_logits.device.type, enabled=False):
         tokens = things.token_logits[image, background_queries:]
-        logits = pool_tokens(tokens, token_spans, settings.token_pooling)
+        logits = pool_token_logits(tokens, token_spans, settings.token_pooling)
         if stuff is not None:
-            logits = hide_stuff(logits, is_thing)
+            logits = mask_stuff_classes(logits, is_thing)
         quality = things.iou_logits[image, background_queries:]
         if opinion is None:
-            scores = thing_scores(logits, quality)
+            scores = instance_scores(logits, quality)
         else:
             visible = _visible_things(things, background_queries, len(logits), place, opinion)
-            scores = opinion.thing_scores(logits, quality, visible)
+            scores = opinion.instance_scores(logits, quality, visible)
         boxes = things.boxes[image, background_queries:].float()
-        kept = suppress(scores, boxes, settings.nms_threshold)
+        kept = class_aware_nms(scores, boxes, settings.nms_threshold)
         results: dict[str, Any] = {}
         if settings.instance_on:
             shown = is_thing if any(is_thing) else None
-            row, label, score = best_pairs(scores[kept], settings.detections, shown)
+            row, label, score = topk_query_class_pairs(
+                scores[kept], settings.detections_per_image, shown
+            )
             query = kept[row] + background_queries
             results["instances"] = _instances(things, query, score, label, place)
         if settings.semantic_on or settings.panoptic_on:
             groups = []
-            if stuff is None or not settings.merge_stuff_only:
+            if stuff is None or not settings.panoptic_from_stuff_decoder_only:
                 groups.append((things, kept + background_queries, logits[kept]))
             if stuff is not None:
                 groups += _stuff_group(stuff, image, token_spans, is_thing, settings)
             results.update(_merged(groups, is_thing, owners, place, settings, opinion))
         if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
-            results["part_seg"] = parts_of_segments(
+            results["part_seg"] = part_segmentation(
                 *results["panoptic_seg"], results["sem_seg"], owners
             )
     return results
 
 
-def referring_results(
+def referring_inference(
     things: Prediction, *, row: int, background_queries: int, input_size: Size, output_size: Size
 ) -> Instances:
     """The one instance that an expression describes best (none only where its box is empty).
@@ -180,11 +186,11 @@ def referring_results(
     Args:
         things: the last layer for (image, expression) pairs, one logit a query.
         row: the pair.
-        background_queries, input_size, output_size: as in `universal_results`.
+        background_queries, input_size, output_size: as in `universal_inference`.
     """
     place = _Image(row, input_size, output_size)
     with torch.autocast(things.token_logits.device.type, enabled=False):
-        query, score = best_described(
+        query, score = best_query(
             things.token_logits[row, background_queries:],
             things.iou_logits[row, background_queries:],
         )
@@ -197,40 +203,42 @@ def _stuff_group(
     image: int,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
-    settings: ResultSettings,
+    settings: InferenceSettings,
 ) -> list[tuple[Prediction, Tensor, Tensor]]:
     """The stuff branch's queries for the merge.
 
     Where all classes are things its queries count for every class alike, as published, or are
-    left out where few classes count as many (`least_classes`) and their scores would be tiny.
+    left out where few classes count as many (`min_softmax_classes`) and their scores would be tiny.
     """
-    logits = pool_tokens(stuff.token_logits[image], token_spans, settings.token_pooling)
-    if not (settings.stuff_scores_things or settings.merge_stuff_only):
-        if all(is_thing) and settings.least_classes:
+    logits = pool_token_logits(stuff.token_logits[image], token_spans, settings.token_pooling)
+    if not (settings.thing_scores_from_stuff_decoder or settings.panoptic_from_stuff_decoder_only):
+        if all(is_thing) and settings.min_softmax_classes:
             return []
-        logits = hide_things(logits, is_thing)
+        logits = mask_thing_classes(logits, is_thing)
     return [(stuff, torch.arange(len(logits), device=logits.device), logits)]
 
 
 def _merged(
     groups: Sequence[tuple[Prediction, Tensor, Tensor]],
     is_thing: Sequence[bool],
-    owners: Owners,
+    owners: PartOwners,
     place: _Image,
-    settings: ResultSettings,
-    opinion: SecondOpinion | None,
+    settings: InferenceSettings,
+    opinion: ClipEnsemble | None,
 ) -> dict[str, Any]:
     """Semantic and panoptic map of queries (prediction, query [n], class logits [n, K])."""
     logits = torch.cat([logits for _, _, logits in groups])
-    scores = merge_scores(logits, settings.temperature)
-    padded = merge_scores(logits, settings.temperature, settings.least_classes)
+    scores = panoptic_scores(logits, settings.temperature)
+    padded = panoptic_scores(logits, settings.temperature, settings.min_softmax_classes)
     if opinion is not None:
         visible = [_visible_inside(_small_masks(*g[:2], place), place, opinion) for g in groups]
-        scores, padded = opinion.merge_scores([scores, padded], torch.cat(visible))
-    thresholds = PanopticThresholds(settings.object_threshold, settings.overlap_threshold)
-    semantic = SemanticMerge(scores, place.output_size) if settings.semantic_on else None
+        scores, padded = opinion.panoptic_scores([scores, padded], torch.cat(visible))
+    thresholds = PanopticThresholds(settings.object_mask_threshold, settings.overlap_threshold)
+    semantic = SemanticAccumulator(scores, place.output_size) if settings.semantic_on else None
     panoptic = (
-        PanopticMerge(leave_out_parts(padded, owners), is_thing, place.output_size, thresholds)
+        PanopticAccumulator(
+            suppress_part_queries(padded, owners), is_thing, place.output_size, thresholds
+        )
         if settings.panoptic_on
         else None
     )
@@ -245,11 +253,11 @@ def _merged(
         if len(queries) == 0:
             continue
         small = _small_masks(prediction, queries, place)
-        full = OutputRows(small, place.input_size, place.output_size)
+        full = MaskRowUpsampler(small, place.input_size, place.output_size)
         sources.append((wanted, full, _own_columns(logits) if opinion is None else None))
     height, width = place.output_size
     most = max((len(wanted) for wanted, _, _ in sources), default=0)
-    for rows in bands(height, 4 * width * most):
+    for rows in row_bands(height, 4 * width * most):
         for wanted, full, own in sources:
             probabilities = full(rows.start, rows.stop).sigmoid_()
             if semantic is not None:
@@ -270,21 +278,21 @@ def _own_columns(logits: Tensor) -> Tensor:
 
 
 def _visible_things(
-    things: Prediction, first: int, count: int, place: _Image, opinion: SecondOpinion
+    things: Prediction, first: int, count: int, place: _Image, opinion: ClipEnsemble
 ) -> Tensor:
     """What the opinion sees of all queries, on the canvas that the image has alone."""
     # Both branches make masks at twice the size of the features of stride 8.
     height, width = (2 * -(-side // 8) for side in opinion.size)
     queries = torch.arange(first, first + count, device=things.boxes.device)
     small = _small_masks(things, queries, place)[:, :height, :width]
-    seen = [opinion.visible(small[rows]) for rows in chunks(count, CLIP_SIZE)]
+    seen = [opinion.visible(small[rows]) for rows in mask_chunks(count, CLIP_SIZE)]
     return torch.cat(seen) if seen else opinion.visible(small)
 
 
-def _visible_inside(small: Tensor, place: _Image, opinion: SecondOpinion) -> Tensor:
+def _visible_inside(small: Tensor, place: _Image, opinion: ClipEnsemble) -> Tensor:
     """What the opinion sees of masks that are cut to the image."""
-    parts = chunks(len(small), place.input_size, CLIP_SIZE)
-    seen = [opinion.visible(to_input(small[rows], place.input_size)) for rows in parts]
+    parts = mask_chunks(len(small), place.input_size, CLIP_SIZE)
+    seen = [opinion.visible(upsample_to_input(small[rows], place.input_size)) for rows in parts]
     return torch.cat(seen) if seen else opinion.visible(small)
 
 
@@ -308,5 +316,5 @@ def _instances(
     result.pred_boxes = found[full]
     result.scores = scores[full]
     result.pred_classes = classes[full]
-    result.pred_masks = instance_masks(small, place.input_size, place.output_size)
+    result.pred_masks = upsample_instance_masks(small, place.input_size, place.output_size)
     return result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def thing_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
+def instance_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
     """Geometric mean of class probability and predicted box quality.
 
     Args:
@@ -19,7 +19,9 @@ def thing_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
     return (class_logits.float().sigmoid() * iou_logits.float().sigmoid()).sqrt()
 
 
-def merge_scores(class_logits: Tensor, temperature: float = 0.06, least_classes: int = 0) -> Tensor:
+def panoptic_scores(
+    class_logits: Tensor, temperature: float = 0.06, min_softmax_classes: int = 0
+) -> Tensor:
     """Scores of queries that compete for pixels: softmax of the class probabilities.
 
     Masked columns have probability 0 and keep the small share that softmax leaves them.
@@ -27,7 +29,7 @@ def merge_scores(class_logits: Tensor, temperature: float = 0.06, least_classes:
     Args:
         class_logits: [..., K].
         temperature: what the probabilities are divided by.
-        least_classes: where K is less, score as if the vocabulary had so many classes, the further
+        min_softmax_classes: where K is less, score as if the vocabulary had so many classes, the further
             ones of probability 0. Among few classes the softmax is sure of any query (of one class
             always entirely); this keeps a query of low probability at the score that it would have
             in a large vocabulary.
@@ -36,7 +38,7 @@ def merge_scores(class_logits: Tensor, temperature: float = 0.06, least_classes:
         [..., K] float32, summing to 1 over the classes (with those added).
     """
     scaled = class_logits.float().sigmoid() / temperature
-    added = least_classes - scaled.shape[-1]
+    added = min_softmax_classes - scaled.shape[-1]
     if added <= 0:
         return scaled.softmax(-1)
     absent = scaled.new_full((*scaled.shape[:-1], 1), added).log()

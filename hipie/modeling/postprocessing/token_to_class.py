@@ -11,7 +11,7 @@ MASKED_LOGIT = -9999.0
 POOLINGS = ("mean", "max")
 
 
-def pool_tokens(
+def pool_token_logits(
     token_logits: Tensor, token_spans: Sequence[Sequence[int]], pooling: str = "mean"
 ) -> Tensor:
     """The mean or the largest logit of each class's tokens.
@@ -48,7 +48,7 @@ def pool_tokens(
     return pooled.scatter_reduce(-1, owners.expand_as(chosen), chosen, "amax", include_self=False)
 
 
-def hide_stuff(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
     """Class logits for the thing branch: stuff columns become -9999.
 
     A vocabulary without any thing stays as it is, since the thing branch then scores its stuff.
@@ -63,7 +63,7 @@ def hide_stuff(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tenso
     return class_logits.masked_fill(~things, MASKED_LOGIT)
 
 
-def hide_things(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+def mask_thing_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
     """Class logits for the stuff branch: thing columns become -9999.
 
     Args:

@@ -3,7 +3,11 @@
 from hipie.modeling.text_encoder.bert import TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, expression_caption, vocabulary_caption
 from hipie.modeling.text_encoder.features import TextFeatures
-from hipie.modeling.text_encoder.positive_map import PASCAL_WHOLES, positive_map, spread_wholes
+from hipie.modeling.text_encoder.positive_map import (
+    PASCAL_WHOLES,
+    positive_map,
+    propagate_part_to_whole,
+)
 from hipie.modeling.text_encoder.tokenizer import count_pieces, load_tokenizer
 
 __all__ = [
@@ -15,6 +19,6 @@ __all__ = [
     "expression_caption",
     "load_tokenizer",
     "positive_map",
-    "spread_wholes",
+    "propagate_part_to_whole",
     "vocabulary_caption",
 ]

@@ -52,7 +52,7 @@ def positive_map(
     return table.to(classes.device)[classes]
 
 
-def spread_wholes(
+def propagate_part_to_whole(
     positive: Tensor,
     input_ids: Tensor,
     wholes: Vocabulary | Collection[str] = PASCAL_WHOLES,

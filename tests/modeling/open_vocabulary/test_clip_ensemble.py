@@ -7,8 +7,8 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from hipie import model_zoo
-from hipie.modeling.open_vocabulary.clip_ensemble import SecondOpinion
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 from hipie.vocabularies.vocabulary import Vocabulary
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
@@ -21,7 +21,7 @@ def weights_of(config: str) -> tuple:
     cfg = model_zoo.get_config(f"eval/{config}.yaml")
     if not cfg.MODEL.HIPIE.CLIP.ENABLED:
         return ()
-    one = SecondOpinion.from_config(cfg).ensemble
+    one = ClipEnsemble.from_config(cfg).ensemble
     assert cfg.MODEL.HIPIE.CLIP.MODEL == "ViT-L-14-336" and one.way == "multiply"
     assert one.seen[0] == one.seen[1] and one.unseen[0] == one.unseen[1]
     return one.seen[0], one.unseen[0], one.thing_temperature, cfg.MODEL.HIPIE.TEST.TEMPERATURE
@@ -46,7 +46,7 @@ def test_evaluations_take_the_published_weights(task, expected):
 
 def test_classes_that_share_a_name_with_the_training_data_are_seen():
     image = torch.zeros(3, 20, 30)
-    classes = SecondOpinion("random:tiny").of(image, MEAN, WORDS).classes
+    classes = ClipEnsemble("random:tiny").of(image, MEAN, WORDS).classes
     assert classes.phrases == (
         ("accordion",),
         ("fellow", "person"),
@@ -61,19 +61,19 @@ def test_classes_that_share_a_name_with_the_training_data_are_seen():
 def test_a_data_sets_unseen_classes_are_not_seen():
     name = "second_opinion_trained"
     MetadataCatalog.get(name).set(thing_classes=["dog", "tar"], unseen_classes=["tar"])
-    opinion = SecondOpinion("random:tiny", seen=name)
+    opinion = ClipEnsemble("random:tiny", seen=name)
     classes = opinion.of(torch.zeros(3, 20, 30), MEAN, WORDS).classes
     assert classes.is_seen == (False, False, True, False, False)
-    wrong = SecondOpinion("random:tiny", seen="coco_panoptics")
+    wrong = ClipEnsemble("random:tiny", seen="coco_panoptics")
     with pytest.raises(ValueError, match=r"CLIP.TRAIN_VOCABULARY\) .*near ones are coco_panoptic"):
         wrong.of(torch.zeros(3, 20, 30), MEAN, WORDS)
 
 
 def test_clip_sees_the_image_in_rgb_padded_with_the_mean():
     image = torch.arange(3 * 20 * 30).view(3, 20, 30).remainder(255).float()
-    plain = SecondOpinion("random:tiny").of(image, MEAN, WORDS)
+    plain = ClipEnsemble("random:tiny").of(image, MEAN, WORDS)
     assert plain.size == (20, 30) and torch.allclose(plain.image, image / 255)
-    padded = SecondOpinion("random:tiny", bgr=True).of(image, MEAN, WORDS, 32)
+    padded = ClipEnsemble("random:tiny", bgr=True).of(image, MEAN, WORDS, 32)
     assert padded.size == (32, 32)
     assert torch.allclose(padded.image[:, :20, :30], image.flip(0) / 255, atol=1e-6)
     assert torch.allclose(padded.image[:, 20:], MEAN.flip(0) / 255)
@@ -81,8 +81,8 @@ def test_clip_sees_the_image_in_rgb_padded_with_the_mean():
 
 def test_names_are_checked_before_anything_is_loaded():
     with pytest.raises(ValueError, match="near ones are ViT-L-14-336"):
-        SecondOpinion("ViT-L-14-366", "openai")
-    late = SecondOpinion("random:RN50")
+        ClipEnsemble("ViT-L-14-366", "openai")
+    late = ClipEnsemble("random:RN50")
     with pytest.raises(ValueError, match="no class token"):
         late.of(torch.zeros(3, 20, 30), MEAN, WORDS)
-    assert Ensemble() == late.ensemble
+    assert ScoreEnsemble() == late.ensemble

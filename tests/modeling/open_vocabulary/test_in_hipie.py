@@ -8,10 +8,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from hipie.modeling.open_vocabulary.clip_ensemble import SecondOpinion
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
-from hipie.modeling.postprocessing.panoptic_inference import semantic_map
-from hipie.modeling.postprocessing.score_calibration import merge_scores
+from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.postprocessing.panoptic_inference import semantic_inference
+from hipie.modeling.postprocessing.score_calibration import panoptic_scores
 from hipie.modeling.text_encoder.caption import vocabulary_caption
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ def drawn(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
 def model(tiny_cfg):
     torch.manual_seed(0)
     built = build_model(tiny_cfg).eval()
-    built.settings = replace(built.settings, object_threshold=0.0, overlap_threshold=0.0)
+    built.settings = replace(built.settings, object_mask_threshold=0.0, overlap_threshold=0.0)
     return built
 
 
@@ -44,15 +44,15 @@ def classes_of(result: dict) -> torch.Tensor:
 
 
 def with_clip(model, weight: float, **options) -> torch.nn.Module:
-    ensemble = Ensemble((weight, weight), (weight, weight), **options)
-    model.second_opinion = SecondOpinion("random:tiny", ensemble=ensemble)
+    ensemble = ScoreEnsemble((weight, weight), (weight, weight), **options)
+    model.clip_ensemble = ClipEnsemble("random:tiny", ensemble=ensemble)
     return model
 
 
 @pytest.mark.parametrize("least", [0, 133])
 def test_a_weight_of_0_leaves_the_maps_as_they_are(model, least):
     """Not the things: even alone, their scores are taken by another formula beside CLIP."""
-    model.settings = replace(model.settings, nms_threshold=1.0, least_classes=least)
+    model.settings = replace(model.settings, nms_threshold=1.0, min_softmax_classes=least)
     alone = ask(model, drawn(0))[0]
     joined = ask(with_clip(model, 0.0), drawn(0))[0]
     torch.testing.assert_close(joined["sem_seg"], alone["sem_seg"], atol=1e-4, rtol=1e-4)
@@ -62,18 +62,20 @@ def test_a_weight_of_0_leaves_the_maps_as_they_are(model, least):
 
 def test_the_maps_are_those_of_the_formula(model):
     """All queries of both branches, their masks cut to the image, CLIP asked about each."""
-    model.settings = replace(model.settings, nms_threshold=1.0, merge_stuff_only=True)
+    model.settings = replace(
+        model.settings, nms_threshold=1.0, panoptic_from_stuff_decoder_only=True
+    )
     picture = drawn(1)
     inputs = [{"image": picture, "vocabulary": WORDS}]
     raw = model.predict_raw(inputs).stuff
     spans = model.text_encoder([vocabulary_caption(WORDS)]).token_spans[0]
     logits = torch.stack([raw.token_logits[0][:, list(span)].mean(-1) for span in spans], -1)
-    own = merge_scores(logits)
+    own = panoptic_scores(logits)
     masks = torch.nn.functional.interpolate(
         raw.mask_logits[0][None].float(), scale_factor=4, mode="bilinear"
     )[0, :, :64, :96]
     found = ask(with_clip(model, 0.3), picture)[0]["sem_seg"]
-    clip = model.second_opinion.clip
+    clip = model.clip_ensemble.clip
     image = picture / 255
     shown = torch.nn.functional.interpolate(masks[None], size=(64, 64), mode="bilinear")[0]
     reached = torch.nn.functional.max_pool2d(shown, 8) >= 0
@@ -84,7 +86,9 @@ def test_the_maps_are_those_of_the_formula(model):
     joined = own.double() ** 0.7 * theirs**0.3
     joined = joined / joined.sum(-1, keepdim=True)
     assert (joined - own).abs().max() > 1e-3
-    torch.testing.assert_close(found, semantic_map(joined.float(), masks), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found, semantic_inference(joined.float(), masks), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_company_changes_nothing(model):
@@ -92,7 +96,7 @@ def test_company_changes_nothing(model):
     small, large = drawn(2, 64, 80), drawn(3, 96, 96)
     alone, together = ask(model, small)[0], ask(model, small, large)[0]
     assert alone["sem_seg"].shape == together["sem_seg"].shape == (4, 64, 80)
-    one = model.second_opinion.of(small, model.pixel_mean, WORDS)
+    one = model.clip_ensemble.of(small, model.pixel_mean, WORDS)
     assert one.size == (64, 80), "CLIP sees the image, not the batch's canvas"
 
 
@@ -109,7 +113,7 @@ def test_clip_is_in_no_checkpoint_and_not_trained(model):
     with_clip(model, 0.5)
     ask(model, drawn(5))
     assert set(model.state_dict()) == before
-    assert not any(p.requires_grad for p in model.second_opinion.clip.model.parameters())
+    assert not any(p.requires_grad for p in model.clip_ensemble.clip.model.parameters())
 
 
 def test_from_a_configuration(tiny_cfg):
@@ -117,7 +121,7 @@ def test_from_a_configuration(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "random:tiny"
     tiny_cfg.MODEL.HIPIE.CLIP.ALPHA = (0.1, 0.2)
     model = build_model(tiny_cfg).eval()
-    assert model.second_opinion.ensemble.seen == (0.1, 0.2)
+    assert model.clip_ensemble.ensemble.seen == (0.1, 0.2)
     assert len(ask(model, drawn(6))[0]["sem_seg"]) == 4
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "ViT-B-61"
     with pytest.raises(ValueError, match="no CLIP model"):
@@ -137,8 +141,8 @@ def test_another_ensemble_for_the_same_look(model):
     with_clip(model, 0.2)
     item = {"image": drawn(8), "vocabulary": WORDS}
     looked, opinion = model.look([item]), model.opinion(item)
-    model_again = Ensemble((0.6, 0.6), (0.9, 0.9))
+    model_again = ScoreEnsemble((0.6, 0.6), (0.9, 0.9))
     with torch.no_grad():
         other = model.answer([item], looked, [opinion.with_ensemble(model_again)])[0]
-    model.second_opinion.ensemble = model_again
+    model.clip_ensemble.ensemble = model_again
     torch.testing.assert_close(other["sem_seg"], model([item])[0]["sem_seg"])

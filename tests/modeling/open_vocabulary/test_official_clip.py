@@ -13,12 +13,12 @@ import torch.nn.functional as F
 
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_mask_scores import (
-    ClassPhrases,
-    ImageOpinion,
+    ClassPrompts,
+    ClipMaskScores,
     class_logits,
 )
 from hipie.modeling.open_vocabulary.masked_attention_pooling import visible_patches
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 
 FILE = Path(__file__).parents[2] / "data" / "open_vocabulary" / "official_clip.npz"
 PHRASES = (
@@ -99,12 +99,12 @@ def test_masks(clip, official, image, masks):
 
 @pytest.mark.parametrize(("way", "key"), [("multiply", "MUL"), ("add", "ADD")])
 def test_joined(clip, official, image, masks, way, key):
-    ensemble = Ensemble((0.4, 0.4), (0.45, 0.45), way)
-    classes = ClassPhrases(PHRASES, SEEN, (True,) * 5)
-    opinion = ImageOpinion(clip, image, classes, ensemble)
+    ensemble = ScoreEnsemble((0.4, 0.4), (0.45, 0.45), way)
+    classes = ClassPrompts(PHRASES, SEEN, (True,) * 5)
+    opinion = ClipMaskScores(clip, image, classes, ensemble)
     own, visible = official["clip_prob"], opinion.visible(masks)
     joined = ensemble.join(own, opinion.probabilities(visible), ensemble.weights(SEEN, (True,) * 5))
     assert worst(joined, official[f"clip_logits_{key}"]) < TOLERANCE
-    merged = opinion.merge_scores([own], visible)[0]
+    merged = opinion.panoptic_scores([own], visible)[0]
     expected = official[f"clip_logits_{key}"].double().softmax(-1) * own.sum(-1, keepdim=True)
     assert (merged - expected).abs().max() < 1e-5

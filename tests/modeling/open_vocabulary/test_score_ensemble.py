@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hipie.modeling.open_vocabulary.score_ensemble import Ensemble
+from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
 
 SEEN, THING = (True, False, True, False), (True, True, False, False)
 
@@ -19,14 +19,14 @@ def opinions() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_every_class_has_the_weight_of_its_kind():
-    ensemble = Ensemble(seen=(0.1, 0.2), unseen=(0.3, 0.4))
+    ensemble = ScoreEnsemble(seen=(0.1, 0.2), unseen=(0.3, 0.4))
     assert ensemble.weights(SEEN, THING).tolist() == pytest.approx([0.1, 0.3, 0.2, 0.4])
 
 
 @pytest.mark.parametrize("way", ["multiply", "add"])
 def test_join_against_the_formula(opinions, way):
     own, clip = opinions
-    ensemble = Ensemble((0.1, 0.2), (0.3, 0.4), way)
+    ensemble = ScoreEnsemble((0.1, 0.2), (0.3, 0.4), way)
     joined = ensemble.join(own, clip, ensemble.weights(SEEN, THING))
     for q in range(6):
         for k, a in enumerate((0.1, 0.3, 0.2, 0.4)):
@@ -39,13 +39,13 @@ def test_weight_0_is_the_model_alone_and_1_is_clip_alone(opinions):
     own, clip = opinions
     for weight, expected in ((0.0, own), (1.0, clip)):
         for way in ("multiply", "add"):
-            ensemble = Ensemble((weight,) * 2, (weight,) * 2, way)
+            ensemble = ScoreEnsemble((weight,) * 2, (weight,) * 2, way)
             weights = ensemble.weights(SEEN, THING)
-            torch.testing.assert_close(ensemble.merge_scores(own, clip, weights), expected)
+            torch.testing.assert_close(ensemble.panoptic_scores(own, clip, weights), expected)
     # Even where the other is quite sure that it is not so.
     own, clip = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    alone = Ensemble((1.0, 1.0), (1.0, 1.0))
-    assert alone.merge_scores(own, clip, torch.ones(2)).tolist() == [[1.0, 0.0]]
+    alone = ScoreEnsemble((1.0, 1.0), (1.0, 1.0))
+    assert alone.panoptic_scores(own, clip, torch.ones(2)).tolist() == [[1.0, 0.0]]
 
 
 def test_thing_scores_against_the_formula(opinions):
@@ -55,9 +55,9 @@ def test_thing_scores_against_the_formula(opinions):
         torch.randn(6, n, generator=generator, dtype=torch.float64) * 3 for n in (4, 1)
     )
     logits[:, 3] = -9999
-    ensemble = Ensemble((0.2, 0.2), (0.45, 0.45), thing_temperature=0.01)
+    ensemble = ScoreEnsemble((0.2, 0.2), (0.45, 0.45), thing_temperature=0.01)
     weights = ensemble.weights(SEEN, THING)
-    found = ensemble.thing_scores(logits, quality, clip, weights)
+    found = ensemble.instance_scores(logits, quality, clip, weights)
     sure = 1 / (1 + (-logits).exp()) / 0.01
     own = (sure - sure.amax(1, keepdim=True)).exp()
     own = own / own.sum(1, keepdim=True)
@@ -71,9 +71,9 @@ def test_thing_scores_against_the_formula(opinions):
 
 
 def test_one_class_is_judged_by_a_sigmoid():
-    ensemble = Ensemble((0.5, 0.5), (0.5, 0.5))
+    ensemble = ScoreEnsemble((0.5, 0.5), (0.5, 0.5))
     logits, quality = torch.tensor([[0.4]]), torch.tensor([[2.0]])
-    found = ensemble.thing_scores(logits, quality, torch.tensor([[0.3]]), torch.tensor([0.5]))
+    found = ensemble.instance_scores(logits, quality, torch.tensor([[0.3]]), torch.tensor([0.5]))
     x = math.sqrt(1 / (1 + math.exp(-0.4)) * 0.3)
     iou = 1 / (1 + math.exp(-2))
     assert float(found) == pytest.approx(math.sqrt((x / (1 + x)) ** 0.3 * iou**1.7), abs=1e-6)
@@ -81,11 +81,11 @@ def test_one_class_is_judged_by_a_sigmoid():
 
 def test_what_a_small_vocabulary_leaves_out_stays_out(opinions):
     own, clip = opinions
-    ensemble = Ensemble()
+    ensemble = ScoreEnsemble()
     weights = ensemble.weights(SEEN, THING)
-    found = ensemble.merge_scores(own * 0.25, clip, weights)
+    found = ensemble.panoptic_scores(own * 0.25, clip, weights)
     torch.testing.assert_close(found.sum(-1), torch.full((6,), 0.25))
-    torch.testing.assert_close(found * 4, ensemble.merge_scores(own, clip, weights))
+    torch.testing.assert_close(found * 4, ensemble.panoptic_scores(own, clip, weights))
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_what_a_small_vocabulary_leaves_out_stays_out(opinions):
 )
 def test_settings_that_cannot_work(wrong, said):
     with pytest.raises(ValueError, match=said):
-        Ensemble(**wrong)
+        ScoreEnsemble(**wrong)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from hipie.modeling.postprocessing.mask_labelling import label_masks, painted
+from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
 
 
 def test_the_class_with_the_largest_sum_over_the_pixels() -> None:
     scores = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0))
     masks = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(1)) > 0.5
-    classes, shares = label_masks(masks, scores)
+    classes, shares = classify_masks(masks, scores)
     for i in range(4):
         sums = [float(scores[k][masks[i]].double().sum()) for k in range(3)]
         assert int(classes[i]) == sums.index(max(sums))
@@ -22,8 +22,10 @@ def test_small_over_large_and_stuff_together() -> None:
     masks[0] = True  # stuff, everything
     masks[1, :2, :2] = True  # thing
     masks[2, 3:, :3] = True  # the same stuff
-    masks[3, :2, :2] = True  # exactly over the thing: it is painted last
-    found = painted(masks, torch.tensor([1, 0, 1, 0]), torch.tensor([0.4, 0.5, 0.7, 0.6]), [1, 0])
+    masks[3, :2, :2] = True  # exactly over the thing: it is non_overlapping_segments last
+    found = non_overlapping_segments(
+        masks, torch.tensor([1, 0, 1, 0]), torch.tensor([0.4, 0.5, 0.7, 0.6]), [1, 0]
+    )
     assert [(label, round(score, 2)) for label, score, _ in found] == [(1, 0.7), (0, 0.6)]
     total = torch.stack([mask for _, _, mask in found]).sum(0)
     assert (total == 1).all()

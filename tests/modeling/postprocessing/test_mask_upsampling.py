@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hipie.modeling.postprocessing.mask_upsampling import (
-    OutputRows,
-    bands,
-    chunks,
-    instance_masks,
-    to_input,
+    MaskRowUpsampler,
+    mask_chunks,
+    row_bands,
+    upsample_instance_masks,
+    upsample_to_input,
 )
 
 
@@ -34,7 +34,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def test_against_float64() -> None:
     small = torch.randn(2, 5, 7)
     full = np.stack([bilinear(one, 20, 28) for one in small.double().numpy()])[:, :17, :25]
-    assert np.abs(to_input(small, (17, 25)).numpy() - full).max() < 1e-5
+    assert np.abs(upsample_to_input(small, (17, 25)).numpy() - full).max() < 1e-5
 
 
 @pytest.mark.parametrize("output_size", [(17, 25), (30, 12), (5, 60), (1, 1)])
@@ -43,7 +43,7 @@ def test_rows_against_float64(output_size: tuple[int, int], step: int) -> None:
     small = torch.randn(2, 5, 7)
     full = np.stack([bilinear(one, 20, 28) for one in small.double().numpy()])[:, :17, :25]
     out = np.stack([bilinear(one, *output_size) for one in full])
-    rows = OutputRows(small, (17, 25), output_size)
+    rows = MaskRowUpsampler(small, (17, 25), output_size)
     for top in range(0, output_size[0], step):
         bottom = min(top + step, output_size[0])
         found = rows(top, bottom)
@@ -53,18 +53,18 @@ def test_rows_against_float64(output_size: tuple[int, int], step: int) -> None:
 
 def test_rows_in_any_order() -> None:
     small = torch.randn(2, 6, 5)
-    rows, fresh = (OutputRows(small, (24, 20), (24, 20)) for _ in range(2))
+    rows, fresh = (MaskRowUpsampler(small, (24, 20), (24, 20)) for _ in range(2))
     whole = fresh(0, 24)
     for top, bottom in ((8, 12), (0, 3), (20, 24), (19, 22)):
         torch.testing.assert_close(rows(top, bottom), whole[top:bottom])
 
 
 def test_bands_cover_every_row_once() -> None:
-    parts = list(bands(103, 1000, working_bytes=10_000))
+    parts = list(row_bands(103, 1000, working_bytes=10_000))
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(103))
     assert {part.stop - part.start for part in parts} == {10, 3}
-    assert [part.stop - part.start for part in bands(9, 10**9)] == [4, 4, 1]
-    assert list(bands(5, 0)) == [slice(0, 5)]
+    assert [part.stop - part.start for part in row_bands(9, 10**9)] == [4, 4, 1]
+    assert list(row_bands(5, 0)) == [slice(0, 5)]
 
 
 def test_instance_masks_are_cut_at_one_half_and_then_nearest() -> None:
@@ -72,7 +72,7 @@ def test_instance_masks_are_cut_at_one_half_and_then_nearest() -> None:
     full = np.stack([bilinear(one, 24, 32) for one in small.double().numpy()])[:, :21, :30] > 0
     rows = (np.arange(50) * 21 / 50).astype(int)
     columns = (np.arange(11) * 30 / 11).astype(int)
-    found = instance_masks(small, (21, 30), (50, 11))
+    found = upsample_instance_masks(small, (21, 30), (50, 11))
     assert found.dtype == torch.bool
     assert np.array_equal(found.numpy(), full[:, rows][:, :, columns])
 
@@ -80,21 +80,21 @@ def test_instance_masks_are_cut_at_one_half_and_then_nearest() -> None:
 @pytest.mark.parametrize("output_size", [(21, 30), (64, 90), (1, 1)])
 def test_chunks_change_nothing(output_size: tuple[int, int]) -> None:
     small = torch.randn(9, 6, 8)
-    whole = instance_masks(small, (21, 30), output_size)
-    one_by_one = instance_masks(small, (21, 30), output_size, working_bytes=1)
+    whole = upsample_instance_masks(small, (21, 30), output_size)
+    one_by_one = upsample_instance_masks(small, (21, 30), output_size, working_bytes=1)
     assert torch.equal(whole, one_by_one)
 
 
 def test_chunks_respect_the_working_memory() -> None:
-    slices = list(chunks(100, (400, 512), (1000, 1000), working_bytes=64 * 10**6))
+    slices = list(mask_chunks(100, (400, 512), (1000, 1000), working_bytes=64 * 10**6))
     assert [s.stop - s.start for s in slices][:2] == [4, 4]
     assert [i for s in slices for i in range(s.start, s.stop)] == list(range(100))
-    assert list(chunks(2, (4000, 5000), working_bytes=1)) == [slice(0, 1), slice(1, 2)]
-    assert list(chunks(0, (10, 10))) == []
+    assert list(mask_chunks(2, (4000, 5000), working_bytes=1)) == [slice(0, 1), slice(1, 2)]
+    assert list(mask_chunks(0, (10, 10))) == []
 
 
 def test_no_mask_and_half_precision() -> None:
-    assert instance_masks(torch.zeros(0, 4, 4), (16, 16), (8, 8)).shape == (0, 8, 8)
-    coarse = instance_masks(torch.randn(1, 4, 4).bfloat16(), (16, 16), (8, 8))
+    assert upsample_instance_masks(torch.zeros(0, 4, 4), (16, 16), (8, 8)).shape == (0, 8, 8)
+    coarse = upsample_instance_masks(torch.randn(1, 4, 4).bfloat16(), (16, 16), (8, 8))
     assert coarse.dtype == torch.bool
-    assert to_input(torch.randn(1, 4, 4).bfloat16(), (16, 16)).dtype == torch.float32
+    assert upsample_to_input(torch.randn(1, 4, 4).bfloat16(), (16, 16)).dtype == torch.float32

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipie.modeling.postprocessing.nms_topk import best_pairs, corners, suppress
-from hipie.modeling.postprocessing.score_calibration import thing_scores
-from hipie.modeling.postprocessing.token_to_class import hide_stuff, pool_tokens
+from hipie.modeling.postprocessing.nms_topk import class_aware_nms, corners, topk_query_class_pairs
+from hipie.modeling.postprocessing.score_calibration import instance_scores
+from hipie.modeling.postprocessing.token_to_class import mask_stuff_classes, pool_token_logits
 
 DET12 = [[1], [3], [5, 6], [8, 9], [11, 12], [14, 15, 16], list(range(18, 23))]
 DET12 += [[24, 25, 26], [28, 29, 30], [32, 33, 34], [36, 37, 38], [40]]
@@ -28,14 +28,16 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_official_instances(official) -> None:
-    logits = pool_tokens(official["det12_pred_logits"][0, 10:], DET12)
+    logits = pool_token_logits(official["det12_pred_logits"][0, 10:], DET12)
     boxes = official["det12_pred_boxes"][0, 10:]
-    scores = thing_scores(hide_stuff(logits, IS_THING), official["det12_pred_iou"][0, 10:])
+    scores = instance_scores(
+        mask_stuff_classes(logits, IS_THING), official["det12_pred_iou"][0, 10:]
+    )
     assert torch.allclose(scores.amax(-1), official["det12_thing_scores_0"], atol=1e-5)
     assert torch.equal(scores.argmax(-1), official["det12_thing_labels_0"].long())
-    kept = suppress(scores, boxes)
+    kept = class_aware_nms(scores, boxes)
     assert torch.equal(kept, official["det12_nms_keep_0"].long())
-    query, label, score = best_pairs(scores[kept], 100, IS_THING)
+    query, label, score = topk_query_class_pairs(scores[kept], 100, IS_THING)
     assert torch.allclose(score, official["det12_inst_scores_0"], atol=1e-5)
     assert torch.equal(label, official["det12_inst_classes_0"].long())
     size = torch.tensor([390.0, 300.0, 390.0, 300.0])
@@ -59,21 +61,23 @@ def test_suppression_against_a_greedy_loop(seed: int, count: int, classes: int) 
             return
         if all(value <= 0.7 for value in overlaps):
             expected.append(query)
-    assert suppress(scores, boxes).tolist() == expected
+    assert class_aware_nms(scores, boxes).tolist() == expected
 
 
 def test_permuting_classes_keeps_the_same_queries() -> None:
     scores, boxes, order = torch.rand(30, 4), torch.rand(30, 4) * 0.3 + 0.3, [3, 1, 0, 2]
-    assert torch.equal(suppress(scores, boxes), suppress(scores[:, order], boxes))
-    query, label, score = best_pairs(scores, 20)
-    turned_query, turned_label, turned_score = best_pairs(scores[:, order], 20)
+    assert torch.equal(class_aware_nms(scores, boxes), class_aware_nms(scores[:, order], boxes))
+    query, label, score = topk_query_class_pairs(scores, 20)
+    turned_query, turned_label, turned_score = topk_query_class_pairs(scores[:, order], 20)
     assert torch.equal(query, turned_query)
     assert torch.equal(score, turned_score)
     assert torch.equal(label, torch.tensor(order)[turned_label])
 
 
 def test_a_query_may_come_with_several_classes() -> None:
-    query, label, score = best_pairs(torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.7]]), 3)
+    query, label, score = topk_query_class_pairs(
+        torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.7]]), 3
+    )
     assert query.tolist() == [0, 0, 1]
     assert label.tolist() == [0, 1, 2]
     assert torch.allclose(score, torch.tensor([0.9, 0.8, 0.7]))
@@ -81,18 +85,22 @@ def test_a_query_may_come_with_several_classes() -> None:
 
 def test_only_allowed_classes_are_chosen() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.7]])
-    query, label, _ = best_pairs(scores, 100, [False, True, True])
+    query, label, _ = topk_query_class_pairs(scores, 100, [False, True, True])
     assert label.tolist() == [1, 2, 1, 2]
     assert query.tolist() == [0, 1, 1, 0]
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert suppress(torch.zeros(0, 3), torch.zeros(0, 4)).shape == (0,)
-    assert [len(part) for part in best_pairs(torch.zeros(0, 3))] == [0, 0, 0]
-    assert [len(part) for part in best_pairs(torch.rand(2, 2), 5, [False, False])] == [0, 0, 0]
+    assert class_aware_nms(torch.zeros(0, 3), torch.zeros(0, 4)).shape == (0,)
+    assert [len(part) for part in topk_query_class_pairs(torch.zeros(0, 3))] == [0, 0, 0]
+    assert [len(part) for part in topk_query_class_pairs(torch.rand(2, 2), 5, [False, False])] == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_bfloat16_boxes_are_compared_in_float32() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2]]).bfloat16()
-    assert suppress(torch.tensor([[0.3], [0.4]]).bfloat16(), boxes).tolist() == [1]
+    assert class_aware_nms(torch.tensor([[0.3], [0.4]]).bfloat16(), boxes).tolist() == [1]
     assert corners(boxes).dtype == torch.float32

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hipie.modeling.postprocessing.panoptic_inference import (
-    PanopticMerge,
+    PanopticAccumulator,
     PanopticThresholds,
-    SemanticMerge,
-    panoptic_map,
-    semantic_map,
+    SemanticAccumulator,
+    panoptic_inference,
+    semantic_inference,
 )
 
 IS_THING = [True] * 5 + [False] * 3
@@ -50,13 +50,13 @@ def plain_panoptic(scores: Tensor, masks: Tensor, is_thing: list[bool], low: flo
 
 
 def test_official_semantic(official) -> None:
-    found = semantic_map(official["scores"], official["masks"].float())
+    found = semantic_inference(official["scores"], official["masks"].float())
     assert torch.allclose(found[:, ::6, ::8], official["semantic"], atol=5e-3)
 
 
 @pytest.mark.parametrize(("name", "overlap"), [("default", 0.8), ("loose", 0.3)])
 def test_official_panoptic(official, name: str, overlap: float) -> None:
-    found, segments = panoptic_map(
+    found, segments = panoptic_inference(
         official["scores"],
         official["masks"].float(),
         IS_THING,
@@ -82,7 +82,7 @@ def test_panoptic_against_a_plain_loop(
     scores = (4 * torch.randn(queries, classes, generator=generator)).softmax(-1)
     masks = 3 * torch.randn(queries, 6, 5, generator=generator)
     is_thing = [k % 2 == 0 for k in range(classes)]
-    found, segments = panoptic_map(scores, masks, is_thing, PanopticThresholds(low, share))
+    found, segments = panoptic_inference(scores, masks, is_thing, PanopticThresholds(low, share))
     expected, rows = plain_panoptic(scores, masks, is_thing, low, share)
     assert torch.equal(found, expected)
     assert rows_of(segments) == rows
@@ -91,14 +91,17 @@ def test_panoptic_against_a_plain_loop(
 def test_semantic_against_float64() -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
     exact = torch.einsum("qk,qhw->khw", scores.double(), masks.double().sigmoid())
-    assert torch.allclose(semantic_map(scores, masks).double(), exact, atol=1e-5)
+    assert torch.allclose(semantic_inference(scores, masks).double(), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [1, 3, 20])
 @pytest.mark.parametrize("height", [1, 4, 9])
 def test_parts_of_queries_and_of_rows_change_nothing(step: int, height: int) -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
-    parts, pieces = SemanticMerge(scores, (9, 7)), PanopticMerge(scores, [True] * 6, (9, 7))
+    parts, pieces = (
+        SemanticAccumulator(scores, (9, 7)),
+        PanopticAccumulator(scores, [True] * 6, (9, 7)),
+    )
     every = torch.arange(20)
     for top in range(0, 9, height):
         rows = slice(top, min(top + height, 9))
@@ -107,8 +110,8 @@ def test_parts_of_queries_and_of_rows_change_nothing(step: int, height: int) -> 
             probabilities = masks[queries, rows].sigmoid().transpose(0, 1)
             parts.add(queries, rows, probabilities)
             pieces.add(queries, rows, probabilities)
-    assert torch.allclose(parts.result(), semantic_map(scores, masks), atol=1e-5)
-    expected, segments = panoptic_map(scores, masks, [True] * 6)
+    assert torch.allclose(parts.result(), semantic_inference(scores, masks), atol=1e-5)
+    expected, segments = panoptic_inference(scores, masks, [True] * 6)
     assert torch.equal(pieces.result()[0], expected)
     assert pieces.result()[1] == segments
 
@@ -118,7 +121,7 @@ def test_classes_that_score_alike_are_summed_once(own: list[int]) -> None:
     apart = torch.tensor(own, dtype=torch.bool)
     scores, masks = torch.rand(20, 5), torch.rand(9, 20, 7)
     scores = torch.where(apart, scores, torch.rand(20, 1))
-    plain, short = SemanticMerge(scores, (9, 7)), SemanticMerge(scores, (9, 7))
+    plain, short = SemanticAccumulator(scores, (9, 7)), SemanticAccumulator(scores, (9, 7))
     plain.add(torch.arange(20), slice(0, 9), masks)
     short.add(torch.arange(20), slice(0, 9), masks, apart)
     assert torch.allclose(plain.result(), short.result(), atol=1e-5)
@@ -128,10 +131,10 @@ def test_permuting_classes_permutes_labels_and_nothing_else(official) -> None:
     scores, masks = official["scores"], official["masks"].float()
     order = [7, 3, 0, 5, 1, 6, 2, 4]
     turned_things = [IS_THING[k] for k in order]
-    turned = semantic_map(scores[:, order], masks)
-    assert torch.allclose(turned, semantic_map(scores, masks)[order], atol=1e-6)
-    straight, segments = panoptic_map(scores, masks, IS_THING)
-    found, turned_segments = panoptic_map(scores[:, order], masks, turned_things)
+    turned = semantic_inference(scores[:, order], masks)
+    assert torch.allclose(turned, semantic_inference(scores, masks)[order], atol=1e-6)
+    straight, segments = panoptic_inference(scores, masks, IS_THING)
+    found, turned_segments = panoptic_inference(scores[:, order], masks, turned_things)
     assert torch.equal(found, straight)
     assert [order[one["category_id"]] for one in turned_segments] == [
         one["category_id"] for one in segments
@@ -142,28 +145,28 @@ def test_stuff_of_one_class_shares_an_id_and_things_do_not() -> None:
     scores = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     masks = torch.full((2, 2, 4), -9.0)
     masks[0, :, :2] = masks[1, :, 2:] = 9.0
-    found, segments = panoptic_map(scores, masks, [False, True])
+    found, segments = panoptic_inference(scores, masks, [False, True])
     assert found.unique().tolist() == [1]
     assert rows_of(segments) == [[1, 0, 0]]
     assert segments[0]["score"] == pytest.approx(0.9)
-    found, segments = panoptic_map(scores, masks, [True, False])
+    found, segments = panoptic_inference(scores, masks, [True, False])
     assert found[0].tolist() == [1, 1, 2, 2]
     assert len(segments) == 2
 
 
 def test_no_query_is_an_empty_map() -> None:
-    found, segments = panoptic_map(torch.zeros(0, 3), torch.zeros(0, 4, 5), [True] * 3)
+    found, segments = panoptic_inference(torch.zeros(0, 3), torch.zeros(0, 4, 5), [True] * 3)
     assert found.shape == (4, 5)
     assert not found.any()
     assert segments == []
-    assert semantic_map(torch.zeros(0, 3), torch.zeros(0, 4, 5)).eq(0).all()
+    assert semantic_inference(torch.zeros(0, 3), torch.zeros(0, 4, 5)).eq(0).all()
 
 
 def test_bfloat16_autocast_does_not_coarsen_the_sums() -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
-    exact = semantic_map(scores, masks)
+    exact = semantic_inference(scores, masks)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(semantic_map(scores, masks), exact)
+        assert torch.equal(semantic_inference(scores, masks), exact)
 
 
 def test_thresholds_are_the_published_ones() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hipie.modeling.postprocessing.part_inference import part_map, parts_of_instances
+from hipie.modeling.postprocessing.part_inference import assign_parts, part_class_map
 
 WHOLES = [None, "dog", "dog", "cat"]
 
@@ -24,17 +24,17 @@ def scores() -> torch.Tensor:
 def test_parts_go_to_instances_of_their_whole(scores: torch.Tensor) -> None:
     masks = torch.ones(2, 40, 40, dtype=torch.bool)
     masks[1, :, :5] = False
-    found = parts_of_instances(scores, masks, ["dog", "cat"], WHOLES)
+    found = assign_parts(scores, masks, ["dog", "cat"], WHOLES)
     assert [(one.instance, one.part) for one in found] == [(0, 1), (0, 2), (1, 3)]
     assert all(one.mask.sum() == 400 for one in found)
-    assert torch.equal(found[0].mask, part_map(scores) == 1)
+    assert torch.equal(found[0].mask, part_class_map(scores) == 1)
     assert all(one.score == pytest.approx(0.7) for one in found)
 
 
 def test_a_part_stays_inside_its_instance(scores: torch.Tensor) -> None:
     masks = torch.zeros(1, 40, 40, dtype=torch.bool)
     masks[0, :11, 20:30] = True
-    (only,) = parts_of_instances(scores, masks, ["dog"], WHOLES)
+    (only,) = assign_parts(scores, masks, ["dog"], WHOLES)
     assert torch.equal(only.mask, masks[0])
 
 
@@ -44,12 +44,12 @@ def test_more_than_so_many_pixels(scores: torch.Tensor, pixels: int, count: int)
     inside = torch.zeros(400, dtype=torch.bool)
     inside[:pixels] = True
     masks[0, :20, 20:] = inside.view(20, 20)
-    assert len(parts_of_instances(scores, masks, ["dog"], WHOLES)) == count
-    assert len(parts_of_instances(scores, masks, ["dog"], WHOLES, fewest_pixels=0)) == 1
+    assert len(assign_parts(scores, masks, ["dog"], WHOLES)) == count
+    assert len(assign_parts(scores, masks, ["dog"], WHOLES, fewest_pixels=0)) == 1
 
 
 def test_nothing_to_share(scores: torch.Tensor) -> None:
     none = torch.zeros(0, 40, 40, dtype=torch.bool)
-    assert parts_of_instances(scores, none, [], WHOLES) == []
+    assert assign_parts(scores, none, [], WHOLES) == []
     one = torch.ones(1, 40, 40, dtype=torch.bool)
-    assert parts_of_instances(scores, one, ["tree"], WHOLES) == []
+    assert assign_parts(scores, one, ["tree"], WHOLES) == []

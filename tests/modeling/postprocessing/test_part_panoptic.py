@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from hipie.modeling.postprocessing.part_panoptic import (
-    leave_out_parts,
-    owners_of,
-    parts_of_segments,
+    part_owners,
+    part_segmentation,
+    suppress_part_queries,
 )
 
 NAMES = ("dog", "person", "sky", "dog head", "person head", "dog leg", "person eye", "cat tail")
@@ -16,11 +16,11 @@ OWNERS = [None, None, None, 0, 1, 0, 1, None]
 
 
 def test_parts_of_parts_belong_to_the_class_in_the_end() -> None:
-    assert owners_of(NAMES, WHOLES) == OWNERS
+    assert part_owners(NAMES, WHOLES) == OWNERS
 
 
 def test_a_circle_of_parts_belongs_to_no_class() -> None:
-    assert owners_of(("a", "b", "c"), ("b", "a", "b")) == [None, None, None]
+    assert part_owners(("a", "b", "c"), ("b", "a", "b")) == [None, None, None]
 
 
 def test_queries_that_show_parts_are_sure_of_nothing() -> None:
@@ -32,9 +32,9 @@ def test_queries_that_show_parts_are_sure_of_nothing() -> None:
             [0, 0, 1, 0, 0, 0, 0, 2],
         ]
     )
-    left = leave_out_parts(scores, OWNERS)
+    left = suppress_part_queries(scores, OWNERS)
     assert left.tolist() == [scores[0].tolist(), [0] * 8, [0] * 8, scores[3].tolist()]
-    assert leave_out_parts(scores, [None] * 8) is scores
+    assert suppress_part_queries(scores, [None] * 8) is scores
 
 
 def test_each_pixel_shows_the_best_part_of_its_own_class() -> None:
@@ -51,7 +51,7 @@ def test_each_pixel_shows_the_best_part_of_its_own_class() -> None:
     scores[5] = torch.tensor([[2, 1, 3], [2, 9, 9], [9, 9, 9]])
     scores[4] = torch.tensor([[7, 7, 7], [7, 1, 2], [3, 3, 4]])
     scores[6] = torch.tensor([[8, 8, 8], [8, 3, 1], [4, 4, 5]])
-    found = parts_of_segments(segments, info, scores, OWNERS)
+    found = part_segmentation(segments, info, scores, OWNERS)
     assert found.dtype == torch.int32
     # Between equal scores the first part is taken.
     assert found.tolist() == [[0, 1, 2], [1, 2, 1], [0, 0, 2]]
@@ -62,5 +62,5 @@ def test_two_segments_of_a_class_and_an_empty_map() -> None:
     info = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 0}]
     scores = torch.zeros(8, 1, 2, dtype=torch.long)
     scores[5, 0, 1] = 1
-    assert parts_of_segments(segments, info, scores, OWNERS).tolist() == [[1, 2]]
-    assert parts_of_segments(torch.zeros(1, 2).int(), [], scores, OWNERS).tolist() == [[0, 0]]
+    assert part_segmentation(segments, info, scores, OWNERS).tolist() == [[1, 2]]
+    assert part_segmentation(torch.zeros(1, 2).int(), [], scores, OWNERS).tolist() == [[0, 0]]

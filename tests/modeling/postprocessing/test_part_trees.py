@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hipie.modeling.postprocessing.part_inference import (
-    keep_to_wholes,
-    parts_of_instances,
-    pieces_of,
-    touching,
+    assign_components,
+    assign_parts,
+    enforce_part_consistency,
+    touching_components,
 )
 
 NAMES = ["grass", "person head", "person arm", "person eye"]
@@ -43,7 +43,7 @@ def scores_of(labels: np.ndarray) -> torch.Tensor:
 
 def find(labels: np.ndarray, people: torch.Tensor, **options):
     scores = scores_of(labels)
-    return parts_of_instances(scores, people, ["person"] * 2, WHOLES, names=NAMES, **options)
+    return assign_parts(scores, people, ["person"] * 2, WHOLES, names=NAMES, **options)
 
 
 def test_an_eye_belongs_to_the_head_that_it_lies_in(labels, people) -> None:
@@ -72,7 +72,7 @@ def test_inconsistent_parts_are_kept_entire(labels, people) -> None:
 
 
 def test_without_names_there_is_one_level(labels, people) -> None:
-    found = parts_of_instances(scores_of(labels), people, ["person"] * 2, WHOLES)
+    found = assign_parts(scores_of(labels), people, ["person"] * 2, WHOLES)
     assert all(one.parts == () for one in found)
     assert int(found[0].mask.sum()) == 14 * 14 - 36
 
@@ -91,7 +91,7 @@ def test_pieces_go_to_the_mask_that_they_share_most_with() -> None:
     pixels[5, 9] = True
     left, right = torch.zeros(2, 6, 10, dtype=torch.bool)
     left[:, :3], right[:, 3:8] = True, True
-    owner = pieces_of(pixels, [left, right])
+    owner = assign_components(pixels, [left, right])
     assert (owner[pixels] == [1, 1, 1, 1, 1, 1, -1]).all() and (owner[~pixels] == -1).all()
 
 
@@ -99,7 +99,7 @@ def test_touching_counts_corners() -> None:
     region, pixels = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
     region[1, 1] = True
     pixels[2, 2:] = pixels[4, 0] = True
-    assert touching(pixels, region).sum() == 3
+    assert touching_components(pixels, region).sum() == 3
 
 
 def test_parts_of_a_pixel_agree() -> None:
@@ -107,11 +107,11 @@ def test_parts_of_a_pixel_agree() -> None:
     wholes = ["dog", "dog", "cat", None, None]
     scores = torch.tensor([0.3, 0.3, 0.4, 0.1, 0.2])[:, None, None].repeat(1, 1, 2)
     scores[:, 0, 1] = torch.tensor([0.3, 0.1, 0.4, 0.1, 0.2])
-    kept = keep_to_wholes(scores.clone(), names, wholes)
+    kept = enforce_part_consistency(scores.clone(), names, wholes)
     assert kept.argmax(0).tolist() == [[0, 2]], "dog 0.6 against cat 0.5; then 0.4 against 0.5"
     assert kept[:, 0, 0].tolist() == pytest.approx([0.3, 0.3, 0, 0, 0])
     assert kept[:, 0, 1].tolist() == pytest.approx([0, 0, 0.4, 0.1, 0])
-    deep = keep_to_wholes(scores.clone(), names, ["dog", "dog head", "cat", None, None])
+    deep = enforce_part_consistency(scores.clone(), names, ["dog", "dog head", "cat", None, None])
     assert torch.equal(deep, kept), "a part of a part is its root's"
     plain = scores.clone()
-    assert keep_to_wholes(plain, names, [None] * 5) is plain
+    assert enforce_part_consistency(plain, names, [None] * 5) is plain

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from hipie.modeling.postprocessing.results import (
-    ResultSettings,
-    referring_results,
-    universal_results,
+    InferenceSettings,
+    referring_inference,
+    universal_inference,
 )
 
 SPANS = ((1,), (3,), (5,))
 IS_THING = (True, True, False)
-SETTINGS = ResultSettings()
+SETTINGS = InferenceSettings()
 FAR = 12.0
 
 
@@ -79,16 +79,16 @@ def stuff() -> Answer:
     return Answer(logits, torch.rand(2, 1, 4), None, masks)
 
 
-def run(things: Answer, stuff: Answer, settings: ResultSettings = SETTINGS, **changes):
+def run(things: Answer, stuff: Answer, settings: InferenceSettings = SETTINGS, **changes):
     arguments = {
-        "picture": 1,
+        "image": 1,
         "background_queries": 1,
         "token_spans": SPANS,
         "is_thing": IS_THING,
         "input_size": (32, 32),
         "output_size": (64, 48),
     }
-    return universal_results(things, stuff, settings=settings, **{**arguments, **changes})
+    return universal_inference(things, stuff, settings=settings, **{**arguments, **changes})
 
 
 def test_instances_in_pixels_of_the_output(things: Answer, stuff: Answer) -> None:
@@ -119,9 +119,9 @@ def test_maps_hold_things_and_stuff(things: Answer, stuff: Answer) -> None:
 def test_the_stuff_branch_may_keep_its_thing_scores(things: Answer, stuff: Answer) -> None:
     below = (slice(0, 1), slice(56, 64))
     apart = run(things, stuff)["sem_seg"][below].mean()
-    joined = run(things, stuff, replace(SETTINGS, stuff_scores_things=True))["sem_seg"]
+    joined = run(things, stuff, replace(SETTINGS, thing_scores_from_stuff_decoder=True))["sem_seg"]
     assert joined[below].mean() > apart + 0.3
-    only = run(things, stuff, replace(SETTINGS, merge_stuff_only=True))
+    only = run(things, stuff, replace(SETTINGS, panoptic_from_stuff_decoder_only=True))
     assert only["sem_seg"][:, :24].sum() < 1e-2 < only["sem_seg"][0, 60].mean()
     assert len(only["instances"]) > 0
 
@@ -130,7 +130,7 @@ def test_a_vocabulary_of_things_and_the_stuff_branch(things: Answer, stuff: Answ
     """As published its queries count for all classes alike; where few classes count as many, no."""
     everywhere = replace(stuff, all_masks=torch.full_like(stuff.all_masks, FAR))
     arguments = {"is_thing": (True, True, True)}
-    padded = run(things, everywhere, replace(SETTINGS, least_classes=133), **arguments)
+    padded = run(things, everywhere, replace(SETTINGS, min_softmax_classes=133), **arguments)
     _, segments = padded["panoptic_seg"]
     assert [one["category_id"] for one in segments] == [0, 1]
     published = run(things, everywhere, **arguments)["sem_seg"]
@@ -145,7 +145,7 @@ def test_a_vocabulary_of_stuff_uses_both_branches(things: Answer, stuff: Answer)
 
 
 def test_only_what_is_asked_for(things: Answer, stuff: Answer) -> None:
-    off = ResultSettings(instance_on=False, semantic_on=False, panoptic_on=False)
+    off = InferenceSettings(instance_on=False, semantic_on=False, panoptic_on=False)
     assert run(things, stuff, off) == {}
     alone = run(things, stuff, replace(off, panoptic_on=True))
     assert list(alone) == ["panoptic_seg"]
@@ -155,7 +155,7 @@ def test_only_what_is_asked_for(things: Answer, stuff: Answer) -> None:
 
 
 def test_a_map_that_no_query_joins_is_empty(things: Answer, stuff: Answer) -> None:
-    alone = replace(SETTINGS, instance_on=False, semantic_on=False, object_threshold=1.0)
+    alone = replace(SETTINGS, instance_on=False, semantic_on=False, object_mask_threshold=1.0)
     panoptic, segments = run(things, stuff, alone)["panoptic_seg"]
     assert panoptic.shape == (64, 48) and not panoptic.any() and segments == []
 
@@ -165,7 +165,7 @@ def test_one_name_is_not_always_sure(things: Answer, stuff: Answer) -> None:
     one = {"token_spans": SPANS[:1], "is_thing": IS_THING[:1]}
     published = run(things, stuff, **one)
     assert len(published["panoptic_seg"][1]) == 2
-    large = replace(SETTINGS, least_classes=133)
+    large = replace(SETTINGS, min_softmax_classes=133)
     segments = run(things, stuff, large, **one)["panoptic_seg"][1]
     assert [one["score"] for one in segments] == pytest.approx([0.9999], abs=1e-4)
     added = published["sem_seg"] - run(things, stuff, large, **one)["sem_seg"]
@@ -206,7 +206,7 @@ def test_bfloat16_predictions_under_autocast(things: Answer, stuff: Answer) -> N
 
 def test_the_described_thing(things: Answer) -> None:
     things.token_logits = things.token_logits[:, :, 3:4]
-    best = referring_results(
+    best = referring_inference(
         things, row=1, background_queries=1, input_size=(32, 32), output_size=(64, 48)
     )
     assert len(best) == 1

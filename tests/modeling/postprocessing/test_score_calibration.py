@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from hipie.modeling.postprocessing.score_calibration import merge_scores, thing_scores
+from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
 
 
 def test_thing_scores_are_the_geometric_mean() -> None:
     logits, quality = torch.randn(5, 3) * 4, torch.randn(5, 1) * 4
-    found = thing_scores(logits, quality)
+    found = instance_scores(logits, quality)
     for q in range(5):
         for k in range(3):
             p = 1 / (1 + math.exp(-float(logits[q, k])))
@@ -24,11 +24,11 @@ def test_merge_scores_against_float64() -> None:
     logits = torch.randn(6, 4) * 3
     exact = (1 / (1 + (-logits.double()).exp()) / 0.06).exp()
     exact = exact / exact.sum(-1, keepdim=True)
-    assert torch.allclose(merge_scores(logits).double(), exact, atol=1e-6)
+    assert torch.allclose(panoptic_scores(logits).double(), exact, atol=1e-6)
 
 
 def test_hidden_columns_keep_a_small_share() -> None:
-    scores = merge_scores(torch.tensor([[4.0, -9999.0, -9999.0]]))
+    scores = panoptic_scores(torch.tensor([[4.0, -9999.0, -9999.0]]))
     share = 1 / (math.exp(float(torch.tensor(4.0).sigmoid()) / 0.06) + 2)
     assert abs(float(scores[0, 1]) - share) < 1e-9
     assert abs(float(scores.sum()) - 1) < 1e-6
@@ -38,32 +38,34 @@ def test_hidden_columns_keep_a_small_share() -> None:
 def test_a_small_vocabulary_scores_as_a_large_one_with_absent_classes(least: int) -> None:
     logits = torch.randn(6, 4) * 3
     absent = torch.full((6, max(least - 4, 0)), -200.0)
-    large = merge_scores(torch.cat([logits, absent], dim=1))[:, :4]
-    assert torch.allclose(merge_scores(logits, least_classes=least), large, atol=1e-6)
+    large = panoptic_scores(torch.cat([logits, absent], dim=1))[:, :4]
+    assert torch.allclose(panoptic_scores(logits, min_softmax_classes=least), large, atol=1e-6)
     if least <= 4:
-        assert torch.equal(merge_scores(logits, least_classes=least), merge_scores(logits))
+        assert torch.equal(
+            panoptic_scores(logits, min_softmax_classes=least), panoptic_scores(logits)
+        )
 
 
 def test_permuting_classes_permutes_scores() -> None:
     logits, order = torch.randn(3, 5), [4, 2, 0, 1, 3]
-    assert torch.allclose(merge_scores(logits)[:, order], merge_scores(logits[:, order]))
+    assert torch.allclose(panoptic_scores(logits)[:, order], panoptic_scores(logits[:, order]))
 
 
 def test_one_class_empty_and_bfloat16() -> None:
-    assert merge_scores(torch.randn(2, 1)).eq(1).all()
-    assert thing_scores(torch.randn(0, 3), torch.randn(0, 1)).shape == (0, 3)
-    assert merge_scores(torch.randn(2, 3).bfloat16()).dtype == torch.float32
+    assert panoptic_scores(torch.randn(2, 1)).eq(1).all()
+    assert instance_scores(torch.randn(0, 3), torch.randn(0, 1)).shape == (0, 3)
+    assert panoptic_scores(torch.randn(2, 3).bfloat16()).dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
-        assert thing_scores(torch.randn(2, 3), torch.randn(2, 1)).dtype == torch.float32
+        assert instance_scores(torch.randn(2, 3), torch.randn(2, 1)).dtype == torch.float32
 
 
 def test_official_merge_scores(official) -> None:
-    from hipie.modeling.postprocessing.token_to_class import hide_stuff, pool_tokens
+    from hipie.modeling.postprocessing.token_to_class import mask_stuff_classes, pool_token_logits
 
     spans = DET12
-    logits = pool_tokens(official["det12_pred_logits"][0, 10:], spans)
-    logits = hide_stuff(logits, [True] * 6 + [False] * 6)[official["det12_nms_keep_0"]]
-    assert torch.allclose(merge_scores(logits)[::4], official["det12_merge_scores"], atol=1e-5)
+    logits = pool_token_logits(official["det12_pred_logits"][0, 10:], spans)
+    logits = mask_stuff_classes(logits, [True] * 6 + [False] * 6)[official["det12_nms_keep_0"]]
+    assert torch.allclose(panoptic_scores(logits)[::4], official["det12_merge_scores"], atol=1e-5)
 
 
 DET12 = (

@@ -7,17 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipie.modeling.postprocessing.token_to_class import hide_stuff, hide_things, pool_tokens
+from hipie.modeling.postprocessing.token_to_class import (
+    mask_stuff_classes,
+    mask_thing_classes,
+    pool_token_logits,
+)
 
 SPANS = ((1,), (3, 4), (6, 7, 8), (10,))
 IS_THING = (True, False, True, False)
-HIDE = {"None": lambda logits, _: logits, "FG": hide_stuff, "BG": hide_things}
+HIDE = {"None": lambda logits, _: logits, "FG": mask_stuff_classes, "BG": mask_thing_classes}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 @pytest.mark.parametrize("hidden", ["None", "FG", "BG"])
 def test_official_class_logits(official, pooling: str, hidden: str) -> None:
-    found = HIDE[hidden](pool_tokens(official["token_logits"], SPANS, pooling), IS_THING)
+    found = HIDE[hidden](pool_token_logits(official["token_logits"], SPANS, pooling), IS_THING)
     assert torch.allclose(found, official[f"class_logits_{hidden}_{pooling}"], atol=1e-5)
 
 
@@ -27,7 +31,7 @@ def test_official_class_logits(official, pooling: str, hidden: str) -> None:
 )
 def test_against_a_plain_loop(spans: list[list[int]], seed: int) -> None:
     logits = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(seed))
-    mean, largest = pool_tokens(logits, spans), pool_tokens(logits, spans, "max")
+    mean, largest = pool_token_logits(logits, spans), pool_token_logits(logits, spans, "max")
     for k, span in enumerate(spans):
         own = logits[..., span].double()
         assert torch.allclose(mean[..., k].double(), own.mean(-1), atol=1e-6)
@@ -38,42 +42,42 @@ def test_against_a_plain_loop(spans: list[list[int]], seed: int) -> None:
 def test_permuting_classes_permutes_columns_and_nothing_else(pooling: str) -> None:
     logits = torch.randn(7, 12)
     order = [2, 0, 3, 1]
-    straight = pool_tokens(logits, SPANS, pooling)
-    turned = pool_tokens(logits, [SPANS[k] for k in order], pooling)
+    straight = pool_token_logits(logits, SPANS, pooling)
+    turned = pool_token_logits(logits, [SPANS[k] for k in order], pooling)
     assert torch.equal(turned, straight[:, order])
 
 
 def test_five_thousand_classes() -> None:
     logits = torch.randn(20, 15000)
     spans = [tuple(range(3 * k, 3 * k + 3)) for k in range(5000)]
-    found = pool_tokens(logits, spans)
+    found = pool_token_logits(logits, spans)
     assert torch.allclose(found, logits.view(20, 5000, 3).mean(-1), atol=1e-6)
 
 
 def test_one_class_no_queries_and_bfloat16() -> None:
-    assert pool_tokens(torch.randn(3, 1), ((0,),)).shape == (3, 1)
-    assert pool_tokens(torch.randn(0, 12), SPANS, "max").shape == (0, 4)
-    assert pool_tokens(torch.randn(3, 12).bfloat16(), SPANS).dtype == torch.float32
+    assert pool_token_logits(torch.randn(3, 1), ((0,),)).shape == (3, 1)
+    assert pool_token_logits(torch.randn(0, 12), SPANS, "max").shape == (0, 4)
+    assert pool_token_logits(torch.randn(3, 12).bfloat16(), SPANS).dtype == torch.float32
 
 
 def test_gradients_reach_only_the_pieces_of_the_class() -> None:
     logits = torch.zeros(1, 12, requires_grad=True)
-    pool_tokens(logits, SPANS)[0, 2].backward()
+    pool_token_logits(logits, SPANS)[0, 2].backward()
     assert logits.grad[0].nonzero().flatten().tolist() == [6, 7, 8]
 
 
 def test_a_vocabulary_without_things_hides_nothing_from_the_thing_branch() -> None:
     logits = torch.randn(2, 4)
-    assert torch.equal(hide_stuff(logits, [False] * 4), logits)
-    assert hide_stuff(logits, IS_THING)[:, 1].eq(-9999).all()
-    assert hide_things(logits, [True] * 4).eq(-9999).all()
+    assert torch.equal(mask_stuff_classes(logits, [False] * 4), logits)
+    assert mask_stuff_classes(logits, IS_THING)[:, 1].eq(-9999).all()
+    assert mask_thing_classes(logits, [True] * 4).eq(-9999).all()
 
 
 def test_mistakes_are_named() -> None:
     logits = torch.randn(2, 4)
     with pytest.raises(ValueError, match='"median" is none of mean, max'):
-        pool_tokens(logits, SPANS, "median")
+        pool_token_logits(logits, SPANS, "median")
     with pytest.raises(ValueError, match="class 1 .* no token"):
-        pool_tokens(logits, ((0,), ()))
+        pool_token_logits(logits, ((0,), ()))
     with pytest.raises(ValueError, match="token 10, but the logits have only 4"):
-        pool_tokens(logits, SPANS)
+        pool_token_logits(logits, SPANS)

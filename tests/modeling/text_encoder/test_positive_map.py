@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hipie.modeling.text_encoder.caption import vocabulary_caption
-from hipie.modeling.text_encoder.positive_map import positive_map, spread_wholes
+from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
 from hipie.modeling.text_encoder.tokenizer import tokenize
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -45,7 +45,7 @@ def test_official_maps(tokenizer, names, length: int, key: str, spread: bool) ->
     spans, ids = read(tokenizer, names, length)
     found = positive_map(spans, torch.arange(len(names)), length)
     if spread:
-        found = spread_wholes(found, ids, tokenizer=tokenizer)
+        found = propagate_part_to_whole(found, ids, tokenizer=tokenizer)
     with np.load(DATA / "official_text.npz") as official:
         assert np.array_equal(found.numpy(), official[f"positive_map_{key}"])
 
@@ -62,13 +62,13 @@ def test_only_the_vocabularys_own_wholes_spread(tokenizer) -> None:
     vocabulary = Vocabulary.from_names(stuff=["red house", "red sky"], parts={"house": ["roof"]})
     spans, ids = read(tokenizer, vocabulary.names, 16)
     plain = positive_map(spans, torch.tensor([0, 1, 2]), 16)
-    found = spread_wholes(plain, ids, vocabulary)
+    found = propagate_part_to_whole(plain, ids, vocabulary)
     house = ids == tokenizer.convert_tokens_to_ids("house")
     red = ids == tokenizer.convert_tokens_to_ids("red")
     assert found[0, house].all() and found[2, house].all()
     assert not found[1, house].any()
     assert (found[1] & red).sum() == 1
-    assert torch.equal(spread_wholes(plain, ids, ()), plain)
+    assert torch.equal(propagate_part_to_whole(plain, ids, ()), plain)
 
 
 @pytest.mark.parametrize(("times", "spreads"), [(1, False), (2, True), (29, True), (30, False)])
@@ -79,7 +79,7 @@ def test_how_often_a_whole_must_stand_there(tokenizer, times: int, spreads: bool
         spans.append((len(ids), len(ids) + 1))
         ids += [dog, other, 1012]
     plain = positive_map(spans, torch.tensor([0]), len(ids))
-    found = spread_wholes(plain, torch.tensor(ids), tokenizer=tokenizer)
+    found = propagate_part_to_whole(plain, torch.tensor(ids), tokenizer=tokenizer)
     assert int(found.sum()) == (times + 1 if spreads else 2)
 
 
@@ -87,5 +87,5 @@ def test_spreading_leaves_its_input_alone(tokenizer) -> None:
     spans, ids = read(tokenizer, PHRASES, 32)
     plain = positive_map(spans, torch.arange(8), 32)
     before = plain.clone()
-    spread_wholes(plain, ids, tokenizer=tokenizer)
+    propagate_part_to_whole(plain, ids, tokenizer=tokenizer)
     assert torch.equal(plain, before)
