@@ -1,170 +1,331 @@
-"""The house keeps its floors: imports point down, files and functions stay small."""
+"""Layout of the source tree: layering, import cycles, sizes, docstrings, foreign paths.
+
+Every test lists all offenders at once, as `file:line: what is wrong`.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# From the ground up. A room imports rooms of lower floors only; rooms of one floor do not know
-# each other.
-FLOORS: tuple[frozenset[str], ...] = (
-    frozenset(
-        {
-            "config",
-            "configure",
-            "ops",
-            "language",
-            "inference",
-            "open_vocabulary",
-            "data.picturebook",
-            "plugins",
-            "segmentation",
-        }
+# Modules at the bottom: they import nothing of hipie but themselves.
+BOTTOM = ("structures", "ops", "vocabularies")
+# Whoever builds, runs or presents a model.
+APPLICATION = ("predictor", "cli", "__main__")
+RESULTS = ("segmentation", "visualizer")
+# Top-level module of hipie -> those that it must not import.
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "config": (
+        *("modeling", "data", "evaluation", "engine", "checkpoint", "model_zoo"),
+        *RESULTS,
+        *APPLICATION,
     ),
-    frozenset({"vision", "training", "data.vocabularies"}),
-    frozenset({"model"}),
-    frozenset({"checkpoint"}),
-    frozenset({"universal", "data"}),
-    frozenset({"evaluation"}),
-    frozenset({"model_zoo"}),
-    frozenset({"segmenter"}),
-    frozenset({"cli", "doctor", "demonstration"}),
-)
-FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Files that make one room with another.
-JOINED = {"visualize": "segmentation"}
-# Rooms beside the model, which never see one.
-WITHOUT_MODEL = ("checkpoint", "data", "evaluation")
-OF_MODELS = {"vision", "training", "model", "universal"}
+    "modeling": ("data", "evaluation", "engine", "model_zoo", *RESULTS, *APPLICATION),
+    "data": ("modeling", "evaluation", "engine", "model_zoo", *APPLICATION),
+    "evaluation": ("modeling", "engine", "model_zoo", *APPLICATION),
+    "checkpoint": ("modeling", "data", "evaluation", "engine", "model_zoo", *RESULTS, *APPLICATION),
+    "engine": RESULTS + APPLICATION,
+    "model_zoo": RESULTS + APPLICATION,
+    "segmentation": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
+    "visualizer": ("modeling", "evaluation", "engine", "model_zoo", *APPLICATION),
+    "predictor": ("cli", "__main__"),
+}
+# A tokenizer turns text into ids and holds no parameters: the data mappers count tokens with it.
+ALLOWED = {("data", "hipie.modeling.text_encoder.tokenizer")}
+# Packages that `hipie.structures` and `hipie.vocabularies` may import beside the standard library.
+THIRD_PARTY = {"structures": {"torch"}, "vocabularies": set()}
 
-LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 800, 120
 EMPTY_NAMES = {"utils", "util", "helper", "helpers", "misc", "common"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def sources(*folders: str) -> list[Path]:
+    """Python files below folders of the repository, without their tests."""
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def room_of(module: str) -> str:
-    """`hipie.data.picturebook.pen` -> `data.picturebook`; `hipie` itself -> ``."""
-    parts = module.split(".")[1:]
-    if parts[:2] in (["data", "picturebook"], ["data", "vocabularies"]):
-        return ".".join(parts[:2])
-    return JOINED.get(parts[0], parts[0]) if parts else ""
+def name_of(path: Path, root: Path = ROOT) -> str:
+    """Path from the root of the repository."""
+    return path.relative_to(root).as_posix()
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+def module_of(path: Path, root: Path = ROOT) -> str:
+    """`hipie/ops/module.py` -> `hipie.ops.module`; `projects/P/p/a.py` -> `p.a`."""
+    parts = path.relative_to(root).with_suffix("").parts
+    parts = parts[2:] if parts[0] == "projects" else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only type checkers read."""
+def modules() -> dict[str, Path]:
+    """Every module of hipie and of the projects, by its dotted name."""
+    return {module_of(path): path for path in sources("hipie", "projects")}
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node` but those that only type checkers read."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             continue
         yield child
-        yield from running(child)
+        yield from executed(child)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports, wherever the statement stands."""
-    for node in running(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(
+    path: Path, known: Mapping[str, object], root: Path = ROOT
+) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each module that a file imports, in functions too.
+
+    `from package import name` is `package.name` where that is one of the known modules.
+    """
+    for node in executed(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = node.module or ""
+            package = node.module or ""
             if node.level:
-                here = path.relative_to(ROOT).parent.parts
+                here = module_of(path, root).split(".")
+                if path.name != "__init__.py":
+                    here = here[:-1]
                 kept = here[: len(here) - node.level + 1]
-                source = ".".join([*kept, *filter(None, [node.module])])
-            if source in ("hipie", "hipie.data"):
-                yield from (f"{source}.{alias.name}" for alias in node.names)
-            else:
-                yield source
+                package = ".".join([*kept, *filter(None, [node.module])])
+            for alias in node.names:
+                full = f"{package}.{alias.name}"
+                yield node.lineno, full if full in known else package
 
 
-def house_imports(path: Path) -> list[str]:
-    found = (name for name in imported(path) if name.split(".")[0] == "hipie")
-    return [name for name in found if name not in ("hipie", "hipie.__version__")]
+def top_level(module: str) -> str:
+    """`hipie.modeling.sam.predictor` -> `modeling`; `hipie` itself -> ``."""
+    return module.partition(".")[2].partition(".")[0]
 
 
-def test_every_room_has_a_floor():
-    rooms = {room_of(module_of(path)) for path in sources("hipie")} - {""}
-    assert rooms <= set(FLOOR_OF), f"not in the table: {rooms - set(FLOOR_OF)}"
+def report(offenders: list[str]) -> str:
+    """Message of a failed test: all offenders, one a line."""
+    return f"{len(offenders)} offenders:\n" + "\n".join(offenders)
 
 
-@pytest.mark.parametrize("path", sources("hipie"), ids=module_of)
-def test_imports_point_down(path):
-    room = room_of(module_of(path))
-    if not room:
-        pytest.skip("hipie/__init__.py offers names of all floors, lazily")
-    for name in house_imports(path):
-        other = room_of(name)
-        if other == room:
+def layering_offenders(path: Path, known: Mapping[str, object], root: Path = ROOT) -> list[str]:
+    """Imports of one file of hipie that its layer forbids."""
+    own = top_level(module_of(path, root))
+    offenders = []
+    for line, name in imported(path, known, root):
+        if name.split(".")[0] != "hipie" or (own, name) in ALLOWED:
             continue
-        assert FLOOR_OF[other] < FLOOR_OF[room], f"{room} must not import {name}"
-        assert room not in WITHOUT_MODEL or other not in OF_MODELS, f"{room} imports {name}"
+        other = top_level(name)
+        if other != own and (
+            (own in BOTTOM and name != "hipie") or other in FORBIDDEN.get(own, ())
+        ):
+            offenders.append(f"{name_of(path, root)}:{line}: {own} imports {name}")
+    return offenders
 
 
-def test_the_rule_notices_an_arrow_that_points_up(tmp_path):
-    up = tmp_path / "up.py"
-    up.write_text("def f():\n    from hipie import segmenter\n    import hipie.cli\n")
-    assert house_imports(up) == ["hipie.predictor", "hipie.cli"]
-    only_types = tmp_path / "types.py"
-    only_types.write_text("if TYPE_CHECKING:\n    from hipie.predictor import Segmenter\n")
-    assert house_imports(only_types) == []
-    assert FLOOR_OF["segmenter"] > FLOOR_OF["model"]
+def test_layers_import_only_lower_layers():
+    known = modules()
+    offenders = [line for path in sources("hipie") for line in layering_offenders(path, known)]
+    assert not offenders, report(offenders)
 
 
-def test_projects_know_hipie_and_nobody_else_knows_them():
+def test_every_rule_is_about_an_existing_module():
+    present = {top_level(module) for module in modules() if module.startswith("hipie.")}
+    named = {*BOTTOM, *FORBIDDEN, *(name for names in FORBIDDEN.values() for name in names)}
+    assert named <= present, named - present
+
+
+@pytest.mark.parametrize("module", THIRD_PARTY)
+def test_bottom_modules_import_only_the_standard_library(module):
+    import sys
+
+    allowed = {*sys.stdlib_module_names, "hipie", *THIRD_PARTY[module]}
+    offenders = [
+        f"{name_of(path)}:{line}: {name}"
+        for path in sources("hipie")
+        if top_level(module_of(path)) == module
+        for line, name in imported(path, modules())
+        if name.split(".")[0] not in allowed
+    ]
+    assert not offenders, report(offenders)
+
+
+def test_an_import_that_points_up_is_noticed(tmp_path):
+    up = tmp_path / "hipie/modeling/up.py"
+    up.parent.mkdir(parents=True)
+    known = {"hipie.predictor": up, "hipie.data": up, "hipie.structures": up}
+    up.write_text("def f():\n    from hipie import predictor, structures\n    import hipie.cli\n")
+    lines = layering_offenders(up, known, tmp_path)
+    assert [line.rpartition(" ")[2] for line in lines] == ["hipie.predictor", "hipie.cli"]
+    up.write_text("from .. import data\nif TYPE_CHECKING:\n    from hipie.predictor import P\n")
+    (line,) = layering_offenders(up, known, tmp_path)
+    assert line == "hipie/modeling/up.py:1: modeling imports hipie.data"
+
+
+def test_projects_import_hipie_and_never_each_other():
     packages = {path.parent.name for path in ROOT.glob("projects/*/*/__init__.py")}
-    for path in sources("projects"):
-        others = packages - {part for part in path.parts if part in packages}
-        assert not others & {name.split(".")[0] for name in imported(path)}, path
-    for path in sources("hipie"):
-        assert not packages & {name.split(".")[0] for name in imported(path)}, path
+    assert len(packages) >= 5
+    offenders = []
+    for path in sources("hipie", "projects"):
+        others = packages - set(path.relative_to(ROOT).parts)
+        offenders += [
+            f"{name_of(path)}:{line}: {name}"
+            for line, name in imported(path, {})
+            if name.split(".")[0] in others
+        ]
+    assert not offenders, report(offenders)
 
 
-def test_importing_the_package_imports_no_room():
-    names = house_imports(ROOT / "hipie/__init__.py")
-    assert names == []
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one node, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for successor in sorted(graph.get(node, ())):
+            if successor not in index:
+                visit(successor)
+                low[node] = min(low[node], low[successor])
+            elif successor in stack:
+                low[node] = min(low[node], index[successor])
+        if low[node] == index[node]:
+            start = stack.index(node)
+            component = sorted(stack[start:])
+            del stack[start:]
+            if len(component) > 1:
+                components.append(component)
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return components
 
 
-@pytest.mark.parametrize("path", sources("hipie", "projects", "datasets"), ids=module_of)
-def test_files_and_functions_are_small_and_named(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
-    assert path.stem not in EMPTY_NAMES
-    assert path.parent.name not in EMPTY_NAMES
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{path}:{node.lineno} catches everything"
+def import_graph() -> dict[str, set[str]]:
+    """Which modules of hipie and of the projects each module imports, in functions too."""
+    known = modules()
+    return {
+        module: {name for _, name in imported(path, known) if name in known and name != module}
+        for module, path in known.items()
+    }
 
 
-@pytest.mark.parametrize("path", sources("hipie"), ids=module_of)
-def test_public_names_are_described(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), f"{path} does not say what it is"
+def test_modules_import_each_other_in_no_cycle():
+    offenders = [" <-> ".join(component) for component in cycles(import_graph())]
+    assert not offenders, report(offenders)
+
+
+def test_packages_of_hipie_import_each_other_in_no_cycle():
+    graph: dict[str, set[str]] = {}
+    for module, names in import_graph().items():
+        if top_level(module) and module.startswith("hipie."):
+            others = {top_level(name) for name in names if name.startswith("hipie.")}
+            graph.setdefault(top_level(module), set()).update(others - {top_level(module)})
+    offenders = [" <-> ".join(component) for component in cycles(graph)]
+    assert not offenders, report(offenders)
+
+
+def test_cycles_are_found():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": set(), "f": {"a", "g"}}
+    assert cycles(graph) == [["a", "b", "c"]]
+    assert cycles({**graph, "g": {"f"}}) == [["a", "b", "c"], ["f", "g"]]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_importing_the_package_imports_none_of_its_modules():
+    """`hipie/__init__.py` offers names of all layers, lazily."""
+    tree = ast.parse((ROOT / "hipie/__init__.py").read_text(encoding="utf-8"))
+    names = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in names
+        for alias in node.names
+    }
+    assert not {name for name in modules if name.split(".")[0] in ("hipie", "torch", "detectron2")}
+
+
+def test_files_and_functions_are_short_and_named():
+    offenders = []
+    for path in sources("hipie", "projects", "datasets"):
+        text = path.read_text(encoding="utf-8")
+        where = name_of(path)
+        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
+            offenders.append(f"{where}: {lines} lines, at most {MAX_FILE_LINES}")
+        if EMPTY_NAMES & {path.stem, path.parent.name}:
+            offenders.append(f"{where}: the name says nothing")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, Function):
+                if (lines := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES:
+                    offenders.append(f"{where}:{node.lineno}: {node.name} has {lines} lines")
+            elif isinstance(node, ast.ExceptHandler) and node.type is None:
+                offenders.append(f"{where}:{node.lineno}: catches every exception")
+    assert not offenders, report(offenders)
+
+
+def public_functions(tree: ast.Module) -> Iterator[Function]:
+    """Public functions of a module, and public methods of its public classes."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            untyped = [arg.arg for arg in node.args.args if arg.annotation is None]
-            assert not untyped, f"{path}: {node.name}({untyped[0]}) is not annotated"
-            assert node.returns is not None, f"{path}: {node.name} does not say what it returns"
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for method in node.body:
+                if isinstance(method, Function) and not method.name.startswith("_"):
+                    yield method
 
 
-# Written apart, so that this file does not hold what it looks for.
+def test_public_names_have_docstrings():
+    offenders = []
+    for path in sources("hipie", "projects"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
+        overrides = {
+            method
+            for node in classes
+            for method in node.body
+            if isinstance(method, Function)
+            and "override" in ast.dump(ast.List(method.decorator_list))
+        }
+        nodes = [node for node in public_functions(tree) if node not in overrides]
+        if not ast.get_docstring(tree):
+            offenders.append(f"{name_of(path)}:1: the module has no docstring")
+        offenders += [
+            f"{name_of(path)}:{node.lineno}: {node.name} has no docstring"
+            for node in (*classes, *nodes)
+            if not ast.get_docstring(node)
+        ]
+    assert not offenders, report(offenders)
+
+
+def test_public_functions_are_annotated():
+    offenders = []
+    for path in sources("hipie", "projects"):
+        for node in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            arguments += filter(None, [node.args.vararg, node.args.kwarg])
+            missing = [
+                argument.arg
+                for argument in arguments
+                if argument.annotation is None and argument.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                what = ", ".join(missing) or "the returned value"
+                offenders.append(f"{name_of(path)}:{node.lineno}: {node.name}: {what} has no type")
+    assert not offenders, report(offenders)
+
+
+# Written apart, so that this file does not hold what it searches for.
 FOREIGN = re.compile(
     "|".join(
         (
@@ -180,6 +341,7 @@ FOREIGN = re.compile(
 
 
 def tracked_text() -> Iterator[tuple[str, str]]:
+    """Name and content of every text file that git tracks."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -194,15 +356,15 @@ def tracked_text() -> Iterator[tuple[str, str]]:
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    found = [
+    offenders = [
         f"{name}: {match.group()}"
         for name, text in tracked_text()
         for match in FOREIGN.finditer(text)
     ]
-    assert not found
+    assert not offenders, report(offenders)
 
 
 @pytest.mark.parametrize("text", ["cd /ro" + "ot/x", "https://py" + "pi.org/simple"])
-def test_what_must_not_be_in_a_file_is_recognised(text):
+def test_machine_paths_and_registries_are_recognised(text):
     assert FOREIGN.search(text)
     assert not FOREIGN.search("see docs/home/work and ./root/x")
