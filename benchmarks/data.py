@@ -161,7 +161,7 @@ def write_references(folder: Path, number: int) -> None:
                 "ref_id": ref,
                 "image_id": image,
                 "split": ("train", "val", "testA", "testB")[ref % 20 // 17],
-                "expressions": expressions,
+                "sentences": expressions,
                 "category_id": 1,
             }
         )

@@ -55,7 +55,7 @@ ADE_STUFF += [114, 117, 122, 128, 131, 140, 141, 145]
 ADE_THINGS = set(range(150)) - set(ADE_STUFF)
 
 
-def image(path: Path) -> None:
+def write_image(path: Path) -> None:
     """An image with some texture."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     pixels = np.stack([rows * 5, columns * 4, (rows + columns) * 2], axis=2).astype(np.uint8)
@@ -100,7 +100,7 @@ def instances(
     numbers = numbers or range(1, len(names) + 1)
     annotations: list[dict[str, Any]] = []
     for number, name in zip(numbers, names, strict=True):
-        image(folder / name)
+        write_image(folder / name)
         for category in classes:
             one = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
             shape = {"segmentation": [POLYGON]} if masks else {}
@@ -173,7 +173,7 @@ def ade20k(root: Path) -> None:
     panoptic(place, "ade20k_panoptic_val", entry, [(256, 7), (2, 2)], categories)
     label_map(place / f"annotations_detectron2/validation/{name}.png", halves(7, 2, 255))
     full = root / "ade/ADE20K_2021_17_01"
-    image(full / f"images_detectron2/validation/{name}.jpg")
+    write_image(full / f"images_detectron2/validation/{name}.jpg")
     labels = halves(846, 300, 65535, np.uint16)
     label_map(full / f"annotations_detectron2/validation/{name}.tif", labels)
 
@@ -185,17 +185,17 @@ def pascal(root: Path) -> None:
     (23) right.
     """
     voc, context = root / "pascal_voc_d2", root / "pascal_ctx_d2"
-    image(voc / "images/validation/2007_000033.jpg")
+    write_image(voc / "images/validation/2007_000033.jpg")
     label_map(voc / "annotations_pascal21/validation/2007_000033.png", halves(0, 20, 255))
     label_map(voc / "annotations_pascal20/validation/2007_000033.png", halves(255, 19, 255))
-    image(context / "images/validation/2008_000002.jpg")
+    write_image(context / "images/validation/2008_000002.jpg")
     label_map(context / "annotations_ctx59/validation/2008_000002.png", halves(58, 1, 255))
     label_map(
         context / "annotations_ctx459/validation/2008_000002.tif",
         halves(458, 3, 65535, np.uint16),
     )
     for name in ("2008_000003", "2008_000008", "2009_000001"):
-        image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
+        write_image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
     labels = root / "pascal_parts/labels"
     for folder, name in (("training", "2008_000003"), ("validation", "2008_000008")):
         parts = halves(DOG_HEAD, 199, 0, np.uint16)
@@ -204,12 +204,12 @@ def pascal(root: Path) -> None:
         label_map(labels / f"{folder}/{name}.tif", halves(12_001_01, 84, 0, np.int32))
     city = root / "cityscapes"
     stem = "frankfurt/frankfurt_000000_000294"
-    image(city / f"images_all/val/{stem}_leftImg8bit.png")
+    write_image(city / f"images_all/val/{stem}_leftImg8bit.png")
     label_map(
         city / f"gtFinePanopticPartsRemapped/val/{stem}_gtFinePanopticParts.tif",
         halves(50, 2, 0, np.uint16),
     )
-    image(city / f"leftImg8bit/val/{stem}_leftImg8bit.png")
+    write_image(city / f"leftImg8bit/val/{stem}_leftImg8bit.png")
     label_map(
         city / f"gtFinePanopticParts/val/{stem}_gtFinePanopticParts.tif",
         halves(24_000_02, 23, 0, np.int32),
@@ -255,7 +255,7 @@ def in_the_wild(root: Path, odinw: dict[str, str]) -> None:
 def refcoco(root: Path, name: str, split: str) -> None:
     """RefCOCO as HIPIE's files have it: an entry of `images` an object."""
     file = "COCO_train2014_000000000009.jpg"
-    image(root / "coco/train2014" / file)
+    write_image(root / "coco/train2014" / file)
     write_json(
         root / f"annotations/{name}/instances_{split}.json",
         {

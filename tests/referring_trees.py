@@ -44,7 +44,7 @@ def polygon(number: int) -> list[float]:
     return [float(v) for v in (left, top, right, top, right, bottom, left, bottom)]
 
 
-def picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+def write_image(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
     """A grey JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (90, 120, 60)).save(path)
@@ -121,7 +121,7 @@ def write_refcoco(downloads: Path, root: Path) -> None:
     """
     downloads.mkdir(parents=True, exist_ok=True)
     for image in (*range(1, 5), 9):
-        picture(root / "coco/train2014" / coco_name(image))
+        write_image(root / "coco/train2014" / coco_name(image))
     files = {
         "refcoco": ["refs(unc).p", "refs(google).p"],
         "refcoco+": ["refs(unc).p"],
@@ -148,7 +148,7 @@ def write_grefcoco(downloads: Path, root: Path) -> None:
     refs = []
     for k, split in enumerate(("train", "val", "testA", "testB")):
         image = k + 1
-        picture(root / "coco/train2014" / coco_name(image))
+        write_image(root / "coco/train2014" / coco_name(image))
         refs += [
             ref(3 * k, image, [10 * image, 10 * image + 1], split),
             ref(3 * k + 1, image, [10 * image], split),
@@ -162,8 +162,8 @@ def write_refzom(downloads: Path, root: Path) -> None:
     """Ref-ZOM(final).p and instances.json, images of train2014 and val2014."""
     downloads.mkdir(parents=True, exist_ok=True)
     names = {1: coco_name(1), 2: coco_name(2, "val2014")}
-    picture(root / "coco/train2014" / names[1])
-    picture(root / "coco/val2014" / names[2])
+    write_image(root / "coco/train2014" / names[1])
+    write_image(root / "coco/val2014" / names[2])
     refs = [
         {**ref(1, 1, 10, "train"), "source": "refcoco"},
         {**ref(2, 2, [20, 21], "test"), "source": "many"},
@@ -245,7 +245,7 @@ def write_grd(downloads: Path, protocol: int = 4) -> None:
         for name, table in tables.items():
             archive.writestr(f"d3_pkl/{name}.pkl", pickle.dumps(table, protocol=protocol))
     for row in tables["images"].values():
-        picture(downloads / "d3_images" / row["file_name"])
+        write_image(downloads / "d3_images" / row["file_name"])
 
 
 def write_cosod(downloads: Path) -> None:
@@ -254,7 +254,7 @@ def write_cosod(downloads: Path) -> None:
         for place, group in enumerate(("alarm_clock", "dog")):
             for number in range(2):
                 stem = f"{group}_{number}.x"
-                picture(downloads / name / image / group / f"{stem}.jpg")
+                write_image(downloads / name / image / group / f"{stem}.jpg")
                 target = downloads / name / gt / group / f"{stem}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 mask = mask_of(11 * place + number).astype(np.uint8) * 255

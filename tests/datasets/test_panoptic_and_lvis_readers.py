@@ -33,7 +33,7 @@ def write_lvis(root: Path) -> Path:
     images, annotations = [], []
     for number in range(3):
         name = f"val2017/{number:012}.jpg"
-        trees.image(root / "coco" / name)
+        trees.write_image(root / "coco" / name)
         absent = sorted(rng.choice(np.arange(600, 1204), 5, replace=False).tolist())
         images.append(
             {

@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said(name, got, root, capsys):
 
 def test_archives_are_found_whatever_folder_they_begin_with(got, tmp_path):
     made = tmp_path / "made"
-    trees.image(made / "train/a.jpg")
+    trees.write_image(made / "train/a.jpg")
     zipped(got / "one.zip", made, "SegInW/Hand/")
     zipped(got / "Hand-Metal.zip", made, "Hand-Metal/")
     delivery = Delivery(got)

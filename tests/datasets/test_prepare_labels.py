@@ -17,7 +17,7 @@ from hipie.data.dataset_mappers.annotations import decode_mask, read_labels
 from hipie.data.datasets import register_benchmarks
 from tests import benchmark_trees as trees
 from tests import programs
-from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map
+from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map, write_image
 from tests.pascal_part_files import thing, write_annotation
 
 HALF = WIDTH // 2
@@ -62,7 +62,7 @@ def write_ade20k(root: Path) -> None:
     """Class 3 (sky) left, 8 (bed) right; a bed over both, and a person."""
     place = root / "ade/ADEChallengeData2016"
     for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
-        image(place / f"images/{split}/{name}.jpg")
+        write_image(place / f"images/{split}/{name}.jpg")
         label_map(place / f"annotations/{split}/{name}.png", halves(3, 8, 0))
         objects = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         objects[10:30, 20:50] = (1, 1, 0)
@@ -119,7 +119,7 @@ def test_ade20k_full(root):
     place = root / "ade/ADE20K_2021_17_01/images/ADE"
     for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
         folder = place / split / "home" / "bedroom"
-        image(folder / f"{name}.jpg")
+        write_image(folder / f"{name}.jpg")
         label_map(folder / f"{name}_seg.png", coded(halves(2978, 312, 0, np.int32)))
     wide = np.zeros((1030, 1500, 3), np.uint8)
     label_map(place / "training/home/bedroom/ADE_train_00000002.jpg", wide)
@@ -149,7 +149,7 @@ def write_pascal(root: Path) -> None:
         place = devkit / folder
         for split in ("train", "val"):
             name = f"{year}_{split}"
-            image(place / f"JPEGImages/{name}.jpg")
+            write_image(place / f"JPEGImages/{name}.jpg")
             (place / "ImageSets" / lists).mkdir(parents=True, exist_ok=True)
             (place / "ImageSets" / lists / f"{split}.txt").write_text(f"{name}\n")
     for split in ("train", "val"):
@@ -206,7 +206,7 @@ def test_pascal_parts(root, capsys):
         ("2008_000001", "training", 12_001_02, 93),
         ("2008_000002", "validation", 1_000_09, 6_003_41),
     ):
-        image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
+        write_image(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
         label_map(labels / split / f"{name}.tif", uids(left, right))
     assert run(program("panoptic_parts"), root) == 0
     names = MetadataCatalog.get("pascal_parts_val").stuff_classes
@@ -231,7 +231,7 @@ def write_pascal_part(root: Path) -> Path:
     head, window = left.copy(), right.copy()
     head[:-5], window[:-5] = False, False
     for split, name in (("train", "2008_000001"), ("val", "2008_000002")):
-        image(given / f"JPEGImages/{name}.jpg")
+        write_image(given / f"JPEGImages/{name}.jpg")
         (given / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
         (given / f"ImageSets/Main/{split}.txt").write_text(f"{name}\n2009_000009\n")
         write_annotation(
@@ -280,7 +280,7 @@ def test_cityscapes_parts(root):
     place = root / "cityscapes"
     for split, town in (("train", "ulm"), ("val", "frankfurt")):
         stem = f"{split}/{town}/{town}_000000_000001"
-        image(place / f"leftImg8bit/{stem}_leftImg8bit.png")
+        write_image(place / f"leftImg8bit/{stem}_leftImg8bit.png")
         label_map(place / f"gtFinePanopticParts/{stem}_gtFinePanopticParts.tif", uids(24_000_03, 4))
     assert run(program("panoptic_parts"), root) == 0
     labels = labels_of("cityscapes_panoptic_parts_val", "part_seg_file_name")
@@ -290,7 +290,7 @@ def test_cityscapes_parts(root):
 
 
 def test_a_number_without_a_meaning_is_named(root, capsys):
-    image(root / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg")
+    write_image(root / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg")
     path = root / "pascal_parts/labels/validation/2008_000001.tif"
     label_map(path, uids(12_001_02, 8_000_99))
     assert run(program("panoptic_parts"), root) == 2

@@ -1,7 +1,7 @@
 """Reading GRD, which is distributed as D3: expressions over groups of related images.
 
 D3 (Wu et al., ICCV 2023; Xie et al., NeurIPS 2023; `shikras/d-cube`) has four pickles, each a
-dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `expressions.pkl`, `groups.pkl`.
+dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `sentences.pkl`, `groups.pkl`.
 What an expression means in an image is the union of the image's annotations whose `sent_id` has the
 expression; without any, the image is negative. Numbers may be NumPy's, boxes arrays, and a mask one
 run length or a list of them.

@@ -109,7 +109,7 @@ def test_panoptic(tmp_path: Path) -> None:
     entries = [(1, "a.jpg"), (2, "b.jpg")]
     trees.panoptic(tmp_path, "panoptic", entries, [(1000, 3), (70000, 7)], categories)
     for _, name in entries:
-        trees.image(tmp_path / name)
+        trees.write_image(tmp_path / name)
     file = tmp_path / "panoptic.json"
     content = json.loads(file.read_text())
     colours = np.zeros((4, 4, 3), np.uint8)
@@ -148,7 +148,7 @@ def test_lvis(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_label_maps(tmp_path: Path, ending: str) -> None:
     labels = tmp_path / "labels"
-    trees.image(tmp_path / "images/a.jpg")
+    trees.write_image(tmp_path / "images/a.jpg")
     path = labels / f"a{ending}"
     trees.label_map(path, trees.halves(1, 2, 0, np.uint16 if ending == ".tif" else np.uint8))
     whole = path.read_bytes()
@@ -185,7 +185,7 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_an_image_of_another_kind_is_no_label_map(tmp_path: Path) -> None:
-    trees.image(tmp_path / "images/a.jpg")
+    trees.write_image(tmp_path / "images/a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"a\.png: this label map cannot be read"):
