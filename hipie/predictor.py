@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling import build_model
 from PIL import Image
 
 from hipie import model_zoo
@@ -26,6 +26,7 @@ from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import plain_resize
 from hipie.data.image_io import as_rgb, read_image
 from hipie.engine.malloc import keep_freed_memory
+from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
 from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
@@ -89,8 +90,8 @@ class Segmenter:
         if keep_memory and cfg.MODEL.DEVICE == "cpu":
             keep_freed_memory()
         found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
-        brought = _architecture(cfg, "brings_weights", False)
-        if not found and not brought:
+        architecture = meta_architecture(cfg)
+        if not found and (architecture is None or architecture.requires_checkpoint()):
             raise ValueError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"
@@ -387,13 +388,6 @@ def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise OpenVocabularyError(f"mask {empty[0]} is empty, so it cannot be given a name")
-
-
-def _architecture(cfg: CfgNode, name: str, otherwise: Any) -> Any:
-    """What the class of a configuration's model says of itself."""
-    known = cfg.MODEL.META_ARCHITECTURE
-    built = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
-    return getattr(built, name, otherwise)
 
 
 def _first(name: Name) -> str:

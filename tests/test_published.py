@@ -11,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 
 from hipie import model_zoo
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.converters.conversion import convert_state
 from hipie.modeling.meta_arch.hipie import HIPIE
 from tests.published import Case, fixed_uniform, official_shapes, ruled_weights
 
@@ -35,7 +35,7 @@ def published_model() -> Callable[[int], HIPIE]:
             shapes = official_shapes("r50")
             shapes["detr.detr.transformer.tgt_embed.weight"] = (num_queries, 256)
             model = build_model(cfg)
-            found = to_ours(ruled_weights(shapes))
+            found = convert_state(ruled_weights(shapes), HIPIE.checkpoint_converters())
             report = model.load_state_dict(found.state, strict=False)
             assert not report.missing_keys and not report.unexpected_keys
             kept[num_queries] = model

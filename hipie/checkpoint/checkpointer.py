@@ -13,8 +13,8 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
 from hipie.checkpoint.atomic_write import write_atomically
+from hipie.checkpoint.base import external_weight_prefixes
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.external_weights import prefixes_from_elsewhere
 from hipie.checkpoint.load import load_state
 from hipie.checkpoint.read import read_state
 from hipie.checkpoint.report import LoadReport
@@ -27,7 +27,7 @@ class Checkpointer(DetectionCheckpointer):
 
     No pickled code runs. A checkpoint is written beside its place and moved there when it is
     complete; only then does `last_checkpoint` name it. What an installed package carries is not
-    written (see `hipie.checkpoint.external_weights`).
+    written (see `hipie.checkpoint.base`).
 
     Args:
         model: what is loaded and saved; a wrapper for several processes is looked through.
@@ -82,7 +82,7 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        elsewhere = prefixes_from_elsewhere(self.model)
+        elsewhere = external_weight_prefixes(self.model)
         weights = self.model.state_dict()
         for key in [key for key in weights if key.startswith(elsewhere)]:
             del weights[key]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hipie import __version__
 from hipie.checkpoint.atomic_write import write_atomically
+from hipie.checkpoint.base import external_weight_prefixes
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.external_weights import prefixes_from_elsewhere
 from hipie.checkpoint.load import storage
 
 
@@ -25,7 +25,7 @@ def save_weights(
 ) -> None:
     """Write the weights of a model, each tensor once.
 
-    What an installed package carries is left out (see `hipie.checkpoint.external_weights`).
+    What an installed package carries is left out (see `hipie.checkpoint.base`).
 
     Args:
         model: any.
@@ -37,7 +37,7 @@ def save_weights(
     Raises:
         CheckpointError: if nothing is left to write, or the file cannot be written.
     """
-    left_out = (*prefixes_from_elsewhere(model), *exclude)
+    left_out = (*external_weight_prefixes(model), *exclude)
     state: dict[str, Tensor] = {}
     seen = set()
     for name, value in model.state_dict().items():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.base import checkpoint_converters, external_weight_prefixes
+from hipie.checkpoint.converters.conversion import convert_state
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.external_weights import prefixes_from_elsewhere
-from hipie.checkpoint.read import read_state
+from hipie.checkpoint.read import read_state, strip_module_prefix
 from hipie.checkpoint.report import LoadReport
 
 # A file with more tensors than this share that do not fit belongs to another model, unless it
@@ -45,7 +45,7 @@ def load_state(
         in_part: the tensors are of a part of the model (a backbone) with a head of its own, so
             that it is enough if some fit.
     """
-    found = to_ours(state)
+    found = convert_state(strip_module_prefix(state), checkpoint_converters(model))
     own = model.state_dict()
     unexpected = [name for name in found.state if name not in own]
     mismatched = [
@@ -55,7 +55,7 @@ def load_state(
     ]
     wrong = {*unexpected, *mismatched}
     fitting = {name: value for name, value in found.state.items() if name not in wrong}
-    too_many = not in_part and found.whole and len(wrong) > MOST_UNKNOWN * len(found.state)
+    too_many = not in_part and found.complete and len(wrong) > MOST_UNKNOWN * len(found.state)
     if not fitting or (too_many and len(fitting) < (1 - MOST_UNKNOWN) * len(own)):
         raise CheckpointError(_another_model(origin, model, found.state, own, wrong))
     model.load_state_dict(fitting, strict=False)
@@ -70,7 +70,7 @@ def load_state(
 
 def _missing(model: nn.Module, own: dict[str, Tensor], fitting: Iterable[str]) -> list[str]:
     """Names that the file lacks, and that neither a package nor another name has filled."""
-    elsewhere = prefixes_from_elsewhere(model)
+    elsewhere = external_weight_prefixes(model)
     places = defaultdict(set)
     for name, value in own.items():
         places[storage(value)].add(name)

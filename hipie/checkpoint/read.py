@@ -22,6 +22,7 @@ from hipie.checkpoint.safe_pickle import RefusedPickle, read_plain_pickle
 # Where programs keep the weights inside a checkpoint; without such a key, it is all weights.
 WEIGHT_KEYS = ("model", "state_dict", "model_state")
 
+PARALLEL_PREFIX = "module."
 ZIP_START, PICKLE_START = b"P", b"\x80"
 
 # Who offers files of weights that configurations name: how they begin, whose they are, where.
@@ -102,7 +103,15 @@ def read_state(path: str | Path) -> dict[str, Any]:
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
     key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
     rest = {name: value for name, value in content.items() if name != key} if key else {}
-    return {"model": _tensors(content[key] if key else content, path), **rest}
+    state = _tensors(content[key] if key else content, path)
+    return {"model": state, **rest}
+
+
+def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefix `module.` that `DistributedDataParallel` adds, where all names have it."""
+    if not all(name.startswith(PARALLEL_PREFIX) for name in state):
+        return state
+    return {name.removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
 
 
 def _read(file: Path) -> Any:

@@ -7,10 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from hipie.checkpoint.converters.registry import to_ours
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from hipie.checkpoint.base import CheckpointableModel
+from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.export import in_half, write_state
-from hipie.checkpoint.read import read_state
+from hipie.checkpoint.read import read_state, strip_module_prefix
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def known_converters() -> tuple[CheckpointConverter, ...]:
+    """Return the checkpoint converters of all registered architectures."""
+    from hipie.modeling.meta_arch import hipie  # noqa: F401  registers HIPIE
+
+    architectures = [architecture for _, architecture in META_ARCH_REGISTRY]
+    converters = [
+        converter
+        for architecture in architectures
+        if issubclass(architecture, CheckpointableModel)
+        for converter in architecture.checkpoint_converters()
+    ]
+    return tuple(dict.fromkeys(converters))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(args: argparse.Namespace) -> None:
     """Look into files of weights, and convert them; nothing in a file is ever run."""
     content = read_state(args.file)
-    found = to_ours(content.pop("model"))
+    found = convert_state(strip_module_prefix(content.pop("model")), known_converters())
     numbers = sum(value.numel() for value in found.state.values())
     size = sum(value.nbytes for value in found.state.values()) / 2**20
     print(f"{args.file}: layout {found.layout}, {len(found.state)} tensors, {numbers:,} numbers")
@@ -61,7 +78,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    found = to_ours(read_state(args.file)["model"])
+    found = convert_state(strip_module_prefix(read_state(args.file)["model"]), known_converters())
     state = {
         name: in_half(value) if args.half else value
         for name, value in found.state.items()

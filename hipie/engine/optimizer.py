@@ -10,6 +10,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from hipie.modeling.meta_arch.base import SegmentationModel
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,13 +35,15 @@ def parameter_groups(
     """One group a learning rate, in order of first appearance.
 
     Frozen parameters are left out; a shared one counts once, under its first name. A model with a
-    method `no_weight_decay() -> names` (timm's convention) has groups without decay as well.
+    method `parameters_without_weight_decay() -> names` (timm's convention) has groups without decay as well.
 
     Returns:
         Dicts with `params` and `lr`, and `weight_decay` 0 where there shall be none.
     """
     rules = list(rules)
-    undecayed = getattr(model, "no_weight_decay", set)()
+    undecayed = (
+        model.parameters_without_weight_decay() if isinstance(model, SegmentationModel) else set()
+    )
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

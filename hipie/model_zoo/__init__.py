@@ -137,8 +137,9 @@ def configs_for_task(task: str, trained: bool = False) -> list[str]:
     """
     from detectron2.modeling import META_ARCH_REGISTRY
 
-    import hipie.modeling.meta_arch.hipie  # noqa: F401  both fill registries  # noqa: F401
+    import hipie.modeling.meta_arch.hipie  # noqa: F401  fills the registry
     from hipie.config.loading import merge
+    from hipie.modeling.meta_arch.base import SegmentationModel
 
     able, defaults = [], _all_keys()
     for name, file in sorted(_files().items()):
@@ -150,6 +151,6 @@ def configs_for_task(task: str, trained: bool = False) -> list[str]:
             architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
         except KeyError:
             continue
-        if task in getattr(architecture, "tasks", ()):
+        if issubclass(architecture, SegmentationModel) and task in architecture.tasks:
             able.append(name)
     return able

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from hipie.checkpoint.base import CheckpointableModel
+
 
 class Two(nn.Module):
     """Two layers: enough to have names, shapes and a buffer."""
@@ -20,19 +22,18 @@ class Two(nn.Module):
         self.last = nn.Linear(4, 2)
 
 
-class Packaged(nn.Linear):
-    """A layer whose weights an installed package carries."""
-
-    def weights_from_elsewhere(self) -> bool:
-        return True
-
-
-class WithPackaged(Two):
-    """A model whose text encoder need not be in a checkpoint."""
+class WithPackaged(CheckpointableModel):
+    """Model whose text encoder's weights an installed package provides."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.text_encoder = Packaged(5, 5)
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.last = nn.Linear(4, 2)
+        self.text_encoder = nn.Linear(5, 5)
+
+    def external_weight_prefixes(self) -> tuple[str, ...]:
+        return ("text_encoder.",)
 
 
 class RunsCode:

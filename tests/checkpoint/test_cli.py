@@ -29,7 +29,7 @@ def test_convert_takes_the_weights_alone(make_two, tmp_path, capsys):
     torch.save({"model": wrapped, "iteration": 9}, tmp_path / "x.pth")
     out = tmp_path / "y.safetensors"
     assert main(["convert", str(tmp_path / "x.pth"), str(out), "--half"]) == 0
-    assert "9 tensors; layout several processes" in capsys.readouterr().out
+    assert "9 tensors; layout hipie" in capsys.readouterr().out
     assert load_weights(make_two(), out).complete
     assert read_state(out)["model"]["first.weight"].dtype == torch.float16
     assert main(["convert", str(out), str(tmp_path / "z.pth"), "--exclude", "norm.", "last."]) == 0

@@ -13,6 +13,7 @@ from torch import nn
 
 from hipie.config import add_hipie_config
 from hipie.engine.optimizer import ClippedAdamW, build_optimizer, parameter_groups
+from hipie.modeling.meta_arch.base import SegmentationModel
 
 
 @pytest.fixture
@@ -126,12 +127,23 @@ def test_what_is_not_known_is_refused_by_its_key(cfg, key, value, words):
         build_optimizer(cfg, Model())
 
 
-def test_a_model_says_what_is_not_decayed(cfg):
-    model = Model()
-    model.no_weight_decay = lambda: {"text_encoder.bias", "things.ffn.bias"}
+class ModelWithoutDecay(SegmentationModel):
+    """Model that exempts two of its parameters from weight decay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = nn.Linear(2, 2)
+        self.things = nn.Linear(2, 2)
+
+    def parameters_without_weight_decay(self) -> set[str]:
+        return {"text_encoder.bias", "things.bias"}
+
+
+def test_parameters_without_weight_decay_have_groups_of_their_own(cfg):
+    model = ModelWithoutDecay()
     groups = build_optimizer(cfg, model).param_groups
-    still = [p for g in groups if g["weight_decay"] == 0.0 for p in g["params"]]
-    assert {id(p) for p in still} == {id(model.text_encoder.bias), id(model.again.bias)}
-    assert sum(len(g["params"]) for g in groups) == 8
-    rates = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6) for g in groups if g["weight_decay"] == 0.0}
-    assert rates == {0.1, 1.0}
+    exempt = [group for group in groups if group.get("weight_decay") == 0.0]
+    names = {id(p) for group in exempt for p in group["params"]}
+    assert names == {id(model.text_encoder.bias), id(model.things.bias)}
+    assert sum(len(group["params"]) for group in groups) == 4
+    assert {round(group["lr"] / cfg.SOLVER.BASE_LR, 6) for group in exempt} == {0.1, 1.0}

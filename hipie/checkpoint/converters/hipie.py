@@ -10,7 +10,12 @@ import re
 
 import torch
 
-from hipie.checkpoint.converters.key_table import Format, Rename, State, by_table
+from hipie.checkpoint.converters.conversion import (
+    CheckpointConverter,
+    Rename,
+    State,
+    rename_by_table,
+)
 from hipie.checkpoint.error import CheckpointError
 
 _THING = r"detr\.detr\.transformer\."
@@ -148,7 +153,7 @@ def _convert_uninext(state: State) -> tuple[State, list[str]]:
 
 def _convert(state: State) -> tuple[State, list[str]]:
     _require_equal_copies(state)
-    return by_table(RULES)(state)
+    return rename_by_table(RULES)(state)
 
 
 def _require_equal_copies(state: State) -> None:
@@ -167,6 +172,6 @@ def _require_equal_copies(state: State) -> None:
                 )
 
 
-OFFICIAL_HIPIE = Format("official HIPIE", _is_hipie, _convert)
+OFFICIAL_HIPIE = CheckpointConverter("official HIPIE", _is_hipie, _convert)
 # The model HIPIE grew from: its things, backbone and words under the same names, and no stuff.
-UNINEXT = Format("UNINEXT", _is_uninext, _convert_uninext, whole=False)
+UNINEXT = CheckpointConverter("UNINEXT", _is_uninext, _convert_uninext, complete=False)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from torch import Tensor, nn
+from torch import Tensor
 
+from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.targets import Targets
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
+from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import FEATURES, assemble
 from hipie.modeling.meta_arch.image_batch import (
     ImageBatch,
@@ -43,12 +46,13 @@ from hipie.vocabularies.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
     from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
+    from hipie.structures import ImageFeatures
 
 EXPRESSIONS_AT_ONCE = 16
 
 
 @META_ARCH_REGISTRY.register()
-class HIPIE(nn.Module):
+class HIPIE(SegmentationModel):
     """Universal segmentation with words.
 
     Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and either
@@ -108,17 +112,27 @@ class HIPIE(nn.Module):
         """Constructor arguments from `MODEL.HIPIE` and Detectron2's keys."""
         return assemble(cfg)
 
+    def external_weight_prefixes(self) -> tuple[str, ...]:
+        """Prefix of the text encoder's weights where an installed package provides them."""
+        return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results otherwise; see the class."""
-        if self.training:
-            return self.losses(batched_inputs)
-        with torch.no_grad():
-            return self.predict(batched_inputs)
+    @classmethod
+    def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
+        """Converters of the authors' HIPIE and UNINEXT checkpoints."""
+        return (OFFICIAL_HIPIE, UNINEXT)
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[dict[str, Any]]:
+        """Compute the results of every image; see the class."""
+        return self.predict(batched_inputs)
 
     # Training -------------------------------------------------------------------------------
 

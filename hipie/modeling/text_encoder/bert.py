@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
         from_package = source == "minilm"
         return cls(_pretrained(place), tokenizer, frozen=frozen, from_package=from_package)
 
-    def weights_from_elsewhere(self) -> bool:
+    def has_external_weights(self) -> bool:
         """Whether a checkpoint without this module's weights is complete."""
         return self._from_package and self.frozen
 

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
+from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.segmentation import Segment, Segmentation
 from hipie_fewshot.build import Method, build_method
 from hipie_fewshot.data.episodes import data_of
@@ -19,7 +20,7 @@ from hipie_fewshot.support_set import Example, Image, read_image, require_exampl
 
 
 @META_ARCH_REGISTRY.register()
-class FewShot(nn.Module):
+class FewShot(SegmentationModel):
     """Finds what examples show.
 
     Takes Detectron2's list of dicts. A dict has `image` ([3, H, W] RGB, 0..255, as it is on disk)
@@ -31,8 +32,6 @@ class FewShot(nn.Module):
     """
 
     tasks = frozenset({"few_shot"})
-    # Its weights come with MODEL.FEWSHOT.{SAM,DINO}_WEIGHTS.
-    brings_weights = True
     data_of = staticmethod(data_of)
 
     @configurable
@@ -51,6 +50,11 @@ class FewShot(nn.Module):
     def evaluator_of(cls, cfg: CfgNode, name: str) -> FewShotEvaluator:
         """The evaluator of any data set that this architecture reads."""
         return FewShotEvaluator(cfg.MODEL.FEWSHOT.EPISODES.SHOTS)
+
+    @classmethod
+    def requires_checkpoint(cls) -> bool:
+        """Return False: the pre-trained networks have weights of their own."""
+        return False
 
     @property
     def device(self) -> torch.device:

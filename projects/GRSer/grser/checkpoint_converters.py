@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hipie.checkpoint.converters.registry import Format, Rename, by_table, register_format
+from hipie.checkpoint.converters.conversion import CheckpointConverter, Rename, rename_by_table
 
 _ENCODER = "lavt.encoder."
 _FUSION = {
@@ -65,5 +65,9 @@ def _is_swin(names: set[str]) -> bool:
     return {"patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"} <= names
 
 
-register_format(Format("official LAVT", _is_lavt, by_table(LAVT_RULES), whole=False))
-register_format(Format("released Swin", _is_swin, by_table(SWIN_RULES), whole=False))
+OFFICIAL_LAVT = CheckpointConverter(
+    "official LAVT", _is_lavt, rename_by_table(LAVT_RULES), complete=False
+)
+RELEASED_SWIN = CheckpointConverter(
+    "released Swin", _is_swin, rename_by_table(SWIN_RULES), complete=False
+)

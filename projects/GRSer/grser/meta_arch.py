@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
-import grser.checkpoint_converters  # noqa: F401  the layouts of published weights
 from grser.build import assemble
+from grser.checkpoint_converters import OFFICIAL_LAVT, RELEASED_SWIN
 from grser.data.batch import Group, groups_of
 from grser.data.dataset import data_of
 from grser.data.image_batch import stack_images, stack_targets
@@ -23,10 +23,12 @@ from grser.modeling.triphasic_head import TriphasicHead
 from grser.postprocessing import as_instances, image_answer
 from grser.settings import GroupSettings
 from grser.weight_decay import names_without_decay
+from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.modeling.meta_arch.base import SegmentationModel
 
 
 @META_ARCH_REGISTRY.register()
-class GRSer(nn.Module):
+class GRSer(SegmentationModel):
     """Group-wise referring segmentation.
 
     Takes Detectron2's list of dicts. A dict is a group: `images`, a list of dicts with `image`
@@ -77,12 +79,21 @@ class GRSer(nn.Module):
         """Constructor arguments from `MODEL.GRSER` and Detectron2's keys."""
         return assemble(cfg)
 
+    @classmethod
+    def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
+        """Converters of published LAVT checkpoints and of Swin's ImageNet weights."""
+        return (OFFICIAL_LAVT, RELEASED_SWIN)
+
+    def external_weight_prefixes(self) -> tuple[str, ...]:
+        """Prefix of the text encoder's weights where an installed package provides them."""
+        return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.pixel_mean.device
 
-    def no_weight_decay(self) -> set[str]:
+    def parameters_without_weight_decay(self) -> set[str]:
         """Names of the parameters that are not pulled towards 0 in training."""
         return names_without_decay(self)
 

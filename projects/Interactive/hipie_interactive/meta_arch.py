@@ -10,8 +10,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
-from torch import nn
 
+from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.sam.predictor import Sam
 from hipie.segmentation import Segmentation
 from hipie_interactive.data.dataset import data_of
@@ -23,7 +23,7 @@ from hipie_interactive.simulated_user import simulate
 
 
 @META_ARCH_REGISTRY.register()
-class InteractiveSAM(nn.Module):
+class InteractiveSAM(SegmentationModel):
     """SAM, asked by a user or by a simulated one.
 
     Takes Detectron2's list of dicts. A dict has `image` ([3, H, W] RGB, 0..255, as it is on disk)
@@ -37,8 +37,6 @@ class InteractiveSAM(nn.Module):
     """
 
     tasks = frozenset({"interactive"})
-    # Its weights come with MODEL.INTERACTIVE.WEIGHTS.
-    brings_weights = True
     data_of = staticmethod(data_of)
 
     @configurable
@@ -60,6 +58,11 @@ class InteractiveSAM(nn.Module):
     def evaluator_of(cls, cfg: CfgNode, name: str) -> InteractiveEvaluator:
         """The evaluator of any data set that this architecture reads."""
         return InteractiveEvaluator(cfg.MODEL.INTERACTIVE.CLICKS)
+
+    @classmethod
+    def requires_checkpoint(cls) -> bool:
+        """Return False: the pre-trained networks have weights of their own."""
+        return False
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ here as there.
 
 from __future__ import annotations
 
-from hipie.checkpoint.converters.registry import Format, Rename, by_table, register_format
+from hipie.checkpoint.converters.conversion import CheckpointConverter, Rename, rename_by_table
 
 _BLOCK = r"vl_adapter\.interactions\.(\d)\."
 _SAMPLING = {"attn": "attention", "query_norm": "norm", "value_norm": "value_norm"}
@@ -105,5 +105,4 @@ def _recognise(names: set[str]) -> bool:
     return any(name.startswith("vl_adapter.interactions.") for name in names)
 
 
-OFFICIAL_REFERSAM = Format("official ReferSAM", _recognise, by_table(RULES))
-register_format(OFFICIAL_REFERSAM)
+OFFICIAL_REFERSAM = CheckpointConverter("official ReferSAM", _recognise, rename_by_table(RULES))

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
-import refersam.checkpoint_converters  # noqa: F401  the layout of the authors' weights
+from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.modeling.meta_arch.base import SegmentationModel
+from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.feature_capture import Activations
 from refersam.modeling.criterion import MaskCriterion
 from refersam.modeling.interactor import Interactor
@@ -34,7 +36,7 @@ EXPRESSIONS_AT_ONCE = 16
 
 
 @META_ARCH_REGISTRY.register()
-class ReferSAM(nn.Module):
+class ReferSAM(SegmentationModel):
     """Referring segmentation on SAM.
 
     Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255, sides that divide
@@ -121,12 +123,21 @@ class ReferSAM(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    @classmethod
+    def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
+        """Converter of the authors' checkpoints."""
+        return (OFFICIAL_REFERSAM,)
+
+    def external_weight_prefixes(self) -> tuple[str, ...]:
+        """Prefix of the text encoder's weights where an installed package provides them."""
+        return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.pixel_mean.device
 
-    def no_weight_decay(self) -> set[str]:
+    def parameters_without_weight_decay(self) -> set[str]:
         """Names of the parameters that are not pulled towards 0 in training."""
         return names_without_decay(self)
 

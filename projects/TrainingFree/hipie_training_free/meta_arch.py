@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
+from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.inputs import output_size, require_room, vocabulary_of
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -18,7 +19,7 @@ from hipie_training_free.postprocessing import background_class, results
 Size = tuple[int, int]
 
 
-class TrainingFree(nn.Module):
+class TrainingFree(SegmentationModel):
     """Segments by a vocabulary, with networks that somebody else has trained.
 
     Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and may have
@@ -32,8 +33,6 @@ class TrainingFree(nn.Module):
     """
 
     tasks = frozenset({"universal"})
-    # Weights come with the names of the networks; MODEL.WEIGHTS stays empty.
-    brings_weights = True
 
     def __init__(
         self, *, background: float = 0.0, image_format: str = "RGB", default_dataset: str = ""
@@ -43,6 +42,11 @@ class TrainingFree(nn.Module):
         self.image_format = image_format
         self.default_dataset = default_dataset
         self.register_buffer("place", torch.zeros(()), False)
+
+    @classmethod
+    def requires_checkpoint(cls) -> bool:
+        """Return False: the pre-trained networks have weights of their own."""
+        return False
 
     @property
     def device(self) -> torch.device:

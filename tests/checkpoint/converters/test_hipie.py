@@ -14,8 +14,11 @@ from torch import Tensor
 
 from hipie import model_zoo
 from hipie.checkpoint import CheckpointError
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.converters.conversion import convert_state
+from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
 from hipie.checkpoint.load import load_state
+
+CONVERTERS = (OFFICIAL_HIPIE, UNINEXT)
 
 NAMES = Path(__file__).parents[2] / "data" / "checkpoint"
 
@@ -42,7 +45,7 @@ def test_every_published_tensor_has_its_place(
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         own = build_model(cfg).state_dict()
-    found = to_ours(official)
+    found = convert_state(official, CONVERTERS)
     assert found.layout == "official HIPIE"
     assert set(found.state) == set(own)
     assert {k: v.shape for k, v in found.state.items()} == {k: v.shape for k, v in own.items()}
@@ -51,21 +54,21 @@ def test_every_published_tensor_has_its_place(
 
 def test_position_ids_of_old_berts_are_left_out(official: dict[str, Tensor]) -> None:
     name = "text_encoder.body.model.embeddings.position_ids"
-    assert name in to_ours({**official, name: torch.arange(512)[None]}).dropped
+    assert name in convert_state({**official, name: torch.arange(512)[None]}, CONVERTERS).dropped
 
 
 def test_a_copy_that_differs_is_named(official: dict[str, Tensor]) -> None:
     name = "detr.mask_dino.predictor.decoder.norm.weight"
     with pytest.raises(CheckpointError, match=r"predictor\.decoder\.norm\.weight"):
-        to_ours({**official, name: torch.ones(256)})
+        convert_state({**official, name: torch.ones(256)}, CONVERTERS)
 
 
 def test_uninexts_weights_fill_what_coincides(official: dict[str, Tensor]) -> None:
     theirs = {name: value for name, value in official.items() if "mask_dino" not in name}
     theirs["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
-    found = to_ours(theirs)
+    found = convert_state(theirs, CONVERTERS)
     assert found.layout == "UNINEXT"
-    assert not found.whole
+    assert not found.complete
     assert "detr.reid_embed_head.layers.0.weight" in found.dropped
     rooms = {name.split(".")[0] for name in found.state}
     assert rooms == {"backbone", "text_encoder", "things"}

@@ -10,13 +10,17 @@ import torch
 from detectron2.config import get_cfg
 
 import grser
+from grser.checkpoint_converters import OFFICIAL_LAVT, RELEASED_SWIN
 from grser.modeling.lavt import LAVT, LanguageAwareEncoder
 from grser.modeling.swin import SwinTrunk
 from hipie import add_hipie_config
 from hipie.checkpoint import CheckpointError, load_state
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.base import CheckpointableModel
+from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
 from hipie.config.loading import merge
 from tests.projects.grser.published import is_counted, official_shapes
+
+CONVERTERS = (OFFICIAL_LAVT, RELEASED_SWIN)
 
 CONFIGS = Path(__file__).parents[3] / "projects/GRSer/configs"
 HEADS = ("head.", "comparison.")
@@ -39,7 +43,9 @@ def without_memory(name: str) -> grser.GRSer:
 @pytest.mark.parametrize("name", ["lavt_swin_b.yaml", "grser_swin_b.yaml"])
 def test_every_published_tensor_has_a_place(name):
     shapes = official_shapes()
-    found = to_ours({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    found = convert_state(
+        {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, CONVERTERS
+    )
     own = {k: tuple(v.shape) for k, v in without_memory(name).state_dict().items()}
     text = {k for k in own if k.startswith("text_encoder.")}
     if not any(key.startswith("text_encoder.") for key in shapes):
@@ -73,7 +79,9 @@ def test_tensors_go_where_they_are_meant(model):
         "classifier.bn2_3.bias",
         "classifier.conv1_2.weight",
     )
-    renamed = to_ours({name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}).state
+    renamed = convert_state(
+        {name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}, CONVERTERS
+    ).state
     encoder, decoder = model.lavt.encoder, model.lavt.decoder
     parts = {
         1.0: encoder.backbone.stages[1][0].attn.proj.bias,
@@ -91,9 +99,17 @@ def test_tensors_go_where_they_are_meant(model):
         assert names[name] is parts[float(value)], name
 
 
+class SwinHolder(CheckpointableModel):
+    """Model with GRSer's converters and a trunk alone."""
+
+    @classmethod
+    def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
+        return CONVERTERS
+
+
 def test_released_swin_fills_the_trunk():
     lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_t"), 8), 16)
-    holder = torch.nn.Module()
+    holder = SwinHolder()
     holder.lavt = lavt
     own = "lavt.encoder.backbone."
     names = {"embed.": "patch_embed.", "stages.": "layers.", "merges.": "layers."}

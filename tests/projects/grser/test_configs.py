@@ -111,9 +111,11 @@ def test_another_kind_of_network_is_named(nano):
 
 def test_only_norms_and_tables_do_not_decay(nano):
     model = GRSer(**assemble(nano))
-    names = model.no_weight_decay()
+    names = model.parameters_without_weight_decay()
     assert "lavt.encoder.norms.0.weight" in names and "lavt.decoder.levels.0.1.bias" in names
     assert not {"head.words.weight", "lavt.encoder.fusions.0.query.bias"} & names
     nano.MODEL.GRSER.TRUNK = "swin_nano"
-    tables = [n for n in GRSer(**assemble(nano)).no_weight_decay() if "bias_table" in n]
+    tables = [
+        n for n in GRSer(**assemble(nano)).parameters_without_weight_decay() if "bias_table" in n
+    ]
     assert len(tables) == 5

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from grser.checkpoint_converters import OFFICIAL_LAVT
 from grser.modeling.lavt import LAVT, LanguageAwareEncoder
 from grser.modeling.swin import SwinTrunk
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.converters.conversion import convert_state
 from tests.projects.grser.published import (
     DATA,
     cut,
@@ -29,7 +30,10 @@ def test_every_stage_and_the_logits():
         for name, shape in official_shapes().items()
         if not is_counted(name) and not name.startswith("text_encoder.")
     }
-    state = {k.removeprefix("lavt."): v for k, v in to_ours(weights).state.items()}
+    state = {
+        k.removeprefix("lavt."): v
+        for k, v in convert_state(weights, (OFFICIAL_LAVT,)).state.items()
+    }
     lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_b"), 768)).eval()
     found = lavt.load_state_dict(state, strict=False)
     assert not found.unexpected_keys

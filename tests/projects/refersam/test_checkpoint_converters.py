@@ -9,12 +9,15 @@ import torch
 from transformers import BertConfig, BertModel
 
 from hipie.checkpoint import CheckpointError, load_state
-from hipie.checkpoint.converters.registry import to_ours
+from hipie.checkpoint.converters.conversion import convert_state
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from refersam import ReferSAM
+from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.modeling.criterion import MaskCriterion
 from refersam.modeling.text import BertExpressions
 from tests.projects.refersam.published import official_shapes
+
+CONVERTERS = (OFFICIAL_REFERSAM,)
 
 
 def without_memory(sam: str) -> ReferSAM:
@@ -32,7 +35,7 @@ def empty_state(name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])
 def test_every_published_tensor_has_a_place(name):
-    found = to_ours(empty_state(name))
+    found = convert_state(empty_state(name), CONVERTERS)
     own = without_memory(name).state_dict()
     assert found.layout == "official ReferSAM"
     assert {k: tuple(v.shape) for k, v in found.state.items()} == {
@@ -67,7 +70,7 @@ def large_shapes() -> dict[str, tuple[int, ...]]:
 def test_every_tensor_of_the_large_variant_has_a_place():
     """Which blocks see the whole image shows in the lengths of their tables."""
     state = {key: torch.empty(shape, device="meta") for key, shape in large_shapes().items()}
-    found = to_ours(state).state
+    found = convert_state(state, CONVERTERS).state
     own = without_memory("vit_l").state_dict()
     assert set(found) == set(own)
     other = {key for key in own if own[key].shape != found[key].shape}
@@ -89,7 +92,9 @@ def test_tensors_go_where_they_are_meant(make_model):
         "vl_adapter.prompt_blocks.1.p_self_attn.k_proj.bias",
         "vl_adapter.spm.fc4.bias",
     )
-    renamed = to_ours({name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}).state
+    renamed = convert_state(
+        {name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}, CONVERTERS
+    ).state
     parts = {
         1.0: model.interactor.interactions[3].pairs[0].exchange.norm_text_self.weight,
         2.0: model.interactor.interactions[3].pairs[2].exchange.text_self.q_proj.bias,

@@ -159,7 +159,7 @@ def test_freezing_the_image_encoder(make_model):
 
 
 def test_what_is_not_decayed(model):
-    still = model.no_weight_decay()
+    still = model.parameters_without_weight_decay()
     assert (
         {
             "image_encoder.pos_embed",

@@ -63,6 +63,10 @@ class ClipExpressions(nn.Module):
         if frozen:
             self.requires_grad_(False)
 
+    def has_external_weights(self) -> bool:
+        """Return False: checkpoints hold this module's weights."""
+        return False
+
     @classmethod
     def from_source(cls, source: str, *, frozen: bool, max_tokens: int) -> ClipExpressions:
         """Build from "ViT-L-14" (random weights) or "ViT-L-14:<tag or file>".

@@ -1,0 +1,147 @@
+"""Base class of all meta-architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from hipie.checkpoint.base import CheckpointableModel
+
+if TYPE_CHECKING:
+    from hipie.structures import ImageFeatures
+
+
+class SegmentationModel(CheckpointableModel):
+    """Meta-architecture that maps Detectron2's batched inputs to losses or predictions.
+
+    A subclass is registered in Detectron2's `META_ARCH_REGISTRY` and implements `inference`; one
+    that is trained implements `losses` as well. The other methods have defaults that suit most
+    architectures. Dataset mappers and evaluators are given by their registered names, since models
+    import neither data nor evaluation.
+
+    Attributes:
+        tasks: supported tasks, some of "universal", "parts", "referring", "group", "interactive"
+            and "few_shot".
+        supports_image_features: whether `encode_images` is implemented.
+    """
+
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    supports_image_features: ClassVar[bool] = False
+
+    @classmethod
+    def requires_checkpoint(cls) -> bool:
+        """Whether the model is useless without a checkpoint (`MODEL.WEIGHTS`).
+
+        False for architectures that are built from pre-trained networks.
+        """
+        return True
+
+    @classmethod
+    def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str | None:
+        """Name in `DATASET_MAPPER_REGISTRY` of the mapper for a registered data set.
+
+        Args:
+            cfg: the configuration.
+            dataset_name: a name in Detectron2's catalogs.
+            training: whether the data set is loaded for training.
+
+        Returns:
+            A registered name, or None for the mapper of the data set's `task` metadata.
+        """
+        return None
+
+    @classmethod
+    def evaluator(cls, cfg: CfgNode, dataset_name: str) -> str | None:
+        """Name in `EVALUATOR_REGISTRY` of the evaluator for a registered data set.
+
+        Args:
+            cfg: the configuration.
+            dataset_name: a name in Detectron2's catalogs.
+
+        Returns:
+            A registered name, or None for the evaluator of the data set's `evaluator_type`.
+        """
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters and buffers."""
+        return next(self._tensors()).device
+
+    def parameters_without_weight_decay(self) -> set[str]:
+        """Names of the parameters that the optimizer does not decay."""
+        return set()
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Compute the losses in training mode, the predictions otherwise.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts.
+
+        Returns:
+            A dict of weighted loss terms in training mode, else one result per input.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        with torch.no_grad():
+            return self.inference(batched_inputs)
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Compute the weighted loss terms of a training batch.
+
+        Raises:
+            NotImplementedError: if the architecture cannot be trained.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be trained; use --eval-only")
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[Any]:
+        """Compute the predictions of a batch.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts.
+            image_features: result of `encode_images` for the same images; computed if None.
+
+        Returns:
+            One result per input, in order.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement inference")
+
+    def encode_images(self, batched_inputs: list[dict[str, Any]]) -> ImageFeatures:
+        """Compute the features of images that do not depend on any text.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts; only `image` is read.
+
+        Raises:
+            NotImplementedError: unless `supports_image_features`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no text-independent image features")
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return chain(self.parameters(), self.buffers())
+
+
+def meta_architecture(cfg: CfgNode) -> type[SegmentationModel] | None:
+    """Return the class that `MODEL.META_ARCHITECTURE` names.
+
+    Returns:
+        The class; None if no architecture of that name is registered, or it is not derived from
+        `SegmentationModel` (Detectron2's own are not).
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        return None
+    architecture = META_ARCH_REGISTRY.get(name)
+    if isinstance(architecture, type) and issubclass(architecture, SegmentationModel):
+        return architecture
+    return None
