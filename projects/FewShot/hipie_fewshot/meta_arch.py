@@ -16,7 +16,7 @@ from hipie.segmentation import Segment, Segmentation
 from hipie_fewshot.build import Method, build_method
 from hipie_fewshot.data.episodes import data_of
 from hipie_fewshot.evaluation import FewShotEvaluator
-from hipie_fewshot.support_set import Example, Image, read_image, require_examples
+from hipie_fewshot.support_set import Example, Picture, read_picture, require_examples
 
 
 @META_ARCH_REGISTRY.register()
@@ -70,7 +70,7 @@ class FewShot(SegmentationModel):
         return [self._answer(item) for item in batched_inputs]
 
     def segment_like(
-        self, image: Image, examples: Sequence[Example | tuple[Any, ...]]
+        self, image: Picture, examples: Sequence[Example | tuple[Any, ...]]
     ) -> Segmentation:
         """What examples show, in an image: a segment for each of their labels.
 
@@ -83,7 +83,7 @@ class FewShot(SegmentationModel):
             ExampleError: without examples, or for one whose mask does not fit.
         """
         require_examples(examples)
-        pixels = read_image(image)
+        pixels = read_picture(image)
         by_label: dict[str, list[Example]] = {}
         for given in examples:
             one = given if isinstance(given, Example) else Example.read(*given)

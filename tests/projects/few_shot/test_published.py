@@ -40,10 +40,18 @@ def large_sam():
     return ruled_sam(512, 8)
 
 
-def close(found, expected):
-    """Within 1e-5 of the largest value."""
+# Each round decodes the logits of the round before it, and float32 round-off grows on the way.
+# PerSAM in float64 differs from the published float32 logits of the third round by 1.42e-5 (case 0)
+# and 0.75e-5 (case 1) of the largest value, and from float32 on another processor by 0.70e-5 and
+# 0.67e-5, so that two correct float32 programs may differ by the sum of both. In float64 the
+# second round is within 0.4e-5, everything before it within 0.3e-5.
+THIRD_ROUND_TOLERANCE = 3e-5
+
+
+def close(found, expected, tolerance=1e-5):
+    """Within a fraction of the largest absolute value."""
     found = found.numpy() if torch.is_tensor(found) else found
-    assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+    assert np.abs(found - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", range(len(PERSAM_CASES)))
@@ -69,7 +77,8 @@ def test_persam(large_sam, case, monkeypatch):
     found = PerSam(large_sam).find(image, [example])
     best = [answer.best() for _, answer in rounds]
     close(best[0].low_resolution[0, 0, ::8, ::8], kept[f"second_{case}"])
-    close(best[1].low_resolution[0, 0, ::8, ::8], kept[f"third_{case}"])
+    third = best[1].low_resolution[0, 0, ::8, ::8]
+    close(third, kept[f"third_{case}"], THIRD_ROUND_TOLERANCE)
     close(np.array([float(one.scores) for one in best]), kept[f"scores_{case}"])
     assert rounds[1][0]["boxes"][0].tolist() == kept[f"box_{case}"].tolist()
     expected = np.unpackbits(kept[f"mask_{case}"], count=size[0] * size[1]).reshape(size)
