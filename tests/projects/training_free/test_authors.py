@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from hipie_training_free.clip_dense import SCLIP, MaskCLIP
 from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
 from hipie_training_free.modeling.clip_blocks import last_blocks, patch_features, tokens_before
@@ -14,7 +15,6 @@ from hipie_training_free.modeling.global_local_clip import global_features
 from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
 from hipie_training_free.modeling.sclip import sclip_tokens
 from hipie_training_free.modeling.tokencut import token_cut
-
 from tests.projects.training_free.ruled import numbers, unit
 
 close = {"atol": 1e-5, "rtol": 1e-5}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.modeling.attention_maps import (
     AttentionRecorder,
@@ -11,8 +13,6 @@ from hipie_training_free.modeling.attention_maps import (
     word_columns,
     word_map,
 )
-from torch import Tensor, nn
-
 from tests.projects.training_free.ruled import numbers
 
 

@@ -8,6 +8,7 @@ from operator import mul
 import numpy as np
 import pytest
 import torch
+
 from hipie_training_free.modeling.affinity_pooling import unsalient_background
 from hipie_training_free.modeling.clip_blocks import last_blocks, queries_keys_values, tokens_before
 from hipie_training_free.modeling.dino import last_block
@@ -25,7 +26,6 @@ from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
 from hipie_training_free.modeling.sclip import correlation
 from hipie_training_free.modeling.tokencut import affinity, second_vector
 from hipie_training_free.sliding_window import slide, window_starts
-
 from tests.projects.training_free.ruled import numbers
 
 

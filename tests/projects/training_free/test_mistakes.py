@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from hipie import Segmenter
+from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.dino_class_attention import mass_masks
@@ -13,9 +16,6 @@ from hipie_training_free.modeling.global_local_clip import mask_features
 from hipie_training_free.modeling.kmeans import kmeans_groups
 from hipie_training_free.modeling.tokencut import token_cut
 from hipie_training_free.sliding_window import slide
-
-from hipie import Segmenter
-from hipie.vocabularies.vocabulary import Vocabulary
 
 
 def item(**more):
@@ -155,9 +155,8 @@ def test_groups():
 
 
 def test_sams_proposals_are_masks_of_the_image():
-    from hipie_training_free.modeling.mask_proposals import sam_proposals
-
     from hipie.modeling.sam.predictor import Sam
+    from hipie_training_free.modeling.mask_proposals import sam_proposals
 
     sam = Sam.from_source("random:tiny")
     found = sam_proposals(sam, 2)(torch.rand(3, 40, 60))

@@ -112,10 +112,10 @@ def test_train_net_evaluates_on_the_picture_book(configs, tiny_book, tmp_path, m
 def test_every_configuration_builds_its_architecture(configs):
     """Weights are fetched by name only when a model is built, so here only the keys are read."""
     from detectron2.modeling import META_ARCH_REGISTRY
-    from hipie_training_free.meta_arch import TrainingFree
-    from hipie_training_free.modeling.dino import require_name
 
     from hipie.modeling.open_vocabulary.clip_loading import require_clip
+    from hipie_training_free.meta_arch import TrainingFree
+    from hipie_training_free.modeling.dino import require_name
 
     files = [file for file in configs.glob("*.yaml") if not file.name.startswith("Base-")]
     assert len(files) > 20

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, interpolate
+
+from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, CLIPDINOiser, MaskCLIP
 from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
 from hipie_training_free.modeling.dino import DinoFeatures
@@ -18,9 +21,6 @@ from hipie_training_free.modeling.kmeans import (
 from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
 from hipie_training_free.modeling.tokencut import repeated_cuts, token_cut
 from hipie_training_free.unsupervised_grouping import ClassAttention, KMeansGrouping, TokenCut
-from torch.nn.functional import avg_pool2d, interpolate
-
-from hipie.vocabularies.vocabulary import Vocabulary
 from tests.projects.training_free.conftest import COLOURS
 from tests.projects.training_free.ruled import numbers, unit
 
