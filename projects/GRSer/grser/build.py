@@ -1,4 +1,4 @@
-"""From a configuration to the parts of the model."""
+"""Construction of GRSer's modules from a configuration."""
 
 from __future__ import annotations
 
@@ -7,87 +7,82 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from grser.hierarchizer import TIES
-from grser.modeling.criterion import MASK_LOSSES
-from grser.modeling.efficientnet import EfficientNetTrunk
-from grser.modeling.lavt import CLASSES, LAVT, NORMS, LanguageAwareEncoder
-from grser.modeling.negative_rejection import POOLINGS, Comparison
-from grser.modeling.swin import SWINS, SwinTrunk
+from grser.modeling.criterion import MASK_LOSSES, GroupCriterion, LossConfig
+from grser.modeling.efficientnet import EfficientNetBackbone
+from grser.modeling.lavt import LAVT, NORMS, NUM_CLASSES, LanguageAwareEncoder
+from grser.modeling.negative_rejection import POOLINGS, NegativeRejectionHead
+from grser.modeling.swin import SWIN_VARIANTS, SwinBackbone
 from grser.modeling.text import POOLINGS as TEXT_POOLINGS
-from grser.modeling.text import ExpressionPairs
-from grser.modeling.triphasic_head import KINDS, NONE, TriphasicHead
-from grser.settings import GroupSettings
+from grser.modeling.text import ExpressionEncoder
+from grser.modeling.triphasic_head import HEATMAP_KINDS, NONE, HeatmapConfig, TriphasicHead
+from grser.postprocessing import InferenceConfig
 
-STAGES = (3, 4)
+FEATURE_STAGES = (3, 4)
 
 
-def assemble(cfg: CfgNode) -> dict[str, Any]:
-    """Constructor arguments of `GRSer`.
+def build_components(cfg: CfgNode) -> dict[str, Any]:
+    """Build the constructor arguments of `GRSer`.
 
     Raises:
-        ValueError: naming a key of MODEL.GRSER that cannot have its value.
+        ValueError: naming a key of MODEL.GRSER with an invalid value.
     """
     keys = cfg.MODEL.GRSER
-    _require(keys, "TRUNK", (*SWINS, "timm"))
-    _require(keys, "HEATMAPS", KINDS)
-    _require(keys, "FEATURE_STAGE", STAGES)
-    _require(keys, "COMPARE_POOLING", POOLINGS)
-    _require(keys, "TIES", TIES)
-    _require(keys, "DECODER_NORM", NORMS)
-    _require(keys.TEXT, "POOLING", TEXT_POOLINGS, "TEXT.")
-    _require(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
-    for key in ("SIZE", "IMAGES_PER_FORWARD", "DECODER_WIDTH", "COMPARE_WIDTH"):
-        _require_range(keys, key, 1)
-    for key in ("TRIPLET_WEIGHT", "TRIPLET_MARGIN", "MIRROR_WEIGHT", "HEATMAP_WEIGHT"):
-        _require_range(keys.LOSS, key, 0, start="LOSS.")
-    _require_range(keys, "DROP_PATH", 0, 1)
-    if len(keys.LOSS.CLASS_WEIGHTS) != CLASSES or min(keys.LOSS.CLASS_WEIGHTS) < 0:
-        raise ValueError(
-            f"MODEL.GRSER.LOSS.CLASS_WEIGHTS is {keys.LOSS.CLASS_WEIGHTS}; it has to be two "
-            "numbers from 0 on, of background and target"
-        )
-    text = ExpressionPairs.build(
+    _check_keys(keys)
+    text_encoder = ExpressionEncoder.build(
         keys.TEXT.SOURCE,
         frozen=keys.TEXT.FROZEN,
         max_tokens=keys.TEXT.MAX_TOKENS,
         pooling=keys.TEXT.POOLING,
     )
-    trunk = (
-        EfficientNetTrunk(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.TIMM.FREEZE_NORM)
-        if keys.TRUNK == "timm"
-        else SwinTrunk(keys.TRUNK, keys.DROP_PATH)
-    )
+    backbone = _build_backbone(cfg)
     norm = keys.DECODER_NORM
     if norm == "SyncBN" and cfg.MODEL.DEVICE == "cpu":
-        norm = "naiveSyncBN"  # Detectron2's, which gloo can do
-    lavt = LAVT(LanguageAwareEncoder(trunk, text.width), keys.DECODER_WIDTH, norm)
-    head = comparison = None
+        norm = "naiveSyncBN"  # Detectron2's implementation, which supports gloo
+    lavt = LAVT(LanguageAwareEncoder(backbone, text_encoder.width), keys.DECODER_WIDTH, norm)
+    triphasic_head = rejection_head = None
     if keys.HEATMAPS != NONE:
-        width = trunk.widths[keys.FEATURE_STAGE - 1]
-        head = TriphasicHead(
-            width,
-            text.width,
-            keys.SIZE,
-            kind=keys.HEATMAPS,
-            ordered=keys.HIERARCHIZER,
-            language_channel=keys.LANGUAGE_CHANNEL,
-            ties=keys.TIES,
-            shortest=keys.SHORTEST,
+        width = backbone.widths[keys.FEATURE_STAGE - 1]
+        triphasic_head = TriphasicHead(width, text_encoder.width, _heatmap_config(keys))
+        rejection_head = NegativeRejectionHead(
+            triphasic_head.channels,
+            text_encoder.width,
+            keys.REJECTION_WIDTH,
+            keys.REJECTION_POOLING,
         )
-        comparison = Comparison(head.channels, text.width, keys.COMPARE_WIDTH, keys.COMPARE_POOLING)
     return {
-        "text_encoder": text,
+        "text_encoder": text_encoder,
         "lavt": lavt,
-        "head": head,
-        "comparison": comparison,
-        "settings": _settings(keys),
+        "triphasic_head": triphasic_head,
+        "rejection_head": rejection_head,
+        "criterion": GroupCriterion(_loss_config(keys)),
+        "inference_config": _inference_config(keys),
+        "feature_level": keys.FEATURE_STAGE - 1,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
     }
 
 
-def _settings(keys: CfgNode) -> GroupSettings:
-    return GroupSettings(
-        feature_level=keys.FEATURE_STAGE - 1,
+def _build_backbone(cfg: CfgNode) -> SwinBackbone | EfficientNetBackbone:
+    keys = cfg.MODEL.GRSER
+    if keys.BACKBONE == "timm":
+        timm = cfg.MODEL.TIMM
+        return EfficientNetBackbone(timm.NAME, timm.WEIGHTS, timm.FREEZE_NORM)
+    return SwinBackbone(keys.BACKBONE, keys.DROP_PATH)
+
+
+def _heatmap_config(keys: CfgNode) -> HeatmapConfig:
+    return HeatmapConfig(
+        group_size=keys.GROUP_SIZE,
+        kind=keys.HEATMAPS,
+        hierarchizer=keys.HIERARCHIZER,
+        language_channel=keys.LANGUAGE_CHANNEL,
+        ties=keys.TIES,
+        eps=keys.NORM_EPS,
+    )
+
+
+def _loss_config(keys: CfgNode) -> LossConfig:
+    return LossConfig(
         mask_loss=keys.LOSS.MASK,
         class_weights=tuple(keys.LOSS.CLASS_WEIGHTS),
         triplet_weight=keys.LOSS.TRIPLET_WEIGHT,
@@ -95,23 +90,51 @@ def _settings(keys: CfgNode) -> GroupSettings:
         triplet_negatives=keys.LOSS.TRIPLET_NEGATIVES,
         mirror_weight=keys.LOSS.MIRROR_WEIGHT,
         heatmap_weight=keys.LOSS.HEATMAP_WEIGHT,
-        decide=keys.TEST.DECIDE,
-        decide_single=keys.TEST.DECIDE_SINGLE,
-        margin=keys.TEST.MARGIN,
-        soft=keys.TEST.SOFT,
-        images_at_once=keys.IMAGES_PER_FORWARD,
     )
 
 
-def _require(keys: CfgNode, key: str, allowed: tuple[Any, ...], start: str = "") -> None:
-    if keys[key] not in allowed:
-        said = " or ".join(map(str, allowed))
-        raise ValueError(f"MODEL.GRSER.{start}{key} is {keys[key]!r}; it has to be {said}")
+def _inference_config(keys: CfgNode) -> InferenceConfig:
+    return InferenceConfig(
+        reject_negatives=keys.TEST.REJECT_NEGATIVES,
+        reject_single_images=keys.TEST.REJECT_SINGLE_IMAGES,
+        margin=keys.TEST.MARGIN,
+        soft_masks=keys.TEST.SOFT_MASKS,
+        images_per_forward=keys.IMAGES_PER_FORWARD,
+    )
 
 
-def _require_range(
-    keys: CfgNode, key: str, least: float, most: float | None = None, start: str = ""
+def _check_keys(keys: CfgNode) -> None:
+    _check_choice(keys, "BACKBONE", (*SWIN_VARIANTS, "timm"))
+    _check_choice(keys, "HEATMAPS", HEATMAP_KINDS)
+    _check_choice(keys, "FEATURE_STAGE", FEATURE_STAGES)
+    _check_choice(keys, "REJECTION_POOLING", POOLINGS)
+    _check_choice(keys, "TIES", TIES)
+    _check_choice(keys, "DECODER_NORM", NORMS)
+    _check_choice(keys.TEXT, "POOLING", TEXT_POOLINGS, "TEXT.")
+    _check_choice(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
+    for key in ("GROUP_SIZE", "IMAGES_PER_FORWARD", "DECODER_WIDTH", "REJECTION_WIDTH"):
+        _check_range(keys, key, 1)
+    for key in ("TRIPLET_WEIGHT", "TRIPLET_MARGIN", "MIRROR_WEIGHT", "HEATMAP_WEIGHT"):
+        _check_range(keys.LOSS, key, 0, prefix="LOSS.")
+    _check_range(keys, "DROP_PATH", 0, 1)
+    weights = keys.LOSS.CLASS_WEIGHTS
+    if len(weights) != NUM_CLASSES or min(weights) < 0:
+        raise ValueError(
+            f"MODEL.GRSER.LOSS.CLASS_WEIGHTS is {weights}; it has to be two non-negative numbers, "
+            "the weights of background and target"
+        )
+
+
+def _check_choice(keys: CfgNode, key: str, choices: tuple[Any, ...], prefix: str = "") -> None:
+    if keys[key] not in choices:
+        allowed = " or ".join(map(str, choices))
+        raise ValueError(f"MODEL.GRSER.{prefix}{key} is {keys[key]!r}; it has to be {allowed}")
+
+
+def _check_range(
+    keys: CfgNode, key: str, minimum: float, maximum: float | None = None, prefix: str = ""
 ) -> None:
-    if keys[key] < least or (most is not None and keys[key] > most):
-        said = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"MODEL.GRSER.{start}{key} is {keys[key]}; it has to be {said}")
+    value = keys[key]
+    if value < minimum or (maximum is not None and value > maximum):
+        limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"MODEL.GRSER.{prefix}{key} is {value}; it has to be {limits}")

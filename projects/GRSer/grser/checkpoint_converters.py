@@ -1,4 +1,4 @@
-"""Layouts of published weights: LAVT's own, and Swin's as released after ImageNet."""
+"""Converters of LAVT's published weights, Swin's ImageNet weights and GRSer's earlier names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FUSION = {
     r"image_lang_att\.W\.0": "out",
     r"project_mm\.0": "joined",
 }
-# Their levels count down from 4, each with two convolutions and two norms.
+# The levels of LAVT's decoder count down from 4, each with two convolutions and two norms.
 _DECODER = {
     rf"{kind}{step}_{level}": f"levels.{4 - level}.{3 * (step - 1) + place}"
     for level in (4, 3, 2)
@@ -22,18 +22,18 @@ _DECODER = {
 }
 
 
-def _trunk(start: str) -> list[Rename]:
-    """Swin's own tensors under a prefix."""
+def _backbone_rules(prefix: str) -> list[Rename]:
+    """Rules of Swin's tensors under a prefix."""
     return [
-        Rename(start + r".+\.(relative_position_index|attn_mask)", None),  # follow from shapes
-        Rename(start + r"patch_embed\.(.+)", _ENCODER + r"backbone.embed.\1"),
-        Rename(start + r"layers\.(\d)\.blocks\.(.+)", _ENCODER + r"backbone.stages.\1.\2"),
-        Rename(start + r"layers\.(\d)\.downsample\.(.+)", _ENCODER + r"backbone.merges.\1.\2"),
+        Rename(prefix + r".+\.(relative_position_index|attn_mask)", None),  # computed from shapes
+        Rename(prefix + r"patch_embed\.(.+)", _ENCODER + r"backbone.embed.\1"),
+        Rename(prefix + r"layers\.(\d)\.blocks\.(.+)", _ENCODER + r"backbone.stages.\1.\2"),
+        Rename(prefix + r"layers\.(\d)\.downsample\.(.+)", _ENCODER + r"backbone.merges.\1.\2"),
     ]
 
 
 LAVT_RULES: tuple[Rename, ...] = (
-    *_trunk(r"backbone\."),
+    *_backbone_rules(r"backbone\."),
     *(
         Rename(
             rf"backbone\.layers\.(\d)\.fusion\.{theirs}\.(\w+)", _ENCODER + rf"fusions.\1.{ours}.\2"
@@ -47,13 +47,20 @@ LAVT_RULES: tuple[Rename, ...] = (
         for theirs, ours in _DECODER.items()
     ),
     Rename(r"classifier\.conv1_1\.(\w+)", r"lavt.decoder.classes.\1"),
-    Rename(r"text_encoder\.pooler\..+", None),  # nothing asks for it
-    Rename(r"text_encoder\.embeddings\.position_ids", None),  # counting from 0
+    Rename(r"text_encoder\.pooler\..+", None),  # unused
+    Rename(r"text_encoder\.embeddings\.position_ids", None),  # 0, 1, 2, ...
     Rename(r"text_encoder\.((?:embeddings|encoder)\..+)", r"text_encoder.model.\1"),
 )
+# Names in checkpoints of GRSer before its modules were renamed.
+EARLIER_RULES: tuple[Rename, ...] = (
+    Rename(r"head\.words\.(.+)", r"triphasic_head.text_projection.\1"),
+    Rename(r"head\.narrow\.(.+)", r"triphasic_head.output_projection.\1"),
+    Rename(r"comparison\.picture\.(.+)", r"rejection_head.visual_projection.\1"),
+    Rename(r"comparison\.sentence\.(.+)", r"rejection_head.text_projection.\1"),
+)
 SWIN_RULES: tuple[Rename, ...] = (
-    *_trunk(""),
-    Rename(r"(head|norm)\.(weight|bias)", None),  # of ImageNet's classes
+    *_backbone_rules(""),
+    Rename(r"(head|norm)\.(weight|bias)", None),  # ImageNet classifier
 )
 
 
@@ -65,9 +72,16 @@ def _is_swin(names: set[str]) -> bool:
     return {"patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"} <= names
 
 
+def _has_earlier_names(names: set[str]) -> bool:
+    return any(name.startswith(("head.narrow.", "comparison.picture.")) for name in names)
+
+
 OFFICIAL_LAVT = CheckpointConverter(
     "official LAVT", _is_lavt, rename_by_table(LAVT_RULES), complete=False
 )
 RELEASED_SWIN = CheckpointConverter(
     "released Swin", _is_swin, rename_by_table(SWIN_RULES), complete=False
+)
+NAMES_BEFORE_RENAMING = CheckpointConverter(
+    "GRSer before renaming", _has_earlier_names, rename_by_table(EARLIER_RULES)
 )

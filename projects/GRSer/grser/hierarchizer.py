@@ -1,10 +1,10 @@
-"""The heatmap hierarchizer: one order of trust for all the heatmaps of a group.
+"""Heatmap hierarchizer: the order of a group's heatmaps by reliability (Wu et al., ICCV 2023).
 
-Wu et al., ICCV 2023. A prototype is trusted if it lies near the expression l and far from the
-anti-expression l_anti. Its rank by the distance to l (nearest first) and its rank by the distance to
-l_anti (farthest first) are added; the smallest sum comes first. Equal distances are ranked in the
-order of the images. How equal sums are ordered is not published: here by the difference of the
-two distances, then in the order of the images, or in that order at once.
+A prototype is reliable if it is close to the expression l and far from the anti-expression l_anti.
+Its rank by the distance to l (ascending) and its rank by the distance to l_anti (descending) are
+added; the smallest sum comes first. Equal distances are ranked in the order of the images. The paper
+does not state the order of equal sums; here they are sorted by the difference of the two distances
+and then in the order of the images, or only in the order of the images.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grser.tqm import require_shape
+from grser.tqm import check_shape
 
-BY_DIFFERENCE, IN_ORDER = "difference", "order"
-TIES = (BY_DIFFERENCE, IN_ORDER)
+BY_DIFFERENCE, BY_INDEX = "difference", "order"
+TIES = (BY_DIFFERENCE, BY_INDEX)
 
 
 @torch.no_grad()
@@ -25,32 +25,32 @@ def hierarchy(
     l_anti: Tensor,
     ties: str = BY_DIFFERENCE,
 ) -> Tensor:
-    """The order of a group's prototypes, most trusted first; it carries no gradient.
+    """Sort a group's prototypes, most reliable first; the result carries no gradient.
 
     Args:
         p: [N, C] prototypes.
         l, l_anti: [C] expression and anti-expression, in the same space.
-        ties: of equal sums, "difference" or "order".
+        ties: order of equal sums, "difference" or "order".
 
     Returns:
-        [N] int64 positions in `p`.
+        [N] int64 indices into `p`.
 
     Raises:
         ValueError: for tensors of other shapes.
     """
-    require_shape("the prototypes p", p, (None, None))
-    require_shape("the expression l", l, p.shape[1:])
-    require_shape("the anti-expression l_anti", l_anti, p.shape[1:])
-    wide = p.double()
-    near = (wide - l.double()).norm(dim=-1)
-    far = (wide - l_anti.double()).norm(dim=-1)
-    trust = _rank(near) + _rank(-far)
-    if ties == IN_ORDER:
-        return trust.argsort(stable=True)
-    by_difference = (near - far).argsort(stable=True)
-    return by_difference[trust[by_difference].argsort(stable=True)]
+    check_shape("the prototypes p", p, (None, None))
+    check_shape("the expression l", l, p.shape[1:])
+    check_shape("the anti-expression l_anti", l_anti, p.shape[1:])
+    p64 = p.double()
+    distance = (p64 - l.double()).norm(dim=-1)
+    anti_distance = (p64 - l_anti.double()).norm(dim=-1)
+    rank_sum = _rank(distance) + _rank(-anti_distance)
+    if ties == BY_INDEX:
+        return rank_sum.argsort(stable=True)
+    by_difference = (distance - anti_distance).argsort(stable=True)
+    return by_difference[rank_sum[by_difference].argsort(stable=True)]
 
 
 def _rank(values: Tensor) -> Tensor:
-    """How many come before each, smallest first; of equal ones the earlier comes first."""
+    """Rank of each value in ascending order; of equal values the earlier has the lower rank."""
     return values.argsort(stable=True).argsort()

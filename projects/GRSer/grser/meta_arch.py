@@ -1,241 +1,277 @@
-"""The architecture `GRSer`: groups of images with an expression in, losses or answers out."""
+"""GRSer meta-architecture: group-wise referring segmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from grser.build import assemble
-from grser.checkpoint_converters import OFFICIAL_LAVT, RELEASED_SWIN
-from grser.data.batch import Group, groups_of
+from grser.build import build_components
+from grser.checkpoint_converters import NAMES_BEFORE_RENAMING, OFFICIAL_LAVT, RELEASED_SWIN
 from grser.data.dataset import data_of
-from grser.data.image_batch import stack_images, stack_targets
-from grser.modeling.criterion import heatmap_loss, mask_loss, triplet_loss
-from grser.modeling.lavt import LAVT, enlarged
-from grser.modeling.negative_rejection import Comparison, confidence, is_positive
-from grser.modeling.text import ExpressionPairs, ReadExpressions
+from grser.modeling.criterion import Distances, GroupCriterion, is_shown
+from grser.modeling.image_batch import Group, groups_from_input, stack_images, stack_targets
+from grser.modeling.lavt import LAVT, upsample
+from grser.modeling.negative_rejection import (
+    NegativeRejectionHead,
+    is_positive,
+    positive_probability,
+)
+from grser.modeling.text import ExpressionEncoder, ExpressionFeatures
 from grser.modeling.triphasic_head import TriphasicHead
-from grser.postprocessing import as_instances, image_answer
-from grser.settings import GroupSettings
-from grser.weight_decay import names_without_decay
+from grser.postprocessing import InferenceConfig, postprocess_image, to_instances
+from grser.weight_decay import parameters_without_weight_decay
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.modeling.meta_arch.base import SegmentationModel
+
+if TYPE_CHECKING:
+    from hipie.structures import ImageFeatures
 
 
 @META_ARCH_REGISTRY.register()
 class GRSer(SegmentationModel):
-    """Group-wise referring segmentation.
+    """Group-wise referring segmentation (Wu et al., ICCV 2023).
 
     Takes Detectron2's list of dicts. A dict is a group: `images`, a list of dicts with `image`
-    ([3, H, W], 0..255) and perhaps `height` and `width` of the results, and `expression`; in
-    training each image has `target` ([H, W] of 0 and 1, all 0 for a negative one). Or it is one
-    image, `image` with `expressions`, in training with `instances` as for HIPIE: ordinary
-    referring, where the expression is taken to be true.
+    ([3, H, W], 0..255) and optionally `height` and `width` of the output, and `expression`; in
+    training each image has `target` ([H, W] of 0 and 1, all 0 for negative images). Or it is a
+    single image, `image` with `expressions`, in training with `instances` as for HIPIE: ordinary
+    referring segmentation, whose expressions always have a target.
 
-    Returns in training a dict of losses. Otherwise for a group a list, one dict an image:
-    `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`; for an image a dict with `referring`,
-    an `Instances` an expression.
+    Returns a dict of losses in training. Otherwise the output of a group is a list with one dict for
+    each image: `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`. The output of a single image
+    is a dict with `referring`, an `Instances` for each expression.
 
     Args:
-        text_encoder: see `SentencePairs`.
-        lavt: encoder and decoder.
-        head: the group's modules; None leaves LAVT alone, image by image.
-        comparison: of images with expressions; None with `head`.
-        settings: losses, the rule, and sizes.
+        text_encoder: encodes expressions and anti-expressions.
+        lavt: image encoder and decoder.
+        triphasic_head: group modules; None gives LAVT, image by image.
+        rejection_head: compares images with expressions; None without `triphasic_head`.
+        criterion: the losses.
+        inference_config: rejection and output at inference.
+        feature_level: index of the feature map that the group modules use; 3 is the coarsest.
         pixel_mean, pixel_std: of images in 0..255, three numbers each.
     """
 
-    tasks = frozenset({"group", "referring"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"group", "referring"})
     data_of = staticmethod(data_of)
 
     @configurable
     def __init__(
         self,
         *,
-        text_encoder: ExpressionPairs,
+        text_encoder: ExpressionEncoder,
         lavt: LAVT,
-        head: TriphasicHead | None,
-        comparison: Comparison | None,
-        settings: GroupSettings,
+        triphasic_head: TriphasicHead | None,
+        rejection_head: NegativeRejectionHead | None,
+        criterion: GroupCriterion,
+        inference_config: InferenceConfig,
+        feature_level: int = 3,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.lavt = lavt
-        self.head = head
-        self.comparison = comparison
-        self.settings = settings
+        self.triphasic_head = triphasic_head
+        self.rejection_head = rejection_head
+        self.criterion = criterion
+        self.inference_config = inference_config
+        self.feature_level = feature_level
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.GRSER` and Detectron2's keys."""
-        return assemble(cfg)
+        """Build the constructor arguments from `MODEL.GRSER` and Detectron2's keys."""
+        return build_components(cfg)
 
     @classmethod
     def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
-        """Converters of published LAVT checkpoints and of Swin's ImageNet weights."""
-        return (OFFICIAL_LAVT, RELEASED_SWIN)
+        """Converters of LAVT's and Swin's published files, and of earlier names of GRSer."""
+        return (OFFICIAL_LAVT, RELEASED_SWIN, NAMES_BEFORE_RENAMING)
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
-        """Prefix of the text encoder's weights where an installed package provides them."""
+        """Prefix of the text encoder if an installed package provides its weights."""
         return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     def parameters_without_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not pulled towards 0 in training."""
-        return names_without_decay(self)
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results otherwise; see the class."""
-        if self.training:
-            return self.losses(batched_inputs)
-        with torch.no_grad():
-            return [self._answer(item) for item in batched_inputs]
+        """Names of norms and of Swin's relative position bias tables."""
+        return parameters_without_weight_decay(self)
 
     # Training -------------------------------------------------------------------------------
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch of groups.
+        """Compute the weighted losses of a batch of groups.
 
         Raises:
-            ValueError: for a group without images or words, or an image without its target.
+            ValueError: for a group without images or expression, or an image without its target.
         """
-        groups = [group for item in batched_inputs for group in groups_of(item, training=True)]
-        items = [item for group in groups for item in group.items]
-        counts = [len(group.items) for group in groups]
-        pixels = stack_images(items, self.pixel_mean, self.pixel_std)
-        size = tuple(pixels.shape[-2:])
-        targets = stack_targets(items, size, pixels)
-        text = self.text_encoder.read([group.expression for group in groups])
+        groups = [g for item in batched_inputs for g in groups_from_input(item, training=True)]
+        images = [image for group in groups for image in group.images]
+        counts = [len(group.images) for group in groups]
+        pixels = stack_images(images, self.pixel_mean, self.pixel_std)
+        targets = stack_targets(images, tuple(pixels.shape[-2:]), pixels)
+        text = self.text_encoder.encode([group.expression for group in groups])
         group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(counts))
         group_of = group_of.to(self.device)
-        maps = self.lavt.encoder(pixels, text.words[group_of], text.mask[group_of])
-        ruled = torch.tensor([group.ruled for group in groups], device=self.device)[group_of]
-        return self._losses(maps, text, counts, group_of, targets, ruled)
+        features = self.lavt.encoder(pixels, text.tokens[group_of], text.mask[group_of])
+        if self.triphasic_head is None:
+            logits = upsample(self.lavt.decoder(features), tuple(targets.shape[-2:]))
+            return self.criterion.mask(logits, targets)
+        has_negatives = torch.tensor([g.has_negatives for g in groups], device=self.device)
+        return self._group_losses(features, text, counts, targets, has_negatives[group_of])
 
-    def _losses(
+    def _group_losses(
         self,
-        maps: list[Tensor],
-        text: ReadExpressions,
+        features: list[Tensor],
+        text: ExpressionFeatures,
         counts: list[int],
-        group_of: Tensor,
         targets: Tensor,
-        ruled: Tensor,
+        has_negatives: Tensor,
     ) -> dict[str, Tensor]:
-        given, size = self.settings, tuple(targets.shape[-2:])
-        loss = given.mask_loss, given.class_weights
-        if self.head is None:
-            logits = enlarged(self.lavt.decoder(maps), size)
-            return {"loss_mask": mask_loss(logits, targets, *loss)}
-        seen, heat = self._triphasic(maps, counts, text.sentence, text.anti)
-        passes = [seen]
-        if given.mirror_weight:
-            mirrored, anti_heat = self._triphasic(maps, counts, text.anti, text.sentence)
-            passes.append(mirrored)
-        # In one batch: batch norm of each pass by itself would take away what tells them apart.
-        logits = self._decode([torch.cat([one] * len(passes)) for one in maps], torch.cat(passes))
-        parts = enlarged(logits, size).split(len(targets))
-        losses = {"loss_mask": mask_loss(parts[0], targets, *loss)}
-        near, far = self.comparison(
-            seen[ruled], text.sentence[group_of[ruled]], text.anti[group_of[ruled]]
+        """Losses of N images of groups of `counts` images; `has_negatives` is [N] bool."""
+        expression, anti_expression = text.expression, text.anti_expression
+        z, heatmaps = self._triphasic_features(features, counts, expression, anti_expression)
+        passes, mirror = [z], bool(self.criterion.config.mirror_weight)
+        if mirror:
+            mirror_z, anti_heatmaps = self._triphasic_features(
+                features, counts, anti_expression, expression
+            )
+            passes.append(mirror_z)
+        # Both passes are one batch: separate batch norm statistics would remove their difference.
+        logits = self._decode(
+            [torch.cat([level] * len(passes)) for level in features], torch.cat(passes)
         )
-        shown = targets.flatten(1).any(1)
-        triplet = triplet_loss(
-            near, far, shown[ruled], given.triplet_margin, given.triplet_negatives
+        by_pass = upsample(logits, tuple(targets.shape[-2:])).split(len(targets))
+        losses = self.criterion.mask(by_pass[0], targets)
+        group_of = torch.repeat_interleave(
+            torch.arange(len(counts), device=z.device), torch.tensor(counts, device=z.device)
+        )[has_negatives]
+        distance, anti_distance = self.rejection_head(
+            z[has_negatives], expression[group_of], anti_expression[group_of]
         )
-        losses["loss_triplet"] = given.triplet_weight * triplet
-        if given.mirror_weight:
-            # What this pass takes for the target is all the rest; read as background, so that the
-            # target's pixels weigh the same in both passes, and dice is of the target.
-            background = parts[1].flip(1)
-            losses["loss_mirror"] = given.mirror_weight * mask_loss(background, targets, *loss)
-            if given.heatmap_weight:
-                sided = heatmap_loss(heat, anti_heat, targets)
-                losses["loss_heatmap"] = given.heatmap_weight * sided
+        shown = is_shown(targets)[has_negatives]
+        losses |= self.criterion.triplet(Distances(distance, anti_distance, shown))
+        if mirror:
+            losses |= self.criterion.mirror(by_pass[1], targets, heatmaps, anti_heatmaps)
         return losses
 
     # Inference ------------------------------------------------------------------------------
 
-    def _answer(self, item: dict[str, Any]) -> Any:
-        groups = groups_of(item, training=False)
-        if "images" in item:
-            return self._ask(groups[0])
-        return {"referring": [as_instances(self._ask(group)[0]) for group in groups]}
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[Any]:
+        """Compute the outputs of a batch; see the class.
 
-    def _ask(self, group: Group) -> list[dict[str, Any]]:
-        """The answers of a group, one an image."""
-        given = self.settings
-        text = self.text_encoder.read([group.expression])
-        pixels = stack_images(group.items, self.pixel_mean, self.pixel_std)
-        maps = self._encode(pixels, text)
-        if self.head is None:
-            logits, decided = self.lavt.decoder(maps), [(None, None)] * len(pixels)
+        Args:
+            batched_inputs: groups or single images.
+            image_features: must be None, since LAVT fuses language into its image encoder.
+
+        Raises:
+            ValueError: for a group without images or expression.
+        """
+        outputs: list[Any] = []
+        for item in batched_inputs:
+            groups = groups_from_input(item, training=False)
+            if "images" in item:
+                outputs.append(self._segment_group(groups[0]))
+            else:
+                instances = [to_instances(self._segment_group(group)[0]) for group in groups]
+                outputs.append({"referring": instances})
+        return outputs
+
+    def _segment_group(self, group: Group) -> list[dict[str, Any]]:
+        """Output dicts of a group's images."""
+        config = self.inference_config
+        text = self.text_encoder.encode([group.expression])
+        pixels = stack_images(group.images, self.pixel_mean, self.pixel_std)
+        features = self._encode_in_chunks(pixels, text)
+        decisions: list[tuple[bool | None, float | None]] = [(None, None)] * len(pixels)
+        if self.triphasic_head is None:
+            logits = self.lavt.decoder(features)
         else:
-            seen, _ = self._triphasic(maps, [len(pixels)], text.sentence, text.anti)
-            logits = self._decode_some(maps, seen)
-            asked = given.decide and (group.ruled or given.decide_single)
-            decided = self._decide(seen, text) if asked else None
-            decided = decided or [(None, None)] * len(pixels)
-        answers = []
-        for item, one, (positive, score) in zip(group.items, logits, decided, strict=True):
+            z, _ = self._triphasic_features(
+                features, [len(pixels)], text.expression, text.anti_expression
+            )
+            logits = self._decode_in_chunks(features, z)
+            if config.reject_negatives and (group.has_negatives or config.reject_single_images):
+                decisions = self._reject_negatives(z, text)
+        outputs = []
+        for image, image_logits, (positive, score) in zip(
+            group.images, logits, decisions, strict=True
+        ):
             size = (
-                int(item.get("height", item["image"].shape[-2])),
-                int(item.get("width", item["image"].shape[-1])),
+                int(image.get("height", image["image"].shape[-2])),
+                int(image.get("width", image["image"].shape[-1])),
             )
-            full = enlarged(one[None], tuple(pixels.shape[-2:]))[0]
-            answers.append(
-                image_answer(full, size, positive=positive, score=score, soft=given.soft)
+            full = upsample(image_logits[None], tuple(pixels.shape[-2:]))[0]
+            outputs.append(
+                postprocess_image(
+                    full, size, positive=positive, score=score, soft_masks=config.soft_masks
+                )
             )
-        return answers
+        return outputs
 
-    def _decide(self, seen: Tensor, text: ReadExpressions) -> list[tuple[bool, float]]:
-        near, far = self.comparison(seen, text.sentence, text.anti)
-        positive = is_positive(near, far, self.settings.margin).tolist()
-        return list(
-            zip(positive, confidence(near, far, self.settings.margin).tolist(), strict=True)
-        )
+    def _reject_negatives(
+        self, z: Tensor, text: ExpressionFeatures
+    ) -> list[tuple[bool | None, float | None]]:
+        """Whether each image is positive, and its score."""
+        margin = self.inference_config.margin
+        distances = self.rejection_head(z, text.expression, text.anti_expression)
+        positive = is_positive(*distances, margin).tolist()
+        return list(zip(positive, positive_probability(*distances, margin).tolist(), strict=True))
 
-    def _encode(self, pixels: Tensor, text: ReadExpressions) -> list[Tensor]:
-        """The four maps of all images of a group, some images at a time."""
-        parts = []
-        for some in pixels.split(self.settings.images_at_once):
-            words, mask = text.words.expand(len(some), -1, -1), text.mask.expand(len(some), -1)
-            parts.append(self.lavt.encoder(some, words, mask))
-        return [torch.cat(levels) for levels in zip(*parts, strict=True)]
+    def _encode_in_chunks(self, pixels: Tensor, text: ExpressionFeatures) -> list[Tensor]:
+        """Four feature maps of a group's images, `images_per_forward` at a time."""
+        chunks = []
+        for images in pixels.split(self.inference_config.images_per_forward):
+            tokens = text.tokens.expand(len(images), -1, -1)
+            mask = text.mask.expand(len(images), -1)
+            chunks.append(self.lavt.encoder(images, tokens, mask))
+        return [torch.cat(levels) for levels in zip(*chunks, strict=True)]
 
-    def _decode_some(self, maps: list[Tensor], seen: Tensor) -> Tensor:
-        """`_decode`, some images at a time."""
-        step = self.settings.images_at_once
-        starts = range(0, len(seen), step)
+    def _decode_in_chunks(self, features: list[Tensor], z: Tensor) -> Tensor:
+        """Logits of a group's images, `images_per_forward` at a time."""
+        step = self.inference_config.images_per_forward
         return torch.cat(
-            [self._decode([m[s : s + step] for m in maps], seen[s : s + step]) for s in starts]
+            [
+                self._decode([level[i : i + step] for level in features], z[i : i + step])
+                for i in range(0, len(z), step)
+            ]
         )
 
     # Both -----------------------------------------------------------------------------------
 
-    def _triphasic(
-        self, maps: list[Tensor], counts: list[int], sentence: Tensor, anti: Tensor
+    def _triphasic_features(
+        self,
+        features: list[Tensor],
+        counts: list[int],
+        expression: Tensor,
+        anti_expression: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """z and language heatmaps of all images, group by group."""
-        asked = maps[self.settings.feature_level].split(counts)
-        found = [self.head(one, sentence[number], anti[number]) for number, one in enumerate(asked)]
-        features, heat = zip(*found, strict=True)
-        return torch.cat(features), torch.cat(heat)
+        by_group = features[self.feature_level].split(counts)
+        outputs = [
+            self.triphasic_head(maps, expression[index], anti_expression[index])
+            for index, maps in enumerate(by_group)
+        ]
+        z, heatmaps = zip(*outputs, strict=True)
+        return torch.cat(z), torch.cat(heatmaps)
 
-    def _decode(self, maps: list[Tensor], seen: Tensor) -> Tensor:
-        """LAVT's decoder with z, narrowed, in the place of the map it was made of."""
-        level = self.settings.feature_level
-        narrowed = self.head.narrow(seen.to(maps[level].dtype))
-        return self.lavt.decoder([*maps[:level], narrowed, *maps[level + 1 :]])
+    def _decode(self, features: list[Tensor], z: Tensor) -> Tensor:
+        """LAVT's decoder with the projection of z in place of its feature map."""
+        level = self.feature_level
+        projected = self.triphasic_head.output_projection(z.to(features[level].dtype))
+        return self.lavt.decoder([*features[:level], projected, *features[level + 1 :]])

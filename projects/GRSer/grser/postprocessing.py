@@ -1,67 +1,78 @@
-"""What GRSer answers about an image."""
+"""Postprocessing of GRSer's logits to Detectron2's outputs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
 
-def image_answer(
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Rejection and output at inference; see `MODEL.GRSER.TEST`.
+
+    Attributes:
+        reject_negatives: give rejected images of a group an empty mask.
+        reject_single_images: also reject for expressions about a single image.
+        margin: margin of the rejection.
+        soft_masks: return probabilities instead of 0 and 1.
+        images_per_forward: number of images that are encoded and decoded at once.
+    """
+
+    reject_negatives: bool = True
+    reject_single_images: bool = False
+    margin: float = 0.0
+    soft_masks: bool = False
+    images_per_forward: int = 8
+
+
+def postprocess_image(
     logits: Tensor,
     size: tuple[int, int],
     *,
     positive: bool | None,
     score: float | None,
-    soft: bool = False,
+    soft_masks: bool = False,
 ) -> dict[str, Any]:
-    """One image's answer at its own size.
+    """Resize the logits of one image and apply the rejection.
 
     Args:
-        logits: [2, h, w] of background and target, of the whole image.
-        size: height and width of the answer.
-        positive: what the rule said; None where it is not asked, and any pixel, or any grey, will
-            do.
-        score: how sure the rule is; None: the mean chance over the mask's pixels.
-        soft: give chances instead of 0 and 1.
+        logits: [2, h, w] of background and target.
+        size: height and width of the output.
+        positive: result of the rejection; None without rejection, when an image is positive if it
+            has a foreground pixel, or always with `soft_masks`.
+        score: score of the rejection; None: the mean probability inside the mask.
+        soft_masks: return probabilities instead of 0 and 1.
 
     Returns:
-        `sem_seg` [1, H, W] float, exactly 0 where the image is rejected, `score` and `positive`.
+        `sem_seg` [1, H, W] float, all 0 for rejected images, `score` and `positive`.
     """
-    margin = (logits[1] - logits[0]).float()
-    margin = F.interpolate(margin[None, None], size, mode="bilinear", align_corners=False)[0]
-    chance, mask = margin.sigmoid(), margin > 0
+    foreground = (logits[1] - logits[0]).float()
+    foreground = F.interpolate(foreground[None, None], size, mode="bilinear", align_corners=False)
+    probability, mask = foreground[0].sigmoid(), foreground[0] > 0
     if positive is None:
-        positive = soft or bool(mask.any())
+        positive = soft_masks or bool(mask.any())
     if score is None:
-        score = float(chance[mask].mean()) if bool(mask.any()) else 0.0
-    shown = chance if soft else mask.float()
+        score = float(probability[mask].mean()) if bool(mask.any()) else 0.0
+    output = probability if soft_masks else mask.float()
     return {
-        "sem_seg": shown if positive else torch.zeros_like(shown),
+        "sem_seg": output if positive else torch.zeros_like(output),
         "score": score,
         "positive": positive,
     }
 
 
-def as_instances(answer: dict[str, Any]) -> Instances:
-    """An image's answer as ordinary referring has it: one instance, or none where it is empty."""
-    mask = answer["sem_seg"] >= 0.5
-    found = Instances(tuple(mask.shape[-2:]))
-    kept = mask if bool(mask.any()) else mask[:0]
-    found.pred_masks = kept
-    found.scores = torch.full((len(kept),), float(answer["score"]), device=mask.device)
-    found.pred_classes = torch.zeros(len(kept), dtype=torch.long, device=mask.device)
-    found.pred_boxes = Boxes(_boxes(kept))
-    return found
-
-
-def _boxes(masks: Tensor) -> Tensor:
-    """[n, H, W] of masks that are not empty -> [n, 4] x1, y1, x2, y2."""
-    boxes = [
-        [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
-        for ys, xs in (torch.nonzero(mask, as_tuple=True) for mask in masks)
-    ]
-    return torch.tensor(boxes, dtype=torch.float32, device=masks.device).reshape(-1, 4)
+def to_instances(output: dict[str, Any]) -> Instances:
+    """Convert the output of an image to `Instances`: one instance, or none for an empty mask."""
+    mask = output["sem_seg"] >= 0.5
+    masks = mask if bool(mask.any()) else mask[:0]
+    instances = Instances(tuple(mask.shape[-2:]))
+    instances.pred_masks = masks
+    instances.scores = torch.full((len(masks),), float(output["score"]), device=mask.device)
+    instances.pred_classes = torch.zeros(len(masks), dtype=torch.long, device=mask.device)
+    instances.pred_boxes = BitMasks(masks).get_bounding_boxes().to(mask.device)
+    return instances

@@ -1,17 +1,17 @@
-"""Which parameters are not pulled towards 0: norms, and Swin's tables of relative positions."""
+"""Parameters without weight decay: norms, and Swin's relative position bias tables."""
 
 from __future__ import annotations
 
 from torch import nn
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
-TABLE = "relative_position_bias_table"
+BIAS_TABLE = "relative_position_bias_table"
 
 
-def names_without_decay(model: nn.Module) -> set[str]:
-    """Names of such parameters."""
-    names = {name for name, _ in model.named_parameters() if name.endswith(TABLE)}
-    for place, module in model.named_modules():
+def parameters_without_weight_decay(model: nn.Module) -> set[str]:
+    """Return the names of a model's parameters that have no weight decay."""
+    names = {name for name, _ in model.named_parameters() if name.endswith(BIAS_TABLE)}
+    for prefix, module in model.named_modules():
         if isinstance(module, NORMS):
-            names |= {f"{place}.{name}" for name, _ in module.named_parameters(recurse=False)}
+            names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
     return names

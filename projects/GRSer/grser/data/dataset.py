@@ -9,58 +9,54 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from grser.data.dataset_mapper import AskedGroups, Sizes, TrainingGroups
-from grser.data.group_sampling import questions_of
+from grser.data.dataset_mapper import GroupTestMapper, GroupTrainingMapper, ImageConfig
+from grser.data.group_sampling import build_group_dataset
 from hipie.data.datasets.grd import GroupQuestions
 
 Data = tuple[Sequence[dict[str, Any]], Any]
 
 
 def data_of(cfg: CfgNode, name: str, *, training: bool) -> Data | None:
-    """Records and mapper of a data set for GRSer.
+    """Return records and mapper of a data set for GRSer.
 
-    In training every data set that groups can be made of. At test those that have groups; others
-    are read image by image, for which there is None.
+    In training groups are built from every data set that allows it. At test the data sets with
+    groups and the co-saliency sets are read by group, and others image by image, for which the
+    result is None.
 
     Args:
-        cfg: reads INPUT and MODEL.GRSER.
+        cfg: `INPUT` and `MODEL.GRSER` are used.
         name: a registered data set.
-        training: whether images get their targets.
+        training: whether the images have targets.
 
     Raises:
-        ValueError: if no groups can be made of it in training.
+        ValueError: if no groups can be built from it in training.
     """
     keys, metadata = cfg.MODEL.GRSER, MetadataCatalog.get(name)
-    sizes = Sizes(
-        shortest=tuple(cfg.INPUT.MIN_SIZE_TRAIN) if training else (cfg.INPUT.MIN_SIZE_TEST,),
-        longest=cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
-        square=cfg.INPUT.SQUARE_SIZE,
-        image_format=cfg.INPUT.FORMAT,
-        mirror=cfg.INPUT.EXPRESSION_FLIP_PROB,
-    )
+    image_config = ImageConfig.from_config(cfg, training=training)
     if training:
-        found = questions_of(name, DatasetCatalog.get(name), metadata)
-        mapper = TrainingGroups(
-            found,
-            sizes,
-            images=keys.TRAIN.IMAGES,
-            most_positives=keys.TRAIN.MOST_POSITIVES,
+        dataset = build_group_dataset(name, DatasetCatalog.get(name), metadata)
+        mapper = GroupTrainingMapper(
+            dataset,
+            image_config,
+            images_per_group=keys.TRAIN.IMAGES_PER_GROUP,
+            max_positives=keys.TRAIN.MAX_POSITIVES,
             negatives=keys.TRAIN.NEGATIVES,
             skip_broken=keys.SKIP_BROKEN,
         )
-        return found.asked, mapper
-    groupings = {"group": GroupQuestions, "cosaliency": folders}
+        return dataset.samples, mapper
+    groupings = {"group": GroupQuestions, "cosaliency": folder_groups}
     grouping = groupings.get(metadata.get("evaluator_type"))
     if grouping is None:
         return None
-    return grouping(DatasetCatalog.get(name)), AskedGroups(sizes, skip_broken=keys.SKIP_BROKEN)
+    mapper = GroupTestMapper(image_config, skip_broken=keys.SKIP_BROKEN)
+    return grouping(DatasetCatalog.get(name)), mapper
 
 
-def folders(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A group for every folder of a co-saliency set, asked by the folder's name in words."""
-    members: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Group the images of a co-saliency set by folder; the folder's name is the expression."""
+    folders: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        members[record["group_name"]].append(record)
+        folders[record["group_name"]].append(record)
     return [
         {
             "group_id": name,
@@ -69,5 +65,5 @@ def folders(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "sent_id": 0,
             "images": images,
         }
-        for name, images in members.items()
+        for name, images in folders.items()
     ]

@@ -1,4 +1,4 @@
-"""From questions to groups of images that the model takes."""
+"""Dataset mappers that read groups of images for GRSer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 
-from grser.data.group_sampling import Questions
+from grser.data.group_sampling import GroupDataset
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
 from hipie.data.dataset_mappers.saliency import read_saliency
@@ -19,175 +20,215 @@ from hipie.data.dataset_mappers.text_flip import mirrored_words
 from hipie.data.dataset_mappers.transforms import draw_change, plain_resize
 
 logger = logging.getLogger(__name__)
-KEPT = ("file_name", "height", "width", "image_id")
+RECORD_KEYS = ("file_name", "height", "width", "image_id")
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How images are resized; see Detectron2's INPUT and `hipie.config`."""
+class ImageConfig:
+    """Resizing and flipping of images; see Detectron2's INPUT and `hipie.config`.
 
-    shortest: tuple[int, ...]
-    longest: int
+    Attributes:
+        min_sizes: lengths of the shorter side, one of which is sampled in training.
+        max_size: maximum length of the longer side.
+        square: side of the square that images are resized to; 0 keeps the aspect ratio.
+        image_format: "RGB" or "BGR".
+        flip_prob: probability of a horizontal flip of all images of a group.
+    """
+
+    min_sizes: tuple[int, ...]
+    max_size: int
     square: int
     image_format: str
-    mirror: float = 0.0
+    flip_prob: float = 0.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, training: bool) -> ImageConfig:
+        """Read the keys of `INPUT`."""
+        keys = cfg.INPUT
+        return cls(
+            min_sizes=tuple(keys.MIN_SIZE_TRAIN) if training else (keys.MIN_SIZE_TEST,),
+            max_size=keys.MAX_SIZE_TRAIN if training else keys.MAX_SIZE_TEST,
+            square=keys.SQUARE_SIZE,
+            image_format=keys.FORMAT,
+            flip_prob=keys.EXPRESSION_FLIP_PROB,
+        )
 
 
-class TrainingGroups:
-    """Draws a group for a question.
+class GroupTrainingMapper:
+    """Sample and read a group of images for an expression.
 
-    The number of positives is drawn from 1 to `most_positives`, as far as there are as many; the
-    rest are negatives. Where images are too few, some come twice. A mirror is the whole group's,
-    since the words are; each image's scale is its own.
+    The number of positive images is uniform in 1..`max_positives`, limited by the number there is;
+    the rest are negative. If there are too few images, some are repeated. A horizontal flip applies
+    to all images of a group and to its expression; each image has its own scale.
 
     Args:
-        questions: what the data set asks; items are those of `asked`.
-        sizes: how images are resized.
-        images: in a group.
-        most_positives: see above.
-        negatives: groups have negatives.
-        skip_broken: leave out an image that cannot be read, with a warning.
+        dataset: the images; the mapper's arguments are its samples.
+        image_config: resizing and flipping.
+        images_per_group: number of images.
+        max_positives: maximum number of positive images if there are negative ones.
+        negatives: sample negative images.
+        skip_broken: leave out images that cannot be read, with a warning.
+
+    Raises:
+        ValueError: if a group would have no image or no positive image.
     """
 
     def __init__(
         self,
-        questions: Questions,
-        sizes: Sizes,
+        dataset: GroupDataset,
+        image_config: ImageConfig,
         *,
-        pictures: int = 8,
-        most_positives: int = 6,
+        images_per_group: int = 8,
+        max_positives: int = 6,
         negatives: bool = True,
         skip_broken: bool = False,
     ) -> None:
-        if pictures < 1 or most_positives < 1:
+        if images_per_group < 1 or max_positives < 1:
             raise ValueError(
-                "MODEL.GRSER.TRAIN.IMAGES and MOST_POSITIVES have to be at least 1, and are "
-                f"{pictures} and {most_positives}"
+                "MODEL.GRSER.TRAIN.IMAGES_PER_GROUP and MAX_POSITIVES have to be at least 1, and "
+                f"are {images_per_group} and {max_positives}"
             )
-        self.questions = questions
-        self.sizes = sizes
-        self.pictures = pictures
-        self.most_positives = most_positives
+        self.dataset = dataset
+        self.image_config = image_config
+        self.images_per_group = images_per_group
+        self.max_positives = max_positives
         self.negatives = negatives
         self.skip_broken = skip_broken
 
-    def __call__(self, question: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
-        """A group: `images` with `image` and `target`, and `expression`.
+    def __call__(self, sample: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
+        """Return a group: `images` with `image` and `target`, and `expression`.
 
         Raises:
-            ValueError: naming the file of an image that cannot be read, unless such are left out;
-                if none is left, naming the last.
+            ValueError: for an image that cannot be read, naming its file. With `skip_broken` only
+                if no image is left.
         """
         rng = np.random.default_rng(list(seed))
-        mirrored = bool(rng.random() < self.sizes.mirror)
-        drawn = self._draw(rng, question)
-        images = _read_all(
-            drawn, lambda one: self._image(rng, *one, mirrored=mirrored), self.skip_broken
+        flip = bool(rng.random() < self.image_config.flip_prob)
+        images = _read_images(
+            self._sample_images(rng, sample),
+            lambda choice: self._read(rng, *choice, flip=flip),
+            self.skip_broken,
         )
-        words = question["expression"]
+        expression = sample["expression"]
         return {
             "images": images,
-            "expression": mirrored_words(words) if mirrored else words,
+            "expression": mirrored_words(expression) if flip else expression,
             "height": images[0]["height"],
             "width": images[0]["width"],
         }
 
-    def _draw(
-        self, rng: np.random.Generator, question: dict[str, Any]
+    def _sample_images(
+        self, rng: np.random.Generator, sample: dict[str, Any]
     ) -> list[tuple[int, list[int] | None]]:
-        """Images and what is meant in each (None: nothing), in random order."""
-        lacking = question["lacking"]
-        lacking = lacking if isinstance(lacking, list) else self.questions.absent[lacking]
-        shown = question["shown"]
-        positives = self.pictures
-        if self.negatives and len(lacking):
-            most = min(self.most_positives, max(self.pictures - 1, 1), len(shown))
-            positives = int(rng.integers(1, most + 1))
-        drawn = [shown[i] for i in _some(rng, len(shown), positives)]
-        left = self.pictures - len(drawn)
-        drawn += [(int(lacking[i]), None) for i in _some(rng, len(lacking), left)] if left else []
-        return [drawn[i] for i in rng.permutation(len(drawn))]
+        """Indices of images and of the target's annotations (None: negative), in random order."""
+        negatives = sample["negatives"]
+        if not isinstance(negatives, list):
+            negatives = self.dataset.negative_pools[negatives]
+        positives = sample["positives"]
+        num_positives = self.images_per_group
+        if self.negatives and len(negatives):
+            limit = min(self.max_positives, max(self.images_per_group - 1, 1), len(positives))
+            num_positives = int(rng.integers(1, limit + 1))
+        chosen = [positives[i] for i in _choose(rng, len(positives), num_positives)]
+        num_negatives = self.images_per_group - len(chosen)
+        if num_negatives:
+            chosen += [
+                (int(negatives[i]), None) for i in _choose(rng, len(negatives), num_negatives)
+            ]
+        return [chosen[i] for i in rng.permutation(len(chosen))]
 
-    def _image(
-        self, rng: np.random.Generator, number: int, meant: list[int] | None, *, mirrored: bool
+    def _read(
+        self, rng: np.random.Generator, index: int, annotations: list[int] | None, *, flip: bool
     ) -> dict[str, Any]:
-        record, sizes = self.questions.pictures[number], self.sizes
+        record, config = self.dataset.images[index], self.image_config
         image = read_record_image(record)
-        change = draw_change(
+        transform = draw_change(
             rng,
             *image.shape[:2],
-            shortest=sizes.shortest,
-            longest=sizes.longest,
-            mirror=float(mirrored),
-            square=sizes.square,
+            shortest=config.min_sizes,
+            longest=config.max_size,
+            mirror=float(flip),
+            square=config.square,
         ).transform
-        target = change.apply_segmentation(target_mask(record, meant))
+        target = transform.apply_segmentation(target_mask(record, annotations))
         return {
-            **{key: record[key] for key in KEPT if key in record},
-            "image": as_tensor(change.apply_image(image), sizes.image_format),
+            **{key: record[key] for key in RECORD_KEYS if key in record},
+            "image": as_tensor(transform.apply_image(image), config.image_format),
             "target": torch.from_numpy(np.array(target, dtype=np.uint8)),
         }
 
 
-class AskedGroups:
-    """Reads all images of a group at test, in order.
+class GroupTestMapper:
+    """Read all images of a group, in order.
 
     Args:
-        sizes: how images are resized.
-        skip_broken: leave out an image that cannot be read, with a warning.
+        image_config: resizing.
+        skip_broken: leave out images that cannot be read, with a warning.
     """
 
-    def __init__(self, sizes: Sizes, *, skip_broken: bool = False) -> None:
-        self.sizes = sizes
+    def __init__(self, image_config: ImageConfig, *, skip_broken: bool = False) -> None:
+        self.image_config = image_config
         self.skip_broken = skip_broken
 
     def __call__(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group with `image` in each of its `images`.
+        """Return the group with `image` in each of its `images`.
 
         Raises:
-            ValueError: see `TrainingGroups`.
+            ValueError: as `GroupTrainingMapper`.
         """
-        images = _read_all(group["images"], self._image, self.skip_broken)
-        sides = {key: images[0][key] for key in ("height", "width")}
-        return {**group, "images": images, **sides}
+        images = _read_images(group["images"], self._read, self.skip_broken)
+        size = {key: images[0][key] for key in ("height", "width")}
+        return {**group, "images": images, **size}
 
-    def _image(self, record: dict[str, Any]) -> dict[str, Any]:
-        image, sizes = read_record_image(record), self.sizes
-        resize = plain_resize(*image.shape[:2], sizes.shortest[0], sizes.longest, sizes.square)
-        kept = {key: record[key] for key in KEPT}
-        return {**kept, "image": as_tensor(resize.apply_image(image), sizes.image_format)}
+    def _read(self, record: dict[str, Any]) -> dict[str, Any]:
+        image, config = read_record_image(record), self.image_config
+        resize = plain_resize(
+            *image.shape[:2], config.min_sizes[0], config.max_size, config.square
+        )
+        return {
+            **{key: record[key] for key in RECORD_KEYS},
+            "image": as_tensor(resize.apply_image(image), config.image_format),
+        }
 
 
-def target_mask(record: dict[str, Any], meant: list[int] | None) -> np.ndarray:
-    """uint8 [H, W] of 0 and 1: the union of what is meant; None means nothing."""
+def target_mask(record: dict[str, Any], annotations: list[int] | None) -> np.ndarray:
+    """Union of the masks of an image's annotations.
+
+    Args:
+        record: with `annotations`, or with `saliency_file_name`, whose mask is the target.
+        annotations: indices of the target's annotations; None for a negative image.
+
+    Returns:
+        uint8 [H, W] of 0 and 1.
+    """
     height, width = record["height"], record["width"]
     target = np.zeros((height, width), dtype=np.uint8)
-    if meant is None:
+    if annotations is None:
         return target
     if "saliency_file_name" in record:
         mask = read_saliency(record["saliency_file_name"]).astype(np.uint8)
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    for place in meant:
-        target |= decode_mask(record["annotations"][place]["segmentation"], height, width)
+    for index in annotations:
+        target |= decode_mask(record["annotations"][index]["segmentation"], height, width)
     return target
 
 
-def _some(rng: np.random.Generator, count: int, wanted: int) -> np.ndarray:
-    """`wanted` of `count` places, each once before any comes again; none of none."""
+def _choose(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """Sample `size` of `count` indices; each occurs once before any is repeated."""
     if not count:
         return np.zeros(0, dtype=np.int64)
-    return np.concatenate([rng.permutation(count) for _ in range(-(-wanted // count))])[:wanted]
+    return np.concatenate([rng.permutation(count) for _ in range(-(-size // count))])[:size]
 
 
-def _read_all(
-    asked: Sequence[Any], read: Callable[[Any], dict[str, Any]], skip_broken: bool
+def _read_images(
+    choices: Sequence[Any], read: Callable[[Any], dict[str, Any]], skip_broken: bool
 ) -> list[dict[str, Any]]:
-    images = []
-    for number, one in enumerate(asked):
+    images: list[dict[str, Any]] = []
+    for index, choice in enumerate(choices):
         try:
-            images.append(read(one))
+            images.append(read(choice))
         except (ValueError, OSError) as error:
-            if not skip_broken or (not images and number == len(asked) - 1):
+            if not skip_broken or (not images and index == len(choices) - 1):
                 raise
-            logger.warning("Left out of its group: %s", " ".join(str(error).split()))
+            logger.warning("Image left out of its group: %s", " ".join(str(error).split()))
     return images

@@ -1,8 +1,8 @@
-"""Training groups from registered data sets: which images show what an expression says.
+"""Training groups of registered data sets: positive and negative images of each expression.
 
-A question is a dict: `expression`; `shown`, pairs (image, positions of what is meant among the
-image's annotations); `lacking`, images that do not show it, or the key of a list of them;
-`width` and `height` of its first image.
+A sample is a dict: `expression`; `positives`, pairs (index of an image, indices of the target's
+annotations in its record); `negatives`, indices of images without the target, or the key of a list
+of them in `GroupDataset.negative_pools`; `width` and `height` of its first positive image.
 """
 
 from __future__ import annotations
@@ -17,142 +17,148 @@ import numpy as np
 from hipie.data.io.json_file import read_json
 
 Records = Sequence[dict[str, Any]]
+Positives = list[tuple[int, list[int]]]
 
 
 @dataclass
-class Questions:
-    """Everything that a data set can ask of groups.
+class GroupDataset:
+    """Expressions of a data set with their positive and negative images.
 
     Attributes:
         images: records with `file_name`, `height`, `width` and `annotations`, or
             `saliency_file_name`.
-        asked: the questions.
-        absent: images that lack something, by the key that questions name it by.
+        samples: see above.
+        negative_pools: indices of images by the key that samples refer to.
     """
 
     images: list[dict[str, Any]]
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    absent: dict[Hashable, np.ndarray] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    negative_pools: dict[Hashable, np.ndarray] = field(default_factory=dict)
 
-    def ask(self, expression: str, shown: list[tuple[int, list[int]]], lacking: Any) -> None:
-        """Add a question, about at least one image."""
-        first = self.images[shown[0][0]]
-        self.asked.append(
+    def add(self, expression: str, positives: Positives, negatives: list[int] | Hashable) -> None:
+        """Add a sample with at least one positive image."""
+        first = self.images[positives[0][0]]
+        self.samples.append(
             {
                 "expression": expression,
-                "shown": shown,
-                "lacking": lacking,
+                "positives": positives,
+                "negatives": negatives,
                 "width": first["width"],
                 "height": first["height"],
             }
         )
 
 
-def of_groups(records: Records) -> Questions:
-    """Groups as GRD has them: every expression of a group that at least one of its images shows."""
-    found = Questions(list(records))
-    members: dict[tuple[Any, Any], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for number, record in enumerate(records):
-        for sentence in record["expressions"]:
-            members[record["group_id"], sentence["sent_id"]].append((number, sentence))
-    for images in members.values():
-        shown = [(number, list(one["targets"])) for number, one in images if one["targets"]]
-        lacking = [number for number, one in images if not one["targets"]]
-        if shown:
-            found.ask(images[0][1]["expression"], shown, lacking)
-    return found
-
-
-def of_expressions(records: Records, instances_json: str) -> Questions:
-    """RefCOCO's expressions: the image each belongs to, against images without its category.
-
-    Few objects of an image have an expression, and an expression may fit an image it does not belong
-    to; only images in which nothing of the target's category is annotated count as negative.
+def groups_from_grd(records: Records) -> GroupDataset:
+    """Build samples from GRD's groups: every expression with at least one positive image.
 
     Args:
-        records: as `load_refcoco` gives them.
-        instances_json: all objects of the images, in COCO's format.
+        records: those of `load_grd`.
     """
-    found = Questions(list(records))
-    here = {record["image_id"]: number for number, record in enumerate(records)}
-    present: dict[int, set[int]] = defaultdict(set)
-    for one in read_json(instances_json, ("annotations",))["annotations"]:
-        if one["image_id"] in here:
-            present[one["category_id"]].add(here[one["image_id"]])
-    for category, images in present.items():
-        found.absent[category] = _others(len(records), images)
-    for number, record in enumerate(records):
-        for sentence in record["expressions"]:
-            targets = list(sentence["targets"])
+    dataset = GroupDataset(list(records))
+    members: dict[tuple[Any, Any], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    for index, record in enumerate(records):
+        for entry in record["expressions"]:
+            members[record["group_id"], entry["sent_id"]].append((index, entry))
+    for images in members.values():
+        positives = [(index, list(entry["targets"])) for index, entry in images if entry["targets"]]
+        negatives = [index for index, entry in images if not entry["targets"]]
+        if positives:
+            dataset.add(images[0][1]["expression"], positives, negatives)
+    return dataset
+
+
+def groups_from_expressions(records: Records, instances_json: str) -> GroupDataset:
+    """Build samples from RefCOCO's expressions and images without the target's category.
+
+    Few objects of an image have an expression, and an expression may also describe an object of
+    another image. Only images without any annotation of the target's category are negatives.
+
+    Args:
+        records: those of `load_refcoco`.
+        instances_json: file with all objects of the images, in COCO's format.
+    """
+    dataset = GroupDataset(list(records))
+    index_of = {record["image_id"]: index for index, record in enumerate(records)}
+    images_of: dict[int, set[int]] = defaultdict(set)
+    for annotation in read_json(instances_json, ("annotations",))["annotations"]:
+        if annotation["image_id"] in index_of:
+            images_of[annotation["category_id"]].add(index_of[annotation["image_id"]])
+    for category, images in images_of.items():
+        dataset.negative_pools[category] = _complement(len(records), images)
+    for index, record in enumerate(records):
+        for entry in record["expressions"]:
+            targets = list(entry["targets"])
             if targets:
                 category = record["annotations"][targets[0]]["category_id"]
-                found.ask(sentence["expression"], [(number, targets)], category)
-    return found
+                dataset.add(entry["expression"], [(index, targets)], category)
+    return dataset
 
 
-def of_categories(records: Records, names: Sequence[str]) -> Questions:
-    """Objects of a vocabulary: a class's name, the images that show it, and all others.
+def groups_from_categories(records: Records, names: Sequence[str]) -> GroupDataset:
+    """Build samples from instance annotations: a class name, its images, and all others.
 
     Args:
         records: Detectron2's, with `annotations`.
-        names: of the classes, by `category_id`.
+        names: class names by `category_id`.
     """
-    found = Questions(list(records))
-    shown: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    for number, record in enumerate(records):
-        places: dict[int, list[int]] = defaultdict(list)
-        for position, one in enumerate(record["annotations"]):
-            places[one["category_id"]].append(position)
-        for category, positions in places.items():
-            shown[category].append((number, positions))
-    for category, images in sorted(shown.items()):
-        found.absent[category] = _others(len(records), {number for number, _ in images})
-        found.ask(names[category], images, category)
-    return found
+    dataset = GroupDataset(list(records))
+    positives: dict[int, Positives] = defaultdict(list)
+    for index, record in enumerate(records):
+        annotations_of: dict[int, list[int]] = defaultdict(list)
+        for position, annotation in enumerate(record["annotations"]):
+            annotations_of[annotation["category_id"]].append(position)
+        for category, annotations in annotations_of.items():
+            positives[category].append((index, annotations))
+    for category, images in sorted(positives.items()):
+        dataset.negative_pools[category] = _complement(len(records), {i for i, _ in images})
+        dataset.add(names[category], images, category)
+    return dataset
 
 
-def of_folders(records: Records) -> Questions:
-    """Co-saliency sets: a folder's name, its images, and those of all other folders."""
-    found = Questions(list(records))
+def groups_from_folders(records: Records) -> GroupDataset:
+    """Build samples from co-saliency folders: a folder's name, its images, and all others."""
+    dataset = GroupDataset(list(records))
     folders: dict[str, list[int]] = defaultdict(list)
-    for number, record in enumerate(records):
-        folders[record["group_name"]].append(number)
+    for index, record in enumerate(records):
+        folders[record["group_name"]].append(index)
     for name, images in folders.items():
-        found.absent[name] = _others(len(records), set(images))
-        words = records[images[0]]["expressions"][0]["expression"]
-        found.ask(words, [(number, []) for number in images], name)
-    return found
+        dataset.negative_pools[name] = _complement(len(records), set(images))
+        expression = records[images[0]]["expressions"][0]["expression"]
+        dataset.add(expression, [(index, []) for index in images], name)
+    return dataset
 
 
-def _others(count: int, images: set[int]) -> np.ndarray:
-    kept = np.ones(count, dtype=bool)
-    kept[list(images)] = False
-    return np.flatnonzero(kept)
+def _complement(count: int, images: set[int]) -> np.ndarray:
+    outside = np.ones(count, dtype=bool)
+    outside[list(images)] = False
+    return np.flatnonzero(outside)
 
 
-def questions_of(name: str, records: Records, metadata: Any) -> Questions:
-    """The questions of a registered data set, by what its records have.
+def build_group_dataset(name: str, records: Records, metadata: Any) -> GroupDataset:
+    """Build the training samples of a registered data set, by its `evaluator_type`.
 
     Raises:
-        ValueError: if it has neither expressions nor named objects, or asks nothing.
+        ValueError: if no groups can be built from such a data set, or if no expression has a
+            positive image.
     """
     kind = metadata.get("evaluator_type")
-    ways: dict[str, Callable[[], Questions]] = {
-        "group": lambda: of_groups(records),
-        "cosaliency": lambda: of_folders(records),
-        "coco": lambda: of_categories(records, metadata.thing_classes),
+    builders: dict[str, Callable[[], GroupDataset]] = {
+        "group": lambda: groups_from_grd(records),
+        "cosaliency": lambda: groups_from_folders(records),
+        "coco": lambda: groups_from_categories(records, metadata.thing_classes),
     }
-    instances = metadata.get("instances_json")
-    for one in ("refer", "grefer", "refzom"):
-        if instances:
-            ways[one] = lambda: of_expressions(records, instances)
-    if kind not in ways:
+    instances_json = metadata.get("instances_json")
+    if instances_json:
+        for referring in ("refer", "grefer", "refzom"):
+            builders[referring] = lambda: groups_from_expressions(records, instances_json)
+    if kind not in builders:
         raise ValueError(
-            f'no groups can be made of the data set {name} ("{kind}"): it needs groups, '
+            f'no groups can be built from the data set {name} ("{kind}"): it needs groups, '
             "co-saliency folders, expressions with all objects of the images, or objects in COCO's "
             "format"
         )
-    found = ways[kind]()
-    if not found.asked:
-        raise ValueError(f"no group of the data set {name} shows what an expression of it says")
-    return found
+    dataset = builders[kind]()
+    if not dataset.samples:
+        raise ValueError(f"no expression of the data set {name} has an image with its target")
+    return dataset

@@ -1,10 +1,12 @@
-"""What training asks for: masks, the right side of the triplet, background by the anti-expression.
+"""Losses of GRSer: masks, triplet, mirror training and language heatmaps.
 
-Wu et al., ICCV 2023, name the three; their weights, the margin's size, and that negative images
-have the two expressions of the triplet exchanged, are ours.
+Wu et al., ICCV 2023, name the mask loss, the triplet loss and mirror training. Their weights, the
+margin, and the exchange of both expressions in the triplets of negative images are our choices.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,59 +15,146 @@ from hipie.modeling.criterion.dice import dice
 
 CROSS_ENTROPY, DICE = "ce", "bce_dice"
 MASK_LOSSES = (CROSS_ENTROPY, DICE)
-# Heatmaps lie in -1..1; times this, their difference is as sure as a logit can be.
-SHARPNESS = 10.0
+# Scale of the difference of two heatmaps (cosines in -1..1) to a logit.
+LOGIT_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Kinds and weights of the losses; see `MODEL.GRSER.LOSS`."""
+
+    mask_loss: str = CROSS_ENTROPY
+    class_weights: tuple[float, float] = (0.9, 1.1)
+    triplet_weight: float = 1.0
+    triplet_margin: float = 1.0
+    triplet_negatives: bool = True
+    mirror_weight: float = 1.0
+    heatmap_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of images to their expressions and anti-expressions.
+
+    Attributes:
+        expression, anti_expression: [N].
+        positive: [N] bool, the images that show the target.
+    """
+
+    expression: Tensor
+    anti_expression: Tensor
+    positive: Tensor
+
+
+class GroupCriterion:
+    """Weighted losses of a batch of groups.
+
+    Args:
+        config: kinds and weights.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+
+    def mask(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Loss of the masks, logits [N, 2, H, W] and targets [N, H, W]."""
+        return {"loss_mask": self._mask_loss(logits, targets)}
+
+    def triplet(self, distances: Distances) -> dict[str, Tensor]:
+        """Triplet loss of the images whose groups have negatives."""
+        config = self.config
+        loss = triplet_loss(
+            distances.expression,
+            distances.anti_expression,
+            distances.positive,
+            config.triplet_margin,
+            config.triplet_negatives,
+        )
+        return {"loss_triplet": config.triplet_weight * loss}
+
+    def mirror(
+        self, logits: Tensor, targets: Tensor, heatmaps: Tensor, anti_heatmaps: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of mirror training, whose pass has the two expressions exchanged.
+
+        Args:
+            logits: [N, 2, H, W] of the mirrored pass. Its foreground is the background, so its
+                channels are swapped: the target's pixels have the same weight in both passes, and
+                dice is that of the target.
+            targets: [N, H, W].
+            heatmaps, anti_heatmaps: [N, h, w] language heatmaps of both passes.
+        """
+        config = self.config
+        losses = {"loss_mirror": config.mirror_weight * self._mask_loss(logits.flip(1), targets)}
+        if config.heatmap_weight:
+            loss = heatmap_loss(heatmaps, anti_heatmaps, targets)
+            losses["loss_heatmap"] = config.heatmap_weight * loss
+        return losses
+
+    def _mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return mask_loss(logits, targets, self.config.mask_loss, self.config.class_weights)
 
 
 def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, float]) -> Tensor:
-    """How far masks are from what they should be.
+    """Compute the segmentation loss of masks.
 
     Args:
         logits: [N, 2, H, W] of background and target.
         target: [N, H, W] of 0 and 1.
-        kind: "ce", cross entropy whose classes weigh `weights` (LAVT's), or "bce_dice", whose dice
-            is of images that show the target (with nothing to overlap it says nothing).
-        weights: of background and target.
+        kind: "ce", cross entropy with class weights (as in LAVT), or "bce_dice", binary cross
+            entropy plus dice, where dice is averaged over the images that show the target.
+        weights: class weights of background and target.
     """
     logits = logits.float()
     if kind == CROSS_ENTROPY:
         return F.cross_entropy(logits, target.long(), logits.new_tensor(weights))
-    margin, target = logits[:, 1] - logits[:, 0], target.float()
-    entropy = F.binary_cross_entropy_with_logits(margin, target)
-    shown = target.flatten(1).any(1)
-    overlap = dice(margin[shown].flatten(1), target[shown].flatten(1))
-    return entropy + overlap.sum() / max(len(overlap), 1)
+    foreground, target = logits[:, 1] - logits[:, 0], target.float()
+    bce = F.binary_cross_entropy_with_logits(foreground, target)
+    positive = target.flatten(1).any(1)
+    overlap = dice(foreground[positive].flatten(1), target[positive].flatten(1))
+    return bce + overlap.sum() / max(len(overlap), 1)
 
 
 def triplet_loss(
-    to_sentence: Tensor,
-    to_anti: Tensor,
+    distance: Tensor,
+    anti_distance: Tensor,
     positive: Tensor,
     margin: float,
     negatives: bool = True,
 ) -> Tensor:
-    """max(0, d(z, near) - d(z, far) + margin), averaged over images; 0 of none.
+    """Compute max(0, d(z, near) - d(z, far) + margin), averaged over images.
 
     Args:
-        to_sentence, to_anti: [N] distances.
-        positive: [N] bool; the expression should be nearer for these, the anti-expression for others.
-        margin: how much nearer.
-        negatives: count the others.
+        distance, anti_distance: [N] distances to expression and anti-expression.
+        positive: [N] bool; `near` is the expression for positive images, else the anti-expression.
+        margin: margin of the triplet loss.
+        negatives: include negative images.
+
+    Returns:
+        A scalar; 0 if there is no image.
     """
-    gap = (to_sentence - to_anti) * (positive.to(to_sentence.dtype) * 2 - 1)
+    gap = (distance - anti_distance) * (positive.to(distance.dtype) * 2 - 1)
     gap = gap if negatives else gap[positive]
     return (gap + margin).clamp_min(0).sum() / max(len(gap), 1)
 
 
-def heatmap_loss(heat: Tensor, anti_heat: Tensor, target: Tensor) -> Tensor:
-    """Places that show the target are more like the expression, all others like the anti-expression.
+def heatmap_loss(heatmaps: Tensor, anti_heatmaps: Tensor, target: Tensor) -> Tensor:
+    """Compute binary cross entropy of the difference of the two language heatmaps.
 
-    Ours: a network whose expression and anti-expression start out alike cannot tell the two passes of
-    mirror training apart, and answers "perhaps" everywhere; this pulls them to either side.
+    Not part of the paper. With a frozen text encoder the features of expression and
+    anti-expression are nearly equal at first, and the decoder cannot distinguish the two passes of
+    mirror training; this loss separates them.
 
     Args:
-        heat, anti_heat: [N, h, w] language heatmaps of the expression and the anti-expression.
-        target: [N, H, W] of 0 and 1; a place of a heatmap takes the mean of its pixels.
+        heatmaps, anti_heatmaps: [N, h, w] of the expression and of the anti-expression.
+        target: [N, H, W] of 0 and 1, averaged over the pixels of each position.
     """
-    wanted = F.adaptive_avg_pool2d(target.float()[:, None], tuple(heat.shape[-2:]))[:, 0]
-    return F.binary_cross_entropy_with_logits(SHARPNESS * (heat - anti_heat), wanted)
+    size = tuple(heatmaps.shape[-2:])
+    share = F.adaptive_avg_pool2d(target.float()[:, None], size)[:, 0]
+    return F.binary_cross_entropy_with_logits(LOGIT_SCALE * (heatmaps - anti_heatmaps), share)
+
+
+def is_shown(targets: Tensor) -> Tensor:
+    """[N, H, W] target masks -> [N] bool, the images that show their target."""
+    return targets.flatten(1).any(1)
+

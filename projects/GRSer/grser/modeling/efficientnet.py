@@ -1,4 +1,4 @@
-"""A timm EfficientNet's trunk, stage by stage, for a model that is small and knows ImageNet."""
+"""EfficientNet of timm as a backbone that runs stage by stage."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hipie.modeling.backbone.timm import TimmBackbone
 STRIDES = (4, 8, 16, 32)
 
 
-class EfficientNetTrunk(nn.Module):
-    """Images to maps at strides 4, 8, 16 and 32, with a pause after each.
+class EfficientNetBackbone(nn.Module):
+    """EfficientNet with features at strides 4, 8, 16 and 32.
 
     Args:
-        name: of a timm EfficientNet.
+        name: name of an EfficientNet in timm.
         weights: see `TimmBackbone`.
-        freeze_norm: batch norms keep their statistics, scales and shifts.
+        freeze_norm: keep the statistics, scales and shifts of the batch norms.
 
     Raises:
-        ValueError: if timm lacks the model or it is of another kind.
+        ValueError: if timm has no such model, or if it is no EfficientNet.
     """
 
     def __init__(self, name: str, weights: str = "", freeze_norm: bool = True) -> None:
@@ -37,10 +37,10 @@ class EfficientNetTrunk(nn.Module):
                 first = last
         self.widths = tuple(widths)
 
-    def start(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the first stage takes."""
-        return self.stem(pixels).permute(0, 2, 3, 1)
+    def forward_stem(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> input of the first stage, [B, h, w, C]."""
+        return self.stem(images).permute(0, 2, 3, 1)
 
-    def stage(self, number: int, x: Tensor) -> Tensor:
-        """Stage 0..3 of what the one before gave -> [B, h, w, C]."""
-        return self.stages[number](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        """Run stage 0..3 on the output of the one before -> [B, h, w, C]."""
+        return self.stages[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -1,8 +1,9 @@
-"""Does an image show what the expression says? Its triphasic feature, the expression, the anti-one.
+"""Rejection of negative images by the distances of their features to the two expressions.
 
-Wu et al., ICCV 2023: yes if d(z, l) + m < d(z, l_anti). How a map and a vector are compared is not
-published; here each goes through a linear layer (a map as its mean over places, or its mean and
-its maximum) and a layer norm without scales, so that one margin fits every group.
+Wu et al., ICCV 2023: an image is positive if d(z, l) + m < d(z, l_anti). The paper does not state
+how a feature map and a text vector are compared. Here each is projected by a linear layer (the map
+after average pooling, or after average and maximum pooling) and normalised by a layer norm without
+affine parameters, so that one margin is valid for every group.
 """
 
 from __future__ import annotations
@@ -15,43 +16,56 @@ MEAN, MEAN_MAX = "mean", "mean_max"
 POOLINGS = (MEAN, MEAN_MAX)
 
 
-class Comparison(nn.Module):
-    """Distances between images and expressions in a space of their own.
+class NegativeRejectionHead(nn.Module):
+    """Distances between triphasic features and expressions in a common embedding space.
 
     Args:
-        feature_width: channels of the triphasic feature.
-        word_width: of the expression's vector.
-        width: of the common space.
-        pooling: what a map becomes: "mean", in which a small target hardly shows, or "mean_max".
+        feature_width: channels of the triphasic features.
+        text_width: size of an expression's feature.
+        width: size of the common embedding space.
+        pooling: pooling of the map over its positions, "mean" or "mean_max" (both, concatenated;
+            small targets hardly change the mean).
     """
 
     def __init__(
-        self, feature_width: int, word_width: int, width: int = 256, pooling: str = MEAN
+        self, feature_width: int, text_width: int, width: int = 256, pooling: str = MEAN
     ) -> None:
         super().__init__()
         self.pooling = pooling
-        self.image = nn.Linear(feature_width * (2 if pooling == MEAN_MAX else 1), width)
-        self.expression = nn.Linear(word_width, width)
+        pooled_width = feature_width * (2 if pooling == MEAN_MAX else 1)
+        self.visual_projection = nn.Linear(pooled_width, width)
+        self.text_projection = nn.Linear(text_width, width)
         self.width = width
 
-    def forward(self, z: Tensor, expression: Tensor, anti: Tensor) -> tuple[Tensor, Tensor]:
-        """z [N, C, H, W], vectors [N, W] -> [N] distances to expression and anti-expression."""
+    def forward(
+        self, z: Tensor, expression: Tensor, anti_expression: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the Euclidean distances of N images to both expressions.
+
+        Args:
+            z: [N, C, H, W] triphasic features.
+            expression, anti_expression: [N, W] or [1, W].
+
+        Returns:
+            [N] distances to the expression, and [N] to the anti-expression.
+        """
         pooled = z.mean((-2, -1))
         if self.pooling == MEAN_MAX:
             pooled = torch.cat([pooled, z.amax((-2, -1))], 1)
-        seen = self._common(self.image(pooled))
-        said, denied = (self._common(self.expression(one)) for one in (expression, anti))
-        return (seen - said).norm(dim=-1), (seen - denied).norm(dim=-1)
+        visual = self._normalize(self.visual_projection(pooled))
+        text = self._normalize(self.text_projection(expression))
+        anti_text = self._normalize(self.text_projection(anti_expression))
+        return (visual - text).norm(dim=-1), (visual - anti_text).norm(dim=-1)
 
-    def _common(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), (self.width,))
 
 
-def is_positive(to_sentence: Tensor, to_anti: Tensor, margin: float) -> Tensor:
-    """The rule: nearer to the expression than to the anti-expression by more than the margin."""
-    return to_sentence + margin < to_anti
+def is_positive(distance: Tensor, anti_distance: Tensor, margin: float) -> Tensor:
+    """Return where distance + margin < anti_distance."""
+    return distance + margin < anti_distance
 
 
-def confidence(to_sentence: Tensor, to_anti: Tensor, margin: float) -> Tensor:
-    """0..1, above 0.5 where `is_positive`; ours, for people to read."""
-    return (to_anti - to_sentence - margin).sigmoid()
+def positive_probability(distance: Tensor, anti_distance: Tensor, margin: float) -> Tensor:
+    """Return a score in 0..1 that is above 0.5 where `is_positive`; not part of the paper."""
+    return (anti_distance - distance - margin).sigmoid()

@@ -1,7 +1,8 @@
-"""An expression and its anti-expression, both read once for a whole group.
+"""Encoder of expressions and anti-expressions.
 
-The anti-expression is the expression after the prefix `<no>`, which BERT's tokens spell in three;
-it may be that much longer, so that both are cut after the same word.
+The anti-expression is the expression with the prefix `<no>` (Wu et al., ICCV 2023), which BERT's
+tokenizer splits into three tokens. Anti-expressions may be three tokens longer, so that both are
+truncated after the same word.
 """
 
 from __future__ import annotations
@@ -16,86 +17,90 @@ from hipie.modeling.text_encoder.bert import TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, expression_caption
 
 PREFIX = "<no> "
-MARKERS = 2
+NUM_MARKERS = 2
 CLS, MEAN = "cls", "mean"
 POOLINGS = (CLS, MEAN)
 
 
 @dataclass(frozen=True)
-class ReadExpressions:
+class ExpressionFeatures:
     """Features of B expressions.
 
     Attributes:
-        words: [B, T, W]; mask: [B, T] bool, real tokens.
-        expression, anti: [B, W] one feature of expression and anti-expression.
+        tokens: [B, T, W] hidden states of the expressions' tokens.
+        mask: [B, T] bool, True for tokens that are not padding.
+        expression, anti_expression: [B, W] pooled features.
     """
 
-    words: Tensor
+    tokens: Tensor
     mask: Tensor
     expression: Tensor
-    anti: Tensor
+    anti_expression: Tensor
 
 
-class ExpressionPairs(TextEncoder):
-    """BERT, reading expressions as people wrote them, as LAVT does."""
+class ExpressionEncoder(TextEncoder):
+    """BERT for expressions and anti-expressions, without lowercasing or cleaning as in LAVT."""
 
     pooling = CLS
+    max_expression_tokens = 0
 
     @classmethod
     def build(
         cls, source: str, *, frozen: bool, max_tokens: int, pooling: str = CLS
-    ) -> ExpressionPairs:
-        """Build by name; see `MODEL.GRSER.TEXT`.
+    ) -> ExpressionEncoder:
+        """Build an encoder by name; the arguments are the keys of `MODEL.GRSER.TEXT`.
 
         Raises:
-            ValueError: if there is no such encoder, or expressions could have no word.
+            ValueError: if there is no such encoder, or if `max_tokens` leaves no token for text.
         """
-        if max_tokens < MARKERS + 1:
+        if max_tokens < NUM_MARKERS + 1:
             raise ValueError(
                 f"MODEL.GRSER.TEXT.MAX_TOKENS is {max_tokens}; two markers and a word are 3"
             )
         encoder = cls.from_source(source, frozen=frozen)
-        prefix = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
-        encoder.window = min(encoder.window, max_tokens + prefix)
-        encoder.pieces = encoder.window - prefix - MARKERS
+        prefix_tokens = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
+        encoder.window = min(encoder.window, max_tokens + prefix_tokens)
+        encoder.max_expression_tokens = encoder.window - prefix_tokens - NUM_MARKERS
         encoder.pooling = pooling
         return encoder
 
-    def read(self, expressions: Sequence[str]) -> ReadExpressions:
-        """Read expressions and anti-expressions in one batch; equal expressions once.
+    def encode(self, expressions: Sequence[str]) -> ExpressionFeatures:
+        """Encode expressions and anti-expressions in one batch; equal expressions only once.
 
         Raises:
             ValueError: for an expression without a word.
         """
-        texts = [self._cut(one) for one in expressions]
-        found = self([_caption(one) for one in (*texts, *(PREFIX + one for one in texts))])
-        count, vectors = len(texts), self._pooled(found.hidden, found.mask)
-        return ReadExpressions(
-            found.hidden[:count], found.mask[:count], vectors[:count], vectors[count:]
+        texts = [self._truncate(expression) for expression in expressions]
+        anti_texts = [PREFIX + text for text in texts]
+        features = self([_caption(text) for text in (*texts, *anti_texts)])
+        count, pooled = len(texts), self._pool(features.hidden, features.mask)
+        return ExpressionFeatures(
+            features.hidden[:count], features.mask[:count], pooled[:count], pooled[count:]
         )
 
-    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """[B, T, W] and [B, T] -> [B, W]."""
         if self.pooling == CLS:
             return hidden[:, 0]
-        real = mask[..., None].to(hidden.dtype)
-        return (hidden * real).sum(1) / real.sum(1)
+        weights = mask[..., None].to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
 
-    def _cut(self, expression: str) -> str:
-        """An expression without the tokens that are too many."""
-        expression_caption(expression)  # refuses what has no word
+    def _truncate(self, expression: str) -> str:
+        """Cut an expression after `max_expression_tokens` tokens, with a warning."""
+        expression_caption(expression)  # raises for expressions without a word
         text = " ".join(expression.split())
-        ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]
-        if len(ends) <= self.pieces:
+        limit = self.max_expression_tokens
+        if len(offsets) <= limit:
             return text
         warnings.warn(
-            f'the expression "{text[:40]}..." has {len(ends)} tokens; '
-            f"only the first {self.pieces} are read",
+            f'the expression "{text[:40]}..." has {len(offsets)} tokens; '
+            f"only the first {limit} are used",
             stacklevel=3,
         )
-        return text[: ends[self.pieces - 1][1]]
+        return text[: offsets[limit - 1][1]]
 
 
 def _caption(text: str) -> Caption:
