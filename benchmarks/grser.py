@@ -56,8 +56,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     model, group = build(options, options.heatmaps[0]), group_of(options.sizes[0], options.side)
     model([{**group, "images": group["images"][:1], "expression": "warm up"}])
     held = _peak()
-    watched = timed(model.head.forward)
-    model.head.forward = watched
+    watched = timed(model.triphasic_head.forward)
+    model.triphasic_head.forward = watched
     rows: list[int] = []
     model.text_encoder.model.register_forward_hook(
         lambda *seen: rows.append(len(seen[-1].last_hidden_state))

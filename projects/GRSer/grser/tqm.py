@@ -77,7 +77,9 @@ def visual_heatmaps(V: Tensor, p: Tensor, shortest: float = EPS) -> Tensor:
     """
     check_shape("the maps V", V, (None,) * 4)
     check_shape("the prototypes p", p, (None, V.shape[1]))
-    return torch.einsum("nchw,kc->nkhw", _normalize(V, shortest), _normalize(p.to(V.dtype), shortest))
+    return torch.einsum(
+        "nchw,kc->nkhw", _normalize(V, shortest), _normalize(p.to(V.dtype), shortest)
+    )
 
 
 def check_shape(name: str, x: Tensor, shape: Sequence[int | None]) -> None:

@@ -1,6 +1,8 @@
-"""A GRSer on a Swin of four small stages with words 32 wide, and a group of images."""
+"""Fixtures: a small GRSer with a four-stage Swin and a text encoder of width 32, and groups."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,35 +12,45 @@ grser = pytest.importorskip("grser")
 SIDE = 64
 
 
+def _pop_fields(config_class: type, arguments: dict) -> dict:
+    """Remove and return the arguments that are fields of a dataclass."""
+    names = [field.name for field in fields(config_class) if field.name in arguments]
+    return {name: arguments.pop(name) for name in names}
+
+
 @pytest.fixture(scope="session")
 def make_model(tiny_text):
-    """Builds a model of three images a group.
+    """Build a model with groups of three images.
 
-    Keywords are `GroupSettings`, or of the head: `size`, `kind`, `ordered`, `language_channel`.
+    Keywords are fields of `HeatmapConfig`, `LossConfig` and `InferenceConfig`, and `feature_level`.
     """
+    from grser.modeling.criterion import GroupCriterion, LossConfig
     from grser.modeling.lavt import LAVT, LanguageAwareEncoder
-    from grser.modeling.negative_rejection import Comparison
-    from grser.modeling.swin import SwinTrunk
-    from grser.modeling.text import ExpressionPairs
-    from grser.modeling.triphasic_head import TriphasicHead
-    from grser.settings import GroupSettings
+    from grser.modeling.negative_rejection import NegativeRejectionHead
+    from grser.modeling.swin import SwinBackbone
+    from grser.modeling.text import ExpressionEncoder
+    from grser.modeling.triphasic_head import HeatmapConfig, TriphasicHead
+    from grser.postprocessing import InferenceConfig
 
-    def build(size: int = 3, kind: str = "ranked", **given):
+    def build(feature_level: int = 3, **arguments):
         torch.manual_seed(0)
-        text = ExpressionPairs.build(str(tiny_text), frozen=False, max_tokens=20)
-        lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_nano"), text.width), 16)
-        head = comparison = None
-        if kind != "none":
-            parts = {k: given.pop(k) for k in ("ordered", "language_channel") if k in given}
-            width = lavt.encoder.widths[given.get("feature_level", 3)]
-            head = TriphasicHead(width, text.width, size, kind=kind, **parts)
-            comparison = Comparison(head.channels, text.width, 16)
+        text = ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=20)
+        lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_nano"), text.width), 16)
+        heatmaps = HeatmapConfig(**{"group_size": 3, **_pop_fields(HeatmapConfig, arguments)})
+        triphasic_head = rejection_head = None
+        if heatmaps.kind != "none":
+            width = lavt.encoder.widths[feature_level]
+            triphasic_head = TriphasicHead(width, text.width, heatmaps)
+            rejection_head = NegativeRejectionHead(triphasic_head.channels, text.width, 16)
+        criterion = GroupCriterion(LossConfig(**_pop_fields(LossConfig, arguments)))
         model = grser.GRSer(
             text_encoder=text,
             lavt=lavt,
-            head=head,
-            comparison=comparison,
-            settings=GroupSettings(**given),
+            triphasic_head=triphasic_head,
+            rejection_head=rejection_head,
+            criterion=criterion,
+            inference_config=InferenceConfig(**arguments),
+            feature_level=feature_level,
         )
         return model.eval()
 
@@ -47,20 +59,20 @@ def make_model(tiny_text):
 
 @pytest.fixture(scope="session")
 def model(make_model):
-    """One that no test may change."""
+    """A shared model that tests must not change."""
     return make_model()
 
 
-def picture(number: int, shown: bool, side: int = SIDE) -> dict:
-    """A training image with a bright square, which it shows or not."""
-    generator = torch.Generator().manual_seed(number)
+def training_image(index: int, positive: bool, side: int = SIDE) -> dict:
+    """Training dict of noise; a positive image has a bright square, its target."""
+    generator = torch.Generator().manual_seed(index)
     image = torch.randint(0, 120, (3, side, side), generator=generator).to(torch.uint8)
     target = torch.zeros(side, side, dtype=torch.uint8)
-    if shown:
-        target[8 : 8 + side // 3, 4 * number + 4 : 4 * number + 4 + side // 3] = 1
+    if positive:
+        target[8 : 8 + side // 3, 4 * index + 4 : 4 * index + 4 + side // 3] = 1
         image[:, target > 0] += 120
     return {
-        "file_name": f"page{number}.png",
+        "file_name": f"image{index}.png",
         "image": image,
         "target": target,
         "height": 48,
@@ -70,10 +82,10 @@ def picture(number: int, shown: bool, side: int = SIDE) -> dict:
 
 @pytest.fixture
 def make_group():
-    """A group of images that do or do not show what its expression says."""
+    """Build a group of positive and negative images."""
 
-    def build(*shown: bool, expression: str = "the bright square") -> dict:
-        images = [picture(number, one) for number, one in enumerate(shown)]
+    def build(*positive: bool, expression: str = "the bright square") -> dict:
+        images = [training_image(index, shown) for index, shown in enumerate(positive)]
         return {"images": images, "expression": expression, "height": 48, "width": 80}
 
     return build

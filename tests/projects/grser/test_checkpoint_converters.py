@@ -12,7 +12,7 @@ from detectron2.config import get_cfg
 import grser
 from grser.checkpoint_converters import OFFICIAL_LAVT, RELEASED_SWIN
 from grser.modeling.lavt import LAVT, LanguageAwareEncoder
-from grser.modeling.swin import SwinTrunk
+from grser.modeling.swin import SwinBackbone
 from hipie import add_hipie_config
 from hipie.checkpoint import CheckpointError, load_state
 from hipie.checkpoint.base import CheckpointableModel
@@ -23,7 +23,7 @@ from tests.projects.grser.published import is_counted, official_shapes
 CONVERTERS = (OFFICIAL_LAVT, RELEASED_SWIN)
 
 CONFIGS = Path(__file__).parents[3] / "projects/GRSer/configs"
-HEADS = ("head.", "comparison.")
+HEADS = ("triphasic_head.", "rejection_head.")
 
 
 def configured(name: str):
@@ -108,7 +108,7 @@ class SwinHolder(CheckpointableModel):
 
 
 def test_released_swin_fills_the_trunk():
-    lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_t"), 8), 16)
+    lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_t"), 8), 16)
     holder = SwinHolder()
     holder.lavt = lavt
     own = "lavt.encoder.backbone."
@@ -137,3 +137,24 @@ def test_another_variant_is_refused(model):
     state["backbone.layers.0.fusion.vis_project.0.bias"] = torch.empty(128)
     with pytest.raises(CheckpointError, match="another model.*GRSer"):
         load_state(model, state, "lavt_one.pth")
+
+
+def test_checkpoints_with_earlier_names_are_converted(model):
+    earlier_names = {
+        "triphasic_head.text_projection.": "head.words.",
+        "triphasic_head.output_projection.": "head.narrow.",
+        "rejection_head.visual_projection.": "comparison.picture.",
+        "rejection_head.text_projection.": "comparison.sentence.",
+    }
+    state = model.state_dict()
+    earlier = {}
+    for name, value in state.items():
+        prefix = next((prefix for prefix in earlier_names if name.startswith(prefix)), None)
+        if prefix is not None:
+            name = earlier_names[prefix] + name.removeprefix(prefix)
+        earlier[name] = value
+    assert len(set(earlier) - set(state)) == 8
+    conversion = convert_state(earlier, model.checkpoint_converters())
+    assert conversion.layout == "GRSer before renaming" and conversion.complete
+    assert list(conversion.state) == list(state)
+    assert all(conversion.state[name] is earlier_value for name, earlier_value in state.items())

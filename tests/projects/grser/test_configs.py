@@ -9,7 +9,10 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from grser import GRSer, add_grser_config
-from grser.build import assemble
+from grser.build import build_components
+from grser.modeling.criterion import LossConfig
+from grser.modeling.triphasic_head import HeatmapConfig
+from grser.postprocessing import InferenceConfig
 from hipie import add_hipie_config
 from hipie.config.loading import check, merge
 from hipie.data.datasets import register_all
@@ -45,77 +48,107 @@ def nano(tiny_text):
     return cfg
 
 
-def test_keys_reach_the_model(nano):
+def test_keys_configure_the_heads(nano):
     keys = nano.MODEL.GRSER
-    keys.SIZE, keys.COMPARE_WIDTH, keys.HIERARCHIZER = 5, 24, False
-    keys.TEST.MARGIN, keys.TEST.DECIDE, keys.TEST.SOFT = 0.25, False, True
-    keys.LOSS.TRIPLET_WEIGHT, keys.LOSS.TRIPLET_MARGIN, keys.LOSS.MIRROR_WEIGHT = 2.0, 3.0, 4.0
-    keys.LOSS.TRIPLET_NEGATIVES, keys.TEST.DECIDE_SINGLE, keys.TEXT.POOLING = False, True, "mean"
-    keys.TIES, keys.SHORTEST = "order", 1e-3
-    model = GRSer(**assemble(nano))
-    given = model.settings
-    assert (given.triplet_negatives, given.decide_single) == (False, True)
-    assert (model.text_encoder.pooling, model.head.ties, model.head.shortest) == (
-        *("mean", "order", 1e-3),
+    keys.GROUP_SIZE, keys.HIERARCHIZER, keys.TIES, keys.NORM_EPS = 5, False, "order", 1e-3
+    keys.REJECTION_WIDTH, keys.TEXT.POOLING = 24, "mean"
+    model = GRSer(**build_components(nano))
+    assert model.triphasic_head.heatmaps == HeatmapConfig(
+        group_size=5, hierarchizer=False, language_channel=True, ties="order", eps=1e-3
     )
-    assert (given.margin, given.decide, given.soft) == (0.25, False, True)
-    weights = given.triplet_weight, given.triplet_margin, given.mirror_weight, given.heatmap_weight
-    assert weights == (2.0, 3.0, 4.0, 1.0)
-    assert (model.head.size, model.head.ordered, model.comparison.width) == (5, False, 24)
-    assert model.head.language_channel and given.feature_level == 2
+    assert model.rejection_head.width == 24 and model.text_encoder.pooling == "mean"
+    assert model.feature_level == 2
     assert model.lavt.encoder.widths == (24, 40, 112, 320)
+
+
+def test_keys_configure_losses_and_inference(nano):
+    keys = nano.MODEL.GRSER
+    keys.LOSS.TRIPLET_WEIGHT, keys.LOSS.TRIPLET_MARGIN, keys.LOSS.MIRROR_WEIGHT = 2.0, 3.0, 4.0
+    keys.LOSS.TRIPLET_NEGATIVES = False
+    keys.TEST.MARGIN, keys.TEST.REJECT_NEGATIVES, keys.TEST.SOFT_MASKS = 0.25, False, True
+    keys.TEST.REJECT_SINGLE_IMAGES, keys.IMAGES_PER_FORWARD = True, 3
+    model = GRSer(**build_components(nano))
+    assert model.criterion.config == LossConfig(
+        mask_loss="bce_dice",
+        triplet_weight=2.0,
+        triplet_margin=3.0,
+        triplet_negatives=False,
+        mirror_weight=4.0,
+        heatmap_weight=1.0,
+    )
+    assert model.inference_config == InferenceConfig(
+        reject_negatives=False,
+        reject_single_images=True,
+        margin=0.25,
+        soft_masks=True,
+        images_per_forward=3,
+    )
 
 
 def test_norms_of_the_decoder(nano):
     kinds = {"BN": "BatchNorm2d", "SyncBN": "NaiveSyncBatchNorm", "FrozenBN": "FrozenBatchNorm2d"}
     for name, kind in kinds.items():
         nano.MODEL.GRSER.DECODER_NORM = name
-        assert type(GRSer(**assemble(nano)).lavt.decoder.levels[0][1]).__name__ == kind
+        assert type(GRSer(**build_components(nano)).lavt.decoder.levels[0][1]).__name__ == kind
     nano.MODEL.DEVICE, nano.MODEL.GRSER.DECODER_NORM = "cuda", "SyncBN"
-    assert type(GRSer(**assemble(nano)).lavt.decoder.levels[0][1]).__name__ == "SyncBatchNorm"
+    assert (
+        type(GRSer(**build_components(nano)).lavt.decoder.levels[0][1]).__name__ == "SyncBatchNorm"
+    )
 
 
 def test_lavt_alone_has_no_group_modules(nano):
     nano.MODEL.GRSER.HEATMAPS = "none"
-    model = GRSer(**assemble(nano))
-    assert model.head is None and model.comparison is None
+    model = GRSer(**build_components(nano))
+    assert model.triphasic_head is None and model.rejection_head is None
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("TRUNK", "resnet", r"MODEL\.GRSER\.TRUNK is 'resnet'; it has to be swin_b or swin_t"),
+        (
+            "BACKBONE",
+            "resnet",
+            r"MODEL\.GRSER\.BACKBONE is 'resnet'; it has to be swin_b or swin_t",
+        ),
         ("HEATMAPS", "all", r"MODEL\.GRSER\.HEATMAPS is 'all'; it has to be ranked or pooled"),
         ("FEATURE_STAGE", 2, r"MODEL\.GRSER\.FEATURE_STAGE is 2; it has to be 3 or 4"),
-        ("SIZE", 0, r"MODEL\.GRSER\.SIZE is 0; it has to be at least 1"),
+        ("GROUP_SIZE", 0, r"MODEL\.GRSER\.GROUP_SIZE is 0; it has to be at least 1"),
         ("TIES", "x", r"MODEL\.GRSER\.TIES is 'x'; it has to be difference or order"),
         ("DECODER_NORM", "LN", r"DECODER_NORM is 'LN'; it has to be BN or SyncBN or FrozenBN"),
         ("TEXT.POOLING", "max", r"TEXT\.POOLING is 'max'; it has to be cls or mean"),
         ("DROP_PATH", 2.0, r"MODEL\.GRSER\.DROP_PATH is 2\.0; it has to be from 0 to 1"),
         ("LOSS.TRIPLET_WEIGHT", -1.0, r"LOSS\.TRIPLET_WEIGHT is -1\.0; it has to be at least 0"),
-        ("LOSS.CLASS_WEIGHTS", (1.0, 1.0, 1.0), r"LOSS\.CLASS_WEIGHTS is .* two numbers"),
+        (
+            "LOSS.CLASS_WEIGHTS",
+            (1.0, 1.0, 1.0),
+            r"LOSS\.CLASS_WEIGHTS is .* two non-negative numbers",
+        ),
         ("LOSS.MASK", "l1", r"MODEL\.GRSER\.LOSS\.MASK is 'l1'; it has to be ce or bce_dice"),
     ],
 )
 def test_a_wrong_key_is_named(nano, key, value, words):
     nano.merge_from_list([f"MODEL.GRSER.{key}", value])
     with pytest.raises(ValueError, match=words):
-        assemble(nano)
+        build_components(nano)
 
 
 def test_another_kind_of_network_is_named(nano):
     nano.MODEL.TIMM.NAME, nano.MODEL.TIMM.WEIGHTS = "resnet18", ""
     with pytest.raises(ValueError, match="MODEL.TIMM.NAME: resnet18 is no EfficientNet"):
-        assemble(nano)
+        build_components(nano)
 
 
 def test_only_norms_and_tables_do_not_decay(nano):
-    model = GRSer(**assemble(nano))
+    model = GRSer(**build_components(nano))
     names = model.parameters_without_weight_decay()
     assert "lavt.encoder.norms.0.weight" in names and "lavt.decoder.levels.0.1.bias" in names
-    assert not {"head.words.weight", "lavt.encoder.fusions.0.query.bias"} & names
-    nano.MODEL.GRSER.TRUNK = "swin_nano"
+    assert (
+        not {"triphasic_head.text_projection.weight", "lavt.encoder.fusions.0.query.bias"} & names
+    )
+    nano.MODEL.GRSER.BACKBONE = "swin_nano"
     tables = [
-        n for n in GRSer(**assemble(nano)).parameters_without_weight_decay() if "bias_table" in n
+        n
+        for n in GRSer(**build_components(nano)).parameters_without_weight_decay()
+        if "bias_table" in n
     ]
     assert len(tables) == 5

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from grser.data.dataset_mapper import AskedGroups, Sizes, TrainingGroups, target_mask
-from grser.data.group_sampling import Questions
+from grser.data.dataset_mapper import GroupTestMapper, GroupTrainingMapper, ImageConfig, target_mask
+from grser.data.group_sampling import GroupDataset
 from tests import referring_trees as trees
 
-SIZES = Sizes(shortest=(30,), longest=99, square=0, image_format="RGB")
+SIZES = ImageConfig(min_sizes=(30,), max_size=99, square=0, image_format="RGB")
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,17 @@ def images(tmp_path_factory):
     return records
 
 
-def asking(images, shown: int, lacking: int, words: str = "the left one") -> Questions:
+def asking(images, shown: int, lacking: int, words: str = "the left one") -> GroupDataset:
     """The first images show their first object, the next ones nothing."""
-    found = Questions(list(images))
+    found = GroupDataset(list(images))
     positive = [(number, [0]) for number in range(shown)]
-    found.ask(words, positive, list(range(shown, shown + lacking)))
+    found.add(words, positive, list(range(shown, shown + lacking)))
     return found
 
 
 def drawn(questions, seed=0, **given) -> dict:
     sizes = given.pop("sizes", SIZES)
-    return TrainingGroups(questions, sizes, **given)(questions.asked[0], (seed,))
+    return GroupTrainingMapper(questions, sizes, **given)(questions.samples[0], (seed,))
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,7 +62,7 @@ def drawn(questions, seed=0, **given) -> dict:
     st.integers(1, 7),
 )
 def test_what_is_drawn(images, seed, shown, lacking, size, most):
-    group = drawn(asking(images, shown, lacking), seed, images=size, most_positives=most)
+    group = drawn(asking(images, shown, lacking), seed, images_per_group=size, max_positives=most)
     numbers = [one["image_id"] for one in group["images"]]
     positive = [number for number in numbers if number < shown]
     assert len(numbers) == size
@@ -83,31 +83,36 @@ def test_what_is_drawn(images, seed, shown, lacking, size, most):
 def test_every_number_of_positives_is_drawn(images):
     questions = asking(images, 4, 2)
     counts = [
-        sum(bool(one["target"].any()) for one in drawn(questions, seed, images=5)["images"])
+        sum(
+            bool(one["target"].any())
+            for one in drawn(questions, seed, images_per_group=5)["images"]
+        )
         for seed in range(60)
     ]
     assert set(counts) == {1, 2, 3, 4}
 
 
 def test_without_negatives_all_show_it(images):
-    group = drawn(asking(images, 2, 4), images=5, negatives=False)
+    group = drawn(asking(images, 2, 4), images_per_group=5, negatives=False)
     assert all(one["target"].any() for one in group["images"])
     assert sorted({one["image_id"] for one in group["images"]}) == [0, 1]
 
 
 def test_negatives_by_name_come_from_the_list_of_that_name(images):
     questions = asking(images, 1, 0)
-    questions.asked[0]["lacking"] = "dog"
-    questions.absent["dog"] = np.array([3, 5])
+    questions.samples[0]["negatives"] = "dog"
+    questions.negative_pools["dog"] = np.array([3, 5])
     seen = {
-        one["image_id"] for seed in range(9) for one in drawn(questions, seed, images=3)["images"]
+        one["image_id"]
+        for seed in range(9)
+        for one in drawn(questions, seed, images_per_group=3)["images"]
     }
     assert seen == {0, 3, 5}
 
 
 def test_the_same_seed_draws_the_same_group(images):
     questions = asking(images, 3, 3)
-    sizes = Sizes((20, 25, 30), 99, 0, "RGB", mirror=0.5)
+    sizes = ImageConfig((20, 25, 30), 99, 0, "RGB", flip_prob=0.5)
     one, same, other = (drawn(questions, seed, sizes=sizes) for seed in (5, 5, 6))
     for a, b in zip(one["images"], same["images"], strict=True):
         assert torch.equal(a["image"], b["image"]) and torch.equal(a["target"], b["target"])
@@ -118,7 +123,7 @@ def test_the_same_seed_draws_the_same_group(images):
 def test_a_mirror_is_the_whole_groups_and_the_words(images):
     questions = asking(images, 3, 2)
     plain = drawn(questions, 4)
-    mirrored = drawn(questions, 4, sizes=Sizes((30,), 99, 0, "RGB", mirror=1.0))
+    mirrored = drawn(questions, 4, sizes=ImageConfig((30,), 99, 0, "RGB", flip_prob=1.0))
     assert mirrored["expression"] == "the right one"
     for one, other in zip(plain["images"], mirrored["images"], strict=True):
         assert one["image_id"] == other["image_id"]
@@ -126,7 +131,7 @@ def test_a_mirror_is_the_whole_groups_and_the_words(images):
 
 
 def test_squares_and_targets_of_their_size(images):
-    square = Sizes((30,), 99, 64, "BGR")
+    square = ImageConfig((30,), 99, 64, "BGR")
     for one in drawn(asking(images, 3, 2), sizes=square)["images"]:
         assert one["image"].shape == (3, 64, 64) and one["target"].shape == (64, 64)
         assert set(one["target"].unique().tolist()) <= {0, 1}
@@ -153,10 +158,12 @@ def test_several_objects_are_one_target(images):
     np.testing.assert_array_equal(target_mask(images[2], [0, 1]), wanted)
 
 
-@pytest.mark.parametrize("name", ["IMAGES", "MOST_POSITIVES"])
+@pytest.mark.parametrize("name", ["IMAGES_PER_GROUP", "MAX_POSITIVES"])
 def test_groups_need_images(images, name):
-    with pytest.raises(ValueError, match="MODEL.GRSER.TRAIN.IMAGES and MOST_POSITIVES have to"):
-        TrainingGroups(asking(images, 1, 1), SIZES, **{name.lower(): 0})
+    with pytest.raises(
+        ValueError, match="MODEL.GRSER.TRAIN.IMAGES_PER_GROUP and MAX_POSITIVES have to"
+    ):
+        GroupTrainingMapper(asking(images, 1, 1), SIZES, **{name.lower(): 0})
 
 
 @pytest.fixture
@@ -174,7 +181,7 @@ def broken(images, tmp_path):
 def test_a_broken_image_is_named(broken, number):
     group = {"images": [broken[0], broken[number]], "expression": "x"}
     with pytest.raises((ValueError, OSError), match=r"gone\.png|cut\.png"):
-        AskedGroups(SIZES)(group)
+        GroupTestMapper(SIZES)(group)
     with pytest.raises((ValueError, OSError), match=r"gone\.png|cut\.png"):
         drawn(asking(broken[number : number + 1], 1, 0))
 
@@ -182,15 +189,15 @@ def test_a_broken_image_is_named(broken, number):
 def test_or_left_out(broken, caplog):
     group = {"images": broken, "expression": "x", "sent_id": 3}
     with caplog.at_level(logging.WARNING):
-        found = AskedGroups(SIZES, skip_broken=True)(group)
+        found = GroupTestMapper(SIZES, skip_broken=True)(group)
     assert [one["image_id"] for one in found["images"]] == [0, 3, 4, 5]
     assert found["sent_id"] == 3
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and "gone.png" in said[0] and "cut.png" in said[1]
-    trained = drawn(asking(broken, 3, 3), images=6, skip_broken=True, most_positives=3)
+    trained = drawn(asking(broken, 3, 3), images_per_group=6, skip_broken=True, max_positives=3)
     assert not {1, 2} & {one["image_id"] for one in trained["images"]}
 
 
 def test_a_group_without_a_whole_image_is_an_error_all_the_same(broken):
     with pytest.raises((ValueError, OSError), match=r"cut\.png"):
-        AskedGroups(SIZES, skip_broken=True)({"images": broken[1:3], "expression": "x"})
+        GroupTestMapper(SIZES, skip_broken=True)({"images": broken[1:3], "expression": "x"})

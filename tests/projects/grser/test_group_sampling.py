@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from grser.data.group_sampling import (
-    of_categories,
-    of_expressions,
-    of_folders,
-    of_groups,
-    questions_of,
+    build_group_dataset,
+    groups_from_categories,
+    groups_from_expressions,
+    groups_from_folders,
+    groups_from_grd,
 )
 from hipie.data.datasets.grd import load_grd
 from hipie.data.datasets.refcoco import load_refcoco
@@ -27,13 +27,13 @@ def test_groups_ask_what_at_least_one_image_shows(tmp_path):
         del tables["annotations"][number]
     tables["images"][3]["anno_id"] = []
     write(tmp_path, tables)
-    found = of_groups(load_grd(tmp_path, "", absence=True))
+    found = groups_from_grd(load_grd(tmp_path, "", absence=True))
     # Group 1 has an expression shown by its first image (twice) and one by its second; the only
     # expression that is left of group 2 is shown by none.
     said = {s["id"]: s["raw_sent"] for s in tables["sentences"].values()}
-    assert [one["expression"] for one in found.asked] == [said[1], said[2]]
-    assert [one["shown"] for one in found.asked] == [[(0, [0, 1])], [(1, [0])]]
-    assert [one["lacking"] for one in found.asked] == [[1], [0]]
+    assert [one["expression"] for one in found.samples] == [said[1], said[2]]
+    assert [one["positives"] for one in found.samples] == [[(0, [0, 1])], [(1, [0])]]
+    assert [one["negatives"] for one in found.samples] == [[1], [0]]
 
 
 @pytest.fixture
@@ -54,17 +54,17 @@ def expressions(tmp_path):
 
 def test_a_negative_image_has_nothing_of_the_category(expressions):
     records, instances = expressions
-    found = of_expressions(records, instances)
+    found = groups_from_expressions(records, instances)
     numbers = [record["image_id"] for record in records]
     assert sorted(numbers) == [1, 2, 3]
-    assert len(found.asked) == 5
+    assert len(found.samples) == 5
     lacking = {1: {3}, 2: {2}}  # of category 1, of category 2
-    for one in found.asked:
-        ((image, places),) = one["shown"]
+    for one in found.samples:
+        ((image, places),) = one["positives"]
         record = found.images[image]
         (kind,) = {record["annotations"][place]["category_id"] for place in places}
-        absent = {numbers[i] for i in found.absent[one["lacking"]]}
-        assert absent == lacking[1 if kind == min(found.absent) else 2]
+        absent = {numbers[i] for i in found.negative_pools[one["negatives"]]}
+        assert absent == lacking[1 if kind == min(found.negative_pools) else 2]
         assert (one["height"], one["width"]) == (record["height"], record["width"])
 
 
@@ -73,10 +73,10 @@ def test_classes_of_a_vocabulary():
         objects = [{"category_id": c} for c in categories]
         return {"height": 3, "width": 4, "annotations": objects}
 
-    found = of_categories([record(1, 0, 1), record(), record(0)], ["cat", "dog", "owl"])
-    asked = [(one["expression"], one["shown"]) for one in found.asked]
+    found = groups_from_categories([record(1, 0, 1), record(), record(0)], ["cat", "dog", "owl"])
+    asked = [(one["expression"], one["positives"]) for one in found.samples]
     assert asked == [("cat", [(0, [1]), (2, [0])]), ("dog", [(0, [0, 2])])]
-    lacking = [found.absent[one["lacking"]].tolist() for one in found.asked]
+    lacking = [found.negative_pools[one["negatives"]].tolist() for one in found.samples]
     assert lacking == [[1], [1, 2]]
 
 
@@ -85,10 +85,12 @@ def test_folders_of_co_saliency():
         said = [{"expression": name.replace("_", " ")}]
         return {"height": 3, "width": 4, "group_name": name, "expressions": said}
 
-    found = of_folders([record(name) for name in ("alarm_clock", "alarm_clock", "bee")])
-    assert [one["expression"] for one in found.asked] == ["alarm clock", "bee"]
-    assert found.asked[0]["shown"] == [(0, []), (1, [])]
-    assert found.absent["alarm_clock"].tolist() == [2] and found.absent["bee"].tolist() == [0, 1]
+    found = groups_from_folders([record(name) for name in ("alarm_clock", "alarm_clock", "bee")])
+    assert [one["expression"] for one in found.samples] == ["alarm clock", "bee"]
+    assert found.samples[0]["positives"] == [(0, []), (1, [])]
+    assert found.negative_pools["alarm_clock"].tolist() == [2] and found.negative_pools[
+        "bee"
+    ].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["group", "cosaliency", "coco", "refer"])
@@ -99,7 +101,7 @@ def test_the_kind_of_a_data_set_decides(kind, expressions):
         get=lambda key: {"evaluator_type": kind, "instances_json": instances}.get(key),
         thing_classes=["first", "second", "third"],
     )
-    asked = {one["expression"] for one in questions_of("set", named, metadata).asked}
+    asked = {one["expression"] for one in build_group_dataset("set", named, metadata).samples}
     wanted = {
         "group": {s["expression"] for r in records for s in r["expressions"]},
         "cosaliency": {records[0]["expressions"][0]["expression"]},
@@ -116,10 +118,10 @@ def test_data_sets_that_ask_nothing_are_named():
         return SimpleNamespace(get={"evaluator_type": kind}.get, thing_classes=["cat"])
 
     with pytest.raises(
-        ValueError, match=r'no groups can be made of the data set ade \("sem_seg"\)'
+        ValueError, match=r'no groups can be built from the data set ade \("sem_seg"\)'
     ):
-        questions_of("ade", [], nothing("sem_seg"))
-    with pytest.raises(ValueError, match="no groups can be made of the data set refs"):
-        questions_of("refs", [], nothing("refer"))  # without all objects of its images
-    with pytest.raises(ValueError, match="no group of the data set coco shows what"):
-        questions_of("coco", [], nothing("coco"))
+        build_group_dataset("ade", [], nothing("sem_seg"))
+    with pytest.raises(ValueError, match="no groups can be built from the data set refs"):
+        build_group_dataset("refs", [], nothing("refer"))  # without all objects of its images
+    with pytest.raises(ValueError, match="no expression of the data set coco has an image"):
+        build_group_dataset("coco", [], nothing("coco"))

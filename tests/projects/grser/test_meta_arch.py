@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grser.modeling.lavt import enlarged
+from grser.modeling.lavt import upsample
 
 NEVER, ALWAYS = 1e3, -1e3
 
@@ -48,7 +48,7 @@ def test_an_answer_an_image_at_its_own_size(make_model, make_group, kind, count)
 
 
 def test_permuting_a_group_permutes_its_answers_and_nothing_else(make_model, make_group):
-    model = make_model(soft=True)
+    model = make_model(soft_masks=True)
     group = make_group(True, False, True)
     found = model([group])[0]
     order = [2, 0, 1]
@@ -60,7 +60,7 @@ def test_permuting_a_group_permutes_its_answers_and_nothing_else(make_model, mak
 
 
 def test_identical_images_have_identical_answers(make_model, make_group):
-    model = make_model(soft=True, margin=ALWAYS)
+    model = make_model(soft_masks=True, margin=ALWAYS)
     group = make_group(True)
     found = answers(model, {**group, "images": group["images"] * 3})
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -68,7 +68,7 @@ def test_identical_images_have_identical_answers(make_model, make_group):
 
 def test_a_group_of_one_is_the_single_image(make_model, make_group):
     """Ordinary referring: the image fills the group, and the rule is not asked."""
-    model = make_model(decide=False)
+    model = make_model(reject_negatives=False)
     group = make_group(True)
     (image,) = group["images"]
     (alone,) = model([{**image, "expressions": [group["expression"]]}])[0]["referring"]
@@ -93,7 +93,7 @@ def test_expressions_about_one_image_are_never_rejected(make_model, make_group):
 
 def test_the_margin_decides(make_model, make_group):
     for margin, positive in ((NEVER, False), (ALWAYS, True)):
-        model = make_model(margin=margin, soft=True)
+        model = make_model(margin=margin, soft_masks=True)
         with torch.no_grad():
             model.lavt.decoder.classes.bias[1] += 50
         for one in model([make_group(True, False)])[0]:
@@ -104,15 +104,15 @@ def test_the_margin_decides(make_model, make_group):
 
 def test_margin_zero_is_the_nearer_expression(make_model, make_group):
     model, group = make_model(), make_group(True, False, True)
-    seen, compared = [], model.comparison.forward
-    model.comparison.forward = lambda *given: seen.append(compared(*given)) or seen[-1]
+    seen, compared = [], model.rejection_head.forward
+    model.rejection_head.forward = lambda *given: seen.append(compared(*given)) or seen[-1]
     found = model([group])[0]
     ((near, far),) = seen
     assert [one["positive"] for one in found] == (near < far).tolist()
 
 
 def test_without_the_rule_any_pixel_will_do(make_model, make_group):
-    model = make_model(decide=False, margin=NEVER)
+    model = make_model(reject_negatives=False, margin=NEVER)
     for push, positive in ((-50.0, False), (50.0, True)):
         with torch.no_grad():
             model.lavt.decoder.classes.bias.copy_(torch.tensor([0.0, push]))
@@ -121,7 +121,7 @@ def test_without_the_rule_any_pixel_will_do(make_model, make_group):
 
 
 def test_grey_answers_without_the_rule_are_kept_however_faint(make_model, make_group):
-    model = make_model(decide=False, soft=True)
+    model = make_model(reject_negatives=False, soft_masks=True)
     with torch.no_grad():
         model.lavt.decoder.classes.bias.copy_(torch.tensor([3.0, 0.0]))
     for one in model([make_group(True, False)])[0]:
@@ -131,7 +131,7 @@ def test_grey_answers_without_the_rule_are_kept_however_faint(make_model, make_g
 def test_single_images_can_be_ruled_too(make_model, make_group):
     image = {**make_group(True)["images"][0], "expressions": ["the square"]}
     kept, ruled = (
-        make_model(margin=NEVER, decide_single=one)([image])[0]["referring"][0]
+        make_model(margin=NEVER, reject_single_images=one)([image])[0]["referring"][0]
         for one in (False, True)
     )
     assert len(kept) == 1 and not len(ruled)
@@ -139,8 +139,8 @@ def test_single_images_can_be_ruled_too(make_model, make_group):
 
 def test_many_images_are_encoded_some_at_a_time(make_model, make_group):
     group = make_group(True, False, True, True, False)
-    found = answers(make_model(soft=True, decide=False), group)
-    few = make_model(soft=True, decide=False, images_at_once=2)
+    found = answers(make_model(soft_masks=True, reject_negatives=False), group)
+    few = make_model(soft_masks=True, reject_negatives=False, images_per_forward=2)
     batches = []
     few.lavt.encoder.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
     torch.testing.assert_close(answers(few, group), found, atol=1e-5, rtol=1e-4)
@@ -148,7 +148,7 @@ def test_many_images_are_encoded_some_at_a_time(make_model, make_group):
 
 
 def test_images_of_several_sizes_are_stretched_to_the_largest(make_model, make_group):
-    model, group = make_model(soft=True, decide=False), make_group(True, True)
+    model, group = make_model(soft_masks=True, reject_negatives=False), make_group(True, True)
     small = group["images"][1]["image"]
     group["images"][0]["image"] = torch.zeros(3, 96, 64, dtype=torch.uint8)
     stretched = torch.nn.functional.interpolate(small[None].float(), (96, 64), mode="bilinear")[0]
@@ -166,7 +166,10 @@ def test_either_stage_can_be_asked(make_model, make_group, level):
 
 
 def test_bfloat16(make_model, make_group):
-    model, group = make_model(soft=True, decide=False), make_group(True, False, True)
+    model, group = (
+        make_model(soft_masks=True, reject_negatives=False),
+        make_group(True, False, True),
+    )
     full = answers(model, group)
     with torch.autocast("cpu", torch.bfloat16):
         assert float((answers(model, group) - full).abs().max()) < 0.1
@@ -176,9 +179,9 @@ def test_bfloat16(make_model, make_group):
 
 def test_corners_lie_on_corners():
     x = torch.arange(6.0).view(1, 1, 2, 3)
-    found = enlarged(x, (3, 5))
+    found = upsample(x, (3, 5))
     assert found[0, 0, 1].tolist() == [1.5, 2.0, 2.5, 3.0, 3.5]
-    assert enlarged(x, (2, 3)) is x
+    assert upsample(x, (2, 3)) is x
 
 
 # Training -----------------------------------------------------------------------------------
@@ -224,23 +227,26 @@ def test_gradients_go_where_the_formulas_say(make_model, make_group):
     """Only the triplet teaches the comparison; only mirror training needs the anti-expression."""
     batch = [make_group(True, False, True)]
     seen = gradients(make_model(triplet_weight=0.0), batch)
-    assert not any(learns for name, learns in seen.items() if name.startswith("comparison."))
-    assert seen["head.words.weight"] and seen["head.narrow.weight"]
+    assert not any(learns for name, learns in seen.items() if name.startswith("rejection_head."))
+    assert (
+        seen["triphasic_head.text_projection.weight"]
+        and seen["triphasic_head.output_projection.weight"]
+    )
     model = make_model(triplet_weight=0.0, mirror_weight=0.0)
     text = model.text_encoder
-    read, kept = text.read, []
+    read, kept = text.encode, []
 
     def watched(expressions):
         found = read(expressions)
-        found.anti.retain_grad()
+        found.anti_expression.retain_grad()
         found.expression.retain_grad()
         kept.append(found)
         return found
 
-    text.read = watched
+    text.encode = watched
     gradients(model, batch)
     # It ranks prototypes, and ranks carry none.
-    assert kept[0].anti.grad is None or not kept[0].anti.grad.any()
+    assert kept[0].anti_expression.grad is None or not kept[0].anti_expression.grad.any()
     assert kept[0].expression.grad.any()
 
 
@@ -285,7 +291,7 @@ def test_single_images_train_without_the_rule(make_model, make_group):
     ("change", "words"),
     [
         ({"images": []}, "at least one image in `images`"),
-        ({"expression": None}, "a group needs `expression`, an expression"),
+        ({"expression": None}, "a group needs a referring expression"),
         ({"expression": " "}, "word"),
         ({"images": [torch.zeros(3, 64, 64)]}, "image 0 of a group must be a dict with `image`"),
     ],
@@ -298,9 +304,9 @@ def test_bad_groups_are_named(model, make_group, change, words):
 def test_bad_images_are_named(model, make_model, make_group):
     group = make_group(True, True)
     group["images"][1]["image"] = torch.zeros(64, 64)
-    with pytest.raises(ValueError, match=r"page1.png: `image` must be \[3, H, W\]"):
+    with pytest.raises(ValueError, match=r"image1.png: `image` must be \[3, H, W\]"):
         model([group])
-    with pytest.raises(ValueError, match=r"page0.png: a training image needs `target`"):
+    with pytest.raises(ValueError, match=r"image0.png: a training image needs `target`"):
         make_model().train()([without_targets(make_group(True))])
     with pytest.raises(ValueError, match="GRSer needs `images` and `expression`, or one `image`"):
         model([{"image": torch.zeros(3, 64, 64)}])
@@ -308,11 +314,11 @@ def test_bad_images_are_named(model, make_model, make_group):
         model([{"image": torch.zeros(3, 64, 64), "expressions": "the square"}])
     flat = make_group(True)
     flat["images"][0]["image"] = torch.zeros(3, 40, 0)
-    with pytest.raises(ValueError, match=r"page0.png: `image` must be \[3, H, W\].*\[3, 40, 0\]"):
+    with pytest.raises(ValueError, match=r"image0.png: `image` must be \[3, H, W\].*\[3, 40, 0\]"):
         model([flat])
     deep = make_group(True)
     deep["images"][0]["target"] = torch.zeros(1, 64, 64)
-    with pytest.raises(ValueError, match=r"page0.png: a training image needs `target` \[H, W\]"):
+    with pytest.raises(ValueError, match=r"image0.png: a training image needs `target` \[H, W\]"):
         make_model().train()([deep])
     tiny = make_group(True)
     tiny["images"][0]["image"] = torch.zeros(3, 20, 20)

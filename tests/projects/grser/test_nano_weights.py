@@ -33,6 +33,6 @@ def test_held_out_groups_are_answered() -> None:
 
 
 def test_weights_of_groups_of_another_size_are_refused() -> None:
-    said = r'grser_nano_picturebook.pth: "head\.narrow\.weight" has another shape than in this'
+    said = r'grser_nano_picturebook.pth: "triphasic_head\.output_projection\.weight" has another shape than in this'
     with pytest.raises(ValueError, match=said):
-        Segmenter.from_config(str(CONFIGURATION), opts=["MODEL.GRSER.SIZE", 4])
+        Segmenter.from_config(str(CONFIGURATION), opts=["MODEL.GRSER.GROUP_SIZE", 4])

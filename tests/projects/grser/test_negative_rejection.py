@@ -8,14 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grser.modeling.negative_rejection import Comparison, confidence, is_positive
+from grser.modeling.negative_rejection import (
+    NegativeRejectionHead,
+    is_positive,
+    positive_probability,
+)
 from tests.projects.grser import formulas
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 def test_distances_by_the_formula(pooling):
     torch.manual_seed(0)
-    compare = Comparison(4, 3, 8, pooling)
+    compare = NegativeRejectionHead(4, 3, 8, pooling)
     z, expression, anti = torch.randn(5, 4, 2, 3), torch.randn(5, 3), torch.randn(5, 3)
     arrays = {k: v.detach().double().numpy() for k, v in compare.named_parameters()}
 
@@ -26,17 +30,17 @@ def test_distances_by_the_formula(pooling):
     pooled = z.mean((2, 3))
     if pooling == "mean_max":
         pooled = torch.cat([pooled, z.flatten(2).max(2).values], 1)
-    seen = common("picture", pooled)
+    seen = common("visual_projection", pooled)
     for found, words in zip(compare(z, expression, anti), (expression, anti), strict=True):
-        wanted = np.linalg.norm(seen - common("sentence", words), axis=1)
+        wanted = np.linalg.norm(seen - common("text_projection", words), axis=1)
         np.testing.assert_allclose(found.detach().numpy(), wanted, atol=1e-5)
 
 
 def test_one_margin_fits_every_group():
     """Louder images and words are no farther apart, but for the layer norm's epsilon."""
     torch.manual_seed(0)
-    compare = Comparison(4, 3, 8)
-    torch.nn.init.zeros_(compare.image.bias)
+    compare = NegativeRejectionHead(4, 3, 8)
+    torch.nn.init.zeros_(compare.visual_projection.bias)
     z, words = torch.randn(2, 4, 2, 3) * 10, torch.randn(2, 3)
     for one, louder in zip(compare(z, words, words), compare(50 * z, words, words), strict=True):
         torch.testing.assert_close(one, louder, rtol=1e-3, atol=1e-3)
@@ -61,7 +65,7 @@ def test_the_border_is_outside(near, far, margin, positive):
 @given(*(st.floats(0, 30, width=32) for _ in range(2)), st.floats(-5, 5, width=32))
 def test_confidence_is_above_a_half_where_the_rule_says_yes(near, far, margin):
     given_ = torch.tensor([near]).double(), torch.tensor([far]).double(), margin
-    sure = float(confidence(*given_))
+    sure = float(positive_probability(*given_))
     assert 0 <= sure <= 1
     if abs(far - near - margin) > 1e-6:
         assert (sure > 0.5) == bool(is_positive(*given_))

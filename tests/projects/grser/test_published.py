@@ -8,7 +8,7 @@ import torch
 
 from grser.checkpoint_converters import OFFICIAL_LAVT
 from grser.modeling.lavt import LAVT, LanguageAwareEncoder
-from grser.modeling.swin import SwinTrunk
+from grser.modeling.swin import SwinBackbone
 from hipie.checkpoint.converters.conversion import convert_state
 from tests.projects.grser.published import (
     DATA,
@@ -34,7 +34,7 @@ def test_every_stage_and_the_logits():
         k.removeprefix("lavt."): v
         for k, v in convert_state(weights, (OFFICIAL_LAVT,)).state.items()
     }
-    lavt = LAVT(LanguageAwareEncoder(SwinTrunk("swin_b"), 768)).eval()
+    lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_b"), 768)).eval()
     found = lavt.load_state_dict(state, strict=False)
     assert not found.unexpected_keys
     assert all(is_counted(name) for name in found.missing_keys)

@@ -1,4 +1,4 @@
-"""The trunk against timm's own network, and where the two are meant to differ."""
+"""Swin backbone against timm's network, and maps that are no multiple of the window."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
-from grser.modeling.swin import SWINS, SwinTrunk
+from grser.modeling.swin import SWIN_VARIANTS, SwinBackbone
 
 
-def stages(trunk: SwinTrunk, pixels: torch.Tensor) -> list[torch.Tensor]:
-    x, found = trunk.start(pixels), []
-    for number in range(4):
-        x = trunk.stage(number, x)
-        found.append(x)
-    return found
+def stage_outputs(backbone: SwinBackbone, images: torch.Tensor) -> list[torch.Tensor]:
+    x, outputs = backbone.forward_stem(images), []
+    for index in range(4):
+        x = backbone.forward_stage(index, x)
+        outputs.append(x)
+    return outputs
 
 
-def pair() -> tuple[SwinTrunk, SwinTransformer]:
-    """Ours, and timm's network with the same weights, for images of 128x128."""
+def equal_networks() -> tuple[SwinBackbone, SwinTransformer]:
+    """The backbone here and timm's with the same weights, for images of 128x128."""
     torch.manual_seed(0)
-    shape = SWINS["swin_nano"]
-    theirs = SwinTransformer(
+    shape = SWIN_VARIANTS["swin_nano"]
+    timm_backbone = SwinTransformer(
         img_size=128,
         embed_dim=shape.width,
         depths=shape.depths,
@@ -30,47 +30,48 @@ def pair() -> tuple[SwinTrunk, SwinTransformer]:
         num_classes=0,
         drop_path_rate=0.0,
     ).eval()
-    ours = SwinTrunk("swin_nano").eval()
-    names = {"embed.": "patch_embed."}
-    state = dict(theirs.state_dict())
-    own = {}
-    for key in ours.state_dict():
+    backbone = SwinBackbone("swin_nano").eval()
+    state = dict(timm_backbone.state_dict())
+    renamed = {}
+    for key in backbone.state_dict():
         parts = key.split(".")
         if parts[0] == "embed":
-            own[key] = state[key.replace("embed.", names["embed."], 1)]
+            renamed[key] = state[key.replace("embed.", "patch_embed.", 1)]
         elif parts[0] == "stages":
-            own[key] = state[".".join(["layers", parts[1], "blocks", *parts[2:]])]
+            renamed[key] = state[".".join(["layers", parts[1], "blocks", *parts[2:]])]
         else:
-            own[key] = state[".".join(["layers", str(int(parts[1]) + 1), "downsample", *parts[2:]])]
-    ours.load_state_dict(own)
-    return ours, theirs
+            renamed[key] = state[
+                ".".join(["layers", str(int(parts[1]) + 1), "downsample", *parts[2:]])
+            ]
+    backbone.load_state_dict(renamed)
+    return backbone, timm_backbone
 
 
-def test_equal_to_timm_where_maps_are_whole_windows():
+def test_equals_timm_where_maps_are_multiples_of_the_window():
     """At 128 pixels the maps are 32, 16, 8 and 4: multiples of the window of 4."""
-    ours, theirs = pair()
-    pixels = torch.randn(2, 3, 128, 128)
+    backbone, timm_backbone = equal_networks()
+    images = torch.randn(2, 3, 128, 128)
     with torch.no_grad():
-        wanted = theirs.forward_intermediates(pixels, intermediates_only=True)
-        found = stages(ours, pixels)
-    assert [one.shape[1] for one in found] == [32, 16, 8, 4]
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one.permute(0, 3, 1, 2), other, atol=2e-5, rtol=1e-4)
+        expected = timm_backbone.forward_intermediates(images, intermediates_only=True)
+        outputs = stage_outputs(backbone, images)
+    assert [output.shape[1] for output in outputs] == [32, 16, 8, 4]
+    for actual, reference in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(actual.permute(0, 3, 1, 2), reference, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 100), (36, 52)])
-def test_any_size_is_padded(size):
+def test_images_of_any_size_are_padded(size):
     with torch.no_grad():
-        found = stages(SwinTrunk("swin_nano").eval(), torch.randn(1, 3, *size))
+        outputs = stage_outputs(SwinBackbone("swin_nano").eval(), torch.randn(1, 3, *size))
     height, width = (-(-side // 4) for side in size)
-    for one, channels in zip(found, (32, 64, 128, 256), strict=True):
-        assert one.shape == (1, height, width, channels)
+    for output, channels in zip(outputs, (32, 64, 128, 256), strict=True):
+        assert output.shape == (1, height, width, channels)
         height, width = -(-height // 2), -(-width // 2)
 
 
-def test_drop_path_grows_from_nothing():
-    trunk = SwinTrunk("swin_nano", 0.4)
+def test_drop_path_grows_linearly_from_zero():
+    backbone = SwinBackbone("swin_nano", 0.4)
     rates = [
-        getattr(block.drop_path1, "drop_prob", 0.0) for stage in trunk.stages for block in stage
+        getattr(block.drop_path1, "drop_prob", 0.0) for stage in backbone.stages for block in stage
     ]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])

@@ -29,7 +29,7 @@ def cfg(tiny_text, tiny_book, tmp_path):
     cfg.merge_from_file(str(CONFIG))
     keys = cfg.MODEL.GRSER
     keys.TEXT.SOURCE, keys.TEXT.FROZEN = str(tiny_text), False
-    keys.SIZE = keys.TRAIN.IMAGES = 3
+    keys.GROUP_SIZE = keys.TRAIN.IMAGES_PER_GROUP = 3
     keys.DECODER_WIDTH = 16
     cfg.PICTUREBOOK.ROOT = str(tiny_book)
     cfg.PICTUREBOOK.TRAIN_PAGES, cfg.PICTUREBOOK.VAL_PAGES = 8, 3
@@ -155,7 +155,7 @@ def test_public_sets_are_evaluated(cfg, real_sets):
     assert (found["group"]["pairs"], found["group"]["N-acc"]) == (4, 100)
     assert found["grd_intra_full/group"]["pairs"] == 8
     assert found["refer"]["oIoU"] > 0 or found["refer"]["mIoU"] == 0
-    cfg.MODEL.GRSER.TEST.DECIDE, cfg.MODEL.GRSER.TEST.SOFT = False, True
+    cfg.MODEL.GRSER.TEST.REJECT_NEGATIVES, cfg.MODEL.GRSER.TEST.SOFT_MASKS = False, True
     grey = results_of(cfg, "coca")["cosaliency"]
     assert grey["images"] == 4 and 0 < grey["MAE"] < 1
 

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grser.data.group_padding import chunks
-from grser.modeling.triphasic_head import TriphasicHead
+from grser.modeling.group_padding import split_and_pad
+from grser.modeling.triphasic_head import HeatmapConfig, TriphasicHead
 from tests.projects.grser import formulas
 
-WIDTH, WORDS = 6, 5
+WIDTH, TEXT_WIDTH = 6, 5
 
 
-def build(size: int = 4, **settings) -> TriphasicHead:
+def build(**fields) -> TriphasicHead:
     torch.manual_seed(0)
-    return TriphasicHead(WIDTH, WORDS, size, **settings)
+    return TriphasicHead(WIDTH, TEXT_WIDTH, HeatmapConfig(**{"group_size": 4, **fields}))
 
 
 def features(head, *given) -> torch.Tensor:
@@ -27,14 +27,18 @@ def features(head, *given) -> torch.Tensor:
 def scene(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(count)
     draw = [
-        torch.randn(*s, generator=generator) for s in ((count, WIDTH, 3, 2), (WORDS,), (WORDS,))
+        torch.randn(*s, generator=generator)
+        for s in ((count, WIDTH, 3, 2), (TEXT_WIDTH,), (TEXT_WIDTH,))
     ]
     return draw[0], draw[1], draw[2]
 
 
 def by_hand(head: TriphasicHead, maps, expression, anti) -> np.ndarray:
     """z of a group that fits, in float64."""
-    weight, bias = (p.detach().double().numpy() for p in (head.words.weight, head.words.bias))
+    weight, bias = (
+        p.detach().double().numpy()
+        for p in (head.text_projection.weight, head.text_projection.bias)
+    )
     said, denied = (weight @ one.double().numpy() + bias for one in (expression, anti))
     V = maps.double().numpy()
     language = formulas.language_heatmap(V, said)
@@ -52,7 +56,7 @@ def test_equal_to_the_formulas():
 
 def test_the_order_is_the_groups_and_can_be_left_out():
     given_ = scene(4)
-    ordered, plain = features(build(), *given_), features(build(ordered=False), *given_)
+    ordered, plain = features(build(), *given_), features(build(hierarchizer=False), *given_)
     moved = [
         i
         for i in range(4)
@@ -73,7 +77,7 @@ def test_permuting_the_group_permutes_the_answers_and_nothing_else():
         torch.testing.assert_close(
             features(head, maps[order], *words), features(head, maps, *words)[order]
         )
-    unordered = build(ordered=False)
+    unordered = build(hierarchizer=False)
     assert not torch.allclose(
         features(unordered, maps[order], *words), features(unordered, maps, *words)[order]
     )
@@ -81,7 +85,7 @@ def test_permuting_the_group_permutes_the_answers_and_nothing_else():
 
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_chunks_answer_for_every_image_once(images, size):
-    parts = list(chunks(images, size))
+    parts = list(split_and_pad(images, size))
     assert [i for own, _ in parts for i in range(images)[own]] == list(range(images))
     for own, members in parts:
         answered = list(range(images)[own])
@@ -119,7 +123,7 @@ def test_pooled_takes_groups_of_any_size_at_once(count):
     """Each summary is the mean of the ranks from floor(k n / 4) to ceil((k + 1) n / 4)."""
     maps, *words = scene(count)
     found = features(build(kind="pooled"), maps, *words)
-    whole = features(build(size=count), maps, *words)[:, :count]
+    whole = features(build(group_size=count), maps, *words)[:, :count]
     assert found.shape == (count, 4 + WIDTH, 3, 2)
     for k in range(4):
         first, last = k * count // 4, -(-(k + 1) * count // 4)
@@ -130,7 +134,7 @@ def test_pooled_takes_groups_of_any_size_at_once(count):
 def test_it_also_gives_the_language_heatmaps(count):
     maps, *words = scene(count)
     head = build()
-    said = head.words(words[0]).double().detach().numpy()
+    said = head.text_projection(words[0]).double().detach().numpy()
     wanted = formulas.language_heatmap(maps.double().numpy(), said)
     np.testing.assert_allclose(head(maps, *words)[1].detach().numpy(), wanted, atol=1e-5)
 
@@ -140,7 +144,7 @@ def test_the_language_heatmap_as_a_channel():
     head = build(language_channel=True)
     found = features(head, maps, *words)
     assert found.shape[1] == head.channels == 4 + 1 + WIDTH
-    said = head.words(words[0]).double().detach().numpy()
+    said = head.text_projection(words[0]).double().detach().numpy()
     wanted = formulas.language_heatmap(maps.double().numpy(), said)
     np.testing.assert_allclose(found[:, 4].detach().numpy(), wanted, atol=1e-5)
 
@@ -169,6 +173,6 @@ def test_training_begins_with_the_images_own_map_and_a_little_of_the_groups():
     z = features(head, maps, expression, anti)
     group = z.clone()
     group[:, -WIDTH:] = 0
-    added = head.narrow(z) - maps
-    torch.testing.assert_close(added, head.narrow(group))
+    added = head.output_projection(z) - maps
+    torch.testing.assert_close(added, head.output_projection(group))
     assert 0 < added.abs().max() <= (head.channels - WIDTH) * head.channels**-0.5

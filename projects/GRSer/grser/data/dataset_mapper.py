@@ -182,9 +182,7 @@ class GroupTestMapper:
 
     def _read(self, record: dict[str, Any]) -> dict[str, Any]:
         image, config = read_record_image(record), self.image_config
-        resize = plain_resize(
-            *image.shape[:2], config.min_sizes[0], config.max_size, config.square
-        )
+        resize = plain_resize(*image.shape[:2], config.min_sizes[0], config.max_size, config.square)
         return {
             **{key: record[key] for key in RECORD_KEYS},
             "image": as_tensor(resize.apply_image(image), config.image_format),

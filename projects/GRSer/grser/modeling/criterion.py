@@ -157,4 +157,3 @@ def heatmap_loss(heatmaps: Tensor, anti_heatmaps: Tensor, target: Tensor) -> Ten
 def is_shown(targets: Tensor) -> Tensor:
     """[N, H, W] target masks -> [N] bool, the images that show their target."""
     return targets.flatten(1).any(1)
-
