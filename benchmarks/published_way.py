@@ -32,8 +32,8 @@ from hipie.modeling.postprocessing.token_to_class import (
     mask_thing_classes,
     pool_token_logits,
 )
-from hipie.modeling.text_encoder.bert import TextEncoder
-from hipie.modeling.text_encoder.features import TextFeatures
+from hipie.modeling.text_encoder.bert import BertTextEncoder
+from hipie.structures import TextFeatures
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 
 WINDOW = 512
@@ -97,9 +97,9 @@ def _grid_sample(
     return ms_deform_attn_grid_sample(value, shapes, locations, weights)
 
 
-def _padded(encoder: TextEncoder, captions: Sequence[Any], max_tokens: int) -> TextFeatures:
+def _padded(encoder: BertTextEncoder, captions: Sequence[Any], max_tokens: int) -> TextFeatures:
     """Features of captions read in full windows, whatever they hold."""
-    exact = TextEncoder.forward(encoder, captions)
+    exact = BertTextEncoder.forward(encoder, captions)
     windows = max(1, -(-max_tokens // WINDOW))
     ids = exact.input_ids.new_zeros(len(captions) * windows, WINDOW)
     mask = torch.ones_like(ids)

@@ -20,7 +20,7 @@ from hipie.data.datasets.odinw_seginw import in_the_wild_splits
 from hipie.data.io.json_file import DatasetError
 from hipie.data.preparation.cli import Check, objects_counted, run
 from hipie.data.preparation.sources import Delivery, DeliveryError, Source
-from hipie.vocabularies.tables import collection, load_classes
+from hipie.vocabularies.tables import collection_datasets, load_classes
 
 SOURCES = [
     Source(
@@ -44,7 +44,7 @@ def prepare(delivery: Delivery, root: Path) -> None:
     """Copy the data sets that are there."""
     pairs = []
     for family in FAMILIES:
-        for name in collection(family):
+        for name in collection_datasets(family):
             for folder in {images for _, images, _ in in_the_wild_splits(family, name)}:
                 inside = delivery.below(folder.removeprefix(f"{family}/"))
                 pairs += [(found, root / folder / path) for path, found in inside.items()]
@@ -57,14 +57,14 @@ def checks(root: Path) -> Iterator[Check]:
     """Every split of the collections that are there (of both, if none is)."""
     for family in [one for one in FAMILIES if (root / one).is_dir()] or FAMILIES:
         missing = []
-        for name in collection(family):
+        for name in collection_datasets(family):
             files = {split: (images, file) for split, images, file in _whole_splits(family, name)}
             there = {split: one for split, one in files.items() if (root / one[1]).is_file()}
             if not there:
                 missing.append(name)
             for split, (images, file) in there.items():
                 yield f"{family} {name} {split}", partial(_count, root, family, name, images, file)
-        yield f"{family}: data sets", partial(_all_there, missing, len(collection(family)))
+        yield f"{family}: data sets", partial(_all_there, missing, len(collection_datasets(family)))
 
 
 def _whole_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,3 +89,60 @@ def raw_branch(
         proposals=proposals,
         iou_logits=None if last.iou_logits is None else last.iou_logits[:, first_query:],
     )
+
+
+TokenSpans = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Token features of B captions, padded to the longest one.
+
+    Attributes:
+        hidden: [B, T, C] one vector a token, zero where padded.
+        mask: [B, T] bool, True for real tokens (start and end tokens included).
+        input_ids: [B, T] int64.
+        token_spans: B times K tuples of token positions, one tuple a class.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    input_ids: Tensor
+    token_spans: tuple[TokenSpans, ...]
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def pooled(self) -> Tensor:
+        """[B, 1, C] mean over all real tokens, start and end tokens included."""
+        weight = self.mask.unsqueeze(-1).to(self.hidden.dtype)
+        return (self.hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+
+    def with_hidden(self, hidden: Tensor) -> TextFeatures:
+        """The same captions with other features [B, T, C'], such as fused ones."""
+        return replace(self, hidden=hidden)
+
+    def select(self, rows: Sequence[int] | Tensor) -> TextFeatures:
+        """Captions by index, in the given order; indices may repeat."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.hidden.device)
+        return TextFeatures(
+            self.hidden[index],
+            self.mask[index],
+            self.input_ids[index],
+            tuple(self.token_spans[row] for row in index.tolist()),
+        )
+
+    def expand(self, size: int) -> TextFeatures:
+        """Repeat a single caption for `size` images without copying its features.
+
+        Raises:
+            ValueError: if there is not exactly one caption.
+        """
+        if len(self) != 1:
+            raise ValueError(f"only a single caption can be expanded, not {len(self)}")
+        return TextFeatures(
+            self.hidden.expand(size, -1, -1),
+            self.mask.expand(size, -1),
+            self.input_ids.expand(size, -1),
+            self.token_spans * size,
+        )

@@ -39,6 +39,8 @@ def _model_keys() -> CN:
     node.OVERLAP_THRESHOLD = 0.8
 
     node.TEXT = CN()
+    # A name in TEXT_ENCODER_REGISTRY (hipie.modeling.text_encoder).
+    node.TEXT.ENCODER = "BertTextEncoder"
     # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
     # package), a folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"

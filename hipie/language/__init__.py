@@ -1,11 +1,5 @@
-"""Old import path of `hipie.vocabularies`: `from hipie.language import Vocabulary`."""
+"""Kept import path of `hipie.vocabularies.Vocabulary`."""
 
-from hipie.vocabularies import (
-    Parts,
-    Vocabulary,
-    VocabularyClass,
-    VocabularyError,
-    root_wholes,
-)
+from hipie.vocabularies import Vocabulary
 
-__all__ = ["Parts", "Vocabulary", "VocabularyClass", "VocabularyError", "root_wholes"]
+__all__ = ["Vocabulary"]

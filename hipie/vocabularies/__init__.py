@@ -1,8 +1,8 @@
-"""Class vocabularies: `Vocabulary`, and the tables of the public data sets (`load_vocabulary`)."""
+"""Class vocabularies and the class tables of the public data sets."""
 
 from hipie.vocabularies.tables import (
     ClassTable,
-    collection,
+    collection_datasets,
     load_classes,
     load_vocabulary,
     seen_classes,
@@ -13,6 +13,7 @@ from hipie.vocabularies.vocabulary import (
     Vocabulary,
     VocabularyClass,
     VocabularyError,
+    clean_class_name,
     root_wholes,
 )
 
@@ -22,7 +23,8 @@ __all__ = [
     "Vocabulary",
     "VocabularyClass",
     "VocabularyError",
-    "collection",
+    "clean_class_name",
+    "collection_datasets",
     "load_classes",
     "load_vocabulary",
     "root_wholes",

@@ -1,17 +1,18 @@
-"""Class names of the public data sets, as tables beside this file; README.md says whence they are.
+"""Class tables of the public data sets, tab-separated files in this package.
 
-A table has a header and one tab-separated row a class, in the order of captions and score columns:
+README.md lists their sources. A table has a header and one row for each class, in the order of
+captions and score columns:
 
 * `id`: the number that the annotation files of the data set use;
 * `kind`: thing, stuff or part;
-* `name`: what BERT reads. In brackets stands only what tells two equal names apart: captions leave
-  it out;
-* `synonyms`: what CLIP reads instead, comma-separated; empty = the name;
-* `whole`, `group`: of part data sets, what a part belongs to, and its number from 1 among coarser
-  parts (0 = none);
-* `original`: where preparation changes the numbers, those of the files as distributed; commas and
+* `name`: prompt for BERT. Text in brackets only distinguishes equal names and is left out of
+  captions;
+* `synonyms`: prompts for CLIP, comma-separated; empty = the name;
+* `whole`, `group`: in part data sets, the class that a part belongs to, and the index (from 1) of
+  its coarser part (0 = none);
+* `original`: where preparation changes the ids, those of the files as distributed; commas and
   ranges ("101,106-115"). In panoptic parts, class * 100 + part, or the class alone;
-* `set`: of collections (ODinW, SegInW), which of the data sets a row is of.
+* `set`: in collections (ODinW, SegInW), the data set of the row.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import csv
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 
@@ -35,9 +36,9 @@ class ClassTable:
 
     Attributes:
         vocabulary: K classes.
-        ids: K numbers of the annotation files.
-        groups: K numbers of coarser parts from 1, 0 = none; empty where the data set has none.
-        originals: K times the numbers of the files as distributed; empty where they are not listed.
+        ids: K category ids of the annotation files.
+        groups: K indices of coarser parts from 1, 0 = none; empty if the data set has none.
+        originals: K tuples of ids in the files as distributed; empty if they are not listed.
     """
 
     vocabulary: Vocabulary
@@ -47,69 +48,71 @@ class ClassTable:
 
     @property
     def contiguous(self) -> Mapping[int, int]:
-        """Annotation id -> position in the vocabulary."""
-        return {number: i for i, number in enumerate(self.ids)}
+        """Category id -> position in the vocabulary."""
+        return {category: index for index, category in enumerate(self.ids)}
 
     @property
     def things(self) -> Mapping[int, int]:
-        """Annotation id -> position in the vocabulary, of things only."""
+        """Category id -> position in the vocabulary, things only."""
         is_thing = self.vocabulary.is_thing
-        return {number: i for i, number in enumerate(self.ids) if is_thing[i]}
+        return {category: index for index, category in enumerate(self.ids) if is_thing[index]}
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a public data set, such as "coco_panoptic" or "seginw_Chicken".
+    """Load the vocabulary of a public data set, such as "coco_panoptic" or "seginw_Chicken".
 
     Raises:
-        ValueError: if there is none of that name; the message has the nearest ones.
+        ValueError: if there is no such vocabulary; the message suggests similar names.
     """
     return load_classes(name).vocabulary
 
 
 def load_classes(name: str) -> ClassTable:
-    """The vocabulary of a public data set, with the numbers that its files use.
+    """Load the vocabulary of a public data set with the category ids of its files.
 
     Raises:
-        ValueError: if there is none of that name; the message has the nearest ones.
+        ValueError: if there is no such vocabulary; the message suggests similar names.
     """
     tables = _tables()
     if name not in tables:
-        near = difflib.get_close_matches(name, tables, 3, 0.5)
-        hint = f"; near ones are {', '.join(near)}" if near else ""
+        similar = difflib.get_close_matches(name, tables, 3, 0.5)
+        hint = f"; similar names are {', '.join(similar)}" if similar else ""
         raise ValueError(f'there is no vocabulary "{name}"{hint}')
     return tables[name]
 
 
 def vocabulary_names() -> tuple[str, ...]:
-    """The names that `load_vocabulary` takes, sorted."""
+    """Sorted names that `load_vocabulary` accepts."""
     return tuple(sorted(_tables()))
 
 
 def seen_classes(vocabulary: Vocabulary, trained: str = "coco_panoptic") -> tuple[bool, ...]:
-    """Which classes a model knows from its training: those that share a name with it.
+    """Flag the classes that share a prompt with the vocabulary of the training data.
 
-    Names are compared as CLIP reads them: a class's synonyms, or its name where it has none.
+    The CLIP prompts are compared: a class's synonyms, or its name if it has none.
 
     Args:
         vocabulary: K classes.
-        trained: the vocabulary of the training data.
+        trained: name of the training data's vocabulary.
 
     Returns:
-        K truth values.
+        K flags.
     """
-    known = {word for one in load_vocabulary(trained).classes for word in one.phrases}
-    return tuple(not known.isdisjoint(one.phrases) for one in vocabulary.classes)
+    phrases = {phrase for entry in load_vocabulary(trained).classes for phrase in entry.phrases}
+    return tuple(not phrases.isdisjoint(entry.phrases) for entry in vocabulary.classes)
 
 
-def collection(family: str) -> tuple[str, ...]:
-    """The names of the data sets in "odinw" or "seginw", without the family's."""
-    start = f"{family}_"
-    return tuple(n.removeprefix(start) for n in vocabulary_names() if n.startswith(start))
+def collection_datasets(collection: str) -> tuple[str, ...]:
+    """Names of the data sets in "odinw" or "seginw", without the collection's prefix."""
+    prefix = f"{collection}_"
+    return tuple(
+        name.removeprefix(prefix) for name in vocabulary_names() if name.startswith(prefix)
+    )
 
 
-@cache
+@lru_cache(maxsize=1)
 def _tables() -> Mapping[str, ClassTable]:
-    found: dict[str, ClassTable] = {}
+    tables: dict[str, ClassTable] = {}
     for file in files(__package__).iterdir():
         name, _, ending = file.name.rpartition(".")
         if ending != "tsv":
@@ -117,11 +120,12 @@ def _tables() -> Mapping[str, ClassTable]:
         text = file.read_text(encoding="utf-8")
         rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
         if name in COLLECTIONS:
-            for one in dict.fromkeys(row["set"] for row in rows):
-                found[f"{name}_{one}"] = _class_table([r for r in rows if r["set"] == one])
+            for dataset in dict.fromkeys(row["set"] for row in rows):
+                own_rows = [row for row in rows if row["set"] == dataset]
+                tables[f"{name}_{dataset}"] = _class_table(own_rows)
         else:
-            found[name] = _class_table(rows)
-    return MappingProxyType(found)
+            tables[name] = _class_table(rows)
+    return MappingProxyType(tables)
 
 
 def _class_table(rows: list[dict[str, str]]) -> ClassTable:
@@ -141,9 +145,9 @@ def _class_table(rows: list[dict[str, str]]) -> ClassTable:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """ "101,106-108" -> 101, 106, 107, 108."""
-    found: list[int] = []
-    for piece in text.split(","):
-        first, _, last = piece.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(found)
+    """Expand "101,106-108" to 101, 106, 107, 108."""
+    numbers: list[int] = []
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)

@@ -1,12 +1,11 @@
-"""Which words may be asked of an image, and what each of them is: thing, stuff or part."""
+"""Vocabularies: ordered lists of thing, stuff and part classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
-
-from hipie.vocabularies.normalization import clean_class_name
 
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
@@ -14,18 +13,31 @@ Parts = Mapping[str, "Iterable[Name] | Mapping[str, Iterable[Name]]"]
 
 
 class VocabularyError(ValueError):
-    """A vocabulary that cannot be used; the message names the class at fault."""
+    """An invalid vocabulary; the message names the class."""
+
+
+def clean_class_name(name: str) -> str:
+    """Normalize a class name for captions.
+
+    Text between the first "(" and the last ")" is removed, underscores become spaces, and double
+    spaces become single ones, once. Case and hyphens stay.
+    """
+    first, last = name.find("("), name.rfind(")")
+    if 0 <= first < last:
+        name = name[:first] + name[last + 1 :]
+    return name.replace("_", " ").replace("  ", " ")
 
 
 @dataclass(frozen=True)
 class VocabularyClass:
-    """One class.
+    """A class of a vocabulary.
 
     Attributes:
-        name: what the text encoder reads, commas included.
+        name: prompt for the text encoder, commas included.
         kind: "thing", "stuff" or "part".
-        synonyms: names for encoders of whole phrases such as CLIP, which read them instead.
-        whole: for a part, the name of what it belongs to; for a part of a part, that part's.
+        synonyms: prompts for CLIP, which are used instead of the name.
+        whole: for a part, the name of the class it belongs to; for a part of a part, the name of
+            that part.
 
     Raises:
         VocabularyError: for an unknown kind, or a name without any letter or digit.
@@ -43,7 +55,7 @@ class VocabularyClass:
             raise VocabularyError(
                 f'class "{self.name}": kind "{self.kind}" is none of {", ".join(KINDS)}'
             )
-        if not any(letter.isalnum() for letter in clean_class_name(self.name)):
+        if not any(character.isalnum() for character in clean_class_name(self.name)):
             raise VocabularyError(
                 f'class name "{self.name}" has no letter or digit outside brackets'
             )
@@ -51,21 +63,21 @@ class VocabularyClass:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """What encoders of whole phrases read: the synonyms, else the name, cut at commas."""
+        """Prompts for CLIP: the synonyms, or the name split at commas."""
         if self.synonyms:
             return self.synonyms
-        cut = (part.strip() for part in clean_class_name(self.name).split(","))
-        return tuple(part for part in cut if part)
+        parts = (part.strip() for part in clean_class_name(self.name).split(","))
+        return tuple(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """An ordered list of classes; captions, score columns and `sem_seg` keep its order.
 
-    Names are compared without regard to case, as the text encoders read them.
+    Names are compared without regard to case, as text encoders do.
 
     Raises:
-        VocabularyError: if it is empty or a name stands in it twice.
+        VocabularyError: if there is no class, or a name occurs twice.
     """
 
     classes: tuple[VocabularyClass, ...]
@@ -74,34 +86,45 @@ class Vocabulary:
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes:
             raise VocabularyError("a vocabulary needs at least one class name")
-        seen: set[str] = set()
+        keys: set[str] = set()
         for entry in self.classes:
             key = entry.name.strip().lower()
-            if key in seen:
-                raise VocabularyError(f'class name "{entry.name}" stands in the vocabulary twice')
-            seen.add(key)
+            if key in keys:
+                raise VocabularyError(f'class name "{entry.name}" occurs twice in the vocabulary')
+            keys.add(key)
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cached properties are computed again: hashes of strings differ between processes.
+        return {"classes": self.classes}
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """K names."""
         return tuple(entry.name for entry in self.classes)
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[str, ...]:
         """K times "thing", "stuff" or "part"."""
         return tuple(entry.kind for entry in self.classes)
 
-    @property
+    @cached_property
     def is_thing(self) -> tuple[bool, ...]:
-        """K truth values; stuff and parts are no things."""
+        """K flags, false for stuff and parts."""
         return tuple(entry.kind == "thing" for entry in self.classes)
 
-    @property
+    @cached_property
     def wholes(self) -> tuple[str, ...]:
-        """Names of what the parts belong to, each once, in order of appearance."""
+        """Unique names that parts belong to, in order of appearance."""
         return tuple(dict.fromkeys(entry.whole for entry in self.classes if entry.whole))
 
     @classmethod
@@ -111,19 +134,20 @@ class Vocabulary:
         stuff: Iterable[Name] = (),
         parts: Parts | None = None,
     ) -> Vocabulary:
-        """Things first, then stuff, then parts.
+        """Build a vocabulary of things, then stuff, then parts.
 
         Args:
-            things, stuff: names; a tuple or list is a name and then its synonyms. The class's
-                `synonyms` then hold them all.
+            things: class names; a tuple or list is a name followed by its synonyms, and the class's
+                `synonyms` then contain all of them.
+            stuff: likewise.
             parts: names of parts by the name of their whole, which is not itself added. The class
-                is called by both words ("dog", "tail" makes "dog tail"). Parts of parts come in a
+                name joins both ("dog" and "tail" give "dog tail"). Parts of parts are given as a
                 mapping, `{"person": {"head": ["eye"], "arm": []}}`, or by the part's name,
-                `{"person": ["head"], "person head": ["eye"]}`; they are called by the whole's word
-                and their own ("person eye"), and `whole` is "person head".
+                `{"person": ["head"], "person head": ["eye"]}`; their class name joins the root and
+                the part ("person eye"), and `whole` is "person head".
 
         Raises:
-            VocabularyError: if there is nothing in it, a name is a duplicate or has no letters.
+            VocabularyError: if there is no class, or a name occurs twice or has no letter or digit.
         """
         for given in (things, stuff):
             if isinstance(given, str):
@@ -134,25 +158,27 @@ class Vocabulary:
 
     @classmethod
     def from_metadata(cls, meta: Any) -> Vocabulary:
-        """The vocabulary of a Detectron2 data set, in the data set's own order.
+        """Build the vocabulary of a Detectron2 data set, in the data set's order.
 
-        `meta` is a `detectron2.data.Metadata`. Its `vocabulary` is taken where it has one.
-        Otherwise its lists of names decide:
+        The metadata's `vocabulary` is used if it has one. Otherwise its lists of names decide:
 
         * `thing_classes` alone are things, `stuff_classes` alone are stuff;
-        * where one list holds the other (panoptic data sets whose contiguous ids run over both),
-          the longer list gives the order. `thing_dataset_id_to_contiguous_id` tells the things
-          apart where both lists are the same;
+        * where one list contains the other (panoptic data sets whose contiguous ids run over both),
+          the longer list gives the order. `thing_dataset_id_to_contiguous_id` identifies the
+          things where both lists are the same;
         * otherwise things come first and stuff follows; a first stuff class called "things"
-          (Detectron2's "separated" panoptic sets) is no class;
+          (Detectron2's "separated" panoptic sets) is skipped;
         * `parts`, a mapping from a whole to its parts, comes last.
 
+        Args:
+            meta: a `detectron2.data.Metadata`.
+
         Raises:
-            VocabularyError: if the metadata names no class at all, or one of them twice.
+            VocabularyError: if the metadata names no class, or a class twice.
         """
-        ready = getattr(meta, "vocabulary", None)
-        if ready is not None:
-            return ready
+        vocabulary: Vocabulary | None = getattr(meta, "vocabulary", None)
+        if vocabulary is not None:
+            return vocabulary
         things = list(getattr(meta, "thing_classes", None) or ())
         stuff = list(getattr(meta, "stuff_classes", None) or ())
         parts = getattr(meta, "parts", None)
@@ -163,10 +189,10 @@ class Vocabulary:
             )
         if things and stuff and (set(things) <= set(stuff) or set(stuff) <= set(things)):
             order = stuff if len(stuff) >= len(things) else things
-            found = _things_among(order, things, stuff, meta)
+            flags = _is_thing(order, things, stuff, meta)
             classes = [
                 _named(name, "thing" if is_thing else "stuff")
-                for name, is_thing in zip(order, found, strict=True)
+                for name, is_thing in zip(order, flags, strict=True)
             ]
         else:
             if things and stuff and stuff[0] == "things":
@@ -177,14 +203,14 @@ class Vocabulary:
 
 
 def root_wholes(parts: Parts) -> tuple[str, ...]:
-    """The keys of `parts`, as for `Vocabulary.from_names`, that are not themselves parts."""
-    named = {one.name for one in _part_classes(parts)}
-    return tuple(whole for whole in parts if whole not in named)
+    """Wholes of `parts` (as for `Vocabulary.from_names`) that are not themselves parts."""
+    part_names = {part.name for part in _part_classes(parts)}
+    return tuple(whole for whole in parts if whole not in part_names)
 
 
 def _part_classes(parts: Parts) -> list[VocabularyClass]:
-    """One class a part; parts of parts after those of their whole."""
-    found: list[VocabularyClass] = []
+    """One class for each part; parts of parts follow those of their whole."""
+    classes: list[VocabularyClass] = []
     roots: dict[str, str] = {}
     pending = list(parts.items())
     for whole, names in pending:
@@ -194,18 +220,18 @@ def _part_classes(parts: Parts) -> list[VocabularyClass]:
             )
         root = roots.get(whole, whole)
         for name in names:
-            one = replace(_named(name, "part", root), whole=whole)
-            found.append(one)
-            roots[one.name] = root
+            part = replace(_named(name, "part", root), whole=whole)
+            classes.append(part)
+            roots[part.name] = root
             if isinstance(names, Mapping) and names[name]:
-                pending.append((one.name, names[name]))
-    return found
+                pending.append((part.name, names[name]))
+    return classes
 
 
-def _things_among(
+def _is_thing(
     order: Sequence[str], things: Sequence[str], stuff: Sequence[str], meta: Any
 ) -> list[bool]:
-    """Which names of `order` are things, where one list of names holds the other."""
+    """Thing flags of the names of `order`, where one list of names contains the other."""
     if set(things) != set(stuff):
         larger_is_stuff = len(stuff) > len(things)
         smaller = set(things) if larger_is_stuff else set(stuff)
@@ -214,15 +240,16 @@ def _things_among(
     if ids is None:
         raise VocabularyError(
             f'data set "{getattr(meta, "name", "?")}" lists the same names as thing_classes and '
-            "as stuff_classes, and has no thing_dataset_id_to_contiguous_id to tell them apart"
+            "as stuff_classes, and has no thing_dataset_id_to_contiguous_id that identifies things"
         )
-    chosen = set(ids.values())
-    return [i in chosen for i in range(len(order))]
+    thing_indices = set(ids.values())
+    return [index in thing_indices for index in range(len(order))]
 
 
 def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
+    """Class of a name or a (name, synonym, ...) sequence, prefixed by its whole if it has one."""
     first, *synonyms = list(name) or [""] if isinstance(name, list | tuple) else [name]
-    if whole is not None and any(letter.isalnum() for letter in str(first)):
+    if whole is not None and any(character.isalnum() for character in str(first)):
         first = f"{whole} {first}"
         synonyms = [f"{whole} {synonym}" for synonym in synonyms]
     return VocabularyClass(first, kind, (first, *synonyms) if synonyms else (), whole)

@@ -1,4 +1,4 @@
-"""Class names of public data sets against what Detectron2 ships, and against their facts."""
+"""Class tables of public data sets, compared with Detectron2's metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hipie.modeling.text_encoder.caption import vocabulary_caption
 from hipie.modeling.text_encoder.positive_map import PASCAL_WHOLES
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer, minilm_folder
 from hipie.vocabularies.tables import (
-    collection,
+    collection_datasets,
     load_classes,
     load_vocabulary,
     seen_classes,
@@ -42,8 +42,8 @@ def tokenizer():
     return load_tokenizer(str(minilm_folder()))
 
 
-def pieces(name: str, tokenizer) -> int:
-    """Tokens of a data set's caption, [CLS] and [SEP] included."""
+def caption_length(name: str, tokenizer) -> int:
+    """Number of tokens of a data set's caption, [CLS] and [SEP] included."""
     return len(tokenizer(vocabulary_caption(load_vocabulary(name)).text)["input_ids"])
 
 
@@ -58,14 +58,14 @@ def test_counts(name, count):
     assert list(classes.ids) == sorted(classes.ids)
 
 
-def test_nothing_is_unlisted():
-    names = {*COUNTS, *(f"odinw_{n}" for n in collection("odinw"))}
-    names |= {f"seginw_{n}" for n in collection("seginw")}
+def test_every_vocabulary_is_listed_here():
+    names = {*COUNTS, *(f"odinw_{n}" for n in collection_datasets("odinw"))}
+    names |= {f"seginw_{n}" for n in collection_datasets("seginw")}
     assert set(vocabulary_names()) == names
-    assert (len(collection("odinw")), len(collection("seginw"))) == (35, 25)
+    assert (len(collection_datasets("odinw")), len(collection_datasets("seginw"))) == (35, 25)
 
 
-def test_coco_is_detectron2s():
+def test_coco_matches_detectron2():
     classes = load_classes("coco_panoptic")
     assert list(classes.ids) == [c["id"] for c in COCO_CATEGORIES]
     assert list(classes.vocabulary.is_thing) == [bool(c["isthing"]) for c in COCO_CATEGORIES]
@@ -78,21 +78,21 @@ def test_coco_is_detectron2s():
         assert set(mine.replace("-", " ").split()) <= words, (mine, theirs["name"])
 
 
-def test_lvis_is_detectron2s():
-    wanted = sorted(LVIS_CATEGORIES, key=lambda c: c["id"])
+def test_lvis_matches_detectron2():
+    categories = sorted(LVIS_CATEGORIES, key=lambda c: c["id"])
     names = load_vocabulary("lvis_1203").names
-    assert list(names) == [c["name"].replace("_", " ") for c in wanted]
-    assert load_classes("lvis_1203").ids == tuple(c["id"] for c in wanted)
+    assert list(names) == [c["name"].replace("_", " ") for c in categories]
+    assert load_classes("lvis_1203").ids == tuple(c["id"] for c in categories)
 
 
-def test_ade20k_is_detectron2s():
+def test_ade20k_matches_detectron2():
     classes = load_classes("ade20k_150")
     assert classes.ids == tuple(range(150))
     pairs = zip(classes.vocabulary.names, ADE20K_SEM_SEG_CATEGORIES, strict=True)
     other = [(mine, theirs) for mine, theirs in pairs if not words_of(theirs) & words_of(mine)]
     assert other == []
     assert len(classes.things) == 100
-    by_name = {one.name.split(",")[0]: one.kind for one in classes.vocabulary.classes}
+    by_name = {entry.name.split(",")[0]: entry.kind for entry in classes.vocabulary.classes}
     assert (by_name["bed"], by_name["sky"], by_name["person"]) == ("thing", "stuff", "thing")
 
 
@@ -110,14 +110,14 @@ def test_parts_belong_to_their_wholes():
     pano, merged = load_classes("pascal_parts_pano"), load_classes("pascal_parts_merged")
     assert pano.ids == tuple(range(1, 201)) and merged.groups == tuple(range(1, 58))
     assert list(pano.vocabulary.wholes) == list(PASCAL_WHOLES) == list(merged.vocabulary.wholes)
-    parts = [one for one in pano.vocabulary.classes if one.kind == "part"]
-    assert all(one.name.startswith(f"{one.whole} ") for one in parts)
+    parts = [entry for entry in pano.vocabulary.classes if entry.kind == "part"]
+    assert all(part.name.startswith(f"{part.whole} ") for part in parts)
     assert [g > 0 for g in pano.groups] == [i < 121 for i in range(200)]
     members: dict[int, set[str]] = {}
-    for one, group in zip(pano.vocabulary.classes, pano.groups, strict=True):
+    for entry, group in zip(pano.vocabulary.classes, pano.groups, strict=True):
         if group:
-            members.setdefault(group, set()).add(one.name)
-            assert merged.vocabulary.classes[group - 1].whole == one.whole
+            members.setdefault(group, set()).add(entry.name)
+            assert merged.vocabulary.classes[group - 1].whole == entry.whole
     assert sorted(members) == list(range(1, 58))
     renamed = {n for g, n in enumerate(merged.vocabulary.names, 1) if n not in members[g]}
     assert len(renamed) <= 12, renamed
@@ -145,45 +145,47 @@ def test_collections():
     assert load_vocabulary("seginw_House-Parts").names[0] == "aluminium door"
     shaver = load_vocabulary("seginw_Electric-Shaver").classes[0]
     assert (shaver.name, shaver.synonyms) == ("caorau,shaver", ("caorau", "electric shaver"))
-    for name in collection("odinw"):
+    for name in collection_datasets("odinw"):
         classes = load_classes(f"odinw_{name}")
         assert classes.vocabulary.names[0] == "background"
         assert classes.ids == tuple(range(len(classes.vocabulary)))
         assert all(classes.vocabulary.is_thing)
 
 
-def test_what_is_seen_in_training():
+def test_classes_of_the_training_data():
     assert all(seen_classes(load_vocabulary("coco_panoptic")))
     assert all(seen_classes(load_vocabulary("pascal_voc_21")))
     ade = load_vocabulary("ade20k_150")
-    seen = dict(zip((one.name for one in ade.classes), seen_classes(ade), strict=True))
-    assert seen["wall"] and seen["airplane,aeroplane,plane"]
-    assert not seen["escalator,moving staircase,moving stairway"]
-    assert not seen["pool table,billiard table,snooker table"]
+    in_training = dict(zip((entry.name for entry in ade.classes), seen_classes(ade), strict=True))
+    assert in_training["wall"] and in_training["airplane,aeroplane,plane"]
+    assert not in_training["escalator,moving staircase,moving stairway"]
+    assert not in_training["pool table,billiard table,snooker table"]
     mine = Vocabulary.from_names(things=["zebra", ("gnu", "wildebeest"), ("steed", "horse")])
     assert seen_classes(mine) == (True, False, True)
     assert seen_classes(mine, "pascal_context_59") == (False, False, True)
 
 
 @pytest.mark.parametrize("name", vocabulary_names())
-def test_synonyms_are_whole_names(name):
-    for one in load_vocabulary(name).classes:
-        assert one.name == " ".join(one.name.split())
-        for synonym in one.synonyms:
+def test_names_and_synonyms_have_no_extra_spaces(name):
+    for entry in load_vocabulary(name).classes:
+        assert entry.name == " ".join(entry.name.split())
+        for synonym in entry.synonyms:
             assert synonym == " ".join(synonym.split()) != ""
-        assert len(set(one.synonyms)) == len(one.synonyms)
+        assert len(set(entry.synonyms)) == len(entry.synonyms)
 
 
-def test_captions_are_as_long_as_the_published_ones(tokenizer):
-    assert pieces("coco_panoptic", tokenizer) == 309
-    assert pieces("pascal_context_459", tokenizer) == 1144
+def test_caption_lengths_match_the_published_ones(tokenizer):
+    assert caption_length("coco_panoptic", tokenizer) == 309
+    assert caption_length("pascal_context_459", tokenizer) == 1144
 
 
 @pytest.mark.parametrize("name", vocabulary_names())
-def test_every_class_has_word_pieces(name, tokenizer):
-    assert pieces(name, tokenizer) > len(load_vocabulary(name))
+def test_every_class_has_word_caption_length(name, tokenizer):
+    assert caption_length(name, tokenizer) > len(load_vocabulary(name))
 
 
-def test_an_unknown_name_says_what_is_near():
-    with pytest.raises(ValueError, match=r'no vocabulary "coco_panoptik"; near ones are coco_pano'):
+def test_unknown_name_suggests_similar_ones():
+    with pytest.raises(
+        ValueError, match=r'no vocabulary "coco_panoptik"; similar names are coco_pano'
+    ):
         load_vocabulary("coco_panoptik")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
 from detectron2.data import MetadataCatalog
 
-from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass, VocabularyError
+from hipie.vocabularies.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    VocabularyError,
+    clean_class_name,
+)
 
 
 def test_from_names_keeps_order_synonyms_and_wholes() -> None:
@@ -33,30 +40,39 @@ def test_is_hashable_and_equal_by_value() -> None:
     assert first != Vocabulary.from_names(["cat", "dog"])
 
 
+def test_copies_and_pickles_keep_equality_and_hash() -> None:
+    vocabulary = Vocabulary.from_names(["dog"], parts={"dog": ["tail"]})
+    assert vocabulary.names and hash(vocabulary)
+    for duplicate in (copy.copy(vocabulary), pickle.loads(pickle.dumps(vocabulary))):
+        assert duplicate == vocabulary and hash(duplicate) == hash(vocabulary)
+        assert duplicate.names == vocabulary.names and duplicate.wholes == ("dog",)
+    assert "_hash" not in vocabulary.__getstate__(), "string hashes differ between processes"
+
+
 def test_five_thousand_names() -> None:
     vocabulary = Vocabulary.from_names([f"name {i}" for i in range(5000)])
     assert len(vocabulary) == 5000
 
 
 @pytest.mark.parametrize("name", ["...", "", "  ", "(only this)", "_", "?!"])
-def test_a_name_without_letters_is_named(name: str) -> None:
+def test_name_without_letters_is_rejected(name: str) -> None:
     with pytest.raises(VocabularyError, match="has no letter or digit") as error:
         Vocabulary.from_names(["dog", name])
     assert f'"{name}"' in str(error.value)
 
 
-def test_empty_vocabulary() -> None:
+def test_empty_vocabulary_is_rejected() -> None:
     with pytest.raises(VocabularyError, match="at least one class"):
         Vocabulary.from_names()
 
 
 @pytest.mark.parametrize("pair", [("dog", "dog"), ("Dog", "dog"), ("dog ", "dog")])
-def test_duplicates_are_named(pair: tuple[str, str]) -> None:
-    with pytest.raises(VocabularyError, match='"dog" stands in the vocabulary twice'):
+def test_duplicate_names_are_rejected(pair: tuple[str, str]) -> None:
+    with pytest.raises(VocabularyError, match='"dog" occurs twice in the vocabulary'):
         Vocabulary.from_names(things=pair[:1], stuff=pair[1:])
 
 
-def test_mistakes_of_type() -> None:
+def test_wrong_types_are_rejected() -> None:
     with pytest.raises(VocabularyError, match='the one string "dog"'):
         Vocabulary.from_names("dog")
     with pytest.raises(VocabularyError, match='parts of "dog"'):
@@ -67,7 +83,7 @@ def test_mistakes_of_type() -> None:
         VocabularyClass("dog", "object")
 
 
-def test_metadata_of_things_or_of_stuff_alone() -> None:
+def test_metadata_of_things_or_stuff_alone() -> None:
     things = Vocabulary.from_metadata(SimpleNamespace(thing_classes=["dog", "cat"]))
     assert things.names == ("dog", "cat")
     assert things.is_thing == (True, True)
@@ -75,19 +91,19 @@ def test_metadata_of_things_or_of_stuff_alone() -> None:
     assert stuff.is_thing == (False, False)
 
 
-def test_metadata_with_a_vocabulary_of_its_own() -> None:
+def test_metadata_with_a_vocabulary() -> None:
     own = Vocabulary.from_names(["dog"])
     assert Vocabulary.from_metadata(SimpleNamespace(vocabulary=own, thing_classes=["x"])) is own
 
 
-def test_metadata_where_stuff_holds_the_things_keeps_the_order() -> None:
+def test_metadata_order_where_stuff_contains_the_things() -> None:
     meta = SimpleNamespace(thing_classes=["dog", "cat"], stuff_classes=["sky", "cat", "dog"])
     vocabulary = Vocabulary.from_metadata(meta)
     assert vocabulary.names == ("sky", "cat", "dog")
     assert vocabulary.is_thing == (False, True, True)
 
 
-def test_metadata_where_the_thing_list_holds_the_stuff() -> None:
+def test_metadata_order_where_things_contain_the_stuff() -> None:
     meta = SimpleNamespace(thing_classes=["dog", "sky", "cat"], stuff_classes=["sky"])
     vocabulary = Vocabulary.from_metadata(meta)
     assert vocabulary.names == ("dog", "sky", "cat")
@@ -113,9 +129,28 @@ def test_metadata_with_parts() -> None:
     )
 
 
-def test_metadata_without_names() -> None:
+def test_metadata_without_names_is_rejected() -> None:
     with pytest.raises(VocabularyError, match='"bare" has neither'):
         Vocabulary.from_metadata(SimpleNamespace(name="bare"))
     same = SimpleNamespace(name="twins", thing_classes=["a"], stuff_classes=["a"])
     with pytest.raises(VocabularyError, match='"twins" lists the same names'):
         Vocabulary.from_metadata(same)
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("person", "person"),
+        ("sky-other-merged", "sky-other-merged"),
+        ("traffic_light", "traffic light"),
+        ("bow_(decorative) ribbon", "bow ribbon"),
+        ("a (b) c (d) e", "a e"),
+        ("a    b", "a  b"),
+        ("door, bars", "door, bars"),
+        ("open ( only", "open ( only"),
+        (") wrong (", ") wrong ("),
+        ("Teddy Bear", "Teddy Bear"),
+    ],
+)
+def test_clean_class_name(name: str, clean: str) -> None:
+    assert clean_class_name(name) == clean

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hipie.data.datasets.builtin_coco import register_instances
-from hipie.vocabularies.tables import collection, load_classes
+from hipie.vocabularies.tables import collection_datasets, load_classes
 
 # The 13 sets of GLIP's shorter list.
 ODINW_13 = (
@@ -47,7 +47,7 @@ def register_in_the_wild(root: Path) -> None:
         root: the folder of all data sets.
     """
     for family in ("odinw", "seginw"):
-        for name in collection(family):
+        for name in collection_datasets(family):
             classes = load_classes(f"{family}_{name}")
             for split, images, file in in_the_wild_splits(family, name):
                 register_instances(

@@ -1,19 +1,5 @@
-"""Old import path of `hipie.vocabularies`: `from hipie.data.vocabularies import load_vocabulary`."""
+"""Kept import path of `hipie.vocabularies.load_vocabulary`."""
 
-from hipie.vocabularies import (
-    ClassTable,
-    collection,
-    load_classes,
-    load_vocabulary,
-    seen_classes,
-    vocabulary_names,
-)
+from hipie.vocabularies import load_vocabulary
 
-__all__ = [
-    "ClassTable",
-    "collection",
-    "load_classes",
-    "load_vocabulary",
-    "seen_classes",
-    "vocabulary_names",
-]
+__all__ = ["load_vocabulary"]

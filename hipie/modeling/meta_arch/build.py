@@ -11,7 +11,7 @@ from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.open_vocabulary.error import missing_package
 from hipie.modeling.postprocessing.results import InferenceSettings
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.base import build_text_encoder
 from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
 from hipie.modeling.transformer_decoder.thing_branch import ThingBranch
 
@@ -26,7 +26,7 @@ def assemble(cfg: CfgNode) -> dict[str, Any]:
     keys = cfg.MODEL.HIPIE
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
-    text_encoder = TextEncoder.from_source(keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN)
+    text_encoder = build_text_encoder(cfg)
     shared = {
         "in_channels": [shapes[name].channels for name in FEATURES],
         "width": keys.HIDDEN_DIM,

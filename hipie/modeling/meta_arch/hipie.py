@@ -31,16 +31,15 @@ from hipie.modeling.meta_arch.image_batch import (
 from hipie.modeling.meta_arch.inputs import object_pieces, output_size, require_room, vocabulary_of
 from hipie.modeling.meta_arch.postprocess import Looked, image_results, wanted
 from hipie.modeling.postprocessing.results import InferenceSettings, referring_inference
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.base import TextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
-from hipie.modeling.text_encoder.features import TextFeatures
 from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
 from hipie.modeling.transformer_decoder.thing_branch import (
     ProjectedInputs,
     ThingBranch,
     ThingOutput,
 )
-from hipie.structures import RawPredictions, raw_branch
+from hipie.structures import RawPredictions, TextFeatures, raw_branch
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from hipie.memory_check import check_memory
-from hipie.modeling.text_encoder.features import TextFeatures
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
+from hipie.structures import TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
 
 Size = tuple[int, int]

@@ -1,24 +1,26 @@
 """Text encoders, tokenization, and captions of vocabularies and referring expressions."""
 
-from hipie.modeling.text_encoder.bert import TextEncoder
-from hipie.modeling.text_encoder.caption import Caption, expression_caption, vocabulary_caption
-from hipie.modeling.text_encoder.features import TextFeatures
-from hipie.modeling.text_encoder.positive_map import (
-    PASCAL_WHOLES,
-    positive_map,
-    propagate_part_to_whole,
+from hipie.modeling.text_encoder.base import (
+    TEXT_ENCODER_REGISTRY,
+    TextEncoder,
+    build_text_encoder,
 )
-from hipie.modeling.text_encoder.tokenizer import count_pieces, load_tokenizer
+from hipie.modeling.text_encoder.bert import BertTextEncoder
+from hipie.modeling.text_encoder.caption import Caption, expression_caption, vocabulary_caption
+from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
+from hipie.modeling.text_encoder.tokenizer import count_tokens, load_tokenizer, tokenize
 
 __all__ = [
-    "PASCAL_WHOLES",
+    "TEXT_ENCODER_REGISTRY",
+    "BertTextEncoder",
     "Caption",
     "TextEncoder",
-    "TextFeatures",
-    "count_pieces",
+    "build_text_encoder",
+    "count_tokens",
     "expression_caption",
     "load_tokenizer",
     "positive_map",
     "propagate_part_to_whole",
+    "tokenize",
     "vocabulary_caption",
 ]

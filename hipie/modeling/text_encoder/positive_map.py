@@ -1,4 +1,4 @@
-"""Which tokens name an object: the targets of the text class heads."""
+"""Positive maps: target tokens of objects for the text-similarity class heads."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ PASCAL_WHOLES = (
     "train",
     "tvmonitor",
 )
-FEWEST, MOST = 2, 29
+MIN_OCCURRENCES, MAX_OCCURRENCES = 2, 29
 
 
 def positive_map(
     token_spans: Sequence[Sequence[int]], classes: Tensor | Sequence[int], length: int
 ) -> Tensor:
-    """The tokens of each object's class.
+    """Mark the tokens of each object's class.
 
     Args:
-        token_spans: K tuples of positions, those of one caption.
-        classes: [N] index of each object's class.
-        length: T, at least the caption's.
+        token_spans: K tuples of token positions of one caption.
+        classes: [N] class index of each object.
+        length: T, at least the caption's number of tokens.
 
     Returns:
         [N, T] bool, on the device of `classes`.
     """
     classes = torch.as_tensor(classes, dtype=torch.long)
-    table = torch.zeros(len(token_spans), length, dtype=torch.bool)
+    class_map = torch.zeros(len(token_spans), length, dtype=torch.bool)
     rows = [row for row, span in enumerate(token_spans) for _ in span]
-    table[rows, [position for span in token_spans for position in span]] = True
-    return table.to(classes.device)[classes]
+    class_map[rows, [position for span in token_spans for position in span]] = True
+    return class_map.to(classes.device)[classes]
 
 
 def propagate_part_to_whole(
@@ -58,26 +58,26 @@ def propagate_part_to_whole(
     wholes: Vocabulary | Collection[str] = PASCAL_WHOLES,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Tensor:
-    """Let parts of one whole share its name: HIPIE's hierarchical supervision.
+    """Share the name of a whole among its parts: HIPIE's hierarchical supervision.
 
-    A whole's name that is a single token and stands 2 to 29 times in the caption is one
-    word: an object that is positive for one of its occurrences becomes positive for all.
+    Where the name of a whole is a single token that occurs 2 to 29 times in the caption, an object
+    that is positive for one occurrence becomes positive for all of them.
 
     Args:
         positive: [N, T] bool of `positive_map`.
-        input_ids: [T] the caption's tokens.
-        wholes: names, or a vocabulary whose parts tell them; by default Pascal's.
-        tokenizer: where `input_ids` come from; bert-base-uncased's by default.
+        input_ids: [T] token ids of the caption.
+        wholes: names of wholes, or a vocabulary whose parts define them; by default Pascal's.
+        tokenizer: that produced `input_ids`; by default that of bert-base-uncased.
 
     Returns:
-        [N, T] bool.
+        [N, T] bool, a new tensor.
     """
     names = wholes.wholes if isinstance(wholes, Vocabulary) else wholes
     tokenizer = tokenizer or load_tokenizer("bert-base-uncased")
-    pieces = [tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
-    spread = positive.clone()
-    for piece in {one[0] for one in pieces if len(one) == 1}:
-        here = (input_ids == piece).to(positive.device)
-        if FEWEST <= int(here.sum()) <= MOST:
-            spread |= (positive & here).any(1, keepdim=True) & here
-    return spread
+    tokenized = [tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
+    propagated = positive.clone()
+    for token in {ids[0] for ids in tokenized if len(ids) == 1}:
+        occurrences = (input_ids == token).to(positive.device)
+        if MIN_OCCURRENCES <= int(occurrences.sum()) <= MAX_OCCURRENCES:
+            propagated |= (positive & occurrences).any(1, keepdim=True) & occurrences
+    return propagated

@@ -17,7 +17,7 @@ from hipie.data.dataset_mappers.annotations import read_labels
 from hipie.data.datasets import DatasetError, register_benchmarks
 from hipie.data.datasets.odinw_seginw import ODINW_13, odinw_splits
 from hipie.evaluation import build_evaluator
-from hipie.vocabularies.tables import collection
+from hipie.vocabularies.tables import collection_datasets
 from tests import benchmark_trees as trees
 
 SEMANTIC = {
@@ -267,7 +267,7 @@ def test_names_of_collections():
     odinw = {n for n in names if n.startswith("odinw_")}
     assert len(odinw) == 1088
     assert len([n for n in names if n.startswith("seginw_")]) == 50
-    assert set(ODINW_13) < set(collection("odinw")) and len(ODINW_13) == 13
+    assert set(ODINW_13) < set(collection_datasets("odinw")) and len(ODINW_13) == 13
     assert MetadataCatalog.get("seginw_Cows_val").collection == "seginw"
     splits = {split: (images, file) for split, images, file in odinw_splits("PascalVOC")}
     assert splits["test"] == splits["val"]

@@ -1,4 +1,4 @@
-"""A text encoder small enough to run hundreds of times."""
+"""A small BERT text encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 
 
@@ -16,8 +16,8 @@ def tokenizer():
 
 
 @pytest.fixture
-def tiny(tokenizer) -> TextEncoder:
-    """Two layers, 32 wide, random weights, in evaluation."""
+def tiny(tokenizer) -> BertTextEncoder:
+    """Two layers, 32 channels, random weights, in evaluation mode."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
@@ -26,4 +26,4 @@ def tiny(tokenizer) -> TextEncoder:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(6 if weight.dim() > 1 else 1)
-    return TextEncoder(model, tokenizer).eval()
+    return BertTextEncoder(model, tokenizer).eval()

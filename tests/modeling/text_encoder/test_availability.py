@@ -1,4 +1,4 @@
-"""A text encoder that is nowhere is refused at once, in one sentence."""
+"""Availability check of text encoders on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,35 +12,34 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from hipie.modeling.text_encoder.availability import require_source
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder, check_source
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Knows one encoder."""
+    """Serves one encoder and records requested paths."""
 
-    asked: list[str]
+    requests: list[str]
 
     def do_HEAD(self) -> None:
-        type(self).asked.append(self.path)
+        type(self).requests.append(self.path)
         known = self.path == "/owner/known/resolve/main/config.json"
         self.send_response(200 if known else 404)
         self.end_headers()
 
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
+    def log_message(self, *args: object) -> None:
+        """Log nothing."""
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub on this machine, and the paths that it was asked for."""
-    Hub.asked = []
+def hub_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Paths requested from a local hub."""
+    Hub.requests = []
     server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield Hub.asked
+    yield Hub.requests
     server.shutdown()
     server.server_close()
 
@@ -56,38 +55,40 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
-def test_what_is_here_is_not_asked_for(asked: list[str], tmp_path: Path) -> None:
+def test_local_sources_make_no_request(hub_requests: list[str], tmp_path: Path) -> None:
     for source in ("minilm", "bert-base-uncased", str(tmp_path)):
-        require_source(source)
-    assert asked == []
+        check_source(source)
+    assert hub_requests == []
 
 
-def test_the_hub_is_asked_once(asked: list[str]) -> None:
-    require_source("owner/known")
-    assert asked == ["/owner/known/resolve/main/config.json"]
-    with pytest.raises(ValueError, match='"minilmm" is no text encoder.*answers 404'):
-        require_source("minilmm")
-    assert len(asked) == 2
+def test_hub_is_requested_once(hub_requests: list[str]) -> None:
+    check_source("owner/known")
+    assert hub_requests == ["/owner/known/resolve/main/config.json"]
+    with pytest.raises(ValueError, match='"minilmm" is not a text encoder.*status 404'):
+        check_source("minilmm")
+    assert len(hub_requests) == 2
 
 
 @pytest.mark.parametrize("source", ["minilmm", "owner/unknown"])
-def test_without_a_network_the_answer_is_quick(unreachable: None, source: str) -> None:
+def test_unreachable_hub_is_reported_quickly(unreachable: None, source: str) -> None:
     start = time.monotonic()
-    with pytest.raises(ValueError, match=f'"{source}" is no text encoder') as caught:
-        TextEncoder.from_source(source)
+    with pytest.raises(ValueError, match=f'"{source}" is not a text encoder') as caught:
+        BertTextEncoder.from_source(source)
     assert time.monotonic() - start < 5
-    assert "cannot be asked" in str(caught.value) and "\n" not in str(caught.value)
+    assert "cannot be reached" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["", "./nowhere", "/no/such/folder", "two words", "a/b/c"])
-def test_what_cannot_be_a_name_is_not_asked_for(asked: list[str], source: str) -> None:
-    with pytest.raises(ValueError, match="is no text encoder"):
-        require_source(source)
-    assert asked == []
+def test_invalid_names_make_no_request(hub_requests: list[str], source: str) -> None:
+    with pytest.raises(ValueError, match="is not a text encoder"):
+        check_source(source)
+    assert hub_requests == []
 
 
-def test_offline_means_offline(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_hub_is_not_requested(
+    hub_requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="offline"):
-        require_source("owner/known")
-    assert asked == []
+        check_source("owner/known")
+    assert hub_requests == []

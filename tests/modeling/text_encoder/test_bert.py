@@ -1,4 +1,4 @@
-"""The text encoder: windows, sharing, what is kept and when it is forgotten."""
+"""BERT text encoder: windows, batches, and the feature cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -21,26 +21,26 @@ def names_caption(*names: str):
     return vocabulary_caption(Vocabulary.from_names(names))
 
 
-def count_calls(encoder: TextEncoder) -> list[int]:
-    """Sequences of each call of the network, filled as it is called."""
+def count_calls(encoder: BertTextEncoder) -> list[int]:
+    """Batch size of each call of the network, appended as it is called."""
     calls: list[int] = []
 
-    def note(module, args, kwargs) -> None:
+    def record(module, args, kwargs) -> None:
         calls.append(len(kwargs["input_ids"]))
 
-    encoder.model.register_forward_pre_hook(note, with_kwargs=True)
+    encoder.model.register_forward_pre_hook(record, with_kwargs=True)
     return calls
 
 
 def published_windows(model: BertModel, ids: Tensor, length: int) -> Tensor:
-    """The published reading of one caption in a buffer of `length`, written independently."""
+    """Hidden states of one caption in a buffer of `length` as the published program computes them."""
     buffer = torch.zeros(length, dtype=torch.long)
     buffer[: len(ids)] = ids
-    inputs, masks, places = [], [], []
+    inputs, masks, positions = [], [], []
     start = 0
     while start < len(ids):
         rest = buffer[start : len(ids)][:510]
-        cut = max(i for i, piece in enumerate(rest.tolist()) if piece in (1012, 102))
+        cut = max(i for i, token in enumerate(rest.tolist()) if token in (1012, 102))
         own = rest[: cut + 1].clone()
         own[-1] = 102
         row, mask = torch.zeros(512, dtype=torch.long), torch.zeros(512, dtype=torch.long)
@@ -52,16 +52,16 @@ def published_windows(model: BertModel, ids: Tensor, length: int) -> Tensor:
         mask[: shift + len(own)] = 1
         inputs.append(row)
         masks.append(mask)
-        places.append((start, shift, len(own)))
+        positions.append((start, shift, len(own)))
         start += len(own)
     hidden = model(torch.stack(inputs), attention_mask=torch.stack(masks)).last_hidden_state
     out = torch.zeros(length, hidden.shape[-1])
-    for (start, shift, size), row in zip(places, hidden, strict=True):
+    for (start, shift, size), row in zip(positions, hidden, strict=True):
         out[start : start + size] = row[shift : shift + size]
     return out
 
 
-def test_shapes_and_spans(tiny: TextEncoder) -> None:
+def test_shapes_and_spans(tiny: BertTextEncoder) -> None:
     features = tiny([names_caption("dog", "traffic light"), names_caption("sky")])
     assert features.hidden.shape == (2, 6, 32)
     assert features.mask.sum(1).tolist() == [6, 3]
@@ -71,16 +71,16 @@ def test_shapes_and_spans(tiny: TextEncoder) -> None:
     assert tiny.width == 32
 
 
-def test_a_batch_equals_captions_one_by_one(tiny: TextEncoder) -> None:
+def test_batch_equals_single_captions(tiny: BertTextEncoder) -> None:
     captions = [names_caption("dog", "cat", "tall tree"), expression_caption("the red dog")]
-    together = tiny(captions)
+    batched = tiny(captions)
     for row, caption in enumerate(captions):
         alone = tiny([caption])
         size = alone.hidden.shape[1]
-        assert torch.allclose(together.hidden[row, :size], alone.hidden[0], atol=1e-5)
+        assert torch.allclose(batched.hidden[row, :size], alone.hidden[0], atol=1e-5)
 
 
-def test_long_captions_are_read_as_published(tiny: TextEncoder) -> None:
+def test_long_captions_match_the_published_windows(tiny: BertTextEncoder) -> None:
     with torch.no_grad():
         features = tiny([vocabulary_caption(LONG)])
         ids = features.input_ids[0]
@@ -91,7 +91,7 @@ def test_long_captions_are_read_as_published(tiny: TextEncoder) -> None:
     assert not torch.allclose(features.hidden[0, 1], features.hidden[0, 3], atol=1e-2)
 
 
-def test_equal_captions_are_read_once(tiny: TextEncoder) -> None:
+def test_equal_captions_are_encoded_once(tiny: BertTextEncoder) -> None:
     calls = count_calls(tiny)
     first, second = names_caption("dog"), names_caption("cat")
     features = tiny.train()([first, second, first])
@@ -100,7 +100,7 @@ def test_equal_captions_are_read_once(tiny: TextEncoder) -> None:
     assert not torch.equal(features.hidden[0], features.hidden[1])
 
 
-def test_features_are_kept_in_evaluation_and_not_in_training(tiny: TextEncoder) -> None:
+def test_features_are_cached_in_evaluation_only(tiny: BertTextEncoder) -> None:
     calls = count_calls(tiny)
     caption = names_caption("dog")
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_features_are_kept_in_evaluation_and_not_in_training(tiny: TextEncoder) 
         assert torch.equal(tiny([caption]).hidden, before)
 
 
-def test_kept_features_do_not_outlive_the_weights(tiny: TextEncoder) -> None:
+def test_changed_weights_clear_the_cache(tiny: BertTextEncoder) -> None:
     caption = names_caption("dog")
     with torch.no_grad():
         before = tiny([caption]).hidden
@@ -130,12 +130,15 @@ def test_kept_features_do_not_outlive_the_weights(tiny: TextEncoder) -> None:
         tiny.load_state_dict({k: v * 0.9 for k, v in other.state_dict().items()})
         assert not torch.allclose(tiny([caption]).hidden, after)
         assert torch.allclose(other([caption]).hidden, after)
+        replaced = tiny([caption]).hidden
+        tiny.model.embeddings.LayerNorm.weight = torch.nn.Parameter(torch.full((32,), 0.3))
+        assert not torch.allclose(tiny([caption]).hidden, replaced)
         assert tiny.double()([caption]).hidden.dtype == torch.float32
 
 
-def test_memory_of_kept_features_is_bounded(tiny: TextEncoder) -> None:
-    one = 3 * 32 * 4
-    encoder = TextEncoder(tiny.model, tiny.tokenizer, cache_bytes=2 * one).eval()
+def test_cache_is_bounded_in_bytes(tiny: BertTextEncoder) -> None:
+    caption_bytes = 3 * 32 * 4
+    encoder = BertTextEncoder(tiny.model, tiny.tokenizer, cache_bytes=2 * caption_bytes).eval()
     calls = count_calls(encoder)
     dog, cat, sky = (names_caption(name) for name in ("dog", "cat", "sky"))
     with torch.no_grad():
@@ -146,8 +149,8 @@ def test_memory_of_kept_features_is_bounded(tiny: TextEncoder) -> None:
         assert sum(calls) == 4
 
 
-def test_frozen_stays_in_evaluation_and_learns_nothing(tiny: TextEncoder) -> None:
-    encoder = TextEncoder(tiny.model, tiny.tokenizer, frozen=True)
+def test_frozen_encoder_stays_in_evaluation_without_gradients(tiny: BertTextEncoder) -> None:
+    encoder = BertTextEncoder(tiny.model, tiny.tokenizer, frozen=True)
     assert not encoder.train().model.training
     assert not any(weight.requires_grad for weight in encoder.parameters())
     calls = count_calls(encoder)
@@ -160,7 +163,7 @@ def test_frozen_stays_in_evaluation_and_learns_nothing(tiny: TextEncoder) -> Non
     assert scale.grad is not None
 
 
-def test_bfloat16_autocast(tiny: TextEncoder) -> None:
+def test_bfloat16_autocast_has_its_own_cache_entries(tiny: BertTextEncoder) -> None:
     caption = names_caption("dog", "cat")
     with torch.no_grad():
         exact = tiny([caption]).hidden
@@ -171,8 +174,8 @@ def test_bfloat16_autocast(tiny: TextEncoder) -> None:
     assert 0 < (coarse - exact).abs().max() < 0.2
 
 
-def test_minilm_reads_meaning() -> None:
-    encoder = TextEncoder.from_source("minilm", frozen=True)
+def test_minilm_features_reflect_meaning() -> None:
+    encoder = BertTextEncoder.from_source("minilm", frozen=True)
     assert encoder.width == 384
     expressions = ["a small dog", "a little puppy", "the stock market fell"]
     pooled = encoder([expression_caption(expression) for expression in expressions]).pooled()[:, 0]
@@ -180,25 +183,25 @@ def test_minilm_reads_meaning() -> None:
     assert near > 0.6 > 0.3 > far
 
 
-def test_saved_folder_gives_the_same_features(tiny: TextEncoder, tmp_path: Path) -> None:
+def test_saved_folder_gives_equal_features(tiny: BertTextEncoder, tmp_path: Path) -> None:
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
-    again = TextEncoder.from_source(str(tmp_path)).eval()
+    again = BertTextEncoder.from_source(str(tmp_path)).eval()
     caption = names_caption("dog")
     assert torch.equal(again([caption]).hidden, tiny([caption]).hidden)
 
 
-def test_folders_that_are_no_encoder_are_named(tiny: TextEncoder, tmp_path: Path) -> None:
+def test_incomplete_folders_are_reported(tiny: BertTextEncoder, tmp_path: Path) -> None:
     tiny.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f'"{tmp_path}" cannot be loaded'):
-        TextEncoder.from_source(str(tmp_path))
+        BertTextEncoder.from_source(str(tmp_path))
     larger = BertConfig(**{**tiny.model.config.to_dict(), "num_hidden_layers": 3})
     tiny.model.save_pretrained(tmp_path)
     larger.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks weights: encoder.layer.2"):
-        TextEncoder.from_source(str(tmp_path))
+        BertTextEncoder.from_source(str(tmp_path))
 
 
-def test_no_caption_is_an_error(tiny: TextEncoder) -> None:
+def test_empty_batch_is_rejected(tiny: BertTextEncoder) -> None:
     with pytest.raises(ValueError, match="no caption"):
         tiny([])

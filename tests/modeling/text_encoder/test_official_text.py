@@ -1,4 +1,4 @@
-"""The published model's text features, with weights that a rule makes."""
+"""Text features of the published model with weights computed by a rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
@@ -18,8 +18,8 @@ DATA = Path(__file__).parents[2] / "data" / "language"
 PREFIX = "text_encoder.body.model."
 
 
-def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Weights drawn from a key's checksum, as the stored numbers were made."""
+def rule_weights(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Weights drawn from the checksum of their key, as for the stored features."""
     noise = np.random.default_rng(zlib.crc32((PREFIX + key).encode())).standard_normal(shape)
     if "embeddings.weight" in key:
         value = 0.2 * noise
@@ -32,12 +32,12 @@ def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> TextEncoder:
-    encoder = TextEncoder.from_source("bert-base-uncased").eval()
+def encoder() -> BertTextEncoder:
+    encoder = BertTextEncoder.from_source("bert-base-uncased").eval()
     state = encoder.model.state_dict()
     encoder.model.load_state_dict(
         {
-            key: rule(key, tuple(value.shape)) if value.is_floating_point() else value
+            key: rule_weights(key, tuple(value.shape)) if value.is_floating_point() else value
             for key, value in state.items()
         }
     )
@@ -46,7 +46,7 @@ def encoder() -> TextEncoder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["r50_small_det12", "r50_small_det133", "r50_small_refer"])
-def test_hidden_states(encoder: TextEncoder, case: str) -> None:
+def test_hidden_states(encoder: BertTextEncoder, case: str) -> None:
     spec = json.loads((DATA / "official_tokens.json").read_text())[case]
     if "expression" in spec:
         caption = expression_caption(spec["expression"])

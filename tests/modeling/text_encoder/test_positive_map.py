@@ -1,4 +1,4 @@
-"""Positive maps, plain and spread over shared whole names, against the published numbers."""
+"""Positive maps and hierarchical supervision, compared with the published model's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHRASES = (
 )
 
 
-def read(tokenizer, names: tuple[str, ...], length: int):
+def tokenized(tokenizer, names: tuple[str, ...], length: int):
     tokens = tokenize(tokenizer, vocabulary_caption(Vocabulary.from_names(stuff=names)))
     ids = torch.zeros(length, dtype=torch.long)
     ids[: len(tokens.ids)] = torch.tensor(tokens.ids)
@@ -34,17 +34,17 @@ def read(tokenizer, names: tuple[str, ...], length: int):
 
 
 @pytest.mark.parametrize(
-    ("names", "length", "key", "spread"),
+    ("names", "length", "key", "propagate"),
     [
         (PHRASES, 64, "plain", False),
         (PHRASES, 64, "part", True),
         (("person head", "dog"), 16, "part_single", True),
     ],
 )
-def test_official_maps(tokenizer, names, length: int, key: str, spread: bool) -> None:
-    spans, ids = read(tokenizer, names, length)
+def test_official_maps(tokenizer, names, length: int, key: str, propagate: bool) -> None:
+    spans, ids = tokenized(tokenizer, names, length)
     found = positive_map(spans, torch.arange(len(names)), length)
-    if spread:
+    if propagate:
         found = propagate_part_to_whole(found, ids, tokenizer=tokenizer)
     with np.load(DATA / "official_text.npz") as official:
         assert np.array_equal(found.numpy(), official[f"positive_map_{key}"])
@@ -58,9 +58,9 @@ def test_rows_follow_the_objects() -> None:
     assert positive_map(spans, torch.zeros(0, dtype=torch.long), 6).shape == (0, 6)
 
 
-def test_only_the_vocabularys_own_wholes_spread(tokenizer) -> None:
+def test_only_wholes_of_the_vocabulary_propagate(tokenizer) -> None:
     vocabulary = Vocabulary.from_names(stuff=["red house", "red sky"], parts={"house": ["roof"]})
-    spans, ids = read(tokenizer, vocabulary.names, 16)
+    spans, ids = tokenized(tokenizer, vocabulary.names, 16)
     plain = positive_map(spans, torch.tensor([0, 1, 2]), 16)
     found = propagate_part_to_whole(plain, ids, vocabulary)
     house = ids == tokenizer.convert_tokens_to_ids("house")
@@ -71,8 +71,8 @@ def test_only_the_vocabularys_own_wholes_spread(tokenizer) -> None:
     assert torch.equal(propagate_part_to_whole(plain, ids, ()), plain)
 
 
-@pytest.mark.parametrize(("times", "spreads"), [(1, False), (2, True), (29, True), (30, False)])
-def test_how_often_a_whole_must_stand_there(tokenizer, times: int, spreads: bool) -> None:
+@pytest.mark.parametrize(("times", "propagates"), [(1, False), (2, True), (29, True), (30, False)])
+def test_number_of_occurrences_that_propagate(tokenizer, times: int, propagates: bool) -> None:
     spans, ids = [], [101]
     dog, other = tokenizer.convert_tokens_to_ids(["dog", "head"])
     for _ in range(times):
@@ -80,11 +80,11 @@ def test_how_often_a_whole_must_stand_there(tokenizer, times: int, spreads: bool
         ids += [dog, other, 1012]
     plain = positive_map(spans, torch.tensor([0]), len(ids))
     found = propagate_part_to_whole(plain, torch.tensor(ids), tokenizer=tokenizer)
-    assert int(found.sum()) == (times + 1 if spreads else 2)
+    assert int(found.sum()) == (times + 1 if propagates else 2)
 
 
-def test_spreading_leaves_its_input_alone(tokenizer) -> None:
-    spans, ids = read(tokenizer, PHRASES, 32)
+def test_input_is_not_changed(tokenizer) -> None:
+    spans, ids = tokenized(tokenizer, PHRASES, 32)
     plain = positive_map(spans, torch.arange(8), 32)
     before = plain.clone()
     propagate_part_to_whole(plain, ids, tokenizer=tokenizer)

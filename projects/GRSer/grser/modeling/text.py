@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import Caption, expression_caption
 
 PREFIX = "<no> "
@@ -38,7 +38,7 @@ class ExpressionFeatures:
     anti_expression: Tensor
 
 
-class ExpressionEncoder(TextEncoder):
+class ExpressionEncoder(BertTextEncoder):
     """BERT for expressions and anti-expressions, without lowercasing or cleaning as in LAVT."""
 
     pooling = CLS

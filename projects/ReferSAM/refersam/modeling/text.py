@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
 CLIP = "clip:"
 
 
-class BertExpressions(TextEncoder):
+class BertExpressions(BertTextEncoder):
     """BERT's last hidden states; [CLS] stands for the expression."""
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:

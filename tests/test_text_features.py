@@ -1,11 +1,11 @@
-"""Text features as a value: pooling, choosing rows, expanding."""
+"""Text features: pooling, selection and expansion."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hipie.modeling.text_encoder.features import TextFeatures
+from hipie.structures import TextFeatures
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def features() -> TextFeatures:
     )
 
 
-def test_pooled_is_the_mean_of_real_word_pieces(features: TextFeatures) -> None:
+def test_pooled_is_the_mean_of_real_tokens(features: TextFeatures) -> None:
     pooled = features.pooled()
     assert pooled.shape == (2, 1, 4)
     expected = features.hidden[1, :3].double().mean(0)
@@ -29,7 +29,7 @@ def test_pooled_is_the_mean_of_real_word_pieces(features: TextFeatures) -> None:
     assert torch.equal(noisy.pooled(), pooled)
 
 
-def test_select_repeats_rows(features: TextFeatures) -> None:
+def test_select_repeats_captions(features: TextFeatures) -> None:
     chosen = features.select([1, 0, 1])
     assert len(chosen) == 3
     assert torch.equal(chosen.hidden[2], features.hidden[1])

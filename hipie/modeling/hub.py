@@ -1,0 +1,44 @@
+"""Availability of files on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import build_hf_headers
+
+TIMEOUT_SECONDS = 5.0
+
+
+class HubError(OSError):
+    """A file that is neither cached nor available on the hub; the message says why."""
+
+
+def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
+    """Check within seconds that a repository's file is cached or can be downloaded.
+
+    The clients of transformers and open_clip retry for most of a minute; this makes one request.
+
+    Args:
+        repository: name on the hub, "owner/name" or "name".
+        file_names: equivalent files, any of which may be cached; the first is requested.
+
+    Raises:
+        HubError: if no file is cached and the hub is offline, unreachable, or does not have it.
+    """
+    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in file_names):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise HubError("it is not in the cache of the Hugging Face hub, which is set to offline")
+    url = f"{constants.ENDPOINT}/{repository}/resolve/main/{file_names[0]}"
+    request = urllib.request.Request(url, method="HEAD", headers=build_hf_headers())
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        raise HubError(f"the Hugging Face hub returned status {error.code} for it") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise HubError(f"the Hugging Face hub cannot be reached ({reason})") from error
