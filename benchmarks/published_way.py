@@ -33,8 +33,8 @@ from hipie.modeling.postprocessing.token_to_class import (
     pool_token_logits,
 )
 from hipie.modeling.text_encoder.bert import BertTextEncoder
-from hipie.structures import TextFeatures
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
+from hipie.structures import TextFeatures
 
 WINDOW = 512
 ALL_AT_ONCE = 2**40

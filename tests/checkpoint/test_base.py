@@ -9,7 +9,7 @@ from hipie.checkpoint.base import (
     checkpoint_converters,
     external_weight_prefixes,
 )
-from hipie.modeling.text_encoder.bert import TextEncoder
+from hipie.modeling.text_encoder.bert import BertTextEncoder
 
 
 def test_plain_modules_have_no_converters_and_no_external_weights(two):
@@ -34,5 +34,5 @@ def test_external_weights_are_not_missing_in_any_loader(with_packaged):
 
 def test_only_a_frozen_text_encoder_from_a_package_is_external():
     for frozen in (True, False):
-        encoder = TextEncoder.from_source("minilm", frozen=frozen)
+        encoder = BertTextEncoder.from_source("minilm", frozen=frozen)
         assert encoder.has_external_weights() is frozen

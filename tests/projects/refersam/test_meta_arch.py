@@ -207,7 +207,7 @@ def test_bad_dicts(make_model, item):
     model = make_model()
     with pytest.raises(ValueError, match="page.png.*expressions"):
         model([{**item, "expressions": []}])
-    with pytest.raises(ValueError, match='expression " . " has no word'):
+    with pytest.raises(ValueError, match='expression " . " contains no letter or digit'):
         model([{**item, "expressions": [" . "]}])
     model.train()
     with pytest.raises(ValueError, match="page.png.*instances"):
