@@ -38,7 +38,12 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "predictor": ("cli", "__main__"),
 }
 # A tokenizer turns text into ids and holds no parameters: the data mappers count tokens with it.
-ALLOWED = {("data", "hipie.modeling.text_encoder.tokenizer")}
+# The interface of architectures, which name dataset mappers and evaluators, holds no network.
+ALLOWED = {
+    ("data", "hipie.modeling.text_encoder.tokenizer"),
+    ("data", "hipie.modeling.meta_arch.base"),
+    ("evaluation", "hipie.modeling.meta_arch.base"),
+}
 # Packages that `hipie.structures` and `hipie.vocabularies` may import beside the standard library.
 THIRD_PARTY = {"structures": {"torch"}, "vocabularies": set()}
 

@@ -1,48 +1,152 @@
-"""Loaders of training and test data, from a configuration."""
+"""Data loaders and dataset mappers, built from a configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data import build_detection_test_loader as detectron2_test_loader
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
+from fvcore.common.registry import Registry
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from hipie.data.dataset_mappers import ReferringMapper, UniversalMapper
 from hipie.data.dataset_mappers.transforms import Jitter
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
-from hipie.modeling.text_encoder.tokenizer import load_tokenizer, minilm_folder
+from hipie.modeling.meta_arch.base import meta_architecture
+from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
 
 IGNORE_LABEL = 255
-Mapper = Callable[..., dict[str, Any]]
+# Mapper of data sets whose metadata has no `task`, such as Detectron2's own.
+DEFAULT_TASK = "universal"
 
-# The evaluators of data sets whose records have expressions.
-EXPRESSION_SETS = ("refer", "grefer", "refzom", "group", "cosaliency")
+Record = dict[str, Any]
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Registry of functions `(cfg, dataset_name, training) -> MappedDataset`.
+
+A data set names its function by `task` in its metadata ("universal" by default). An architecture
+that reads data sets in a form of its own names another one; see
+`SegmentationModel.dataset_mapper`. The function returns the records as well, so that it may convert
+them, for example join images to groups.
+"""
 
 
-class MappedSets(Dataset):
-    """Several data sets, each with its mapper, asked for items by `Draw`."""
+@dataclass(frozen=True)
+class MappedDataset:
+    """Records of a data set, and the mapper that turns each of them into a model input.
 
-    def __init__(self, records: Sequence[Sequence[dict[str, Any]]], mappers: Sequence[Mapper]):
-        self._records = [DatasetFromList(list(one), copy=False) for one in records]
-        self._mappers = list(mappers)
+    Attributes:
+        records: in the form that the mapper takes. Those of training have `width` and `height`
+            where batches shall be of one orientation.
+        mapper: called with a record at test, and with a record and a seed in training.
+    """
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    records: Sequence[Record]
+    mapper: Callable[..., Record]
+
+
+def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build the records and the mapper of a registered data set.
+
+    Args:
+        cfg: the configuration; its architecture may name the mapper.
+        dataset_name: a name in Detectron2's catalogs.
+        training: whether annotations are needed.
+
+    Raises:
+        ValueError: naming the data set, if no mapper is registered for its `task`.
+    """
+    architecture = meta_architecture(cfg)
+    name = architecture and architecture.dataset_mapper(cfg, dataset_name, training)
+    name = name or MetadataCatalog.get(dataset_name).get("task", DEFAULT_TASK)
+    if name not in DATASET_MAPPER_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
+        raise ValueError(
+            f'the data set {dataset_name} has the task "{name}", for which no dataset mapper is '
+            f"registered; there are {known}"
+        )
+    return DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
+
+
+@DATASET_MAPPER_REGISTRY.register()
+def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build the mapper for things, stuff and parts of a vocabulary.
+
+    Records of Detectron2's own data sets, which may lack `height`, `width` and `image_id`, are
+    completed.
+
+    Args:
+        cfg: reads INPUT.* and MODEL.HIPIE.TEXT.*.
+        dataset_name: a registered data set with `vocabulary` or class names in its metadata.
+        training: whether annotations are needed.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    records = [_completed(record) for record in _records(cfg, dataset_name, training)]
+    vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
+    if not training:
+        return MappedDataset(records, UniversalMapper(vocabulary, **_image_options(cfg, training)))
+    unseen = set(metadata.get("unseen_classes", ()))
+    mapper = UniversalMapper(
+        vocabulary,
+        pieces=_token_counts(vocabulary, cfg.MODEL.HIPIE.TEXT.SOURCE),
+        max_pieces=cfg.MODEL.HIPIE.TEXT.MAX_TOKENS,
+        candidates=[
+            index for index, entry in enumerate(vocabulary.classes) if entry.name not in unseen
+        ],
+        min_part_area=cfg.INPUT.MIN_PART_AREA,
+        jitter=_jitter(cfg),
+        max_objects=cfg.INPUT.MAX_OBJECTS,
+        ignore_label=metadata.get("ignore_label", IGNORE_LABEL),
+        **_image_options(cfg, training),
+    )
+    return MappedDataset(records, mapper)
+
+
+@DATASET_MAPPER_REGISTRY.register()
+def referring(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build the mapper for images with referring expressions.
+
+    Args:
+        cfg: reads INPUT.*.
+        dataset_name: a registered data set whose records have `expressions`.
+        training: whether annotations are needed.
+    """
+    mapper = ReferringMapper(
+        expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
+        square=cfg.INPUT.SQUARE_SIZE,
+        mirror=cfg.INPUT.EXPRESSION_FLIP_PROB,
+        any_targets=cfg.INPUT.GENERALIZED_EXPRESSIONS,
+        **_image_options(cfg, training),
+    )
+    return MappedDataset(_records(cfg, dataset_name, training), mapper)
+
+
+class MappedDatasets(Dataset[Record]):
+    """Several data sets, each with its mapper, indexed by `Draw`."""
+
+    def __init__(self, datasets: Sequence[MappedDataset]) -> None:
+        self._records = [DatasetFromList(list(one.records), copy=False) for one in datasets]
+        self._mappers = [one.mapper for one in datasets]
+
+    def __getitem__(self, draw: Draw) -> Record:
         record = self._records[draw.dataset][draw.index]
         return self._mappers[draw.dataset](record, draw.seed)
 
     def __len__(self) -> int:
-        return sum(len(one) for one in self._records)
+        return sum(len(records) for records in self._records)
 
 
 class _Batches:
-    """A batch sampler for PyTorch's loader: one process's batches from an iteration on."""
+    """Batch sampler for PyTorch's loader: one process's batches from an iteration on."""
 
     def __init__(self, sampler: BatchSampler, start: int, rank: int, processes: int) -> None:
         self._arguments = (start, rank, processes)
@@ -53,22 +157,16 @@ class _Batches:
         return self._sampler.share(*self._arguments)
 
 
-def build_train_loader(
-    cfg: CfgNode,
-    start_iteration: int = 0,
-    *,
-    count_pieces: Callable[[str], int] | None = None,
-) -> DataLoader:
-    """Endless batches of `cfg.DATASETS.TRAIN`, each of one data set and so of one task.
+def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any]:
+    """Build the endless loader of `DATASETS.TRAIN`; a batch is of one data set and so of one task.
 
-    Batch t depends on `cfg.SEED` and t only, so a loader that starts at t goes on exactly where
-    another stopped. Of every batch this process gets its share.
+    Batch t depends on `cfg.SEED` and t only, so that a loader that starts at t continues exactly
+    where another one stopped. Of every batch this process gets its share.
 
     Args:
-        cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS}, INPUT.*,
-            SOLVER.IMS_PER_BATCH, SEED and MODEL.HIPIE.TEXT.*.
-        start_iteration: the first batch's number.
-        count_pieces: tokens of a text; by default those of the configured text encoder.
+        cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS},
+            INPUT.*, SOLVER.IMS_PER_BATCH, SEED and MODEL.HIPIE.TEXT.*.
+        start_iteration: number of the first batch.
 
     Raises:
         ValueError: naming the key or the data set that does not fit.
@@ -76,102 +174,52 @@ def build_train_loader(
     names = cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
-    data = [_training_data(cfg, name, count_pieces) for name in names]
-    records = [of_one for of_one, _ in data]
-    ratios = _one_each(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
-    sizes = _one_each(
+    datasets = [build_mapped_dataset(cfg, name, training=True) for name in names]
+    ratios = _per_dataset(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
+    sizes = _per_dataset(
         cfg.DATALOADER.DATASET_BATCH_SIZE,
         names,
         "DATALOADER.DATASET_BATCH_SIZE",
         cfg.SOLVER.IMS_PER_BATCH,
     )
-    wide = [[record["width"] > record["height"] for record in one] for one in records]
-    sampler = BatchSampler(wide, ratios, [int(size) for size in sizes], cfg.SEED)
+    is_wide = [[_is_wide(record) for record in dataset.records] for dataset in datasets]
+    sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], cfg.SEED)
     return DataLoader(
-        MappedSets(records, [mapper for _, mapper in data]),
+        MappedDatasets(datasets),
         batch_sampler=_Batches(sampler, start_iteration, comm.get_rank(), comm.get_world_size()),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_use_one_thread,
     )
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
-    """One data set, image by image in order, shared out over the processes.
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+    """Build the loader of one data set, image by image in order, divided among the processes.
 
     Args:
         cfg: reads DATALOADER.NUM_WORKERS and INPUT.*.
-        name: a registered data set.
+        dataset_name: a registered data set.
     """
-    own = architectures_own_data(cfg, name, training=False)
-    records, mapper = own or (DatasetCatalog.get(name), build_mapper(cfg, name, training=False))
+    dataset = build_mapped_dataset(cfg, dataset_name, training=False)
     return detectron2_test_loader(
-        records,
-        mapper=mapper,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        dataset.records, mapper=dataset.mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
     )
 
 
-def architectures_own_data(
-    cfg: CfgNode, name: str, *, training: bool
-) -> tuple[Sequence[dict[str, Any]], Mapper] | None:
-    """Records and mapper from an architecture that reads data sets in a form of its own.
-
-    Such a class has `data_of(cfg, name, training=...)`, which may return None for data sets that it
-    reads as everybody does. Records of training need `width` and `height`.
-    """
-    known = cfg.MODEL.META_ARCHITECTURE
-    architecture = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
-    own = getattr(architecture, "data_of", None)
-    return own(cfg, name, training=training) if own else None
-
-
-def build_mapper(
-    cfg: CfgNode,
-    name: str,
-    *,
-    training: bool,
-    count_pieces: Callable[[str], int] | None = None,
-) -> ReferringMapper | UniversalMapper:
-    """The mapper that a data set needs: expressions, or objects of a vocabulary.
-
-    Args:
-        cfg: reads INPUT.* and MODEL.HIPIE.TEXT.*.
-        name: a registered data set.
-        training: whether annotations are wanted.
-        count_pieces: see `build_train_loader`.
-    """
-    metadata = MetadataCatalog.get(name)
-    size: dict[str, Any] = {
+def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
+    return {
         "training": training,
         "shortest": cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,),
         "longest": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
         "image_format": cfg.INPUT.FORMAT,
     }
-    if metadata.get("evaluator_type") in EXPRESSION_SETS:
-        return ReferringMapper(
-            expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
-            square=cfg.INPUT.SQUARE_SIZE,
-            mirror=cfg.INPUT.EXPRESSION_FLIP_PROB,
-            any_targets=cfg.INPUT.GENERALIZED_EXPRESSIONS,
-            **size,
-        )
-    vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
-    if not training:
-        return UniversalMapper(vocabulary, **size)
-    count = count_pieces or _piece_counter(cfg.MODEL.HIPIE.TEXT.SOURCE)
-    unseen = set(metadata.get("unseen_classes", ()))
-    return UniversalMapper(
-        vocabulary,
-        pieces=[count(f"{one.name}. ") for one in vocabulary.classes],
-        max_pieces=cfg.MODEL.HIPIE.TEXT.MAX_TOKENS,
-        candidates=[i for i, one in enumerate(vocabulary.classes) if one.name not in unseen],
-        min_part_area=cfg.INPUT.MIN_PART_AREA,
-        jitter=_jitter(cfg),
-        max_objects=cfg.INPUT.MAX_OBJECTS,
-        ignore_label=metadata.get("ignore_label", IGNORE_LABEL),
-        **size,
-    )
+
+
+def _token_counts(vocabulary: Vocabulary, source: str) -> list[int]:
+    """Tokens that each class takes in a caption of the text encoder `source`."""
+    tokenizer = load_tokenizer(source)
+    texts = [f"{name}. " for name in vocabulary.names]
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _jitter(cfg: CfgNode) -> Jitter | None:
@@ -181,63 +229,65 @@ def _jitter(cfg: CfgNode) -> Jitter | None:
     return Jitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
 
 
-def _training_data(
-    cfg: CfgNode, name: str, count_pieces: Callable[[str], int] | None
-) -> tuple[Sequence[dict[str, Any]], Mapper]:
-    own = architectures_own_data(cfg, name, training=True)
-    return own or (
-        _training_records(name, cfg.INPUT.GENERALIZED_EXPRESSIONS),
-        build_mapper(cfg, name, training=True, count_pieces=count_pieces),
-    )
-
-
-def _training_records(name: str, any_targets: bool) -> list[dict[str, Any]]:
-    """The records of a data set that show something to learn.
-
-    Args:
-        name: a registered data set.
-        any_targets: whether it is something to learn that an expression describes nothing.
+def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:
+    """All records of a data set; in training those with something to learn.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none in training.
     """
-    kept = [record for record in DatasetCatalog.get(name) if _has_objects(record, any_targets)]
+    records: list[Record] = DatasetCatalog.get(dataset_name)
+    if not training:
+        return records
+    no_target = cfg.INPUT.GENERALIZED_EXPRESSIONS
+    kept = [record for record in records if _has_objects(record, no_target)]
     if not kept:
-        raise ValueError(f"no image of the data set {name} has an object to learn from")
+        raise ValueError(f"no image of the data set {dataset_name} has an object to learn from")
     return kept
 
 
-def _has_objects(record: dict[str, Any], any_targets: bool) -> bool:
+def _has_objects(record: Record, no_target: bool) -> bool:
+    """Whether a record has ground truth; `no_target` counts expressions that describe nothing."""
     if "expressions" in record:
-        return any(any_targets or len(one["targets"]) == 1 for one in record["expressions"])
+        return any(no_target or len(entry["targets"]) == 1 for entry in record["expressions"])
     if "part_seg_file_name" in record:
         return True
     if "segments_info" not in record and "annotations" not in record:
         return "sem_seg_file_name" in record
     objects = record["segments_info"] if "segments_info" in record else record["annotations"]
-    return any(not one.get("iscrowd", 0) for one in objects)
+    return any(not annotation.get("iscrowd", 0) for annotation in objects)
 
 
-def _one_each(given: Sequence[float], names: Sequence[str], key: str, default: float) -> list:
-    if len(given) == 0:
+def _completed(record: Record) -> Record:
+    """Return a record that has `height`, `width` and `image_id`."""
+    if "height" in record and "width" in record and "image_id" in record:
+        return record
+    file = Path(record["file_name"])
+    completed = {"image_id": file.stem, **record}
+    if "height" not in record or "width" not in record:
+        with Image.open(file) as image:
+            completed["width"], completed["height"] = image.size
+    return completed
+
+
+def _is_wide(record: Record) -> bool:
+    return record.get("width", 0) > record.get("height", 0)
+
+
+def _per_dataset(
+    values: Sequence[float], names: Sequence[str], key: str, default: float
+) -> list[float]:
+    if len(values) == 0:
         return [default] * len(names)
-    if len(given) != len(names):
+    if len(values) != len(names):
         raise ValueError(
-            f"{key} has {len(given)} numbers, DATASETS.TRAIN {len(names)} names; give one each"
+            f"{key} has {len(values)} numbers, DATASETS.TRAIN {len(names)} names; give one each"
         )
-    return list(given)
+    return list(values)
 
 
-def _piece_counter(source: str) -> Callable[[str], int]:
-    """Counts tokens with the tokenizer of a text encoder."""
-    bundled = source in ("minilm", "bert-base-uncased")
-    tokenizer = load_tokenizer(str(minilm_folder()) if bundled else source)
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _as_list(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _as_list(items: list[Record]) -> list[Record]:
     return items
 
 
-def _one_thread(worker: int) -> None:
+def _use_one_thread(worker: int) -> None:
     torch.set_num_threads(1)

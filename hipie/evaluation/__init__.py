@@ -1,6 +1,6 @@
 """Evaluators that Detectron2 lacks, and the choice of the right one for a data set."""
 
-from hipie.evaluation.build import build_evaluator
+from hipie.evaluation.build import EVALUATOR_REGISTRY, build_evaluator
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall, wilson_interval
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
@@ -13,6 +13,7 @@ from hipie.evaluation.results_io import write_results
 from hipie.evaluation.results_table import ResultsTable
 
 __all__ = [
+    "EVALUATOR_REGISTRY",
     "ClassAgnosticRecall",
     "CoSaliencyEvaluator",
     "GeneralizedReferringEvaluator",

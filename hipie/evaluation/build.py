@@ -1,23 +1,32 @@
-"""The evaluator that a data set asks for."""
+"""Evaluators of registered data sets, built from a configuration."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
-from detectron2.modeling import META_ARCH_REGISTRY
+from fvcore.common.registry import Registry
 from PIL import Image
 
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
-from hipie.evaluation.coco_evaluation import CheckedCOCOEvaluator, PanopticInstancesEvaluator
+from hipie.evaluation.coco_evaluation import (
+    CheckedCOCOEvaluator,
+    CountingEvaluator,
+    PanopticInstancesEvaluator,
+)
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
 from hipie.evaluation.group_evaluation import GroupReferringEvaluator
@@ -25,87 +34,195 @@ from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
+from hipie.modeling.meta_arch.base import meta_architecture
 
-OWN = {
-    "cosaliency": CoSaliencyEvaluator,
-    "grefer": GeneralizedReferringEvaluator,
-    "group": GroupReferringEvaluator,
-    "part_pq": PartPQEvaluator,
-    "parts": PartEvaluator,
-    "refer": ReferringEvaluator,
-    "refzom": RefZOMEvaluator,
-    "unseen": ClassAgnosticRecall,
-}
-DETECTRON2S = ("coco", "coco_panoptic_seg", "sem_seg")
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """
+Registry of functions `(cfg, dataset_name, output_folder) -> DatasetEvaluator`.
+
+A data set names its function by `evaluator_type` in its metadata. An architecture whose predictions
+have a form of their own names another one; see `SegmentationModel.evaluator`. `output_folder` is
+None where predictions are not written. The metadata's `result_name` renames the task in the results, and
+`also_at` has expressions evaluated at a second size.
+"""
 
 
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator for a registered data set, by its metadata's `evaluator_type`.
-
-    An architecture that answers in a form of its own has `evaluator_of(cfg, name)`, which comes
-    first, and may return None for data sets that it leaves to the others.
-
-    "coco": box and mask AP. "coco_panoptic_seg": those, PQ and mIoU, as far as
-    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` ask for. "sem_seg": mIoU. The others are
-    evaluators of this package (`OWN`); the metadata's `result_name` renames their results, and
-    `also_at` has expressions judged at a second size.
+    """Build the evaluator of a registered data set.
 
     Args:
-        cfg: reads MODEL.HIPIE.TEST and TEST.FASTER_COCO_EVAL.
-        dataset_name: a name in the catalogs.
+        cfg: reads MODEL.META_ARCHITECTURE, MODEL.HIPIE.TEST and TEST.FASTER_COCO_EVAL.
+        dataset_name: a name in Detectron2's catalogs.
         output_folder: where predictions are written; None = nowhere.
 
     Raises:
-        ValueError: if the data set has no type, or one that is not known, or a package is missing.
+        ValueError: if the data set has no `evaluator_type`, or one that is not registered, or a
+            package is missing.
     """
-    own = _architectures_own(cfg, dataset_name)
-    if own is not None:
-        return own
-    metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.get("evaluator_type")
+    architecture = meta_architecture(cfg)
+    name = architecture and architecture.evaluator(cfg, dataset_name)
+    name = name or MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if name not in EVALUATOR_REGISTRY:
+        raise ValueError(
+            f'the data set {dataset_name} has the evaluator_type "{name}"; registered are '
+            f"{', '.join(sorted(name for name, _ in EVALUATOR_REGISTRY))}"
+        )
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
-    options = {key: metadata.get(key) for key in ("result_name", "also_at") if metadata.get(key)}
-    if kind in OWN:
-        return OWN[kind](dataset_name, **options)
-    if kind == "coco":
-        return CheckedCOCOEvaluator(dataset_name, output_folder, faster=cfg.TEST.FASTER_COCO_EVAL)
-    if kind == "sem_seg":
-        return _semantic(dataset_name, output_folder)
-    if kind != "coco_panoptic_seg":
-        raise ValueError(
-            f'the data set {dataset_name} has the evaluator_type "{kind}"; known are '
-            f"{', '.join(sorted([*OWN, *DETECTRON2S]))}"
-        )
-    DatasetCatalog.get(dataset_name)  # Pages of the picture book may have to be drawn first.
-    asked = cfg.MODEL.HIPIE.TEST
-    parts = []
-    if asked.INSTANCE_ON:
+    return EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
+
+
+@EVALUATOR_REGISTRY.register()
+def coco(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of COCO's box and mask AP."""
+    faster = cfg.TEST.FASTER_COCO_EVAL
+    if _has_annotation_ids(dataset_name):
+        return CheckedCOCOEvaluator(dataset_name, output_folder, faster=faster)
+    return CountingEvaluator(dataset_name, output_folder, faster=faster)
+
+
+@EVALUATOR_REGISTRY.register()
+def coco_panoptic_seg(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None
+) -> DatasetEvaluator:
+    """Build the evaluators of AP, mIoU and PQ.
+
+    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` say which; mIoU needs a data set with
+    semantic label maps.
+    """
+    records = DatasetCatalog.get(dataset_name)  # draws the picture book where it is not yet drawn
+    enabled = cfg.MODEL.HIPIE.TEST
+    evaluators: list[DatasetEvaluator] = []
+    if enabled.INSTANCE_ON:
         faster = cfg.TEST.FASTER_COCO_EVAL
-        parts.append(PanopticInstancesEvaluator(dataset_name, output_folder, faster=faster))
-    if asked.SEMANTIC_ON:
-        parts.append(_semantic(dataset_name, output_folder))
-    if asked.PANOPTIC_ON:
-        parts.append(COCOPanopticEvaluator(dataset_name, output_folder))
-    return DatasetEvaluators(parts)
+        evaluators.append(PanopticInstancesEvaluator(dataset_name, output_folder, faster=faster))
+    if enabled.SEMANTIC_ON and any("sem_seg_file_name" in record for record in records[:1]):
+        evaluators.append(sem_seg(cfg, dataset_name, output_folder))
+    if enabled.PANOPTIC_ON:
+        evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
+    return DatasetEvaluators(evaluators)
 
 
-def _architectures_own(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator | None:
-    known = cfg.MODEL.META_ARCHITECTURE
-    architecture = META_ARCH_REGISTRY.get(known) if known in META_ARCH_REGISTRY else None
-    own = getattr(architecture, "evaluator_of", None)
-    return own(cfg, dataset_name) if own else None
-
-
-def _semantic(dataset_name: str, output_folder: str | None) -> SemSegEvaluator:
+@EVALUATOR_REGISTRY.register()
+def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of mIoU."""
     return SemSegEvaluator(
-        dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_semantic
+        dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_label_map
     )
 
 
-def _read_semantic(path: str, dtype: type = int) -> np.ndarray:
-    """A label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
+@EVALUATOR_REGISTRY.register()
+def lvis(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of LVIS's box and mask AP.
+
+    Raises:
+        ValueError: if the package lvis is not installed.
+    """
+    try:
+        return LVISEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_folder)
+    except ImportError as error:
+        raise ValueError(
+            f"the data set {dataset_name} needs the package lvis: pip install lvis"
+        ) from error
+
+
+@EVALUATOR_REGISTRY.register()
+def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of Pascal VOC's box AP."""
+    return PascalVOCDetectionEvaluator(dataset_name)
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_instance(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None
+) -> DatasetEvaluator:
+    """Build the evaluator of Cityscapes' mask AP."""
+    return CityscapesInstanceEvaluator(dataset_name)
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_sem_seg(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None
+) -> DatasetEvaluator:
+    """Build the evaluator of Cityscapes' mIoU."""
+    return CityscapesSemSegEvaluator(dataset_name)
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_panoptic_seg(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None
+) -> DatasetEvaluator:
+    """Build the evaluator of Cityscapes' PQ."""
+    return COCOPanopticEvaluator(dataset_name, output_folder)
+
+
+@EVALUATOR_REGISTRY.register()
+def parts(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of mIoU of parts."""
+    return PartEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def part_pq(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of PartPQ."""
+    return PartPQEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def unseen(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of the recall of classes that are not in training."""
+    return ClassAgnosticRecall(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def refer(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of RefCOCO, RefCOCO+ and RefCOCOg."""
+    return ReferringEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def grefer(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of gRefCOCO."""
+    return GeneralizedReferringEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def refzom(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of Ref-ZOM."""
+    return RefZOMEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def group(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of GRD's groups."""
+    return GroupReferringEvaluator(dataset_name, **_options(dataset_name))
+
+
+@EVALUATOR_REGISTRY.register()
+def cosaliency(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build the evaluator of co-saliency."""
+    return CoSaliencyEvaluator(dataset_name, **_options(dataset_name))
+
+
+def _options(dataset_name: str) -> dict[str, Any]:
+    metadata = MetadataCatalog.get(dataset_name)
+    return {key: metadata.get(key) for key in ("result_name", "also_at") if metadata.get(key)}
+
+
+def _has_annotation_ids(dataset_name: str) -> bool:
+    """Whether annotations have `id`, as those of this package's readers; Detectron2's have not."""
+    annotations = (
+        annotation
+        for record in DatasetCatalog.get(dataset_name)
+        for annotation in record.get("annotations", ())
+    )
+    first = next(annotations, None)
+    return first is None or "id" in first
+
+
+def _read_label_map(path: str, dtype: type = int) -> np.ndarray:
+    """Read a label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
     with Image.open(path) as image:
         return np.array(image).astype(dtype)

@@ -14,9 +14,15 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from hipie.config import add_hipie_config
 from hipie.data import build as loader
-from hipie.data.build import build_test_loader, build_train_loader
+from hipie.data.build import (
+    DATASET_MAPPER_REGISTRY,
+    MappedDataset,
+    build_test_loader,
+    build_train_loader,
+)
 from hipie.data.datasets import register_picturebook
 from hipie.data.datasets.coco import register
+from hipie.modeling.meta_arch.base import SegmentationModel
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def cfg(drawn_book: None) -> CfgNode:
 
 
 def batches(cfg: CfgNode, number: int, start: int = 0) -> list[list[dict[str, Any]]]:
-    return list(islice(build_train_loader(cfg, start, count_pieces=len), number))
+    return list(islice(build_train_loader(cfg, start), number))
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -103,7 +109,7 @@ def test_training_never_names_unseen_things(cfg: CfgNode) -> None:
     assert len(named) > 15 and not named & unseen
 
 
-def test_the_real_tokenizer_counts_pieces(cfg: CfgNode) -> None:
+def test_captions_have_at_most_the_configured_tokens(cfg: CfgNode) -> None:
     cfg.DATASETS.TRAIN = cfg.DATASETS.TRAIN[:1]
     cfg.DATALOADER.DATASET_RATIO = ()
     cfg.MODEL.HIPIE.TEXT.SOURCE = "minilm"
@@ -129,7 +135,7 @@ def test_test_loader_gives_every_image_once(cfg: CfgNode, task: str) -> None:
 def test_lists_must_match_the_data_sets(cfg: CfgNode, key: str) -> None:
     cfg.DATALOADER[key] = (1, 1)
     with pytest.raises(ValueError, match=f"DATALOADER.{key} has 2 numbers, DATASETS.TRAIN 3"):
-        build_train_loader(cfg, count_pieces=len)
+        build_train_loader(cfg)
 
 
 def test_no_data_set(cfg: CfgNode) -> None:
@@ -146,33 +152,64 @@ def test_a_data_set_without_objects_is_named(cfg: CfgNode) -> None:
         build_train_loader(cfg)
 
 
-class Asking(torch.nn.Module):
-    """An architecture that reads every data set but one in a form of its own."""
+class GroupModel(SegmentationModel):
+    """Architecture that reads every data set but one in a form of its own."""
 
-    @staticmethod
-    def data_of(cfg: CfgNode, name: str, *, training: bool) -> Any:
-        if name.endswith("_parts"):
-            return None
-        records = [{"width": 4, "height": 3, "number": number} for number in range(3)]
-        return records, partial(asked, name, training)
+    @classmethod
+    def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str | None:
+        return None if dataset_name.endswith("_parts") else "numbered"
 
 
-def asked(name: str, training: bool, record: dict[str, Any], seed: Any = None) -> dict[str, Any]:
-    return {**record, "name": name, "training": training, "seeded": seed is not None}
+def numbered(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    records = [{"width": 4, "height": 3, "number": number} for number in range(3)]
+    return MappedDataset(records, partial(number_input, dataset_name, training))
 
 
-def test_an_architecture_may_read_data_sets_itself(
+def number_input(
+    dataset_name: str, training: bool, record: dict[str, Any], seed: Any = None
+) -> dict[str, Any]:
+    return {**record, "name": dataset_name, "training": training, "seeded": seed is not None}
+
+
+def test_an_architecture_names_the_mapper_of_its_own_records(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Asking", Asking)
-    cfg.MODEL.META_ARCHITECTURE = "Asking"
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "GroupModel", GroupModel)
+    monkeypatch.setitem(DATASET_MAPPER_REGISTRY._obj_map, "numbered", numbered)
+    cfg.MODEL.META_ARCHITECTURE = "GroupModel"
     cfg.DATASETS.TRAIN = ("picturebook_train_panoptic", "picturebook_train_parts")
     cfg.DATALOADER.DATASET_RATIO = ()
-    drawn = [item for batch in batches(cfg, 8) for item in batch]
-    own = [item for item in drawn if "number" in item]
-    assert {item["task"] for item in drawn if item not in own} == {"parts"}
+    items = [item for batch in batches(cfg, 8) for item in batch]
+    own = [item for item in items if "number" in item]
+    assert {item["task"] for item in items if item not in own} == {"parts"}
     assert own and all(item["training"] and item["seeded"] for item in own)
     tested = [batch[0] for batch in build_test_loader(cfg, "picturebook_val_refer")]
     assert [item["number"] for item in tested] == [0, 1, 2]
     assert not any(item["training"] for item in tested)
     assert "image" in next(iter(build_test_loader(cfg, "picturebook_val_parts")))[0]
+
+
+def test_a_task_without_a_mapper_is_named(cfg: CfgNode) -> None:
+    register("hand_made_task", lambda: [], task="audio")
+    with pytest.raises(ValueError, match=r'hand_made_task has the task "audio".*referring'):
+        build_test_loader(cfg, "hand_made_task")
+
+
+def test_records_of_detectron2_without_sizes_are_completed(cfg: CfgNode) -> None:
+    source = DatasetCatalog.get("picturebook_val_panoptic")
+    keys = ("file_name", "pan_seg_file_name", "segments_info")
+    metadata = MetadataCatalog.get("picturebook_val_panoptic")
+    register(
+        "bare_panoptic",
+        lambda: [{key: record[key] for key in keys} for record in source],
+        thing_classes=metadata.thing_classes,
+        stuff_classes=metadata.stuff_classes,
+        thing_dataset_id_to_contiguous_id=metadata.thing_dataset_id_to_contiguous_id,
+    )
+    items = [batch[0] for batch in build_test_loader(cfg, "bare_panoptic")]
+    sizes = [(record["height"], record["width"]) for record in source]
+    assert [(item["height"], item["width"]) for item in items] == sizes
+    cfg.DATASETS.TRAIN = ("bare_panoptic",)
+    cfg.DATALOADER.DATASET_RATIO = ()
+    (batch,) = batches(cfg, 1)
+    assert all(len(item["instances"]) for item in batch)

@@ -79,7 +79,7 @@ def register_referring_sets(root: Path) -> list[str]:
     names: list[str] = []
 
     def add(name: str, kind: str, load: Callable[[Path], Any], **metadata: Any) -> None:
-        register(name, partial(load, root), evaluator_type=kind, **metadata)
+        register(name, partial(load, root), task="referring", evaluator_type=kind, **metadata)
         names.append(name)
 
     for folder, by, splits in REFERENCES:

@@ -221,6 +221,7 @@ def _register_split(pages: _Split) -> None:
         register(
             f"picturebook_{split}_{name}",
             partial(pages.sentences, name),
+            task="referring",
             evaluator_type=name,
             result_name=_result_name(name, split),
             instances_json=str(root / name / "instances.json"),

@@ -56,6 +56,7 @@ def register_picturebook_groups(
         register(
             f"picturebook_{split}_group",
             partial(load_groups, place, seed, split, count),
+            task="referring",
             evaluator_type="group",
             result_name="group_unseen" if split == "unseen" else "group",
         )

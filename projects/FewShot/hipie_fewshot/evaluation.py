@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
+from hipie.evaluation.build import EVALUATOR_REGISTRY
 from hipie.evaluation.distributed import gather_lists
 from hipie_fewshot.metrics import Episode, compare, few_shot_scores
 
@@ -37,3 +39,9 @@ class FewShotEvaluator(DatasetEvaluator):
         """{"few_shot": scores}; None on all but the first process."""
         episodes = gather_lists(self._episodes, self._distributed)
         return None if episodes is None else {"few_shot": few_shot_scores(episodes)}
+
+
+@EVALUATOR_REGISTRY.register()
+def few_shot(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> FewShotEvaluator:
+    """Build the evaluator of episodes."""
+    return FewShotEvaluator(cfg.MODEL.FEWSHOT.EPISODES.SHOTS)

@@ -14,8 +14,8 @@ from torch import nn
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.segmentation import Segment, Segmentation
 from hipie_fewshot.build import Method, build_method
-from hipie_fewshot.data.episodes import data_of
-from hipie_fewshot.evaluation import FewShotEvaluator
+from hipie_fewshot.data.episodes import few_shot_episodes
+from hipie_fewshot.evaluation import few_shot
 from hipie_fewshot.support_set import Example, Picture, read_picture, require_examples
 
 
@@ -32,7 +32,6 @@ class FewShot(SegmentationModel):
     """
 
     tasks = frozenset({"few_shot"})
-    data_of = staticmethod(data_of)
 
     @configurable
     def __init__(self, *, method: Method) -> None:
@@ -47,9 +46,14 @@ class FewShot(SegmentationModel):
         return {"method": build_method(cfg)}
 
     @classmethod
-    def evaluator_of(cls, cfg: CfgNode, name: str) -> FewShotEvaluator:
-        """The evaluator of any data set that this architecture reads."""
-        return FewShotEvaluator(cfg.MODEL.FEWSHOT.EPISODES.SHOTS)
+    def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str:
+        """Episodes, of any data set with instances."""
+        return few_shot_episodes.__name__
+
+    @classmethod
+    def evaluator(cls, cfg: CfgNode, dataset_name: str) -> str:
+        """IoU of episodes, of any data set with instances."""
+        return few_shot.__name__
 
     @classmethod
     def requires_checkpoint(cls) -> bool:

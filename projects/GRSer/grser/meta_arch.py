@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grser.build import build_components
 from grser.checkpoint_converters import NAMES_BEFORE_RENAMING, OFFICIAL_LAVT, RELEASED_SWIN
-from grser.data.dataset import data_of
+from grser.data.dataset import grser_groups, has_groups
 from grser.modeling.criterion import Distances, GroupCriterion, is_shown
 from grser.modeling.image_batch import Group, groups_from_input, stack_images, stack_targets
 from grser.modeling.lavt import LAVT, upsample
@@ -58,7 +58,6 @@ class GRSer(SegmentationModel):
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"group", "referring"})
-    data_of = staticmethod(data_of)
 
     @configurable
     def __init__(
@@ -98,6 +97,11 @@ class GRSer(SegmentationModel):
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder if an installed package provides its weights."""
         return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
+
+    @classmethod
+    def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str | None:
+        """Groups in training and of data sets that have groups; else the data set's own mapper."""
+        return grser_groups.__name__ if training or has_groups(dataset_name) else None
 
     @property
     def device(self) -> torch.device:

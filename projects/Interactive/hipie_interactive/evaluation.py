@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
+from hipie.evaluation.build import EVALUATOR_REGISTRY
 from hipie.evaluation.distributed import gather_lists
 from hipie_interactive.metrics import interactive_scores
 
@@ -39,3 +41,9 @@ class InteractiveEvaluator(DatasetEvaluator):
         """{"interactive": scores}; None on all but the first process."""
         ious = gather_lists(self._ious, self._distributed)
         return None if ious is None else {"interactive": interactive_scores(ious, self.clicks)}
+
+
+@EVALUATOR_REGISTRY.register()
+def interactive(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> InteractiveEvaluator:
+    """Build the evaluator of simulated clicks."""
+    return InteractiveEvaluator(cfg.MODEL.INTERACTIVE.CLICKS)

@@ -14,8 +14,8 @@ from detectron2.structures import BitMasks, Instances
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.sam.predictor import Sam
 from hipie.segmentation import Segmentation
-from hipie_interactive.data.dataset import data_of
-from hipie_interactive.evaluation import InteractiveEvaluator
+from hipie_interactive.data.dataset import interactive_targets
+from hipie_interactive.evaluation import interactive
 from hipie_interactive.predict import answer_all
 from hipie_interactive.prompts import Prompt, told
 from hipie_interactive.session import Image, as_prompt, segment
@@ -37,7 +37,6 @@ class InteractiveSAM(SegmentationModel):
     """
 
     tasks = frozenset({"interactive"})
-    data_of = staticmethod(data_of)
 
     @configurable
     def __init__(self, *, sam: Sam, clicks: int = 20) -> None:
@@ -55,9 +54,14 @@ class InteractiveSAM(SegmentationModel):
         return {"sam": Sam.from_source(keys.SAM, keys.WEIGHTS), "clicks": keys.CLICKS}
 
     @classmethod
-    def evaluator_of(cls, cfg: CfgNode, name: str) -> InteractiveEvaluator:
-        """The evaluator of any data set that this architecture reads."""
-        return InteractiveEvaluator(cfg.MODEL.INTERACTIVE.CLICKS)
+    def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str:
+        """Images with the masks of their objects, of any data set with instances."""
+        return interactive_targets.__name__
+
+    @classmethod
+    def evaluator(cls, cfg: CfgNode, dataset_name: str) -> str:
+        """Simulated clicks, of any data set with instances."""
+        return interactive.__name__
 
     @classmethod
     def requires_checkpoint(cls) -> bool:

@@ -11,8 +11,8 @@ from hipie import model_zoo
 from hipie_fewshot.data.episodes import (
     EpisodeMapper,
     class_mask,
-    data_of,
     draw_episodes,
+    few_shot_episodes,
     images_of_classes,
 )
 
@@ -83,14 +83,14 @@ def test_draws_are_fair_and_repeat():
 
 
 def test_folds_take_every_so_manieth_class(registered):
-    episodes, _ = data_of(config(), registered, training=False)
+    episodes = few_shot_episodes(config(), registered, training=False).records
     assert {one["class_id"] for one in episodes} == {0, 2}
     assert len(episodes) == 30
-    episodes, _ = data_of(config("FOLDS", 2, "FOLD", 0), registered, training=False)
+    episodes = few_shot_episodes(config("FOLDS", 2, "FOLD", 0), registered, training=False).records
     assert {one["class_id"] for one in episodes} == {0, 2}
-    episodes, _ = data_of(config("FOLDS", 3, "FOLD", 2), registered, training=False)
+    episodes = few_shot_episodes(config("FOLDS", 3, "FOLD", 2), registered, training=False).records
     assert {one["class_id"] for one in episodes} == {2}
-    episodes, _ = data_of(config("SHOTS", 3), registered, training=False)
+    episodes = few_shot_episodes(config("SHOTS", 3), registered, training=False).records
     assert {one["class_id"] for one in episodes} == {0}
 
 
@@ -135,10 +135,10 @@ def test_what_has_no_episodes_is_one_expression(registered, records):
         (("SHOTS", 0), "SHOTS and NUMBER have to be at least 1"),
     ):
         with pytest.raises(ValueError, match=expression):
-            data_of(config(*options), registered, training=False)
+            few_shot_episodes(config(*options), registered, training=False)
     with pytest.raises(ValueError, match="FewShot is not trained"):
-        data_of(config(), registered, training=True)
+        few_shot_episodes(config(), registered, training=True)
     for record in records:
         del record["annotations"]
     with pytest.raises(ValueError, match="has no instances to show"):
-        data_of(config(), registered, training=False)
+        few_shot_episodes(config(), registered, training=False)

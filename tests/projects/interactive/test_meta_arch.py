@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from hipie import Segmenter, model_zoo
+from hipie.data.build import build_mapped_dataset
 from hipie.evaluation import build_evaluator
 from hipie_interactive import Prompt
 
@@ -89,12 +90,11 @@ def test_unknown_types_name_near_ones():
 def test_data_without_instances_is_refused():
     DatasetCatalog.register("words_only", lambda: [{"file_name": "a.png", "expressions": []}])
     MetadataCatalog.get("words_only").evaluator_type = "refer"
-    model_class = type(build_model(config()))
     try:
         with pytest.raises(ValueError, match=r"words_only \(refer\) has no instances"):
-            model_class.data_of(config(), "words_only", training=False)
+            build_mapped_dataset(config(), "words_only", training=False)
         with pytest.raises(ValueError, match="not trained"):
-            model_class.data_of(config(), "words_only", training=True)
+            build_mapped_dataset(config(), "words_only", training=True)
     finally:
         DatasetCatalog.remove("words_only")
         MetadataCatalog.remove("words_only")

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
+from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
 from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
 from hipie_fewshot.support_set import Example
@@ -19,10 +20,9 @@ Record = dict[str, Any]
 THINGS_OF = {"pan_seg_file_name": "segments_info", "annotations": "annotations"}
 
 
-def data_of(
-    cfg: CfgNode, name: str, *, training: bool
-) -> tuple[list[dict[str, Any]], EpisodeMapper]:
-    """Episodes of a data set with instances, and what reads them.
+@DATASET_MAPPER_REGISTRY.register()
+def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build the episodes of a data set with instances, and their mapper.
 
     Raises:
         ValueError: in training; for a data set without instances, or one in which no class is in
@@ -38,10 +38,12 @@ def data_of(
         )
     if min(keys.SHOTS, keys.NUMBER) < 1:
         raise ValueError("MODEL.FEWSHOT.EPISODES.SHOTS and NUMBER have to be at least 1")
-    records = DatasetCatalog.get(name)
+    records = DatasetCatalog.get(dataset_name)
     if not any(key in record for record in records[:1] for key in THINGS_OF):
-        kind = MetadataCatalog.get(name).get("evaluator_type")
-        raise ValueError(f"the data set {name} ({kind}) has no instances to show as examples")
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        raise ValueError(
+            f"the data set {dataset_name} ({kind}) has no instances to show as examples"
+        )
     images = {
         number: where
         for number, where in images_of_classes(records).items()
@@ -49,7 +51,7 @@ def data_of(
     }
     if not images:
         raise ValueError(
-            f"no class of the data set {name} is in more than {keys.SHOTS} image(s), so that "
+            f"no class of the data set {dataset_name} is in more than {keys.SHOTS} image(s), so that "
             "there are no episodes"
         )
     drawn = draw_episodes(images, keys.NUMBER, keys.SHOTS, keys.SEED)
@@ -57,8 +59,8 @@ def data_of(
         {"class_id": number, "query": records[query], "shown": [records[one] for one in shown]}
         for number, query, shown in drawn
     ]
-    names = MetadataCatalog.get(name).get("thing_classes") or ()
-    return episodes, EpisodeMapper(names)
+    names = MetadataCatalog.get(dataset_name).get("thing_classes") or ()
+    return MappedDataset(episodes, EpisodeMapper(names))
 
 
 def images_of_classes(records: Sequence[Record]) -> dict[int, list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -11,45 +11,45 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from grser.data.dataset_mapper import GroupTestMapper, GroupTrainingMapper, ImageConfig
 from grser.data.group_sampling import build_group_dataset
+from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.datasets.grd import GroupQuestions
 
-Data = tuple[Sequence[dict[str, Any]], Any]
+
+def has_groups(dataset_name: str) -> bool:
+    """Return whether a registered data set has groups of images of its own."""
+    return MetadataCatalog.get(dataset_name).get("evaluator_type") in GROUPINGS
 
 
-def data_of(cfg: CfgNode, name: str, *, training: bool) -> Data | None:
-    """Return records and mapper of a data set for GRSer.
+@DATASET_MAPPER_REGISTRY.register()
+def grser_groups(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build records and mapper of groups of images with an expression.
 
-    In training groups are built from every data set that allows it. At test the data sets with
-    groups and the co-saliency sets are read by group, and others image by image, for which the
-    result is None.
+    In training groups are built from every data set that allows it, at test from those with groups.
 
     Args:
         cfg: `INPUT` and `MODEL.GRSER` are used.
-        name: a registered data set.
+        dataset_name: a registered data set.
         training: whether the images have targets.
 
     Raises:
-        ValueError: if no groups can be built from it in training.
+        ValueError: if no groups can be built from the data set in training.
     """
-    keys, metadata = cfg.MODEL.GRSER, MetadataCatalog.get(name)
+    keys, metadata = cfg.MODEL.GRSER, MetadataCatalog.get(dataset_name)
+    records = DatasetCatalog.get(dataset_name)
     image_config = ImageConfig.from_config(cfg, training=training)
-    if training:
-        dataset = build_group_dataset(name, DatasetCatalog.get(name), metadata)
-        mapper = GroupTrainingMapper(
-            dataset,
-            image_config,
-            images_per_group=keys.TRAIN.IMAGES_PER_GROUP,
-            max_positives=keys.TRAIN.MAX_POSITIVES,
-            negatives=keys.TRAIN.NEGATIVES,
-            skip_broken=keys.SKIP_BROKEN,
-        )
-        return dataset.samples, mapper
-    groupings = {"group": GroupQuestions, "cosaliency": folder_groups}
-    grouping = groupings.get(metadata.get("evaluator_type"))
-    if grouping is None:
-        return None
-    mapper = GroupTestMapper(image_config, skip_broken=keys.SKIP_BROKEN)
-    return grouping(DatasetCatalog.get(name)), mapper
+    if not training:
+        mapper = GroupTestMapper(image_config, skip_broken=keys.SKIP_BROKEN)
+        return MappedDataset(GROUPINGS[metadata.evaluator_type](records), mapper)
+    dataset = build_group_dataset(dataset_name, records, metadata)
+    training_mapper = GroupTrainingMapper(
+        dataset,
+        image_config,
+        images_per_group=keys.TRAIN.IMAGES_PER_GROUP,
+        max_positives=keys.TRAIN.MAX_POSITIVES,
+        negatives=keys.TRAIN.NEGATIVES,
+        skip_broken=keys.SKIP_BROKEN,
+    )
+    return MappedDataset(dataset.samples, training_mapper)
 
 
 def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,3 +67,10 @@ def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, images in folders.items()
     ]
+
+
+# Evaluator type of a data set with groups -> conversion of its records to groups.
+GROUPINGS: dict[str, Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]]]] = {
+    "group": GroupQuestions,
+    "cosaliency": folder_groups,
+}

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
+from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
 from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
 
@@ -42,19 +43,20 @@ class TargetsMapper:
         return annotated_objects(record["annotations"], *size, still)[0]
 
 
-def data_of(
-    cfg: CfgNode, name: str, *, training: bool
-) -> tuple[list[dict[str, Any]], TargetsMapper]:
-    """Records and mapper of a data set with instances.
+@DATASET_MAPPER_REGISTRY.register()
+def interactive_targets(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+    """Build records and mapper of a data set with instances.
 
     Raises:
         ValueError: in training, and for a data set without instances.
     """
     if training:
         raise ValueError("InteractiveSAM is not trained here; use --eval-only")
-    records = DatasetCatalog.get(name)
-    wanted = ("annotations", "pan_seg_file_name")
-    if not any(key in record for record in records[:1] for key in wanted):
-        kind = MetadataCatalog.get(name).get("evaluator_type")
-        raise ValueError(f"the data set {name} ({kind}) has no instances that could be clicked on")
-    return records, TargetsMapper()
+    records = DatasetCatalog.get(dataset_name)
+    required = ("annotations", "pan_seg_file_name")
+    if not any(key in record for record in records[:1] for key in required):
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        raise ValueError(
+            f"the data set {dataset_name} ({kind}) has no instances that could be clicked on"
+        )
+    return MappedDataset(records, TargetsMapper())
