@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from hipie.ops import explain
-from hipie.ops.explanation import mending_command
+from hipie.ops.explanation import build_command
 
 DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
 
@@ -37,7 +37,7 @@ def report() -> tuple[list[str], bool]:
         lines.append(f"  detectron2 {_version('detectron2', 'sal-detectron2')}")
     compilers = [name for name in ("c++", "nvcc") if shutil.which(name)]
     lines.append(f"compilers: {', '.join(compilers) or 'none found'}")
-    lines.append(f"to build the operator again: {mending_command(devices[-1])}")
+    lines.append(f"to build the operator again: {build_command(devices[-1])}")
     return lines, well
 
 

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: the operator, its meaning, and a module."""
+"""Multi-scale deformable attention: the operator, its reference form, and a module."""
 
 from hipie.ops.explanation import Explanation, explain
 from hipie.ops.module import MSDeformAttn

@@ -1,4 +1,4 @@
-"""What the operator demands of its arguments, for where no compiled kernel looks at them."""
+"""Argument checks of the operator, for where no compiled kernel makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ def check_arguments(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> None:
-    """Compare ranks, shapes, dtypes and devices; the numbers are not looked at.
+    """Check ranks, shapes, dtypes and devices, not values.
+
+    Args:
+        value: [B, S, M, D].
+        spatial_shapes: [L, 2].
+        level_start_index: [L].
+        sampling_locations: [B, Q, M, L, P, 2].
+        attention_weights: [B, Q, M, L, P].
 
     Raises:
         ValueError: naming the argument that does not fit, and both shapes.
@@ -48,7 +55,13 @@ def check_arguments(
         )
 
 
-def _check_shapes(value: tuple, shapes: tuple, starts: tuple, locations: tuple, weights: tuple):
+Shape = tuple[int, ...]
+
+
+def _check_shapes(
+    value: Shape, shapes: Shape, starts: Shape, locations: Shape, weights: Shape
+) -> None:
+    """Check the five shapes against each other."""
     if len(value) != 4:
         raise ValueError(f"value must be [B, S, M, D], and has shape {value}")
     if len(shapes) != 2 or shapes[1] != 2:
@@ -80,12 +93,18 @@ def _check_shapes(value: tuple, shapes: tuple, starts: tuple, locations: tuple, 
 
 
 def check_levels(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor) -> None:
-    """Look at the numbers of the level tables.
+    """Check the values of the level tables.
+
+    Args:
+        value: [B, S, M, D].
+        spatial_shapes: [L, 2] (height, width).
+        level_start_index: [L], the first token of every level.
 
     Raises:
-        ValueError: a level does not lie within the value, or the areas do not add up to it.
+        ValueError: a level is not within the value, or the areas do not add up to it.
     """
-    tokens, area = value.shape[1], 0
+    tokens = value.shape[1]
+    area = 0
     for level, (rows, columns) in enumerate(spatial_shapes.tolist()):
         start = int(level_start_index[level])
         if min(rows, columns, start) < 0 or start + rows * columns > tokens:

@@ -1,4 +1,4 @@
-"""The module ``MultiScaleDeformableAttention``, as other people's code imports it.
+"""The extension module ``MultiScaleDeformableAttention`` that other projects import.
 
 Deformable DETR, Mask2Former, MaskDINO and many others compile an extension of that name. After
 ``import hipie.ops.drop_in`` their ``import MultiScaleDeformableAttention`` finds this module, and
@@ -26,10 +26,19 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """The output [B, Q, M * D]; arguments as for :func:`hipie.ops.ms_deform_attn`.
+    """Compute multi-scale deformable attention.
 
-    ``im2col_step``, the images that the original handles at a time, has no meaning here: any
-    number of images is handled at once and none has to divide by it.
+    Args:
+        value: [B, S, M, D].
+        spatial_shapes: [L, 2] int64 (height, width).
+        level_start_index: [L] int64.
+        sampling_locations: [B, Q, M, L, P, 2].
+        attention_weights: [B, Q, M, L, P].
+        im2col_step: ignored. The original processes that many images at a time, and the batch size
+            has to be a multiple of it.
+
+    Returns:
+        [B, Q, M * D].
     """
     return torch.ops.hipie.ms_deform_attn(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights
@@ -45,7 +54,20 @@ def ms_deform_attn_backward(
     grad_output: Tensor,
     im2col_step: int,
 ) -> list[Tensor]:
-    """The gradients of value, locations and weights, in this order; [B, Q, M * D] comes in."""
+    """Compute the gradients of multi-scale deformable attention.
+
+    Args:
+        value: [B, S, M, D].
+        spatial_shapes: [L, 2] int64 (height, width).
+        level_start_index: [L] int64.
+        sampling_locations: [B, Q, M, L, P, 2].
+        attention_weights: [B, Q, M, L, P].
+        grad_output: [B, Q, M * D].
+        im2col_step: ignored.
+
+    Returns:
+        Gradients of `value`, `sampling_locations` and `attention_weights`.
+    """
     return list(
         torch.ops.hipie.ms_deform_attn_backward(
             grad_output,
@@ -59,10 +81,10 @@ def ms_deform_attn_backward(
 
 
 def install() -> ModuleType:
-    """Put the module into ``sys.modules``, in the place of one that was imported before."""
+    """Put the module into ``sys.modules``, in place of one that was imported before."""
     module = ModuleType(NAME, __doc__)
-    module.ms_deform_attn_forward = ms_deform_attn_forward
-    module.ms_deform_attn_backward = ms_deform_attn_backward
+    for function in (ms_deform_attn_forward, ms_deform_attn_backward):
+        setattr(module, function.__name__, function)
     sys.modules[NAME] = module
     return module
 

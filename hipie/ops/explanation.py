@@ -1,4 +1,4 @@
-"""Which implementation of the operator would run, why not another, and how to mend it."""
+"""Report which implementation of the operator runs, why no other, and how to repair it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PLAIN = "plain PyTorch"
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found; ``str()`` of it is for people.
+    """Result of :func:`explain`; ``str()`` formats it for a terminal.
 
     Attributes:
-        implementation: name of what would run, or None where the operator would refuse.
-        refused: why it would refuse.
-        rejected: name of every other implementation, and why it would not run.
-        versions: name and version of what matters.
-        mend: the command that brings the kernel that is missing, or None.
+        implementation: name of the implementation, or None where the arguments are invalid.
+        refused: why the arguments are invalid, or None.
+        rejected: why each of the other implementations does not run, by its name.
+        versions: versions of Python, torch, CUDA and the devices.
+        mend: the command that builds a missing kernel, or None.
     """
 
     implementation: str | None
@@ -49,7 +49,7 @@ def explain(
     sampling_locations: Tensor | None = None,
     attention_weights: Tensor | None = None,
 ) -> Explanation:
-    """What would run for these tensors; without any, for float32 on the CPU.
+    """Report which implementation runs for these tensors; without any, for float32 on the CPU.
 
     Args:
         value: [B, S, M, D]; alone it is enough, as device and dtype decide.
@@ -60,11 +60,18 @@ def explain(
     """
     device = value.device.type if value is not None else "cpu"
     refused = None
-    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    if all(argument is not None for argument in arguments):
+    if (
+        value is not None
+        and spatial_shapes is not None
+        and level_start_index is not None
+        and sampling_locations is not None
+        and attention_weights is not None
+    ):
         try:
-            check_arguments(*arguments)
-            check_levels(*arguments[:3])
+            check_arguments(
+                value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+            )
+            check_levels(value, spatial_shapes, level_start_index)
         except ValueError as error:
             refused = str(error)
     reasons = {_cpu_name(): _why_not_cpu(device), "native CUDA kernel": _why_not_cuda(device)}
@@ -72,14 +79,14 @@ def explain(
     chosen = able[0] if able else PLAIN
     rejected = {name: reason for name, reason in reasons.items() if reason is not None}
     if able:
-        rejected[PLAIN] = "a kernel is there"
+        rejected[PLAIN] = "there is a kernel"
     broken = {"cpu": cpu_problem, "cuda": cuda_problem}.get(device)
     return Explanation(
         implementation=None if refused else chosen,
         refused=refused,
         rejected=rejected,
         versions=versions(),
-        mend=mending_command(device) if broken else None,
+        mend=build_command(device) if broken else None,
     )
 
 
@@ -98,8 +105,8 @@ def _why_not_cuda(device: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide whether a kernel loads and runs."""
-    found = {
+    """Return the versions that decide whether a kernel loads and runs, by their names."""
+    table = {
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "CUDA of torch": torch.version.cuda or "none",
@@ -107,12 +114,16 @@ def versions() -> dict[str, str]:
     }
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
-        found[f"GPU {index}"] = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
-    return found
+        table[f"GPU {index}"] = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
+    return table
 
 
-def mending_command(device: str = "cpu") -> str:
-    """The command that builds the operator again, for this installation."""
+def build_command(device: str = "cpu") -> str:
+    """Return the command that builds the operator again, for this installation.
+
+    Args:
+        device: "cpu", or "cuda" to build the CUDA kernels too.
+    """
     force = "FORCE_CUDA=1 " if device == "cuda" else ""
     source = CPU_LIBRARY.parents[2]
     if Path(source, "setup.py").exists() and Path(source, "setup_extension.py").exists():

@@ -1,4 +1,4 @@
-"""The operator out of standard parts only, for exporters: one GridSample a level."""
+"""Multi-scale deformable attention by one GridSample a level, for exporters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def ms_deform_attn_grid_sample(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """The usual form: split the levels, sample each, stack, weigh, sum.
+    """Split the levels, sample each by GridSample, and sum with the attention weights.
 
-    Sizes may be unknown until the exported model runs. Levels lie one after another and none is
+    Sizes may be unknown until the exported model runs. Levels follow one another and none is
     empty; locations must be finite.
 
     Args:

@@ -23,7 +23,7 @@ library.define(
 
 
 def _load(path: Path) -> str | None:
-    """Load a library of kernels; if that fails, why, in one sentence."""
+    """Load a library of kernels; return the reason if that fails, else None."""
     if not path.exists():
         return f"it was not built: {path.name} is missing from {path.parent}"
     try:

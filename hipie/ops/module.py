@@ -11,7 +11,9 @@ from hipie.ops.operator import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):
-    """Every query samples a few points around its reference on every level.
+    """Multi-scale deformable attention layer (Zhu et al., Deformable DETR, section 4.1).
+
+    Every query samples a few points around its reference on every level.
 
     Parameter names and initialisation are Deformable DETR's, so that published weights load.
 
@@ -44,7 +46,7 @@ class MSDeformAttn(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Offsets start as rays, one direction a head, one step further a point."""
+        """Initialise offsets as rays: one direction a head, one step further a point."""
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
         ray = ray / ray.abs().amax(-1, keepdim=True)
@@ -53,8 +55,8 @@ class MSDeformAttn(nn.Module):
         bias = bias.expand(-1, self.num_levels, -1, -1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(bias.reshape(-1))
-        for zero in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
-            nn.init.zeros_(zero)
+        for parameter in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(parameter)
         for layer in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -68,7 +70,7 @@ class MSDeformAttn(nn.Module):
         level_start_index: Tensor,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend.
+        """Project the values, sample them for every query, and project the result.
 
         Args:
             query: [B, Q, C], positions already added.
@@ -85,7 +87,15 @@ class MSDeformAttn(nn.Module):
         return self.attend(query, reference_points, values, spatial_shapes, level_start_index)
 
     def values(self, value: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """What is sampled: [B, S, C] -> [B, S, M, C / M], projected; zero where padded."""
+        """Project the values and split them into heads.
+
+        Args:
+            value: [B, S, C].
+            padding_mask: [B, S] bool, True where the result is zero.
+
+        Returns:
+            [B, S, M, C / M].
+        """
         projected = self.value_proj(value)
         if padding_mask is not None:
             projected = projected.masked_fill(padding_mask[..., None], 0.0)
@@ -99,11 +109,14 @@ class MSDeformAttn(nn.Module):
         spatial_shapes: Tensor,
         level_start_index: Tensor,
     ) -> Tensor:
-        """Sample and mix `values` for some queries; each query is answered by itself.
+        """Sample projected values; the result of a query does not depend on other queries.
 
         Args:
-            query, reference_points, spatial_shapes, level_start_index: as in `forward`.
-            values: of the method of that name.
+            query: [B, Q, C], positions already added.
+            reference_points: [B, Q, L, 2] points or [B, Q, L, 4] boxes cxcywh, in 0..1.
+            values: [B, S, M, C / M], the result of :meth:`values`.
+            spatial_shapes: [L, 2] int64 (height, width).
+            level_start_index: [L] int64.
 
         Returns:
             [B, Q, C].
@@ -118,7 +131,7 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(sampled)
 
     def _locations(self, reference: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
-        """[B, Q, M, L, P, 2]: levels, points and x, y in one dimension, which is quicker to add."""
+        """Compute sampling locations [B, Q, M, L, P, 2], with L, P and x, y as one dimension."""
         if reference.shape[-1] == 2:
             step = 1 / spatial_shapes.flip(1).to(offsets)[None, None]
         elif reference.shape[-1] == 4:
@@ -129,7 +142,7 @@ class MSDeformAttn(nn.Module):
                 f"{tuple(reference.shape)}"
             )
         centre, step = (
-            one[..., None, :].expand(-1, -1, -1, self.num_points, -1).flatten(2)[:, :, None]
-            for one in (reference[..., :2], step)
+            tensor[..., None, :].expand(-1, -1, -1, self.num_points, -1).flatten(2)[:, :, None]
+            for tensor in (reference[..., :2], step)
         )
         return torch.addcmul(centre, offsets.flatten(3), step).view_as(offsets)

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: the meaning of the operator."""
+"""Reference implementation of multi-scale deformable attention in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Weighted bilinear samples of several maps (Zhu et al., Deformable DETR, equation 3).
 
-    A location (x, y) lies at pixel (x * width - 0.5, y * height - 0.5) of its map; what lies
-    outside a map counts as zero, and so does a location that is not a finite number. Works on any
+    A location (x, y) is at pixel (x * width - 0.5, y * height - 0.5) of its map. Pixels outside a
+    map count as zero, and so does a location that is not finite. Works on any
     device and dtype; dtypes below float32 are summed in float32. Differentiable, any order.
 
     Args:
@@ -37,8 +37,8 @@ def ms_deform_attn_reference(
     )
     if batch * heads * width * queries * points == 0:
         inputs = (value, sampling_locations, attention_weights)
-        nothing = sum(tensor.flatten()[:0].sum() for tensor in inputs)
-        return nothing.to(value.dtype).expand(batch, queries, heads * width)
+        zero = torch.stack([tensor.flatten()[:0].sum().to(dtype) for tensor in inputs]).sum()
+        return zero.to(value.dtype).expand(batch, queries, heads * width)
     total = value.new_zeros((batch * heads, width, queries), dtype=dtype)
     locations = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1)
     weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)
@@ -56,7 +56,7 @@ def ms_deform_attn_reference(
 
 
 def _grid(locations: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Locations [..., 2] in 0..1 -> grid in -1..1, and which samples touch the map at all."""
+    """Convert locations [..., 2] in 0..1 to a grid in -1..1, with a mask of those on the map."""
     x, y = locations.unbind(-1)
     inside = (x * columns > -0.5) & (x * columns < columns + 0.5)
     inside &= (y * rows > -0.5) & (y * rows < rows + 0.5)

@@ -1,4 +1,4 @@
-// What every kernel demands of its arguments, in words.
+// Checks of the arguments, common to all kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,7 +6,7 @@
 
 namespace hipie {
 
-// Ranks, shapes, dtypes and devices; everything that needs no look at the numbers.
+// Ranks, shapes, dtypes and devices; everything that does not depend on the values.
 inline void check_arguments(
     const at::Tensor& value, const at::Tensor& spatial_shapes, const at::Tensor& level_start_index,
     const at::Tensor& sampling_locations, const at::Tensor& attention_weights) {
@@ -25,7 +25,7 @@ inline void check_arguments(
   TORCH_CHECK_VALUE(
       sampling_locations.size(0) == value.size(0) && sampling_locations.size(2) == value.size(2),
       "sampling_locations ", sampling_locations.sizes(), " and value ", value.sizes(),
-      " differ in pictures (dimension 0 of both) or heads (dimension 2 of both)");
+      " differ in images (dimension 0 of both) or heads (dimension 2 of both)");
   TORCH_CHECK_VALUE(
       sampling_locations.size(3) == spatial_shapes.size(0), "sampling_locations ",
       sampling_locations.sizes(), " has ", sampling_locations.size(3),

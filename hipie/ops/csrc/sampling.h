@@ -1,6 +1,6 @@
 // The arithmetic of one bilinear sample and of its gradient, shared by the CPU and CUDA kernels.
 //
-// A location in 0..1 along an axis of `size` pixels lies at pixel coordinate location * size - 0.5.
+// A location in 0..1 along an axis of `size` pixels is at pixel coordinate location * size - 0.5.
 // It falls between two pixels, `low` and `low + 1`; what lies outside the map counts as zero. So
 // that kernels need no branch a corner, the index of a pixel outside is moved to the nearest pixel
 // inside and its weight is zero.
@@ -25,14 +25,14 @@ struct Axis {
   T slope_low, slope_high;    // derivatives of the weights by the location
 };
 
-// Whether a location is near enough for any of its pixels to lie inside. False for NaN.
+// Whether a location is near enough for any of its pixels to be inside. False for NaN.
 template <typename T>
 HIPIE_INLINE bool touches(T location, int32_t size) {
   const T pixel = location * static_cast<T>(size) - T(0.5);
   return (pixel > T(-1)) & (pixel < static_cast<T>(size)) & (size > 0);
 }
 
-// Any location will do; where it does not touch the map, the indices and weights are harmless.
+// Any location is allowed; where it does not touch the map, the indices and weights are harmless.
 template <typename T>
 HIPIE_INLINE Axis<T> along_axis(T location, int32_t size) {
   const T extent = static_cast<T>(size);

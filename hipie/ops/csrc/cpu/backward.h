@@ -1,6 +1,6 @@
 // The backward kernel, compiled once for every instruction set.
 //
-// One thread owns one head of one picture: no two threads write the same number, and the order of
+// One thread owns one head of one image: no two threads write the same number, and the order of
 // the additions depends on nothing, so that results are the same to the bit for any thread count.
 #pragma once
 
@@ -111,12 +111,12 @@ void backward(
   const Plan<T> plan(problem.maps, scratch);
   const int64_t width = problem.width, stride = problem.heads * width;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t picture = item / problem.heads, head = item % problem.heads;
-    const int64_t corner = picture * problem.tokens * stride + head * width;
-    const auto values = head_values(problem, scratch, picture, head);
+    const int64_t image = item / problem.heads, head = item % problem.heads;
+    const int64_t corner = image * problem.tokens * stride + head * width;
+    const auto values = head_values(problem, scratch, image, head);
     for (int64_t i = 0; i < problem.tokens * width; ++i) scratch.map[i] = T(0);
     for (int64_t query = 0; query < problem.queries; ++query) {
-      const int64_t place = (picture * problem.queries + query) * problem.heads + head;
+      const int64_t place = (image * problem.queries + query) * problem.heads + head;
       prefetch(problem, place + 4 * problem.heads);
       const C* weights = problem.weights + plan.count * place;
       fill<true>(plan, problem.locations + 2 * plan.count * place, weights);

@@ -63,14 +63,14 @@ void forward(
   const Plan<T> plan(problem.maps, scratch);
   for (int64_t item = begin; item < end;) {
     const int64_t head = item / problem.queries % problem.heads;
-    const int64_t picture = item / problem.queries / problem.heads;
+    const int64_t image = item / problem.queries / problem.heads;
     int64_t query = item % problem.queries;
     const int64_t after = query + end - item;
     const int64_t last = after < problem.queries ? after : problem.queries;
     item += last - query;
-    const auto values = head_values(problem, scratch, picture, head);
+    const auto values = head_values(problem, scratch, image, head);
     for (; query < last; ++query) {
-      const int64_t place = (picture * problem.queries + query) * problem.heads + head;
+      const int64_t place = (image * problem.queries + query) * problem.heads + head;
       prefetch(problem, place + 4 * problem.heads);
       fill<false>(
           plan, problem.locations + 2 * plan.count * place, problem.weights + plan.count * place);

@@ -18,7 +18,7 @@ InstructionSet best_of_processor() {
   return InstructionSet::baseline;
 }
 
-InstructionSet asked_for() {
+InstructionSet requested_instruction_set() {
   const char* name = std::getenv("HIPIE_CPU_CAPABILITY");
   if (name != nullptr && std::string(name) == "baseline") return InstructionSet::baseline;
   if (name != nullptr && std::string(name) == "avx2") return InstructionSet::avx2;
@@ -28,7 +28,7 @@ InstructionSet asked_for() {
 }  // namespace
 
 InstructionSet instruction_set() {
-  static const InstructionSet chosen = std::min(best_of_processor(), asked_for());
+  static const InstructionSet chosen = std::min(best_of_processor(), requested_instruction_set());
   return chosen;
 }
 

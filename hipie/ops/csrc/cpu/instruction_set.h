@@ -7,8 +7,8 @@ namespace hipie {
 
 enum class InstructionSet { baseline, avx2, avx512 };
 
-// The best that this processor has, or less where the environment variable HIPIE_CPU_CAPABILITY
-// (baseline, avx2 or avx512) asks for less.
+// The widest that this processor supports, or what the environment variable HIPIE_CPU_CAPABILITY
+// (baseline, avx2 or avx512) limits it to.
 InstructionSet instruction_set();
 
 const char* instruction_set_name();

@@ -77,19 +77,19 @@ class ScratchMemory {
   const std::unique_ptr<Sum<V>[]> map_;
 };
 
-// Room for the values of one head, next to each other. Among the other heads they fall on a few
+// Buffer for the contiguous values of one head. Among the other heads they fall on a few
 // sets of a cache only; copied together they use all of it, which pays when they are read often.
 template <typename V, typename C>
 class HeadCopy {
  public:
   explicit HeadCopy(const Problem<V, C>& problem)
       : problem_(problem),
-        bytes_(wanted(problem) ? new char[problem.tokens * problem.width * sizeof(V)] : nullptr) {}
+        bytes_(worthwhile(problem) ? new char[problem.tokens * problem.width * sizeof(V)] : nullptr) {}
 
   explicit operator bool() const { return bytes_ != nullptr; }
   const V* get() const { return reinterpret_cast<const V*>(bytes_.get()); }
 
-  // Copies some tokens of head `item % heads` of picture `item / heads`.
+  // Copies some tokens of head `item % heads` of image `item / heads`.
   void fill(int64_t item, int64_t begin, int64_t end) const {
     const HeadValues<V> from = head_values(
         problem_, Scratch<V>{}, item / problem_.heads, item % problem_.heads);
@@ -100,9 +100,9 @@ class HeadCopy {
   }
 
  private:
-  static bool wanted(const Problem<V, C>& problem) {
-    const int64_t picture = problem.tokens * problem.heads * problem.width * sizeof(V);
-    return 4 * problem.queries >= problem.tokens && picture > (1 << 20) && problem.heads > 1;
+  static bool worthwhile(const Problem<V, C>& problem) {
+    const int64_t image = problem.tokens * problem.heads * problem.width * sizeof(V);
+    return 4 * problem.queries >= problem.tokens && image > (1 << 20) && problem.heads > 1;
   }
 
   const Problem<V, C>& problem_;

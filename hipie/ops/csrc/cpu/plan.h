@@ -1,4 +1,4 @@
-// Where one head of one query samples: found once, used for every channel.
+// Sampling plan of one head of one query: computed once, used for every channel.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct Plan {
 
   const SampleMaps maps;
   const int64_t count;
-  int32_t* inside;    // 0 where a sample lies outside its map: then no pixel of it may be read
+  int32_t* inside;    // 0 where a sample is outside its map: then no pixel of it may be read
   int32_t* token[4];
   T* weight[4];       // bilinear times attention
   // For the backward pass only:
@@ -38,7 +38,7 @@ struct Plan {
   T* products;        // [count, 4 corners, 4 lanes]: gradient times value, four partial sums
 };
 
-// `axes` asks for what the backward pass needs.
+// With `axes` also the arrays that the backward pass needs.
 template <bool axes, typename T, typename C>
 HIPIE_INLINE void fill(const Plan<T>& plan, const C* locations, const C* weights) {
   const int32_t* __restrict__ rows = plan.maps.rows;
@@ -89,8 +89,8 @@ HIPIE_INLINE void fill(const Plan<T>& plan, const C* locations, const C* weights
   }
 }
 
-// Asks for the samples of a later query: those of one head lie too far apart for the processor to
-// foresee. `place` counts (picture, query, head).
+// Prefetches the samples of a later query: those of one head are too far apart in memory for the
+// hardware prefetcher. `place` counts (image, query, head).
 template <typename V, typename C>
 HIPIE_INLINE void prefetch(const Problem<V, C>& problem, int64_t place) {
   if (place >= problem.batch * problem.queries * problem.heads) return;

@@ -1,4 +1,4 @@
-// What a CPU kernel is given: plain pointers and sizes, no tensors, nothing to allocate.
+// Arguments of a CPU kernel: plain pointers and sizes, no tensors, nothing to allocate.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -7,7 +7,7 @@
 
 namespace hipie {
 
-// The type that sums over values of type V are kept in.
+// Accumulator type of values of type V.
 template <typename V>
 struct SumType {
   using type = V;
@@ -40,13 +40,13 @@ struct Problem {
 template <typename V, typename C>
 struct Gradients {
   const V* output;  // [batch, queries, heads, width]
-  V* value;         // the rest like the inputs of Problem; written whole
+  V* value;         // the rest like the inputs of Problem; every element is written
   C* locations;
   C* weights;
 };
 
 // Memory for one thread. `samples` holds numbers_per_sample * count numbers, `integers` 5 * count.
-// `head`, where not null, is a copy of the values of the one head that is asked for, [tokens,
+// `head`, where not null, is a copy of the values of the current head, [tokens,
 // width]. `map`, for the backward pass, has the same shape and is for the gradient of those values.
 constexpr int numbers_per_sample = 4 + 8 + 16;
 constexpr int integers_per_sample = 5;
@@ -58,7 +58,7 @@ struct Scratch {
   Sum<V>* map;
 };
 
-// The values of one head of one picture: in their place, or in their copy.
+// The values of one head of one image: in their place, or in their copy.
 template <typename V>
 struct HeadValues {
   const V* first;
@@ -67,14 +67,14 @@ struct HeadValues {
 
 template <typename V, typename C>
 inline HeadValues<V> head_values(
-    const Problem<V, C>& problem, const Scratch<V>& scratch, int64_t picture, int64_t head) {
+    const Problem<V, C>& problem, const Scratch<V>& scratch, int64_t image, int64_t head) {
   const int64_t stride = problem.heads * problem.width;
   if (scratch.head != nullptr) return {scratch.head, problem.width};
-  return {problem.value + picture * problem.tokens * stride + head * problem.width, stride};
+  return {problem.value + image * problem.tokens * stride + head * problem.width, stride};
 }
 
-// One instruction set's kernels. Forward items are (picture, head, query), backward items
-// (picture, head); the last runs fastest.
+// One instruction set's kernels. Forward items are (image, head, query), backward items
+// (image, head); the last runs fastest.
 template <typename V, typename C>
 struct Kernels {
   using Forward = void (*)(

@@ -80,13 +80,13 @@ __global__ void __launch_bounds__(block_threads) backward_kernel(
   const int64_t first = static_cast<int64_t>(blockIdx.x) * layout.places;
   const int64_t count = problem.levels * problem.points;
   const int mine = threadIdx.x / layout.group, lane = threadIdx.x % layout.group;
-  // A thread without a place of its own follows the last one and adds nothing, as all threads of
+  // A thread without a place of its own repeats the last one and adds nothing, as all threads of
   // a warp must take part in the exchange below.
   const bool works = first + mine < all;
   const int64_t place = works ? first + mine : all - 1;
-  const int64_t picture = place / (problem.queries * problem.heads), head = place % problem.heads;
+  const int64_t image = place / (problem.queries * problem.heads), head = place % problem.heads;
   const int64_t offset =
-      (picture * problem.tokens * problem.heads + head) * problem.width;
+      (image * problem.tokens * problem.heads + head) * problem.width;
   const V* gradient = gradients.output + place * problem.width;
   for (int64_t begin = 0; begin < count; begin += layout.tile) {
     const int tile = static_cast<int>(min(count - begin, static_cast<int64_t>(layout.tile)));

@@ -4,7 +4,7 @@
 namespace hipie {
 namespace {
 
-// What the forward pass keeps of a sample.
+// A sample in the forward pass.
 template <typename T>
 struct alignas(16) ForwardSample {
   T weight[4];
@@ -37,10 +37,10 @@ __global__ void __launch_bounds__(block_threads) forward_kernel(
   const int mine = threadIdx.x / layout.group, lane = threadIdx.x % layout.group;
   const int64_t place = first + mine;
   const bool works = place < all;
-  const int64_t picture = place / (problem.queries * problem.heads), head = place % problem.heads;
+  const int64_t image = place / (problem.queries * problem.heads), head = place % problem.heads;
   const int64_t stride = problem.heads * problem.width;
-  const V* value = problem.value + picture * problem.tokens * stride + head * problem.width;
-  // All threads take the same turns of both loops, as they meet at the barriers.
+  const V* value = problem.value + image * problem.tokens * stride + head * problem.width;
+  // All threads run the same iterations of both loops, as they meet at the barriers.
   for (int64_t chunk = 0; chunk < problem.width; chunk += layout.group * pack) {
     const int64_t channel = chunk + lane * pack;
     T sum[pack] = {};

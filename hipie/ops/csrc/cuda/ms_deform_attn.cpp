@@ -22,7 +22,7 @@ namespace {
 
 using at::Tensor;
 
-// Numbers that are on the host already can be looked at without waiting for the device.
+// Values that are on the host already are checked without waiting for the device.
 void check_tables_on_host(const Tensor& shapes, const Tensor& starts, int64_t tokens) {
   TORCH_CHECK_VALUE(tokens <= INT32_MAX, "value has ", tokens, " tokens, more than 2^31 - 1");
   if (!shapes.is_cpu() || !starts.is_cpu()) return;
@@ -56,7 +56,7 @@ struct Inputs {
         weights(weights_.contiguous()) {
     const int64_t places = value.size(0) * locations.size(1) * value.size(2);
     TORCH_CHECK_VALUE(
-        places <= INT32_MAX, "pictures * queries * heads is ", places, ", more than 2^31 - 1");
+        places <= INT32_MAX, "images * queries * heads is ", places, ", more than 2^31 - 1");
   }
 
   template <typename V, typename C>

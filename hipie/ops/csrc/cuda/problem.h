@@ -1,4 +1,4 @@
-// What a CUDA kernel is given: plain pointers and sizes, no tensors.
+// Arguments of a CUDA kernel: plain pointers and sizes, no tensors.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -9,7 +9,7 @@
 
 namespace hipie {
 
-// The type that sums over values of type V are kept in.
+// Accumulator type of values of type V.
 template <typename V>
 struct DeviceSumType {
   using type = float;

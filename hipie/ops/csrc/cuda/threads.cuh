@@ -1,6 +1,6 @@
 // How the threads of the CUDA kernels divide the work.
 //
-// A "place" is one head of one query of one picture. A group of threads shares a place, every
+// A "place" is one head of one query of one image. A group of threads shares a place, every
 // thread owning `pack` neighbouring channels (16 bytes, where alignment allows), so that one load
 // brings them all. All threads of a block first prepare the samples of the block's places in shared
 // memory, a tile of samples at a time: locations and weights are read once for all channels.
@@ -15,7 +15,7 @@
 namespace hipie {
 
 constexpr int block_threads = 128;
-constexpr int64_t shared_bytes = 40 * 1024;  // below the 48 KiB that every device grants unasked
+constexpr int64_t shared_bytes = 40 * 1024;  // below the 48 KiB that every device grants by default
 
 // How places, threads and samples are laid out in a block.
 struct Layout {
@@ -72,7 +72,7 @@ struct DeviceSample {
   int32_t rows, columns, start;
 };
 
-// A level table that does not fit the value must not be followed. Reading it back to complain would
+// A level table that does not fit the value must not be followed. Reading it back to report it would
 // wait for the device, so the sample is marked with a NaN, which the output then shows.
 template <typename V, typename C>
 __device__ __forceinline__ DeviceSample<DeviceSum<V>> prepare(
