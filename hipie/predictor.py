@@ -1,10 +1,15 @@
-"""The API for people who only want masks.
+"""`Segmenter`: from class names, expressions or prompts to masks.
 
-from hipie import Segmenter
+    from hipie import Segmenter
 
-segmenter = Segmenter.from_config("nano/hipie_nano_picturebook.yaml")
-page = segmenter.segment("page.jpg", things=["car", "dog"], stuff=["grass", "sky"])
-page.save("masks.png")
+    segmenter = Segmenter.from_config("nano/hipie_nano_picturebook.yaml")
+    result = segmenter.segment("image.jpg", things=["car", "dog"], stuff=["grass", "sky"])
+    result.save("masks.png")
+
+Several calls on one image share its features:
+
+    segmenter.set_image("image.jpg")
+    cars = segmenter.refer(expressions=["the red car", "the car left of the tree"])
 """
 
 from __future__ import annotations
@@ -25,45 +30,43 @@ from hipie.checkpoint.report import LoadReport
 from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import plain_resize
 from hipie.data.image_io import as_rgb, read_image
-from hipie.engine.malloc import keep_freed_memory
-from hipie.modeling.meta_arch.base import meta_architecture
-from hipie.modeling.open_vocabulary.error import OpenVocabularyError
-from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
-from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
-from hipie.segmentation import Segment, Segmentation
-from hipie.vocabularies.vocabulary import Parts, Vocabulary, root_wholes
+from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
+from hipie.segmentation import Segmentation
+from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
+from hipie.task_predictors.universal import ClassRequest
+from hipie.vocabularies.vocabulary import Name, Parts
 
 if TYPE_CHECKING:
-    from hipie.modeling.sam.predictor import Sam, SamImage
+    from hipie.modeling.sam.predictor import Sam
 
-# With few names the softmax over classes is sure of any query, and the panoptic map fills with
-# noise; the published threshold is meant for COCO's 133 classes.
+# With few classes the softmax over classes is confident about any query, and the panoptic map fills
+# with noise; the published threshold is meant for COCO's 133 classes.
 MIN_SOFTMAX_CLASSES = 133
 
-Name = str | Sequence[str]
-Picture = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
 class Segmenter:
-    """Segments images by words; images of any size, one at a time.
+    """Segments images of any size, one at a time, by class names, expressions or prompts.
 
     Args:
-        model: a meta-architecture of this package.
+        model: a meta-architecture of this package or of a project.
         cfg: the configuration it was built from.
     """
 
-    def __init__(self, model: torch.nn.Module, cfg: CfgNode) -> None:
+    def __init__(self, model: SegmentationModel, cfg: CfgNode) -> None:
         self.model = model.eval()
         self.cfg = cfg
+        self._image: PreparedImage | None = None
+        self._predictors: dict[str, TaskPredictor] = {}
 
     @classmethod
     def from_config(
         cls,
         config_file: str | Path,
         weights: str | Path | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         opts: Sequence[Any] = (),
-        keep_memory: bool = True,
     ) -> Segmenter:
         """Build a model and load its weights.
 
@@ -71,324 +74,277 @@ class Segmenter:
             config_file: a name of the model zoo, or a file.
             weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
                 weights that the package carries for it.
-            device: "cpu" or "cuda"; by default CUDA where there is one.
-            opts: keys and values that override the configuration, in turn. Unless they
-                name it, `MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES` is 133, so that with one or two names only
-                what the model is sure of gets a segment.
-            keep_memory: on the CPU, have the process reuse freed memory instead of returning it to
-                the system (`keep_freed_memory`), which is a quarter quicker for large images.
+            device: such as "cpu", "cuda" or "cuda:1"; by default CUDA where it is available.
+            opts: keys and values that override the configuration, in turn. Unless they name it,
+                `MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES` is 133, so that with one or two class names
+                only confident predictions give segments.
 
         Raises:
-            ValueError: for an unknown configuration, key or value, or if there are no weights for
-                the configuration, and its architecture does not bring them, or they are of a model
-                of other sizes.
+            ValueError: for an unknown configuration, key, value or device; if there are no weights
+                for the configuration and its architecture does not bring them; or if they are of a
+                model of other sizes.
         """
-        own = ("MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES", MIN_SOFTMAX_CLASSES)
-        cfg = model_zoo.get_config(str(config_file), [*own, *opts])
-        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        defaults = ("MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES", MIN_SOFTMAX_CLASSES)
+        cfg = model_zoo.get_config(str(config_file), [*defaults, *opts])
+        default_device = "cuda" if torch.cuda.is_available() else "cpu"
+        cfg.MODEL.DEVICE = str(default_device if device is None else device)
         check(cfg)
-        if keep_memory and cfg.MODEL.DEVICE == "cpu":
-            keep_freed_memory()
-        found = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
+        source = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
-        if not found and (architecture is None or architecture.requires_checkpoint()):
+        if not source and (architecture is None or architecture.requires_checkpoint()):
             raise ValueError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"
             )
         model = build_model(cfg)
         checkpointer = Checkpointer(model)
-        checkpointer.load(str(found or ""))
-        _require_fit(checkpointer.report, found)
+        checkpointer.load(str(source or ""))
+        _require_fit(checkpointer.report, source)
         return cls(model, cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> Segmenter:
+        """Move the model to a device; features of `set_image` are computed again there.
+
+        Args:
+            device: such as "cpu" or "cuda:1".
+
+        Returns:
+            This segmenter.
+        """
+        self.model.to(device)
+        if self._image is not None:
+            pixels = self._image.pixels
+            self.reset_image()
+            self._set_pixels(pixels)
+        return self
+
+    def set_image(self, image: ImageLike) -> Segmenter:
+        """Compute the text-free features of an image and keep them for calls without an image.
+
+        Args:
+            image: a path, a PIL image, an RGB array [H, W, 3] or an RGB tensor [3, H, W], uint8 or
+                float in 0..1.
+
+        Returns:
+            This segmenter.
+
+        Raises:
+            ImageError: if it is not an image.
+            FileNotFoundError: if there is no such file.
+        """
+        self._set_pixels(_read(image))
+        return self
+
+    def reset_image(self) -> None:
+        """Forget the image of `set_image` and its features."""
+        self._image = None
 
     def segment(
         self,
-        image: Picture,
+        image: ImageLike | None = None,
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
         parts: Parts | None = None,
         *,
+        output: str = "panoptic",
+        min_score: float | None = None,
         consistent: bool = True,
         sam: Sam | None = None,
     ) -> Segmentation:
-        """Every thing and stretch of stuff that is named, and the parts of the things.
+        """Segment things and stuff by class names, and the parts of things.
 
         Args:
-            image: a path, a PIL image or an RGB array [H, W, 3].
+            image: see `set_image`; None for the image that was set.
             things: class names; a tuple is a name and its synonyms.
-            stuff: likewise, for what has no instances.
+            stuff: likewise, for classes without instances.
             parts: part names by the name of their whole, which joins the things; parts of parts
                 as `Vocabulary.from_names` takes them.
+            output: "panoptic" for segments that do not overlap; "instances" for every instance of
+                a thing with a sufficient score, which may overlap; "semantic" for one segment a
+                class.
+            min_score: segments (not parts) with a lower score in 0..1 are dropped; by default 0.3
+                for instances, else 0, as the panoptic map has thresholds of its own.
             consistent: parts end where their whole ends; see `assign_parts`.
-            sam: makes masks finer: of things by their boxes, of parts inside their wholes.
+            sam: refines masks: of things by their boxes, of parts inside their wholes.
+
+        Raises:
+            ValueError: for an image that cannot be read, class names that cannot be used, or an
+                output that the model does not have.
         """
-        self._require("universal", "segment")
-        pixels = self._read(image)
-        named = {_first(thing) for thing in things}
-        wholes = [whole for whole in root_wholes(parts or {}) if whole not in named]
-        vocabulary = Vocabulary.from_names(things=[*things, *wholes], stuff=stuff)
-        result = self._run(pixels, {"vocabulary": vocabulary, "results": ("panoptic_seg",)})
-        panoptic, infos = result["panoptic_seg"]
-        panoptic = panoptic.cpu().numpy()
-        segments = []
-        for info in infos:
-            entry = vocabulary.classes[info["category_id"]]
-            mask = panoptic == info["id"]
-            segments.append(Segment(entry.name, entry.kind, mask, float(info["score"])))
-        seen = sam.encode(pixels) if sam is not None else None
-        if seen is not None:
-            _refine_things(seen, segments)
-        if parts:
-            self._find_parts(pixels, segments, vocabulary, parts, consistent)
-        if seen is not None:
-            _refine_parts(seen, segments, consistent)
-        return Segmentation(pixels, [one for one in segments if one.mask.any()])
+        predictor = self._predictor("universal", "segment")
+        classes = ClassRequest.from_names(things, stuff, parts)
+        options = {"output": output, "min_score": min_score, "consistent": consistent, "sam": sam}
+        return predictor.predict([self._prepared(image)], classes=classes, **options)[0]
 
     def label(
         self,
-        image: Picture,
-        masks: np.ndarray | torch.Tensor,
+        image: ImageLike | None = None,
+        masks: np.ndarray | torch.Tensor | None = None,
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
     ) -> Segmentation:
-        """Names for masks that came from elsewhere; small masks lie over large ones.
+        """Give class names to masks; small masks are painted over large ones.
 
-        A mask is of the class whose semantic score, summed over its pixels, is largest. Masks of
-        one stuff class become one segment.
+        The class of a mask is the one whose semantic score, summed over its pixels, is largest.
+        Masks of one stuff class become one segment.
 
         Args:
-            image, things, stuff: as for `segment`.
+            image: see `set_image`; None for the image that was set.
             masks: [N, H, W] bool.
+            things, stuff: as for `segment`.
 
         Raises:
             ValueError: if there is no mask, one is empty, or they are of another size.
         """
-        self._require("universal", "label")
-        pixels = self._read(image)
-        masks = torch.as_tensor(masks).bool()
-        _require_masks(masks, pixels.shape[:2])
-        vocabulary = Vocabulary.from_names(things=things, stuff=stuff)
-        asked = {"vocabulary": vocabulary, "results": ("sem_seg",)}
-        scores = self._run(pixels, asked)["sem_seg"].cpu()
-        classes, shares = classify_masks(masks, scores)
-        segments = []
-        for place, score, mask in non_overlapping_segments(
-            masks, classes, shares, vocabulary.is_thing
-        ):
-            one = vocabulary.classes[place]
-            segments.append(Segment(one.name, one.kind, mask.numpy(), score))
-        return Segmentation(pixels, segments)
+        predictor = self._predictor("mask_labelling", "label")
+        if masks is None:
+            raise ValueError("label needs masks [N, H, W]")
+        vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
+        return predictor.predict([self._prepared(image)], vocabulary=vocabulary, masks=masks)[0]
 
     def segment_everything(
         self,
-        image: Picture,
+        image: ImageLike | None,
         sam: Sam,
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
         **options: float,
     ) -> Segmentation:
-        """SAM's automatic masks with names; empty where SAM finds nothing it is sure of.
+        """Give class names to SAM's automatic masks; empty where SAM proposes none.
 
         Args:
-            image, things, stuff: as for `segment`.
-            sam: finds the masks.
+            image: see `set_image`; None for the image that was set.
+            sam: proposes the masks.
+            things, stuff: as for `segment`.
             options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
         """
-        from hipie.modeling.sam.automatic_masks import automatic_masks
+        predictor = self._predictor("mask_labelling", "segment_everything")
+        vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
+        return predictor.predict(
+            [self._prepared(image)], vocabulary=vocabulary, sam=sam, sam_options=options
+        )[0]
 
-        pixels = self._read(image)
-        masks, _ = automatic_masks(sam, pixels, **options)
-        return self.label(pixels, masks, things, stuff) if len(masks) else Segmentation(pixels, [])
+    def refer(
+        self, image: ImageLike | None = None, expressions: str | Sequence[str] = ()
+    ) -> Segmentation:
+        """Segment the object that each expression describes, in the order of the expressions.
 
-    def refer(self, image: Picture, expressions: str | Sequence[str]) -> Segmentation:
-        """The one thing that each expression describes, in the order of the expressions."""
-        self._require("referring", "refer")
-        pixels = self._read(image)
-        expressions = [expressions] if isinstance(expressions, str) else list(expressions)
-        if not expressions:
-            raise ValueError("refer needs at least one sentence")
-        found = self._run(pixels, {"expressions": expressions})["referring"]
-        empty = np.zeros(pixels.shape[:2], bool)
-        segments = []
-        for expression, best in zip(expressions, found, strict=True):
-            mask = best.pred_masks[0].cpu().numpy().astype(bool) if len(best) else empty
-            score = float(best.scores[0]) if len(best) else 0.0
-            segments.append(Segment(expression, "expression", mask, score))
-        return Segmentation(pixels, segments)
+        Args:
+            image: see `set_image`; None for the image that was set.
+            expressions: one expression or several.
 
-    def refer_group(self, images: Sequence[Picture], expression: str) -> list[Segmentation]:
-        """The thing that an expression describes in each of several images.
+        Raises:
+            ValueError: without an expression, or for one without any letter.
+        """
+        predictor = self._predictor("referring", "refer")
+        return predictor.predict([self._prepared(image)], expressions=expressions)[0]
 
-        A model with the task `group` looks at all images together and gives those that do not
-        show it an empty mask; any other model answers image by image.
+    def refer_group(self, images: Sequence[ImageLike], expression: str) -> list[Segmentation]:
+        """Segment the object that an expression describes in each of several images.
+
+        A model with the task `group` compares all images, and images without the object have an
+        empty mask; any other model segments image by image.
+
+        Args:
+            images: see `set_image`; at least one.
+            expression: the referring expression.
 
         Raises:
             ValueError: if there is no image, or one that cannot be read.
         """
         if isinstance(images, str | Path) or not len(images):
             raise ValueError("refer_group needs a list of images, with at least one in it")
-        if "group" in self.model.tasks:
-            return self._run_group([self._read(image) for image in images], expression)
-        return [self.refer(image, expression) for image in images]
+        if "group" not in self.model.tasks:
+            return [self.refer(image, expression) for image in images]
+        prepared = [self._prepared(image) for image in images]
+        predictor = self._predictor("group", "refer_group")
+        return predictor.predict(prepared, expression=expression)
 
-    def prompt(self, image: Picture, prompts: Sequence[Any]) -> Segmentation:
-        """The object that clicks, boxes, scribbles or a polygon point at, a segment a prompt.
+    def prompt(self, image: ImageLike | None = None, prompts: Sequence[Any] = ()) -> Segmentation:
+        """Segment the object of each prompt: clicks, a box, scribbles or a polygon.
 
         Args:
-            image: as for `segment`.
+            image: see `set_image`; None for the image that was set.
             prompts: each a dict with some of `inside`, `outside` (points), `box`, `scribbles`,
                 `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
         """
-        self._require("interactive", "prompt")
-        return self.model.segment_prompts(image, prompts)
+        predictor = self._predictor("interactive", "prompt")
+        return predictor.predict([self._prepared(image)], prompts=prompts)[0]
 
-    def like(self, image: Picture, examples: Sequence[Any]) -> Segmentation:
-        """What examples show, found again: a segment for each of their labels.
+    def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
+        """Segment what example masks show: one segment for each of their labels.
 
         Args:
-            image: as for `segment`.
-            examples: each a (image, mask) or (image, mask, label), as files, PIL images or
+            image: see `set_image`; None for the image that was set.
+            examples: each an (image, mask) or (image, mask, label), as files, PIL images or
                 arrays; see `hipie_fewshot.Example`.
         """
-        self._require("few_shot", "like")
-        return self.model.segment_like(image, examples)
+        predictor = self._predictor("few_shot", "like")
+        return predictor.predict([self._prepared(image)], examples=examples)[0]
 
-    def _find_parts(
-        self,
-        pixels: np.ndarray,
-        segments: list[Segment],
-        vocabulary: Vocabulary,
-        parts: Parts,
-        consistent: bool,
-    ) -> None:
-        """A second look at the image with the parts' names, shared out among the things."""
-        roots = root_wholes(parts)
-        others = [c for c in vocabulary.classes if c.name not in roots]
-        named = Vocabulary.from_names(
-            things=[c.name for c in others if c.kind == "thing"],
-            stuff=[c.name for c in others if c.kind == "stuff"],
-            parts=parts,
-        )
-        scores = self._run(pixels, {"vocabulary": named, "results": ("sem_seg",)})["sem_seg"]
-        wholes = [s for s in segments if s.kind == "thing" and s.label in roots]
-        masks = torch.from_numpy(np.stack([s.mask for s in wholes])) if wholes else None
-        if masks is None:
-            return
-        for found in assign_parts(
-            scores.cpu(),
-            masks,
-            [s.label for s in wholes],
-            [c.whole for c in named.classes],
-            names=named.names,
-            consistent=consistent,
-        ):
-            wholes[found.instance].parts.append(_part_segment(found, named))
+    def _predictor(self, task: str, method: str) -> TaskPredictor:
+        """The predictor of a task.
 
-    def _read(self, image: Picture) -> np.ndarray:
-        return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
-
-    def _run(self, pixels: np.ndarray, asked: dict[str, Any]) -> dict[str, Any]:
-        return self.model([self._item(pixels) | asked])[0]
-
-    def _run_group(self, pictures: list[np.ndarray], expression: str) -> list[Segmentation]:
-        items = [self._item(pixels) for pixels in pictures]
-        group = {**items[0], "images": items, "expression": expression}
-        answers = self.model([group])[0]
-        return [
-            Segmentation(
-                pixels,
-                [
-                    Segment(
-                        expression,
-                        "expression",
-                        (answer["sem_seg"][0] >= 0.5).cpu().numpy(),
-                        float(answer["score"]),
-                    )
-                ],
+        Raises:
+            ValueError: if the model does not have the task, naming configurations that do.
+        """
+        registered = task in TASK_PREDICTOR_REGISTRY
+        needed = TASK_PREDICTOR_REGISTRY.get(task).model_task if registered else task
+        if needed not in self.model.tasks or not registered:
+            names = ", ".join(model_zoo.configs_for_task(needed)) or "none that is installed"
+            raise ValueError(
+                f"{type(self.model).__name__} cannot {method}(): "
+                f"configurations whose model can are {names}"
             )
-            for pixels, answer in zip(pictures, answers, strict=True)
-        ]
+        if task not in self._predictors:
+            self._predictors[task] = TASK_PREDICTOR_REGISTRY.get(task)(self.model)
+        return self._predictors[task]
 
-    def _item(self, pixels: np.ndarray) -> dict[str, Any]:
-        """One image as Detectron2's dict, resized the way the model is tested."""
+    def _prepared(self, image: ImageLike | None) -> PreparedImage:
+        """An image as the model takes it, or the one that was set.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        if image is not None:
+            return self._prepare(_read(image))
+        if self._image is None:
+            raise ValueError("there is no image: pass one, or call set_image first")
+        return self._image
+
+    def _prepare(self, pixels: np.ndarray) -> PreparedImage:
+        """Resize an image [H, W, 3] uint8 RGB as the model is tested."""
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
         resized = plain_resize(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        inputs = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        return PreparedImage(self.model, pixels, inputs)
 
-    def _require(self, task: str, call: str) -> None:
-        if task in self.model.tasks:
-            return
-        able = ", ".join(model_zoo.configs_for_task(task)) or "none that is installed"
-        raise ValueError(
-            f"{type(self.model).__name__} cannot {call}(): "
-            f"configurations whose model can are {able}"
-        )
+    def _set_pixels(self, pixels: np.ndarray) -> None:
+        image = self._prepare(pixels)
+        for task, predictor in TASK_PREDICTOR_REGISTRY:
+            if predictor.model_task in self.model.tasks:
+                self._predictor(task, "set_image").encode(image)
+        self._image = image
+
+
+def _read(image: ImageLike) -> np.ndarray:
+    """Read an image as [H, W, 3] uint8 RGB."""
+    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
 
 
 def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:
-    """Refuse weights of which some tensors had no place for their shape."""
+    """Refuse weights with tensors of other shapes than the model's."""
     if report is not None and report.mismatched:
         raise ValueError(
             f'{weights}: "{report.mismatched[0]}" has another shape than in this configuration, '
             "whose sizes must be those that the weights were made with"
         )
-
-
-def _part_segment(found: InstancePart, named: Vocabulary) -> Segment:
-    inside = [_part_segment(one, named) for one in found.parts]
-    label, mask = named.classes[found.part].name, found.mask.numpy().astype(bool)
-    return Segment(label, "part", mask, float(found.score), inside)
-
-
-def _refine_things(seen: SamImage, segments: list[Segment]) -> None:
-    """SAM's masks of the things; where two meet the surer one wins, and stuff gives way."""
-    from hipie.modeling.sam.refinement import refine_things, without_overlap
-
-    things = [one for one in segments if one.kind == "thing"]
-    if not things:
-        return
-    masks = refine_things(seen, torch.from_numpy(np.stack([one.mask for one in things])))
-    masks = without_overlap(masks, torch.tensor([one.score for one in things])).cpu().numpy()
-    covered = masks.any(0)
-    for one in segments:
-        one.mask = one.mask & ~covered
-    for one, mask in zip(things, masks, strict=True):
-        one.mask = mask
-
-
-def _refine_parts(seen: SamImage, wholes: list[Segment], consistent: bool) -> None:
-    """SAM's masks of the parts in their wholes, then of their own parts in them."""
-    from hipie.modeling.sam.refinement import refine_parts
-
-    pairs = [(whole, part) for whole in wholes for part in whole.parts]
-    if not pairs:
-        return
-    inside = torch.from_numpy(np.stack([whole.mask for whole, _ in pairs]))
-    masks = torch.from_numpy(np.stack([part.mask for _, part in pairs]))
-    masks = refine_parts(seen, masks, inside, consistent).cpu().numpy()
-    for (whole, part), mask in zip(pairs, masks, strict=True):
-        part.mask = mask & whole.mask if consistent else mask
-    for whole in wholes:
-        whole.parts = [part for part in whole.parts if part.mask.any()]
-    _refine_parts(seen, [part for whole in wholes for part in whole.parts], consistent)
-
-
-def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:
-    if masks.ndim != 3 or tuple(masks.shape[1:]) != tuple(size):
-        raise OpenVocabularyError(
-            f"the masks are {list(masks.shape)}, and the image needs [N, {size[0]}, {size[1]}]"
-        )
-    if not len(masks):
-        raise OpenVocabularyError("there is no mask that could be given a name")
-    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise OpenVocabularyError(f"mask {empty[0]} is empty, so it cannot be given a name")
-
-
-def _first(name: Name) -> str:
-    return name if isinstance(name, str) else name[0]

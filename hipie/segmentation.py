@@ -1,39 +1,63 @@
-"""What a `Segmenter` answers: masks with names, and ways to look at them and to keep them."""
+"""Results of a `Segmenter`: labelled masks of one image, drawn, saved and converted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hipie.visualizer import Overlay, draw_overlay, paint_segments
 
-@dataclass
+
+@dataclass(frozen=True, eq=False)
 class Segment:
-    """One thing, stretch of stuff, part, or answer to an expression.
+    """A labelled mask: a thing, a stuff region, a part, or the object of an expression.
 
     Attributes:
-        label: the class name or expression.
+        label: class name or expression.
         kind: "thing", "stuff", "part" or "expression".
         mask: [H, W] bool.
-        score: 0..1.
-        parts: the parts that were found, for a thing; a part has parts of its own.
+        score: confidence in 0..1.
+        parts: parts of a thing; a part may have parts of its own.
     """
 
     label: str
     kind: str
     mask: np.ndarray
     score: float
-    parts: list[Segment] = field(default_factory=list)
+    parts: tuple[Segment, ...] = ()
 
-    @property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segment):
+            return NotImplemented
+        return (
+            (self.label, self.kind, self.score) == (other.label, other.kind, other.score)
+            and np.array_equal(self.mask, other.mask)
+            and self.parts == other.parts
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def area(self) -> int:
+        """Number of pixels in the mask."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
     def box(self) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2 around the mask in pixels; zeros for an empty mask."""
+        """Bounding box (x1, y1, x2, y2) in pixels; zeros for an empty mask."""
         rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         if not len(rows):
             return (0.0, 0.0, 0.0, 0.0)
@@ -44,18 +68,43 @@ class Segment:
             float(rows[-1] + 1),
         )
 
+    @cached_property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO's compressed RLE: `size` (height, width) and `counts`, a string."""
+        rle = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
+        return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 
-@dataclass
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The segments of one image.
 
     Attributes:
-        image: [H, W, 3] uint8 RGB, as it was given.
-        segments: in the order found; an expression that describes nothing has an empty mask.
+        image: [H, W, 3] uint8 RGB.
+        segments: N segments; an expression that describes nothing has an empty mask.
+        class_names: names in the order of the vocabulary; by default the labels in order of
+            appearance. Category ids of `to_instances` and `to_panoptic` are positions in it.
     """
 
     image: np.ndarray
-    segments: list[Segment]
+    segments: tuple[Segment, ...]
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "segments", tuple(self.segments))
+        names = self.class_names or dict.fromkeys(segment.label for segment in self.segments)
+        object.__setattr__(self, "class_names", tuple(names))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        return (
+            self.class_names == other.class_names
+            and np.array_equal(self.image, other.image)
+            and self.segments == other.segments
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -63,31 +112,36 @@ class Segmentation:
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
 
-    @property
+    @cached_property
     def masks(self) -> np.ndarray:
         """[N, H, W] bool."""
         if not self.segments:
             return np.zeros((0, *self.image.shape[:2]), bool)
         return np.stack([segment.mask for segment in self.segments])
 
-    @property
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """[N] int64, pixels of each mask."""
+        return np.array([segment.area for segment in self.segments], np.int64)
+
+    @cached_property
     def boxes(self) -> np.ndarray:
-        """[N, 4] x1, y1, x2, y2 in pixels."""
+        """[N, 4] float32 (x1, y1, x2, y2) in pixels."""
         return np.array([segment.box for segment in self.segments], np.float32).reshape(-1, 4)
 
-    @property
+    @cached_property
     def scores(self) -> np.ndarray:
-        """[N] 0..1."""
+        """[N] float32 in 0..1."""
         return np.array([segment.score for segment in self.segments], np.float32)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """N class names or expressions."""
         return [segment.label for segment in self.segments]
 
-    @property
+    @cached_property
     def parts(self) -> dict[str, list[Segment]]:
-        """Every part found, under the name of its whole; parts of parts under that part's."""
+        """All parts by the label of their whole; parts of parts by that part's label."""
         by_whole: dict[str, list[Segment]] = {}
         for _, segment in self.walk():
             if segment.parts:
@@ -95,35 +149,50 @@ class Segmentation:
         return by_whole
 
     def walk(self) -> Iterator[tuple[int, Segment]]:
-        """Every segment of the tree with its depth (0, then 1 for parts), parts after wholes."""
+        """Iterate over (depth, segment) of the tree of segments and parts, wholes first."""
         yield from _walk(self.segments, 0)
 
     @property
     def tree(self) -> str:
-        """The names as an indented list, one segment a line, with scores and areas."""
+        """An indented list of the segments and parts, one a line, with scores and areas."""
         return "\n".join(
-            f"{'  ' * depth}{one.label} {one.score:.2f} ({int(one.mask.sum())} pixels)"
-            for depth, one in self.walk()
+            f"{'  ' * depth}{segment.label} {segment.score:.2f} ({segment.area} pixels)"
+            for depth, segment in self.walk()
         )
 
     @property
     def consistency(self) -> float:
-        """The share of parts' pixels that lie in what they are parts of; 1 without any part."""
+        """Fraction of the parts' pixels that are inside their whole; 1 without any part."""
         inside = total = 0
         for _, whole in self.walk():
             for part in whole.parts:
                 inside += int((part.mask & whole.mask).sum())
-                total += int(part.mask.sum())
+                total += part.area
         return inside / total if total else 1.0
 
-    def draw(self, title: str = "") -> Image.Image:
-        """The image with its masks, and a legend beside it."""
-        from hipie.visualizer import draw_segments
+    @cached_property
+    def overlay(self) -> Overlay:
+        """The image with its masks painted over it, and the rows of the legend."""
+        return paint_segments(self.image, self.segments)
 
-        return draw_segments(self.image, self.segments, title)
+    def draw(self, title: str = "") -> Image.Image:
+        """Draw the masks over the image, with a legend beside it.
+
+        Args:
+            title: a line above the legend.
+        """
+        return draw_overlay(self.overlay, title)
 
     def save(self, path: str | Path, title: str = "") -> Path:
-        """Write `draw()` to an image file, or `to_coco()` where the name ends in .json."""
+        """Write `draw(title)` to an image file, or `to_coco()` where the name ends in .json.
+
+        Args:
+            path: the file; its folder is made.
+            title: a line above the legend.
+
+        Returns:
+            The file.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".json":
@@ -132,31 +201,124 @@ class Segmentation:
             self.draw(title).save(path)
         return path
 
-    def to_coco(self) -> list[dict[str, Any]]:
-        """Every segment as COCO result: label, kind, score, xywh box, area and RLE; parts inside.
+    def to_coco(
+        self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Convert to the results format of COCO, one dict a segment.
 
-        `segmentation` has `size` (height, width) and `counts` (a compressed RLE string).
+        Every dict has `label`, `kind`, `score`, `bbox` (x, y, width, height), `area` and
+        `segmentation` (compressed RLE). With both arguments the list is a valid results file of
+        COCO, as `pycocotools.coco.COCO.loadRes` reads it. Parts are in `parts` of their whole.
+
+        Args:
+            image_id: added to every dict.
+            category_ids: dataset category ids by label; added as `category_id`. Parts may be
+                absent from it.
+
+        Raises:
+            ValueError: for a label without a category id.
         """
-        return [_to_coco(segment) for segment in self.segments]
+        return [_to_coco(segment, image_id, category_ids) for segment in self.segments]
+
+    def to_instances(self, category_ids: Mapping[str, int] | None = None) -> Instances:
+        """Convert things and expressions to Detectron2's `Instances`, without empty masks.
+
+        Args:
+            category_ids: contiguous ids by label; by default positions in `class_names`.
+
+        Returns:
+            `pred_masks` [N, H, W] bool, `pred_boxes`, `scores` [N] and `pred_classes` [N] on the
+            CPU, as Detectron2's `Visualizer` and `COCOEvaluator` take them.
+
+        Raises:
+            ValueError: for a label without a category id.
+        """
+        chosen = [one for one in self.segments if one.kind != "stuff" and one.area]
+        instances = Instances(self.image.shape[:2])
+        masks = [torch.from_numpy(segment.mask) for segment in chosen]
+        empty = torch.zeros((0, *self.image.shape[:2]), dtype=torch.bool)
+        instances.pred_masks = torch.stack(masks) if masks else empty
+        boxes = torch.tensor([segment.box for segment in chosen], dtype=torch.float32)
+        instances.pred_boxes = Boxes(boxes.reshape(-1, 4))
+        instances.scores = torch.tensor([segment.score for segment in chosen], dtype=torch.float32)
+        ids = self._category_ids(category_ids)
+        classes = [_category_id(segment.label, ids) for segment in chosen]
+        instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+        return instances
+
+    def to_panoptic(
+        self, category_ids: Mapping[str, int] | None = None
+    ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        """Convert to Detectron2's `panoptic_seg`.
+
+        Where segments overlap, the one with the higher score keeps the pixel; a segment without
+        any pixel left is dropped.
+
+        Args:
+            category_ids: contiguous ids by label; by default positions in `class_names`.
+
+        Returns:
+            A map [H, W] int32 of segment ids, 0 for unlabelled pixels, and a dict a segment with
+            `id`, `isthing`, `category_id`, `score` and `area`, as Detectron2's `Visualizer` and
+            `COCOPanopticEvaluator` take them.
+
+        Raises:
+            ValueError: for a label without a category id.
+        """
+        ids = self._category_ids(category_ids)
+        panoptic = np.zeros(self.image.shape[:2], np.int32)
+        by_score = np.argsort(self.scores, kind="stable")
+        for position in by_score.tolist():
+            panoptic[self.segments[position].mask] = position + 1
+        areas = np.bincount(panoptic.ravel(), minlength=len(self.segments) + 1)
+        infos = [
+            {
+                "id": number,
+                "isthing": segment.kind != "stuff",
+                "category_id": _category_id(segment.label, ids),
+                "score": float(segment.score),
+                "area": int(areas[number]),
+            }
+            for number, segment in enumerate(self.segments, 1)
+            if areas[number]
+        ]
+        return torch.from_numpy(panoptic), infos
+
+    def _category_ids(self, given: Mapping[str, int] | None) -> Mapping[str, int]:
+        if given is not None:
+            return given
+        return {name: position for position, name in enumerate(self.class_names)}
 
 
-def _walk(segments: list[Segment], depth: int) -> Iterator[tuple[int, Segment]]:
+def _walk(segments: tuple[Segment, ...], depth: int) -> Iterator[tuple[int, Segment]]:
     for segment in segments:
         yield depth, segment
         yield from _walk(segment.parts, depth + 1)
 
 
-def _to_coco(segment: Segment) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(segment.mask.astype(np.uint8)))
+def _category_id(label: str, category_ids: Mapping[str, int]) -> int:
+    if label not in category_ids:
+        raise ValueError(f'"{label}" has no category id; known are {", ".join(category_ids)}')
+    return int(category_ids[label])
+
+
+def _to_coco(
+    segment: Segment, image_id: int | None, category_ids: Mapping[str, int] | None
+) -> dict[str, Any]:
     x1, y1, x2, y2 = segment.box
-    result = {
+    result: dict[str, Any] = {}
+    if image_id is not None:
+        result["image_id"] = image_id
+    if category_ids is not None and (segment.kind != "part" or segment.label in category_ids):
+        result["category_id"] = _category_id(segment.label, category_ids)
+    result |= {
         "label": segment.label,
         "kind": segment.kind,
         "score": round(float(segment.score), 4),
         "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": int(segment.mask.sum()),
-        "segmentation": {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode()},
+        "area": segment.area,
+        "segmentation": segment.rle,
     }
     if segment.parts:
-        result["parts"] = [_to_coco(part) for part in segment.parts]
+        result["parts"] = [_to_coco(part, image_id, category_ids) for part in segment.parts]
     return result

@@ -1,24 +1,28 @@
-"""Masks over an image, with a legend that says what every colour is."""
+"""Draw masks over an image, with a legend of colours, names and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hipie.segmentation import Segment, Segmentation
-
-WIDEST_LEGEND = 230
-ROW = 20
-SHORTEST_SIDE = 420
+MAX_LEGEND_WIDTH = 230
+LEGEND_ROW_HEIGHT = 20
+# Images with a shorter side than this are enlarged by a whole factor.
+MIN_CANVAS_SIDE = 420
 MARGIN = 8
-GROUP_HEIGHT = 360
-# Lines over an image that does not show what an expression says.
-REJECTED, REJECTED_WIDTH = (170, 30, 40), 3
-WIDEST_SHEET = 1400
-# Twenty hues far apart, in an order in which neighbours differ.
+GROUP_IMAGE_HEIGHT = 360
+# The cross over an image that does not show the referred object.
+REJECTED_COLOUR, REJECTED_LINE_WIDTH = (170, 30, 40), 3
+MAX_SHEET_WIDTH = 1400
+STUFF_OPACITY, THING_OPACITY, PART_OPACITY = 0.3, 0.5, 0.55
+
+Colour = tuple[int, int, int]
+# Twenty distinct hues, ordered so that neighbours differ.
 _PALETTE = (
     (230, 25, 75),
     (60, 180, 75),
@@ -43,14 +47,134 @@ _PALETTE = (
 )
 
 
-def colour_of(index: int) -> tuple[int, int, int]:
-    """The RGB colour of the index-th segment; colours repeat after twenty."""
+class DrawableSegment(Protocol):
+    """Fields of a segment that are drawn; see `hipie.segmentation.Segment`."""
+
+    @property
+    def label(self) -> str:
+        """Class name or expression."""
+
+    @property
+    def kind(self) -> str:
+        """The kind: "thing", "stuff", "part" or "expression"."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """[H, W] bool."""
+
+    @property
+    def score(self) -> float:
+        """Confidence in 0..1."""
+
+    @property
+    def parts(self) -> Sequence[DrawableSegment]:
+        """Parts of this segment."""
+
+
+@dataclass(frozen=True)
+class LegendRow:
+    """One row of a legend.
+
+    Attributes:
+        text: the row's text.
+        indent: depth in the tree of parts.
+        colour: RGB of the colour box; None for a row without one.
+    """
+
+    text: str
+    indent: int = 0
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An image with painted masks, and the legend of the colours.
+
+    Attributes:
+        canvas: [s*H, s*W, 3] uint8 RGB, enlarged by a whole factor s.
+        legend: one row a segment or part.
+    """
+
+    canvas: np.ndarray
+    legend: tuple[LegendRow, ...]
+
+
+class DrawableResult(Protocol):
+    """Fields of a result that `draw_group` reads; see `hipie.segmentation.Segmentation`."""
+
+    @property
+    def overlay(self) -> Overlay:
+        """The painted image."""
+
+    def __iter__(self) -> Iterator[DrawableSegment]:
+        """Iterate over the segments."""
+
+
+def colour_of(index: int) -> Colour:
+    """RGB colour of the index-th segment; colours repeat after twenty."""
     return _PALETTE[index % len(_PALETTE)]
+
+
+def paint_segments(
+    image: np.ndarray, segments: Iterable[DrawableSegment], *, scores: bool = True
+) -> Overlay:
+    """Paint masks over an image.
+
+    Args:
+        image: [H, W, 3] uint8 RGB. Small images are enlarged so that a legend is readable.
+        segments: stuff is painted first and lightly, then the rest in order; parts over their
+            whole.
+        scores: write scores after names.
+    """
+    scale = max(1, round(MIN_CANVAS_SIDE / max(min(image.shape[:2]), 1)))
+    canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
+    legend: list[LegendRow] = []
+    foreground: list[tuple[np.ndarray, Colour, float]] = []
+    background: list[tuple[np.ndarray, Colour, float]] = []
+    for segment in segments:
+        colour = colour_of(len(foreground) + len(background))
+        if segment.kind == "stuff":
+            background.append((segment.mask, colour, STUFF_OPACITY))
+        else:
+            foreground.append((segment.mask, colour, THING_OPACITY))
+        if segment.mask.any():
+            text = f"{segment.label} {segment.score:.2f}" if scores else segment.label
+            legend.append(LegendRow(text, 0, colour))
+        else:
+            legend.append(LegendRow(f"{segment.label}: not found"))
+        for depth, part in walk_segments(segment.parts, depth=1):
+            colour = colour_of(len(foreground) + len(background))
+            foreground.append((part.mask, colour, PART_OPACITY))
+            legend.append(LegendRow(part.label, depth, colour))
+    for mask, colour, opacity in [*background, *foreground]:
+        _paint(canvas, _enlarge(mask, scale), colour, opacity)
+    return Overlay(canvas, tuple(legend))
+
+
+def walk_segments(
+    segments: Iterable[DrawableSegment], depth: int = 0
+) -> Iterator[tuple[int, DrawableSegment]]:
+    """Iterate over (depth, segment) of a tree of segments and their parts, wholes first."""
+    for segment in segments:
+        yield depth, segment
+        yield from walk_segments(segment.parts, depth + 1)
+
+
+def draw_overlay(overlay: Overlay, title: str = "", notes: Sequence[str] = ()) -> Image.Image:
+    """Render a painted image with its legend to the right.
+
+    Args:
+        overlay: of `paint_segments`.
+        title: a line above the legend.
+        notes: lines below the legend.
+    """
+    rows = [*overlay.legend, *(LegendRow(note) for note in notes)]
+    return _concatenate(overlay.canvas, _draw_legend(rows, title, overlay.canvas.shape[0]))
 
 
 def draw_segments(
     image: np.ndarray,
-    segments: Sequence[Segment],
+    segments: Iterable[DrawableSegment],
     title: str = "",
     *,
     scores: bool = True,
@@ -59,152 +183,124 @@ def draw_segments(
     """Paint masks over an image and list them beside it.
 
     Args:
-        image: [H, W, 3] uint8 RGB. Small images are enlarged so that the legend is readable.
-        segments: stuff is painted first and lightly, then the rest in order; parts over their
-            whole.
+        image: [H, W, 3] uint8 RGB.
+        segments: see `paint_segments`.
         title: a line above the legend.
-        scores: write scores behind names.
+        scores: write scores after names.
         notes: lines below the legend.
     """
-    canvas, rows = _painted(image, segments, scores)
-    rows += [(0, note, None) for note in notes]
-    return _beside(canvas, _legend(rows, title, canvas.shape[0]))
+    return draw_overlay(paint_segments(image, segments, scores=scores), title, notes)
 
 
-def draw_group(answers: Sequence[Segmentation], expression: str) -> Image.Image:
-    """What an expression describes in several images, on one sheet.
+def draw_group(results: Sequence[DrawableResult], expression: str) -> Image.Image:
+    """Draw the results of one expression over several images on one sheet.
 
-    The expression stands above, once; below each image stands how sure its answer is, or that
-    there is none, and such an image is crossed out.
+    The expression is the title. Below each image is its score; an image in which the expression
+    describes nothing is crossed out.
 
     Args:
-        answers: one an image, with at most one segment each.
-        expression: what was asked.
+        results: one an image, with at most one segment each.
+        expression: the referring expression.
     """
     images, captions = [], []
-    for number, answer in enumerate(answers, 1):
-        painted = Image.fromarray(_painted(answer.image, answer.segments)[0])
-        width = max(1, round(painted.width * GROUP_HEIGHT / painted.height))
-        images.append(painted.resize((width, GROUP_HEIGHT), Image.Resampling.LANCZOS))
-        found = next((one for one in answer if one.mask.any()), None)
-        if found is None:
+    for number, result in enumerate(results, 1):
+        painted = Image.fromarray(result.overlay.canvas)
+        width = max(1, round(painted.width * GROUP_IMAGE_HEIGHT / painted.height))
+        images.append(painted.resize((width, GROUP_IMAGE_HEIGHT), Image.Resampling.LANCZOS))
+        match = next((segment for segment in result if segment.mask.any()), None)
+        if match is None:
             _cross_out(images[-1])
-        said = "not shown here" if found is None else f"found, score {found.score:.2f}"
-        captions.append(f"{number}: {said}")
+            captions.append(f"{number}: not in this image")
+        else:
+            captions.append(f"{number}: score {match.score:.2f}")
     return contact_sheet(images, captions=captions, title=expression)
 
 
-def _cross_out(picture: Image.Image) -> None:
-    right, low = picture.width - 1, picture.height - 1
-    pen = ImageDraw.Draw(picture)
-    for corners in ((0, 0, right, low), (0, low, right, 0)):
-        pen.line(corners, fill=REJECTED, width=REJECTED_WIDTH)
+def _cross_out(image: Image.Image) -> None:
+    right, bottom = image.width - 1, image.height - 1
+    pen = ImageDraw.Draw(image)
+    for ends in ((0, 0, right, bottom), (0, bottom, right, 0)):
+        pen.line(ends, fill=REJECTED_COLOUR, width=REJECTED_LINE_WIDTH)
 
 
 def contact_sheet(
     images: Sequence[Image.Image], captions: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Several images on one white sheet, from left to right, row below row.
+    """Arrange several images on one white sheet, left to right, row by row.
 
     Args:
         images: of any sizes.
-        captions: a line below each image; none at all by default.
+        captions: a line below each image; () for no captions.
         title: a line above all.
     """
-    widest = max(WIDEST_SHEET, *(picture.width for picture in images))
+    max_width = max(MAX_SHEET_WIDTH, *(image.width for image in images))
     rows: list[list[int]] = []
-    for i, picture in enumerate(images):
-        taken = sum(images[k].width + MARGIN for k in rows[-1]) if rows else widest
-        rows[-1].append(i) if taken + picture.width <= widest else rows.append([i])
+    for i, image in enumerate(images):
+        occupied = sum(images[k].width + MARGIN for k in rows[-1]) if rows else max_width
+        rows[-1].append(i) if occupied + image.width <= max_width else rows.append([i])
     width = max(sum(images[i].width + MARGIN for i in row) for row in rows) + MARGIN
-    below = ROW if captions else 0
-    heights = [max(images[i].height for i in row) + MARGIN + below for row in rows]
+    caption_height = LEGEND_ROW_HEIGHT if captions else 0
+    heights = [max(images[i].height for i in row) + MARGIN + caption_height for row in rows]
     font = ImageFont.load_default(size=15)
     heading = _wrap(title, font, width - 2 * MARGIN)
-    y = MARGIN + ROW * len(heading)
+    y = MARGIN + LEGEND_ROW_HEIGHT * len(heading)
     sheet = Image.new("RGB", (width, y + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(heading):
-        pen.text((MARGIN, MARGIN // 2 + ROW * number), line, fill="black", font=font)
-    small = ImageFont.load_default(size=13)
+        pen.text((MARGIN, MARGIN // 2 + LEGEND_ROW_HEIGHT * number), line, fill="black", font=font)
+    caption_font = ImageFont.load_default(size=13)
     for row, height in zip(rows, heights, strict=True):
         x = MARGIN
         for i in row:
             sheet.paste(images[i], (x, y))
             if captions:
-                at = (x, y + images[i].height + 2)
-                pen.text(at, captions[i], fill="black", font=small)
+                position = (x, y + images[i].height + 2)
+                pen.text(position, captions[i], fill="black", font=caption_font)
             x += images[i].width + MARGIN
         y += height
     return sheet
 
 
-def _painted(
-    image: np.ndarray, segments: Sequence[Segment], scores: bool = True
-) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int] | None]]]:
-    """The image with its masks, and the legend's rows: indent, text, colour."""
-    scale = max(1, round(SHORTEST_SIDE / max(min(image.shape[:2]), 1)))
-    canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
-    rows: list[tuple[int, str, tuple[int, int, int] | None]] = []
-    paint: list[tuple[np.ndarray, tuple[int, int, int], float]] = []
-    below: list[tuple[np.ndarray, tuple[int, int, int], float]] = []
-    for segment in segments:
-        colour = colour_of(len(paint) + len(below))
-        if segment.kind == "stuff":
-            below.append((segment.mask, colour, 0.3))
-        else:
-            paint.append((segment.mask, colour, 0.5))
-        said = f"{segment.label} {segment.score:.2f}" if scores else segment.label
-        rows.append((0, said, colour))
-        if not segment.mask.any():
-            rows[-1] = (0, f"{segment.label}: not found", None)
-        for depth, part in Segmentation(image, segment.parts).walk():
-            colour = colour_of(len(paint) + len(below))
-            paint.append((part.mask, colour, 0.55))
-            rows.append((depth + 1, part.label, colour))
-    for mask, colour, strength in [*below, *paint]:
-        _paint(canvas, _enlarge(mask, scale), colour, strength)
-    return canvas, rows
+def _enlarge(array: np.ndarray, scale: int, interpolation: int = cv2.INTER_NEAREST) -> np.ndarray:
+    """Copy of an image or mask, enlarged by a whole factor."""
+    if scale == 1:
+        return array.copy()
+    pixels = array.astype(np.uint8) if array.dtype == bool else array
+    resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation)
+    return resized.astype(array.dtype)
 
 
-def _enlarge(array: np.ndarray, scale: int, how: int = cv2.INTER_NEAREST) -> np.ndarray:
-    plain = array.astype(np.uint8) if array.dtype == bool else array
-    grown = cv2.resize(plain, None, fx=scale, fy=scale, interpolation=how) if scale > 1 else plain
-    return grown.astype(bool) if array.dtype == bool else grown.copy()
+def _paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float) -> None:
+    """Blend a colour into the pixels of a mask, in place, and outline the mask."""
+    blended = canvas[mask].astype(np.float32) * (1 - opacity) + np.float32(colour) * opacity
+    canvas[mask] = blended.astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, colour, 2, cv2.LINE_AA)
 
 
-def _paint(
-    canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], strength: float
-) -> None:
-    inside = canvas[mask].astype(np.float32)
-    canvas[mask] = (inside * (1 - strength) + np.float32(colour) * strength).astype(np.uint8)
-    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, edges, -1, colour, 2, cv2.LINE_AA)
-
-
-def _legend(
-    rows: Sequence[tuple[int, str, tuple[int, int, int] | None]], title: str, height: int
-) -> np.ndarray:
+def _draw_legend(rows: Sequence[LegendRow], title: str, min_height: int) -> np.ndarray:
+    """Render legend rows as a white panel [h, w, 3] uint8."""
     font = ImageFont.load_default(size=13)
-    heading = _wrap(title, font, WIDEST_LEGEND - 20)
-    lines: list[tuple[int, str, tuple[int, int, int] | None]] = []
-    lines += [(0, line, None) for line in heading]
-    for indent, text, colour in rows:
-        first, *more = _wrap(text, font, WIDEST_LEGEND - 40 - 14 * indent)
-        lines += [(indent, first, colour), *((indent, line, None) for line in more)]
-    widest = max((font.getlength(text) + 14 * indent for indent, text, _ in lines), default=0)
-    size = round(widest) + 40 if lines else 0, max(height, 16 + ROW * len(lines))
-    panel = Image.new("RGB", size, "white")
+    lines = [LegendRow(line) for line in _wrap(title, font, MAX_LEGEND_WIDTH - 20)]
+    for row in rows:
+        first, *more = _wrap(row.text, font, MAX_LEGEND_WIDTH - 40 - 14 * row.indent)
+        lines.append(LegendRow(first, row.indent, row.colour))
+        lines += [LegendRow(line, row.indent) for line in more]
+    text_width = max((font.getlength(line.text) + 14 * line.indent for line in lines), default=0)
+    width = round(text_width) + 40 if lines else 0
+    panel = Image.new("RGB", (width, max(min_height, 16 + LEGEND_ROW_HEIGHT * len(lines))), "white")
     pen = ImageDraw.Draw(panel)
-    for number, (indent, text, colour) in enumerate(lines):
-        x, y = 10 + 14 * indent, 8 + ROW * number
-        if colour:
-            pen.rectangle((x, y + 2, x + 12, y + 14), fill=colour, outline="black")
-        pen.text((x + 18 if colour or indent else x, y), text, fill="black", font=font)
+    for number, line in enumerate(lines):
+        x, y = 10 + 14 * line.indent, 8 + LEGEND_ROW_HEIGHT * number
+        if line.colour:
+            pen.rectangle((x, y + 2, x + 12, y + 14), fill=line.colour, outline="black")
+        text_x = x + 18 if line.colour or line.indent else x
+        pen.text((text_x, y), line.text, fill="black", font=font)
     return np.asarray(panel)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break a text into lines of at most `width` pixels, at spaces."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -214,7 +310,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _beside(left: np.ndarray, right: np.ndarray) -> Image.Image:
+def _concatenate(left: np.ndarray, right: np.ndarray) -> Image.Image:
+    """Two images side by side on white."""
     height = max(left.shape[0], right.shape[0])
     sheet = np.full((height, left.shape[1] + right.shape[1], 3), 255, np.uint8)
     sheet[: left.shape[0], : left.shape[1]] = left

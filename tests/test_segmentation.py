@@ -1,67 +1,286 @@
-"""The result type: boxes, COCO results that pycocotools decodes, and drawings."""
+"""Results: boxes, conversions that COCO's and Detectron2's tools read, drawings, comparison."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator
+from detectron2.utils.visualizer import Visualizer
+from panopticapi.utils import id2rgb
 from PIL import Image
-from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from hipie import visualizer
 from hipie.segmentation import Segment, Segmentation
+
+HEIGHT, WIDTH = 40, 60
+NAMES = ("dog", "cat", "grass")
+
+
+def rectangle(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[rows, columns] = True
+    return mask
 
 
 def example() -> Segmentation:
-    image = np.full((40, 60, 3), 200, np.uint8)
-    whole = np.zeros((40, 60), bool)
-    whole[5:25, 10:30] = True
-    part = np.zeros_like(whole)
-    part[5:10, 10:20] = True
+    image = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+    whole = rectangle(slice(5, 25), slice(10, 30))
+    part = rectangle(slice(5, 10), slice(10, 20))
     segments = [
         Segment("dog", "thing", whole, 0.75, [Segment("dog head", "part", part, 0.5)]),
-        Segment("the cat", "sentence", np.zeros_like(whole), 0.0),
+        Segment("the cat", "expression", np.zeros_like(whole), 0.0),
     ]
     return Segmentation(image, segments)
 
 
-def test_boxes_go_around_masks() -> None:
+def panoptic_example() -> Segmentation:
+    """Two dogs and grass around them, without overlap."""
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    dogs = [rectangle(slice(5, 25), slice(left, left + 15)) for left in (3, 30)]
+    segments = [Segment("dog", "thing", mask, 0.9 - 0.1 * i) for i, mask in enumerate(dogs)]
+    grass = Segment("grass", "stuff", ~(dogs[0] | dogs[1]), 0.7)
+    return Segmentation(image, [*segments, grass], NAMES)
+
+
+def test_boxes_enclose_masks() -> None:
     assert example().boxes.tolist() == [[10, 5, 30, 25], [0, 0, 0, 0]]
+    assert example().areas.tolist() == [400, 0]
 
 
-def test_parts_stand_under_their_whole() -> None:
+def test_parts_are_grouped_by_whole() -> None:
     assert [part.label for part in example().parts["dog"]] == ["dog head"]
 
 
+def test_arrays_are_computed_once() -> None:
+    result = example()
+    for name in ("masks", "boxes", "scores", "labels", "areas", "parts", "overlay"):
+        assert getattr(result, name) is getattr(result, name)
+    segment = result.segments[0]
+    assert segment.rle is segment.rle and segment.box is segment.box
+
+
+def test_masks_are_painted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result, painted = example(), []
+    paint = visualizer._paint
+    monkeypatch.setattr(visualizer, "_paint", lambda *args: painted.append(paint(*args)))
+    result.draw("first title")
+    result.save(tmp_path / "drawing.png", "second title")
+    visualizer.draw_group([result], "the dog")
+    assert len(painted) == 3
+
+
+def test_results_are_frozen_and_comparable() -> None:
+    result = example()
+    assert result == example() and not result != example()
+    changed = Segment("dog", "thing", ~result.segments[0].mask, 0.75, result.segments[0].parts)
+    assert changed != result.segments[0] and changed != "dog"
+    assert Segmentation(result.image, [changed]) != result and result != "dog"
+    with pytest.raises(FrozenInstanceError):
+        result.segments[0].mask = changed.mask
+    with pytest.raises(FrozenInstanceError):
+        result.segments = ()
+    for unhashable in (result, changed):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(unhashable)
+
+
 def test_coco_results_decode_to_the_masks() -> None:
-    found = example()
-    for result, segment in zip(found.to_coco(), found, strict=True):
-        decoded = coco_mask.decode(result["segmentation"]).astype(bool)
-        assert np.array_equal(decoded, segment.mask)
-        assert result["area"] == segment.mask.sum()
-    assert found.to_coco()[0]["bbox"] == [10, 5, 20, 20]
-    assert found.to_coco()[0]["parts"][0]["label"] == "dog head"
+    result = example()
+    for converted, segment in zip(result.to_coco(), result, strict=True):
+        assert np.array_equal(_decode(converted), segment.mask)
+        assert converted["area"] == segment.mask.sum()
+    assert result.to_coco()[0]["bbox"] == [10, 5, 20, 20]
+    assert result.to_coco()[0]["parts"][0]["label"] == "dog head"
+    assert not {"image_id", "category_id"} & set(result.to_coco()[0])
 
 
-def test_nothing_found_is_an_empty_result() -> None:
-    found = Segmentation(np.zeros((4, 6, 3), np.uint8), [])
-    assert found.masks.shape == (0, 4, 6)
-    assert found.boxes.shape == (0, 4)
-    assert found.to_coco() == []
+def test_coco_results_with_ids_are_evaluated_by_pycocotools(tmp_path: Path) -> None:
+    result = panoptic_example()
+    ids = {"dog": 18, "cat": 17, "grass": 193}
+    results = [one for one in result.to_coco(7, ids) if one["kind"] == "thing"]
+    assert [one["category_id"] for one in results] == [18, 18]
+    truth = COCO(_instance_truth(tmp_path, result, image_id=7, category_id=18))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
 
 
-def test_saved_as_an_image_or_as_json(tmp_path) -> None:
-    found = example()
-    drawing = Image.open(found.save(tmp_path / "new" / "page.png", "a title"))
-    assert drawing.size == found.draw("a title").size
-    written = json.loads(found.save(tmp_path / "page.json").read_text())
-    assert written == found.to_coco()
+def test_labels_without_a_category_id_are_named() -> None:
+    result = example()
+    with pytest.raises(ValueError, match='"the cat" has no category id; known are dog'):
+        result.to_coco(1, {"dog": 1})
+    ids = {"dog": 1, "the cat": 2}
+    assert "category_id" not in result.to_coco(1, ids)[0]["parts"][0]
+    assert result.to_coco(1, {**ids, "dog head": 3})[0]["parts"][0]["category_id"] == 3
+    with pytest.raises(ValueError, match='"dog" has no category id'):
+        result.to_instances({"cat": 0})
+    with pytest.raises(ValueError, match='"dog" has no category id'):
+        result.to_panoptic({"the cat": 0})
 
 
-def test_the_drawing_paints_the_mask_and_leaves_the_rest() -> None:
-    found = example()
-    drawn = np.asarray(found.draw())
+def test_empty_result_converts_to_empty_arrays() -> None:
+    result = Segmentation(np.zeros((4, 6, 3), np.uint8), [])
+    assert result.masks.shape == (0, 4, 6)
+    assert result.boxes.shape == (0, 4)
+    assert result.to_coco() == []
+    assert len(result.to_instances()) == 0 and result.to_instances().pred_masks.shape == (0, 4, 6)
+    panoptic, infos = result.to_panoptic()
+    assert panoptic.shape == (4, 6) and not panoptic.any() and infos == []
+
+
+def test_instances_leave_out_stuff_and_empty_masks() -> None:
+    instances = panoptic_example().to_instances()
+    assert instances.pred_classes.tolist() == [0, 0]
+    assert instances.pred_masks.shape == (2, HEIGHT, WIDTH)
+    assert instances.pred_boxes.tensor.tolist() == [[3, 5, 18, 25], [30, 5, 45, 25]]
+    assert example().to_instances().scores.tolist() == [0.75]
+
+
+def test_higher_score_wins_overlaps_of_the_panoptic_map() -> None:
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    masks = [rectangle(slice(0, 20), slice(0, 20)), rectangle(slice(10, 30), slice(10, 30))]
+    hidden = rectangle(slice(12, 15), slice(12, 15))
+    segments = [
+        Segment("dog", "thing", masks[0], 0.9),
+        Segment("cat", "thing", masks[1], 0.5),
+        Segment("cat", "thing", hidden, 0.1),
+    ]
+    panoptic, infos = Segmentation(image, segments).to_panoptic()
+    assert panoptic.dtype == torch.int32
+    assert [(info["id"], info["category_id"], info["area"]) for info in infos] == [
+        (1, 0, 400),
+        (2, 1, 300),
+    ]
+    assert (panoptic == 1).sum() == 400 and (panoptic == 2).sum() == 300
+
+
+@pytest.fixture
+def metadata(tmp_path: Path):
+    """A data set of one image whose annotation is `panoptic_example`."""
+    result, name = panoptic_example(), "segmentation_test_dogs"
+    panoptic, infos = result.to_panoptic()
+    ids = {0: 18, 1: 17, 2: 193}
+    Image.fromarray(id2rgb(panoptic.numpy())).save(tmp_path / "truth.png")
+    annotation = {
+        "images": [{"id": 7, "file_name": "dogs.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [
+            {"id": ids[i], "name": label, "isthing": int(i < 2)} for i, label in enumerate(NAMES)
+        ],
+        "annotations": [
+            {
+                "image_id": 7,
+                "file_name": "truth.png",
+                "segments_info": [
+                    {
+                        "id": info["id"],
+                        "category_id": ids[info["category_id"]],
+                        "area": info["area"],
+                        "iscrowd": 0,
+                    }
+                    for info in infos
+                ],
+            }
+        ],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(annotation))
+    DatasetCatalog.register(name, lambda: [])
+    meta = MetadataCatalog.get(name).set(
+        thing_classes=list(NAMES[:2]),
+        stuff_classes=list(NAMES),
+        thing_colors=[(0, 0, 0)] * 3,
+        stuff_colors=[(0, 0, 0)] * 3,
+        thing_dataset_id_to_contiguous_id={18: 0, 17: 1},
+        stuff_dataset_id_to_contiguous_id={193: 2},
+        panoptic_json=str(tmp_path / "panoptic.json"),
+        panoptic_root=str(tmp_path),
+        json_file=_instance_truth(tmp_path, result, image_id=7, category_id=18),
+    )
+    yield meta
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_detectron2_visualizer_draws_both_conversions(metadata) -> None:
+    result = panoptic_example()
+    drawn = Visualizer(result.image, metadata).draw_instance_predictions(result.to_instances())
+    assert drawn.get_image().shape == result.image.shape
+    panoptic, infos = result.to_panoptic()
+    drawn = Visualizer(result.image, metadata).draw_panoptic_seg(panoptic, infos)
+    assert not np.array_equal(drawn.get_image(), result.image)
+
+
+def test_detectron2_panoptic_evaluator_scores_the_conversion(metadata) -> None:
+    evaluator = COCOPanopticEvaluator(metadata.name)
+    evaluator.reset()
+    result = panoptic_example()
+    inputs = [{"image_id": 7, "file_name": "dogs.jpg"}]
+    evaluator.process(inputs, [{"panoptic_seg": result.to_panoptic()}])
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
+
+
+def test_detectron2_instance_evaluator_scores_the_conversion(metadata, tmp_path: Path) -> None:
+    evaluator = COCOEvaluator(metadata.name, ("bbox", "segm"), False, str(tmp_path / "coco"))
+    evaluator.reset()
+    instances = panoptic_example().to_instances()
+    evaluator.process([{"image_id": 7}], [{"instances": instances}])
+    scores = evaluator.evaluate()
+    assert scores["segm"]["AP"] == pytest.approx(100) == scores["bbox"]["AP"]
+
+
+def test_saved_as_an_image_or_as_json(tmp_path: Path) -> None:
+    result = example()
+    drawing = Image.open(result.save(tmp_path / "new" / "drawing.png", "a title"))
+    assert drawing.size == result.draw("a title").size
+    written = json.loads(result.save(tmp_path / "results.json").read_text())
+    assert written == result.to_coco()
+
+
+def test_drawing_paints_the_mask_and_nothing_else() -> None:
+    drawing = np.asarray(example().draw())
     scale = round(420 / 40)
-    inside = drawn[20 * scale, 25 * scale]
-    outside = drawn[35 * scale, 50 * scale]
+    inside = drawing[20 * scale, 25 * scale]
+    outside = drawing[35 * scale, 50 * scale]
     assert not np.array_equal(inside, [200, 200, 200])
     assert np.array_equal(outside, [200, 200, 200])
+
+
+def _decode(converted: dict) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(converted["segmentation"]).astype(bool)
+
+
+def _instance_truth(folder: Path, result: Segmentation, image_id: int, category_id: int) -> str:
+    """Write COCO instances of the things of a result, and return the file."""
+    annotations = [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": category_id,
+            "iscrowd": 0,
+            "bbox": converted["bbox"],
+            "area": converted["area"],
+            "segmentation": converted["segmentation"],
+        }
+        for number, converted in enumerate(result.to_coco(), 1)
+        if converted["kind"] == "thing"
+    ]
+    truth = {
+        "info": {},
+        "images": [{"id": image_id, "file_name": "dogs.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
+        "annotations": annotations,
+    }
+    (folder / "instances.json").write_text(json.dumps(truth))
+    return str(folder / "instances.json")

@@ -9,5 +9,6 @@ Using All-Purpose Feature Matching", ICLR 2024). Importing the package registers
 from hipie_fewshot.config import add_hipie_fewshot_config
 from hipie_fewshot.meta_arch import FewShot
 from hipie_fewshot.support_set import Example, ExampleError
+from hipie_fewshot.task_predictor import FewShotPredictor
 
-__all__ = ["Example", "ExampleError", "FewShot", "add_hipie_fewshot_config"]
+__all__ = ["FewShotPredictor", "Example", "ExampleError", "FewShot", "add_hipie_fewshot_config"]

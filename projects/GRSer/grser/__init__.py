@@ -7,5 +7,6 @@ published weights.
 
 from grser.config import add_grser_config
 from grser.meta_arch import GRSer
+from grser.task_predictor import GroupPredictor
 
-__all__ = ["GRSer", "add_grser_config"]
+__all__ = ["GroupPredictor", "GRSer", "add_grser_config"]

@@ -9,8 +9,10 @@ from hipie_interactive.config import add_hipie_interactive_config
 from hipie_interactive.meta_arch import InteractiveSAM
 from hipie_interactive.prompts import Prompt, PromptError, Scribble
 from hipie_interactive.session import Session, segment
+from hipie_interactive.task_predictor import InteractivePredictor
 
 __all__ = [
+    "InteractivePredictor",
     "InteractiveSAM",
     "Prompt",
     "PromptError",

@@ -1,0 +1,23 @@
+"""Predictors of the tasks of a `Segmenter`, by name in `TASK_PREDICTOR_REGISTRY`."""
+
+from hipie.task_predictors.base import (
+    TASK_PREDICTOR_REGISTRY,
+    PreparedImage,
+    TaskPredictor,
+    encode_with_sam,
+    register_task_predictor,
+)
+from hipie.task_predictors.mask_labelling import MaskLabellingPredictor
+from hipie.task_predictors.referring import ReferringPredictor
+from hipie.task_predictors.universal import UniversalPredictor
+
+__all__ = [
+    "TASK_PREDICTOR_REGISTRY",
+    "MaskLabellingPredictor",
+    "PreparedImage",
+    "ReferringPredictor",
+    "TaskPredictor",
+    "UniversalPredictor",
+    "encode_with_sam",
+    "register_task_predictor",
+]

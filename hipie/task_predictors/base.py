@@ -1,0 +1,152 @@
+"""Protocol and registry of task predictors, and the prepared image that they run on.
+
+A model maps batched inputs to tensors. A task predictor makes the inputs of one task, runs the
+model and returns `Segmentation`s. `Segmenter` validates images and calls the predictor that is
+registered under the task's name:
+
+    @register_task_predictor("saliency")
+    class SaliencyPredictor(TaskPredictor):
+        model_task = "saliency"
+
+        def predict(self, images, **request):
+            ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from fvcore.common.registry import Registry
+
+from hipie.modeling.meta_arch.base import SegmentationModel
+from hipie.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from hipie.modeling.sam.predictor import Sam, SamImage
+
+TASK_PREDICTOR_REGISTRY = Registry("TASK_PREDICTOR")
+TASK_PREDICTOR_REGISTRY.__doc__ = "Subclasses of `TaskPredictor` by task name."
+
+T = TypeVar("T")
+Predictor = TypeVar("Predictor", bound="type[TaskPredictor]")
+
+
+def register_task_predictor(task: str) -> Callable[[Predictor], Predictor]:
+    """Class decorator that registers a task predictor under a task name.
+
+    Args:
+        task: the name, such as "universal", "referring", "group", "interactive" or "few_shot".
+    """
+
+    def register(predictor: Predictor) -> Predictor:
+        TASK_PREDICTOR_REGISTRY._do_register(task, predictor)
+        return predictor
+
+    return register
+
+
+class PreparedImage:
+    """An image as a model takes it, with everything that was computed from it without text.
+
+    Args:
+        model: the model that the image is for.
+        pixels: [H, W, 3] uint8 RGB, at full size.
+        inputs: `image` ([3, h, w], resized, in the model's channel order), `height` and `width`
+            (H and W), as Detectron2's models take them.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, pixels: np.ndarray, inputs: dict[str, Any]
+    ) -> None:
+        self.model = model
+        self.pixels = pixels
+        self.inputs = inputs
+        self._cache: dict[Hashable, Any] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels at full size."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+    def cached(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return the value of `compute()`, called at the first use of a key only.
+
+        Args:
+            key: names what is computed, such as "sam_image".
+            compute: must depend on the image and the model alone.
+        """
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
+
+    def encode(self) -> Any:
+        """Return the model's text-free features of the image; None for a model without them."""
+        if not self.model.supports_image_features:
+            return None
+        return self.cached("image_features", self._encode)
+
+    def run(self, **request: Any) -> dict[str, Any]:
+        """Run the model on the image with further inputs, on features that are computed once.
+
+        Args:
+            request: merged into the inputs, such as `vocabulary` or `expressions`.
+
+        Returns:
+            The model's outputs of this image.
+        """
+        batched_inputs = [self.inputs | request]
+        features = self.encode()
+        with torch.no_grad():
+            if features is None:
+                return self.model(batched_inputs)[0]
+            return self.model.inference(batched_inputs, image_features=features)[0]
+
+    def _encode(self) -> Any:
+        with torch.no_grad():
+            return self.model.encode_images([self.inputs])
+
+
+def encode_with_sam(image: PreparedImage, sam: Sam) -> SamImage:
+    """Return SAM's encoding of an image, computed once for each image and SAM."""
+    return image.cached(("sam_image", sam), lambda: sam.encode(image.pixels))
+
+
+class TaskPredictor(ABC):
+    """Runs one task of a model on images.
+
+    Args:
+        model: in evaluation mode; `model_task` is in its `tasks`.
+    """
+
+    model_task: ClassVar[str]
+    """The entry of the model's `tasks` that this predictor needs."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        self.model = model
+
+    def encode(self, image: PreparedImage) -> None:
+        """Compute what `predict` needs of an image and no request changes.
+
+        Called by `Segmenter.set_image`; results are kept by `PreparedImage.cached`.
+        """
+        image.encode()
+
+    @abstractmethod
+    def predict(self, images: Sequence[PreparedImage], **request: Any) -> list[Segmentation]:
+        """Segment images.
+
+        Args:
+            images: one or more.
+            request: the task's own arguments, by name.
+
+        Returns:
+            One result an image.
+
+        Raises:
+            ValueError: for a request that cannot be met, in one sentence.
+        """

@@ -1,0 +1,101 @@
+"""Task predictor that gives class names to masks, given ones or SAM's automatic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
+from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
+from hipie.segmentation import Segment, Segmentation
+from hipie.task_predictors.base import (
+    PreparedImage,
+    TaskPredictor,
+    encode_with_sam,
+    register_task_predictor,
+)
+from hipie.vocabularies.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from hipie.modeling.sam.predictor import Sam
+
+
+@register_task_predictor("mask_labelling")
+class MaskLabellingPredictor(TaskPredictor):
+    """Class names for masks: of each the class whose semantic scores have the largest sum in it."""
+
+    model_task = "universal"
+
+    def predict(
+        self,
+        images: Sequence[PreparedImage],
+        *,
+        vocabulary: Vocabulary,
+        masks: np.ndarray | torch.Tensor | None = None,
+        sam: Sam | None = None,
+        sam_options: dict[str, float] | None = None,
+    ) -> list[Segmentation]:
+        """Label masks; small masks are painted over large ones.
+
+        Masks of one stuff class become one segment.
+
+        Args:
+            images: one or more; one where masks are given.
+            vocabulary: classes to choose from.
+            masks: [N, H, W] bool; by default SAM's automatic masks of each image.
+            sam: makes the automatic masks.
+            sam_options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
+
+        Returns:
+            One result an image, without segments where SAM proposes no mask.
+
+        Raises:
+            OpenVocabularyError: for no mask, an empty mask, or masks of another size.
+        """
+        results = []
+        for image in images:
+            if masks is None:
+                proposals = _automatic_masks(image, sam, sam_options or {})
+                if not len(proposals):
+                    results.append(Segmentation(image.pixels, (), vocabulary.names))
+                    continue
+            else:
+                proposals = torch.as_tensor(masks).bool()
+            results.append(_label(image, proposals, vocabulary))
+        return results
+
+
+def _label(image: PreparedImage, masks: torch.Tensor, vocabulary: Vocabulary) -> Segmentation:
+    _require_masks(masks, image.size)
+    scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"].cpu()
+    classes, shares = classify_masks(masks, scores)
+    segments = []
+    for index, score, mask in non_overlapping_segments(masks, classes, shares, vocabulary.is_thing):
+        entry = vocabulary.classes[index]
+        segments.append(Segment(entry.name, entry.kind, mask.numpy(), score))
+    return Segmentation(image.pixels, segments, vocabulary.names)
+
+
+def _automatic_masks(
+    image: PreparedImage, sam: Sam | None, options: dict[str, float]
+) -> torch.Tensor:
+    from hipie.modeling.sam.automatic_masks import automatic_masks
+
+    if sam is None:
+        raise OpenVocabularyError("labelling needs masks, or a SAM that proposes them")
+    return automatic_masks(sam, image.pixels, encode_with_sam(image, sam), **options)[0]
+
+
+def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:
+    if masks.ndim != 3 or tuple(masks.shape[1:]) != tuple(size):
+        raise OpenVocabularyError(
+            f"the masks are {list(masks.shape)}, and the image needs [N, {size[0]}, {size[1]}]"
+        )
+    if not len(masks):
+        raise OpenVocabularyError("there is no mask to be labelled")
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise OpenVocabularyError(f"mask {empty[0]} is empty, so it cannot be labelled")

@@ -1,0 +1,50 @@
+"""Task predictor of referring segmentation: the object that each expression describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hipie.segmentation import Segment, Segmentation
+from hipie.task_predictors.base import PreparedImage, TaskPredictor, register_task_predictor
+
+
+@register_task_predictor("referring")
+class ReferringPredictor(TaskPredictor):
+    """One segment of kind "expression" for every expression, in their order."""
+
+    model_task = "referring"
+
+    def predict(
+        self, images: Sequence[PreparedImage], *, expressions: str | Sequence[str]
+    ) -> list[Segmentation]:
+        """Segment what expressions describe, in each of several images.
+
+        Args:
+            images: one or more.
+            expressions: one expression or several; the same for all images.
+
+        Returns:
+            One result an image; an expression that describes nothing has an empty mask.
+
+        Raises:
+            ValueError: without any expression.
+        """
+        expressions = [expressions] if isinstance(expressions, str) else list(expressions)
+        if not expressions:
+            raise ValueError("refer needs at least one expression")
+        return [_refer(image, expressions) for image in images]
+
+
+def _refer(image: PreparedImage, expressions: list[str]) -> Segmentation:
+    segments = []
+    outputs = image.run(expressions=expressions)["referring"]
+    for expression, instances in zip(expressions, outputs, strict=True):
+        if len(instances):
+            mask = instances.pred_masks[0].cpu().numpy().astype(bool)
+            score = float(instances.scores[0])
+        else:
+            mask, score = np.zeros(image.size, bool), 0.0
+        segments.append(Segment(expression, "expression", mask, score))
+    return Segmentation(image.pixels, segments, tuple(expressions))

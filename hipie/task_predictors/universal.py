@@ -1,0 +1,291 @@
+"""Task predictor of open-vocabulary segmentation: things, stuff and parts by class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
+from hipie.segmentation import Segment, Segmentation
+from hipie.task_predictors.base import (
+    PreparedImage,
+    TaskPredictor,
+    encode_with_sam,
+    register_task_predictor,
+)
+from hipie.vocabularies.vocabulary import (
+    Name,
+    Parts,
+    Vocabulary,
+    VocabularyClass,
+    VocabularyError,
+    root_wholes,
+)
+
+if TYPE_CHECKING:
+    from hipie.modeling.sam.predictor import Sam, SamImage
+
+OUTPUTS = ("panoptic", "instances", "semantic")
+# Score from which an instance is reported; the panoptic map has thresholds of its own.
+DEFAULT_MIN_SCORE = {"panoptic": 0.0, "instances": 0.3, "semantic": 0.0}
+
+
+@dataclass(frozen=True)
+class ClassRequest:
+    """Class names of a call, made into vocabularies once.
+
+    Attributes:
+        vocabulary: things, wholes of parts and stuff.
+        part_vocabulary: the same without the wholes, and then the parts; None without parts.
+        wholes: names of the things that have parts.
+    """
+
+    vocabulary: Vocabulary
+    part_vocabulary: Vocabulary | None = None
+    wholes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_names(
+        cls, things: Sequence[Name], stuff: Sequence[Name], parts: Parts | None
+    ) -> ClassRequest:
+        """Build the vocabularies.
+
+        Args:
+            things, stuff, parts: as for `Vocabulary.from_names`; wholes join the things.
+
+        Raises:
+            VocabularyError: for no class, or one that is named twice or has no letters.
+        """
+        for names in (things, stuff):
+            if isinstance(names, str):
+                raise VocabularyError(f'class names must be a list, not the string "{names}"')
+        wholes = root_wholes(parts or {})
+        first_names = {name if isinstance(name, str) else name[0] for name in things if name}
+        added = [whole for whole in wholes if whole not in first_names]
+        vocabulary = Vocabulary.from_names(things=[*things, *added], stuff=stuff)
+        if not parts:
+            return cls(vocabulary)
+        kept: list[VocabularyClass] = [c for c in vocabulary.classes if c.name not in wholes]
+        if any(parts.values()):
+            kept += Vocabulary.from_names(parts=parts).classes
+        return cls(vocabulary, Vocabulary(tuple(kept)), wholes)
+
+
+@register_task_predictor("universal")
+class UniversalPredictor(TaskPredictor):
+    """Panoptic, instance or semantic segmentation by a vocabulary, and the parts of things."""
+
+    model_task = "universal"
+
+    def predict(
+        self,
+        images: Sequence[PreparedImage],
+        *,
+        classes: ClassRequest,
+        output: str = "panoptic",
+        min_score: float | None = None,
+        consistent: bool = True,
+        sam: Sam | None = None,
+    ) -> list[Segmentation]:
+        """Segment images by class names.
+
+        Args:
+            images: one or more.
+            classes: the class names.
+            output: "panoptic", "instances" or "semantic"; see `Segmenter.segment`.
+            min_score: segments with a lower score are dropped; by default `DEFAULT_MIN_SCORE`.
+            consistent: parts end where their whole ends; see `assign_parts`.
+            sam: refines masks.
+
+        Raises:
+            ValueError: for an output that does not exist, or that the model does not have.
+        """
+        if output not in OUTPUTS:
+            raise ValueError(f'output is "{output}"; it has to be {" or ".join(OUTPUTS)}')
+        if output == "semantic" and sam is not None:
+            raise ValueError('sam refines masks of objects, which output="semantic" does not have')
+        if min_score is None:
+            min_score = DEFAULT_MIN_SCORE[output]
+        results = []
+        for image in images:
+            segments = [
+                segment
+                for segment in self._segments(image, classes.vocabulary, output)
+                if segment.score >= min_score
+            ]
+            sam_image = encode_with_sam(image, sam) if sam is not None else None
+            if sam_image is not None:
+                segments = refine_segments(sam_image, segments, overlap=output == "instances")
+            if classes.part_vocabulary is not None:
+                segments = _with_parts(image, segments, classes, consistent)
+            if sam_image is not None:
+                segments = refine_parts_of(sam_image, segments, consistent)
+            shown = [segment for segment in segments if segment.mask.any()]
+            results.append(Segmentation(image.pixels, shown, classes.vocabulary.names))
+        return results
+
+    def _segments(self, image: PreparedImage, vocabulary: Vocabulary, output: str) -> list[Segment]:
+        if output == "instances":
+            return self._instance_segments(image, vocabulary)
+        if output == "semantic":
+            return _semantic_segments(image, vocabulary)
+        return _panoptic_segments(image, vocabulary)
+
+    def _instance_segments(self, image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:
+        """Every instance of a thing, most certain first; masks may overlap."""
+        if not any(vocabulary.is_thing):
+            raise ValueError('output="instances" needs things; stuff has no instances')
+        outputs = image.run(vocabulary=vocabulary, results=("instances",))
+        if "instances" not in outputs:
+            raise ValueError(f'{type(self.model).__name__} has no output="instances"')
+        instances = outputs["instances"].to("cpu")
+        segments = []
+        for mask, index, score in zip(
+            instances.pred_masks,
+            instances.pred_classes.tolist(),
+            instances.scores.tolist(),
+            strict=True,
+        ):
+            entry = vocabulary.classes[index]
+            segments.append(Segment(entry.name, entry.kind, mask.numpy().astype(bool), score))
+        return segments
+
+
+def _panoptic_segments(image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:
+    """Segments of the panoptic map, without overlap."""
+    outputs = image.run(vocabulary=vocabulary, results=("panoptic_seg",))
+    panoptic, infos = outputs["panoptic_seg"]
+    panoptic = panoptic.cpu().numpy()
+    segments = []
+    for info in infos:
+        entry = vocabulary.classes[info["category_id"]]
+        mask = panoptic == info["id"]
+        segments.append(Segment(entry.name, entry.kind, mask, float(info["score"])))
+    return segments
+
+
+def _semantic_segments(image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:
+    """One segment a class of the semantic map.
+
+    The score is the class's share of the scores of all classes, averaged over its pixels. A pixel
+    without any positive score belongs to no class.
+    """
+    scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"].float()
+    best, classes = scores.max(0)
+    share = best / scores.clamp(min=0).sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+    segments = []
+    for index, entry in enumerate(vocabulary.classes):
+        mask = (classes == index) & (best > 0)
+        if bool(mask.any()):
+            score = float(share[mask].mean())
+            segments.append(Segment(entry.name, entry.kind, mask.cpu().numpy(), score))
+    return segments
+
+
+def _with_parts(
+    image: PreparedImage, segments: list[Segment], classes: ClassRequest, consistent: bool
+) -> list[Segment]:
+    """Segments whose things have their parts, from semantic scores of the part vocabulary."""
+    vocabulary = classes.part_vocabulary
+    rows = [
+        row
+        for row, segment in enumerate(segments)
+        if segment.kind == "thing" and segment.label in classes.wholes
+    ]
+    if vocabulary is None or not rows:
+        return segments
+    scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"]
+    parts: dict[int, list[Segment]] = {row: [] for row in rows}
+    for part in assign_parts(
+        scores.cpu(),
+        torch.from_numpy(np.stack([segments[row].mask for row in rows])),
+        [segments[row].label for row in rows],
+        [entry.whole for entry in vocabulary.classes],
+        names=vocabulary.names,
+        consistent=consistent,
+    ):
+        parts[rows[part.instance]].append(_part_segment(part, vocabulary))
+    return [
+        replace(segment, parts=tuple(parts[row])) if row in parts else segment
+        for row, segment in enumerate(segments)
+    ]
+
+
+def _part_segment(part: InstancePart, vocabulary: Vocabulary) -> Segment:
+    return Segment(
+        label=vocabulary.classes[part.part].name,
+        kind="part",
+        mask=part.mask.numpy().astype(bool),
+        score=float(part.score),
+        parts=tuple(_part_segment(child, vocabulary) for child in part.parts),
+    )
+
+
+def refine_segments(
+    sam_image: SamImage, segments: list[Segment], *, overlap: bool = False
+) -> list[Segment]:
+    """Replace the masks of things by SAM's masks of their boxes.
+
+    Args:
+        sam_image: the encoded image.
+        segments: things and stuff.
+        overlap: keep overlaps between things. Otherwise the thing with the higher score wins a
+            pixel, and stuff loses the pixels of things.
+    """
+    from hipie.modeling.sam.refinement import refine_things, without_overlap
+
+    rows = [row for row, segment in enumerate(segments) if segment.kind == "thing"]
+    if not rows:
+        return segments
+    refined = refine_things(
+        sam_image, torch.from_numpy(np.stack([segments[row].mask for row in rows]))
+    )
+    if not overlap:
+        refined = without_overlap(refined, torch.tensor([segments[row].score for row in rows]))
+    masks = refined.cpu().numpy()
+    thing_pixels = masks.any(0)
+    mask_of = dict(zip(rows, masks, strict=True))
+    return [
+        replace(segment, mask=mask_of[row] if row in mask_of else segment.mask & ~thing_pixels)
+        for row, segment in enumerate(segments)
+    ]
+
+
+def refine_parts_of(
+    sam_image: SamImage, wholes: Sequence[Segment], consistent: bool
+) -> list[Segment]:
+    """Replace the masks of parts by SAM's masks inside their wholes, level by level.
+
+    Args:
+        sam_image: the encoded image.
+        wholes: segments with parts.
+        consistent: cut parts at the border of their whole.
+
+    Returns:
+        The wholes with refined parts; a part without any pixel left is dropped.
+    """
+    from hipie.modeling.sam.refinement import refine_parts
+
+    pairs = [(whole, part) for whole in wholes for part in whole.parts]
+    if not pairs:
+        return list(wholes)
+    inside = torch.from_numpy(np.stack([whole.mask for whole, _ in pairs]))
+    masks = torch.from_numpy(np.stack([part.mask for _, part in pairs]))
+    refined = refine_parts(sam_image, masks, inside, consistent).cpu().numpy()
+    parts = iter(
+        replace(part, mask=mask & whole.mask if consistent else mask)
+        for (whole, part), mask in zip(pairs, refined, strict=True)
+    )
+    kept = [
+        [part for part in (next(parts) for _ in whole.parts) if part.mask.any()] for whole in wholes
+    ]
+    flat = [part for of_whole in kept for part in of_whole]
+    deeper = iter(refine_parts_of(sam_image, flat, consistent))
+    return [
+        replace(whole, parts=tuple(next(deeper) for _ in of_whole))
+        for whole, of_whole in zip(wholes, kept, strict=True)
+    ]
