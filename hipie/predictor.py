@@ -29,7 +29,7 @@ from hipie.checkpoint import Checkpointer
 from hipie.checkpoint.report import LoadReport
 from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import plain_resize
-from hipie.data.image_io import as_rgb, read_image
+from hipie.data.image_io import ImageError, as_rgb, read_image
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
@@ -84,6 +84,8 @@ class Segmenter:
                 for the configuration and its architecture does not bring them; or if they are of a
                 model of other sizes.
         """
+        import hipie.modeling.meta_arch.hipie  # noqa: F401  registers HIPIE
+
         defaults = ("MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES", MIN_SOFTMAX_CLASSES)
         cfg = model_zoo.get_config(str(config_file), [*defaults, *opts])
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -337,8 +339,27 @@ class Segmenter:
 
 
 def _read(image: ImageLike) -> np.ndarray:
-    """Read an image as [H, W, 3] uint8 RGB."""
-    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
+    """Read an image as [H, W, 3] uint8 RGB.
+
+    Raises:
+        ImageError: if it is not an image, in one sentence.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ImageError(
+                f"a tensor of shape {list(image.shape)} is not an image; expected [3, H, W]"
+            )
+        image = image.detach().permute(1, 2, 0).cpu()
+        return as_rgb((image.float() if image.is_floating_point() else image).numpy())
+    if isinstance(image, Image.Image | np.ndarray):
+        return as_rgb(image)
+    raise ImageError(
+        f"an image of type {type(image).__name__} cannot be read; expected a path, a PIL image, an "
+        "RGB array [H, W, 3] or an RGB tensor [3, H, W]"
+    )
 
 
 def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:

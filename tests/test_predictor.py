@@ -1,4 +1,4 @@
-"""The API for people who only want masks: what it returns, and what it says of bad input."""
+"""`Segmenter`: results, inputs, features that are computed once, and errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hipie import Segmenter
 from hipie.checkpoint import CheckpointError
 from hipie.data.image_io import ImageError
+from hipie.vocabularies.vocabulary import Vocabulary
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 THINGS, STUFF = ["dog", "car"], ["grass", "sky"]
@@ -24,73 +26,118 @@ def segmenter(tiny_weights: Path, tiny_text: Path) -> Segmenter:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
 
 
-def test_segments_cover_the_image_without_overlap(segmenter, picture) -> None:
-    found = segmenter.segment(picture, THINGS, STUFF)
-    assert found.masks.shape == (len(found), 70, 90)
-    assert found.masks.sum(0).max() == 1
-    assert set(found.labels) <= {*THINGS, *STUFF}
-    assert np.array_equal(found.image, picture)
-    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+def test_panoptic_segments_do_not_overlap(segmenter, image) -> None:
+    result = segmenter.segment(image, THINGS, STUFF)
+    assert result.masks.shape == (len(result), 70, 90)
+    assert result.masks.sum(0).max() == 1
+    assert set(result.labels) <= {*THINGS, *STUFF}
+    assert result.class_names == (*THINGS, *STUFF)
+    assert np.array_equal(result.image, image)
+    assert ((result.scores >= 0) & (result.scores <= 1)).all()
 
 
-def test_small_vocabularies_are_scored_as_large_ones_unless_told(tiny_weights, tiny_text) -> None:
+def test_instances_of_the_model_become_segments(segmenter, image) -> None:
+    result = segmenter.segment(image, THINGS, STUFF, output="instances", min_score=0.0)
+    prepared = segmenter._prepare(image)
+    vocabulary = Vocabulary.from_names(THINGS, STUFF)
+    instances = prepared.run(vocabulary=vocabulary)["instances"]
+    shown = instances.pred_masks.flatten(1).any(1)
+    assert len(result) == int(shown.sum()) > 0
+    assert np.array_equal(result.masks, instances.pred_masks[shown].numpy())
+    assert result.scores.tolist() == pytest.approx(instances.scores[shown].tolist())
+    assert {segment.kind for segment in result} == {"thing"}
+    assert (result.masks.sum(0) > 1).any(), "instances may overlap"
+    assert result.to_instances().pred_classes.tolist() == instances.pred_classes[shown].tolist()
+
+
+def test_semantic_output_has_one_segment_a_class(segmenter, image) -> None:
+    result = segmenter.segment(image, THINGS, STUFF, output="semantic")
+    vocabulary = Vocabulary.from_names(THINGS, STUFF)
+    scores = segmenter._prepare(image).run(vocabulary=vocabulary)["sem_seg"]
+    classes = scores.argmax(0).numpy()
+    assert (result.masks.sum(0) == 1).all()
+    assert len(set(result.labels)) == len(result)
+    for segment in result:
+        index = vocabulary.names.index(segment.label)
+        assert np.array_equal(segment.mask, classes == index)
+        share = scores[index] / scores.sum(0)
+        assert segment.score == pytest.approx(float(share[segment.mask].mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("output", ["panoptic", "instances", "semantic"])
+def test_min_score_drops_segments_of_lower_scores(segmenter, image, output) -> None:
+    everything = segmenter.segment(image, THINGS, STUFF, output=output, min_score=0.0)
+    threshold = float(np.median(everything.scores)) + 1e-6
+    kept = segmenter.segment(image, THINGS, STUFF, output=output, min_score=threshold)
+    assert list(kept.scores) == [s for s in everything.scores if s >= threshold]
+    assert len(kept) < len(everything)
+
+
+def test_outputs_that_do_not_exist_are_refused(segmenter, image) -> None:
+    with pytest.raises(ValueError, match='output is "masks"; it has to be panoptic or instances'):
+        segmenter.segment(image, THINGS, output="masks")
+    with pytest.raises(ValueError, match="needs things; stuff has no instances"):
+        segmenter.segment(image, stuff=STUFF, output="instances")
+
+
+def test_small_vocabularies_are_scored_like_large_ones_by_default(tiny_weights, tiny_text) -> None:
     opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", 64]
     key = "MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES"
-    assert (
-        Segmenter.from_config(TINY, tiny_weights, "cpu", opts).model.settings.min_softmax_classes
-        == 133
-    )
+    default = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
+    assert default.model.settings.min_softmax_classes == 133
     published = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, key, 0])
     assert published.model.settings.min_softmax_classes == 0
 
 
-def test_a_path_an_image_and_an_array_give_the_same(segmenter, picture, tmp_path) -> None:
-    path = tmp_path / "page.png"
-    Image.fromarray(picture).save(path)
-    asked = (THINGS, STUFF)
-    expected = segmenter.segment(picture, *asked)
-    for image in (path, str(path), Image.fromarray(picture)):
-        found = segmenter.segment(image, *asked)
-        assert found.labels == expected.labels
-        assert np.array_equal(found.masks, expected.masks)
+def test_every_kind_of_image_gives_the_same_result(segmenter, image, tmp_path) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    expected = segmenter.segment(image, THINGS, STUFF)
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    scaled = image / np.float32(255)
+    kinds = (path, str(path), Image.fromarray(image), scaled, chw, chw.float() / 255)
+    for given in kinds:
+        assert segmenter.segment(given, THINGS, STUFF) == expected
 
 
-def test_parts_lie_inside_their_whole(segmenter, picture) -> None:
-    found = segmenter.segment(picture, ["car"], STUFF, {"dog": ["head", "tail"], "car": ["wheel"]})
-    for segment in found:
+def test_parts_are_inside_their_whole(segmenter, image) -> None:
+    parts = {"dog": ["head", "tail"], "car": ["wheel"]}
+    result = segmenter.segment(image, ["car"], STUFF, parts)
+    for segment in result:
         for part in segment.parts:
             assert part.label.startswith(segment.label)
             assert not (part.mask & ~segment.mask).any()
-    assert set(found.parts) <= {"dog", "car"}
+    assert set(result.parts) <= {"dog", "car"}
 
 
-def test_one_answer_an_expression_in_order(segmenter, picture) -> None:
+def test_refer_returns_one_segment_an_expression_in_order(segmenter, image) -> None:
     expressions = ["the red dog", "the largest car"]
-    found = segmenter.refer(picture, expressions)
-    assert found.labels == expressions
-    alone = segmenter.refer(picture, expressions[1])
-    assert np.array_equal(found.masks[1], alone.masks[0])
+    result = segmenter.refer(image, expressions)
+    assert result.labels == expressions
+    alone = segmenter.refer(image, expressions[1])
+    assert np.array_equal(result.masks[1], alone.masks[0])
 
 
-def test_a_group_is_answered_image_by_image(segmenter, picture) -> None:
-    smaller = picture[:50]
-    found = segmenter.refer_group([picture, smaller], "the dog")
-    assert [one.masks.shape[1:] for one in found] == [(70, 90), (50, 90)]
-    assert np.array_equal(found[1].masks, segmenter.refer(smaller, "the dog").masks)
+def test_models_without_groups_segment_a_group_image_by_image(segmenter, image) -> None:
+    smaller = image[:50]
+    results = segmenter.refer_group([image, smaller], "the dog")
+    assert [result.masks.shape[1:] for result in results] == [(70, 90), (50, 90)]
+    assert np.array_equal(results[1].masks, segmenter.refer(smaller, "the dog").masks)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 200), (400, 5)])
 def test_images_of_any_shape(segmenter, size) -> None:
-    found = segmenter.segment(np.zeros((*size, 3), np.uint8), THINGS, STUFF)
-    assert found.masks.shape[1:] == size
+    result = segmenter.segment(np.zeros((*size, 3), np.uint8), THINGS, STUFF)
+    assert result.masks.shape[1:] == size
 
 
-def test_an_expression_of_a_thousand_words_is_cut(segmenter, picture) -> None:
-    assert len(segmenter.refer(picture, "the dog " * 500)) == 1
+def test_long_expressions_are_truncated(segmenter, image) -> None:
+    with pytest.warns(UserWarning, match="only the first"):
+        assert len(segmenter.refer(image, "the dog " * 500)) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,32 +146,93 @@ def test_an_expression_of_a_thousand_words_is_cut(segmenter, picture) -> None:
         ([], "at least one class"),
         (["dog", "dog"], "dog"),
         (["dog", "?!"], r"\?!"),
+        (["dog", ()], "class name"),
+        ("box", 'class names must be a list, not the string "box"'),
     ],
 )
-def test_a_bad_vocabulary_is_named(segmenter, picture, things, message) -> None:
+def test_bad_class_names_are_named(segmenter, image, things, message) -> None:
     with pytest.raises(ValueError, match=message):
-        segmenter.segment(picture, things)
+        segmenter.segment(image, things)
+    with pytest.raises(ValueError, match=message):
+        segmenter.label(image, np.ones((1, 70, 90), bool), things)
+
+
+def test_stuff_as_a_string_is_refused_with_parts_as_well(segmenter, image) -> None:
+    with pytest.raises(ValueError, match='not the string "sky"'):
+        segmenter.segment(image, ["car"], "sky", {"car": ["wheel"]})
 
 
 @pytest.mark.parametrize("expression", ["", "  ", "...", []])
-def test_an_expression_without_words_is_refused(segmenter, picture, expression) -> None:
-    with pytest.raises(ValueError, match=r"sentence|word"):
-        segmenter.refer(picture, expression)
+def test_expressions_without_letters_are_refused(segmenter, image, expression) -> None:
+    with pytest.raises(ValueError, match="expression"):
+        segmenter.refer(image, expression)
 
 
-def test_a_missing_image_is_named(segmenter, tmp_path) -> None:
+def test_missing_image_is_named(segmenter, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         segmenter.segment(tmp_path / "nowhere.png", THINGS)
 
 
-def test_what_is_no_image_is_named(segmenter, tmp_path) -> None:
+def test_file_that_is_no_image_is_named(segmenter, tmp_path) -> None:
     path = tmp_path / "letter.jpg"
     path.write_text("Dear reader")
     with pytest.raises(ImageError, match=r"letter\.jpg"):
         segmenter.segment(path, THINGS)
 
 
-def test_an_unknown_configuration_is_answered_with_near_ones() -> None:
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.full((4, 4, 3), 200.0), "in 0..1, and this one ranges from 200 to 200"),
+        (np.full((4, 4, 3), -0.5), "ranges from -0.5 to -0.5"),
+        (np.full((4, 4, 3), np.nan), "ranges from nan to nan"),
+        (np.zeros((4, 4, 3), np.int64), "an array of int64 is not an image"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\) is not an image"),
+        (torch.zeros(4, 4, 3), r"shape \[4, 4, 3\] is not an image; expected \[3, H, W\]"),
+        (torch.zeros(1, 3, 4, 4), r"shape \[1, 3, 4, 4\] is not an image"),
+        (torch.full((3, 4, 4), 255.0), "ranges from 255 to 255"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "an array of int64 is not an image"),
+        ([[0, 0]], "an image of type list cannot be read; expected a path"),
+        (None, "there is no image: pass one, or call set_image first"),
+    ],
+)
+def test_arrays_and_tensors_that_are_no_image_are_refused(segmenter, image, message) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        segmenter.segment(image, THINGS)
+    assert "\n" not in str(caught.value)
+
+
+def test_bfloat16_tensors_are_read(segmenter) -> None:
+    white = torch.ones(3, 20, 30, dtype=torch.bfloat16)
+    assert (segmenter.segment(white, THINGS).image == 255).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
+def test_device_is_text_or_a_device(tiny_weights, tiny_text, image, device) -> None:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", 64]
+    segmenter = Segmenter.from_config(TINY, tiny_weights, device, opts)
+    available = "cuda" if device is None and torch.cuda.is_available() else "cpu"
+    assert segmenter.device.type == available
+
+
+def test_unknown_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu'"):
+        Segmenter.from_config(TINY, device="gpu")
+
+
+def test_to_moves_the_model_and_encodes_the_image_again(segmenter, image, monkeypatch) -> None:
+    moved = []
+    monkeypatch.setattr(segmenter.model, "to", moved.append)
+    segmenter.set_image(image)
+    before = segmenter._image
+    assert segmenter.to("cpu") is segmenter
+    assert moved == ["cpu"]
+    assert segmenter._image is not before and np.array_equal(segmenter._image.pixels, image)
+    segmenter.reset_image()
+    assert segmenter.to(torch.device("cpu")) is segmenter and segmenter._image is None
+
+
+def test_unknown_configuration_names_similar_ones() -> None:
     with pytest.raises(ValueError, match="hipie_nano_picturebook"):
         Segmenter.from_config("hipie_nano_picturbook")
 
@@ -134,18 +242,18 @@ def test_missing_weights_are_named(tmp_path) -> None:
         Segmenter.from_config(TINY, tmp_path / "none.pth", "cpu")
 
 
-def test_a_configuration_without_weights_says_so() -> None:
+def test_configuration_without_weights_is_refused() -> None:
     with pytest.raises(ValueError, match="no weights"):
         Segmenter.from_config(TINY, device="cpu")
 
 
-def test_a_task_that_the_model_lacks_is_named(segmenter, picture, monkeypatch) -> None:
+def test_task_that_the_model_lacks_is_named(segmenter, image, monkeypatch) -> None:
     monkeypatch.setattr(type(segmenter.model), "tasks", frozenset({"universal"}))
     with pytest.raises(ValueError, match=r"cannot refer\(\)"):
-        segmenter.refer(picture, "the dog")
+        segmenter.refer(image, "the dog")
 
 
-@pytest.mark.parametrize("images", [[], "page.png"])
-def test_a_group_is_a_list_of_images(segmenter, images) -> None:
+@pytest.mark.parametrize("images", [[], "image.png"])
+def test_group_is_a_list_of_images(segmenter, images) -> None:
     with pytest.raises(ValueError, match="needs a list of images, with at least one"):
         segmenter.refer_group(images, "the dog")

@@ -116,7 +116,10 @@ def _rgb_of_array(array: np.ndarray) -> np.ndarray:
 
 def _bytes_of_floats(array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-        raise ImageError("an image of floats must lie in 0..1")
+        raise ImageError(
+            "an image of floats must be in 0..1, and this one ranges from "
+            f"{array.min():.6g} to {array.max():.6g}"
+        )
     return (array * 255 + 0.5).astype(np.uint8)
 
 
