@@ -189,7 +189,9 @@ def test_masks_that_cannot_be_labelled_are_refused(segmenter, image, masks, mess
 
 
 def test_semantic_map_keeps_parts_consistent(tiny_cfg) -> None:
-    vocabulary = Vocabulary.from_names(stuff=["sky"], parts={"dog": ["head", "tail"], "cat": ["head"]})
+    vocabulary = Vocabulary.from_names(
+        stuff=["sky"], parts={"dog": ["head", "tail"], "cat": ["head"]}
+    )
     torch.manual_seed(0)
     model = build_model(tiny_cfg).eval()
     assert model.settings.consistent_parts is False
@@ -197,9 +199,7 @@ def test_semantic_map_keeps_parts_consistent(tiny_cfg) -> None:
     unconstrained = model([{"image": image, "vocabulary": vocabulary}])[0]["sem_seg"]
     model.settings = replace(model.settings, consistent_parts=True)
     consistent = model([{"image": image, "vocabulary": vocabulary}])[0]["sem_seg"]
-    groups = torch.stack(
-        [unconstrained[0], unconstrained[1] + unconstrained[2], unconstrained[3]]
-    )
+    groups = torch.stack([unconstrained[0], unconstrained[1] + unconstrained[2], unconstrained[3]])
     whole = torch.tensor([0, 1, 1, 2])[consistent.argmax(0)]
     assert torch.equal(whole, groups.argmax(0))
     positive = consistent > 0

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Modules at the bottom: they import nothing of hipie but themselves.
 BOTTOM = ("structures", "ops", "vocabularies")
 # Whoever builds, runs or presents a model.
-APPLICATION = ("predictor", "cli", "__main__")
+APPLICATION = ("task_predictors", "predictor", "cli", "__main__")
 RESULTS = ("segmentation", "visualizer")
 # Top-level module of hipie -> those that it must not import.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -35,6 +35,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "model_zoo": RESULTS + APPLICATION,
     "segmentation": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
     "visualizer": ("modeling", "evaluation", "engine", "model_zoo", *APPLICATION),
+    "task_predictors": (
+        *("data", "evaluation", "engine", "checkpoint", "model_zoo"),
+        *("predictor", "cli", "__main__"),
+    ),
     "predictor": ("cli", "__main__"),
 }
 # A tokenizer turns text into ids and holds no parameters: the data mappers count tokens with it.

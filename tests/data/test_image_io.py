@@ -94,7 +94,7 @@ def test_images_of_floats(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
     assert read_image(tmp_path / "a.tif").tolist() == [[[0] * 3, [255] * 3]]
     Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(ImageError, match="b.tif: an image of floats must lie in 0..1"):
+    with pytest.raises(ImageError, match="b.tif: an image of floats must be in 0..1"):
         read_image(tmp_path / "b.tif")
 
 
