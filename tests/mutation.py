@@ -1,14 +1,14 @@
-"""Do the tests notice when the code is wrong? Mutation testing of losses, merge and metrics.
+"""Mutation testing of losses, matchers, panoptic inference and metrics.
 
-Draws small changes of the code (cosmic-ray's operators: another operator, another number, a
-condition turned round, a loop that never runs, ...), and runs the tests of the changed module on
-each. A change that no test notices has survived; the score is the share that did not.
+Draws mutants (cosmic-ray's operators: another operator, another number, a negated condition, a loop
+that never runs, ...) and runs the tests of the changed module on each. A mutant that passes all
+tests has survived; the score is the share of mutants that did not.
 
     python tests/mutation.py [--mutants 200] [--seed 0] [--modules focal dice] [--at-least 75]
 
-No file is touched: every mutant lives in a process of its own, forked after the libraries are
-imported, where the import system serves the changed source. Positions are drawn uniformly, then
-one of the changes possible there. Changes of annotations only are left out.
+Files are not written: every mutant runs in a process of its own, forked after the libraries are
+imported, whose import system serves the changed source. Positions are drawn uniformly, then one of
+the changes possible there. Changes of annotations alone are left out.
 """
 
 from __future__ import annotations
@@ -40,43 +40,45 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
+# Every module and the files that test it.
 TARGETS: dict[str, tuple[str, ...]] = {
-    "hipie/modeling/criterion/focal.py": ("training/test_focal.py",),
-    "hipie/modeling/criterion/dice.py": ("training/test_dice.py",),
-    "hipie/modeling/matcher/hungarian.py": ("training/test_hungarian.py",),
-    "hipie/modeling/matcher/sim_ota.py": ("training/test_sim_ota.py",),
+    "hipie/modeling/criterion/focal.py": ("modeling/criterion/test_focal.py",),
+    "hipie/modeling/criterion/dice.py": ("modeling/criterion/test_dice.py",),
+    "hipie/modeling/matcher/hungarian.py": ("modeling/matcher/test_hungarian.py",),
+    "hipie/modeling/matcher/sim_ota.py": ("modeling/matcher/test_sim_ota.py",),
     "hipie/modeling/criterion/losses.py": (
-        "training/test_matched_losses.py",
-        "training/test_both_criteria.py",
-        "training/test_thing_criterion.py",
-        "training/test_stuff_criterion.py",
+        "modeling/criterion/test_losses.py",
+        "modeling/criterion/test_both_criteria.py",
+        "modeling/criterion/test_thing_criterion.py",
+        "modeling/criterion/test_stuff_criterion.py",
     ),
     "hipie/modeling/criterion/thing_criterion.py": (
-        "training/test_both_criteria.py",
-        "training/test_thing_criterion.py",
-        "training/test_normalizers.py",
+        "modeling/criterion/test_both_criteria.py",
+        "modeling/criterion/test_thing_criterion.py",
+        "modeling/criterion/test_normalizers.py",
     ),
     "hipie/modeling/criterion/stuff_criterion.py": (
-        "training/test_both_criteria.py",
-        "training/test_stuff_criterion.py",
-        "training/test_normalizers.py",
+        "modeling/criterion/test_both_criteria.py",
+        "modeling/criterion/test_stuff_criterion.py",
+        "modeling/criterion/test_normalizers.py",
     ),
-    "hipie/modeling/postprocessing/panoptic_inference.py": ("inference/test_merge.py",),
-    "hipie/evaluation/metrics/iou.py": ("evaluation/test_overlap.py",),
-    "hipie/evaluation/referring_evaluation.py": ("evaluation/test_referring.py",),
-    "hipie/evaluation/part_evaluation.py": ("evaluation/test_parts.py",),
+    "hipie/modeling/postprocessing/panoptic_inference.py": (
+        "modeling/postprocessing/test_panoptic_inference.py",
+    ),
+    "hipie/evaluation/metrics/iou.py": ("evaluation/metrics/test_iou.py",),
+    "hipie/evaluation/referring_evaluation.py": ("evaluation/test_referring_evaluation.py",),
+    "hipie/evaluation/part_evaluation.py": ("evaluation/test_part_evaluation.py",),
 }
-"""Every module and the files that test it."""
 
-# Those that need to be told a name; the rest need nothing.
+# Operators that replace variables need their names; the others take no arguments.
 WITHOUT_ARGUMENTS = [name for name in operator_names() if "Variable" not in name]
 TIMEOUT_FACTOR, TIMEOUT_LEAST = 5.0, 30.0
-SURVIVED, NOTICED, NO_TESTS = 0, 1, 5
+SURVIVED, KILLED, NO_TESTS = 0, 1, 5
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file: `source` is the whole changed file."""
+    """One change of one file; `source` is the text of the changed file."""
 
     file: str
     line: int
@@ -86,29 +88,33 @@ class Mutant:
 
 @cache
 def positions(source: str) -> dict[tuple, list[tuple[str, int]]]:
-    """Where a source can be changed: (start, end) -> (operator, occurrence) pairs."""
-    found: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
+    """Positions that can be mutated: (start, end) -> (operator, occurrence) pairs."""
+    table: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
     tree = get_ast(source)
     for name in WITHOUT_ARGUMENTS:
         operator, occurrence = get_operator(name)(), 0
         for node in ast_nodes(tree):
-            for place in operator.mutation_positions(node):
-                found[place].append((name, occurrence))
+            for position in operator.mutation_positions(node):
+                table[position].append((name, occurrence))
                 occurrence += 1
-    return dict(found)
+    return dict(table)
 
 
 def draw(files: Sequence[str], number: int, seed: int) -> Iterator[Mutant]:
     """Up to `number` mutants at different positions of the files, in random order."""
     rng = random.Random(seed)
     sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in files}
-    places = [(f, place, ways) for f in files for place, ways in positions(sources[f]).items()]
-    rng.shuffle(places)
+    candidates = [
+        (file, span, changes)
+        for file in files
+        for span, changes in positions(sources[file]).items()
+    ]
+    rng.shuffle(candidates)
     left = number
-    for file, (start, _), ways in places:
+    for file, (start, _), changes in candidates:
         if not left:
             return
-        operator, occurrence = rng.choice(ways)
+        operator, occurrence = rng.choice(changes)
         changed = mutate_code(sources[file], get_operator(operator)(), occurrence)
         if changed is not None and behaves_differently(sources[file], changed):
             left -= 1
@@ -171,32 +177,32 @@ def run_tests(tests: Sequence[str], mutant: Mutant | None, limit: float) -> int:
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else NOTICED
+            return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else KILLED
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return NOTICED
+    return KILLED
 
 
 def time_limits(files: Sequence[str]) -> dict[str, float]:
     """Seconds that a file's tests may take on a mutant.
 
     Raises:
-        SystemExit: if the tests fail on the code as it is.
+        SystemExit: if the tests fail on the unchanged code.
     """
     limits: dict[str, float] = {}
     for file in files:
         start = time.monotonic()
         status = run_tests(TARGETS[file], None, 600.0)
         if status != SURVIVED:
-            what = "are not there" if status == NO_TESTS else "fail on the code as it is"
+            what = "do not exist" if status == NO_TESTS else "fail on the unchanged code"
             sys.exit(f"mutation.py: the tests of {file} {what}: {', '.join(TARGETS[file])}")
         limits[file] = max(TIMEOUT_LEAST, TIMEOUT_FACTOR * (time.monotonic() - start))
     return limits
 
 
-def shown(mutant: Mutant) -> str:
-    """What was changed, as the lines that differ."""
+def diff(mutant: Mutant) -> str:
+    """Lines of the file that the mutant changes, as a unified diff without context."""
     before = (ROOT / mutant.file).read_text(encoding="utf-8").splitlines()
     lines = difflib.unified_diff(before, mutant.source.splitlines(), n=0, lineterm="")
     changes = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
@@ -204,40 +210,40 @@ def shown(mutant: Mutant) -> str:
 
 
 def preload() -> None:
-    """Import what every mutant's process needs, once; nothing of `hipie`."""
+    """Import the libraries that every mutant's process needs; nothing of `hipie`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("torch", "detectron2.model_zoo", "detectron2.evaluation", "transformers"):
             importlib.import_module(name)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the program; it ends with status 1 below the wanted score."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; it exits with status 1 below the required score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--modules", nargs="+", default=[], help="words in the files' names")
+    parser.add_argument("--modules", nargs="+", default=[], help="parts of the files' names")
     parser.add_argument("--at-least", type=float, default=75.0, help="percent")
-    args = parser.parse_args(words)
-    files = [f for f in TARGETS if not args.modules or any(word in f for word in args.modules)]
+    args = parser.parse_args(arguments)
+    files = [f for f in TARGETS if not args.modules or any(part in f for part in args.modules)]
     if not files:
-        parser.error(f"no module is called so; there are {', '.join(TARGETS)}")
+        parser.error(f"no module has such a name; there are {', '.join(TARGETS)}")
     os.chdir(ROOT)
     preload()
     limits = time_limits(files)
-    noticed: dict[str, list[bool]] = defaultdict(list)
+    killed: dict[str, list[bool]] = defaultdict(list)
     for number, mutant in enumerate(draw(files, args.mutants, args.seed), 1):
         status = run_tests(TARGETS[mutant.file], mutant, limits[mutant.file])
-        noticed[mutant.file].append(status != SURVIVED)
-        word = "noticed" if status else "SURVIVED"
-        print(f"{number}: {mutant.file}:{mutant.line} {mutant.operator}: {word}", flush=True)
+        killed[mutant.file].append(status != SURVIVED)
+        result = "killed" if status else "SURVIVED"
+        print(f"{number}: {mutant.file}:{mutant.line} {mutant.operator}: {result}", flush=True)
         if not status:
-            print(shown(mutant), flush=True)
-    for file, each in sorted(noticed.items()):
+            print(diff(mutant), flush=True)
+    for file, each in sorted(killed.items()):
         print(f"{file}: {sum(each)} of {len(each)}")
-    every = [one for each in noticed.values() for one in each]
-    score = 100.0 * sum(every) / max(len(every), 1)
-    print(f"mutation score: {score:.1f} percent of {len(every)} (at least {args.at_least:.0f})")
+    results = [result for each in killed.values() for result in each]
+    score = 100.0 * sum(results) / max(len(results), 1)
+    print(f"mutation score: {score:.1f} percent of {len(results)} (at least {args.at_least:.0f})")
     sys.exit(score < args.at_least)
 
 

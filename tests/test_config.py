@@ -1,4 +1,4 @@
-"""Keys: defaults that fit together, shipped files that merge, and expressions for what does not."""
+"""Configuration: consistent defaults, shipped files that merge, and messages for what is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHIPPED = sorted(ROOT.glob("configs/**/*.yaml"))
 
 @pytest.fixture
 def cfg():
-    """Detectron2's keys and ours."""
+    """Detectron2's configuration with the keys of HIPIE."""
     node = get_cfg()
     add_hipie_config(node)
     return node
@@ -25,7 +25,7 @@ def cfg():
 
 def test_defaults_are_the_published_model(cfg):
     ours = cfg.MODEL.HIPIE
-    assert (ours.WIDTH, ours.THINGS.NUM_QUERIES, ours.STUFF.NUM_QUERIES) == (256, 900, 300)
+    assert (ours.HIDDEN_DIM, ours.THINGS.NUM_QUERIES, ours.STUFF.NUM_QUERIES) == (256, 900, 300)
     assert (ours.THINGS.DECODER_LAYERS, ours.STUFF.DECODER_LAYERS) == (6, 9)
     assert ours.LOSS.NUM_POINTS == 112 * 112
     assert ours.LOSS.OFFICIAL_BOX_FRAMES and not ours.LOSS.AVERAGE_NORMALIZERS
@@ -47,9 +47,9 @@ def test_no_key_is_defined_twice():
         assert len(assigned) == len(set(assigned))
 
 
-def test_every_key_is_read_somewhere(cfg):
+def test_every_key_is_used(cfg):
     own = {key.rpartition(".")[2] for key in set(keys(cfg)) - set(keys(get_cfg()))}
-    readers = [p for p in ROOT.glob("hipie/**/*.py") if p.name not in ("config.py", "configure.py")]
+    readers = [p for p in ROOT.glob("hipie/**/*.py") if p != ROOT / "hipie/config/defaults.py"]
     sources = "\n".join(p.read_text(encoding="utf-8") for p in [*readers, ROOT / "train_net.py"])
     assert "EXPRESSIONS_PER_IMAGE" in own
     assert {name for name in own if not re.search(rf"\b{name}\b", sources)} == set()
@@ -66,7 +66,7 @@ def test_options_follow_the_file(cfg, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["SOLVER.MAX_ITR", "3"], r"no key SOLVER\.MAX_ITR; near ones are SOLVER\.MAX_ITER"),
         (["NUM_QUERIES", "3"], r"no key NUM_QUERIES; near ones are MODEL\.\S+NUM_QUERIES"),
@@ -78,28 +78,28 @@ def test_options_follow_the_file(cfg, tmp_path):
         (["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER"], r"SOLVER\.MAX_ITER has no value"),
     ],
 )
-def test_options_that_do_not_fit_are_named(cfg, options, said):
-    with pytest.raises(ConfigError, match=said) as found:
+def test_invalid_options_are_named(cfg, options, message):
+    with pytest.raises(ConfigError, match=message) as raised:
         merge(cfg, "", options)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("MODEL:\n  HIPIE:\n    WIDHT: 3\n", r"MODEL\.HIPIE\.WIDHT; near ones are MODEL\.HIPIE\."),
         ("SOLVER:\n  MAX_ITER: many\n", r"SOLVER\.MAX_ITER"),
         ("SOLVER: [\n", "is not YAML"),
         ("- a\n- b\n", r"bad\.yaml: "),
         ("a: !!python/object/apply:os.system ['echo ran > ran']\n", "is not YAML"),
-        ("_BASE_: elsewhere.yaml\n", r"elsewhere\.yaml cannot be read"),
+        ("_BASE_: absent.yaml\n", r"absent\.yaml cannot be read"),
     ],
 )
-def test_files_that_do_not_fit_are_named(cfg, in_tmp, text, said):
+def test_invalid_files_are_named(cfg, in_tmp, text, message):
     Path("bad.yaml").write_text(text + "VERSION: 2\n" * text.startswith(("MODEL", "SOLVER:\n")))
-    with pytest.raises(ConfigError, match=said) as found:
+    with pytest.raises(ConfigError, match=message) as raised:
         merge(cfg, "bad.yaml")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
     assert not Path("ran").exists()
 
 
@@ -109,10 +109,10 @@ def test_a_missing_file_is_named(cfg, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
-        ("MODEL.HIPIE.HIDDEN_DIM", 100, r"MODEL\.HIPIE\.WIDTH is 100; .* a multiple of 32"),
-        ("MODEL.HIPIE.HIDDEN_DIM", 0, r"MODEL\.HIPIE\.WIDTH is 0"),
+        ("MODEL.HIPIE.HIDDEN_DIM", 100, r"MODEL\.HIPIE\.HIDDEN_DIM is 100; .* a multiple of 32"),
+        ("MODEL.HIPIE.HIDDEN_DIM", 0, r"MODEL\.HIPIE\.HIDDEN_DIM is 0"),
         ("MODEL.HIPIE.STUFF.NUM_HEADS", 3, r"a multiple of 3, which is .*STUFF\.NUM_HEADS"),
         ("MODEL.HIPIE.THINGS.FUSION_HEADS", 7, r"FUSION_EMBED_DIM is 2048; .*FUSION_HEADS"),
         ("MODEL.HIPIE.THINGS.NUM_QUERIES", 0, r"THINGS\.NUM_QUERIES is 0; .* at least 1"),
@@ -123,7 +123,7 @@ def test_a_missing_file_is_named(cfg, tmp_path):
         ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0"),
     ],
 )
-def test_values_that_cannot_work_are_named(cfg, key, value, said):
+def test_invalid_values_are_named(cfg, key, value, message):
     cfg.merge_from_list([key, value])
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check(cfg)
