@@ -1,4 +1,4 @@
-"""What the documents point at is there: files, programs, configuration keys."""
+"""Documents: the files, programs, paths, names and configuration keys that they mention exist."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KEY = re.compile(rf"\b(?:{'|'.join(SECTIONS)})\.[A-Z0-9_.]*[A-Z0-9_]")
 
 
 def name_of(document: Path) -> str:
-    """From the root of the repository."""
+    """Path from the root of the repository."""
     return document.relative_to(ROOT).as_posix()
 
 
 def prose(document: Path) -> str:
-    """A document without its blocks of code."""
+    """Text of a document without its blocks of code."""
     text = document.read_text(encoding="utf-8")
     lines = re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
     return "\n".join(line for line in lines if not line.startswith("    "))
@@ -64,8 +64,8 @@ def test_named_configurations_exist(document):
         r"(?:\bprojects/\w+/)?\bconfigs/[\w/.+-]+\.yaml|\b(?:nano|universal)/\w+\.yaml", text
     ):
         beside = (ROOT / name, document.parent / name)
-        there = any(file.is_file() for file in beside)
-        assert there or model_zoo.get_config_file(name).is_file(), f"{document}: {name}"
+        exists = any(file.is_file() for file in beside)
+        assert exists or model_zoo.get_config_file(name).is_file(), f"{document}: {name}"
 
 
 def test_named_programs_exist():

@@ -1,4 +1,4 @@
-"""What make installs: pinned, complete, and said when it fails."""
+"""Installation by make: pinned, complete, with a message for every failure."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ def program(name: str):
 
 def pins(python: str) -> dict[str, str]:
     """Versions of constraints.txt for one Python."""
-    found = {}
+    versions = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
-            one = Requirement(line)
-            if one.marker is None or one.marker.evaluate({"python_version": python}):
-                (version,) = one.specifier
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                (version,) = pin.specifier
                 assert version.operator == "==", line
-                assert canonicalize_name(one.name) not in found, f"two pins of {line}"
-                found[canonicalize_name(one.name)] = version.version
-    return found
+                assert canonicalize_name(pin.name) not in versions, f"two pins of {line}"
+                versions[canonicalize_name(pin.name)] = version.version
+    return versions
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_every_requirement_is_pinned_within_its_range(python):
     pinned = pins(python)
     for text in program("requirements").requirements(["all"]):
-        wanted = Requirement(text)
-        name = canonicalize_name(wanted.name)
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
         assert name in pinned, f"constraints.txt does not pin {name}"
-        assert wanted.specifier.contains(pinned[name]), f"{name}=={pinned[name]} is not {text}"
+        assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} is not {text}"
 
 
-def test_requirements_are_those_of_the_extras_asked_for():
+def test_requirements_are_those_of_the_requested_extras():
     requirements = program("requirements").requirements
+    assert any(name.startswith("mypy") for name in requirements(["lint"]))
     assert not any(name.startswith("pytest") for name in requirements([]))
     assert any(name.startswith("pytest") for name in requirements(["test"]))
     assert set(requirements(["clip"])) <= set(requirements(["all"]))
@@ -64,18 +65,18 @@ def test_an_importable_detectron2_is_kept(monkeypatch, capsys):
     assert "stays as it is" in capsys.readouterr().out
 
 
-def test_the_wheel_is_taken_without_its_programs(tmp_path, monkeypatch):
+def test_the_wheel_is_installed_without_its_programs(tmp_path, monkeypatch):
     installer = program("get_detectron2")
 
     def unpack(command: list[str], failure: str) -> None:
         (target,) = [part for part in command if part.startswith("--target=")]
-        staged = Path(target.removeprefix("--target="))
+        staging = Path(target.removeprefix("--target="))
         for name in ("detectron2/__init__.py", "tools/train_net.py"):
-            (staged / name).parent.mkdir(parents=True)
-            (staged / name).write_text("")
-        notes = staged / "sal_detectron2-0.7.2.dist-info"
-        notes.mkdir()
-        (notes / "RECORD").write_text("detectron2/__init__.py,,\ntools/train_net.py,,\n")
+            (staging / name).parent.mkdir(parents=True)
+            (staging / name).write_text("")
+        metadata = staging / "sal_detectron2-0.7.2.dist-info"
+        metadata.mkdir()
+        (metadata / "RECORD").write_text("detectron2/__init__.py,,\ntools/train_net.py,,\n")
 
     monkeypatch.setattr(installer, "run", unpack)
     (tmp_path / "tools").mkdir()
@@ -87,7 +88,7 @@ def test_the_wheel_is_taken_without_its_programs(tmp_path, monkeypatch):
     assert record == "detectron2/__init__.py,,\n"
 
 
-def test_a_failed_step_says_which_and_what_to_do():
+def test_a_failed_step_is_named_with_its_remedy():
     with pytest.raises(SystemExit, match=r"Step 4, Detectron2, .*run make again"):
         program("get_detectron2").run([sys.executable, "-c", "raise SystemExit(3)"], "failed")
 
@@ -103,7 +104,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_make
-def test_a_python_that_is_not_supported_is_named(tmp_path):
+def test_an_unsupported_python_is_named(tmp_path):
     old = tmp_path / "python3.9"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -114,7 +115,7 @@ def test_a_python_that_is_not_supported_is_named(tmp_path):
 
 
 @needs_make
-def test_no_python_and_no_compiler_are_said(tmp_path):
+def test_a_missing_python_or_compiler_is_reported(tmp_path):
     done = make("PYTHON=", f"VENV={tmp_path}/venv", "install")
     assert "No Python 3.11, 3.12 or 3.13 was found" in done.stdout
     done = make(f"PYTHON={sys.executable}", f"VENV={tmp_path}/venv", "CXX=no-such-c++", "install")
@@ -122,18 +123,18 @@ def test_no_python_and_no_compiler_are_said(tmp_path):
 
 
 @needs_make
-def test_every_target_that_the_makefile_explains_exists():
-    explained = re.findall(
+def test_every_documented_make_target_exists():
+    documented = re.findall(
         r"make ([a-z-]+) ", (ROOT / "Makefile").read_text().split("PYTHON ?=")[0]
     )
-    assert {"demo", "test", "bench", "lint", "coverage", "slow"} <= set(explained)
-    for target in explained:
+    assert {"demo", "test", "bench", "lint", "coverage", "slow"} <= set(documented)
+    for target in documented:
         done = make("--dry-run", f"PYTHON={sys.executable}", target)
         assert not done.returncode, done.stderr
 
 
-def test_a_supported_python_is_found():
-    found = subprocess.run(
+def test_a_supported_python_is_detected():
+    done = subprocess.run(
         ["sh", "install/find_python.sh"],
         cwd=ROOT,
         capture_output=True,
@@ -141,13 +142,62 @@ def test_a_supported_python_is_found():
         timeout=60,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )
-    assert found.stdout.strip() in ("python3", "python", "python3.13", "python3.12", "python3.11")
+    assert done.stdout.strip() in ("python3", "python", "python3.13", "python3.12", "python3.11")
 
 
-def test_the_benchmarks_that_make_runs_are_there():
-    """All but those that train, sweep somebody's own weights, or are rooms of another one."""
+def test_make_bench_runs_every_benchmark():
+    """All but those that train, sweep external weights, or are modules of another benchmark."""
     named = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text()))
-    left_out = {"ablations", "grser_ablations", "refersam_ablations", "clip_sweep", "name_order"}
-    rooms = {"arms", "hipie_stages", "published_way"}
-    assert named | left_out | rooms == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert not named & (left_out | rooms)
+    excluded = {"ablations", "grser_ablations", "refersam_ablations", "clip_sweep", "name_order"}
+    modules = {"arms", "hipie_stages", "published_way"}
+    assert named | excluded | modules == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not named & (excluded | modules)
+
+
+@pytest.mark.parametrize(
+    ("message", "conforms"),
+    [
+        ("feat(data): read LVIS v1", True),
+        ("refactor!: move modules", True),
+        ("fix(engine, data)!: resume\n\nBecause.", True),
+        ("Merge branch 'x'", True),
+        ("# a comment\ndocs: say it", True),
+        ("Add things", False),
+        ("feature: read LVIS", False),
+        ("fix:no space", False),
+        ("fix: " + "x" * 100, False),
+        ("fix: a thing\nwithout an empty line", False),
+        ("", False),
+    ],
+)
+def test_commit_messages_follow_conventional_commits(message, conforms):
+    problem = program("check_commit_message").problem(message)
+    assert (problem is None) == conforms, problem
+
+
+def test_pre_commit_hooks_need_no_network():
+    import yaml
+
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in hooks["repos"]} == {"local"}
+    for hook in hooks["repos"][0]["hooks"]:
+        assert hook["language"] == "system", hook["id"]
+        program_name = hook["entry"].split()[0]
+        assert shutil.which(program_name, path=Path(sys.executable).parent), program_name
+
+
+def test_workflow_actions_are_pinned_to_commits():
+    for file in (ROOT / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"uses: (\S+)", file.read_text())
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), f"{file.name}: {action}"
+
+
+def test_the_version_is_the_same_everywhere():
+    import hipie
+
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {hipie.__version__}\n" in citation
+    assert f"## {hipie.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "hipie/py.typed").is_file()

@@ -1,4 +1,4 @@
-"""`import hipie`: lazy, and clear about what is missing."""
+"""`import hipie`: lazy, with a message for missing dependencies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_names_are_lazy():
     assert done.stdout.split() == ["False", "False"], done.stderr
 
 
-def test_public_names_are_found():
+def test_public_names_are_available():
     assert callable(hipie.add_hipie_config)
     assert callable(hipie.model_zoo.get_config_file)
     assert {"Segmenter", "add_hipie_config", "model_zoo"} <= set(dir(hipie))
@@ -46,14 +46,14 @@ def test_public_names_are_found():
         _ = hipie.Segmentor
 
 
-def test_without_detectron2_the_import_says_the_command():
+def test_without_detectron2_the_import_prints_the_command():
     done = python(ABSENT + "import hipie")
     assert done.returncode == 0, done.stderr
     assert "pip install --no-build-isolation git+" in done.stderr
     assert "install/get_detectron2.py" in done.stderr
 
 
-def test_without_detectron2_names_that_need_it_say_the_command():
+def test_without_detectron2_names_that_need_it_print_the_command():
     done = python(ABSENT + "warnings.simplefilter('ignore'); from hipie import Segmenter")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
