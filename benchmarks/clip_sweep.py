@@ -71,12 +71,12 @@ def sweep(
     with torch.no_grad():
         for inputs in build_test_loader(cfg, name):
             looked = model.look(inputs)
-            opinions = [model.opinion(item) for item in inputs]
+            clip_scores = [model.clip_scores(item) for item in inputs]
             for (alpha, beta), judge in judges.items():
                 joined = ScoreEnsemble(
                     (alpha,) * 2, (beta,) * 2, plain.way, plain.thing_temperature
                 )
-                other = [opinion.with_ensemble(joined) for opinion in opinions]
+                other = [scores.with_ensemble(joined) for scores in clip_scores]
                 judge.process(inputs, model.answer(inputs, looked, other))
     return {pair: judge.evaluate() for pair, judge in judges.items()}
 

@@ -114,7 +114,7 @@ def names(options: argparse.Namespace) -> dict[str, float]:
             tuple((word,) for word in words), (False,) * len(words), (True,) * len(words)
         )
         opinion = ClipMaskScores(clip, image, classes, ScoreEnsemble())
-        visible = opinion.visible(logits)
+        visible = opinion.patch_masks(logits)
         own = torch.zeros(len(logits), len(words))
         opinion.instance_scores(own, torch.zeros(len(logits), 1), visible)
 

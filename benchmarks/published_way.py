@@ -25,13 +25,13 @@ from hipie.modeling.fusion.bidirectional_attention import HIDDEN, LIMIT, Bidirec
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
 from hipie.modeling.meta_arch.hipie import HIPIE
 from hipie.modeling.postprocessing.nms_topk import class_aware_nms, topk_query_class_pairs
-from hipie.modeling.postprocessing.results import InferenceSettings
 from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
 from hipie.modeling.postprocessing.token_to_class import (
     mask_stuff_classes,
     mask_thing_classes,
     pool_token_logits,
 )
+from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from hipie.structures import TextFeatures
@@ -148,7 +148,7 @@ def _everything_at_full_size(
     input_size: tuple[int, int],
     output_size: tuple[int, int],
     settings: InferenceSettings,
-    opinion: None = None,
+    clip_scores: None = None,
     owners: Any = None,
 ) -> dict[str, Any]:
     """Masks of all queries first; then scores, and maps by one product over all of them."""

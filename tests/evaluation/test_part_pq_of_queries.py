@@ -15,7 +15,7 @@ from torch import Tensor
 from hipie.data.datasets import register_benchmarks
 from hipie.evaluation import PartPQEvaluator
 from hipie.modeling.postprocessing.part_panoptic import part_owners
-from hipie.modeling.postprocessing.results import InferenceSettings, universal_inference
+from hipie.modeling.postprocessing.universal_inference import InferenceSettings, universal_inference
 from hipie.vocabularies.vocabulary import Vocabulary
 
 SIDE, STRIDE, SURE = 32, 4, 12.0
@@ -73,7 +73,7 @@ def results(
         answer(vocabulary, THINGS),
         answer(vocabulary, covered),
         image=0,
-        background_queries=0,
+        num_background=0,
         token_spans=[(k,) for k in range(len(vocabulary))],
         is_thing=vocabulary.is_thing,
         input_size=(SIDE, SIDE),

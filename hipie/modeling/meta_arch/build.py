@@ -10,7 +10,7 @@ from detectron2.modeling import build_backbone
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.open_vocabulary.error import missing_package
-from hipie.modeling.postprocessing.results import InferenceSettings
+from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.base import build_text_encoder
 from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
 from hipie.modeling.transformer_decoder.thing_branch import ThingBranch

@@ -30,7 +30,8 @@ from hipie.modeling.meta_arch.image_batch import (
 )
 from hipie.modeling.meta_arch.inputs import object_pieces, output_size, require_room, vocabulary_of
 from hipie.modeling.meta_arch.postprocess import Looked, image_results, wanted
-from hipie.modeling.postprocessing.results import InferenceSettings, referring_inference
+from hipie.modeling.postprocessing.referring_inference import referring_inference
+from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.base import TextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
 from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
@@ -299,7 +300,7 @@ class HIPIE(SegmentationModel):
         )
 
     def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return self.answer(inputs, self.look(inputs), [self.opinion(item) for item in inputs])
+        return self.answer(inputs, self.look(inputs), [self.clip_scores(item) for item in inputs])
 
     def look(self, inputs: list[dict[str, Any]]) -> Looked:
         """What both branches say of images with words, before it becomes results."""
@@ -321,11 +322,11 @@ class HIPIE(SegmentationModel):
         self,
         inputs: list[dict[str, Any]],
         looked: Looked,
-        opinions: Sequence[ClipMaskScores | None],
+        clip_scores: Sequence[ClipMaskScores | None],
     ) -> list[dict[str, Any]]:
-        """Results of images, from what `look` returned and a second opinion of each."""
+        """Results of images, from what `look` returned and the CLIP scores of each."""
         return [
-            image_results(looked, i, item, self._vocabulary(item), self.settings, opinions[i])
+            image_results(looked, i, item, self._vocabulary(item), self.settings, clip_scores[i])
             for i, item in enumerate(inputs)
         ]
 
@@ -342,8 +343,8 @@ class HIPIE(SegmentationModel):
             for row, i in enumerate(image_of):
                 best = referring_inference(
                     found.layers[-1],
-                    row=row,
-                    background_queries=found.num_background,
+                    pair=row,
+                    num_background=found.num_background,
                     input_size=batch.sizes[i],
                     output_size=output_size(inputs[i], batch.sizes[i]),
                 )
@@ -400,8 +401,8 @@ class HIPIE(SegmentationModel):
     def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
         return vocabulary_of(item, self.default_dataset)
 
-    def opinion(self, item: dict[str, Any]) -> ClipMaskScores | None:
-        """CLIP's opinion of an image's masks, where CLIP is on."""
+    def clip_scores(self, item: dict[str, Any]) -> ClipMaskScores | None:
+        """CLIP scores of an image's masks; None if CLIP is disabled."""
         if self.clip_ensemble is None:
             return None
         step = self.size_divisibility if self.pad_at_test else 0

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hipie.modeling.criterion.predictions import LayerPrediction
 from hipie.modeling.meta_arch.inputs import output_size
 from hipie.modeling.postprocessing.part_inference import enforce_part_consistency
 from hipie.modeling.postprocessing.part_panoptic import part_owners
-from hipie.modeling.postprocessing.results import (
-    ClipEnsemble,
+from hipie.modeling.postprocessing.universal_inference import (
     InferenceSettings,
     universal_inference,
 )
 from hipie.modeling.transformer_decoder.thing_branch import ThingOutput
 from hipie.vocabularies.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def image_results(
     item: dict[str, Any],
     vocabulary: Vocabulary,
     settings: InferenceSettings,
-    opinion: ClipEnsemble | None,
+    clip_scores: ClipMaskScores | None,
 ) -> dict[str, Any]:
     """Results of one image of a batch; see `universal_inference`.
 
@@ -70,7 +72,7 @@ def image_results(
         item: its dict.
         vocabulary: its classes.
         settings: what is asked for.
-        opinion: joins the scores.
+        clip_scores: of the image, if CLIP is enabled.
     """
     settings = wanted(item, settings)
     wholes = [one.whole for one in vocabulary.classes]
@@ -78,13 +80,13 @@ def image_results(
         looked.things.layers[-1],
         looked.stuff,
         image=i,
-        background_queries=looked.things.num_background,
+        num_background=looked.things.num_background,
         token_spans=looked.token_spans[i],
         is_thing=vocabulary.is_thing,
         input_size=looked.sizes[i],
         output_size=output_size(item, looked.sizes[i]),
         settings=settings,
-        opinion=opinion,
+        clip_scores=clip_scores,
         owners=part_owners(vocabulary.names, wholes),
     )
     if settings.consistent_parts and settings.semantic_on:

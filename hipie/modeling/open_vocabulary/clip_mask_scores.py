@@ -98,7 +98,7 @@ class ClipMaskScores:
         """(height, width) of the image, padding included."""
         return tuple(self.image.shape[-2:])
 
-    def visible(self, mask_logits: Tensor) -> Tensor:
+    def patch_masks(self, mask_logits: Tensor) -> Tensor:
         """[N, g, g] the patches that masks [N, h, w] reach; see `visible_patches`."""
         return visible_patches(mask_logits, self.clip.image_size, self.clip.patch_size)
 

@@ -1,1 +1,1 @@
-"""From decoder outputs to instances, semantic maps, panoptic maps and parts."""
+"""Instance, semantic, panoptic, part and referring inference from decoder outputs."""

@@ -1,4 +1,4 @@
-"""Names for masks that came from elsewhere: the class that scores highest over a mask's pixels."""
+"""Classification of class-agnostic masks by semantic scores."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import Tensor
 
 
 def classify_masks(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The class of every mask.
+    """Assign to every mask the class with the largest sum of scores over its pixels.
 
     Args:
         masks: [N, H, W] bool, none of them empty.
         scores: [K, H, W] semantic scores of at least 0.
 
     Returns:
-        classes [N], those with the largest sum over the mask's pixels, and their share [N] of
-        the sums of all classes.
+        Classes [N], and their share [N] of the sums of all classes.
     """
     flat = scores.flatten(1).float()
     sums = masks.flatten(1).to(flat.device, flat.dtype) @ flat.t()
@@ -28,32 +27,32 @@ def classify_masks(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 def non_overlapping_segments(
     masks: Tensor, classes: Tensor, scores: Tensor, is_thing: Sequence[bool]
 ) -> list[tuple[int, float, Tensor]]:
-    """Labelled masks as segments that do not overlap: small ones are non_overlapping_segments over large ones.
+    """Turn labelled masks into segments without overlap; smaller masks take precedence.
 
     Args:
         masks: [N, H, W] bool.
         classes: [N].
         scores: [N].
-        is_thing: [K]; masks of one stuff class are one segment, with the best score.
+        is_thing: [K]; masks of one stuff class become one segment with their best score.
 
     Returns:
-        (class, score, mask [H, W]) of every segment that still has a pixel, largest first.
+        (class, score, mask [H, W]) of every segment that keeps a pixel, largest first.
     """
     order = masks.flatten(1).sum(1).argsort(descending=True, stable=True).tolist()
     owner = torch.full(masks.shape[-2:], -1, dtype=torch.long, device=masks.device)
-    for row in order:
-        owner[masks[row]] = row
-    found: list[tuple[int, float, Tensor]] = []
-    stuff: dict[int, int] = {}
-    for row in order:
-        mine, label, score = owner == row, int(classes[row]), float(scores[row])
-        if not mine.any():
+    for index in order:
+        owner[masks[index]] = index
+    segments: list[tuple[int, float, Tensor]] = []
+    stuff_segment: dict[int, int] = {}
+    for index in order:
+        own, label, score = owner == index, int(classes[index]), float(scores[index])
+        if not own.any():
             continue
-        if is_thing[label] or label not in stuff:
-            stuff.setdefault(label, len(found))
-            found.append((label, score, mine))
+        if is_thing[label] or label not in stuff_segment:
+            stuff_segment.setdefault(label, len(segments))
+            segments.append((label, score, own))
         else:
-            place = stuff[label]
-            _, other, mask = found[place]
-            found[place] = (label, max(score, other), mask | mine)
-    return found
+            position = stuff_segment[label]
+            _, other_score, mask = segments[position]
+            segments[position] = (label, max(score, other_score), mask | own)
+    return segments

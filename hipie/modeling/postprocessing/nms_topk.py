@@ -1,4 +1,4 @@
-"""Which queries, and which of their classes, become instances."""
+"""Selection of instances: class-aware non-maximum suppression and top-k of (query, class) pairs."""
 
 from __future__ import annotations
 
@@ -6,47 +6,41 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """[..., 4] cxcywh -> xyxy, in float32."""
-    centre, size = boxes.float().split(2, dim=-1)
-    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+from torchvision.ops import batched_nms, box_convert
 
 
 def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
-    """Non-maximum suppression among queries whose best class is the same.
+    """Suppress overlapping queries whose best class is the same.
 
     Args:
         scores: [Q, K]; the best class of a query counts.
         boxes: [Q, 4] cxcywh.
-        threshold: intersection over union above which the lower score goes.
+        threshold: intersection over union above which the query with the lower score is removed.
 
     Returns:
-        Indices of the queries that stay, by falling score.
+        Indices of the remaining queries by decreasing score.
     """
     best, labels = scores.float().max(-1)
-    return batched_nms(corners(boxes), best, labels, threshold)
+    return batched_nms(box_convert(boxes.float(), "cxcywh", "xyxy"), best, labels, threshold)
 
 
 def topk_query_class_pairs(
     scores: Tensor, limit: int = 100, allowed: Sequence[bool] | Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest (query, class) pairs; one query may come with several classes.
+    """Select the (query, class) pairs with the highest scores; a query may have several classes.
 
     Args:
         scores: [Q, K].
-        limit: how many pairs at most.
-        allowed: [K] the classes that may be chosen; all by default.
+        limit: maximum number of pairs.
+        allowed: [K] classes that may be selected; by default all.
 
     Returns:
-        query [n], class [n] and score [n], by falling score.
+        Query [n], class [n] and score [n] by decreasing score.
     """
     columns = torch.arange(scores.shape[1], device=scores.device)
     if allowed is not None:
         columns = columns[torch.as_tensor(allowed, dtype=torch.bool, device=scores.device)]
     flat = scores[:, columns].flatten()
-    found, index = flat.topk(min(limit, len(flat)))
+    top, index = flat.topk(min(limit, len(flat)))
     width = max(len(columns), 1)
-    return index // width, columns[index % width], found
+    return index // width, columns[index % width], top

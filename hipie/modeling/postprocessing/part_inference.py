@@ -1,4 +1,4 @@
-"""Parts: a map of them, and trees of their masks under the things that they belong to."""
+"""Parts of instances: assignment of part pixels to instances as trees of masks."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-FEWEST_PIXELS = 100
+MIN_PART_PIXELS = 100
 # Parts of parts are small: eyes, handles.
-FEWEST_INSIDE = 25
-_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+MIN_NESTED_PART_PIXELS = 25
+_CONNECTIVITY = np.ones((3, 3), dtype=bool)
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class InstancePart:
-    """A part of one instance.
+    """A part of an instance.
 
     Attributes:
         instance: index of the instance.
         part: index of the class.
-        mask: [H, W] bool, its own parts included.
-        score: 0..1, the part's share of all classes' scores, averaged over the mask.
-        parts: what was found one level deeper.
+        mask: [H, W] bool, nested parts included.
+        score: in 0..1, the part's share of the scores of all classes, averaged over the mask.
+        parts: nested parts, one level deeper.
     """
 
     instance: int
@@ -36,7 +39,7 @@ class InstancePart:
 
 
 def part_class_map(scores: Tensor) -> Tensor:
-    """[H, W] int64, the class of every pixel, from semantic scores [K, H, W]."""
+    """[H, W] int64, the best class of every pixel of semantic scores [K, H, W]."""
     return scores.argmax(0)
 
 
@@ -45,146 +48,160 @@ def assign_parts(
     masks: Tensor,
     labels: Sequence[str],
     wholes: Sequence[str | None],
-    fewest_pixels: int = FEWEST_PIXELS,
+    min_pixels: int = MIN_PART_PIXELS,
     *,
     names: Sequence[str] | None = None,
     consistent: bool = True,
 ) -> list[InstancePart]:
-    """Share the parts out among the instances of their wholes, and parts of parts among the parts.
+    """Assign parts to the instances of their wholes, and nested parts to parts.
 
-    A pixel belongs to the class with the highest score. Where that class is a part, and an
-    instance of its whole covers more than `fewest_pixels` of such pixels, these are the
-    instance's part. What belongs to a part of that part, and touches it, is part of it too.
+    Every pixel has the class with the highest score. Pixels of a part inside an instance of its
+    whole become that instance's part if there are more than `min_pixels`. Connected components of
+    a nested part that touch its part belong to the part as well.
 
     Args:
         scores: [K, H, W] semantic scores of a vocabulary with parts.
         masks: [N, H, W] bool instance masks.
         labels: N class names.
-        wholes: K names of wholes, None for what is no part; for a part of a part, the name of
-            that part.
-        fewest_pixels: see above; below the first level it is 25 at most.
-        names: K names of the classes; without them, parts have no parts.
-        consistent: a part ends where its whole ends. Otherwise every connected piece of it goes
-            entirely to the instance that it shares most pixels with.
+        wholes: K names of wholes, None for classes that are not parts; for a nested part, the name
+            of its part.
+        min_pixels: minimum size of a part; at most 25 for nested parts.
+        names: K class names; without them, parts have no nested parts.
+        consistent: restrict a part to its whole. Otherwise every connected component goes entirely
+            to the instance that it overlaps most.
 
     Returns:
         Parts by instance, then by class.
     """
     if not len(masks):
         return []
-    search = _Search(scores, wholes, names or [""] * len(wholes), fewest_pixels, consistent)
-    found: list[InstancePart] = []
+    assignment = _PartAssignment(
+        scores, wholes, names or [""] * len(wholes), min_pixels, consistent
+    )
+    parts: list[InstancePart] = []
     for instance, (mask, label) in enumerate(zip(masks.bool(), labels, strict=True)):
-        others = [other.bool() for other, own in zip(masks, labels, strict=True) if own == label]
-        place = sum(own == label for own in labels[:instance])
-        for part in search.children(label):
-            one = search.tree(part, instance, search.within(part, mask, others, place), 1)
-            if one is not None:
-                found.append(one)
-    return found
+        same_class = [
+            other.bool() for other, own in zip(masks, labels, strict=True) if own == label
+        ]
+        position = sum(own == label for own in labels[:instance])
+        for part in assignment.children(label):
+            region = assignment.region(part, mask, same_class, position)
+            tree = assignment.tree(part, instance, region, 1)
+            if tree is not None:
+                parts.append(tree)
+    return parts
 
 
-class _Search:
-    """The classes of all pixels, and what belongs to what."""
+class _PartAssignment:
+    """Class map and part hierarchy of one image; arguments as for `assign_parts`."""
 
     def __init__(
         self,
         scores: Tensor,
         wholes: Sequence[str | None],
         names: Sequence[str],
-        fewest: int,
+        min_pixels: int,
         consistent: bool,
     ) -> None:
         self._classes = part_class_map(scores)
         self._share = scores.amax(0) / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
         self._wholes, self._names = wholes, names
-        self._fewest, self._consistent = fewest, consistent
+        self._min_pixels, self._consistent = min_pixels, consistent
 
     def children(self, whole: str) -> list[int]:
-        """Classes that are parts of a name."""
+        """Classes that are direct parts of a class name."""
         return [part for part, own in enumerate(self._wholes) if own and own == whole]
 
-    def within(self, part: int, mask: Tensor, others: Sequence[Tensor], place: int) -> Tensor:
-        """[H, W] bool, the pixels of a class that belong to a mask, the `place`-th of `others`."""
+    def region(
+        self, part: int, mask: Tensor, same_class: Sequence[Tensor], position: int
+    ) -> Tensor:
+        """[H, W] bool, pixels of a part that belong to a mask, `same_class[position]`."""
         pixels = self._classes == part
         if self._consistent:
             return pixels & mask
-        return pixels & torch.from_numpy(assign_components(pixels.numpy(), others) == place)
+        return pixels & torch.from_numpy(assign_components(pixels.numpy(), same_class) == position)
 
     def tree(self, part: int, instance: int, region: Tensor, level: int) -> InstancePart | None:
-        """A part and what is inside it; None if there is too little of it."""
-        mask, inside = region, []
+        """A part with its nested parts; None if it is too small."""
+        mask, nested = region, []
         for child in self.children(self._names[part]) if self._names[part] else []:
             pixels = self._classes == child
-            near = torch.from_numpy(touching_components(pixels.numpy(), region.numpy()))
-            mask = mask | near
-            one = self.tree(child, instance, near, level + 1)
-            if one is not None:
-                inside.append(one)
-                mask = mask | one.mask
-        fewest = self._fewest if level == 1 else min(self._fewest, FEWEST_INSIDE)
-        if int(mask.sum()) <= fewest:
+            touching = torch.from_numpy(touching_components(pixels.numpy(), region.numpy()))
+            mask = mask | touching
+            subtree = self.tree(child, instance, touching, level + 1)
+            if subtree is not None:
+                nested.append(subtree)
+                mask = mask | subtree.mask
+        min_pixels = (
+            self._min_pixels if level == 1 else min(self._min_pixels, MIN_NESTED_PART_PIXELS)
+        )
+        if int(mask.sum()) <= min_pixels:
             return None
-        return InstancePart(instance, part, mask, float(self._share[mask].mean()), tuple(inside))
+        return InstancePart(instance, part, mask, float(self._share[mask].mean()), tuple(nested))
 
 
-def assign_components(pixels: np.ndarray, masks: Sequence[Tensor]) -> np.ndarray:
-    """Which mask every connected piece of some pixels belongs to: the one it shares most with.
+def assign_components(pixels: BoolArray, masks: Sequence[Tensor]) -> npt.NDArray[np.int64]:
+    """Assign every connected component of a region to the mask that it overlaps most.
 
     Args:
-        pixels: [H, W] bool.
+        pixels: [H, W] bool, the region.
         masks: [H, W] bool each.
 
     Returns:
-        [H, W] the place of the mask, -1 outside the pixels and for pieces that touch no mask.
+        [H, W] index of the mask; -1 outside the region and for components without overlap.
     """
-    pieces, count = ndimage.label(pixels, _NEIGHBOURS)
-    shared = np.stack([np.bincount(pieces[m.numpy()], minlength=count + 1) for m in masks])
-    owner = np.where(shared.max(0) > 0, shared.argmax(0), -1)
+    components, count = ndimage.label(pixels, _CONNECTIVITY)
+    overlap = np.stack(
+        [np.bincount(components[mask.numpy()], minlength=count + 1) for mask in masks]
+    )
+    owner = np.where(overlap.max(0) > 0, overlap.argmax(0), -1)
     owner[0] = -1
-    return owner[pieces]
+    return owner[components]
 
 
-def touching_components(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """[H, W] bool, the connected pieces of some pixels that touch a region, diagonally too."""
-    pieces, count = ndimage.label(pixels, _NEIGHBOURS)
-    grown = ndimage.binary_dilation(region, _NEIGHBOURS)
-    near = np.zeros(count + 1, dtype=bool)
-    near[np.unique(pieces[grown])] = True
-    near[0] = False
-    return near[pieces]
+def touching_components(pixels: BoolArray, region: BoolArray) -> BoolArray:
+    """[H, W] bool, connected components of `pixels` that touch a region (8-connectivity)."""
+    components, count = ndimage.label(pixels, _CONNECTIVITY)
+    dilated = ndimage.binary_dilation(region, _CONNECTIVITY)
+    touches = np.zeros(count + 1, dtype=bool)
+    touches[np.unique(components[dilated])] = True
+    touches[0] = False
+    return touches[components]
 
 
 def enforce_part_consistency(
     scores: Tensor, names: Sequence[str], wholes: Sequence[str | None]
 ) -> Tensor:
-    """Semantic scores in which the parts of a pixel agree about whose parts they are.
+    """Restrict every pixel to the classes of one whole, in place.
 
-    A pixel goes to the whole whose parts (and whose own name) score highest together; all other
-    classes score 0 there. A class without parts is a whole of its own.
+    A pixel is assigned to the root whole whose parts and own class have the highest sum of scores;
+    all other classes get score 0 there. A class without parts is a whole of its own.
 
     Args:
-        scores: [K, H, W] of at least 0; they are changed.
-        names: K names of the classes.
-        wholes: K names of wholes, of parts of parts the name of that part; None for no part.
+        scores: [K, H, W] of at least 0; modified.
+        names: K class names.
+        wholes: K names of wholes, for nested parts the name of their part; None without whole.
+
+    Returns:
+        `scores`.
     """
-    of = dict(zip(names, wholes, strict=True))
-    roots = [_root(name, of) for name in names]
-    order = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+    whole_of = dict(zip(names, wholes, strict=True))
+    roots = [_root_whole(name, whole_of) for name in names]
+    order = {root: index for index, root in enumerate(dict.fromkeys(roots))}
     if len(order) == len(names):
         return scores
     group = torch.tensor([order[root] for root in roots], device=scores.device)
-    together = scores.new_zeros(len(order), *scores.shape[1:]).index_add_(0, group, scores)
-    best = together.argmax(0)
-    for place, own in enumerate(group.tolist()):
-        scores[place] *= best == own
+    sums = scores.new_zeros(len(order), *scores.shape[1:]).index_add_(0, group, scores)
+    best = sums.argmax(0)
+    for index, own in enumerate(group.tolist()):
+        scores[index] *= best == own
     return scores
 
 
-def _root(name: str, wholes: dict[str, str | None]) -> str:
-    """The end of the chain of wholes, of at most as many steps as there are names."""
-    for _ in range(len(wholes)):
-        whole = wholes.get(name)
+def _root_whole(name: str, whole_of: dict[str, str | None]) -> str:
+    """End of the chain of wholes; at most as many steps as there are names."""
+    for _ in range(len(whole_of)):
+        whole = whole_of.get(name)
         if not whole:
             break
         name = whole

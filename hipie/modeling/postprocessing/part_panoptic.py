@@ -1,8 +1,8 @@
-"""Parts inside the segments of a panoptic map.
+"""Parts of the segments of a panoptic map.
 
-Where a vocabulary has a class and its parts, a pixel is asked twice: what it belongs to (a segment
-of the class), and which part of that it shows. So parts are no segments of their own, as in
-part-aware panoptic segmentation (de Geus et al., CVPR 2021).
+In a vocabulary with wholes and their parts, a pixel has two labels: the segment it belongs to and
+the part of that segment's class. Parts are therefore not segments of their own, as in part-aware
+panoptic segmentation (de Geus et al., CVPR 2021).
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ PartOwners = Sequence[int | None]
 
 
 def part_owners(names: Sequence[str], wholes: Sequence[str | None]) -> list[int | None]:
-    """Whose part every class is.
+    """Find the root whole of every class.
 
     Args:
-        names: K names of the classes.
-        wholes: K names of what they are parts of; of parts of parts the name of that part.
+        names: K class names.
+        wholes: K names of the classes they are parts of; for a part of a part that part's name.
 
     Returns:
-        K positions of the class that a class is part of in the end (its whole's whole, ...), None
-        for what is no part, or part of a class that is not among the names.
+        K indices of the class at the end of the chain of wholes; None for classes that are not
+        parts, or whose root whole is not among the names.
     """
-    place = {name: i for i, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     owners: list[int | None] = []
     for name in names:
-        seen, whole = {name}, wholes[place[name]]
-        while whole in place and wholes[place[whole]] and whole not in seen:
-            seen.add(whole)
-            whole = wholes[place[whole]]
-        known = whole in place and not wholes[place[whole]]
-        owners.append(place[whole] if known else None)
+        visited, whole = {name}, wholes[index_of[name]]
+        while whole in index_of and wholes[index_of[whole]] and whole not in visited:
+            visited.add(whole)
+            whole = wholes[index_of[whole]]
+        is_root = whole in index_of and not wholes[index_of[whole]]
+        owners.append(index_of[whole] if is_root else None)
     return owners
 
 
 def suppress_part_queries(scores: Tensor, owners: PartOwners) -> Tensor:
-    """Class scores in which queries that show a part are sure of nothing.
+    """Set the scores of queries whose best class is a part to 0.
 
     Args:
         scores: [N, K].
@@ -53,25 +53,25 @@ def suppress_part_queries(scores: Tensor, owners: PartOwners) -> Tensor:
 
 
 def part_segmentation(
-    segments: Tensor, info: Sequence[dict[str, Any]], scores: Tensor, owners: PartOwners
+    panoptic_map: Tensor, segments: Sequence[dict[str, Any]], scores: Tensor, owners: PartOwners
 ) -> Tensor:
-    """The part of its class that every pixel of a panoptic map shows.
+    """Classify every pixel of a panoptic map into the parts of its segment's class.
 
     Args:
-        segments: [H, W], the panoptic map.
-        info: its segments, with `id` and `category_id`.
+        panoptic_map: [H, W] segment ids.
+        segments: segments of the map, with `id` and `category_id`.
         scores: [K, H, W] semantic scores.
         owners: see `part_owners`.
 
     Returns:
-        [H, W] int32: n where the n-th class (from 1) that belongs to the segment's class scores
-        highest among those; 0 where there is no segment, or its class has no parts.
+        [H, W] int32: n where the n-th class (from 1) that belongs to the segment's class has the
+        highest score among those; 0 without a segment, or where its class has no parts.
     """
-    shown = torch.zeros_like(segments, dtype=torch.int32)
-    for one in info:
-        columns = [k for k, owner in enumerate(owners) if owner == one["category_id"]]
-        if columns:
-            rows, across = (segments == one["id"]).nonzero(as_tuple=True)
-            chosen = torch.tensor(columns, device=scores.device)[:, None]
-            shown[rows, across] = scores[chosen, rows, across].argmax(0).int() + 1
-    return shown
+    part_map = torch.zeros_like(panoptic_map, dtype=torch.int32)
+    for segment in segments:
+        parts = [k for k, owner in enumerate(owners) if owner == segment["category_id"]]
+        if parts:
+            rows, columns = (panoptic_map == segment["id"]).nonzero(as_tuple=True)
+            classes = torch.tensor(parts, device=scores.device)[:, None]
+            part_map[rows, columns] = scores[classes, rows, columns].argmax(0).int() + 1
+    return part_map

@@ -1,4 +1,4 @@
-"""Scores of queries: how sure a class is, with the predicted quality of the box."""
+"""Class scores of queries for instances and for panoptic and semantic maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def instance_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
-    """Geometric mean of class probability and predicted box quality.
+    """Compute the geometric mean of class probability and predicted IoU.
 
     Args:
         class_logits: [..., K].
@@ -22,20 +22,20 @@ def instance_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
 def panoptic_scores(
     class_logits: Tensor, temperature: float = 0.06, min_softmax_classes: int = 0
 ) -> Tensor:
-    """Scores of queries that compete for pixels: softmax of the class probabilities.
+    """Compute the scores of queries that compete for pixels: softmax of class probabilities.
 
-    Masked columns have probability 0 and keep the small share that softmax leaves them.
+    Masked classes have probability 0 and keep the small share that the softmax leaves them.
 
     Args:
         class_logits: [..., K].
-        temperature: what the probabilities are divided by.
-        min_softmax_classes: where K is less, score as if the vocabulary had so many classes, the further
-            ones of probability 0. Among few classes the softmax is sure of any query (of one class
-            always entirely); this keeps a query of low probability at the score that it would have
+        temperature: divisor of the probabilities.
+        min_softmax_classes: if K is smaller, classes of probability 0 are added to the softmax up
+            to this number. With few classes the softmax is close to 1 for every query (with one
+            class always 1); this keeps a query of low probability at the score that it would have
             in a large vocabulary.
 
     Returns:
-        [..., K] float32, summing to 1 over the classes (with those added).
+        [..., K] float32 that sum to 1 over the classes (the added ones included).
     """
     scaled = class_logits.float().sigmoid() / temperature
     added = min_softmax_classes - scaled.shape[-1]

@@ -1,4 +1,4 @@
-"""Logits of tokens -> logits of classes."""
+"""Conversion of token logits to class logits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ POOLINGS = ("mean", "max")
 def pool_token_logits(
     token_logits: Tensor, token_spans: Sequence[Sequence[int]], pooling: str = "mean"
 ) -> Tensor:
-    """The mean or the largest logit of each class's tokens.
+    """Pool the logits of each class's tokens.
 
     Args:
         token_logits: [..., T].
-        token_spans: K non-empty tuples of positions below T.
+        token_spans: K non-empty tuples of token positions below T.
         pooling: "mean" or "max".
 
     Returns:
@@ -35,23 +35,26 @@ def pool_token_logits(
     positions = [position for span in token_spans for position in span]
     if max(positions, default=0) >= token_logits.shape[-1]:
         raise ValueError(
-            f"a class stands at token {max(positions)}, but the logits have only "
-            f"{token_logits.shape[-1]}"
+            f"a class has token {max(positions)}, but there are logits for "
+            f"{token_logits.shape[-1]} tokens only"
         )
     device = token_logits.device
     counts = torch.tensor(lengths, device=device, dtype=torch.long)
-    owners = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
-    chosen = token_logits[..., torch.tensor(positions, dtype=torch.long, device=device)].float()
-    pooled = chosen.new_zeros(*chosen.shape[:-1], len(lengths))
+    class_index = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+    logits = token_logits[..., torch.tensor(positions, dtype=torch.long, device=device)].float()
+    pooled = logits.new_zeros(*logits.shape[:-1], len(lengths))
     if pooling == "mean":
-        return pooled.index_add(-1, owners, chosen) / counts
-    return pooled.scatter_reduce(-1, owners.expand_as(chosen), chosen, "amax", include_self=False)
+        return pooled.index_add(-1, class_index, logits) / counts
+    return pooled.scatter_reduce(
+        -1, class_index.expand_as(logits), logits, "amax", include_self=False
+    )
 
 
 def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
-    """Class logits for the thing branch: stuff columns become -9999.
+    """Set the logits of stuff classes to -9999, for thing queries.
 
-    A vocabulary without any thing stays as it is, since the thing branch then scores its stuff.
+    Logits of a vocabulary without things are returned unchanged, since thing queries then predict
+    stuff.
 
     Args:
         class_logits: [..., K].
@@ -64,7 +67,7 @@ def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) 
 
 
 def mask_thing_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
-    """Class logits for the stuff branch: thing columns become -9999.
+    """Set the logits of thing classes to -9999, for stuff queries.
 
     Args:
         class_logits: [..., K].

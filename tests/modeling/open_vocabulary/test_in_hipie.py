@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 
 from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
 from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
-from hipie.modeling.postprocessing.panoptic_inference import semantic_inference
 from hipie.modeling.postprocessing.score_calibration import panoptic_scores
+from hipie.modeling.postprocessing.semantic_inference import semantic_inference
 from hipie.modeling.text_encoder.caption import vocabulary_caption
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -140,9 +140,9 @@ def test_a_hundred_thousand_names_are_refused_before_anything_is_read(model, mon
 def test_another_ensemble_for_the_same_look(model):
     with_clip(model, 0.2)
     item = {"image": drawn(8), "vocabulary": WORDS}
-    looked, opinion = model.look([item]), model.opinion(item)
+    looked, clip_scores = model.look([item]), model.clip_scores(item)
     model_again = ScoreEnsemble((0.6, 0.6), (0.9, 0.9))
     with torch.no_grad():
-        other = model.answer([item], looked, [opinion.with_ensemble(model_again)])[0]
+        other = model.answer([item], looked, [clip_scores.with_ensemble(model_again)])[0]
     model.clip_ensemble.ensemble = model_again
     torch.testing.assert_close(other["sem_seg"], model([item])[0]["sem_seg"])

@@ -102,7 +102,7 @@ def test_joined(clip, official, image, masks, way, key):
     ensemble = ScoreEnsemble((0.4, 0.4), (0.45, 0.45), way)
     classes = ClassPrompts(PHRASES, SEEN, (True,) * 5)
     opinion = ClipMaskScores(clip, image, classes, ensemble)
-    own, visible = official["clip_prob"], opinion.visible(masks)
+    own, visible = official["clip_prob"], opinion.patch_masks(masks)
     joined = ensemble.join(own, opinion.probabilities(visible), ensemble.weights(SEEN, (True,) * 5))
     assert worst(joined, official[f"clip_logits_{key}"]) < TOLERANCE
     merged = opinion.panoptic_scores([own], visible)[0]

@@ -11,8 +11,10 @@ from torch import Tensor
 from hipie.modeling.postprocessing.panoptic_inference import (
     PanopticAccumulator,
     PanopticThresholds,
-    SemanticAccumulator,
     panoptic_inference,
+)
+from hipie.modeling.postprocessing.semantic_inference import (
+    SemanticAccumulator,
     semantic_inference,
 )
 
@@ -170,4 +172,4 @@ def test_bfloat16_autocast_does_not_coarsen_the_sums() -> None:
 
 
 def test_thresholds_are_the_published_ones() -> None:
-    assert PanopticThresholds() == PanopticThresholds(score=0.25, overlap=0.8)
+    assert PanopticThresholds() == PanopticThresholds(object_mask=0.25, overlap=0.8)

@@ -45,7 +45,7 @@ def test_more_than_so_many_pixels(scores: torch.Tensor, pixels: int, count: int)
     inside[:pixels] = True
     masks[0, :20, 20:] = inside.view(20, 20)
     assert len(assign_parts(scores, masks, ["dog"], WHOLES)) == count
-    assert len(assign_parts(scores, masks, ["dog"], WHOLES, fewest_pixels=0)) == 1
+    assert len(assign_parts(scores, masks, ["dog"], WHOLES, min_pixels=0)) == 1
 
 
 def test_nothing_to_share(scores: torch.Tensor) -> None:

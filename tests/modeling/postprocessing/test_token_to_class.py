@@ -79,5 +79,5 @@ def test_mistakes_are_named() -> None:
         pool_token_logits(logits, SPANS, "median")
     with pytest.raises(ValueError, match="class 1 .* no token"):
         pool_token_logits(logits, ((0,), ()))
-    with pytest.raises(ValueError, match="token 10, but the logits have only 4"):
+    with pytest.raises(ValueError, match="token 10, but there are logits for 4 tokens"):
         pool_token_logits(logits, SPANS)

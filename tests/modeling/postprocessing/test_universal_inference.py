@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hipie.modeling.postprocessing.results import (
+from hipie.modeling.postprocessing.referring_inference import referring_inference
+from hipie.modeling.postprocessing.universal_inference import (
     InferenceSettings,
-    referring_inference,
     universal_inference,
 )
 
@@ -82,7 +82,7 @@ def stuff() -> Answer:
 def run(things: Answer, stuff: Answer, settings: InferenceSettings = SETTINGS, **changes):
     arguments = {
         "image": 1,
-        "background_queries": 1,
+        "num_background": 1,
         "token_spans": SPANS,
         "is_thing": IS_THING,
         "input_size": (32, 32),
@@ -207,7 +207,7 @@ def test_bfloat16_predictions_under_autocast(things: Answer, stuff: Answer) -> N
 def test_the_described_thing(things: Answer) -> None:
     things.token_logits = things.token_logits[:, :, 3:4]
     best = referring_inference(
-        things, row=1, background_queries=1, input_size=(32, 32), output_size=(64, 48)
+        things, pair=1, num_background=1, input_size=(32, 32), output_size=(64, 48)
     )
     assert len(best) == 1
     assert best.pred_classes.tolist() == [0]
