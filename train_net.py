@@ -35,7 +35,7 @@ from hipie.engine.malloc import keep_freed_memory
 from hipie.engine.optimizer import build_optimizer
 from hipie.engine.trainer import Trainer
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
-from hipie.projects import load_projects
+from hipie.projects import project_names
 
 logger = logging.getLogger("hipie")
 
@@ -109,7 +109,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The configuration of a run, its logger and its data sets."""
     cfg = get_cfg()
     add_hipie_config(cfg)
-    projects = load_projects(cfg)
     args.config_file = str(model_zoo.get_config_file(args.config_file))
     merge(cfg, args.config_file, args.opts)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
@@ -119,7 +118,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     default_setup(cfg, args)
-    for name in ("hipie", *projects):
+    for name in ("hipie", *project_names()):
         own = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         for handler in own.handlers:
             if getattr(handler, "stream", None) is sys.stdout:

@@ -34,7 +34,6 @@ from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.data.datasets.coco import register
 from hipie.evaluation import write_results
-from hipie.projects import load_projects
 from hipie.vocabularies.vocabulary import Vocabulary
 
 DATASET = "picturebook_val_panoptic"
@@ -105,7 +104,6 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(words)
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
     file = str(model_zoo.get_config_file(args.config_file))
     merge(cfg, file, args.options)
     weights = args.weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(file)

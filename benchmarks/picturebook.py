@@ -46,7 +46,6 @@ from hipie.evaluation import ClassAgnosticRecall, write_results
 from hipie.evaluation.metrics.expression_iou import expressions_with_answers, overlap_with
 from hipie.evaluation.metrics.iou import Overlap, referring_scores
 from hipie.evaluation.part_evaluation import confusion, iou_of_classes, mean_of_shown
-from hipie.projects import load_projects
 
 QUESTIONS = ("colours", "sentences", "pairs", "classes")
 COLOUR_PAGES = 300
@@ -236,7 +235,6 @@ def configuration(config_file: str, weights: str | None, options: Sequence[str])
     """The configuration with its data sets registered, and its weights' place in it."""
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
     file = str(model_zoo.get_config_file(config_file))
     merge(cfg, file, options)
     # Of the training pages only these are read, and only these are drawn if none are there.

@@ -83,13 +83,11 @@ def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
     from hipie.config.loading import merge
     from hipie.data.datasets import register_all
     from hipie.evaluation import build_evaluator
-    from hipie.projects import load_projects
     from train_net import HipieTrainer
 
     torch.set_num_threads(options.threads)
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
     merge(cfg, output / "config.yaml")
     register_all(cfg)
     model = HipieTrainer.build_model(cfg)

@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 
-from hipie import model_zoo
+import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer
 from hipie.checkpoint.report import LoadReport
 from hipie.config.loading import check

@@ -179,7 +179,9 @@ def write_trees(root: Path, names: tuple[str, ...]) -> None:
             trees.refcoco(root, *name.rsplit("-", 1))
         if name.startswith("odinw"):
             meta = MetadataCatalog.get(name)
-            start = Path(MetadataCatalog.get("coco_2017_val").image_root).parents[1] / "odinw"
+            start = (
+                Path(MetadataCatalog.get("coco_2017_val_instance").image_root).parents[1] / "odinw"
+            )
             file, folder = Path(meta.json_file), Path(meta.image_root)
             odinw[str(file.relative_to(start))] = str(folder.relative_to(start))
     trees.in_the_wild(root, odinw)

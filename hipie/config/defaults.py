@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
+from hipie.projects import add_project_configs
+
 
 def add_hipie_config(cfg: CN) -> None:
-    """Add the keys of HIPIE, its data sets and its recipe to Detectron2's configuration, in place.
+    """Add the keys of HIPIE and of all installed projects to Detectron2's configuration, in place.
 
     Args:
         cfg: a node from `detectron2.config.get_cfg()`.
@@ -24,6 +26,7 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.VIT = _vit_keys()
     _add_recipe_keys(cfg)
     _add_data_keys(cfg)
+    add_project_configs(cfg)
 
 
 def _model_keys() -> CN:

@@ -12,6 +12,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
+from hipie.projects import broken_projects
+
 _CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
@@ -123,7 +125,7 @@ def _unknown(key: str, known: set[str]) -> str:
         ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], ends, 2, 0.7)
     ]
     hint = f"; near ones are {', '.join(near)}" if near else ""
-    return f"there is no key {key}{hint}"
+    return f"there is no key {key}{hint}{broken_projects()}"
 
 
 def _wrong_value(key: str, value: Any, cfg: CfgNode) -> str:

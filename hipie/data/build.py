@@ -90,8 +90,12 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         training: whether annotations are needed.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    records = [_completed(record) for record in _records(cfg, dataset_name, training)]
-    vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
+    own = metadata.get("vocabulary")
+    records = [
+        _completed(record, first_id=0 if own else 1)
+        for record in _records(cfg, dataset_name, training)
+    ]
+    vocabulary = own or Vocabulary.from_metadata(metadata)
     if not training:
         return MappedDataset(records, UniversalMapper(vocabulary, **_image_options(cfg, training)))
     unseen = set(metadata.get("unseen_classes", ()))
@@ -257,15 +261,18 @@ def _has_objects(record: Record, no_target: bool) -> bool:
     return any(not annotation.get("iscrowd", 0) for annotation in objects)
 
 
-def _completed(record: Record) -> Record:
-    """Return a record that has `height`, `width` and `image_id`."""
-    if "height" in record and "width" in record and "image_id" in record:
-        return record
-    file = Path(record["file_name"])
-    completed = {"image_id": file.stem, **record}
+def _completed(record: Record, *, first_id: int) -> Record:
+    """Return a record of any reader with what those of this package's readers have.
+
+    Detectron2's reader of LVIS leaves the ids of absent classes as they are in the file, from 1.
+    """
+    completed = dict(record)
+    completed.setdefault("image_id", Path(record["file_name"]).stem)
     if "height" not in record or "width" not in record:
-        with Image.open(file) as image:
+        with Image.open(record["file_name"]) as image:
             completed["width"], completed["height"] = image.size
+    if "neg_category_ids" in record:
+        completed["neg_category_ids"] = [i - first_id for i in record["neg_category_ids"]]
     return completed
 
 

@@ -14,7 +14,6 @@ from detectron2.data.catalog import Metadata
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
 from hipie.data.datasets import register_all, register_coco
-from hipie.projects import load_projects
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,6 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
         raise ValueError(f"--count is {args.count}; it has to be at least 1")
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
     merge(cfg, args.config_file, args.opts)
     register_all(cfg)
     name = args.dataset

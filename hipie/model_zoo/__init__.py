@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.projects import load_projects, project_folders
+from hipie.projects import project_folders, require_project
 
 FOLDER = Path(__file__).parent
 CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
@@ -73,7 +73,11 @@ def get_config(name: str, options: Sequence[Any] = ()) -> Any:
     from hipie.config.loading import merge
 
     cfg = _all_keys()
-    merge(cfg, get_config_file(name), options)
+    file = get_config_file(name)
+    for package, folder in project_folders().items():
+        if file.resolve().is_relative_to((folder / "configs").resolve()):
+            require_project(package)
+    merge(cfg, file, options)
     return cfg
 
 
@@ -81,10 +85,11 @@ def _all_keys() -> Any:
     from detectron2.config import get_cfg
 
     from hipie.config import add_hipie_config
+    from hipie.registration import register_all
 
+    register_all()
     cfg = get_cfg()
     add_hipie_config(cfg)
-    load_projects(cfg)
     return cfg
 
 
@@ -112,8 +117,6 @@ def get(name: str, trained: bool = True) -> Any:
     import torch
     from detectron2.modeling import build_model
 
-    import hipie.modeling.backbone
-    import hipie.modeling.meta_arch.hipie  # noqa: F401  both fill registries
     from hipie.checkpoint import Checkpointer
 
     cfg = get_config(name)
@@ -137,7 +140,6 @@ def configs_for_task(task: str, trained: bool = False) -> list[str]:
     """
     from detectron2.modeling import META_ARCH_REGISTRY
 
-    import hipie.modeling.meta_arch.hipie  # noqa: F401  fills the registry
     from hipie.config.loading import merge
     from hipie.modeling.meta_arch.base import SegmentationModel
 

@@ -66,9 +66,9 @@ def write_lvis(root: Path) -> Path:
 def test_lvis_as_its_own_reader(root: Path) -> None:
     lvis = pytest.importorskip("lvis", reason="lvis is not installed")
     theirs = lvis.LVIS(str(write_lvis(root)))
-    ours = {record["image_id"]: record for record in DatasetCatalog.get("lvis_v1_val")}
+    ours = {record["image_id"]: record for record in DatasetCatalog.get("lvis_v1_val_federated")}
     assert sorted(ours) == sorted(theirs.get_img_ids()) == [98, 99, 100]
-    assert MetadataCatalog.get("lvis_v1_val").thing_classes[1202] == "zucchini"
+    assert MetadataCatalog.get("lvis_v1_val_federated").thing_classes[1202] == "zucchini"
     counts = []
     for number, record in ours.items():
         annotations = theirs.load_anns(theirs.get_ann_ids(img_ids=[number]))

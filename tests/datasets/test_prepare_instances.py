@@ -83,9 +83,12 @@ def test_lvis_and_paco(got, root, capsys):
     said = capsys.readouterr().out
     assert "ok       lvis_v1_val: 1 objects in 1 images" in said
     assert "ok       paco_lvis_v1_val: " in said
-    assert classes_of("lvis_v1_val") == ["zucchini"]
+    assert classes_of("lvis_v1_val_federated") == ["zucchini"]
     assert classes_of("paco_lvis_val")[:2] == ["trash can", "car (automobile):antenna"]
-    (lvis,), (paco,) = DatasetCatalog.get("lvis_v1_val"), DatasetCatalog.get("paco_lvis_val")
+    (lvis,), (paco,) = (
+        DatasetCatalog.get("lvis_v1_val_federated"),
+        DatasetCatalog.get("paco_lvis_val"),
+    )
     assert lvis["neg_category_ids"] == [0] and lvis["not_exhaustive_category_ids"] == [1202]
     assert paco["neg_category_ids"] == [0] and "not_exhaustive_category_ids" not in paco
     module.PUBLISHED = {"lvis/lvis_v1_val.json": 19_809}

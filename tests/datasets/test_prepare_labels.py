@@ -74,7 +74,7 @@ def test_ade20k(root, capsys):
     write_ade20k(root)
     module = program("ade20k")
     assert run(module, root) == 0
-    assert corners(labels_of("ade20k_sem_seg_val")) == [2, 7, 255]
+    assert corners(labels_of("ade20k_150_sem_seg_val")) == [2, 7, 255]
     (record,) = DatasetCatalog.get("ade20k_panoptic_val")
     names = MetadataCatalog.get("ade20k_panoptic_val").stuff_classes
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from hipie.data.datasets.builtin import register_benchmarks
 from hipie.data.datasets.coco import register_coco
@@ -16,6 +17,10 @@ from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.datasets.semantic_folder import load_label_maps
 from hipie.data.io.json_file import DatasetError
 
+# Names that show whether the public data sets and the picture book are registered.
+BUILTIN_EXAMPLE = "refcoco_unc_val"
+PICTUREBOOK_EXAMPLE = "picturebook_val_panoptic"
+
 __all__ = [
     "DatasetError",
     "load_coco_instances",
@@ -27,9 +32,22 @@ __all__ = [
     "register_all",
     "register_benchmarks",
     "register_coco",
+    "register_default_datasets",
     "register_picturebook",
     "register_picturebook_groups",
 ]
+
+
+def register_default_datasets() -> None:
+    """Register the public data sets and the default picture book, unless that was done before.
+
+    Nothing is read or drawn before a data set is used.
+    """
+    if BUILTIN_EXAMPLE not in DatasetCatalog:
+        register_benchmarks()
+    if PICTUREBOOK_EXAMPLE not in DatasetCatalog:
+        register_picturebook()
+        register_picturebook_groups()
 
 
 def register_all(cfg: CfgNode) -> None:

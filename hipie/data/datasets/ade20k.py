@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hipie.data.datasets.builtin_coco import panoptic_metadata, register_instances
 from hipie.data.datasets.builtin_semantic import register_semantic
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.coco import register_builtin
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.vocabularies.tables import ClassTable, load_classes
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -35,7 +35,7 @@ def register_ade20k(root: Path) -> None:
         maps = place / "annotations_detectron2" / folder
         panoptic = place / f"ade20k_panoptic_{split}"
         file, instances = panoptic.with_suffix(".json"), place / f"ade20k_instance_{split}.json"
-        register(
+        register_builtin(
             f"ade20k_panoptic_{split}",
             partial(load_coco_panoptic, file, panoptic, images, dict(classes.contiguous), maps),
             panoptic_json=str(file),
@@ -46,7 +46,7 @@ def register_ade20k(root: Path) -> None:
             **panoptic_metadata(classes),
         )
         register_instances(f"ade20k_instance_{split}", images, instances, things)
-        register_semantic(f"ade20k_sem_seg_{split}", images, maps, classes)
+        register_semantic(f"ade20k_150_sem_seg_{split}", images, maps, classes)
         register_semantic(
             f"ade20k_full_sem_seg_{split}",
             full / "images_detectron2" / folder,

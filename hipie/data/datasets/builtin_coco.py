@@ -1,7 +1,7 @@
 """COCO and what is annotated on its images or in its format: LVIS, PACO, Objects365.
 
 COCO 2017: `coco_2017_{train,val}`, and `_{train,val,val_100}_panoptic_with_sem_seg`, `_sem_seg`.
-LVIS v1: `lvis_v1_{train,val}`. PACO: `paco_lvis_{train,val,test}`, `paco_ego4d_{train,val,
+LVIS v1: `lvis_v1_{train,val}_federated`. PACO: `paco_lvis_{train,val,test}`, `paco_ego4d_{train,val,
 test_dev}`. Objects365: `objects365_{train,val}`, `objects365_v2_{train,val}` (boxes), and
 `objects365_v2_{train,val}_segm` (masks made from the boxes).
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.coco import register_builtin
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.lvis import load_lvis
@@ -26,8 +26,12 @@ IGNORE_LABEL = 255
 
 # Data set -> (images, COCO JSON, vocabulary), below the folder of all data sets.
 INSTANCES = {
-    "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json", "coco"),
-    "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json", "coco"),
+    "coco_2017_train_instance": (
+        "coco/train2017",
+        "coco/annotations/instances_train2017.json",
+        "coco",
+    ),
+    "coco_2017_val_instance": ("coco/val2017", "coco/annotations/instances_val2017.json", "coco"),
     "paco_lvis_train": ("coco", "paco/paco_lvis_v1_train.json", "paco"),
     "paco_lvis_val": ("coco", "paco/paco_lvis_v1_val.json", "paco"),
     "paco_lvis_test": ("coco", "paco/paco_lvis_v1_test.json", "paco"),
@@ -101,7 +105,7 @@ def register_instances(
         metadata: more of it.
     """
     contiguous = dict(classes.contiguous)
-    register(
+    register_builtin(
         name,
         partial(load_coco_instances, file, images, contiguous),
         vocabulary=classes.vocabulary,
@@ -139,7 +143,7 @@ def _register_panoptic(root: Path, split: str) -> None:
         "sem_seg_root": str(maps),
         "stuff_colors": colours,
     }
-    register(
+    register_builtin(
         f"coco_2017_{split}_panoptic_with_sem_seg",
         partial(load_coco_panoptic, file, root / panoptic, images, dict(classes.contiguous), maps),
         panoptic_json=str(file),
@@ -150,7 +154,7 @@ def _register_panoptic(root: Path, split: str) -> None:
         **panoptic_metadata(classes),
     )
     if split != "val_100":
-        register(
+        register_builtin(
             f"coco_2017_{split}_sem_seg",
             partial(load_label_maps, maps, images),
             vocabulary=classes.vocabulary,
@@ -166,8 +170,8 @@ def _register_lvis(root: Path, split: str) -> None:
     classes = load_classes("lvis_1203")
     contiguous = dict(classes.contiguous)
     file, images = root / f"lvis/lvis_v1_{split}.json", root / "coco"
-    register(
-        f"lvis_v1_{split}",
+    register_builtin(
+        f"lvis_v1_{split}_federated",
         partial(load_lvis, file, images, contiguous),
         vocabulary=classes.vocabulary,
         thing_classes=list(classes.vocabulary.names),

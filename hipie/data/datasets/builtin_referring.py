@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.coco import register_builtin
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.datasets.grd import load_grd
 from hipie.data.datasets.refcoco import load_refcoco
@@ -79,7 +79,9 @@ def register_referring_sets(root: Path) -> list[str]:
     names: list[str] = []
 
     def add(name: str, kind: str, load: Callable[[Path], Any], **metadata: Any) -> None:
-        register(name, partial(load, root), task="referring", evaluator_type=kind, **metadata)
+        register_builtin(
+            name, partial(load, root), task="referring", evaluator_type=kind, **metadata
+        )
         names.append(name)
 
     for folder, by, splits in REFERENCES:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.coco import register_builtin
 from hipie.data.datasets.part_classes import PartClass, load_part_classes
 from hipie.data.datasets.semantic_folder import load_label_maps
 from hipie.vocabularies.tables import ClassTable
@@ -31,7 +31,7 @@ def register_semantic(
         label_ending: of the label maps' names.
         ignore_label: the value without a class.
     """
-    register(
+    register_builtin(
         name,
         partial(load_label_maps, maps, images, label_ending=label_ending),
         vocabulary=classes.vocabulary,
@@ -63,7 +63,7 @@ def register_parts(
     """
     vocabulary = classes.vocabulary
     grouped = {"part_groups": [g - 1 for g in classes.groups]} if any(classes.groups) else {}
-    register(
+    register_builtin(
         name,
         partial(
             load_label_maps,
@@ -103,7 +103,7 @@ def register_part_pq(
         label_ending, image_ending: of the names.
     """
     judged = load_part_classes(classes)
-    register(
+    register_builtin(
         name,
         partial(
             load_label_maps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from hipie.data.io.json_file import DatasetError, read_json
 from hipie.data.io.validation import WHOLE, WORDS, check_entry
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
+# Value of the metadata `provider` of data sets that this package registers.
+PROVIDER = "hipie"
 CATEGORY = {"id": WHOLE, "name": WORDS}
 
 
@@ -68,7 +71,17 @@ def register_coco(
     )
 
 
-def register(name: str, load: Any, **metadata: Any) -> None:
+def register_builtin(name: str, load: Callable[[], Any], **metadata: Any) -> None:
+    """Put a public data set into Detectron2's catalogs, unless somebody else registered its name.
+
+    Called again (for another root), it replaces what it registered before.
+    """
+    if name in DatasetCatalog and MetadataCatalog.get(name).get("provider") != PROVIDER:
+        return
+    register(name, load, provider=PROVIDER, **metadata)
+
+
+def register(name: str, load: Callable[[], Any], **metadata: Any) -> None:
     """Put a data set into Detectron2's catalogs, in place of one of the same name."""
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)

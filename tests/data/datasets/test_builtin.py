@@ -21,7 +21,7 @@ from hipie.vocabularies.tables import collection_datasets
 from tests import benchmark_trees as trees
 
 SEMANTIC = {
-    "ade20k_sem_seg_val": (7, 2, 255),
+    "ade20k_150_sem_seg_val": (7, 2, 255),
     "ade20k_full_sem_seg_val": (846, 300, 65535),
     "ctx59_sem_seg_val": (58, 1, 255),
     "ctx459_sem_seg_val": (458, 3, 65535),
@@ -35,8 +35,8 @@ PARTS = {
     "cityscapes_panoptic_parts_val": ("license plate", "road", 39, 0),
 }
 INSTANCES = {
-    "coco_2017_val": [("person", True)],
-    "lvis_v1_val": [("zucchini", True)],
+    "coco_2017_val_instance": [("person", True)],
+    "lvis_v1_val_federated": [("zucchini", True)],
     "paco_lvis_val": [("trash can", True), ("car (automobile):antenna", True)],
     "objects365_v2_val": [("Table Tennis", False)],
     "objects365_v2_val_segm": [("Table Tennis", True)],
