@@ -1,20 +1,22 @@
-# Every target works from a fresh clone: it makes .venv, installs what is pinned in
-# constraints.txt, builds the operator, and then does its work. Run again, it installs nothing.
+# Every target works from a fresh clone: it makes .venv, installs the versions of constraints.txt,
+# builds the operator, and then does its work. A second run installs nothing.
 #
-#   make demo    segment pages, groups and photographs with the weights in the package
+#   make demo    segment images and groups with the weights in the package
 #   make test    the tests            make slow         those that take minutes
 #   make bench   the benchmarks       make coverage     the tests, with line coverage
-#   make lint    style and layout     make mutation     do the tests notice changed code?
-#   make train-nano  train the small model (goes on where it was stopped)
-#   make demo-photos fine-tune on three photographs until their masks are known by heart
+#   make lint    style and types      make mutation     mutation testing of losses and metrics
+#   make train-nano  train the nano model; resumes from its last checkpoint
+#   make demo-photos overfit three annotated photographs
 #   make asan    the operator's tests under the address sanitizer
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment, and DETECTRON2=upstream
-# builds Detectron2's main branch instead of taking its last code from the package index.
+# PYTHON=python3.12 selects the interpreter, VENV=folder the environment, WORKERS=2 the number of
+# test processes, and DETECTRON2=upstream builds Detectron2's main branch instead of installing the
+# copy on the package index.
 
 PYTHON ?= $(shell sh install/find_python.sh)
 DETECTRON2 ?= index
 VENV ?= .venv
+WORKERS ?= auto
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 DONE := $(VENV)/done
@@ -28,8 +30,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 install: $(DONE)/package
 
 $(DONE)/python:
-	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found: install one, or say \
-	make PYTHON=/its/place"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found: install one, or run \
+	make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: make PYTHON=python3.12"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || \
@@ -42,14 +44,14 @@ $(DONE)/python:
 $(DONE)/torch: $(DONE)/python constraints.txt
 	@echo "2/5 PyTorch (some gigabytes: a minute or more)"
 	@$(PIP) -c constraints.txt torch torchvision numpy setuptools wheel ninja || \
-		{ echo "Step 2, PyTorch, failed: the lines above say why; then run make again"; exit 1; }
+		{ echo "Step 2, PyTorch, failed for the reason above; fix it and run make again"; exit 1; }
 	@touch $@
 
 $(DONE)/requirements: $(DONE)/torch constraints.txt setup.py install/requirements.py
 	@echo "3/5 packages"
 	@$(PY) install/requirements.py all | xargs $(PIP) -c constraints.txt && \
 		$(PIP) --no-deps -c constraints.txt panopticapi-lite || \
-		{ echo "Step 3, packages, failed: the lines above say which; then run make again"; exit 1; }
+		{ echo "Step 3, packages, failed for the package named above; fix it and run make again"; exit 1; }
 	@touch $@
 
 $(DONE)/detectron2: $(DONE)/requirements install/get_detectron2.py
@@ -60,8 +62,8 @@ $(DONE)/detectron2: $(DONE)/requirements install/get_detectron2.py
 $(DONE)/package: $(DONE)/detectron2 setup.py setup_extension.py $(SOURCES)
 	@echo "5/5 hipie and its operator"
 	@$(PIP) --no-build-isolation --no-deps --editable . || \
-		{ echo "Step 5, hipie, failed: the lines above say why; the operator needs a C++17 \
-	compiler. Then run make again"; exit 1; }
+		{ echo "Step 5, hipie, failed for the reason above; the operator needs a C++17 \
+	compiler. Fix it and run make again"; exit 1; }
 	@touch $@
 
 demo: $(DONE)/package
@@ -72,13 +74,13 @@ demo-photos: $(DONE)/package
 	$(PY) train_net.py --config-file configs/nano/hipie_nano_photos.yaml
 
 test: $(DONE)/package
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --durations 10
 
 slow: $(DONE)/package
 	$(PY) -m pytest -m slow --timeout 7200
 
 coverage: $(DONE)/package
-	$(PY) -m pytest --cov --cov-report term --cov-report xml:output/coverage.xml \
+	$(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --cov --cov-report term --cov-report xml:output/coverage.xml \
 		--cov-fail-under 85
 
 mutation: $(DONE)/package
