@@ -1,9 +1,9 @@
-"""What does one more click cost, and one more image for the same examples?
+"""Time of one more click on an encoded image, and of one more query image for the same examples.
 
-An image goes through SAM's image encoder once, however often somebody clicks on it, and examples
-through their networks once, however many images they are looked for in. Here either is set
-against paying for it every time. Weights are random and images noise, on which times do not
-depend; both ways take turns within one run, medians after a warm-up. Every line ends with a ratio.
+An image goes through SAM's image encoder once for any number of clicks, and support examples go
+through their networks once for any number of query images. Both are compared with encoding every
+time. Weights are random and images noise, which does not affect the times; both variants alternate
+within one run, medians after a warm-up. Every line ends with a ratio.
 
     python benchmarks/clicks_and_examples.py
     python benchmarks/clicks_and_examples.py --sam random:tiny --dino random:tiny --size 112
@@ -25,8 +25,8 @@ from benchmarks.open_vocabulary import medians
 from hipie.engine.malloc import keep_freed_memory
 from hipie.modeling.sam.predictor import Sam
 from hipie_fewshot import Example
-from hipie_fewshot.build import Method
 from hipie_fewshot.modeling.dino import Dino
+from hipie_fewshot.modeling.method import FewShotMethod
 from hipie_fewshot.modeling.persam import PerSam
 from hipie_fewshot.modeling.persam_f import PerSamF
 from hipie_fewshot.modeling.prototype import Prototype
@@ -36,53 +36,61 @@ HEIGHT, WIDTH = 480, 640
 
 
 def noise(seed: int) -> np.ndarray:
-    """An image that shows nothing."""
+    """Draw an image of uniform noise, [480, 640, 3] uint8."""
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3))
     return pixels.astype(np.uint8)
 
 
 def clicks(sam: Sam, repeats: int) -> float:
-    """A click on an image that is encoded already, against encoding it for every click."""
+    """Compare a click on an encoded image with encoding the image for every click.
+
+    Returns:
+        Time with encoding over time without.
+    """
     image, first = noise(0), Prompt(inside=[(300, 200)])
     session = Session(sam, image)
     session.add(first)
 
-    def once_more() -> None:
+    def click_on_encoded() -> None:
         session.add(Prompt(outside=[(20, 30)]))
         session.undo()
 
-    def from_the_start() -> None:
+    def encode_and_click() -> None:
         Session(sam, image).add(first)
 
-    more, anew = medians([once_more, from_the_start], repeats)
+    cached, encoded = medians([click_on_encoded, encode_and_click], repeats)
     print(
-        f"a click takes {1000 * more:.0f} ms, with the image encoded for it {1000 * anew:.0f} ms "
-        f"({anew / more:.1f} times)"
+        f"a click takes {1000 * cached:.0f} ms, with the image encoded for it "
+        f"{1000 * encoded:.0f} ms ({encoded / cached:.1f} times)"
     )
-    return anew / more
+    return encoded / cached
 
 
 def examples(
-    name: str, build: Callable[[], Method], networks: str, shots: int, repeats: int
+    name: str, build: Callable[[], FewShotMethod], networks: str, shots: int, repeats: int
 ) -> float:
-    """An image after the first one for the same examples, against one with new examples."""
+    """Compare a query image for cached examples with one for new examples.
+
+    Returns:
+        Time with new examples over time with cached ones.
+    """
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[100:300, 200:500] = True
-    shown = [Example(noise(1 + number), mask) for number in range(shots)]
+    support = [Example(noise(1 + index), mask) for index in range(shots)]
     method, image = build(), noise(0)
-    method.find(image, shown)
-    known, new = medians(
-        [lambda: method.find(image, shown), lambda: build().find(image, shown)], repeats
+    method.predict(image, support)
+    cached, new = medians(
+        [lambda: method.predict(image, support), lambda: build().predict(image, support)], repeats
     )
     print(
-        f"{name} ({networks}), {shots} example(s): an image takes {known:.2f} s, with the "
-        f"examples looked at for it {new:.2f} s ({new / known:.2f} times)"
+        f"{name} ({networks}), {shots} example(s): an image takes {cached:.2f} s, with the "
+        f"examples encoded for it {new:.2f} s ({new / cached:.2f} times)"
     )
-    return new / known
+    return new / cached
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
-    """The command line; returns the ratios."""
+    """Run all comparisons and return their ratios by name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sam", default="random:vit_b")
     parser.add_argument("--dino", default="random:vit_base_patch14_dinov2")
@@ -93,18 +101,18 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as `Segmenter` does
+    keep_freed_memory()
     sam, dino = Sam.from_source(options.sam), Dino.from_source(options.dino, size=options.size)
-    methods: dict[str, tuple[Callable[[], Method], str]] = {
+    methods: dict[str, tuple[Callable[[], FewShotMethod], str]] = {
         "prototype": (lambda: Prototype(dino), options.dino),
         "PerSAM": (lambda: PerSam(sam), options.sam),
         "PerSAM-F": (lambda: PerSamF(sam, options.steps), options.sam),
     }
     with torch.no_grad():
-        found = {"clicks": clicks(sam, options.repeats)}
+        ratios = {"clicks": clicks(sam, options.repeats)}
         for name, (build, networks) in methods.items():
-            found[name] = examples(name, build, networks, options.shots, options.repeats)
-    return found
+            ratios[name] = examples(name, build, networks, options.shots, options.repeats)
+    return ratios
 
 
 if __name__ == "__main__":

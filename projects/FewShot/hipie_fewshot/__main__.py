@@ -1,4 +1,4 @@
-"""Find what one image shows in others: `python -m hipie_fewshot --example IMAGE MASK ...`."""
+"""Few-shot segmentation on the command line: `python -m hipie_fewshot --example IMAGE MASK ...`."""
 
 from __future__ import annotations
 
@@ -7,44 +7,41 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.modeling import build_model
-
-from hipie import model_zoo
+from hipie import Segmenter
 from hipie_fewshot.support_set import Example
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Find the examples' object in images, and write each with its mask.
+    """Segment the examples' object in images, and write each image with its mask.
 
     Raises:
-        SystemExit: with one sentence, for what is wrong with the input.
+        SystemExit: with one sentence, for invalid input.
     """
-    asked = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        cfg = model_zoo.get_config(asked.config_file, ["MODEL.DEVICE", asked.device, *asked.opts])
-        model = build_model(cfg).eval()
-        examples = [Example.read(image, mask, asked.label) for image, mask in asked.example]
-        folder = Path(asked.output)
-        for picture in asked.input:
-            found = model.segment_like(picture, examples)
-            path = found.save(folder / f"{Path(picture).stem}.png")
-            one = found.segments[0]
-            print(f"{path}: {int(one.mask.sum())} pixels, sure by {one.score:.2f}")
+        segmenter = Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
+        examples = [Example.read(image, mask, args.label) for image, mask in args.example]
+        folder = Path(args.output)
+        for image in args.input:
+            result = segmenter.like(image, examples)
+            path = result.save(folder / f"{Path(image).stem}.png")
+            segment = result.segments[0]
+            print(f"{path}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"hipie_fewshot: {' '.join(str(error).split())}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hipie_fewshot", description=__doc__)
-    parser.add_argument("--config-file", required=True, help="one of projects/FewShot/configs")
+    parser.add_argument("--config-file", required=True, help="a file of projects/FewShot/configs")
     parser.add_argument(
         "--example", nargs=2, action="append", required=True, metavar=("IMAGE", "MASK")
     )
-    parser.add_argument("--input", nargs="+", required=True, help="images to look at")
-    parser.add_argument("--label", default="object", help="what the examples show")
+    parser.add_argument("--input", nargs="+", required=True, help="query images")
+    parser.add_argument("--label", default="object", help="class name of the examples' object")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--output", default="output/few_shot", help="a folder")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
+    parser.add_argument("--output", default="output/few_shot", help="output folder")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE ...")
     return parser
 
 

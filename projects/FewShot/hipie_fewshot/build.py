@@ -1,11 +1,9 @@
-"""The methods by name, built from a configuration."""
+"""Few-shot methods by name, built from a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
 
-import numpy as np
 from detectron2.config import CfgNode
 
 from hipie.modeling.open_vocabulary.error import unknown
@@ -14,63 +12,73 @@ from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings
 from hipie_fewshot.modeling.mask_selection import SelectionSettings
 from hipie_fewshot.modeling.matcher import Matcher
+from hipie_fewshot.modeling.method import FewShotMethod
 from hipie_fewshot.modeling.persam import PerSam
 from hipie_fewshot.modeling.persam_f import PerSamF
-from hipie_fewshot.modeling.prototype import Found, Prototype
-from hipie_fewshot.support_set import Example
-
-METHODS = ("prototype", "persam", "persam_f", "matcher")
+from hipie_fewshot.modeling.prototype import Prototype
 
 
-class Method(Protocol):
-    """Finds what examples show."""
-
-    def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
-        """The examples' object in an image [H, W, 3]."""
-
-
-def build_method(cfg: CfgNode) -> Method:
-    """The method that `MODEL.FEWSHOT.METHOD` names, with its models.
+def build_method(cfg: CfgNode) -> FewShotMethod:
+    """Build the method that `MODEL.FEWSHOT.METHOD` names, with its networks.
 
     Raises:
-        ValueError: for an unknown name, with near ones; or weights that cannot be loaded.
+        ValueError: for an unknown name, with similar ones; or weights that cannot be loaded.
     """
-    keys = cfg.MODEL.FEWSHOT
-    if keys.METHOD == "prototype":
-        return Prototype(_dino(keys), keys.PROTOTYPE.BACKGROUND)
-    if keys.METHOD == "persam":
-        return PerSam(Sam.from_source(keys.SAM, keys.SAM_WEIGHTS), keys.PERSAM.STRETCHED_GUIDANCE)
-    if keys.METHOD == "persam_f":
-        sam = Sam.from_source(keys.SAM, keys.SAM_WEIGHTS)
-        return PerSamF(sam, keys.PERSAM.STEPS, keys.PERSAM.RATE)
-    if keys.METHOD != "matcher":
-        raise unknown("few-shot method", keys.METHOD, METHODS)
-    own = keys.MATCHER
+    node = cfg.MODEL.FEWSHOT
+    if node.METHOD not in METHODS:
+        raise unknown("few-shot method", node.METHOD, tuple(METHODS))
+    return METHODS[node.METHOD](node)
+
+
+def _build_prototype(node: CfgNode) -> Prototype:
+    return Prototype(_build_dino(node), node.PROTOTYPE.BACKGROUND)
+
+
+def _build_persam(node: CfgNode) -> PerSam:
+    return PerSam(_build_sam(node), node.PERSAM.STRETCHED_GUIDANCE)
+
+
+def _build_persam_f(node: CfgNode) -> PerSamF:
+    return PerSamF(_build_sam(node), node.PERSAM.STEPS, node.PERSAM.RATE)
+
+
+def _build_matcher(node: CfgNode) -> Matcher:
+    keys = node.MATCHER
+    proposals = ProposalSettings(
+        points=tuple(keys.POINTS),
+        draws=keys.DRAWS,
+        centres=keys.CENTRES,
+        grid=keys.GRID,
+        three_masks=keys.THREE_MASKS,
+        quality=keys.QUALITY,
+        grid_quality=keys.GRID_QUALITY,
+        stability=keys.STABILITY,
+        grid_stability=keys.GRID_STABILITY,
+        nms=keys.NMS,
+    )
+    selection = SelectionSettings(
+        score=tuple(keys.SCORE),
+        purity=keys.PURITY,
+        distance=keys.DISTANCE,
+        relative_distance=keys.RELATIVE_DISTANCE,
+        merged=keys.MERGED,
+    )
     return Matcher(
-        _dino(keys),
-        Sam.from_source(keys.SAM, keys.SAM_WEIGHTS),
-        ProposalSettings(
-            points=tuple(own.POINTS),
-            draws=own.DRAWS,
-            centres=own.CENTRES,
-            grid=own.GRID,
-            three_masks=own.THREE_MASKS,
-            quality=own.QUALITY,
-            grid_quality=own.GRID_QUALITY,
-            stability=own.STABILITY,
-            grid_stability=own.GRID_STABILITY,
-            nms=own.NMS,
-        ),
-        SelectionSettings(
-            score=tuple(own.SCORE),
-            purity=own.PURITY,
-            distance=own.DISTANCE,
-            relative_distance=own.RELATIVE_DISTANCE,
-            merged=own.MERGED,
-        ),
-        keys.EPISODES.SEED,
+        _build_dino(node), _build_sam(node), proposals, selection, seed=node.EPISODES.SEED
     )
 
 
-def _dino(keys: CfgNode) -> Dino:
-    return Dino.from_source(keys.DINO, keys.DINO_WEIGHTS, keys.SIZE)
+def _build_dino(node: CfgNode) -> Dino:
+    return Dino.from_source(node.DINO, node.DINO_WEIGHTS, node.SIZE)
+
+
+def _build_sam(node: CfgNode) -> Sam:
+    return Sam.from_source(node.SAM, node.SAM_WEIGHTS)
+
+
+METHODS: dict[str, Callable[[CfgNode], FewShotMethod]] = {
+    "prototype": _build_prototype,
+    "persam": _build_persam,
+    "persam_f": _build_persam_f,
+    "matcher": _build_matcher,
+}

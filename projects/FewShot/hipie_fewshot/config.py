@@ -1,4 +1,4 @@
-"""Every key of `MODEL.FEWSHOT`, its default, and what it means; the defaults are published."""
+"""Defaults of all keys of `MODEL.FEWSHOT`; they are the published settings for COCO-20i."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node = CN()
     # "prototype", "persam", "persam_f" or "matcher".
     node.METHOD = "matcher"
-    # Of all but "prototype": "vit_b", "vit_l", "vit_h" with the file that SAM's authors publish;
-    # "random:" before it, or "random:tiny", for random weights.
+    # Every method but "prototype": SAM's type ("vit_b", "vit_l", "vit_h") and its authors'
+    # checkpoint file; a type with the prefix "random:", or "random:tiny", has random weights.
     node.SAM = "vit_h"
     node.SAM_WEIGHTS = ""
-    # Of "prototype" and "matcher": a ViT of timm, with a file of weights (timm's or the authors');
-    # "" fetches timm's. "random:" before it, or "random:tiny", for random weights.
+    # "prototype" and "matcher": a ViT of timm and a checkpoint file (timm's or the authors'); ""
+    # downloads timm's. The prefix "random:", or "random:tiny", gives random weights.
     node.DINO = "vit_large_patch14_dinov2"
     node.DINO_WEIGHTS = ""
-    # Images are squashed to a square of this side for DINO; a multiple of its patch.
+    # Side of DINO's square input in pixels, a multiple of its patch size. The aspect ratio of
+    # images is not kept.
     node.SIZE = 518
 
     node.PROTOTYPE = CN()
-    # The rest of the examples is a prototype too; off: the similarity is cut in its middle.
+    # Compare patches with a background prototype as well; if False, the midpoint of the lowest
+    # and the highest similarity is the threshold.
     node.PROTOTYPE.BACKGROUND = True
 
     node.PERSAM = CN()
-    # The published guidance is the similarity of the image stretched over SAM's padded square;
-    # off: it lies where the image lies, and the padding gets none.
+    # Stretch the similarity map over SAM's padded square, as published; if False, it stays inside
+    # the image and the padding is not attended to.
     node.PERSAM.STRETCHED_GUIDANCE = True
-    # Of "persam_f": how long the weights of SAM's masks are fitted, and how fast.
+    # "persam_f": optimisation steps and initial learning rate of the mask weights.
     node.PERSAM.STEPS = 1000
     node.PERSAM.RATE = 1e-3
 
     node.MATCHER = _matcher_keys()
 
     node.EPISODES = CN()
-    # So many pairs of a query and examples are drawn from a data set ...
+    # Number of episodes drawn from a data set, and support examples of each.
     node.EPISODES.NUMBER = 1000
-    # ... with so many examples each, ...
     node.EPISODES.SHOTS = 1
     node.EPISODES.SEED = 0
-    # ... of the classes FOLD, FOLD + FOLDS, FOLD + 2 FOLDS, ... (COCO-20i); FOLDS = 1: of all.
+    # Classes FOLD, FOLD + FOLDS, FOLD + 2 FOLDS, ... are evaluated (COCO-20i); FOLDS = 1: all.
     node.EPISODES.FOLDS = 1
     node.EPISODES.FOLD = 0
     cfg.MODEL.FEWSHOT = node
@@ -49,32 +50,32 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
 
 def _matcher_keys() -> CN:
     node = CN()
-    # Prompts have from so many to so many of the matched points, drawn so often a number.
+    # Smallest and largest number of matched points in a prompt, and prompts drawn of each number.
     node.POINTS = (1, 6)
     node.DRAWS = 64
-    # Points are replaced by so many centres of theirs; 0: they are drawn themselves.
+    # Replace the points by this number of k-means centres; 0 keeps the points.
     node.CENTRES = 0
-    # A grid of so many by so many lone points asks SAM, too; 0: none.
+    # Rows and columns of a grid of additional single-point prompts; 0: no grid.
     node.GRID = 64
-    # SAM gives three masks a prompt (never to points of the grid), else one.
+    # Use three of SAM's masks a prompt instead of one (never for the grid).
     node.THREE_MASKS = True
-    # Masks with a lower estimate of SAM's are dropped; 0: none. Then those of points of the grid.
+    # Lowest IoU predicted by SAM for masks of matched points and of the grid; 0: no threshold.
     node.QUALITY = 0.85
     node.GRID_QUALITY = 0.88
-    # Likewise by how little a mask changes with its threshold.
+    # Lowest stability score, likewise.
     node.STABILITY = 0.90
     node.GRID_STABILITY = 0.95
-    # Of masks whose boxes overlap by more than this IoU, the best stays.
+    # IoU threshold of the non-maximum suppression of mask boxes.
     node.NMS = 0.65
-    # A mask's score is a * (1 - cost of moving the example's patches to its own)
-    # + b * purity * coverage ** c.
+    # Weights a, b and exponent c of a mask's score
+    # a * (1 - earth mover's distance) + b * purity * coverage ** c.
     node.SCORE = (1.0, 0.0, 0.0)
-    # Masks with fewer matched points a patch are dropped, unless all have fewer.
+    # Lowest number of matched points per patch of a mask, unless all masks are below it.
     node.PURITY = 0.02
-    # Masks whose distance 1 - score is above the first, or above the best one's by the second
-    # times the largest, do not join the result ...
+    # Highest distance (1 - score) of a merged mask, and highest excess over the best mask's
+    # distance as a fraction of the largest distance.
     node.DISTANCE = 0.33
     node.RELATIVE_DISTANCE = 0.1
-    # ... which is the union of at most so many.
+    # Largest number of masks whose union is the result.
     node.MERGED = 9
     return node

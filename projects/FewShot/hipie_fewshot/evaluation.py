@@ -1,4 +1,4 @@
-"""Compares what was found with the truth, over the episodes of a data set."""
+"""Evaluator of few-shot segmentation."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ from detectron2.evaluation import DatasetEvaluator
 
 from hipie.evaluation.build import EVALUATOR_REGISTRY
 from hipie.evaluation.distributed import gather_lists
-from hipie_fewshot.metrics import Episode, compare, few_shot_scores
+from hipie_fewshot.metrics import EpisodeCounts, count_pixels, few_shot_scores
 
 
 class FewShotEvaluator(DatasetEvaluator):
-    """mIoU and FB-IoU of the outputs of `FewShot`.
+    """mIoU and FB-IoU of the predictions of `FewShot`.
 
     Args:
-        shots: examples in an episode, for the protocol.
-        distributed: gather from all processes.
+        shots: support examples in an episode, for the description of the protocol.
+        distributed: gather the counts of all processes.
     """
 
     def __init__(self, shots: int, distributed: bool = True) -> None:
         self.protocol = f"{shots} example(s) an episode; pixels summed a class, mean over classes"
         self._distributed = distributed
-        self._episodes: list[Episode] = []
+        self._episodes: list[EpisodeCounts] = []
 
     def reset(self) -> None:
-        """Forget all episodes."""
+        """Discard the episodes counted so far."""
         self._episodes = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Count one batch; inputs have `target` [H, W] bool and `class_id`, outputs `few_shot`."""
-        for given, output in zip(inputs, outputs, strict=True):
-            found = output["few_shot"]
-            self._episodes.append(compare(given["class_id"], found.mask, given["target"]))
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: dicts with `class_id` and `target` [H, W] bool.
+            outputs: dicts with `few_shot`, a `MaskPrediction`.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            mask = output["few_shot"].mask.cpu().numpy()
+            self._episodes.append(count_pixels(item["class_id"], mask, item["target"]))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """{"few_shot": scores}; None on all but the first process."""
+        """Return {"few_shot": scores in percent}; None on all but the first process."""
         episodes = gather_lists(self._episodes, self._distributed)
         return None if episodes is None else {"few_shot": few_shot_scores(episodes)}
 

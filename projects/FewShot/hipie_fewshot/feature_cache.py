@@ -1,4 +1,4 @@
-"""What was made of examples is kept, so that a folder of images pays for them once."""
+"""Bounded cache of what a few-shot method computes from its support examples."""
 
 from __future__ import annotations
 
@@ -12,41 +12,47 @@ import torch
 
 from hipie_fewshot.support_set import Example, require_examples
 
-Made = TypeVar("Made")
-KEPT = 8
+Features = TypeVar("Features")
+MAX_SIZE = 8
 
 
-class Remembered(Generic[Made]):
-    """A function of examples, with its last answers.
+class FeatureCache(Generic[Features]):
+    """Least-recently-used cache of a function of support examples.
 
-    Examples are told apart by their pixels and not by their names, so that a file that changed, or
-    an array that was written into, is looked at anew.
+    The key is a digest of the examples' pixels and masks, the device and whether autocast is on,
+    so that changed files and arrays that were written into are computed again.
 
     Args:
-        make: examples -> whatever a method needs of them.
-        kept: so many lists of examples are remembered.
+        compute: maps examples to the features that a method needs of them.
+        max_size: number of support sets whose features are kept.
     """
 
-    def __init__(self, make: Callable[[Sequence[Example]], Made], kept: int = KEPT) -> None:
-        self._make = make
-        self._kept = kept
-        self._made: OrderedDict[tuple[object, ...], Made] = OrderedDict()
+    def __init__(
+        self, compute: Callable[[Sequence[Example]], Features], max_size: int = MAX_SIZE
+    ) -> None:
+        self._compute = compute
+        self._max_size = max_size
+        self._entries: OrderedDict[tuple[object, ...], Features] = OrderedDict()
 
-    def __call__(self, examples: Sequence[Example], device: torch.device) -> Made:
-        """What was, or is now, made of the examples on a device.
+    def __call__(self, examples: Sequence[Example], device: torch.device) -> Features:
+        """Return the features of a support set, computing them if they are not cached.
+
+        Args:
+            examples: support examples, at least one.
+            device: device of the networks.
 
         Raises:
-            ExampleError: without examples.
+            ExampleError: if there are no examples.
         """
         require_examples(examples)
-        rough = torch.is_autocast_enabled(device.type)
-        key = (str(device), rough, *map(_digest, examples))
-        if key not in self._made:
-            self._made[key] = self._make(examples)
-        self._made.move_to_end(key)
-        while len(self._made) > self._kept:
-            self._made.popitem(last=False)
-        return self._made[key]
+        autocast = torch.is_autocast_enabled(device.type)
+        key = (str(device), autocast, *map(_digest, examples))
+        if key not in self._entries:
+            self._entries[key] = self._compute(examples)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_size:
+            self._entries.popitem(last=False)
+        return self._entries[key]
 
 
 def _digest(example: Example) -> bytes:

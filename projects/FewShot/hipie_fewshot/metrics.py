@@ -1,4 +1,4 @@
-"""mIoU and FB-IoU over episodes."""
+"""Few-shot segmentation metrics: mIoU and FB-IoU over episodes."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Episode(NamedTuple):
-    """Pixels of one episode.
+class EpisodeCounts(NamedTuple):
+    """Pixel counts of one episode.
 
     Attributes:
-        class_id: what was looked for.
-        both, either: of the object, in the answer and the truth.
-        both_outside, either_outside: likewise of the rest.
+        class_id: class of the object.
+        intersection, union: of the object in prediction and ground truth.
+        background_intersection, background_union: of the background.
     """
 
     class_id: int
-    both: int
-    either: int
-    both_outside: int
-    either_outside: int
+    intersection: int
+    union: int
+    background_intersection: int
+    background_union: int
 
 
-def compare(class_id: int, mask: np.ndarray, target: np.ndarray) -> Episode:
-    """Count the pixels of an answer [H, W] bool and the truth."""
-    both, either = int((mask & target).sum()), int((mask | target).sum())
-    return Episode(class_id, both, either, mask.size - either, mask.size - both)
+def count_pixels(class_id: int, mask: np.ndarray, target: np.ndarray) -> EpisodeCounts:
+    """Count intersections and unions of a predicted and a ground-truth mask, each [H, W] bool."""
+    intersection, union = int((mask & target).sum()), int((mask | target).sum())
+    return EpisodeCounts(class_id, intersection, union, mask.size - union, mask.size - intersection)
 
 
-def few_shot_scores(episodes: Iterable[Episode]) -> dict[str, float]:
-    """Percentages over episodes.
+def few_shot_scores(episodes: Iterable[EpisodeCounts]) -> dict[str, float]:
+    """Compute the metrics of a set of episodes in percent.
 
     Returns:
         "mIoU": pixels are summed over the episodes of a class, IoUs are averaged over the classes
-        that had any. "FB-IoU": pixels are summed over all, the IoUs of objects and of the rest are
-        averaged. "IoU/episode": the mean of each one's own. "classes" and "episodes": how many.
-        Without episodes the first three are NaN.
+        that had any. "FB-IoU": pixels are summed over all episodes, the IoUs of foreground and
+        background are averaged. "IoU/episode": mean of the episodes' IoUs. "classes" and
+        "episodes": their numbers. Without episodes the first three are NaN.
     """
-    table = np.array([tuple(one) for one in episodes], float).reshape(-1, len(Episode._fields))
+    table = np.array([tuple(counts) for counts in episodes], float)
+    table = table.reshape(-1, len(EpisodeCounts._fields))
     classes = np.unique(table[:, 0])
-    of_class = [table[table[:, 0] == number].sum(0) for number in classes]
+    sums_by_class = [table[table[:, 0] == class_id].sum(0) for class_id in classes]
     total = table.sum(0)
     return {
-        "mIoU": _percent([_ratio(one[1], one[2]) for one in of_class]),
-        "FB-IoU": _percent([_ratio(total[1], total[2]), _ratio(total[3], total[4])])
+        "mIoU": _mean_percent([_iou(sums[1], sums[2]) for sums in sums_by_class]),
+        "FB-IoU": _mean_percent([_iou(total[1], total[2]), _iou(total[3], total[4])])
         if len(table)
         else float("nan"),
-        "IoU/episode": _percent([_ratio(one[1], one[2]) for one in table]),
+        "IoU/episode": _mean_percent([_iou(row[1], row[2]) for row in table]),
         "classes": len(classes),
         "episodes": len(table),
     }
 
 
-def _ratio(part: float, whole: float) -> float:
-    """1 where there is nothing, and nothing was found."""
-    return part / whole if whole else 1.0
+def _iou(intersection: float, union: float) -> float:
+    """Return the IoU; 1 if both masks are empty."""
+    return intersection / union if union else 1.0
 
 
-def _percent(values: list[float]) -> float:
+def _mean_percent(values: list[float]) -> float:
     return 100 * float(np.mean(values)) if values else float("nan")

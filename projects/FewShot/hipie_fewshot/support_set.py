@@ -1,4 +1,4 @@
-"""What a user shows: an image with a mask."""
+"""Support examples: images with a mask of the object that is looked for in query images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from PIL import Image
 
 from hipie.data.image_io import as_rgb, read_image
 
-Picture = str | Path | Image.Image | np.ndarray
+ImageSource = str | Path | Image.Image | np.ndarray
 
 
 class ExampleError(ValueError):
-    """Examples that cannot be used; the message says which and why."""
+    """Invalid support examples; the message names the example and the fault."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image in which something is masked.
+    """Support example: an image and the mask of an object in it.
 
     Attributes:
         image: [H, W, 3] uint8 RGB.
         mask: [H, W] bool, not empty.
-        label: what it is.
+        label: class name of the object.
+
+    Raises:
+        ExampleError: if the mask is empty or differs from the image in size.
     """
 
     image: np.ndarray
@@ -42,22 +45,28 @@ class Example:
             raise ExampleError(f'the mask of an example of "{self.label}" is empty')
 
     @classmethod
-    def read(cls, image: Picture, mask: Picture, label: str = "object") -> Example:
-        """From files, PIL images or arrays; a mask is what is not black in its image."""
+    def read(cls, image: ImageSource, mask: ImageSource, label: str = "object") -> Example:
+        """Read an example from files, PIL images or arrays.
+
+        Args:
+            image: path, PIL image or array.
+            mask: the same, non-black pixels are the object; or a bool array [H, W].
+            label: class name of the object.
+        """
         if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-            mask = read_picture(mask).any(axis=2)
-        return cls(read_picture(image), mask, label)
+            mask = to_rgb_array(mask).any(axis=2)
+        return cls(to_rgb_array(image), mask, label)
 
 
-def read_picture(image: Picture) -> np.ndarray:
-    """uint8 [H, W, 3] RGB."""
+def to_rgb_array(image: ImageSource) -> np.ndarray:
+    """Return an image from a path, PIL image or array as uint8 [H, W, 3] RGB."""
     return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
 
 
 def require_examples(examples: Sequence[Any]) -> None:
-    """Refuse an empty list."""
+    """Raise `ExampleError` if there are no examples."""
     if not examples:
-        raise ExampleError("there is no example: show at least one image with a mask")
+        raise ExampleError("there is no example: give at least one image with a mask")
 
 
 def _size(array: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Episodes of data sets: what is drawn, and what is read."""
+"""Drawing of few-shot episodes, and reading of their images and masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hipie_fewshot.data.episodes import (
     class_mask,
     draw_episodes,
     few_shot_episodes,
-    images_of_classes,
+    index_images_by_class,
 )
 
 
@@ -25,14 +25,14 @@ def square(x, category, crowd=0):
 @pytest.fixture
 def records(tmp_path):
     """Class 0 in all six images (twice in the first), class 1 in one, class 2 in three."""
-    found = []
+    records = []
     for number in range(6):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (60, 30), (number, 0, 0)).save(path)
         objects = [square(0, 0), *([square(20, 0), square(40, 1)] if number == 0 else [])]
         objects += [square(40, 2)] if number % 2 else []
         objects += [square(20, 1, crowd=1)] if number == 1 else []
-        found.append(
+        records.append(
             {
                 "file_name": str(path),
                 "height": 30,
@@ -41,16 +41,16 @@ def records(tmp_path):
                 "annotations": objects,
             }
         )
-    return found
+    return records
 
 
 @pytest.fixture
 def registered(records):
-    DatasetCatalog.register("few_pictures", lambda: records)
-    MetadataCatalog.get("few_pictures").set(thing_classes=["cup", "pen", "hat"])
-    yield "few_pictures"
-    DatasetCatalog.remove("few_pictures")
-    MetadataCatalog.remove("few_pictures")
+    DatasetCatalog.register("few_images", lambda: records)
+    MetadataCatalog.get("few_images").set(thing_classes=["cup", "pen", "hat"])
+    yield "few_images"
+    DatasetCatalog.remove("few_images")
+    MetadataCatalog.remove("few_images")
 
 
 def config(*options):
@@ -66,36 +66,36 @@ def _at_the_root(monkeypatch, request):
 
 
 def test_images_of_classes_without_crowds(records):
-    assert images_of_classes(records) == {0: [0, 1, 2, 3, 4, 5], 1: [0], 2: [1, 3, 5]}
+    assert index_images_by_class(records) == {0: [0, 1, 2, 3, 4, 5], 1: [0], 2: [1, 3, 5]}
 
 
-def test_draws_are_fair_and_repeat():
+def test_draws_are_uniform_and_reproducible():
     images = {0: list(range(10)), 4: [3, 5, 7]}
     drawn = draw_episodes(images, 400, 2, seed=1)
     assert drawn == draw_episodes(images, 400, 2, seed=1)
     assert drawn != draw_episodes(images, 400, 2, seed=2)
-    for number, query, shown in drawn:
-        assert len({query, *shown}) == 3
-        assert {query, *shown} <= set(images[number])
-    assert 150 < sum(number == 4 for number, *_ in drawn) < 250
-    queries = [query for number, query, _ in drawn if number == 4]
-    assert min(queries.count(one) for one in (3, 5, 7)) > 40
+    for class_id, query, support in drawn:
+        assert len({query, *support}) == 3
+        assert {query, *support} <= set(images[class_id])
+    assert 150 < sum(class_id == 4 for class_id, *_ in drawn) < 250
+    queries = [query for class_id, query, _ in drawn if class_id == 4]
+    assert min(map(queries.count, (3, 5, 7))) > 40
 
 
-def test_folds_take_every_so_manieth_class(registered):
+def test_folds_select_classes_by_remainder(registered):
     episodes = few_shot_episodes(config(), registered, training=False).records
-    assert {one["class_id"] for one in episodes} == {0, 2}
+    assert {episode["class_id"] for episode in episodes} == {0, 2}
     assert len(episodes) == 30
     episodes = few_shot_episodes(config("FOLDS", 2, "FOLD", 0), registered, training=False).records
-    assert {one["class_id"] for one in episodes} == {0, 2}
+    assert {episode["class_id"] for episode in episodes} == {0, 2}
     episodes = few_shot_episodes(config("FOLDS", 3, "FOLD", 2), registered, training=False).records
-    assert {one["class_id"] for one in episodes} == {2}
+    assert {episode["class_id"] for episode in episodes} == {2}
     episodes = few_shot_episodes(config("SHOTS", 3), registered, training=False).records
-    assert {one["class_id"] for one in episodes} == {0}
+    assert {episode["class_id"] for episode in episodes} == {0}
 
 
-def test_an_episode_is_read(records):
-    episode = {"class_id": 0, "query": records[0], "shown": [records[1]]}
+def test_mapper_reads_query_target_and_examples(records):
+    episode = {"class_id": 0, "query": records[0], "support": [records[1]]}
     item = EpisodeMapper(["cup", "pen", "hat"])(episode)
     assert item["image"].shape == (3, 30, 60)
     expected = np.zeros((30, 60), bool)
@@ -107,7 +107,7 @@ def test_an_episode_is_read(records):
     assert item["examples"][0].image[0, 0, 0] == 1
 
 
-def test_panoptic_maps_show_things(tmp_path):
+def test_panoptic_segments_of_things_are_joined(tmp_path):
     ids = np.zeros((30, 40, 3), np.uint8)
     ids[:10, :, 0], ids[10:20, :, 0], ids[20:, :, 0] = 1, 2, 3
     Image.fromarray(ids).save(tmp_path / "p.png")
@@ -121,24 +121,24 @@ def test_panoptic_maps_show_things(tmp_path):
             {"id": 3, "category_id": 9, "isthing": False, "iscrowd": 0},
         ],
     }
-    assert images_of_classes([record]) == {7: [0]}
+    assert index_images_by_class([record]) == {7: [0]}
     mask = class_mask(record, 7)
     assert mask[:20].all()
     assert not mask[20:].any()
     assert not class_mask(record, 8).any()
 
 
-def test_what_has_no_episodes_is_one_expression(registered, records):
-    for options, expression in (
-        (("SHOTS", 6), r"no class of the data set few_pictures is in more than 6 image\(s\)"),
+def test_data_sets_without_episodes_are_refused(registered, records):
+    for options, message in (
+        (("SHOTS", 6), r"no class of the data set few_images is in more than 6 image\(s\)"),
         (("FOLDS", 4, "FOLD", 4), "FOLD is 4; with FOLDS 4 it is 0 to 3"),
         (("SHOTS", 0), "SHOTS and NUMBER have to be at least 1"),
     ):
-        with pytest.raises(ValueError, match=expression):
+        with pytest.raises(ValueError, match=message):
             few_shot_episodes(config(*options), registered, training=False)
     with pytest.raises(ValueError, match="FewShot is not trained"):
         few_shot_episodes(config(), registered, training=True)
     for record in records:
         del record["annotations"]
-    with pytest.raises(ValueError, match="has no instances to show"):
+    with pytest.raises(ValueError, match="has no instances to use as examples"):
         few_shot_episodes(config(), registered, training=False)

@@ -1,53 +1,54 @@
-"""Matcher as a whole: on the image that is its own example, and where nothing can be used."""
+"""Matcher end to end: an image as its own example, and no usable mask."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import torch
 
 from hipie_fewshot import Example, ExampleError
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings
 from hipie_fewshot.modeling.matcher import Matcher
-from hipie_fewshot.modeling.patch_matching import matched_patches
-from tests.projects.few_shot.ruled import blob, image_of
+from hipie_fewshot.modeling.patch_features import (
+    normalized_features,
+    resize_to_square,
+    support_features,
+)
+from hipie_fewshot.modeling.patch_matching import match_patches
+from tests.projects.few_shot.rule_based_weights import ellipse_mask, make_image
 
 
-def test_the_answer_has_the_images_size(dino, sam, pixels, example):
+def test_prediction_has_the_size_of_the_image(dino, sam, pixels, example):
     pytest.importorskip("ot")
-    found = Matcher(dino, sam, ProposalSettings(draws=4, grid=2)).find(pixels, [example])
+    found = Matcher(dino, sam, ProposalSettings(draws=4, grid=2)).predict(pixels, [example])
     assert found.mask.shape == (60, 90)
     assert 0 <= found.score <= 1
 
 
-def test_the_same_seed_finds_the_same(dino, sam, example):
+def test_same_seed_gives_the_same_mask(dino, sam, example):
     pytest.importorskip("ot")
     settings = ProposalSettings(draws=4, grid=0)
-    images = image_of(9, 112, 112)
-    found = [Matcher(dino, sam, settings, seed=3).find(images, [example]) for _ in range(2)]
-    assert np.array_equal(found[0].mask, found[1].mask)
+    image = make_image(9, 112, 112)
+    found = [Matcher(dino, sam, settings, seed=3).predict(image, [example]) for _ in range(2)]
+    assert torch.equal(found[0].mask, found[1].mask)
 
 
 def test_an_image_matches_itself(dino):
-    import torch
-
-    from hipie_fewshot.modeling.patch_grid import example_features, features, squashed
-
-    image, mask = image_of(0, 112, 112), blob(1, 112, 112)
-    shown, shares = example_features(dino, [Example(image, mask)])
-    similarity = shown @ features(dino, [squashed(image, 112)])[0].T
+    image, mask = make_image(0, 112, 112), ellipse_mask(1, 112, 112)
+    support, fractions = support_features(dino, [Example(image, mask)])
+    similarity = support @ normalized_features(dino, [resize_to_square(image, 112)])[0].T
     torch.testing.assert_close(similarity.diagonal(), torch.ones(64))
-    found = matched_patches(similarity, shares > 0)
-    assert set(found.tolist()) <= set((shares > 0).nonzero().flatten().tolist())
-    assert len(found) >= 0.9 * int((shares > 0).sum())
+    found = match_patches(similarity, fractions > 0)
+    assert set(found.tolist()) <= set((fractions > 0).nonzero().flatten().tolist())
+    assert len(found) >= 0.9 * int((fractions > 0).sum())
 
 
-def test_if_sam_has_no_good_mask_the_answer_is_empty(dino, sam, pixels, example):
+def test_no_usable_mask_gives_an_empty_prediction(dino, sam, pixels, example):
     settings = ProposalSettings(draws=2, grid=0, quality=9.0)
-    found = Matcher(dino, sam, settings).find(pixels, [example])
+    found = Matcher(dino, sam, settings).predict(pixels, [example])
     assert not found.mask.any()
     assert found.score == 0
 
 
-def test_no_example_is_one_expression(dino, sam, pixels):
+def test_no_example_is_refused(dino, sam, pixels):
     with pytest.raises(ExampleError, match="there is no example"):
-        Matcher(dino, sam).find(pixels, [])
+        Matcher(dino, sam).predict(pixels, [])

@@ -1,4 +1,4 @@
-"""mIoU and FB-IoU by hand, and against sums over pixels."""
+"""mIoU and FB-IoU against hand-computed values and sums over pixels."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 import numpy as np
 import pytest
 
-from hipie_fewshot.metrics import Episode, compare, few_shot_scores
+from hipie_fewshot.metrics import EpisodeCounts, count_pixels, few_shot_scores
 
 
-def test_pixels_of_one_episode():
+def test_pixel_counts_of_one_episode():
     mask, target = np.zeros((2, 10, 10), bool)
     mask[:, :6] = True
     target[:, 4:] = True
-    assert compare(3, mask, target) == Episode(3, 20, 100, 0, 80)
+    assert count_pixels(3, mask, target) == EpisodeCounts(3, 20, 100, 0, 80)
 
 
-def test_classes_are_summed_and_then_averaged():
+def test_pixels_are_summed_per_class_and_ious_averaged():
     episodes = [
-        Episode(1, 10, 20, 70, 80),
-        Episode(1, 30, 40, 40, 50),
-        Episode(5, 0, 10, 80, 90),
+        EpisodeCounts(1, 10, 20, 70, 80),
+        EpisodeCounts(1, 30, 40, 40, 50),
+        EpisodeCounts(5, 0, 10, 80, 90),
     ]
     found = few_shot_scores(episodes)
     assert found["mIoU"] == pytest.approx(100 * ((40 / 60) + 0) / 2)
@@ -31,11 +31,11 @@ def test_classes_are_summed_and_then_averaged():
     assert found["episodes"] == 3
 
 
-def test_against_pixels_of_random_masks():
+def test_random_masks_against_sums_over_pixels():
     rng = np.random.default_rng(0)
     masks, targets = rng.random((2, 12, 15, 20)) > 0.6
     classes = rng.integers(0, 4, 12)
-    found = few_shot_scores(compare(int(c), m, t) for c, m, t in zip(classes, masks, targets))
+    found = few_shot_scores(count_pixels(int(c), m, t) for c, m, t in zip(classes, masks, targets))
     own = []
     for number in np.unique(classes):
         m, t = masks[classes == number], targets[classes == number]
@@ -46,12 +46,12 @@ def test_against_pixels_of_random_masks():
     assert found["FB-IoU"] == pytest.approx(100 * np.mean(sides))
 
 
-def test_right_and_empty_is_right():
+def test_correct_empty_mask_has_iou_one():
     empty = np.zeros((4, 4), bool)
-    assert few_shot_scores([compare(0, empty, empty)])["mIoU"] == 100
+    assert few_shot_scores([count_pixels(0, empty, empty)])["mIoU"] == 100
 
 
-def test_no_episodes_have_no_scores():
+def test_no_episodes_give_nan():
     found = few_shot_scores([])
     assert found["episodes"] == 0
     assert math.isnan(found["mIoU"])

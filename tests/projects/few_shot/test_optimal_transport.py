@@ -1,4 +1,4 @@
-"""Moving costs against a linear program, and where they are known."""
+"""Earth mover's distance against a linear program and in known cases."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import scipy.sparse as sparse
 from scipy.optimize import linear_sum_assignment, linprog
 
-from hipie_fewshot.modeling.optimal_transport import moving_cost
+from hipie_fewshot.modeling.optimal_transport import earth_mover_distance
 
 
-def program(costs):
-    """The transport problem as it is defined."""
+def solve_linear_program(costs):
+    """Solve the transport problem as a linear program."""
     rows, columns = costs.shape
     sums = sparse.vstack(
         [
@@ -26,27 +26,27 @@ def program(costs):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (9, 4), (20, 30)])
-def test_against_a_linear_program(shape):
+def test_equal_to_the_linear_program(shape):
     pytest.importorskip("ot")
     costs = np.random.default_rng(0).random(shape)
-    assert moving_cost(costs) == pytest.approx(program(costs), abs=1e-9)
+    assert earth_mover_distance(costs) == pytest.approx(solve_linear_program(costs), abs=1e-9)
 
 
-def test_equal_numbers_are_an_assignment():
+def test_sets_of_equal_size_are_an_assignment():
     pytest.importorskip("ot")
     costs = np.random.default_rng(1).random((15, 15)).astype(np.float32)
     rows, columns = linear_sum_assignment(costs)
-    assert moving_cost(costs) == pytest.approx(costs[rows, columns].mean(), abs=1e-6)
+    assert earth_mover_distance(costs) == pytest.approx(costs[rows, columns].mean(), abs=1e-6)
 
 
-def test_moving_onto_itself_costs_nothing():
+def test_distance_to_itself_is_zero():
     pytest.importorskip("ot")
     places = np.random.default_rng(2).random((8, 2))
     costs = np.abs(places[:, None] - places[None]).sum(-1)
-    assert moving_cost(costs) == pytest.approx(0, abs=1e-12)
+    assert earth_mover_distance(costs) == pytest.approx(0, abs=1e-12)
 
 
-def test_without_the_library_the_command_is_said(monkeypatch):
+def test_missing_library_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(ImportError, match="pip install POT"):
-        moving_cost(np.ones((2, 2)))
+        earth_mover_distance(np.ones((2, 2)))

@@ -1,4 +1,4 @@
-"""Matching there and back, on planted features and against all permutations."""
+"""Bidirectional matching, on synthetic features and against all permutations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hipie_fewshot.modeling.patch_matching import MANY, matched_patches, patch_centres
+from hipie_fewshot.modeling.patch_features import patch_centres
+from hipie_fewshot.modeling.patch_matching import MAX_MATCHES, match_patches
 
 
-def planted(patches=64, width=80, inside=12, seed=0):
-    """An image whose first patches are the example's object, shuffled; the rest is noise."""
+def permuted_features(patches=64, width=80, inside=12, seed=0):
+    """Similarity of support patches to the same patches in another order, with noise."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.linalg.qr(torch.randn(width, patches, generator=generator)).Q.T
     noise = 0.05 * torch.randn(patches, width, generator=generator)
@@ -24,22 +25,22 @@ def planted(patches=64, width=80, inside=12, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_planted_patches_are_found(seed):
-    similarity, inside, order = planted(seed=seed)
-    assert matched_patches(similarity, inside).tolist() == (order < 12).nonzero().flatten().tolist()
+def test_permuted_object_patches_are_matched(seed):
+    similarity, inside, order = permuted_features(seed=seed)
+    assert match_patches(similarity, inside).tolist() == (order < 12).nonzero().flatten().tolist()
 
 
-def test_of_many_matches_the_better_half_stays():
-    similarity, inside, order = planted(inside=50)
-    found = matched_patches(similarity, inside)
-    assert len(found) == 25 < MANY
+def test_better_half_of_many_matches_is_kept():
+    similarity, inside, order = permuted_features(inside=50)
+    found = match_patches(similarity, inside)
+    assert len(found) == 25 < MAX_MATCHES
     own = similarity[order[found], found]
     others = [p for p in (order < 50).nonzero().flatten().tolist() if p not in found.tolist()]
     assert own.min() >= similarity[order[others], others].max()
 
 
-def slow(similarity, inside):
-    """The rule in words, with every assignment tried."""
+def matches_by_enumeration(similarity, inside):
+    """Match patches by trying every assignment."""
 
     def assigned(gains):
         if gains.shape[0] > gains.shape[1]:
@@ -58,28 +59,28 @@ def slow(similarity, inside):
 
     forward = assigned(similarity[inside])
     back = assigned(similarity.T[[column for _, column in forward]])
-    home = [inside[column] for _, column in back]
-    kept = [pair for pair, good in zip(forward, home) if good] or forward
+    returns = [inside[column] for _, column in back]
+    kept = [pair for pair, good in zip(forward, returns) if good] or forward
     return sorted({column for _, column in kept})
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_against_all_permutations(seed):
+def test_equal_to_enumeration_of_all_assignments(seed):
     rng = np.random.default_rng(seed)
     similarity = rng.uniform(-1, 1, (5, 6))
     inside = rng.random(5) > 0.5
     inside[seed % 5] = True
-    found = matched_patches(torch.from_numpy(similarity), torch.from_numpy(inside))
-    assert found.tolist() == slow(similarity, inside)
+    found = match_patches(torch.from_numpy(similarity), torch.from_numpy(inside))
+    assert found.tolist() == matches_by_enumeration(similarity, inside)
 
 
-def test_if_none_comes_home_all_stay():
-    """The object's patch goes to a patch that is more like the rest of the example."""
+def test_all_matches_are_kept_if_none_returns_to_the_object():
+    """The object's patch is matched to a patch that is more similar to the background."""
     similarity = torch.tensor([[0.5, 0.4], [0.9, 0.8]])
-    assert matched_patches(similarity, torch.tensor([True, False])).tolist() == [0]
+    assert match_patches(similarity, torch.tensor([True, False])).tolist() == [0]
 
 
-def test_centres_of_patches():
+def test_patch_centres_in_pixels():
     found = patch_centres(torch.tensor([0, 9, 63]), 8, 14)
     assert found.tolist() == [[7, 7], [21, 21], [105, 105]]
     assert patch_centres(torch.tensor([3]), 8, 14).tolist() == [[49, 7]]

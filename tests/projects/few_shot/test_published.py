@@ -1,6 +1,6 @@
-"""PerSAM and Matcher compute what their authors' programs computed, on the same weights.
+"""PerSAM and Matcher against their authors' programs, on the same weights.
 
-See `ruled.py`, and the project's README for how the numbers were recorded.
+See `rule_based_weights.py`, and the project's README for how the numbers were recorded.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ import torch
 import torch.nn.functional as F
 
 from hipie_fewshot import Example
-from hipie_fewshot.modeling.location_prior import location_prior, similarity, target_feature
-from hipie_fewshot.modeling.mask_proposals import ProposalSettings, proposals
-from hipie_fewshot.modeling.mask_selection import SelectionSettings, measure
+from hipie_fewshot.modeling.location_prior import (
+    location_prior,
+    similarity_map,
+    target_embedding,
+)
+from hipie_fewshot.modeling.mask_proposals import ProposalSettings, generate_proposals
+from hipie_fewshot.modeling.mask_selection import SelectionSettings, score_masks
 from hipie_fewshot.modeling.matcher import Matcher
-from hipie_fewshot.modeling.patch_matching import matched_patches, patch_centres
-from hipie_fewshot.modeling.persam import PerSam, first_round
-from tests.projects.few_shot.ruled import blob, image_of, ruled_dino, ruled_sam
+from hipie_fewshot.modeling.patch_features import patch_centres
+from hipie_fewshot.modeling.patch_matching import match_patches
+from hipie_fewshot.modeling.persam import PerSam, guided_mask_logits
+from tests.projects.few_shot.rule_based_weights import (
+    ellipse_mask,
+    make_image,
+    rule_based_dino,
+    rule_based_sam,
+)
 
 DATA = Path(__file__).parent / "data"
 SIDE = 112
@@ -36,8 +46,8 @@ MATCHER_CASES = [
 
 @pytest.fixture(scope="module")
 def large_sam():
-    """With a grid of 64 by 64, which PerSAM's program takes for granted."""
-    return ruled_sam(512, 8)
+    """SAM with a grid of 64 by 64, which PerSAM's program assumes."""
+    return rule_based_sam(512, 8)
 
 
 # Each round decodes the logits of the round before it, and float32 round-off grows on the way.
@@ -58,72 +68,75 @@ def close(found, expected, tolerance=1e-5):
 def test_persam(large_sam, case, monkeypatch):
     kept = np.load(DATA / "published_persam.npz")
     shown_size, size = PERSAM_CASES[case]
-    example = Example(image_of(10 + case, *shown_size), blob(case, *shown_size))
-    image = image_of(20 + case, *size)
-    picture = large_sam.encode(image)
-    target = target_feature(large_sam, [example])
-    close(similarity(picture, target)[::4, ::4], kept[f"similarity_{case}"])
-    prior = location_prior(picture, target)
+    example = Example(make_image(10 + case, *shown_size), ellipse_mask(case, *shown_size))
+    image = make_image(20 + case, *size)
+    encoded = large_sam.encode(image)
+    target = target_embedding(large_sam, [example])
+    close(similarity_map(encoded, target)[::4, ::4], kept[f"similarity_{case}"])
+    prior = location_prior(encoded, target)
     assert prior.points.tolist() == kept[f"points_{case}"].tolist()
-    close(first_round(picture, prior, target)[0, ::8, ::8], kept[f"first_{case}"])
+    close(guided_mask_logits(encoded, prior, target)[0, ::8, ::8], kept[f"first_{case}"])
 
     rounds = []
-    predict = type(picture).predict
+    predict = type(encoded).predict
     monkeypatch.setattr(
-        type(picture),
+        type(encoded),
         "predict",
         lambda *a, **k: rounds.append((k, predict(*a, **k))) or rounds[-1][1],
     )
-    found = PerSam(large_sam).find(image, [example])
-    best = [answer.best() for _, answer in rounds]
+    found = PerSam(large_sam).predict(image, [example])
+    best = [masks.best() for _, masks in rounds]
     close(best[0].low_resolution[0, 0, ::8, ::8], kept[f"second_{case}"])
     third = best[1].low_resolution[0, 0, ::8, ::8]
     close(third, kept[f"third_{case}"], THIRD_ROUND_TOLERANCE)
-    close(np.array([float(one.scores) for one in best]), kept[f"scores_{case}"])
+    close(np.array([float(masks.scores) for masks in best]), kept[f"scores_{case}"])
     assert rounds[1][0]["boxes"][0].tolist() == kept[f"box_{case}"].tolist()
     expected = np.unpackbits(kept[f"mask_{case}"], count=size[0] * size[1]).reshape(size)
-    assert (found.mask != expected.astype(bool)).mean() < 1e-3
+    assert (found.mask.numpy() != expected.astype(bool)).mean() < 1e-3
 
 
 @pytest.mark.parametrize("case", range(len(MATCHER_CASES)))
 def test_matcher(case):
     pytest.importorskip("ot")
     kept = np.load(DATA / "published_matcher.npz")
-    shots, three, score, merged, sizes, draws, grid, nms = MATCHER_CASES[case]
-    dino, sam = ruled_dino(), ruled_sam(128, 16)
-    masks = [blob(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
+    shots, three_masks, weights, merged, sizes, draws, grid, nms = MATCHER_CASES[case]
+    dino, sam = rule_based_dino(), rule_based_sam(128, 16)
+    masks = [ellipse_mask(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
     if case == 3:
         masks[0][:] = False
         masks[0][40:60, 40:60] = True
-    images = [image_of(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
+    images = [make_image(100 + 10 * case + shot, SIDE, SIDE) for shot in range(shots)]
     examples = [Example(*pair) for pair in zip(images, masks)]
-    image = image_of(200 + case, SIDE, SIDE)
-    proposing = ProposalSettings(points=sizes, draws=draws, grid=grid, three_masks=three, nms=nms)
-    matcher = Matcher(dino, sam, proposing, SelectionSettings(score=score, merged=merged), seed=0)
+    image = make_image(200 + case, SIDE, SIDE)
+    settings = ProposalSettings(
+        points=sizes, draws=draws, grid=grid, three_masks=three_masks, nms=nms
+    )
+    matcher = Matcher(dino, sam, settings, SelectionSettings(score=weights, merged=merged), seed=0)
 
     def unit(square):
         pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 255
-        return F.normalize(dino.patches(pixels)[0], dim=-1)
+        return F.normalize(dino.extract_features(pixels)[0], dim=-1)
 
-    shown = torch.cat([unit(one) for one in images])
-    likeness = shown @ unit(image).T
+    support = torch.cat([unit(i) for i in images])
+    similarity = support @ unit(image).T
     pooled = [F.avg_pool2d(torch.from_numpy(m).float()[None], 14) for m in masks]
     inside = torch.stack(pooled).flatten() > 0
-    points = patch_centres(matched_patches(likeness, inside), 8, 14)
+    points = patch_centres(match_patches(similarity, inside), 8, 14)
     assert sorted(points.tolist()) == sorted(kept[f"points_{case}"].tolist())
-    made = proposals(sam.encode(image), points, proposing, seed=0).numpy()
-    areas = made.sum((1, 2))
+    proposed = generate_proposals(sam.encode(image), points, settings, seed=0).numpy()
+    areas = proposed.sum((1, 2))
     assert len(areas) == len(kept[f"areas_{case}"])
     assert np.abs(areas - kept[f"areas_{case}"]).max() <= 3
-    measures = measure(made, points, ((1 - likeness[inside]) / 2).numpy(), 8)
-    for name in ("likeness", "purity", "coverage"):
-        close(getattr(measures, name), kept[f"{name}_{case}"])
-    found = matcher.find(image, examples)
+    scores = score_masks(proposed, points, ((1 - similarity[inside]) / 2).numpy(), 8)
+    close(scores.similarity, kept[f"likeness_{case}"])
+    close(scores.purity, kept[f"purity_{case}"])
+    close(scores.coverage, kept[f"coverage_{case}"])
+    found = matcher.predict(image, examples)
     expected = np.unpackbits(kept[f"mask_{case}"], count=SIDE * SIDE).reshape(SIDE, SIDE)
-    assert (found.mask != expected.astype(bool)).mean() < 1e-3
+    assert (found.mask.numpy() != expected.astype(bool)).mean() < 1e-3
 
 
-def test_the_cases_try_what_they_should():
+def test_cases_cover_few_and_many_points_and_masks():
     kept = np.load(DATA / "published_matcher.npz")
     counts = [len(kept[f"areas_{case}"]) for case in range(len(MATCHER_CASES))]
     assert min(counts) >= 1

@@ -1,1 +1,1 @@
-"""Data sets as few-shot episodes."""
+"""Episodes of registered data sets."""

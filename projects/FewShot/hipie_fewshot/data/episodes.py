@@ -1,4 +1,4 @@
-"""Registered data sets as episodes: an image, a class, and examples of it in other images."""
+"""Few-shot episodes of registered data sets: a query image, a class and support examples."""
 
 from __future__ import annotations
 
@@ -17,123 +17,146 @@ from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_imag
 from hipie_fewshot.support_set import Example
 
 Record = dict[str, Any]
-THINGS_OF = {"pan_seg_file_name": "segments_info", "annotations": "annotations"}
+# Key of the list of objects of a record, by a key that only records of its kind have.
+OBJECT_LISTS = {"pan_seg_file_name": "segments_info", "annotations": "annotations"}
 
 
 @DATASET_MAPPER_REGISTRY.register()
 def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
-    """Build the episodes of a data set with instances, and their mapper.
+    """Draw the episodes of a data set with instances, and build their mapper.
+
+    Args:
+        cfg: reads MODEL.FEWSHOT.EPISODES.
+        dataset_name: a name in Detectron2's catalogs.
+        training: has to be False.
 
     Raises:
-        ValueError: in training; for a data set without instances, or one in which no class is in
-            enough images; for a fold that is none.
+        ValueError: in training; for a data set without instances, or without a class that is in
+            more images than there are shots; for a fold out of range.
     """
     if training:
         raise ValueError("FewShot is not trained; use --eval-only")
-    keys = cfg.MODEL.FEWSHOT.EPISODES
-    if not 0 <= keys.FOLD < keys.FOLDS:
+    settings = cfg.MODEL.FEWSHOT.EPISODES
+    if not 0 <= settings.FOLD < settings.FOLDS:
         raise ValueError(
-            f"MODEL.FEWSHOT.EPISODES.FOLD is {keys.FOLD}; with FOLDS {keys.FOLDS} it is 0 to "
-            f"{keys.FOLDS - 1}"
+            f"MODEL.FEWSHOT.EPISODES.FOLD is {settings.FOLD}; with FOLDS {settings.FOLDS} it is 0 "
+            f"to {settings.FOLDS - 1}"
         )
-    if min(keys.SHOTS, keys.NUMBER) < 1:
+    if min(settings.SHOTS, settings.NUMBER) < 1:
         raise ValueError("MODEL.FEWSHOT.EPISODES.SHOTS and NUMBER have to be at least 1")
     records = DatasetCatalog.get(dataset_name)
-    if not any(key in record for record in records[:1] for key in THINGS_OF):
+    if not any(key in record for record in records[:1] for key in OBJECT_LISTS):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         raise ValueError(
-            f"the data set {dataset_name} ({kind}) has no instances to show as examples"
+            f"the data set {dataset_name} ({kind}) has no instances to use as examples"
         )
-    images = {
-        number: where
-        for number, where in images_of_classes(records).items()
-        if number % keys.FOLDS == keys.FOLD and len(where) > keys.SHOTS
+    images_by_class = {
+        class_id: images
+        for class_id, images in index_images_by_class(records).items()
+        if class_id % settings.FOLDS == settings.FOLD and len(images) > settings.SHOTS
     }
-    if not images:
+    if not images_by_class:
         raise ValueError(
-            f"no class of the data set {dataset_name} is in more than {keys.SHOTS} image(s), so that "
-            "there are no episodes"
+            f"no class of the data set {dataset_name} is in more than {settings.SHOTS} image(s), "
+            "so that there are no episodes"
         )
-    drawn = draw_episodes(images, keys.NUMBER, keys.SHOTS, keys.SEED)
     episodes = [
-        {"class_id": number, "query": records[query], "shown": [records[one] for one in shown]}
-        for number, query, shown in drawn
+        {
+            "class_id": class_id,
+            "query": records[query],
+            "support": [records[index] for index in support],
+        }
+        for class_id, query, support in draw_episodes(
+            images_by_class, settings.NUMBER, settings.SHOTS, settings.SEED
+        )
     ]
-    names = MetadataCatalog.get(dataset_name).get("thing_classes") or ()
-    return MappedDataset(episodes, EpisodeMapper(names))
+    class_names = MetadataCatalog.get(dataset_name).get("thing_classes") or ()
+    return MappedDataset(episodes, EpisodeMapper(class_names))
 
 
-def images_of_classes(records: Sequence[Record]) -> dict[int, list[int]]:
-    """Numbers of the records that show a thing of each class; crowds do not count."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for place, record in enumerate(records):
-        for number in sorted({one["category_id"] for one in _things(record)}):
-            found[number].append(place)
-    return dict(sorted(found.items()))
+def index_images_by_class(records: Sequence[Record]) -> dict[int, list[int]]:
+    """Index the records that contain a thing of each class; crowds do not count."""
+    images: dict[int, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        for class_id in sorted({thing["category_id"] for thing in _things(record)}):
+            images[class_id].append(index)
+    return dict(sorted(images.items()))
 
 
 def draw_episodes(
-    images: dict[int, list[int]], number: int, shots: int, seed: int
+    images_by_class: dict[int, list[int]], number: int, shots: int, seed: int
 ) -> list[tuple[int, int, list[int]]]:
-    """Class, query and examples of each episode: the class first, then different images of it.
+    """Draw episodes: a class uniformly, then different images of it.
 
     Args:
-        images: of each class more than `shots`.
+        images_by_class: image indices of each class, more than `shots`.
         number: of episodes.
-        shots: examples of each.
-        seed: decides all draws.
+        shots: support images of each.
+        seed: of the random draws.
+
+    Returns:
+        Class, query image and support images of each episode.
     """
     rng = np.random.default_rng(seed)
-    classes = list(images)
+    classes = list(images_by_class)
     episodes = []
     for _ in range(number):
-        chosen = classes[rng.integers(len(classes))]
-        query, *shown = rng.choice(images[chosen], shots + 1, replace=False).tolist()
-        episodes.append((chosen, query, shown))
+        class_id = classes[rng.integers(len(classes))]
+        query, *support = rng.choice(images_by_class[class_id], shots + 1, replace=False).tolist()
+        episodes.append((class_id, query, support))
     return episodes
 
 
 class EpisodeMapper:
-    """An episode -> the image, the truth, and the examples.
+    """Map an episode to a query image, its ground truth and support examples.
 
     Args:
-        names: of the classes, if they are known.
+        class_names: names of the classes, if they are known.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self.names = tuple(names)
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
+        self.class_names = tuple(class_names)
 
     def __call__(self, episode: dict[str, Any]) -> dict[str, Any]:
-        """A dict with `image` [3, H, W] RGB, `target` [H, W] bool, `examples` and `class_id`.
+        """Read the images and masks of an episode.
+
+        Returns:
+            A dict with `image` [3, H, W] RGB, `target` [H, W] bool, `examples`, `class_id` and the
+            query record's `file_name`, `height`, `width` and `image_id`.
 
         Raises:
             ValueError: naming the file, if a file cannot be read; or if an example's mask is empty.
         """
-        query, number = episode["query"], episode["class_id"]
-        label = self.names[number] if number < len(self.names) else f"class {number}"
+        query, class_id = episode["query"], episode["class_id"]
+        known = class_id < len(self.class_names)
+        label = self.class_names[class_id] if known else f"class {class_id}"
         return {
             **{key: query[key] for key in ("file_name", "height", "width", "image_id")},
-            "class_id": number,
+            "class_id": class_id,
             "image": as_tensor(read_record_image(query), "RGB"),
-            "target": class_mask(query, number),
+            "target": class_mask(query, class_id),
             "examples": [
-                Example(read_record_image(one), class_mask(one, number), label)
-                for one in episode["shown"]
+                Example(read_record_image(record), class_mask(record, class_id), label)
+                for record in episode["support"]
             ],
         }
 
 
-def class_mask(record: Record, number: int) -> np.ndarray:
-    """Everything of a class in an image: [H, W] bool."""
-    chosen = [one for one in _things(record) if one["category_id"] == number]
-    still = NoOpTransform()
+def class_mask(record: Record, class_id: int) -> np.ndarray:
+    """Compute the union of the masks of a class in an image: [H, W] bool."""
+    things = [thing for thing in _things(record) if thing["category_id"] == class_id]
+    transform = NoOpTransform()
     if "pan_seg_file_name" in record:
-        masks, _ = panoptic_objects(read_labels(record["pan_seg_file_name"]), chosen, still)
+        labels = read_labels(record["pan_seg_file_name"])
+        masks, _ = panoptic_objects(labels, things, transform)
     else:
-        masks, _ = annotated_objects(chosen, record["height"], record["width"], still)
-    return masks.any(0) if len(masks) else np.zeros((record["height"], record["width"]), bool)
+        masks, _ = annotated_objects(things, record["height"], record["width"], transform)
+    if not len(masks):
+        return np.zeros((record["height"], record["width"]), bool)
+    union: np.ndarray = masks.any(0)
+    return union
 
 
 def _things(record: Record) -> list[Record]:
-    listed = next(listed for key, listed in THINGS_OF.items() if key in record)
-    return [one for one in record[listed] if not one.get("iscrowd", 0) and one.get("isthing", True)]
+    objects = record[next(name for key, name in OBJECT_LISTS.items() if key in record)]
+    return [o for o in objects if not o.get("iscrowd", 0) and o.get("isthing", True)]

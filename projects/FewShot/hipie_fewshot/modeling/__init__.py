@@ -1,1 +1,1 @@
-"""Few-shot methods and the networks they stand on."""
+"""Few-shot methods and their networks."""

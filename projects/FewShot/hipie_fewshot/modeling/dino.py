@@ -1,6 +1,8 @@
-"""Dense features of images by a vision transformer of timm, DINOv2 above all."""
+"""Dense image features of timm's vision transformers, DINOv2 above all."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import timm
 import torch
@@ -10,18 +12,18 @@ from torch import Tensor
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown
 from hipie.modeling.open_vocabulary.weights import read_weights
 
-RANDOM = "random:"
+RANDOM_PREFIX = "random:"
 TINY = "tiny"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Of official files; it stands for patches that training hides.
-UNUSED = "mask_token"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Embedding of masked patches in the authors' files, used in their training only.
+MASK_TOKEN = "mask_token"
 
 
 class Dino:
-    """A ViT without its head, frozen.
+    """Frozen vision transformer without its head.
 
     Args:
-        model: with patches that divide the side of its images.
+        model: ViT whose patch size divides the side of its input.
     """
 
     def __init__(self, model: VisionTransformer) -> None:
@@ -29,67 +31,70 @@ class Dino:
 
     @classmethod
     def from_source(cls, name: str, weights: str = "", size: int = 518) -> Dino:
-        """A model by timm's name.
+        """Build a model by timm's name and load its weights.
 
         Args:
             name: a ViT such as "vit_large_patch14_dinov2"; `random:NAME` for random weights, or
-                `random:tiny` for a small one that tests can afford.
-            weights: a file, timm's or the authors'; "" fetches timm's own.
-            size: side of the square images; a multiple of the patch.
+                `random:tiny` for a small network with random weights.
+            weights: checkpoint file, timm's or the authors'; "" downloads timm's.
+            size: side of the square input in pixels; a multiple of the patch size.
 
         Raises:
-            OpenVocabularyError: for an unknown name, with near ones; a size that does not divide;
-                weights that cannot be had or are another model's. Nothing in a file is run.
+            OpenVocabularyError: for an unknown name, with similar ones; a size that the patch size
+                does not divide; weights that cannot be downloaded or belong to another model.
         """
-        random = name.startswith(RANDOM)
-        name = name.removeprefix(RANDOM)
-        model = _tiny(size) if random and name == TINY else _named(name, size, not random, weights)
+        random = name.startswith(RANDOM_PREFIX)
+        name = name.removeprefix(RANDOM_PREFIX)
+        if random and name == TINY:
+            model = _build_tiny(size)
+        else:
+            model = _build_timm(name, size, pretrained=not random and not weights)
         patch = model.patch_embed.patch_size[0]
         if size % patch:
             raise OpenVocabularyError(
                 f"the size {size} is no multiple of {name}'s patch of {patch}"
             )
         if weights and not random:
-            _load(model, name, weights)
+            _load_weights(model, name, weights)
         return cls(model)
 
     @property
-    def patch(self) -> int:
+    def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return self.model.patch_embed.patch_size[0]
+        return int(self.model.patch_embed.patch_size[0])
 
     @property
-    def size(self) -> int:
-        """Side of the square that images are squashed to."""
-        return self.model.patch_embed.img_size[0]
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return int(self.model.patch_embed.img_size[0])
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model's parameters."""
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def patches(self, images: Tensor) -> Tensor:
-        """Features of patches after the last block, before the last norm.
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Compute the patch features after the last block, before the final norm.
 
         Args:
-            images: [B, 3, S, S] RGB in 0..1, S = `size`.
+            images: [B, 3, S, S] RGB in 0..1, S = `image_size`.
 
         Returns:
-            [B, g * g, C], row by row.
+            [B, g * g, C] in row-major order, g = S / `patch_size`.
         """
-        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-        last = len(self.model.blocks) - 1
-        return self.model.forward_intermediates(
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        features: Tensor = self.model.forward_intermediates(
             (images - mean) / std,
-            indices=[last],
+            indices=[len(self.model.blocks) - 1],
             norm=False,
             output_fmt="NLC",
             intermediates_only=True,
         )[0]
+        return features
 
 
-def _tiny(size: int) -> VisionTransformer:
+def _build_tiny(size: int) -> VisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return VisionTransformer(
@@ -103,29 +108,29 @@ def _tiny(size: int) -> VisionTransformer:
         )
 
 
-def _named(name: str, size: int, fetch: bool, weights: str) -> VisionTransformer:
+def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
     if not timm.is_model(name) or not name.startswith("vit_"):
         raise unknown(
             "ViT of timm", name, timm.list_models(["vit_*"]), "as vit_small_patch14_dinov2"
         )
-    settings = {"img_size": size, "num_classes": 0}
-    if not fetch or weights:
-        return timm.create_model(name, pretrained=False, **settings)
+    options: dict[str, Any] = {"img_size": size, "num_classes": 0}
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, **options)
     try:
-        return timm.create_model(name, pretrained=True, **settings)
+        return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise OpenVocabularyError(
-            f"the weights of {name} could not be fetched ({reason}); name a file of them"
+            f"the weights of {name} could not be downloaded ({reason}); name a file of them"
         ) from error
 
 
-def _load(model: VisionTransformer, name: str, weights: str) -> None:
-    stored = {key: value for key, value in read_weights(weights).items() if key != UNUSED}
-    if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= stored.keys():
+def _load_weights(model: VisionTransformer, name: str, weights: str) -> None:
+    state = {key: value for key, value in read_weights(weights).items() if key != MASK_TOKEN}
+    if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
         raise OpenVocabularyError(f"{weights}: these are no weights of a {name}")
     try:
-        model.load_state_dict(checkpoint_filter_fn(stored, model))
+        model.load_state_dict(checkpoint_filter_fn(state, model))
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise OpenVocabularyError(

@@ -1,4 +1,8 @@
-"""Matcher's second step: masks that SAM makes of matched points, and which of them can be used."""
+"""Mask proposals of Matcher: SAM's masks of matched points, filtered by quality and stability.
+
+Liu et al., "Matcher: Segment Anything with One Shot Using All-Purpose Feature Matching", ICLR 2024,
+section 3.3.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +24,26 @@ from torchvision.ops import nms
 
 from hipie.modeling.sam.predictor import SamImage
 
-# Of so few points all combinations are taken.
-FEW = 8
-PROMPTS_AT_ONCE = 64
+# Up to this number of points, all their combinations are prompts.
+MAX_EXHAUSTIVE_POINTS = 8
+PROMPT_BATCH_SIZE = 64
 STABILITY_OFFSET = 1.0
 
 
 @dataclass(frozen=True)
 class ProposalSettings:
-    """See the keys of the same names in `hipie_fewshot.config`."""
+    """Settings of the mask proposals.
+
+    Attributes:
+        points: smallest and largest number of points in a prompt.
+        draws: prompts drawn for each number of points.
+        centres: replace the points by this number of k-means centres; 0 = keep them.
+        grid: rows and columns of a grid of single-point prompts; 0 = no grid.
+        three_masks: use three of SAM's masks a prompt instead of one (never for the grid).
+        quality, grid_quality: lowest IoU predicted by SAM, for matched points and the grid.
+        stability, grid_stability: lowest stability score, likewise.
+        nms: IoU threshold of the non-maximum suppression of mask boxes.
+    """
 
     points: tuple[int, int] = (1, 6)
     draws: int = 64
@@ -42,24 +57,35 @@ class ProposalSettings:
     nms: float = 0.65
 
 
-def proposals(image: SamImage, points: np.ndarray, settings: ProposalSettings, seed: int) -> Tensor:
-    """Masks [N, H, W] bool, the one that SAM thinks best first; N may be 0.
+def generate_proposals(
+    image: SamImage, points: np.ndarray, settings: ProposalSettings, seed: int
+) -> Tensor:
+    """Generate mask proposals from matched points.
 
     Args:
-        image: encoded.
+        image: encoded query image.
         points: [M, 2] x and y of the matched patches.
-        settings: see there.
-        seed: of the draws.
+        settings: prompts and thresholds.
+        seed: of the random prompts.
+
+    Returns:
+        [N, H, W] bool, sorted by SAM's predicted IoU; N may be 0.
     """
     kept = [
-        _usable(image, prompts[:, None], False, settings.grid_quality, settings.grid_stability)
-        for prompts in _batches(_grid(image.size, settings.grid))
+        _filtered_masks(
+            image, prompts[:, None], False, settings.grid_quality, settings.grid_stability
+        )
+        for prompts in _batches(_grid_points(image.size, settings.grid))
     ]
-    asked = centres(points, settings.centres, seed) if settings.centres else points
-    for subsets in draw_subsets(asked, settings.points, settings.draws, seed):
+    if settings.centres:
+        points = cluster_centres(points, settings.centres, seed)
+    for subsets in draw_subsets(points, settings.points, settings.draws, seed):
         for prompts in _batches(subsets):
-            given = (settings.three_masks, settings.quality, settings.stability)
-            kept.append(_usable(image, prompts, *given))
+            kept.append(
+                _filtered_masks(
+                    image, prompts, settings.three_masks, settings.quality, settings.stability
+                )
+            )
     masks, scores = (torch.cat(parts) for parts in zip(*kept, strict=True))
     boxes = batched_mask_to_box(masks).float()
     return masks[nms(boxes, scores, settings.nms)]
@@ -68,48 +94,57 @@ def proposals(image: SamImage, points: np.ndarray, settings: ProposalSettings, s
 def draw_subsets(
     points: np.ndarray, sizes: tuple[int, int], draws: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Subsets [D, k, 2] for each size k: all of few points, else so many at random."""
+    """Yield subsets [D, k, 2] of points for each size k.
+
+    Args:
+        points: [M, 2]. Up to 8 points, all subsets are taken, else `draws` random ones.
+        sizes: smallest and largest k; larger ones than M are skipped.
+        draws: D for more than 8 points.
+        seed: of the random draws.
+    """
     generator = random.Random(seed)
     count = len(points)
     for size in range(min(sizes[0], count), min(sizes[1], count) + 1):
-        if count > FEW:
-            chosen = [generator.sample(range(count), size) for _ in range(draws)]
+        if count > MAX_EXHAUSTIVE_POINTS:
+            subsets = [generator.sample(range(count), size) for _ in range(draws)]
         else:
-            chosen = list(combinations(range(count), size))
-        yield points[np.array(chosen)]
+            subsets = [list(subset) for subset in combinations(range(count), size)]
+        yield points[np.array(subsets)]
 
 
-def centres(points: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most so many centres of points by k-means++, in whole pixels."""
+def cluster_centres(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Compute at most `count` k-means++ centres of points [M, 2], rounded down to pixels."""
     if len(points) <= count:
         return points
-    found, assigned = kmeans2(points.astype(float), count, minit="++", rng=seed)
-    return found[np.unique(assigned)].astype(int)
+    centres, assignment = kmeans2(points.astype(float), count, minit="++", rng=seed)
+    rounded: np.ndarray = centres[np.unique(assignment)].astype(int)
+    return rounded
 
 
-def _usable(
-    image: SamImage, prompts: np.ndarray, three: bool, quality: float, stability: float
+def _filtered_masks(
+    image: SamImage, prompts: np.ndarray, multimask: bool, quality: float, stability: float
 ) -> tuple[Tensor, Tensor]:
-    """Masks [n, H, W] and scores [n] of prompts [N, k, 2] that pass both thresholds."""
+    """Predict masks [n, H, W] and scores [n] of prompts [N, k, 2] that pass both thresholds."""
     labels = np.ones(prompts.shape[:2], int)
-    found = image.predict(points=prompts, labels=labels, multimask=three)
+    predicted = image.predict(points=prompts, labels=labels, multimask=multimask)
     model = image.sam.model
-    scores, low = found.scores.flatten(), found.low_resolution.flatten(0, 1)
+    scores, low = predicted.scores.flatten(), predicted.low_resolution.flatten(0, 1)
     kept = scores > quality if quality > 0 else torch.ones_like(scores, dtype=torch.bool)
     scores, low = scores[kept], low[kept]
     logits = model.postprocess_masks(low[:, None], image.input_size, image.size)[:, 0]
     if stability > 0 and len(logits):
-        changes = calculate_stability_score(logits, model.mask_threshold, STABILITY_OFFSET)
-        scores, logits = scores[changes >= stability], logits[changes >= stability]
+        stable = calculate_stability_score(logits, model.mask_threshold, STABILITY_OFFSET)
+        scores, logits = scores[stable >= stability], logits[stable >= stability]
     return logits > model.mask_threshold, scores
 
 
-def _grid(size: tuple[int, int], side: int) -> np.ndarray:
+def _grid_points(size: tuple[int, int], side: int) -> np.ndarray:
     if not side:
         return np.zeros((0, 2))
-    return build_point_grid(side) * (size[1], size[0])
+    grid: np.ndarray = build_point_grid(side) * (size[1], size[0])
+    return grid
 
 
 def _batches(prompts: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        yield prompts[start : start + PROMPTS_AT_ONCE]
+    for start in range(0, len(prompts), PROMPT_BATCH_SIZE):
+        yield prompts[start : start + PROMPT_BATCH_SIZE]

@@ -1,4 +1,7 @@
-"""Matcher: patches matched there and back become points, SAM makes masks, the like ones join."""
+"""Matcher: patch matching, mask proposals by SAM and mask selection, without training.
+
+Liu et al., "Matcher: Segment Anything with One Shot Using All-Purpose Feature Matching", ICLR 2024.
+"""
 
 from __future__ import annotations
 
@@ -7,67 +10,80 @@ from functools import partial
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from hipie.modeling.sam.predictor import Sam
-from hipie_fewshot.feature_cache import Remembered
+from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.dino import Dino
-from hipie_fewshot.modeling.mask_proposals import ProposalSettings, proposals
-from hipie_fewshot.modeling.mask_selection import SelectionSettings, measure, select
-from hipie_fewshot.modeling.patch_grid import example_features, features, squashed
-from hipie_fewshot.modeling.patch_matching import matched_patches, patch_centres
-from hipie_fewshot.modeling.prototype import Found
+from hipie_fewshot.modeling.mask_proposals import ProposalSettings, generate_proposals
+from hipie_fewshot.modeling.mask_selection import SelectionSettings, score_masks, select_masks
+from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.patch_features import (
+    normalized_features,
+    patch_centres,
+    resize_to_square,
+    support_features,
+)
+from hipie_fewshot.modeling.patch_matching import match_patches
 from hipie_fewshot.support_set import Example
 
 
 class Matcher:
-    """All three steps, on the square that DINO sees.
+    """Matcher on the square input of DINO.
 
     Args:
-        dino, sam: the models.
-        proposing, selecting: see there; by default as published for COCO-20i.
-        seed: of the draws.
+        dino, sam: the networks.
+        proposals, selection: settings; by default those published for COCO-20i.
+        seed: of the random prompts.
     """
 
     def __init__(
         self,
         dino: Dino,
         sam: Sam,
-        proposing: ProposalSettings | None = None,
-        selecting: SelectionSettings | None = None,
+        proposals: ProposalSettings | None = None,
+        selection: SelectionSettings | None = None,
         seed: int = 0,
     ) -> None:
         self.dino, self.sam = dino, sam
-        self.proposing = proposing or ProposalSettings()
-        self.selecting = selecting or SelectionSettings()
+        self.proposals = proposals or ProposalSettings()
+        self.selection = selection or SelectionSettings()
         self.seed = seed
-        self.shown = Remembered(partial(example_features, dino))
+        self.support_features = FeatureCache(partial(support_features, dino))
 
-    def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
-        """The examples' object in an image [H, W, 3]; an empty mask if no mask can be used.
+    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in a query image [H, W, 3].
 
         Raises:
-            ExampleError: without examples.
+            ExampleError: if there are no examples.
         """
-        mask, score = self.find_in_square(squashed(image, self.dino.size), examples)
+        square = resize_to_square(image, self.dino.image_size)
+        prediction = self.predict_square(square, examples)
         height, width = image.shape[:2]
-        full = cv2.resize(
-            mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+        mask = cv2.resize(
+            prediction.mask.cpu().numpy().astype(np.uint8),
+            (width, height),
+            interpolation=cv2.INTER_NEAREST_EXACT,
         )
-        return Found(full.astype(bool), float(np.clip(score, 0, 1)))
+        return MaskPrediction(torch.from_numpy(mask.astype(bool)), prediction.score)
 
-    def find_in_square(
-        self, square: np.ndarray, examples: Sequence[Example]
-    ) -> tuple[np.ndarray, float]:
-        """The same at the size [S, S] at which the method works, with its score."""
-        shown, shares = self.shown(examples, self.dino.device)
-        similarity = (shown @ features(self.dino, [square])[0].T).float()
-        inside = shares > 0
-        side = self.dino.size // self.dino.patch
-        points = patch_centres(matched_patches(similarity, inside), side, self.dino.patch)
-        masks = proposals(self.sam.encode(square), points, self.proposing, self.seed)
+    def predict_square(self, square: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment a query image at DINO's input size [S, S, 3].
+
+        Returns:
+            A mask [S, S]; an empty one of score 0 if no proposal passes the thresholds.
+        """
+        support, fractions = self.support_features(examples, self.dino.device)
+        similarity: Tensor = (support @ normalized_features(self.dino, [square])[0].T).float()
+        inside = fractions > 0
+        side = self.dino.image_size // self.dino.patch_size
+        matches = match_patches(similarity, inside)
+        points = patch_centres(matches, side, self.dino.patch_size)
+        masks = generate_proposals(self.sam.encode(square), points, self.proposals, self.seed)
         if not len(masks):
-            return np.zeros(square.shape[:2], bool), 0.0
-        found = masks.cpu().numpy()
+            return MaskPrediction(masks.new_zeros(square.shape[:2], dtype=torch.bool), 0.0)
         costs = ((1 - similarity[inside]) / 2).cpu().numpy()
-        chosen, score = select(measure(found, points, costs, side), self.selecting)
-        return found[chosen].any(0), score
+        scores = score_masks(list(masks.cpu().numpy()), points, costs, side)
+        selected, score = select_masks(scores, self.selection)
+        return MaskPrediction(masks[selected].any(0), float(np.clip(score, 0, 1)))

@@ -1,18 +1,18 @@
-"""The least work of moving one set of patches onto another."""
+"""Earth mover's distance between two sets of patches."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def moving_cost(costs: np.ndarray) -> float:
-    """The earth mover's distance of two sets in which all elements weigh the same.
+def earth_mover_distance(costs: np.ndarray) -> float:
+    """Compute the exact earth mover's distance of two uniformly weighted sets.
 
     Args:
-        costs: [n, m] of moving all of one element onto another.
+        costs: [n, m] cost of moving each element of the first set to each of the second.
 
     Raises:
-        ImportError: if POT, which computes it exactly, is not installed.
+        ImportError: if POT (Python Optimal Transport) is not installed.
     """
     try:
         from ot import emd2

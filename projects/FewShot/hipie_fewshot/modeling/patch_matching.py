@@ -1,4 +1,8 @@
-"""Matcher's first step: which patches of an image match an example's object, there and back."""
+"""Bidirectional patch matching of Matcher.
+
+Liu et al., "Matcher: Segment Anything with One Shot Using All-Purpose Feature Matching", ICLR 2024,
+section 3.2.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,40 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-# Of more matches than this the worse half is dropped.
-MANY = 40
+# Above this number of matches, the half with the lower similarity is dropped.
+MAX_MATCHES = 40
 
 
-def matched_patches(similarity: Tensor, inside: Tensor) -> Tensor:
-    """Patches of the image that match the object.
+def match_patches(similarity: Tensor, object_mask: Tensor) -> Tensor:
+    """Match the object's patches of the support images to patches of the query image.
 
-    Each of the object's patches is assigned one of the image's, so that similarities sum to the
-    most; the image's patches that were taken are assigned patches of all examples likewise. Those
-    that come back to the object are kept, or all if none does.
+    Forward, the object's patches are assigned to query patches so that the sum of similarities is
+    maximal; backward, the assigned query patches are assigned to the patches of all support images.
+    Matches that return to the object are kept, or all of them if none returns.
 
     Args:
-        similarity: [R, P] of the examples' patches with the image's.
-        inside: [R] bool, the object's patches.
+        similarity: [R, P] cosine similarity of support and query patches.
+        object_mask: [R] bool, the object's patches.
 
     Returns:
-        Ascending numbers of patches [M], M >= 1.
+        Ascending indices of query patches [M], M >= 1.
     """
-    forward = similarity[inside]
-    rows, there = _assigned(forward)
-    _, back = _assigned(similarity.T[there])
-    home = inside[back]
-    if home.any():
-        rows, there = rows[home], there[home]
-    if len(there) > MANY:
-        best = forward[rows, there].sort(descending=True).indices
-        there = there[best[: len(best) // 2]]
-    return there.unique()
+    forward = similarity[object_mask]
+    rows, matches = _assign(forward)
+    _, returned = _assign(similarity.T[matches])
+    consistent = object_mask[returned]
+    if consistent.any():
+        rows, matches = rows[consistent], matches[consistent]
+    if len(matches) > MAX_MATCHES:
+        order = forward[rows, matches].sort(descending=True).indices
+        matches = matches[order[: len(order) // 2]]
+    return matches.unique()
 
 
-def _assigned(gains: Tensor) -> tuple[Tensor, Tensor]:
+def _assign(gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve the linear assignment problem; rows and columns of the pairs."""
     rows, columns = linear_sum_assignment(gains.cpu().numpy(), maximize=True)
-    return tuple(torch.from_numpy(np.asarray(one)).to(gains.device) for one in (rows, columns))
-
-
-def patch_centres(patches: Tensor, side: int, patch: int) -> np.ndarray:
-    """x and y [M, 2] of patches on a grid of `side` columns, in pixels of the square."""
-    x, y = patches % side, patches // side
-    return (torch.stack([x, y], dim=1) * patch + patch // 2).cpu().numpy()
+    return (
+        torch.from_numpy(np.asarray(rows)).to(gains.device),
+        torch.from_numpy(np.asarray(columns)).to(gains.device),
+    )

@@ -1,4 +1,7 @@
-"""PerSAM: SAM, told by an example where to look and what to look for, then by its own mask."""
+"""PerSAM: SAM prompted and guided by the features of the support object, without training.
+
+Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, sections 3.1 and 3.2.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,24 @@ import numpy as np
 import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 from hipie.modeling.sam.predictor import Sam, SamImage, SamMasks
-from hipie_fewshot.feature_cache import Remembered
-from hipie_fewshot.modeling.location_prior import Prior, location_prior, target_feature
-from hipie_fewshot.modeling.prompted_decoder import guided_masks
-from hipie_fewshot.modeling.prototype import Found
+from hipie_fewshot.feature_cache import FeatureCache
+from hipie_fewshot.modeling.location_prior import (
+    LocationPrior,
+    location_prior,
+    target_embedding,
+)
+from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.prompted_decoder import decode_guided_masks
 from hipie_fewshot.support_set import Example
 
-INSIDE, OUTSIDE = 1, 0
+POSITIVE, NEGATIVE = 1, 0
 
 
 class PerSam:
-    """The training-free form.
+    """Training-free personalisation of SAM.
 
     Args:
         sam: the model.
@@ -31,69 +39,77 @@ class PerSam:
     def __init__(self, sam: Sam, stretched_guidance: bool = True) -> None:
         self.sam = sam
         self.stretched_guidance = stretched_guidance
-        self.target = Remembered(partial(target_feature, sam))
+        self.target = FeatureCache(partial(target_embedding, sam))
 
-    def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
-        """The examples' object in an image [H, W, 3].
+    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in a query image [H, W, 3].
 
-        Three rounds: one point where it is most alike and one where it is least, with guidance;
-        the same points with the mask that came of it; with that mask's box as well.
+        Three rounds of SAM: the most similar point as positive and the least similar as negative
+        prompt, with guidance; the same points with the resulting mask; and with its box as well.
 
         Raises:
-            ExampleError: without examples.
+            ExampleError: if there are no examples.
         """
         target = self.target(examples, self.sam.device)
-        picture = self.sam.encode(image)
-        prior = location_prior(picture, target, self.stretched_guidance)
-        answer = again(picture, prior.points, first_round(picture, prior, target))
-        box = box_of(answer.masks[0, 0])
+        encoded = self.sam.encode(image)
+        prior = location_prior(encoded, target, self.stretched_guidance)
+        logits = guided_mask_logits(encoded, prior, target)
+        masks = refine_mask(encoded, prior.points, logits)
+        box = mask_to_box(masks.masks[0, 0])
         if box is not None:
-            answer = again(picture, prior.points, answer.low_resolution[:, 0], box)
-        return Found(answer.masks[0, 0].cpu().numpy(), float(answer.scores[0, 0].clamp(0, 1)))
+            masks = refine_mask(encoded, prior.points, masks.low_resolution[:, 0], box)
+        return MaskPrediction(masks.masks[0, 0], float(masks.scores[0, 0].clamp(0, 1)))
 
 
 @torch.no_grad()
-def first_round(picture: SamImage, prior: Prior, target: Tensor) -> Tensor:
-    """Logits [1, 4g, 4g] of the single mask of the guided decoder."""
-    model = picture.sam.model
-    transform = ResizeLongestSide(picture.sam.image_size)
-    points = torch.from_numpy(prior.points.astype(np.float32))[None].to(picture.sam.device)
-    labels = torch.tensor([[INSIDE, OUTSIDE]], device=points.device)
+def guided_mask_logits(image: SamImage, prior: LocationPrior, target: Tensor) -> Tensor:
+    """Compute the logits [1, 4g, 4g] of the guided decoder's single mask."""
+    model = image.sam.model
+    transform = ResizeLongestSide(image.sam.image_size)
+    points = torch.from_numpy(prior.points.astype(np.float32))[None].to(image.sam.device)
+    labels = torch.tensor([[POSITIVE, NEGATIVE]], device=points.device)
     sparse, dense = model.prompt_encoder(
-        points=(transform.apply_coords_torch(points, picture.size), labels), boxes=None, masks=None
+        points=(transform.apply_coords_torch(points, image.size), labels), boxes=None, masks=None
     )
-    masks, _ = guided_masks(
+    masks, _ = decode_guided_masks(
         model.mask_decoder,
-        picture.features,
+        image.features,
         model.prompt_encoder.get_dense_pe(),
         sparse,
         dense,
-        where=prior.guidance,
-        what=target,
+        guidance=prior.guidance,
+        target=target,
     )
     return masks[:, 0]
 
 
-def again(
-    picture: SamImage, points: np.ndarray, logits: Tensor, box: np.ndarray | None = None
+def refine_mask(
+    image: SamImage, points: np.ndarray, logits: Tensor, box: np.ndarray | None = None
 ) -> SamMasks:
-    """The best of three masks for points, earlier logits [1, h, w], and perhaps a box.
+    """Predict the best of SAM's three masks from points, previous logits and perhaps a box.
 
-    The first of the points [P, 2] is inside, the second, if there is one, outside.
+    Args:
+        image: encoded.
+        points: [P, 2] x and y; the first is a positive prompt, the second, if any, a negative one.
+        logits: [1, h, w] of the previous round.
+        box: [4] x1, y1, x2, y2.
     """
-    return picture.predict(
+    return image.predict(
         points=points[None],
-        labels=np.array([[INSIDE, OUTSIDE][: len(points)]]),
+        labels=np.array([[POSITIVE, NEGATIVE][: len(points)]]),
         boxes=None if box is None else box[None],
         masks=logits,
         multimask=True,
     ).best()
 
 
-def box_of(mask: Tensor) -> np.ndarray | None:
-    """x1, y1, x2, y2 of the outermost pixels, at least one apart; None for an empty mask."""
-    rows, columns = (mask.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
-    if not rows:
+def mask_to_box(mask: Tensor) -> np.ndarray | None:
+    """Compute the box of a mask [H, W] as the published program does.
+
+    Returns:
+        [4] x1, y1, x2, y2 of the outermost pixels, x2 > x1 and y2 > y1; None for an empty mask.
+    """
+    if not mask.any():
         return None
-    x1, y1, x2, y2 = columns[0], rows[0], columns[-1], rows[-1]
+    x1, y1, x2, y2 = masks_to_boxes(mask[None])[0].tolist()
     return np.array([x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)], float)

@@ -1,7 +1,7 @@
-"""PerSAM-F: three weights, one for each of SAM's masks, are fitted to the examples.
+"""PerSAM-F: PerSAM with a fitted weighting of SAM's three mask scales.
 
-Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, section 3.3. Everything
-of SAM stays as it is; two numbers are learned (the third weight is what is missing to 1).
+Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, section 3.3. SAM stays
+frozen; two numbers are learned, the third weight is their complement to 1.
 """
 
 from __future__ import annotations
@@ -17,141 +17,148 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hipie.modeling.criterion.dice import dice
 from hipie.modeling.sam.predictor import Sam, SamImage
-from hipie_fewshot.feature_cache import Remembered
-from hipie_fewshot.modeling.location_prior import covered_features, most_alike
-from hipie_fewshot.modeling.persam import INSIDE, again, box_of
-from hipie_fewshot.modeling.prototype import Found
+from hipie_fewshot.feature_cache import FeatureCache
+from hipie_fewshot.modeling.location_prior import masked_features, most_similar_point
+from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.persam import POSITIVE, mask_to_box, refine_mask
 from hipie_fewshot.support_set import Example
 
 SCALES = 3
-# Published, of AdamW; and of the focal loss.
-EPSILON = 1e-4
-ALPHA, GAMMA = 0.25, 2.0
+# Published epsilon of AdamW, alpha and gamma of the focal loss.
+ADAM_EPSILON = 1e-4
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
-class Learned(NamedTuple):
-    """What is known of the examples.
+class FittedExamples(NamedTuple):
+    """Quantities fitted to the support examples.
 
     Attributes:
-        target: [C] half the mean and half the maximum of SAM's features under the masks.
-        weights: [3] of SAM's masks, of sum 1.
+        target: [C] half the sum of mean and maximum of SAM's features under the masks.
+        scale_weights: [3] weights of SAM's masks, of sum 1.
     """
 
     target: Tensor
-    weights: Tensor
+    scale_weights: Tensor
 
 
 class PerSamF:
-    """The form with two learned numbers; fitted once for the same examples.
+    """Personalisation of SAM with two learned numbers, fitted once for the same examples.
 
     Args:
         sam: the model.
-        steps: of the fit; published 1,000.
-        rate: its learning rate at the start, which a half cosine brings to 0; published 1e-3.
+        steps: optimisation steps; published 1,000.
+        learning_rate: initial learning rate, decayed to 0 by half a cosine; published 1e-3.
+
+    Raises:
+        ValueError: unless both numbers are positive.
     """
 
-    def __init__(self, sam: Sam, steps: int = 1000, rate: float = 1e-3) -> None:
-        if steps < 1 or rate <= 0:
+    def __init__(self, sam: Sam, steps: int = 1000, learning_rate: float = 1e-3) -> None:
+        if steps < 1 or learning_rate <= 0:
             raise ValueError(
-                f"PerSAM-F needs at least one step and a positive rate, and not {steps} and {rate}"
+                "PerSAM-F needs at least one step and a positive learning rate, got "
+                f"{steps} and {learning_rate}"
             )
         self.sam = sam
-        self.steps, self.rate = steps, rate
-        self.learned = Remembered(self._learn)
+        self.steps, self.learning_rate = steps, learning_rate
+        self.fitted = FeatureCache(self._fit)
 
-    def find(self, image: np.ndarray, examples: Sequence[Example]) -> Found:
-        """The examples' object in an image [H, W, 3].
+    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in a query image [H, W, 3].
 
-        Three rounds: the point where the image is most alike, SAM's three masks weighted; the
-        point with that mask and its box; with the best mask that came of it and its box. Where a
-        mask is empty the round before it is the answer (the published program ends with an error).
+        Three rounds of SAM: the most similar point, with the weighted sum of SAM's three masks;
+        the point with that mask and its box; the point with the best resulting mask and its box.
+        If a mask is empty, the round before it is the result (the published program fails there).
 
         Raises:
-            ExampleError: without examples.
+            ExampleError: if there are no examples.
         """
-        target, weights = self.learned(examples, self.sam.device)
-        picture = self.sam.encode(image)
-        point = most_alike(picture, target)
-        low = weighted(weights, _three_masks(picture, point))[None]
-        mask, score = full_size(picture, low)[0] > 0, 0.0
+        target, weights = self.fitted(examples, self.sam.device)
+        encoded = self.sam.encode(image)
+        point = most_similar_point(encoded, target)
+        logits = weighted_mask_sum(weights, _multi_scale_logits(encoded, point))[None]
+        mask, score = upsample_logits(encoded, logits)[0] > 0, 0.0
         for _ in range(2):
-            box = box_of(mask)
+            box = mask_to_box(mask)
             if box is None:
                 break
-            answer = again(picture, point, low, box)
-            mask, low = answer.masks[0, 0], answer.low_resolution[:, 0]
-            score = float(answer.scores[0, 0].clamp(0, 1))
-        return Found(mask.cpu().numpy(), score)
+            masks = refine_mask(encoded, point, logits, box)
+            mask, logits = masks.masks[0, 0], masks.low_resolution[:, 0]
+            score = float(masks.scores[0, 0].clamp(0, 1))
+        return MaskPrediction(mask, score)
 
-    def _learn(self, examples: Sequence[Example]) -> Learned:
-        shown = [self.sam.encode(example.image) for example in examples]
-        under = covered_features(shown, examples)
-        target = (under.amax(1) + under.mean(1)) / 2
+    def _fit(self, examples: Sequence[Example]) -> FittedExamples:
+        images = [self.sam.encode(example.image) for example in examples]
+        features = masked_features(images, examples)
+        target = (features.amax(1) + features.mean(1)) / 2
         logits = [
-            full_size(picture, _three_masks(picture, most_alike(picture, target)))
-            for picture in shown
+            upsample_logits(image, _multi_scale_logits(image, most_similar_point(image, target)))
+            for image in images
         ]
-        truths = [torch.from_numpy(one.mask).to(target.device) for one in examples]
-        return Learned(target, fitted_weights(logits, truths, self.steps, self.rate))
+        targets = [torch.from_numpy(example.mask).to(target.device) for example in examples]
+        weights = fit_scale_weights(logits, targets, self.steps, self.learning_rate)
+        return FittedExamples(target, weights)
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def fitted_weights(
-    logits: Sequence[Tensor], truths: Sequence[Tensor], steps: int, rate: float
+def fit_scale_weights(
+    logits: Sequence[Tensor], targets: Sequence[Tensor], steps: int, learning_rate: float
 ) -> Tensor:
-    """The weights of sum 1 with which SAM's three masks are most like the true ones.
+    """Fit the weights of SAM's three masks to ground-truth masks.
 
-    Dice and focal loss of the weighted logits; from three equal weights, AdamW on two of them.
+    Minimises dice and focal loss of the weighted logits by AdamW over two free weights, starting
+    from three equal ones.
 
     Args:
-        logits: an example each, [3, H, W].
-        truths: likewise, [H, W] bool.
-        steps, rate: see `PerSamF`.
+        logits: [3, H, W] of each example.
+        targets: [H, W] bool of each example.
+        steps, learning_rate: see `PerSamF`.
 
     Returns:
-        [3]; they may lie outside 0..1.
+        [3] of sum 1; single weights may lie outside 0..1.
     """
-    rows = [one.detach().clone().float().flatten(1) for one in logits]
-    wanted = [one.float().flatten()[None] for one in truths]
+    rows = [scales.detach().clone().float().flatten(1) for scales in logits]
+    truths = [target.float().flatten()[None] for target in targets]
     free = torch.full((SCALES - 1,), 1 / SCALES, device=rows[0].device, requires_grad=True)
-    optimiser = torch.optim.AdamW([free], lr=rate, eps=EPSILON)
-    slower = CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.AdamW([free], lr=learning_rate, eps=ADAM_EPSILON)
+    scheduler = CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        weights = _of_sum_one(free)
+        weights = _complete_weights(free)
         losses = [
-            _unlike(weighted(weights, row)[None], truth)
-            for row, truth in zip(rows, wanted, strict=True)
+            _dice_focal_loss(weighted_mask_sum(weights, row)[None], truth)
+            for row, truth in zip(rows, truths, strict=True)
         ]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.stack(losses).mean().backward()
-        optimiser.step()
-        slower.step()
-    return _of_sum_one(free).detach()
+        optimizer.step()
+        scheduler.step()
+    return _complete_weights(free).detach()
 
 
-def weighted(weights: Tensor, masks: Tensor) -> Tensor:
-    """[...] the sum of masks [3, ...], each times its weight."""
+def weighted_mask_sum(weights: Tensor, masks: Tensor) -> Tensor:
+    """Sum masks [3, ...] with their weights [3]: [...]."""
     return (weights.view(-1, *[1] * (masks.ndim - 1)) * masks).sum(0)
 
 
-def full_size(picture: SamImage, low: Tensor) -> Tensor:
-    """Logits [N, h, w] of SAM's grid at the image's size: [N, H, W]."""
-    model = picture.sam.model
-    return model.postprocess_masks(low[None], picture.input_size, picture.size)[0]
+def upsample_logits(image: SamImage, logits: Tensor) -> Tensor:
+    """Resize logits [N, h, w] of SAM's grid to the image's size: [N, H, W]."""
+    full: Tensor = image.sam.model.postprocess_masks(logits[None], image.input_size, image.size)[0]
+    return full
 
 
-def _three_masks(picture: SamImage, point: np.ndarray) -> Tensor:
-    """[3, h, w] logits for a point [1, 2]."""
-    labels = np.array([[INSIDE]])
-    return picture.predict(points=point[None], labels=labels, multimask=True).low_resolution[0]
+def _multi_scale_logits(image: SamImage, point: np.ndarray) -> Tensor:
+    """Predict the logits [3, h, w] of SAM's three masks for a positive point [1, 2]."""
+    labels = np.array([[POSITIVE]])
+    return image.predict(points=point[None], labels=labels, multimask=True).low_resolution[0]
 
 
-def _of_sum_one(free: Tensor) -> Tensor:
+def _complete_weights(free: Tensor) -> Tensor:
+    """Prepend the weight that completes two free ones to a sum of 1."""
     return torch.cat([1 - free.sum(0, keepdim=True), free])
 
 
-def _unlike(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice and focal loss of [1, P]."""
-    focal = sigmoid_focal_loss(logits, truth, ALPHA, GAMMA, reduction="mean")
-    return dice(logits, truth).sum() + focal
+def _dice_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute the sum of dice and focal loss of [1, P] logits."""
+    focal = sigmoid_focal_loss(logits, target, FOCAL_ALPHA, FOCAL_GAMMA, reduction="mean")
+    return dice(logits, target).sum() + focal

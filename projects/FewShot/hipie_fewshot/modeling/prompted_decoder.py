@@ -1,4 +1,7 @@
-"""SAM's mask decoder with PerSAM's two hints: where to look, and what to look for."""
+"""SAM's mask decoder with target-guided attention and target-semantic prompting of PerSAM.
+
+Zhang et al., "Personalize Segment Anything Model with One Shot", ICLR 2024, section 3.2.
+"""
 
 from __future__ import annotations
 
@@ -10,92 +13,101 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 
 
-def guided_masks(
+def decode_guided_masks(
     decoder: MaskDecoder,
-    embedding: Tensor,
-    places: Tensor,
-    sparse: Tensor,
-    dense: Tensor,
-    where: Tensor,
-    what: Tensor,
+    image_embedding: Tensor,
+    image_pe: Tensor,
+    sparse_prompt: Tensor,
+    dense_prompt: Tensor,
+    guidance: Tensor,
+    target: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Masks of one prompt: `MaskDecoder.predict_masks` with guidance.
+    """Decode the masks of one prompt: `MaskDecoder.predict_masks` with guidance.
 
     Args:
-        decoder: of SAM.
-        embedding: [1, C, g, g] the image.
-        places: [1, C, g, g] position codes.
-        sparse: [1, T, C] points.
-        dense: [1, C, g, g] the mask prompt.
-        where: [g * g] 0..1, added to what tokens attend to, after the softmax, and brought
-            to sum 1 by another softmax.
-        what: [C], added to all tokens before each layer.
+        decoder: SAM's mask decoder.
+        image_embedding: [1, C, g, g].
+        image_pe: [1, C, g, g] positional encoding.
+        sparse_prompt: [1, T, C] embeddings of point prompts.
+        dense_prompt: [1, C, g, g] embedding of the mask prompt.
+        guidance: [g * g] in 0..1, added to the softmax of the token-to-image attention, which is
+            normalised by a second softmax.
+        target: [C], added to all tokens before each layer.
 
     Returns:
-        Logits [1, 4, 4g, 4g] and estimated IoUs [1, 4].
+        Logits [1, 4, 4g, 4g] and predicted IoUs [1, 4].
     """
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own[None], sparse], dim=1)
-    tokens, seen = _two_ways(decoder.transformer, embedding + dense, places, tokens, where, what)
-    height, width = embedding.shape[-2:]
-    finer = decoder.output_upscaling(seen.transpose(1, 2).unflatten(2, (height, width)))
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([output_tokens[None], sparse_prompt], dim=1)
+    source = image_embedding + dense_prompt
+    tokens, pixels = _two_way_transformer(
+        decoder.transformer, source, image_pe, tokens, guidance, target
+    )
+    height, width = image_embedding.shape[-2:]
+    upscaled = decoder.output_upscaling(pixels.transpose(1, 2).unflatten(2, (height, width)))
     count = decoder.num_mask_tokens
     kernels = [
-        network(tokens[:, 1 + number])
-        for number, network in enumerate(decoder.output_hypernetworks_mlps)
+        mlp(tokens[:, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)
     ]
-    masks = torch.einsum("bkc,bchw->bkhw", torch.stack(kernels, dim=1), finer)
+    masks = torch.einsum("bkc,bchw->bkhw", torch.stack(kernels, dim=1), upscaled)
     return masks[:, :count], decoder.iou_prediction_head(tokens[:, 0])
 
 
-def _two_ways(
+def _two_way_transformer(
     transformer: nn.Module,
     image: Tensor,
-    places: Tensor,
+    image_pe: Tensor,
     tokens: Tensor,
-    where: Tensor,
-    what: Tensor,
+    guidance: Tensor,
+    target: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and pixels after they have looked at each other: [1, T, C] and [1, g * g, C]."""
-    pixels, pixel_codes = (one.flatten(2).transpose(1, 2) for one in (image, places))
-    # The hint joins the tokens' own codes as well, once and for all layers.
-    codes = tokens + what
+    """Run SAM's two-way transformer; tokens [1, T, C] and pixels [1, g * g, C]."""
+    pixels, pixel_pe = (x.flatten(2).transpose(1, 2) for x in (image, image_pe))
+    # The target joins the tokens' positional encoding as well, once for all layers.
+    token_pe = tokens + target
     queries = tokens
     for layer in transformer.layers:
-        queries, pixels = _layer(layer, queries + what, pixels, codes, pixel_codes, where)
-    asked = queries + codes + what
-    found = transformer.final_attn_token_to_image(q=asked, k=pixels + pixel_codes, v=pixels)
-    return transformer.norm_final_attn(queries + found), pixels
+        queries, pixels = _two_way_layer(
+            layer, queries + target, pixels, token_pe, pixel_pe, guidance
+        )
+    q = queries + token_pe + target
+    attended = transformer.final_attn_token_to_image(q=q, k=pixels + pixel_pe, v=pixels)
+    return transformer.norm_final_attn(queries + attended), pixels
 
 
-def _layer(
+def _two_way_layer(
     layer: TwoWayAttentionBlock,
     queries: Tensor,
     pixels: Tensor,
-    codes: Tensor,
-    pixel_codes: Tensor,
-    where: Tensor,
+    token_pe: Tensor,
+    pixel_pe: Tensor,
+    guidance: Tensor,
 ) -> tuple[Tensor, Tensor]:
     if layer.skip_first_layer_pe:
         queries = layer.self_attn(q=queries, k=queries, v=queries)
     else:
-        coded = queries + codes
-        queries = queries + layer.self_attn(q=coded, k=coded, v=queries)
+        q = queries + token_pe
+        queries = queries + layer.self_attn(q=q, k=q, v=queries)
     queries = layer.norm1(queries)
-    keys = pixels + pixel_codes
-    looked = _guided(layer.cross_attn_token_to_image, queries + codes, keys, pixels, where)
-    queries = layer.norm2(queries + looked)
+    keys = pixels + pixel_pe
+    attended = _guided_attention(
+        layer.cross_attn_token_to_image, queries + token_pe, keys, pixels, guidance
+    )
+    queries = layer.norm2(queries + attended)
     queries = layer.norm3(queries + layer.mlp(queries))
-    answered = layer.cross_attn_image_to_token(q=keys, k=queries + codes, v=queries)
-    return queries, layer.norm4(pixels + answered)
+    attended = layer.cross_attn_image_to_token(q=keys, k=queries + token_pe, v=queries)
+    return queries, layer.norm4(pixels + attended)
 
 
-def _guided(attention: Attention, q: Tensor, k: Tensor, v: Tensor, where: Tensor) -> Tensor:
-    """An attention whose weights are pulled to certain places."""
+def _guided_attention(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, guidance: Tensor
+) -> Tensor:
+    """Apply an attention layer whose weights are biased by guidance and normalised again."""
     q, k, v = (
-        one.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for one in (attention.q_proj(q), attention.k_proj(k), attention.v_proj(v))
+        x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for x in (attention.q_proj(q), attention.k_proj(k), attention.v_proj(v))
     )
     weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-    weights = (weights + where).softmax(-1)
-    return attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
+    weights = (weights + guidance).softmax(-1)
+    output: Tensor = attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
+    return output

@@ -1,7 +1,7 @@
-"""Weights made from each tensor's own name, so that two programs can have the same ones.
+"""Weights computed from tensor names, so that two programs can use the same ones.
 
-PerSAM's and Matcher's published programs ran with them on CPU; what they computed lies, cut to fit,
-in `data/`. The project's README says how.
+The published programs of PerSAM and Matcher were run with them on a CPU; subsampled results are
+stored in `data/`, as the project's README describes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# SAM's estimates of IoU, and the size of its logits, get into the range of trained ones, so that
-# published thresholds part the masks.
-QUALITY_BIAS, QUALITY_SPREAD, LOGIT_SCALE = 0.88, 0.03, 150.0
+# SAM's predicted IoUs and logits are brought into the range of trained ones, so that the published
+# thresholds keep some masks and drop others.
+QUALITY_BIAS, QUALITY_STD, LOGIT_SCALE = 0.88, 0.03, 150.0
 
 
-def ruled_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """What the rule makes of a tensor's name."""
+def rule_based_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Compute a tensor from its name and shape."""
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("iou_prediction_head.layers.2.bias"):
-        made = QUALITY_BIAS + QUALITY_SPREAD * normal
+        made = QUALITY_BIAS + QUALITY_STD * normal
     elif name.endswith("iou_prediction_head.layers.2.weight"):
-        made = 10 * QUALITY_SPREAD * normal / np.sqrt(shape[1])
+        made = 10 * QUALITY_STD * normal / np.sqrt(shape[1])
     elif "output_hypernetworks_mlps" in name and name.endswith("layers.2.weight"):
         made = LOGIT_SCALE * normal / np.sqrt(shape[1])
     elif name.endswith("gamma") or (name.endswith("weight") and len(shape) == 1):
@@ -40,16 +40,16 @@ def ruled_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(made.astype(np.float32))
 
 
-def rule(model: nn.Module) -> nn.Module:
-    """Give every tensor of a model what the rule makes of its name."""
+def initialize_by_rule(model: nn.Module) -> nn.Module:
+    """Fill every tensor of a model by `rule_based_tensor`, in place."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            value.copy_(ruled_tensor(name, tuple(value.shape)))
+            value.copy_(rule_based_tensor(name, tuple(value.shape)))
     return model.eval()
 
 
 def build_sam(parts, side: int, patch: int, width: int = 32) -> nn.Module:
-    """A small SAM from the classes of a module `parts`."""
+    """Build a small SAM from the classes of a module `parts`."""
     grid = (side // patch, side // patch)
     encoder = parts.ImageEncoderViT(
         img_size=side,
@@ -74,11 +74,11 @@ def build_sam(parts, side: int, patch: int, width: int = 32) -> nn.Module:
         embed_dim=width, image_embedding_size=grid, input_image_size=(side, side), mask_in_chans=16
     )
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    return rule(parts.Sam(encoder, prompts, decoder, mean, std))
+    return initialize_by_rule(parts.Sam(encoder, prompts, decoder, mean, std))
 
 
-def ruled_sam(side: int, patch: int):
-    """hipie's wrapper of it."""
+def rule_based_sam(side: int, patch: int):
+    """Build a small SAM in hipie's wrapper."""
     import segment_anything.modeling as parts
 
     from hipie.modeling.sam.predictor import Sam
@@ -86,25 +86,25 @@ def ruled_sam(side: int, patch: int):
     return Sam(build_sam(parts, side, patch))
 
 
-def ruled_dino():
-    """A ViT of timm for squares of 112 pixels, two blocks of width 32."""
+def rule_based_dino():
+    """Build a ViT of timm for squares of 112 pixels, two blocks of width 32."""
     from hipie_fewshot.modeling.dino import Dino
 
     dino = Dino.from_source("random:tiny", size=112)
-    rule(dino.model)
+    initialize_by_rule(dino.model)
     return dino
 
 
-def image_of(seed: int, height: int, width: int) -> np.ndarray:
-    """Patches of colour with a little noise: [H, W, 3] uint8."""
+def make_image(seed: int, height: int, width: int) -> np.ndarray:
+    """Draw squares of colour with a little noise: [H, W, 3] uint8."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3))
     large = np.kron(colours, np.ones((10, 10, 1), int))[:height, :width]
     return (large + rng.integers(-20, 21, large.shape)).clip(0, 255).astype(np.uint8)
 
 
-def blob(seed: int, height: int, width: int) -> np.ndarray:
-    """An ellipse somewhere: [H, W] bool."""
+def ellipse_mask(seed: int, height: int, width: int) -> np.ndarray:
+    """Draw an ellipse at a random position: [H, W] bool."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     middle = rng.uniform(0.35, 0.65, 2) * (height, width)
