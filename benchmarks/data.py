@@ -41,7 +41,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 # A program beside this one has the package's name, which it must not hide.
 sys.path[0] = str(ROOT)
-from hipie.data.dataset_mappers import UniversalMapper
+from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import load_refcoco
 from hipie.data.datasets.coco import register
 from hipie.evaluation import ReferringEvaluator, write_results
@@ -239,13 +239,13 @@ def loading(scale: float) -> dict[str, float]:
             size = {"height": HEIGHT, "width": WIDTH}
             named = {"file_name": str(path), "image_id": image}
             records.append({**named, **size, "annotations": annotations})
-        ours = UniversalMapper(
+        ours = UniversalDatasetMapper(
             Vocabulary.from_names(things=["a", "b", "c", "d", "e"]),
             training=True,
-            shortest=(480,),
-            longest=1333,
-            pieces=[2] * 5,
-            max_pieces=100,
+            min_sizes=(480,),
+            max_size=1333,
+            token_counts=[2] * 5,
+            max_tokens=100,
         )
         theirs = DatasetMapper(
             is_train=True,

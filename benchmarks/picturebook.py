@@ -38,10 +38,9 @@ from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
 from hipie.config.loading import merge
 from hipie.data.build import build_test_loader
-from hipie.data.dataset_mappers.annotations import read_labels
 from hipie.data.datasets import register_all
 from hipie.data.datasets.picturebook import IGNORE_LABEL, picturebook_vocabulary
-from hipie.data.image_io import read_image
+from hipie.data.image_io import read_image, read_label_map
 from hipie.evaluation import ClassAgnosticRecall, write_results
 from hipie.evaluation.metrics.expression_iou import expressions_with_answers, overlap_with
 from hipie.evaluation.metrics.iou import Overlap, referring_scores
@@ -106,7 +105,7 @@ def colour_miou(pages: int, seed: int = 0) -> float:
 
 
 def _pixels(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    labels = read_labels(record["sem_seg_file_name"]).astype(np.int64)
+    labels = read_label_map(record["sem_seg_file_name"]).astype(np.int64)
     return read_image(record["file_name"]), labels
 
 

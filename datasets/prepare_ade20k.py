@@ -21,7 +21,7 @@ from typing import Any
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.semantic_folder import load_label_maps
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.ade20k import Annotated, annotate
 from hipie.data.preparation.cli import Check, is_newer
 from hipie.data.preparation.in_place import check_label_maps, run_in_place

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.io.json_file import DatasetError, read_json
+from hipie.data.io.json_file import read_json
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import Check, objects_counted
 from hipie.data.preparation.in_place import check_label_maps, run_in_place
 from hipie.data.preparation.label_maps import Job, convert_all, place_image, relabel_panoptic

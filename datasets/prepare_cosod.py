@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, UnidentifiedImageError
 
 from hipie.data.datasets.cosaliency import IMAGES, load_cosaliency
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import Check, run
 from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file
 

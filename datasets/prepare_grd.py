@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.grd import load_grd
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import Check, run
 from hipie.data.preparation.ref_counts import counted
 from hipie.data.preparation.sources import Delivery, DeliveryError, Source

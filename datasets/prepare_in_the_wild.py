@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.odinw_seginw import in_the_wild_splits
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import Check, objects_counted, run
 from hipie.data.preparation.sources import Delivery, DeliveryError, Source
 from hipie.vocabularies.tables import collection_datasets, load_classes

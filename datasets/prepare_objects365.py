@@ -24,7 +24,8 @@ from typing import Any
 from tqdm import tqdm
 
 from hipie.data.datasets.coco_instances import load_coco_instances
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json
+from hipie.data.io.json_file import read_json
+from hipie.data.io.validation import DatasetError, images_by_id
 from hipie.data.preparation.cli import Check, is_newer, objects_counted
 from hipie.data.preparation.in_place import run_in_place
 from hipie.data.preparation.sources import Source, whole_file

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.datasets.uninext_refer import load_object_expressions
 from hipie.data.io.json_file import read_json
-from hipie.data.io.rle import runs_of
+from hipie.data.io.rle import to_rle
 from hipie.data.preparation.cli import Check, is_newer, run
 from hipie.data.preparation.ref_counts import counted
 from hipie.data.preparation.sources import Delivery, Source, whole_file
@@ -86,7 +86,7 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
         origin = {"original_id": record["image_id"], "ref_id": expressions[0]["ref_id"]}
         words = [expression["expression"] for expression in expressions]
         images.append({**kept, "id": number, "expressions": words, **origin})
-        runs = runs_of(annotation["segmentation"], record["height"], record["width"])
+        runs = to_rle(annotation["segmentation"], record["height"], record["width"])
         annotations.append(
             {
                 "id": number,

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.io.json_file import images_by_id, read_json
+from hipie.data.io.json_file import read_json
+from hipie.data.io.validation import images_by_id
 from hipie.data.preparation.cli import Check, is_newer, run
 from hipie.data.preparation.ref_counts import counted
 from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file

@@ -28,7 +28,7 @@ import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer
 from hipie.checkpoint.report import LoadReport
 from hipie.config.loading import check
-from hipie.data.dataset_mappers.transforms import plain_resize
+from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, as_rgb, read_image
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
@@ -323,7 +323,7 @@ class Segmenter:
         """Resize an image [H, W, 3] uint8 RGB as the model is tested."""
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
-        resized = plain_resize(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
+        resized = resize_transform(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))

@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import NoOpTransform
 
-from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.image_io import read_image
+from hipie.data.image_io import read_image, read_label_map
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -79,10 +79,10 @@ def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedImage
     if size != said:
         raise ValueError(f"{place}: the image is {_by(size)}, its annotation says {_by(said)}")
     if kind == "annotations":
-        masks, classes = annotated_objects(record[kind], *size, NoOpTransform())
+        masks, classes = instance_masks(record[kind], *size, NoOpTransform())
     elif kind == "pan_seg_file_name":
         colours = _fitting(record[kind], size)
-        masks, classes = panoptic_objects(colours, record["segments_info"], NoOpTransform())
+        masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
     elif kind == "pan_part_file_name":
         return AnnotatedImage(image, _objects_with_parts(record[kind], size, metadata), [])
     else:
@@ -146,7 +146,7 @@ def _label_map(
 
 
 def _fitting(path: str, size: tuple[int, int]) -> np.ndarray:
-    labels = read_labels(path)
+    labels = read_label_map(path)
     if labels.shape[:2] != size:
         raise ValueError(f"{path}: the map is {_by(labels.shape[:2])}, its image {_by(size)}")
     return labels

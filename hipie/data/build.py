@@ -16,8 +16,8 @@ from fvcore.common.registry import Registry
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from hipie.data.dataset_mappers import ReferringMapper, UniversalMapper
-from hipie.data.dataset_mappers.transforms import Jitter
+from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
+from hipie.data.dataset_mappers.transforms import LargeScaleJitter
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
@@ -97,13 +97,15 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     ]
     vocabulary = own or Vocabulary.from_metadata(metadata)
     if not training:
-        return MappedDataset(records, UniversalMapper(vocabulary, **_image_options(cfg, training)))
+        return MappedDataset(
+            records, UniversalDatasetMapper(vocabulary, **_image_options(cfg, training))
+        )
     unseen = set(metadata.get("unseen_classes", ()))
-    mapper = UniversalMapper(
+    mapper = UniversalDatasetMapper(
         vocabulary,
-        pieces=_token_counts(vocabulary, cfg.MODEL.HIPIE.TEXT.SOURCE),
-        max_pieces=cfg.MODEL.HIPIE.TEXT.MAX_TOKENS,
-        candidates=[
+        token_counts=_token_counts(vocabulary, cfg.MODEL.HIPIE.TEXT.SOURCE),
+        max_tokens=cfg.MODEL.HIPIE.TEXT.MAX_TOKENS,
+        negative_candidates=[
             index for index, entry in enumerate(vocabulary.classes) if entry.name not in unseen
         ],
         min_part_area=cfg.INPUT.MIN_PART_AREA,
@@ -124,11 +126,11 @@ def referring(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         dataset_name: a registered data set whose records have `expressions`.
         training: whether annotations are needed.
     """
-    mapper = ReferringMapper(
-        expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
-        square=cfg.INPUT.SQUARE_SIZE,
-        mirror=cfg.INPUT.EXPRESSION_FLIP_PROB,
-        any_targets=cfg.INPUT.GENERALIZED_EXPRESSIONS,
+    mapper = ReferringDatasetMapper(
+        max_expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
+        square_size=cfg.INPUT.SQUARE_SIZE,
+        flip_prob=cfg.INPUT.EXPRESSION_FLIP_PROB,
+        generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
         **_image_options(cfg, training),
     )
     return MappedDataset(_records(cfg, dataset_name, training), mapper)
@@ -213,8 +215,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
 def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
     return {
         "training": training,
-        "shortest": cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,),
-        "longest": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
+        "min_sizes": cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,),
+        "max_size": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
         "image_format": cfg.INPUT.FORMAT,
     }
 
@@ -226,11 +228,11 @@ def _token_counts(vocabulary: Vocabulary, source: str) -> list[int]:
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _jitter(cfg: CfgNode) -> Jitter | None:
+def _jitter(cfg: CfgNode) -> LargeScaleJitter | None:
     node = cfg.INPUT.LSJ
     if node.PROBABILITY == 0:
         return None
-    return Jitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
+    return LargeScaleJitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
 
 
 def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:

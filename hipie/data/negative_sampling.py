@@ -1,4 +1,4 @@
-"""The vocabulary a training image is shown: what is in it, among names of what is not."""
+"""Sampling of the vocabulary in a training caption: present classes and random negatives."""
 
 from __future__ import annotations
 
@@ -7,61 +7,69 @@ from dataclasses import replace
 
 import numpy as np
 
-from hipie.data.dataset_mappers.text_flip import mirrored_words
+from hipie.data.dataset_mappers.transforms import flip_text
 from hipie.vocabularies.vocabulary import Vocabulary
 
-MOST_NEGATIVES = 85
-SPECIAL_PIECES = 2
+MAX_NEGATIVES = 85
+NUM_SPECIAL_TOKENS = 2
+"""[CLS] and [SEP]."""
 
 
-def draw_vocabulary(
+def sample_vocabulary(
     rng: np.random.Generator,
     present: Collection[int],
     candidates: Sequence[int],
-    pieces: Sequence[int],
-    max_pieces: int,
+    token_counts: Sequence[int],
+    max_tokens: int,
 ) -> list[int]:
-    """Draw the classes of one training caption, in the order they are named.
+    """Sample the classes of one training caption.
 
-    The classes in the image come first to the budget, in random order, then random others: 85
-    (or all) half the time, otherwise a number drawn between 1 and that. All are shuffled at the
-    end. The published recipe also draws the name "__background__"; this does not.
+    Present classes take their tokens first, in random order; then random candidates are added: in
+    half of the cases 85 (or all), otherwise a uniform number between 1 and that. The result is
+    shuffled. The official training also samples a class "__background__"; this does not.
 
     Args:
-        rng: the item's own generator.
+        rng: generator of the item.
         present: indices of the classes in the image.
-        candidates: indices that may be named although absent.
-        pieces: tokens of "name. " for every class of the vocabulary.
-        max_pieces: tokens a caption may have, [CLS] and [SEP] included.
+        candidates: indices of the classes that may be added.
+        token_counts: number of tokens of "name. " of every class of the vocabulary.
+        max_tokens: tokens that a caption may have, [CLS] and [SEP] included.
 
     Returns:
-        distinct class indices; classes of the image are missing only if they did not fit.
+        Distinct class indices in the caption's order; of the present classes only those are
+        missing that did not fit.
     """
-    room = max_pieces - SPECIAL_PIECES
-    named: list[int] = []
+    budget = max_tokens - NUM_SPECIAL_TOKENS
+    selected: list[int] = []
     for index in rng.permutation(np.array(sorted(present), dtype=np.int64)):
-        if pieces[index] <= room:
-            named.append(int(index))
-            room -= pieces[index]
-    most = min(MOST_NEGATIVES, len(candidates))
-    count = most if most == 0 or rng.random() < 0.5 else int(rng.integers(1, most + 1))
+        if token_counts[index] <= budget:
+            selected.append(int(index))
+            budget -= token_counts[index]
+    limit = min(MAX_NEGATIVES, len(candidates))
+    count = limit if limit == 0 or rng.random() < 0.5 else int(rng.integers(1, limit + 1))
     for index in rng.choice(np.asarray(candidates, dtype=np.int64), size=count, replace=False):
-        if index not in present and pieces[index] <= room:
-            named.append(int(index))
-            room -= pieces[index]
-    return [named[i] for i in rng.permutation(len(named))]
+        if index not in present and token_counts[index] <= budget:
+            selected.append(int(index))
+            budget -= token_counts[index]
+    return [selected[i] for i in rng.permutation(len(selected))]
 
 
-def sub_vocabulary(vocabulary: Vocabulary, named: Sequence[int], mirrored: bool) -> Vocabulary:
-    """The chosen classes of a vocabulary; names swap left and right if the image is mirrored."""
-    classes = [vocabulary.classes[i] for i in named]
-    if mirrored:
+def vocabulary_subset(vocabulary: Vocabulary, indices: Sequence[int], flipped: bool) -> Vocabulary:
+    """Return some classes of a vocabulary.
+
+    Args:
+        vocabulary: all classes.
+        indices: the classes to keep, in this order.
+        flipped: swap left and right in their names, for a horizontally flipped image.
+    """
+    classes = [vocabulary.classes[i] for i in indices]
+    if flipped:
         classes = [
             replace(
-                one,
-                name=mirrored_words(one.name),
-                synonyms=tuple(mirrored_words(word) for word in one.synonyms),
+                entry,
+                name=flip_text(entry.name),
+                synonyms=tuple(flip_text(synonym) for synonym in entry.synonyms),
             )
-            for one in classes
+            for entry in classes
         ]
     return Vocabulary(tuple(classes))

@@ -16,7 +16,8 @@ from detectron2.evaluation import DatasetEvaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
+from hipie.data.image_io import read_label_map
 from hipie.evaluation.distributed import gather_lists
 
 MOST_DETECTIONS = 100
@@ -171,8 +172,8 @@ def _named(image: dict[str, Any]) -> tuple[int, int]:
 
 def _annotated_masks(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     if "segments_info" in record:
-        colours = read_labels(record["pan_seg_file_name"])
-        return panoptic_objects(colours, record["segments_info"], NoOpTransform())
+        colours = read_label_map(record["pan_seg_file_name"])
+        return panoptic_masks(colours, record["segments_info"], NoOpTransform())
     kept = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     size = record["height"], record["width"]
     masks = [decode_mask(a["segmentation"], *size) for a in kept]

@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.dataset_mappers.saliency import read_saliency
+from hipie.data.image_io import read_saliency_mask
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.group_predictions import answered_map, images_of_batch
 from hipie.evaluation.metrics.averages import mean
@@ -76,7 +76,7 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         """
         for _, image, answer in images_of_batch(inputs, outputs):
             record = self._records[image["image_id"]]
-            mask = read_saliency(record["saliency_file_name"])
+            mask = read_saliency_mask(record["saliency_file_name"])
             self._scores.append(image_scores(record["image_id"], _grey(record, answer), mask))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.io.rle import Runs
+from hipie.data.io.rle import RLE
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.group_predictions import answered_map, images_of_batch
 from hipie.evaluation.metrics.averages import mean_of_known, percent
@@ -109,7 +109,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
 
     def _pairs(
         self, group: dict[str, Any], record: dict[str, Any], answer: dict[str, Any]
-    ) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
+    ) -> Iterator[tuple[dict[str, Any], RLE | np.ndarray, RLE]]:
         if "referring" in answer:
             yield from expressions_with_answers(record, answer["referring"])
             return

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.dataset_mappers.annotations import read_labels
+from hipie.data.image_io import read_label_map
 from hipie.evaluation.distributed import gather_sum
 
 
@@ -64,7 +64,7 @@ class PartEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             path = self._label_files[item["file_name"]]
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
-            truth = read_labels(path).astype(np.int64) - 1
+            truth = read_label_map(path).astype(np.int64) - 1
             if truth.shape != predicted.shape:
                 raise ValueError(
                     f"{path}: the label map has {truth.shape} pixels, the prediction "

@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.dataset_mappers.annotations import read_labels
 from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.datasets.part_classes import PartClass
+from hipie.data.image_io import read_label_map
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.metrics.averages import mean_of_known
 from hipie.evaluation.metrics.part_pq import ClassCounts, FoundSegment, image_counts
@@ -61,7 +61,7 @@ class PartPQEvaluator(DatasetEvaluator):
         """
         for item, output in zip(inputs, outputs, strict=True):
             path = self._files[item["file_name"]]
-            truth = decode_uids(read_labels(path))
+            truth = decode_uids(read_label_map(path))
             for key in ("panoptic_seg", "part_seg"):
                 if key not in output:
                     raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from benchmarks import name_order
-from hipie.data.dataset_mappers.annotations import read_labels
+from hipie.data.image_io import read_label_map
 
 
 def test_the_first_order_is_the_books_own_and_all_are_permutations():
@@ -46,7 +46,7 @@ class Oracle(torch.nn.Module):
 
     def forward(self, inputs):
         record = self.records[inputs[0]["image_id"]]
-        coded = read_labels(record["pan_seg_file_name"]).astype("int64")
+        coded = read_label_map(record["pan_seg_file_name"]).astype("int64")
         if coded.ndim == 3:
             coded = coded @ [1, 256, 65536]
         names = list(inputs[0]["vocabulary"].names)

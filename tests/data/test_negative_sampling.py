@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from hipie.data.negative_sampling import draw_vocabulary, sub_vocabulary
+from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
-PIECES = [2] * 200
+TOKEN_COUNTS = [2] * 200
 
 
-def draw(seed: int, present=(3, 5), candidates=range(200), pieces=PIECES, room: int = 512):
+def draw(
+    seed: int,
+    present=(3, 5),
+    candidates=range(200),
+    token_counts=TOKEN_COUNTS,
+    max_tokens: int = 512,
+):
     rng = np.random.default_rng(seed)
-    return draw_vocabulary(rng, set(present), list(candidates), pieces, room)
+    return sample_vocabulary(rng, set(present), list(candidates), token_counts, max_tokens)
 
 
 def test_names_are_distinct_and_hold_what_is_present() -> None:
@@ -42,16 +48,16 @@ def test_only_candidates_are_added() -> None:
 
 def test_captions_fit() -> None:
     for seed in range(30):
-        named = draw(seed, present=(1, 2, 3, 4), room=2 + 6)
-        assert sum(PIECES[i] for i in named) <= 6
+        named = draw(seed, present=(1, 2, 3, 4), max_tokens=2 + 6)
+        assert sum(TOKEN_COUNTS[i] for i in named) <= 6
         assert set(named) <= {1, 2, 3, 4} and len(named) == 3
 
 
 def test_a_long_name_does_not_shut_out_the_rest() -> None:
-    pieces = [2] * 200
-    pieces[3] = 100
+    token_counts = [2] * 200
+    token_counts[3] = 100
     for seed in range(10):
-        named = draw(seed, pieces=pieces, room=50)
+        named = draw(seed, token_counts=token_counts, max_tokens=50)
         assert 3 not in named and 5 in named
 
 
@@ -63,8 +69,8 @@ def test_sub_vocabulary_keeps_order_and_mirrors_names() -> None:
             VocabularyClass("right arm", "part", whole="person"),
         ]
     )
-    plain = sub_vocabulary(words, [2, 0], mirrored=False)
+    plain = vocabulary_subset(words, [2, 0], flipped=False)
     assert plain.names == ("right arm", "dog") and plain.classes[1].synonyms == ("puppy",)
-    mirrored = sub_vocabulary(words, [1, 2], mirrored=True)
+    mirrored = vocabulary_subset(words, [1, 2], flipped=True)
     assert mirrored.names == ("right arm", "left arm")
     assert mirrored.classes[0].synonyms == ("right limb",)

@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 from PIL import Image
 
-from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
 from hipie.data.datasets import register_benchmarks
+from hipie.data.image_io import read_label_map
 from tests import benchmark_trees as trees
 from tests.benchmark_trees import HEIGHT, WIDTH
 
@@ -118,8 +119,8 @@ def test_segments_as_panopticapi_counts_them(root: Path, name: str) -> None:
     }
     ours: Counter[int] = Counter()
     for record in records:
-        colours = read_labels(record["pan_seg_file_name"])
-        masks, classes = panoptic_objects(colours, record["segments_info"], NoOpTransform())
+        colours = read_label_map(record["pan_seg_file_name"])
+        masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
         ours.update(original[place] for place in classes)
         with Image.open(record["pan_seg_file_name"]) as image:
             ids = evaluation.rgb2id(np.array(image, dtype=np.uint32))

@@ -13,8 +13,9 @@ import scipy.io
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from hipie.data.dataset_mappers.annotations import decode_mask, read_labels
+from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.datasets import register_benchmarks
+from hipie.data.image_io import read_label_map
 from tests import benchmark_trees as trees
 from tests import programs
 from tests.benchmark_trees import HEIGHT, WIDTH, halves, label_map, write_image
@@ -50,7 +51,7 @@ def times(root: Path) -> dict[str, tuple[int, int]]:
 def labels_of(name: str, key: str = "sem_seg_file_name") -> np.ndarray:
     (record,) = DatasetCatalog.get(name)
     assert Path(record["file_name"]).is_file()
-    return read_labels(record[key])
+    return read_label_map(record[key])
 
 
 def corners(labels: np.ndarray) -> list[int]:
@@ -86,7 +87,7 @@ def test_ade20k(root, capsys):
         ("bed", 20 * 30, [20, 10, 30, 20]),
         ("person", 100, [50, 30, 10, 10]),
     ]
-    ids = read_labels(record["pan_seg_file_name"])[..., 0]
+    ids = read_label_map(record["pan_seg_file_name"])[..., 0]
     assert (ids[5, 5], ids[20, 25], ids[20, 40], ids[35, 55], ids[45, 60]) == (1, 2, 2, 3, 0)
     (record,) = DatasetCatalog.get("ade20k_instance_train")
     classes = MetadataCatalog.get("ade20k_instance_train").thing_classes
@@ -107,7 +108,7 @@ def test_ade20k(root, capsys):
 def test_ade20k_objects_of_two_classes_are_refused(root, capsys):
     write_ade20k(root)
     path = root / "ade/ADEChallengeData2016/annotations_instance/training/ADE_train_00000001.png"
-    objects = read_labels(str(path))
+    objects = read_label_map(str(path))
     objects[10, 20, 0] = 2
     label_map(path, objects)
     assert run(program("ade20k"), root) == 2
@@ -129,7 +130,7 @@ def test_ade20k_full(root):
     assert corners(labels_of("ade20k_full_sem_seg_val")) == [0, 1, 65535]
     _, second = DatasetCatalog.get("ade20k_full_sem_seg_train")
     assert (second["height"], second["width"]) == (512, round(1500 / 1030 * 512))
-    assert np.unique(read_labels(second["sem_seg_file_name"])).tolist() == [2]
+    assert np.unique(read_label_map(second["sem_seg_file_name"])).tolist() == [2]
     with Image.open(second["file_name"]) as image:
         assert image.size == (second["width"], 512)
 
@@ -259,7 +260,7 @@ def test_pascal_part(root, capsys):
         above = int(labels[5, 0]), int(labels[5, -1])
         assert tuple(names[i - 1] for i in (left, right, *above)) == shown
         assert nothing == 0 and labels.dtype == np.uint8
-    whole = read_labels(str(root / "pascal_part/labels/validation/2008_000002.tif"))
+    whole = read_label_map(str(root / "pascal_part/labels/validation/2008_000002.tif"))
     assert np.unique(whole).tolist() == [0, 6_002, 12_001, 6_002_59, 12_001_01]
     before = times(root)
     assert run(module, root) == 0 and times(root) == before
@@ -312,15 +313,15 @@ def test_coco(root, capsys):
     module = program("coco")
     assert run(module, root) == 0
     for record in DatasetCatalog.get("coco_2017_val_sem_seg"):
-        assert corners(read_labels(record["sem_seg_file_name"])) == [0, 119, 255]
+        assert corners(read_label_map(record["sem_seg_file_name"])) == [0, 119, 255]
     assert "instances of val2017: 2 objects in 2 images" in capsys.readouterr().out
     content = json.loads((place / "annotations/panoptic_val2017.json").read_text())
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     (place / "annotations/panoptic_val2017_100.json").write_text(json.dumps(content))
     assert run(module, root) == 0
     (record,) = DatasetCatalog.get("coco_2017_val_100_panoptic_with_sem_seg")
-    assert corners(read_labels(record["sem_seg_file_name"])) == [0, 119, 255]
-    assert read_labels(record["pan_seg_file_name"]).shape == (HEIGHT, WIDTH, 3)
+    assert corners(read_label_map(record["sem_seg_file_name"])) == [0, 119, 255]
+    assert read_label_map(record["pan_seg_file_name"]).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_interrupted_work_is_completed(root, capsys):

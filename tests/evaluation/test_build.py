@@ -14,8 +14,9 @@ from detectron2.data.transforms import NoOpTransform
 from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
-from hipie.data.dataset_mappers.annotations import as_instances, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.annotations import masks_to_instances, panoptic_masks
 from hipie.data.datasets.coco import register
+from hipie.data.image_io import read_label_map
 from hipie.evaluation import build_evaluator
 from hipie.evaluation.metrics.expression_iou import target_runs
 
@@ -31,8 +32,8 @@ def cfg() -> CfgNode:
 
 def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
     """What a model without errors would answer for a panoptic record."""
-    colours = read_labels(record["pan_seg_file_name"])
-    truth = as_instances(*panoptic_objects(colours, record["segments_info"], NoOpTransform()))
+    colours = read_label_map(record["pan_seg_file_name"])
+    truth = masks_to_instances(*panoptic_masks(colours, record["segments_info"], NoOpTransform()))
     masks, labels = truth.gt_masks.tensor, truth.gt_classes
     chosen = labels < things
     found = Instances(truth.image_size)
@@ -112,7 +113,7 @@ def test_parts_truth_scores_full(cfg: CfgNode, tmp_path: Path, split: str, key: 
     classes = len(MetadataCatalog.get(name).stuff_classes)
 
     def answer(record: dict) -> dict:
-        labels = read_labels(record["part_seg_file_name"]).astype(np.int64)
+        labels = read_label_map(record["part_seg_file_name"]).astype(np.int64)
         return {"sem_seg": torch.from_numpy(np.eye(classes + 1)[labels]).permute(2, 0, 1)[1:]}
 
     results = run(cfg, name, tmp_path, answer)

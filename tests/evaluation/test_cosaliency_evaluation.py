@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from hipie.data.dataset_mappers.image_loading import read_record_image
 from hipie.data.datasets.coco import register
 from hipie.data.datasets.cosaliency import load_cosaliency
+from hipie.data.image_io import read_record_image
 from hipie.evaluation import CoSaliencyEvaluator
 from tests import referring_trees as trees
 from tests.evaluation.referring_sets import answer

@@ -1,6 +1,8 @@
-"""From a record of a data set to the model's input dict."""
+"""Dataset mappers: from records of Detectron2's catalog to the inputs of the models."""
 
-from hipie.data.dataset_mappers.referring import ReferringMapper
-from hipie.data.dataset_mappers.universal import UniversalMapper
+from __future__ import annotations
 
-__all__ = ["ReferringMapper", "UniversalMapper"]
+from hipie.data.dataset_mappers.referring import ReferringDatasetMapper
+from hipie.data.dataset_mappers.universal import UniversalDatasetMapper
+
+__all__ = ["ReferringDatasetMapper", "UniversalDatasetMapper"]

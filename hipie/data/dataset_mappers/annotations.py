@@ -1,6 +1,6 @@
-"""The objects of an image, from the annotation formats, as masks after a transform.
+"""Masks of an image's objects from the annotation formats, after a transform.
 
-Formats: COCO panoptic PNG (id = R + 256 G + 256^2 B), COCO polygons and run lengths, label maps of
+Formats: COCO panoptic PNG (id = R + 256 G + 256^2 B), COCO polygons and RLE, label maps of
 classes, and of parts (class index + 1, 0 = ignore).
 """
 
@@ -14,102 +14,88 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
-from PIL import Image
 from scipy import ndimage
 
-from hipie.data.image_io import DAMAGED
+from hipie.data.io.rle import to_rle
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
-def read_labels(path: str) -> np.ndarray:
-    """A label map (PNG, TIFF) as it is stored: uint8 [H, W, 3] for colour, else integers [H, W].
-
-    Raises:
-        ValueError: if the file is missing or damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: this label map cannot be read ({error})") from error
-
-
-def panoptic_objects(
+def panoptic_masks(
     colours: np.ndarray, segments: Iterable[Mapping[str, Any]], transform: T.Transform
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of a COCO panoptic map.
+    """Return the masks of a COCO panoptic map.
 
     Args:
         colours: uint8 [H, W, 3], the PNG.
-        segments: `segments_info` with contiguous `category_id`; crowds are left out.
-        transform: applied to the map before masks are cut from it.
+        segments: `segments_info` with contiguous `category_id`; crowds are dropped.
+        transform: applied to the map first.
 
     Returns:
         (bool [N, h, w], classes int64 [N]).
     """
     kept = [s for s in segments if not s.get("iscrowd", 0)]
-    small = transform.apply_segmentation(colours).astype(np.int32)
-    ids = small[:, :, 0] + 256 * small[:, :, 1] + 65536 * small[:, :, 2]
-    wanted = np.array([s["id"] for s in kept], dtype=np.int32)
+    panoptic = transform.apply_segmentation(colours).astype(np.int32)
+    ids = panoptic[:, :, 0] + 256 * panoptic[:, :, 1] + 65536 * panoptic[:, :, 2]
+    segment_ids = np.array([s["id"] for s in kept], dtype=np.int32)
     classes = np.array([s["category_id"] for s in kept], dtype=np.int64)
-    return ids[None] == wanted[:, None, None], classes
+    return ids[None] == segment_ids[:, None, None], classes
 
 
-def part_objects(
+def part_masks(
     labels: np.ndarray, transform: T.Transform, min_area: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every connected piece (8 neighbours) of a part map, as one object.
+    """Return the connected components (8 neighbours) of a part map, one mask each.
 
     Args:
         labels: integers [H, W], class index + 1, 0 = ignore.
         transform: applied to the map first.
-        min_area: smaller pieces, in pixels of the transformed map, are left out.
+        min_area: smaller components are dropped, pixels of the transformed map.
 
     Returns:
         (bool [N, h, w], classes int64 [N]), by class, then from the top.
     """
-    small = _transformed_labels(labels, transform)
+    transformed = _transform_labels(labels, transform)
     masks: list[np.ndarray] = []
     classes: list[int] = []
-    for index, window in enumerate(ndimage.find_objects(small)):
+    for index, window in enumerate(ndimage.find_objects(transformed)):
         if window is None:
             continue
-        pieces, _ = ndimage.label(small[window] == index + 1, structure=EIGHT_NEIGHBOURS)
-        areas = np.bincount(pieces.ravel())
-        for piece in range(1, len(areas)):
-            if areas[piece] >= min_area:
-                mask = np.zeros(small.shape, dtype=bool)
-                mask[window] = pieces == piece
+        components, _ = ndimage.label(transformed[window] == index + 1, structure=EIGHT_NEIGHBOURS)
+        areas = np.bincount(components.ravel())
+        for component in range(1, len(areas)):
+            if areas[component] >= min_area:
+                mask = np.zeros(transformed.shape, dtype=bool)
+                mask[window] = components == component
                 masks.append(mask)
                 classes.append(index)
-    stacked = np.stack(masks) if masks else np.zeros((0, *small.shape), dtype=bool)
+    stacked = np.stack(masks) if masks else np.zeros((0, *transformed.shape), dtype=bool)
     return stacked, np.array(classes, dtype=np.int64)
 
 
-def semantic_objects(
-    labels: np.ndarray, transform: T.Transform, ignored: int
+def semantic_masks(
+    labels: np.ndarray, transform: T.Transform, ignore_label: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every class of a semantic map, as one object.
+    """Return one mask for each class of a semantic map.
 
     Args:
         labels: integers [H, W], class indices.
         transform: applied to the map first.
-        ignored: the value without a class.
+        ignore_label: the value without a class.
 
     Returns:
         (bool [N, h, w], classes int64 [N]), by class.
     """
-    small = _transformed_labels(labels, transform)
-    shown = np.unique(small)
-    classes = shown[shown != ignored].astype(np.int64)
-    return small[None] == classes[:, None, None], classes
+    transformed = _transform_labels(labels, transform)
+    present = np.unique(transformed)
+    classes = present[present != ignore_label].astype(np.int64)
+    return transformed[None] == classes[:, None, None], classes
 
 
-def _transformed_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarray:
-    """A label map through a transform, by nearest neighbour, whatever its integer type.
+def _transform_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarray:
+    """Apply a transform with nearest-neighbour sampling to a label map of any integer type.
 
-    Detectron2 resizes 8-bit maps only; wider ones go through as two planes of bytes.
+    Detectron2 resizes 8-bit maps only; wider ones are transformed as two planes of bytes.
     """
     if labels.dtype == np.uint8:
         return transform.apply_segmentation(labels).astype(np.int32)
@@ -123,24 +109,18 @@ def _transformed_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarra
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """COCO polygons or run lengths (compressed or not) as a mask, polygons joined.
+    """Decode COCO polygons or an RLE (compressed or not) to a mask; polygons are joined.
 
     Returns:
         uint8 [height, width] of 0 and 1.
     """
-    if isinstance(segmentation, list):
-        runs: Any = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        runs = segmentation
-    return mask_util.decode(runs)
+    return mask_util.decode(to_rle(segmentation, height, width))
 
 
-def annotated_objects(
+def instance_masks(
     annotations: Sequence[Mapping[str, Any]], height: int, width: int, transform: T.Transform
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of COCO annotations; crowds are left out, and a box without a mask fills its box.
+    """Return the masks of COCO annotations, filled boxes for those without; crowds are dropped.
 
     Returns:
         (bool [N, h, w], classes int64 [N]).
@@ -170,12 +150,15 @@ def _filled_box(box: Sequence[float], height: int, width: int) -> np.ndarray:
     return mask
 
 
-def as_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
-    """Detectron2's `Instances` (`gt_masks`, `gt_boxes`, `gt_classes`); empty masks are dropped.
+def masks_to_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
+    """Convert masks to Detectron2's `Instances` for training; empty masks are dropped.
 
     Args:
         masks: bool [N, h, w].
         classes: int64 [N].
+
+    Returns:
+        `gt_masks`, `gt_boxes` (absolute xyxy), `gt_classes`.
     """
     columns = masks.any(axis=1)
     kept = columns.any(axis=1)

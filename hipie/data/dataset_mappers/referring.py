@@ -1,4 +1,4 @@
-"""From an image with expressions to what the model takes."""
+"""Dataset mapper of referring expression data sets."""
 
 from __future__ import annotations
 
@@ -7,58 +7,66 @@ from typing import Any
 
 import numpy as np
 
-from hipie.data.dataset_mappers.annotations import as_instances, decode_mask
-from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
-from hipie.data.dataset_mappers.text_flip import mirrored_words
-from hipie.data.dataset_mappers.transforms import draw_change, plain_resize
+from hipie.data.dataset_mappers.annotations import decode_mask, masks_to_instances
+from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
+from hipie.data.image_io import image_to_tensor, read_record_image
 
 
-class ReferringMapper:
-    """Maps an image with expressions to HIPIE's input dict, task "referring".
+class ReferringDatasetMapper:
+    """Map an image with referring expressions to HIPIE's input dict, task "referring".
 
-    A record has `file_name`, `height`, `width`, `image_id`, `expressions` (dicts with `expression`,
-    and `targets`: positions in `annotations`) and `annotations` (COCO).
+    A record has `file_name`, `height`, `width`, `image_id`, `annotations` (COCO) and `expressions`:
+    dicts with `expression` and `targets` (positions in `annotations`).
 
-    In training a few expressions are drawn, at most one for an object as long as there are others;
-    objects of class k of `instances` are what expression k describes: exactly one, or with
-    `any_targets` several or none. At test all expressions come, in order. Images are resized and
-    mirrored, never cropped, so that "the largest" and "the second" stay true; a mirror swaps left
-    and right in the words.
+    In training a few expressions are sampled, with different targets as long as there are any. The
+    objects of class k in `instances` are the targets of expression k: exactly one, or any number
+    with `generalized`. At test all expressions are returned in order. Images are resized and
+    flipped but never cropped, which keeps "the largest" and "the second" true; a flip swaps left
+    and right in the expressions.
 
     Args:
-        training: draw an augmentation and expressions, and add `instances`.
-        shortest: lengths of the shorter side to choose from (at test: the first).
-        longest: the longer side is at most this, pixels.
-        expressions: how many expressions a training item has at most.
+        training: sample an augmentation and expressions, and add `instances`.
+        min_sizes: lengths of the shorter side to sample from (at test: the first), pixels.
+        max_size: limit of the longer side, pixels.
+        max_expressions: largest number of expressions of a training item.
         image_format: "RGB" or "BGR".
-        square: side of the square that images are resized to; 0 keeps their shape.
-        mirror: how often a training image is mirrored, 0..1.
-        any_targets: train also with expressions that describe several objects, or none.
+        square_size: side of a square that images are resized to; 0 keeps the aspect ratio.
+        flip_prob: probability of a horizontal flip in training.
+        generalized: also train with expressions of several targets or none.
     """
 
     def __init__(
         self,
         *,
         training: bool,
-        shortest: Sequence[int],
-        longest: int,
-        expressions: int = 4,
+        min_sizes: Sequence[int],
+        max_size: int,
+        max_expressions: int = 4,
         image_format: str = "RGB",
-        square: int = 0,
-        mirror: float = 0.5,
-        any_targets: bool = False,
+        square_size: int = 0,
+        flip_prob: float = 0.5,
+        generalized: bool = False,
     ) -> None:
         self.training = training
-        self.shortest = tuple(shortest)
-        self.longest = longest
-        self.expressions = expressions
+        self.min_sizes = tuple(min_sizes)
+        self.max_size = max_size
+        self.max_expressions = max_expressions
         self.image_format = image_format
-        self.square = square
-        self.mirror = mirror
-        self.any_targets = any_targets
+        self.square_size = square_size
+        self.flip_prob = flip_prob
+        self.generalized = generalized
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one image.
+
+        Args:
+            record: an entry of the data set; it is not changed.
+            seed: determines all random numbers.
+
+        Returns:
+            `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
+            `expressions` (list of str), `group_id` where the record has one, and in training
+            `instances`.
 
         Raises:
             ValueError: naming the file, if the image cannot be read, its size is not the
@@ -71,50 +79,55 @@ class ReferringMapper:
         item["task"] = "referring"
         height, width = image.shape[:2]
         if not self.training:
-            resize = plain_resize(height, width, self.shortest[0], self.longest, self.square)
-            item["image"] = as_tensor(resize.apply_image(image), self.image_format)
-            item["expressions"] = [one["expression"] for one in record["expressions"]]
+            resize = resize_transform(
+                height, width, self.min_sizes[0], self.max_size, self.square_size
+            )
+            item["image"] = image_to_tensor(resize.apply_image(image), self.image_format)
+            item["expressions"] = [entry["expression"] for entry in record["expressions"]]
             return item
         rng = np.random.default_rng(list(seed))
-        chosen = self._draw_expressions(rng, record)
-        change = draw_change(
+        sampled = self._sample_expressions(rng, record)
+        augmentation = sample_augmentation(
             rng,
             height,
             width,
-            shortest=self.shortest,
-            longest=self.longest,
-            mirror=self.mirror,
-            square=self.square,
+            min_sizes=self.min_sizes,
+            max_size=self.max_size,
+            flip_prob=self.flip_prob,
+            square_size=self.square_size,
         )
-        item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
-        words = [one["expression"] for one in chosen]
-        item["expressions"] = [mirrored_words(w) for w in words] if change.mirrored else words
-        pairs = [(k, target) for k, one in enumerate(chosen) for target in one["targets"]]
+        transform = augmentation.transform
+        item["image"] = image_to_tensor(transform.apply_image(image), self.image_format)
+        texts = [entry["expression"] for entry in sampled]
+        item["expressions"] = [flip_text(text) for text in texts] if augmentation.flipped else texts
+        pairs = [(k, target) for k, entry in enumerate(sampled) for target in entry["targets"]]
         masks = np.zeros((len(pairs), *item["image"].shape[1:]), dtype=bool)
         for row, (_, target) in enumerate(pairs):
             mask = decode_mask(record["annotations"][target]["segmentation"], height, width)
-            masks[row] = change.transform.apply_segmentation(mask)
+            masks[row] = transform.apply_segmentation(mask)
         classes = np.array([k for k, _ in pairs], dtype=np.int64)
-        item["instances"] = as_instances(masks, classes)
+        item["instances"] = masks_to_instances(masks, classes)
         return item
 
-    def _draw_expressions(
+    def _sample_expressions(
         self, rng: np.random.Generator, record: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Expressions that can be used, in random order, those of new objects first."""
+        """Sample usable expressions in random order, those with new targets first."""
         usable = [
-            one for one in record["expressions"] if self.any_targets or len(one["targets"]) == 1
+            entry
+            for entry in record["expressions"]
+            if self.generalized or len(entry["targets"]) == 1
         ]
         if not usable:
-            wanted = "it has no expression"
+            problem = "it has no expression"
             if record["expressions"]:
-                wanted = "none of its expressions describes exactly one object"
-            raise ValueError(f"{record['file_name']}: {wanted}")
-        first: list[dict[str, Any]] = []
-        later: list[dict[str, Any]] = []
-        seen: set[tuple[int, ...]] = set()
+                problem = "none of its expressions describes exactly one object"
+            raise ValueError(f"{record['file_name']}: {problem}")
+        distinct: list[dict[str, Any]] = []
+        repeated: list[dict[str, Any]] = []
+        used: set[tuple[int, ...]] = set()
         for i in rng.permutation(len(usable)):
-            target = tuple(sorted(usable[i]["targets"]))
-            (later if target in seen else first).append(usable[i])
-            seen.add(target)
-        return (first + later)[: self.expressions]
+            targets = tuple(sorted(usable[i]["targets"]))
+            (repeated if targets in used else distinct).append(usable[i])
+            used.add(targets)
+        return (distinct + repeated)[: self.max_expressions]

@@ -1,10 +1,12 @@
-"""How a training image is changed: a size, a mirror, and now and then another scale and crop.
+"""Augmentations of training images and their captions: resize, flip, large-scale jitter.
 
-Everything is drawn from the generator that is passed in, so an item's seed decides all of it.
+All random numbers come from the generator that is passed in, so that the seed of an item determines
+its augmentation.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,16 +17,17 @@ from hipie.data.image_io import resized_shape
 
 IMAGE_PADDING = 128
 LABEL_PADDING = 0
+_SIDE = re.compile(r"\b(left|right)(?=(most|ward|wards|er|hand|side|ish|est)?\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Jitter:
-    """Scale jitter with a fixed crop ("large-scale jitter", Ghiasi et al., CVPR 2021).
+class LargeScaleJitter:
+    """Settings of large-scale jitter (Ghiasi et al., CVPR 2021).
 
     Attributes:
-        probability: how often an image is jittered, 0..1.
-        min_scale, max_scale: the image is fitted into the crop's square times a number between.
-        size: side of the square crop in pixels; smaller images are padded.
+        probability: of a jitter, 0..1.
+        min_scale, max_scale: range of the scale; at 1 the image just fits into the square crop.
+        size: side of the square crop, pixels; smaller images are padded.
     """
 
     probability: float = 0.5
@@ -34,94 +37,119 @@ class Jitter:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A drawn change: the transform, and what else has to know of it.
+class Augmentation:
+    """One sampled augmentation.
 
     Attributes:
         transform: applies to the image and to its label maps.
-        mirrored: left and right are swapped.
-        cropped: parts of the image may be gone.
+        flipped: whether the image is flipped horizontally.
+        cropped: whether parts of the image may be outside the crop.
     """
 
     transform: T.TransformList
-    mirrored: bool
+    flipped: bool
     cropped: bool
 
 
-def draw_change(
+def sample_augmentation(
     rng: np.random.Generator,
     height: int,
     width: int,
     *,
-    shortest: Sequence[int],
-    longest: int,
-    mirror: float = 0.5,
-    jitter: Jitter | None = None,
-    square: int = 0,
-) -> Change:
-    """Draw how one training image is changed.
+    min_sizes: Sequence[int],
+    max_size: int,
+    flip_prob: float = 0.5,
+    jitter: LargeScaleJitter | None = None,
+    square_size: int = 0,
+) -> Augmentation:
+    """Sample the augmentation of one training image.
 
     Args:
-        rng: the item's own generator.
+        rng: generator of the item.
         height, width: size of the image, pixels.
-        shortest: lengths of the shorter side to choose from.
-        longest: the longer side is at most this.
-        mirror: probability of a horizontal flip.
-        jitter: scale jitter and crop before the resize; None turns it off.
-        square: side of the square that comes out instead; 0 keeps the shape.
+        min_sizes: lengths of the shorter side to sample from, pixels.
+        max_size: longest length of the longer side, pixels.
+        flip_prob: probability of a horizontal flip.
+        jitter: large-scale jitter before the resize; None turns it off.
+        square_size: side of a square that images are resized to instead; 0 keeps the aspect ratio.
     """
-    target = int(shortest[rng.integers(len(shortest))])
-    mirrored = bool(rng.random() < mirror)
-    steps: list[T.Transform] = [T.HFlipTransform(width)] if mirrored else []
+    min_size = int(min_sizes[rng.integers(len(min_sizes))])
+    flipped = bool(rng.random() < flip_prob)
+    steps: list[T.Transform] = [T.HFlipTransform(width)] if flipped else []
     cropped = False
     if jitter is not None and rng.random() < jitter.probability:
         scale = float(rng.uniform(jitter.min_scale, jitter.max_scale))
-        steps += _jittered(rng, height, width, jitter.size, scale)
+        steps += _jitter_transforms(rng, height, width, jitter.size, scale)
         height = width = jitter.size
         cropped = True
-    new_height, new_width = _new_shape(height, width, target, longest, square)
+    new_height, new_width = _new_shape(height, width, min_size, max_size, square_size)
     if (new_height, new_width) != (height, width):
         steps.append(T.ResizeTransform(height, width, new_height, new_width))
-    return Change(T.TransformList(steps or [T.NoOpTransform()]), mirrored, cropped)
+    return Augmentation(T.TransformList(steps or [T.NoOpTransform()]), flipped, cropped)
 
 
-def plain_resize(
-    height: int, width: int, shortest: int, longest: int, square: int = 0
+def resize_transform(
+    height: int, width: int, min_size: int, max_size: int, square_size: int = 0
 ) -> T.TransformList:
-    """The resize of test images: to a shorter side, or to a square of the side `square`."""
-    new_height, new_width = _new_shape(height, width, shortest, longest, square)
+    """Return the resize of a test image.
+
+    Args:
+        height, width: size of the image, pixels.
+        min_size, max_size: length of the shorter side, and limit of the longer one, pixels.
+        square_size: side of a square to resize to instead; 0 keeps the aspect ratio.
+    """
+    new_height, new_width = _new_shape(height, width, min_size, max_size, square_size)
     return T.TransformList([T.ResizeTransform(height, width, new_height, new_width)])
 
 
+def flip_text(text: str) -> str:
+    """Swap left and right in an expression or class name, for a horizontally flipped image.
+
+    Compounds ("leftmost", "right-hand", "leftside") are swapped as well and capitals are kept;
+    "bright" or "leftover" stay unchanged.
+    """
+    return _SIDE.sub(_opposite_side, text)
+
+
+def _opposite_side(match: re.Match[str]) -> str:
+    side = match.group(1)
+    opposite = "right" if side.lower() == "left" else "left"
+    if side.isupper():
+        return opposite.upper()
+    return opposite.capitalize() if side[0].isupper() else opposite
+
+
 def _new_shape(
-    height: int, width: int, shortest: int, longest: int, square: int
+    height: int, width: int, min_size: int, max_size: int, square_size: int
 ) -> tuple[int, int]:
-    return (square, square) if square else resized_shape(height, width, shortest, longest)
+    if square_size:
+        return square_size, square_size
+    return resized_shape(height, width, min_size, max_size)
 
 
-def _jittered(
+def _jitter_transforms(
     rng: np.random.Generator, height: int, width: int, size: int, scale: float
 ) -> list[T.Transform]:
-    """Fit into a square of `size * scale`, then cut or pad to a square of `size`."""
+    """Resize to fit a square of `size * scale`, then crop or pad to a square of `size`."""
     ratio = size * scale / max(height, width)
     new_height = max(1, int(height * ratio + 0.5))
     new_width = max(1, int(width * ratio + 0.5))
-    cut_height, cut_width = min(new_height, size), min(new_width, size)
-    top = int(rng.integers(new_height - cut_height + 1))
-    left = int(rng.integers(new_width - cut_width + 1))
+    crop_height, crop_width = min(new_height, size), min(new_width, size)
+    top = int(rng.integers(new_height - crop_height + 1))
+    left = int(rng.integers(new_width - crop_width + 1))
     steps: list[T.Transform] = [
         T.ResizeTransform(height, width, new_height, new_width),
-        T.CropTransform(left, top, cut_width, cut_height),
+        T.CropTransform(left, top, crop_width, crop_height),
     ]
-    if (cut_height, cut_width) != (size, size):
+    if (crop_height, crop_width) != (size, size):
         steps.append(
             T.PadTransform(
                 0,
                 0,
-                size - cut_width,
-                size - cut_height,
-                cut_width,
-                cut_height,
+                size - crop_width,
+                size - crop_height,
+                crop_width,
+                crop_height,
                 pad_value=IMAGE_PADDING,
                 seg_pad_value=LABEL_PADDING,
             )

@@ -1,4 +1,4 @@
-"""From a record of a data set with a vocabulary to what the model takes: things, stuff, parts."""
+"""Dataset mapper of data sets with a vocabulary: things, stuff and parts."""
 
 from __future__ import annotations
 
@@ -10,42 +10,46 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from hipie.data.dataset_mappers.annotations import (
-    annotated_objects,
-    as_instances,
-    panoptic_objects,
-    part_objects,
-    read_labels,
-    semantic_objects,
+    instance_masks,
+    masks_to_instances,
+    panoptic_masks,
+    part_masks,
+    semantic_masks,
 )
-from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
-from hipie.data.dataset_mappers.transforms import Change, Jitter, draw_change, plain_resize
-from hipie.data.negative_sampling import draw_vocabulary, sub_vocabulary
+from hipie.data.dataset_mappers.transforms import (
+    Augmentation,
+    LargeScaleJitter,
+    resize_transform,
+    sample_augmentation,
+)
+from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
 from hipie.vocabularies.vocabulary import Vocabulary
 
 
-class UniversalMapper:
-    """Maps a record with objects (panoptic, instances, classes or parts) to HIPIE's input dict.
+class UniversalDatasetMapper:
+    """Map a record with panoptic, instance, semantic or part annotations to HIPIE's input dict.
 
-    A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and one of:
+    A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and the first of:
     `part_seg_file_name`; `pan_seg_file_name` and `segments_info`; `annotations` (COCO);
-    `sem_seg_file_name`, where every class is one object. Which one it has, in this order, decides
-    `task`: "parts" for the first, otherwise "detection". Where it has `neg_category_ids` (classes
-    that are certainly absent, see `hipie.data.datasets.federated_annotations`), a training caption names only
-    those beside what is there.
+    `sem_seg_file_name`, where every class is one object. `task` is "parts" for the first of them,
+    else "detection". Records of federated data sets have `neg_category_ids`, the classes that are
+    verified to be absent (see `coco_instances.federated_categories`): only those are added to a
+    training caption.
 
     Args:
-        vocabulary: all classes, in the order of the record's contiguous class indices.
-        training: draw an augmentation and a vocabulary, and add `instances`.
-        shortest: lengths of the shorter side to choose from (at test: the first).
-        longest: the longer side is at most this, pixels.
+        vocabulary: all classes, in the order of the records' contiguous class indices.
+        training: sample an augmentation and a vocabulary, and add `instances`.
+        min_sizes: lengths of the shorter side to sample from (at test: the first), pixels.
+        max_size: limit of the longer side, pixels.
         image_format: "RGB" or "BGR".
-        pieces: tokens of "name. " of every class; needed in training.
-        max_pieces: tokens a training caption may have.
-        candidates: classes that a training caption may name although absent; None = all.
-        min_part_area: smaller pieces of parts are no objects, pixels.
-        jitter: scale jitter and crop; None = off.
-        max_objects: of an image with more, so many are drawn; 0 = all.
-        ignore_label: the value of semantic maps that is no class.
+        token_counts: number of tokens of "name. " of every class; required in training.
+        max_tokens: tokens that a training caption may have.
+        negative_candidates: classes that a training caption may name although absent; None = all.
+        min_part_area: smaller connected components of parts are ignored, pixels.
+        jitter: large-scale jitter; None = off.
+        max_objects: sample this many objects of an image with more; 0 = no limit.
+        ignore_label: the value of semantic maps that is not a class.
     """
 
     def __init__(
@@ -53,26 +57,26 @@ class UniversalMapper:
         vocabulary: Vocabulary,
         *,
         training: bool,
-        shortest: Sequence[int],
-        longest: int,
+        min_sizes: Sequence[int],
+        max_size: int,
         image_format: str = "RGB",
-        pieces: Sequence[int] = (),
-        max_pieces: int = 512,
-        candidates: Sequence[int] | None = None,
+        token_counts: Sequence[int] = (),
+        max_tokens: int = 512,
+        negative_candidates: Sequence[int] | None = None,
         min_part_area: int = 100,
-        jitter: Jitter | None = None,
+        jitter: LargeScaleJitter | None = None,
         max_objects: int = 0,
         ignore_label: int = 255,
     ) -> None:
         self.vocabulary = vocabulary
         self.training = training
-        self.shortest = tuple(shortest)
-        self.longest = longest
+        self.min_sizes = tuple(min_sizes)
+        self.max_size = max_size
         self.image_format = image_format
-        self.pieces = tuple(pieces)
-        self.max_pieces = max_pieces
-        self.candidates = tuple(
-            range(len(vocabulary.classes)) if candidates is None else candidates
+        self.token_counts = tuple(token_counts)
+        self.max_tokens = max_tokens
+        self.negative_candidates = tuple(
+            range(len(vocabulary.classes)) if negative_candidates is None else negative_candidates
         )
         self.min_part_area = min_part_area
         self.jitter = jitter
@@ -83,89 +87,96 @@ class UniversalMapper:
         """Read and map one image.
 
         Args:
-            record: one entry of the data set; it is not changed.
-            seed: decides everything that is drawn.
+            record: an entry of the data set; it is not changed.
+            seed: determines all random numbers.
+
+        Returns:
+            `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
+            `vocabulary`, and in training `instances` (`gt_masks`, `gt_boxes`, `gt_classes` as
+            positions in `vocabulary`).
 
         Raises:
-            ValueError: naming the file, if the image or its labels cannot be read, or their
-                sizes disagree.
+            ValueError: naming the file, if the image or its labels cannot be read, or their sizes
+                differ.
         """
         image = read_record_image(record)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
         item["task"] = "parts" if "part_seg_file_name" in record else "detection"
         height, width = image.shape[:2]
         if not self.training:
-            resize = plain_resize(height, width, self.shortest[0], self.longest)
-            item["image"] = as_tensor(resize.apply_image(image), self.image_format)
+            resize = resize_transform(height, width, self.min_sizes[0], self.max_size)
+            item["image"] = image_to_tensor(resize.apply_image(image), self.image_format)
             item["vocabulary"] = self.vocabulary
             return item
         rng = np.random.default_rng(list(seed))
-        change, instances = self._draw_view(rng, record, height, width)
-        item["image"] = as_tensor(change.transform.apply_image(image), self.image_format)
-        candidates = self._candidates(record, instances)
-        instances = self._draw_objects(rng, instances)
-        item["vocabulary"], item["instances"] = self._name(
-            rng, instances, candidates, change.mirrored
+        augmentation, instances = self._augment(rng, record, height, width)
+        item["image"] = image_to_tensor(
+            augmentation.transform.apply_image(image), self.image_format
+        )
+        candidates = self._caption_candidates(record, instances)
+        instances = self._sample_objects(rng, instances)
+        item["vocabulary"], item["instances"] = self._sample_caption(
+            rng, instances, candidates, augmentation.flipped
         )
         return item
 
-    def _draw_view(
+    def _augment(
         self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int
-    ) -> tuple[Change, Instances]:
-        """A change of the image and its objects; a crop that loses every object is not used."""
-        settings = {"shortest": self.shortest, "longest": self.longest}
-        change = draw_change(rng, height, width, jitter=self.jitter, **settings)
-        instances = self._objects(record, change.transform)
-        if change.cropped and len(instances) == 0:
-            change = draw_change(rng, height, width, jitter=None, **settings)
-            instances = self._objects(record, change.transform)
-        return change, instances
+    ) -> tuple[Augmentation, Instances]:
+        """Sample an augmentation and apply it; crops without any object are sampled again."""
+        sizes: dict[str, Any] = {"min_sizes": self.min_sizes, "max_size": self.max_size}
+        augmentation = sample_augmentation(rng, height, width, jitter=self.jitter, **sizes)
+        instances = self._instances(record, augmentation.transform)
+        if augmentation.cropped and len(instances) == 0:
+            augmentation = sample_augmentation(rng, height, width, jitter=None, **sizes)
+            instances = self._instances(record, augmentation.transform)
+        return augmentation, instances
 
-    def _draw_objects(self, rng: np.random.Generator, instances: Instances) -> Instances:
+    def _sample_objects(self, rng: np.random.Generator, instances: Instances) -> Instances:
         if not 0 < self.max_objects < len(instances):
             return instances
         kept = rng.choice(len(instances), size=self.max_objects, replace=False)
         return instances[np.sort(kept)]
 
-    def _candidates(self, record: dict[str, Any], instances: Instances) -> list[int]:
-        """Classes that the caption may name though no object that is drawn is of them."""
+    def _caption_candidates(self, record: dict[str, Any], instances: Instances) -> list[int]:
+        """Return the classes that may be added to the caption without an object of them."""
         absent = record.get("neg_category_ids")
         if absent is not None:
-            return sorted(set(absent).intersection(self.candidates))
+            return sorted(set(absent).intersection(self.negative_candidates))
         if 0 < self.max_objects < len(instances):
-            shown = set(instances.gt_classes.tolist())
-            return [one for one in self.candidates if one not in shown]
-        return list(self.candidates)
+            present = set(instances.gt_classes.tolist())
+            return [index for index in self.negative_candidates if index not in present]
+        return list(self.negative_candidates)
 
-    def _objects(self, record: dict[str, Any], transform: T.Transform) -> Instances:
+    def _instances(self, record: dict[str, Any], transform: T.Transform) -> Instances:
         if "part_seg_file_name" in record:
-            labels = read_labels(record["part_seg_file_name"])
-            masks, classes = part_objects(labels, transform, self.min_part_area)
+            labels = read_label_map(record["part_seg_file_name"])
+            masks, classes = part_masks(labels, transform, self.min_part_area)
         elif "pan_seg_file_name" in record:
-            colours = read_labels(record["pan_seg_file_name"])
-            masks, classes = panoptic_objects(colours, record["segments_info"], transform)
+            colours = read_label_map(record["pan_seg_file_name"])
+            masks, classes = panoptic_masks(colours, record["segments_info"], transform)
         elif "annotations" in record:
-            masks, classes = annotated_objects(
+            masks, classes = instance_masks(
                 record["annotations"], record["height"], record["width"], transform
             )
         else:
-            labels = read_labels(record["sem_seg_file_name"])
-            masks, classes = semantic_objects(labels, transform, self.ignore_label)
-        return as_instances(masks, classes)
+            labels = read_label_map(record["sem_seg_file_name"])
+            masks, classes = semantic_masks(labels, transform, self.ignore_label)
+        return masks_to_instances(masks, classes)
 
-    def _name(
+    def _sample_caption(
         self,
         rng: np.random.Generator,
         instances: Instances,
         candidates: Sequence[int],
-        mirrored: bool,
+        flipped: bool,
     ) -> tuple[Vocabulary, Instances]:
-        """Draw the caption, and number the objects by it."""
+        """Sample the caption's classes, and convert the objects' classes to positions in it."""
         present = set(instances.gt_classes.tolist())
-        named = draw_vocabulary(rng, present, candidates, self.pieces, self.max_pieces)
-        place = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
-        place[named] = np.arange(len(named))
-        classes = place[instances.gt_classes.numpy()]
+        selected = sample_vocabulary(rng, present, candidates, self.token_counts, self.max_tokens)
+        positions = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
+        positions[selected] = np.arange(len(selected))
+        classes = positions[instances.gt_classes.numpy()]
         kept = instances[np.flatnonzero(classes >= 0)]
         kept.gt_classes = kept.gt_classes.new_tensor(classes[classes >= 0])
-        return sub_vocabulary(self.vocabulary, named, mirrored), kept
+        return vocabulary_subset(self.vocabulary, selected, flipped), kept

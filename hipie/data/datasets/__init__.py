@@ -15,7 +15,7 @@ from hipie.data.datasets.picturebook import register_picturebook
 from hipie.data.datasets.picturebook_groups import register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.datasets.semantic_folder import load_label_maps
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 
 # Names that show whether the public data sets and the picture book are registered.
 BUILTIN_EXAMPLE = "refcoco_unc_val"

@@ -10,13 +10,13 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets.coco_instances import contiguous_categories, load_coco_instances
-from hipie.data.io.json_file import DatasetError, read_json
-from hipie.data.io.validation import WHOLE, WORDS, check_entry
+from hipie.data.io.json_file import read_json
+from hipie.data.io.validation import INTEGER, NON_EMPTY_STRING, DatasetError, check_entry
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
 # Value of the metadata `provider` of data sets that this package registers.
 PROVIDER = "hipie"
-CATEGORY = {"id": WHOLE, "name": WORDS}
+CATEGORY = {"id": INTEGER, "name": NON_EMPTY_STRING}
 
 
 def register_coco(

@@ -16,23 +16,26 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from hipie.data.datasets.federated_annotations import federated_lists
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images, shown
-from hipie.data.io.polygons import crosses_itself, is_polygon
-from hipie.data.io.rle import check_segmentation
+from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import require_image_files
+from hipie.data.io.rle import check_segmentation, is_polygon, is_self_intersecting
 from hipie.data.io.validation import (
     FLAG,
+    INTEGER,
+    INTEGER_OR_STRING,
     LIST,
-    NUMBER_OR_TEXT,
-    NUMBERS,
-    WHOLE,
+    NUMBER_LIST,
+    DatasetError,
     check_entry,
     check_optional,
+    images_by_id,
+    shorten,
 )
 
 logger = logging.getLogger(__name__)
 
-REQUIRED = {"id": WHOLE, "image_id": NUMBER_OR_TEXT, "category_id": WHOLE}
-OPTIONAL = {"iscrowd": FLAG, "bbox": NUMBERS}
+REQUIRED = {"id": INTEGER, "image_id": INTEGER_OR_STRING, "category_id": INTEGER}
+OPTIONAL = {"iscrowd": FLAG, "bbox": NUMBER_LIST}
 MOST_CROSSING_CHECKS = 50_000
 NAMED_IN_WARNING = 5
 
@@ -65,9 +68,9 @@ def load_coco_instances(
     """
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
-    require_images(json_file, images, image_root)
+    require_image_files(json_file, images, image_root)
     for position, category in enumerate(content["categories"]):
-        check_entry(f"{json_file}: category {position} of the list", category, {"id": WHOLE})
+        check_entry(f"{json_file}: category {position} of the list", category, {"id": INTEGER})
     contiguous = contiguous or contiguous_categories(content["categories"])
     known = {category["id"] for category in content["categories"]}
     check_crossing = len(content["annotations"]) <= MOST_CROSSING_CHECKS
@@ -76,7 +79,7 @@ def load_coco_instances(
     seen: set[Any] = set()
     for position, annotation in enumerate(content["annotations"]):
         check_entry(f"{json_file}: annotation {position} of the list", annotation, {})
-        where = f"{json_file}: annotation {shown(annotation.get('id', annotation))}"
+        where = f"{json_file}: annotation {shorten(annotation.get('id', annotation))}"
         check_entry(where, annotation, REQUIRED)
         check_optional(where, annotation, OPTIONAL)
         if annotation["id"] in seen:
@@ -136,7 +139,7 @@ def _checked(
             return None
         if len(polygons) < len(segmentation):
             problems["has a polygon of fewer than three corners, which is dropped"].append(number)
-        if check_crossing and any(crosses_itself(p) for p in polygons):
+        if check_crossing and any(is_self_intersecting(p) for p in polygons):
             problems["has a polygon that crosses itself, filled by the even-odd rule"].append(
                 number
             )

@@ -6,18 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import require_image_files
 from hipie.data.io.validation import (
     FLAG,
+    INTEGER,
+    INTEGER_OR_STRING,
     LIST,
-    NUMBER_OR_TEXT,
-    TEXT,
-    WHOLE,
+    STRING,
+    DatasetError,
     check_entry,
     check_optional,
+    images_by_id,
 )
 
-ANNOTATION = {"image_id": NUMBER_OR_TEXT, "file_name": TEXT, "segments_info": LIST}
+ANNOTATION = {"image_id": INTEGER_OR_STRING, "file_name": STRING, "segments_info": LIST}
 MOST_SEGMENT_ID = 2**24
 
 
@@ -46,7 +49,7 @@ def load_coco_panoptic(
     """
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
-    require_images(json_file, images, image_root)
+    require_image_files(json_file, images, image_root)
     things = _things(json_file, content["categories"])
     records = {}
     for position, annotation in enumerate(content["annotations"]):
@@ -90,13 +93,13 @@ def _things(json_file: str | os.PathLike[str], categories: list[Any]) -> dict[in
     """Category id -> whether it is a thing."""
     for position, category in enumerate(categories):
         where = f"{json_file}: category {position} of the list"
-        check_entry(where, category, {"id": WHOLE})
+        check_entry(where, category, {"id": INTEGER})
         check_optional(where, category, {"isthing": FLAG})
     return {c["id"]: bool(c.get("isthing", 1)) for c in categories}
 
 
 def _check_segment(where: str, segment: Any) -> None:
-    check_entry(where, segment, {"id": WHOLE, "category_id": WHOLE})
+    check_entry(where, segment, {"id": INTEGER, "category_id": INTEGER})
     check_optional(where, segment, {"iscrowd": FLAG})
     if not 0 <= segment["id"] < MOST_SEGMENT_ID:
         raise DatasetError(f'{where}: "id" must fit in three bytes, not {segment["id"]}')

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from hipie.data.io.json_file import DatasetError, check_size
+from hipie.data.io.validation import DatasetError, check_image_size
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp"}
 
@@ -77,5 +77,5 @@ def _size(path: Path) -> tuple[int, int]:
                 width, height = height, width
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise DatasetError(f"{path}: this image cannot be opened ({error})") from error
-    check_size(str(path), height, width)
+    check_image_size(str(path), height, width)
     return height, width

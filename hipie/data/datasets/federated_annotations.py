@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError
-from hipie.data.io.validation import WHOLES, check_optional
+from hipie.data.io.validation import INTEGER_LIST, DatasetError, check_optional
 
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -28,7 +27,7 @@ def federated_lists(
     Raises:
         DatasetError: if a list holds something else than known categories.
     """
-    check_optional(where, image, dict.fromkeys(LISTS, WHOLES))
+    check_optional(where, image, dict.fromkeys(LISTS, INTEGER_LIST))
     found = {}
     for key in LISTS:
         if key in image:

@@ -15,31 +15,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.gc import collector_paused
-from hipie.data.io.json_file import DatasetError, check_size
-from hipie.data.io.rle import check_segmentation, runs_of, union_of
-from hipie.data.io.safe_pickle import as_plain, read_plain_pickle
+from hipie.data.io.gc import pause_garbage_collection
+from hipie.data.io.rle import check_segmentation, merge_rles, to_rle
+from hipie.data.io.safe_pickle import array_to_list, read_plain_pickle
 from hipie.data.io.validation import (
+    BOOLEAN,
     FLAG,
-    TEXT,
-    WHOLE,
-    WHOLES,
-    WORDS,
-    Kind,
+    INTEGER,
+    INTEGER_LIST,
+    NON_EMPTY_STRING,
+    STRING,
+    DatasetError,
     check_entry,
+    check_image_size,
     check_optional,
 )
 
-TRUTH = Kind("true or false", lambda value: isinstance(value, bool) or value in (0, 1))
 TABLES = {
-    "images": {"file_name": TEXT, "height": WHOLE, "width": WHOLE, "anno_id": WHOLES},
-    "annotations": {"image_id": WHOLE, "sent_id": WHOLES},
-    "sentences": {"raw_sent": WORDS, "is_negative": TRUTH},
-    "groups": {"img_id": WHOLES, "inner_sent_id": WHOLES, "group_name": TEXT},
+    "images": {"file_name": STRING, "height": INTEGER, "width": INTEGER, "anno_id": INTEGER_LIST},
+    "annotations": {"image_id": INTEGER, "sent_id": INTEGER_LIST},
+    "sentences": {"raw_sent": NON_EMPTY_STRING, "is_negative": BOOLEAN},
+    "groups": {"img_id": INTEGER_LIST, "inner_sent_id": INTEGER_LIST, "group_name": STRING},
 }
 
 
-@collector_paused()
+@pause_garbage_collection()
 def load_grd(
     pickles: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
@@ -137,10 +137,10 @@ def _read_table(folder: Path, name: str) -> dict[int, dict[str, Any]]:
             raise DatasetError(f"{path}: the key {key!r} is not a whole number")
         where = f"{path}: entry {key}"
         check_entry(where, row, {})
-        found[key] = {name: as_plain(value) for name, value in row.items()}
+        found[key] = {name: array_to_list(value) for name, value in row.items()}
         check_entry(where, found[key], TABLES[name])
         if name == "images":
-            check_size(where, found[key]["height"], found[key]["width"])
+            check_image_size(where, found[key]["height"], found[key]["width"])
     return found
 
 
@@ -191,7 +191,7 @@ def _object(
     pieces = given if isinstance(given, list) and _are_runs(given) else [given]
     for piece in pieces:
         check_segmentation(where, piece, height, width)
-    joined = union_of([runs_of(piece, height, width) for piece in pieces], height, width)
+    joined = merge_rles([to_rle(piece, height, width) for piece in pieces], height, width)
     return {"id": number, "segmentation": joined, "category_id": 1, "iscrowd": 0}
 
 

@@ -13,11 +13,19 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from hipie.data.datasets.federated_annotations import federated_lists
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import require_image_files
 from hipie.data.io.rle import check_segmentation
-from hipie.data.io.validation import BOX, TEXT, WHOLE, check_entry
+from hipie.data.io.validation import (
+    INTEGER,
+    STRING,
+    XYWH_BOX,
+    DatasetError,
+    check_entry,
+    images_by_id,
+)
 
-ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX}
+ANNOTATION = {"id": INTEGER, "image_id": INTEGER, "category_id": INTEGER, "bbox": XYWH_BOX}
 
 
 def load_lvis(
@@ -46,10 +54,10 @@ def load_lvis(
         for position, image in enumerate(content["images"])
     ]
     images = images_by_id(json_file, content)
-    require_images(json_file, images, image_root)
+    require_image_files(json_file, images, image_root)
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for position, annotation in enumerate(content["annotations"]):
-        check_entry(f"{json_file}: annotation {position} of the list", annotation, {"id": WHOLE})
+        check_entry(f"{json_file}: annotation {position} of the list", annotation, {"id": INTEGER})
         where = f"{json_file}: annotation {annotation['id']}"
         check_entry(where, annotation, ANNOTATION)
         image = images.get(annotation["image_id"])
@@ -83,10 +91,10 @@ def load_lvis(
 
 
 def _with_file_name(where: str, image: Any) -> dict[str, Any]:
-    check_entry(where, image, {"id": WHOLE})
+    check_entry(where, image, {"id": INTEGER})
     if "file_name" in image:
         return image
-    check_entry(where, image, {"coco_url": TEXT})
+    check_entry(where, image, {"coco_url": STRING})
     return {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
 
 

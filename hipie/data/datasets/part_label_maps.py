@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json, require_images
+from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import require_image_files
+from hipie.data.io.validation import DatasetError, images_by_id
 
 
 def load_part_maps(
@@ -30,7 +32,7 @@ def load_part_maps(
         FileNotFoundError, DatasetError: naming the file that is missing or wrong.
     """
     images = images_by_id(images_json, read_json(images_json, ("images",)))
-    require_images(images_json, images, image_root)
+    require_image_files(images_json, images, image_root)
     present = set(os.listdir(label_root)) if os.path.isdir(label_root) else set()
     records = []
     for image in images.values():

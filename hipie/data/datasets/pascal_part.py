@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from hipie.data.io.json_file import DatasetError
 from hipie.data.io.matlab import read_matlab
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import Job, table_of, write_labels
 from hipie.vocabularies.tables import load_classes
 

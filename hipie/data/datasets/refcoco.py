@@ -14,36 +14,38 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.gc import collector_paused
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json
+from hipie.data.io.gc import pause_garbage_collection
+from hipie.data.io.json_file import read_json
 from hipie.data.io.rle import check_segmentation
 from hipie.data.io.safe_pickle import read_plain_pickle
 from hipie.data.io.validation import (
-    BOX,
     FLAG,
+    INTEGER,
+    INTEGER_OR_LIST,
     LIST,
-    ONE_OR_WHOLES,
-    TEXT,
-    WHOLE,
-    WORDS,
+    NON_EMPTY_STRING,
+    STRING,
+    XYWH_BOX,
+    DatasetError,
     check_entry,
     check_optional,
+    images_by_id,
 )
 
 logger = logging.getLogger(__name__)
 
 EXPRESSION_NOTES = ("sent_id", "kind", "held_out")
 REF = {
-    "ref_id": WHOLE,
-    "image_id": WHOLE,
-    "ann_id": ONE_OR_WHOLES,
-    "split": TEXT,
+    "ref_id": INTEGER,
+    "image_id": INTEGER,
+    "ann_id": INTEGER_OR_LIST,
+    "split": STRING,
     "sentences": LIST,
 }
 NAMED_IN_WARNING = 5
 
 
-@collector_paused()
+@pause_garbage_collection()
 def load_refcoco(
     refs_file: str | os.PathLike[str],
     instances_json: str | os.PathLike[str],
@@ -123,8 +125,8 @@ def _check_ref(where: str, ref: Any, words: str) -> None:
         check_entry(part, expression, {})
         if words not in expression and "sent" not in expression:
             raise DatasetError(f'{part} has no "sent"')
-        check_optional(part, expression, {"raw": TEXT, "sent": TEXT, "sent_id": WHOLE})
-        check_entry(part, {"sent": _words(expression, words)}, {"sent": WORDS})
+        check_optional(part, expression, {"raw": STRING, "sent": STRING, "sent_id": INTEGER})
+        check_entry(part, {"sent": _words(expression, words)}, {"sent": NON_EMPTY_STRING})
 
 
 def _is_sound(expression: Any, words: str) -> bool:
@@ -133,7 +135,7 @@ def _is_sound(expression: Any, words: str) -> bool:
         type(expression) is dict
         and type(expression.get("raw")) is str
         and type(expression.get("sent")) is str
-        and WHOLE.test(expression.get("sent_id"))
+        and INTEGER.test(expression.get("sent_id"))
         and bool(expression[words].strip())
     )
 
@@ -197,7 +199,7 @@ class _Objects:
         self.annotations: dict[int, dict[str, Any]] = {}
         for position, one in enumerate(content["annotations"]):
             if not isinstance(one, dict) or type(one.get("id")) is not int:
-                check_entry(f"{path}: annotation {position} of the list", one, {"id": WHOLE})
+                check_entry(f"{path}: annotation {position} of the list", one, {"id": INTEGER})
             if one["id"] in self.annotations:
                 raise DatasetError(f'{path}: two annotations have the "id" {one["id"]}')
             self.annotations[one["id"]] = one
@@ -212,12 +214,12 @@ class _Objects:
             raise DatasetError(f"{where} names annotation {number}, which does not exist")
         found = self.annotations[number]
         fault = f"{self.path}: annotation {number}"
-        check_entry(fault, found, {"image_id": WHOLE})
+        check_entry(fault, found, {"image_id": INTEGER})
         if found["image_id"] != image["id"]:
             raise DatasetError(
                 f"{where} names annotation {number}, which is of image {found['image_id']}"
             )
-        check_optional(fault, found, {"bbox": BOX, "category_id": WHOLE, "iscrowd": FLAG})
+        check_optional(fault, found, {"bbox": XYWH_BOX, "category_id": INTEGER, "iscrowd": FLAG})
         if "segmentation" not in found:
             raise DatasetError(f'{fault} has no "segmentation"')
         check_segmentation(fault, found["segmentation"], image["height"], image["width"])

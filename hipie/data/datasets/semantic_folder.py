@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from hipie.data.image_io import DAMAGED
-from hipie.data.io.json_file import DatasetError
+from hipie.data.image_io import PILLOW_ERRORS
+from hipie.data.io.validation import DatasetError
 
 
 def load_label_maps(
@@ -83,5 +83,5 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (*DAMAGED, Image.DecompressionBombError) as error:
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: this label map cannot be read ({error})") from error

@@ -10,13 +10,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hipie.data.io.gc import collector_paused
-from hipie.data.io.json_file import DatasetError, images_by_id, read_json
+from hipie.data.io.gc import pause_garbage_collection
+from hipie.data.io.json_file import read_json
 from hipie.data.io.rle import check_segmentation
-from hipie.data.io.validation import BOX, EXPRESSIONS, WHOLE, check_entry, check_optional
+from hipie.data.io.validation import (
+    INTEGER,
+    NON_EMPTY_STRINGS,
+    XYWH_BOX,
+    DatasetError,
+    check_entry,
+    check_optional,
+    images_by_id,
+)
 
 
-@collector_paused()
+@pause_garbage_collection()
 def load_object_expressions(
     json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> list[dict[str, Any]]:
@@ -39,7 +47,7 @@ def load_object_expressions(
     records = []
     for number, image in images.items():
         where = f"{json_file}: image {number}"
-        check_entry(where, image, {"expressions": EXPRESSIONS})
+        check_entry(where, image, {"expressions": NON_EMPTY_STRINGS})
         if number not in annotations:
             raise DatasetError(f"{where} has no annotation")
         records.append(
@@ -63,14 +71,14 @@ def _by_image(
 ) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for position, row in enumerate(rows):
-        check_entry(f"{path}: annotation {position}", row, {"id": WHOLE, "image_id": WHOLE})
+        check_entry(f"{path}: annotation {position}", row, {"id": INTEGER, "image_id": INTEGER})
         where = f"{path}: annotation {row['id']}"
         image = images.get(row["image_id"])
         if image is None:
             raise DatasetError(f"{where} is of image {row['image_id']}, which is not listed")
         if row["image_id"] in found:
             raise DatasetError(f"{where} is the second one of image {row['image_id']}")
-        check_optional(where, row, {"bbox": BOX})
+        check_optional(where, row, {"bbox": XYWH_BOX})
         if "segmentation" not in row:
             raise DatasetError(f'{where} has no "segmentation"')
         check_segmentation(where, row["segmentation"], image["height"], image["width"])

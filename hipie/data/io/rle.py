@@ -1,8 +1,9 @@
-"""Masks as run lengths: checked before pycocotools, which believes what a file says, sees them.
+"""COCO segmentations: polygons and run-length encodings (RLE), validated before pycocotools.
 
-COCO's compressed run lengths: runs of 0 and 1 in turn, column by column; from the fourth on the
-difference to the last but one; each in groups of five bits, least first, bit 5 = more follow, the
-last group's bit 4 = negative; as characters from "0".
+pycocotools reads beyond its buffers on malformed encodings, so that files are checked first.
+Compressed RLE: lengths of runs of 0 and 1 in turn, column by column; from the fourth on as the
+difference to the last but one; each in groups of five bits, least significant first; bit 5 says
+that more groups follow, bit 4 of the last group is the sign; each group as a character from "0".
 """
 
 from __future__ import annotations
@@ -14,42 +15,45 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from hipie.data.io.json_file import DatasetError, shown
+from hipie.data.io.validation import DatasetError, shorten
 
-Runs = dict[str, Any]
-MOST_GROUPS = 8
-FEWEST_NUMBERS = 6
+RLE = dict[str, Any]
+"""COCO's RLE: `size` [height, width] and `counts`."""
+MAX_GROUPS = 8
+"""Five-bit groups that one run length may have."""
+MIN_COORDINATES = 6
+"""Coordinates of a polygon of three corners."""
 
 
 def check_segmentation(where: str, segmentation: Any, height: int, width: int) -> None:
-    """Check that a segmentation is polygons or run lengths that fit an image.
+    """Check that a segmentation is polygons or an RLE that fits an image.
 
-    Polygons may reach beyond the image, at most by its longer side.
+    Polygons may extend beyond the image by at most its longer side.
 
     Args:
-        where: the file and the annotation, for the error.
-        segmentation: what the file holds; anything.
-        height, width: of the image.
+        where: the file and the annotation, for the error message.
+        segmentation: the parsed `segmentation`, of any type.
+        height, width: size of the image, pixels.
 
     Raises:
-        DatasetError: saying what is wrong with the `segmentation`.
+        DatasetError: naming the file, the annotation and the fault.
     """
     if isinstance(segmentation, dict):
-        fault = _fault_of_runs(segmentation, height, width)
+        fault = _rle_fault(segmentation, height, width)
     elif isinstance(segmentation, list):
-        fault = _fault_of_polygons(segmentation, max(height, width))
+        fault = _polygons_fault(segmentation, max(height, width))
     else:
-        fault = f"is neither polygons nor run lengths but {shown(segmentation)}"
+        fault = f"is neither polygons nor an RLE but {shorten(segmentation)}"
     if fault:
         raise DatasetError(f'{where}: its "segmentation" {fault}')
 
 
-def runs_of(segmentation: Any, height: int, width: int) -> Runs:
-    """COCO polygons or run lengths (compressed or not) as compressed run lengths.
+def to_rle(segmentation: Any, height: int, width: int) -> RLE:
+    """Convert COCO polygons or an RLE (compressed or not) to a compressed RLE.
 
     Args:
-        segmentation: one that `check_segmentation` passes.
-        height, width: of the image.
+        segmentation: one that `check_segmentation` accepts; several polygons are joined.
+        height, width: size of the image, pixels.
     """
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
@@ -58,15 +62,19 @@ def runs_of(segmentation: Any, height: int, width: int) -> Runs:
     return segmentation
 
 
-def union_of(runs: Sequence[Runs], height: int, width: int) -> Runs:
-    """The union of masks; an empty mask of this size if there is none."""
-    if not runs:
+def merge_rles(rles: Sequence[RLE], height: int, width: int) -> RLE:
+    """Return the union of masks; an empty mask of this size if there are none."""
+    if not rles:
         return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
-    return runs[0] if len(runs) == 1 else mask_util.merge(list(runs))
+    return rles[0] if len(rles) == 1 else mask_util.merge(list(rles))
 
 
-def run_counts(counts: str | bytes) -> np.ndarray | None:
-    """The lengths of compressed runs, int64; None if they are no such text."""
+def decode_counts(counts: str | bytes) -> np.ndarray | None:
+    """Decode the `counts` of a compressed RLE.
+
+    Returns:
+        int64 [N], run lengths; None if the text is malformed.
+    """
     try:
         raw = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
@@ -77,7 +85,7 @@ def run_counts(counts: str | bytes) -> np.ndarray | None:
     last = np.flatnonzero(groups & 32 == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
-    if lengths.max() > MOST_GROUPS:
+    if lengths.max() > MAX_GROUPS:
         return None
     shifts = 5 * (np.arange(len(groups)) - np.repeat(first, lengths))
     values = np.add.reduceat((groups & 31) << shifts, first)
@@ -87,38 +95,72 @@ def run_counts(counts: str | bytes) -> np.ndarray | None:
     return values
 
 
-def _fault_of_runs(runs: Runs, height: int, width: int) -> str | None:
-    size, counts = runs.get("size"), runs.get("counts")
+def is_polygon(points: Sequence[float]) -> bool:
+    """Return whether a flat list x, y, x, y, ... has at least three finite corners."""
+    if (
+        len(points) < MIN_COORDINATES
+        or len(points) % 2
+        or not {int, float}.issuperset(map(type, points))
+    ):
+        return False
+    try:
+        return math.isfinite(math.fsum(points))
+    except (ValueError, OverflowError):  # Infinities of both signs; numbers beyond a float's.
+        return False
+
+
+def is_self_intersecting(points: Sequence[float]) -> bool:
+    """Return whether two sides of a closed polygon cross properly (touching does not count).
+
+    Args:
+        points: flat x, y, x, y, ... of N corners; N^2 comparisons.
+    """
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    start, end = corners, np.roll(corners, -1, axis=0)
+    start_side = _orientation(start[:, None], end[:, None], start[None])
+    end_side = _orientation(start[:, None], end[:, None], end[None])
+    separated = start_side * end_side < 0
+    return bool((separated & separated.T).any())
+
+
+def _orientation(origin: np.ndarray, end: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Return the sign of the cross product of origin->end and origin->point."""
+    side, offset = end - origin, point - origin
+    return np.sign(side[..., 0] * offset[..., 1] - side[..., 1] * offset[..., 0])
+
+
+def _rle_fault(rle: RLE, height: int, width: int) -> str | None:
+    size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        return f'has the "size" {shown(size)}, but the image has {[height, width]}'
+        return f'has the "size" {shorten(size)}, but the image has {[height, width]}'
     if isinstance(counts, list):
-        if not all(type(one) is int and one >= 0 for one in counts):
-            return 'has "counts" that are not whole numbers from 0 on'
+        if not all(type(count) is int and count >= 0 for count in counts):
+            return 'has "counts" that are not non-negative integers'
         total = sum(counts)
     elif isinstance(counts, str | bytes):
-        found = run_counts(counts)
-        if found is None or found.min() < 0:
-            return 'has "counts" that are no run lengths'
-        total = int(found.sum())
+        lengths = decode_counts(counts)
+        if lengths is None or lengths.min() < 0:
+            return 'has "counts" that are not a compressed RLE'
+        total = int(lengths.sum())
     else:
-        return f'has the "counts" {shown(counts)}'
+        return f'has the "counts" {shorten(counts)}'
     if total != height * width:
         return f'has "counts" of {total} pixels, but the image has {height * width}'
     return None
 
 
-def _fault_of_polygons(polygons: list[Any], reach: int) -> str | None:
+def _polygons_fault(polygons: list[Any], margin: int) -> str | None:
     if not polygons:
         return "has no polygon"
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:
-            return f"has a polygon without three corners: {shown(polygon)}"
+        if not isinstance(polygon, list) or len(polygon) < MIN_COORDINATES or len(polygon) % 2:
+            return f"has a polygon without three corners: {shorten(polygon)}"
         try:
             finite = math.isfinite(math.fsum(polygon))
         except (TypeError, ValueError, OverflowError):
             finite = False
         if not finite:
-            return f"has a polygon with something else than finite numbers: {shown(polygon)}"
-        if min(polygon) < -reach or max(polygon) > 2 * reach:
-            return f"has a polygon far outside its image: {shown(polygon)}"
+            return f"has a polygon with values that are not finite numbers: {shorten(polygon)}"
+        if min(polygon) < -margin or max(polygon) > 2 * margin:
+            return f"has a polygon far outside its image: {shorten(polygon)}"
     return None

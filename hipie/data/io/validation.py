@@ -1,86 +1,173 @@
-"""Checks of the entries of annotation files: their keys, and what kind of value each has."""
+"""Checks of annotation files: the types of their fields, image sizes, unique ids."""
 
 from __future__ import annotations
 
 import math
+import os
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError, shown
+INTEGER_LIMIT = 2**63
+"""Integers of files fit into 64 bits: -INTEGER_LIMIT <= value < INTEGER_LIMIT."""
+MAX_PIXELS = 178_956_970
+"""Largest number of pixels that Pillow opens without an error."""
+MAX_SIDE = 65_535
+"""Longest side of an image, pixels; no supported format allows more."""
 
-MOST = 2**63
-"""Whole numbers of files fit in 64 bits."""
+
+class DatasetError(ValueError):
+    """An annotation file that cannot be used; the message names the file and the entry."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of value: how an expression calls it, and the test for it."""
+class FieldType:
+    """Type of a field.
+
+    Attributes:
+        name: noun phrase for error messages.
+        test: returns whether a value is of this type.
+    """
 
     name: str
     test: Callable[[Any], bool]
 
 
-WHOLE = Kind("a whole number", lambda value: _is_whole(value))
-NUMBER_OR_TEXT = Kind(
-    "a whole number or a text", lambda value: _is_whole(value) or isinstance(value, str)
-)
-NUMBERS = Kind("a list of numbers", lambda value: _all_numbers(value))
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-WORDS = Kind(
-    "a text of at least one word", lambda value: isinstance(value, str) and bool(value.strip())
-)
-LIST = Kind("a list", lambda value: isinstance(value, list))
-WHOLES = Kind("a list of whole numbers", lambda value: _all_whole(value))
-ONE_OR_WHOLES = Kind(
-    "a whole number or a list of them", lambda value: _is_whole(value) or _all_whole(value)
-)
-EXPRESSIONS = Kind(
-    "a list of texts of at least one word each",
-    lambda value: isinstance(value, list) and bool(value) and all(map(WORDS.test, value)),
-)
-FLAG = Kind("0 or 1", lambda value: isinstance(value, int) and value in (0, 1))
-BOX = Kind("a box of four finite numbers, none of its sides negative", lambda value: _is_box(value))
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -INTEGER_LIMIT <= value < INTEGER_LIMIT
 
 
-def check_entry(where: str, entry: Any, kinds: Mapping[str, Kind]) -> None:
-    """Check that an entry has all keys, with values of the right kinds.
+def _is_integer_list(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_integer(element) for element in value)
+
+
+def _is_number_list(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(element) is float or _is_integer(element) for element in value
+    )
+
+
+def _is_non_empty_string(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_non_empty_string_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_non_empty_string, value))
+
+
+def _is_xywh_box(value: Any) -> bool:
+    if not _is_number_list(value) or len(value) != 4:
+        return False
+    return all(map(math.isfinite, value)) and value[2] >= 0 and value[3] >= 0
+
+
+INTEGER = FieldType("an integer", _is_integer)
+INTEGER_OR_STRING = FieldType(
+    "an integer or a string", lambda value: _is_integer(value) or isinstance(value, str)
+)
+INTEGER_LIST = FieldType("a list of integers", _is_integer_list)
+INTEGER_OR_LIST = FieldType(
+    "an integer or a list of integers",
+    lambda value: _is_integer(value) or _is_integer_list(value),
+)
+NUMBER_LIST = FieldType("a list of numbers", _is_number_list)
+STRING = FieldType("a string", lambda value: isinstance(value, str))
+NON_EMPTY_STRING = FieldType("a non-empty string", _is_non_empty_string)
+NON_EMPTY_STRINGS = FieldType("a non-empty list of non-empty strings", _is_non_empty_string_list)
+LIST = FieldType("a list", lambda value: isinstance(value, list))
+FLAG = FieldType("0 or 1", lambda value: isinstance(value, int) and value in (0, 1))
+BOOLEAN = FieldType("true or false", lambda value: isinstance(value, bool) or value in (0, 1))
+XYWH_BOX = FieldType(
+    "a box [x, y, width, height] of finite numbers, width and height >= 0", _is_xywh_box
+)
+
+
+def check_entry(where: str, entry: Any, fields: Mapping[str, FieldType]) -> None:
+    """Check that an entry is a dictionary with all of these fields.
 
     Args:
-        where: the file and the entry, for the error: "refs(unc).p: entry 3".
-        entry: what the file holds; anything.
-        kinds: key -> kind.
+        where: the file and the entry, for the error message: "refs(unc).p: entry 3".
+        entry: the parsed entry, of any type.
+        fields: key -> required type.
 
     Raises:
         DatasetError: naming the file, the entry and the key.
     """
     if not isinstance(entry, dict):
-        raise DatasetError(f"{where} must be a dictionary, not {shown(entry)}")
-    for key, kind in kinds.items():
+        raise DatasetError(f"{where} must be a dictionary, not {shorten(entry)}")
+    for key, field in fields.items():
         if key not in entry:
             raise DatasetError(f'{where} has no "{key}"')
-        if not kind.test(entry[key]):
-            raise DatasetError(f'{where}: "{key}" must be {kind.name}, not {shown(entry[key])}')
+        if not field.test(entry[key]):
+            raise DatasetError(f'{where}: "{key}" must be {field.name}, not {shorten(entry[key])}')
 
 
-def check_optional(where: str, entry: dict[str, Any], kinds: Mapping[str, Kind]) -> None:
-    """As `check_entry`, for keys that may be missing."""
-    check_entry(where, entry, {key: kind for key, kind in kinds.items() if key in entry})
+def check_optional(where: str, entry: dict[str, Any], fields: Mapping[str, FieldType]) -> None:
+    """Check the types of those fields that an entry has.
+
+    Args:
+        where, entry, fields: as for `check_entry`.
+
+    Raises:
+        DatasetError: naming the file, the entry and the key.
+    """
+    check_entry(where, entry, {key: field for key, field in fields.items() if key in entry})
 
 
-def _is_whole(value: Any) -> bool:
-    return type(value) is int and -MOST <= value < MOST
+def check_image_size(where: str, height: Any, width: Any) -> None:
+    """Check that height and width, in pixels, are possible for an image.
+
+    Raises:
+        DatasetError: naming the key.
+    """
+    for key, side in (("height", height), ("width", width)):
+        if type(side) is not int or not 0 < side <= MAX_SIDE:
+            raise DatasetError(
+                f'{where}: its "{key}" must be an integer from 1 to {MAX_SIDE}, not {shorten(side)}'
+            )
+    if height * width > MAX_PIXELS:
+        raise DatasetError(
+            f'{where}: its "height" and "width" make {height * width} pixels; at most '
+            f"{MAX_PIXELS} are supported"
+        )
 
 
-def _all_whole(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_whole(one) for one in value)
+def images_by_id(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[Any, Any]:
+    """Check the `images` of a COCO file and index them by id.
+
+    Args:
+        path: the file, for error messages.
+        content: its content, with the list `images`.
+
+    Returns:
+        id -> entry of `images`, sorted by id.
+
+    Raises:
+        DatasetError: if an image lacks a field or has an invalid value, or two share an id.
+    """
+    images: dict[Any, Any] = {}
+    for position, image in enumerate(content["images"]):
+        if not isinstance(image, dict):
+            raise DatasetError(f"{path}: image {position} of the list is not a dictionary")
+        where = f"{path}: image {shorten(image.get('id', image))}"
+        for key in ("id", "file_name", "height", "width"):
+            if key not in image:
+                raise DatasetError(f'{where} has no "{key}"')
+        if type(image["id"]) not in (int, str):
+            raise DatasetError(f'{where}: its "id" must be an integer or a string')
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            raise DatasetError(f'{where}: its "file_name" must be a non-empty string')
+        check_image_size(where, image["height"], image["width"])
+        if image["id"] in images:
+            raise DatasetError(f"{path}: two images have the id {image['id']}")
+        images[image["id"]] = image
+    return {key: images[key] for key in sorted(images, key=lambda key: (isinstance(key, str), key))}
 
 
-def _all_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(one) is float or _is_whole(one) for one in value)
-
-
-def _is_box(value: Any) -> bool:
-    if not _all_numbers(value) or len(value) != 4:
-        return False
-    return all(map(math.isfinite, value)) and value[2] >= 0 and value[3] >= 0
+def shorten(value: Any) -> str:
+    """Return the representation of a value for an error message, shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print numbers of more than 4,300 digits.
+        return "a very long number"

@@ -16,8 +16,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 
-from hipie.data.dataset_mappers.annotations import read_labels
-from hipie.data.io.json_file import DatasetError
+from hipie.data.image_io import read_label_map
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import Job, looked_up, write_labels
 
 LONGEST_SHORTER_SIDE = 512
@@ -52,8 +52,8 @@ def annotate(things: Sequence[int], job: Job) -> Annotated:
         DatasetError: naming the map whose size or numbers are wrong.
     """
     semantic_path, instance_path = job.sources
-    semantic = read_labels(str(semantic_path)).astype(np.int64) - 1
-    colours = read_labels(str(instance_path))
+    semantic = read_label_map(str(semantic_path)).astype(np.int64) - 1
+    colours = read_label_map(str(instance_path))
     if colours.ndim != 3 or colours.shape[:2] != semantic.shape:
         raise DatasetError(f"{instance_path}: its size is not that of {semantic_path}")
     if semantic.max() >= 150:
@@ -121,7 +121,7 @@ def reduce_classes(table: np.ndarray, job: Job) -> None:
     In `_seg.png`, the class is red // 10 * 256 + green.
     """
     (source,) = job.sources
-    colours = read_labels(str(source)).astype(np.int32)
+    colours = read_label_map(str(source)).astype(np.int32)
     if colours.ndim != 3:
         raise DatasetError(f"{source}: this should be a colour image")
     numbers = colours[..., 0] // 10 * 256 + colours[..., 1]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError
 from hipie.data.io.paths import datasets_root
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.sources import Delivery, Source
 
 Check = tuple[str, Callable[[], str]]

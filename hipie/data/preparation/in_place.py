@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hipie.data.dataset_mappers.annotations import read_labels
-from hipie.data.io.json_file import DatasetError
+from hipie.data.image_io import read_label_map
 from hipie.data.io.paths import datasets_root
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import Check, report
 from hipie.data.preparation.label_maps import map_all
 from hipie.data.preparation.sources import Source
@@ -104,7 +104,7 @@ def check_label_maps(
 
 def _classes_in(allowed: frozenset[int], record: dict[str, Any]) -> set[int]:
     path = record.get("sem_seg_file_name") or record["part_seg_file_name"]
-    labels = read_labels(path)
+    labels = read_label_map(path)
     with Image.open(record["file_name"]) as image:
         if image.size != labels.shape[::-1]:
             raise DatasetError(

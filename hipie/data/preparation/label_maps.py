@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hipie.data.dataset_mappers.annotations import read_labels
 from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.io.json_file import DatasetError
+from hipie.data.image_io import read_label_map
 from hipie.data.io.matlab import read_matlab
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.cli import is_newer
 from hipie.data.preparation.sources import whole_file
 
@@ -107,7 +107,7 @@ def table_of(pairs: Iterable[tuple[int, int]], length: int, others: int = UNKNOW
 def relabel(table: np.ndarray, job: Job) -> None:
     """Write a label map with other numbers."""
     (source,) = job.sources
-    write_labels(job.target, looked_up(read_labels(str(source)), table, source))
+    write_labels(job.target, looked_up(read_label_map(str(source)), table, source))
 
 
 def relabel_matlab(table: np.ndarray, job: Job) -> None:
@@ -126,7 +126,7 @@ def relabel_parts(table: np.ndarray, job: Job) -> None:
     """Write the classes and parts of a panoptic parts map, numbered class * 100 + part."""
     (source,) = job.sources
     try:
-        found = decode_uids(read_labels(str(source)))
+        found = decode_uids(read_label_map(str(source)))
     except ValueError as error:
         raise DatasetError(f"{source}: {error}") from error
     numbers = np.where(found.parts > 0, found.classes * 100 + found.parts, found.classes)
@@ -136,7 +136,7 @@ def relabel_parts(table: np.ndarray, job: Job) -> None:
 def relabel_panoptic(job: Job) -> None:
     """Write the classes of a COCO panoptic map; `notes` are pairs (segment id, class)."""
     (source,) = job.sources
-    colours = read_labels(str(source)).astype(np.int64)
+    colours = read_label_map(str(source)).astype(np.int64)
     ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
     labels = np.full(ids.shape, IGNORED_OF_8_BITS, dtype=np.int32)
     for segment, written in job.notes:

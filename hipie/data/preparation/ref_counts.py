@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hipie.data.io.json_file import DatasetError
+from hipie.data.io.validation import DatasetError
 
 
 def counted(records: list[dict[str, Any]], published: tuple[int, int] | None = None) -> str:

@@ -13,28 +13,28 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import Instances
 
-from hipie.data.io.rle import Runs, runs_of, union_of
+from hipie.data.io.rle import RLE, merge_rles, to_rle
 from hipie.evaluation.metrics.iou import Overlap, overlap
 
 
-def target_runs(record: Mapping[str, Any]) -> list[Runs]:
+def target_runs(record: Mapping[str, Any]) -> list[RLE]:
     """What every expression of a record means: the union of its objects, empty if nothing."""
     size = record["height"], record["width"]
-    objects = [runs_of(one["segmentation"], *size) for one in record["annotations"]]
+    objects = [to_rle(one["segmentation"], *size) for one in record["annotations"]]
     return [
-        union_of([objects[place] for place in expression["targets"]], *size)
+        merge_rles([objects[place] for place in expression["targets"]], *size)
         for expression in record["expressions"]
     ]
 
 
-def overlap_of_runs(answer: Runs, target: Runs) -> Overlap:
+def overlap_of_runs(answer: RLE, target: RLE) -> Overlap:
     """Overlap of two masks of one size."""
     both = int(mask_util.area(mask_util.merge([answer, target], True)))
     answered = int(mask_util.area(answer))
     return Overlap(both, answered + int(mask_util.area(target)) - both, answered)
 
 
-def answer_of(instances: Instances, where: str, height: int, width: int) -> Runs | np.ndarray:
+def answer_of(instances: Instances, where: str, height: int, width: int) -> RLE | np.ndarray:
     """The union of an answer's masks, in the form in which it has them.
 
     Args:
@@ -50,7 +50,7 @@ def answer_of(instances: Instances, where: str, height: int, width: int) -> Runs
         runs = list(instances.pred_masks_rle)
         for one in runs:
             _check_size(where, tuple(one["size"]), (height, width))
-        return union_of(runs, height, width)
+        return merge_rles(runs, height, width)
     masks = instances.pred_masks.detach().cpu().numpy().astype(bool)
     if len(masks) == 0:
         return np.zeros((height, width), dtype=bool)
@@ -58,14 +58,14 @@ def answer_of(instances: Instances, where: str, height: int, width: int) -> Runs
     return masks.any(axis=0)
 
 
-def overlap_with(answer: Runs | np.ndarray, target: Runs) -> Overlap:
+def overlap_with(answer: RLE | np.ndarray, target: RLE) -> Overlap:
     """Overlap of an answer of either form with what was meant."""
     if isinstance(answer, np.ndarray):
         return overlap(answer, mask_util.decode(target).astype(bool))
     return overlap_of_runs(answer, target)
 
 
-def overlap_at(answer: Runs | np.ndarray, target: Runs, side: int) -> Overlap:
+def overlap_at(answer: RLE | np.ndarray, target: RLE, side: int) -> Overlap:
     """Overlap after both are resized to side x side pixels, as LAVT and DMMI compare masks."""
     drawn = answer if isinstance(answer, np.ndarray) else mask_util.decode(answer).astype(bool)
     wanted = mask_util.decode(target).astype(bool)
@@ -81,7 +81,7 @@ def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def expressions_with_answers(
     record: Mapping[str, Any], answers: list[Instances]
-) -> Iterator[tuple[dict[str, Any], Runs | np.ndarray, Runs]]:
+) -> Iterator[tuple[dict[str, Any], RLE | np.ndarray, RLE]]:
     """Expression, answer and target of every expression of an image.
 
     Raises:

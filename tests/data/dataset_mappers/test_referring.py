@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hipie.data.dataset_mappers import ReferringMapper
+from hipie.data.dataset_mappers import ReferringDatasetMapper
 
 HEIGHT, WIDTH = 40, 60
 SQUARES = {0: (5, 10), 1: (40, 10), 2: (5, 25)}
@@ -44,9 +44,9 @@ def record(tmp_path: Path) -> dict:
     }
 
 
-def make(training: bool = True, expressions: int = 3) -> ReferringMapper:
-    return ReferringMapper(
-        training=training, shortest=(40, 50), longest=100, expressions=expressions
+def make(training: bool = True, expressions: int = 3) -> ReferringDatasetMapper:
+    return ReferringDatasetMapper(
+        training=training, min_sizes=(40, 50), max_size=100, max_expressions=expressions
     )
 
 
@@ -105,7 +105,9 @@ def test_nothing_to_learn_from_is_said(record: dict) -> None:
 
 def test_squares_whatever_the_shape(record: dict) -> None:
     for training in (True, False):
-        mapper = ReferringMapper(training=training, shortest=(40,), longest=100, square=64)
+        mapper = ReferringDatasetMapper(
+            training=training, min_sizes=(40,), max_size=100, square_size=64
+        )
         item = mapper(record)
         assert item["image"].shape == (3, 64, 64)
         assert (item["height"], item["width"]) == (HEIGHT, WIDTH)
@@ -114,8 +116,8 @@ def test_squares_whatever_the_shape(record: dict) -> None:
 
 def test_mirrored_never_or_always(record: dict) -> None:
     def middles(mirror: float) -> set[bool]:
-        mapper = ReferringMapper(
-            training=True, shortest=(40,), longest=100, expressions=1, mirror=mirror
+        mapper = ReferringDatasetMapper(
+            training=True, min_sizes=(40,), max_size=100, max_expressions=1, flip_prob=mirror
         )
         found = set()
         for seed in range(12):
@@ -130,8 +132,13 @@ def test_mirrored_never_or_always(record: dict) -> None:
 
 
 def test_expressions_of_several_objects_and_of_none(record: dict) -> None:
-    mapper = ReferringMapper(
-        training=True, shortest=(40,), longest=100, expressions=7, mirror=0.0, any_targets=True
+    mapper = ReferringDatasetMapper(
+        training=True,
+        min_sizes=(40,),
+        max_size=100,
+        max_expressions=7,
+        flip_prob=0.0,
+        generalized=True,
     )
     item = mapper(record)
     told = dict(zip(item["expressions"], range(7)))

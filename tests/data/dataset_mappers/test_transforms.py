@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hipie.data.dataset_mappers.transforms import Jitter, draw_change, plain_resize
+from hipie.data.dataset_mappers.transforms import (
+    LargeScaleJitter,
+    flip_text,
+    resize_transform,
+    sample_augmentation,
+)
 
 
 def draw(seed: int, height: int = 60, width: int = 90, **settings):
-    arguments = {"shortest": (40, 50), "longest": 100, **settings}
-    return draw_change(np.random.default_rng(seed), height, width, **arguments)
+    arguments = {"min_sizes": (40, 50), "max_size": 100, **settings}
+    return sample_augmentation(np.random.default_rng(seed), height, width, **arguments)
 
 
 def test_a_seed_decides_everything() -> None:
     image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     for seed in range(12):
         np.random.seed(seed + 1)
-        first = draw(seed, jitter=Jitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
+        first = draw(seed, jitter=LargeScaleJitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
         np.random.seed(0)
-        again = draw(seed, jitter=Jitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
+        again = draw(seed, jitter=LargeScaleJitter(0.5, 0.3, 2.0, 64)).transform.apply_image(image)
         assert first.shape == again.shape and (first == again).all()
 
 
@@ -38,11 +43,11 @@ def test_mirror() -> None:
     for seed in range(60):
         change = draw(seed)
         out = change.transform.apply_image(image)
-        assert (out[:, 0].mean() < 100) == change.mirrored
+        assert (out[:, 0].mean() < 100) == change.flipped
         assert not change.cropped
-        flags.append(change.mirrored)
+        flags.append(change.flipped)
     assert 15 < sum(flags) < 45
-    assert not any(draw(seed, mirror=0.0).mirrored for seed in range(20))
+    assert not any(draw(seed, flip_prob=0.0).flipped for seed in range(20))
 
 
 @pytest.mark.parametrize("size", [(60, 90), (90, 60), (1, 1), (5, 400)])
@@ -51,7 +56,7 @@ def test_jitter_gives_a_square_and_keeps_labels_on_their_pixels(size: tuple[int,
     labels[:, size[1] // 2 :] = 2
     image = np.repeat(np.where(labels == 1, 40, 220).astype(np.uint8)[:, :, None], 3, axis=2)
     for seed in range(20):
-        change = draw(seed, *size, jitter=Jitter(1.0, 0.1, 2.0, 64))
+        change = draw(seed, *size, jitter=LargeScaleJitter(1.0, 0.1, 2.0, 64))
         assert change.cropped
         out = change.transform.apply_image(image)[..., 0]
         found = change.transform.apply_segmentation(labels)
@@ -64,7 +69,25 @@ def test_jitter_gives_a_square_and_keeps_labels_on_their_pixels(size: tuple[int,
 
 def test_plain_resize_of_extremes() -> None:
     for height, width in ((1, 1), (200, 8000), (8000, 200), (1, 5000)):
-        out = plain_resize(height, width, 40, 100).apply_image(
+        out = resize_transform(height, width, 40, 100).apply_image(
             np.zeros((height, width, 3), "uint8")
         )
         assert min(out.shape[:2]) >= 1 and max(out.shape[:2]) <= 100
+
+
+@pytest.mark.parametrize(
+    ("expression", "flipped"),
+    [
+        ("the car left of the tree", "the car right of the tree"),
+        ("Left dog, RIGHT cat", "Right dog, LEFT cat"),
+        ("the leftmost ball on the right-hand side", "the rightmost ball on the left-hand side"),
+        ("rightside lefthand righter", "leftside righthand lefter"),
+        ("a bright light, the leftover copyright", "a bright light, the leftover copyright"),
+        ("upright man", "upright man"),
+        ("person left arm", "person right arm"),
+        ("", ""),
+    ],
+)
+def test_sides_swap(expression: str, flipped: str) -> None:
+    assert flip_text(expression) == flipped
+    assert flip_text(flipped) == expression

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hipie.data.dataset_mappers import UniversalMapper
-from hipie.data.dataset_mappers.transforms import Jitter
+from hipie.data.dataset_mappers import UniversalDatasetMapper
+from hipie.data.dataset_mappers.transforms import LargeScaleJitter
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 WORDS = Vocabulary(
@@ -41,20 +41,20 @@ def panoptic(tmp_path: Path) -> dict:
     }
 
 
-def make(**changes) -> UniversalMapper:
+def make(**changes) -> UniversalDatasetMapper:
     settings = {
         "training": True,
-        "shortest": (48, 60),
-        "longest": 100,
-        "pieces": [3] * len(WORDS),
-        "max_pieces": 512,
+        "min_sizes": (48, 60),
+        "max_size": 100,
+        "token_counts": [3] * len(WORDS),
+        "max_tokens": 512,
     }
-    return UniversalMapper(WORDS, **{**settings, **changes})
+    return UniversalDatasetMapper(WORDS, **{**settings, **changes})
 
 
 def test_masks_lie_on_their_pixels_and_classes_on_their_names(panoptic: dict) -> None:
     for seed in range(20):
-        item = make(jitter=Jitter(0.5, 0.5, 1.5, 64))(panoptic, (seed,))
+        item = make(jitter=LargeScaleJitter(0.5, 0.5, 1.5, 64))(panoptic, (seed,))
         assert item["task"] == "detection" and item["image"].dtype == torch.uint8
         objects = item["instances"]
         assert objects.image_size == tuple(item["image"].shape[1:])
@@ -67,7 +67,7 @@ def test_masks_lie_on_their_pixels_and_classes_on_their_names(panoptic: dict) ->
 
 
 def test_one_seed_one_item(panoptic: dict) -> None:
-    mapper = make(jitter=Jitter(0.5, 0.5, 1.5, 64))
+    mapper = make(jitter=LargeScaleJitter(0.5, 0.5, 1.5, 64))
     first, again, other = (mapper(panoptic, seed) for seed in ((1, 2), (1, 2), (1, 3)))
     assert torch.equal(first["image"], again["image"])
     assert first["vocabulary"] == again["vocabulary"]
@@ -80,7 +80,7 @@ def test_one_seed_one_item(panoptic: dict) -> None:
 def test_names_mirror_with_the_image(panoptic: dict) -> None:
     sides = set()
     for seed in range(40):
-        item = make(candidates=[6])(panoptic, (seed,))
+        item = make(negative_candidates=[6])(panoptic, (seed,))
         red = item["image"][0].float()
         half = red.shape[1] // 2
         is_left = bool(red[:, :half].mean() > red[:, half:].mean())
@@ -93,13 +93,13 @@ def test_names_mirror_with_the_image(panoptic: dict) -> None:
 
 
 def test_objects_whose_name_does_not_fit_are_dropped(panoptic: dict) -> None:
-    item = make(max_pieces=2 + 3)(panoptic, (0,))
+    item = make(max_tokens=2 + 3)(panoptic, (0,))
     assert len(item["vocabulary"]) == 1
     assert item["instances"].gt_classes.tolist() == [0]
 
 
 def test_unseen_names_are_never_negatives(panoptic: dict) -> None:
-    mapper = make(candidates=[0, 1])
+    mapper = make(negative_candidates=[0, 1])
     for seed in range(20):
         names = set(mapper(panoptic, (seed,))["vocabulary"].names)
         assert names <= {"thing 0", "thing 1", "thing 2", "sky"}
@@ -107,7 +107,7 @@ def test_unseen_names_are_never_negatives(panoptic: dict) -> None:
 
 def test_where_not_all_was_looked_for_only_what_is_certainly_absent_is_named(panoptic) -> None:
     panoptic["neg_category_ids"] = [4, 0, 1]
-    mapper, named = make(candidates=[0, 1, 2, 3]), set()
+    mapper, named = make(negative_candidates=[0, 1, 2, 3]), set()
     for seed in range(30):
         item = mapper(panoptic, (seed,))
         names = set(item["vocabulary"].names)
@@ -131,7 +131,7 @@ def test_what_is_there_but_not_drawn_is_no_negative(panoptic: dict) -> None:
 
 def test_a_crop_never_loses_everything(panoptic: dict) -> None:
     panoptic["segments_info"] = panoptic["segments_info"][:1]
-    mapper = make(jitter=Jitter(1.0, 8.0, 9.0, 64))
+    mapper = make(jitter=LargeScaleJitter(1.0, 8.0, 9.0, 64))
     for seed in range(20):
         assert len(mapper(panoptic, (seed,))["instances"]) == 1
 
@@ -150,7 +150,7 @@ def test_parts(panoptic: dict, tmp_path: Path) -> None:
     Image.fromarray(labels).save(tmp_path / "parts.png")
     record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
     record["part_seg_file_name"] = str(tmp_path / "parts.png")
-    item = make(shortest=(60,), min_part_area=10)(record, (0,))
+    item = make(min_sizes=(60,), min_part_area=10)(record, (0,))
     assert item["task"] == "parts" and len(item["instances"]) == 2
     name = item["vocabulary"].classes[int(item["instances"].gt_classes[0])]
     assert name.kind == "part" and name.whole == "bird"
@@ -182,7 +182,7 @@ def test_bgr(panoptic: dict) -> None:
 
 def test_sizes_must_agree(panoptic: dict) -> None:
     panoptic["width"] = 81
-    with pytest.raises(ValueError, match=r"a.png: the image is 80x60 pixels, .* say 81x60"):
+    with pytest.raises(ValueError, match=r"a.png: the image has 80x60 pixels, .* has 81x60"):
         make()(panoptic, (0,))
 
 

@@ -14,7 +14,7 @@ import pytest
 from detectron2.data.transforms import NoOpTransform
 from PIL import Image
 
-from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects
+from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.datasets import (
     DatasetError,
     load_coco_instances,
@@ -71,7 +71,7 @@ def instances(folder: Path) -> tuple[Path, dict]:
 
 
 def use_objects(record: dict) -> None:
-    masks, classes = annotated_objects(
+    masks, classes = instance_masks(
         record["annotations"], record["height"], record["width"], NoOpTransform()
     )
     assert masks.shape[1:] == (record["height"], record["width"])
@@ -115,7 +115,7 @@ def test_panoptic(tmp_path: Path) -> None:
     colours = np.zeros((4, 4, 3), np.uint8)
 
     def use(record: dict) -> None:
-        masks, classes = panoptic_objects(colours, record["segments_info"], NoOpTransform())
+        masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
         assert len(masks) == len(classes) and set(classes.tolist()) <= {0, 1}
         assert all(type(s["isthing"]) is bool for s in record["segments_info"])
 

@@ -141,11 +141,11 @@ def test_cosaliency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"height": 10**9}, r'image 1: its "height" must be a whole number from 1 to 65535'),
+        ({"height": 10**9}, r'image 1: its "height" must be an integer from 1 to 65535'),
         ({"height": 60_000, "width": 60_000}, "make 3600000000 pixels"),
-        ({"width": float("nan")}, 'its "width" must be a whole number'),
-        ({"file_name": 7}, 'its "file_name" must be a text'),
-        ({"id": [1]}, 'its "id" must be a whole number or a text'),
+        ({"width": float("nan")}, 'its "width" must be an integer'),
+        ({"file_name": 7}, 'its "file_name" must be a non-empty string'),
+        ({"id": [1]}, 'its "id" must be an integer or a string'),
     ],
 )
 def test_images_that_cannot_be(tmp_path: Path, change: dict, words: str) -> None:
@@ -167,17 +167,17 @@ def runs(counts: Any, size: Any = (trees.HEIGHT, trees.WIDTH)) -> dict:
         ([], "has no polygon"),
         ([[1, 2, 3, 4]], "without three corners"),
         ([[1, 2, 3, 4, 5, 6, 7]], "without three corners"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "something else than finite numbers"),
-        ([[1, 2, 3, 4, 5, "6"]], "something else than finite numbers"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "not finite numbers"),
+        ([[1, 2, 3, 4, 5, "6"]], "not finite numbers"),
         ([[1, 2, 3, 4, 5, 1e9]], "far outside its image"),
-        ("abc", "neither polygons nor run lengths"),
+        ("abc", "neither polygons nor an RLE"),
         (runs("0", (5, 5)), 'has the "size"'),
-        (runs([1200, -1, 1]), "not whole numbers from 0"),
+        (runs([1200, -1, 1]), "not non-negative integers"),
         (runs([1, 2]), '"counts" of 3 pixels, but the image has 1200'),
-        (runs("~~~"), "no run lengths"),
-        (runs("01é"), "no run lengths"),
+        (runs("~~~"), "not a compressed RLE"),
+        (runs("01é"), "not a compressed RLE"),
         (runs(None), 'has the "counts" None'),
-        (runs("o" * 40 + "0"), "no run lengths"),
+        (runs("o" * 40 + "0"), "not a compressed RLE"),
     ],
 )
 def test_masks_that_cannot_be(tmp_path: Path, segmentation: Any, words: str) -> None:
@@ -203,7 +203,7 @@ def test_small_files_do_not_ask_for_much_memory(tmp_path: Path, data: bytes) -> 
     (tmp_path / "refs.p").write_bytes(data)
     (tmp_path / "instances.json").write_bytes(as_json(trees.instances([1], 1)))
     tracemalloc.start()
-    with pytest.raises(DatasetError, match=r"refs\.p: this is not a whole pickle"):
+    with pytest.raises(DatasetError, match=r"refs\.p: this pickle is damaged or incomplete"):
         load_refcoco(tmp_path / "refs.p", tmp_path / "instances.json", "", "train")
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -213,7 +213,7 @@ def test_numbers_too_long_to_print(tmp_path: Path) -> None:
     bad = {**refs()[0], "ref_id": 10**5000}
     (tmp_path / "refs.p").write_bytes(as_pickle([bad]))
     (tmp_path / "instances.json").write_bytes(as_json(trees.instances([1], 1)))
-    with pytest.raises(DatasetError, match='entry 0: "ref_id" must be a whole number, not a very'):
+    with pytest.raises(DatasetError, match='entry 0: "ref_id" must be an integer, not a very'):
         load_refcoco(tmp_path / "refs.p", tmp_path / "instances.json", "", "train")
 
 

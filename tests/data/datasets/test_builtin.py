@@ -12,10 +12,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
-from hipie.data.dataset_mappers import UniversalMapper
-from hipie.data.dataset_mappers.annotations import read_labels
+from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import DatasetError, register_benchmarks
 from hipie.data.datasets.odinw_seginw import ODINW_13, odinw_splits
+from hipie.data.image_io import read_label_map
 from hipie.evaluation import build_evaluator
 from hipie.vocabularies.tables import collection_datasets
 from tests import benchmark_trees as trees
@@ -79,13 +79,13 @@ def mapped(name: str, record: dict, **more) -> dict:
     """A record through the training mapper, without any change of its size."""
     meta = MetadataCatalog.get(name)
     vocabulary = meta.vocabulary
-    mapper = UniversalMapper(
+    mapper = UniversalDatasetMapper(
         vocabulary,
         training=True,
-        shortest=(trees.HEIGHT,),
-        longest=trees.WIDTH,
-        pieces=[1] * len(vocabulary),
-        max_pieces=4096,
+        min_sizes=(trees.HEIGHT,),
+        max_size=trees.WIDTH,
+        token_counts=[1] * len(vocabulary),
+        max_tokens=4096,
         ignore_label=meta.get("ignore_label", 255),
         **more,
     )
@@ -117,7 +117,7 @@ def test_coco_panoptic(root):
     assert (first["image_id"], second["image_id"]) == (139, 285)
     assert areas(mapped(name, first)) == {"person": trees.HALF, "sky": trees.HALF}
     assert [s["isthing"] for s in first["segments_info"]] == [True, False]
-    labels = read_labels(first["sem_seg_file_name"])
+    labels = read_label_map(first["sem_seg_file_name"])
     assert np.unique(labels).tolist() == [0, 119, 255]
     names = MetadataCatalog.get(name).stuff_classes
     assert (names[0], names[119], len(names)) == ("person", "sky", 133)
@@ -137,7 +137,7 @@ def test_ade20k_panoptic(root):
 def test_semantic(root, name, known):
     record = DatasetCatalog.get(name)[0]
     meta = MetadataCatalog.get(name)
-    labels = read_labels(record["sem_seg_file_name"])
+    labels = read_label_map(record["sem_seg_file_name"])
     left, right, nothing = known
     assert (labels[10, 5], labels[10, 60], labels[0, 0]) == known
     assert meta.ignore_label == nothing and max(left, right) < len(meta.stuff_classes)
@@ -157,7 +157,7 @@ def test_of_many_objects_some_are_drawn(root):
 
 def test_voc_without_background(root):
     (record,) = DatasetCatalog.get("pascal20_sem_seg_val")
-    labels = read_labels(record["sem_seg_file_name"])
+    labels = read_label_map(record["sem_seg_file_name"])
     assert np.unique(labels).tolist() == [19, 255]
     assert MetadataCatalog.get("pascal20_sem_seg_val").stuff_classes[19] == "tvmonitor"
 

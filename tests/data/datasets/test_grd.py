@@ -87,5 +87,5 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"images\.pkl: expected a dictionary, found a list"):
         load_grd(tmp_path, "")
     write(tmp_path, trees.grd_tables() | {"images": {"1": {}}})
-    with pytest.raises(DatasetError, match=r"images\.pkl: the key '1' is not a whole number"):
+    with pytest.raises(DatasetError, match=r"images\.pkl: the key '1' is not an integer"):
         load_grd(tmp_path, "")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from hipie.data.datasets import DatasetError
-from hipie.data.io.safe_pickle import UnsafePickleError, as_plain, read_plain_pickle
+from hipie.data.io.safe_pickle import UnsafePickleError, array_to_list, read_plain_pickle
 
 
 class Calls:
@@ -83,7 +83,7 @@ def malicious() -> dict[str, bytes]:
 def test_refused(tmp_path: Path, monkeypatch, name: str, arrays: bool) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "refs.p").write_bytes(malicious()[name])
-    with pytest.raises(DatasetError, match=r"refs\.p: this (pickle is not|is not a whole)"):
+    with pytest.raises(DatasetError, match=r"refs\.p: this pickle is"):
         read_plain_pickle(tmp_path / "refs.p", arrays=arrays)
     assert os.listdir(tmp_path) == ["refs.p"]
 
@@ -103,9 +103,9 @@ def test_arrays_where_they_are_asked_for(tmp_path: Path, protocol: int) -> None:
     content = {1: {"bbox": np.array([[1.5, 2]]), "ids": np.array([1, 2]), "area": np.float64(7)}}
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(content, protocol))
     found = read_plain_pickle(tmp_path / "t.pkl", arrays=True)[1]
-    assert as_plain(found["bbox"]) == [[1.5, 2.0]] and as_plain(found["ids"]) == [1, 2]
+    assert array_to_list(found["bbox"]) == [[1.5, 2.0]] and array_to_list(found["ids"]) == [1, 2]
     assert found["area"] == 7.0
-    with pytest.raises(UnsafePickleError, match="it asks for"):
+    with pytest.raises(UnsafePickleError, match="it needs"):
         read_plain_pickle(tmp_path / "t.pkl")
 
 

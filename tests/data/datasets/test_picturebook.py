@@ -11,9 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.config import add_hipie_config
-from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_objects, read_labels
+from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
 from hipie.data.datasets import register_all, register_picturebook
 from hipie.data.datasets.picturebook import default_root
+from hipie.data.image_io import read_label_map
 from hipie.data.picturebook import UNSEEN_THINGS, PictureBook, PictureBookError
 
 COUNTS = {"train": 3, "val": 2, "unseen": 2}
@@ -41,13 +42,13 @@ def test_panoptic_is_what_the_book_draws(root: Path, split: str) -> None:
     assert len(records) == COUNTS[split]
     for index, record in enumerate(records):
         page = PictureBook(3, split).page(index)
-        masks, classes = panoptic_objects(
-            read_labels(record["pan_seg_file_name"]), record["segments_info"], NoOpTransform()
+        masks, classes = panoptic_masks(
+            read_label_map(record["pan_seg_file_name"]), record["segments_info"], NoOpTransform()
         )
         assert [meta.stuff_classes[c] for c in classes] == [s.name for s in page.segments]
         for mask, segment in zip(masks, page.segments, strict=True):
             assert (mask == (page.panoptic == segment.id)).all()
-        semantic = read_labels(record["sem_seg_file_name"])
+        semantic = read_label_map(record["sem_seg_file_name"])
         for mask, label in zip(masks, classes, strict=True):
             assert (semantic[mask] == label).all()
 
@@ -71,11 +72,11 @@ def test_part_maps_lie_inside_their_wholes(root: Path) -> None:
     phrases = MetadataCatalog.get("picturebook_train_parts").stuff_classes
     names = MetadataCatalog.get("picturebook_train_panoptic").stuff_classes
     semantic = {
-        r["image_id"]: read_labels(r["sem_seg_file_name"])
+        r["image_id"]: read_label_map(r["sem_seg_file_name"])
         for r in DatasetCatalog.get("picturebook_train_panoptic")
     }
     for record in DatasetCatalog.get("picturebook_train_parts"):
-        labels = read_labels(record["part_seg_file_name"])
+        labels = read_label_map(record["part_seg_file_name"])
         for value in np.unique(labels[labels > 0]):
             phrase = phrases[value - 1]
             under = semantic[record["image_id"]][labels == value]

@@ -81,14 +81,14 @@ def test_what_is_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "a.mat"
     for value, kind in ((np.array([["a", 1]], dtype=object), 1), (np.array([1j]), 6)):
         scipy.io.savemat(path, {"strange": value})
-        with pytest.raises(ValueError, match=f'"strange" is of MATLAB\'s class {kind}'):
+        with pytest.raises(ValueError, match=f'"strange" has the unsupported array class {kind}'):
             read_matlab(path)
     path.write_bytes(b"MATLAB 7.3 MAT-file" + bytes(600))
-    with pytest.raises(ValueError, match="no MATLAB file of version 5"):
+    with pytest.raises(ValueError, match="not a MATLAB file of version 5"):
         read_matlab(path)
     scipy.io.savemat(path, {"zeros": np.zeros((100, 100))}, do_compression=True)
-    monkeypatch.setattr(matlab_file, "MOST_BYTES", 5000)
-    with pytest.raises(ValueError, match="cannot be unpacked into 5000 bytes"):
+    monkeypatch.setattr(matlab_file, "MAX_UNPACKED_BYTES", 5000)
+    with pytest.raises(ValueError, match="cannot be decompressed into 5000 bytes"):
         read_matlab(path)
 
 

@@ -56,7 +56,7 @@ def test_outside_objects_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(REFS)[:-9]])
 def test_damaged_pickle_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "refs.p").write_bytes(content)
-    with pytest.raises(ValueError, match="refs.p: this is not a whole pickle"):
+    with pytest.raises(ValueError, match="refs.p: this pickle is damaged or incomplete"):
         read_plain_pickle(tmp_path / "refs.p")
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from hipie.data.datasets.coco import register
-from hipie.data.io.rle import run_counts
+from hipie.data.io.rle import decode_counts
 from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
 from hipie.evaluation.metrics.expression_iou import nearest, overlap_of_runs, target_runs
 from hipie.evaluation.metrics.iou import overlap
@@ -30,7 +30,7 @@ def test_overlap_of_runs_is_that_of_masks(seed: int) -> None:
 def test_run_lengths_are_read_as_pycocotools_reads_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = random_mask(rng, (int(rng.integers(1, 400)), int(rng.integers(1, 400))))
-    found = run_counts(runs(mask)["counts"])
+    found = decode_counts(runs(mask)["counts"])
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
     wanted = np.diff(np.concatenate([[0], edges, [flat.size]]))

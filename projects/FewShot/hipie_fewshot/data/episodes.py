@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
-from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
-from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
+from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
+from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
 from hipie_fewshot.support_set import Example
 
 Record = dict[str, Any]
@@ -133,7 +133,7 @@ class EpisodeMapper:
         return {
             **{key: query[key] for key in ("file_name", "height", "width", "image_id")},
             "class_id": class_id,
-            "image": as_tensor(read_record_image(query), "RGB"),
+            "image": image_to_tensor(read_record_image(query), "RGB"),
             "target": class_mask(query, class_id),
             "examples": [
                 Example(read_record_image(record), class_mask(record, class_id), label)
@@ -147,10 +147,10 @@ def class_mask(record: Record, class_id: int) -> np.ndarray:
     things = [thing for thing in _things(record) if thing["category_id"] == class_id]
     transform = NoOpTransform()
     if "pan_seg_file_name" in record:
-        labels = read_labels(record["pan_seg_file_name"])
-        masks, _ = panoptic_objects(labels, things, transform)
+        labels = read_label_map(record["pan_seg_file_name"])
+        masks, _ = panoptic_masks(labels, things, transform)
     else:
-        masks, _ = annotated_objects(things, record["height"], record["width"], transform)
+        masks, _ = instance_masks(things, record["height"], record["width"], transform)
     if not len(masks):
         return np.zeros((record["height"], record["width"]), bool)
     union: np.ndarray = masks.any(0)

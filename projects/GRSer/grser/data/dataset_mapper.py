@@ -14,10 +14,8 @@ from detectron2.config import CfgNode
 
 from grser.data.group_sampling import GroupDataset
 from hipie.data.dataset_mappers.annotations import decode_mask
-from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
-from hipie.data.dataset_mappers.saliency import read_saliency
-from hipie.data.dataset_mappers.text_flip import mirrored_words
-from hipie.data.dataset_mappers.transforms import draw_change, plain_resize
+from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
+from hipie.data.image_io import image_to_tensor, read_record_image, read_saliency_mask
 
 logger = logging.getLogger(__name__)
 RECORD_KEYS = ("file_name", "height", "width", "image_id")
@@ -112,7 +110,7 @@ class GroupTrainingMapper:
         expression = sample["expression"]
         return {
             "images": images,
-            "expression": mirrored_words(expression) if flip else expression,
+            "expression": flip_text(expression) if flip else expression,
             "height": images[0]["height"],
             "width": images[0]["width"],
         }
@@ -142,18 +140,18 @@ class GroupTrainingMapper:
     ) -> dict[str, Any]:
         record, config = self.dataset.images[index], self.image_config
         image = read_record_image(record)
-        transform = draw_change(
+        transform = sample_augmentation(
             rng,
             *image.shape[:2],
             shortest=config.min_sizes,
             longest=config.max_size,
-            mirror=float(flip),
+            flip_prob=float(flip),
             square=config.square,
         ).transform
         target = transform.apply_segmentation(target_mask(record, annotations))
         return {
             **{key: record[key] for key in RECORD_KEYS if key in record},
-            "image": as_tensor(transform.apply_image(image), config.image_format),
+            "image": image_to_tensor(transform.apply_image(image), config.image_format),
             "target": torch.from_numpy(np.array(target, dtype=np.uint8)),
         }
 
@@ -182,10 +180,12 @@ class GroupTestMapper:
 
     def _read(self, record: dict[str, Any]) -> dict[str, Any]:
         image, config = read_record_image(record), self.image_config
-        resize = plain_resize(*image.shape[:2], config.min_sizes[0], config.max_size, config.square)
+        resize = resize_transform(
+            *image.shape[:2], config.min_sizes[0], config.max_size, config.square
+        )
         return {
             **{key: record[key] for key in RECORD_KEYS},
-            "image": as_tensor(resize.apply_image(image), config.image_format),
+            "image": image_to_tensor(resize.apply_image(image), config.image_format),
         }
 
 
@@ -204,7 +204,7 @@ def target_mask(record: dict[str, Any], annotations: list[int] | None) -> np.nda
     if annotations is None:
         return target
     if "saliency_file_name" in record:
-        mask = read_saliency(record["saliency_file_name"]).astype(np.uint8)
+        mask = read_saliency_mask(record["saliency_file_name"]).astype(np.uint8)
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     for index in annotations:
         target |= decode_mask(record["annotations"][index]["segmentation"], height, width)

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
-from hipie.data.dataset_mappers.annotations import annotated_objects, panoptic_objects, read_labels
-from hipie.data.dataset_mappers.image_loading import as_tensor, read_record_image
+from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
+from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
 
 
 class TargetsMapper:
@@ -29,7 +29,7 @@ class TargetsMapper:
         image = read_record_image(record)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
         masks = self._masks(record)
-        item["image"] = as_tensor(image, "RGB")
+        item["image"] = image_to_tensor(image, "RGB")
         item["targets"] = masks[masks.any((1, 2))]
         return item
 
@@ -37,10 +37,10 @@ class TargetsMapper:
         still = NoOpTransform()
         if "pan_seg_file_name" in record:
             things = [one for one in record["segments_info"] if one.get("isthing", True)]
-            colours = read_labels(record["pan_seg_file_name"])
-            return panoptic_objects(colours, things, still)[0]
+            colours = read_label_map(record["pan_seg_file_name"])
+            return panoptic_masks(colours, things, still)[0]
         size = record["height"], record["width"]
-        return annotated_objects(record["annotations"], *size, still)[0]
+        return instance_masks(record["annotations"], *size, still)[0]
 
 
 @DATASET_MAPPER_REGISTRY.register()

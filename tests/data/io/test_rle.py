@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hipie.data.io.polygons import crosses_itself, is_polygon
+from hipie.data.io.rle import is_polygon, is_self_intersecting
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from hipie.data.io.polygons import crosses_itself, is_polygon
     ],
 )
 def test_crossing(points: list[float], crosses: bool) -> None:
-    assert crosses_itself(points) is crosses
-    assert crosses_itself(points[2:] + points[:2]) is crosses
+    assert is_self_intersecting(points) is crosses
+    assert is_self_intersecting(points[2:] + points[:2]) is crosses
 
 
 @pytest.mark.parametrize(
