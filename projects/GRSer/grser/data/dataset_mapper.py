@@ -143,10 +143,10 @@ class GroupTrainingMapper:
         transform = sample_augmentation(
             rng,
             *image.shape[:2],
-            shortest=config.min_sizes,
-            longest=config.max_size,
+            min_sizes=config.min_sizes,
+            max_size=config.max_size,
             flip_prob=float(flip),
-            square=config.square,
+            square_size=config.square,
         ).transform
         target = transform.apply_segmentation(target_mask(record, annotations))
         return {
