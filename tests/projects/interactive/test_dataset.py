@@ -47,5 +47,5 @@ def test_things_of_panoptic_maps_without_stuff(record, tmp_path):
 
 def test_an_image_of_another_size_is_named(record):
     record["height"] = 31
-    with pytest.raises(ValueError, match="a.png: the image is 40x30"):
+    with pytest.raises(ValueError, match="a.png: the image has 40x30"):
         TargetsMapper()({**record, "annotations": []})
