@@ -1,12 +1,13 @@
-"""Images, words, configurations and weights of every bad kind, through `Segmenter` and `hipie`.
+"""Unusual and invalid images, class names, configurations and weights.
 
-What can be read is segmented; the rest ends with one sentence that names the culprit.
+Readable images are segmented; `hipie` ends with one line that names any other input.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ TINY = str(Path(__file__).parent / "tiny.yaml")
 WIDTH = ["MODEL.HIPIE.HIDDEN_DIM", "64"]
 
 
-class RunsCode:
+class CodePickle:
     """Pickles into a call of `os.mkdir`."""
 
     def __init__(self, folder: str) -> None:
@@ -42,26 +43,31 @@ def segmenter(tiny_weights: Path, options: list[str]) -> Segmenter:
 
 
 @pytest.fixture
-def expression(tiny_weights: Path, options: list[str], tmp_path: Path):
-    """What `hipie segment` with these words ends with; weights and options may be others."""
+def error_message(tiny_weights: Path, options: list[str], tmp_path: Path):
+    """Run `hipie segment` on input that it refuses, and return the message."""
 
-    def say(picture: str, *words: str, weights: object = tiny_weights, more: list[str] = []) -> str:  # noqa: B006
+    def run(
+        image: str,
+        *arguments: str,
+        weights: object = tiny_weights,
+        more_options: Sequence[str] = (),
+    ) -> str:
         fixed = ["--config-file", TINY, "--weights", str(weights), "--device", "cpu"]
-        fixed += ["--output", str(tmp_path / "out"), "--opts", *options, *more]
+        fixed += ["--output", str(tmp_path / "out"), "--opts", *options, *more_options]
         with pytest.raises(SystemExit) as stop:
-            main(["segment", picture, *words, *fixed])
+            main(["segment", image, *arguments, *fixed])
         assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
         assert not (tmp_path / "out").exists()
         return stop.value.code
 
-    return say
+    return run
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "page.png")
-    return str(tmp_path / "page.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("kind", ["L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
@@ -71,45 +77,47 @@ def test_images_of_every_mode_are_segmented(segmenter: Segmenter, kind: str, tmp
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
         image = image.convert(kind)
-    path = tmp_path / ("picture.tif" if kind == "CMYK" else "picture.png")
+    path = tmp_path / ("image.tif" if kind == "CMYK" else "image.png")
     image.save(path)
-    found = segmenter.segment(path, ["dog"], ["sky"])
-    assert found.image.shape == (48, 64, 3) and found.image.dtype == np.uint8
-    assert found.masks.shape[1:] == (48, 64)
+    result = segmenter.segment(path, ["dog"], ["sky"])
+    assert result.image.shape == (48, 64, 3) and result.image.dtype == np.uint8
+    assert result.masks.shape[1:] == (48, 64)
     assert segmenter.refer(path, "the dog").masks.shape == (1, 48, 64)
 
 
-def test_a_turned_photograph_is_segmented_upright(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(segmenter: Segmenter, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (64, 40), "red").save(tmp_path / "turned.jpg", exif=exif)
-    assert segmenter.segment(tmp_path / "turned.jpg", ["dog"]).image.shape == (64, 40, 3)
+    Image.new("RGB", (64, 40), "red").save(tmp_path / "rotated.jpg", exif=exif)
+    assert segmenter.segment(tmp_path / "rotated.jpg", ["dog"]).image.shape == (64, 40, 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (200, 8000), (8000, 200)])
-def test_tiny_and_long_images(segmenter: Segmenter, size: tuple[int, int]) -> None:
+def test_tiny_and_elongated_images_are_segmented(
+    segmenter: Segmenter, size: tuple[int, int]
+) -> None:
     pixels = np.full((*size, 3), 90, np.uint8)
     assert segmenter.segment(pixels, ["dog"], ["sky"]).masks.shape[1:] == size
     assert segmenter.refer(pixels, "the dog").masks.shape == (1, *size)
 
 
-def test_five_thousand_names(segmenter: Segmenter) -> None:
+def test_five_thousand_classes_are_segmented(segmenter: Segmenter) -> None:
     names = [f"thing number {i}" for i in range(5000)]
-    found = segmenter.segment(np.zeros((32, 48, 3), np.uint8), names)
-    assert set(found.labels) <= set(names)
+    result = segmenter.segment(np.zeros((32, 48, 3), np.uint8), names)
+    assert set(result.labels) <= set(names)
 
 
-def test_images_that_cannot_be_read_are_named(expression, tmp_path: Path, page: str) -> None:
+def test_images_that_cannot_be_read_are_named(error_message, tmp_path: Path, image: str) -> None:
     (tmp_path / "letter.jpg").write_text("Dear reader")
-    Image.open(page).resize((300, 300)).save(tmp_path / "whole.jpg")
-    content = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    for name in ("letter.jpg", "cut.jpg", "nowhere.jpg", ""):
-        assert str(tmp_path / name) in expression(str(tmp_path / name), "--things", "dog")
+    Image.open(image).resize((300, 300)).save(tmp_path / "valid.jpg")
+    content = (tmp_path / "valid.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    for name in ("letter.jpg", "truncated.jpg", "nowhere.jpg", ""):
+        assert str(tmp_path / name) in error_message(str(tmp_path / name), "--things", "dog")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ([], "at least one class"),
         (["--things", "dog; dog"], "dog"),
@@ -118,12 +126,14 @@ def test_images_that_cannot_be_read_are_named(expression, tmp_path: Path, page: 
         (["--parts", "wheel"], "whole: part"),
     ],
 )
-def test_bad_words_are_named(expression, page: str, words: list[str], said: str) -> None:
-    assert said in expression(page, *words)
+def test_bad_class_names_are_named(
+    error_message, image: str, arguments: list[str], message: str
+) -> None:
+    assert message in error_message(image, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more_options", "message"),
     [
         (["MODEL.HIPIE.HIDEN_DIM", "64"], "MODEL.HIPIE.HIDDEN_DIM"),
         (["MODEL.HIPIE.HIDDEN_DIM", "wide"], "MODEL.HIPIE.HIDDEN_DIM cannot be 'wide'"),
@@ -133,21 +143,21 @@ def test_bad_words_are_named(expression, page: str, words: list[str], said: str)
         (["MODEL.HIPIE.TEXT.SOURCE", "./nowhere"], '"./nowhere" is no text encoder'),
     ],
 )
-def test_keys_and_values_that_do_not_exist(
-    expression, page: str, more: list[str], said: str
+def test_unknown_keys_and_values_are_named(
+    error_message, image: str, more_options: list[str], message: str
 ) -> None:
-    assert said in expression(page, "--things", "dog", more=more)
+    assert message in error_message(image, "--things", "dog", more_options=more_options)
 
 
 def test_weights_that_cannot_be_used_are_named(
-    expression, page: str, tiny_weights, tmp_path
+    error_message, image: str, tiny_weights, tmp_path
 ) -> None:
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes(tiny_weights.read_bytes()[:5000])
-    trap = tmp_path / "trap.pkl"
-    trap.write_bytes(pickle.dumps({"model": RunsCode(str(tmp_path / "owned"))}))
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(tiny_weights.read_bytes()[:5000])
+    malicious = tmp_path / "malicious.pkl"
+    malicious.write_bytes(pickle.dumps({"model": CodePickle(str(tmp_path / "executed"))}))
     other = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.ones(3, 3)}, other)
-    for file in (cut, trap, other, tmp_path / "none.pth"):
-        assert file.name in expression(page, "--things", "dog", weights=file)
-    assert not (tmp_path / "owned").exists()
+    for file in (truncated, malicious, other, tmp_path / "none.pth"):
+        assert file.name in error_message(image, "--things", "dog", weights=file)
+    assert not (tmp_path / "executed").exists()

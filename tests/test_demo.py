@@ -1,4 +1,4 @@
-"""The demonstration and the program around it, with a model of random weights."""
+"""`hipie demo` and `demo.py`, with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hipie.cli.demo import SEED, Demonstration
+from hipie.cli import demo
+from hipie.cli.demo import SEED, PictureBookDemo
+from hipie.cli.main import main
 from hipie.data.image_io import read_image
 from hipie.segmentation import Segment, Segmentation
 
 ROOT = Path(__file__).parents[1]
 
 
-class Standin:
-    """Answers with a box in the middle, so that only the demonstration itself is tested."""
+class StubSegmenter:
+    """Segments a box in the middle of every image."""
 
     def segment(self, image, things, stuff=(), parts=None):
         assert not set(things) & set(stuff)
         return Segmentation(image, [Segment(things[0], "thing", self.middle(image), 0.5)])
 
     def refer(self, image, expression):
-        return Segmentation(image, [Segment(expression, "sentence", self.middle(image), 0.5)])
+        return Segmentation(image, [Segment(expression, "expression", self.middle(image), 0.5)])
 
     def refer_group(self, images, expression):
         return [self.refer(image, expression) for image in images]
@@ -42,39 +44,39 @@ class Standin:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    Demonstration(Standin(), folder).run()
+    PictureBookDemo(StubSegmenter(), folder).run()
     return folder
 
 
-def test_at_least_eight_drawings_that_open(shown: Path) -> None:
-    drawings = list(shown.glob("*.png"))
+def test_at_least_eight_drawings_can_be_opened(output: Path) -> None:
+    drawings = list(output.glob("*.png"))
     assert len(drawings) >= 8
     for drawing in drawings:
         assert min(Image.open(drawing).size) > 100
 
 
-def test_results_hold_every_mask(shown: Path) -> None:
-    results = json.loads((shown / "results.json").read_text())
-    assert {path.stem for path in shown.glob("*.png")} == set(results)
-    for answer in results.values():
-        assert answer["title"]
-        for found in answer["segments"]:
-            for segment in found if isinstance(found, list) else [found]:
+def test_results_hold_every_mask(output: Path) -> None:
+    results = json.loads((output / "results.json").read_text())
+    assert {path.stem for path in output.glob("*.png")} == set(results)
+    for entry in results.values():
+        assert entry["title"]
+        for converted in entry["segments"]:
+            for segment in converted if isinstance(converted, list) else [converted]:
                 mask = coco_mask.decode(segment["segmentation"])
                 assert list(mask.shape) == segment["segmentation"]["size"]
                 assert mask.sum() == segment["area"]
 
 
-def test_photographs_are_said_to_be_foreign(shown: Path) -> None:
-    results = json.loads((shown / "results.json").read_text())
+def test_titles_of_photographs_name_the_limit_of_the_weights(output: Path) -> None:
+    results = json.loads((output / "results.json").read_text())
     photographs = [name for name in results if name.startswith("photo_")]
     assert len(photographs) == 2
-    assert all("never seen a photograph" in results[name]["title"] for name in photographs)
+    assert all("not trained on photographs" in results[name]["title"] for name in photographs)
 
 
-def test_its_pages_are_not_those_of_training() -> None:
+def test_pages_differ_from_those_of_training() -> None:
     from detectron2.config import get_cfg
 
     from hipie.config import add_hipie_config
@@ -84,61 +86,63 @@ def test_its_pages_are_not_those_of_training() -> None:
     assert cfg.PICTUREBOOK.SEED != SEED
 
 
-def test_without_words_the_program_says_what_to_give(tmp_path: Path) -> None:
-    command = [sys.executable, "demo.py", "--input", "page.jpg", "--output", str(tmp_path)]
+def test_program_without_class_names_names_the_arguments(tmp_path: Path) -> None:
+    command = [sys.executable, "demo.py", "--input", "image.jpg", "--output", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "--things" in ended.stderr.splitlines()[-1]
 
 
 @pytest.fixture
-def three(tmp_path: Path, monkeypatch):
-    """demo.py on three images, the second broken, with a stand-in that reads files."""
-    import demo
+def run_on_three_images(tmp_path: Path, monkeypatch):
+    """`hipie demo` on three images, the second broken, with a stub that reads files."""
 
-    class Reads(Standin):
+    class FileSegmenter(StubSegmenter):
         model = SimpleNamespace(tasks={"referring"})
 
+        def set_image(self, image):
+            self.pixels = read_image(image)
+
         def refer(self, image, expressions):
-            pixels = read_image(image)
+            pixels = self.pixels if image is None else read_image(image)
             (expression,) = [expressions] if isinstance(expressions, str) else expressions
             return super().refer(pixels, expression)
 
-    monkeypatch.setattr(demo.Segmenter, "from_config", lambda *_: Reads())
+    monkeypatch.setattr(demo, "build_segmenter", lambda _: FileSegmenter())
     names = [str(tmp_path / f"{number}.png") for number in range(3)]
     for name in names:
         Image.new("RGB", (60, 40)).save(name)
     Path(names[1]).write_bytes(b"no image")
 
-    def call(*more: str, tasks=("referring",)) -> dict:
-        Reads.model.tasks = set(tasks)
+    def run(*more: str, tasks=("referring",)) -> dict:
+        FileSegmenter.model.tasks = set(tasks)
         given = ["--input", *names, "--expression", "the dog", "--output", str(tmp_path / "out")]
         try:
-            demo.main([*given, *more])
+            assert main(["demo", *given, *more]) == 0
         finally:
             results = json.loads((tmp_path / "out/results.json").read_text())
-        return {Path(name).name: answers for name, answers in results.items()}
+        return {Path(name).name: entries for name, entries in results.items()}
 
-    return call
+    return run
 
 
-def test_a_broken_image_ends_the_program_with_an_expression_and_loses_nothing(
-    three, tmp_path: Path
+def test_broken_image_is_named_and_earlier_results_are_kept(
+    run_on_three_images, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match=r"^demo.py: .*1\.png"):
-        three()
+    with pytest.raises(SystemExit, match=r"^hipie demo: .*1\.png"):
+        run_on_three_images()
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results[str(tmp_path / "0.png")]["sentences"][0]["area"]
+    assert results[str(tmp_path / "0.png")]["expressions"][0]["area"]
 
 
-def test_or_is_left_out(three) -> None:
-    found = three("--skip-broken")
-    assert list(found) == ["0.png", "2.png"]
-    assert all(set(one) == {"sentences", "group"} for one in found.values())
+def test_broken_image_can_be_skipped(run_on_three_images) -> None:
+    results = run_on_three_images("--skip-broken")
+    assert list(results) == ["0.png", "2.png"]
+    assert all(set(entries) == {"expressions", "group"} for entries in results.values())
 
 
-def test_what_a_model_of_groups_says_is_in_the_results(three) -> None:
-    found = three("--skip-broken", tasks=("referring", "group"))
-    for answers in found.values():
-        assert set(answers) == {"group"} and answers["group"]["the dog"]["shown"]
-        assert len(answers["group"]["the dog"]["annotations"]) == 1
+def test_model_of_groups_segments_the_group_alone(run_on_three_images) -> None:
+    results = run_on_three_images("--skip-broken", tasks=("referring", "group"))
+    for entries in results.values():
+        assert set(entries) == {"group"} and entries["group"]["the dog"]["shown"]
+        assert len(entries["group"]["the dog"]["annotations"]) == 1

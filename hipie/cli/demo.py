@@ -1,114 +1,205 @@
-"""What `make demo` shows: the weights of the package on pages and photographs they never saw.
-
-Nothing of a page's annotation reaches the model but its vocabulary and the expressions asked.
-"""
+"""`hipie demo --picture-book --output DIR`, or `--input IMAGE...`: several tasks in one run."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from hipie.cli.arguments import (
+    DEFAULT_CONFIG,
+    add_class_arguments,
+    add_model_arguments,
+    build_segmenter,
+    parse_names,
+    parse_parts,
+)
+from hipie.cli.files import group_to_coco, readable_images
 from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
-from hipie.predictor import Segmenter
-from hipie.segmentation import Segmentation
 from hipie.visualizer import draw_group
 
-# A book of its own: no page of it was ever trained on.
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+    from hipie.segmentation import Segmentation
+
+# Seed of a picture book that no model was trained on.
 SEED = 2026
-PHOTO_NOTE = "These weights have never seen a photograph; what they make of one is a curiosity."
+PHOTO_NOTE = "These weights were not trained on photographs; expect poor results here."
+# Photograph of scikit-image -> things, stuff.
 PHOTOGRAPHS = {
     "coffee": (("cup", "spoon"), ("table",)),
     "chelsea": (("cat",), ("wall",)),
 }
 
 
-class Demonstration:
-    """Segments one thing after another, and keeps drawings and results in a folder.
+class PictureBookDemo:
+    """Segments pages of the picture book and photographs, and writes drawings and results.
+
+    Of a page's annotation only class names and expressions reach the model.
 
     Args:
         segmenter: a model with the tasks universal, parts and referring.
-        folder: where drawings and `results.json` go.
+        folder: drawings and `results.json` are written there.
     """
 
     def __init__(self, segmenter: Segmenter, folder: Path) -> None:
         self.segmenter = segmenter
         self.folder = folder
         self.results: dict[str, dict[str, Any]] = {}
-        self.things = [one.name for one in THINGS if one.name not in UNSEEN_THINGS]
-        self.stuff = [one.name for one in STUFF]
+        self.things = [entry.name for entry in THINGS if entry.name not in UNSEEN_THINGS]
+        self.stuff = [entry.name for entry in STUFF]
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Everything, in order."""
+        """Run every task and write `results.json`."""
         book = PictureBook(SEED, "val")
         pages = [book.page(i) for i in range(12)]
-        crowded = sorted(pages, key=lambda page: -len(page.things))
-        for number, page in enumerate(crowded[:3]):
-            found = self.segmenter.segment(page.image, self.things, self.stuff)
-            self._keep(f"panoptic_{number}", found, "things and stuff")
-        self._parts(max(pages, key=lambda page: len(page.parts)))
-        for number, page in enumerate(crowded[:2]):
-            self._expression(f"sentence_{number}", page)
-        self._unseen()
-        self._group(book)
-        self._photographs()
+        by_number_of_things = sorted(pages, key=lambda page: -len(page.things))
+        for number, page in enumerate(by_number_of_things[:3]):
+            result = self.segmenter.segment(page.image, self.things, self.stuff)
+            self._save(f"panoptic_{number}", result, "things and stuff")
+        self._segment_parts(max(pages, key=lambda page: len(page.parts)))
+        for number, page in enumerate(by_number_of_things[:2]):
+            self._refer(f"sentence_{number}", page)
+        self._segment_unseen_class()
+        self._refer_group(book)
+        self._segment_photographs()
         (self.folder / "results.json").write_text(json.dumps(self.results, indent=1))
 
-    def _parts(self, page: Page) -> None:
+    def _segment_parts(self, page: Page) -> None:
         present = {thing.name for thing in page.things}
         parts = {
-            one.name: [part.name for part in one.parts]
-            for one in THINGS
-            if one.parts and one.name in present
+            entry.name: [part.name for part in entry.parts]
+            for entry in THINGS
+            if entry.parts and entry.name in present
         }
-        found = self.segmenter.segment(page.image, self.things, self.stuff, parts)
-        self._keep("parts", found, "parts of " + ", ".join(parts))
+        result = self.segmenter.segment(page.image, self.things, self.stuff, parts)
+        self._save("parts", result, "parts of " + ", ".join(parts))
 
-    def _expression(self, name: str, page: Page) -> None:
-        usable = [one.text for one in page.expressions if one.number == "one" and not one.novel]
-        expression = max(usable, key=len)
-        self._keep(name, self.segmenter.refer(page.image, expression), "an expression")
+    def _refer(self, name: str, page: Page) -> None:
+        """Segment the longest expression of a page that describes exactly one thing."""
+        expressions = [
+            entry.text for entry in page.expressions if entry.number == "one" and not entry.novel
+        ]
+        longest = max(expressions, key=len)
+        self._save(name, self.segmenter.refer(page.image, longest), "referring expression")
 
-    def _unseen(self) -> None:
-        """A page with a thing whose name and shape were kept out of training."""
+    def _segment_unseen_class(self) -> None:
+        """Segment a page with a class that was held out of training."""
         book = PictureBook(SEED, "unseen")
         page = _first(book.page, lambda page: any(t.name in UNSEEN_THINGS for t in page.things))
         names = sorted({thing.name for thing in page.things} & UNSEEN_THINGS)
-        found = self.segmenter.segment(page.image, [*self.things, *names], self.stuff)
-        self._keep("unseen_word", found, f'"{names[0]}" is a word never trained on')
+        result = self.segmenter.segment(page.image, [*self.things, *names], self.stuff)
+        self._save("unseen_word", result, f'"{names[0]}" is not in the training vocabulary')
 
-    def _group(self, book: PictureBook) -> None:
+    def _refer_group(self, book: PictureBook) -> None:
         group = book.group(0)
         images = [page.image for page in group.pages]
-        found = self.segmenter.refer_group(images, group.text)
-        draw_group(found, group.text).save(self.folder / "group.png")
+        results = self.segmenter.refer_group(images, group.text)
+        draw_group(results, group.text).save(self.folder / "group.png")
         self.results["group"] = {
-            "title": f'"{group.text}", page by page: this model always points at something',
-            "segments": [one.to_coco() for one in found],
+            "title": f'"{group.text}", image by image: this model always segments an object',
+            "segments": [result.to_coco() for result in results],
         }
 
-    def _photographs(self) -> None:
+    def _segment_photographs(self) -> None:
         from skimage import data
 
         for name, (things, stuff) in PHOTOGRAPHS.items():
             image = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
-            self._keep(f"photo_{name}", self.segmenter.segment(image, things, stuff), PHOTO_NOTE)
+            self._save(f"photo_{name}", self.segmenter.segment(image, things, stuff), PHOTO_NOTE)
 
-    def _keep(self, name: str, found: Segmentation, title: str) -> None:
-        found.save(self.folder / f"{name}.png", title)
-        self.results[name] = {"title": title, "segments": found.to_coco()}
-        print(f"{name}.png: {title}: {', '.join(found.labels) or 'nothing found'}", flush=True)
+    def _save(self, name: str, result: Segmentation, title: str) -> None:
+        result.save(self.folder / f"{name}.png", title)
+        self.results[name] = {"title": title, "segments": result.to_coco()}
+        print(f"{name}.png: {title}: {', '.join(result.labels) or 'no segment'}", flush=True)
 
 
-def _first(page: Callable[[int], Page], wanted: Callable[[Page], bool]) -> Page:
-    """The first page that has what is wanted."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a drawing an image, and results.json, into the output folder.
+
+    Args:
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        0, the exit status.
+
+    Raises:
+        ValueError, OSError: for input that cannot be used, in one sentence; results of the images
+            before it are in results.json.
+    """
+    args = _parser().parse_args(arguments)
+    things, stuff = parse_names(args.things), parse_names(args.stuff)
+    parts = parse_parts(args.parts)
+    if not (things or stuff or parts or args.expression or args.picture_book):
+        raise ValueError("nothing to segment: give --things, --stuff, --parts or --expression")
+    segmenter = build_segmenter(args)
+    folder = Path(args.output)
+    if args.picture_book:
+        PictureBookDemo(segmenter, folder).run()
+        print(f"drawings and results.json are in {folder}")
+        return 0
+    images = readable_images(args.input, args.skip_broken)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    is_group = len(images) > 1
+    # For a model with the task "group" the results of single images would only repeat the group's.
+    refer_singly = args.expression and not (is_group and "group" in segmenter.model.tasks)
+    try:
+        for name in images:
+            stem, image_results = Path(name).stem, results.setdefault(name, {})
+            if things or stuff or parts or refer_singly:
+                segmenter.set_image(name)
+            if things or stuff or parts:
+                result = segmenter.segment(None, things, stuff, parts)
+                result.save(folder / f"{stem}_segments.png", stem)
+                image_results["segments"] = result.to_coco()
+            if refer_singly:
+                result = segmenter.refer(None, args.expression)
+                result.save(folder / f"{stem}_expressions.png", stem)
+                image_results["expressions"] = result.to_coco()
+        for number, expression in enumerate(args.expression if is_group else ()):
+            group = segmenter.refer_group(images, expression)
+            draw_group(group, expression).save(folder / f"group_{number}.png")
+            for converted in group_to_coco(images, group):
+                by_expression = results[converted.pop("file")].setdefault("group", {})
+                by_expression[expression] = converted
+    finally:
+        (folder / "results.json").write_text(json.dumps(results, indent=1))
+    print(f"{len(results)} image(s) segmented; drawings and results.json are in {folder}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hipie demo",
+        description='Segment images by class names (separated by ";", synonyms by ",") and '
+        "expressions. Several images with one expression are also drawn on one sheet.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", default=[], metavar="IMAGE")
+    source.add_argument(
+        "--picture-book",
+        action="store_true",
+        help="generated pages and two photographs, with class names and expressions of their own",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
+    parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
+    add_class_arguments(parser)
+    add_model_arguments(parser, DEFAULT_CONFIG)
+    return parser
+
+
+def _first(page: Callable[[int], Page], condition: Callable[[Page], bool]) -> Page:
+    """Return the first page that meets a condition."""
     number = 0
-    while not wanted(page(number)):
+    while not condition(page(number)):
         number += 1
     return page(number)

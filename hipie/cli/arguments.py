@@ -1,0 +1,78 @@
+"""Command-line arguments that several commands share, and the model that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+
+DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
+
+
+def parse_names(text: str) -> list[tuple[str, ...]]:
+    """Parse class names separated by ";", each with its synonyms after ",".
+
+    >>> parse_names("car; dog, puppy")
+    [('car',), ('dog', 'puppy')]
+    """
+    entries = [tuple(name.strip() for name in entry.split(",")) for entry in text.split(";")]
+    return [tuple(name for name in entry if name) for entry in entries if any(entry)]
+
+
+def parse_parts(text: str) -> dict[str, list[str]]:
+    """Parse part names by whole, as in "car: wheel, window; dog: head".
+
+    Raises:
+        ValueError: for an entry without a colon.
+    """
+    parts: dict[str, list[str]] = {}
+    for entry in filter(None, (entry.strip() for entry in text.split(";"))):
+        whole, colon, names = entry.partition(":")
+        part_names = [name.strip() for name in names.split(",") if name.strip()]
+        if not colon or not whole.strip() or not part_names:
+            raise ValueError(f'parts "{entry}": write them as "whole: part, part"')
+        parts[whole.strip()] = part_names
+    return parts
+
+
+def add_class_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--things`, `--stuff` and `--parts`."""
+    parser.add_argument("--things", default="", metavar="NAMES", help='"car; dog, puppy"')
+    parser.add_argument("--stuff", default="", metavar="NAMES", help='"grass; sky"')
+    parser.add_argument("--parts", default="", metavar="NAMES", help='"car: wheel, window"')
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default_config: str | None = None) -> None:
+    """Add `--config-file`, `--weights`, `--device` and, last, `--opts`."""
+    parser.add_argument("--config-file", default=default_config, metavar="FILE_OR_NAME")
+    parser.add_argument("--weights", default=None, metavar="FILE")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+
+
+def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
+    """Build the model of the arguments of `add_model_arguments`.
+
+    Without `--config-file` it is a model with packaged weights that has the task, if there is one.
+
+    Args:
+        args: the parsed arguments.
+        task: an entry of `SegmentationModel.tasks`.
+
+    Raises:
+        ValueError: for an unknown configuration, key, value or device, or weights that do not fit.
+    """
+    from hipie import model_zoo
+    from hipie.engine.malloc import keep_freed_memory
+    from hipie.predictor import Segmenter
+
+    config_file = args.config_file
+    if not config_file:
+        suitable = model_zoo.configs_for_task(task, trained=True) if task else []
+        config_file = suitable[0] if suitable else DEFAULT_CONFIG
+    segmenter = Segmenter.from_config(config_file, args.weights, args.device, args.opts)
+    if segmenter.device.type == "cpu":
+        keep_freed_memory()
+    return segmenter

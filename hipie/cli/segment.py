@@ -1,0 +1,108 @@
+"""`hipie segment IMAGE --things NAMES --stuff NAMES --parts NAMES`: segment by class names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hipie.cli.arguments import (
+    add_class_arguments,
+    add_model_arguments,
+    build_segmenter,
+    parse_names,
+    parse_parts,
+)
+from hipie.cli.files import require_separate_output, save_result
+
+if TYPE_CHECKING:
+    from hipie.modeling.sam.predictor import Sam
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Segment one image, and write a drawing and a JSON file of COCO results.
+
+    Args:
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        0, the exit status.
+
+    Raises:
+        ValueError, OSError: for input that cannot be used, in one sentence.
+    """
+    args = _parser().parse_args(arguments)
+    things, stuff = parse_names(args.things), parse_names(args.stuff)
+    parts = parse_parts(args.parts)
+    if args.everything and (parts or not args.sam):
+        raise ValueError("--everything needs --sam, and cannot be combined with --parts")
+    stem = Path(args.image).stem
+    require_separate_output([args.image], args.output, stem)
+    sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
+    if sam is not None:
+        sam.to(segmenter.device)
+    if args.everything:
+        result = segmenter.segment_everything(args.image, sam, things, stuff)
+    else:
+        result = segmenter.segment(
+            args.image,
+            things,
+            stuff,
+            parts,
+            output=args.output_type,
+            min_score=args.min_score,
+            sam=sam,
+        )
+    save_result(result, args.output, stem)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hipie segment", description="Segment things, stuff and parts by their names."
+    )
+    parser.add_argument("image")
+    parser.add_argument("--output", default="output", metavar="FOLDER")
+    parser.add_argument(
+        "--output-type",
+        default="panoptic",
+        choices=("panoptic", "instances", "semantic"),
+        help="segments without overlap, every instance of a thing, or one segment a class",
+    )
+    parser.add_argument(
+        "--min-score", type=float, metavar="SCORE", help="drop segments with a lower score (0..1)"
+    )
+    parser.add_argument(
+        "--sam", default="", metavar="TYPE", help="refine masks by SAM: vit_b, vit_l or vit_h"
+    )
+    parser.add_argument(
+        "--sam-weights", default="", metavar="FILE", help="the file that SAM's authors publish"
+    )
+    parser.add_argument(
+        "--everything", action="store_true", help="give class names to SAM's automatic masks"
+    )
+    add_class_arguments(parser)
+    add_model_arguments(parser)
+    return parser
+
+
+def _build_sam(model: str, weights: str) -> Sam | None:
+    """Build the SAM that refines masks, if a type is given.
+
+    Raises:
+        ValueError: for an unknown type, or weights that are missing or another model's.
+    """
+    if not model:
+        if weights:
+            raise ValueError("--sam-weights needs --sam, the type of the SAM in that file")
+        return None
+    from hipie.modeling.open_vocabulary.error import OpenVocabularyError, missing_package
+
+    try:
+        from hipie.modeling.sam.predictor import Sam
+    except ModuleNotFoundError as error:
+        raise OpenVocabularyError(
+            missing_package("--sam", "segment_anything", "sam").msg
+        ) from error
+    return Sam.from_source(model, weights)
