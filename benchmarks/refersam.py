@@ -9,7 +9,7 @@ warm-up, medians of several; ratios are what counts.
                                               folding the short side of an attention saves
     python benchmarks/refersam.py expressions   seven expressions on one image against one
     python benchmarks/refersam.py precision   bfloat16 (`TEST.BFLOAT16 True`) against float32
-    python benchmarks/refersam.py memory      peak memory, of one sentence and of seven
+    python benchmarks/refersam.py memory      peak memory, of one expression and of seven
     python benchmarks/refersam.py all         all of them
 """
 
@@ -35,10 +35,10 @@ from hipie.engine.malloc import keep_freed_memory
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 from refersam import ReferSAM
 from refersam.modeling.criterion import MaskCriterion
-from refersam.modeling.text import build_text
+from refersam.modeling.text import build_expression_encoder
 
 OPERATOR = "hipie.ops.module.ms_deform_attn"
-FOLDING = "refersam.modeling.attention.Attention._folds"
+FOLDING = "refersam.modeling.attention.Attention._should_fold"
 EXPRESSIONS = [
     "the woman on the left",
     "the man in a blue shirt next to the window",
@@ -54,7 +54,7 @@ Timed = dict[str, tuple[nn.Module, ...]]
 def build(options: argparse.Namespace) -> ReferSAM:
     """The published network with random weights."""
     torch.manual_seed(0)
-    text = build_text("bert-base-uncased", frozen=False, max_tokens=20)
+    text = build_expression_encoder("bert-base-uncased", frozen=False, max_tokens=20)
     return ReferSAM(sam=options.sam, text_encoder=text, criterion=MaskCriterion()).eval()
 
 
@@ -184,7 +184,7 @@ def expressions(model: ReferSAM, options: argparse.Namespace) -> None:
         [question(model, options, 1), question(model, options, len(EXPRESSIONS))], options.repeats
     )
     print(
-        f"one sentence {one:.2f} s, {len(EXPRESSIONS)} on the same image {seven:.2f} s: "
+        f"one expression {one:.2f} s, {len(EXPRESSIONS)} on the same image {seven:.2f} s: "
         f"{seven / one:.2f} times"
     )
 
@@ -206,7 +206,7 @@ def precision(model: ReferSAM, options: argparse.Namespace) -> None:
 
 
 def memory(model: ReferSAM, options: argparse.Namespace) -> None:
-    """Peak memory, of one sentence and of seven, each in a process of its own."""
+    """Peak memory, of one expression and of seven, each in a process of its own."""
     for count in (1, len(EXPRESSIONS)):
         command = [*(sys.executable, __file__, "resident"), "--count", str(count)]
         command += ["--sam", options.sam, "--size", str(options.size)]

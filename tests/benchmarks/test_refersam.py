@@ -30,10 +30,10 @@ def model(tiny_text):
     """Injectors that say something, or the operator would hardly matter."""
     from refersam import ReferSAM
     from refersam.modeling.criterion import MaskCriterion
-    from refersam.modeling.text import build_text
+    from refersam.modeling.text import build_expression_encoder
 
     torch.manual_seed(0)
-    text = build_text(str(tiny_text), frozen=False, max_tokens=20)
+    text = build_expression_encoder(str(tiny_text), frozen=False, max_tokens=20)
     model = ReferSAM(sam="vit_t", text_encoder=text, criterion=MaskCriterion(64)).eval()
     for one in model.interactor.interactions:
         torch.nn.init.ones_(one.injector.gamma)
@@ -85,7 +85,7 @@ def test_every_part_is_timed_and_none_changes(program, model, ask, parts):
     assert all(seconds > 0 for seconds in watch.seconds.values())
 
 
-@pytest.mark.parametrize("question", ["sampling", "profile", "sentences", "precision"])
+@pytest.mark.parametrize("question", ["sampling", "profile", "expressions", "precision"])
 def test_questions_are_answered(program, model, question, capsys):
     with torch.no_grad():
         getattr(program, question)(model, OPTIONS)

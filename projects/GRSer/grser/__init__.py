@@ -1,8 +1,7 @@
 """GRSer: the things that an expression describes across a group of images.
 
 Wu, Zhang, Xie, Liu, Zhou, "Advancing Referring Expression Segmentation Beyond Single Image", ICCV
-2023. Importing the package registers the architecture `GRSer` and the layouts of LAVT's and Swin's
-published weights.
+2023. Importing the package registers the architecture `GRSer`.
 """
 
 from grser.config import add_grser_config

@@ -1,7 +1,7 @@
-"""ReferSAM: the one thing that an expression describes, on the Segment Anything Model.
+"""ReferSAM: referring segmentation on the Segment Anything Model.
 
 Liu, Xie, Ge, Zhang, IEEE TCSVT 35(5):4910-4922, 2025. Importing the package registers the
-architecture `ReferSAM` and the layout of the authors' weights.
+architecture `ReferSAM`.
 """
 
 from refersam.config import add_refersam_config

@@ -1,7 +1,6 @@
-"""The layout of the authors' state dict, as a table: their names, our names.
+"""Converter of the authors' checkpoints.
 
-SAM's own files need no table, since the image encoder, prompt encoder and mask decoder are called
-here as there.
+SAM's own files need no converter: image encoder, prompt encoder and mask decoder have SAM's names.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _ADAPTER = {
 
 
 def _pair(extractor: str, exchange: str, number: int) -> list[Rename]:
-    """An extractor and an exchange of an interaction, which are its pair `number`."""
+    """Rules of an extractor and a fusion of an interaction block, its pair `number`."""
     ours = rf"interactor.interactions.\1.pairs.{number}"
     return [
         *(
@@ -69,8 +68,8 @@ def _pair(extractor: str, exchange: str, number: int) -> list[Rename]:
 
 
 RULES: tuple[Rename, ...] = (
-    Rename(r"text_encoder\.pooler\..+", None),  # no part of the network asks for it
-    Rename(r"text_encoder\.embeddings\.position_ids", None),  # counting from 0
+    Rename(r"text_encoder\.pooler\..+", None),  # unused
+    Rename(r"text_encoder\.embeddings\.position_ids", None),  # 0, 1, 2, ...
     Rename(r"text_encoder\.(.+)", r"text_encoder.model.\1"),
     Rename(r"sam_prompt_encoder\.(.+)", r"prompt_encoder.\1"),
     Rename(r"sam_mask_decoder\.(.+)", r"mask_decoder.\1"),
@@ -101,8 +100,8 @@ RULES: tuple[Rename, ...] = (
 )
 
 
-def _recognise(names: set[str]) -> bool:
+def _is_official(names: set[str]) -> bool:
     return any(name.startswith("vl_adapter.interactions.") for name in names)
 
 
-OFFICIAL_REFERSAM = CheckpointConverter("official ReferSAM", _recognise, rename_by_table(RULES))
+OFFICIAL_REFERSAM = CheckpointConverter("official ReferSAM", _is_official, rename_by_table(RULES))

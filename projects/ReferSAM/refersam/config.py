@@ -1,4 +1,4 @@
-"""Every key of `MODEL.REFERSAM`, its default, and what it means. The defaults are published."""
+"""Defaults of the keys of `MODEL.REFERSAM`; they are the published values."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from detectron2.config import CfgNode as CN
 def add_refersam_config(cfg: CN) -> None:
     """Add `MODEL.REFERSAM` to a configuration, in place."""
     node = CN()
-    # The image encoder: "vit_b", "vit_l", "vit_h" of SAM, or "vit_t" (ViT-Tiny, for 256 pixels).
+    # Image encoder: "vit_b", "vit_l", "vit_h" of SAM, or "vit_t" (ViT-Tiny, for 256 pixels).
     node.SAM = "vit_b"
-    # Learned tokens that read along with the words inside the interactor.
+    # Number of learned tokens that are concatenated to the text in the interactor.
     node.CONTEXT_TOKENS = 16
-    # Learned tokens that become SAM's sparse prompt.
+    # Number of learned tokens that become SAM's sparse prompt.
     node.SPARSE_TOKENS = 4
-    # Words and image meet inside the image encoder; off: in the prompter only (an ablation).
+    # Fuse text and image inside the image encoder; False: in the prompter only (an ablation).
     node.INTERACTOR = True
-    # The coarse mask is SAM's mask prompt; off: SAM is told that there is none (an ablation).
+    # Give SAM the coarse mask as mask prompt; False: SAM's embedding of no mask (an ablation).
     node.DENSE_PROMPT = True
-    # The image encoder keeps its weights (the published training tunes it).
+    # Do not train the image encoder (the published training does).
     node.FREEZE_IMAGE_ENCODER = False
-    # Compute transformer blocks again for gradients instead of keeping what they computed.
+    # Recompute transformer blocks in the backward pass instead of storing their activations.
     node.CHECKPOINT_ACTIVATIONS = False
 
     node.TEXT = CN()
-    # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
-    # package), a folder, a name on the Hugging Face hub, or CLIP's text tower as
-    # "clip:ViT-L-14" (random weights), "clip:ViT-L-14:<tag of open_clip or file>".
+    # "bert-base-uncased" (random weights), "minilm" (weights of the installed package), a folder,
+    # a name on the Hugging Face hub, or CLIP's text tower: "clip:ViT-L-14" (random weights) or
+    # "clip:ViT-L-14:<tag of open_clip or file>".
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
-    # Tokens an expression may have, its two markers included; longer ones are cut.
+    # Maximum number of an expression's tokens, both markers included; longer ones are truncated.
     node.TEXT.MAX_TOKENS = 20
 
     node.LOSS = CN()
-    # Points at which the losses of a mask are taken.
+    # Number of points at which the losses of a mask are computed.
     node.LOSS.NUM_POINTS = 12544
-    # Weights of cross entropy and DICE of the mask, then of the coarse mask.
+    # Weights of cross entropy and dice of the mask, then of the coarse mask.
     node.LOSS.WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
     node.TEST = CN()
-    # A mask of fewer pixels than this, counted as if the image were 480x480, says that nothing
-    # is meant, and is cleared; 0 keeps every mask.
+    # Masks with fewer pixels, counted as if the image were 480x480, are cleared ("no target"); 0
+    # keeps every mask.
     node.TEST.NO_TARGET_PIXELS = 0
     cfg.MODEL.REFERSAM = node

@@ -1,4 +1,4 @@
-"""What a network computed on its way, by name, for those who ask."""
+"""Capture of intermediate features by name."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-EVERYTHING = "all"
+ALL = "all"
 
 
-class Activations:
-    """Keeps the tensors that were asked for, and no others.
+class FeatureCapture:
+    """Keeps the intermediate features that were requested, and no others.
 
     Args:
-        wanted: names, or "all".
+        names: names of features, or "all".
+
+    Attributes:
+        features: the requested features that have been recorded, by name.
     """
 
-    def __init__(self, wanted: Collection[str] | str = ()) -> None:
-        self._all = wanted == EVERYTHING
-        self._wanted = frozenset([wanted] if isinstance(wanted, str) else wanted)
-        self._noted: set[str] = set()
-        self.kept: dict[str, Tensor] = {}
+    def __init__(self, names: Collection[str] | str = ()) -> None:
+        self._capture_all = names == ALL
+        self._requested = frozenset([names] if isinstance(names, str) else names)
+        self._recorded: set[str] = set()
+        self.features: dict[str, Tensor] = {}
 
-    def wants(self, name: str) -> bool:
-        """Whether a name is asked for."""
-        return self._all or name in self._wanted
+    def is_requested(self, name: str) -> bool:
+        """Whether a feature is requested."""
+        return self._capture_all or name in self._requested
 
-    def note(self, name: str, value: Tensor) -> None:
-        """Offer a tensor under a name."""
-        self._noted.add(name)
-        if self.wants(name):
-            self.kept[name] = value
+    def record(self, name: str, value: Tensor) -> None:
+        """Record a feature; it is kept if it is requested."""
+        self._recorded.add(name)
+        if self.is_requested(name):
+            self.features[name] = value
 
-    def require_all_kept(self) -> None:
-        """After the forward pass.
+    def check_names(self) -> None:
+        """Check after the forward pass that every requested feature was recorded.
 
         Raises:
-            ValueError: for a name that the network does not have, with those that it has.
+            ValueError: for an unknown name, with the known names.
         """
-        unknown = sorted(self._wanted - self._noted - {EVERYTHING})
+        unknown = sorted(self._requested - self._recorded - {ALL})
         if unknown:
-            raise ValueError(
-                f'there is no activation "{unknown[0]}"; there are {", ".join(sorted(self._noted))}'
-            )
+            known = ", ".join(sorted(self._recorded))
+            raise ValueError(f'there is no activation "{unknown[0]}"; there are {known}')

@@ -1,9 +1,10 @@
-"""The architecture `ReferSAM`: Detectron2's dicts in, losses or answers out."""
+"""ReferSAM meta-architecture: referring segmentation on SAM."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,12 @@ from torch import Tensor
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.modeling.meta_arch.base import SegmentationModel
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
-from refersam.feature_capture import Activations
+from refersam.feature_capture import FeatureCapture
 from refersam.modeling.criterion import MaskCriterion
 from refersam.modeling.interactor import Interactor
-from refersam.modeling.multi_scale_geometry import Maps
-from refersam.modeling.no_interactor import Apart
-from refersam.modeling.prompter import Projections, Prompter, PromptHead, as_level_maps
+from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
+from refersam.modeling.no_interactor import NoInteractor
+from refersam.modeling.prompter import Projections, Prompter, PromptHead, tokens_to_maps
 from refersam.modeling.sam import (
     build_image_encoder,
     build_mask_decoder,
@@ -28,53 +29,68 @@ from refersam.modeling.sam import (
     decode_masks,
     sam_variant,
 )
-from refersam.modeling.text import BertExpressions, ClipExpressions, build_text
-from refersam.postprocessing import answer
-from refersam.weight_decay import names_without_decay
+from refersam.modeling.text import ExpressionEncoder, build_expression_encoder
+from refersam.postprocessing import referring_inference
+from refersam.weight_decay import parameters_without_weight_decay
 
-EXPRESSIONS_AT_ONCE = 16
+if TYPE_CHECKING:
+    from hipie.structures import ImageFeatures
+
+EXPRESSIONS_PER_FORWARD = 16
+
+
+@dataclass(frozen=True)
+class InteractionConfig:
+    """Learned tokens and ablations; see `MODEL.REFERSAM`.
+
+    Attributes:
+        interactor: fuse text and image inside the image encoder, else in the prompter only.
+        context_tokens: number of learned tokens of the interactor.
+        sparse_tokens: number of learned tokens of the prompter.
+        dense_prompt: give SAM the coarse mask as mask prompt.
+        checkpoint_activations: recompute blocks in the backward pass.
+    """
+
+    interactor: bool = True
+    context_tokens: int = 16
+    sparse_tokens: int = 4
+    dense_prompt: bool = True
+    checkpoint_activations: bool = False
 
 
 @META_ARCH_REGISTRY.register()
 class ReferSAM(SegmentationModel):
-    """Referring segmentation on SAM.
+    """Referring segmentation on SAM (Liu et al., IEEE TCSVT 2025).
 
-    Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255, sides that divide
-    by 32) and `expressions` (a list of expressions); `height` and `width` give the size of the
-    results. In training also `instances`: expression k means the union of those whose `gt_classes`
-    is k; where there is none, it means nothing.
+    Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255, sides that are
+    multiples of 32) and `expressions` (a list of referring expressions); `height` and `width` give
+    the size of the output. In training it also has `instances`: the target of expression k is the
+    union of the instances with `gt_classes` k, or empty if there is none.
 
-    Returns in training a dict of losses; otherwise a dict an image with `referring`: an
-    `Instances` an expression, empty where nothing is meant (see `refersam.postprocessing`).
+    Returns a dict of losses in training; otherwise a dict for each image with `referring`, an
+    `Instances` for each expression, empty without a target (see `refersam.postprocessing`).
 
     Args:
         sam: type of the image encoder, a name of `refersam.modeling.sam.VARIANTS`.
         text_encoder: see `refersam.modeling.text`.
         criterion: the losses.
-        context_tokens, sparse_tokens: learned tokens of interactor and prompter.
-        interactor: words and image meet inside the image encoder, else in the prompter only.
-        dense_prompt: SAM gets the coarse mask.
-        freeze_image_encoder: it keeps its weights.
-        recompute: trade time for memory in training.
+        interaction: learned tokens and ablations.
+        freeze_image_encoder: do not train the image encoder.
         no_target_pixels: see `refersam.postprocessing`.
         pixel_mean, pixel_std: of images in 0..255, three numbers each.
     """
 
-    tasks = frozenset({"referring"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"referring"})
 
     @configurable
     def __init__(
         self,
         *,
         sam: str,
-        text_encoder: BertExpressions | ClipExpressions,
+        text_encoder: ExpressionEncoder,
         criterion: MaskCriterion,
-        context_tokens: int = 16,
-        sparse_tokens: int = 4,
-        interactor: bool = True,
-        dense_prompt: bool = True,
+        interaction: InteractionConfig = InteractionConfig(),
         freeze_image_encoder: bool = False,
-        recompute: bool = False,
         no_target_pixels: int = 0,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
@@ -86,15 +102,20 @@ class ReferSAM(SegmentationModel):
         self.prompt_encoder = build_prompt_encoder()
         self.mask_decoder = build_mask_decoder()
         self.interactor = (
-            Interactor(variant, text_encoder.width, context_tokens, recompute)
-            if interactor
-            else Apart(variant)
+            Interactor(
+                variant,
+                text_encoder.width,
+                interaction.context_tokens,
+                interaction.checkpoint_activations,
+            )
+            if interaction.interactor
+            else NoInteractor(variant)
         )
         self.projections = Projections(variant.width, text_encoder.width)
-        self.prompter = Prompter(sparse_tokens)
+        self.prompter = Prompter(interaction.sparse_tokens)
         self.prompt_head = PromptHead()
         self.criterion = criterion
-        self.dense_prompt = dense_prompt
+        self.dense_prompt = interaction.dense_prompt
         self.no_target_pixels = no_target_pixels
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
@@ -103,21 +124,23 @@ class ReferSAM(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.REFERSAM` and Detectron2's keys."""
+        """Build the constructor arguments from `MODEL.REFERSAM` and Detectron2's keys."""
         keys = cfg.MODEL.REFERSAM
         sam_variant(keys.SAM)
         return {
             "sam": keys.SAM,
-            "text_encoder": build_text(
+            "text_encoder": build_expression_encoder(
                 keys.TEXT.SOURCE, frozen=keys.TEXT.FROZEN, max_tokens=keys.TEXT.MAX_TOKENS
             ),
             "criterion": MaskCriterion(keys.LOSS.NUM_POINTS, keys.LOSS.WEIGHTS),
-            "context_tokens": keys.CONTEXT_TOKENS,
-            "sparse_tokens": keys.SPARSE_TOKENS,
-            "interactor": keys.INTERACTOR,
-            "dense_prompt": keys.DENSE_PROMPT,
+            "interaction": InteractionConfig(
+                interactor=keys.INTERACTOR,
+                context_tokens=keys.CONTEXT_TOKENS,
+                sparse_tokens=keys.SPARSE_TOKENS,
+                dense_prompt=keys.DENSE_PROMPT,
+                checkpoint_activations=keys.CHECKPOINT_ACTIVATIONS,
+            ),
             "freeze_image_encoder": keys.FREEZE_IMAGE_ENCODER,
-            "recompute": keys.CHECKPOINT_ACTIVATIONS,
             "no_target_pixels": keys.TEST.NO_TARGET_PIXELS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -129,26 +152,19 @@ class ReferSAM(SegmentationModel):
         return (OFFICIAL_REFERSAM,)
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
-        """Prefix of the text encoder's weights where an installed package provides them."""
+        """Prefix of the text encoder if an installed package provides its weights."""
         return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     def parameters_without_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not pulled towards 0 in training."""
-        return names_without_decay(self)
+        """Names of norms, embeddings, learned tokens and residual scales."""
+        return parameters_without_weight_decay(self)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results otherwise; see the class."""
-        if self.training:
-            return self.losses(batched_inputs)
-        with torch.no_grad():
-            return [self._answer(item) for item in batched_inputs]
-
-    # Without Detectron2's dicts ----------------------------------------------------------------
+    # Tensors ---------------------------------------------------------------------------------
 
     def mask_logits(
         self,
@@ -159,107 +175,110 @@ class ReferSAM(SegmentationModel):
         image_of: Tensor | Sequence[int] | None = None,
         returned: Collection[str] | str | None = None,
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The network itself.
+        """Compute mask logits from tensors.
 
         Args:
-            images: [B, 3, H, W] normalised, sides that divide by 32.
-            token_ids: [B, T] tokens of the text encoder, markers included.
-            token_mask: [B, T], 1 or True for real tokens.
-            picture_of: [B] the row of `images` of every expression, where several expressions are of
-                one image; None: one an image, in order.
-            returned: names of activations to return as well, or "all".
+            images: [N, 3, H, W] normalised, sides that are multiples of 32.
+            token_ids: [B, T] token ids of the text encoder, markers included.
+            token_mask: [B, T], 1 or True for tokens that are not padding.
+            image_of: [B] index of the image of every expression; None: expression b belongs to
+                image b.
+            returned: names of intermediate features to return as well, or "all".
 
         Returns:
-            Logits [B, H, W], coarse logits [B, 1, H/4, W/4], and with `returned` a dict.
+            Logits [B, H, W], coarse logits [B, 1, H/4, W/4], and with `returned` a dict of features.
 
         Raises:
-            ValueError: for shapes that do not fit, with the shapes; or an unknown activation.
+            ValueError: for shapes that do not fit, or an unknown feature.
         """
         _check_shapes(images, token_ids, token_mask, image_of)
-        kept = Activations(returned or ())
-        words = self.text_encoder.read(token_ids, token_mask)
-        kept.note("text", words)
+        capture = FeatureCapture(returned or ())
+        text = self.text_encoder.encode_tokens(token_ids, token_mask)
+        capture.record("text", text)
         rows = None if image_of is None else torch.as_tensor(image_of, device=images.device)
-        logits, coarse = self._segment(images, words, token_mask.bool(), rows, kept)
+        logits, coarse_logits = self._segment(images, text, token_mask.bool(), rows, capture)
         if returned is None:
-            return logits, coarse
-        kept.require_all_kept()
-        return logits, coarse, kept.kept
+            return logits, coarse_logits
+        capture.check_names()
+        return logits, coarse_logits, capture.features
 
     def _segment(
         self,
         images: Tensor,
-        words: Tensor,
-        word_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
         image_of: Tensor | None,
-        kept: Activations | None = None,
+        capture: FeatureCapture | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Images [N, 3, H, W] and words [B, T, C] -> logits and coarse logits."""
-        kept = kept or Activations()
-        seen = self.interactor(self.image_encoder, images, words, word_mask, image_of, kept)
-        words = self.projections.text(seen.words)
-        kept.note("lang_proj", words)
-        levels = self.projections.project_maps(seen)
-        eighth, sixteenth, coarsest = as_level_maps(levels, seen.sizes)
-        for name, one in zip(("c2", "c3", "c4"), (eighth, sixteenth, coarsest), strict=True):
-            kept.note(name, one)
-        mask_feature = self.projections.mask_feature(seen.fine, eighth, image_of)
-        kept.note("mask_feature", mask_feature)
-        embedding = self.image_encoder.neck(seen.patches) + sixteenth
-        kept.note("image_embedding", embedding)
+        """Images [N, 3, H, W] and text [B, T, C] -> logits and coarse logits."""
+        capture = capture or FeatureCapture()
+        output = self.interactor(self.image_encoder, images, text, text_mask, image_of, capture)
+        text = self.projections.text(output.text)
+        capture.record("lang_proj", text)
+        levels = self.projections.project_maps(output)
+        stride_8, stride_16, stride_32 = tokens_to_maps(levels, output.sizes)
+        for name, level in zip(("c2", "c3", "c4"), (stride_8, stride_16, stride_32), strict=True):
+            capture.record(name, level)
+        mask_feature = self.projections.mask_feature(output.fine, stride_8, image_of)
+        capture.record("mask_feature", mask_feature)
+        embedding = self.image_encoder.neck(output.patches) + stride_16
+        capture.record("image_embedding", embedding)
         dense, sparse = self.prompter(
             levels,
-            Maps.of(seen.sizes, images.device),
-            words,
-            word_mask,
-            self.text_encoder.summary(word_mask),
-            kept,
+            MultiScaleGeometry.from_sizes(output.sizes, images.device),
+            text,
+            text_mask,
+            self.text_encoder.summary_index(text_mask),
+            capture,
         )
-        coarse = self.prompt_head.coarse_mask(dense, mask_feature, kept)
-        kept.note("coarse_logits", coarse)
-        logits = self._prompt_sam(embedding, coarse, sparse, kept)
-        full = F.interpolate(
-            logits.float(), size=tuple(images.shape[-2:]), mode="bilinear", align_corners=True
+        coarse_logits = self.prompt_head.coarse_mask(dense, mask_feature, capture)
+        capture.record("coarse_logits", coarse_logits)
+        low_res_logits = self._decode(embedding, coarse_logits, sparse, capture)
+        logits = F.interpolate(
+            low_res_logits.float(),
+            size=tuple(images.shape[-2:]),
+            mode="bilinear",
+            align_corners=True,
         )[:, 0]
-        kept.note("logits", full)
-        return full, coarse.float()
+        capture.record("logits", logits)
+        return logits, coarse_logits.float()
 
-    def _prompt_sam(
-        self, embedding: Tensor, coarse: Tensor, sparse: Tensor, kept: Activations
+    def _decode(
+        self, embedding: Tensor, coarse_logits: Tensor, sparse: Tensor, capture: FeatureCapture
     ) -> Tensor:
-        """Embeddings, the coarse mask and sparse tokens -> SAM's mask [B, 1, H/4, W/4]."""
+        """Embedding, coarse mask and sparse tokens -> SAM's mask logits [B, 1, H/4, W/4]."""
         if self.dense_prompt:
-            scaled = self.prompt_head.mask_scaling(coarse)
-            kept.note("mask_prompt", scaled)
-            dense_prompt = self.prompt_encoder.mask_downscaling(scaled)
+            mask_prompt = self.prompt_head.mask_scaling(coarse_logits)
+            capture.record("mask_prompt", mask_prompt)
+            dense_prompt = self.prompt_encoder.mask_downscaling(mask_prompt)
         else:
-            nothing = self.prompt_encoder.no_mask_embed.weight
-            dense_prompt = nothing[:, :, None, None].expand_as(embedding)
-        kept.note("dense_prompt", dense_prompt)
+            no_mask = self.prompt_encoder.no_mask_embed.weight
+            dense_prompt = no_mask[:, :, None, None].expand_as(embedding)
+        capture.record("dense_prompt", dense_prompt)
         sparse_prompt = self.prompt_head.sparse_embedding(sparse)
-        kept.note("sparse_prompt", sparse_prompt)
-        grid = self.prompt_encoder.pe_layer(tuple(embedding.shape[-2:]))[None]
-        logits, quality = decode_masks(
-            self.mask_decoder, embedding, grid, sparse_prompt, dense_prompt
+        capture.record("sparse_prompt", sparse_prompt)
+        positions = self.prompt_encoder.pe_layer(tuple(embedding.shape[-2:]))[None]
+        logits, iou_token = decode_masks(
+            self.mask_decoder, embedding, positions, sparse_prompt, dense_prompt
         )
-        kept.note("low_res_logits", logits)
-        if kept.wants("iou"):
-            kept.note("iou", self.mask_decoder.iou_prediction_head(quality)[:, :1])
+        capture.record("low_res_logits", logits)
+        if capture.is_requested("iou"):
+            capture.record("iou", self.mask_decoder.iou_prediction_head(iou_token)[:, :1])
         return logits
 
-    # With them ---------------------------------------------------------------------------------
+    # Detectron2's dicts ----------------------------------------------------------------------
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch.
+        """Compute the weighted losses of a batch.
 
         Raises:
             ValueError: if an image has no expressions or no `instances`, naming its file; or if the
-                images are not of one size.
+                images have different sizes.
         """
         for item in batched_inputs:
             if "instances" not in item or not item.get("expressions"):
                 raise ValueError(
-                    f"{_name(item)}: a training image needs `expressions` and `instances`"
+                    f"{_file_name(item)}: a training image needs `expressions` and `instances`"
                 )
         sizes = {tuple(item["image"].shape[-2:]) for item in batched_inputs}
         if len(sizes) > 1:
@@ -267,45 +286,64 @@ class ReferSAM(SegmentationModel):
                 f"the images of a batch must be of one size, and are of {sorted(sizes)}; "
                 "INPUT.SQUARE_SIZE resizes them"
             )
-        images = torch.stack([self._normalised(item) for item in batched_inputs])
-        expressions = [one for item in batched_inputs for one in item["expressions"]]
+        images = torch.stack([self._preprocess(item) for item in batched_inputs])
+        expressions = [text for item in batched_inputs for text in item["expressions"]]
         rows = [i for i, item in enumerate(batched_inputs) for _ in item["expressions"]]
-        targets = torch.cat([described_masks(item, self.device) for item in batched_inputs])
-        words, mask = self.text_encoder.encode(expressions)
+        targets = torch.cat([target_masks(item, self.device) for item in batched_inputs])
+        text, text_mask = self.text_encoder.encode(expressions)
         image_of = torch.tensor(rows, device=self.device)
-        logits, coarse = self._segment(images, words, mask, image_of)
-        return self.criterion(logits, coarse, targets)
+        logits, coarse_logits = self._segment(images, text, text_mask, image_of)
+        return self.criterion(logits, coarse_logits, targets)
 
-    def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[dict[str, Any]]:
+        """Compute the results of a batch; see the class.
+
+        Args:
+            batched_inputs: images with `expressions`.
+            image_features: must be None, since text is fused inside the image encoder.
+
+        Raises:
+            ValueError: if an image has no expressions, naming its file.
+        """
+        return [{"referring": self._segment_expressions(item)} for item in batched_inputs]
+
+    def _segment_expressions(self, item: dict[str, Any]) -> list[Any]:
+        """`Instances` of every expression of an image."""
         if not item.get("expressions"):
-            raise ValueError(f"{_name(item)}: ReferSAM needs `expressions`, a list of expressions")
-        image = self._normalised(item)[None]
+            raise ValueError(
+                f"{_file_name(item)}: ReferSAM needs `expressions`, a list of expressions"
+            )
+        image = self._preprocess(item)[None]
         size = item.get("height", image.shape[-2]), item.get("width", image.shape[-1])
-        answers = []
-        for start in range(0, len(item["expressions"]), EXPRESSIONS_AT_ONCE):
-            expressions = item["expressions"][start : start + EXPRESSIONS_AT_ONCE]
-            words, mask = self.text_encoder.encode(expressions)
-            rows = torch.zeros(len(expressions), dtype=torch.long, device=self.device)
-            logits, _ = self._segment(image, words, mask, rows)
-            answers += [answer(one, size, self.no_target_pixels) for one in logits]
-        return {"referring": answers}
+        results = []
+        for start in range(0, len(item["expressions"]), EXPRESSIONS_PER_FORWARD):
+            expressions = item["expressions"][start : start + EXPRESSIONS_PER_FORWARD]
+            text, text_mask = self.text_encoder.encode(expressions)
+            image_of = torch.zeros(len(expressions), dtype=torch.long, device=self.device)
+            logits, _ = self._segment(image, text, text_mask, image_of)
+            results += [referring_inference(mask, size, self.no_target_pixels) for mask in logits]
+        return results
 
-    def _normalised(self, item: dict[str, Any]) -> Tensor:
+    def _preprocess(self, item: dict[str, Any]) -> Tensor:
         pixels = item["image"].to(self.device)
         check_size(*pixels.shape[-2:])
         return (pixels - self.pixel_mean) / self.pixel_std
 
 
-def described_masks(item: dict[str, Any], device: torch.device) -> Tensor:
-    """[K, H, W] float, for each expression of a training dict the union of what it means."""
-    objects = item["instances"]
-    masks = objects.gt_masks.tensor.to(device)
-    described = torch.zeros(
+def target_masks(item: dict[str, Any], device: torch.device) -> Tensor:
+    """Compute the union of the instances of each expression of a training dict: [K, H, W] float."""
+    instances = item["instances"]
+    masks = instances.gt_masks.tensor.to(device)
+    targets = torch.zeros(
         len(item["expressions"]), *item["image"].shape[-2:], device=device, dtype=torch.bool
     )
-    for expression, mask in zip(objects.gt_classes.tolist(), masks, strict=True):
-        described[expression] |= mask
-    return described.float()
+    for expression, mask in zip(instances.gt_classes.tolist(), masks, strict=True):
+        targets[expression] |= mask
+    return targets.float()
 
 
 def _check_shapes(
@@ -314,13 +352,13 @@ def _check_shapes(
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [B, 3, H, W], and are {list(images.shape)}")
     check_size(*images.shape[-2:])
-    pictures = len(images) if image_of is None else len(image_of)
-    if ids.ndim != 2 or mask.shape != ids.shape or len(ids) != pictures:
+    count = len(images) if image_of is None else len(image_of)
+    if ids.ndim != 2 or mask.shape != ids.shape or len(ids) != count:
         raise ValueError(
             f"token_ids {list(ids.shape)} and token_mask {list(mask.shape)} must both be "
-            f"[{pictures}, T]"
+            f"[{count}, T]"
         )
 
 
-def _name(item: dict[str, Any]) -> str:
+def _file_name(item: dict[str, Any]) -> str:
     return str(item.get("file_name", "an image"))

@@ -1,4 +1,4 @@
-"""Mask logits -> what Detectron2's evaluators and the segmenter take."""
+"""Postprocessing of mask logits to Detectron2's `Instances`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
-COUNTED_AT = 480
+# Side of the square at which the pixels of a mask are counted.
+REFERENCE_SIDE = 480
 
 
-def answer(logits: Tensor, output_size: tuple[int, int], no_target_pixels: int = 0) -> Instances:
-    """One sentence's answer.
+def referring_inference(
+    logits: Tensor, output_size: tuple[int, int], no_target_pixels: int = 0
+) -> Instances:
+    """Convert the mask logits of one expression to `Instances`.
 
     Args:
-        logits: [H, W] at the network's size; 0 is the threshold.
+        logits: [H, W] at the size of the network's input, with threshold 0.
         output_size: (height, width) of the image.
-        no_target_pixels: a mask of fewer pixels, counted as if it had 480x480, is cleared.
+        no_target_pixels: a mask with fewer pixels, counted at 480x480, is cleared.
 
     Returns:
-        `Instances` with `pred_masks` [1, height, width] bool, `pred_boxes`, `scores` (mean
-        probability inside the mask) and `pred_classes` 0; none of them if the mask is empty or
-        was cleared.
+        `Instances` with `pred_masks` [1, height, width] bool, `pred_boxes`, `scores` (the mean
+        probability inside the mask) and `pred_classes` 0; without any instance if the mask is
+        empty or was cleared.
     """
     logits = logits.float()
-    counted = (logits >= 0).float().mean() * COUNTED_AT**2
+    num_pixels = (logits >= 0).float().mean() * REFERENCE_SIDE**2
     if logits.shape != output_size:
         logits = F.interpolate(logits[None, None], size=output_size, mode="bilinear")[0, 0]
     mask = logits >= 0
-    rows = int(bool(mask.any()) and not bool(counted < no_target_pixels))
-    found = Instances(output_size)
-    found.pred_masks = mask[None][:rows]
-    found.pred_boxes = BitMasks(found.pred_masks).get_bounding_boxes()
-    inside = logits[mask].sigmoid() if rows else logits.new_zeros(0)
-    found.scores = inside.mean()[None] if rows else inside
-    found.pred_classes = torch.zeros(rows, dtype=torch.long, device=logits.device)
-    return found
+    count = int(bool(mask.any()) and not bool(num_pixels < no_target_pixels))
+    instances = Instances(output_size)
+    instances.pred_masks = mask[None][:count]
+    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+    probabilities = logits[mask].sigmoid() if count else logits.new_zeros(0)
+    instances.scores = probabilities.mean()[None] if count else probabilities
+    instances.pred_classes = torch.zeros(count, dtype=torch.long, device=logits.device)
+    return instances

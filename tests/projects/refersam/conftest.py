@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -12,15 +14,18 @@ pytest.importorskip("segment_anything")
 @pytest.fixture(scope="session")
 def make_model(tiny_text):
     """Builds a model; keywords override the constructor's."""
+    from refersam.meta_arch import InteractionConfig
     from refersam.modeling.criterion import MaskCriterion
-    from refersam.modeling.text import build_text
+    from refersam.modeling.text import build_expression_encoder
     from tests.projects.refersam.published import ruled_tensor
 
     def build(source: str = str(tiny_text), frozen: bool = False, ruled: bool = True, **settings):
         torch.manual_seed(0)
-        text = build_text(source, frozen=frozen, max_tokens=20)
+        text = build_expression_encoder(source, frozen=frozen, max_tokens=20)
+        names = [field.name for field in fields(InteractionConfig)]
+        interaction = InteractionConfig(**{k: settings.pop(k) for k in names if k in settings})
         settings = {"sam": "vit_t", "criterion": MaskCriterion(64), **settings}
-        model = refersam.ReferSAM(text_encoder=text, **settings).eval()
+        model = refersam.ReferSAM(text_encoder=text, interaction=interaction, **settings).eval()
         if ruled:
             rename = {"prompt_head.mask_scaling.bias": "a.bias"}
             with torch.no_grad():

@@ -14,7 +14,7 @@ from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from refersam import ReferSAM
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.modeling.criterion import MaskCriterion
-from refersam.modeling.text import BertExpressions
+from refersam.modeling.text import BertExpressionEncoder
 from tests.projects.refersam.published import official_shapes
 
 CONVERTERS = (OFFICIAL_REFERSAM,)
@@ -24,7 +24,7 @@ def without_memory(sam: str) -> ReferSAM:
     """The published model, without any numbers."""
     with torch.device("meta"):
         bert = BertModel(BertConfig(), add_pooling_layer=False)
-        text = BertExpressions(bert, load_tokenizer("bert-base-uncased"))
+        text = BertExpressionEncoder(bert, load_tokenizer("bert-base-uncased"))
         return ReferSAM(sam=sam, text_encoder=text, criterion=MaskCriterion())
 
 

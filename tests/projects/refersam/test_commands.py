@@ -82,7 +82,7 @@ def test_hipie_refer_and_demo_write_drawings(command, page, tmp_path):
     ("expression", "change", "said"),
     [
         ("?!", {}, "\\?!"),
-        ("a dog", {"more": ["INPUT.SQUARE_SIZE", "80"]}, "80x80 pixels.*divide by 32"),
+        ("a dog", {"more": ["INPUT.SQUARE_SIZE", "80"]}, "80x80 pixels.*divisible by 32"),
         ("a dog", {"more": ["MODEL.REFERSAM.SAM", "vit_z"]}, '"vit_z"; known are vit_t, vit_b'),
         ("a dog", {"more": ["MODEL.REFERSAM.SPARSE", "1"]}, "MODEL.REFERSAM.SPARSE_TOKENS"),
         ("a dog", {"weights": "nowhere.pth"}, "nowhere.pth"),

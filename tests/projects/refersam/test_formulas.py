@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from refersam.modeling.attention import Attention, LevelAttention
-from refersam.modeling.interaction_block import Extractor, Injector, Place
-from refersam.modeling.interactor import level_positions
-from refersam.modeling.multi_scale_geometry import Maps, pyramid, sine_positions
+from refersam.modeling.interaction_block import Extractor, Injector, InteractionGeometry
+from refersam.modeling.multi_scale_geometry import (
+    MultiScaleGeometry,
+    level_positions,
+    sine_positions,
+)
 from refersam.modeling.prompter import PromptBlock
 from refersam.modeling.spatial_prior import SpatialPrior
-from refersam.modeling.vision_language_fusion import Exchange
+from refersam.modeling.vision_language_fusion import VisionLanguageFusion
 from tests.projects.refersam import formulas as f
 
 SIZES = [(4, 6), (2, 3), (1, 2)]
@@ -37,7 +40,7 @@ def randoms(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("queries", "keys", "folded"), [(5, 7, False), (30, 3, True)])
 def test_plain_attention_between_two_widths(queries, keys, folded):
     module = shaken(Attention(10, 14, 12, 3))
-    assert module._folds(keys, queries) == folded
+    assert module._should_fold(keys, queries) == folded
     q, k, v = randoms((2, queries, 10), (2, keys, 14), (2, keys, 14))
     mask = torch.arange(keys) < torch.tensor([[keys], [keys - 2]])
     found = module(q, k, v, mask)
@@ -49,7 +52,7 @@ def test_plain_attention_between_two_widths(queries, keys, folded):
 @pytest.mark.parametrize(("queries", "folded"), [(5, False), (3, True)])
 def test_attention_by_level(queries, folded):
     module = shaken(LevelAttention(10, 14, 12, 3))
-    assert module._folds(queries, 32) == folded
+    assert module._should_fold(queries, 32) == folded
     q, k, v = randoms((2, queries, 10), (2, 32, 14), (2, 32, 14))
     found = module(q, k, v, LENGTHS)
     for b in range(2):
@@ -60,7 +63,7 @@ def test_attention_by_level(queries, folded):
 
 @pytest.mark.parametrize("length", [6, 3])
 def test_exchange_updates_words_first(length):
-    module = shaken(Exchange(12, 10, 3))
+    module = shaken(VisionLanguageFusion(12, 10, 3))
     maps, positions, text = randoms((2, 32, 12), (1, 32, 12), (2, length, 10))
     mask = torch.arange(length) < torch.tensor([[length], [2]])
     found_maps, found_text = module(maps, positions, LENGTHS, text, mask)
@@ -99,9 +102,11 @@ def test_prompt_block():
 
 
 @pytest.fixture
-def place() -> Place:
-    maps = Maps.of(tuple(SIZES), torch.device("cpu"))
-    return Place(maps, Maps.of(((2, 3),), torch.device("cpu")), torch.zeros(1, 32, 24))
+def place() -> InteractionGeometry:
+    maps = MultiScaleGeometry.from_sizes(tuple(SIZES), torch.device("cpu"))
+    return InteractionGeometry(
+        maps, MultiScaleGeometry.from_sizes(((2, 3),), torch.device("cpu")), torch.zeros(1, 32, 24)
+    )
 
 
 def test_injector_samples_three_maps_as_they_are(place):
@@ -135,7 +140,7 @@ def test_sine_positions_row_first(channels):
 
 
 def test_levels_add_a_vector_each():
-    maps = Maps.of(tuple(SIZES), torch.device("cpu"))
+    maps = MultiScaleGeometry.from_sizes(tuple(SIZES), torch.device("cpu"))
     levels = torch.randn(3, 8)
     found = level_positions(maps, levels)[0] - sine_positions(maps.sizes, 8, torch.device("cpu"))
     wanted = torch.cat([one.expand(n, -1) for one, n in zip(levels, LENGTHS)])
@@ -143,10 +148,12 @@ def test_levels_add_a_vector_each():
 
 
 def test_maps_of_an_image_and_their_centres():
-    maps = pyramid(64, 96, torch.device("cpu"))
+    maps = MultiScaleGeometry.of_image(64, 96, torch.device("cpu"))
     assert maps.sizes == ((8, 12), (4, 6), (2, 3))
-    assert maps.starts.tolist() == [0, 96, 120]
-    np.testing.assert_allclose(maps.centres[0, :, 0], f.centres(list(maps.sizes)), atol=1e-7)
+    assert maps.level_start_index.tolist() == [0, 96, 120]
+    np.testing.assert_allclose(
+        maps.reference_points[0, :, 0], f.centres(list(maps.sizes)), atol=1e-7
+    )
 
 
 def test_spatial_prior_is_convolutions_and_whole_map_norms():
@@ -176,7 +183,7 @@ def test_folding_saves_work_and_keeps_every_gradient():
     found = []
     for factor in (4, 1000):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("refersam.modeling.attention.MUCH_LONGER", factor)
+            patch.setattr("refersam.modeling.attention.FOLDING_RATIO", factor)
             module.zero_grad()
             module(query, maps, maps, LENGTHS).square().sum().backward()
             found.append({name: p.grad.clone() for name, p in module.named_parameters()})

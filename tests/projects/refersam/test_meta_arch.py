@@ -109,16 +109,16 @@ def test_answers_are_detectron2s(model, item):
 def test_many_expressions_go_in_portions(model, item, monkeypatch):
     item["expressions"] = ["the red square", "a dog", "both", "the left one", "the sky"]
     whole = model([item])[0]["referring"]
-    monkeypatch.setattr("refersam.meta_arch.EXPRESSIONS_AT_ONCE", 2)
+    monkeypatch.setattr("refersam.meta_arch.EXPRESSIONS_PER_FORWARD", 2)
     parts = model([item])[0]["referring"]
     for one, other in zip(whole, parts):
         assert (one.pred_masks != other.pred_masks).float().mean() < 0.01
 
 
 def test_losses_take_the_union_and_the_empty_mask(make_model, item):
-    from refersam.meta_arch import described_masks
+    from refersam.meta_arch import target_masks
 
-    masks = described_masks(item, torch.device("cpu"))
+    masks = target_masks(item, torch.device("cpu"))
     assert masks.sum((1, 2)).tolist() == [256, 512, 0]
     losses = make_model().train()([item, item])
     assert set(losses) == {"loss_mask", "loss_dice", "loss_mask_aux", "loss_dice_aux"}
@@ -144,7 +144,7 @@ def test_parameters_without_gradient(make_model, item):
 def test_recomputing_gives_the_same_gradients(make_model, item):
     found = []
     for recompute in (False, True):
-        model = make_model(recompute=recompute).train()
+        model = make_model(checkpoint_activations=recompute).train()
         torch.manual_seed(3)
         sum(model([item]).values()).backward()
         found.append(model.image_encoder.blocks[0].attn.qkv.weight.grad)
@@ -191,7 +191,7 @@ def test_what_is_not_decayed(model):
 @pytest.mark.parametrize("size", [(60, 96), (64, 100), (0, 64)])
 def test_sides_that_do_not_divide(model, scene, size):
     _, ids, mask = scene
-    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels.*divide by 32"):
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels.*divisible by 32"):
         model.mask_logits(torch.zeros(2, 3, *size), ids, mask)
 
 

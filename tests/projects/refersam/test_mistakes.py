@@ -65,9 +65,14 @@ def test_2_levels_are_weighted_apart(model):
 
 
 def _one_level(attention, query, key, value):
-    q = attention._split(attention.q_proj(query))
-    k, v = attention._split(attention.k_proj(key)), attention._split(attention.v_proj(value))
-    return attention._join(torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v)
+    q = attention._split_heads(attention.q_proj(query))
+    k, v = (
+        attention._split_heads(attention.k_proj(key)),
+        attention._split_heads(attention.v_proj(value)),
+    )
+    return attention._merge_heads(
+        torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+    )
 
 
 def test_3_vision_hears_the_new_words(model, seen):
@@ -102,15 +107,15 @@ def test_6_the_expression_is_its_projected_first_piece_detached(model, seen):
     words = seen["lang_proj"].clone().requires_grad_()
     mask = seen["mask"].bool()
     levels = [seen[name].flatten(2).transpose(1, 2) for name in ("c2", "c3", "c4")]
-    from refersam.feature_capture import Activations
-    from refersam.modeling.multi_scale_geometry import pyramid
+    from refersam.feature_capture import FeatureCapture
+    from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
 
-    kept = Activations("all")
-    summary = model.text_encoder.summary(mask)
+    kept = FeatureCapture("all")
+    summary = model.text_encoder.summary_index(mask)
     assert summary.tolist() == [0, 0]
-    maps = pyramid(64, 96, torch.device("cpu"))
+    maps = MultiScaleGeometry.of_image(64, 96, torch.device("cpu"))
     dense, sparse = model.prompter(levels, maps, words, mask, summary, kept)
-    torch.testing.assert_close(kept.kept["prompt_block1"], seen["prompt_block1"])
+    torch.testing.assert_close(kept.features["prompt_block1"], seen["prompt_block1"])
     # With no way through the attention over words, no gradient is left for them.
     changed = copy.deepcopy(model.prompter)
     for block in changed.blocks:
@@ -157,7 +162,7 @@ def test_9_everything_trains(make_model):
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_10_the_adapter_is_as_wide_as_the_encoder_and_the_prompter_never(name):
     from refersam.modeling.interactor import Interactor
-    from refersam.modeling.prompter import HEADS, Projections
+    from refersam.modeling.prompter import NUM_HEADS, Projections
 
     variant = VARIANTS[name]
     with torch.device("meta"):
@@ -168,4 +173,4 @@ def test_10_the_adapter_is_as_wide_as_the_encoder_and_the_prompter_never(name):
     assert exchange.text_self.heads == variant.heads
     assert [len(one.pairs) for one in interactor.interactions] == [1, 1, 1, 3]
     assert projections.levels[0][0].weight.shape == (256, variant.width)
-    assert HEADS == 8
+    assert NUM_HEADS == 8

@@ -9,14 +9,14 @@ import torch
 from hipie.checkpoint import load_state
 from refersam import ReferSAM
 from refersam.modeling.criterion import MaskCriterion
-from refersam.modeling.text import build_text
+from refersam.modeling.text import build_expression_encoder
 from tests.projects.refersam.published import DATA, cut, photograph, ruled_weights
 
 
 @pytest.mark.slow
 def test_every_activation():
     pixels = pytest.importorskip("skimage.data").astronaut()
-    text = build_text("bert-base-uncased", frozen=False, max_tokens=20)
+    text = build_expression_encoder("bert-base-uncased", frozen=False, max_tokens=20)
     model = ReferSAM(sam="vit_b", text_encoder=text, criterion=MaskCriterion()).eval()
     report = load_state(model, ruled_weights("vit_b"), "the rule")
     assert report.complete

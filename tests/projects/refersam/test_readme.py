@@ -36,7 +36,7 @@ def test_keys():
 
 
 def test_names_of_the_code():
-    found = re.findall(r"`refersam\.(\w+)\.(\w+)`", TEXT)
+    found = re.findall(r"`refersam\.([\w.]+)\.(\w+)`", TEXT)
     assert len(found) > 8
     for module, name in found:
         assert hasattr(import_module(f"refersam.{module}"), name), (module, name)

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from hipie.checkpoint import CheckpointError, load_state
-from refersam.modeling.sam import VARIANTS, add_positions, build_image_encoder, decode_masks
+from refersam.modeling.sam import (
+    VARIANTS,
+    add_position_embedding,
+    build_image_encoder,
+    decode_masks,
+)
 
 segment_anything = pytest.importorskip("segment_anything")
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
@@ -22,7 +27,7 @@ def released(name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_released_files_have_exactly_our_three_parts(name):
-    from tests.projects.refersam.test_official import without_memory
+    from tests.projects.refersam.test_checkpoint_converters import without_memory
 
     own = without_memory(name).state_dict()
     ours = {key: value.shape for key, value in own.items() if key.startswith(PARTS)}
@@ -45,7 +50,7 @@ def test_encoder_is_sams_at_any_shape(model, rows, columns):
     own.load_state_dict(encoder.state_dict())
     own.pos_embed = nn.Parameter(table.permute(0, 2, 3, 1))
     with torch.no_grad():
-        patches = add_positions(encoder, encoder.patch_embed(images))
+        patches = add_position_embedding(encoder, encoder.patch_embed(images))
         for block in encoder.blocks:
             patches = block(patches)
         found = encoder.neck(patches.permute(0, 3, 1, 2))

@@ -1,173 +1,206 @@
-"""One interaction: maps into the transformer, its blocks, the transformer into the maps, words."""
+"""Interaction block: feature exchange between ViT blocks, feature maps and text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hipie.ops import MSDeformAttn
-from refersam.feature_capture import Activations
+from refersam.feature_capture import FeatureCapture
 from refersam.modeling.attention import layer_norm
-from refersam.modeling.multi_scale_geometry import Maps
-from refersam.modeling.vision_language_fusion import Exchange
+from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
+from refersam.modeling.vision_language_fusion import VisionLanguageFusion
 
-LEVELS, POINTS, VALUE_RATIO = 3, 4, 0.5
-GAMMA = 1e-6
+NUM_LEVELS, NUM_POINTS, VALUE_RATIO = 3, 4, 0.5
+INITIAL_GAMMA = 1e-6
 
 
-class Place(NamedTuple):
-    """Where things are in the image.
+class InteractionGeometry(NamedTuple):
+    """Geometry of feature maps and ViT patches.
 
     Attributes:
-        maps: the three maps beside the transformer.
-        patches: the transformer's own grid.
-        positions: [1, S, D] of the maps' tokens.
+        maps: the three feature maps.
+        patches: the grid of the ViT.
+        positions: [1, S, D] position embeddings of the maps' tokens.
     """
 
-    maps: Maps
-    patches: Maps
+    maps: MultiScaleGeometry
+    patches: MultiScaleGeometry
     positions: Tensor
 
 
-class Words(NamedTuple):
-    """Words [B, T, C], their mask [B, T] bool, and context tokens [B, N, C]."""
+class TextTokens(NamedTuple):
+    """Text tokens [B, T, C], their mask [B, T] bool, and context tokens [B, N, C]."""
 
-    words: Tensor
+    tokens: Tensor
     mask: Tensor
     context: Tensor
 
 
 class Injector(nn.Module):
-    """The transformer's patches sample the maps; the maps are not normed.
+    """Deformable attention of the ViT's patches to the feature maps.
+
+    Only the queries are normalised.
 
     Args:
         width: D.
-        heads: of the deformable attention.
+        heads: number of heads of the deformable attention.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm = layer_norm(width)
-        self.attention = MSDeformAttn(width, LEVELS, heads, POINTS, VALUE_RATIO)
-        self.gamma = nn.Parameter(torch.full((width,), GAMMA))
+        self.attention = MSDeformAttn(width, NUM_LEVELS, heads, NUM_POINTS, VALUE_RATIO)
+        self.gamma = nn.Parameter(torch.full((width,), INITIAL_GAMMA))
 
-    def forward(self, patches: Tensor, maps: Tensor, place: Place) -> Tensor:
+    def forward(self, patches: Tensor, maps: Tensor, geometry: InteractionGeometry) -> Tensor:
         """Patches [B, h * w, D] and maps [B, S, D] -> patches."""
-        sampled = _sample(self.attention, self.norm(patches), maps, place.patches, place.maps)
+        sampled = _deformable_attention(
+            self.attention, self.norm(patches), maps, geometry.patches, geometry.maps
+        )
         return patches + self.gamma * sampled
 
 
 class Extractor(nn.Module):
-    """The maps sample the transformer's patches, with a norm behind the sum and none before.
+    """Deformable attention of the feature maps to the ViT's patches, with post-norm.
 
     Args:
         width: D.
-        heads: of the deformable attention.
+        heads: number of heads of the deformable attention.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.value_norm = layer_norm(width)
-        self.attention = MSDeformAttn(width, 1, heads, POINTS, VALUE_RATIO)
+        self.attention = MSDeformAttn(width, 1, heads, NUM_POINTS, VALUE_RATIO)
         self.norm = layer_norm(width)
 
-    def forward(self, maps: Tensor, patches: Tensor, place: Place) -> Tensor:
+    def forward(self, maps: Tensor, patches: Tensor, geometry: InteractionGeometry) -> Tensor:
         """Maps [B, S, D] and patches [B, h * w, D] -> maps."""
-        values = self.value_norm(patches)
-        return self.norm(maps + _sample(self.attention, maps, values, place.maps, place.patches))
+        sampled = _deformable_attention(
+            self.attention, maps, self.value_norm(patches), geometry.maps, geometry.patches
+        )
+        return self.norm(maps + sampled)
 
 
-class Pair(nn.Module):
-    """An extractor and the exchange with the words that follows it."""
+class ExtractorFusionPair(nn.Module):
+    """An extractor and the vision-language fusion that follows it."""
 
     def __init__(self, width: int, text_width: int, heads: int) -> None:
         super().__init__()
         self.extractor = Extractor(width, heads)
-        self.exchange = Exchange(width, text_width, heads)
+        self.exchange = VisionLanguageFusion(width, text_width, heads)
 
 
-class Interaction(nn.Module):
-    """What happens around one group of the transformer's blocks.
+class InteractionBlock(nn.Module):
+    """Injector, a group of ViT blocks, and pairs of extractor and vision-language fusion.
 
     Args:
         width: D.
-        text_width: channels of a word.
-        heads: of every attention.
-        pairs: extractors with an exchange each; the last interaction has more than one.
-        recompute: compute blocks again for gradients.
+        text_width: C, channels of a text token.
+        heads: number of heads of all attentions.
+        pairs: number of pairs; the last interaction has more than one.
+        checkpoint_activations: recompute blocks in the backward pass.
     """
 
     def __init__(
-        self, width: int, text_width: int, heads: int, pairs: int = 1, recompute: bool = False
+        self,
+        width: int,
+        text_width: int,
+        heads: int,
+        pairs: int = 1,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.injector = Injector(width, heads)
-        self.pairs = nn.ModuleList(Pair(width, text_width, heads) for _ in range(pairs))
-        self.recompute = recompute
+        self.pairs = nn.ModuleList(
+            ExtractorFusionPair(width, text_width, heads) for _ in range(pairs)
+        )
+        self.checkpoint_activations = checkpoint_activations
 
-    def look(
-        self, blocks: Iterable[nn.Module], patches: Tensor, maps: Tensor, place: Place
+    def encode_image(
+        self,
+        blocks: Iterable[nn.Module],
+        patches: Tensor,
+        maps: Tensor,
+        geometry: InteractionGeometry,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What needs no words of its own: injector, the group's blocks, the first extractor.
+        """Run the part without text: injector, ViT blocks and the first extractor.
 
         Args:
-            blocks: the transformer's, on [B, h, w, D].
+            blocks: ViT blocks, on [B, h, w, D].
             patches: [B, h * w, D].
             maps: [B, S, D].
-            place: of both.
+            geometry: of patches and maps.
 
         Returns:
-            Injected patches, patches behind the blocks, maps.
+            Patches after the injector, patches after the blocks, and maps.
         """
-        injected = self.injector(patches, maps, place)
-        patches = injected.unflatten(1, place.patches.sizes[0])
+        injected = self.injector(patches, maps, geometry)
+        patches = injected.unflatten(1, geometry.patches.sizes[0])
         for block in blocks:
             patches = self._run(block, patches)
         patches = patches.flatten(1, 2)
-        return injected, patches, self.pairs[0].extractor(maps, patches, place)
+        return injected, patches, self.pairs[0].extractor(maps, patches, geometry)
 
-    def speak(
-        self, patches: Tensor, maps: Tensor, text: Words, place: Place
-    ) -> tuple[Tensor, Words]:
-        """The exchange of the first pair, and all further pairs."""
-        for number, pair in enumerate(self.pairs):
-            if number:
-                maps = pair.extractor(maps, patches, place)
-            together = torch.cat([text.words, text.context], dim=1)
+    def fuse_text(
+        self, patches: Tensor, maps: Tensor, text: TextTokens, geometry: InteractionGeometry
+    ) -> tuple[Tensor, TextTokens]:
+        """Run the fusion of the first pair and all further pairs -> maps and text."""
+        for index, pair in enumerate(self.pairs):
+            if index:
+                maps = pair.extractor(maps, patches, geometry)
+            tokens = torch.cat([text.tokens, text.context], dim=1)
             mask = torch.cat([text.mask, text.mask.new_ones(text.context.shape[:2])], dim=1)
-            lengths = place.maps.lengths
-            maps, together = self._run(
-                pair.exchange, maps, place.positions, lengths, together, mask
+            maps, tokens = self._run(
+                pair.exchange, maps, geometry.positions, geometry.maps.lengths, tokens, mask
             )
-            split = [text.words.shape[1], text.context.shape[1]]
-            words, context = together.split(split, dim=1)
-            text = Words(words, text.mask, context)
+            lengths = [text.tokens.shape[1], text.context.shape[1]]
+            text_tokens, context = tokens.split(lengths, dim=1)
+            text = TextTokens(text_tokens, text.mask, context)
         return maps, text
 
-    def _run(self, module: nn.Module, *arguments):
-        if self.recompute and torch.is_grad_enabled():
+    def _run(self, module: nn.Module, *arguments: Any) -> Any:
+        if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(module, *arguments, use_reentrant=False)
         return module(*arguments)
 
 
-def note_interaction(
-    number: int, patches: Tensor, maps: Tensor, text: Words, place: Place, kept: Activations
+def record_interaction(
+    index: int,
+    patches: Tensor,
+    maps: Tensor,
+    text: TextTokens,
+    geometry: InteractionGeometry,
+    capture: FeatureCapture,
 ) -> None:
-    """Name what an interaction gave."""
-    kept.note(f"block{number}_vit", patches.unflatten(1, place.patches.sizes[0]))
-    kept.note(f"block{number}_adapter", maps)
-    kept.note(f"block{number}_lang", text.words)
-    kept.note(f"block{number}_context", text.context)
+    """Record the outputs of an interaction block."""
+    capture.record(f"block{index}_vit", patches.unflatten(1, geometry.patches.sizes[0]))
+    capture.record(f"block{index}_adapter", maps)
+    capture.record(f"block{index}_lang", text.tokens)
+    capture.record(f"block{index}_context", text.context)
 
 
-def _sample(
-    attention: MSDeformAttn, queries: Tensor, values: Tensor, seekers: Maps, sought: Maps
+def _deformable_attention(
+    attention: MSDeformAttn,
+    queries: Tensor,
+    values: Tensor,
+    query_geometry: MultiScaleGeometry,
+    value_geometry: MultiScaleGeometry,
 ) -> Tensor:
-    """Deformable attention around the queries' own places, in float32 also under autocast."""
-    centres = seekers.centres.expand(len(queries), -1, len(sought.sizes), -1)
+    """Deformable attention around the queries' own centres, in float32 also under autocast."""
+    reference_points = query_geometry.reference_points.expand(
+        len(queries), -1, len(value_geometry.sizes), -1
+    )
     with torch.autocast(queries.device.type, enabled=False):
-        return attention(queries.float(), centres, values.float(), sought.shapes, sought.starts)
+        return attention(
+            queries.float(),
+            reference_points,
+            values.float(),
+            value_geometry.spatial_shapes,
+            value_geometry.level_start_index,
+        )

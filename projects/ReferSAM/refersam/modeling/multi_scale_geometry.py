@@ -1,4 +1,4 @@
-"""The three maps beside the vision transformer: their sizes, centres, and sine positions."""
+"""Sizes, reference points and sine positions of the three feature maps of the interactor."""
 
 from __future__ import annotations
 
@@ -13,45 +13,52 @@ TEMPERATURE = 10000.0
 
 
 @dataclass(frozen=True)
-class Maps:
-    """Maps laid out as one row of tokens.
+class MultiScaleGeometry:
+    """Geometry of L feature maps whose positions are concatenated to S tokens.
 
     Attributes:
         sizes: (height, width) of every map.
-        shapes: the same as [L, 2] int64.
-        starts: [L] int64, first token of every map.
-        centres: [1, S, 1, 2] centres (x, y) of all tokens, 0..1.
+        spatial_shapes: the same as [L, 2] int64.
+        level_start_index: [L] int64, index of the first token of every map.
+        reference_points: [1, S, 1, 2] centres (x, y) of all tokens in 0..1.
     """
 
     sizes: tuple[tuple[int, int], ...]
-    shapes: Tensor
-    starts: Tensor
-    centres: Tensor
+    spatial_shapes: Tensor
+    level_start_index: Tensor
+    reference_points: Tensor
 
     @classmethod
-    def of(cls, sizes: tuple[tuple[int, int], ...], device: torch.device) -> Maps:
-        """Maps of given sizes."""
+    def from_sizes(
+        cls, sizes: tuple[tuple[int, int], ...], device: torch.device
+    ) -> MultiScaleGeometry:
+        """Build the geometry of maps with these (height, width)."""
         shapes = torch.tensor(sizes, dtype=torch.int64, device=device)
         lengths = shapes.prod(1)
         centres = torch.cat([_centres(*size, device) for size in sizes])
         return cls(sizes, shapes, lengths.cumsum(0) - lengths, centres[None, :, None])
 
+    @classmethod
+    def of_image(cls, height: int, width: int, device: torch.device) -> MultiScaleGeometry:
+        """Build the geometry of the maps at strides 8, 16 and 32 of an image."""
+        return cls.from_sizes(tuple((height // s, width // s) for s in STRIDES), device)
+
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every map."""
+        """Number of tokens of every map."""
         return [height * width for height, width in self.sizes]
 
 
-def pyramid(height: int, width: int, device: torch.device) -> Maps:
-    """The maps at 1/8, 1/16 and 1/32 of an image."""
-    return Maps.of(tuple((height // s, width // s) for s in STRIDES), device)
-
-
 def sine_positions(sizes: tuple[tuple[int, int], ...], width: int, device: torch.device) -> Tensor:
-    """Sine positions of every map's tokens, without any learned part.
+    """Compute sine position embeddings for the tokens of several maps.
 
-    Rows and columns are numbered 1..n and scaled to 0..2 pi; of `width` features the first half
-    are of the row, the second of the column, sine and cosine in turn (DETR's normalised form).
+    Rows and columns are numbered 1..n and scaled to 0..2 pi; the first half of the `width` channels
+    encodes the row, the second the column, sine and cosine alternating (DETR's normalised form).
+
+    Args:
+        sizes: (height, width) of every map.
+        width: number of channels.
+        device: device of the result.
 
     Returns:
         [S, width] float32.
@@ -59,17 +66,26 @@ def sine_positions(sizes: tuple[tuple[int, int], ...], width: int, device: torch
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=device).div(2).floor() * (2.0 / half)
     period = TEMPERATURE**exponent
-    rows = []
-    for height, columns in sizes:
-        by_row = _waves(height, period)[:, None].expand(-1, columns, -1)
-        by_column = _waves(columns, period)[None].expand(height, -1, -1)
-        rows.append(torch.cat([by_row, by_column], dim=-1).flatten(0, 1))
-    return torch.cat(rows)
+    embeddings = []
+    for num_rows, num_columns in sizes:
+        by_row = _sines(num_rows, period)[:, None].expand(-1, num_columns, -1)
+        by_column = _sines(num_columns, period)[None].expand(num_rows, -1, -1)
+        embeddings.append(torch.cat([by_row, by_column], dim=-1).flatten(0, 1))
+    return torch.cat(embeddings)
 
 
-def _waves(count: int, period: Tensor) -> Tensor:
-    place = torch.arange(1, count + 1, dtype=torch.float32, device=period.device)
-    angle = (place / (count + 1e-6) * (2 * math.pi))[:, None] / period
+def level_positions(geometry: MultiScaleGeometry, level_embedding: Tensor) -> Tensor:
+    """Add a learned embedding [L, C] of each level to the sine positions: [1, S, C]."""
+    levels = level_embedding.repeat_interleave(
+        torch.tensor(geometry.lengths, device=level_embedding.device), dim=0
+    )
+    sines = sine_positions(geometry.sizes, level_embedding.shape[1], level_embedding.device)
+    return (sines + levels)[None]
+
+
+def _sines(count: int, period: Tensor) -> Tensor:
+    index = torch.arange(1, count + 1, dtype=torch.float32, device=period.device)
+    angle = (index / (count + 1e-6) * (2 * math.pi))[:, None] / period
     even = torch.arange(len(period), device=period.device) % 2 == 0
     return torch.where(even, angle.sin(), angle.cos())
 

@@ -1,4 +1,4 @@
-"""What is left without the interactor: an image and an expression that have not met yet."""
+"""Ablation of the interactor: image encoder and text encoder without interaction."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from refersam.feature_capture import Activations
-from refersam.modeling.interactor import Seen
-from refersam.modeling.multi_scale_geometry import pyramid
-from refersam.modeling.sam import SamVariant, add_positions
+from refersam.feature_capture import FeatureCapture
+from refersam.modeling.interactor import InteractorOutput
+from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
+from refersam.modeling.sam import SamVariant, add_position_embedding
 from refersam.modeling.spatial_prior import SpatialPrior
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT
 
 
-class Apart(nn.Module):
-    """SAM's encoder as it is, the spatial prior beside it, and words as they were read.
+class NoInteractor(nn.Module):
+    """SAM's image encoder, the spatial prior, and the text unchanged.
 
-    It takes the place of `Interactor` in an ablation: words meet the image in the prompter only.
+    Replaces `Interactor` in an ablation: text and image are fused in the prompter only.
 
     Args:
         variant: shape of the image encoder.
@@ -34,17 +34,18 @@ class Apart(nn.Module):
         self,
         encoder: ImageEncoderViT,
         images: Tensor,
-        words: Tensor,
-        word_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
         image_of: Tensor | None = None,
-        kept: Activations | None = None,
-    ) -> Seen:
-        """As `Interactor.forward`; everything is computed once an image."""
+        capture: FeatureCapture | None = None,
+    ) -> InteractorOutput:
+        """Encode images once each; arguments are those of `Interactor.forward`."""
         fine, levels = self.spatial_prior(images)
-        patches = add_positions(encoder, encoder.patch_embed(images))
+        patches = add_position_embedding(encoder, encoder.patch_embed(images))
         for block in encoder.blocks:
             patches = block(patches)
         maps, patches = torch.cat(levels, dim=1), patches.permute(0, 3, 1, 2)
         if image_of is not None:
             maps, patches = maps[image_of], patches[image_of]
-        return Seen(fine, maps, patches, words, pyramid(*images.shape[-2:], images.device).sizes)
+        geometry = MultiScaleGeometry.of_image(*images.shape[-2:], images.device)
+        return InteractorOutput(fine, maps, patches, text, geometry.sizes)

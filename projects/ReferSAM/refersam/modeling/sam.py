@@ -1,4 +1,4 @@
-"""The Segment Anything Model's three parts (Kirillov et al., 2023), for images of any size."""
+"""The three modules of SAM (Kirillov et al., 2023), for images of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 
-PATCH = 16
+PATCH_SIZE = 16
 PROMPT_WIDTH = 256
 DIVISOR = 32
 
@@ -23,10 +23,10 @@ class SamVariant:
     """Shape of an image encoder.
 
     Attributes:
-        width, depth, heads: of the vision transformer.
-        global_blocks: blocks that see the whole image; each ends a group of blocks.
-        window: side of the other blocks' windows, patches.
-        image_size: the size of images that the position tables are made for, pixels.
+        width, depth, heads: of the ViT.
+        global_blocks: indices of the blocks with global attention; each ends a group of blocks.
+        window: window size of the other blocks, in patches.
+        image_size: image size of the position embeddings, in pixels.
     """
 
     width: int
@@ -38,7 +38,7 @@ class SamVariant:
 
     @property
     def groups(self) -> tuple[range, ...]:
-        """The blocks of every group, in order."""
+        """Indices of the blocks of every group, in order."""
         ends = [last + 1 for last in self.global_blocks]
         return tuple(range(start, end) for start, end in zip([0, *ends], ends, strict=False))
 
@@ -52,10 +52,10 @@ VARIANTS = {
 
 
 def sam_variant(name: str) -> SamVariant:
-    """A variant by name.
+    """Return a variant by name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, with the known ones.
     """
     if name not in VARIANTS:
         raise ValueError(f'there is no SAM of type "{name}"; known are {", ".join(VARIANTS)}')
@@ -63,11 +63,11 @@ def sam_variant(name: str) -> SamVariant:
 
 
 def build_image_encoder(variant: SamVariant) -> ImageEncoderViT:
-    """SAM's image encoder with random weights; parameters are called as in SAM's files."""
+    """Build SAM's image encoder with random weights and SAM's parameter names."""
     modeling = _segment_anything()
     encoder = modeling.ImageEncoderViT(
         img_size=variant.image_size,
-        patch_size=PATCH,
+        patch_size=PATCH_SIZE,
         embed_dim=variant.width,
         depth=variant.depth,
         num_heads=variant.heads,
@@ -82,8 +82,8 @@ def build_image_encoder(variant: SamVariant) -> ImageEncoderViT:
 
 
 def build_prompt_encoder() -> PromptEncoder:
-    """SAM's prompt encoder, of which the mask branch and the grid's positions are used."""
-    side = 1024 // PATCH
+    """Build SAM's prompt encoder; its mask branch and position encoding are used."""
+    side = 1024 // PATCH_SIZE
     return _segment_anything().PromptEncoder(
         embed_dim=PROMPT_WIDTH,
         image_embedding_size=(side, side),
@@ -93,7 +93,7 @@ def build_prompt_encoder() -> PromptEncoder:
 
 
 def build_mask_decoder() -> MaskDecoder:
-    """SAM's mask decoder."""
+    """Build SAM's mask decoder."""
     modeling = _segment_anything()
     transformer = modeling.TwoWayTransformer(
         depth=2, embedding_dim=PROMPT_WIDTH, mlp_dim=2048, num_heads=8
@@ -102,32 +102,33 @@ def build_mask_decoder() -> MaskDecoder:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse images whose sides do not divide by 32.
+    """Check that the sides of an image are multiples of 32.
 
     Raises:
         ValueError: naming the sizes.
     """
     if height % DIVISOR or width % DIVISOR or not height or not width:
         raise ValueError(
-            f"an image of {height}x{width} pixels does not fit: both sides must divide by "
-            f"{DIVISOR}; resize it to {_near(height)}x{_near(width)}, do not pad it"
+            f"an image of {height}x{width} pixels does not fit: both sides must be divisible by "
+            f"{DIVISOR}; resize it to {_nearest_valid(height)}x{_nearest_valid(width)}, do not "
+            "pad it"
         )
 
 
-def add_positions(encoder: ImageEncoderViT, patches: Tensor) -> Tensor:
-    """Absolute positions onto patches [B, h, w, C], their table resized to the grid."""
-    table = encoder.pos_embed
-    if table.shape[1:3] != patches.shape[1:3]:
+def add_position_embedding(encoder: ImageEncoderViT, patches: Tensor) -> Tensor:
+    """Add the position embedding, resized to the grid, to patches [B, h, w, C]."""
+    embedding = encoder.pos_embed
+    if embedding.shape[1:3] != patches.shape[1:3]:
         size = tuple(patches.shape[1:3])
-        table = F.interpolate(table.float().permute(0, 3, 1, 2), size=size, mode="bilinear")
-        table = table.permute(0, 2, 3, 1)
-    return patches + table
+        embedding = F.interpolate(embedding.float().permute(0, 3, 1, 2), size=size, mode="bilinear")
+        embedding = embedding.permute(0, 2, 3, 1)
+    return patches + embedding
 
 
 def decode_masks(
     decoder: MaskDecoder, image: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SAM's decoder for B images with a prompt each; SAM's own takes one image.
+    """Run SAM's mask decoder for B images with one prompt each (SAM's own takes one image).
 
     Args:
         decoder: see `build_mask_decoder`.
@@ -137,23 +138,25 @@ def decode_masks(
         dense: [B, 256, h, w] mask prompt.
 
     Returns:
-        Logits of the one mask [B, 1, 4h, 4w], and the token for its quality [B, 256].
+        Logits of the first mask [B, 1, 4h, 4w], and the IoU token [B, 256].
     """
     batch, width, height, columns = image.shape
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(batch, -1, -1).to(sparse.dtype), sparse], dim=1)
-    answers, seen = decoder.transformer(
+    learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([learned.expand(batch, -1, -1).to(sparse.dtype), sparse], dim=1)
+    output_tokens, attended = decoder.transformer(
         image + dense, positions.to(image.dtype).expand(batch, -1, -1, -1), tokens
     )
-    grid = seen.transpose(1, 2).reshape(batch, width, height, columns)
+    grid = attended.transpose(1, 2).reshape(batch, width, height, columns)
     pixels = decoder.output_upscaling(grid)
-    # All four masks' networks are asked, so that the three unused ones get gradients of 0.
-    networks = decoder.output_hypernetworks_mlps
-    filters = torch.stack([net(answers[:, 1 + i]) for i, net in enumerate(networks)], dim=1)
-    return torch.einsum("bnc,bchw->bnhw", filters[:, :1], pixels), answers[:, 0]
+    # All four hypernetworks run, so that the three unused ones have gradients of 0.
+    hypernetworks = decoder.output_hypernetworks_mlps
+    filters = torch.stack(
+        [net(output_tokens[:, 1 + i]) for i, net in enumerate(hypernetworks)], dim=1
+    )
+    return torch.einsum("bnc,bchw->bnhw", filters[:, :1], pixels), output_tokens[:, 0]
 
 
-def _near(side: int) -> int:
+def _nearest_valid(side: int) -> int:
     return max(DIVISOR, round(side / DIVISOR) * DIVISOR)
 
 

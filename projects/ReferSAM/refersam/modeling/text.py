@@ -1,55 +1,65 @@
-"""Expressions to features of tokens: BERT's network or CLIP's text tower."""
+"""Expression encoders: BERT or CLIP's text tower."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
+from hipie.checkpoint.error import first_line
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
-CLIP = "clip:"
+CLIP_PREFIX = "clip:"
+NUM_MARKERS = 2
 
 
-class BertExpressions(BertTextEncoder):
-    """BERT's last hidden states; [CLS] stands for the expression."""
+class BertExpressionEncoder(BertTextEncoder):
+    """Last hidden states of BERT; the token [CLS] summarises the expression."""
 
-    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Tokens [B, T] and mask [B, T] -> [B, T, C] float32; padded places are computed."""
-        found = self.model(input_ids=ids, attention_mask=mask.long())
-        return found.last_hidden_state.float()
+    def encode_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids [B, T] and mask [B, T] -> features [B, T, C] float32."""
+        output = self.model(input_ids=ids, attention_mask=mask.long())
+        return output.last_hidden_state.float()
 
     def encode(self, expressions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Expressions -> features [B, T, C] and mask [B, T] bool; long ones are cut with a warning.
+        """Encode expressions; long ones are truncated with a warning.
+
+        Returns:
+            Features [B, T, C] and mask [B, T] bool.
 
         Raises:
             ValueError: for an expression without a word.
         """
-        found = self([expression_caption(expression) for expression in expressions])
-        return found.hidden, found.mask
+        features = self([expression_caption(expression) for expression in expressions])
+        return features.hidden, features.mask
 
-    def summary(self, mask: Tensor) -> Tensor:
-        """[B] the place of [CLS]."""
+    def summary_index(self, mask: Tensor) -> Tensor:
+        """[B] index of [CLS]."""
         return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
 
 
-class ClipExpressions(nn.Module):
-    """CLIP's text transformer before its projection; the end marker stands for the expression.
+class ClipExpressionEncoder(nn.Module):
+    """CLIP's text transformer without its projection; the end token summarises the expression.
 
     Args:
-        model: an `open_clip.CLIP`, whose image tower is dropped.
-        tokenizer: open_clip's, expressions -> [B, 77] padded with 0.
-        frozen: no parameter is trained.
-        max_tokens: tokens an expression may have, with markers.
+        model: an `open_clip.CLIP`, whose image tower is discarded.
+        tokenizer: open_clip's tokenizer, expressions -> [B, 77] padded with 0.
+        frozen: train no parameter.
+        max_tokens: maximum number of tokens of an expression, markers included.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: object, *, frozen: bool, max_tokens: int
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        frozen: bool,
+        max_tokens: int,
     ) -> None:
         super().__init__()
         self.token_embedding = model.token_embedding
@@ -63,16 +73,12 @@ class ClipExpressions(nn.Module):
         if frozen:
             self.requires_grad_(False)
 
-    def has_external_weights(self) -> bool:
-        """Return False: checkpoints hold this module's weights."""
-        return False
-
     @classmethod
-    def from_source(cls, source: str, *, frozen: bool, max_tokens: int) -> ClipExpressions:
+    def from_source(cls, source: str, *, frozen: bool, max_tokens: int) -> ClipExpressionEncoder:
         """Build from "ViT-L-14" (random weights) or "ViT-L-14:<tag or file>".
 
         Raises:
-            ValueError: if open_clip is not installed, or knows no such model or tag.
+            ValueError: if open_clip is not installed, or has no such model or tag.
         """
         try:
             import open_clip
@@ -82,35 +88,41 @@ class ClipExpressions(nn.Module):
             ) from error
         name, _, weights = source.partition(":")
         if name not in open_clip.list_models():
-            raise ValueError(f'open_clip knows no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
+            raise ValueError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
         from_file = Path(weights).suffix in (".pt", ".pth", ".safetensors")
         try:
             model = open_clip.create_model(name, None if from_file else weights or None)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f'CLIP\'s "{source}" cannot be loaded: {reason}') from error
+            raise ValueError(f'CLIP\'s "{source}" cannot be loaded: {first_line(error)}') from error
         if not hasattr(model, "token_embedding"):
-            raise ValueError(f"the text tower of open_clip's \"{name}\" is not of CLIP's own kind")
+            raise ValueError(f"open_clip's \"{name}\" does not have CLIP's own text tower")
         if from_file:
-            _load_text(model, weights)
+            _load_text_tower(model, weights)
         tokenizer = open_clip.get_tokenizer(name)
         return cls(model, tokenizer, frozen=frozen, max_tokens=max_tokens)
 
     @property
     def width(self) -> int:
-        """C, the size of a token's feature."""
+        """C, channels of a token's feature."""
         return self.positional_embedding.shape[1]
 
-    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Tokens [B, T] -> [B, T, C] float32; later pieces do not count for earlier ones."""
+    def has_external_weights(self) -> bool:
+        """Whether checkpoints may omit the weights; never for CLIP."""
+        return False
+
+    def encode_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids [B, T] -> features [B, T, C] float32, with causal attention."""
         length = ids.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            found = self.token_embedding(ids) + self.positional_embedding[:length]
-            found = self.transformer(found, attn_mask=self.causal[:length, :length])
-            return self.ln_final(found).float()
+            x = self.token_embedding(ids) + self.positional_embedding[:length]
+            x = self.transformer(x, attn_mask=self.causal[:length, :length])
+            return self.ln_final(x).float()
 
     def encode(self, expressions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Expressions -> features [B, T, C] and mask [B, T] bool; long ones are cut with a warning.
+        """Encode expressions; long ones are truncated with a warning.
+
+        Returns:
+            Features [B, T, C] and mask [B, T] bool.
 
         Raises:
             ValueError: for an expression without a word.
@@ -119,48 +131,51 @@ class ClipExpressions(nn.Module):
         lengths = (ids != 0).sum(1)
         for row in torch.nonzero(lengths > self.window).flatten().tolist():
             warnings.warn(
-                f'the expression "{expressions[row][:40]}..." has {int(lengths[row]) - 2} tokens; '
-                f"only the first {self.window - 2} are read",
+                f'the expression "{expressions[row][:40]}..." has '
+                f"{int(lengths[row]) - NUM_MARKERS} tokens; "
+                f"only the first {self.window - NUM_MARKERS} are used",
                 stacklevel=2,
             )
             ids[row, self.window - 1] = ids[row, lengths[row] - 1]
         ids = ids[:, : min(self.window, int(lengths.max()))]
         ids = ids.to(self.positional_embedding.device)
         mask = ids != 0
-        return self.read(ids, mask), mask
+        return self.encode_tokens(ids, mask), mask
 
-    def summary(self, mask: Tensor) -> Tensor:
-        """[B] the place of the end marker."""
+    def summary_index(self, mask: Tensor) -> Tensor:
+        """[B] index of the end token."""
         return mask.long().sum(1) - 1
 
 
-def build_text(source: str, *, frozen: bool, max_tokens: int) -> BertExpressions | ClipExpressions:
-    """A text encoder by name; see `MODEL.REFERSAM.TEXT.SOURCE`.
+ExpressionEncoder = BertExpressionEncoder | ClipExpressionEncoder
+
+
+def build_expression_encoder(source: str, *, frozen: bool, max_tokens: int) -> ExpressionEncoder:
+    """Build an expression encoder; the arguments are the keys of `MODEL.REFERSAM.TEXT`.
 
     Raises:
-        ValueError: if there is no such encoder, or expressions could have no word.
+        ValueError: if there is no such encoder, or if `max_tokens` leaves no token for text.
     """
-    if max_tokens < 3:
+    if max_tokens < NUM_MARKERS + 1:
         raise ValueError(
             f"MODEL.REFERSAM.TEXT.MAX_TOKENS is {max_tokens}; two markers and a word are 3"
         )
-    if source.startswith(CLIP):
-        return ClipExpressions.from_source(
-            source.removeprefix(CLIP), frozen=frozen, max_tokens=max_tokens
+    if source.startswith(CLIP_PREFIX):
+        return ClipExpressionEncoder.from_source(
+            source.removeprefix(CLIP_PREFIX), frozen=frozen, max_tokens=max_tokens
         )
-    encoder = BertExpressions.from_source(source, frozen=frozen)
+    encoder = BertExpressionEncoder.from_source(source, frozen=frozen)
     encoder.window = min(encoder.window, max_tokens)
     return encoder
 
 
-def _load_text(model: nn.Module, file: str) -> None:
-    """The text tower's part of a file in open_clip's layout.
+def _load_text_tower(model: nn.Module, file: str) -> None:
+    """Load the text tower of a file in open_clip's layout.
 
     Raises:
-        ValueError: if something of it is missing.
+        ValueError: if a tensor is missing.
     """
-    state = read_state(file)["model"]
-    found = model.load_state_dict(state, strict=False)
-    lacking = [name for name in found.missing_keys if not name.startswith("visual.")]
-    if lacking:
-        raise ValueError(f'{file}: it lacks weights of CLIP\'s text tower: "{lacking[0]}"')
+    incompatible = model.load_state_dict(read_state(file)["model"], strict=False)
+    missing = [name for name in incompatible.missing_keys if not name.startswith("visual.")]
+    if missing:
+        raise ValueError(f'{file}: weights of CLIP\'s text tower are missing: "{missing[0]}"')

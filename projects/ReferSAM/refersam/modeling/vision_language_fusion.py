@@ -1,4 +1,4 @@
-"""Words and maps tell each other what they know: the layer between text and vision."""
+"""Fusion layer between feature maps and text tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from refersam.modeling.attention import Attention, FeedForward, LevelAttention, 
 FFN_RATIO = 2
 
 
-class Exchange(nn.Module):
-    """Words are updated first, then the maps look at the words that came out; all post-norm.
+class VisionLanguageFusion(nn.Module):
+    """Bi-directional cross attention with post-norm; text is updated first.
 
     Args:
-        vision_width: D.
-        text_width: channels of a word.
-        heads: of every attention.
+        vision_width: D, channels of the maps.
+        text_width: C, channels of a text token.
+        heads: number of heads of all attentions.
     """
 
     def __init__(self, vision_width: int, text_width: int, heads: int) -> None:
@@ -43,22 +43,22 @@ class Exchange(nn.Module):
         text: Tensor,
         text_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One exchange.
+        """Fuse maps and text.
 
         Args:
-            maps: [B, S, D], the levels one after another.
+            maps: [B, S, D], the concatenated levels.
             positions: [1, S, D], added to queries and keys, never to values.
-            lengths: tokens of every level.
-            text: [B, T, C] words and context tokens.
-            text_mask: [B, T] bool, True for what may be attended to.
+            lengths: number of tokens of every level.
+            text: [B, T, C] text and context tokens.
+            text_mask: [B, T] bool, True for tokens that may be attended to.
 
         Returns:
-            The maps and the text, updated.
+            The updated maps and text.
         """
         text = self.norm_text_self(text + self.text_self(text, text, text, text_mask))
-        seen = self.text_to_vision(text, maps + positions, maps, lengths)
-        text = self.norm_text_vision(text + self.gamma_text * seen)
+        attended = self.text_to_vision(text, maps + positions, maps, lengths)
+        text = self.norm_text_vision(text + self.gamma_text * attended)
         text = self.norm_text_mlp(text + self.text_mlp(text))
-        heard = self.vision_to_text(maps + positions, text, text, text_mask)
-        maps = self.norm_vision_text(maps + self.gamma_vision * heard)
+        attended = self.vision_to_text(maps + positions, text, text, text_mask)
+        maps = self.norm_vision_text(maps + self.gamma_vision * attended)
         return self.norm_vision_mlp(maps + self.vision_mlp(maps)), text
