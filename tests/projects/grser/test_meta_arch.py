@@ -292,7 +292,7 @@ def test_single_images_train_without_the_rule(make_model, make_group):
     [
         ({"images": []}, "at least one image in `images`"),
         ({"expression": None}, "a group needs a referring expression"),
-        ({"expression": " "}, "word"),
+        ({"expression": " "}, "no letter or digit"),
         ({"images": [torch.zeros(3, 64, 64)]}, "image 0 of a group must be a dict with `image`"),
     ],
 )
