@@ -1,4 +1,4 @@
-"""One image, one object: `python -m hipie_interactive --image photo.jpg --click 120,80 ...`."""
+"""Interactive segmentation of one object: `python -m hipie_interactive --image a.jpg --click 120,80`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from hipie.modeling.sam.predictor import Sam
-from hipie_interactive.prompts import Prompt, PromptError, Scribble
+from hipie_interactive.modeling.prompts import Prompt, PromptError, Scribble
 from hipie_interactive.session import segment
 
 
@@ -15,64 +15,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Segment one object, and write the image with its mask.
 
     Raises:
-        SystemExit: with one sentence, for what is wrong with the input.
+        SystemExit: with one sentence, for invalid input.
     """
-    asked = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
         prompt = Prompt(
-            inside=[_pair(one) for one in asked.click],
-            outside=[_pair(one) for one in asked.outside],
-            box=_numbers(asked.box, 4) if asked.box else None,
-            scribbles=[Scribble(_pairs(one)) for one in asked.scribble]
-            + [Scribble(_pairs(one), False) for one in asked.scribble_outside],
-            polygon=_pairs(asked.polygon) if asked.polygon else (),
-            label=asked.label,
+            inside=[_parse_point(text) for text in args.click],
+            outside=[_parse_point(text) for text in args.outside],
+            box=_parse_box(args.box) if args.box else None,
+            scribbles=[Scribble(_parse_points(text)) for text in args.scribble]
+            + [Scribble(_parse_points(text), False) for text in args.scribble_outside],
+            polygon=_parse_points(args.polygon) if args.polygon else (),
+            label=args.label,
         )
-        found = segment(Sam.from_source(asked.sam, asked.weights), asked.image, [prompt])
+        result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
     except (ValueError, OSError) as error:
         sys.exit(f"hipie_interactive: {' '.join(str(error).split())}")
-    path = found.save(asked.output)
-    one = found.segments[0]
-    print(f"{path}: {int(one.mask.sum())} pixels, which SAM thinks are right by {one.score:.2f}")
+    path = result.save(args.output)
+    mask = result.segments[0]
+    print(f"{path}: {int(mask.mask.sum())} pixels, IoU predicted by SAM {mask.score:.2f}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hipie_interactive", description=__doc__)
     parser.add_argument("--image", required=True, help="an image")
     parser.add_argument("--sam", default="vit_b", help="vit_b, vit_l, vit_h, or random:tiny")
-    parser.add_argument("--weights", default="", help="the file of SAM's weights")
+    parser.add_argument("--weights", default="", help="checkpoint file of SAM")
     parser.add_argument("--click", action="append", default=[], metavar="X,Y", help="on the object")
-    parser.add_argument("--outside", action="append", default=[], metavar="X,Y", help="not on it")
-    parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="around it")
     parser.add_argument(
-        "--scribble", action="append", default=[], metavar="X,Y;X,Y", help="a stroke over it"
+        "--outside", action="append", default=[], metavar="X,Y", help="on the background"
+    )
+    parser.add_argument("--box", metavar="X1,Y1,X2,Y2", help="around the object")
+    parser.add_argument(
+        "--scribble", action="append", default=[], metavar="X,Y;X,Y", help="on the object"
     )
     parser.add_argument(
-        "--scribble-outside", action="append", default=[], metavar="X,Y;X,Y", help="not over it"
+        "--scribble-outside",
+        action="append",
+        default=[],
+        metavar="X,Y;X,Y",
+        help="on the background",
     )
-    parser.add_argument("--polygon", metavar="X,Y;X,Y;X,Y", help="its rough outline")
-    parser.add_argument("--label", default="object", help="its name in the drawing")
-    parser.add_argument("--output", default="mask.png", help="an image, or .json for run lengths")
+    parser.add_argument("--polygon", metavar="X,Y;X,Y;X,Y", help="rough outline of the object")
+    parser.add_argument("--label", default="object", help="name of the object")
+    parser.add_argument("--output", default="mask.png", help="an image, or .json for RLE masks")
     return parser
 
 
-def _pairs(text: str) -> list[tuple[float, float]]:
-    return [_pair(part) for part in text.split(";") if part.strip()]
+def _parse_points(text: str) -> list[tuple[float, float]]:
+    return [_parse_point(part) for part in text.split(";") if part.strip()]
 
 
-def _pair(text: str) -> tuple[float, float]:
-    x, y = _numbers(text, 2)
+def _parse_point(text: str) -> tuple[float, float]:
+    x, y = _parse_numbers(text, 2)
     return x, y
 
 
-def _numbers(text: str, count: int) -> tuple[float, ...]:
+def _parse_box(text: str) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = _parse_numbers(text, 4)
+    return x1, y1, x2, y2
+
+
+def _parse_numbers(text: str, count: int) -> tuple[float, ...]:
     try:
-        found = tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if len(found) != count:
+        numbers = ()
+    if len(numbers) != count:
         raise PromptError(f'"{text}" is not {count} numbers with commas between them')
-    return found
+    return numbers
 
 
 if __name__ == "__main__":

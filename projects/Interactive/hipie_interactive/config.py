@@ -1,4 +1,4 @@
-"""Every key of `MODEL.INTERACTIVE`, its default, and what it means."""
+"""Defaults of all keys of `MODEL.INTERACTIVE`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from detectron2.config import CfgNode as CN
 def add_hipie_interactive_config(cfg: CN) -> None:
     """Add `MODEL.INTERACTIVE` to a configuration, in place."""
     node = CN()
-    # "vit_b", "vit_l" or "vit_h"; "random:" before it, or "random:tiny": random weights, to try
-    # the machinery out.
+    # SAM's type: "vit_b", "vit_l" or "vit_h"; with the prefix "random:", or "random:tiny", its
+    # weights are random.
     node.SAM = "vit_b"
-    # The file that SAM's authors publish for that type.
+    # Checkpoint file of SAM's authors for that type.
     node.WEIGHTS = ""
-    # How often the simulated user clicks on an object; one that never gets good enough counts as
-    # so many clicks.
+    # Clicks of the simulated user on each object; also the count of an object that never reaches
+    # the IoU of NoC.
     node.CLICKS = 20
     cfg.MODEL.INTERACTIVE = node

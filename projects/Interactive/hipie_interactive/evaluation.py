@@ -1,4 +1,4 @@
-"""Gathers what the simulated user saw, over a data set."""
+"""Evaluator of interactive segmentation."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ class InteractiveEvaluator(DatasetEvaluator):
     """NoC@85, NoC@90, failures and mIoU@k of the outputs of `InteractiveSAM`.
 
     Args:
-        clicks: of the simulated user.
-        distributed: gather from all processes.
+        clicks: of the simulated user on each object.
+        distributed: gather the IoUs of all processes.
     """
 
     def __init__(self, clicks: int, distributed: bool = True) -> None:
         self.clicks = clicks
         self.protocol = (
-            f"at most {clicks} simulated clicks, each into the deepest mistake; all objects alike"
+            f"at most {clicks} simulated clicks, each on the largest error; mean over objects"
         )
         self._distributed = distributed
-        self._ious: list[list[float]] = []
+        self._ious: list[tuple[float, ...]] = []
 
     def reset(self) -> None:
-        """Forget all objects."""
+        """Discard the objects counted so far."""
         self._ious = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Count one batch; each output has `interactive`, a list of `Clicked`."""
+        """Collect the IoUs of a batch.
+
+        Args:
+            inputs: not used.
+            outputs: dicts with `interactive`, a list of `SimulatedClicks`.
+        """
         for output in outputs:
-            self._ious += [list(one.ious) for one in output["interactive"]]
+            self._ious += [simulated.ious for simulated in output["interactive"]]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """{"interactive": scores}; None on all but the first process."""
+        """Return {"interactive": scores}; None on all but the first process."""
         ious = gather_lists(self._ious, self._distributed)
         return None if ious is None else {"interactive": interactive_scores(ious, self.clicks)}
 

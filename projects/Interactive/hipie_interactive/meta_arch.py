@@ -1,9 +1,9 @@
-"""The architecture `InteractiveSAM`: Detectron2's dicts in, masks or simulated clicks out."""
+"""Meta-architecture of interactive segmentation with SAM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,28 +12,27 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
 
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.sam.predictor import Sam
-from hipie.segmentation import Segmentation
-from hipie_interactive.data.dataset import interactive_targets
-from hipie_interactive.evaluation import interactive
-from hipie_interactive.predict import answer_all
-from hipie_interactive.prompts import Prompt, told
-from hipie_interactive.session import Image, as_prompt, segment
-from hipie_interactive.simulated_user import simulate
+from hipie.modeling.sam.predictor import Sam, SamImage
+from hipie_interactive.modeling.predict import predict_masks
+from hipie_interactive.modeling.prompts import Prompt, to_sam_prompt
+from hipie_interactive.modeling.simulated_user import simulate_clicks
+
+if TYPE_CHECKING:
+    from hipie.structures import ImageFeatures
 
 
 @META_ARCH_REGISTRY.register()
 class InteractiveSAM(SegmentationModel):
-    """SAM, asked by a user or by a simulated one.
+    """SAM with the prompts of a user, or with simulated clicks on ground-truth objects.
 
-    Takes Detectron2's list of dicts. A dict has `image` ([3, H, W] RGB, 0..255, as it is on disk)
-    and either `prompts` (a list of `Prompt`) or `targets` ([N, H, W] bool, the objects that a
-    simulated user wants). Returns a dict an image: for prompts `instances` (`pred_masks`,
-    `pred_boxes`, `scores`, a row a prompt), for targets `interactive`, a `Clicked` an object.
+    Inputs are Detectron2's dicts with `image` ([3, H, W] RGB, 0..255, at its original size) and
+    either `prompts` (a list of `Prompt`) or `targets` ([N, H, W] bool, ground-truth masks). Outputs
+    are dicts: for prompts with `instances` (`pred_masks`, `pred_boxes` and `scores`, one row a
+    prompt), for targets with `interactive`, a `SimulatedClicks` an object.
 
     Args:
-        sam: the model; its weights are not this module's to load.
-        clicks: of the simulated user, on each object.
+        sam: the model, pre-trained and frozen.
+        clicks: of the simulated user on each object.
     """
 
     tasks = frozenset({"interactive"})
@@ -47,63 +46,61 @@ class InteractiveSAM(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.INTERACTIVE`."""
-        keys = cfg.MODEL.INTERACTIVE
-        if keys.CLICKS < 1:
-            raise ValueError(f"MODEL.INTERACTIVE.CLICKS is {keys.CLICKS}; it has to be at least 1")
-        return {"sam": Sam.from_source(keys.SAM, keys.WEIGHTS), "clicks": keys.CLICKS}
+        """Build the constructor arguments from `MODEL.INTERACTIVE`."""
+        node = cfg.MODEL.INTERACTIVE
+        if node.CLICKS < 1:
+            raise ValueError(f"MODEL.INTERACTIVE.CLICKS is {node.CLICKS}; it has to be at least 1")
+        return {"sam": Sam.from_source(node.SAM, node.WEIGHTS), "clicks": node.CLICKS}
 
     @classmethod
     def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str:
-        """Images with the masks of their objects, of any data set with instances."""
-        return interactive_targets.__name__
+        """Return the name of the mapper to ground-truth masks, for any data set with instances."""
+        return "interactive_targets"
 
     @classmethod
     def evaluator(cls, cfg: CfgNode, dataset_name: str) -> str:
-        """Simulated clicks, of any data set with instances."""
-        return interactive.__name__
+        """Return the name of the evaluator of simulated clicks."""
+        return "interactive"
 
     @classmethod
     def requires_checkpoint(cls) -> bool:
-        """Return False: the pre-trained networks have weights of their own."""
+        """Return False: weights come with `MODEL.INTERACTIVE.WEIGHTS`."""
         return False
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.sam.device
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """See the class.
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predict the masks of prompts, or simulate clicks, input by input.
 
         Raises:
-            ValueError: for a dict with neither `prompts` nor `targets`, or prompts that cannot be
-                meant, naming the file.
+            ValueError: for an input with neither `prompts` nor `targets`, naming the file, or an
+                invalid prompt.
         """
-        return [self._answer(item) for item in batched_inputs]
+        return [self._predict_input(item) for item in batched_inputs]
 
-    def segment_prompts(
-        self, image: Image, prompts: Sequence[Prompt | Mapping[str, Any]]
-    ) -> Segmentation:
-        """Masks of one image; see `hipie_interactive.segment`."""
-        return segment(self.sam, image, prompts)
-
-    def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
+    def _predict_input(self, item: dict[str, Any]) -> dict[str, Any]:
         if "prompts" not in item and "targets" not in item:
-            where = item.get("file_name", "an image")
-            raise ValueError(f"{where}: InteractiveSAM needs `prompts` or `targets`")
-        pixels = item["image"].permute(1, 2, 0).to("cpu", torch.uint8).numpy()
+            name = item.get("file_name", "an image")
+            raise ValueError(f"{name}: InteractiveSAM needs `prompts` or `targets`")
         if "prompts" not in item and not len(item["targets"]):
             return {"interactive": []}
-        picture = self.sam.encode(np.ascontiguousarray(pixels))
-        if "prompts" not in item:
-            targets = np.asarray(item["targets"], bool)
-            return {"interactive": simulate(picture, targets, self.clicks)}
-        said = [told(as_prompt(one), picture.size) for one in item["prompts"]]
-        answers = answer_all(picture, said)
-        found = Instances(picture.size)
-        empty = torch.zeros(0, *picture.size, dtype=torch.bool)
-        found.pred_masks = torch.stack([one.mask for one in answers]) if answers else empty
-        found.pred_boxes = BitMasks(found.pred_masks).get_bounding_boxes()
-        found.scores = torch.tensor([one.score for one in answers])
-        return {"instances": found}
+        pixels = item["image"].permute(1, 2, 0).to("cpu", torch.uint8).numpy()
+        image = self.sam.encode(np.ascontiguousarray(pixels))
+        if "prompts" in item:
+            return {"instances": _predict_instances(image, item["prompts"])}
+        targets = np.asarray(item["targets"], bool)
+        return {"interactive": simulate_clicks(image, targets, self.clicks)}
+
+
+def _predict_instances(image: SamImage, prompts: Sequence[Prompt | Mapping[str, Any]]) -> Instances:
+    sam_prompts = [to_sam_prompt(Prompt.parse(prompt), image.size) for prompt in prompts]
+    predictions = predict_masks(image, sam_prompts)
+    instances = Instances(image.size)
+    masks = [prediction.mask for prediction in predictions]
+    no_masks = torch.zeros(0, *image.size, dtype=torch.bool)
+    instances.pred_masks = torch.stack(masks) if masks else no_masks
+    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+    instances.scores = torch.tensor([prediction.score for prediction in predictions])
+    return instances

@@ -1,4 +1,4 @@
-"""How many clicks a mask costs."""
+"""Interactive segmentation metrics: number of clicks and mean IoU after k clicks."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
-GOOD_ENOUGH = (0.85, 0.90)
-# Numbers of clicks after which the mean IoU is shown, as far as the user clicked that often.
-LOOKED_AT = (1, 2, 3, 5, 10, 15, 20)
+IOU_LEVELS = (0.85, 0.90)
+# Numbers of clicks after which the mean IoU is reported, up to the number of clicks.
+REPORTED_CLICKS = (1, 2, 3, 5, 10, 15, 20)
 
 
-def clicks_needed(ious: np.ndarray, good_enough: float) -> np.ndarray:
-    """Clicks until an object's IoU is good enough for the first time.
+def number_of_clicks(ious: np.ndarray, level: float) -> np.ndarray:
+    """Count the clicks until each object's IoU first reaches a level.
 
     Args:
         ious: [N, K] after each of K clicks.
-        good_enough: an IoU.
+        level: an IoU.
 
     Returns:
-        [N] int; K for those that never are.
+        [N] int; K for objects that never reach it.
     """
-    reached = ious >= good_enough
+    reached = ious >= level
     return np.where(reached.any(1), reached.argmax(1) + 1, ious.shape[1])
 
 
 def interactive_scores(ious: Sequence[Sequence[float]], clicks: int) -> dict[str, float]:
-    """NoC, failures and mean IoU over objects.
+    """Compute NoC, failures and mean IoU over objects.
 
     Args:
         ious: of every object, after each click.
-        clicks: K of every object.
+        clicks: K, number of clicks on every object.
 
     Returns:
         "NoC@85", "NoC@90": mean number of clicks; an object that never gets there counts K.
@@ -39,13 +39,12 @@ def interactive_scores(ious: Sequence[Sequence[float]], clicks: int) -> dict[str
     """
     table = np.array(ious, float).reshape(-1, clicks)
     scores: dict[str, float] = {}
-    for level in GOOD_ENOUGH:
-        needed = clicks_needed(table, level)
-        scores[f"NoC@{100 * level:.0f}"] = _mean(needed)
-    for level in GOOD_ENOUGH:
+    for level in IOU_LEVELS:
+        scores[f"NoC@{100 * level:.0f}"] = _mean(number_of_clicks(table, level))
+    for level in IOU_LEVELS:
         scores[f"failed@{100 * level:.0f}"] = 100 * _mean(~(table >= level).any(1))
-    for number in [k for k in LOOKED_AT if k < clicks] + [clicks]:
-        scores[f"mIoU@{number}"] = 100 * _mean(table[:, number - 1])
+    for count in [k for k in REPORTED_CLICKS if k < clicks] + [clicks]:
+        scores[f"mIoU@{count}"] = 100 * _mean(table[:, count - 1])
     scores["objects"] = len(table)
     return scores
 

@@ -1,4 +1,4 @@
-"""Work on one image: point, look, point again."""
+"""Interactive segmentation of one image, in one call or step by step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image
 from hipie.data.image_io import as_rgb, read_image
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie.segmentation import Segment, Segmentation
-from hipie_interactive.predict import Answer, answer_all
-from hipie_interactive.prompts import Prompt, PromptError, Told, told
+from hipie_interactive.modeling.predict import MaskPrediction, predict_masks
+from hipie_interactive.modeling.prompts import Prompt, PromptError, SamPrompt, to_sam_prompt
 
-Picture = str | Path | Image.Image | np.ndarray
+ImageSource = str | Path | Image.Image | np.ndarray
 
 
 def segment(
-    sam: Sam, image: Picture, prompts: Sequence[Prompt | Mapping[str, Any]]
+    sam: Sam, image: ImageSource, prompts: Sequence[Prompt | Mapping[str, Any]]
 ) -> Segmentation:
-    """A mask for every prompt; the image is encoded once.
+    """Segment the object of every prompt; the image is encoded once.
 
     Args:
         sam: the model.
@@ -29,104 +29,110 @@ def segment(
         prompts: `Prompt`s, or their fields as dicts.
 
     Raises:
-        PromptError: if there is no prompt, or one cannot be meant.
+        PromptError: if there is no prompt, or an invalid one.
     """
-    pixels = read_image(image) if isinstance(image, str | Path) else as_rgb(image)
-    asked = [as_prompt(one) for one in prompts]
-    if not asked:
-        raise PromptError("there is no prompt: name a click, a box, a scribble or a polygon")
-    said = [told(one, pixels.shape[:2]) for one in asked]
-    answers = answer_all(sam.encode(pixels), said)
-    segments = [_segment(one.label, answer) for one, answer in zip(asked, answers, strict=True)]
-    return Segmentation(pixels, segments)
+    pixels = _to_rgb_array(image)
+    parsed = parse_prompts(prompts)
+    # Prompts are checked before the image is encoded.
+    height, width = pixels.shape[:2]
+    for prompt in parsed:
+        to_sam_prompt(prompt, (height, width))
+    return segment_encoded(sam.encode(pixels), pixels, parsed)
 
 
-def as_prompt(given: Prompt | Mapping[str, Any]) -> Prompt:
-    """A prompt from its fields.
+def parse_prompts(prompts: Sequence[Prompt | Mapping[str, Any]]) -> list[Prompt]:
+    """Return prompts, built from their fields where they are mappings.
 
     Raises:
-        PromptError: for a field that prompts do not have.
+        PromptError: if there is no prompt, or one with an unknown field.
     """
-    if isinstance(given, Prompt):
-        return given
-    fields = list(Prompt.__dataclass_fields__)
-    for name in given:
-        if name not in fields:
-            raise PromptError(f'a prompt has no "{name}"; it has {", ".join(fields)}')
-    return Prompt(**given)
+    if not prompts:
+        raise PromptError("there is no prompt: give a click, a box, a scribble or a polygon")
+    return [Prompt.parse(prompt) for prompt in prompts]
+
+
+def segment_encoded(image: SamImage, pixels: np.ndarray, prompts: Sequence[Prompt]) -> Segmentation:
+    """Segment the object of every prompt in an encoded image.
+
+    Args:
+        image: encoding of the image.
+        pixels: [H, W, 3] uint8 RGB.
+        prompts: one or more.
+
+    Raises:
+        PromptError: for an invalid prompt.
+    """
+    sam_prompts = [to_sam_prompt(prompt, image.size) for prompt in prompts]
+    predictions = predict_masks(image, sam_prompts)
+    return Segmentation(
+        pixels,
+        tuple(
+            _to_segment(prompt.label, prediction)
+            for prompt, prediction in zip(prompts, predictions, strict=True)
+        ),
+    )
 
 
 class Session:
-    """One object of one image, in as many steps as it takes.
+    """Interactive segmentation of one object, step by step.
 
-    Each step adds to what was said before, and SAM starts from the mask it gave then.
+    Each step adds to the prompts of the steps before, and SAM starts from the mask it predicted.
 
     Args:
         sam: the model.
         image: a path, a PIL image or an RGB array [H, W, 3]; it is encoded here, once.
-        label: how the object is called.
+        label: name of the segment.
     """
 
-    def __init__(self, sam: Sam, image: Picture, label: str = "object") -> None:
-        self._pixels = read_image(image) if isinstance(image, str | Path) else as_rgb(image)
+    def __init__(self, sam: Sam, image: ImageSource, label: str = "object") -> None:
+        self._pixels = _to_rgb_array(image)
         self._image: SamImage = sam.encode(self._pixels)
         self._label = label
-        self._steps: list[tuple[Told, Answer]] = []
+        self._steps: list[tuple[SamPrompt, MaskPrediction]] = []
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def add(self, prompt: Prompt | Mapping[str, Any]) -> Segmentation:
-        """Say more, and see the mask that comes of it.
+        """Add a prompt and return the resulting mask.
 
         Clicks add up; a new box or polygon replaces the one before.
 
         Raises:
-            PromptError: if it cannot be meant, or contradicts what was said; nothing is changed.
+            PromptError: if it is invalid or contradicts an earlier one; the session is unchanged.
         """
-        before = self._steps[-1] if self._steps else None
-        said = told(as_prompt(prompt), self._image.size, again=before is not None)
-        if before:
-            said = joined(before[0], said)
-        answer = answer_all(self._image, [said], [before[1].logits if before else None])[0]
-        self._steps.append((said, answer))
+        last = self._steps[-1] if self._steps else None
+        sam_prompt = to_sam_prompt(
+            Prompt.parse(prompt), self._image.size, refinement=last is not None
+        )
+        if last:
+            sam_prompt = last[0].merge(sam_prompt)
+        previous = last[1].logits if last else None
+        prediction = predict_masks(self._image, [sam_prompt], [previous])[0]
+        self._steps.append((sam_prompt, prediction))
         return self.result()
 
     def undo(self) -> Segmentation:
-        """Take the last step back."""
+        """Remove the last step and return the mask before it.
+
+        Raises:
+            PromptError: if there is no step.
+        """
         if not self._steps:
-            raise PromptError("there is no step to take back")
+            raise PromptError("there is no step to undo")
         self._steps.pop()
         return self.result()
 
     def result(self) -> Segmentation:
-        """The mask as it is now; no segment before the first step."""
-        found = [_segment(self._label, self._steps[-1][1])] if self._steps else []
-        return Segmentation(self._pixels, found)
+        """Return the current mask; no segment before the first step."""
+        if not self._steps:
+            return Segmentation(self._pixels, ())
+        return Segmentation(self._pixels, (_to_segment(self._label, self._steps[-1][1]),))
 
 
-def joined(before: Told, after: Told) -> Told:
-    """What two prompts of one object say together; a mask is not said twice.
-
-    Raises:
-        PromptError: if a pixel is inside in one and outside in the other.
-    """
-    places = dict(zip(map(tuple, np.floor(before.points)), before.labels, strict=True))
-    for point, label in zip(np.floor(after.points), after.labels, strict=True):
-        if places.get(tuple(point), label) != label:
-            x, y = point
-            raise PromptError(f"the pixel ({x:g}, {y:g}) was said to be {_side(1 - label)} before")
-    return Told(
-        np.concatenate([before.points, after.points]),
-        np.concatenate([before.labels, after.labels]),
-        before.box if after.box is None else after.box,
-        after.mask,
-    )
+def _to_rgb_array(image: ImageSource) -> np.ndarray:
+    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
 
 
-def _side(label: int) -> str:
-    return "inside" if label else "outside"
-
-
-def _segment(label: str, answer: Answer) -> Segment:
-    return Segment(label, "thing", answer.mask.cpu().numpy(), answer.score)
+def _to_segment(label: str, prediction: MaskPrediction) -> Segment:
+    return Segment(label, "thing", prediction.mask.cpu().numpy(), prediction.score)

@@ -1,4 +1,4 @@
-"""A small SAM with random weights, an image, and a count of how often images are encoded."""
+"""A small SAM with random weights, an image, and a counter of image encodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("segment_anything")
 
 @pytest.fixture(scope="session")
 def sam():
-    """Nobody may change it."""
+    """SAM with random weights; not to be modified."""
     from hipie.modeling.sam.predictor import Sam
 
     return Sam.from_source("random:tiny")
@@ -31,7 +31,7 @@ def image(sam, pixels):
 
 @pytest.fixture
 def encoded(sam):
-    """A list that grows by one with every image that goes through the image encoder."""
+    """List with one entry for each image that goes through the image encoder."""
     calls = []
     hook = sam.model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
     yield calls

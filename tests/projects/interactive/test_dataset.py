@@ -15,7 +15,7 @@ def record(tmp_path):
     return {"file_name": str(tmp_path / "a.png"), "height": 30, "width": 40, "image_id": 1}
 
 
-def test_annotations_without_crowds_and_without_empty_ones(record):
+def test_crowds_and_empty_masks_are_left_out(record):
     square = [5, 5, 15, 5, 15, 20, 5, 20]
     sliver = [5.0, 5, 5, 5, 5, 5]
     record["annotations"] = [
@@ -30,7 +30,7 @@ def test_annotations_without_crowds_and_without_empty_ones(record):
     assert np.array_equal(item["targets"], expected)
 
 
-def test_things_of_panoptic_maps_without_stuff(record, tmp_path):
+def test_stuff_of_panoptic_maps_is_left_out(record, tmp_path):
     ids = np.zeros((30, 40, 3), np.uint8)
     ids[:10, :, 0], ids[10:, :, 0] = 1, 2
     Image.fromarray(ids).save(tmp_path / "p.png")
@@ -45,7 +45,7 @@ def test_things_of_panoptic_maps_without_stuff(record, tmp_path):
     assert not targets[0, 10:].any()
 
 
-def test_an_image_of_another_size_is_named(record):
+def test_image_of_another_size_is_named(record):
     record["height"] = 31
     with pytest.raises(ValueError, match="a.png: the image has 40x30"):
         TargetsMapper()({**record, "annotations": []})

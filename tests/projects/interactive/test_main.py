@@ -1,4 +1,4 @@
-"""One image on the command line."""
+"""The command line on one image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image
 
 from hipie_interactive.__main__ import main
 
-BAD = {
+INVALID = {
     "no click": ([], "a prompt needs a click, a box, a scribble or a polygon"),
     "far": (["--click", "500,5"], r"the click at \(500, 5\) is outside the image"),
     "text": (["--click", "five"], '"five" is not 2 numbers with commas between them'),
     "both": (["--click", "5,5", "--outside", "5,5"], "both inside and outside"),
     "type": (["--click", "5,5", "--sam", "vit_q"], 'no SAM model "vit_q"'),
     "weights": (["--click", "5,5", "--sam", "vit_b", "--weights", "none.pth"], "none.pth"),
-    "picture": (["--click", "5,5", "--image", "none.png"], "none.png: there is no such image"),
+    "image": (["--click", "5,5", "--image", "none.png"], "none.png: there is no such image"),
 }
 
 
@@ -26,10 +26,10 @@ def arguments(pixels, in_tmp):
     return ["--image", "a.png", "--sam", "random:tiny"]
 
 
-def test_a_mask_is_written(arguments, capsys):
-    asked = ["--click", "40,30", "--outside", "2,2", "--scribble", "20,20;60,20"]
-    asked += ["--scribble-outside", "1,50;9,50", "--box", "5,5,80,45", "--label", "cup"]
-    main([*arguments, *asked, "--output", "out/mask.json"])
+def test_mask_is_written(arguments, capsys):
+    options = ["--click", "40,30", "--outside", "2,2", "--scribble", "20,20;60,20"]
+    options += ["--scribble-outside", "1,50;9,50", "--box", "5,5,80,45", "--label", "cup"]
+    main([*arguments, *options, "--output", "out/mask.json"])
     assert "out/mask.json:" in capsys.readouterr().out
     with open("out/mask.json") as file:
         assert json.load(file)[0]["label"] == "cup"
@@ -38,9 +38,9 @@ def test_a_mask_is_written(arguments, capsys):
         assert drawn.width >= 90
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_input_ends_with_one_expression(arguments, case):
-    asked, expression = BAD[case]
-    with pytest.raises(SystemExit, match=expression) as caught:
-        main([*arguments, *asked])
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_input_ends_with_one_line(arguments, case):
+    options, message = INVALID[case]
+    with pytest.raises(SystemExit, match=message) as caught:
+        main([*arguments, *options])
     assert "\n" not in str(caught.value)

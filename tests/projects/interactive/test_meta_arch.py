@@ -1,4 +1,4 @@
-"""The architecture through Detectron2's registry, loaders and evaluators."""
+"""`InteractiveSAM` in Detectron2's registry, loaders and evaluators, and `Segmenter`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from hipie import Segmenter, model_zoo
 from hipie.data.build import build_mapped_dataset
 from hipie.evaluation import build_evaluator
-from hipie_interactive import Prompt
+from hipie_interactive import Prompt, segment
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "projects/Interactive/configs"
@@ -42,7 +42,7 @@ def test_prompts_give_instances(model, pixels):
     item = {"image": torch.from_numpy(pixels).permute(2, 0, 1)}
     prompts = [Prompt(inside=[(40, 30)]), {"box": (5, 5, 50, 50)}]
     found = model([{**item, "prompts": prompts}])[0]["instances"]
-    same = model.segment_prompts(pixels, prompts)
+    same = segment(model.sam, pixels, prompts)
     assert np.array_equal(found.pred_masks.numpy(), same.masks)
     assert found.scores.tolist() == pytest.approx(same.scores.tolist())
     assert len(model([{**item, "prompts": []}])[0]["instances"]) == 0
@@ -50,35 +50,35 @@ def test_prompts_give_instances(model, pixels):
         model([item])
 
 
-def test_bfloat16_finds_much_the_same(model, pixels):
+def test_bfloat16_masks_are_similar(model, pixels):
     item = {"image": torch.from_numpy(pixels).permute(2, 0, 1)}
     prompts = [Prompt(inside=[(40, 30)]), Prompt(polygon=[(20, 10), (70, 10), (70, 50)])]
     targets = np.zeros((1, 60, 90), bool)
     targets[0, 10:40, 20:60] = True
-    exact = model([{**item, "prompts": prompts}])[0]["instances"]
+    float32 = model([{**item, "prompts": prompts}])[0]["instances"]
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model([{**item, "prompts": prompts}])[0]["instances"]
+        bfloat16 = model([{**item, "prompts": prompts}])[0]["instances"]
         clicked = model([{**item, "targets": targets}])[0]["interactive"][0]
-    assert (rough.pred_masks == exact.pred_masks).float().mean() > 0.8
+    assert (bfloat16.pred_masks == float32.pred_masks).float().mean() > 0.8
     assert len(clicked.ious) == 3
 
 
-def test_the_segmenter_answers_prompts(model, pixels):
+def test_segmenter_prompt_equals_segment(model, pixels):
     segmenter = Segmenter.from_config(CONFIGS / "sam_random_picturebook.yaml", device="cpu")
     prompts = [{"inside": [(40, 30)], "label": "cup"}]
     found = segmenter.prompt(pixels, prompts)
     assert found.labels == ["cup"]
-    assert np.array_equal(found.masks, model.segment_prompts(pixels, prompts).masks)
+    assert np.array_equal(found.masks, segment(model.sam, pixels, prompts).masks)
     with pytest.raises(ValueError, match=r"InteractiveSAM cannot refer\(\)"):
         segmenter.refer(pixels, "the cup")
 
 
-def test_an_image_without_objects_counts_nothing(model, pixels):
+def test_image_without_objects_has_no_clicks(model, pixels):
     item = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": np.zeros((0, 60, 90))}
     assert model([item]) == [{"interactive": []}]
 
 
-def test_unknown_types_name_near_ones():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match='there is no SAM model "vit_bb"; near ones are vit_b'):
         build_model(config("MODEL.INTERACTIVE.SAM", "vit_bb"))
     with pytest.raises(ValueError, match="SAM vit_b needs the file of weights"):
@@ -88,19 +88,19 @@ def test_unknown_types_name_near_ones():
 
 
 def test_data_without_instances_is_refused():
-    DatasetCatalog.register("words_only", lambda: [{"file_name": "a.png", "expressions": []}])
-    MetadataCatalog.get("words_only").evaluator_type = "refer"
+    DatasetCatalog.register("expressions_only", lambda: [{"file_name": "a.png", "expressions": []}])
+    MetadataCatalog.get("expressions_only").evaluator_type = "refer"
     try:
-        with pytest.raises(ValueError, match=r"words_only \(refer\) has no instances"):
-            build_mapped_dataset(config(), "words_only", training=False)
+        with pytest.raises(ValueError, match=r"expressions_only \(refer\) has no instances"):
+            build_mapped_dataset(config(), "expressions_only", training=False)
         with pytest.raises(ValueError, match="not trained"):
-            build_mapped_dataset(config(), "words_only", training=True)
+            build_mapped_dataset(config(), "expressions_only", training=True)
     finally:
-        DatasetCatalog.remove("words_only")
-        MetadataCatalog.remove("words_only")
+        DatasetCatalog.remove("expressions_only")
+        MetadataCatalog.remove("expressions_only")
 
 
-def test_the_evaluator_is_the_architectures_own():
+def test_evaluator_is_that_of_the_architecture():
     evaluator = build_evaluator(config(), "picturebook_val_panoptic")
     assert "simulated clicks" in evaluator.protocol
     evaluator.reset()

@@ -1,4 +1,4 @@
-"""NoC by hand."""
+"""NoC, failures and mIoU@k against hand-computed values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from hipie_interactive.metrics import clicks_needed, interactive_scores
+from hipie_interactive.metrics import interactive_scores, number_of_clicks
 
 
-def test_three_objects_counted_by_hand():
+def test_scores_of_three_objects():
     ious = [
         [0.50, 0.86, 0.91, 0.95],  # 2 clicks to 85, 3 to 90
         [0.85, 0.80, 0.90, 0.20],  # reaches 85 at once, exactly; 90 at the third
@@ -26,21 +26,21 @@ def test_three_objects_counted_by_hand():
     assert found["objects"] == 3
 
 
-def test_reaching_it_with_the_last_click_is_no_failure():
+def test_reaching_the_level_with_the_last_click_is_no_failure():
     found = interactive_scores([[0.0] * 19 + [0.9]], 20)
     assert found["NoC@90"] == 20
     assert found["failed@90"] == 0
     assert interactive_scores([[0.0] * 20], 20)["failed@90"] == 100
 
 
-def test_against_a_loop():
+def test_number_of_clicks_equals_a_loop():
     table = np.random.default_rng(0).random((50, 20))
     for level in (0.85, 0.9, 0.999):
-        slow = [next((k + 1 for k in range(20) if row[k] >= level), 20) for row in table]
-        assert clicks_needed(table, level).tolist() == slow
+        expected = [next((k + 1 for k in range(20) if row[k] >= level), 20) for row in table]
+        assert number_of_clicks(table, level).tolist() == expected
 
 
-def test_no_objects_have_no_scores():
+def test_no_objects_give_nan():
     found = interactive_scores([], 20)
     assert found["objects"] == 0
     assert math.isnan(found["NoC@85"])

@@ -1,4 +1,4 @@
-"""Masks are those of SAM's own predictor on the same random weights, one prompt at a time."""
+"""Masks of batched prompts against `SamPredictor` on the same random weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from hipie_interactive.predict import answer_all
-from hipie_interactive.prompts import Prompt, Scribble, told
+from hipie_interactive.modeling.predict import predict_masks
+from hipie_interactive.modeling.prompts import Prompt, Scribble, to_sam_prompt
 from hipie_interactive.session import segment
 
 PROMPTS = {
@@ -23,60 +23,61 @@ PROMPTS = {
 
 @pytest.fixture
 def predictor(sam, pixels):
-    one = SamPredictor(sam.model)
-    one.set_image(pixels)
-    return one
+    predictor = SamPredictor(sam.model)
+    predictor.set_image(pixels)
+    return predictor
 
 
-def ask(predictor, said, low=None):
-    """SAM's own predictor, and the choice that its authors advise."""
-    lone = said.ambiguous and low is None
+def predict_alone(predictor, prompt, low=None):
+    """Predict one prompt, with the best of three masks for an ambiguous one."""
+    multimask = prompt.ambiguous and low is None
     masks, scores, logits = predictor.predict(
-        point_coords=said.points if len(said.points) else None,
-        point_labels=said.labels if len(said.points) else None,
-        box=said.box,
+        point_coords=prompt.points if len(prompt.points) else None,
+        point_labels=prompt.labels if len(prompt.points) else None,
+        box=prompt.box,
         mask_input=None if low is None else low[None],
-        multimask_output=lone,
+        multimask_output=multimask,
     )
     best = int(scores.argmax())
     return masks[best], scores[best], logits[best]
 
 
-def same(answer, expected):
+def assert_same(prediction, expected):
     mask, score, logits = expected
-    np.testing.assert_allclose(answer.logits.numpy(), logits, atol=1e-5)
-    assert answer.score == pytest.approx(float(score), abs=1e-5)
-    assert (answer.mask.numpy() != mask).mean() < 1e-3
+    np.testing.assert_allclose(prediction.logits.numpy(), logits, atol=1e-5)
+    assert prediction.score == pytest.approx(float(score), abs=1e-5)
+    assert (prediction.mask.numpy() != mask).mean() < 1e-3
 
 
-def test_every_form_at_once_equals_the_predictor_one_by_one(image, predictor):
-    said = [told(prompt, image.size) for prompt in PROMPTS.values()]
-    for answer, one in zip(answer_all(image, said), said):
-        same(answer, ask(predictor, one))
+def test_batched_prompts_equal_single_ones(image, predictor):
+    prompts = [to_sam_prompt(prompt, image.size) for prompt in PROMPTS.values()]
+    for prediction, prompt in zip(predict_masks(image, prompts), prompts):
+        assert_same(prediction, predict_alone(predictor, prompt))
 
 
-def test_the_second_round_starts_from_the_first(image, predictor):
-    said = [told(prompt, image.size) for prompt in PROMPTS.values()]
-    first = answer_all(image, said)
-    second = answer_all(image, said, [one.logits for one in first])
+def test_second_step_starts_from_the_logits_of_the_first(image, predictor):
+    prompts = [to_sam_prompt(prompt, image.size) for prompt in PROMPTS.values()]
+    first = predict_masks(image, prompts)
+    second = predict_masks(image, prompts, [prediction.logits for prediction in first])
     changed = 0
-    for before, after, one in zip(first, second, said):
-        same(after, ask(predictor, one, before.logits.numpy()))
+    for before, after, prompt in zip(first, second, prompts):
+        assert_same(after, predict_alone(predictor, prompt, before.logits.numpy()))
         changed += not torch.allclose(before.logits, after.logits)
-    assert changed == len(said)
+    assert changed == len(prompts)
 
 
-def test_a_polygon_tells_box_click_and_mask(image, predictor):
-    said = told(Prompt(polygon=[(20, 10), (70, 10), (70, 50), (20, 50)]), image.size)
-    low = image.mask_prompts(torch.from_numpy(said.mask)[None])[0, 0]
+def test_polygon_gives_box_click_and_mask_prompt(image, predictor):
+    prompt = to_sam_prompt(Prompt(polygon=[(20, 10), (70, 10), (70, 50), (20, 50)]), image.size)
+    low = image.mask_prompts(torch.from_numpy(prompt.mask)[None])[0, 0]
     assert set(low.unique().tolist()) == {-10.0, 10.0}
-    same(answer_all(image, [said])[0], ask(predictor, said, low.numpy()))
+    expected = predict_alone(predictor, prompt, low.numpy())
+    assert_same(predict_masks(image, [prompt])[0], expected)
 
 
-def test_the_mask_of_a_polygon_lies_where_the_polygon_is(image):
-    """Of 60x90 pixels in a square of 128, a mask prompt of 32 has 1 cell for 2.8 pixels."""
-    said = told(Prompt(polygon=[(45, 30), (89, 30), (89, 59), (45, 59)]), image.size)
-    cells = image.mask_prompts(torch.from_numpy(said.mask)[None])[0, 0] > 0
+def test_mask_prompt_of_a_polygon_has_its_position(image):
+    """The mask prompt has 32 cells a side for 90 pixels."""
+    prompt = to_sam_prompt(Prompt(polygon=[(45, 30), (89, 30), (89, 59), (45, 59)]), image.size)
+    cells = image.mask_prompts(torch.from_numpy(prompt.mask)[None])[0, 0] > 0
     rows, columns = (cells.any(axis).nonzero().flatten() for axis in (1, 0))
     assert rows[0] == pytest.approx(30 * 32 / 90, abs=1)
     assert rows[-1] == pytest.approx(59 * 32 / 90, abs=1)
@@ -84,7 +85,7 @@ def test_the_mask_of_a_polygon_lies_where_the_polygon_is(image):
     assert columns[-1] == 31
 
 
-def test_64_prompts_on_one_image_encode_it_once(sam, pixels, encoded):
+def test_64_prompts_encode_the_image_once(sam, pixels, encoded):
     rng = np.random.default_rng(0)
     prompts = [Prompt(inside=[(int(x), int(y))]) for x, y in rng.integers(0, 60, (40, 2))]
     prompts += [Prompt(box=(x, 5, x + 20, 30)) for x in range(24)]
@@ -93,13 +94,12 @@ def test_64_prompts_on_one_image_encode_it_once(sam, pixels, encoded):
     assert len(encoded) == 1
 
 
-def test_answers_do_not_depend_on_the_company(image):
-    said = [told(prompt, image.size) for prompt in PROMPTS.values()]
-    together = answer_all(image, said)
-    for one, answer in zip(said, together):
-        alone = answer_all(image, [one])[0]
-        torch.testing.assert_close(alone.logits, answer.logits, atol=1e-5, rtol=1e-5)
+def test_masks_do_not_depend_on_the_other_prompts(image):
+    prompts = [to_sam_prompt(prompt, image.size) for prompt in PROMPTS.values()]
+    for prompt, prediction in zip(prompts, predict_masks(image, prompts)):
+        alone = predict_masks(image, [prompt])[0]
+        torch.testing.assert_close(alone.logits, prediction.logits, atol=1e-5, rtol=1e-5)
 
 
-def test_no_prompts_no_answers(image):
-    assert answer_all(image, []) == []
+def test_no_prompts_give_no_masks(image):
+    assert predict_masks(image, []) == []

@@ -1,4 +1,4 @@
-"""One object in several steps, and one common result."""
+"""Interactive sessions step by step, and segmentation of several prompts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from segment_anything import SamPredictor
 
 from hipie.segmentation import Segmentation
-from hipie_interactive.prompts import Prompt, PromptError
+from hipie_interactive.modeling.prompts import Prompt, PromptError
 from hipie_interactive.session import Session, segment
 
 
-def test_steps_are_those_of_the_predictor_fed_with_its_last_mask(sam, pixels, encoded):
+def test_steps_equal_sam_predictor_with_its_last_mask(sam, pixels, encoded):
     session = Session(sam, pixels, "thing")
     session.add(Prompt(inside=[(40, 30)]))
     found = session.add({"outside": [(10, 10)], "inside": [(60, 40)]})
@@ -30,31 +30,31 @@ def test_steps_are_those_of_the_predictor_fed_with_its_last_mask(sam, pixels, en
     assert (found.masks[0] != masks[0]).mean() < 1e-3
 
 
-def test_undo_goes_one_step_back(sam, pixels):
+def test_undo_restores_the_previous_mask(sam, pixels):
     session = Session(sam, pixels)
     assert len(session.result()) == 0
     first = session.add(Prompt(inside=[(40, 30)]))
     session.add(Prompt(outside=[(10, 10)]))
     assert np.array_equal(session.undo().masks, first.masks)
     assert len(session.undo()) == 0
-    with pytest.raises(PromptError, match="no step to take back"):
+    with pytest.raises(PromptError, match="no step to undo"):
         session.undo()
 
 
-def test_a_contradiction_of_an_earlier_step_changes_nothing(sam, pixels):
+def test_contradiction_of_an_earlier_step_leaves_the_session_unchanged(sam, pixels):
     session = Session(sam, pixels)
     session.add(Prompt(inside=[(40, 30)]))
-    with pytest.raises(PromptError, match=r"the pixel \(40, 30\) was said to be inside before"):
+    with pytest.raises(PromptError, match=r"the pixel \(40, 30\) is inside in an earlier prompt"):
         session.add(Prompt(outside=[(40.5, 30.5)]))
     assert len(session) == 1
 
 
-def test_the_first_step_says_where_the_object_is(sam, pixels):
-    with pytest.raises(PromptError, match="does not say where"):
+def test_first_step_needs_a_point_on_the_object(sam, pixels):
+    with pytest.raises(PromptError, match="does not locate"):
         Session(sam, pixels).add(Prompt(outside=[(1, 1)]))
 
 
-def test_a_new_box_replaces_the_old_and_a_polygon_its_mask(sam, pixels):
+def test_new_box_or_polygon_replaces_the_box(sam, pixels):
     session = Session(sam, pixels)
     session.add(Prompt(box=(5, 5, 30, 30)))
     boxed = session.add(Prompt(box=(10, 8, 70, 50)))
@@ -63,7 +63,7 @@ def test_a_new_box_replaces_the_old_and_a_polygon_its_mask(sam, pixels):
     assert boxed.masks.shape == drawn.masks.shape == (1, 60, 90)
 
 
-def test_prompts_as_dicts_and_their_mistakes(sam, pixels):
+def test_prompts_as_dicts(sam, pixels):
     found = segment(sam, pixels, [{"inside": [(40, 30)], "label": "cup"}, Prompt(box=(1, 1, 9, 9))])
     assert found.labels == ["cup", "object"]
     assert found.to_coco()[0]["segmentation"]["size"] == [60, 90]

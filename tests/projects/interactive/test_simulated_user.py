@@ -1,4 +1,4 @@
-"""The simulated user on a SAM, and on one that always knows better."""
+"""The simulated user on SAM, and on a model that paints discs around clicks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from segment_anything import SamPredictor
 
 from hipie.modeling.sam.predictor import SamMasks
-from hipie_interactive.click_sampler import next_click
-from hipie_interactive.prompts import PromptError
-from hipie_interactive.simulated_user import iou, simulate
+from hipie_interactive.modeling.click_sampler import next_click
+from hipie_interactive.modeling.prompts import PromptError
+from hipie_interactive.modeling.simulated_user import iou, simulate_clicks
 
 
 def squares(size=(60, 90)):
@@ -21,8 +21,8 @@ def squares(size=(60, 90)):
     return targets
 
 
-class Painter:
-    """Stands for an encoded image: each click paints a disc of its kind around itself."""
+class DiscPainter:
+    """Encoded image on which each click paints or erases a disc around itself."""
 
     def __init__(self, size, radius):
         self.size, self.radius = size, radius
@@ -39,9 +39,9 @@ class Painter:
         return SamMasks(painted, torch.ones(len(points), 1), torch.zeros(len(points), 1, 8, 8))
 
 
-def test_rounds_equal_the_predictor_clicked_on_by_hand(sam, pixels, image):
+def test_rounds_equal_sam_predictor_with_the_same_clicks(sam, pixels, image):
     target = squares()[1]
-    found = simulate(image, target[None], 4)[0]
+    found = simulate_clicks(image, target[None], 4)[0]
     predictor = SamPredictor(sam.model)
     predictor.set_image(pixels)
     mask, clicked, low, places, kinds = np.zeros_like(target), np.zeros_like(target), None, [], []
@@ -59,49 +59,49 @@ def test_rounds_equal_the_predictor_clicked_on_by_hand(sam, pixels, image):
         assert found.ious[step] == pytest.approx(iou(mask, target), abs=2e-3)
 
 
-def test_the_image_is_encoded_once_for_all_objects_and_clicks(sam, pixels, encoded):
-    found = simulate(sam.encode(pixels), squares(), 6)
-    assert [len(one.ious) for one in found] == [6, 6, 6]
+def test_image_is_encoded_once_for_all_objects_and_clicks(sam, pixels, encoded):
+    found = simulate_clicks(sam.encode(pixels), squares(), 6)
+    assert [len(clicks.ious) for clicks in found] == [6, 6, 6]
     assert len(encoded) == 1
 
 
-def test_objects_do_not_disturb_each_other(image):
-    together = simulate(image, squares(), 3)
-    for one, target in zip(together, squares()):
-        alone = simulate(image, target[None], 3)[0]
-        assert one.clicks == alone.clicks
-        assert one.ious == pytest.approx(alone.ious)
+def test_objects_are_independent(image):
+    together = simulate_clicks(image, squares(), 3)
+    for joint, target in zip(together, squares()):
+        alone = simulate_clicks(image, target[None], 3)[0]
+        assert joint.clicks == alone.clicks
+        assert joint.ious == pytest.approx(alone.ious)
 
 
-def test_a_model_that_listens_gets_there():
-    painter = Painter((60, 90), 5)
-    found = simulate(painter, squares()[:2], 20)
-    for one in found:
-        assert one.ious[-1] > 0.7
-        assert one.ious[-1] > one.ious[0]
+def test_iou_rises_on_a_responsive_model():
+    painter = DiscPainter((60, 90), 5)
+    found = simulate_clicks(painter, squares()[:2], 20)
+    for clicks in found:
+        assert clicks.ious[-1] > 0.7
+        assert clicks.ious[-1] > clicks.ious[0]
     points, labels, multimask, given = painter.rounds[0]
     assert points[0, 0].tolist() == [14, 14]
     assert labels.tolist() == [[1], [1]]
     assert multimask
     assert not given
-    assert [one[2:] for one in painter.rounds[1:]] == [(False, True)] * 19
+    assert [call[2:] for call in painter.rounds[1:]] == [(False, True)] * 19
 
 
-def test_a_finished_object_is_left_alone():
-    painter = Painter((60, 90), 0)
-    found = simulate(painter, squares()[[2, 0]], 3)
-    assert found[0].ious == [1.0, 1.0, 1.0]
+def test_finished_object_gets_no_more_clicks():
+    painter = DiscPainter((60, 90), 0)
+    found = simulate_clicks(painter, squares()[[2, 0]], 3)
+    assert found[0].ious == (1.0, 1.0, 1.0)
     assert len(found[0].clicks) == 1
-    assert [len(one[0]) for one in painter.rounds] == [2, 1, 1]
+    assert [len(call[0]) for call in painter.rounds] == [2, 1, 1]
     assert len(found[1].clicks) == 3
 
 
-def test_bad_targets_are_one_expression(image):
+def test_invalid_targets_are_refused(image):
     targets = squares()
     targets[1] = False
     with pytest.raises(PromptError, match="target 1 is empty, so there is nothing to click on"):
-        simulate(image, targets, 3)
+        simulate_clicks(image, targets, 3)
     with pytest.raises(PromptError, match=r"\[N, 60, 90\]"):
-        simulate(image, squares((60, 91)), 3)
-    with pytest.raises(PromptError, match="clicks 0 times"):
-        simulate(image, squares(), 0)
+        simulate_clicks(image, squares((60, 91)), 3)
+    with pytest.raises(PromptError, match="number of simulated clicks is 0"):
+        simulate_clicks(image, squares(), 0)

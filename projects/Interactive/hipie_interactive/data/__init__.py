@@ -1,1 +1,1 @@
-"""Registered data sets as images with objects to click on."""
+"""Registered data sets with the masks of their objects as targets."""

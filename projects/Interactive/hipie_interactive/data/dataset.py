@@ -1,4 +1,4 @@
-"""Registered data sets as images with objects to click on."""
+"""Dataset mapper of interactive segmentation: images with the masks of their objects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from hipie.data.image_io import image_to_tensor, read_label_map, read_record_ima
 
 
 class TargetsMapper:
-    """A record with instances -> the image, unresized, and the masks of its objects.
+    """Map a record with instances to an image at its original size and the masks of its objects.
 
-    Crowds and empty masks are left out; of a panoptic map, so is stuff.
+    Crowds, stuff and empty masks are left out.
     """
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A dict with `image` [3, H, W] RGB, `targets` [N, H, W] bool, and the record's names.
+        """Read the image and the masks of a record.
+
+        Returns:
+            A dict with `image` [3, H, W] RGB, `targets` [N, H, W] bool, `file_name`, `height`,
+            `width` and `image_id`.
 
         Raises:
             ValueError: naming the file, if a file cannot be read or sizes disagree.
@@ -34,18 +38,18 @@ class TargetsMapper:
         return item
 
     def _masks(self, record: dict[str, Any]) -> np.ndarray:
-        still = NoOpTransform()
+        transform = NoOpTransform()
         if "pan_seg_file_name" in record:
-            things = [one for one in record["segments_info"] if one.get("isthing", True)]
-            colours = read_label_map(record["pan_seg_file_name"])
-            return panoptic_masks(colours, things, still)[0]
+            things = [s for s in record["segments_info"] if s.get("isthing", True)]
+            labels = read_label_map(record["pan_seg_file_name"])
+            return panoptic_masks(labels, things, transform)[0]
         size = record["height"], record["width"]
-        return instance_masks(record["annotations"], *size, still)[0]
+        return instance_masks(record["annotations"], *size, transform)[0]
 
 
 @DATASET_MAPPER_REGISTRY.register()
 def interactive_targets(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
-    """Build records and mapper of a data set with instances.
+    """Build the records and the mapper of a data set with instances.
 
     Raises:
         ValueError: in training, and for a data set without instances.

@@ -1,0 +1,1 @@
+"""Prompts, their masks by SAM, and the simulated user."""

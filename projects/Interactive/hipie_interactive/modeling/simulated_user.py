@@ -1,0 +1,113 @@
+"""Simulated user, who clicks on the largest error of a mask a given number of times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from hipie.modeling.sam.predictor import SamImage
+from hipie_interactive.modeling.click_sampler import Click, next_click
+from hipie_interactive.modeling.predict import predict_masks
+from hipie_interactive.modeling.prompts import PromptError, SamPrompt
+
+
+@dataclass(frozen=True)
+class SimulatedClicks:
+    """Clicks on one object and their effect.
+
+    Attributes:
+        clicks: in order; fewer than the given number if no error was left.
+        ious: IoU with the target after each of the given number of clicks; the last one is
+            repeated once no error is left.
+        mask: [H, W] bool, after the last click.
+        score: SAM's prediction of its IoU.
+    """
+
+    clicks: tuple[Click, ...]
+    ious: tuple[float, ...]
+    mask: np.ndarray
+    score: float
+
+
+@dataclass
+class _ObjectState:
+    target: np.ndarray
+    mask: np.ndarray
+    clicked: np.ndarray
+    clicks: list[Click] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    score: float = 0.0
+    logits: Tensor | None = None
+    done: bool = False
+
+
+def simulate_clicks(image: SamImage, targets: np.ndarray, clicks: int) -> list[SimulatedClicks]:
+    """Click on every object a number of times.
+
+    Args:
+        image: encoded.
+        targets: [N, H, W] bool, ground-truth masks.
+        clicks: on each object.
+
+    Raises:
+        PromptError: if a target is empty or of another size than the image.
+    """
+    _check_targets(targets, image.size, clicks)
+    objects = [
+        _ObjectState(target, np.zeros_like(target), np.zeros_like(target))
+        for target in targets.astype(bool)
+    ]
+    for _ in range(clicks):
+        _click_once([state for state in objects if not state.done], image)
+    return [
+        SimulatedClicks(
+            tuple(state.clicks),
+            tuple(state.ious + state.ious[-1:] * (clicks - len(state.ious))),
+            state.mask,
+            state.score,
+        )
+        for state in objects
+    ]
+
+
+def iou(mask: np.ndarray, target: np.ndarray) -> float:
+    """Compute the IoU of a mask with a target that is not empty, each [H, W] bool."""
+    return int((mask & target).sum()) / int((mask | target).sum())
+
+
+def _click_once(objects: list[_ObjectState], image: SamImage) -> None:
+    for state in objects:
+        click = next_click(state.target, state.mask, state.clicked)
+        if click is None:
+            state.done = True
+            continue
+        state.clicked[click.y, click.x] = True
+        state.clicks.append(click)
+    active = [state for state in objects if not state.done]
+    prompts = [_prompt_of(state.clicks) for state in active]
+    predictions = predict_masks(image, prompts, [state.logits for state in active])
+    for state, prediction in zip(active, predictions, strict=True):
+        state.mask, state.logits = prediction.mask.cpu().numpy(), prediction.logits
+        state.score = prediction.score
+        state.ious.append(iou(state.mask, state.target))
+
+
+def _prompt_of(clicks: list[Click]) -> SamPrompt:
+    table = np.array(clicks, float)
+    return SamPrompt(table[:, :2], table[:, 2].astype(int))
+
+
+def _check_targets(targets: np.ndarray, size: tuple[int, int], clicks: int) -> None:
+    if targets.ndim != 3 or tuple(targets.shape[1:]) != size:
+        raise PromptError(
+            f"the targets are {list(targets.shape)}, and the image needs [N, {size[0]}, {size[1]}]"
+        )
+    empty = np.flatnonzero(~targets.any((1, 2)))
+    if len(empty):
+        raise PromptError(f"target {empty[0]} is empty, so there is nothing to click on")
+    if clicks < 1:
+        raise PromptError(
+            f"the number of simulated clicks is {clicks}; MODEL.INTERACTIVE.CLICKS is 1 or more"
+        )
