@@ -70,14 +70,14 @@ def sweep(
         judges[alpha, beta].reset()
     with torch.no_grad():
         for inputs in build_test_loader(cfg, name):
-            looked = model.look(inputs)
+            output = model.decode(inputs)
             clip_scores = [model.clip_scores(item) for item in inputs]
             for (alpha, beta), judge in judges.items():
                 joined = ScoreEnsemble(
                     (alpha,) * 2, (beta,) * 2, plain.way, plain.thing_temperature
                 )
                 other = [scores.with_ensemble(joined) for scores in clip_scores]
-                judge.process(inputs, model.answer(inputs, looked, other))
+                judge.process(inputs, model.postprocess(inputs, output, other))
     return {pair: judge.evaluate() for pair, judge in judges.items()}
 
 

@@ -1,28 +1,319 @@
-"""The networks' own numbers, before anything is chosen, merged or thresholded."""
+"""Tensors that travel between the modules of a model.
+
+Shapes: B images or (image, expression) pairs, N queries of a layer, Q matching queries, M objects of
+a batch, K classes, T tokens, C channels, L feature levels, S tokens of all levels, H x W pixels of
+the padded canvas. Boxes are (centre x, centre y, width, height) in 0..1 of the unpadded image for
+things and of the padded canvas for stuff.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hipie.modeling.criterion.predictions import LayerPrediction
+Size = tuple[int, int]
+TokenSpans = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class FeatureLevels:
+    """L feature maps of B images, flattened and concatenated to S = sum of areas tokens.
+
+    Attributes:
+        tokens: [B, S, C].
+        position_embeddings: [B, S, C], added to queries and keys.
+        padding_mask: [B, S] bool, True where padded.
+        spatial_shapes: [L, 2] int64 (height, width).
+        level_start_index: [L] int64, the first token of every level.
+        valid_ratios: [B, L, 2] share of every level's canvas that an image covers, (x, y).
+        sizes: (height, width) of every level as Python numbers.
+    """
+
+    tokens: Tensor
+    position_embeddings: Tensor
+    padding_mask: Tensor
+    spatial_shapes: Tensor
+    level_start_index: Tensor
+    valid_ratios: Tensor
+    sizes: tuple[Size, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def select(self, image_index: Tensor) -> FeatureLevels:
+        """Features of the images [n], repeated as often as an image is named."""
+        return replace(
+            self,
+            tokens=self.tokens[image_index],
+            position_embeddings=self.position_embeddings[image_index],
+            padding_mask=self.padding_mask[image_index],
+            valid_ratios=self.valid_ratios[image_index],
+        )
+
+    def with_tokens(self, tokens: Tensor) -> FeatureLevels:
+        """The same levels with other tokens [B, S, C]."""
+        return replace(self, tokens=tokens)
+
+    def to_maps(self) -> list[Tensor]:
+        """Tokens as L maps [B, C, h, w]."""
+        levels = self.tokens.split([h * w for h, w in self.sizes], dim=1)
+        return [
+            level.transpose(1, 2).unflatten(2, size)
+            for level, size in zip(levels, self.sizes, strict=True)
+        ]
+
+    def reference_points(self) -> Tensor:
+        """[B, S, L, 2] pixel centre (x, y) of every token in 0..1 of each level's canvas."""
+        points = []
+        for level, (height, width) in enumerate(self.sizes):
+            y, x = torch.meshgrid(
+                torch.arange(height, device=self.tokens.device) + 0.5,
+                torch.arange(width, device=self.tokens.device) + 0.5,
+                indexing="ij",
+            )
+            grid = torch.stack([x, y], dim=-1).view(1, -1, 2)
+            valid = self.valid_ratios[:, level, None] * self.valid_ratios.new_tensor(
+                [width, height]
+            )
+            points.append(grid / valid)
+        return torch.cat(points, dim=1)[:, :, None] * self.valid_ratios[:, None]
+
+
+@dataclass(frozen=True)
+class DenoisingLayout:
+    """Order of the noised copies of objects among the denoising queries.
+
+    Copy `g` of object `i` is query `g * group_size + i`; where `negatives` is true its negative
+    follows `max_objects` later. Images with fewer objects leave their queries unused.
+    """
+
+    num_groups: int
+    max_objects: int
+    negatives: bool
+
+    @property
+    def group_size(self) -> int:
+        """Queries of one group."""
+        return self.max_objects * (2 if self.negatives else 1)
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of all groups."""
+        return self.num_groups * self.group_size
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """Predictions of one decoder layer (or of the two-stage proposals) for N queries.
+
+    Attributes:
+        boxes: [B, N, 4] cxcywh in 0..1.
+        logits: [B, N, T] one logit a token; T is 1 for a pooled expression or a class-agnostic
+            proposal. None as long as no text was given.
+        class_embeddings: [B, N, C] query features that the class head compares with text; kept
+            where text comes later.
+        mask_embeddings: [B, N, C] query features that the mask head reads; None = no masks.
+        mask_centers: [B, N, 2] (x, y) in pixels of the input that masks are relative to, for mask
+            heads that use coordinates.
+        iou_logits: [B, N, 1] predicted IoU of the boxes before the sigmoid, or None.
+    """
+
+    boxes: Tensor
+    logits: Tensor | None = None
+    class_embeddings: Tensor | None = None
+    mask_embeddings: Tensor | None = None
+    mask_centers: Tensor | None = None
+    iou_logits: Tensor | None = None
+
+    def select_queries(self, queries: slice) -> LayerOutput:
+        """Predictions of a range of the queries."""
+        return self._indexed(lambda tensor: tensor[:, queries])
+
+    def select_images(self, image_index: Tensor) -> LayerOutput:
+        """Predictions of the images [n], repeated as often as an image is named."""
+        return self._indexed(lambda tensor: tensor[image_index])
+
+    def of_image(self, image: int) -> LayerOutput:
+        """Predictions of one image, B = 1."""
+        return self._indexed(lambda tensor: tensor[image : image + 1])
+
+    def _indexed(self, index: Callable[[Tensor], Tensor]) -> LayerOutput:
+        tensors = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return LayerOutput(
+            **{name: None if one is None else index(one) for name, one in tensors.items()}
+        )
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """Output of one decoder (things or stuff) for B images.
+
+    Attributes:
+        layers: one entry a supervised layer, the last one last. At inference only the last.
+        mask_features: B tensors [C, h, w] that the mask head combines with mask embeddings.
+        references: [B, Q, 4] boxes that entered the first layer.
+        proposal_index: [B, Q] token that every matching query came from, counted in the order of
+            the decoder's levels: from stride 8 for things, from stride 64 for stuff.
+        proposals: of the two-stage head; None outside training for things.
+        denoising: as `layers`, for the denoising queries; empty without denoising.
+        denoising_layout: their order, or None.
+    """
+
+    layers: tuple[LayerOutput, ...]
+    mask_features: tuple[Tensor, ...]
+    references: Tensor
+    proposal_index: Tensor
+    proposals: LayerOutput | None = None
+    denoising: tuple[LayerOutput, ...] = ()
+    denoising_layout: DenoisingLayout | None = None
+
+    def of_image(self, image: int, mask_head: MaskHead) -> ImageQueries:
+        """Predictions of the last layer for one image (or pair)."""
+        return ImageQueries(
+            self.layers[-1].of_image(image), mask_head, self.mask_features[image : image + 1]
+        )
+
+    def select_images(self, image_index: Tensor) -> DecoderOutput:
+        """Output for the images [n], repeated as often as an image is named; no denoising."""
+        return DecoderOutput(
+            layers=tuple(layer.select_images(image_index) for layer in self.layers),
+            mask_features=tuple(self.mask_features[i] for i in image_index.tolist()),
+            references=self.references[image_index],
+            proposal_index=self.proposal_index[image_index],
+            proposals=self.proposals and self.proposals.select_images(image_index),
+        )
+
+
+class MaskHead(Protocol):
+    """Computes masks of chosen queries, so that all masks need never exist at once."""
+
+    def logits(
+        self,
+        layer: LayerOutput,
+        mask_features: Sequence[Tensor],
+        image_index: Tensor,
+        query_index: Tensor,
+        points: Tensor | None = None,
+    ) -> Tensor:
+        """Mask logits of n queries.
+
+        Args:
+            layer: with `mask_embeddings` (and `mask_centers` where the head uses coordinates).
+            mask_features: B tensors [C, h, w].
+            image_index, query_index: [n] int64.
+            points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
+
+        Returns:
+            [n, H / 4, W / 4], or [n, P] at the points.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskContext:
+    """The mask head of a decoder with the features it needs.
+
+    Attributes:
+        head: computes masks of chosen queries.
+        features: B tensors [C, h, w].
+        frames: [B, 2] part of the canvas (x, y) that points in 0..1 span on the ground truth; None
+            = all of it. Used in matching only.
+    """
+
+    head: MaskHead
+    features: tuple[Tensor, ...]
+    frames: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ImageQueries:
+    """Predictions of one decoder layer for the Q queries of one image.
+
+    Attributes:
+        layer: with B = 1.
+        mask_head: of the decoder.
+        mask_features: one tensor [C, h, w].
+    """
+
+    layer: LayerOutput
+    mask_head: MaskHead
+    mask_features: tuple[Tensor, ...]
+
+    def masks(self, query_index: Tensor) -> Tensor:
+        """Mask logits of chosen queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
+        image_index = torch.zeros_like(query_index)
+        masks = self.mask_head.logits(self.layer, self.mask_features, image_index, query_index)
+        return masks.float()
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of B images before any text: computed once, used with many prompts.
+
+    Attributes:
+        image_sizes: (height, width) of each unpadded image as the model reads it.
+        canvas_size: (H, W) they are padded to.
+        things: projected levels of the thing encoder, from stride 8 on.
+        stuff: output of the stuff decoder without class logits (late fusion: text is read by its
+            class head only); None if the model has no such decoder or it was not asked for.
+    """
+
+    image_sizes: tuple[Size, ...]
+    canvas_size: Size
+    things: FeatureLevels
+    stuff: DecoderOutput | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_sizes)
+
+    def select(self, image_index: Sequence[int]) -> ImageFeatures:
+        """Features of some of the images, repeated as often as an image is named."""
+        index = torch.as_tensor(image_index, dtype=torch.long, device=self.things.tokens.device)
+        return ImageFeatures(
+            image_sizes=tuple(self.image_sizes[i] for i in index.tolist()),
+            canvas_size=self.canvas_size,
+            things=self.things.select(index),
+            stuff=self.stuff and self.stuff.select_images(index),
+        )
+
+
+@dataclass(frozen=True)
+class HIPIEOutput:
+    """Outputs of both decoders of HIPIE before postprocessing.
+
+    Attributes:
+        things: of the thing decoder.
+        stuff: of the stuff decoder, if there is one and a vocabulary was given.
+        image_sizes: (height, width) of each unpadded image.
+        token_spans: per image K tuples, the tokens of each class.
+        fused_text: [B, T, C] text features after early fusion.
+        encoder_memory: [B, S, C] output of the thing encoder, from stride 8 on.
+    """
+
+    things: DecoderOutput
+    stuff: DecoderOutput | None
+    image_sizes: tuple[Size, ...]
+    token_spans: tuple[TokenSpans, ...]
+    fused_text: Tensor
+    encoder_memory: Tensor
 
 
 @dataclass(frozen=True)
 class RawBranch:
-    """What the last layer of one branch says of Q queries.
+    """Predictions of the last layer of one decoder for Q queries.
 
     Attributes:
         token_logits: [B, Q, T] one logit a token; T is 1 for an expression.
         boxes: [B, Q, 4] cxcywh in 0..1: of the image for things, of the canvas for stuff.
-        mask_logits: [B, M, h, w] at a quarter of the canvas, of all queries or of those asked for.
-        references: [B, Q, 4] the boxes that the decoder started from, as `boxes`.
-        proposals: [B, Q] the position each query came from, counted as the branch's decoder
-            flattens its levels: from stride 8 on for things, from stride 64 on for stuff.
-        iou_logits: [B, Q, 1] predicted quality of the boxes; things only.
+        mask_logits: [B, M, h, w] at a quarter of the canvas, of all queries or of those requested.
+        references: [B, Q, 4] the boxes that entered the decoder, as `boxes`.
+        proposals: [B, Q] token that each query came from, counted as the decoder flattens its
+            levels: from stride 8 on for things, from stride 64 on for stuff.
+        iou_logits: [B, Q, 1] predicted IoU of the boxes before the sigmoid; things only.
     """
 
     token_logits: Tensor
@@ -35,14 +326,14 @@ class RawBranch:
 
 @dataclass(frozen=True)
 class RawPredictions:
-    """Both branches' numbers for B images, or B (image, expression) pairs in order.
+    """Network outputs for B images, or for B (image, expression) pairs in order.
 
     Attributes:
         things: of the matching queries; background queries are left out.
         stuff: of the stuff queries.
-        fused_text: [B, T, C] words after they have seen the pixels; T counts the unpadded caption,
-            start and end markers included.
-        encoder_memory: [B, S, C] the thing encoder's result, from stride 8 on.
+        fused_text: [B, T, C] text features after early fusion; T counts the unpadded caption, start
+            and end markers included.
+        encoder_memory: [B, S, C] output of the thing encoder, from stride 8 on.
     """
 
     things: RawBranch
@@ -51,47 +342,91 @@ class RawPredictions:
     encoder_memory: Tensor
 
 
-def raw_branch(
-    last: LayerPrediction,
-    *,
-    first_query: int,
-    references: Tensor,
-    proposals: Tensor,
-    masks_of: Sequence[int] | Tensor | None,
-) -> RawBranch:
-    """Gather a branch's numbers.
+@dataclass(frozen=True)
+class Targets:
+    """N ground-truth objects of one image (or of one expression).
 
-    Args:
-        last: the prediction of its last layer.
-        first_query: how many queries at the start are left out.
-        references: [B, N, 4] of all queries.
-        proposals: [B, Q].
-        masks_of: which queries' masks are made (0 = the first that is not left out); None = all.
-
-    Raises:
-        ValueError: if a query is asked for that does not exist.
+    Attributes:
+        labels: [N] int64, index of the class in the vocabulary (0 for an expression).
+        boxes: [N, 4] cxcywh in 0..1 of the unpadded image.
+        masks: [N, H, W] bool on the padded canvas.
+        is_thing: [N] bool.
+        positive_map: [N, T] bool, the tokens that name the object ([N, 1] for an expression).
+        image_size: (height, width) of the unpadded image in pixels.
     """
-    logits = last.token_logits[:, first_query:]
-    count = logits.shape[1]
-    wanted = torch.arange(count) if masks_of is None else torch.as_tensor(masks_of).long()
-    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < count:
-        raise ValueError(f"masks of query {int(wanted.max())} asked for; there are {count}")
-    wanted = wanted.to(logits.device)
-    rows = torch.arange(len(logits), device=logits.device)
-    masks = last.masks(
-        rows.repeat_interleave(len(wanted)), (wanted + first_query).repeat(len(rows))
-    )
-    return RawBranch(
-        token_logits=logits,
-        boxes=last.boxes[:, first_query:],
-        mask_logits=masks.unflatten(0, (len(rows), len(wanted))),
-        references=references[:, first_query:],
-        proposals=proposals,
-        iou_logits=None if last.iou_logits is None else last.iou_logits[:, first_query:],
-    )
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    is_thing: Tensor
+    positive_map: Tensor
+    image_size: Size
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def boxes_on_canvas(self) -> Tensor:
+        """[N, 4] cxcywh in 0..1 of the padded canvas, the frame of the stuff decoder."""
+        height, width = self.image_size
+        canvas_height, canvas_width = self.masks.shape[-2:]
+        scale = self.boxes.new_tensor([width / canvas_width, height / canvas_height])
+        return self.boxes * scale.repeat(2)
 
 
-TokenSpans = tuple[tuple[int, ...], ...]
+@dataclass(frozen=True)
+class BatchedTargets:
+    """M ground-truth objects of B images, concatenated so that losses index instead of looping.
+
+    Attributes:
+        boxes: [M, 4] cxcywh, float32, in the frame of the decoder.
+        is_thing: [M] bool.
+        positive_map: [M, T] bool.
+        masks: [M, H, W] bool.
+        starts: index of the first object of each image, and M: B + 1 numbers.
+    """
+
+    boxes: Tensor
+    is_thing: Tensor
+    positive_map: Tensor
+    masks: Tensor
+    starts: tuple[int, ...]
+
+    @classmethod
+    def concatenate(cls, targets: Sequence[Targets], *, on_canvas: bool = False) -> BatchedTargets:
+        """Concatenate the targets of a batch.
+
+        Args:
+            targets: one an image, at least one.
+            on_canvas: boxes in 0..1 of the padded canvas instead of the unpadded image.
+
+        Raises:
+            ValueError: if a box of an object is not finite.
+        """
+        boxes = [t.boxes_on_canvas() if on_canvas else t.boxes for t in targets]
+        starts = [0]
+        for i, image_boxes in enumerate(boxes):
+            if not bool(torch.isfinite(image_boxes).all()):
+                raise ValueError(f"an annotated box of image {i} of the batch is not finite")
+            starts.append(starts[-1] + len(image_boxes))
+        return cls(
+            boxes=torch.cat(boxes).float(),
+            is_thing=torch.cat([t.is_thing for t in targets]),
+            positive_map=torch.cat([t.positive_map for t in targets]),
+            masks=torch.cat([t.masks for t in targets]),
+            starts=tuple(starts),
+        )
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def num_images(self) -> int:
+        """B."""
+        return len(self.starts) - 1
+
+    def of_image(self, image: int) -> slice:
+        """Target indices of one image's objects."""
+        return slice(self.starts[image], self.starts[image + 1])
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,34 @@ def _model_keys() -> CN:
     node.LOSS.SUPERVISE_LAST_IOU = False
     # A part is also positive for its whole's name wherever the caption has it (part training).
     node.LOSS.PROPAGATE_PART_TO_WHOLE = False
+    # Names in CRITERION_REGISTRY, MATCHER_REGISTRY and LOSS_REGISTRY of hipie.modeling, and the
+    # weight of every loss term by its key; the weights of stuff are its matching costs, too.
+    node.LOSS.THING_CRITERION = "ThingCriterion"
+    node.LOSS.THING_MATCHER = "SimOTAMatcher"
+    node.LOSS.THING_TERMS = (
+        "class_loss",
+        "box_l1_loss",
+        "giou_loss",
+        "iou_loss",
+        "mask_focal_loss",
+        "mask_dice_loss",
+    )
+    node.LOSS.THING_WEIGHTS = CN(
+        {"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "IOU": 1.0, "MASK": 5.0, "DICE": 5.0},
+        new_allowed=True,
+    )
+    node.LOSS.STUFF_CRITERION = "StuffCriterion"
+    node.LOSS.STUFF_MATCHER = "HungarianMatcher"
+    node.LOSS.STUFF_TERMS = (
+        "class_loss",
+        "mask_cross_entropy_loss",
+        "mask_dice_loss",
+        "box_l1_loss",
+        "giou_loss",
+    )
+    node.LOSS.STUFF_WEIGHTS = CN(
+        {"CLASS": 4.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 5.0, "DICE": 5.0}, new_allowed=True
+    )
 
     node.TEST = _test_keys()
     node.CLIP = _clip_keys()

@@ -39,9 +39,9 @@ def test_every_term_of_the_criteria_has_a_family(make_batch, make_stuff_batch):
 
     things = make_batch([[True, True]])
     stuff = make_stuff_batch([[True, False]])
-    losses = ThingCriterion(16, final_quality=True)(things.output, things.targets, things.text_mask)
+    losses = things.run(ThingCriterion(16, supervise_last_iou=True))
     assert {family(term)[0] for term in losses} == {"things"}
-    losses = StuffCriterion(16)(stuff.output, stuff.targets, stuff.text_mask)
+    losses = stuff.run(StuffCriterion(16))
     assert {family(term)[0] for term in losses} == {"stuff", "denoising"}
 
 

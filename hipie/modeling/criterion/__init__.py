@@ -1,1 +1,1 @@
-"""Losses of the thing decoder and of the stuff decoder."""
+"""Criteria of both decoders: matching, loss terms and their normalisation."""

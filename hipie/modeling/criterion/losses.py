@@ -1,124 +1,370 @@
-"""The loss terms of one prediction, once it is known which query answers for which object.
+"""Loss functions, and the loss terms that criteria compute for a matched layer.
 
-Every function returns a sum over pairs; the criteria divide by their own normalisers.
+A loss term is an entry of `LOSS_REGISTRY`: a `LossTerm` that declares its name, the key of its
+weight, its group and its function. A term from another package is one file and two configuration
+keys::
+
+    @LOSS_REGISTRY.register_term("center", weight_key="CENTER", group="box")
+    def center_loss(matched: MatchedLayer) -> Tensor | None:
+        boxes, targets = matched.paired_boxes
+        return (boxes[:, :2] - targets[:, :2]).abs().sum()
+
+with `MODEL.HIPIE.LOSS.THING_TERMS` naming `center_loss` and, unless 1 is right,
+`MODEL.HIPIE.LOSS.THING_WEIGHTS` holding `CENTER`. It then appears as `loss_center` with the
+suffixes of all layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
+from fvcore.common.registry import Registry
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
-from hipie.modeling.criterion.batched_targets import ObjectTable
-from hipie.modeling.criterion.box_ops import giou, iou, to_corners
+from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 from hipie.modeling.criterion.checks import require_finite
-from hipie.modeling.criterion.dice import dice
-from hipie.modeling.criterion.focal import token_focal
-from hipie.modeling.criterion.point_sampling import sample_logits, sample_objects, uncertain_points
-from hipie.modeling.criterion.predictions import LayerPrediction
+from hipie.modeling.criterion.point_sampling import (
+    point_sample,
+    point_sample_masks,
+    uncertain_points,
+)
 from hipie.modeling.matcher.matching import Matching
+from hipie.structures import BatchedTargets, LayerOutput, MaskContext
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+LOG_EPSILON = 1e-8
 
 
-def class_sum(
-    token_logits: Tensor, matching: Matching, positive_map: Tensor, text_mask: Tensor | None
-) -> Tensor:
-    """Token focal loss of all queries: a matched query's positives are its object's tokens.
+# Functions ----------------------------------------------------------------------------------
+
+
+def focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary focal loss (Lin et al., ICCV 2017) of every element: alpha 0.25, gamma 2.
 
     Args:
-        token_logits: [B, Q, T].
-        matching: pairs; queries without one have only negatives.
-        positive_map: [M, T] bool, a row an object of the table.
-        text_mask: [B, T] bool or None.
+        logits: any shape.
+        targets: 0..1, same shape.
+
+    Returns:
+        Same shape, float32.
     """
-    positive = torch.zeros(token_logits.shape, dtype=torch.bool, device=token_logits.device)
-    positive[matching.image, matching.query] = positive_map[matching.row]
-    return token_focal(token_logits, positive, text_mask)
+    return sigmoid_focal_loss(
+        logits.float(), targets.float(), FOCAL_ALPHA, FOCAL_GAMMA, reduction="none"
+    )
 
 
-def box_sums(
-    boxes: Tensor, matching: Matching, table: ObjectTable, counted: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """L1 distance and 1 - GIoU of the pairs' boxes.
+def token_focal(logits: Tensor, positive: Tensor, text_mask: Tensor | None) -> Tensor:
+    """Sum of the focal loss over all queries and all real tokens.
 
     Args:
-        boxes: [B, Q, 4] cxcywh.
+        logits: [B, Q, T].
+        positive: [B, Q, T] bool, the tokens that name the query's object.
+        text_mask: [B, T] bool, True for real tokens; None: all are real.
+    """
+    if text_mask is None:
+        return focal(logits, positive).sum()
+    real = text_mask.bool()[:, None, :]
+    return (focal(logits.masked_fill(~real, 0.0), positive) * real).sum()
+
+
+def focal_class_cost(logits: Tensor, positive_map: Tensor) -> Tensor:
+    """Focal matching cost of the classes of queries and objects.
+
+    The focal loss as a positive minus the focal loss as a negative, averaged over the object's
+    tokens; 0 for an object whose name is not in the caption.
+
+    Args:
+        logits: [Q, T].
+        positive_map: [N, T] bool.
+
+    Returns:
+        [Q, N] float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probability = logits.float().sigmoid()
+        negative_cost = (
+            (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * -(1 - probability + LOG_EPSILON).log()
+        )
+        positive_cost = (
+            FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * -(probability + LOG_EPSILON).log()
+        )
+        share = positive_map.float()
+        share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
+        return (positive_cost - negative_cost) @ share.T
+
+
+def dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss (Milletari et al., 3DV 2016), 1 - (2 p.g + 1) / (sum p + sum g + 1) of each row.
+
+    Args:
+        logits: [n, P].
+        targets: [n, P] in 0..1.
+
+    Returns:
+        [n].
+    """
+    probability = logits.float().sigmoid()
+    targets = targets.float()
+    intersection = (probability * targets).sum(dim=1)
+    return 1 - (2 * intersection + 1) / (probability.sum(dim=1) + targets.sum(dim=1) + 1)
+
+
+def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of every row of `logits` [Q, P] with every row of `targets` [N, P] -> [Q, N]."""
+    with torch.autocast(logits.device.type, enabled=False):
+        probability = logits.float().sigmoid()
+        targets = targets.float()
+        intersection = probability @ targets.T
+        total = probability.sum(dim=1)[:, None] + targets.sum(dim=1)
+        return 1 - (2 * intersection + 1) / (total + 1)
+
+
+def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross entropy of rows [Q, P] against rows [N, P] of 0..1 -> [Q, N].
+
+    Since BCE(x, t) = softplus(x) - x t, one matrix product suffices; softplus(x) is computed as
+    max(x, 0) - log sigmoid(|x|), which is several times faster on a CPU than the library's and
+    exact enough for a cost.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        base = (logits.clamp(min=0) - logits.abs().sigmoid().log()).sum(dim=1)
+        return (base[:, None] - logits @ targets.float().T) / logits.shape[1]
+
+
+# Terms --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatchedLayer:
+    """A supervised layer with its matching: the input of a loss term.
+
+    Attributes:
+        layer: predictions of B images.
         matching: n pairs.
-        table: the objects.
-        counted: [n] bool, the pairs that take part; None: all.
-    """
-    found = boxes.float()[matching.image, matching.query]
-    wanted = table.boxes[matching.row]
-    distance = (found - wanted).abs().sum(dim=1)
-    apart = 1 - giou(to_corners(found), to_corners(wanted))
-    if counted is not None:
-        distance, apart = distance * counted, apart * counted
-    return distance.sum(), apart.sum()
-
-
-def quality_sum(
-    iou_logits: Tensor, boxes: Tensor, matching: Matching, table: ObjectTable
-) -> Tensor:
-    """Binary cross entropy of the predicted box quality against the IoU that was reached.
-
-    Args:
-        iou_logits: [B, Q, 1].
-        boxes: [B, Q, 4] cxcywh; they get no gradient from here.
-    """
-    found = boxes.detach().float()[matching.image, matching.query]
-    reached = iou(to_corners(found), to_corners(table.boxes[matching.row])).clamp(0, 1)
-    logits = iou_logits.float()[matching.image, matching.query, 0]
-    return F.binary_cross_entropy_with_logits(logits, reached, reduction="sum")
-
-
-def mask_sums(
-    prediction: LayerPrediction,
-    matching: Matching,
-    object_masks: Tensor,
-    *,
-    num_points: int,
-    pointwise: Callable[[Tensor, Tensor], Tensor],
-    first_query: int = 0,
-    name: str = "masks",
-) -> tuple[Tensor, Tensor]:
-    """Mean pointwise loss and dice loss of the pairs' masks at points (see `mask_points`).
-
-    Args:
-        prediction: its `masks` are drawn for the matched queries only.
-        matching: n pairs.
-        object_masks: [M, H, W] bool, a row an object of the table.
+        targets: objects of the batch; `masks` may be at another resolution than the images.
+        positive_map: [M, T] bool, the tokens that name each object.
+        text_mask: [B, T] bool, True for real tokens; None = all are real.
+        has_box: [n] bool, the pairs whose box counts; None = all.
+        masks: mask head and features; None = the layer has no mask losses.
+        supervise_iou: whether the layer has an IoU loss.
         num_points: points a mask.
-        pointwise: (logits, targets) -> loss of each point, both [n, num_points].
-        first_query: what to add to a query's index for `prediction.masks`.
-        name: for the message, should a mask not be finite.
-
-    Raises:
-        NonFiniteError: if a sampled mask logit is nan or infinite.
+        name: of the layer, for error messages.
     """
-    if len(matching) == 0:
-        nothing = prediction.boxes.float()[:, :0].sum()
-        return nothing, nothing
-    masks = prediction.masks(matching.image, matching.query + first_query).float()
-    points = uncertain_points(masks, num_points)
-    logits = sample_logits(masks, points)
-    require_finite(logits.detach(), name)
-    wanted = sample_objects(object_masks, matching.row, points)
-    return pointwise(logits, wanted).mean(dim=1).sum(), dice(logits, wanted).sum()
+
+    layer: LayerOutput
+    matching: Matching
+    targets: BatchedTargets
+    positive_map: Tensor
+    text_mask: Tensor | None = None
+    has_box: Tensor | None = None
+    masks: MaskContext | None = None
+    supervise_iou: bool = False
+    num_points: int = 12544
+    name: str = "a layer"
+
+    @cached_property
+    def paired_boxes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and ground-truth boxes [n, 4] cxcywh of the pairs, float32."""
+        matching = self.matching
+        boxes = self.layer.boxes.float()[matching.image_index, matching.query_index]
+        return boxes, self.targets.boxes[matching.target_index]
+
+    @cached_property
+    def paired_points(self) -> tuple[Tensor, Tensor] | None:
+        """Mask logits and ground truth [n, P] of the pairs at points (see `uncertain_points`).
+
+        None if the layer has no mask losses. Masks of matched queries only are computed.
+
+        Raises:
+            NonFiniteError: if a sampled mask logit is nan or infinite.
+        """
+        if self.masks is None:
+            return None
+        image_index, query_index = self.matching.image_index, self.matching.query_index
+        head, features = self.masks.head, self.masks.features
+        masks = head.logits(self.layer, features, image_index, query_index).float()
+        points = uncertain_points(masks, self.num_points)
+        logits = point_sample(masks, points)
+        require_finite(logits.detach(), f"masks of {self.name}")
+        targets = point_sample_masks(self.targets.masks, self.matching.target_index, points)
+        return logits, targets
+
+    def sum_over_boxes(self, values: Tensor) -> Tensor:
+        """Sum of one value [n] a pair over the pairs whose box counts."""
+        return (values if self.has_box is None else values * self.has_box).sum()
+
+    def zero(self) -> Tensor:
+        """A zero that depends on the layer, so that gradients are defined."""
+        return self.layer.boxes.float()[:, :0].sum()
 
 
-def require_finite_prediction(
-    prediction: LayerPrediction, text_mask: Tensor | None, name: str
-) -> None:
-    """Check the class logits of real tokens, the boxes and the quality logits.
+LossFunction = Callable[[MatchedLayer], "Tensor | None"]
 
-    Raises:
-        NonFiniteError: naming the tensor.
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss term of a matched layer.
+
+    Attributes:
+        name: the loss is logged as `loss_<name>` with the suffix of the layer.
+        weight_key: leaf of `MODEL.HIPIE.LOSS.THING_WEIGHTS` and `STUFF_WEIGHTS` with its weight;
+            1 where the configuration has no such key.
+        group: "ce", "box", "mask" or another: the group under which the progress line sums it.
+            Terms of the thing criterion in the group "box" are divided by the number of pairs that
+            are things, all others by the number of pairs.
+        function: sum of the loss over the pairs of a layer, or None if the layer does not have it.
     """
-    logits = prediction.token_logits.detach()
-    if text_mask is not None:
-        logits = logits.masked_fill(~text_mask.bool()[:, None, :], 0.0)
-    require_finite(logits, f"class logits of {name}")
-    require_finite(prediction.boxes.detach(), f"boxes of {name}")
-    if prediction.iou_logits is not None:
-        require_finite(prediction.iou_logits.detach(), f"quality logits of {name}")
+
+    name: str
+    weight_key: str
+    group: str
+    function: LossFunction
+
+    def __call__(self, matched: MatchedLayer) -> Tensor | None:
+        """Compute the term."""
+        return self.function(matched)
+
+
+class LossRegistry(Registry):
+    """Loss terms by the name of their function."""
+
+    def register_term(
+        self, name: str, *, weight_key: str, group: str
+    ) -> Callable[[LossFunction], LossFunction]:
+        """Decorator that registers a function as a `LossTerm` under the function's own name.
+
+        Args:
+            name, weight_key, group: see `LossTerm`.
+        """
+
+        def register(function: LossFunction) -> LossFunction:
+            self._do_register(function.__name__, LossTerm(name, weight_key, group, function))
+            return function
+
+        return register
+
+    def group_of(self, name: str) -> str | None:
+        """Group of the loss terms with this name, or None for an unknown name."""
+        return next((term.group for _, term in self if term.name == name), None)
+
+
+LOSS_REGISTRY = LossRegistry("LOSS")
+
+
+@LOSS_REGISTRY.register_term("ce", weight_key="CLASS", group="ce")
+def class_loss(matched: MatchedLayer) -> Tensor:
+    """Token focal loss of all queries; the positives of a matched query are its object's tokens."""
+    logits, matching = matched.layer.logits, matched.matching
+    positive = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    positive[matching.image_index, matching.query_index] = matched.positive_map[
+        matching.target_index
+    ]
+    return token_focal(logits, positive, matched.text_mask)
+
+
+@LOSS_REGISTRY.register_term("bbox", weight_key="BOX", group="box")
+def box_l1_loss(matched: MatchedLayer) -> Tensor:
+    """L1 distance of the pairs' boxes."""
+    boxes, targets = matched.paired_boxes
+    return matched.sum_over_boxes((boxes - targets).abs().sum(dim=1))
+
+
+@LOSS_REGISTRY.register_term("giou", weight_key="GIOU", group="box")
+def giou_loss(matched: MatchedLayer) -> Tensor:
+    """1 - GIoU of the pairs' boxes."""
+    boxes, targets = (box_cxcywh_to_xyxy(boxes) for boxes in matched.paired_boxes)
+    return matched.sum_over_boxes(1 - generalized_box_iou(boxes, targets))
+
+
+@LOSS_REGISTRY.register_term("boxiou", weight_key="IOU", group="box")
+def iou_loss(matched: MatchedLayer) -> Tensor | None:
+    """Binary cross entropy of the predicted IoU against the IoU of the pair; boxes get no gradient."""
+    if not matched.supervise_iou or matched.layer.iou_logits is None:
+        return None
+    boxes, targets = (box_cxcywh_to_xyxy(boxes.detach()) for boxes in matched.paired_boxes)
+    iou = box_iou(boxes, targets).clamp(0, 1)
+    matching = matched.matching
+    logits = matched.layer.iou_logits.float()[matching.image_index, matching.query_index, 0]
+    return F.binary_cross_entropy_with_logits(logits, iou, reduction="sum")
+
+
+@LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
+def mask_focal_loss(matched: MatchedLayer) -> Tensor | None:
+    """Mean focal loss over the points of each pair's mask."""
+    return _mask_loss(matched, lambda logits, targets: focal(logits, targets).mean(dim=1))
+
+
+@LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
+def mask_cross_entropy_loss(matched: MatchedLayer) -> Tensor | None:
+    """Mean binary cross entropy over the points of each pair's mask."""
+    return _mask_loss(matched, _mean_cross_entropy)
+
+
+@LOSS_REGISTRY.register_term("dice", weight_key="DICE", group="mask")
+def mask_dice_loss(matched: MatchedLayer) -> Tensor | None:
+    """Dice loss over the points of each pair's mask."""
+    return _mask_loss(matched, dice)
+
+
+def _mask_loss(
+    matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor | None:
+    if matched.masks is None:
+        return None
+    if len(matched.matching) == 0:
+        return matched.zero()
+    return per_pair(*matched.paired_points).sum()
+
+
+def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss terms of a criterion and their weights.
+
+    Attributes:
+        terms: names of `LOSS_REGISTRY`.
+        weights: by weight key.
+        num_points: points a mask.
+    """
+
+    terms: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    num_points: int = 12544
+
+    def compute(self, matched: MatchedLayer) -> dict[LossTerm, Tensor]:
+        """Weighted sums over the pairs of a layer, of all terms that it has."""
+        losses = {}
+        for key in self.terms:
+            term: LossTerm = LOSS_REGISTRY.get(key)
+            value = term(matched)
+            if value is not None:
+                losses[term] = value * self.weights.get(term.weight_key, 1.0)
+        return losses
+
+
+THING_LOSSES = LossConfig(
+    terms=(
+        "class_loss",
+        "box_l1_loss",
+        "giou_loss",
+        "iou_loss",
+        "mask_focal_loss",
+        "mask_dice_loss",
+    ),
+    weights={"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "IOU": 1.0, "MASK": 5.0, "DICE": 5.0},
+)
+STUFF_LOSSES = LossConfig(
+    terms=("class_loss", "mask_cross_entropy_loss", "mask_dice_loss", "box_l1_loss", "giou_loss"),
+    weights={"CLASS": 4.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 5.0, "DICE": 5.0},
+)

@@ -1,4 +1,4 @@
-"""Means over the processes that train together."""
+"""Averaging of loss normalizers over the processes of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def average_over_processes(values: Tensor) -> Tensor:
-    """The mean of `values` over all processes; `values` itself where there is only one.
+    """Compute the mean of `values` over all processes; `values` itself for a single process.
 
     Every process has to call it, with the same shape.
     """

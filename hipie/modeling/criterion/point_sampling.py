@@ -1,4 +1,4 @@
-"""Where mask losses look: points, most of them where a mask is unsure (PointRend, CVPR 2020)."""
+"""Point sampling for mask losses, denser where a mask is uncertain (PointRend, CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVERSAMPLE = 3
-UNCERTAIN_SHARE = 0.75
+OVERSAMPLE_RATIO = 3
+IMPORTANCE_RATIO = 0.75
 
 
-def sample_logits(masks: Tensor, points: Tensor) -> Tensor:
-    """Mask logits [n, h, w] at points [n, P, 2] (x, y in 0..1) -> [n, P], bilinear, 0 outside."""
+def point_sample(masks: Tensor, points: Tensor) -> Tensor:
+    """Sample mask logits at points, bilinear, 0 outside.
+
+    Args:
+        masks: [n, h, w].
+        points: [n, P, 2], x and y in 0..1.
+
+    Returns:
+        [n, P].
+    """
     grid = 2.0 * points[:, :, None] - 1.0
     return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0, :, 0]
 
 
-def sample_objects(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
-    """Boolean masks at points, bilinear and 0 outside, without a float copy of any mask.
+def point_sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
+    """Sample boolean masks at points, bilinear, 0 outside, without a float copy of any mask.
 
     Args:
         masks: [M, H, W] bool, contiguous.
-        rows: [n] the mask of each row of points.
+        index: [n] the mask of each row of points.
         points: [n, P, 2] or [1, P, 2], x and y in 0..1.
 
     Returns:
         [n, P] float32 in 0..1.
     """
     height, width = masks.shape[-2:]
-    first = (rows * (height * width))[:, None]
+    first = (index * (height * width))[:, None]
     left, right, from_left, from_right = _neighbours(points[..., 0], width)
     top, bottom, from_top, from_bottom = _neighbours(points[..., 1], height)
     flat = masks.flatten()
@@ -41,7 +49,7 @@ def sample_objects(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
 
 
 def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two pixels around each position in 0..1 of an axis, and what each counts."""
+    """Two nearest pixels of each position in 0..1 of an axis, and their interpolation weights."""
     exact = position.float() * size - 0.5
     low = exact.floor()
     share = exact - low
@@ -57,15 +65,22 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 @torch.no_grad()
 def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
-    """Points for the mask losses of n predictions: [n, h, w] logits -> [n, num_points, 2].
+    """Draw points for the mask losses of n predictions.
 
-    Three times as many are drawn at random; three quarters of `num_points` are those of them whose
-    logits are nearest to 0, the rest is drawn anew. Uses torch's global generator.
+    Three times as many points are drawn at random; three quarters of `num_points` are those of them
+    whose logits are nearest to 0, the rest is drawn anew. Uses torch's global generator.
+
+    Args:
+        masks: [n, h, w] logits.
+        num_points: points a mask.
+
+    Returns:
+        [n, num_points, 2], x and y in 0..1.
     """
-    drawn = torch.rand(len(masks), num_points * OVERSAMPLE, 2, device=masks.device)
-    num_uncertain = int(UNCERTAIN_SHARE * num_points)
-    doubt = -sample_logits(masks, drawn).abs()
-    chosen = doubt.topk(num_uncertain, dim=1, sorted=False).indices
+    drawn = torch.rand(len(masks), num_points * OVERSAMPLE_RATIO, 2, device=masks.device)
+    num_uncertain = int(IMPORTANCE_RATIO * num_points)
+    uncertainty = -point_sample(masks, drawn).abs()
+    chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
     uncertain = drawn.gather(1, chosen[:, :, None].expand(-1, -1, 2))
-    anywhere = torch.rand(len(masks), num_points - num_uncertain, 2, device=masks.device)
-    return torch.cat([uncertain, anywhere], dim=1)
+    random = torch.rand(len(masks), num_points - num_uncertain, 2, device=masks.device)
+    return torch.cat([uncertain, random], dim=1)

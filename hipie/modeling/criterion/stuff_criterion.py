@@ -1,188 +1,183 @@
-"""The losses of the stuff branch (MaskDINO, Li et al., CVPR 2023, with words as classes)."""
+"""Criterion of the stuff decoder (MaskDINO, Li et al., CVPR 2023, with text as classes)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from hipie.modeling.criterion.batched_targets import ObjectTable
-from hipie.modeling.criterion.checks import require_finite
-from hipie.modeling.criterion.losses import (
-    box_sums,
-    class_sum,
-    mask_sums,
-    require_finite_prediction,
-)
+from hipie.modeling.criterion.build import CRITERION_REGISTRY
+from hipie.modeling.criterion.checks import require_finite_layer
+from hipie.modeling.criterion.losses import STUFF_LOSSES, LossConfig, MatchedLayer
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes
-from hipie.modeling.criterion.point_sampling import UNCERTAIN_SHARE, sample_objects
-from hipie.modeling.criterion.predictions import LayerPrediction
-from hipie.modeling.criterion.targets import Targets
-from hipie.modeling.matcher.hungarian import CostWeights, assign, matching_cost
-from hipie.modeling.matcher.matching import Matching, denoising_matching
+from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
+from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
+from hipie.modeling.matcher.matching import (
+    Matcher,
+    Matching,
+    build_matcher,
+    denoising_matching,
+)
+from hipie.structures import (
+    BatchedTargets,
+    DecoderOutput,
+    LayerOutput,
+    MaskContext,
+    MaskHead,
+    Targets,
+)
 
 
-@dataclass(frozen=True)
-class StuffWeights:
-    """What each term counts, as loss and as matching cost; the published numbers."""
-
-    class_: float = 4.0
-    box: float = 5.0
-    giou: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
-
-    def costs(self) -> CostWeights:
-        """The same numbers for the matching."""
-        return CostWeights(self.class_, self.box, self.giou, self.mask, self.dice)
-
-
+@CRITERION_REGISTRY.register()
 class StuffCriterion(nn.Module):
-    """Weighted losses of a `StuffOutput`: one query for every object, things and stuff alike.
+    """Weighted losses of the stuff decoder: one query for every object, things and stuff alike.
 
-    All terms are divided by the number of objects, averaged
-    over processes (at least 1), so all processes have to call the criterion together.
+    All losses are divided by the number of objects, averaged over processes (at least 1), so all
+    processes have to call the criterion together.
 
     Args:
         num_points: points at which masks are compared, in losses and in matching.
-        weights: what each term counts.
+        losses: terms and weights; its number of points is replaced by `num_points`.
+        matcher: by default Hungarian, with the loss weights as costs.
         stuff_boxes: boxes of stuff count, too (published). If not, they give no loss, and their
             matching cost is the mean of the things'.
-        published_frame: the branch sees no padding, so its boxes are those of the padded canvas.
-            The published system trains it on boxes of the unpadded image all the same, and in the
-            matching stretches the objects' masks from the image over the canvas. On does that,
-            too; where nothing is padded it makes no difference.
+        official_frames: the decoder takes no padding mask, so its boxes are those of the padded
+            canvas. The published system trains it on boxes of the unpadded image all the same, and
+            in the matching stretches the ground-truth masks from the image over the canvas. True
+            reproduces that; where nothing is padded it makes no difference.
     """
 
+    @configurable
     def __init__(
         self,
         num_points: int = 12544,
         *,
-        weights: StuffWeights | None = None,
+        losses: LossConfig = STUFF_LOSSES,
+        matcher: Matcher | None = None,
         stuff_boxes: bool = True,
-        published_frame: bool = False,
+        official_frames: bool = False,
     ) -> None:
         super().__init__()
-        if int(UNCERTAIN_SHARE * num_points) < 1:
+        if int(IMPORTANCE_RATIO * num_points) < 1:
             raise ValueError(f"mask losses need at least 2 points, not {num_points}")
-        self.num_points = num_points
-        self.weights = weights or StuffWeights()
+        self.losses = replace(losses, num_points=num_points)
         self.stuff_boxes = stuff_boxes
-        self.published_frame = published_frame
+        self.official_frames = official_frames
+        self.matcher = matcher or HungarianMatcher(
+            _costs(losses), num_points, stuff_boxes=stuff_boxes
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.HIPIE.LOSS`."""
+        loss = cfg.MODEL.HIPIE.LOSS
+        return {
+            "num_points": loss.NUM_POINTS,
+            "losses": LossConfig(tuple(loss.STUFF_TERMS), dict(loss.STUFF_WEIGHTS)),
+            "matcher": build_matcher(loss.STUFF_MATCHER, cfg),
+            "official_frames": loss.OFFICIAL_BOX_FRAMES,
+        }
 
     def forward(
-        self, output: Any, targets: Sequence[Targets], text_mask: Tensor | None = None
+        self,
+        output: DecoderOutput,
+        targets: Sequence[Targets],
+        mask_head: MaskHead,
+        text_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars by name: `loss_{ce, mask, dice, bbox, giou}_maskdino` of the last layer, with
-        `_{i}` before `_maskdino` for the others, `_interm` for the selected queries, and `_dn`,
-        `_dn_{i}` for denoising.
+        """Compute all losses.
 
         Args:
-            output: has `layers`, `proposals`, `denoising`, `denoising_layout`.
+            output: of the stuff decoder, with all layers and proposals.
             targets: one an image.
+            mask_head: of the stuff decoder.
             text_mask: [B, T] bool, True for real tokens; None: all are real.
+
+        Returns:
+            Scalars by name: `loss_{ce, mask, dice, bbox, giou}_maskdino` of the last layer, with
+            `_{i}` before `_maskdino` for the others, `_interm` for the proposals, and `_dn`,
+            `_dn_{i}` for denoising.
 
         Raises:
             NonFiniteError: if a prediction is nan or infinite.
         """
-        table = ObjectTable.gather(targets, on_canvas=not self.published_frame)
-        frames = [self._frame(target) for target in targets]
-        count = torch.tensor(float(len(table)), device=table.boxes.device)
+        if output.proposals is None:
+            raise ValueError("the stuff criterion needs the proposals of a training forward pass")
+        objects = BatchedTargets.concatenate(targets, on_canvas=not self.official_frames)
+        frames = torch.stack([self._frame(target) for target in targets])
+        masks = MaskContext(mask_head, output.mask_features, frames)
+        count = torch.tensor(float(len(objects)), device=objects.boxes.device)
         per_object = 1 / average_over_processes(count).clamp(min=1)
-        losses: dict[str, Tensor] = {}
         supervised = [
             (suffix, layer, f"stuff layer {i}")
             for i, (suffix, layer) in enumerate(_suffixes(output.layers, ""))
         ]
         supervised.append(("_interm", output.proposals, "the stuff proposals"))
+        losses: dict[str, Tensor] = {}
         for suffix, layer, name in supervised:
-            require_finite_prediction(layer, text_mask, name)
-            matching = self._match(layer, table, frames, name)
-            terms = self._terms(layer, matching, table, text_mask, suffix, name)
-            losses.update({key: value * per_object for key, value in terms.items()})
-        if output.denoising is None:
+            require_finite_layer(layer, text_mask, name)
+            matching = self.matcher(layer, objects, masks, name)
+            matched = self._matched(layer, matching, objects, masks, text_mask, name)
+            losses.update(self._compute(matched, suffix, per_object))
+        if output.denoising_layout is None:
             return losses
-        matching = denoising_matching(output.denoising_layout, table)
+        matching = denoising_matching(output.denoising_layout, objects)
         per_copy = per_object / output.denoising_layout.num_groups
         for i, (suffix, layer) in enumerate(_suffixes(output.denoising, "_dn")):
             name = f"stuff denoising layer {i}"
-            require_finite_prediction(layer, text_mask, name)
-            terms = self._terms(layer, matching, table, text_mask, suffix, name)
-            losses.update({key: value * per_copy for key, value in terms.items()})
+            require_finite_layer(layer, text_mask, name)
+            matched = self._matched(layer, matching, objects, masks, text_mask, name)
+            losses.update(self._compute(matched, suffix, per_copy))
         return losses
 
     def _frame(self, target: Targets) -> Tensor:
-        """[2] what part of the canvas (x, y) the matching's points in 0..1 span on masks."""
-        if not self.published_frame:
+        """Part of the canvas [2] (x, y) that the matching's points in 0..1 span on masks."""
+        if not self.official_frames:
             return target.boxes.new_ones(2)
         height, width = target.image_size
         canvas_height, canvas_width = target.masks.shape[-2:]
         return target.boxes.new_tensor([width / canvas_width, height / canvas_height])
 
-    @torch.no_grad()
-    def _match(
-        self, layer: LayerPrediction, table: ObjectTable, frames: list[Tensor], name: str
-    ) -> Matching:
-        pairs = []
-        for image in range(table.num_images):
-            rows = table.rows(image)
-            points = torch.rand(1, self.num_points, 2, device=table.boxes.device)
-            point_logits = layer.point_masks(image, points[0])
-            require_finite(point_logits, f"masks of {name}")
-            objects = torch.arange(rows.start, rows.stop, device=table.boxes.device)
-            cost = matching_cost(
-                layer.token_logits[image],
-                layer.boxes[image],
-                table.boxes[rows],
-                table.positive_map[rows],
-                self.weights.costs(),
-                point_logits=point_logits,
-                object_points=sample_objects(table.masks, objects, points * frames[image]),
-                has_box=None if self.stuff_boxes else table.is_thing[rows],
-            )
-            query, chosen = assign(cost, f"matching cost of {name}")
-            pairs.append((query, rows.start + chosen))
-        return Matching.join(pairs)
-
-    def _terms(
+    def _matched(
         self,
-        layer: LayerPrediction,
+        layer: LayerOutput,
         matching: Matching,
-        table: ObjectTable,
+        objects: BatchedTargets,
+        masks: MaskContext,
         text_mask: Tensor | None,
-        suffix: str,
         name: str,
-    ) -> dict[str, Tensor]:
-        words = class_sum(layer.token_logits, matching, table.positive_map, text_mask)
-        counted = None if self.stuff_boxes else table.is_thing[matching.row]
-        distance, apart = box_sums(layer.boxes, matching, table, counted)
-        mask, dice = mask_sums(
-            layer,
-            matching,
-            table.masks,
-            num_points=self.num_points,
-            pointwise=_cross_entropy,
-            name=f"masks of {name}",
+    ) -> MatchedLayer:
+        return MatchedLayer(
+            layer=layer,
+            matching=matching,
+            targets=objects,
+            positive_map=objects.positive_map,
+            text_mask=text_mask,
+            has_box=None if self.stuff_boxes else objects.is_thing[matching.target_index],
+            masks=masks,
+            num_points=self.losses.num_points,
+            name=name,
         )
-        weights = self.weights
-        terms = {
-            "ce": words * weights.class_,
-            "mask": mask * weights.mask,
-            "dice": dice * weights.dice,
-            "bbox": distance * weights.box,
-            "giou": apart * weights.giou,
+
+    def _compute(self, matched: MatchedLayer, suffix: str, normalizer: Tensor) -> dict[str, Tensor]:
+        return {
+            f"loss_{term.name}{suffix}_maskdino": value * normalizer
+            for term, value in self.losses.compute(matched).items()
         }
-        return {f"loss_{key}{suffix}_maskdino": value for key, value in terms.items()}
 
 
-def _suffixes(layers: list[LayerPrediction], start: str) -> list[tuple[str, LayerPrediction]]:
+def _suffixes(layers: Sequence[LayerOutput], start: str) -> list[tuple[str, LayerOutput]]:
     last = len(layers) - 1
     return [(start if i == last else f"{start}_{i}", layer) for i, layer in enumerate(layers)]
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+def _costs(losses: LossConfig) -> CostWeights:
+    """Matching costs that equal the loss weights."""
+    weights = losses.weights
+    return CostWeights(
+        weights["CLASS"], weights["BOX"], weights["GIOU"], weights["MASK"], weights["DICE"]
+    )

@@ -1,34 +1,50 @@
-"""Early fusion: words and pixels attend to each other (GLIP's deep fusion, in HIPIE's form)."""
+"""Early fusion: bi-directional cross attention between image and text (GLIP, in HIPIE's form)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-LIMIT = 50000.0
-HIDDEN = -9e15
-# Scores of the heads that are worked on together; a single head is always granted.
+SCORE_LIMIT = 50000.0
+MASKED_SCORE = -9e15
+# Memory for the scores of heads that are computed together; one head is always computed.
 WORKING_BYTES = 256 * 2**20
 
 
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes of the bi-directional attention.
+
+    Attributes:
+        width: channels of all heads together.
+        num_heads: heads of the attention.
+        dropout: of the attention weights.
+    """
+
+    width: int = 2048
+    num_heads: int = 8
+    dropout: float = 0.1
+
+
 class BidirectionalFusion(nn.Module):
-    """Bi-directional cross attention between S pixels and T tokens.
+    """Bi-directional cross attention between S image tokens and T text tokens.
 
     One score matrix a head serves both directions. As in the published model, the residual starts
-    from the *normed* inputs: out = norm(x) + gamma * attention.
+    from the *normalised* inputs: out = norm(x) + gamma * attention.
 
-    There are far more pixels than words, so no projection runs over pixels: what the formula
-    projects on the pixels' side is applied to the words instead, which is the same product in
-    another order and never holds an S x inner_width tensor.
+    There are far more image tokens than text tokens, so no projection runs over image tokens: what
+    the formula projects on the image side is applied to the text instead. This is the same product
+    in another order and never holds an S x inner_width tensor.
 
     Args:
-        width: channels of a pixel.
-        text_width: channels of a token.
+        width: channels of an image token.
+        text_width: channels of a text token.
         inner_width: channels of all heads together.
         num_heads: heads of the attention.
-        initial_gamma: what the learned residual scales start at.
+        initial_gamma: initial value of the learned residual scales.
         dropout: of the attention weights.
     """
 
@@ -61,71 +77,73 @@ class BidirectionalFusion(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, visual: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Let both sides read each other.
+        """Fuse both modalities.
 
         Args:
-            visual: [B, S, width]; padded pixels are read like any other.
+            visual: [B, S, width]; padded image tokens are attended to like any other.
             text: [B, T, text_width].
-            text_mask: [B, T] bool, True for real tokens; only these are read.
+            text_mask: [B, T] bool, True for real tokens; only these are attended to.
 
         Returns:
             The fused [B, S, width] and [B, T, text_width].
         """
         visual, text = self.norm_visual(visual), self.norm_text(text)
         keys, values = self._keys(text), self._values(text)
-        hidden = ~text_mask[:, None, :, None]
-        seen: Tensor | float = 0.0
-        read = []
+        masked = ~text_mask[:, None, :, None]
+        from_text: Tensor | float = 0.0
+        from_image = []
         for heads in self._head_groups(text.shape[1] * visual.shape[1] * len(visual)):
-            scores = self._scores(visual, *(one[:, heads] for one in keys)).clamp_(-LIMIT, LIMIT)
-            read.append(self._mix(self.dropout(scores.softmax(3)), visual))
-            weights = self.dropout(scores.masked_fill_(hidden, HIDDEN).softmax(2))
-            words = values[:, heads].flatten(1, 2)
-            seen = seen + weights.flatten(1, 2).transpose(1, 2).to(words.dtype) @ words
+            scores = self._scores(visual, *(key[:, heads] for key in keys))
+            scores = scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
+            from_image.append(self._mix(self.dropout(scores.softmax(3)), visual))
+            weights = self.dropout(scores.masked_fill_(masked, MASKED_SCORE).softmax(2))
+            group_values = values[:, heads].flatten(1, 2)
+            weights = weights.flatten(1, 2).transpose(1, 2).to(group_values.dtype)
+            from_text = from_text + weights @ group_values
         return (
-            visual + self.gamma_visual * (seen + self.visual_out.bias),
-            text + self.gamma_text * self._from_pixels(read),
+            visual + self.gamma_visual * (from_text + self.visual_out.bias),
+            text + self.gamma_text * self._project_mixed(from_image),
         )
 
-    def _head_groups(self, scores: int) -> Iterator[slice]:
-        """Heads that are worked on together, so many that their scores stay small."""
-        step = max(1, WORKING_BYTES // (4 * max(scores, 1)))
+    def _head_groups(self, num_scores: int) -> Iterator[slice]:
+        """Groups of heads whose scores fit into the working memory."""
+        step = max(1, WORKING_BYTES // (4 * max(num_scores, 1)))
         for first in range(0, self.num_heads, step):
             yield slice(first, first + step)
 
     def _keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, heads, T, width] and [B, heads, T, 1]: words after the pixels' projection."""
-        keys = self._heads(self.text_key(text) * self.scale)
-        weight, bias = self._by_head(self.visual_query)
+        """Text keys after the image's query projection: [B, heads, T, width], [B, heads, T, 1]."""
+        keys = self._split_heads(self.text_key(text) * self.scale)
+        weight, bias = self._weights_by_head(self.visual_query)
         return keys @ weight, keys @ bias[:, :, None].to(keys.dtype)
 
     def _scores(self, visual: Tensor, keys: Tensor, offset: Tensor) -> Tensor:
-        """float32 [B, n, T, S] of n heads."""
+        """Attention scores of n heads, float32 [B, n, T, S]."""
         scores = keys.flatten(1, 2) @ visual.transpose(1, 2)
         return scores.unflatten(1, keys.shape[1:3]).float().add_(offset)
 
     def _values(self, text: Tensor) -> Tensor:
-        """[B, heads, T, width]: words' values after their share of the output projection."""
+        """Text values after each head's share of the output projection, [B, heads, T, width]."""
         out = self.visual_out.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
-        return self._heads(self.text_value(text)) @ out
+        return self._split_heads(self.text_value(text)) @ out
 
     def _mix(self, weights: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [B, n, T, S] -> pixels mixed by them [B, n, T, width], and their sums."""
+        """Image tokens averaged by weights [B, n, T, S]: [B, n, T, width], and the weights' sums."""
         mixed = weights.flatten(1, 2).to(visual.dtype) @ visual
         return mixed.unflatten(1, weights.shape[1:3]), weights.sum(3, keepdim=True)
 
-    def _from_pixels(self, mixed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """What groups of heads mixed -> [B, T, text_width]: mixed first, projected then."""
-        pixels, total = (torch.cat(one, dim=1) for one in zip(*mixed, strict=True))
-        weight, bias = self._by_head(self.visual_value)
-        values = pixels @ weight.transpose(1, 2) + total * bias[:, None]
+    def _project_mixed(self, mixed: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Value and output projection of the mixtures of all head groups: [B, T, text_width]."""
+        visual, total = (torch.cat(parts, dim=1) for parts in zip(*mixed, strict=True))
+        weight, bias = self._weights_by_head(self.visual_value)
+        values = visual @ weight.transpose(1, 2) + total * bias[:, None]
         return self.text_out(values.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         """[B, N, inner] -> [B, heads, N, inner / heads]."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-    def _by_head(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        """A layer's weight [heads, inner / heads, width] and bias [heads, inner / heads]."""
+    def _weights_by_head(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight [heads, inner / heads, width] and bias [heads, inner / heads] of a projection."""
         shape = (self.num_heads, -1)
         return layer.weight.unflatten(0, shape), layer.bias.unflatten(0, shape)

@@ -1,1 +1,1 @@
-"""Prediction heads: classes by text similarity, dynamic masks, perceptrons."""
+"""Prediction heads of queries: classes, masks, boxes and IoU."""

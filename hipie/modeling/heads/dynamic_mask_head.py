@@ -1,4 +1,4 @@
-"""Masks of things: a small network whose weights a query decides (CondInst)."""
+"""Masks of things by dynamic convolution: query-specific weights (CondInst)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.modeling.heads.mask_embedding_head import sample_at_points
 from hipie.modeling.heads.mlp import MLP
+from hipie.structures import LayerOutput
 
 STRIDE = 8
-# What an image's layers make for so many queries stays in the processor's cache.
-QUERIES_AT_ONCE = 32
+# Queries whose masks are computed together without gradients, so that they fit into the cache.
+QUERIES_PER_CHUNK = 32
 
 
 class MaskFeatures(nn.Module):
-    """Three levels of encoder memory -> a few channels at stride 8.
+    """Mask features at stride 8 from three levels of encoder memory.
 
     Args:
         width: channels of the memory.
@@ -43,10 +45,10 @@ class MaskFeatures(nn.Module):
 
 
 class DynamicMaskHead(nn.Module):
-    """Three 1x1 convolutions a query, over mask features and coordinates relative to the query.
+    """Three 1x1 convolutions per query over mask features and relative coordinates (CondInst).
 
-    The controller's numbers are the weights of all layers, then all biases; relative coordinates
-    (x, y in input pixels: reference minus pixel centre) come before the features.
+    The controller predicts the weights of all layers, then all biases; relative coordinates (x, y
+    in input pixels: reference minus pixel centre) precede the features.
 
     Args:
         width: channels of a query.
@@ -63,45 +65,75 @@ class DynamicMaskHead(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor, queries: Tensor, centres: Tensor, image: Tensor) -> Tensor:
-        """Masks of n chosen queries, in float32.
+    def logits(
+        self,
+        layer: LayerOutput,
+        mask_features: Sequence[Tensor],
+        image_index: Tensor,
+        query_index: Tensor,
+        points: Tensor | None = None,
+    ) -> Tensor:
+        """Mask logits of n queries; see `hipie.structures.MaskHead`.
 
         Args:
-            features: [B, channels, h, w] at stride 8.
+            layer: with `mask_embeddings` [B, N, width] and `mask_centers` [B, N, 2].
+            mask_features: B tensors [channels, H / 8, W / 8].
+            image_index, query_index: [n] int64.
+            points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
+
+        Returns:
+            [n, H / 4, W / 4] float32, or [n, P] at the points.
+        """
+        if layer.mask_embeddings is None or layer.mask_centers is None:
+            raise ValueError("dynamic masks need the mask embeddings and mask centres of a layer")
+        chosen = (image_index, query_index)
+        masks = self(
+            mask_features, layer.mask_embeddings[chosen], layer.mask_centers[chosen], image_index
+        )
+        return masks if points is None else sample_at_points(masks, points)
+
+    def forward(
+        self, mask_features: Sequence[Tensor], queries: Tensor, centers: Tensor, image_index: Tensor
+    ) -> Tensor:
+        """Mask logits of n queries, in float32.
+
+        Args:
+            mask_features: B tensors [channels, h, w] at stride 8.
             queries: [n, width].
-            centres: [n, 2] reference centres (x, y) in input pixels.
-            image: [n] int64, which of the B images each query looks at.
+            centers: [n, 2] reference centres (x, y) in input pixels.
+            image_index: [n] int64, the image of every query.
 
         Returns:
             [n, 2 h, 2 w] logits at stride 4.
         """
-        numbers = self.controller(queries)
-        order = image.argsort(stable=True)
-        counts = torch.bincount(image, minlength=len(features)).tolist()
-        step = max(1, len(queries)) if torch.is_grad_enabled() else QUERIES_AT_ONCE
-        shares = (numbers[order].float().split(counts), centres[order].float().split(counts))
-        with torch.autocast(features.device.type, enabled=False):
-            drawn = [
-                self._convolve(one.float(), *some)
-                for one, *share in zip(features, *shares, strict=True)
-                for some in zip(*(each.split(step) for each in share), strict=True)
+        parameters = self.controller(queries)
+        order = image_index.argsort(stable=True)
+        counts = torch.bincount(image_index, minlength=len(mask_features)).tolist()
+        step = max(1, len(queries)) if torch.is_grad_enabled() else QUERIES_PER_CHUNK
+        per_image = (parameters[order].float().split(counts), centers[order].float().split(counts))
+        device = mask_features[0].device
+        with torch.autocast(device.type, enabled=False):
+            chunks = [
+                self._convolve(features.float(), *chunk)
+                for features, *inputs in zip(mask_features, *per_image, strict=True)
+                for chunk in zip(*(tensor.split(step) for tensor in inputs), strict=True)
             ]
-        masks = torch.cat(drawn)
-        return masks if len(features) == 1 else masks[order.argsort()]
+        masks = torch.cat(chunks)
+        return masks if len(mask_features) == 1 else masks[order.argsort()]
 
-    def _convolve(self, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
-        """The three layers on one image [channels, h, w].
+    def _convolve(self, features: Tensor, parameters: Tensor, centers: Tensor) -> Tensor:
+        """Apply the three layers of n queries to one image's features [channels, h, w].
 
         Centres only shift the first bias: w (centre - x) = w centre - w x. So the first layer of
         all n queries is one product with the same inputs.
         """
-        n, c = len(numbers), self.channels
+        n, c = len(parameters), self.channels
         height, width = features.shape[-2:]
-        parts = numbers.split(self.sizes, dim=1)
+        parts = parameters.split(self.sizes, dim=1)
         first = parts[0].view(n, c, c + 2)
-        bias = parts[3].view(n, c, 1) + first[:, :, :2] @ centres[:, :, None]
+        bias = parts[3].view(n, c, 1) + first[:, :, :2] @ centers[:, :, None]
         first = torch.cat([-first[:, :, :2], first[:, :, 2:]], dim=2)
-        grid = pixel_centres(height, width, features.device)
+        grid = pixel_centers(height, width, features.device)
         inputs = torch.cat([grid, features.flatten(1)])
         x = torch.addmm(bias.view(n * c, 1), first.view(n * c, c + 2), inputs).relu_()
         x = torch.baddbmm(
@@ -111,8 +143,8 @@ class DynamicMaskHead(nn.Module):
         return aligned_upsample(x.view(n, 1, height, width))[:, 0]
 
 
-def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """[2, height * width] (x, y) of the cells' centres at stride 8, in input pixels."""
+def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """Centres (x, y) of the cells at stride 8 in input pixels, [2, height * width]."""
     columns = torch.arange(width, device=device) * STRIDE + STRIDE // 2
     rows = torch.arange(height, device=device) * STRIDE + STRIDE // 2
     grid = torch.meshgrid(columns, rows, indexing="xy")
@@ -120,11 +152,11 @@ def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def aligned_upsample(maps: Tensor, factor: int = 2) -> Tensor:
-    """Upsample so that old pixel centres stay where they were (CondInst's aligned bilinear).
+    """Upsample so that pixel centres keep their position (CondInst's aligned bilinear).
 
     Args:
         maps: [n, c, h, w].
-        factor: a whole number.
+        factor: a positive integer.
 
     Returns:
         [n, c, factor * h, factor * w].

@@ -1,4 +1,4 @@
-"""The small perceptron that every head is made of."""
+"""Multi-layer perceptron and projection of pooled text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """`num_layers` linear layers with ReLU between them.
+    """Multi-layer perceptron: linear layers with ReLU between them.
 
     Args:
         in_width, hidden_width, out_width: channels of the input, between layers, of the output.
@@ -25,3 +25,21 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
+
+
+class TextProjection(nn.Module):
+    """Project text features to the width of queries: a linear layer and a layer norm.
+
+    Args:
+        text_width: channels of the text features.
+        width: channels of a query.
+    """
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(text_width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """[B, N, text_width] -> [B, N, width]."""
+        return self.norm(self.linear(text))

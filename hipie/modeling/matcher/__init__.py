@@ -1,1 +1,1 @@
-"""Matching of queries with ground-truth objects."""
+"""Assignment of queries to ground-truth objects."""

@@ -1,97 +1,130 @@
-"""SimOTA (YOLOX, Ge et al. 2021), as the thing decoder uses it: several queries an object.
+"""SimOTA matching (YOLOX, Ge et al. 2021) in the form of the thing decoder: k queries an object.
 
-An object takes as many queries as its best overlaps sum to. Everything follows the published
-system to the letter, ties and the treatment of leftover objects included.
+An object gets as many queries as the sum of its best IoUs. All details follow the published system,
+including ties and the treatment of unmatched ground truth.
 """
 
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from hipie.modeling.criterion.box_ops import giou, iou, to_corners
-from hipie.modeling.criterion.focal import focal_class_cost
+from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
+from hipie.modeling.criterion.losses import focal_class_cost
+from hipie.modeling.matcher.matching import MATCHER_REGISTRY, Matching
+from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 
 GIOU_WEIGHT = 3.0
-OFF_CENTRE_PENALTY = 100.0
-OUTSIDE_PENALTY = 10_000.0
-TAKEN_PENALTY = 100_000.0
-CENTRE_RADIUS = 2.5 / 32
-CANDIDATES = 10
+OFF_CENTER_COST = 100.0
+OUTSIDE_COST = 10_000.0
+MATCHED_COST = 100_000.0
+CENTER_RADIUS = 2.5 / 32
+NUM_CANDIDATES = 10
+
+
+@MATCHER_REGISTRY.register()
+class SimOTAMatcher:
+    """Match every thing with several queries; stuff is not matched."""
+
+    def __init__(self, cfg: CfgNode | None = None) -> None:
+        """Take no options: the costs are those of the published system, whatever `cfg` says."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        layer: LayerOutput,
+        targets: BatchedTargets,
+        masks: MaskContext | None = None,  # noqa: ARG002
+        name: str = "a layer",  # noqa: ARG002
+    ) -> Matching:
+        """See `hipie.modeling.matcher.matching.Matcher`; masks do not count."""
+        pairs = []
+        for image in range(targets.num_images):
+            objects = targets.of_image(image)
+            things = targets.is_thing[objects].nonzero().flatten() + objects.start
+            query_index, chosen = sim_ota(
+                layer.logits[image],
+                layer.boxes[image],
+                targets.boxes[things],
+                targets.positive_map[things],
+            )
+            pairs.append((query_index, things[chosen]))
+        return Matching.concatenate(pairs)
 
 
 @torch.no_grad()
 def sim_ota(
-    token_logits: Tensor, boxes: Tensor, object_boxes: Tensor, positive_map: Tensor
+    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Give the queries of one image to its objects.
+    """Compute SimOTA matching between the queries and the ground-truth boxes of one image.
 
     Args:
-        token_logits: [Q, T], finite.
+        logits: [Q, T], finite.
         boxes: [Q, 4] cxcywh, finite.
-        object_boxes: [N, 4] cxcywh.
+        target_boxes: [N, 4] cxcywh.
         positive_map: [N, T] bool.
 
     Returns:
-        Query and object of each pair, [n] and [n], by rising query; no query appears twice. Every
-        object has a query unless there are too few.
+        Query and object index of each pair, [n] and [n], by rising query; no query appears twice.
+        Every object has a query unless there are too few.
     """
-    if len(object_boxes) == 0 or len(boxes) == 0:
-        nothing = torch.zeros(0, dtype=torch.long, device=boxes.device)
-        return nothing, nothing
-    corners, object_corners = to_corners(boxes)[:, None], to_corners(object_boxes)
-    cost = _cost(token_logits, boxes, object_boxes, positive_map)
-    return _assign(cost, iou(corners, object_corners))
+    if len(target_boxes) == 0 or len(boxes) == 0:
+        empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
+        return empty, empty
+    corners, target_corners = box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(target_boxes)
+    cost = _matching_cost(logits, boxes, target_boxes, positive_map)
+    return _assign(cost, box_iou(corners, target_corners))
 
 
-def _cost(
-    token_logits: Tensor, boxes: Tensor, object_boxes: Tensor, positive_map: Tensor
+def _matching_cost(
+    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor
 ) -> Tensor:
-    corners, object_corners = to_corners(boxes)[:, None], to_corners(object_boxes)
-    centre = boxes.float()[:, None, :2]
-    in_box = (centre > object_corners[:, :2]) & (centre < object_corners[:, 2:])
+    corners, target_corners = box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(target_boxes)
+    center = boxes.float()[:, None, :2]
+    in_box = (center > target_corners[:, :2]) & (center < target_corners[:, 2:])
     in_box = in_box.all(dim=-1)
-    middle = object_boxes.float()[:, :2]
-    in_window = (centre > middle - CENTRE_RADIUS) & (centre < middle + CENTRE_RADIUS)
+    target_center = target_boxes.float()[:, :2]
+    in_window = (center > target_center - CENTER_RADIUS) & (center < target_center + CENTER_RADIUS)
     in_window = in_window.all(dim=-1)
     outside = ~(in_box | in_window).any(dim=1, keepdim=True)
-    cost = focal_class_cost(token_logits, positive_map)
-    cost = cost - GIOU_WEIGHT * giou(corners, object_corners)
-    cost = cost + OFF_CENTRE_PENALTY * ~(in_box & in_window)
-    return cost + OUTSIDE_PENALTY * outside
+    cost = focal_class_cost(logits, positive_map)
+    cost = cost - GIOU_WEIGHT * generalized_box_iou(corners, target_corners)
+    cost = cost + OFF_CENTER_COST * ~(in_box & in_window)
+    return cost + OUTSIDE_COST * outside
 
 
-def _assign(cost: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs from costs and overlaps, both [Q, N]."""
-    candidates = min(CANDIDATES, len(cost))
-    wanted = overlap.topk(candidates, dim=0).values.sum(dim=0).int().clamp(1, candidates)
+def _assign(cost: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs from costs and IoUs, both [Q, N]."""
+    candidates = min(NUM_CANDIDATES, len(cost))
+    dynamic_k = iou.topk(candidates, dim=0).values.sum(dim=0).int().clamp(1, candidates)
     cheapest = cost.topk(candidates, dim=0, largest=False).indices
-    chosen = torch.arange(candidates, device=cost.device)[:, None] < wanted
+    chosen = torch.arange(candidates, device=cost.device)[:, None] < dynamic_k
     match = torch.zeros_like(cost, dtype=torch.bool).scatter_(0, cheapest, chosen)
-    torn = match.sum(dim=1) > 1
-    _keep_cheapest(match, cost, torn)
-    _serve_leftovers(match, cost, torn)
-    query = match.any(dim=1).nonzero().flatten()
-    return query, match[query].to(torch.uint8).argmax(dim=1)
+    conflicting = match.sum(dim=1) > 1
+    _resolve_conflicts(match, cost, conflicting)
+    _match_unmatched_objects(match, cost, conflicting)
+    query_index = match.any(dim=1).nonzero().flatten()
+    return query_index, match[query_index].to(torch.uint8).argmax(dim=1)
 
 
-def _keep_cheapest(match: Tensor, cost: Tensor, torn: Tensor) -> None:
-    """Each query of `torn` [Q] stays with the object that is cheapest to it, in place."""
+def _resolve_conflicts(match: Tensor, cost: Tensor, conflicting: Tensor) -> None:
+    """Keep only the cheapest object of each query in `conflicting` [Q], in place."""
     best = torch.zeros_like(match).scatter_(1, cost.argmin(dim=1, keepdim=True), True)
-    match[torn] = best[torn]
+    match[conflicting] = best[conflicting]
 
 
-def _serve_leftovers(match: Tensor, cost: Tensor, torn: Tensor) -> None:
-    """Give every object without a query its cheapest free one, in place.
+def _match_unmatched_objects(match: Tensor, cost: Tensor, conflicting: Tensor) -> None:
+    """Give every object without a query its cheapest unmatched one, in place.
 
-    Only queries that were torn at first are settled again, as published; at most one round an
+    As published, only queries that had a conflict at first are resolved again; at most one round an
     object, so that it ends when there are fewer queries than objects.
     """
     for _ in range(match.shape[1]):
-        left = (~match.any(dim=0)).nonzero().flatten()
-        if len(left) == 0:
+        unmatched = (~match.any(dim=0)).nonzero().flatten()
+        if len(unmatched) == 0:
             return
-        cost = cost + TAKEN_PENALTY * match.any(dim=1, keepdim=True)
-        match[cost[:, left].argmin(dim=0), left] = True
+        cost = cost + MATCHED_COST * match.any(dim=1, keepdim=True)
+        match[cost[:, unmatched].argmin(dim=0), unmatched] = True
         if bool((match.sum(dim=1) > 1).any()):
-            _keep_cheapest(match, cost, torn)
+            _resolve_conflicts(match, cost, conflicting)

@@ -1,4 +1,4 @@
-"""What a configuration says of HIPIE, as its parts."""
+"""Construction of HIPIE's modules from a configuration."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from hipie.modeling.criterion.stuff_criterion import StuffCriterion
-from hipie.modeling.criterion.thing_criterion import ThingCriterion
+# Criteria, matchers and losses register themselves on import.
+import hipie.modeling.criterion.stuff_criterion
+import hipie.modeling.criterion.thing_criterion  # noqa: F401
+from hipie.modeling.criterion.build import build_criterion
+from hipie.modeling.fusion.bidirectional_attention import FusionConfig
+from hipie.modeling.meta_arch.inputs import InputConfig
 from hipie.modeling.open_vocabulary.error import missing_package
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.base import build_text_encoder
-from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
-from hipie.modeling.transformer_decoder.thing_branch import ThingBranch
+from hipie.modeling.transformer_decoder.denoising import DenoisingConfig
+from hipie.modeling.transformer_decoder.layers import TransformerConfig
+from hipie.modeling.transformer_decoder.maskdino_decoder import StuffBranch
+from hipie.modeling.transformer_decoder.thing_decoder import ThingBranch
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
@@ -21,91 +27,119 @@ if TYPE_CHECKING:
 FEATURES = ("res3", "res4", "res5")
 
 
-def assemble(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of `hipie.modeling.meta_arch.hipie.HIPIE`, from `MODEL.HIPIE` and Detectron2's keys."""
-    keys = cfg.MODEL.HIPIE
+def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Constructor arguments of `HIPIE` from `MODEL.HIPIE` and Detectron2's keys."""
+    node = cfg.MODEL.HIPIE
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
+    channels = [shapes[name].channels for name in FEATURES]
     text_encoder = build_text_encoder(cfg)
-    shared = {
-        "in_channels": [shapes[name].channels for name in FEATURES],
-        "width": keys.HIDDEN_DIM,
-        "text_width": text_encoder.width,
-    }
+    stuff = None
+    if node.STUFF.ENABLED:
+        stuff = StuffBranch(
+            channels,
+            text_encoder.width,
+            transformer_config(cfg, "STUFF"),
+            denoising_config(cfg, "STUFF"),
+        )
     return {
         "backbone": backbone,
         "text_encoder": text_encoder,
         "things": ThingBranch(
-            **shared,
-            **_transformer(keys.THINGS),
-            num_background_queries=keys.THINGS.NUM_BACKGROUND_QUERIES,
-            early_fusion=keys.THINGS.EARLY_FUSION,
-            fusion_width=keys.THINGS.FUSION_EMBED_DIM,
-            fusion_heads=keys.THINGS.FUSION_HEADS,
-            fusion_dropout=keys.THINGS.FUSION_DROPOUT,
-            mask_channels=keys.THINGS.MASK_CHANNELS,
-            published_denoising_masks=keys.LOSS.OFFICIAL_BOX_FRAMES,
+            channels,
+            text_encoder.width,
+            transformer_config(cfg, "THINGS"),
+            fusion_config(cfg),
+            denoising_config(cfg, "THINGS"),
+            num_background_queries=node.THINGS.NUM_BACKGROUND_QUERIES,
+            mask_channels=node.THINGS.MASK_CHANNELS,
         ),
-        "stuff": _stuff_branch(shared, keys) if keys.STUFF.ENABLED else None,
-        "thing_criterion": ThingCriterion(
-            keys.LOSS.NUM_POINTS,
-            average_normalizers=keys.LOSS.AVERAGE_NORMALIZERS,
-            final_quality=keys.LOSS.SUPERVISE_LAST_IOU,
-        ),
-        "stuff_criterion": StuffCriterion(
-            keys.LOSS.NUM_POINTS, published_frame=keys.LOSS.OFFICIAL_BOX_FRAMES
-        ),
-        "settings": InferenceSettings(
-            instance_on=keys.TEST.INSTANCE_ON,
-            semantic_on=keys.TEST.SEMANTIC_ON,
-            panoptic_on=keys.TEST.PANOPTIC_ON,
-            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-            token_pooling=keys.TEST.TOKEN_POOLING,
-            nms_threshold=keys.TEST.NMS_THRESHOLD,
-            temperature=keys.TEST.TEMPERATURE,
-            min_softmax_classes=keys.TEST.MIN_SOFTMAX_CLASSES,
-            object_mask_threshold=keys.OBJECT_MASK_THRESHOLD,
-            overlap_threshold=keys.OVERLAP_THRESHOLD,
-            thing_scores_from_stuff_decoder=keys.TEST.THING_SCORES_FROM_STUFF_DECODER,
-            panoptic_from_stuff_decoder_only=keys.TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY,
-            consistent_parts=keys.TEST.CONSISTENT_PARTS,
-        ),
-        "clip_ensemble": _clip_ensemble(cfg) if keys.CLIP.ENABLED else None,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "size_divisibility": keys.SIZE_DIVISIBILITY,
-        "pad_at_test": keys.PAD_AT_TEST,
-        "spread_whole_names": keys.LOSS.PROPAGATE_PART_TO_WHOLE,
-        "unfused_expressions": keys.TEST.UNFUSED_EXPRESSION_FEATURES,
-        "default_dataset": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
+        "stuff": stuff,
+        "thing_criterion": build_criterion(node.LOSS.THING_CRITERION, cfg),
+        "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
+        "settings": inference_settings(cfg),
+        "input_config": input_config(cfg),
+        "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
+        "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
     }
 
 
-def _clip_ensemble(cfg: CfgNode) -> ClipEnsemble:
+def transformer_config(cfg: CfgNode, branch: str) -> TransformerConfig:
+    """Transformer sizes of a branch, "THINGS" or "STUFF"."""
+    node = cfg.MODEL.HIPIE[branch]
+    return TransformerConfig(
+        width=cfg.MODEL.HIPIE.HIDDEN_DIM,
+        num_queries=node.NUM_QUERIES,
+        encoder_layers=node.ENCODER_LAYERS,
+        decoder_layers=node.DECODER_LAYERS,
+        num_heads=node.NUM_HEADS,
+        num_points=node.NUM_POINTS,
+        dim_feedforward=node.DIM_FEEDFORWARD,
+    )
+
+
+def denoising_config(cfg: CfgNode, branch: str) -> DenoisingConfig:
+    """Denoising of a branch, "THINGS" or "STUFF"."""
+    node = cfg.MODEL.HIPIE[branch]
+    return DenoisingConfig(
+        num_queries=node.DENOISING_QUERIES,
+        noise=node.get("DENOISING_NOISE", 0.0),
+        official_frames=cfg.MODEL.HIPIE.LOSS.OFFICIAL_BOX_FRAMES,
+    )
+
+
+def fusion_config(cfg: CfgNode) -> FusionConfig | None:
+    """Sizes of the early fusion, or None if it is off."""
+    node = cfg.MODEL.HIPIE.THINGS
+    if not node.EARLY_FUSION:
+        return None
+    return FusionConfig(node.FUSION_EMBED_DIM, node.FUSION_HEADS, node.FUSION_DROPOUT)
+
+
+def input_config(cfg: CfgNode) -> InputConfig:
+    """Normalisation, padding and default vocabularies."""
+    node = cfg.MODEL.HIPIE
+    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    return InputConfig(
+        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
+        size_divisibility=node.SIZE_DIVISIBILITY,
+        pad_at_test=node.PAD_AT_TEST,
+        train_dataset=train[0] if len(train) else "",
+        test_dataset=test[0] if len(test) else "",
+    )
+
+
+def inference_settings(cfg: CfgNode) -> InferenceSettings:
+    """Requested results and thresholds of inference."""
+    node = cfg.MODEL.HIPIE
+    test = node.TEST
+    return InferenceSettings(
+        instance_on=test.INSTANCE_ON,
+        semantic_on=test.SEMANTIC_ON,
+        panoptic_on=test.PANOPTIC_ON,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        token_pooling=test.TOKEN_POOLING,
+        nms_threshold=test.NMS_THRESHOLD,
+        temperature=test.TEMPERATURE,
+        min_softmax_classes=test.MIN_SOFTMAX_CLASSES,
+        object_mask_threshold=node.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=node.OVERLAP_THRESHOLD,
+        thing_scores_from_stuff_decoder=test.THING_SCORES_FROM_STUFF_DECODER,
+        panoptic_from_stuff_decoder_only=test.PANOPTIC_FROM_STUFF_DECODER_ONLY,
+        consistent_parts=test.CONSISTENT_PARTS,
+        unfused_expression_features=test.UNFUSED_EXPRESSION_FEATURES,
+    )
+
+
+def build_clip_ensemble(cfg: CfgNode) -> ClipEnsemble:
+    """CLIP ensemble of `MODEL.HIPIE.CLIP`.
+
+    Raises:
+        OpenVocabularyError: if open_clip is not installed.
+    """
     try:
         from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
     except ModuleNotFoundError as error:
         raise missing_package("MODEL.HIPIE.CLIP", "open_clip_torch", "clip") from error
     return ClipEnsemble.from_config(cfg)
-
-
-def _transformer(keys: CfgNode) -> dict[str, int]:
-    """What the two branches call alike."""
-    return {
-        "num_queries": keys.NUM_QUERIES,
-        "encoder_layers": keys.ENCODER_LAYERS,
-        "decoder_layers": keys.DECODER_LAYERS,
-        "num_heads": keys.NUM_HEADS,
-        "num_points": keys.NUM_POINTS,
-        "ffn_width": keys.DIM_FEEDFORWARD,
-        "denoising_queries": keys.DENOISING_QUERIES,
-    }
-
-
-def _stuff_branch(shared: dict[str, Any], keys: CfgNode) -> StuffBranch:
-    return StuffBranch(
-        **shared,
-        **_transformer(keys.STUFF),
-        denoising_noise=keys.STUFF.DENOISING_NOISE,
-        published_frame=keys.LOSS.OFFICIAL_BOX_FRAMES,
-    )

@@ -1,74 +1,94 @@
-"""HIPIE: things, stuff, parts and expressions with one model (Wang et al., NeurIPS 2023).
+"""HIPIE: things, stuff, parts and referring expressions in one model (Wang et al., NeurIPS 2023).
 
-Things meet the words early: pixels and words attend to each other before the thing encoder. Stuff
-meets them late, at the class head of its own decoder. Here the rooms of the house are tied
-together; `hipie.modeling` holds the networks.
+Things use early fusion: image and text features attend to each other before the thing encoder.
+Stuff uses late fusion: its decoder reads image features only, and text enters at its class head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
-from hipie.modeling.criterion.stuff_criterion import StuffCriterion
-from hipie.modeling.criterion.targets import Targets
-from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.build import FEATURES, assemble
-from hipie.modeling.meta_arch.image_batch import (
-    ImageBatch,
-    build_targets,
+from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
+from hipie.modeling.meta_arch.inputs import (
+    InputConfig,
+    check_input_memory,
     expression_targets,
+    output_size,
     pad_images,
+    training_task,
+    vocabulary_of,
+    vocabulary_targets,
 )
-from hipie.modeling.meta_arch.inputs import object_pieces, output_size, require_room, vocabulary_of
-from hipie.modeling.meta_arch.postprocess import Looked, image_results, wanted
+from hipie.modeling.meta_arch.postprocess import (
+    raw_branch,
+    requested_settings,
+    vocabulary_results,
+)
 from hipie.modeling.postprocessing.referring_inference import referring_inference
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.base import TextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
-from hipie.modeling.transformer_decoder.stuff_branch import StuffBranch
-from hipie.modeling.transformer_decoder.thing_branch import (
-    ProjectedInputs,
-    ThingBranch,
-    ThingOutput,
+from hipie.modeling.transformer_decoder.maskdino_decoder import StuffBranch
+from hipie.modeling.transformer_decoder.thing_decoder import ThingBranch
+from hipie.structures import (
+    DecoderOutput,
+    FeatureLevels,
+    HIPIEOutput,
+    ImageFeatures,
+    RawPredictions,
+    Size,
+    Targets,
+    TextFeatures,
 )
-from hipie.structures import RawPredictions, TextFeatures, raw_branch
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
     from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
-    from hipie.structures import ImageFeatures
 
-EXPRESSIONS_AT_ONCE = 16
+Inputs = list[dict[str, Any]]
+EXPRESSIONS_PER_CHUNK = 16
 
 
 @META_ARCH_REGISTRY.register()
 class HIPIE(SegmentationModel):
-    """Universal segmentation with words.
+    """Universal segmentation with text prompts.
 
     Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and either
-    `vocabulary` (`hipie.Vocabulary`) or `expressions` (a list of expressions); with neither,
-    the vocabulary of `DATASETS.TEST[0]`. `height` and `width` give the size of the results, and
-    `results`, if given, names those to make.
-    In training also `task` ("detection", "parts" or "referring", one for the whole batch) and
-    `instances`.
+    `vocabulary` (`hipie.Vocabulary`) or `expressions` (a list of referring expressions); with
+    neither, the classes of `DATASETS.TEST[0]` (in training of `DATASETS.TRAIN[0]`). `height` and
+    `width` give the size of the results, and `results`, if present, names those to compute.
+    In training also `instances` and `task` ("detection", "parts" or "referring", one for the whole
+    batch; "detection" where it is missing and there are no `expressions`).
 
     Returns in training a dict of losses; otherwise a dict an image: `instances`, `sem_seg`
     [K, H, W] and `panoptic_seg` for a vocabulary (with `part_seg` where it has classes and their
-    parts), `referring` (a list of `Instances`, the best
-    one of every expression) for expressions.
+    parts), `referring` (a list of `Instances`, the best one of every expression) for expressions.
+
+    Args:
+        backbone: with the features res3, res4 and res5.
+        text_encoder: of class names and expressions.
+        things: early-fusion encoder and decoder of things.
+        stuff: late-fusion decoder of stuff; None = the thing decoder also predicts stuff.
+        thing_criterion, stuff_criterion: see `hipie.modeling.criterion.build`.
+        settings: requested results and thresholds of inference.
+        input_config: normalisation, padding and default vocabularies.
+        propagate_part_to_whole: in part training a part is also positive for its whole's name
+            wherever the caption has it.
+        clip_ensemble: combines CLIP's mask scores with the model's.
     """
 
     tasks = frozenset({"universal", "parts", "referring"})
+    supports_image_features: ClassVar[bool] = True
 
     @configurable
     def __init__(
@@ -78,16 +98,11 @@ class HIPIE(SegmentationModel):
         text_encoder: TextEncoder,
         things: ThingBranch,
         stuff: StuffBranch | None,
-        thing_criterion: ThingCriterion,
-        stuff_criterion: StuffCriterion,
+        thing_criterion: nn.Module,
+        stuff_criterion: nn.Module,
         settings: InferenceSettings,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        size_divisibility: int = 32,
-        pad_at_test: bool = False,
-        spread_whole_names: bool = False,
-        unfused_expressions: bool = True,
-        default_dataset: str = "",
+        input_config: InputConfig,
+        propagate_part_to_whole: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
     ) -> None:
         super().__init__()
@@ -98,312 +113,415 @@ class HIPIE(SegmentationModel):
         self.thing_criterion = thing_criterion
         self.stuff_criterion = stuff_criterion
         self.settings = settings
-        self.size_divisibility = size_divisibility
-        self.pad_at_test = pad_at_test
-        self.spread_whole_names = spread_whole_names
-        self.unfused_expressions = unfused_expressions
-        self.default_dataset = default_dataset
+        self.input_config = input_config
+        self.propagate_part_to_whole = propagate_part_to_whole
         self.clip_ensemble = clip_ensemble
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer(
+            "pixel_mean", torch.tensor(input_config.pixel_mean).view(3, 1, 1), False
+        )
+        self.register_buffer("pixel_std", torch.tensor(input_config.pixel_std).view(3, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Constructor arguments from `MODEL.HIPIE` and Detectron2's keys."""
-        return assemble(cfg)
+        return hipie_arguments(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return self.pixel_mean.device
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder's weights where an installed package provides them."""
         return ("text_encoder.",) if self.text_encoder.has_external_weights() else ()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.pixel_mean.device
 
     @classmethod
     def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
         """Converters of the authors' HIPIE and UNINEXT checkpoints."""
         return (OFFICIAL_HIPIE, UNINEXT)
 
-    def inference(
-        self,
-        batched_inputs: list[dict[str, Any]],
-        image_features: ImageFeatures | None = None,
-    ) -> list[dict[str, Any]]:
-        """Compute the results of every image; see the class."""
-        return self.predict(batched_inputs)
-
     # Training -------------------------------------------------------------------------------
 
-    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Every weighted loss term of a batch of one task, by name.
+    def losses(self, batched_inputs: Inputs) -> dict[str, Tensor]:
+        """Compute every weighted loss term of a batch of one task, by name.
 
         Raises:
-            ValueError: if the batch mixes tasks, or names one that does not exist.
+            ValueError: if the batch mixes tasks, names an unknown one, or lacks ground truth.
         """
-        tasks = {item["task"] for item in batched_inputs}
-        if len(tasks) != 1:
-            raise ValueError(f"a training batch must be of one task, and this one has {tasks}")
-        task = tasks.pop()
-        batch, features = self._see(batched_inputs, training=True)
+        task = training_task(batched_inputs)
         if task == "referring":
-            return self._referring_losses(batched_inputs, batch, features)
-        if task in ("detection", "parts"):
-            return self._vocabulary_losses(batched_inputs, batch, features, task)
-        raise ValueError(f'unknown task "{task}"; known are detection, parts and referring')
+            return self._referring_losses(batched_inputs)
+        return self._vocabulary_losses(batched_inputs, task)
 
-    def _vocabulary_losses(
-        self, inputs: list[dict[str, Any]], batch: ImageBatch, features: list[Tensor], task: str
-    ) -> dict[str, Tensor]:
-        vocabularies = [item["vocabulary"] for item in inputs]
+    def _vocabulary_losses(self, inputs: Inputs, task: str) -> dict[str, Tensor]:
+        vocabularies = [vocabulary_of(item, self.input_config.train_dataset) for item in inputs]
+        features, padding_mask, sizes = self._extract_features(inputs, training=True)
         text = self.text_encoder([vocabulary_caption(v) for v in vocabularies])
-        spread = self.spread_whole_names
+        canvas = (padding_mask.shape[1], padding_mask.shape[2])
+        propagate = task == "parts" and self.propagate_part_to_whole
         targets = [
-            build_targets(
-                item["instances"],
-                batch.canvas,
-                positive_map=object_pieces(
-                    text,
-                    i,
-                    item,
-                    self.text_encoder.tokenizer if task == "parts" and spread else None,
-                ),
-                is_thing=vocabularies[i].is_thing if self.stuff else (True,) * len(vocabularies[i]),
-                device=self.device,
+            vocabulary_targets(
+                item,
+                vocabulary,
+                text,
+                i,
+                canvas,
+                all_things=self.stuff is None,
+                tokenizer=self.text_encoder.tokenizer if propagate else None,
             )
-            for i, item in enumerate(inputs)
+            for i, (item, vocabulary) in enumerate(zip(inputs, vocabularies, strict=True))
         ]
-        projected = self.things.project(features, batch.padding_mask)
-        fused = self.things.fuse(projected, text.hidden, text.mask)
+        levels = self.things.project(features, padding_mask)
+        levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
         losses: dict[str, Tensor] = {}
         if task == "detection" or self.stuff is None:
-            found = self.things(
-                fused,
-                text_for_classes=fused.fused_text,
-                unfused_pooled=text.pooled(),
-                targets=targets,
+            things, _ = self.things(
+                levels, sizes, class_text=fused_text, pooled_text=text.pooled(), targets=targets
             )
-            losses.update(self.thing_criterion(found, targets, text_mask=text.mask))
+            losses.update(self.thing_criterion(things, targets, self.things.mask_head, text.mask))
         if self.stuff is None:
             return losses
-        covered = self.stuff(
+        stuff = self.stuff(
             features,
-            text_for_classes=fused.fused_text,
-            pooled_text=text.with_hidden(fused.fused_text).pooled(),
+            class_text=fused_text,
+            pooled_text=text.with_hidden(fused_text).pooled(),
             targets=targets,
         )
-        losses.update(self.stuff_criterion(covered, targets, text_mask=text.mask))
+        losses.update(self.stuff_criterion(stuff, targets, self.stuff.mask_head, text.mask))
         return losses
 
-    def _referring_losses(
-        self, inputs: list[dict[str, Any]], batch: ImageBatch, features: list[Tensor]
-    ) -> dict[str, Tensor]:
-        image_of = [i for i, item in enumerate(inputs) for _ in item["expressions"]]
+    def _referring_losses(self, inputs: Inputs) -> dict[str, Tensor]:
+        features, padding_mask, sizes = self._extract_features(inputs, training=True)
+        canvas = (padding_mask.shape[1], padding_mask.shape[2])
         targets = [
-            one
-            for item in inputs
-            for one in expression_targets(
-                item["instances"], len(item["expressions"]), batch.canvas, self.device
-            )
+            target for item in inputs for target in expression_targets(item, canvas, self.device)
         ]
-        expressions = [expression for item in inputs for expression in item["expressions"]]
-        projected = self.things.project(features, batch.padding_mask)
-        _, found = self._find_described(projected, expressions, image_of, targets)
-        ones = torch.ones(len(expressions), 1, dtype=torch.bool, device=self.device)
-        return self.thing_criterion(found, targets, text_mask=ones)
+        expressions, image_index = _pairs(inputs)
+        levels = self.things.project(features, padding_mask)
+        levels = levels.select(torch.tensor(image_index, device=self.device))
+        sizes = tuple(sizes[i] for i in image_index)
+        _, _, things, _ = self._decode_expressions(levels, sizes, expressions, targets)
+        text_mask = torch.ones(len(expressions), 1, dtype=torch.bool, device=self.device)
+        return self.thing_criterion(things, targets, self.things.mask_head, text_mask)
 
     # Inference ------------------------------------------------------------------------------
 
-    def predict(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Results of every image, in order; images with words and with expressions may mix."""
+    @torch.no_grad()
+    def encode_images(self, batched_inputs: Inputs, *, stuff: bool = True) -> ImageFeatures:
+        """Compute the features of images that do not depend on any text.
+
+        These are the projected levels of the thing encoder and, since stuff uses late fusion, the
+        whole output of the stuff decoder except for its class logits.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts; only `image` is read.
+            stuff: whether to run the stuff decoder; referring expressions do not need it.
+        """
+        features, padding_mask, sizes = self._extract_features(batched_inputs, training=False)
+        return ImageFeatures(
+            image_sizes=sizes,
+            canvas_size=(padding_mask.shape[1], padding_mask.shape[2]),
+            things=self.things.project(features, padding_mask),
+            stuff=self.stuff.decode(features) if stuff and self.stuff is not None else None,
+        )
+
+    @torch.no_grad()
+    def inference(
+        self, batched_inputs: Inputs, image_features: ImageFeatures | None = None
+    ) -> list[dict[str, Any]]:
+        """Compute the results of every image; see the class.
+
+        Images with a vocabulary and images with expressions may mix.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts.
+            image_features: of `encode_images`: of the same images in the same order, or of one
+                image that all inputs are about. `image` is then read by CLIP only. None = computed
+                here.
+
+        Raises:
+            ValueError: if the number of images differs, or a vocabulary needs the stuff decoder and
+                the features were computed without.
+        """
+        if image_features is not None and len(image_features) not in (1, len(batched_inputs)):
+            raise ValueError(
+                f"there are {len(batched_inputs)} inputs and features of {len(image_features)} images"
+            )
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
-        expression_inputs = [i for i, item in enumerate(batched_inputs) if "expressions" in item]
-        word_inputs = [i for i, item in enumerate(batched_inputs) if "expressions" not in item]
-        for chosen, answer in ((word_inputs, self._segment), (expression_inputs, self._refer)):
-            if chosen:
-                answers = answer([batched_inputs[i] for i in chosen])
-                for i, one in zip(chosen, answers, strict=True):
-                    results[i] = one
+        with_expressions = [i for i, item in enumerate(batched_inputs) if "expressions" in item]
+        with_vocabulary = [i for i, item in enumerate(batched_inputs) if "expressions" not in item]
+        for index, infer in (
+            (with_vocabulary, self._vocabulary_inference),
+            (with_expressions, self._referring_inference),
+        ):
+            if index:
+                inputs = [batched_inputs[i] for i in index]
+                features = image_features and _features_of(image_features, index)
+                for i, result in zip(index, infer(inputs, features), strict=True):
+                    results[i] = result
         return results
 
+    @torch.no_grad()
     def predict_raw(
         self,
-        batched_inputs: list[dict[str, Any]],
+        batched_inputs: Inputs,
         *,
         thing_masks: Sequence[int] | Tensor | None = None,
         stuff_masks: Sequence[int] | Tensor | None = None,
     ) -> RawPredictions:
-        """The networks' own numbers for images that all have words, or all have expressions.
+        """Compute the outputs of both decoders before postprocessing.
 
         Args:
-            batched_inputs: as for the results; (image, expression) pairs count in order.
-            thing_masks, stuff_masks: the queries whose masks are made, the same for all images;
+            batched_inputs: as for the results, all with a vocabulary or all with expressions;
+                (image, expression) pairs count in order.
+            thing_masks, stuff_masks: the queries whose masks are computed, the same for all images;
                 None = all of them, [] = none.
 
         Raises:
-            ValueError: if images with words and images with expressions are mixed, or the model
-                has no stuff decoder.
+            ValueError: if images with vocabularies and images with expressions are mixed, or the
+                model has no stuff decoder.
         """
-        said = ["expressions" in item for item in batched_inputs]
-        if any(said) != all(said):
+        with_expressions = ["expressions" in item for item in batched_inputs]
+        if any(with_expressions) != all(with_expressions):
             raise ValueError(
-                "raw predictions are of images with words or of images with "
-                "expressions, not of both at once"
+                "raw predictions need a vocabulary in every input or expressions in every input"
             )
         if self.stuff is None:
             raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
-        with torch.no_grad():
-            return self._raw(batched_inputs, all(said), thing_masks, stuff_masks)
-
-    def _raw(
-        self,
-        inputs: list[dict[str, Any]],
-        said: bool,
-        thing_masks: Sequence[int] | Tensor | None,
-        stuff_masks: Sequence[int] | Tensor | None,
-    ) -> RawPredictions:
-        batch, features = self._see(inputs)
-        if said:
-            pairs = [(i, one) for i, item in enumerate(inputs) for one in item["expressions"]]
-            image_of = [i for i, _ in pairs]
-            projected = self.things.project(features, batch.padding_mask)
-            text, found = self._find_described(projected, [one for _, one in pairs], image_of)
-            features = [level[image_of] for level in features]
-            compared = text if self.unfused_expressions else text.with_hidden(found.fused_text)
-            text_for_classes = compared.pooled()
+        features = self.encode_images(batched_inputs)
+        if all(with_expressions):
+            expressions, image_index = _pairs(batched_inputs)
+            features = features.select(image_index)
+            text, fused_text, things, memory = self._decode_expressions(
+                features.things, features.image_sizes, expressions
+            )
+            stuff_text = self._expression_features(text, fused_text, training=False)
+            stuff = self.stuff.classify(features.stuff, stuff_text)
         else:
-            text, found = self._find_named(inputs, batch, features)
-            text_for_classes = found.fused_text
-        covered = self.stuff(
-            features,
-            text_for_classes=text_for_classes,
-            pooled_text=text.with_hidden(found.fused_text).pooled(),
-        )
+            output = self._decode_vocabularies(
+                features, [self._vocabulary(item) for item in batched_inputs]
+            )
+            things, stuff = output.things, output.stuff
+            fused_text, memory = output.fused_text, output.encoder_memory
         return RawPredictions(
-            things=raw_branch(
-                found.layers[-1],
-                first_query=found.num_background,
-                references=found.references[0],
-                proposals=found.topk,
-                masks_of=thing_masks,
-            ),
-            stuff=raw_branch(
-                covered.layers[-1],
-                first_query=0,
-                references=covered.references,
-                proposals=covered.topk,
-                masks_of=stuff_masks,
-            ),
-            fused_text=found.fused_text,
-            encoder_memory=found.memory,
+            things=raw_branch(things, self.things.mask_head, thing_masks),
+            stuff=raw_branch(stuff, self.stuff.mask_head, stuff_masks),
+            fused_text=fused_text,
+            encoder_memory=memory,
         )
 
-    def _segment(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return self.answer(inputs, self.look(inputs), [self.clip_scores(item) for item in inputs])
+    @torch.no_grad()
+    def decode(
+        self, batched_inputs: Inputs, image_features: ImageFeatures | None = None
+    ) -> HIPIEOutput:
+        """Run the network on images with vocabularies, without postprocessing.
 
-    def look(self, inputs: list[dict[str, Any]]) -> Looked:
-        """What both branches say of images with words, before it becomes results."""
-        maps = [item for item in inputs if wanted(item, self.settings).semantic_on]
-        classes = max((len(self._vocabulary(item)) for item in maps), default=0)
-        require_room(inputs, classes, self.things.width, self.device)
-        batch, features = self._see(inputs)
-        text, found = self._find_named(inputs, batch, features)
-        covered = None
-        if self.stuff is not None:
-            covered = self.stuff(
-                features,
-                text_for_classes=found.fused_text,
-                pooled_text=text.with_hidden(found.fused_text).pooled(),
-            ).layers[-1]
-        return Looked(batch.sizes, text.token_spans, found, covered)
+        Args:
+            batched_inputs, image_features: as for `inference`; one row of features an input.
+        """
+        vocabularies = [self._vocabulary(item) for item in batched_inputs]
+        return self._decode_inputs(batched_inputs, vocabularies, image_features)
 
-    def answer(
+    def postprocess(
         self,
-        inputs: list[dict[str, Any]],
-        looked: Looked,
+        batched_inputs: Inputs,
+        output: HIPIEOutput,
         clip_scores: Sequence[ClipMaskScores | None],
     ) -> list[dict[str, Any]]:
-        """Results of images, from what `look` returned and the CLIP scores of each."""
-        return [
-            image_results(looked, i, item, self._vocabulary(item), self.settings, clip_scores[i])
-            for i, item in enumerate(inputs)
-        ]
+        """Compute results from the output of `decode`.
 
-    def _refer(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        require_room(inputs, 0, self.things.width, self.device)
-        batch, features = self._see(inputs)
-        pairs = [(i, s) for i, item in enumerate(inputs) for s in item["expressions"]]
-        projected = self.things.project(features, batch.padding_mask)
+        Args:
+            batched_inputs: as for `decode`.
+            output: of `decode`.
+            clip_scores: of `clip_scores`, one an image.
+        """
+        vocabularies = [self._vocabulary(item) for item in batched_inputs]
+        return self._postprocess(batched_inputs, vocabularies, output, clip_scores)
+
+    def clip_scores(
+        self, item: dict[str, Any], vocabulary: Vocabulary | None = None
+    ) -> ClipMaskScores | None:
+        """CLIP scores of an image's masks; None if CLIP is disabled.
+
+        Args:
+            item: the input dict, with `image`.
+            vocabulary: its classes; by default read from the dict.
+        """
+        if self.clip_ensemble is None:
+            return None
+        vocabulary = vocabulary or self._vocabulary(item)
+        divisibility = self.input_config.divisibility(training=False)
+        return self.clip_ensemble.of(item["image"], self.pixel_mean, vocabulary, divisibility)
+
+    def _vocabulary_inference(
+        self, inputs: Inputs, features: ImageFeatures | None
+    ) -> list[dict[str, Any]]:
+        vocabularies = [self._vocabulary(item) for item in inputs]
+        output = self._decode_inputs(inputs, vocabularies, features)
+        clip_scores = [
+            self.clip_scores(item, vocabulary)
+            for item, vocabulary in zip(inputs, vocabularies, strict=True)
+        ]
+        return self._postprocess(inputs, vocabularies, output, clip_scores)
+
+    def _referring_inference(
+        self, inputs: Inputs, features: ImageFeatures | None
+    ) -> list[dict[str, Any]]:
+        sizes = _image_sizes(inputs, features)
+        check_input_memory(inputs, sizes, classes=0, width=self.things.width, device=self.device)
+        features = features or self.encode_images(inputs, stuff=False)
+        expressions, image_index = _pairs(inputs)
         results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
-        for start in range(0, len(pairs), EXPRESSIONS_AT_ONCE):
-            part = pairs[start : start + EXPRESSIONS_AT_ONCE]
-            image_of = [i for i, _ in part]
-            _, found = self._find_described(projected, [s for _, s in part], image_of)
-            for row, i in enumerate(image_of):
+        for start in range(0, len(expressions), EXPRESSIONS_PER_CHUNK):
+            chunk = slice(start, start + EXPRESSIONS_PER_CHUNK)
+            images = image_index[chunk]
+            levels = features.things.select(torch.tensor(images, device=self.device))
+            _, _, things, _ = self._decode_expressions(
+                levels, [sizes[i] for i in images], expressions[chunk]
+            )
+            for pair, image in enumerate(images):
                 best = referring_inference(
-                    found.layers[-1],
-                    pair=row,
-                    num_background=found.num_background,
-                    input_size=batch.sizes[i],
-                    output_size=output_size(inputs[i], batch.sizes[i]),
+                    things.of_image(pair, self.things.mask_head),
+                    input_size=sizes[image],
+                    output_size=output_size(inputs[image], sizes[image]),
                 )
-                results[i]["referring"].append(best)
+                results[image]["referring"].append(best)
         return results
+
+    def _decode_inputs(
+        self, inputs: Inputs, vocabularies: Sequence[Vocabulary], features: ImageFeatures | None
+    ) -> HIPIEOutput:
+        with_maps = [
+            vocabulary
+            for item, vocabulary in zip(inputs, vocabularies, strict=True)
+            if requested_settings(item, self.settings).semantic_on
+        ]
+        check_input_memory(
+            inputs,
+            _image_sizes(inputs, features),
+            classes=max((len(vocabulary) for vocabulary in with_maps), default=0),
+            width=self.things.width,
+            device=self.device,
+        )
+        return self._decode_vocabularies(features or self.encode_images(inputs), vocabularies)
+
+    def _decode_vocabularies(
+        self, features: ImageFeatures, vocabularies: Sequence[Vocabulary]
+    ) -> HIPIEOutput:
+        """Run text encoder, fusion and both decoders on images with a vocabulary each."""
+        if self.stuff is not None and features.stuff is None:
+            raise ValueError("a vocabulary needs image features with the stuff decoder's output")
+        text = self.text_encoder([vocabulary_caption(vocabulary) for vocabulary in vocabularies])
+        levels, fused_text = self.things.fuse(features.things, text.hidden, text.mask)
+        things, memory = self.things(
+            levels, features.image_sizes, class_text=fused_text, pooled_text=text.pooled()
+        )
+        stuff = None
+        if self.stuff is not None and features.stuff is not None:
+            stuff = self.stuff.classify(features.stuff, fused_text)
+        return HIPIEOutput(
+            things=things,
+            stuff=stuff,
+            image_sizes=features.image_sizes,
+            token_spans=text.token_spans,
+            fused_text=fused_text,
+            encoder_memory=memory,
+        )
+
+    def _postprocess(
+        self,
+        inputs: Inputs,
+        vocabularies: Sequence[Vocabulary],
+        output: HIPIEOutput,
+        clip_scores: Sequence[ClipMaskScores | None],
+    ) -> list[dict[str, Any]]:
+        return [
+            vocabulary_results(
+                output,
+                i,
+                item,
+                vocabulary,
+                self.settings,
+                thing_mask_head=self.things.mask_head,
+                stuff_mask_head=self.stuff.mask_head if self.stuff is not None else None,
+                clip_scores=scores,
+            )
+            for i, (item, vocabulary, scores) in enumerate(
+                zip(inputs, vocabularies, clip_scores, strict=True)
+            )
+        ]
 
     # Both -----------------------------------------------------------------------------------
 
-    def _see(
-        self, inputs: list[dict[str, Any]], *, training: bool = False
-    ) -> tuple[ImageBatch, list[Tensor]]:
-        """Images on one canvas, and the backbone's three feature maps of them."""
-        batch = pad_images(
+    def _extract_features(
+        self, inputs: Inputs, *, training: bool
+    ) -> tuple[list[Tensor], Tensor, tuple[Size, ...]]:
+        """Pad a batch and run the backbone.
+
+        Returns:
+            res3, res4, res5 [B, C_i, h_i, w_i]; padding mask [B, H, W] bool, True where padded; and
+            (height, width) of each image.
+        """
+        pixels, padding_mask, sizes = pad_images(
             [item["image"] for item in inputs],
             self.pixel_mean,
             self.pixel_std,
-            self.size_divisibility if training or self.pad_at_test else 0,
+            self.input_config.divisibility(training),
         )
-        features = self.backbone(batch.pixels)
-        return batch, [features[name] for name in FEATURES]
+        features = self.backbone(pixels)
+        return [features[name] for name in FEATURES], padding_mask, sizes
 
-    def _find_named(
-        self, inputs: list[dict[str, Any]], batch: ImageBatch, features: list[Tensor]
-    ) -> tuple[TextFeatures, ThingOutput]:
-        """The thing branch over images with a vocabulary each, and the words unfused."""
-        text = self.text_encoder([vocabulary_caption(self._vocabulary(one)) for one in inputs])
-        projected = self.things.project(features, batch.padding_mask)
-        fused = self.things.fuse(projected, text.hidden, text.mask)
-        found = self.things(
-            fused, text_for_classes=fused.fused_text, unfused_pooled=text.pooled(), targets=None
-        )
-        return text, found
-
-    def _find_described(
+    def _decode_expressions(
         self,
-        projected: ProjectedInputs,
-        expressions: list[str],
-        image_of: list[int],
-        targets: list[Targets] | None = None,
-    ) -> tuple[TextFeatures, ThingOutput]:
-        """The thing branch over (image, expression) pairs, one class a pair; words unfused."""
+        levels: FeatureLevels,
+        image_sizes: Sequence[Size],
+        expressions: Sequence[str],
+        targets: Sequence[Targets] | None = None,
+    ) -> tuple[TextFeatures, Tensor, DecoderOutput, Tensor]:
+        """Run the thing decoder on (image, expression) pairs, each with one class.
+
+        Returns:
+            Unfused text features, fused text [B, T, C], predictions, encoder memory [B, S, C].
+        """
         text = self.text_encoder([expression_caption(expression) for expression in expressions])
-        unfused = self.unfused_expressions and targets is None
-        rows = torch.tensor(image_of, device=self.device)
-        fused = self.things.fuse(projected, text.hidden, text.mask, rows)
-        found = self.things(
-            fused,
-            text_for_classes=(text if unfused else text.with_hidden(fused.fused_text)).pooled(),
-            unfused_pooled=text.pooled(),
+        levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
+        things, memory = self.things(
+            levels,
+            image_sizes,
+            class_text=self._expression_features(text, fused_text, training=targets is not None),
+            pooled_text=text.pooled(),
             targets=targets,
         )
-        return text, found
+        return text, fused_text, things, memory
+
+    def _expression_features(
+        self, text: TextFeatures, fused_text: Tensor, *, training: bool
+    ) -> Tensor:
+        """Pooled expressions [B, 1, C] that queries are compared with."""
+        unfused = self.settings.unfused_expression_features and not training
+        return (text if unfused else text.with_hidden(fused_text)).pooled()
 
     def _vocabulary(self, item: dict[str, Any]) -> Vocabulary:
-        return vocabulary_of(item, self.default_dataset)
+        return vocabulary_of(item, self.input_config.test_dataset)
 
-    def clip_scores(self, item: dict[str, Any]) -> ClipMaskScores | None:
-        """CLIP scores of an image's masks; None if CLIP is disabled."""
-        if self.clip_ensemble is None:
-            return None
-        step = self.size_divisibility if self.pad_at_test else 0
-        return self.clip_ensemble.of(item["image"], self.pixel_mean, self._vocabulary(item), step)
+
+def _pairs(inputs: Inputs) -> tuple[list[str], list[int]]:
+    """All expressions of a batch in order, and the index of each one's image."""
+    pairs = [(text, i) for i, item in enumerate(inputs) for text in item["expressions"]]
+    return [text for text, _ in pairs], [i for _, i in pairs]
+
+
+def _image_sizes(inputs: Inputs, features: ImageFeatures | None) -> tuple[Size, ...]:
+    if features is not None:
+        return features.image_sizes
+    images = [item["image"] for item in inputs]
+    return tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
+
+
+def _features_of(features: ImageFeatures, index: Sequence[int]) -> ImageFeatures:
+    """Features of some inputs; those of a single image serve every input."""
+    if len(features) == 1:
+        return features if len(index) == 1 else features.select([0] * len(index))
+    return features if list(index) == list(range(len(features))) else features.select(index)

@@ -1,77 +1,246 @@
-"""What is asked of an image: its words, the size of its results, and whether they fit."""
+"""Preparation of Detectron2's input dicts: padding, task, vocabulary, ground truth, output size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from hipie.box_ops import box_xyxy_to_cxcywh
 from hipie.memory_check import check_memory
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
-from hipie.structures import TextFeatures
+from hipie.structures import Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
 
-Size = tuple[int, int]
+TASKS = ("detection", "parts", "referring")
 
 
-def output_size(item: dict[str, Any], fallback: Size) -> Size:
-    """(height, width) of the results of one of Detectron2's dicts."""
-    return item.get("height", fallback[0]), item.get("width", fallback[1])
+@dataclass(frozen=True)
+class InputConfig:
+    """Normalisation and padding of images, and default vocabularies.
+
+    Attributes:
+        pixel_mean, pixel_std: three numbers each, in 0..255.
+        size_divisibility: sides of the training canvas are multiples of this.
+        pad_at_test: whether that holds at test, too.
+        train_dataset, test_dataset: registered data sets with the classes of inputs that have
+            neither `vocabulary` nor `expressions`; "" = none.
+    """
+
+    pixel_mean: Sequence[float]
+    pixel_std: Sequence[float]
+    size_divisibility: int = 32
+    pad_at_test: bool = False
+    train_dataset: str = ""
+    test_dataset: str = ""
+
+    def divisibility(self, training: bool) -> int:
+        """Divisor of the canvas's sides; 0 = no padding beyond the largest image."""
+        return self.size_divisibility if training or self.pad_at_test else 0
+
+
+def pad_images(
+    images: Sequence[Tensor], mean: Tensor, std: Tensor, divisibility: int = 0
+) -> tuple[Tensor, Tensor, tuple[Size, ...]]:
+    """Normalise images and pad them to one canvas, to the right and at the bottom.
+
+    Args:
+        images: B tensors [3, h, w], uint8 or float, 0..255.
+        mean, std: [3, 1, 1]; their device is the batch's.
+        divisibility: the canvas's sides are multiples of this (0 or 1: no further padding).
+
+    Returns:
+        Pixels [B, 3, H, W], 0 where padded; padding mask [B, H, W] bool, True where padded; and
+        (height, width) of each image.
+    """
+    sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
+    step = max(divisibility, 1)
+    height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
+    pixels = mean.new_zeros(len(sizes), 3, height, width)
+    padding_mask = torch.ones(len(sizes), height, width, dtype=torch.bool, device=mean.device)
+    for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+        pixels[i, :, :h, :w] = (image.to(mean.device) - mean) / std
+        padding_mask[i, :h, :w] = False
+    return pixels, padding_mask, sizes
+
+
+def training_task(batched_inputs: Sequence[dict[str, Any]]) -> str:
+    """Return the task of a training batch.
+
+    An input without `task` but with `instances` and without `expressions`, as Detectron2's own
+    `DatasetMapper` makes it, is of the task "detection".
+
+    Raises:
+        ValueError: if the batch mixes tasks, or the task is unknown or missing.
+    """
+    tasks = {_task(item) for item in batched_inputs}
+    if len(tasks) != 1:
+        raise ValueError(f"a training batch must have one task, and this one has {sorted(tasks)}")
+    task = tasks.pop()
+    if task not in TASKS:
+        raise ValueError(f'unknown task "{task}"; known are {", ".join(TASKS)}')
+    return task
+
+
+def _task(item: dict[str, Any]) -> str:
+    if "task" in item:
+        return str(item["task"])
+    if "instances" in item and "expressions" not in item:
+        return "detection"
+    raise ValueError(f"a training input has no `task`, one of {', '.join(TASKS)}")
 
 
 def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
-    """The words of one of Detectron2's dicts, else those of a data set.
+    """Return the vocabulary of an input, else that of a registered data set.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is neither.
     """
     given = item.get("vocabulary")
     if given:
         return given
     if not default_dataset:
         raise ValueError(
-            "an image has neither `vocabulary` nor `expressions`, and DATASETS.TEST names "
-            "no data set whose classes could be used"
+            "an image has neither `vocabulary` nor `expressions`, and DATASETS.TRAIN or "
+            "DATASETS.TEST names no data set whose classes could be used"
         )
     return Vocabulary.from_metadata(MetadataCatalog.get(default_dataset))
 
 
-def object_pieces(
-    text: TextFeatures, i: int, item: dict[str, Any], spread_by: Any | None = None
-) -> Tensor:
-    """[N, T] bool, the tokens that name the objects of a training image.
+def output_size(item: dict[str, Any], default: Size) -> Size:
+    """Return the (height, width) of an input's results."""
+    return item.get("height", default[0]), item.get("width", default[1])
+
+
+def vocabulary_targets(
+    item: dict[str, Any],
+    vocabulary: Vocabulary,
+    text: TextFeatures,
+    image: int,
+    canvas: Size,
+    *,
+    all_things: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Targets:
+    """Ground truth of an image with a vocabulary.
 
     Args:
-        text: of the batch's captions.
-        i: the image's place in the batch.
-        item: its dict, with `instances` and `vocabulary`.
-        spread_by: the tokenizer, where a part is also positive for its whole's name elsewhere.
+        item: with `instances`.
+        vocabulary: its classes.
+        text: features of the batch's captions.
+        image: index of the image in the batch.
+        canvas: (height, width) of the padded batch.
+        all_things: treat stuff as things.
+        tokenizer: if given, a part is also positive for its whole's name elsewhere in the caption.
     """
-    spans = text.token_spans[i]
-    pieces = positive_map(spans, item["instances"].gt_classes, text.hidden.shape[1])
-    if spread_by is None:
-        return pieces
-    return propagate_part_to_whole(pieces, text.input_ids[i], item["vocabulary"], spread_by)
+    instances = _instances_of(item)
+    length = text.hidden.shape[1]
+    positive = positive_map(text.token_spans[image], instances.gt_classes, length)
+    if tokenizer is not None:
+        positive = propagate_part_to_whole(positive, text.input_ids[image], vocabulary, tokenizer)
+    is_thing = (True,) * len(vocabulary) if all_things else vocabulary.is_thing
+    return build_targets(
+        instances, canvas, positive_map=positive, is_thing=is_thing, device=text.hidden.device
+    )
 
 
-def require_room(
-    inputs: list[dict[str, Any]], classes: int, width: int, device: torch.device
+def expression_targets(item: dict[str, Any], canvas: Size, device: torch.device) -> list[Targets]:
+    """Ground truth of each expression of an image; every expression is a class of its own.
+
+    Args:
+        item: with `expressions` and `instances`, whose `gt_classes` [N] are the index of the
+            expression that describes an object.
+        canvas: (height, width) of the padded batch.
+        device: of the results.
+    """
+    instances = _instances_of(item)
+    targets = []
+    for expression in range(len(item["expressions"])):
+        described = instances[instances.gt_classes == expression]
+        described.gt_classes = torch.zeros_like(described.gt_classes)
+        positive = torch.ones(len(described), 1, dtype=torch.bool)
+        targets.append(
+            build_targets(described, canvas, positive_map=positive, is_thing=(True,), device=device)
+        )
+    return targets
+
+
+def build_targets(
+    instances: Instances,
+    canvas: Size,
+    *,
+    positive_map: Tensor,
+    is_thing: Sequence[bool],
+    device: torch.device,
+) -> Targets:
+    """Convert Detectron2's ground-truth instances of one image.
+
+    Args:
+        instances: `gt_classes` [N], `gt_boxes` (xyxy in pixels), `gt_masks` (`BitMasks` or
+            `PolygonMasks`).
+        canvas: (height, width) of the padded batch.
+        positive_map: [N, T] bool, the tokens that name each object.
+        is_thing: whether each class of the vocabulary is a thing.
+        device: of the result.
+    """
+    height, width = instances.image_size
+    labels = instances.gt_classes.to(device)
+    boxes = instances.gt_boxes.tensor.to(device, torch.float32)
+    masks = instances.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, height, width)
+    thing_classes = torch.tensor(list(is_thing), dtype=torch.bool, device=device)
+    padding = (0, canvas[1] - width, 0, canvas[0] - height)
+    return Targets(
+        labels=labels,
+        boxes=box_xyxy_to_cxcywh(boxes / boxes.new_tensor([width, height, width, height])),
+        masks=F.pad(masks.tensor.to(device), padding),
+        is_thing=thing_classes[labels],
+        positive_map=positive_map.to(device),
+        image_size=(height, width),
+    )
+
+
+def _instances_of(item: dict[str, Any]) -> Instances:
+    if "instances" not in item:
+        raise ValueError("a training input has no `instances`")
+    instances = item["instances"]
+    for field in ("gt_classes", "gt_boxes", "gt_masks"):
+        if not instances.has(field):
+            raise ValueError(f"the `instances` of a training input have no `{field}`")
+    return instances
+
+
+def check_input_memory(
+    batched_inputs: Sequence[dict[str, Any]],
+    image_sizes: Sequence[Size],
+    *,
+    classes: int,
+    width: int,
+    device: torch.device,
 ) -> None:
     """Refuse images whose results would not fit into memory; see `check_memory`.
 
     Args:
-        inputs: Detectron2's dicts, looked at together.
-        classes: of the largest vocabulary.
+        batched_inputs: Detectron2's dicts of one batch.
+        image_sizes: (height, width) of their images.
+        classes: of the largest vocabulary with a semantic map.
         width: channels of the model.
-        device: where it is.
+        device: of the model.
     """
-    sizes = [tuple(item["image"].shape[-2:]) for item in inputs]
-    outputs = [output_size(item, size) for item, size in zip(inputs, sizes, strict=True)]
+    outputs = [
+        output_size(item, size) for item, size in zip(batched_inputs, image_sizes, strict=True)
+    ]
     check_memory(
-        (max(height for height, _ in sizes), max(width for _, width in sizes)),
-        len(inputs),
+        (max(height for height, _ in image_sizes), max(width for _, width in image_sizes)),
+        len(batched_inputs),
         output_pixels=sum(height * width for height, width in outputs),
         width=width,
         classes=classes,

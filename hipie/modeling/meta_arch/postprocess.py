@@ -1,12 +1,14 @@
-"""From what the branches say of images with words to Detectron2's results."""
+"""From decoder outputs to Detectron2's results and to raw predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hipie.modeling.criterion.predictions import LayerPrediction
+import torch
+from torch import Tensor
+
 from hipie.modeling.meta_arch.inputs import output_size
 from hipie.modeling.postprocessing.part_inference import enforce_part_consistency
 from hipie.modeling.postprocessing.part_panoptic import part_owners
@@ -14,77 +16,64 @@ from hipie.modeling.postprocessing.universal_inference import (
     InferenceSettings,
     universal_inference,
 )
-from hipie.modeling.transformer_decoder.thing_branch import ThingOutput
+from hipie.structures import DecoderOutput, HIPIEOutput, MaskHead, RawBranch
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
 
 
-@dataclass(frozen=True)
-class Looked:
-    """Images with words, seen but not yet judged; of `hipie.modeling.meta_arch.hipie.HIPIE.look`.
+def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:
+    """Restrict the settings to the results that an input requests.
 
-    Attributes:
-        sizes: (height, width) of each image inside the canvas.
-        token_spans: of each image the tokens of each class.
-        things: what the thing branch says.
-        stuff: the last layer of the stuff branch, if there is one.
-    """
-
-    sizes: list[tuple[int, int]]
-    token_spans: Sequence[Sequence[Sequence[int]]]
-    things: ThingOutput
-    stuff: LayerPrediction | None
-
-
-def wanted(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:
-    """The settings for one of Detectron2's dicts.
-
-    Its `results`, if it has them, name those that are made: "instances", "sem_seg",
-    "panoptic_seg". What the settings leave out is not made either way. `part_seg` comes with the
-    latter two.
+    Its key `results`, if present, names them: "instances", "sem_seg", "panoptic_seg". A result
+    that the settings turn off is not computed either way. `part_seg` comes with the latter two.
     """
     if "results" not in item:
         return settings
-    named = item["results"]
+    requested = item["results"]
     return replace(
         settings,
-        instance_on=settings.instance_on and "instances" in named,
-        semantic_on=settings.semantic_on and "sem_seg" in named,
-        panoptic_on=settings.panoptic_on and "panoptic_seg" in named,
+        instance_on=settings.instance_on and "instances" in requested,
+        semantic_on=settings.semantic_on and "sem_seg" in requested,
+        panoptic_on=settings.panoptic_on and "panoptic_seg" in requested,
     )
 
 
-def image_results(
-    looked: Looked,
-    i: int,
+def vocabulary_results(
+    output: HIPIEOutput,
+    image: int,
     item: dict[str, Any],
     vocabulary: Vocabulary,
     settings: InferenceSettings,
+    *,
+    thing_mask_head: MaskHead,
+    stuff_mask_head: MaskHead | None,
     clip_scores: ClipMaskScores | None,
 ) -> dict[str, Any]:
-    """Results of one image of a batch; see `universal_inference`.
+    """Compute the results of one image of a batch; see `universal_inference`.
 
     Args:
-        looked: what the branches say.
-        i: the image's place in the batch.
-        item: its dict.
+        output: of both decoders.
+        image: index in the batch.
+        item: its input dict.
         vocabulary: its classes.
-        settings: what is asked for.
+        settings: of the model.
+        thing_mask_head, stuff_mask_head: of the decoders.
         clip_scores: of the image, if CLIP is enabled.
     """
-    settings = wanted(item, settings)
-    wholes = [one.whole for one in vocabulary.classes]
+    settings = requested_settings(item, settings)
+    wholes = [entry.whole for entry in vocabulary.classes]
+    stuff = None
+    if output.stuff is not None and stuff_mask_head is not None:
+        stuff = output.stuff.of_image(image, stuff_mask_head)
     result = universal_inference(
-        looked.things.layers[-1],
-        looked.stuff,
-        image=i,
-        num_background=looked.things.num_background,
-        token_spans=looked.token_spans[i],
+        output.things.of_image(image, thing_mask_head),
+        stuff,
+        token_spans=output.token_spans[image],
         is_thing=vocabulary.is_thing,
-        input_size=looked.sizes[i],
-        output_size=output_size(item, looked.sizes[i]),
+        input_size=output.image_sizes[image],
+        output_size=output_size(item, output.image_sizes[image]),
         settings=settings,
         clip_scores=clip_scores,
         owners=part_owners(vocabulary.names, wholes),
@@ -92,3 +81,42 @@ def image_results(
     if settings.consistent_parts and settings.semantic_on:
         enforce_part_consistency(result["sem_seg"], vocabulary.names, wholes)
     return result
+
+
+def raw_branch(
+    output: DecoderOutput, mask_head: MaskHead, query_index: Sequence[int] | Tensor | None
+) -> RawBranch:
+    """Raw predictions of one decoder.
+
+    Args:
+        output: of B images.
+        mask_head: of the decoder.
+        query_index: queries whose masks are computed; None = all.
+
+    Raises:
+        ValueError: if a query does not exist.
+    """
+    last = output.layers[-1]
+    batch, count = last.boxes.shape[:2]
+    device = last.boxes.device
+    requested = torch.arange(count) if query_index is None else torch.as_tensor(query_index).long()
+    if len(requested) and not 0 <= int(requested.min()) <= int(requested.max()) < count:
+        raise ValueError(
+            f"the mask of query {int(requested.max())} was requested; there are {count} queries"
+        )
+    requested = requested.to(device)
+    images = torch.arange(batch, device=device)
+    masks = mask_head.logits(
+        last,
+        output.mask_features,
+        images.repeat_interleave(len(requested)),
+        requested.repeat(batch),
+    )
+    return RawBranch(
+        token_logits=last.logits,
+        boxes=last.boxes,
+        mask_logits=masks.unflatten(0, (batch, len(requested))),
+        references=output.references,
+        proposals=output.proposal_index,
+        iou_logits=last.iou_logits,
+    )

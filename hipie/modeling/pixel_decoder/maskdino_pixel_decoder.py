@@ -1,60 +1,39 @@
-"""The stuff decoder's own pyramid: a deformable encoder and mask features at stride 4."""
+"""Pixel decoder of stuff: deformable encoder and mask features at stride 4 (MaskDINO)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hipie.modeling.pixel_decoder.input_projection import NORM_GROUPS, InputProjections
-from hipie.modeling.pixel_decoder.multi_scale_features import Levels, flatten_levels
-from hipie.modeling.transformer_decoder.layers import EncoderLayer
-from hipie.modeling.transformer_decoder.position_encoding import sine_positions
+from hipie.modeling.pixel_decoder.multi_scale_features import (
+    NORM_GROUPS,
+    InputProjections,
+    flatten_levels,
+)
+from hipie.modeling.transformer_decoder.layers import EncoderLayer, TransformerConfig
+from hipie.modeling.transformer_decoder.position_encoding import sine_position_embedding
+from hipie.structures import FeatureLevels
 
 
-@dataclass
-class StuffPyramid:
-    """What the pixel decoder makes of a batch.
-
-    Attributes:
-        levels: encoded tokens, flattened from stride 64 down to stride 8.
-        maps: the same as maps [B, C, h, w], stride 8 first.
-        mask_features: [B, C, H/4, W/4].
-    """
-
-    levels: Levels
-    maps: list[Tensor]
-    mask_features: Tensor
-
-
-class StuffPixelDecoder(nn.Module):
-    """MaskDINO's pixel decoder without res2; it never sees a padding mask.
+class MaskDINOPixelDecoder(nn.Module):
+    """MaskDINO's pixel decoder without res2; as published it takes no padding mask.
 
     Args:
         in_channels: channels of res3, res4, res5.
-        width: channels everywhere inside.
-        num_layers, num_heads, num_points, ffn_width: of the deformable encoder.
+        transformer: sizes of the deformable encoder.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        width: int,
-        num_layers: int,
-        num_heads: int,
-        num_points: int,
-        ffn_width: int,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], transformer: TransformerConfig) -> None:
         super().__init__()
         levels = len(in_channels) + 1
-        self.width = width
+        self.width = width = transformer.width
         self.projections = InputProjections(in_channels, width)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
         self.encoder = nn.ModuleList(
-            EncoderLayer(width, num_heads, levels, num_points, ffn_width) for _ in range(num_layers)
+            EncoderLayer(transformer, levels) for _ in range(transformer.encoder_layers)
         )
         self.lateral = nn.Sequential(
             nn.Conv2d(in_channels[0], width, 1, bias=False), nn.GroupNorm(NORM_GROUPS, width)
@@ -69,22 +48,32 @@ class StuffPixelDecoder(nn.Module):
             nn.Conv2d(width, width, 1),
         )
 
-    def forward(self, features: Sequence[Tensor]) -> StuffPyramid:
-        """[B, C_i, h_i, w_i] of strides 8, 16, 32 -> the pyramid."""
+    def forward(self, features: Sequence[Tensor]) -> tuple[FeatureLevels, Tensor]:
+        """Encode backbone features.
+
+        Args:
+            features: res3, res4, res5: [B, C_i, h_i, w_i] of strides 8, 16, 32.
+
+        Returns:
+            Encoded levels, flattened from stride 64 down to stride 8, and mask features
+            [B, width, H / 4, W / 4].
+        """
         maps = self.projections(features)
-        nothing = [one.new_zeros((one.shape[0], *one.shape[2:]), dtype=torch.bool) for one in maps]
-        positions = [
-            sine_positions(mask, self.width) + embedding[:, None, None]
-            for mask, embedding in zip(nothing, self.level_embedding, strict=True)
+        no_padding = [
+            level.new_zeros((level.shape[0], *level.shape[2:]), dtype=torch.bool) for level in maps
         ]
-        fine_first = flatten_levels(maps, positions, nothing)
-        centres = fine_first.centres()
+        positions = [
+            sine_position_embedding(mask, self.width) + embedding[:, None, None]
+            for mask, embedding in zip(no_padding, self.level_embedding, strict=True)
+        ]
+        fine_first = flatten_levels(maps, positions, no_padding)
+        reference_points = fine_first.reference_points()
         tokens = fine_first.tokens
         for layer in self.encoder:
-            tokens = layer(tokens, fine_first, centres, None)
-        encoded = fine_first.as_maps(tokens)
+            tokens = layer(tokens, fine_first, reference_points, None)
+        encoded = fine_first.with_tokens(tokens).to_maps()
         lateral = self.lateral(features[0])
-        up = F.interpolate(encoded[0], size=lateral.shape[-2:], mode="bilinear")
-        fused = self.output(lateral + up).relu()
-        coarse_first = flatten_levels(encoded[::-1], positions[::-1], nothing[::-1])
-        return StuffPyramid(coarse_first, encoded, self.mask_features(fused))
+        upsampled = F.interpolate(encoded[0], size=lateral.shape[-2:], mode="bilinear")
+        fused = self.output(lateral + upsampled).relu()
+        coarse_first = flatten_levels(encoded[::-1], positions[::-1], no_padding[::-1])
+        return coarse_first, self.mask_features(fused)

@@ -1,90 +1,91 @@
-"""Feature maps of several scales as one sequence of tokens."""
+"""Multi-scale image features: projection to one width and flattening to tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from hipie.modeling.transformer_decoder.reference_points import valid_ratios
+from hipie.structures import FeatureLevels, Size
+
+NORM_GROUPS = 32
 
 
-@dataclass
-class Levels:
-    """L maps of B images, flattened and joined to S = sum of areas tokens.
+class InputProjections(nn.Module):
+    """Project backbone features to one width, with a fourth level of stride 64.
 
-    Attributes:
-        tokens: [B, S, C].
-        positions: [B, S, C] what is added to queries and keys.
-        padding_mask: [B, S] bool, True where padded.
-        shapes: [L, 2] int64 (height, width).
-        starts: [L] int64, the first token of every level.
-        ratios: [B, L, 2] share of every level that an image covers, (x, y).
-        sizes: (height, width) of every level as Python numbers.
+    A 1x1 convolution and a group norm a level; stride 64 comes from the last backbone level
+    (Deformable DETR, section 4.1).
+
+    Args:
+        in_channels: channels of res3, res4, res5.
+        width: channels of the results, divisible by 32.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    padding_mask: Tensor
-    shapes: Tensor
-    starts: Tensor
-    ratios: Tensor
-    sizes: list[tuple[int, int]]
-
-    def select(self, image: Tensor) -> Levels:
-        """The levels of some images [n], each as often as it is named."""
-        return replace(
-            self,
-            tokens=self.tokens[image],
-            positions=self.positions[image],
-            padding_mask=self.padding_mask[image],
-            ratios=self.ratios[image],
+    def __init__(self, in_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(NORM_GROUPS, width))
+            for channels in in_channels
         )
-
-    def as_maps(self, tokens: Tensor) -> list[Tensor]:
-        """[B, S, C] -> L maps [B, C, h, w]."""
-        parts = tokens.split([h * w for h, w in self.sizes], dim=1)
-        return [
-            part.transpose(1, 2).unflatten(2, size)
-            for part, size in zip(parts, self.sizes, strict=True)
-        ]
-
-    def centres(self) -> Tensor:
-        """[B, S, L, 2] every token's pixel centre, as a point (x, y) on each level's canvas."""
-        points = []
-        for level, (height, width) in enumerate(self.sizes):
-            y, x = torch.meshgrid(
-                torch.arange(height, device=self.tokens.device) + 0.5,
-                torch.arange(width, device=self.tokens.device) + 0.5,
-                indexing="ij",
+        self.levels.append(
+            nn.Sequential(
+                nn.Conv2d(in_channels[-1], width, 3, stride=2, padding=1),
+                nn.GroupNorm(NORM_GROUPS, width),
             )
-            grid = torch.stack([x, y], dim=-1).view(1, -1, 2)
-            valid = self.ratios[:, level, None] * self.ratios.new_tensor([width, height])
-            points.append(grid / valid)
-        return torch.cat(points, dim=1)[:, :, None] * self.ratios[:, None]
+        )
+        for convolution, _ in self.levels:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[B, C_i, h_i, w_i] of strides 8, 16, 32 -> [B, width, ...] of strides 8, 16, 32, 64."""
+        inputs = [*features, features[-1]]
+        return [level(x) for level, x in zip(self.levels, inputs, strict=True)]
 
 
 def flatten_levels(
-    maps: Sequence[Tensor], positions: Sequence[Tensor], padding_masks: Sequence[Tensor]
-) -> Levels:
-    """Join L maps [B, C, h, w], their positions (same shapes) and masks [B, h, w], in order."""
-    sizes = [(one.shape[-2], one.shape[-1]) for one in maps]
+    maps: Sequence[Tensor], position_embeddings: Sequence[Tensor], padding_masks: Sequence[Tensor]
+) -> FeatureLevels:
+    """Flatten and concatenate L maps [B, C, h, w], their positions and masks [B, h, w], in order.
+
+    Args:
+        maps: L tensors [B, C, h, w].
+        position_embeddings: L tensors of the same shapes.
+        padding_masks: L tensors [B, h, w] bool, True where padded.
+    """
+    sizes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
     shapes = torch.tensor(sizes, dtype=torch.int64, device=maps[0].device)
     areas = shapes.prod(1)
-    return Levels(
-        tokens=torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1),
-        positions=torch.cat([one.flatten(2).transpose(1, 2) for one in positions], dim=1),
-        padding_mask=torch.cat([one.flatten(1) for one in padding_masks], dim=1),
-        shapes=shapes,
-        starts=areas.cumsum(0) - areas,
-        ratios=torch.stack([valid_ratios(one) for one in padding_masks], dim=1),
+    return FeatureLevels(
+        tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
+        position_embeddings=torch.cat(
+            [level.flatten(2).transpose(1, 2) for level in position_embeddings], dim=1
+        ),
+        padding_mask=torch.cat([mask.flatten(1) for mask in padding_masks], dim=1),
+        spatial_shapes=shapes,
+        level_start_index=areas.cumsum(0) - areas,
+        valid_ratios=torch.stack([valid_ratios(mask) for mask in padding_masks], dim=1),
         sizes=sizes,
     )
 
 
-def shrink_mask(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
+def valid_ratios(padding_mask: Tensor) -> Tensor:
+    """Share of the canvas that each image covers.
+
+    Args:
+        padding_mask: [B, h, w] bool of one level, True where padded.
+
+    Returns:
+        [B, 2] (x, y) in 0..1.
+    """
+    valid = ~padding_mask
+    height, width = padding_mask.shape[1:]
+    return torch.stack([valid[:, 0].sum(1) / width, valid[:, :, 0].sum(1) / height], dim=-1)
+
+
+def resize_padding_mask(padding_mask: Tensor, size: Size) -> Tensor:
     """A padding mask [B, H, W] at another size, by the nearest pixel."""
     return F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool()

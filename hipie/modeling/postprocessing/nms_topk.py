@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert
+from torchvision.ops import batched_nms
+
+from hipie.box_ops import box_cxcywh_to_xyxy
 
 
 def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
@@ -21,7 +23,7 @@ def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Te
         Indices of the remaining queries by decreasing score.
     """
     best, labels = scores.float().max(-1)
-    return batched_nms(box_convert(boxes.float(), "cxcywh", "xyxy"), best, labels, threshold)
+    return batched_nms(box_cxcywh_to_xyxy(boxes), best, labels, threshold)
 
 
 def topk_query_class_pairs(

@@ -6,10 +6,13 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from hipie.modeling.criterion.predictions import LayerPrediction
-from hipie.modeling.postprocessing.instance_inference import ImageFrame, instance_inference
-from hipie.modeling.postprocessing.mask_upsampling import Size
+from hipie.modeling.postprocessing.instance_inference import (
+    ImageFrame,
+    QueryMasks,
+    instance_inference,
+)
 from hipie.modeling.postprocessing.score_calibration import instance_scores
+from hipie.structures import ImageQueries, Size
 
 
 def best_query(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,30 +31,20 @@ def best_query(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, T
     return query, score
 
 
-def referring_inference(
-    things: LayerPrediction,
-    *,
-    pair: int,
-    num_background: int,
-    input_size: Size,
-    output_size: Size,
-) -> Instances:
+def referring_inference(things: ImageQueries, *, input_size: Size, output_size: Size) -> Instances:
     """Build the best instance for an (image, expression) pair.
 
     Args:
-        things: last layer of the thing decoder, one logit a query.
-        pair: index of the pair in the batch.
-        num_background: number of leading background queries, which are skipped.
+        things: predictions of the thing decoder for the pair, one logit a query.
         input_size: (height, width) of the unpadded image.
         output_size: (height, width) of the results.
 
     Returns:
         One instance, or none if its box is empty.
     """
-    frame = ImageFrame(pair, input_size, output_size)
-    with torch.autocast(things.token_logits.device.type, enabled=False):
-        query, score = best_query(
-            things.token_logits[pair, num_background:], things.iou_logits[pair, num_background:]
-        )
-        query = query[None] + num_background
-        return instance_inference(things, query, score[None], torch.zeros_like(query), frame)
+    layer = things.layer
+    frame = ImageFrame(input_size, output_size)
+    with torch.autocast(layer.boxes.device.type, enabled=False):
+        query, score = best_query(layer.logits[0], layer.iou_logits[0])
+        query, label = query[None], torch.zeros_like(query[None])
+        return instance_inference(QueryMasks(things), query, score[None], label, frame)

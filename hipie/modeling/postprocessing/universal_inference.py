@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hipie.modeling.criterion.predictions import LayerPrediction
 from hipie.modeling.postprocessing.instance_inference import (
     ImageFrame,
+    QueryMasks,
     instance_inference,
-    query_mask_logits,
 )
 from hipie.modeling.postprocessing.mask_upsampling import (
     MaskRowUpsampler,
@@ -39,6 +38,7 @@ from hipie.modeling.postprocessing.token_to_class import (
     mask_thing_classes,
     pool_token_logits,
 )
+from hipie.structures import ImageQueries, Size
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipMaskScores
@@ -64,6 +64,8 @@ class InferenceSettings:
             maps.
         panoptic_from_stuff_decoder_only: whether the maps are computed from stuff queries only.
         consistent_parts: whether `enforce_part_consistency` is applied to the semantic map.
+        unfused_expression_features: whether queries are compared with an expression as it is before
+            fusion with the image, as published weights expect; in training it is after.
     """
 
     instance_on: bool = True
@@ -79,6 +81,7 @@ class InferenceSettings:
     thing_scores_from_stuff_decoder: bool = False
     panoptic_from_stuff_decoder_only: bool = False
     consistent_parts: bool = False
+    unfused_expression_features: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,26 +89,24 @@ class _QueryGroup:
     """Queries of one decoder that compete for the pixels of the maps.
 
     Attributes:
-        prediction: last layer of the decoder.
+        masks: of the queries of the decoder.
         queries: [n].
         class_logits: [n, K].
     """
 
-    prediction: LayerPrediction
+    masks: QueryMasks
     queries: Tensor
     class_logits: Tensor
 
 
 def universal_inference(
-    things: LayerPrediction,
-    stuff: LayerPrediction | None,
+    things: ImageQueries,
+    stuff: ImageQueries | None,
     *,
-    image: int,
-    num_background: int,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    input_size: Size,
+    output_size: Size,
     settings: InferenceSettings,
     clip_scores: ClipMaskScores | None = None,
     owners: PartOwners = (),
@@ -113,10 +114,8 @@ def universal_inference(
     """Compute the requested outputs of one image of a batch.
 
     Args:
-        things: last layer of the thing decoder; masks at a quarter of the canvas.
-        stuff: last layer of the stuff decoder. Without one, thing queries predict stuff too.
-        image: index of the image in the batch.
-        num_background: number of leading background queries of the things, which are skipped.
+        things: predictions of the thing decoder for the image.
+        stuff: of the stuff decoder. Without one, thing queries predict stuff too.
         token_spans: K tuples of token positions, one tuple a class.
         is_thing: [K].
         input_size: (height, width) of the unpadded image.
@@ -131,36 +130,33 @@ def universal_inference(
         also `part_seg` [H, W], see `part_segmentation`. Masks and maps take bounded memory beside
         the results, see `hipie.modeling.postprocessing.mask_upsampling`.
     """
-    frame = ImageFrame(image, input_size, output_size)
-    with torch.autocast(things.token_logits.device.type, enabled=False):
-        token_logits = things.token_logits[image, num_background:]
-        class_logits = pool_token_logits(token_logits, token_spans, settings.token_pooling)
+    frame = ImageFrame(input_size, output_size)
+    layer, masks = things.layer, QueryMasks(things)
+    with torch.autocast(layer.boxes.device.type, enabled=False):
+        class_logits = pool_token_logits(layer.logits[0], token_spans, settings.token_pooling)
         if stuff is not None:
             class_logits = mask_stuff_classes(class_logits, is_thing)
-        iou_logits = things.iou_logits[image, num_background:]
         if clip_scores is None:
-            scores = instance_scores(class_logits, iou_logits)
+            scores = instance_scores(class_logits, layer.iou_logits[0])
         else:
-            queries = num_background + torch.arange(len(class_logits), device=class_logits.device)
-            patches = _thing_patch_masks(things, queries, frame, clip_scores)
-            scores = clip_scores.instance_scores(class_logits, iou_logits, patches)
-        boxes = things.boxes[image, num_background:].float()
-        kept = class_aware_nms(scores, boxes, settings.nms_threshold)
+            patches = _thing_patch_masks(masks, len(class_logits), clip_scores)
+            scores = clip_scores.instance_scores(class_logits, layer.iou_logits[0], patches)
+        kept = class_aware_nms(scores, layer.boxes[0].float(), settings.nms_threshold)
         results: dict[str, Any] = {}
+        # Maps first: they need most of the masks, which instances then share.
+        if settings.semantic_on or settings.panoptic_on:
+            groups = []
+            if stuff is None or not settings.panoptic_from_stuff_decoder_only:
+                groups.append(_QueryGroup(masks, kept, class_logits[kept]))
+            if stuff is not None:
+                groups += _stuff_groups(stuff, token_spans, is_thing, settings)
+            results.update(_dense_maps(groups, is_thing, owners, frame, settings, clip_scores))
         if settings.instance_on:
             allowed = is_thing if any(is_thing) else None
             row, label, score = topk_query_class_pairs(
                 scores[kept], settings.detections_per_image, allowed
             )
-            query = kept[row] + num_background
-            results["instances"] = instance_inference(things, query, score, label, frame)
-        if settings.semantic_on or settings.panoptic_on:
-            groups = []
-            if stuff is None or not settings.panoptic_from_stuff_decoder_only:
-                groups.append(_QueryGroup(things, kept + num_background, class_logits[kept]))
-            if stuff is not None:
-                groups += _stuff_groups(stuff, image, token_spans, is_thing, settings)
-            results.update(_dense_maps(groups, is_thing, owners, frame, settings, clip_scores))
+            results["instances"] = instance_inference(masks, kept[row], score, label, frame)
         if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
             results["part_seg"] = part_segmentation(
                 *results["panoptic_seg"], results["sem_seg"], owners
@@ -169,8 +165,7 @@ def universal_inference(
 
 
 def _stuff_groups(
-    stuff: LayerPrediction,
-    image: int,
+    stuff: ImageQueries,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
     settings: InferenceSettings,
@@ -180,12 +175,13 @@ def _stuff_groups(
     If all classes are things, stuff queries have the same score for every class, as published.
     With `min_softmax_classes` that score would be tiny and they are left out.
     """
-    logits = pool_token_logits(stuff.token_logits[image], token_spans, settings.token_pooling)
+    logits = pool_token_logits(stuff.layer.logits[0], token_spans, settings.token_pooling)
     if not (settings.thing_scores_from_stuff_decoder or settings.panoptic_from_stuff_decoder_only):
         if all(is_thing) and settings.min_softmax_classes:
             return []
         logits = mask_thing_classes(logits, is_thing)
-    return [_QueryGroup(stuff, torch.arange(len(logits), device=logits.device), logits)]
+    queries = torch.arange(len(logits), device=logits.device)
+    return [_QueryGroup(QueryMasks(stuff), queries, logits)]
 
 
 def _dense_maps(
@@ -225,7 +221,7 @@ def _dense_maps(
             rows, queries = rows[candidates], queries[candidates]
         if len(queries) == 0:
             continue
-        mask_logits = query_mask_logits(group.prediction, queries, frame)
+        mask_logits = group.masks(queries)
         upsampler = MaskRowUpsampler(mask_logits, frame.input_size, frame.output_size)
         scored = (group.class_logits > MASKED_LOGIT).any(0) if clip_scores is None else None
         sources.append((rows, upsampler, scored))
@@ -246,16 +242,14 @@ def _dense_maps(
     return results
 
 
-def _thing_patch_masks(
-    things: LayerPrediction, queries: Tensor, frame: ImageFrame, clip_scores: ClipMaskScores
-) -> Tensor:
-    """CLIP patches of thing masks, on the canvas that the image has if it is the only one."""
+def _thing_patch_masks(masks: QueryMasks, count: int, clip_scores: ClipMaskScores) -> Tensor:
+    """CLIP patches of all thing masks, on the canvas that the image has if it is the only one."""
     # Both decoders compute masks at twice the size of the features of stride 8.
     height, width = (2 * -(-side // 8) for side in clip_scores.size)
-    mask_logits = query_mask_logits(things, queries, frame)[:, :height, :width]
+    queries = torch.arange(count, device=masks.layer.boxes.device)
+    mask_logits = masks(queries)[:, :height, :width]
     chunks = [
-        clip_scores.patch_masks(mask_logits[rows])
-        for rows in mask_chunks(len(queries), CLIP_IMAGE_SIZE)
+        clip_scores.patch_masks(mask_logits[rows]) for rows in mask_chunks(count, CLIP_IMAGE_SIZE)
     ]
     return torch.cat(chunks) if chunks else clip_scores.patch_masks(mask_logits)
 
@@ -264,7 +258,7 @@ def _cropped_patch_masks(
     group: _QueryGroup, frame: ImageFrame, clip_scores: ClipMaskScores
 ) -> Tensor:
     """CLIP patches of masks that are cropped to the unpadded image."""
-    mask_logits = query_mask_logits(group.prediction, group.queries, frame)
+    mask_logits = group.masks(group.queries)
     chunks = [
         clip_scores.patch_masks(upsample_to_input(mask_logits[rows], frame.input_size))
         for rows in mask_chunks(len(mask_logits), frame.input_size, CLIP_IMAGE_SIZE)

@@ -1,30 +1,51 @@
-"""Denoising queries: noised copies of the annotated objects that a decoder learns to clean up.
+"""Denoising queries: noised copies of ground-truth boxes that a decoder learns to reconstruct.
 
-Groups of copies do not see each other, and the matching queries see none of them, so nothing
-leaks (DN-DETR; DINO's contrastive form adds negatives, which must be recognised as no object).
+Groups of copies do not attend to each other, and matching queries attend to none of them
+(DN-DETR; DINO's contrastive form adds negatives, which must be classified as no object).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hipie.modeling.criterion.predictions import DenoisingLayout
-from hipie.modeling.criterion.targets import Targets
-from hipie.modeling.transformer_decoder.reference_points import inverse_sigmoid
+from hipie.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from hipie.modeling.transformer_decoder.proposals import inverse_sigmoid
+from hipie.structures import DenoisingLayout, Targets
+
+BoxNoise = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Denoising in training.
+
+    Attributes:
+        num_queries: about how many noised copies an image gets; 0 = no denoising.
+        noise: scale of the box noise relative to the object; of stuff only.
+        official_frames: as the published training code does by mistake, noise the stuff boxes in
+            the frame of the unpadded image although the decoder uses the padded canvas, and centre
+            the masks of denoising query i of the things on the reference logits of matching query
+            i, read as pixels. Inference does not depend on it.
+    """
+
+    num_queries: int = 100
+    noise: float = 0.4
+    official_frames: bool = False
+
+
+@dataclass(frozen=True)
 class DenoisingQueries:
     """D noised copies for each of B images.
 
     Attributes:
-        references: [B, D, 4] noised boxes, cxcywh in 0..1 (0.5 in unused places).
-        used: [B, D] bool, False where an image has no object for the place.
-        layout: which copy stands where.
+        references: [B, D, 4] noised boxes, cxcywh in 0..1 (0.5 where unused).
+        used: [B, D] bool, False where an image has no object for the query.
+        layout: order of the copies.
     """
 
     references: Tensor
@@ -32,81 +53,83 @@ class DenoisingQueries:
     layout: DenoisingLayout
 
 
-def denoising_queries(
+def build_denoising_queries(
     targets: Sequence[Targets],
     boxes: Sequence[Tensor],
-    budget: int,
-    noise: Callable[[Tensor, Tensor], Tensor],
+    num_queries: int,
+    noise: BoxNoise,
     *,
     negatives: bool,
 ) -> DenoisingQueries | None:
-    """Copy every object as often as a budget allows, and move the copies' boxes.
+    """Repeat every object as often as the number of queries allows, and add noise to its box.
 
     Args:
         targets: B images.
-        boxes: [N, 4] of each, cxcywh in the frame that the decoder counts in.
-        budget: about how many queries; at least one group is made.
-        noise: moves boxes [n, 4], given which are negatives [n] bool.
-        negatives: whether every group has a negative twin of each object.
+        boxes: [N, 4] of each, cxcywh in the frame of the decoder.
+        num_queries: about how many queries; at least one group is made.
+        noise: noised boxes from boxes [n, 4] and which of them are negatives [n] bool.
+        negatives: whether every group also has a negative of each object.
 
     Returns:
-        The queries, or None where no image has an object or the budget is 0.
+        The queries, or None if no image has an object or `num_queries` is 0.
     """
-    most = max(len(one) for one in targets)
-    if most == 0 or budget == 0:
+    max_objects = max(len(target) for target in targets)
+    if max_objects == 0 or num_queries == 0:
         return None
     copies = 2 if negatives else 1
-    layout = DenoisingLayout(max(1, budget // (copies * most)), most, negatives)
+    layout = DenoisingLayout(max(1, num_queries // (copies * max_objects)), max_objects, negatives)
     device = boxes[0].device
-    counts = [len(one) for one in targets]
-    image = torch.repeat_interleave(
+    counts = [len(target) for target in targets]
+    image_index = torch.repeat_interleave(
         torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
     )
-    slot = torch.cat([torch.arange(count, device=device) for count in counts])
+    object_index = torch.cat([torch.arange(count, device=device) for count in counts])
     copy = torch.arange(layout.num_groups * copies, device=device)
-    place = (copy[:, None] * most + slot).flatten()
-    negative = (copy % copies == 1).repeat_interleave(len(slot))
-    originals = torch.cat([one.float() for one in boxes]).repeat(len(copy), 1)
+    query_index = (copy[:, None] * max_objects + object_index).flatten()
+    negative = (copy % copies == 1).repeat_interleave(len(object_index))
+    originals = torch.cat([image_boxes.float() for image_boxes in boxes]).repeat(len(copy), 1)
     references = originals.new_full((len(counts), layout.num_queries, 4), 0.5)
     used = torch.zeros(references.shape[:2], dtype=torch.bool, device=device)
-    where = (image.repeat(len(copy)), place)
-    references[where] = inverse_sigmoid(noise(originals, negative)).sigmoid()
-    used[where] = True
+    index = (image_index.repeat(len(copy)), query_index)
+    references[index] = inverse_sigmoid(noise(originals, negative)).sigmoid()
+    used[index] = True
     return DenoisingQueries(references, used, layout)
 
 
-def move_corners(boxes: Tensor, negative: Tensor) -> Tensor:
-    """Move both corners by up to half the size; negatives by half to the whole of it (DINO).
+def corner_noise(boxes: Tensor, negative: Tensor) -> Tensor:
+    """Shift both corners by up to half the size; those of negatives by half to all of it (DINO).
 
     Args:
         boxes: [n, 4] cxcywh in 0..1.
         negative: [n] bool.
     """
     half = boxes[:, 2:] / 2
-    corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1)
+    corners = box_cxcywh_to_xyxy(boxes)
     sign = torch.randint_like(corners, 0, 2) * 2 - 1
     amount = torch.rand_like(corners) + negative[:, None]
     corners = (corners + sign * amount * half.repeat(1, 2)).clamp(0, 1)
-    first, second = corners[:, :2], corners[:, 2:]
-    return torch.cat([(first + second) / 2, second - first], dim=1)
+    return box_xyxy_to_cxcywh(corners)
 
 
-def jitter(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """A noise that moves centres by up to scale * half the size and sizes by scale * the size."""
-
-    def move(boxes: Tensor, _negative: Tensor) -> Tensor:
-        reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
-        amount = torch.rand_like(boxes) * 2 - 1
-        return (boxes + amount * reach * scale).clamp(0, 1)
-
-    return move
+def center_size_noise(scale: float) -> BoxNoise:
+    """Noise that shifts centres by up to scale / 2 of the size and sizes by up to scale (DN-DETR)."""
+    return partial(_shift_center_and_size, scale=scale)
 
 
-def group_attention_mask(layout: DenoisingLayout, matching: int, device: torch.device) -> Tensor:
-    """[D + matching, D + matching] bool, True where a query (row) must not look (column)."""
-    noised = layout.num_queries
-    group = torch.arange(noised, device=device) // layout.group_size
-    mask = torch.zeros(noised + matching, noised + matching, dtype=torch.bool, device=device)
-    mask[:noised, :noised] = group[:, None] != group
-    mask[noised:, :noised] = True
+def _shift_center_and_size(boxes: Tensor, _negative: Tensor, *, scale: float) -> Tensor:
+    reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
+    amount = torch.rand_like(boxes) * 2 - 1
+    return (boxes + amount * reach * scale).clamp(0, 1)
+
+
+def denoising_attention_mask(
+    layout: DenoisingLayout, num_matching: int, device: torch.device
+) -> Tensor:
+    """[D + M, D + M] bool for D denoising and M matching queries; True = row must not attend."""
+    count = layout.num_queries
+    group = torch.arange(count, device=device) // layout.group_size
+    size = count + num_matching
+    mask = torch.zeros(size, size, dtype=torch.bool, device=device)
+    mask[:count, :count] = group[:, None] != group
+    mask[count:, :count] = True
     return mask

@@ -1,16 +1,40 @@
-"""The transformer layers of both branches: deformable encoder and decoder layers, post-norm."""
+"""Post-norm transformer layers with multi-scale deformable attention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hipie.modeling.pixel_decoder.multi_scale_features import Levels
 from hipie.ops import MSDeformAttn
+from hipie.structures import FeatureLevels
 
-TOKENS_AT_ONCE = 2048
+# Without gradients an encoder layer processes so many tokens at a time.
+TOKENS_PER_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a deformable transformer.
+
+    Attributes:
+        width: channels of tokens and queries.
+        num_queries: matching queries of the decoder.
+        encoder_layers, decoder_layers: number of layers.
+        num_heads: heads of every attention.
+        num_points: sampling points a head and level of deformable attention.
+        dim_feedforward: hidden channels of the feed-forward blocks.
+    """
+
+    width: int = 256
+    num_queries: int = 300
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    dim_feedforward: int = 2048
 
 
 class FeedForward(nn.Module):
@@ -30,63 +54,99 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention over all tokens of all levels, then a feed-forward block.
+    """Multi-scale deformable attention encoder layer.
 
-    A token reads the projected values of others, and is otherwise worked on alone. So without
-    gradients the layer goes over the tokens some two thousand at a time: what it makes on the way
-    stays in the processor's cache, which is quicker and takes hardly any memory.
+    Self-attention over the tokens of all levels, then a feed-forward block. Without gradients the
+    queries are processed in chunks of about two thousand tokens: intermediate results then stay in
+    the processor's cache, which is faster and bounds the memory.
+
+    Args:
+        transformer: sizes.
+        levels: number of feature levels.
     """
 
-    def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int) -> None:
+    def __init__(self, transformer: TransformerConfig, levels: int) -> None:
         super().__init__()
-        self.attention = MSDeformAttn(width, levels, heads, points)
+        width = transformer.width
+        self.attention = MSDeformAttn(width, levels, transformer.num_heads, transformer.num_points)
         self.norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, ffn_width)
+        self.feed_forward = FeedForward(width, transformer.dim_feedforward)
 
     def forward(
-        self, tokens: Tensor, levels: Levels, centres: Tensor, padding_mask: Tensor | None
+        self,
+        tokens: Tensor,
+        levels: FeatureLevels,
+        reference_points: Tensor,
+        padding_mask: Tensor | None,
     ) -> Tensor:
-        """Tokens [B, S, width], their centres [B, S, L, 2] -> [B, S, width]."""
+        """Encode tokens.
+
+        Args:
+            tokens: [B, S, width].
+            levels: their positions and shapes.
+            reference_points: [B, S, L, 2] of every token on every level's canvas.
+            padding_mask: [B, S] bool, True where padded, or None.
+
+        Returns:
+            [B, S, width].
+        """
         step = tokens.shape[1]
         if not torch.is_grad_enabled():
-            step = max(1, TOKENS_AT_ONCE // len(tokens))
-        values = joined(
-            [self.attention.values(*some) for some in slices(step, tokens, padding_mask)]
+            step = max(1, TOKENS_PER_CHUNK // len(tokens))
+        values = concatenate(
+            [self.attention.values(*chunk) for chunk in split_tokens(step, tokens, padding_mask)]
         )
-        parts = slices(step, tokens, levels.positions, centres)
-        return joined([self._encoded(*some, values, levels) for some in parts])
+        chunks = split_tokens(step, tokens, levels.position_embeddings, reference_points)
+        return concatenate([self._encode_chunk(*chunk, values, levels) for chunk in chunks])
 
-    def _encoded(
-        self, tokens: Tensor, positions: Tensor, centres: Tensor, values: Tensor, levels: Levels
+    def _encode_chunk(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        values: Tensor,
+        levels: FeatureLevels,
     ) -> Tensor:
-        """Some of the tokens [B, n, width], encoded."""
         attended = self.attention.attend(
-            tokens + positions, centres, values, levels.shapes, levels.starts
+            tokens + positions,
+            reference_points,
+            values,
+            levels.spatial_shapes,
+            levels.level_start_index,
         )
         return self.feed_forward(self.norm(tokens + attended))
 
 
-def slices(step: int, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-    """Tensors [B, S, ...] cut along S into pieces of `step`; None stays None."""
-    for start in range(0, tensors[0].shape[1], step):
-        yield tuple(None if one is None else one[:, start : start + step] for one in tensors)
+def split_tokens(step: int, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+    """Split tensors [B, S, ...] along S into chunks of `step`; None stays None."""
+    length = next(tensor.shape[1] for tensor in tensors if tensor is not None)
+    for start in range(0, length, step):
+        yield tuple(
+            None if tensor is None else tensor[:, start : start + step] for tensor in tensors
+        )
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The inverse of `slices`; a single piece is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+def concatenate(chunks: Sequence[Tensor]) -> Tensor:
+    """Inverse of `split_tokens`; a single chunk is not copied."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable attention to the memory, feed-forward."""
+    """Self-attention among queries, deformable cross-attention to the memory, feed-forward.
 
-    def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int) -> None:
+    Args:
+        transformer: sizes.
+        levels: number of feature levels.
+    """
+
+    def __init__(self, transformer: TransformerConfig, levels: int) -> None:
         super().__init__()
+        width, heads = transformer.width, transformer.num_heads
         self.self_attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm_self = nn.LayerNorm(width)
-        self.cross_attention = MSDeformAttn(width, levels, heads, points)
+        self.cross_attention = MSDeformAttn(width, levels, heads, transformer.num_points)
         self.norm_cross = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, ffn_width)
+        self.feed_forward = FeedForward(width, transformer.dim_feedforward)
 
     def forward(
         self,
@@ -94,20 +154,23 @@ class DecoderLayer(nn.Module):
         positions: Tensor,
         references: Tensor,
         memory: Tensor,
-        levels: Levels,
+        levels: FeatureLevels,
         *,
         padding_mask: Tensor | None,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """One step of the decoder.
+        """Update the queries.
 
         Args:
             queries, positions: [B, N, width].
             references: [B, N, L, 4] boxes on every level's canvas.
             memory: [B, S, width].
-            levels: shapes and starts of the memory's levels.
+            levels: shapes and start indices of the memory's levels.
             padding_mask: [B, S] bool, True where padded.
-            attention_mask: [N, N] bool, True where a query must not look.
+            attention_mask: [N, N] bool, True where a query (row) must not attend (column).
+
+        Returns:
+            [B, N, width].
         """
         placed = queries + positions
         attended, _ = self.self_attention(
@@ -115,6 +178,11 @@ class DecoderLayer(nn.Module):
         )
         queries = self.norm_self(queries + attended)
         attended = self.cross_attention(
-            queries + positions, references, memory, levels.shapes, levels.starts, padding_mask
+            queries + positions,
+            references,
+            memory,
+            levels.spatial_shapes,
+            levels.level_start_index,
+            padding_mask,
         )
         return self.feed_forward(self.norm_cross(queries + attended))

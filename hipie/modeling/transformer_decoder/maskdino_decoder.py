@@ -1,113 +1,101 @@
-"""The decoder of stuff: queries from the memory itself, one box head for all (MaskDINO)."""
+"""Decoder of stuff: MaskDINO with text as the classifier (late fusion).
+
+Image features are decoded without text; text is read by the class heads only. So everything but
+the class logits can be computed before any text is known.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from hipie.modeling.heads.mlp import MLP
-from hipie.modeling.pixel_decoder.multi_scale_features import Levels
-from hipie.modeling.transformer_decoder.layers import DecoderLayer
+from hipie.modeling.heads.class_head import TextClassHead
+from hipie.modeling.heads.mask_embedding_head import MaskEmbeddingHead
+from hipie.modeling.heads.mlp import MLP, TextProjection
+from hipie.modeling.pixel_decoder.maskdino_pixel_decoder import MaskDINOPixelDecoder
+from hipie.modeling.transformer_decoder.denoising import (
+    DenoisingConfig,
+    DenoisingQueries,
+    build_denoising_queries,
+    center_size_noise,
+    denoising_attention_mask,
+)
+from hipie.modeling.transformer_decoder.layers import DecoderLayer, TransformerConfig
 from hipie.modeling.transformer_decoder.position_encoding import sine_box_embedding
-from hipie.modeling.transformer_decoder.proposals import anchor_boxes, gather_rows
-from hipie.modeling.transformer_decoder.reference_points import inverse_sigmoid
-from hipie.modeling.transformer_decoder.thing_decoder import box_head, top_rows
+from hipie.modeling.transformer_decoder.proposals import (
+    anchor_boxes,
+    build_box_head,
+    gather_tokens,
+    inverse_sigmoid,
+    topk_tokens,
+)
+from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Targets
 
 
-@dataclass
-class StuffProposals:
-    """The tokens that became queries, best first.
-
-    Attributes:
-        topk: [B, Q] token of every query.
-        content: [B, Q, width].
-        box_logits: [B, Q, 4], +inf for anchors that may not propose.
-        scores: [B, S] what tokens were chosen by.
-    """
-
-    topk: Tensor
-    content: Tensor
-    box_logits: Tensor
-    scores: Tensor
-
-
-@dataclass
-class DecodedStuff:
-    """One entry a state: before the first layer, then after every layer.
-
-    Attributes:
-        queries: [B, N, width] each, normed.
-        boxes: [B, N, 4] each.
-    """
-
-    queries: list[Tensor]
-    boxes: list[Tensor]
-
-
-class StuffDecoder(nn.Module):
-    """Two-stage selection and deformable decoder layers.
+class MaskDINODecoder(nn.Module):
+    """Two-stage query selection and deformable decoder layers with one shared box head.
 
     Args:
-        width, num_layers, num_heads, num_points, ffn_width, num_levels: of the transformer.
-        num_queries: how many tokens become queries.
+        transformer: sizes.
+        levels: number of feature levels.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_queries: int,
-        num_layers: int,
-        num_heads: int,
-        num_points: int,
-        ffn_width: int,
-        num_levels: int = 4,
-    ) -> None:
+    def __init__(self, transformer: TransformerConfig, levels: int = 4) -> None:
         super().__init__()
-        self.width, self.num_queries = width, num_queries
+        self.width = width = transformer.width
+        self.num_queries = transformer.num_queries
         self.proposal_projection = nn.Linear(width, width)
         self.proposal_norm = nn.LayerNorm(width)
         self.class_features = nn.Linear(width, width)
-        self.box_head = box_head(width)
+        self.box_head = build_box_head(width)
         self.norm = nn.LayerNorm(width)
         self.reference_position = MLP(2 * width, width, width, 2)
         self.layers = nn.ModuleList(
-            DecoderLayer(width, num_heads, num_levels, num_points, ffn_width)
-            for _ in range(num_layers)
+            DecoderLayer(transformer, levels) for _ in range(transformer.decoder_layers)
         )
 
-    def propose(self, levels: Levels) -> StuffProposals:
-        """Choose the tokens with the largest of their `class_features` outputs; no word asked."""
-        anchors, usable = anchor_boxes(levels)
-        memory = levels.tokens.masked_fill(~usable[..., None], 0.0)
+    def propose(self, levels: FeatureLevels) -> tuple[Tensor, Tensor, Tensor]:
+        """Select the tokens with the largest `class_features` outputs; independent of text.
+
+        Returns:
+            Token of every query [B, Q], best first; its content [B, Q, width]; and its box
+            [B, Q, 4] cxcywh before the sigmoid, +inf where the anchor is invalid.
+        """
+        anchors, valid = anchor_boxes(levels)
+        memory = levels.tokens.masked_fill(~valid[..., None], 0.0)
         candidates = self.proposal_norm(self.proposal_projection(memory))
         scores = self.class_features(candidates).float().amax(-1)
-        topk = top_rows(scores.detach(), self.num_queries)
-        content = gather_rows(candidates, topk)
-        box_logits = self.box_head(content).float() + gather_rows(anchors, topk)
-        return StuffProposals(topk, content, box_logits, scores)
+        topk = topk_tokens(scores.detach(), self.num_queries)
+        content = gather_tokens(candidates, topk)
+        return topk, content, self.box_head(content).float() + gather_tokens(anchors, topk)
 
     def forward(
         self,
         queries: Tensor,
         references: Tensor,
-        levels: Levels,
+        levels: FeatureLevels,
         attention_mask: Tensor | None,
-    ) -> DecodedStuff:
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Run all layers.
 
         Args:
             queries: [B, N, width] content.
             references: [B, N, 4] cxcywh in 0..1 of the canvas.
             levels: the memory, coarse level first.
-            attention_mask: [N, N] bool, True where a query must not look.
+            attention_mask: [N, N] bool, True where a query (row) must not attend (column).
+
+        Returns:
+            Normalised queries [B, N, width] and boxes [B, N, 4], each before the first layer, then
+            after every layer.
         """
-        out = DecodedStuff([self.norm(queries)], [references])
-        ratios = levels.ratios.repeat(1, 1, 2)
+        all_queries, all_boxes = [self.norm(queries)], [references]
+        ratios = levels.valid_ratios.repeat(1, 1, 2)
         for layer in self.layers:
-            entering = references.detach()
-            on_canvas = entering[:, :, None] * ratios[:, None]
+            detached = references.detach()
+            on_canvas = detached[:, :, None] * ratios[:, None]
             position = self.reference_position(
                 sine_box_embedding(on_canvas[:, :, 0], self.width // 2)
             )
@@ -120,15 +108,153 @@ class StuffDecoder(nn.Module):
                 padding_mask=None,
                 attention_mask=attention_mask,
             )
-            normed = self.norm(queries)
-            step = self.box_head(normed).float()
-            out.queries.append(normed)
-            out.boxes.append((step + inverse_sigmoid(references)).sigmoid())
-            running = self.box_head(queries).float() + inverse_sigmoid(entering)
-            references = running.sigmoid()
-        return out
+            normalized = self.norm(queries)
+            offset = self.box_head(normalized).float()
+            all_queries.append(normalized)
+            all_boxes.append((offset + inverse_sigmoid(references)).sigmoid())
+            offset = self.box_head(queries).float()
+            references = (offset + inverse_sigmoid(detached)).sigmoid()
+        return all_queries, all_boxes
 
 
-def initial_references(proposals: StuffProposals) -> Tensor:
-    """[B, Q, 4] boxes of the proposals, without gradient."""
-    return torch.sigmoid(proposals.box_logits.detach())
+class StuffBranch(nn.Module):
+    """MaskDINO's pixel decoder, decoder and mask dot product, with text class heads.
+
+    Args:
+        in_channels: channels of res3, res4, res5.
+        text_width: channels of a token.
+        transformer: sizes of encoder and decoder.
+        denoising: denoising in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        text_width: int,
+        transformer: TransformerConfig,
+        denoising: DenoisingConfig,
+    ) -> None:
+        super().__init__()
+        width = transformer.width
+        self.denoising = denoising
+        self.pixel_decoder = MaskDINOPixelDecoder(in_channels, transformer)
+        self.decoder = MaskDINODecoder(transformer, len(in_channels) + 1)
+        self.mask_embedding = MLP(width, width, width, 3)
+        self.mask_head = MaskEmbeddingHead()
+        # One for each state of the queries: initial, after every layer but the last; proposals;
+        # final.
+        self.class_heads = nn.ModuleList(
+            TextClassHead(width, text_width) for _ in range(transformer.decoder_layers + 2)
+        )
+        self.denoising_content = TextProjection(text_width, width)
+
+    def decode(self, features: Sequence[Tensor]) -> DecoderOutput:
+        """Everything of inference that needs no text: the last layer, without class logits.
+
+        Args:
+            features: res3, res4, res5: [B, C_i, h_i, w_i].
+        """
+        levels, mask_features = self.pixel_decoder(features)
+        topk, content, box_logits = self.decoder.propose(levels)
+        references = box_logits.detach().sigmoid()
+        queries, boxes = self.decoder(content.detach(), references, levels, None)
+        last = self._describe(len(queries) - 1, queries[-1], boxes[-1])
+        return DecoderOutput(
+            layers=(last,),
+            mask_features=mask_features.unbind(0),
+            references=references,
+            proposal_index=topk,
+        )
+
+    def classify(self, output: DecoderOutput, class_text: Tensor) -> DecoderOutput:
+        """Add the class logits to an output of `decode`.
+
+        Args:
+            output: of B images.
+            class_text: [B, T, text_width] fused tokens, or [B, 1, text_width].
+        """
+        last = self._classify(output.layers[-1], self.class_heads[-1], class_text)
+        return replace(output, layers=(*output.layers[:-1], last))
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        *,
+        class_text: Tensor,
+        pooled_text: Tensor,
+        targets: Sequence[Targets] | None = None,
+    ) -> DecoderOutput:
+        """Predictions of the proposals and of every state of the queries, as training needs them.
+
+        Args:
+            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            class_text: [B, T, text_width] fused tokens, or [B, 1, text_width].
+            pooled_text: [B, 1, text_width], content of the denoising queries.
+            targets: ground truth; None = no denoising.
+        """
+        levels, mask_features = self.pixel_decoder(features)
+        topk, content, box_logits = self.decoder.propose(levels)
+        queries, references = content.detach(), box_logits.detach().sigmoid()
+        noised = None if targets is None else self._noised(targets)
+        count, mask = 0, None
+        if noised is not None:
+            count = noised.layout.num_queries
+            noised_content = self.denoising_content(pooled_text) * noised.used[..., None]
+            queries = torch.cat([noised_content.to(queries.dtype), queries], dim=1)
+            references = torch.cat([noised.references, references], dim=1)
+            mask = denoising_attention_mask(noised.layout, topk.shape[1], references.device)
+        decoded = self.decoder(queries, references, levels, mask)
+        proposals = self._heads(
+            self.decoder.norm(content), torch.sigmoid(box_logits), self.class_heads[-2], class_text
+        )
+        return DecoderOutput(
+            layers=self._predict(*decoded, class_text, slice(count, None)),
+            # One tensor an image: indexing the batch would cost a batch of zeros per gradient.
+            mask_features=mask_features.unbind(0),
+            references=references[:, count:],
+            proposal_index=topk,
+            proposals=proposals,
+            denoising=self._predict(*decoded, class_text, slice(0, count)) if noised else (),
+            denoising_layout=noised.layout if noised else None,
+        )
+
+    def _noised(self, targets: Sequence[Targets]) -> DenoisingQueries | None:
+        official = self.denoising.official_frames
+        boxes = [target.boxes if official else target.boxes_on_canvas() for target in targets]
+        noise = center_size_noise(self.denoising.noise)
+        return build_denoising_queries(
+            targets, boxes, self.denoising.num_queries, noise, negatives=False
+        )
+
+    def _predict(
+        self, queries: Sequence[Tensor], boxes: Sequence[Tensor], text: Tensor, chosen: slice
+    ) -> tuple[LayerOutput, ...]:
+        last = len(queries) - 1
+        outputs = []
+        for state in range(len(queries)):
+            output = self._describe(state, queries[state][:, chosen], boxes[state][:, chosen])
+            head = self.class_heads[-1 if state == last else state]
+            outputs.append(self._classify(output, head, text))
+        return tuple(outputs)
+
+    def _heads(
+        self, queries: Tensor, boxes: Tensor, class_head: TextClassHead, text: Tensor
+    ) -> LayerOutput:
+        return self._classify(self._embed(queries, boxes), class_head, text)
+
+    def _describe(self, state: int, queries: Tensor, boxes: Tensor) -> LayerOutput:
+        # After a layer the queries are normalised once more: the published head does it twice.
+        return self._embed(self.decoder.norm(queries) if state else queries, boxes)
+
+    def _embed(self, queries: Tensor, boxes: Tensor) -> LayerOutput:
+        return LayerOutput(
+            boxes=boxes,
+            class_embeddings=self.decoder.class_features(queries),
+            mask_embeddings=self.mask_embedding(queries),
+        )
+
+    @staticmethod
+    def _classify(output: LayerOutput, class_head: TextClassHead, text: Tensor) -> LayerOutput:
+        if output.class_embeddings is None:
+            raise ValueError("class logits need the class embeddings of a layer")
+        return replace(output, logits=class_head(output.class_embeddings, text))

@@ -1,4 +1,4 @@
-"""Sine embeddings of pixels and of boxes."""
+"""Sine embeddings of pixel positions and of boxes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 TEMPERATURE = 10000.0
 
 
-def sine_positions(padding_mask: Tensor, width: int, offset: float = 0.0) -> Tensor:
-    """Sine embedding of every pixel's place among the unpadded pixels (DETR, appendix A.4).
+def sine_position_embedding(padding_mask: Tensor, width: int, offset: float = 0.0) -> Tensor:
+    """Compute the sine embedding of every pixel among the unpadded pixels (DETR, appendix A.4).
 
     A coordinate is (count of unpadded pixels so far + offset) / (their number + 1e-6) * 2 pi; the
     first half of the channels is y, the second x, sine and cosine alternating.
@@ -28,22 +28,22 @@ def sine_positions(padding_mask: Tensor, width: int, offset: float = 0.0) -> Ten
     y, x = valid.cumsum(1), valid.cumsum(2)
     y = (y + offset) / (y[:, -1:, :] + 1e-6)
     x = (x + offset) / (x[:, :, -1:] + 1e-6)
-    both = sine_box_embedding(torch.stack([x, y], dim=-1), width // 2)
-    return both.permute(0, 3, 1, 2)
+    embedding = sine_box_embedding(torch.stack([x, y], dim=-1), width // 2)
+    return embedding.permute(0, 3, 1, 2)
 
 
-def sine_box_embedding(boxes: Tensor, per_number: int = 128) -> Tensor:
-    """Sine embedding of coordinates in 0..1, in the order y, x[, w, h] (DAB-DETR).
+def sine_box_embedding(boxes: Tensor, channels: int = 128) -> Tensor:
+    """Compute the sine embedding of points or boxes in 0..1, in the order y, x[, w, h] (DAB-DETR).
 
     Args:
         boxes: [..., 2] (x, y) or [..., 4] (cx, cy, w, h).
-        per_number: channels a number.
+        channels: of the embedding of one coordinate.
 
     Returns:
-        [..., per_number * 2 or 4] float32.
+        [..., channels * 2 or 4] float32.
     """
-    channel = torch.arange(per_number, dtype=torch.float32, device=boxes.device)
-    period = TEMPERATURE ** (2 * (channel // 2) / per_number)
+    channel = torch.arange(channels, dtype=torch.float32, device=boxes.device)
+    period = TEMPERATURE ** (2 * (channel // 2) / channels)
     order = [1, 0, *range(2, boxes.shape[-1])]
     angles = boxes[..., order].float()[..., None] * (2 * math.pi) / period
     waves = torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1)

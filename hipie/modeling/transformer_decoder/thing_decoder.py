@@ -1,46 +1,54 @@
-"""The decoder of things: queries refine boxes layer by layer (DINO)."""
+"""Decoder of things: two-stage Deformable DETR with denoising, dynamic masks and IoU heads (DINO)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hipie.modeling.heads.mlp import MLP
-from hipie.modeling.pixel_decoder.multi_scale_features import Levels
-from hipie.modeling.transformer_decoder.layers import DecoderLayer
+from hipie.modeling.fusion.bidirectional_attention import FusionConfig
+from hipie.modeling.heads.class_head import TextClassHead
+from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures
+from hipie.modeling.heads.mlp import MLP, TextProjection
+from hipie.modeling.pixel_decoder.thing_encoder import ThingEncoder
+from hipie.modeling.transformer_decoder.denoising import (
+    DenoisingConfig,
+    DenoisingQueries,
+    build_denoising_queries,
+    corner_noise,
+    denoising_attention_mask,
+)
+from hipie.modeling.transformer_decoder.layers import DecoderLayer, TransformerConfig
 from hipie.modeling.transformer_decoder.position_encoding import sine_box_embedding
-from hipie.modeling.transformer_decoder.reference_points import inverse_sigmoid
+from hipie.modeling.transformer_decoder.proposals import (
+    anchor_boxes,
+    build_box_head,
+    gather_tokens,
+    inverse_sigmoid,
+    topk_tokens,
+)
+from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Size, Targets
 
-
-@dataclass
-class DecodedThings:
-    """What the decoder leaves, one entry a layer.
-
-    Attributes:
-        queries: [B, N, width] each.
-        references: [B, N, 4] each: the box that entered the layer.
-        boxes: [B, N, 4] each: the box that left it, gradients reaching back one layer more.
-    """
-
-    queries: list[Tensor]
-    references: list[Tensor]
-    boxes: list[Tensor]
+PRIOR_PROBABILITY = 0.01
 
 
 class ThingDecoder(nn.Module):
-    """Deformable decoder layers with a box head each and references that follow them."""
+    """Deformable decoder layers with iterative box refinement, one box head a layer.
 
-    def __init__(
-        self, width: int, num_layers: int, heads: int, points: int, ffn_width: int, levels: int = 4
-    ) -> None:
+    Args:
+        transformer: sizes.
+        levels: number of feature levels.
+    """
+
+    def __init__(self, transformer: TransformerConfig, levels: int = 4) -> None:
         super().__init__()
-        self.width = width
+        self.width = width = transformer.width
         self.layers = nn.ModuleList(
-            DecoderLayer(width, heads, levels, points, ffn_width) for _ in range(num_layers)
+            DecoderLayer(transformer, levels) for _ in range(transformer.decoder_layers)
         )
-        self.box_heads = nn.ModuleList(box_head(width) for _ in range(num_layers))
+        self.box_heads = nn.ModuleList(build_box_head(width) for _ in self.layers)
         self.reference_position = MLP(2 * width, width, width, 2)
 
     def forward(
@@ -48,23 +56,28 @@ class ThingDecoder(nn.Module):
         queries: Tensor,
         references: Tensor,
         memory: Tensor,
-        levels: Levels,
+        levels: FeatureLevels,
         attention_mask: Tensor | None,
-    ) -> DecodedThings:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Run all layers.
 
         Args:
             queries: [B, N, width] content.
-            references: [B, N, 4] cxcywh; background queries may lie outside 0..1.
+            references: [B, N, 4] cxcywh; background queries may be outside 0..1.
             memory: [B, S, width].
             levels: of the memory.
-            attention_mask: [N, N] bool, True where a query must not look.
+            attention_mask: [N, N] bool, True where a query (row) must not attend (column).
+
+        Returns:
+            One entry a layer of each: queries [B, N, width], the references [B, N, 4] that entered
+            the layer, and the boxes [B, N, 4] that left it, whose gradient reaches one layer
+            further back (DINO's "look forward twice").
         """
-        out = DecodedThings([], [], [])
-        ratios = levels.ratios.repeat(1, 1, 2)
-        entering = references
-        for layer, box_head_ in zip(self.layers, self.box_heads, strict=True):
-            on_canvas = entering[:, :, None] * ratios[:, None]
+        all_queries, all_references, all_boxes = [], [], []
+        ratios = levels.valid_ratios.repeat(1, 1, 2)
+        detached = references
+        for layer, box_head in zip(self.layers, self.box_heads, strict=True):
+            on_canvas = detached[:, :, None] * ratios[:, None]
             position = self.reference_position(
                 sine_box_embedding(on_canvas[:, :, 0], self.width // 2)
             )
@@ -77,23 +90,209 @@ class ThingDecoder(nn.Module):
                 padding_mask=levels.padding_mask,
                 attention_mask=attention_mask,
             )
-            step = box_head_(queries).float()
-            out.queries.append(queries)
-            out.references.append(references)
-            out.boxes.append((step + inverse_sigmoid(references)).sigmoid())
-            references = (step + inverse_sigmoid(entering)).sigmoid()
-            entering = references.detach()
-        return out
+            offset = box_head(queries).float()
+            all_queries.append(queries)
+            all_references.append(references)
+            all_boxes.append((offset + inverse_sigmoid(references)).sigmoid())
+            references = (offset + inverse_sigmoid(detached)).sigmoid()
+            detached = references.detach()
+        return all_queries, all_references, all_boxes
 
 
-def box_head(width: int) -> MLP:
-    """Three layers to a box step in logits; at first the step is zero."""
-    head = MLP(width, width, 4, 3)
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
-    return head
+class ThingBranch(ThingEncoder):
+    """Early-fusion encoder and two-stage decoder of things.
 
+    The N queries are, in order, denoising queries (in training), background queries, and matching
+    queries. Background queries take part in attention only.
 
-def top_rows(scores: Tensor, count: int) -> Tensor:
-    """[B, S] scores -> [B, count] indices by falling score."""
-    return torch.topk(scores, min(count, scores.shape[1]), dim=1)[1]
+    Args:
+        in_channels: channels of res3, res4, res5.
+        text_width: channels of a token.
+        transformer: sizes of encoder and decoder.
+        fusion: sizes of the bi-directional attention; None = no early fusion.
+        denoising: denoising in training.
+        num_background_queries: learned queries with learned references.
+        mask_channels: channels of the mask features.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        text_width: int,
+        transformer: TransformerConfig,
+        fusion: FusionConfig | None,
+        denoising: DenoisingConfig,
+        *,
+        num_background_queries: int = 10,
+        mask_channels: int = 8,
+    ) -> None:
+        super().__init__(in_channels, text_width, transformer, fusion)
+        width, num_layers = transformer.width, transformer.decoder_layers
+        self.num_queries = transformer.num_queries
+        self.num_background = num_background_queries
+        self.denoising = denoising
+        self.proposal_projection = nn.Linear(width, width)
+        self.proposal_norm = nn.LayerNorm(width)
+        self.proposal_score = nn.Linear(width, 1)
+        self.proposal_box = build_box_head(width)
+        self.query_content = nn.Embedding(self.num_queries, width)
+        self.background_content = nn.Embedding(num_background_queries, width)
+        self.background_references = nn.Embedding(num_background_queries, 4)
+        self.decoder = ThingDecoder(transformer, len(in_channels) + 1)
+        self.class_heads = nn.ModuleList(
+            TextClassHead(width, text_width) for _ in range(num_layers)
+        )
+        self.iou_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_layers))
+        self.mask_features = MaskFeatures(width, mask_channels)
+        self.mask_head = DynamicMaskHead(width, mask_channels)
+        self.denoising_content = TextProjection(text_width, width)
+        bias = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        for head in (self.proposal_score, *self.iou_heads):
+            nn.init.constant_(head.bias, bias)
+
+    def forward(
+        self,
+        levels: FeatureLevels,
+        image_sizes: Sequence[Size],
+        *,
+        class_text: Tensor,
+        pooled_text: Tensor,
+        targets: Sequence[Targets] | None = None,
+        all_layers: bool | None = None,
+    ) -> tuple[DecoderOutput, Tensor]:
+        """Encode, propose and decode.
+
+        Args:
+            levels: of `fuse`.
+            image_sizes: (height, width) of the B unpadded images in pixels.
+            class_text: [B, T, text_width] the fused tokens, or [B, 1, text_width] one pooled
+                expression.
+            pooled_text: [B, 1, text_width] unfused, content of the denoising queries.
+            targets: ground truth in training; None = no denoising and no proposals.
+            all_layers: predictions of all layers instead of the last; by default in training.
+
+        Returns:
+            The predictions, without background queries, and the encoder memory [B, S, width].
+        """
+        training = targets is not None
+        memory = self.encode(levels)
+        proposals, topk, start = self._propose(memory, levels, all_boxes=training)
+        noised = None
+        if targets is not None:
+            boxes = [target.boxes for target in targets]
+            noised = build_denoising_queries(
+                targets, boxes, self.denoising.num_queries, corner_noise, negatives=True
+            )
+        decoded = self.decoder(*self._initial_queries(start, noised, pooled_text, memory, levels))
+        count = noised.layout.num_queries if noised else 0
+        matching = slice(count + self.num_background, None)
+        sizes = start.new_tensor([[(width, height)] for height, width in image_sizes])
+        queries, references, boxes_of_layers = decoded
+        num_layers = len(queries)
+        first = 0 if (training if all_layers is None else all_layers) else num_layers - 1
+
+        def predict(chosen: slice, centers: Sequence[Tensor]) -> tuple[LayerOutput, ...]:
+            return tuple(
+                self._predict(
+                    layer,
+                    queries[layer][:, chosen],
+                    boxes_of_layers[layer][:, chosen],
+                    centers[layer],
+                    class_text,
+                )
+                for layer in range(first, num_layers)
+            )
+
+        centers = [reference[:, matching, :2].detach() * sizes for reference in references]
+        denoising: tuple[LayerOutput, ...] = ()
+        if noised:
+            denoising_centers = self._denoising_centers(references, count, sizes)
+            denoising = predict(slice(0, count), denoising_centers)
+        output = DecoderOutput(
+            layers=predict(matching, centers),
+            mask_features=self.mask_features(levels.with_tokens(memory).to_maps()[:3]).unbind(0),
+            references=references[0][:, matching],
+            proposal_index=topk,
+            proposals=proposals,
+            denoising=denoising,
+            denoising_layout=noised.layout if noised else None,
+        )
+        return output, memory
+
+    def _propose(
+        self, memory: Tensor, levels: FeatureLevels, *, all_boxes: bool
+    ) -> tuple[LayerOutput | None, Tensor, Tensor]:
+        """Select the best tokens.
+
+        Returns:
+            Proposals of all tokens (None unless `all_boxes`), the best tokens [B, Q] and their
+            boxes [B, Q, 4].
+        """
+        anchors, valid = anchor_boxes(levels)
+        valid_memory = memory.masked_fill(~valid[..., None], 0.0)
+        candidates = self.proposal_norm(self.proposal_projection(valid_memory))
+        scores = self.proposal_score(candidates).float()
+        topk = topk_tokens(scores[..., 0].detach(), self.num_queries)
+        if not all_boxes:
+            best, best_anchors = gather_tokens(candidates, topk), gather_tokens(anchors, topk)
+            return None, topk, (self.proposal_box(best).float() + best_anchors).sigmoid()
+        boxes = (self.proposal_box(candidates).float() + anchors).sigmoid()
+        start = gather_tokens(boxes, topk).detach()
+        return LayerOutput(boxes=boxes, logits=scores), topk, start
+
+    def _initial_queries(
+        self,
+        start: Tensor,
+        noised: DenoisingQueries | None,
+        pooled_text: Tensor,
+        memory: Tensor,
+        levels: FeatureLevels,
+    ) -> tuple[Tensor, Tensor, Tensor, FeatureLevels, Tensor | None]:
+        """Arguments of the decoder: content, references, memory, levels and attention mask."""
+        batch, num_matching = start.shape[:2]
+        content = torch.cat(
+            [self.background_content.weight, self.query_content.weight[:num_matching]]
+        )
+        queries = content.expand(batch, -1, -1)
+        background = self.background_references.weight.expand(batch, -1, -1)
+        references = torch.cat([background.float(), start], dim=1)
+        if noised is None:
+            return queries, references, memory, levels, None
+        noised_content = self.denoising_content(pooled_text) * noised.used[..., None]
+        mask = denoising_attention_mask(noised.layout, references.shape[1], start.device)
+        return (
+            torch.cat([noised_content.to(queries.dtype), queries], dim=1),
+            torch.cat([noised.references, references], dim=1),
+            memory,
+            levels,
+            mask,
+        )
+
+    def _denoising_centers(
+        self, references: Sequence[Tensor], count: int, sizes: Tensor
+    ) -> list[Tensor]:
+        """Mask centres of the denoising queries in pixels, [B, count, 2] a layer.
+
+        See `DenoisingConfig.official_frames`.
+        """
+        if not self.denoising.official_frames:
+            return [reference[:, :count, :2].detach() * sizes for reference in references]
+        first = count + self.num_background
+        centers = [inverse_sigmoid(reference[:, first:, :2].detach()) for reference in references]
+        if centers[0].shape[1] < count:
+            raise ValueError(
+                "MODEL.HIPIE.LOSS.OFFICIAL_BOX_FRAMES needs as many queries as denoising queries; "
+                f"there are {centers[0].shape[1]} and {count}"
+            )
+        return [center[:, :count] for center in centers]
+
+    def _predict(
+        self, layer: int, queries: Tensor, boxes: Tensor, centers: Tensor, text: Tensor
+    ) -> LayerOutput:
+        return LayerOutput(
+            boxes=boxes,
+            logits=self.class_heads[layer](queries, text),
+            mask_embeddings=queries,
+            mask_centers=centers,
+            iou_logits=self.iou_heads[layer](queries).float(),
+        )

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.inputs import output_size, require_room, vocabulary_of
+from hipie.modeling.meta_arch.inputs import check_input_memory, output_size, vocabulary_of
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
@@ -96,8 +96,11 @@ class TrainingFree(SegmentationModel):
     def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
         image = self.picture(item)
         vocabulary = vocabulary_of(item, self.default_dataset)
-        require_room([item], len(vocabulary), image.shape[0], self.device)
-        return self.answer(image, vocabulary, output_size(item, tuple(image.shape[-2:])))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        check_input_memory(
+            [item], [size], classes=len(vocabulary), width=image.shape[0], device=self.device
+        )
+        return self.answer(image, vocabulary, output_size(item, size))
 
 
 class Names:

@@ -1,13 +1,15 @@
-"""The stuff losses: names, empty batches, canvas boxes, denoising, and what stuff boxes do."""
+"""Stuff criterion: names, empty batches, frame of boxes, denoising, boxes of stuff."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
+from tests.decoder_outputs import MASK_SIZE
 
 TWO = [[True, False, True], [False, True]]
 
@@ -18,75 +20,74 @@ def criterion():
     return StuffCriterion(num_points=48)
 
 
-def test_terms_are_named_after_their_layer(make_stuff_batch, criterion):
+def test_losses_are_named_after_their_layer(make_stuff_batch, criterion):
     batch = make_stuff_batch(TWO)
-    losses = criterion(batch.output, batch.targets, batch.text_mask)
-    places = ["", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1"]
+    losses = batch.run(criterion)
+    suffixes = ["", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1"]
     terms = ("ce", "mask", "dice", "bbox", "giou")
-    assert set(losses) == {f"loss_{t}{p}_maskdino" for t in terms for p in places}
+    assert set(losses) == {f"loss_{t}{p}_maskdino" for t in terms for p in suffixes}
     assert all(v.ndim == 0 and 0 < v.detach() < math.inf for v in losses.values())
 
 
-def test_no_objects_leave_negatives_only(make_stuff_batch, criterion):
+def test_without_objects_there_are_negatives_only(make_stuff_batch, criterion):
     batch = make_stuff_batch([[], []])
-    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    losses = batch.run(criterion)
     assert losses["loss_ce_maskdino"] > 0
     assert losses["loss_mask_maskdino"] == losses["loss_bbox_0_maskdino"] == 0
     sum(losses.values()).backward()
-    assert (batch.output.layers[-1].token_logits.grad[1] > 0).all()
+    assert (batch.output.layers[-1].logits.grad[1] > 0).all()
 
 
-def test_boxes_are_those_of_the_canvas(make_stuff_batch, criterion):
+def test_boxes_are_in_the_frame_of_the_canvas(make_stuff_batch, criterion):
     batch = make_stuff_batch([[True]], groups=1)
-    batch.targets[0].image_size = (32, 48)
-    for layer in batch.output.denoising:
-        layer.boxes = batch.targets[0].boxes[None] / 2
-    losses = criterion(batch.output, batch.targets, batch.text_mask)
+    batch.replace_target(0, image_size=(32, 48))
+    batch.replace_denoising_boxes(batch.targets[0].boxes[None] / 2)
+    losses = batch.run(criterion)
     assert losses["loss_bbox_dn_maskdino"] < 1e-6
     assert losses["loss_giou_dn_0_maskdino"] < 1e-5
 
 
-def test_more_groups_do_not_weigh_more(make_stuff_batch, criterion):
+def test_denoising_losses_are_means_over_groups(make_stuff_batch, criterion):
     one = make_stuff_batch([[True, False]], groups=1)
     two = make_stuff_batch([[True, False]], groups=2)
-    for layer, twice in zip(one.output.denoising, two.output.denoising, strict=True):
-        twice.boxes = layer.boxes.detach().repeat(1, 2, 1)
-    first = criterion(one.output, one.targets, one.text_mask)
+    two.replace_denoising_boxes(one.output.denoising[0].boxes.detach().repeat(1, 2, 1))
+    one.replace_denoising_boxes(one.output.denoising[0].boxes.detach())
     two.targets = one.targets
-    second = criterion(two.output, two.targets, two.text_mask)
+    first, second = one.run(criterion), two.run(criterion)
     torch.testing.assert_close(first["loss_bbox_dn_maskdino"], second["loss_bbox_dn_maskdino"])
 
 
 def test_without_stuff_boxes_only_things_have_box_losses(make_stuff_batch):
     batch = make_stuff_batch([[False, True]], groups=1)
     criterion = StuffCriterion(48, stuff_boxes=False)
-    sum(criterion(batch.output, batch.targets, batch.text_mask).values()).backward()
+    sum(batch.run(criterion).values()).backward()
     index = next(
-        i for i, leaf in enumerate(batch.leaves) if leaf is batch.output.denoising[-1].token_logits
+        i for i, leaf in enumerate(batch.leaves) if leaf is batch.output.denoising[-1].logits
     )
     gradient = batch.leaves[index + 1].grad[0]
     assert gradient[0].abs().sum() == 0
     assert gradient[1].abs().sum() > 0
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_the_published_frame_is_the_unpadded_image(make_stuff_batch, published):
+@pytest.mark.parametrize("official", [False, True])
+def test_official_frames_are_those_of_the_unpadded_image(make_stuff_batch, official):
     batch = make_stuff_batch([[True]], queries=2, groups=1)
-    target = batch.targets[0]
-    target.image_size = (32, 48)
-    target.masks[:] = False
-    target.masks[0, :32, :24] = True
-    for layer in batch.output.denoising:
-        layer.boxes = (target.boxes if published else target.boxes_on_canvas())[None]
-    edge = torch.tensor([[0.5, 1.0], [0.25, 0.5]])
-    layer = batch.output.layers[-1]
-    layer.token_logits.data.zero_()
-    layer.boxes = torch.full_like(layer.boxes, 0.5)
-    layer.point_masks = lambda image, points: torch.where(
-        (points[None] < edge[:, None]).all(dim=2), 9.0, -9.0
+    masks = torch.zeros_like(batch.targets[0].masks)
+    masks[0, :32, :24] = True
+    batch.replace_target(0, image_size=(32, 48), masks=masks)
+    (target,) = batch.targets
+    batch.replace_denoising_boxes((target.boxes if official else target.boxes_on_canvas())[None])
+    halves = torch.full((1, 2, *MASK_SIZE), -9.0)
+    halves[0, 0, :, :12] = halves[0, 1, :8, :6] = 9.0
+    layer = replace(
+        batch.output.layers[-1],
+        boxes=torch.full((1, 2, 4), 0.5),
+        mask_embeddings=halves.flatten(2),
     )
-    losses = StuffCriterion(400, published_frame=published)(batch.output, batch.targets)
+    layer.logits.data.zero_()
+    batch.output = replace(batch.output, layers=(*batch.output.layers[:-1], layer))
+    losses = batch.run(StuffCriterion(400, official_frames=official))
     assert losses["loss_bbox_dn_maskdino"] < 1e-6
     losses["loss_ce_maskdino"].backward()
-    matched = layer.token_logits.grad[0, :, 0] < 0
-    assert matched.tolist() == [published, not published]
+    matched = layer.logits.grad[0, :, 0] < 0
+    assert matched.tolist() == [official, not official]

@@ -1,4 +1,4 @@
-"""Optimal assignment against brute force, costs term by term, and broken costs."""
+"""Optimal assignment against brute force, costs term by term, and costs that are not finite."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def random_case(seed, queries=6, number=3, points=20):
     positive = torch.rand(number, 7, generator=generator) > 0.5
     positive[:, 2] = True
     masks = 3 * torch.randn(queries, points, generator=generator)
-    wanted = torch.rand(number, points, generator=generator)
-    return logits, boxes, objects, positive, masks, wanted
+    point_targets = torch.rand(number, points, generator=generator)
+    return logits, boxes, objects, positive, masks, point_targets
 
 
-def test_the_published_pairs():
+def test_published_pairs():
     with np.load(PUBLISHED) as stored:
         cost = matching_cost(
             torch.from_numpy(stored["ota_logits"][0]),
@@ -48,7 +48,7 @@ def test_the_published_pairs():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 5))
-def test_no_other_assignment_is_cheaper(seed, queries, number):
+def test_no_assignment_is_cheaper(seed, queries, number):
     cost = torch.randn(queries, number, generator=torch.Generator().manual_seed(seed))
     query, chosen = assign(cost)
     assert len(query) == min(queries, number)
@@ -62,32 +62,34 @@ def test_no_other_assignment_is_cheaper(seed, queries, number):
     assert cost[query, chosen].sum().item() == pytest.approx(best, abs=1e-5)
 
 
-def test_every_term_of_the_cost_in_double_precision():
-    logits, boxes, objects, positive, masks, wanted = random_case(1)
+def test_cost_equals_the_sum_of_its_terms():
+    logits, boxes, objects, positive, masks, point_targets = random_case(1)
     weights = CostWeights(class_=4.0, box=5.0, giou=2.0, mask=5.0, dice=5.0)
-    found = matching_cost(
-        logits, boxes, objects, positive, weights, point_logits=masks, object_points=wanted
+    cost = matching_cost(
+        logits, boxes, objects, positive, weights, point_logits=masks, point_targets=point_targets
     )
-    chance = logits.double().sigmoid()
+    probability = logits.double().sigmoid()
     expected = torch.zeros(6, 3, dtype=torch.double)
     for q, j in itertools.product(range(6), range(3)):
-        p = chance[q, positive[j]]
-        yes = F.binary_cross_entropy(p, torch.ones_like(p), reduction="none") * 0.25 * (1 - p) ** 2
-        no = F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none") * 0.75 * p**2
-        m, g = masks[q].double(), wanted[j].double()
+        p = probability[q, positive[j]]
+        positive_loss = (
+            F.binary_cross_entropy(p, torch.ones_like(p), reduction="none") * 0.25 * (1 - p) ** 2
+        )
+        as_negative = F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none") * 0.75 * p**2
+        m, g = masks[q].double(), point_targets[j].double()
         s = m.sigmoid()
         expected[q, j] = (
-            4 * (yes - no).mean()
+            4 * (as_positive - as_negative).mean()
             + 5 * (boxes[q].double() - objects[j].double()).abs().sum()
             + 5 * F.binary_cross_entropy_with_logits(m, g)
             + 5 * (1 - (2 * (s * g).sum() + 1) / (s.sum() + g.sum() + 1))
         )
     corners = [box_convert(b.double(), "cxcywh", "xyxy") for b in (boxes, objects)]
     expected -= 2 * generalized_box_iou(*corners)
-    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(cost.double(), expected, atol=2e-5, rtol=1e-5)
 
 
-def test_objects_without_boxes_cost_what_the_others_cost_on_average():
+def test_box_cost_of_objects_without_boxes_is_the_mean():
     logits, boxes, objects, positive, _, _ = random_case(2)
     weights = CostWeights(class_=0.0, box=5.0, giou=2.0)
     has_box = torch.tensor([True, False, True])
@@ -98,7 +100,7 @@ def test_objects_without_boxes_cost_what_the_others_cost_on_average():
     assert torch.equal(cost, torch.zeros(6, 3))
 
 
-def test_a_name_outside_the_caption_costs_nothing():
+def test_class_cost_of_a_name_outside_the_caption_is_zero():
     logits, boxes, objects, positive, _, _ = random_case(3)
     positive[1] = False
     cost = matching_cost(logits, boxes, objects, positive, CostWeights(box=0.0, giou=0.0))
@@ -106,7 +108,7 @@ def test_a_name_outside_the_caption_costs_nothing():
 
 
 def test_extreme_logits_and_flat_boxes_have_finite_costs():
-    logits, boxes, objects, positive, masks, wanted = random_case(4)
+    logits, boxes, objects, positive, masks, point_targets = random_case(4)
     logits[0], logits[1] = 50000.0, -50000.0
     masks[0], masks[1] = 1e4, -1e4
     boxes[2, 2:] = objects[0, 2:] = 0.0
@@ -118,28 +120,28 @@ def test_extreme_logits_and_flat_boxes_have_finite_costs():
         positive,
         CostWeights(mask=5.0, dice=5.0),
         point_logits=masks,
-        object_points=wanted,
+        point_targets=point_targets,
     )
     assert cost.isfinite().all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 5), st.integers(0, 2))
-def test_a_broken_cost_is_named(value, query, chosen):
+def test_non_finite_cost_is_named(value, query, chosen):
     cost = torch.zeros(6, 3)
     cost[query, chosen] = value
     with pytest.raises(NonFiniteError, match=rf"cost of layer 7.*index \({query}, {chosen}\)"):
         assign(cost, "cost of layer 7")
 
 
-def test_no_objects_no_pairs():
+def test_no_objects_give_no_pairs():
     query, chosen = assign(torch.zeros(5, 0))
     assert len(query) == len(chosen) == 0 and query.dtype == torch.long
 
 
-def test_costs_stay_in_single_precision_under_autocast():
+def test_costs_are_float32_under_autocast():
     case = random_case(5)
-    plain = matching_cost(*case[:4], CostWeights(), point_logits=case[4], object_points=case[5])
+    plain = matching_cost(*case[:4], CostWeights(), point_logits=case[4], point_targets=case[5])
     with torch.autocast("cpu", torch.bfloat16):
-        found = matching_cost(*case[:4], CostWeights(), point_logits=case[4], object_points=case[5])
-    assert torch.equal(plain, found)
+        cost = matching_cost(*case[:4], CostWeights(), point_logits=case[4], point_targets=case[5])
+    assert torch.equal(plain, cost)

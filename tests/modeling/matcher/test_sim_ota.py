@@ -1,4 +1,4 @@
-"""SimOTA against the published system's pairs and against a naive telling of the rules."""
+"""SimOTA against the pairs of the published system and against a naive implementation."""
 
 from __future__ import annotations
 
@@ -14,53 +14,57 @@ from hipie.modeling.matcher.sim_ota import sim_ota
 PUBLISHED = Path(__file__).parents[2] / "data" / "matching_published.npz"
 
 
-def naive(logits, boxes, objects, positive):
-    """The rules one by one, with lists and double precision costs."""
+def naive_sim_ota(logits, boxes, objects, positive):
+    """The same rules with lists and double precision costs."""
     corners = box_convert(boxes, "cxcywh", "xyxy")
     object_corners = box_convert(objects, "cxcywh", "xyxy")
-    overlap = box_iou(corners, object_corners)
-    apart = generalized_box_iou(corners, object_corners)
-    queries, number = overlap.shape
+    ious = box_iou(corners, object_corners)
+    gious = generalized_box_iou(corners, object_corners)
+    queries, number = ious.shape
     cost = np.zeros((queries, number), dtype=np.float32)
     for q in range(queries):
         near_any = False
         x, y = boxes[q, :2].tolist()
         for j in range(number):
             p = torch.sigmoid(logits[q, positive[j]].double())
-            yes = 0.25 * (1 - p) ** 2 * -torch.log(p + 1e-8)
-            no = 0.75 * p**2 * -torch.log(1 - p + 1e-8)
+            as_positive = 0.25 * (1 - p) ** 2 * -torch.log(p + 1e-8)
+            as_negative = 0.75 * p**2 * -torch.log(1 - p + 1e-8)
             left, top, right, bottom = object_corners[j].tolist()
             inside = left < x < right and top < y < bottom
             cx, cy = objects[j, :2].tolist()
             close = abs(x - cx) < 2.5 / 32 and abs(y - cy) < 2.5 / 32
             near_any |= inside or close
-            cost[q, j] = (yes - no).mean() - 3 * apart[q, j] + 100 * (not (inside and close))
+            cost[q, j] = (
+                (as_positive - as_negative).mean()
+                - 3 * gious[q, j]
+                + 100 * (not (inside and close))
+            )
         if not near_any:
             cost[q] += 10000
     owned = {j: set() for j in range(number)}
     for j in range(number):
-        k = max(1, int(sum(sorted(overlap[:, j].tolist())[-10:])))
+        k = max(1, int(sum(sorted(ious[:, j].tolist())[-10:])))
         owned[j] = set(np.argsort(cost[:, j], kind="stable")[:k].tolist())
-    torn = [q for q in range(queries) if sum(q in s for s in owned.values()) > 1]
+    conflicting = [q for q in range(queries) if sum(q in s for s in owned.values()) > 1]
 
-    def settle():
-        for q in torn:
+    def resolve():
+        for q in conflicting:
             best = int(cost[q].argmin())
-            for queries_of_one in owned.values():
-                queries_of_one.discard(q)
+            for queries_of_object in owned.values():
+                queries_of_object.discard(q)
             owned[best].add(q)
 
-    settle()
+    resolve()
     for _ in range(number):
-        left_over = [j for j in owned if not owned[j]]
-        if not left_over:
+        unmatched = [j for j in owned if not owned[j]]
+        if not unmatched:
             break
         for q in set().union(*owned.values()):
             cost[q] += 100000
-        for j in left_over:
+        for j in unmatched:
             owned[j].add(int(cost[:, j].argmin()))
         if any(sum(q in s for s in owned.values()) > 1 for q in range(queries)):
-            settle()
+            resolve()
     pairs = []
     for q in range(queries):
         owners = [j for j in owned if q in owned[j]]
@@ -80,7 +84,7 @@ def random_case(seed, queries, number, spread):
     return logits, boxes, objects, positive
 
 
-def test_the_published_pairs():
+def test_published_pairs():
     with np.load(PUBLISHED) as stored:
         logits, boxes = (torch.from_numpy(stored[k][0]) for k in ("ota_logits", "ota_boxes"))
         objects = torch.from_numpy(stored["ota_gt"])
@@ -94,13 +98,13 @@ def test_the_published_pairs():
 @pytest.mark.parametrize(
     ("queries", "number", "spread"), [(40, 5, 0.05), (12, 8, 0.02), (7, 7, 0.2), (4, 6, 0.1)]
 )
-def test_the_rules_told_naively(seed, queries, number, spread):
+def test_equals_a_naive_implementation(seed, queries, number, spread):
     case = random_case(seed, queries, number, spread)
     query, chosen = sim_ota(*case)
-    assert list(zip(query.tolist(), chosen.tolist(), strict=True)) == naive(*case)
+    assert list(zip(query.tolist(), chosen.tolist(), strict=True)) == naive_sim_ota(*case)
 
 
-def test_a_better_placed_object_takes_more_queries():
+def test_objects_with_better_boxes_get_more_queries():
     logits, boxes, objects, positive = random_case(0, 30, 2, 0.0)
     _, chosen = sim_ota(logits, boxes, objects, positive)
     counts = chosen.bincount(minlength=2)
@@ -109,7 +113,7 @@ def test_a_better_placed_object_takes_more_queries():
 
 
 @pytest.mark.parametrize(("queries", "number"), [(5, 0), (0, 3)])
-def test_nothing_to_match(queries, number):
+def test_nothing_to_match_gives_no_pairs(queries, number):
     query, chosen = sim_ota(
         torch.zeros(queries, 4),
         torch.zeros(queries, 4),

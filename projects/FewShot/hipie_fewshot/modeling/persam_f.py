@@ -15,7 +15,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from hipie.modeling.criterion.dice import dice
+from hipie.modeling.criterion.losses import dice
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.location_prior import masked_features, most_similar_point

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie.modeling.criterion.dice import dice
+from hipie.modeling.criterion.losses import dice
 
 CROSS_ENTROPY, DICE = "ce", "bce_dice"
 MASK_LOSSES = (CROSS_ENTROPY, DICE)

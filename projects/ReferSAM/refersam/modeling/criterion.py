@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie.modeling.criterion.dice import dice
-from hipie.modeling.criterion.point_sampling import sample_logits, uncertain_points
+from hipie.modeling.criterion.losses import dice
+from hipie.modeling.criterion.point_sampling import point_sample, uncertain_points
 
 LOSS_NAMES = ("loss_mask", "loss_dice", "loss_mask_aux", "loss_dice_aux")
 
@@ -49,9 +49,9 @@ class MaskCriterion:
         with torch.autocast(logits.device.type, enabled=False):
             for masks in (logits.float(), coarse_logits[:, 0].float()):
                 points = uncertain_points(masks.detach(), self.num_points)
-                point_logits = sample_logits(masks, points)
+                point_logits = point_sample(masks, points)
                 with torch.no_grad():
-                    point_targets = sample_logits(targets.float(), points)
+                    point_targets = point_sample(targets.float(), points)
                 losses += [
                     cross_entropy(point_logits, point_targets),
                     dice(point_logits, point_targets).mean(),
