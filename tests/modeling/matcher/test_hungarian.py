@@ -72,7 +72,7 @@ def test_cost_equals_the_sum_of_its_terms():
     expected = torch.zeros(6, 3, dtype=torch.double)
     for q, j in itertools.product(range(6), range(3)):
         p = probability[q, positive[j]]
-        positive_loss = (
+        as_positive = (
             F.binary_cross_entropy(p, torch.ones_like(p), reduction="none") * 0.25 * (1 - p) ** 2
         )
         as_negative = F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none") * 0.75 * p**2
