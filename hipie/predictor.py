@@ -178,10 +178,10 @@ class Segmenter:
             ValueError: for an image that cannot be read, class names that cannot be used, or an
                 output that the model does not have.
         """
-        predictor = self._predictor("universal", "segment")
+        predictor = self.task_predictor("universal", "segment")
         classes = ClassRequest.from_names(things, stuff, parts)
         options = {"output": output, "min_score": min_score, "consistent": consistent, "sam": sam}
-        return predictor.predict([self._prepared(image)], classes=classes, **options)[0]
+        return predictor.predict([self.prepare(image)], classes=classes, **options)[0]
 
     def label(
         self,
@@ -203,11 +203,11 @@ class Segmenter:
         Raises:
             ValueError: if there is no mask, one is empty, or they are of another size.
         """
-        predictor = self._predictor("mask_labelling", "label")
+        predictor = self.task_predictor("mask_labelling", "label")
         if masks is None:
             raise ValueError("label needs masks [N, H, W]")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
-        return predictor.predict([self._prepared(image)], vocabulary=vocabulary, masks=masks)[0]
+        return predictor.predict([self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
     def segment_everything(
         self,
@@ -225,10 +225,10 @@ class Segmenter:
             things, stuff: as for `segment`.
             options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
         """
-        predictor = self._predictor("mask_labelling", "segment_everything")
+        predictor = self.task_predictor("mask_labelling", "segment_everything")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
         return predictor.predict(
-            [self._prepared(image)], vocabulary=vocabulary, sam=sam, sam_options=options
+            [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
         )[0]
 
     def refer(
@@ -243,8 +243,8 @@ class Segmenter:
         Raises:
             ValueError: without an expression, or for one without any letter.
         """
-        predictor = self._predictor("referring", "refer")
-        return predictor.predict([self._prepared(image)], expressions=expressions)[0]
+        predictor = self.task_predictor("referring", "refer")
+        return predictor.predict([self.prepare(image)], expressions=expressions)[0]
 
     def refer_group(self, images: Sequence[ImageLike], expression: str) -> list[Segmentation]:
         """Segment the object that an expression describes in each of several images.
@@ -263,8 +263,8 @@ class Segmenter:
             raise ValueError("refer_group needs a list of images, with at least one in it")
         if "group" not in self.model.tasks:
             return [self.refer(image, expression) for image in images]
-        prepared = [self._prepared(image) for image in images]
-        predictor = self._predictor("group", "refer_group")
+        prepared = [self.prepare(image) for image in images]
+        predictor = self.task_predictor("group", "refer_group")
         return predictor.predict(prepared, expression=expression)
 
     def prompt(self, image: ImageLike | None = None, prompts: Sequence[Any] = ()) -> Segmentation:
@@ -275,8 +275,8 @@ class Segmenter:
             prompts: each a dict with some of `inside`, `outside` (points), `box`, `scribbles`,
                 `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
         """
-        predictor = self._predictor("interactive", "prompt")
-        return predictor.predict([self._prepared(image)], prompts=prompts)[0]
+        predictor = self.task_predictor("interactive", "prompt")
+        return predictor.predict([self.prepare(image)], prompts=prompts)[0]
 
     def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
         """Segment what example masks show: one segment for each of their labels.
@@ -286,11 +286,15 @@ class Segmenter:
             examples: each an (image, mask) or (image, mask, label), as files, PIL images or
                 arrays; see `hipie_fewshot.Example`.
         """
-        predictor = self._predictor("few_shot", "like")
-        return predictor.predict([self._prepared(image)], examples=examples)[0]
+        predictor = self.task_predictor("few_shot", "like")
+        return predictor.predict([self.prepare(image)], examples=examples)[0]
 
-    def _predictor(self, task: str, method: str) -> TaskPredictor:
-        """The predictor of a task.
+    def task_predictor(self, task: str, method: str = "") -> TaskPredictor:
+        """Return the predictor that is registered for a task, built on this model.
+
+        Args:
+            task: a name in `TASK_PREDICTOR_REGISTRY`.
+            method: the method for the error message; by default the task's name.
 
         Raises:
             ValueError: if the model does not have the task, naming configurations that do.
@@ -300,27 +304,29 @@ class Segmenter:
         if needed not in self.model.tasks or not registered:
             names = ", ".join(model_zoo.configs_for_task(needed)) or "none that is installed"
             raise ValueError(
-                f"{type(self.model).__name__} cannot {method}(): "
+                f"{type(self.model).__name__} cannot {method or task}(): "
                 f"configurations whose model can are {names}"
             )
         if task not in self._predictors:
             self._predictors[task] = TASK_PREDICTOR_REGISTRY.get(task)(self.model)
         return self._predictors[task]
 
-    def _prepared(self, image: ImageLike | None) -> PreparedImage:
-        """An image as the model takes it, or the one that was set.
+    def prepare(self, image: ImageLike | None) -> PreparedImage:
+        """Read an image and resize it as the model is tested, or return the one that was set.
+
+        Args:
+            image: see `set_image`; None for the image that was set.
 
         Raises:
-            ValueError: if there is neither.
+            ValueError: if there is neither, or it is not an image.
         """
         if image is not None:
-            return self._prepare(_read(image))
+            return self._resize(_read(image))
         if self._image is None:
             raise ValueError("there is no image: pass one, or call set_image first")
         return self._image
 
-    def _prepare(self, pixels: np.ndarray) -> PreparedImage:
-        """Resize an image [H, W, 3] uint8 RGB as the model is tested."""
+    def _resize(self, pixels: np.ndarray) -> PreparedImage:
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
         resized = resize_transform(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
@@ -331,10 +337,10 @@ class Segmenter:
         return PreparedImage(self.model, pixels, inputs)
 
     def _set_pixels(self, pixels: np.ndarray) -> None:
-        image = self._prepare(pixels)
+        image = self._resize(pixels)
         for task, predictor in TASK_PREDICTOR_REGISTRY:
             if predictor.model_task in self.model.tasks:
-                self._predictor(task, "set_image").encode(image)
+                self.task_predictor(task).encode(image)
         self._image = image
 
 

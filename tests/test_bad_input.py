@@ -140,7 +140,7 @@ def test_bad_class_names_are_named(
         (["MODEL.HIPIE.HIDDEN_DIM", "63"], "a multiple of 32"),
         (["MODEL.HIPIE.TEST.TOKEN_POOLING", "sum"], "mean or max"),
         (["SEED"], "has no value"),
-        (["MODEL.HIPIE.TEXT.SOURCE", "./nowhere"], '"./nowhere" is no text encoder'),
+        (["MODEL.HIPIE.TEXT.SOURCE", "./nowhere"], '"./nowhere" is not a text encoder'),
     ],
 )
 def test_unknown_keys_and_values_are_named(

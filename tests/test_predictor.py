@@ -12,6 +12,8 @@ from PIL import Image
 from hipie import Segmenter
 from hipie.checkpoint import CheckpointError
 from hipie.data.image_io import ImageError
+from hipie.task_predictors.universal import ClassRequest
+from hipie.vocabularies import vocabulary as vocabulary_module
 from hipie.vocabularies.vocabulary import Vocabulary
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -42,7 +44,7 @@ def test_panoptic_segments_do_not_overlap(segmenter, image) -> None:
 
 def test_instances_of_the_model_become_segments(segmenter, image) -> None:
     result = segmenter.segment(image, THINGS, STUFF, output="instances", min_score=0.0)
-    prepared = segmenter._prepare(image)
+    prepared = segmenter.prepare(image)
     vocabulary = Vocabulary.from_names(THINGS, STUFF)
     instances = prepared.run(vocabulary=vocabulary)["instances"]
     shown = instances.pred_masks.flatten(1).any(1)
@@ -57,7 +59,7 @@ def test_instances_of_the_model_become_segments(segmenter, image) -> None:
 def test_semantic_output_has_one_segment_a_class(segmenter, image) -> None:
     result = segmenter.segment(image, THINGS, STUFF, output="semantic")
     vocabulary = Vocabulary.from_names(THINGS, STUFF)
-    scores = segmenter._prepare(image).run(vocabulary=vocabulary)["sem_seg"]
+    scores = segmenter.prepare(image).run(vocabulary=vocabulary)["sem_seg"]
     classes = scores.argmax(0).numpy()
     assert (result.masks.sum(0) == 1).all()
     assert len(set(result.labels)) == len(result)
@@ -257,3 +259,67 @@ def test_task_that_the_model_lacks_is_named(segmenter, image, monkeypatch) -> No
 def test_group_is_a_list_of_images(segmenter, images) -> None:
     with pytest.raises(ValueError, match="needs a list of images, with at least one"):
         segmenter.refer_group(images, "the dog")
+
+
+@pytest.fixture
+def backbone_calls(segmenter):
+    """Sizes of the images that the backbone was run on."""
+    calls: list[tuple[int, ...]] = []
+    hook = segmenter.model.backbone.register_forward_hook(
+        lambda _, inputs, __: calls.append(tuple(inputs[0].shape))
+    )
+    yield calls
+    hook.remove()
+    segmenter.reset_image()
+
+
+def test_calls_on_a_set_image_share_one_run_of_the_backbone(
+    segmenter, image, backbone_calls
+) -> None:
+    assert segmenter.set_image(image) is segmenter
+    segmenter.segment(things=THINGS, stuff=STUFF)
+    segmenter.segment(things=THINGS, stuff=STUFF, parts={"dog": ["head"]}, output="instances")
+    segmenter.refer(expressions=["the red dog", "the largest car"])
+    segmenter.refer(expressions="the car")
+    segmenter.label(masks=np.ones((1, 70, 90), bool), things=THINGS)
+    assert len(backbone_calls) == 1
+
+
+def test_parts_are_segmented_in_one_run_of_the_backbone(segmenter, image, backbone_calls) -> None:
+    segmenter.segment(image, THINGS, STUFF, {"dog": ["head", "tail"]})
+    assert len(backbone_calls) == 1
+
+
+def test_results_on_a_set_image_are_equal_to_the_bit(segmenter, image, backbone_calls) -> None:
+    parts, masks = {"dog": ["head", "tail"]}, np.ones((1, 70, 90), bool)
+    calls = {
+        "panoptic": lambda image: segmenter.segment(image, THINGS, STUFF),
+        "parts": lambda image: segmenter.segment(image, THINGS, STUFF, parts),
+        "instances": lambda image: segmenter.segment(image, THINGS, STUFF, output="instances"),
+        "semantic": lambda image: segmenter.segment(image, THINGS, STUFF, output="semantic"),
+        "refer": lambda image: segmenter.refer(image, ["the red dog", "the largest car"]),
+        "label": lambda image: segmenter.label(image, masks, THINGS, STUFF),
+    }
+    expected = {name: call(image) for name, call in calls.items()}
+    segmenter.set_image(image)
+    assert {name: call(None) for name, call in calls.items()} == expected
+
+
+def test_given_image_is_used_instead_of_the_set_one(segmenter, image, backbone_calls) -> None:
+    expected = segmenter.segment(image, THINGS, STUFF)
+    segmenter.set_image(image[:30])
+    assert segmenter.segment(image, THINGS, STUFF) == expected
+    assert segmenter.segment(things=THINGS).image.shape == (30, 90, 3)
+    segmenter.reset_image()
+    with pytest.raises(ValueError, match="pass one, or call set_image first"):
+        segmenter.refer(expressions="the dog")
+
+
+def test_class_names_become_a_vocabulary_once(segmenter, image, monkeypatch) -> None:
+    cleaned, original = [], vocabulary_module.clean_class_name
+    monkeypatch.setattr(
+        vocabulary_module, "clean_class_name", lambda n: cleaned.append(n) or original(n)
+    )
+    ClassRequest.from_names(THINGS, STUFF, {"dog": ["head"]})
+    assert sorted(set(cleaned)) == sorted([*THINGS, *STUFF, "dog head"])
+    assert all(cleaned.count(name) == 1 for name in [*THINGS, *STUFF])

@@ -27,6 +27,7 @@ from hipie.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam, SamImage
+    from hipie.structures import ImageFeatures
 
 TASK_PREDICTOR_REGISTRY = Registry("TASK_PREDICTOR")
 TASK_PREDICTOR_REGISTRY.__doc__ = "Subclasses of `TaskPredictor` by task name."
@@ -50,7 +51,7 @@ def register_task_predictor(task: str) -> Callable[[Predictor], Predictor]:
 
 
 class PreparedImage:
-    """An image as a model takes it, with everything that was computed from it without text.
+    """An image as a model takes it, and what is computed from it once for several calls.
 
     Args:
         model: the model that the image is for.
@@ -84,31 +85,33 @@ class PreparedImage:
             self._cache[key] = compute()
         return self._cache[key]
 
-    def encode(self) -> Any:
-        """Return the model's text-free features of the image; None for a model without them."""
-        if not self.model.supports_image_features:
-            return None
-        return self.cached("image_features", self._encode)
+    def encode(self) -> None:
+        """Compute the model's text-free features, which `run` then uses; once an image.
+
+        Nothing is done for a model without such features (`supports_image_features`).
+        """
+        if self.model.supports_image_features:
+            self.cached("image_features", self._encode)
+
+    def _encode(self) -> ImageFeatures:
+        with torch.no_grad():
+            return self.model.encode_images([self.inputs])
 
     def run(self, **request: Any) -> dict[str, Any]:
-        """Run the model on the image with further inputs, on features that are computed once.
+        """Run the model on the image, on the features of `encode` where it was called.
 
         Args:
-            request: merged into the inputs, such as `vocabulary` or `expressions`.
+            request: further inputs, such as `vocabulary` or `expressions`.
 
         Returns:
             The model's outputs of this image.
         """
         batched_inputs = [self.inputs | request]
-        features = self.encode()
+        features = self._cache.get("image_features")
+        if features is None:
+            return self.model(batched_inputs)[0]
         with torch.no_grad():
-            if features is None:
-                return self.model(batched_inputs)[0]
             return self.model.inference(batched_inputs, image_features=features)[0]
-
-    def _encode(self) -> Any:
-        with torch.no_grad():
-            return self.model.encode_images([self.inputs])
 
 
 def encode_with_sam(image: PreparedImage, sam: Sam) -> SamImage:

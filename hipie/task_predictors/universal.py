@@ -112,6 +112,8 @@ class UniversalPredictor(TaskPredictor):
             min_score = DEFAULT_MIN_SCORE[output]
         results = []
         for image in images:
+            if classes.part_vocabulary is not None:
+                image.encode()
             segments = [
                 segment
                 for segment in self._segments(image, classes.vocabulary, output)
