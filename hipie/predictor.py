@@ -84,8 +84,6 @@ class Segmenter:
                 for the configuration and its architecture does not bring them; or if they are of a
                 model of other sizes.
         """
-        import hipie.modeling.meta_arch.hipie  # noqa: F401  registers HIPIE
-
         defaults = ("MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES", MIN_SOFTMAX_CLASSES)
         cfg = model_zoo.get_config(str(config_file), [*defaults, *opts])
         default_device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -60,7 +60,6 @@ def tiny_weights(tiny_text, tmp_path_factory):
     """
     from detectron2.modeling import build_model
 
-    import hipie.modeling.meta_arch.hipie  # noqa: F401  registers HIPIE
     from hipie import model_zoo
     from hipie.checkpoint import save_weights
 
