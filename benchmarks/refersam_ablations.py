@@ -82,18 +82,18 @@ def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
     from hipie.checkpoint import Checkpointer
     from hipie.config.loading import merge
     from hipie.data.datasets import register_all
+    from hipie.engine.trainer import Trainer
     from hipie.evaluation import build_evaluator
-    from train_net import HipieTrainer
 
     torch.set_num_threads(options.threads)
     cfg = get_cfg()
     add_hipie_config(cfg)
     merge(cfg, output / "config.yaml")
     register_all(cfg)
-    model = HipieTrainer.build_model(cfg)
+    model = Trainer.build_model(cfg)
     Checkpointer(model).load(str(output / "model_final.pth"))
     name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else PAGES
-    loader = HipieTrainer.build_test_loader(cfg, name)
+    loader = Trainer.build_test_loader(cfg, name)
     found = {}
     for way, seed in (("", None), ("shuffled ", 0)):
         pages = FirstPages(loader, options.pages, seed)

@@ -7,7 +7,12 @@ or `model_zoo` from `hipie` calls `register_all`, and so does everything that bu
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
 from threading import RLock
+from typing import Any
 
 _lock = RLock()
 _started = False
@@ -33,3 +38,39 @@ def register_all() -> None:
 
         register_default_datasets()
         load_projects()
+
+
+def import_modules(names: Sequence[str], cfg: Any) -> None:
+    """Import user code that registers architectures, data sets, evaluators and the like.
+
+    A module that defines `add_config(cfg)` adds its own keys by it.
+
+    Args:
+        names: dotted names, also of modules in the working directory, or Python files.
+        cfg: the configuration, before a file is merged into it; changed in place.
+
+    Raises:
+        ValueError: naming a module that does not exist.
+    """
+    for name in names:
+        module = _import_user_module(name)
+        add_config: Callable[[Any], None] | None = vars(module).get("add_config")
+        if add_config is not None:
+            add_config(cfg)
+
+
+def _import_user_module(name: str) -> Any:
+    folder, dotted = Path.cwd(), name
+    if name.endswith(".py"):
+        file = Path(name).resolve()
+        if not file.is_file():
+            raise ValueError(f"there is no file {name} to import")
+        folder, dotted = file.parent, file.stem
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        return import_module(dotted)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{dotted}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"there is no module {name} to import") from error

@@ -50,7 +50,8 @@ def test_no_key_is_defined_twice():
 def test_every_key_is_used(cfg):
     own = {key.rpartition(".")[2] for key in set(keys(cfg)) - set(keys(get_cfg()))}
     readers = [p for p in ROOT.glob("hipie/**/*.py") if p != ROOT / "hipie/config/defaults.py"]
-    sources = "\n".join(p.read_text(encoding="utf-8") for p in [*readers, ROOT / "train_net.py"])
+    readers += ROOT.glob("projects/*/*/**/*.py")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in readers)
     assert "EXPRESSIONS_PER_IMAGE" in own
     assert {name for name in own if not re.search(rf"\b{name}\b", sources)} == set()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
-import train_net
 from hipie import add_hipie_config, model_zoo
 from hipie.config.loading import merge
 from hipie.data.datasets import register_all
+from hipie.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 NANO = "nano/hipie_nano_picturebook.yaml"
@@ -62,13 +62,13 @@ def learn(cfg: CfgNode, task: str, looks: range) -> float:
     register_all(cfg)
     figure = 0.0
     for end in looks:
-        trainer = train_net.HipieTrainer(cfg)
+        trainer = Trainer(cfg)
         trainer.resume_or_load(resume=True)
         # Judged here, not by the trainer's own hook, whose last look is at SOLVER.MAX_ITER.
         trainer._hooks = [h for h in trainer._hooks if type(h).__name__ != "EvalHook"]
         trainer.max_iter = max(end, trainer.start_iter)
         trainer.train()
-        figure = train_net.HipieTrainer.test(cfg, trainer.model)[result][metric]
+        figure = Trainer.test(cfg, trainer.model)[result][metric]
         if figure >= ENOUGH:
             break
     return figure

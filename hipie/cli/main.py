@@ -15,6 +15,8 @@ COMMANDS = {
     "refer": ("hipie.cli.refer", "segment the object that an expression describes"),
     "group": ("hipie.cli.group", "segment one expression's object in several images"),
     "demo": ("hipie.cli.demo", "segment images or the picture book, several tasks at once"),
+    "train": ("hipie.cli.train", "train a model, on the CPU, GPUs or under torchrun"),
+    "eval": ("hipie.cli.eval", "evaluate a model on the data sets of its configuration"),
     "checkpoint": ("hipie.cli.checkpoint", "inspect or convert files of weights"),
     "data": ("hipie.cli.data", "show or check a data set"),
     "doctor": ("hipie.cli.doctor", "report what is installed and which kernels run"),

@@ -218,6 +218,9 @@ def _add_recipe_keys(cfg: CN) -> None:
     # Checkpoints that stay on disk besides the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0
+    # Modules or files with architectures, data sets or evaluators, imported before anything is
+    # built; the same as --import on the command line.
+    cfg.IMPORTS = ()
     # Evaluate in bfloat16.
     cfg.TEST.BFLOAT16 = False
     # Count COCO's AP with the package faster-coco-eval instead of pycocotools.

@@ -73,6 +73,19 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
             raise ConfigError(_wrong_value(key, value, cfg)) from error
 
 
+def listed_imports(file: str | os.PathLike[str]) -> list[str]:
+    """Return `IMPORTS` of a file and its bases, before the file is merged.
+
+    The modules it names may add keys that the file sets. A file that cannot be read has none; the
+    error is raised when it is merged.
+    """
+    try:
+        content = CfgNode.load_yaml_with_base(str(file), allow_unsafe=False)
+    except (OSError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError):
+        return []
+    return list(content.get("IMPORTS", ()))
+
+
 def check(cfg: CfgNode) -> None:
     """Find values that have the right type and still cannot work, before anything is built.
 

@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 20
+WINDOW_SIZE = 20
 _TERM = re.compile(r"loss_(ce|bbox|giou|boxiou|mask|dice)(?=_|$)")
 _KINDS = {"ce": "ce", "bbox": "box", "giou": "box", "boxiou": "box", "mask": "mask", "dice": "mask"}
 
@@ -100,7 +100,8 @@ def recent_mean(storage: EventStorage, name: str) -> float | None:
         return None
     recent = list(
         takewhile(
-            lambda pair: pair[1] > storage.iter - WINDOW, reversed(storage.history(name).values())
+            lambda pair: pair[1] > storage.iter - WINDOW_SIZE,
+            reversed(storage.history(name).values()),
         )
     )
     return fmean(value for value, _ in recent) if recent else None

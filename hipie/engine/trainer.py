@@ -1,35 +1,50 @@
-"""Detectron2's default trainer, made to run on CPU too, in bfloat16, and to resume to the bit.
+"""Detectron2's `DefaultTrainer` for CPU and CUDA, in bfloat16, with bit-exact resuming.
 
-What makes a resumed run equal an uninterrupted one: batch t is a function of (seed, t), torch's
-generator is seeded from (seed, iteration, rank) before every step, and a stop is taken only
-between two steps.
+A resumed run equals an uninterrupted one: batch t is a function of (seed, t), torch's generator is
+seeded from (seed, iteration, rank) before every step, and training stops only between two steps.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import HookBase, TrainerBase
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hipie.engine.event_writers import WINDOW, ProgressPrinter
+from hipie.checkpoint import Checkpointer
+from hipie.data.build import build_test_loader, build_train_loader
+from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
+from hipie.engine.hooks import CheckpointOnSignal
+from hipie.engine.lr_scheduler import build_lr_scheduler
+from hipie.engine.optimizer import build_optimizer
+from hipie.evaluation import ResultsTable, build_evaluator, write_results
 
 logger = logging.getLogger(__name__)
 
 
-class SeededStep(SimpleTrainer):
-    """One optimisation step: seeded, optionally under bfloat16 autocast, on any device."""
+class SeededTrainer(SimpleTrainer):
+    """Single-step trainer that seeds every step, with optional bfloat16 autocast, on any device.
+
+    Args:
+        model: returns a dict of losses in training mode.
+        data_loader: an iterable of batches.
+        optimizer: of the model's parameters.
+        seed: base of the seeds; see `step_seed`.
+        bfloat16: run the forward pass under bfloat16 autocast.
+    """
 
     def __init__(
         self,
@@ -46,7 +61,7 @@ class SeededStep(SimpleTrainer):
         self._device_type = next(model.parameters()).device.type
 
     def run_step(self) -> None:
-        """Draw a batch, and take one step down its losses."""
+        """Run one optimisation step on the next batch."""
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -60,79 +75,28 @@ class SeededStep(SimpleTrainer):
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
-    """A seed for torch's generator that no other (iteration, rank) of the run has."""
+    """Return a seed for torch's generator that is unique to an iteration and process of a run."""
     return (max(seed, 0) * 1_000_003 + iteration) * 4096 + rank
 
 
-class StopBetweenSteps(HookBase):
-    """On Ctrl-C or a termination signal: finish the step, save a checkpoint, and end.
-
-    A second Ctrl-C ends at once. Processes that this one forks (loaders, evaluators) inherit the
-    signal handlers: in them, Ctrl-C is left to this process, and a termination signal ends them.
-    """
-
-    def __init__(self, checkpointer: Any) -> None:
-        self._checkpointer = checkpointer
-        self._asked: int | None = None
-        self._previous: dict[int, Any] = {}
-        self._process = 0
-
-    def before_train(self) -> None:
-        """Listen for the two signals, where this is the main thread."""
-        self._process = os.getpid()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: leave the signals alone
-                return
-
-    def after_step(self) -> None:
-        """Save and leave if a signal came during the step."""
-        asked = max(comm.all_gather(self._asked or 0))
-        if not asked:
-            return
-        name = signal.Signals(asked).name
-        if comm.is_main_process():
-            self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-            logger.warning(
-                "%s after iteration %d: a checkpoint is saved; --resume goes on from it.",
-                name,
-                self.trainer.iter,
-            )
-        raise SystemExit(128 + asked)
-
-    def after_train(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-    def _ask(self, number: int, _frame: Any) -> None:
-        if os.getpid() != self._process:
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
-        if self._asked is not None:
-            raise KeyboardInterrupt
-        self._asked = number
-        logger.warning("Stopping after this step; once more to stop at once.")
-
-
 class Trainer(DefaultTrainer):
-    """`DefaultTrainer` for CPU and CUDA, with `build_*` class methods that a program overrides.
+    """`DefaultTrainer` with this package's loaders, evaluators, optimizer and checkpointer.
 
-    `build_train_loader(cfg, start_iteration)` takes the iteration to begin with, so that a resumed
-    run sees the batches that it has not seen yet.
+    As with Detectron2's, a program overrides the `build_*` class methods. `build_train_loader(cfg,
+    start_iteration)` takes the iteration to start with, so that a resumed run continues with the
+    batches that were not used yet.
+
+    Args:
+        cfg: a frozen configuration.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.cfg = cfg
-        self._trainer = SeededStep(
+        self._trainer = SeededTrainer(
             wrap_for_processes(model),
             None,
             optimizer,
@@ -146,18 +110,79 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
-    def build_checkpointer(cls, cfg: Any, model: nn.Module, **kept: Any) -> Any:
-        """What reads and writes the checkpoints; a program overrides it with `Checkpointer`."""
-        raise NotImplementedError
+    def build_checkpointer(
+        cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
+    ) -> Checkpointer:
+        """Build the checkpointer of `OUTPUT_DIR`, which reads safely and writes atomically."""
+        return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build AdamW with the learning rates of `SOLVER`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build one of Detectron2's learning-rate schedules, or the polynomial one."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Any:
+        """Build the loader of `DATASETS.TRAIN`, from batch `start_iteration` on."""
+        return build_train_loader(cfg, start_iteration)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Build the loader of one test set."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of one test set; predictions go to `OUTPUT_DIR/inference`."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
+        """Evaluate a model on every data set of `DATASETS.TEST`.
+
+        The results are written to results.json, and a table of them with their protocols to
+        table.json, in `OUTPUT_DIR`.
+
+        Args:
+            cfg: the configuration.
+            model: in any mode; it is evaluated in evaluation mode.
+            evaluators: one evaluator per data set; None = `build_evaluator`.
+
+        Returns:
+            Metrics by task; see `add_results`. Empty on all but the first process.
+        """
+        results: OrderedDict[str, Any] = OrderedDict()
+        table = ResultsTable()
+        for index, name in enumerate(cfg.DATASETS.TEST):
+            loader = cls.build_test_loader(cfg, name)
+            evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
+            device_type = next(model.parameters()).device.type
+            with torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16):
+                metrics = inference_on_dataset(model, loader, evaluator)
+            if comm.is_main_process():
+                print_csv_format(metrics)
+                add_results(results, name, metrics)
+                table.add(name, metrics, evaluator)
+        if comm.is_main_process():
+            path = write_results(results, cfg.OUTPUT_DIR)
+            logger.info("Results are in %s and %s:", path, table.write(cfg.OUTPUT_DIR))
+            logger.info("\n%s", table.text())
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint or `MODEL.WEIGHTS`, and begin the data where it left off."""
+        """Load the last checkpoint or `MODEL.WEIGHTS`, and start the loader at its iteration."""
         super().resume_or_load(resume)
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
 
     def build_hooks(self) -> list[HookBase]:
-        """Timing, schedule, checkpoints, evaluation, writers, and a clean stop."""
-        kept = [
+        """Build the hooks: timing, schedule, checkpoints, evaluation, writers, signals."""
+        default = [
             hook
             for hook in super().build_hooks()
             if hook is not None and not isinstance(hook, hooks.PeriodicCheckpointer)
@@ -169,26 +194,32 @@ class Trainer(DefaultTrainer):
                 max_to_keep=self.cfg.SOLVER.MAX_CHECKPOINTS,
             )
             before_evaluation = next(
-                i for i, hook in enumerate(kept) if isinstance(hook, hooks.EvalHook)
+                i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook)
             )
-            kept.insert(before_evaluation, periodic)
-        return [*kept, StopBetweenSteps(self.checkpointer)]
+            default.insert(before_evaluation, periodic)
+        return [*default, CheckpointOnSignal(self.checkpointer)]
 
     def build_writers(self) -> list[EventWriter]:
-        """A line on the screen; every term in metrics.json and for TensorBoard."""
+        """Build the writers: a progress line, metrics.json and TensorBoard."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(str(folder / "metrics.json"), WINDOW),
-            TensorboardXWriter(str(folder), WINDOW),
+            JSONWriter(str(folder / "metrics.json"), WINDOW_SIZE),
+            TensorboardXWriter(str(folder), WINDOW_SIZE),
         ]
 
 
-def wrap_for_processes(model: nn.Module) -> nn.Module:
-    """The model itself in one process; in several, its gradients averaged after every step.
+def add_results(results: dict[str, Any], dataset_name: str, metrics: dict[str, Any]) -> None:
+    """Add the metrics of a data set; a task that is already there gets the key "dataset/task"."""
+    for task, values in metrics.items():
+        results[f"{dataset_name}/{task}" if task in results else task] = values
 
-    A batch holds one task, and a task leaves some heads unused.
+
+def wrap_for_processes(model: nn.Module) -> nn.Module:
+    """Wrap a model in `DistributedDataParallel` where there are several processes.
+
+    A batch is of one task, and a task leaves some heads without gradients.
     """
     if comm.get_world_size() == 1:
         return model

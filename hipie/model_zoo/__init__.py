@@ -60,24 +60,29 @@ def get_config_file(name: str) -> Path:
     raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
 
 
-def get_config(name: str, options: Sequence[Any] = ()) -> Any:
+def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = ()) -> Any:
     """A configuration, all keys of this package and of installed projects included.
 
     Args:
         name: see `get_config_file`.
         options: KEY VALUE KEY VALUE ..., which override the file.
+        imports: modules or files that are imported first, as are those of the file's `IMPORTS`;
+            see `hipie.registration.import_modules`.
 
     Raises:
         ValueError: for an unknown name, key or value; the message names it.
     """
-    from hipie.config.loading import merge
+    from hipie.config.loading import listed_imports, merge
+    from hipie.registration import import_modules
 
     cfg = _all_keys()
     file = get_config_file(name)
     for package, folder in project_folders().items():
         if file.resolve().is_relative_to((folder / "configs").resolve()):
             require_project(package)
+    import_modules([*imports, *listed_imports(file)], cfg)
     merge(cfg, file, options)
+    import_modules([name for name in cfg.IMPORTS if name not in listed_imports(file)], cfg)
     return cfg
 
 

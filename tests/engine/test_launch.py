@@ -42,14 +42,14 @@ def test_one_process_runs_here(threads):
 
 def test_workers_on_the_cpu_meet(tmp_path):
     program = (
-        "import sys; sys.path.insert(0, 'tests/training')\n"
+        "import sys; sys.path.insert(0, 'tests/engine')\n"
         "from test_launch import note\n"
         "from hipie.engine.launch import launch\n"
         f"if __name__ == '__main__':\n    launch(note, ({str(tmp_path)!r}, 10), cpu_workers=2)\n"
     )
     script = tmp_path / "program.py"
     script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/training'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/engine'}"}
     environment.pop("OMP_NUM_THREADS", None)
     subprocess.run([sys.executable, script], cwd=ROOT, env=environment, check=True, timeout=120)
     each = max(1, len(os.sched_getaffinity(0)) // 2)

@@ -13,7 +13,7 @@ from hipie.engine import malloc as memory
 ROOT = Path(__file__).parents[2]
 MEASURE = """
 import ctypes
-from hipie.training.memory import keep_freed_memory
+from hipie.engine.malloc import keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -17,8 +17,9 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 
 from hipie.config import add_hipie_config
+from hipie.engine.hooks import CheckpointOnSignal
 from hipie.engine.optimizer import build_optimizer
-from hipie.engine.trainer import StopBetweenSteps, Trainer, step_seed, wrap_for_processes
+from hipie.engine.trainer import Trainer, add_results, step_seed, wrap_for_processes
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +190,7 @@ def _sleep(ready) -> None:
 
 def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
     """Evaluators fork pools and end them with SIGTERM: they must not inherit our patience."""
-    listener = StopBetweenSteps(None)
+    listener = CheckpointOnSignal(None)
     listener.before_train()
     try:
         context = multiprocessing.get_context("fork")
@@ -203,14 +204,14 @@ def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
         assert child.exitcode == -signal.SIGTERM
     finally:
         listener.after_train()
-    assert listener._asked is None
+    assert listener._received is None
 
 
 def test_signals_are_left_alone_off_the_main_thread(make_trainer):
     from threading import Thread
 
     before = signal.getsignal(signal.SIGINT)
-    listener = StopBetweenSteps(None)
+    listener = CheckpointOnSignal(None)
     thread = Thread(target=listener.before_train)
     thread.start()
     thread.join()
@@ -269,11 +270,13 @@ def test_a_loss_that_is_not_finite_ends_training(make_trainer):
         run(make_trainer(kind=Broken))
 
 
-def test_a_program_must_say_what_keeps_its_checkpoints():
-    with pytest.raises(NotImplementedError):
-        Trainer.build_checkpointer(None, Toy())
-
-
 def test_one_process_needs_no_wrapper():
     model = Toy()
     assert wrap_for_processes(model) is model
+
+
+def test_one_task_of_two_data_sets_has_two_results():
+    results: dict = {}
+    add_results(results, "first", {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}})
+    add_results(results, "second", {"segm": {"AP": 3.0}})
+    assert results == {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}, "second/segm": {"AP": 3.0}}

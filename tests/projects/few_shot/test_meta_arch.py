@@ -70,8 +70,8 @@ def test_unknown_names_are_refused_with_similar_ones():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_train_net_evaluates_on_the_picture_book(method, tiny_book, tmp_path):
-    import train_net
+def test_command_line_evaluates_on_the_picture_book(method, tiny_book, tmp_path):
+    from hipie.cli import train
 
     if method == "matcher":
         pytest.importorskip("ot")
@@ -81,7 +81,7 @@ def test_train_net_evaluates_on_the_picture_book(method, tiny_book, tmp_path):
         *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"),
     ]
     file = str(CONFIGS / f"{method}_random_picturebook.yaml")
-    train_net.main(train_net.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     found = json.loads((tmp_path / "results.json").read_text())["few_shot"]
     assert found["episodes"] == 2
     assert 0 <= found["mIoU"] <= 100

@@ -10,10 +10,10 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-import train_net
 from grser import add_grser_config
 from hipie import add_hipie_config
 from hipie.data.datasets import register_all
+from hipie.engine.trainer import Trainer
 from tests import referring_trees as trees
 
 CONFIG = Path(__file__).parents[3] / "projects/GRSer/configs/grser_nano_picturebook.yaml"
@@ -46,9 +46,9 @@ def cfg(tiny_text, tiny_book, tmp_path):
     register_all(plain)
 
 
-def run(cfg, steps: int, resume: bool) -> train_net.HipieTrainer:
+def run(cfg, steps: int, resume: bool) -> Trainer:
     torch.manual_seed(0)
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     trainer.resume_or_load(resume)
     trainer.max_iter = steps
     trainer.train()
@@ -72,7 +72,7 @@ def test_eight_iterations_equal_four_and_four_more(cfg, tmp_path):
 def test_the_loss_falls(cfg):
     """On the same groups again and again: the last five steps against the first five."""
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     batch = next(iter(trainer.build_train_loader(cfg)))
     model, optimizer = trainer._trainer.model.train(), trainer._trainer.optimizer
     for group in optimizer.param_groups:
@@ -88,7 +88,7 @@ def test_the_loss_falls(cfg):
 
 
 def test_what_learns_at_which_rate(cfg):
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     names = {id(p): name for name, p in trainer._trainer.model.named_parameters()}
     rates = {}
     for group in trainer._trainer.optimizer.param_groups:
@@ -105,7 +105,7 @@ def test_what_learns_at_which_rate(cfg):
 
 def results_of(cfg, *names: str) -> dict:
     cfg.DATASETS.TEST = names
-    train_net.HipieTrainer.test(cfg, train_net.HipieTrainer.build_model(cfg).eval())
+    Trainer.test(cfg, Trainer.build_model(cfg).eval())
     return json.loads((Path(cfg.OUTPUT_DIR) / "results.json").read_text())
 
 
@@ -164,7 +164,7 @@ def test_public_sets_are_evaluated(cfg, real_sets):
 def test_public_sets_make_groups_for_training(cfg, real_sets, name):
     cfg.DATASETS.TRAIN, cfg.DATALOADER.DATASET_RATIO = (name,), ()
     cfg.SOLVER.IMS_PER_BATCH = 1
-    loader = iter(train_net.HipieTrainer.build_train_loader(cfg))
+    loader = iter(Trainer.build_train_loader(cfg))
     for _ in range(4):
         ((group),) = next(loader)
         assert len(group["images"]) == 3 and group["expression"]

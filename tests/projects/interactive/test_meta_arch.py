@@ -107,8 +107,8 @@ def test_evaluator_is_that_of_the_architecture():
     assert evaluator.evaluate()["interactive"]["objects"] == 0
 
 
-def test_train_net_evaluates_on_the_picture_book(tiny_book, tmp_path):
-    import train_net
+def test_command_line_evaluates_on_the_picture_book(tiny_book, tmp_path):
+    from hipie.cli import train
 
     options = [
         *("PICTUREBOOK.ROOT", str(tiny_book / "interactive"), "PICTUREBOOK.VAL_PAGES", "2"),
@@ -116,7 +116,7 @@ def test_train_net_evaluates_on_the_picture_book(tiny_book, tmp_path):
         *("DATALOADER.NUM_WORKERS", "0"),
     ]
     file = str(CONFIGS / "sam_random_picturebook.yaml")
-    train_net.main(train_net.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     found = json.loads((tmp_path / "results.json").read_text())["interactive"]
     assert found["objects"] > 2
     assert 1 <= found["NoC@85"] <= found["NoC@90"] <= 2

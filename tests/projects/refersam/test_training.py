@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_net
+from hipie.engine.trainer import Trainer
 from refersam import add_refersam_config
 
 CONFIG = Path(__file__).parents[3] / "projects/ReferSAM/configs/refersam_nano_picturebook.yaml"
@@ -46,9 +46,9 @@ def cfg(tiny_text, tiny_book, tmp_path):
     register_all(plain)
 
 
-def run(cfg, steps: int, resume: bool) -> train_net.HipieTrainer:
+def run(cfg, steps: int, resume: bool) -> Trainer:
     torch.manual_seed(0)
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     trainer.resume_or_load(resume)
     trainer.max_iter = steps
     trainer.train()
@@ -78,7 +78,7 @@ def test_the_loss_falls(cfg):
     cfg.DATASETS.TRAIN = ("picturebook_train_refer",)
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
     cfg.PICTUREBOOK.TRAIN_PAGES = 8
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     batch = next(iter(trainer.build_train_loader(cfg)))
     model, optimizer = trainer._trainer.model.train(), trainer._trainer.optimizer
     losses = []
@@ -93,7 +93,7 @@ def test_the_loss_falls(cfg):
 
 def test_groups_of_the_recipe(cfg):
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    trainer = train_net.HipieTrainer(cfg)
+    trainer = Trainer(cfg)
     rates = {}
     names = {id(p): name for name, p in trainer._trainer.model.named_parameters()}
     for group in trainer._trainer.optimizer.param_groups:

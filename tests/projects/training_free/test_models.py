@@ -95,15 +95,15 @@ def test_blue_first_images_are_turned_around(build):
 
 
 @pytest.mark.parametrize("method", ["maskclip", "tokencut", "global_local"])
-def test_train_net_evaluates_on_the_picture_book(configs, tiny_book, tmp_path, method):
-    import train_net
+def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path, method):
+    from hipie.cli import train
 
     options = [
         *("PICTUREBOOK.ROOT", str(tiny_book / "training_free"), "PICTUREBOOK.VAL_PAGES", "2"),
         *("OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"),
     ]
     file = str(configs / f"{method}_random.yaml")
-    train_net.main(train_net.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     results = json.loads((tmp_path / "results.json").read_text())
     task, metric = ("refer", "oIoU") if method == "global_local" else ("sem_seg", "mIoU")
     assert 0 <= results[task][metric] <= 100

@@ -1,4 +1,4 @@
-"""Detectron2's command line, whole: drawn pages in, checkpoints and results.json out."""
+"""`hipie train`, `hipie eval` and train_net.py: from drawn images to checkpoints and results.json."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_net
+from hipie.cli import train
+from hipie.engine.trainer import Trainer
 from hipie.projects import project_folders
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/tiny.yaml")
 
 
@@ -91,7 +92,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_options, tmp_path):
         assert process.wait(60) == 128 + signal.SIGINT
     finally:
         process.kill()
-    assert "--resume goes on from it" in output.read_text()
+    assert "--resume continues from it" in output.read_text()
     name = (tmp_path / "output/last_checkpoint").read_text()
     reached = torch.load(tmp_path / "output" / name, weights_only=True)["iteration"]
     assert name == f"model_{reached:07d}.pth"
@@ -104,12 +105,16 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_options, tmp_path):
 
 
 def run_here(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(train_net, "launch", lambda main, arguments, **_: main(*arguments))
-    monkeypatch.setattr(train_net, "keep_freed_memory", lambda: None)
-    train_net.start(["--config-file", TINY, *arguments])
+    run_in_this_process(monkeypatch)
+    train.main(["--config-file", TINY, *arguments])
 
 
-def state_of(trainer: train_net.HipieTrainer) -> dict:
+def run_in_this_process(monkeypatch) -> None:
+    monkeypatch.setattr(train, "launch", lambda main, arguments, **_: main(*arguments))
+    monkeypatch.setattr(train, "keep_freed_memory", lambda: None)
+
+
+def state_of(trainer: Trainer) -> dict:
     """Weights, the optimiser with its moments, and the schedule."""
     inner = trainer._trainer
     return {
@@ -143,10 +148,10 @@ def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
     tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 10
     tiny_cfg.SOLVER.AMP.ENABLED = bfloat16
 
-    def run(steps: int, resume: bool) -> train_net.HipieTrainer:
+    def run(steps: int, resume: bool) -> Trainer:
         tiny_cfg.SOLVER.MAX_ITER = 20
         torch.manual_seed(0)
-        trainer = train_net.HipieTrainer(tiny_cfg)
+        trainer = Trainer(tiny_cfg)
         trainer.resume_or_load(resume)
         trainer.max_iter = steps
         trainer.train()
@@ -184,7 +189,7 @@ def test_bad_input_ends_with_one_expression(
     with pytest.raises(SystemExit) as ended:
         run_here(monkeypatch, *tiny_options, *options)
     message = ended.value.code
-    assert message.startswith("train_net.py: ")
+    assert message.startswith("hipie train: ")
     assert said in message
     assert "\n" not in message
 
@@ -192,7 +197,7 @@ def test_bad_input_ends_with_one_expression(
 def test_a_test_set_that_cannot_be_read_ends_before_the_training(
     monkeypatch, logging_as_before, tiny_options, tmp_path
 ):
-    monkeypatch.setattr(train_net.HipieTrainer, "train", lambda _: pytest.fail("it trained"))
+    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("it trained"))
     with pytest.raises(SystemExit, match="Dataset 'nothing' is not registered"):
         run_here(monkeypatch, *tiny_options, "DATASETS.TEST", "('nothing',)")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
@@ -202,7 +207,7 @@ def test_a_test_set_that_cannot_be_read_ends_before_the_training(
 
 def test_an_unknown_configuration_is_named(monkeypatch):
     with pytest.raises(SystemExit) as ended:
-        train_net.main(train_net.parse_arguments(["--config-file", "nano/hipie_nono"]))
+        train.run_process(train.parse_arguments(["--config-file", "nano/hipie_nono"]))
     assert 'no configuration "nano/hipie_nono"; near ones are nano/' in ended.value.code
 
 
@@ -223,7 +228,7 @@ def test_what_projects_say_is_in_the_log(monkeypatch, logging_as_before, tiny_op
         for name in projects:
             logging.getLogger(f"{name}.mappers").warning("a word of %s", name)
 
-    monkeypatch.setattr(train_net.HipieTrainer, "test", evaluated)
+    monkeypatch.setattr(Trainer, "test", evaluated)
     run_here(monkeypatch, "--eval-only", *tiny_options)
     said = (tmp_path / "output/log.txt").read_text()
     assert all(f"a word of {name}" in said for name in projects)
@@ -231,21 +236,14 @@ def test_what_projects_say_is_in_the_log(monkeypatch, logging_as_before, tiny_op
 
 def test_two_ways_to_be_many_exclude_each_other():
     with pytest.raises(SystemExit, match="--num-gpus and --cpu-workers"):
-        train_net.start(["--num-gpus", "2", "--cpu-workers", "2"])
+        train.main(["--num-gpus", "2", "--cpu-workers", "2"])
 
 
 def test_an_error_of_a_worker_is_its_last_line():
     passed_on = (
         "Caught ValueError in worker 0.\nTraceback (most recent call last):\n  f()\nbad page"
     )
-    assert train_net.one_expression(ValueError(passed_on)) == "bad page"
-    assert train_net.one_expression(ValueError("a\n  b")) == "a b"
-    assert train_net.one_expression(KeyError("no such data set")) == "no such data set"
-    assert train_net.one_expression(OSError()) == "OSError"
-
-
-def test_results_of_one_task_from_two_sets_are_both_kept():
-    results: dict = {}
-    train_net.add_results(results, "first", {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}})
-    train_net.add_results(results, "second", {"segm": {"AP": 3.0}})
-    assert results == {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}, "second/segm": {"AP": 3.0}}
+    assert train.one_line_message(ValueError(passed_on)) == "bad page"
+    assert train.one_line_message(ValueError("a\n  b")) == "a b"
+    assert train.one_line_message(KeyError("no such data set")) == "no such data set"
+    assert train.one_line_message(OSError()) == "OSError"
