@@ -1,6 +1,6 @@
-"""Configurations that come with the package and its projects, and weights for some of them.
+"""Configurations of the package and its projects, and the models with packaged weights.
 
-A project's lie in the folders `configs` and `weights` of its package.
+Configurations of a project are stored in the folder `configs` of its package.
 """
 
 from __future__ import annotations
@@ -8,60 +8,80 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hipie.projects import project_folders, require_project
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from hipie.modeling.meta_arch.base import SegmentationModel
 
 FOLDER = Path(__file__).parent
 CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
 
+# Configuration -> file of its packaged weights; projects add theirs by `register_weights`.
+_weights_of: dict[str, Path] = {
+    "nano/hipie_nano_picturebook.yaml": WEIGHTS / "hipie_nano_picturebook.pth",
+}
+
+
+def register_weights(name: str, file: Path) -> None:
+    """Register the packaged weights of a configuration.
+
+    Args:
+        name: of the configuration, such as "grser/grser_nano_picturebook.yaml".
+        file: weights that `hipie.checkpoint` reads.
+    """
+    _weights_of[name] = file
+
 
 def names() -> list[str]:
-    """All configurations by name, such as "nano/hipie_nano_picturebook.yaml".
+    """Names of all configurations, such as "nano/hipie_nano_picturebook.yaml".
 
     Names of a project's begin with the name of its package: "grser/grser_swin_b.yaml".
     """
-    return sorted(_files())
+    return sorted(_config_files())
 
 
-def _files() -> dict[str, Path]:
-    shelves = {"": CONFIGS}
-    shelves |= {f"{name}/": folder / "configs" for name, folder in project_folders().items()}
+def _config_files() -> dict[str, Path]:
+    folders = {"": CONFIGS}
+    folders |= {f"{name}/": folder / "configs" for name, folder in project_folders().items()}
     return {
-        f"{prefix}{path.relative_to(shelf).as_posix()}": path
-        for prefix, shelf in shelves.items()
-        for path in shelf.glob("**/*.yaml")
+        f"{prefix}{path.relative_to(folder).as_posix()}": path
+        for prefix, folder in folders.items()
+        for path in folder.glob("**/*.yaml")
         if not path.name.startswith("Base-")
     }
 
 
 def get_config_file(name: str) -> Path:
-    """The file of a configuration.
+    """Return the file of a configuration.
 
     Args:
-        name: of this zoo, with or without ".yaml" and folder, or a file.
+        name: a name of this zoo, with or without ".yaml" and folder, or a file.
 
     Raises:
         ValueError: if there is neither, with the nearest names, or if several folders have it.
     """
     if Path(name).is_file():
         return Path(name)
-    wanted = name if name.endswith(".yaml") else f"{name}.yaml"
-    wanted = wanted.removeprefix("configs/")
-    files = _files()
-    if wanted in files:
-        return files[wanted]
-    alike = sorted(known for known, file in files.items() if file.name == wanted)
-    if len(alike) == 1:
-        return files[alike[0]]
-    if alike:
-        raise ValueError(f'the configuration "{name}" can be {" or ".join(alike)}')
-    near = difflib.get_close_matches(wanted, files, 3, 0.4) or sorted(files)
+    requested = name if name.endswith(".yaml") else f"{name}.yaml"
+    requested = requested.removeprefix("configs/")
+    files = _config_files()
+    if requested in files:
+        return files[requested]
+    matches = sorted(known for known, file in files.items() if file.name == requested)
+    if len(matches) == 1:
+        return files[matches[0]]
+    if matches:
+        raise ValueError(f'the configuration "{name}" can be {" or ".join(matches)}')
+    near = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
     raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
 
 
-def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = ()) -> Any:
-    """A configuration, all keys of this package and of installed projects included.
+def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = ()) -> CfgNode:
+    """Build a configuration, with all keys of this package and of installed projects.
 
     Args:
         name: see `get_config_file`.
@@ -70,23 +90,25 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
             see `hipie.registration.import_modules`.
 
     Raises:
-        ValueError: for an unknown name, key or value; the message names it.
+        ValueError: for an unknown name, key or value, naming it; or if the configuration is of a
+            project that could not be loaded.
     """
     from hipie.config.loading import listed_imports, merge
     from hipie.registration import import_modules
 
-    cfg = _all_keys()
+    cfg = _default_config()
     file = get_config_file(name)
     for package, folder in project_folders().items():
         if file.resolve().is_relative_to((folder / "configs").resolve()):
             require_project(package)
-    import_modules([*imports, *listed_imports(file)], cfg)
+    listed = listed_imports(file)
+    import_modules([*imports, *listed], cfg)
     merge(cfg, file, options)
-    import_modules([name for name in cfg.IMPORTS if name not in listed_imports(file)], cfg)
+    import_modules([module for module in cfg.IMPORTS if module not in listed], cfg)
     return cfg
 
 
-def _all_keys() -> Any:
+def _default_config() -> CfgNode:
     from detectron2.config import get_cfg
 
     from hipie.config import add_hipie_config
@@ -99,25 +121,31 @@ def _all_keys() -> Any:
 
 
 def get_weights(name: str) -> Path | None:
-    """The file of the weights that the package carries for a configuration, or None.
+    """Return the file of a configuration's packaged weights, or None if there are none.
 
-    They are called like the configuration, in a folder `weights`.
+    Args:
+        name: see `get_config_file`; a file has weights if it is the zoo's own.
     """
-    stem = get_config_file(name).stem
-    shelves = (WEIGHTS, *(folder / "weights" for folder in project_folders().values()))
-    files = (shelf / f"{stem}{end}" for shelf in shelves for end in (".safetensors", ".pth"))
-    return next((path for path in files if path.is_file()), None)
+    from hipie.registration import register_all
+
+    register_all()  # projects register their weights
+    file = get_config_file(name).resolve()
+    files = _config_files()
+    for config, weights in _weights_of.items():
+        if config in files and files[config].resolve() == file and weights.is_file():
+            return weights
+    return None
 
 
-def get(name: str, trained: bool = True) -> Any:
+def get(name: str, trained: bool = True) -> SegmentationModel:
     """Build the model of a configuration, in evaluation mode, on the CPU if there is no GPU.
 
     Args:
         name: see `get_config_file`.
-        trained: load the configuration's weights, or those that the package carries for it.
+        trained: load the configuration's `MODEL.WEIGHTS`, or else its packaged weights.
 
     Raises:
-        ValueError: if trained weights are asked for and there are none.
+        ValueError: if trained weights are requested and there are none.
     """
     import torch
     from detectron2.modeling import build_model
@@ -127,37 +155,34 @@ def get(name: str, trained: bool = True) -> Any:
     cfg = get_config(name)
     weights = (cfg.MODEL.WEIGHTS or get_weights(name)) if trained else None
     if trained and not weights:
-        raise ValueError(f"the package carries no weights for {name}; trained=False does without")
+        raise ValueError(
+            f"the package has no weights for {name}; trained=False builds the model without"
+        )
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg).eval()
+    model: SegmentationModel = build_model(cfg).eval()
     if weights:
         Checkpointer(model).load(str(weights))
     return model
 
 
 def configs_for_task(task: str, trained: bool = False) -> list[str]:
-    """Configurations whose architecture can do a task ("universal", "referring", "group", ...).
+    """Return the configurations whose architecture supports a task.
 
     Args:
-        task: one of the `tasks` of an architecture.
-        trained: only those that the package carries weights for.
+        task: one of the `tasks` of an architecture, such as "universal", "referring" or "group".
+        trained: only configurations with packaged weights.
     """
-    from detectron2.modeling import META_ARCH_REGISTRY
-
     from hipie.config.loading import merge
-    from hipie.modeling.meta_arch.base import SegmentationModel
+    from hipie.modeling.meta_arch.base import meta_architecture
 
-    able, defaults = [], _all_keys()
-    for name, file in sorted(_files().items()):
-        if trained and not get_weights(str(file)):
+    suitable, defaults = [], _default_config()
+    for name, file in sorted(_config_files().items()):
+        if trained and not (name in _weights_of and _weights_of[name].is_file()):
             continue
         cfg = defaults.clone()
         merge(cfg, file)
-        try:
-            architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-        except KeyError:
-            continue
-        if issubclass(architecture, SegmentationModel) and task in architecture.tasks:
-            able.append(name)
-    return able
+        architecture = meta_architecture(cfg)
+        if architecture is not None and task in architecture.tasks:
+            suitable.append(name)
+    return suitable

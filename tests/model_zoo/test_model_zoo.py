@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from hipie import model_zoo
 from hipie.checkpoint import save_weights
@@ -25,36 +24,36 @@ def test_names_are_the_configurations_and_not_their_bases():
 @pytest.mark.parametrize(
     "name", [NANO, NANO.removesuffix(".yaml"), "hipie_nano_picturebook", f"configs/{NANO}"]
 )
-def test_a_configuration_is_found_by_every_form_of_its_name(name, in_tmp):
+def test_every_form_of_a_name_gives_the_configuration(name, in_tmp):
     assert model_zoo.get_config_file(name) == model_zoo.CONFIGS / NANO
 
 
 @pytest.mark.parametrize("name", ["grser/grser_swin_b.yaml", "grser/grser_swin_b", "grser_swin_b"])
-def test_a_projects_configuration_is_found_by_name(name, in_tmp):
+def test_projects_have_configurations_by_name(name, in_tmp):
     file = model_zoo.get_config_file(name)
     assert file.samefile(ROOT / "projects/GRSer/configs/grser_swin_b.yaml")
 
 
-def test_a_name_that_two_folders_have_is_asked_back(in_tmp):
+def test_a_name_in_two_folders_is_an_error(in_tmp):
     with pytest.raises(ValueError, match=r"can be eval/hipie_r50_parts\.yaml or universal/"):
         model_zoo.get_config_file("hipie_r50_parts")
     assert model_zoo.get_config_file("universal/hipie_r50_parts").is_file()
 
 
 def test_every_configuration_of_a_project_has_a_name():
-    there = {file.name for file in ROOT.glob("projects/*/configs/**/*.yaml")}
+    stored = {file.name for file in ROOT.glob("projects/*/configs/**/*.yaml")}
     named = {name.rpartition("/")[2] for name in model_zoo.names()}
-    assert {name for name in there if not name.startswith("Base-")} <= named
+    assert {name for name in stored if not name.startswith("Base-")} <= named
 
 
-def test_a_file_is_itself(tmp_path):
+def test_a_file_is_its_own_configuration(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("VERSION: 2\n")
     assert model_zoo.get_config_file(str(own)) == own
 
 
 @pytest.mark.parametrize("name", ["nano/hipie_nan_picturbook", "", "zzz", "nano"])
-def test_an_unknown_name_is_answered_with_near_ones(name, in_tmp):
+def test_an_unknown_name_is_an_error_with_near_names(name, in_tmp):
     with pytest.raises(ValueError, match=NANO) as caught:
         model_zoo.get_config_file(name)
     assert f'"{name}"' in str(caught.value)
@@ -68,17 +67,19 @@ def test_every_configuration_merges(name):
     assert cfg.MODEL.HIPIE.HIDDEN_DIM % cfg.MODEL.HIPIE.THINGS.NUM_HEADS == 0
 
 
-def test_weights_are_called_like_their_configuration(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_zoo, "WEIGHTS", tmp_path)
+def test_packaged_weights_are_registered_by_configuration(tmp_path, monkeypatch):
+    assert model_zoo.get_weights(NANO) == model_zoo.WEIGHTS / "hipie_nano_picturebook.pth"
+    assert model_zoo.get_weights(str(ROOT / "configs" / NANO)) == model_zoo.get_weights(NANO)
+    own = tmp_path / "hipie_nano_picturebook.yaml"
+    own.write_text("VERSION: 2\n")
+    assert model_zoo.get_weights(str(own)) is None
+    monkeypatch.setitem(model_zoo._weights_of, NANO, tmp_path / "missing.pth")
     assert model_zoo.get_weights(NANO) is None
     with pytest.raises(ValueError, match="no weights for nano/"):
         model_zoo.get(NANO)
-    file = tmp_path / "hipie_nano_picturebook.safetensors"
-    save_weights(nn.Linear(2, 2), file)
-    assert model_zoo.get_weights("hipie_nano_picturebook") == file
 
 
-def test_a_model_comes_with_its_packaged_weights(tmp_path, monkeypatch):
+def test_get_loads_the_registered_weights(tmp_path, monkeypatch):
     model = model_zoo.get(NANO, trained=False)
     assert not model.training
     name, parameter = next(
@@ -88,12 +89,13 @@ def test_a_model_comes_with_its_packaged_weights(tmp_path, monkeypatch):
     )
     with torch.no_grad():
         parameter.fill_(0.5)
-    file = tmp_path / "hipie_nano_picturebook.safetensors"
+    file = tmp_path / "own.safetensors"
     save_weights(model, file)
     assert file.stat().st_size < 40 * 2**20
-    monkeypatch.setattr(model_zoo, "WEIGHTS", tmp_path)
-    again = model_zoo.get(NANO)
-    assert dict(again.named_parameters())[name].unique().tolist() == [0.5]
+    monkeypatch.setattr(model_zoo, "_weights_of", {})
+    model_zoo.register_weights(NANO, file)
+    loaded = model_zoo.get(NANO)
+    assert dict(loaded.named_parameters())[name].unique().tolist() == [0.5]
 
 
 def test_configurations_for_a_task():

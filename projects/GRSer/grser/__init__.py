@@ -4,8 +4,16 @@ Wu, Zhang, Xie, Liu, Zhou, "Advancing Referring Expression Segmentation Beyond S
 2023. Importing the package registers the architecture `GRSer`.
 """
 
+from pathlib import Path
+
 from grser.config import add_grser_config
 from grser.meta_arch import GRSer
 from grser.task_predictor import GroupPredictor
+from hipie.model_zoo import register_weights
 
 __all__ = ["GroupPredictor", "GRSer", "add_grser_config"]
+
+register_weights(
+    "grser/grser_nano_picturebook.yaml",
+    Path(__file__).parent / "weights" / "grser_nano_picturebook.pth",
+)
