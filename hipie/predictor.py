@@ -167,7 +167,7 @@ class Segmenter:
             output: "panoptic" for segments that do not overlap; "instances" for every instance of
                 a thing with a sufficient score, which may overlap; "semantic" for one segment a
                 class.
-            min_score: segments (not parts) with a lower score in 0..1 are dropped; by default 0.3
+            min_score: segments (not parts) with a lower score in 0..1 are dropped; by default 0.4
                 for instances, else 0, as the panoptic map has thresholds of its own.
             consistent: parts end where their whole ends; see `assign_parts`.
             sam: refines masks: of things by their boxes, of parts inside their wholes.

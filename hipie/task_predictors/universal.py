@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("panoptic", "instances", "semantic")
 # Score from which an instance is reported; the panoptic map has thresholds of its own.
-DEFAULT_MIN_SCORE = {"panoptic": 0.0, "instances": 0.3, "semantic": 0.0}
+DEFAULT_MIN_SCORE = {"panoptic": 0.0, "instances": 0.4, "semantic": 0.0}
 
 
 @dataclass(frozen=True)
