@@ -30,7 +30,7 @@ from hipie.config.loading import check
 from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.evaluation import build_evaluator
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.clip_ensemble import ScoreEnsemble
 
 Pair = tuple[float, float]
 # Where keys begin, lists of numbers end.
@@ -74,7 +74,7 @@ def sweep(
             clip_scores = [model.clip_scores(item) for item in inputs]
             for (alpha, beta), judge in judges.items():
                 joined = ScoreEnsemble(
-                    (alpha,) * 2, (beta,) * 2, plain.way, plain.thing_temperature
+                    (alpha,) * 2, (beta,) * 2, plain.method, plain.thing_temperature
                 )
                 other = [scores.with_ensemble(joined) for scores in clip_scores]
                 judge.process(inputs, model.postprocess(inputs, output, other))

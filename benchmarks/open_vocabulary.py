@@ -27,10 +27,8 @@ import torch
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
 from hipie.modeling.fusion.chunked import fuse_in_chunks
-from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPrompts, ClipMaskScores
-from hipie.modeling.open_vocabulary.mask_crops import mask_crops
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.clip import Clip, mask_crops
+from hipie.modeling.open_vocabulary.clip_ensemble import ClassPrompts, ClipMaskScores, ScoreEnsemble
 from hipie.modeling.sam.predictor import Sam
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "la", "mo", "nu", "pe", "ri")

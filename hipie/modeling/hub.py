@@ -13,7 +13,16 @@ TIMEOUT_SECONDS = 5.0
 
 
 class HubError(OSError):
-    """A file that is neither cached nor available on the hub; the message says why."""
+    """A file that is neither cached nor available on the hub.
+
+    Args:
+        message: the reason.
+        status: HTTP status of the hub's response; None if there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
@@ -38,7 +47,9 @@ def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
             return
     except urllib.error.HTTPError as error:
-        raise HubError(f"the Hugging Face hub returned status {error.code} for it") from error
+        raise HubError(
+            f"the Hugging Face hub returned status {error.code} for it", error.code
+        ) from error
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise HubError(f"the Hugging Face hub cannot be reached ({reason})") from error

@@ -5,7 +5,6 @@ from hipie.vocabularies.tables import (
     collection_datasets,
     load_classes,
     load_vocabulary,
-    seen_classes,
     vocabulary_names,
 )
 from hipie.vocabularies.vocabulary import (
@@ -28,6 +27,5 @@ __all__ = [
     "load_classes",
     "load_vocabulary",
     "root_wholes",
-    "seen_classes",
     "vocabulary_names",
 ]

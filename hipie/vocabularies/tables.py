@@ -76,7 +76,7 @@ def load_classes(name: str) -> ClassTable:
     tables = _tables()
     if name not in tables:
         similar = difflib.get_close_matches(name, tables, 3, 0.5)
-        hint = f"; similar names are {', '.join(similar)}" if similar else ""
+        hint = f"; near ones are {', '.join(similar)}" if similar else ""
         raise ValueError(f'there is no vocabulary "{name}"{hint}')
     return tables[name]
 
@@ -84,22 +84,6 @@ def load_classes(name: str) -> ClassTable:
 def vocabulary_names() -> tuple[str, ...]:
     """Sorted names that `load_vocabulary` accepts."""
     return tuple(sorted(_tables()))
-
-
-def seen_classes(vocabulary: Vocabulary, trained: str = "coco_panoptic") -> tuple[bool, ...]:
-    """Flag the classes that share a prompt with the vocabulary of the training data.
-
-    The CLIP prompts are compared: a class's synonyms, or its name if it has none.
-
-    Args:
-        vocabulary: K classes.
-        trained: name of the training data's vocabulary.
-
-    Returns:
-        K flags.
-    """
-    phrases = {phrase for entry in load_vocabulary(trained).classes for phrase in entry.phrases}
-    return tuple(not phrases.isdisjoint(entry.phrases) for entry in vocabulary.classes)
 
 
 def collection_datasets(collection: str) -> tuple[str, ...]:

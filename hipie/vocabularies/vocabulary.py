@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -126,6 +126,15 @@ class Vocabulary:
     def wholes(self) -> tuple[str, ...]:
         """Unique names that parts belong to, in order of appearance."""
         return tuple(dict.fromkeys(entry.whole for entry in self.classes if entry.whole))
+
+    def prompts(self, excluded: Collection[str] = ()) -> frozenset[str]:
+        """All CLIP prompts of the classes, except of classes with the excluded names."""
+        return frozenset(
+            phrase
+            for entry in self.classes
+            if entry.name not in excluded
+            for phrase in entry.phrases
+        )
 
     @classmethod
     def from_names(

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
 from hipie.evaluation import build_evaluator
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.clip_ensemble import ScoreEnsemble
 
 ROOT = Path(__file__).parents[2]
 SMALL = Namespace(

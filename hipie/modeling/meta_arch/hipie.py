@@ -53,8 +53,7 @@ from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
-    from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
-
+    
 Inputs = list[dict[str, Any]]
 EXPRESSIONS_PER_CHUNK = 16
 

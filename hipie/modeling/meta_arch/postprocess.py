@@ -20,7 +20,7 @@ from hipie.structures import DecoderOutput, HIPIEOutput, MaskHead, RawBranch
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from hipie.modeling.open_vocabulary.clip_mask_scores import ClipMaskScores
+    from hipie.modeling.open_vocabulary.clip_ensemble import ClipMaskScores
 
 
 def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:

@@ -1,9 +1,16 @@
-"""CLIP beside the model: from a configuration and a vocabulary to opinions of single images."""
+"""Ensemble of CLIP's mask classification with the model's class scores (ODISE, HIPIE).
+
+`ScoreEnsemble` has the formulas, `ClipMaskScores` the CLIP scores of the masks of one image, and
+`ClipEnsemble` builds them from the configuration.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -13,31 +20,242 @@ from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_loading import require_clip
-from hipie.modeling.open_vocabulary.clip_mask_scores import ClassPrompts, ClipMaskScores
-from hipie.modeling.open_vocabulary.error import unknown
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
+from hipie.modeling.open_vocabulary.masked_attention_pooling import (
+    EncodedImage,
+    patches_of_soft_masks,
+)
 from hipie.vocabularies.tables import load_vocabulary, vocabulary_names
 from hipie.vocabularies.vocabulary import Vocabulary
 
-# The weights of the published program where no configuration says otherwise.
-PUBLISHED = ScoreEnsemble()
+METHODS = ("multiply", "add")
+EPSILON = 1e-9
+# Exponents of the combined class probability and of the predicted IoU in instance scores.
+CLASS_POWER, IOU_POWER = 0.3, 1.7
+MASKED_LOGIT_LIMIT = -1000.0
+MAX_CACHED_VOCABULARIES = 16
+
+
+@dataclass(frozen=True)
+class ScoreEnsemble:
+    """Formulas that combine the model's probabilities p with CLIP's probabilities c.
+
+    Attributes:
+        alpha: CLIP's weights for classes of the training vocabulary, (things, stuff).
+        beta: CLIP's weights for all other classes, (things, stuff).
+        method: "multiply", p^(1 - w) c^w, or "add", (1 - w) p + w c, with weight w.
+        thing_temperature: of the softmax over the classes of things, before the combination.
+    """
+
+    alpha: tuple[float, float] = (0.35, 0.35)
+    beta: tuple[float, float] = (0.7, 0.7)
+    method: str = "multiply"
+    thing_temperature: float = 0.06
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f'the ensemble method "{self.method}" is none of {", ".join(METHODS)}')
+        for weights in (self.alpha, self.beta):
+            if len(weights) != 2 or not all(0 <= weight <= 1 for weight in weights):
+                raise ValueError(
+                    "weights of CLIP are two numbers in 0..1, for things and for stuff, and not "
+                    f"{weights}"
+                )
+        if self.thing_temperature <= 0:
+            raise ValueError(f"a temperature has to be positive, not {self.thing_temperature}")
+
+    def weights(
+        self,
+        in_training: Sequence[bool],
+        is_thing: Sequence[bool],
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """[K] CLIP's weight for each class."""
+        weights = [
+            (self.alpha if trained else self.beta)[0 if thing else 1]
+            for trained, thing in zip(in_training, is_thing, strict=True)
+        ]
+        return torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def combine(self, probabilities: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+        """Compute the logarithm of the combined probabilities, which need not sum to 1.
+
+        Args:
+            probabilities: [..., K] of the model.
+            clip: [..., K] probabilities of CLIP.
+            weights: [K], see `weights`.
+        """
+        if self.method == "add":
+            return torch.log((1 - weights) * probabilities + weights * clip + EPSILON)
+        return torch.xlogy(1 - weights, probabilities) + torch.xlogy(weights, clip)
+
+    def instance_scores(
+        self, class_logits: Tensor, iou_logits: Tensor, clip: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Compute instance scores from class logits, CLIP's probabilities and the predicted IoU.
+
+        Args:
+            class_logits: [Q, K]; masked classes have -1000 or less and score 0.
+            iou_logits: [Q, 1].
+            clip: [Q, K] probabilities of CLIP.
+            weights: [K].
+
+        Returns:
+            [Q, K] in 0..1.
+        """
+        probabilities = class_logits.float().sigmoid()
+        if probabilities.shape[-1] > 1:
+            probabilities = (probabilities / self.thing_temperature).softmax(-1)
+        combined = self.combine(probabilities, clip, weights).sigmoid()
+        combined = combined.masked_fill(class_logits <= MASKED_LOGIT_LIMIT, 0.0)
+        iou = iou_logits.float().sigmoid()
+        return (combined**CLASS_POWER * iou**IOU_POWER).sqrt()
+
+    def panoptic_scores(self, scores: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+        """Combine the scores of queries that compete for pixels, keeping their sum over classes.
+
+        Args:
+            scores: [N, K] of the model. They sum to less than 1 where a small vocabulary is scored
+                as a large one, and keep that sum.
+            clip: [N, K] probabilities of CLIP.
+            weights: [K].
+        """
+        total = scores.sum(-1, keepdim=True)
+        return self.combine(scores / total, clip, weights).softmax(-1) * total
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """Prompts of K classes for CLIP.
+
+    Attributes:
+        prompts: K tuples of names; the score of a class is that of its best name.
+        in_training: K flags, whether the class belongs to the training vocabulary.
+        is_thing: K flags.
+    """
+
+    prompts: tuple[tuple[str, ...], ...]
+    in_training: tuple[bool, ...]
+    is_thing: tuple[bool, ...]
+
+
+def clip_class_logits(
+    clip: Clip, features: Tensor, prompts: Sequence[Sequence[str]], templates: str = "one"
+) -> Tensor:
+    """Compute scaled cosines, for every class the maximum over its names.
+
+    Args:
+        clip: encodes the prompts.
+        features: [N, D] of images or masks, of unit length.
+        prompts: K non-empty lists of names.
+        templates: see `hipie.modeling.open_vocabulary.prompt_templates`.
+
+    Returns:
+        [N, K] float32.
+
+    Raises:
+        OpenVocabularyError: if a class has no name.
+    """
+    lengths = [len(names) for names in prompts]
+    if 0 in lengths:
+        raise OpenVocabularyError(f"class {lengths.index(0)} has no prompt for CLIP")
+    texts = clip.text_features(list(chain.from_iterable(prompts)), templates).to(features.device)
+    logits = features.float() @ texts.t() * clip.logit_scale.to(features.device)
+    if len(texts) == len(prompts):
+        return logits
+    if not len(features):
+        return logits.new_zeros(0, len(prompts))
+    sizes = torch.tensor(lengths, device=features.device)
+    return torch.segment_reduce(logits.t().contiguous(), "max", lengths=sizes).t()
+
+
+class ClipMaskScores:
+    """CLIP scores of the masks of one image, which is encoded once.
+
+    HIPIE's inference uses them twice: for all thing queries before non-maximum suppression, and
+    for the queries that compete for the pixels of the semantic and panoptic maps.
+
+    Args:
+        clip: a model that supports masked attention pooling.
+        image: [3, H, W] RGB in 0..1, padded as if the model had received it alone.
+        classes: prompts of the vocabulary.
+        ensemble: combines CLIP's probabilities with the model's.
+    """
+
+    def __init__(
+        self, clip: Clip, image: Tensor, classes: ClassPrompts, ensemble: ScoreEnsemble
+    ) -> None:
+        self.clip = clip
+        self.image = image
+        self.classes = classes
+        self.ensemble = ensemble
+
+    @cached_property
+    def encoded_image(self) -> EncodedImage:
+        """The image in CLIP's image encoder."""
+        return self.clip.encode(self.image)
+
+    def with_ensemble(self, ensemble: ScoreEnsemble) -> ClipMaskScores:
+        """The same encoded image with another ensemble."""
+        other = ClipMaskScores(self.clip, self.image, self.classes, ensemble)
+        other.encoded_image = self.encoded_image
+        return other
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image, padding included."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def patch_masks(self, mask_logits: Tensor) -> Tensor:
+        """[N, g, g] bool, patches of masks [N, h, w]; see `patches_of_soft_masks`."""
+        return patches_of_soft_masks(mask_logits, self.clip.image_size, self.clip.patch_size)
+
+    @torch.no_grad()
+    def probabilities(self, patch_masks: Tensor) -> Tensor:
+        """Class probabilities [N, K] of masks [N, g, g]: softmax, or sigmoid for a single class.
+
+        A mask without patches is classified by the class token alone.
+        """
+        features = F.normalize(self.encoded_image.mask_features(patch_masks).float(), dim=-1)
+        logits = clip_class_logits(self.clip, features, self.classes.prompts)
+        return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+
+    def instance_scores(
+        self, class_logits: Tensor, iou_logits: Tensor, patch_masks: Tensor
+    ) -> Tensor:
+        """[Q, K] instance scores; see `ScoreEnsemble.instance_scores`."""
+        clip = self.probabilities(patch_masks)
+        return self.ensemble.instance_scores(class_logits, iou_logits, clip, self._weights(clip))
+
+    def panoptic_scores(self, scores: Sequence[Tensor], patch_masks: Tensor) -> list[Tensor]:
+        """Combine several score tensors [N, K] of the same masks.
+
+        See `ScoreEnsemble.panoptic_scores`.
+        """
+        clip = self.probabilities(patch_masks)
+        weights = self._weights(clip)
+        return [self.ensemble.panoptic_scores(own, clip, weights) for own in scores]
+
+    def _weights(self, clip: Tensor) -> Tensor:
+        return self.ensemble.weights(self.classes.in_training, self.classes.is_thing, clip.device)
 
 
 class ClipEnsemble:
-    """Asks CLIP about the masks of images.
+    """Builds the CLIP scores of images from a vocabulary.
 
-    CLIP is loaded when the first image comes, stays frozen, and is in no checkpoint; its name is
+    CLIP is loaded with the first image, stays frozen, and is not part of checkpoints; its name is
     checked at once.
 
     Args:
-        model, weights: see `hipie.modeling.open_vocabulary.clip_loading.load_clip`.
-        ensemble: how the opinions join.
-        seen: which classes training knew: the name of a public vocabulary ("coco_panoptic"), or of
-            a registered data set, whose `unseen_classes` do not count.
-        bgr: images have blue first.
+        model: see `hipie.modeling.open_vocabulary.clip_loading.load_clip`.
+        weights: likewise.
+        ensemble: formulas and weights of the combination; by default the published ones.
+        train_vocabulary: name of a public vocabulary ("coco_panoptic"), or of a registered data
+            set, whose `unseen_classes` are not counted.
+        bgr: whether images have blue first.
 
     Raises:
-        ValueError: for a name or weights that nothing is behind.
+        ValueError: for an unknown model or unknown weights.
     """
 
     def __init__(
@@ -45,20 +263,20 @@ class ClipEnsemble:
         model: str,
         weights: str = "",
         *,
-        ensemble: ScoreEnsemble = PUBLISHED,
-        seen: str = "coco_panoptic",
+        ensemble: ScoreEnsemble = ScoreEnsemble(),
+        train_vocabulary: str = "coco_panoptic",
         bgr: bool = False,
     ) -> None:
         require_clip(model, weights)
         self.ensemble = ensemble
         self._source = (model, weights)
-        self._seen = seen
+        self._train_vocabulary = train_vocabulary
         self._bgr = bgr
-        self._clip: Clip | None = None
+        self._prompts: OrderedDict[Vocabulary, ClassPrompts] = OrderedDict()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ClipEnsemble:
-        """What `MODEL.HIPIE.CLIP` says."""
+        """Build from `MODEL.HIPIE.CLIP`."""
         keys = cfg.MODEL.HIPIE.CLIP
         ensemble = ScoreEnsemble(
             tuple(keys.ALPHA), tuple(keys.BETA), keys.ENSEMBLE, keys.THING_TEMPERATURE
@@ -67,70 +285,66 @@ class ClipEnsemble:
             keys.MODEL,
             keys.WEIGHTS,
             ensemble=ensemble,
-            seen=keys.TRAIN_VOCABULARY,
+            train_vocabulary=keys.TRAIN_VOCABULARY,
             bgr=cfg.INPUT.FORMAT == "BGR",
         )
 
-    @property
+    @cached_property
     def clip(self) -> Clip:
-        """The model, loaded when it is first asked for.
+        """The model, loaded on first use.
 
         Raises:
-            OpenVocabularyError: if its image tower cannot look at masks in one pass.
+            OpenVocabularyError: if its image encoder does not support masked attention pooling.
         """
-        if self._clip is None:
-            self._clip = Clip.from_source(*self._source)
-            self._clip.require_one_pass()
-        return self._clip
+        clip = Clip.from_source(*self._source)
+        clip.require_mask_pooling()
+        return clip
 
-    def of(
-        self, image: Tensor, mean: Tensor, vocabulary: Vocabulary, divisibility: int = 0
+    def mask_scores(
+        self,
+        image: Tensor,
+        pixel_mean: Tensor,
+        vocabulary: Vocabulary,
+        size_divisibility: int = 0,
     ) -> ClipMaskScores:
-        """The opinion of one image's masks.
+        """CLIP scores of the masks of one image.
 
         Args:
             image: [3, H, W], 0..255.
-            mean: [3, 1, 1] what padding is filled with.
+            pixel_mean: [3, 1, 1], value of the padding.
             vocabulary: the classes.
-            divisibility: the model saw the image padded to multiples of this, if it is alone.
+            size_divisibility: of the canvas that the model pads the image to.
         """
-        step = max(divisibility, 1)
+        step = max(size_divisibility, 1)
         height, width = image.shape[-2:]
-        centred = image.to(mean.device, torch.float32) - mean
-        padded = F.pad(centred, (0, -width % step, 0, -height % step)) + mean
+        centered = image.to(pixel_mean.device, torch.float32) - pixel_mean
+        padded = F.pad(centered, (0, -width % step, 0, -height % step)) + pixel_mean
         scaled = padded / 255
-        return ClipMaskScores(
-            self.clip,
-            scaled.flip(0) if self._bgr else scaled,
-            _classes(vocabulary, self._seen),
-            self.ensemble,
-        )
+        rgb = scaled.flip(0) if self._bgr else scaled
+        return ClipMaskScores(self.clip, rgb, self._class_prompts(vocabulary), self.ensemble)
 
+    def _class_prompts(self, vocabulary: Vocabulary) -> ClassPrompts:
+        classes = self._prompts.pop(vocabulary, None)
+        if classes is None:
+            prompts = tuple(entry.phrases for entry in vocabulary.classes)
+            in_training = tuple(not self._train_prompts.isdisjoint(names) for names in prompts)
+            classes = ClassPrompts(prompts, in_training, vocabulary.is_thing)
+        self._prompts[vocabulary] = classes
+        if len(self._prompts) > MAX_CACHED_VOCABULARIES:
+            self._prompts.popitem(last=False)
+        return classes
 
-@lru_cache(maxsize=16)
-def _classes(vocabulary: Vocabulary, seen: str) -> ClassPrompts:
-    known = _known_phrases(seen)
-    phrases = tuple(one.phrases for one in vocabulary.classes)
-    return ClassPrompts(
-        phrases,
-        tuple(not known.isdisjoint(names) for names in phrases),
-        vocabulary.is_thing,
-    )
-
-
-@lru_cache(maxsize=16)
-def _known_phrases(seen: str) -> frozenset[str]:
-    if seen in vocabulary_names():
-        return _phrases(load_vocabulary(seen))
-    if seen not in MetadataCatalog.list():
-        names = [*vocabulary_names(), *MetadataCatalog.list()]
-        raise unknown(
-            "vocabulary of the training data (MODEL.HIPIE.CLIP.TRAIN_VOCABULARY)", seen, names
-        )
-    metadata = MetadataCatalog.get(seen)
-    return _phrases(Vocabulary.from_metadata(metadata), metadata.get("unseen_classes", ()))
-
-
-def _phrases(vocabulary: Vocabulary, but: Sequence[str] = ()) -> frozenset[str]:
-    classes = (one for one in vocabulary.classes if one.name not in but)
-    return frozenset(phrase for one in classes for phrase in one.phrases)
+    @cached_property
+    def _train_prompts(self) -> frozenset[str]:
+        name = self._train_vocabulary
+        if name in vocabulary_names():
+            return load_vocabulary(name).prompts()
+        if name not in MetadataCatalog.list():
+            raise unknown_name(
+                "vocabulary of the training data (MODEL.HIPIE.CLIP.TRAIN_VOCABULARY)",
+                name,
+                [*vocabulary_names(), *MetadataCatalog.list()],
+            )
+        metadata = MetadataCatalog.get(name)
+        vocabulary = Vocabulary.from_metadata(metadata)
+        return vocabulary.prompts(excluded=metadata.get("unseen_classes", ()))

@@ -1,30 +1,27 @@
-"""CLIP by name through `open_clip`, from a folder or a file, or with random weights."""
+"""Loading of CLIP models by name through `open_clip`, from folders and files, or with random weights."""
 
 from __future__ import annotations
 
 import pickle
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import build_hf_headers
 from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
-from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown
+from hipie.checkpoint.error import first_line
+from hipie.modeling.hub import HubError, check_hub_file
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
-RANDOM = "random:"
+RANDOM_PREFIX = "random:"
 TINY = "tiny"
-QUICK = "-quickgelu"
-SCHEMES = ("hf-hub:", "local-dir:")
+QUICKGELU_SUFFIX = "-quickgelu"
+HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-SECONDS = 5.0
-FOLDER_FILE = "open_clip_config.json"
+CONFIG_FILE = "open_clip_config.json"
 _TINY = {
     "embed_dim": 48,
     "quick_gelu": True,
@@ -46,89 +43,106 @@ _TINY = {
 
 
 def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., Any]]:
-    """A CLIP model in evaluation mode, and its tokenizer.
+    """Load a CLIP model in evaluation mode, and its tokenizer.
+
+    Files are read without executing code in them.
 
     Args:
         model: a name of `open_clip.list_models()`; a folder with `open_clip_config.json` and its
             weights; `hf-hub:...`; `random:NAME` for random weights, or `random:tiny` for a small
-            network that tests can afford. OpenAI's weights were trained with another activation
-            than the plain names of open_clip mean: for them `ViT-L-14-336` is
-            `ViT-L-14-336-quickgelu`.
+            network for tests. OpenAI's weights were trained with another activation than the plain
+            names of open_clip have: with them `ViT-L-14-336` is `ViT-L-14-336-quickgelu`.
         weights: a tag of open_clip ("openai") or a file; "" for folders, the hub and random ones.
 
     Raises:
-        OpenVocabularyError: for an unknown name or tag, with near ones; for weights that cannot
-            be fetched or read, or are another model's. Files are read without running what is in
-            them.
+        OpenVocabularyError: for an unknown name or tag, with similar ones; for weights that cannot
+            be downloaded or read, or belong to another model.
     """
     model = require_clip(model, weights)
-    if model.startswith(RANDOM):
-        return _random(model.removeprefix(RANDOM))
-    _require_reachable(model, weights)
+    if model.startswith(RANDOM_PREFIX):
+        return _load_random(model.removeprefix(RANDOM_PREFIX))
+    _check_download(model, weights)
     try:
-        # weights_only: nothing in the file is run.
-        built = open_clip.create_model(
+        # weights_only: no code in the file is executed.
+        clip = open_clip.create_model(
             model, pretrained=weights or None, weights_only=True, require_pretrained=True
         )
     except pickle.UnpicklingError as error:
         raise OpenVocabularyError(
-            f"{weights or model}: refused, since it holds more than tensors; nothing of it was run"
+            f"{weights or model}: refused, since it contains more than tensors; no code in it was "
+            "executed"
         ) from error
     except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
         raise OpenVocabularyError(
-            f"{model}: the weights {weights} could not be loaded ({_first_line(error)})"
+            f"{model}: the weights {weights} could not be loaded ({first_line(error)})"
         ) from error
-    return built.eval(), open_clip.get_tokenizer(model)
+    return clip.eval(), open_clip.get_tokenizer(model)
 
 
 def require_clip(model: str, weights: str = "") -> str:
-    """Check names without loading anything; see `load_clip`, whose errors these are.
+    """Check the names of a model and its weights without loading them.
+
+    Args:
+        model: see `load_clip`.
+        weights: likewise.
 
     Returns:
-        The model's name as open_clip knows it.
+        The model's name for open_clip.
+
+    Raises:
+        OpenVocabularyError: see `load_clip`.
     """
-    if model.startswith(RANDOM):
-        name = model.removeprefix(RANDOM)
+    if model.startswith(RANDOM_PREFIX):
+        name = model.removeprefix(RANDOM_PREFIX)
         if name not in (TINY, *open_clip.list_models()):
-            raise unknown("CLIP model", name, [TINY, *open_clip.list_models()])
+            raise unknown_name("CLIP model", name, [TINY, *open_clip.list_models()])
         return model
     if Path(model).expanduser().is_dir():
-        model = f"local-dir:{Path(model).expanduser()}"
-    if not model.startswith(SCHEMES):
-        model = _with_right_activation(model, weights)
-        _require_weights(model, weights)
+        model = f"{FOLDER_PREFIX}{Path(model).expanduser()}"
+    if not model.startswith((HUB_PREFIX, FOLDER_PREFIX)):
+        model = _resolve_name(model, weights)
+        _check_weights(model, weights)
         return model
     if weights:
         raise OpenVocabularyError(
-            f'"{model}" brings weights of its own, so that "{weights}" cannot be loaded too'
+            f'"{model}" includes weights, so "{weights}" cannot be loaded as well'
         )
-    _require_config(model)
+    folder = model.removeprefix(FOLDER_PREFIX)
+    if folder != model and not (Path(folder) / CONFIG_FILE).is_file():
+        raise OpenVocabularyError(f"{folder}: the folder has no {CONFIG_FILE}")
     return model
 
 
-def _random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
+def _load_random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name == TINY:
-            built = open_clip.CLIP(**_TINY).eval()
-            built.visual.image_mean = open_clip.OPENAI_DATASET_MEAN
-            built.visual.image_std = open_clip.OPENAI_DATASET_STD
-            return built, SimpleTokenizer()
-        built = open_clip.create_model(name, pretrained_text=False)
-    return built.eval(), open_clip.get_tokenizer(name)
+            clip = open_clip.CLIP(**_TINY).eval()
+            clip.visual.image_mean = open_clip.OPENAI_DATASET_MEAN
+            clip.visual.image_std = open_clip.OPENAI_DATASET_STD
+            return clip, SimpleTokenizer()
+        clip = open_clip.create_model(name, pretrained_text=False)
+    return clip.eval(), open_clip.get_tokenizer(name)
 
 
-def _with_right_activation(model: str, weights: str) -> str:
+def _resolve_name(model: str, weights: str) -> str:
+    """Name for open_clip, with the activation that OpenAI's weights need."""
     model = model.replace("/", "-")
     if model not in open_clip.list_models():
-        raise unknown("CLIP model", model, open_clip.list_models(), "nor a folder of that name")
-    quick = f"{model}{QUICK}"
-    if weights == "openai" and not model.endswith(QUICK) and quick in open_clip.list_models():
-        return quick
+        raise unknown_name(
+            "CLIP model", model, open_clip.list_models(), "nor a folder of that name"
+        )
+    quickgelu = f"{model}{QUICKGELU_SUFFIX}"
+    if (
+        weights == "openai"
+        and not model.endswith(QUICKGELU_SUFFIX)
+        and quickgelu in open_clip.list_models()
+    ):
+        return quickgelu
     return model
 
 
-def _require_weights(model: str, weights: str) -> None:
+def _check_weights(model: str, weights: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if weights in tags or (weights and Path(weights).is_file()):
         return
@@ -136,42 +150,23 @@ def _require_weights(model: str, weights: str) -> None:
         raise OpenVocabularyError(
             f"CLIP {model} needs weights: one of {', '.join(tags) or 'no known tags'}, or a file"
         )
-    raise unknown(f"set of weights of CLIP {model}", weights, tags, "nor a file of that name")
+    raise unknown_name(f"set of weights of CLIP {model}", weights, tags, "nor a file of that name")
 
 
-def _require_config(model: str) -> None:
-    folder = model.removeprefix("local-dir:")
-    if folder != model and not (Path(folder) / FOLDER_FILE).is_file():
-        raise OpenVocabularyError(f"{folder}: the folder has no {FOLDER_FILE}, so no CLIP model")
-
-
-def _require_reachable(model: str, weights: str) -> None:
-    """Ask the hub once and briefly; its own client tries for most of a minute."""
-    if Path(weights).is_file() or model.startswith("local-dir:"):
+def _check_download(model: str, weights: str) -> None:
+    """Check that weights on the hub can be downloaded, before open_clip retries for long."""
+    if Path(weights).is_file() or model.startswith(FOLDER_PREFIX):
         return
     tag = open_clip.get_pretrained_cfg(model, weights) or {}
-    repository = (tag.get("hf_hub") or model.removeprefix("hf-hub:")).strip("/")
-    if not model.startswith("hf-hub:") and not tag.get("hf_hub"):
+    if not model.startswith(HUB_PREFIX) and not tag.get("hf_hub"):
         return
-    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES):
-        return
-    said = f"CLIP {model}: the weights {weights} are not on this machine"
-    if constants.HF_HUB_OFFLINE:
-        raise OpenVocabularyError(f"{said}, and the Hugging Face hub is set to be offline")
-    address = f"{constants.ENDPOINT}/{repository}/resolve/main/{HUB_FILES[0]}"
-    asked = urllib.request.Request(address, method="HEAD", headers=build_hf_headers())
+    repository = (tag.get("hf_hub") or model.removeprefix(HUB_PREFIX)).strip("/")
     try:
-        with urllib.request.urlopen(asked, timeout=SECONDS):
+        check_hub_file(repository, HUB_FILES)
+    except HubError as error:
+        if error.status is not None:
             return
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        reason = getattr(error, "reason", error)
         raise OpenVocabularyError(
-            f"{said}, and the Hugging Face hub cannot be asked for them ({reason}); "
-            "name a file or a folder instead"
+            f"CLIP {model}: the weights {weights} are not on this machine, and {error}; "
+            "use a file or a folder instead"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

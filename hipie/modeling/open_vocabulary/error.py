@@ -1,4 +1,4 @@
-"""What cannot be used: one sentence that names it, and near names where there are some."""
+"""Errors about models, images, masks and prompts, with suggestions of similar names."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Iterable
 
 
 class OpenVocabularyError(ValueError):
-    """A model, image, mask or word that CLIP or SAM cannot take; the message says which."""
+    """A model, image, mask or prompt that CLIP or SAM cannot process; the message names it."""
 
 
-def missing_package(what: str, package: str, extra: str) -> ModuleNotFoundError:
-    """The error for a package that only some of this project needs.
+def missing_package(component: str, package: str, extra: str) -> ModuleNotFoundError:
+    """Build the error for an optional package that is not installed.
 
     Args:
-        what: "CLIP", "SAM".
-        package: the name that it is installed by.
-        extra: of this package, that brings it.
+        component: that needs the package, such as "CLIP" or "SAM".
+        package: name on the package index.
+        extra: optional dependency group of this package that includes it.
     """
     return ModuleNotFoundError(
-        f'{what} needs the package {package}: pip install {package} (or "hipie[{extra}]")'
+        f'{component} needs the package {package}: pip install {package} (or "hipie[{extra}]")'
     )
 
 
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> OpenVocabularyError:
-    """The error for a name that nothing has.
+def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> OpenVocabularyError:
+    """Build the error for an unknown name.
 
     Args:
         kind: "CLIP model", "SAM model", ...
-        name: as it was given.
-        known: what would have been right; the nearest ones are named, or all of a few.
-        hint: what else could have been given.
+        name: the unknown name.
+        known: valid names; the most similar ones are suggested, or all of a few.
+        hint: other values that would have been valid.
     """
     names = sorted(known)
-    lower = {one.lower(): one for one in names}
-    found = difflib.get_close_matches(name.lower(), lower, 3, 0.5)
-    near = [lower[one] for one in found] or (names if len(names) <= 8 else [])
-    said = f'there is no {kind} "{name}"'
-    if near:
-        said += f"; near ones are {', '.join(near)}"
-    return OpenVocabularyError(said + (f" ({hint})" if hint else ""))
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    matches = difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)
+    similar = [by_lower[match] for match in matches] or (names if len(names) <= 8 else [])
+    message = f'there is no {kind} "{name}"'
+    if similar:
+        message += f"; near ones are {', '.join(similar)}"
+    return OpenVocabularyError(message + (f" ({hint})" if hint else ""))

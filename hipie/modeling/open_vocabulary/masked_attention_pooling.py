@@ -1,9 +1,9 @@
-"""CLIP's image tower looking at many masks of one image in one pass (MaskCLIP, Ding et al. 2022).
+"""Features of many masks of one image in one pass through CLIP's ViT (MaskCLIP, Ding et al. 2022).
 
-Every mask gets a copy of the class token that sees the class token itself and the patches of its
-mask, and no other mask; image and patches never see the copies. So what a copy attends to at a
-layer does not depend on it: keys and values of the image are made once, and any number of masks
-follow later.
+Every mask has a copy of the class token that attends to the class token and the patches of its
+mask only; image tokens never attend to the copies. The attention of a copy therefore does not
+depend on the other copies: keys and values of the image are computed once, and the features of any
+number of masks follow later.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-VISIBLE = 0.5
+MASK_THRESHOLD = 0.5
 
 
 def has_class_token(visual: nn.Module) -> bool:
-    """Whether an image tower of open_clip is a plain ViT whose class token is its feature."""
+    """Whether an image encoder of open_clip is a plain ViT whose output is its class token."""
     return (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None
@@ -32,12 +32,12 @@ def has_class_token(visual: nn.Module) -> bool:
 
 
 def embed(visual: VisionTransformer, pixels: Tensor) -> Tensor:
-    """What enters the first block: class token and patches with their places.
+    """Compute the input of the first block: class token and patch tokens with position embeddings.
 
     Args:
         visual: a ViT of open_clip.
-        pixels: [B, 3, H, W] normalised; H and W multiples of the patch. Where the grid is not the
-            one trained with, the table of places is resized bicubically (the class token's stays).
+        pixels: [B, 3, H, W] normalized; H and W multiples of the patch size. For another grid than
+            in training, position embeddings are resized bicubically (except the class token's).
 
     Returns:
         [B, 1 + patches, C].
@@ -45,81 +45,87 @@ def embed(visual: VisionTransformer, pixels: Tensor) -> Tensor:
     patches = visual.conv1(pixels)
     grid = tuple(patches.shape[-2:])
     tokens = patches.flatten(2).transpose(1, 2)
-    first = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
-    places = visual.positional_embedding.to(tokens.dtype)
+    class_token = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+    positions = visual.positional_embedding.to(tokens.dtype)
     if grid != tuple(visual.grid_size):
-        table = places[1:].t().reshape(1, -1, *visual.grid_size)
-        resized = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False)
-        places = torch.cat([places[:1], resized[0].flatten(1).t().to(places.dtype)])
-    return visual.ln_pre(torch.cat([first, tokens], dim=1) + places)
+        grid_positions = positions[1:].t().reshape(1, -1, *visual.grid_size)
+        resized = F.interpolate(
+            grid_positions.float(), size=grid, mode="bicubic", align_corners=False
+        )
+        positions = torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
+    return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image inside CLIP's ViT.
+    """Keys, values and tokens of one image in CLIP's ViT.
 
     Attributes:
-        visual: the image tower.
-        start: [1, C] the class token before the first block.
-        seen: of every block keys and values [heads, 1 + patches, C / heads].
+        visual: the image encoder.
+        class_token: [1, C] before the first block.
+        keys_values: per block keys and values [heads, 1 + patches, C / heads].
         tokens: [1 + patches, C] after the last block.
-        grid: patches down and across.
+        grid: number of patch rows and columns.
     """
 
     visual: VisionTransformer
-    start: Tensor
-    seen: tuple[tuple[Tensor, Tensor], ...]
+    class_token: Tensor
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
     tokens: Tensor
     grid: tuple[int, int]
 
     @property
     def image_feature(self) -> Tensor:
-        """[D] CLIP's feature of the whole image, not normalised."""
+        """[D] CLIP's image feature, not normalized."""
         return project(self.visual, self.tokens[0])
 
     @property
     def patch_features(self) -> Tensor:
-        """[h, w, D] features of the patches after the last block, not normalised."""
+        """[h, w, D] features of the patches after the last block, not normalized."""
         return project(self.visual, self.tokens[1:]).unflatten(0, self.grid)
 
-    def mask_features(self, visible: Tensor) -> Tensor:
-        """Features of masks, not normalised.
+    def mask_features(self, patch_masks: Tensor) -> Tensor:
+        """Compute the features of masks.
 
         Args:
-            visible: [N, h, w] bool, the patches that each mask sees; one that sees none is the
-                class token alone.
+            patch_masks: [N, h, w] bool, patches of each mask; a mask without patches attends to
+                the class token only.
 
         Returns:
-            [N, D]; the feature of a mask that sees all is the image's own.
+            [N, D], not normalized; the feature of a mask of all patches is the image's feature.
         """
-        x = self.start.expand(len(visible), -1)
-        shown = F.pad(visible.flatten(1), (1, 0), value=True)
-        for block, (keys, values) in zip(self.visual.transformer.resblocks, self.seen, strict=True):
-            x = _through(block, x, _queries(block, x), keys, values, shown)
-        return project(self.visual, x)
+        tokens = self.class_token.expand(len(patch_masks), -1)
+        attention_mask = F.pad(patch_masks.flatten(1), (1, 0), value=True)
+        blocks = self.visual.transformer.resblocks
+        for block, (keys, values) in zip(blocks, self.keys_values, strict=True):
+            queries = _queries(block, tokens)
+            tokens = _apply_block(block, tokens, queries, keys, values, attention_mask)
+        return project(self.visual, tokens)
 
 
 def encode(visual: VisionTransformer, pixels: Tensor) -> EncodedImage:
-    """Run one image through the tower and keep what its masks will look at.
+    """Encode one image and keep the keys and values that its masks attend to.
 
     Args:
         visual: a ViT for which `has_class_token`.
-        pixels: [3, H, W] normalised, sides multiples of the patch.
+        pixels: [3, H, W] normalized, sides multiples of the patch size.
     """
-    x = embed(visual, pixels[None])[0]
-    start, seen = x[:1], []
+    tokens = embed(visual, pixels[None])[0]
+    class_token, keys_values = tokens[:1], []
     for block in visual.transformer.resblocks:
-        queries, keys, values = _queries_keys_values(block, x)
-        seen.append((keys, values))
-        x = _through(block, x, queries, keys, values, None)
-    grid = tuple(
+        queries, keys, values = _queries_keys_values(block, tokens)
+        keys_values.append((keys, values))
+        tokens = _apply_block(block, tokens, queries, keys, values, None)
+    rows, columns = (
         side // patch for side, patch in zip(pixels.shape[-2:], visual.patch_size, strict=True)
     )
-    return EncodedImage(visual, start, tuple(seen), x, grid)
+    return EncodedImage(visual, class_token, tuple(keys_values), tokens, (rows, columns))
 
 
-def visible_patches(mask_logits: Tensor, size: tuple[int, int], patch: tuple[int, int]) -> Tensor:
-    """Which patches soft masks reach: somewhere in the patch the mask is as likely as not.
+def patches_of_soft_masks(
+    mask_logits: Tensor, size: tuple[int, int], patch: tuple[int, int]
+) -> Tensor:
+    """Select the patches in which a soft mask reaches probability 0.5.
 
     Args:
         mask_logits: [N, h, w] of the whole image, at any resolution.
@@ -130,68 +136,74 @@ def visible_patches(mask_logits: Tensor, size: tuple[int, int], patch: tuple[int
         [N, size / patch] bool.
     """
     full = F.interpolate(mask_logits.float()[None], size=size, mode="bilinear")[0]
-    return F.max_pool2d(full.sigmoid()[None], patch, patch)[0] >= VISIBLE
+    return F.max_pool2d(full.sigmoid()[None], patch, patch)[0] >= MASK_THRESHOLD
 
 
-def patches_under(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which patches have at least one pixel of binary masks.
+def patches_of_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Select the patches that contain at least one pixel of a binary mask.
 
     Args:
         masks: [N, H, W] bool.
-        grid: patches down and across.
+        grid: number of patch rows and columns.
 
     Returns:
         [N, *grid] bool.
     """
-    down, across = (
-        _reached(side, count).to(masks.device)
+    rows, columns = (
+        _pixels_of_patches(side, count).to(masks.device)
         for side, count in zip(masks.shape[-2:], grid, strict=True)
     )
-    # Products of zeros and ones count the pixels; that is several times faster than pooling.
-    return down @ (masks.float() @ across.t()) > 0
+    # Products of zeros and ones count the pixels, several times faster than pooling.
+    return rows @ (masks.float() @ columns.t()) > 0
 
 
-def _reached(side: int, count: int) -> Tensor:
-    """[count, side] 1 where a pixel lies in a patch, if only in part."""
+def _pixels_of_patches(side: int, count: int) -> Tensor:
+    """[count, side] 1 where a pixel belongs to a patch, at least partly."""
     pixel, patch = torch.arange(side), torch.arange(count)[:, None]
     inside = (pixel >= patch * side // count) & (pixel < -(-(patch + 1) * side // count))
     return inside.float()
 
 
 def project(visual: VisionTransformer, tokens: Tensor) -> Tensor:
-    """[..., C] tokens after the last block -> [..., D] in the space of images and texts."""
+    """Project tokens [..., C] after the last block to CLIP's joint space [..., D]."""
     normed = visual.ln_post(tokens)
     return normed if visual.proj is None else normed @ visual.proj.to(normed.dtype)
 
 
-def _through(
+def _apply_block(
     block: ResidualAttentionBlock,
-    x: Tensor,
+    tokens: Tensor,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    shown: Tensor | None,
+    attention_mask: Tensor | None,
 ) -> Tensor:
-    """[n, C] after a block; `shown` [n, 1 + patches] bool is what each row may look at."""
-    found = F.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], attn_mask=None if shown is None else shown[None]
+    """Tokens [n, C] after a block; `attention_mask` [n, 1 + patches] bool, True = attended."""
+    mask = None if attention_mask is None else attention_mask[None]
+    attended = F.scaled_dot_product_attention(
+        queries[None], keys[None], values[None], attn_mask=mask
     )[0]
-    x = x + block.ls_1(block.attn.out_proj(found.transpose(0, 1).flatten(1)))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    tokens = tokens + block.ls_1(block.attn.out_proj(attended.transpose(0, 1).flatten(1)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
-def _queries(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+def _queries(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-    width = x.shape[-1]
-    part = F.linear(block.ln_1(x), weight[:width], None if bias is None else bias[:width])
-    return _by_head(part, block.attn.num_heads)
+    width = tokens.shape[-1]
+    queries = F.linear(block.ln_1(tokens), weight[:width], None if bias is None else bias[:width])
+    return _split_heads(queries, block.attn.num_heads)
 
 
-def _queries_keys_values(block: ResidualAttentionBlock, x: Tensor) -> tuple[Tensor, ...]:
-    together = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    return tuple(_by_head(part, block.attn.num_heads) for part in together.chunk(3, dim=-1))
+def _queries_keys_values(
+    block: ResidualAttentionBlock, tokens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    projected = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    queries, keys, values = (
+        _split_heads(part, block.attn.num_heads) for part in projected.chunk(3, dim=-1)
+    )
+    return queries, keys, values
 
 
-def _by_head(rows: Tensor, heads: int) -> Tensor:
+def _split_heads(tokens: Tensor, heads: int) -> Tensor:
     """[n, C] -> [heads, n, C / heads]."""
-    return rows.unflatten(-1, (heads, -1)).transpose(0, 1)
+    return tokens.unflatten(-1, (heads, -1)).transpose(0, 1)

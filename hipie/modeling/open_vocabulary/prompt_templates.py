@@ -1,4 +1,4 @@
-"""Expressions that a class name is put into before CLIP reads it."""
+"""Prompt templates of class names for CLIP."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ from collections.abc import Sequence
 
 import open_clip
 
-from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
-# What HIPIE's evaluations use.
-ONE = ("a photo of a {}.",)
-SETS = {
-    "one": ONE,
-    "simple": tuple(make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES),
-    "imagenet": tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES),
+TEMPLATE_SETS = {
+    # The template of HIPIE's evaluations.
+    "one": ("a photo of a {}.",),
+    "simple": tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES),
+    "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
     "none": ("{}",),
 }
 
 
-def templates(chosen: str | Sequence[str] = "one") -> tuple[str, ...]:
-    """Expressions with `{}` where the name goes.
+def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
+    """Resolve prompt templates, strings with `{}` in place of the class name.
 
     Args:
-        chosen: "one" (`a photo of a {}.`), "simple" (CLIP's 7 best), "imagenet" (all 80 of
-            CLIP's), "none" (the bare name), or expressions of one's own.
+        templates: "one" (`a photo of a {}.`), "simple" (CLIP's 7 best), "imagenet" (all 80 of
+            CLIP's), "none" (the bare name), or a list of templates.
 
     Raises:
-        OpenVocabularyError: for an unknown set, no expression at all, or one without `{}`.
+        OpenVocabularyError: for an unknown set, an empty list, or a template without `{}`.
     """
-    if isinstance(chosen, str):
-        if chosen not in SETS:
-            raise unknown("set of prompt templates", chosen, SETS)
-        return SETS[chosen]
-    if not chosen:
+    if isinstance(templates, str):
+        if templates not in TEMPLATE_SETS:
+            raise unknown_name("set of prompt templates", templates, TEMPLATE_SETS)
+        return TEMPLATE_SETS[templates]
+    if not templates:
         raise OpenVocabularyError("there has to be at least one prompt template")
-    for one in chosen:
-        if one.count("{}") != 1:
-            raise OpenVocabularyError(f'the prompt template "{one}" needs one {{}} for the name')
-    return tuple(chosen)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise OpenVocabularyError(
+                f'the prompt template "{template}" needs one {{}} for the class name'
+            )
+    return tuple(templates)

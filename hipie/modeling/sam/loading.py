@@ -15,8 +15,8 @@ from segment_anything.modeling import (
 )
 from torch import nn
 
-from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown
-from hipie.modeling.open_vocabulary.weights import load_exactly
+from hipie.checkpoint.exact import load_exact_weights
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM = "random:"
 TINY = "tiny"
@@ -50,13 +50,13 @@ def load_sam(model: str, weights: str = "") -> Sam:
             f"SAM {model} needs the file of weights that its authors publish (sam_{model}_*.pth)"
         )
     built = sam_model_registry[model]()
-    load_exactly(built, weights, f"SAM {model}")
+    load_exact_weights(built, weights, f"SAM {model}")
     return built.eval()
 
 
 def _require_type(name: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        raise unknown("SAM model", name, known)
+        raise unknown_name("SAM model", name, known)
 
 
 def _tiny(side: int = 128, patch: int = 16, width: int = 32) -> Sam:

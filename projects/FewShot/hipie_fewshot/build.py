@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 
-from hipie.modeling.open_vocabulary.error import unknown
+from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie.modeling.sam.predictor import Sam
 from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings
@@ -26,7 +26,7 @@ def build_method(cfg: CfgNode) -> FewShotMethod:
     """
     node = cfg.MODEL.FEWSHOT
     if node.METHOD not in METHODS:
-        raise unknown("few-shot method", node.METHOD, tuple(METHODS))
+        raise unknown_name("few-shot method", node.METHOD, tuple(METHODS))
     return METHODS[node.METHOD](node)
 
 

@@ -64,7 +64,7 @@ class DenseCLIP(TrainingFree):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        clip.require_one_pass()
+        clip.require_mask_pooling()
         self.clip = clip
         self.network = clip.model
         self.names = Names(clip, templates, self.background)

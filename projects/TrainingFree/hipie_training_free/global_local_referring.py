@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hipie.modeling.meta_arch.inputs import output_size
 from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.modeling.open_vocabulary.error import unknown
+from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie.modeling.sam.predictor import Sam
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.meta_arch import Size, TrainingFree, build_clip, shared_settings
@@ -54,7 +54,7 @@ class GlobalLocalCLIP(TrainingFree):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        clip.require_one_pass()
+        clip.require_mask_pooling()
         last_blocks(clip.visual, blocks)
         self.clip, self.proposals = clip, proposals
         self.network, self.proposer = clip.model, proposer
@@ -113,7 +113,7 @@ def _build_proposals(cfg: CfgNode) -> tuple[Proposals, nn.Module]:
     if kind == "kmeans":
         dino = Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS)
         return group_proposals(dino, keys.KMEANS.CLUSTERS, keys.KMEANS.RESTARTS), dino.network
-    raise unknown("kind of proposals", kind, ("sam", "kmeans"))
+    raise unknown_name("kind of proposals", kind, ("sam", "kmeans"))
 
 
 def _instances(masks: Tensor, scores: Tensor, size: Size) -> Instances:

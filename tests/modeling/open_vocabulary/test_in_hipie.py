@@ -8,17 +8,16 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble, ScoreEnsemble
 from hipie.modeling.postprocessing.score_calibration import panoptic_scores
 from hipie.modeling.postprocessing.semantic_inference import semantic_inference
 from hipie.modeling.text_encoder.caption import vocabulary_caption
 from hipie.vocabularies.vocabulary import Vocabulary
 
-WORDS = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "open sky"])
+VOCABULARY = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "open sky"])
 
 
-def drawn(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
+def random_image(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
     return 255 * torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -30,8 +29,8 @@ def model(tiny_cfg):
     return built
 
 
-def ask(model, *images: torch.Tensor) -> list[dict]:
-    return model([{"image": one, "vocabulary": WORDS} for one in images])
+def predict(model, *images: torch.Tensor) -> list[dict]:
+    return model([{"image": one, "vocabulary": VOCABULARY} for one in images])
 
 
 def classes_of(result: dict) -> torch.Tensor:
@@ -53,8 +52,8 @@ def with_clip(model, weight: float, **options) -> torch.nn.Module:
 def test_a_weight_of_0_leaves_the_maps_as_they_are(model, least):
     """Not the things: even alone, their scores are taken by another formula beside CLIP."""
     model.settings = replace(model.settings, nms_threshold=1.0, min_softmax_classes=least)
-    alone = ask(model, drawn(0))[0]
-    joined = ask(with_clip(model, 0.0), drawn(0))[0]
+    alone = predict(model, random_image(0))[0]
+    joined = predict(with_clip(model, 0.0), random_image(0))[0]
     torch.testing.assert_close(joined["sem_seg"], alone["sem_seg"], atol=1e-4, rtol=1e-4)
     assert (classes_of(joined) == classes_of(alone)).float().mean() > 0.99
     assert not torch.allclose(joined["instances"].scores, alone["instances"].scores, atol=1e-3)
@@ -65,18 +64,18 @@ def test_the_maps_are_those_of_the_formula(model):
     model.settings = replace(
         model.settings, nms_threshold=1.0, panoptic_from_stuff_decoder_only=True
     )
-    picture = drawn(1)
-    inputs = [{"image": picture, "vocabulary": WORDS}]
+    pixels = random_image(1)
+    inputs = [{"image": pixels, "vocabulary": VOCABULARY}]
     raw = model.predict_raw(inputs).stuff
-    spans = model.text_encoder([vocabulary_caption(WORDS)]).token_spans[0]
+    spans = model.text_encoder([vocabulary_caption(VOCABULARY)]).token_spans[0]
     logits = torch.stack([raw.token_logits[0][:, list(span)].mean(-1) for span in spans], -1)
     own = panoptic_scores(logits)
     masks = torch.nn.functional.interpolate(
         raw.mask_logits[0][None].float(), scale_factor=4, mode="bilinear"
     )[0, :, :64, :96]
-    found = ask(with_clip(model, 0.3), picture)[0]["sem_seg"]
+    found = predict(with_clip(model, 0.3), pixels)[0]["sem_seg"]
     clip = model.clip_ensemble.clip
-    image = picture / 255
+    image = pixels / 255
     shown = torch.nn.functional.interpolate(masks[None], size=(64, 64), mode="bilinear")[0]
     reached = torch.nn.functional.max_pool2d(shown, 8) >= 0
     features = clip.encode(image).mask_features(reached)
@@ -93,17 +92,17 @@ def test_the_maps_are_those_of_the_formula(model):
 
 def test_company_changes_nothing(model):
     with_clip(model, 0.5)
-    small, large = drawn(2, 64, 80), drawn(3, 96, 96)
-    alone, together = ask(model, small)[0], ask(model, small, large)[0]
+    small, large = random_image(2, 64, 80), random_image(3, 96, 96)
+    alone, together = predict(model, small)[0], predict(model, small, large)[0]
     assert alone["sem_seg"].shape == together["sem_seg"].shape == (4, 64, 80)
-    one = model.clip_ensemble.of(small, model.pixel_mean, WORDS)
+    one = model.clip_ensemble.mask_scores(small, model.pixel_mean, VOCABULARY)
     assert one.size == (64, 80), "CLIP sees the image, not the batch's canvas"
 
 
 def test_one_name_and_no_surviving_mask(model):
     with_clip(model, 0.5)
     one = Vocabulary.from_names(["dog"])
-    found = model([{"image": drawn(4), "vocabulary": one}])[0]
+    found = model([{"image": random_image(4), "vocabulary": one}])[0]
     assert found["sem_seg"].shape == (1, 64, 96)
     assert ((found["instances"].scores >= 0) & (found["instances"].scores <= 1)).all()
 
@@ -111,7 +110,7 @@ def test_one_name_and_no_surviving_mask(model):
 def test_clip_is_in_no_checkpoint_and_not_trained(model):
     before = set(model.state_dict())
     with_clip(model, 0.5)
-    ask(model, drawn(5))
+    predict(model, random_image(5))
     assert set(model.state_dict()) == before
     assert not any(p.requires_grad for p in model.clip_ensemble.clip.model.parameters())
 
@@ -121,8 +120,8 @@ def test_from_a_configuration(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "random:tiny"
     tiny_cfg.MODEL.HIPIE.CLIP.ALPHA = (0.1, 0.2)
     model = build_model(tiny_cfg).eval()
-    assert model.clip_ensemble.ensemble.seen == (0.1, 0.2)
-    assert len(ask(model, drawn(6))[0]["sem_seg"]) == 4
+    assert model.clip_ensemble.ensemble.alpha == (0.1, 0.2)
+    assert len(predict(model, random_image(6))[0]["sem_seg"]) == 4
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "ViT-B-61"
     with pytest.raises(ValueError, match="no CLIP model"):
         build_model(tiny_cfg)
@@ -132,14 +131,14 @@ def test_a_hundred_thousand_names_are_refused_before_anything_is_read(model, mon
     words = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])
     monkeypatch.setattr(model, "text_encoder", None)
     monkeypatch.setattr("hipie.memory_check.free_bytes", lambda _: 8 * 2**30)
-    page = drawn(7, 512, 512)
+    page = random_image(7, 512, 512)
     with pytest.raises(ValueError, match="100000 classes would need about .* GB"):
         model([{"image": page, "vocabulary": words, "height": 512, "width": 512}])
 
 
 def test_another_ensemble_for_the_same_look(model):
     with_clip(model, 0.2)
-    item = {"image": drawn(8), "vocabulary": WORDS}
+    item = {"image": random_image(8), "vocabulary": VOCABULARY}
     looked, clip_scores = model.look([item]), model.clip_scores(item)
     model_again = ScoreEnsemble((0.6, 0.6), (0.9, 0.9))
     with torch.no_grad():

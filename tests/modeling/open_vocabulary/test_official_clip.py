@@ -1,4 +1,4 @@
-"""The published program's own numbers: ViT-B-32 with weights that a rule makes, ten soft masks."""
+"""CLIP scores of the published program: ViT-B-32 with weights computed by a rule, ten soft masks."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 
 from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.modeling.open_vocabulary.clip_mask_scores import (
+from hipie.modeling.open_vocabulary.clip_ensemble import (
     ClassPrompts,
     ClipMaskScores,
-    class_logits,
+    ScoreEnsemble,
+    clip_class_logits,
 )
-from hipie.modeling.open_vocabulary.masked_attention_pooling import visible_patches
-from hipie.modeling.open_vocabulary.score_ensemble import ScoreEnsemble
+from hipie.modeling.open_vocabulary.masked_attention_pooling import patches_of_soft_masks
 
 FILE = Path(__file__).parents[2] / "data" / "open_vocabulary" / "official_clip.npz"
-PHRASES = (
+PROMPTS = (
     ("person", "man", "child"),
     ("zebra crossing",),
     ("sky",),
     ("accordion", "squeezebox"),
     ("wool",),
 )
-SEEN = (True, False, True, False, False)
+IN_TRAINING = (True, False, True, False, False)
 TOLERANCE = 2e-4
 
 
@@ -38,8 +38,8 @@ def official() -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
 
-def made_up(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that belongs to a name."""
+def rule_weights(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor of a parameter name."""
     if name == "logit_scale":
         return torch.tensor(float(np.log(np.float32(100))))
     noise = np.random.default_rng(zlib.crc32(f"clip.{name}".encode())).standard_normal(shape)
@@ -59,7 +59,7 @@ def made_up(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def clip() -> Clip:
     net = open_clip.create_model("ViT-B-32-quickgelu")
-    net.load_state_dict({k: made_up(k, tuple(v.shape)) for k, v in net.state_dict().items()})
+    net.load_state_dict({k: rule_weights(k, tuple(v.shape)) for k, v in net.state_dict().items()})
     return Clip(net, open_clip.get_tokenizer("ViT-B-32-quickgelu"))
 
 
@@ -76,35 +76,37 @@ def masks(official) -> torch.Tensor:
     return found
 
 
-def worst(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference in standard deviations of what is expected."""
+def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference in standard deviations of the expected values."""
     return float((found - expected).abs().max() / expected.std())
 
 
 def test_texts(clip, official):
-    names = [name for names in PHRASES for name in names]
+    names = [name for names in PROMPTS for name in names]
     expected = F.normalize(official["clip_text"], dim=-1)
-    assert worst(clip.text_features(names), expected) < TOLERANCE
+    assert largest_difference(clip.text_features(names), expected) < TOLERANCE
 
 
 def test_masks(clip, official, image, masks):
-    visible = visible_patches(masks, clip.image_size, clip.patch_size)
-    assert not visible[9].any() and visible.any()
-    found = clip.encode(image).mask_features(visible)
+    patch_masks = patches_of_soft_masks(masks, clip.image_size, clip.patch_size)
+    assert not patch_masks[9].any() and patch_masks.any()
+    found = clip.encode(image).mask_features(patch_masks)
     expected = official["clip_mask_embed"][0]
-    assert worst(F.normalize(found, dim=-1), F.normalize(expected, dim=-1)) < TOLERANCE
-    scores = class_logits(clip, F.normalize(found, dim=-1), PHRASES)
-    assert worst(scores, official["clip_mask_logits"][0]) < TOLERANCE
+    assert largest_difference(F.normalize(found, dim=-1), F.normalize(expected, dim=-1)) < TOLERANCE
+    scores = clip_class_logits(clip, F.normalize(found, dim=-1), PROMPTS)
+    assert largest_difference(scores, official["clip_mask_logits"][0]) < TOLERANCE
 
 
-@pytest.mark.parametrize(("way", "key"), [("multiply", "MUL"), ("add", "ADD")])
-def test_joined(clip, official, image, masks, way, key):
-    ensemble = ScoreEnsemble((0.4, 0.4), (0.45, 0.45), way)
-    classes = ClassPrompts(PHRASES, SEEN, (True,) * 5)
-    opinion = ClipMaskScores(clip, image, classes, ensemble)
-    own, visible = official["clip_prob"], opinion.patch_masks(masks)
-    joined = ensemble.join(own, opinion.probabilities(visible), ensemble.weights(SEEN, (True,) * 5))
-    assert worst(joined, official[f"clip_logits_{key}"]) < TOLERANCE
-    merged = opinion.panoptic_scores([own], visible)[0]
+@pytest.mark.parametrize(("method", "key"), [("multiply", "MUL"), ("add", "ADD")])
+def test_combined_probabilities(clip, official, image, masks, method, key):
+    ensemble = ScoreEnsemble((0.4, 0.4), (0.45, 0.45), method)
+    classes = ClassPrompts(PROMPTS, IN_TRAINING, (True,) * 5)
+    scores = ClipMaskScores(clip, image, classes, ensemble)
+    own, patch_masks = official["clip_prob"], scores.patch_masks(masks)
+    combined = ensemble.combine(
+        own, scores.probabilities(patch_masks), ensemble.weights(IN_TRAINING, (True,) * 5)
+    )
+    assert largest_difference(combined, official[f"clip_logits_{key}"]) < TOLERANCE
+    panoptic = scores.panoptic_scores([own], patch_masks)[0]
     expected = official[f"clip_logits_{key}"].double().softmax(-1) * own.sum(-1, keepdim=True)
-    assert (merged - expected).abs().max() < 1e-5
+    assert (panoptic - expected).abs().max() < 1e-5

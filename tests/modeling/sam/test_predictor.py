@@ -129,7 +129,7 @@ def test_unknown_types_and_files(tmp_path, sam):
         load_sam("vit_b", str(tmp_path / "sam.pth"))
     other = tmp_path / "other.pth"
     torch.save(sam.model.state_dict(), other)
-    with pytest.raises(ValueError, match=r"there and .* in a SAM vit_b"):
+    with pytest.raises(ValueError, match=r"in the file and .* in a SAM vit_b"):
         load_sam("vit_b", str(other))
 
 

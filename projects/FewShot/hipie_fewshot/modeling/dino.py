@@ -9,8 +9,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown
-from hipie.modeling.open_vocabulary.weights import read_weights
+from hipie.checkpoint import read_state
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"
 TINY = "tiny"
@@ -110,7 +110,7 @@ def _build_tiny(size: int) -> VisionTransformer:
 
 def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
     if not timm.is_model(name) or not name.startswith("vit_"):
-        raise unknown(
+        raise unknown_name(
             "ViT of timm", name, timm.list_models(["vit_*"]), "as vit_small_patch14_dinov2"
         )
     options: dict[str, Any] = {"img_size": size, "num_classes": 0}
@@ -126,7 +126,7 @@ def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
 
 
 def _load_weights(model: VisionTransformer, name: str, weights: str) -> None:
-    state = {key: value for key, value in read_weights(weights).items() if key != MASK_TOKEN}
+    state = {key: value for key, value in read_state(weights)["model"].items() if key != MASK_TOKEN}
     if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
         raise OpenVocabularyError(f"{weights}: these are no weights of a {name}")
     try:

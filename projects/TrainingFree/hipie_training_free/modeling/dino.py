@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from hipie.modeling.open_vocabulary.error import unknown
-from hipie.modeling.open_vocabulary.weights import load_exactly
+from hipie.checkpoint.exact import load_exact_weights
+from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie_training_free.error import TrainingFreeError
 
 RANDOM = "random:"
@@ -136,7 +136,7 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
             f"{model}: its weights could not be loaded ({reason[0] if reason else 'no reason'})"
         ) from error
     if weights:
-        load_exactly(built, weights, model)
+        load_exact_weights(built, weights, model)
     return _checked(built, model)
 
 
@@ -158,7 +158,7 @@ def require_name(name: str) -> None:
     """Refuse a name that timm does not know, without loading anything; see `load_dino`."""
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models("vit*", pretrained=True) + [TINY]
-        raise unknown("DINO model", name, known, "nor a folder of that name")
+        raise unknown_name("DINO model", name, known, "nor a folder of that name")
 
 
 def _checked(built: torch.nn.Module, name: str) -> VisionTransformer:

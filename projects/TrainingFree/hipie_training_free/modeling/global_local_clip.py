@@ -82,7 +82,7 @@ def mask_features(
     Raises:
         ValueError: for an empty mask, or masks that are not the image's size.
     """
-    clip.require_one_pass()
+    clip.require_mask_pooling()
     require_masks(masks, tuple(image.shape[-2:]))
     pixels = clip.prepare(image[None])
     grid = tuple(
