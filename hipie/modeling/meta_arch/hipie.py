@@ -52,8 +52,8 @@ from hipie.structures import (
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
-    
+    from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble, ClipMaskScores
+
 Inputs = list[dict[str, Any]]
 EXPRESSIONS_PER_CHUNK = 16
 
@@ -352,7 +352,9 @@ class HIPIE(SegmentationModel):
             return None
         vocabulary = vocabulary or self._vocabulary(item)
         divisibility = self.input_config.divisibility(training=False)
-        return self.clip_ensemble.of(item["image"], self.pixel_mean, vocabulary, divisibility)
+        return self.clip_ensemble.mask_scores(
+            item["image"], self.pixel_mean, vocabulary, divisibility
+        )
 
     def _vocabulary_inference(
         self, inputs: Inputs, features: ImageFeatures | None

@@ -136,12 +136,14 @@ def test_a_hundred_thousand_names_are_refused_before_anything_is_read(model, mon
         model([{"image": page, "vocabulary": words, "height": 512, "width": 512}])
 
 
-def test_another_ensemble_for_the_same_look(model):
+def test_encoded_image_is_shared_between_ensembles(model):
     with_clip(model, 0.2)
     item = {"image": random_image(8), "vocabulary": VOCABULARY}
-    looked, clip_scores = model.look([item]), model.clip_scores(item)
-    model_again = ScoreEnsemble((0.6, 0.6), (0.9, 0.9))
+    output, clip_scores = model.decode([item]), model.clip_scores(item)
+    ensemble = ScoreEnsemble((0.6, 0.6), (0.9, 0.9))
+    other_scores = clip_scores.with_ensemble(ensemble)
+    assert other_scores.encoded_image is clip_scores.encoded_image
     with torch.no_grad():
-        other = model.answer([item], looked, [clip_scores.with_ensemble(model_again)])[0]
-    model.clip_ensemble.ensemble = model_again
+        other = model.postprocess([item], output, [other_scores])[0]
+    model.clip_ensemble.ensemble = ensemble
     torch.testing.assert_close(other["sem_seg"], model([item])[0]["sem_seg"])
