@@ -150,7 +150,7 @@ def _plain_cfg():
     """Detectron2's configuration with the keys of this package."""
     from detectron2.config import get_cfg
 
-    from hipie.config import add_hipie_config
+    from hipie import add_hipie_config
 
     cfg = get_cfg()
     add_hipie_config(cfg)
