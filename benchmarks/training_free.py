@@ -35,8 +35,10 @@ from hipie_training_free import (
     MaskCLIP,
     TokenCut,
 )
+from hipie_training_free.meta_arch import ClassificationConfig
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.global_local_clip import mask_features
+from hipie_training_free.sliding_window import SlidingWindowConfig
 
 NAMES = 20
 MASKS = 32
@@ -56,12 +58,12 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
     for number in range(MASKS):
         start = number * (size // (2 * MASKS))
         masks[number, start : start + size // 3, start : start + size // 2] = True
-    dense = {"clip": clip, "templates": "one"}
+    dense = {"clip": clip, "classification": ClassificationConfig("one")}
     models = {
         "MaskCLIP": MaskCLIP(**dense),
         "MaskCLIP, refined": MaskCLIP(**dense, prompt_denoising=0.5, key_smoothing=1.0),
         "SCLIP": SCLIP(**dense),
-        "SCLIP, windows of 224": SCLIP(**dense, window=224, stride=112),
+        "SCLIP, windows of 224": SCLIP(**dense, sliding_window=SlidingWindowConfig(224, 112)),
         "GEM": GEM(**dense),
         "CLIP-DINOiser's teacher": CLIPDINOiser(**dense, dino=base),
         "class attention": ClassAttention(dino=small, **dense),

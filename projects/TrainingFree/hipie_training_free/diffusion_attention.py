@@ -1,4 +1,4 @@
-"""The architecture `DiffusionAttention`: classes where a diffusion model's words look."""
+"""Segmentation by the cross-attention of a diffusion model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from torch import Tensor
 
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
-from hipie_training_free.meta_arch import Size, TrainingFree, phrases_of, shared_settings
-from hipie_training_free.modeling.gem import min_max
-from hipie_training_free.modeling.stable_diffusion import StableDiffusion, load_diffusion, stretched
-from hipie_training_free.postprocessing import class_scores, resized
+from hipie_training_free.meta_arch import InferenceConfig, Size, TrainingFree, class_phrases
+from hipie_training_free.modeling.stable_diffusion import (
+    StableDiffusion,
+    load_diffusion,
+    resize_to_square,
+)
+from hipie_training_free.postprocessing import class_scores, min_max_normalize, resize_maps
 
-# Images are halved three times by the autoencoder and three times by the U-Net.
+# The autoencoder and the U-Net each downsample three times.
 DIVISOR = 64
 
 
 @META_ARCH_REGISTRY.register()
 class DiffusionAttention(TrainingFree):
-    """One look of the U-Net a name; every name's map is stretched to 0..1, the highest wins.
+    """One forward pass of the U-Net for each name; maps are scaled to 0..1, the maximum wins.
 
     Args:
         diffusion: the networks.
-        size, step, spread: MODEL.TRAINING_FREE.DIFFUSION.
-        shared: of `TrainingFree`.
+        size, step, self_attention_steps: MODEL.TRAINING_FREE.DIFFUSION.
+        inference: inputs and outputs.
     """
 
     @configurable
@@ -37,35 +40,40 @@ class DiffusionAttention(TrainingFree):
         diffusion: StableDiffusion,
         size: int = 512,
         step: int = 100,
-        spread: int = 1,
-        **shared: Any,
+        self_attention_steps: int = 1,
+        inference: InferenceConfig = InferenceConfig(),
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(inference)
         if size < DIVISOR or size % DIVISOR:
             raise TrainingFreeError(
                 f"MODEL.TRAINING_FREE.DIFFUSION.SIZE is {size}; it has to be a multiple of "
                 f"{DIVISOR}"
             )
         self.diffusion = diffusion
-        self.size, self.step, self.spread = size, step, spread
+        self.size, self.step = size, step
+        self.self_attention_steps = self_attention_steps
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
         keys = cfg.MODEL.TRAINING_FREE.DIFFUSION
         return {
             "diffusion": load_diffusion(keys.SOURCE),
             "size": keys.SIZE,
             "step": keys.STEP,
-            "spread": keys.SPREAD,
-            **shared_settings(cfg),
+            "self_attention_steps": keys.SELF_ATTENTION_STEPS,
+            "inference": InferenceConfig.from_config(cfg),
         }
 
-    def answer(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
-        """See `TrainingFree.answer`."""
-        pairs = phrases_of(vocabulary, self.background)
-        words = [phrase for phrase, _ in pairs]
-        maps = self.diffusion.word_maps(stretched(image, self.size), words, self.step, self.spread)
-        owners = torch.tensor([place for _, place in pairs], device=maps.device)
-        scores = class_scores(min_max(maps), owners, len(vocabulary))
-        return self.results(resized(scores, size), vocabulary)
+    def segment(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
+        """Segment one image; see `TrainingFree.segment`."""
+        pairs = class_phrases(vocabulary, self.config.background)
+        maps = self.diffusion.phrase_maps(
+            resize_to_square(image, self.size),
+            [phrase for phrase, _ in pairs],
+            self.step,
+            self.self_attention_steps,
+        )
+        class_index = torch.tensor([index for _, index in pairs], device=maps.device)
+        scores = class_scores(min_max_normalize(maps), class_index, len(vocabulary))
+        return self.outputs(resize_maps(scores, size), vocabulary)

@@ -1,7 +1,7 @@
-"""What cannot be segmented, in one sentence."""
+"""Error of the training-free methods."""
 
 from __future__ import annotations
 
 
 class TrainingFreeError(ValueError):
-    """An image, word or setting that one of the methods cannot take; the message says which."""
+    """Raised for an image, a class name or a setting that a method cannot process."""

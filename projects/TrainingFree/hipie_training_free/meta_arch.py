@@ -1,9 +1,10 @@
-"""What the architectures of this package share: Detectron2's dicts in, scores of classes out."""
+"""Base class of the training-free architectures."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
@@ -14,34 +15,82 @@ from hipie.modeling.meta_arch.inputs import check_input_memory, output_size, voc
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
-from hipie_training_free.postprocessing import background_class, results
+from hipie_training_free.postprocessing import background_class, segmentation_outputs
+
+if TYPE_CHECKING:
+    from hipie.structures import ImageFeatures
 
 Size = tuple[int, int]
 
 
-class TrainingFree(SegmentationModel):
-    """Segments by a vocabulary, with networks that somebody else has trained.
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Inputs and outputs of all architectures.
 
-    Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and may have
-    `vocabulary`, else the classes of `DATASETS.TEST[0]` are asked for; `height` and `width` give
-    the size of the results. Returns a dict an image with `sem_seg` and `panoptic_seg`.
-
-    Args:
-        background: see MODEL.TRAINING_FREE.BACKGROUND.
+    Attributes:
+        background: threshold of MODEL.TRAINING_FREE.BACKGROUND.
         image_format: "RGB" or "BGR".
-        default_dataset: names the classes of images without a vocabulary.
+        default_dataset: data set whose classes are used for images without a vocabulary.
     """
 
-    tasks = frozenset({"universal"})
+    background: float = 0.0
+    image_format: str = "RGB"
+    default_dataset: str = ""
 
-    def __init__(
-        self, *, background: float = 0.0, image_format: str = "RGB", default_dataset: str = ""
-    ) -> None:
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> InferenceConfig:
+        """Read `MODEL.TRAINING_FREE.BACKGROUND` and Detectron2's keys.
+
+        Raises:
+            TrainingFreeError: for a threshold outside 0..1.
+        """
+        background = cfg.MODEL.TRAINING_FREE.BACKGROUND
+        if not 0 <= background <= 1:
+            raise TrainingFreeError(
+                f"MODEL.TRAINING_FREE.BACKGROUND is {background}; it has to be in 0..1"
+            )
+        default_dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+        return cls(background, cfg.INPUT.FORMAT, default_dataset)
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """Classification by CLIP; see `MODEL.TRAINING_FREE`.
+
+    Attributes:
+        templates: prompt templates.
+        scale: factor of the cosines before the softmax.
+        size: side of the square that images are resized to; 0 keeps their size.
+    """
+
+    templates: str = "imagenet"
+    scale: float = 100.0
+    size: int = 0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ClassificationConfig:
+        """Read the keys of `MODEL.TRAINING_FREE`."""
+        keys = cfg.MODEL.TRAINING_FREE
+        return cls(keys.TEMPLATES, keys.SCALE, keys.SIZE)
+
+
+class TrainingFree(SegmentationModel):
+    """Open-vocabulary segmentation with frozen pre-trained networks.
+
+    Takes Detectron2's list of dicts. Every dict has `image` ([3, H, W], 0..255) and may have
+    `vocabulary`, by default the classes of `DATASETS.TEST[0]`; `height` and `width` give the size
+    of the outputs. Returns a dict for each image with `sem_seg` and `panoptic_seg`.
+
+    Args:
+        config: inputs and outputs.
+    """
+
+    tasks: ClassVar[frozenset[str]] = frozenset({"universal"})
+
+    def __init__(self, config: InferenceConfig) -> None:
         super().__init__()
-        self.background = background
-        self.image_format = image_format
-        self.default_dataset = default_dataset
-        self.register_buffer("place", torch.zeros(()), False)
+        self.config = config
+        self.register_buffer("device_indicator", torch.zeros(()), False)
 
     @classmethod
     def requires_checkpoint(cls) -> bool:
@@ -50,97 +99,105 @@ class TrainingFree(SegmentationModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.place.device
+        """Device of the model."""
+        return self.device_indicator.device
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """See the class.
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Raise an error, since there is nothing to train.
 
         Raises:
-            TrainingFreeError: in training mode.
+            TrainingFreeError: always.
         """
-        if self.training:
-            raise TrainingFreeError(f"{type(self).__name__} has nothing to train; use --eval-only")
-        with torch.no_grad():
-            return [self._answer(item) for item in batched_inputs]
+        raise TrainingFreeError(f"{type(self).__name__} has nothing to train; use --eval-only")
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        image_features: ImageFeatures | None = None,
+    ) -> list[dict[str, Any]]:
+        """Segment a batch of images; see the class."""
+        return [self._segment_input(item) for item in batched_inputs]
 
     @abstractmethod
-    def answer(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
-        """Results of one image.
+    def segment(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
+        """Segment one image.
 
         Args:
             image: [3, H, W] RGB in 0..1.
-            vocabulary: what to look for.
-            size: (height, width) of the results.
+            vocabulary: the classes.
+            size: (height, width) of the outputs.
+
+        Returns:
+            `sem_seg` and `panoptic_seg`; see `segmentation_outputs`.
         """
 
-    def picture(self, item: dict[str, Any]) -> Tensor:
-        """[3, H, W] RGB in 0..1 of one of Detectron2's dicts.
+    def rgb_image(self, item: dict[str, Any]) -> Tensor:
+        """Return the image of an input dict as [3, H, W] RGB in 0..1.
 
         Raises:
-            TrainingFreeError: if it is no image, naming the file.
+            TrainingFreeError: for another shape, naming the file.
         """
         image = item["image"]
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            where = item.get("file_name", "an image")
+            file = item.get("file_name", "an image")
             raise TrainingFreeError(
-                f"{where}: images have to be [3, H, W], and this is {list(image.shape)}"
+                f"{file}: images have to be [3, H, W], and this is {list(image.shape)}"
             )
         image = image.to(self.device).float() / 255
-        return image.flip(0) if self.image_format == "BGR" else image
+        return image.flip(0) if self.config.image_format == "BGR" else image
 
-    def results(self, scores: Tensor, vocabulary: Vocabulary, **known: Any) -> dict[str, Any]:
-        """Scores [K, H, W] as `hipie_training_free.postprocessing` makes them."""
-        return results(scores, vocabulary, self.background, **known)
+    def outputs(self, scores: Tensor, vocabulary: Vocabulary, **options: Any) -> dict[str, Any]:
+        """Convert scores [K, H, W] to outputs; see `segmentation_outputs`."""
+        return segmentation_outputs(scores, vocabulary, self.config.background, **options)
 
-    def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
-        image = self.picture(item)
-        vocabulary = vocabulary_of(item, self.default_dataset)
+    def _segment_input(self, item: dict[str, Any]) -> dict[str, Any]:
+        image = self.rgb_image(item)
+        vocabulary = vocabulary_of(item, self.config.default_dataset)
         size = (int(image.shape[-2]), int(image.shape[-1]))
         check_input_memory(
             [item], [size], classes=len(vocabulary), width=image.shape[0], device=self.device
         )
-        return self.answer(image, vocabulary, output_size(item, size))
+        return self.segment(image, vocabulary, output_size(item, size))
 
 
-class Names:
-    """A vocabulary as CLIP reads it.
+class VocabularyEncoder:
+    """CLIP text features of a vocabulary.
 
     Args:
         clip: the model.
         templates: see `hipie.modeling.open_vocabulary.prompt_templates`.
-        background: with a threshold, the class "background" is not asked for.
+        background: with a threshold, the class "background" has no text features.
     """
 
     def __init__(self, clip: Clip, templates: str, background: float) -> None:
         self.clip, self.templates, self.background = clip, templates, background
 
-    def features(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """[N, D] unit features of all names, and [N] the class of each.
+    def encode(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+        """Return [N, D] unit features of all names, and [N] the class of each.
 
         Raises:
-            TrainingFreeError: if "background" is all there is.
+            TrainingFreeError: if "background" is the only class.
         """
-        pairs = phrases_of(vocabulary, self.background)
-        found = self.clip.text_features([phrase for phrase, _ in pairs], self.templates)
-        return found, torch.tensor([place for _, place in pairs], device=found.device)
+        pairs = class_phrases(vocabulary, self.background)
+        features = self.clip.text_features([phrase for phrase, _ in pairs], self.templates)
+        return features, torch.tensor([index for _, index in pairs], device=features.device)
 
 
-def phrases_of(vocabulary: Vocabulary, background: float) -> list[tuple[str, int]]:
-    """Every phrase that is asked for, and the place of its class.
+def class_phrases(vocabulary: Vocabulary, background: float) -> list[tuple[str, int]]:
+    """Return all names and synonyms of a vocabulary with the index of their class.
 
     Args:
-        vocabulary: with all its synonyms.
-        background: with a threshold, the class "background" is not asked for.
+        vocabulary: the classes.
+        background: with a threshold, the class "background" is left out.
 
     Raises:
-        TrainingFreeError: if "background" is all there is.
+        TrainingFreeError: if "background" is the only class.
     """
-    empty = background_class(vocabulary, background)
+    left_out = background_class(vocabulary, background)
     pairs = [
-        (phrase, place)
-        for place, entry in enumerate(vocabulary.classes)
-        if place != empty
+        (phrase, index)
+        for index, entry in enumerate(vocabulary.classes)
+        if index != left_out
         for phrase in entry.phrases
     ]
     if not pairs:
@@ -149,30 +206,12 @@ def phrases_of(vocabulary: Vocabulary, background: float) -> list[tuple[str, int
 
 
 def build_clip(cfg: CfgNode) -> Clip:
-    """The CLIP of `MODEL.TRAINING_FREE.CLIP`."""
+    """Build the CLIP of `MODEL.TRAINING_FREE.CLIP`."""
     keys = cfg.MODEL.TRAINING_FREE.CLIP
     return Clip.from_source(keys.MODEL, keys.WEIGHTS)
 
 
-def shared_settings(cfg: CfgNode) -> dict[str, Any]:
-    """Constructor arguments of `TrainingFree` from a configuration.
-
-    Raises:
-        TrainingFreeError: for a threshold outside 0..1.
-    """
-    background = cfg.MODEL.TRAINING_FREE.BACKGROUND
-    if not 0 <= background <= 1:
-        raise TrainingFreeError(
-            f"MODEL.TRAINING_FREE.BACKGROUND is {background}; it has to be in 0..1"
-        )
-    return {
-        "background": background,
-        "image_format": cfg.INPUT.FORMAT,
-        "default_dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
-    }
-
-
-def rounded_size(size: Size, patch: int, square: int = 0) -> Size:
-    """(height, width) in whole patches: of a square, or each side rounded up."""
+def round_up_to_patches(size: Size, patch_size: int, square: int = 0) -> Size:
+    """Round (height, width), or the side of a square, up to multiples of the patch size."""
     height, width = (square, square) if square else size
-    return (-(-height // patch) * patch, -(-width // patch) * patch)
+    return (-(-height // patch_size) * patch_size, -(-width // patch_size) * patch_size)

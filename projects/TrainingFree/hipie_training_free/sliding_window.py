@@ -1,8 +1,9 @@
-"""A large image seen through windows, and what they say averaged."""
+"""Sliding-window inference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +11,21 @@ from torch import Tensor
 from hipie_training_free.error import TrainingFreeError
 
 
+@dataclass(frozen=True)
+class SlidingWindowConfig:
+    """Sliding windows over an image.
+
+    Attributes:
+        window: side of a window in pixels; 0 processes the image at once.
+        stride: distance of neighbouring windows in pixels.
+    """
+
+    window: int = 0
+    stride: int = 112
+
+
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows start along a side; the last one ends with it."""
+    """Starts of the windows along a side; the last window ends with the side."""
     if length <= window:
         return [0]
     steps = -(-(length - window) // stride)
@@ -19,13 +33,13 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def windows(size: tuple[int, int], window: int, stride: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every window over (height, width).
+    """Yield the rows and columns of every window over (height, width).
 
     Raises:
-        TrainingFreeError: for a window or stride that leaves pixels out.
+        TrainingFreeError: if windows would leave pixels out.
     """
     if not 1 <= stride <= window:
-        raise TrainingFreeError(f"windows of {window} pixels cannot move on by {stride} at a time")
+        raise TrainingFreeError(f"windows of {window} pixels cannot have a stride of {stride}")
     for top in window_starts(size[0], window, stride):
         for left in window_starts(size[1], window, stride):
             yield (
@@ -34,23 +48,27 @@ def windows(size: tuple[int, int], window: int, stride: int) -> Iterator[tuple[s
             )
 
 
-def slide(pixels: Tensor, window: int, stride: int, answer: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean of what windows say of every pixel.
+def sliding_window_inference(
+    pixels: Tensor, window: int, stride: int, predict: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Average the predictions of windows for every pixel.
 
     Args:
         pixels: [1, 3, H, W].
-        window, stride: pixels.
-        answer: a window [1, 3, h, w] -> maps [N, ...], resized bilinearly to the window.
+        window, stride: in pixels.
+        predict: a window [1, 3, h, w] -> maps [N, ...], resized bilinearly to the window.
 
     Returns:
         [N, H, W].
     """
-    total, seen = 0.0, pixels.new_zeros(pixels.shape[-2:])
+    total: Tensor | None = None
+    count = pixels.new_zeros(pixels.shape[-2:])
     for rows, columns in windows(tuple(pixels.shape[-2:]), window, stride):
         crop = pixels[:, :, rows, columns]
-        said = F.interpolate(answer(crop)[None].float(), size=crop.shape[-2:], mode="bilinear")[0]
-        if isinstance(total, float):
-            total = said.new_zeros(len(said), *pixels.shape[-2:])
-        total[:, rows, columns] += said
-        seen[rows, columns] += 1
-    return total / seen
+        maps = F.interpolate(predict(crop)[None].float(), size=crop.shape[-2:], mode="bilinear")[0]
+        if total is None:
+            total = maps.new_zeros(len(maps), *pixels.shape[-2:])
+        total[:, rows, columns] += maps
+        count[rows, columns] += 1
+    assert total is not None
+    return total / count

@@ -1,4 +1,4 @@
-"""Architectures that group DINO's patches and let CLIP name the groups."""
+"""Architectures that group DINO's patches and classify the groups by CLIP."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from torch import Tensor
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.meta_arch import (
-    Names,
+    ClassificationConfig,
+    InferenceConfig,
     Size,
     TrainingFree,
+    VocabularyEncoder,
     build_clip,
-    rounded_size,
-    shared_settings,
+    round_up_to_patches,
 )
 from hipie_training_free.modeling.dino import Dino, DinoFeatures
-from hipie_training_free.modeling.dino_class_attention import mean_mask
+from hipie_training_free.modeling.dino_class_attention import mean_attention_mask
 from hipie_training_free.modeling.kmeans import kmeans_groups
 from hipie_training_free.modeling.tokencut import repeated_cuts
 from hipie_training_free.postprocessing import class_scores
 
 
-class NamedGroups(TrainingFree):
-    """Groups of patches, and CLIP's probabilities of what each of them shows.
+class ClassifiedGroups(TrainingFree):
+    """Groups of patches with CLIP's class probabilities.
 
     Args:
-        dino: whose patches are grouped.
-        clip: names the groups by their masked features.
-        templates, scale, size: see MODEL.TRAINING_FREE.
-        shared: of `TrainingFree`.
+        dino: network whose patches are grouped.
+        clip: classifies the groups by their masked features.
+        classification: templates, scale and size.
+        inference: inputs and outputs.
     """
 
     def __init__(
@@ -43,94 +44,95 @@ class NamedGroups(TrainingFree):
         *,
         dino: Dino,
         clip: Clip,
-        templates: str = "imagenet",
-        scale: float = 100.0,
-        size: int = 0,
-        **shared: Any,
+        classification: ClassificationConfig = ClassificationConfig(),
+        inference: InferenceConfig = InferenceConfig(),
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(inference)
         self.dino, self.clip = dino, clip
         self.guide, self.network = dino.network, clip.model
-        self.names = Names(clip, templates, self.background)
-        self.scale, self.size = scale, size
+        self.vocabulary_encoder = VocabularyEncoder(
+            clip, classification.templates, inference.background
+        )
+        self.classification = classification
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
         keys = cfg.MODEL.TRAINING_FREE
         return {
             "dino": Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS),
             "clip": build_clip(cfg),
-            "templates": keys.TEMPLATES,
-            "scale": keys.SCALE,
-            "size": keys.SIZE,
-            **shared_settings(cfg),
+            "classification": ClassificationConfig.from_config(cfg),
+            "inference": InferenceConfig.from_config(cfg),
         }
 
     @abstractmethod
-    def group(self, seen: DinoFeatures) -> Tensor:
-        """[h, w] long: the group of every patch."""
+    def group_patches(self, features: DinoFeatures) -> Tensor:
+        """Compute the group of every patch: [h, w] long."""
 
-    def groups(self, image: Tensor, size: Size) -> Tensor:
-        """[*size] long: the group of every pixel of an image [3, H, W], RGB in 0..1."""
-        patches = rounded_size(tuple(image.shape[-2:]), self.dino.patch_size, self.size)
-        found = self.group(self.dino.see(image, patches)).to(image.device)
-        return F.interpolate(found[None, None].float(), size=size, mode="nearest")[0, 0].long()
+    def group_pixels(self, image: Tensor, size: Size) -> Tensor:
+        """Compute the group of every pixel of an RGB image [3, H, W] in 0..1: [*size] long."""
+        dino_size = round_up_to_patches(
+            tuple(image.shape[-2:]), self.dino.patch_size, self.classification.size
+        )
+        groups = self.group_patches(self.dino.extract_features(image, dino_size)).to(image.device)
+        return F.interpolate(groups[None, None].float(), size=size, mode="nearest")[0, 0].long()
 
-    def answer(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
-        """See `TrainingFree.answer`; every thing is a group of its own."""
-        text, owners = self.names.features(vocabulary)
-        groups = self.groups(image, tuple(image.shape[-2:]))
-        present = groups.unique()
-        features = self.clip.mask_features(image, groups == present[:, None, None])
-        names = (self.scale * text @ features.t()).float().softmax(0)
-        scores = class_scores(names, owners, len(vocabulary))
+    def segment(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
+        """Segment one image; every group of a thing class is a segment."""
+        text, class_index = self.vocabulary_encoder.encode(vocabulary)
+        groups = self.group_pixels(image, tuple(image.shape[-2:]))
+        group_ids = groups.unique()
+        features = self.clip.mask_features(image, groups == group_ids[:, None, None])
+        probabilities = (self.classification.scale * text @ features.t()).float().softmax(0)
+        scores = class_scores(probabilities, class_index, len(vocabulary))
         full = F.interpolate(groups[None, None].float(), size=size, mode="nearest")[0, 0].long()
-        spread = scores[:, torch.searchsorted(present, full)]
-        return self.results(spread, vocabulary, regions=full)
+        pixel_scores = scores[:, torch.searchsorted(group_ids, full)]
+        return self.outputs(pixel_scores, vocabulary, regions=full)
 
 
 @META_ARCH_REGISTRY.register()
-class ClassAttention(NamedGroups):
-    """Two groups: where DINO's class token looks, and the rest.
+class ClassAttention(ClassifiedGroups):
+    """Two groups: the patches that DINO's class token attends to, and the rest.
 
     Args:
         mass: MODEL.TRAINING_FREE.ATTENTION_MASS.
-        named: of `NamedGroups`.
+        arguments: those of `ClassifiedGroups`.
     """
 
     @configurable
-    def __init__(self, *, mass: float = 0.6, **named: Any) -> None:
-        super().__init__(**named)
+    def __init__(self, *, mass: float = 0.6, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.mass = mass
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
         return {**super().from_config(cfg), "mass": cfg.MODEL.TRAINING_FREE.ATTENTION_MASS}
 
-    def group(self, seen: DinoFeatures) -> Tensor:
-        """1 inside the mask of the mean of all heads, 0 outside."""
-        return mean_mask(seen.attention, self.mass).long().unflatten(0, seen.grid)
+    def group_patches(self, features: DinoFeatures) -> Tensor:
+        """1 inside the mask of the mean attention of all heads, 0 outside."""
+        mask = mean_attention_mask(features.attention, self.mass)
+        return mask.long().unflatten(0, features.grid)
 
 
 @META_ARCH_REGISTRY.register()
-class KMeansGrouping(NamedGroups):
-    """k-means over DINO's keys of one image.
+class KMeansGrouping(ClassifiedGroups):
+    """k-means clusters of DINO's keys of one image.
 
     Args:
         clusters, restarts: MODEL.TRAINING_FREE.KMEANS.
-        named: of `NamedGroups`.
+        arguments: those of `ClassifiedGroups`.
     """
 
     @configurable
-    def __init__(self, *, clusters: int = 4, restarts: int = 10, **named: Any) -> None:
-        super().__init__(**named)
+    def __init__(self, *, clusters: int = 4, restarts: int = 10, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.clusters, self.restarts = clusters, restarts
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
         keys = cfg.MODEL.TRAINING_FREE.KMEANS
         return {
             **super().from_config(cfg),
@@ -138,30 +140,31 @@ class KMeansGrouping(NamedGroups):
             "restarts": keys.RESTARTS,
         }
 
-    def group(self, seen: DinoFeatures) -> Tensor:
-        """The cluster of every patch."""
-        return kmeans_groups(seen.keys, self.clusters, self.restarts).unflatten(0, seen.grid)
+    def group_patches(self, features: DinoFeatures) -> Tensor:
+        """Compute the cluster of every patch."""
+        groups = kmeans_groups(features.keys, self.clusters, self.restarts)
+        return groups.unflatten(0, features.grid)
 
 
 @META_ARCH_REGISTRY.register()
-class TokenCut(NamedGroups):
+class TokenCut(ClassifiedGroups):
     """Objects cut out of the graph of DINO's keys, and the rest.
 
     Args:
         threshold, weak, objects: MODEL.TRAINING_FREE.TOKENCUT.
-        named: of `NamedGroups`.
+        arguments: those of `ClassifiedGroups`.
     """
 
     @configurable
     def __init__(
-        self, *, threshold: float = 0.2, weak: float = 1e-5, objects: int = 1, **named: Any
+        self, *, threshold: float = 0.2, weak: float = 1e-5, objects: int = 1, **arguments: Any
     ) -> None:
-        super().__init__(**named)
+        super().__init__(**arguments)
         self.threshold, self.weak, self.objects = threshold, weak, objects
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
         keys = cfg.MODEL.TRAINING_FREE.TOKENCUT
         return {
             **super().from_config(cfg),
@@ -170,10 +173,10 @@ class TokenCut(NamedGroups):
             "objects": keys.OBJECTS,
         }
 
-    def group(self, seen: DinoFeatures) -> Tensor:
-        """1, 2, ... for the objects in the order they were found, 0 for the rest."""
-        found = torch.zeros(seen.grid, dtype=torch.long)
-        cuts = repeated_cuts(seen.keys, seen.grid, self.objects, self.threshold, self.weak)
-        for number, cut in enumerate(cuts, 1):
-            found[torch.from_numpy(cut.mask)] = number
-        return found
+    def group_patches(self, features: DinoFeatures) -> Tensor:
+        """1, 2, ... for the objects in the order of the cuts, 0 for the rest."""
+        groups = torch.zeros(features.grid, dtype=torch.long)
+        cuts = repeated_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
+        for index, cut in enumerate(cuts, 1):
+            groups[torch.from_numpy(cut.mask)] = index
+        return groups

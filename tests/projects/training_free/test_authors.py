@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from hipie_training_free.clip_dense import SCLIP, MaskCLIP
-from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
+from hipie_training_free import SCLIP, MaskCLIP
+from hipie_training_free.clip_dinoiser import pool_by_affinity
+from hipie_training_free.gem import gem_tokens
 from hipie_training_free.modeling.clip_blocks import last_blocks, patch_features, tokens_before
 from hipie_training_free.modeling.found_background import salient_patches
-from hipie_training_free.modeling.gem import gem_tokens, min_max
 from hipie_training_free.modeling.global_local_clip import global_features
 from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
-from hipie_training_free.modeling.sclip import sclip_tokens
 from hipie_training_free.modeling.tokencut import token_cut
+from hipie_training_free.postprocessing import min_max_normalize
+from hipie_training_free.sclip import sclip_tokens
+from hipie_training_free.sliding_window import SlidingWindowConfig
 from tests.projects.training_free.ruled import numbers, unit
 
 close = {"atol": 1e-5, "rtol": 1e-5}
@@ -45,8 +47,8 @@ def test_sclip(clip, text, pixels, authors):
 
 
 def test_sclip_in_windows(clip, text, authors, monkeypatch):
-    model = SCLIP(clip=clip, window=64, stride=32).eval()
-    monkeypatch.setattr(model, "prepared", lambda image: numbers("pixels_large", 1, 3, 96, 136))
+    model = SCLIP(clip=clip, sliding_window=SlidingWindowConfig(64, 32)).eval()
+    monkeypatch.setattr(model, "preprocess", lambda image: numbers("pixels_large", 1, 3, 96, 136))
     with torch.no_grad():
         found = model.name_maps(torch.zeros(3, 96, 136), text, (48, 68))
     torch.testing.assert_close(found, authors["sclip_slide"], **close)
@@ -69,7 +71,9 @@ def test_gem(clip, text, pixels, authors, name, count, settings):
     if not settings:
         maps = torch.einsum("nd,dhw->nhw", text, found)
         full = torch.nn.functional.interpolate(maps[None], size=(64, 64), mode="bilinear")[0]
-        torch.testing.assert_close(min_max(full), authors["gem_maps"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            min_max_normalize(full), authors["gem_maps"], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["", "_noise"])

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.modeling.attention_maps import (
     AttentionRecorder,
-    completed,
-    word_columns,
-    word_map,
+    cross_attention_map,
+    propagate_by_self_attention,
+    token_columns,
 )
 from tests.projects.training_free.ruled import numbers
 
@@ -53,15 +53,15 @@ def test_what_is_recorded_is_the_attention_and_nothing_changes():
     plain = network(latent, text)
     with AttentionRecorder(network) as seen:
         assert torch.equal(network(latent, text), plain)
-    assert [tuple(one.shape) for one in seen.cross] == [(1, 24, 5), (1, 6, 5)]
-    assert [tuple(one.shape) for one in seen.own] == [(1, 24, 24), (1, 6, 6)]
-    torch.testing.assert_close(seen.cross[0].sum(-1), torch.ones(1, 24))
+    assert [tuple(one.shape) for one in seen.cross_attention] == [(1, 24, 5), (1, 6, 5)]
+    assert [tuple(one.shape) for one in seen.self_attention] == [(1, 24, 24), (1, 6, 6)]
+    torch.testing.assert_close(seen.cross_attention[0].sum(-1), torch.ones(1, 24))
     network(latent, text)
-    assert len(seen.cross) == 2, "nothing is kept any more"
+    assert len(seen.cross_attention) == 2, "nothing is kept any more"
 
 
 def test_a_network_without_attention():
-    with pytest.raises(TrainingFreeError, match="no attention that could be looked at"):
+    with pytest.raises(TrainingFreeError, match="no attention modules that can be recorded"):
         AttentionRecorder(nn.Linear(2, 2))
 
 
@@ -74,13 +74,15 @@ def test_a_planted_word_is_found_where_it_is():
         if shrink == 8:
             share = 1 - share  # a layer that is not asked
         maps.append(torch.stack([1 - share, share / 2, share / 2], 1).expand(3, -1, -1))
-    found = word_map(maps, [1, 2], (16, 24))
+    found = cross_attention_map(maps, [1, 2], (16, 24))
     mask = found > found.max() / 2
     assert ((mask & truth).sum() / (mask | truth).sum()) > 0.95
-    with pytest.raises(TrainingFreeError, match="no place in the prompt"):
-        word_map(maps, [], (16, 24))
-    with pytest.raises(TrainingFreeError, match="no cross-attention of the U-Net works at 1/3"):
-        word_map(maps, [1], (16, 24), (3,))
+    with pytest.raises(TrainingFreeError, match="no token in the prompt"):
+        cross_attention_map(maps, [], (16, 24))
+    with pytest.raises(
+        TrainingFreeError, match="no cross-attention of the U-Net has a resolution of 1/3"
+    ):
+        cross_attention_map(maps, [1], (16, 24), (3,))
 
 
 def test_self_attention_completes_what_belongs_together():
@@ -89,14 +91,14 @@ def test_self_attention_completes_what_belongs_together():
     same = (region.flatten()[:, None] == region.flatten()).float()
     seed = torch.zeros(8, 8)
     seed[3, 3] = 1.0
-    found = completed(seed, [2 * same.expand(2, -1, -1)], 1)
+    found = propagate_by_self_attention(seed, [2 * same.expand(2, -1, -1)], 1)
     assert torch.allclose(found[region], torch.tensor(1 / 16)) and not found[~region].any()
-    assert torch.equal(completed(seed, [same[None]], 0), seed)
+    assert torch.equal(propagate_by_self_attention(seed, [same[None]], 0), seed)
 
 
 def test_a_word_stands_where_its_pieces_do():
-    assert word_columns([9, 4, 5, 6, 5, 6, 2], [5, 6]) == [2, 3]
-    assert word_columns([9, 4], [5]) == []
+    assert token_columns([9, 4, 5, 6, 5, 6, 2], [5, 6]) == [2, 3]
+    assert token_columns([9, 4], [5]) == []
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +116,21 @@ def test_diffusers_own_attention_is_recorded(diffusion):
     with AttentionRecorder(diffusion.unet) as seen:
         recorded = diffusion.unet(latent, 100, hidden).sample
     torch.testing.assert_close(recorded, plain, atol=1e-5, rtol=1e-5)
-    assert {one.shape[2] for one in seen.cross} == {77}
-    assert {one.shape[1] for one in seen.own} >= {256, 64}
+    assert {one.shape[2] for one in seen.cross_attention} == {77}
+    assert {one.shape[1] for one in seen.self_attention} >= {256, 64}
     assert {type(one) for one in diffusion.unet.attn_processors.values()} == before
 
 
 def test_words_have_maps(diffusion):
     image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
-    found = diffusion.word_maps(image, ["dog", "fire hydrant"], 100, 1)
+    found = diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1)
     assert found.shape == (2, 16, 16) and torch.isfinite(found).all()
     assert not torch.allclose(found[0], found[1])
-    assert torch.equal(found, diffusion.word_maps(image, ["dog", "fire hydrant"], 100, 1))
+    assert torch.equal(found, diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1))
     with pytest.raises(TrainingFreeError, match=r"step 1000 of the diffusion is outside 0..999"):
-        diffusion.word_maps(image, ["dog"], 1000, 1)
-    with pytest.raises(TrainingFreeError, match="is too long for a prompt"):
-        diffusion.word_maps(image, ["dog " * 90], 100, 1)
+        diffusion.phrase_maps(image, ["dog"], 1000, 1)
+    with pytest.raises(TrainingFreeError, match="is too long for a diffusion prompt"):
+        diffusion.phrase_maps(image, ["dog " * 90], 100, 1)
 
 
 def test_without_diffusers_the_package_is_named(monkeypatch):

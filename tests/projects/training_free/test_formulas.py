@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from hipie_training_free.modeling.affinity_pooling import unsalient_background
+from hipie_training_free.clip_dinoiser import background_patches
+from hipie_training_free.gem import self_self_attention
+from hipie_training_free.maskclip import denoise_prompts, smooth_by_keys
 from hipie_training_free.modeling.clip_blocks import last_blocks, queries_keys_values, tokens_before
-from hipie_training_free.modeling.dino import last_block
-from hipie_training_free.modeling.dino_class_attention import mass_masks
+from hipie_training_free.modeling.dino import last_block_features
+from hipie_training_free.modeling.dino_class_attention import attention_masks
 from hipie_training_free.modeling.found_background import head_weights
-from hipie_training_free.modeling.gem import min_max, self_self
 from hipie_training_free.modeling.global_local_clip import (
     expression_features,
     global_features,
     mask_features,
     target_phrase,
 )
-from hipie_training_free.modeling.maskclip import denoise_prompts, smooth_by_keys
 from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
-from hipie_training_free.modeling.sclip import correlation
-from hipie_training_free.modeling.tokencut import affinity, second_vector
-from hipie_training_free.sliding_window import slide, window_starts
+from hipie_training_free.modeling.tokencut import affinity, second_eigenvector
+from hipie_training_free.postprocessing import min_max_normalize
+from hipie_training_free.sclip import correlation
+from hipie_training_free.sliding_window import sliding_window_inference, window_starts
 from tests.projects.training_free.ruled import numbers
 
 
@@ -45,7 +46,7 @@ def test_self_self_attention_by_loops():
             [sum(w * source[j][c] for j, w in enumerate(weight)) for c in range(4)]
             for weight in weights
         ]
-    found = self_self(rows, values, torch.tensor(1.7), iterations=2)
+    found = self_self_attention(rows, values, torch.tensor(1.7), iterations=2)
     np.testing.assert_allclose(found.numpy(), np.array(current), atol=1e-5)
 
 
@@ -76,7 +77,7 @@ def test_dinos_last_block_is_timms(dino):
     with torch.no_grad():
         tokens = dino.network.forward_features(pixels)
         hook.remove()
-        found = last_block(dino.network, pixels)
+        found = last_block_features(dino.network, pixels)
         again = torch.einsum("hp,phd->hd", found.attention, found.values.unflatten(1, (4, -1)))
     assert found.grid == (8, 12) and found.keys.shape == (96, 48)
     torch.testing.assert_close(found.tokens, tokens[0, 1:], atol=1e-5, rtol=1e-5)
@@ -144,13 +145,13 @@ def test_heads_that_look_at_little_count_more():
 def test_background_is_neither_salient_nor_sure():
     scores = torch.tensor([[0.999, 0.999, 0.5, 0.5]])
     salient = torch.tensor([True, False, True, False])
-    assert unsalient_background(scores, salient, 0.99).tolist() == [False, False, False, True]
+    assert background_patches(scores, salient, 0.99).tolist() == [False, False, False, True]
 
 
 def test_masks_are_the_smallest_that_hold_the_mass():
     attention = numbers("looks", 3, 40).abs()
     for mass in (0.1, 0.6, 0.95):
-        masks = mass_masks(attention, mass)
+        masks = attention_masks(attention, mass)
         for row, mask in zip(attention, masks):
             share = row / row.sum()
             assert float(share[mask].sum()) >= mass - 1e-6
@@ -160,7 +161,7 @@ def test_masks_are_the_smallest_that_hold_the_mass():
 
 def test_lanczos_and_the_dense_decomposition_agree():
     graph = affinity(numbers("graph", 90, 5))
-    dense, sparse = second_vector(graph, True), second_vector(graph, False)
+    dense, sparse = second_eigenvector(graph, True), second_eigenvector(graph, False)
     np.testing.assert_allclose(sparse * np.sign(sparse @ dense), dense, atol=1e-6)
     degrees = graph.sum(1)
     value = dense @ (np.diag(degrees) - graph) @ dense
@@ -170,7 +171,7 @@ def test_lanczos_and_the_dense_decomposition_agree():
 
 def test_maps_are_stretched():
     maps = torch.stack([numbers("map", 4, 5), torch.full((4, 5), 3.0)])
-    found = min_max(maps)
+    found = min_max_normalize(maps)
     assert float(found[0].min()) == 0 and float(found[0].max()) == 1
     assert not found[1].any()
 
@@ -181,7 +182,7 @@ def test_windows_cover_every_pixel(length, window, stride):
     covered = {x for start in starts for x in range(start, min(start + window, length))}
     assert covered == set(range(length)) and len(set(starts)) == len(starts)
     pixels = numbers("wide", 1, 3, length, 50)
-    seen = slide(pixels, window, stride, lambda crop: crop[0])
+    seen = sliding_window_inference(pixels, window, stride, lambda crop: crop[0])
     torch.testing.assert_close(seen, pixels[0], atol=1e-6, rtol=1e-6)
 
 

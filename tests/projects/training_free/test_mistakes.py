@@ -10,12 +10,13 @@ import torch
 from hipie import Segmenter
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
+from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
 from hipie_training_free.modeling.dino import Dino
-from hipie_training_free.modeling.dino_class_attention import mass_masks
+from hipie_training_free.modeling.dino_class_attention import attention_masks
 from hipie_training_free.modeling.global_local_clip import mask_features
 from hipie_training_free.modeling.kmeans import kmeans_groups
 from hipie_training_free.modeling.tokencut import token_cut
-from hipie_training_free.sliding_window import slide
+from hipie_training_free.sliding_window import SlidingWindowConfig, sliding_window_inference
 
 
 def item(**more):
@@ -31,7 +32,7 @@ def item(**more):
         ("DINO.MODEL", "vit_smal_patch16_224.dino", "no DINO model .*vit_small_patch16_224"),
         ("TEMPLATES", "imagenets", 'templates "imagenets"; near ones are imagenet'),
         ("BACKGROUND", "1.5", "BACKGROUND is 1.5; it has to be in 0..1"),
-        ("GEM.BLOCKS", "9", "9 last blocks are asked for, and the image tower has 3"),
+        ("GEM.BLOCKS", "9", "9 last blocks are requested, and the image tower has 3"),
         ("REFERRING.PROPOSALS", "sum", 'kind of proposals "sum"; near ones are .*sam'),
         ("REFERRING.GLOBAL", "2.0", "REFERRING.GLOBAL is 2.0"),
         ("KMEANS.CLUSTERS", "0", "at least one cluster"),
@@ -75,11 +76,13 @@ def test_a_vocabulary_of_one_name_takes_the_whole_image(clip):
 
 
 def test_background_alone_is_no_vocabulary(clip):
-    model = MaskCLIP(clip=clip, background=0.5).eval()
+    model = MaskCLIP(clip=clip, inference=InferenceConfig(0.5)).eval()
     with pytest.raises(ValueError, match='a class besides "background"'):
         model([item(vocabulary=Vocabulary.from_names(stuff=["background"]))])
     words = Vocabulary.from_names(["dog"], ["background", "sky"])
-    sure = MaskCLIP(clip=clip, background=1.0, scale=0.0).eval()([item(vocabulary=words)])[0]
+    sure = MaskCLIP(
+        clip=clip, inference=InferenceConfig(1.0), classification=ClassificationConfig(scale=0.0)
+    ).eval()([item(vocabulary=words)])[0]
     assert (sure["sem_seg"].argmax(0) == 1).all() and not sure["panoptic_seg"][1]
 
 
@@ -110,13 +113,13 @@ def test_there_is_nothing_to_train(clip):
 
 def test_an_image_smaller_than_a_patch(clip):
     tiny = item(image=torch.full((3, 3, 5), 200.0))
-    found = SCLIP(clip=clip, window=32, stride=16).eval()([tiny])[0]
+    found = SCLIP(clip=clip, sliding_window=SlidingWindowConfig(32, 16)).eval()([tiny])[0]
     assert found["sem_seg"].shape == (2, 3, 5)
 
 
 def test_windows_that_leave_gaps():
-    with pytest.raises(ValueError, match="windows of 8 pixels cannot move on by 9"):
-        slide(torch.zeros(1, 3, 32, 32), 8, 9, lambda crop: crop[0])
+    with pytest.raises(ValueError, match="windows of 8 pixels cannot have a stride of 9"):
+        sliding_window_inference(torch.zeros(1, 3, 32, 32), 8, 9, lambda crop: crop[0])
 
 
 def test_a_tower_without_a_class_token(clip, monkeypatch):
@@ -147,7 +150,7 @@ def test_groups():
         kmeans_groups(torch.rand(5, 3), 0)
     assert kmeans_groups(torch.ones(5, 3), 4).tolist() == [0] * 5
     with pytest.raises(ValueError, match="in 0..1"):
-        mass_masks(torch.rand(5), 1.5)
+        attention_masks(torch.rand(5), 1.5)
     with pytest.raises(ValueError, match="one patch cannot be cut"):
         token_cut(torch.rand(1, 3), (1, 1))
     with pytest.raises(ValueError, match="6 patches make no grid of 2 by 4"):

@@ -12,6 +12,7 @@ from PIL import Image
 from hipie import Segmenter, model_zoo
 from hipie.segmentation import Segmentation
 from hipie.vocabularies.vocabulary import Vocabulary
+from hipie_training_free.meta_arch import InferenceConfig
 
 DENSE = ("maskclip", "sclip", "gem", "clip_dinoiser")
 GROUPS = ("class_attention", "kmeans", "tokencut")
@@ -88,9 +89,9 @@ def test_blue_first_images_are_turned_around(build):
     image = torch.randint(0, 255, (3, 64, 64))
     words = Vocabulary.from_names(THINGS)
     expected = model([{"image": image, "vocabulary": words}])[0]["sem_seg"]
-    model.image_format = "BGR"
+    model.config = InferenceConfig(image_format="BGR")
     turned = model([{"image": image.flip(0), "vocabulary": words}])[0]["sem_seg"]
-    model.image_format = "RGB"
+    model.config = InferenceConfig(image_format="RGB")
     assert torch.equal(turned, expected)
 
 
@@ -115,7 +116,7 @@ def test_every_configuration_builds_its_architecture(configs):
 
     from hipie.modeling.open_vocabulary.clip_loading import require_clip
     from hipie_training_free.meta_arch import TrainingFree
-    from hipie_training_free.modeling.dino import require_name
+    from hipie_training_free.modeling.dino import check_model_name
 
     files = [file for file in configs.glob("*.yaml") if not file.name.startswith("Base-")]
     assert len(files) > 20
@@ -125,4 +126,4 @@ def test_every_configuration_builds_its_architecture(configs):
         keys = cfg.MODEL.TRAINING_FREE
         require_clip(keys.CLIP.MODEL, keys.CLIP.WEIGHTS)
         if not keys.DINO.MODEL.startswith("random:"):
-            require_name(keys.DINO.MODEL)
+            check_model_name(keys.DINO.MODEL)

@@ -9,17 +9,24 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, CLIPDINOiser, MaskCLIP
-from hipie_training_free.modeling.affinity_pooling import pool_by_affinity
+from hipie_training_free.clip_dinoiser import pool_by_affinity
+from hipie_training_free.gem import GEMConfig
+from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
 from hipie_training_free.modeling.dino import DinoFeatures
-from hipie_training_free.modeling.dino_class_attention import best_mask, mass_masks, mean_mask
+from hipie_training_free.modeling.dino_class_attention import (
+    attention_masks,
+    best_mask,
+    mean_attention_mask,
+)
 from hipie_training_free.modeling.kmeans import (
     border_share,
-    foreground_groups,
     kmeans_groups,
     match_groups,
+    rank_by_attention,
 )
-from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
+from hipie_training_free.modeling.pixel_refinement import PAMRConfig, refine_by_pixels
 from hipie_training_free.modeling.tokencut import repeated_cuts, token_cut
+from hipie_training_free.sliding_window import SlidingWindowConfig
 from hipie_training_free.unsupervised_grouping import ClassAttention, KMeansGrouping, TokenCut
 from tests.projects.training_free.conftest import COLOURS
 from tests.projects.training_free.ruled import numbers, unit
@@ -29,10 +36,16 @@ METHODS = {
     "MaskCLIP, values": lambda clip: MaskCLIP(clip=clip, keep_block=False),
     "MaskCLIP, denoised": lambda clip: MaskCLIP(clip=clip, prompt_denoising=0.5),
     "MaskCLIP, smoothed": lambda clip: MaskCLIP(clip=clip, key_smoothing=1.0, along_patches=False),
-    "SCLIP": lambda clip: SCLIP(clip=clip, scale=40.0),
-    "SCLIP, windows": lambda clip: SCLIP(clip=clip, scale=40.0, window=64, stride=32),
-    "GEM": lambda clip: GEM(clip=clip, blocks=2),
-    "GEM, not stretched": lambda clip: GEM(clip=clip, blocks=3, iterations=2, stretch=False),
+    "SCLIP": lambda clip: SCLIP(clip=clip, classification=ClassificationConfig(scale=40.0)),
+    "SCLIP, windows": lambda clip: SCLIP(
+        clip=clip,
+        classification=ClassificationConfig(scale=40.0),
+        sliding_window=SlidingWindowConfig(64, 32),
+    ),
+    "GEM": lambda clip: GEM(clip=clip, gem=GEMConfig(blocks=2)),
+    "GEM, not stretched": lambda clip: GEM(
+        clip=clip, gem=GEMConfig(blocks=3, iterations=2, min_max=False)
+    ),
 }
 
 
@@ -76,7 +89,7 @@ def test_the_teacher_takes_dinos_word_for_what_belongs_together(planted, dino, f
     spoilt[:, 16:24, 8:16] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # one green patch in red
     codes = torch.eye(3)[truth[4::8, 4::8].flatten()]
     seen = seen_as(codes, (8, 12), torch.ones(4, 96) / 96)
-    monkeypatch.setattr(dino, "see", lambda *_: seen)
+    monkeypatch.setattr(dino, "extract_features", lambda *_: seen)
     words = Vocabulary.from_names(things=COLOURS)
     item = {"image": 255 * spoilt, "vocabulary": words}
     labels = CLIPDINOiser(clip=planted, dino=dino).eval()([item])[0]["sem_seg"].argmax(0)
@@ -96,10 +109,15 @@ def test_the_teachers_background_is_what_nobody_looks_at(
     looks = torch.where(red, 0.02, 0.001).expand(4, -1)
     codes, keys = torch.eye(3)[truth[4::8, 4::8].flatten()], torch.eye(2)[red.long()].repeat(1, 4)
     monkeypatch.setattr(
-        dino, "see", lambda *_: DinoFeatures(keys, keys, codes, codes, looks, (8, 12))
+        dino, "extract_features", lambda *_: DinoFeatures(keys, keys, codes, codes, looks, (8, 12))
     )
     words = Vocabulary.from_names(things=COLOURS, stuff=["background"])
-    model = CLIPDINOiser(clip=planted, dino=dino, background=0.99, scale=scale).eval()
+    model = CLIPDINOiser(
+        clip=planted,
+        dino=dino,
+        inference=InferenceConfig(0.99),
+        classification=ClassificationConfig(scale=scale),
+    ).eval()
     found = model([{"image": 255 * image, "vocabulary": words}])[0]
     labels, (panoptic, infos) = found["sem_seg"].argmax(0), found["panoptic_seg"]
     for place in range(3):
@@ -130,10 +148,10 @@ def test_pamr_is_a_setting_of_all_that_label_patches(planted, flag, build):
     words = Vocabulary.from_names(things=COLOURS)
     item = {"image": 255 * image, "height": 128, "width": 192, "vocabulary": words}
     large = truth.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    more = {"blocks": 2} if build is GEM else {}
+    more = {"gem": GEMConfig(blocks=2)} if build is GEM else {}
     right = []
     for steps in (0, 4):
-        model = build(clip=planted, pamr_steps=steps, pamr_dilations=(1, 2, 4), **more).eval()
+        model = build(clip=planted, pamr=PAMRConfig(steps, (1, 2, 4)), **more).eval()
         right.append(float((model([item])[0]["sem_seg"].argmax(0) == large).float().mean()))
     assert right[1] > right[0] > 0.95 and right[1] > 0.995
 
@@ -158,7 +176,7 @@ def test_groups_are_ranked_by_where_the_class_token_looks(regions):
     features, truth = regions
     groups = kmeans_groups(features, truth.max() + 1, 5)
     looks = torch.from_numpy((truth.ravel() == 1).astype(np.float32)) + 0.01
-    first = foreground_groups(groups, looks)[0]
+    first = rank_by_attention(groups, looks)[0]
     assert iou((groups == first).numpy().reshape(truth.shape), truth == 1) > 0.95
 
 
@@ -181,8 +199,8 @@ def test_class_attention_finds_the_region(regions):
     heads = torch.stack([torch.where(inside, w, 1.0) for w in (30.0, 20.0, 1.0)])
     heads = heads / heads.sum(1, keepdim=True)
     share = float(heads.mean(0)[inside].sum())
-    assert iou(mean_mask(heads, share - 1e-4).numpy(), inside.numpy()) > 0.95
-    masks = mass_masks(heads, 0.6)
+    assert iou(mean_attention_mask(heads, share - 1e-4).numpy(), inside.numpy()) > 0.95
+    masks = attention_masks(heads, 0.6)
     head, found = best_mask(masks, inside)
     assert head == 0 or found >= best_mask(masks[:1], inside)[1]
     assert masks.sum(1).argmax() == 2, "a head that looks everywhere has the largest mask"
@@ -211,7 +229,7 @@ def test_groups_get_names(planted, dino, monkeypatch, build):
     small = truth[4::8, 4::8].flatten()
     looks = torch.where(small == 1, 0.9 / (small == 1).sum(), 0.1 / (small == 0).sum())
     seen = seen_as(torch.eye(3)[small], (8, 12), looks.expand(4, -1))
-    monkeypatch.setattr(dino, "see", lambda *_: seen)
+    monkeypatch.setattr(dino, "extract_features", lambda *_: seen)
     truths = {"red": truth == 0, "green": truth == 1}
 
     def features(image, masks):

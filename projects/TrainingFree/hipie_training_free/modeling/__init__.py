@@ -1,1 +1,1 @@
-"""CLIP, DINO and diffusion features, and the algorithms on them."""
+"""CLIP, DINO and diffusion features, and algorithms on them."""

@@ -1,7 +1,7 @@
-"""What a diffusion model's U-Net looks at: cross-attention to words, completed by self-attention.
+"""Attention maps of a diffusion model's U-Net: cross-attention refined by self-attention.
 
 Wang et al., "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic Segmenter"
-(DiffSegmenter), IEEE TIP 2025; the word maps are those of DAAM (Tang et al., ACL 2023).
+(DiffSegmenter), IEEE TIP 2025; the maps of tokens are those of DAAM (Tang et al., ACL 2023).
 """
 
 from __future__ import annotations
@@ -17,134 +17,143 @@ from hipie_training_free.error import TrainingFreeError
 
 
 class AttentionRecorder:
-    """Keeps what every attention of a U-Net of diffusers gives to what; a context manager.
+    """Context manager that records the attention probabilities of a U-Net of diffusers.
 
-    Attention modules are told by their `get_attention_scores`. Fused processors, which never make
-    the scores, are replaced by plain ones meanwhile.
+    Attention modules are those with `get_attention_scores`. Fused attention processors, which do not
+    compute the probabilities, are replaced by plain ones inside the context.
 
     Attributes:
-        cross: a [heads, pixels, words] a cross-attention, in the order they ran.
-        own: a [heads, pixels, pixels] a self-attention.
+        cross_attention: [heads, pixels, tokens] of each cross-attention, in the order of execution.
+        self_attention: [heads, pixels, pixels] of each self-attention.
+
+    Raises:
+        TrainingFreeError: for a network without attention modules.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.cross: list[Tensor] = []
-        self.own: list[Tensor] = []
+        self.cross_attention: list[Tensor] = []
+        self.self_attention: list[Tensor] = []
         self._modules = [
-            one for one in network.modules() if hasattr(type(one), "get_attention_scores")
+            module for module in network.modules() if hasattr(type(module), "get_attention_scores")
         ]
         if not self._modules:
             raise TrainingFreeError(
-                f"a {type(network).__name__} has no attention that could be looked at"
+                f"a {type(network).__name__} has no attention modules that can be recorded"
             )
 
     def __enter__(self) -> AttentionRecorder:
-        self._before: dict[str, Any] = {}
+        self._processors: dict[str, Any] = {}
         if hasattr(self.network, "attn_processors"):
-            self._before = dict(self.network.attn_processors)
+            self._processors = dict(self.network.attn_processors)
             self.network.set_default_attn_processor()
         for module in self._modules:
             module.get_attention_scores = self._recording(module)
         return self
 
-    def __exit__(self, *problem: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         for module in self._modules:
             del module.get_attention_scores
-        if self._before:
-            self.network.set_attn_processor(self._before)
+        if self._processors:
+            self.network.set_attn_processor(self._processors)
 
     def clear(self) -> None:
-        """Forget what was seen."""
-        self.cross.clear()
-        self.own.clear()
+        """Remove the recorded probabilities."""
+        self.cross_attention.clear()
+        self.self_attention.clear()
 
     def _recording(self, module: nn.Module) -> Callable[..., Tensor]:
-        plain = module.get_attention_scores
-        kept = self.cross if module.is_cross_attention else self.own
+        original = module.get_attention_scores
+        recorded = self.cross_attention if module.is_cross_attention else self.self_attention
 
-        def scores(*given: Any, **named: Any) -> Tensor:
-            found = plain(*given, **named)
-            kept.append(found.detach().float())
-            return found
+        def get_attention_scores(*arguments: Any, **keywords: Any) -> Tensor:
+            probabilities = original(*arguments, **keywords)
+            recorded.append(probabilities.detach().float())
+            return probabilities
 
-        return scores
+        return get_attention_scores
 
 
-def word_map(
-    maps: Sequence[Tensor],
+def cross_attention_map(
+    attentions: Sequence[Tensor],
     columns: Sequence[int],
-    latent: tuple[int, int],
-    shrinks: Sequence[int] = (2, 4),
+    latent_size: tuple[int, int],
+    strides: Sequence[int] = (2, 4),
 ) -> Tensor:
-    """Where a word is: the mean over its pieces, heads and layers.
+    """Average the cross-attention of a phrase over its tokens, heads and layers.
 
     Args:
-        maps: [heads, h w, T] cross-attentions of one prompt.
-        columns: places of the word's pieces among the T.
-        latent: (h, w) of what enters the U-Net.
-        shrinks: layers count whose map is so many times smaller than that.
+        attentions: [heads, h w, T] cross-attentions of one prompt.
+        columns: indices of the phrase's tokens among the T.
+        latent_size: (h, w) of the U-Net's input.
+        strides: strides of the layers that are averaged, relative to the input.
 
     Returns:
-        [*latent].
+        [*latent_size].
 
     Raises:
-        TrainingFreeError: if no layer is of such a size, or the word has no piece.
+        TrainingFreeError: if no layer has such a stride, or if the phrase has no token.
     """
     if not columns:
-        raise TrainingFreeError("the word has no place in the prompt")
-    sizes = {h * w: (h, w) for h, w in (grid_at(latent, shrink) for shrink in shrinks)}
-    found = [
+        raise TrainingFreeError("the class name has no token in the prompt")
+    sizes = {h * w: (h, w) for h, w in (downsampled_size(latent_size, s) for s in strides)}
+    maps = [
         F.interpolate(
-            one[:, :, list(columns)].mean((0, 2)).unflatten(0, sizes[one.shape[1]])[None, None],
-            size=latent,
+            attention[:, :, list(columns)]
+            .mean((0, 2))
+            .unflatten(0, sizes[attention.shape[1]])[None, None],
+            size=latent_size,
             mode="bilinear",
         )
-        for one in maps
-        if one.shape[1] in sizes
+        for attention in attentions
+        if attention.shape[1] in sizes
     ]
-    if not found:
+    if not maps:
         raise TrainingFreeError(
-            f"no cross-attention of the U-Net works at 1/{' or 1/'.join(map(str, shrinks))} of "
-            f"{latent[0]} x {latent[1]}"
+            f"no cross-attention of the U-Net has a resolution of 1/"
+            f"{' or 1/'.join(map(str, strides))} of {latent_size[0]} x {latent_size[1]}"
         )
-    return torch.cat(found).mean((0, 1))
+    return torch.cat(maps).mean((0, 1))
 
 
-def completed(found: Tensor, own: Sequence[Tensor], times: int = 1) -> Tensor:
-    """A word's map spread to what belongs together: m <- S m, with the rows of S of sum 1.
+def propagate_by_self_attention(
+    attention_map: Tensor, self_attentions: Sequence[Tensor], steps: int = 1
+) -> Tensor:
+    """Multiply a map by the self-attention: m <- S m, with rows of S that sum to 1.
 
     Args:
-        found: [h, w].
-        own: [heads, h' w', h' w'] self-attentions; S is the mean of those of the finest size.
-        times: how often; 0 leaves the map as it is.
+        attention_map: [h, w].
+        self_attentions: [heads, h' w', h' w'] each; S is the mean of those of the finest size.
+        steps: number of multiplications; 0 returns the map unchanged.
 
     Returns:
         [h, w].
     """
-    if not times or not own:
-        return found
-    finest = max(one.shape[1] for one in own)
-    together = torch.stack([one.mean(0) for one in own if one.shape[1] == finest]).mean(0)
-    together = together / together.sum(1, keepdim=True)
-    height, width = found.shape
-    shrink = round((height * width / finest) ** 0.5)
-    size = grid_at((height, width), shrink)
-    small = F.interpolate(found[None, None], size=size, mode="bilinear").flatten()
-    for _ in range(times):
-        small = together @ small
-    back = small.view(1, 1, *size)
-    return F.interpolate(back, size=(height, width), mode="bilinear")[0, 0]
+    if not steps or not self_attentions:
+        return attention_map
+    finest = max(attention.shape[1] for attention in self_attentions)
+    mean = torch.stack(
+        [attention.mean(0) for attention in self_attentions if attention.shape[1] == finest]
+    ).mean(0)
+    mean = mean / mean.sum(1, keepdim=True)
+    height, width = attention_map.shape
+    stride = round((height * width / finest) ** 0.5)
+    size = downsampled_size((height, width), stride)
+    small = F.interpolate(attention_map[None, None], size=size, mode="bilinear").flatten()
+    for _ in range(steps):
+        small = mean @ small
+    resized = F.interpolate(small.view(1, 1, *size), size=(height, width), mode="bilinear")
+    return resized[0, 0]
 
 
-def grid_at(latent: tuple[int, int], shrink: int) -> tuple[int, int]:
+def downsampled_size(latent_size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Size of a layer's map; strided convolutions round up."""
-    return -(-latent[0] // shrink), -(-latent[1] // shrink)
+    return -(-latent_size[0] // stride), -(-latent_size[1] // stride)
 
 
-def word_columns(prompt: Sequence[int], word: Sequence[int]) -> list[int]:
-    """Where the pieces of a word stand in a prompt, first time; empty if they do not."""
-    for start in range(len(prompt) - len(word) + 1):
-        if list(prompt[start : start + len(word)]) == list(word):
-            return list(range(start, start + len(word)))
+def token_columns(prompt: Sequence[int], phrase: Sequence[int]) -> list[int]:
+    """Indices of a phrase's token ids in a prompt, first occurrence; empty if there is none."""
+    for start in range(len(prompt) - len(phrase) + 1):
+        if list(prompt[start : start + len(phrase)]) == list(phrase):
+            return list(range(start, start + len(phrase)))
     return []

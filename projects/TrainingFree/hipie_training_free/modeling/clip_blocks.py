@@ -1,4 +1,4 @@
-"""The pieces of a block of CLIP's image tower, which the dense methods put together anew.
+"""Components of the blocks of CLIP's image tower, from which the dense methods are built.
 
 Tokens are [B, n, C], the class token first; by head they are [B, heads, n, C / heads].
 """
@@ -14,26 +14,29 @@ from hipie_training_free.error import TrainingFreeError
 
 
 def last_blocks(visual: VisionTransformer, count: int) -> tuple[ResidualAttentionBlock, ...]:
-    """The last `count` blocks, first one first.
+    """Return the last `count` blocks, in order.
 
     Raises:
-        TrainingFreeError: if the tower has fewer, or none are asked for.
+        TrainingFreeError: if the tower has fewer, or if `count` is below 1.
     """
     blocks = tuple(visual.transformer.resblocks)
     if not 1 <= count <= len(blocks):
         raise TrainingFreeError(
-            f"{count} last blocks are asked for, and the image tower has {len(blocks)}"
+            f"{count} last blocks are requested, and the image tower has {len(blocks)}"
         )
     return blocks[-count:]
 
 
 def tokens_before(visual: VisionTransformer, pixels: Tensor, count: int) -> Tensor:
-    """[B, 1 + patches, C] what enters the last `count` blocks.
+    """Compute the input of the last `count` blocks.
 
     Args:
         visual: a ViT of open_clip.
-        pixels: [B, 3, H, W] normalised, sides multiples of the patch.
-        count: blocks that are left to run.
+        pixels: [B, 3, H, W] normalised, sides that are multiples of the patch size.
+        count: number of blocks that are not run.
+
+    Returns:
+        [B, 1 + patches, C].
     """
     x = embed(visual, pixels)
     for block in visual.transformer.resblocks[: len(visual.transformer.resblocks) - count]:
@@ -42,28 +45,37 @@ def tokens_before(visual: VisionTransformer, pixels: Tensor, count: int) -> Tens
 
 
 def queries_keys_values(block: ResidualAttentionBlock, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the normed tokens, by head."""
+    """Compute queries, keys and values of the normalised tokens, by head."""
     attention = block.attn
-    together = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+    projected = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for part in together.chunk(3, dim=-1)
+        chunk.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for chunk in projected.chunk(3, dim=-1)
     )
     return q, k, v
 
 
-def joined(block: ResidualAttentionBlock, by_head: Tensor) -> Tensor:
-    """What was found by head through the attention's output projection: [B, n, C]."""
+def merge_heads(block: ResidualAttentionBlock, by_head: Tensor) -> Tensor:
+    """Merge heads and apply the attention's output projection: [B, n, C]."""
     return block.attn.out_proj(by_head.transpose(1, 2).flatten(2))
 
 
-def with_residual(block: ResidualAttentionBlock, x: Tensor, found: Tensor) -> Tensor:
-    """The rest of a block: `found` [B, n, C] is added to `x`, then the MLP's answer."""
-    x = x + block.ls_1(found)
+def add_residual_and_mlp(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    """Add the attention's result [B, n, C] to `x`, then the MLP's."""
+    x = x + block.ls_1(attended)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def patch_features(visual: VisionTransformer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, D, h, w] unit features of the patches among tokens [B, 1 + h w, C] of the last block."""
-    found = F.normalize(project(visual, tokens[:, 1:]).float(), dim=-1)
-    return found.transpose(1, 2).unflatten(2, grid)
+    """Compute unit features of the patches.
+
+    Args:
+        visual: a ViT of open_clip.
+        tokens: [B, 1 + h w, C] of the last block.
+        grid: (h, w).
+
+    Returns:
+        [B, D, h, w].
+    """
+    features = F.normalize(project(visual, tokens[:, 1:]).float(), dim=-1)
+    return features.transpose(1, 2).unflatten(2, grid)

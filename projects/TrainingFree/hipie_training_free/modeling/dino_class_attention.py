@@ -1,4 +1,4 @@
-"""Where DINO's class token looks: masks from the attention of the last block.
+"""Masks from the attention of DINO's class token in the last block.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021,
 section 4.2.2.
@@ -12,8 +12,8 @@ from torch import Tensor
 from hipie_training_free.error import TrainingFreeError
 
 
-def mass_masks(attention: Tensor, mass: float = 0.6) -> Tensor:
-    """The smallest sets of patches that hold a share of the attention.
+def attention_masks(attention: Tensor, mass: float = 0.6) -> Tensor:
+    """Compute the smallest sets of patches that hold a share of the attention.
 
     Args:
         attention: [..., P], not negative.
@@ -27,27 +27,30 @@ def mass_masks(attention: Tensor, mass: float = 0.6) -> Tensor:
     """
     if not 0 < mass <= 1:
         raise TrainingFreeError(f"the share of the attention is {mass}; it has to be in 0..1")
-    ordered, places = attention.double().sort(dim=-1)
-    held = (ordered / ordered.sum(-1, keepdim=True)).cumsum(-1)
+    ordered, indices = attention.double().sort(dim=-1)
+    cumulative = (ordered / ordered.sum(-1, keepdim=True)).cumsum(-1)
     masks = torch.zeros_like(attention, dtype=torch.bool)
-    kept = held > 1 - mass
-    kept[..., -1] = True
-    return masks.scatter(-1, places, kept)
+    selected = cumulative > 1 - mass
+    selected[..., -1] = True
+    return masks.scatter(-1, indices, selected)
 
 
-def mean_mask(attention: Tensor, mass: float = 0.6) -> Tensor:
-    """[P] bool: the mask of the mean of all heads [heads, P]; no truth is needed."""
-    return mass_masks(attention.float().mean(0), mass)
+def mean_attention_mask(attention: Tensor, mass: float = 0.6) -> Tensor:
+    """Compute the mask [P] of the mean attention of all heads [heads, P]."""
+    return attention_masks(attention.float().mean(0), mass)
 
 
-def best_mask(masks: Tensor, truth: Tensor) -> tuple[int, float]:
-    """The head whose mask overlaps most with the truth, and its IoU, as DINO is judged.
+def best_mask(masks: Tensor, target: Tensor) -> tuple[int, float]:
+    """Select the head whose mask has the highest IoU with the target, as in DINO's evaluation.
 
     Args:
         masks: [heads, ...] bool.
-        truth: [...] bool.
+        target: [...] bool.
+
+    Returns:
+        Index of the head, and its IoU.
     """
-    over = (masks & truth).flatten(1).sum(1)
-    union = (masks | truth).flatten(1).sum(1).clamp(min=1)
-    iou, head = (over / union).max(0)
+    intersection = (masks & target).flatten(1).sum(1)
+    union = (masks | target).flatten(1).sum(1).clamp(min=1)
+    iou, head = (intersection / union).max(0)
     return int(head), float(iou)

@@ -1,8 +1,8 @@
-"""FOUND's first stage: what is not like the patch that nobody looks at is salient.
+"""FOUND's first stage: patches that differ from the patch of least attention are salient.
 
 Simeoni, Sekkat, Puy, Vobecky, Zablocki, Perez, "Unsupervised Object Localization: Observing the
-Background to Discover Objects", CVPR 2023, section 3.1. No part of it is trained; the paper's
-second stage, one trained convolution that makes the masks finer, is not here.
+Background to Discover Objects", CVPR 2023, section 3.1. The stage is not trained; the paper's
+second stage, a trained convolution that refines the masks, is not included.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 THRESHOLD = 0.3
-TINY = 1e-10
+EPS = 1e-10
 
 
 def head_weights(attention: Tensor) -> Tensor:
-    """How much each head counts: log(sum of all heads' shares / its own share).
+    """Compute the weight of each head: log(sum of all heads' shares / its own share).
 
-    A head's share is that of the patches that get more attention than the mean over all heads and
-    patches, so that heads that look at little count more.
+    A head's share is that of the patches with more attention than the mean over all heads and
+    patches, so that heads that attend to few patches have a larger weight.
 
     Args:
         attention: [heads, P] of the class token in the last block.
@@ -27,20 +27,24 @@ def head_weights(attention: Tensor) -> Tensor:
     Returns:
         [heads].
     """
-    shares = (attention > attention.mean()).float().mean(1) + TINY
+    shares = (attention > attention.mean()).float().mean(1) + EPS
     return (shares.sum() / shares).log()
 
 
 def salient_patches(keys: Tensor, attention: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """[P] bool, patches that are not background.
+    """Find the patches that are not background.
 
-    The background's seed is the patch with the least attention, heads weighted; background are the
-    patches whose keys, heads weighted likewise, have a cosine with the seed's above the threshold.
+    The seed of the background is the patch with the least attention, weighted by head. Patches are
+    background if the cosine of their keys, weighted likewise, with the seed's is above the
+    threshold.
 
     Args:
-        keys: [P, C] of DINO's last block, heads side by side.
-        attention: [heads, P] of the class token there.
+        keys: [P, C] of DINO's last block, concatenated heads.
+        attention: [heads, P] of the class token in that block.
         threshold: published 0.3.
+
+    Returns:
+        [P] bool.
     """
     weights = head_weights(attention.float())
     by_head = keys.float().unflatten(1, (len(weights), -1)) * weights[:, None]

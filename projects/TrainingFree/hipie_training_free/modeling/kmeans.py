@@ -1,4 +1,4 @@
-"""Groups of patches by k-means on DINO's features."""
+"""k-means clustering of DINO's patches."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from hipie_training_free.error import TrainingFreeError
 
-STEPS = 50
+MAX_ITERATIONS = 50
 
 
 def kmeans_groups(features: Tensor, clusters: int, restarts: int = 10) -> Tensor:
-    """The best of several k-means++ runs over unit features; the same every time.
+    """Cluster unit features by the best of several deterministic k-means++ runs.
 
     Args:
         features: [P, C].
-        clusters: at most so many; fewer where there are fewer different features.
-        restarts: runs.
+        clusters: maximum number; limited by the number of different features.
+        restarts: number of runs.
 
     Returns:
-        [P] long, the largest group is 0.
+        [P] long; groups are numbered by size, the largest is 0.
 
     Raises:
         TrainingFreeError: for fewer than one cluster or run.
@@ -36,36 +36,36 @@ def kmeans_groups(features: Tensor, clusters: int, restarts: int = 10) -> Tensor
         )
     rows = F.normalize(features.float(), dim=1).cpu().double().numpy()
     clusters = min(clusters, len(np.unique(rows.round(6), axis=0)))
-    best, least = np.zeros(len(rows), np.int64), np.inf
+    best, lowest_inertia = np.zeros(len(rows), np.int64), np.inf
     for seed in range(restarts if clusters > 1 else 0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 centres, groups = kmeans2(
-                    rows, clusters, STEPS, minit="++", missing="raise", seed=seed
+                    rows, clusters, MAX_ITERATIONS, minit="++", missing="raise", seed=seed
                 )
             except ClusterError:
-                continue  # a cluster lost all its rows; another run will not
-        spread = float(((rows - centres[groups]) ** 2).sum())
-        if spread < least - 1e-12:
-            best, least = groups, spread
+                continue  # a cluster became empty in this run
+        inertia = float(((rows - centres[groups]) ** 2).sum())
+        if inertia < lowest_inertia - 1e-12:
+            best, lowest_inertia = groups, inertia
     order = np.argsort(-np.bincount(best), kind="stable")
     return torch.from_numpy(np.argsort(order)[best]).to(features.device)
 
 
-def foreground_groups(groups: Tensor, attention: Tensor) -> list[int]:
-    """Groups from the one that the class token looks at most, per patch, to the least.
+def rank_by_attention(groups: Tensor, attention: Tensor) -> list[int]:
+    """Sort groups by the mean attention of the class token to their patches, descending.
 
     Args:
         groups: [P] long.
         attention: [P].
     """
-    means = [float(attention[groups == one].mean()) for one in range(int(groups.max()) + 1)]
-    return sorted(range(len(means)), key=lambda one: -means[one])
+    means = [float(attention[groups == group].mean()) for group in range(int(groups.max()) + 1)]
+    return sorted(range(len(means)), key=lambda group: -means[group])
 
 
 def border_share(groups: Tensor) -> Tensor:
-    """[k] of every group on a grid [h, w] the share that lies on the image's border."""
+    """Share of each group's patches on the border of a grid [h, w]: [k]."""
     edge = torch.ones_like(groups, dtype=torch.bool)
     edge[1:-1, 1:-1] = False
     counts = torch.bincount(groups.flatten())
@@ -73,17 +73,17 @@ def border_share(groups: Tensor) -> Tensor:
 
 
 def match_groups(confusion: np.ndarray) -> tuple[dict[int, int], float]:
-    """The class of every group that makes the pixels agree most (Hungarian), and then the mIoU.
+    """Match groups to classes by Hungarian matching of pixels, and compute the mIoU.
 
     Args:
-        confusion: [groups, classes] pixels.
+        confusion: [groups, classes] numbers of pixels.
 
     Returns:
-        Class by group, and the mean IoU over the classes, 0..1.
+        Class of each group, and the mean IoU over the classes in 0..1.
     """
     rows, columns = linear_sum_assignment(-confusion)
-    agreed = confusion[rows, columns]
-    union = confusion[rows].sum(1) + confusion[:, columns].sum(0) - agreed
+    intersection = confusion[rows, columns]
+    union = confusion[rows].sum(1) + confusion[:, columns].sum(0) - intersection
     ious = np.zeros(confusion.shape[1])
-    ious[columns] = agreed / np.maximum(union, 1)
+    ious[columns] = intersection / np.maximum(union, 1)
     return dict(zip(rows.tolist(), columns.tolist(), strict=True)), float(ious.mean())

@@ -1,4 +1,4 @@
-"""Stable Diffusion through `diffusers`, as far as its attention is wanted: one noisy look."""
+"""Attention maps of Stable Diffusion, through `diffusers`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from hipie.checkpoint.error import first_line
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.modeling.attention_maps import (
     AttentionRecorder,
-    completed,
-    word_columns,
-    word_map,
+    cross_attention_map,
+    propagate_by_self_attention,
+    token_columns,
 )
 
 TINY = "random:tiny"
-NEEDS = "diffusion attention needs the package diffusers: pip install 'hipie[diffusion]'"
+MISSING_PACKAGE = "diffusion attention needs the package diffusers: pip install 'hipie[diffusion]'"
 PROMPT = "a photograph of a {}"
 
 
 class StableDiffusion(nn.Module):
-    """The parts of a pipeline that are needed.
+    """Networks of a Stable Diffusion pipeline.
 
     Args:
         unet, vae, text_encoder, scheduler: of diffusers and transformers.
-        tokenize: an expression -> ids, padded.
-        end: the id that ends an expression.
+        tokenize: a prompt -> token ids, padded.
+        end_token: id of the end token.
     """
 
     def __init__(
@@ -39,18 +40,18 @@ class StableDiffusion(nn.Module):
         text_encoder: nn.Module,
         scheduler: Any,
         tokenize: Callable[[str], list[int]],
-        end: int,
+        end_token: int,
     ) -> None:
         super().__init__()
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.scheduler, self.tokenize, self.end = scheduler, tokenize, end
+        self.scheduler, self.tokenize, self.end_token = scheduler, tokenize, end_token
         self.eval().requires_grad_(False)
 
     def noisy_latent(self, image: Tensor, step: int) -> Tensor:
-        """[1, C, h, w] of an image [3, H, W] in 0..1, with the noise of a step, always the same.
+        """Encode an image [3, H, W] in 0..1 and add deterministic noise: [1, C, h, w].
 
         Raises:
-            TrainingFreeError: for a step that the scheduler does not have.
+            TrainingFreeError: for a step outside the scheduler's range.
         """
         steps = self.scheduler.config.num_train_timesteps
         if not 0 <= step < steps:
@@ -61,46 +62,56 @@ class StableDiffusion(nn.Module):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         return self.scheduler.add_noise(clean, noise, torch.tensor([step]))
 
-    def pieces(self, word: str) -> list[int]:
-        """Ids of a word, without the marks around an expression."""
-        ids = self.tokenize(word)
-        return ids[1 : ids.index(self.end)]
+    def token_ids(self, phrase: str) -> list[int]:
+        """Token ids of a phrase without start and end token."""
+        ids = self.tokenize(phrase)
+        return ids[1 : ids.index(self.end_token)]
 
     @torch.no_grad()
-    def word_maps(
-        self, image: Tensor, words: list[str], step: int, spread: int, template: str = PROMPT
+    def phrase_maps(
+        self,
+        image: Tensor,
+        phrases: list[str],
+        step: int,
+        self_attention_steps: int,
+        template: str = PROMPT,
     ) -> Tensor:
-        """Where each word is, one look of the U-Net a word.
+        """Compute the attention map of each phrase, with one forward pass of the U-Net each.
 
         Args:
-            image: [3, H, W] RGB in 0..1, sides that divide by 64 (Stable Diffusion's).
-            words: K.
-            step: of the noise; about 100 of 1000.
-            spread: how often a map goes through the self-attention.
-            template: with {} for the word.
+            image: [3, H, W] RGB in 0..1, sides that are multiples of 64 (for Stable Diffusion).
+            phrases: K class names.
+            step: time step of the noise; about 100 of 1000.
+            self_attention_steps: multiplications of a map with the self-attention.
+            template: prompt with {} for the phrase.
 
         Returns:
             [K, h, w] at the latent's size, each 0..1.
         """
         device = next(self.unet.parameters()).device
         latent = self.noisy_latent(image.to(device), step)
-        found = []
-        with AttentionRecorder(self.unet) as seen:
-            for word in words:
-                ids = self.tokenize(template.replace("{}", word))
-                columns = word_columns(ids, self.pieces(word))
+        size = tuple(latent.shape[-2:])
+        maps = []
+        with AttentionRecorder(self.unet) as recorder:
+            for phrase in phrases:
+                ids = self.tokenize(template.replace("{}", phrase))
+                columns = token_columns(ids, self.token_ids(phrase))
                 if not columns:
-                    raise TrainingFreeError(f'"{word}" is too long for a prompt of diffusion')
+                    raise TrainingFreeError(f'"{phrase}" is too long for a diffusion prompt')
                 hidden = self.text_encoder(torch.tensor([ids], device=device)).last_hidden_state
-                seen.clear()
+                recorder.clear()
                 self.unet(latent, torch.tensor([step], device=device), hidden)
-                size = tuple(latent.shape[-2:])
-                found.append(completed(word_map(seen.cross, columns, size), seen.own, spread))
-        return torch.stack(found)
+                attention_map = cross_attention_map(recorder.cross_attention, columns, size)
+                maps.append(
+                    propagate_by_self_attention(
+                        attention_map, recorder.self_attention, self_attention_steps
+                    )
+                )
+        return torch.stack(maps)
 
 
 def load_diffusion(source: str) -> StableDiffusion:
-    """A pipeline of diffusers.
+    """Load a pipeline of diffusers.
 
     Args:
         source: a folder, a name on the Hugging Face hub, or "random:tiny", a small network with
@@ -112,9 +123,9 @@ def load_diffusion(source: str) -> StableDiffusion:
     try:
         import diffusers
     except ImportError as error:
-        raise TrainingFreeError(NEEDS) from error
+        raise TrainingFreeError(MISSING_PACKAGE) from error
     if source == TINY:
-        return _tiny()
+        return _tiny_pipeline()
     if not source:
         raise TrainingFreeError("MODEL.TRAINING_FREE.DIFFUSION.SOURCE names no pipeline")
     try:
@@ -122,21 +133,20 @@ def load_diffusion(source: str) -> StableDiffusion:
             source, safety_checker=None, feature_extractor=None, use_safetensors=True
         )
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[:1]
         raise TrainingFreeError(
-            f"{source}: no Stable Diffusion could be loaded ({''.join(first)})"
+            f"{source}: no Stable Diffusion could be loaded ({first_line(error)})"
         ) from error
-    own = pipeline.tokenizer
+    tokenizer = pipeline.tokenizer
 
-    def tokenize(expression: str) -> list[int]:
-        longest = own.model_max_length
-        return own(expression, padding="max_length", max_length=longest, truncation=True).input_ids
+    def tokenize(prompt: str) -> list[int]:
+        length = tokenizer.model_max_length
+        return tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids
 
-    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.scheduler)
-    return StableDiffusion(*parts, tokenize, own.eos_token_id)
+    networks = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.scheduler)
+    return StableDiffusion(*networks, tokenize, tokenizer.eos_token_id)
 
 
-def _tiny() -> StableDiffusion:
+def _tiny_pipeline() -> StableDiffusion:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -177,11 +187,11 @@ def _tiny() -> StableDiffusion:
         vae,
         text,
         DDPMScheduler(),
-        lambda expression: tokenizer([expression])[0].tolist(),
+        lambda prompt: tokenizer([prompt])[0].tolist(),
         tokenizer.eot_token_id,
     )
 
 
-def stretched(image: Tensor, size: int) -> Tensor:
-    """[3, size, size] of an image [3, H, W]."""
+def resize_to_square(image: Tensor, size: int) -> Tensor:
+    """Resize an image [3, H, W] to [3, size, size]."""
     return F.interpolate(image[None], size=(size, size), mode="bilinear")[0]

@@ -1,0 +1,125 @@
+"""CLIP-DINOiser without its trained layers: MaskCLIP's features pooled by DINO's affinities.
+
+Wysoczanska, Simeoni, Ramamonjisoa, Bursuc, Trzcinski, Perez, "CLIP-DINOiser: Teaching CLIP a few
+DINO tricks for open-vocabulary semantic segmentation", ECCV 2024, section 3.2: the teacher of the
+paper's two convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.masked_attention_pooling import project
+from hipie.vocabularies.vocabulary import Vocabulary
+from hipie_training_free.clip_dense import DenseCLIP
+from hipie_training_free.maskclip import maskclip_tokens
+from hipie_training_free.meta_arch import Size, round_up_to_patches
+from hipie_training_free.modeling.clip_blocks import last_blocks, tokens_before
+from hipie_training_free.modeling.dino import Dino
+from hipie_training_free.modeling.found_background import salient_patches
+from hipie_training_free.postprocessing import class_scores, resize_maps
+
+EPS = 1e-6
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPDINOiser(DenseCLIP):
+    """MaskCLIP's features pooled by DINO's affinities: the training-free teacher.
+
+    With a background threshold, patches that are neither salient nor certainly of a class are
+    background. Saliency is that of FOUND's first, untrained stage; the paper adds a trained layer.
+
+    Args:
+        clip: with a ViT that has a class token.
+        dino: network whose values give the affinities.
+        pooling_threshold: MODEL.TRAINING_FREE.POOLING_THRESHOLD.
+        configs: configurations of `DenseCLIP`; sliding windows are not used.
+    """
+
+    @configurable
+    def __init__(
+        self, *, clip: Clip, dino: Dino, pooling_threshold: float = 0.2, **configs: Any
+    ) -> None:
+        super().__init__(clip=clip, **configs)
+        self.dino = dino
+        self.guide = dino.network
+        self.pooling_threshold = pooling_threshold
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
+        keys = cfg.MODEL.TRAINING_FREE
+        return {
+            **super().from_config(cfg),
+            "dino": Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS),
+            "pooling_threshold": keys.POOLING_THRESHOLD,
+        }
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Compute MaskCLIP's tokens, before the pooling; see `DenseCLIP.tokens`."""
+        block = last_blocks(self.clip.visual, 1)[0]
+        return maskclip_tokens(block, tokens_before(self.clip.visual, pixels, 1))
+
+    def segment(self, image: Tensor, vocabulary: Vocabulary, size: Size) -> dict[str, Any]:
+        """Segment one image; the softmax is computed for patches, as the authors do."""
+        text, class_index = self.vocabulary_encoder.encode(vocabulary)
+        dino_size = round_up_to_patches(tuple(image.shape[-2:]), self.dino.patch_size)
+        guide = self.dino.extract_features(image, dino_size)
+        features = self._patch_features(self.preprocess(image))
+        features = resize_maps(features, guide.grid).flatten(1).t()
+        pooled = pool_by_affinity(features, guide.values, self.pooling_threshold)
+        logits = self.classification.scale * text @ F.normalize(pooled, dim=1).t()
+        scores = class_scores(logits.float().softmax(0), class_index, len(vocabulary))
+        full = self.refine(resize_maps(scores.unflatten(1, guide.grid), size), image)
+        threshold = self.config.background
+        if not threshold:
+            return self.outputs(full, vocabulary)
+        salient = salient_patches(guide.keys, guide.attention)
+        background = background_patches(scores, salient, threshold)
+        mask = resize_maps(background.unflatten(0, guide.grid)[None].float(), size)[0] > 0.5
+        return self.outputs(full, vocabulary, background=mask)
+
+    def _patch_features(self, pixels: Tensor) -> Tensor:
+        """[D, h, w] features of MaskCLIP, not normalised."""
+        features = project(self.clip.visual, self.tokens(pixels)[:, 1:]).float()[0]
+        return features.t().unflatten(1, self.patch_grid(pixels))
+
+
+def pool_by_affinity(features: Tensor, guide: Tensor, threshold: float = 0.2) -> Tensor:
+    """Average features over similar patches.
+
+    f+_p = sum_q C_pq f_q / (sum_q C_pq + 1e-6), C the cosines of the guide, 0 below the threshold.
+
+    Args:
+        features: [P, D] of MaskCLIP, not normalised.
+        guide: [P, C] values (or keys) of DINO's last block, all heads.
+        threshold: published 0.2.
+
+    Returns:
+        [P, D].
+    """
+    unit = F.normalize(guide.float(), dim=1)
+    affinity = unit @ unit.t()
+    affinity = affinity.masked_fill(affinity < threshold, 0.0)
+    return affinity @ features.float() / (affinity.sum(1, keepdim=True) + EPS)
+
+
+def background_patches(probabilities: Tensor, salient: Tensor, threshold: float) -> Tensor:
+    """Find patches that are not salient and whose highest probability is below the threshold.
+
+    Args:
+        probabilities: [K, P].
+        salient: [P] bool.
+        threshold: published 0.99.
+
+    Returns:
+        [P] bool.
+    """
+    return torch.logical_and(~salient, probabilities.amax(0) < threshold)
