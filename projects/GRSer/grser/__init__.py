@@ -11,7 +11,7 @@ from grser.meta_arch import GRSer
 from grser.task_predictor import GroupPredictor
 from hipie.model_zoo import register_weights
 
-__all__ = ["GroupPredictor", "GRSer", "add_grser_config"]
+__all__ = ["GRSer", "GroupPredictor", "add_grser_config"]
 
 register_weights(
     "grser/grser_nano_picturebook.yaml",

@@ -1,7 +1,7 @@
 """Defaults of the keys of `MODEL.GRSER`.
 
-The paper fixes the encoders, the three phases, the order of the heatmaps, the rejection rule and the
-names of the losses. It publishes no sizes, weights or margins; those below are our choices.
+The paper fixes the encoders, the three phases, the order of the heatmaps, the rejection rule and
+the names of the losses. It publishes no sizes, weights or margins; those below are our choices.
 """
 
 from __future__ import annotations

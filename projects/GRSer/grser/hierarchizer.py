@@ -2,9 +2,9 @@
 
 A prototype is reliable if it is close to the expression l and far from the anti-expression l_anti.
 Its rank by the distance to l (ascending) and its rank by the distance to l_anti (descending) are
-added; the smallest sum comes first. Equal distances are ranked in the order of the images. The paper
-does not state the order of equal sums; here they are sorted by the difference of the two distances
-and then in the order of the images, or only in the order of the images.
+added; the smallest sum comes first. Equal distances are ranked in the order of the images. The
+paper does not state the order of equal sums; here they are sorted by the difference of the two
+distances and then in the order of the images, or only in the order of the images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def hierarchy(
 
     Args:
         p: [N, C] prototypes.
-        l, l_anti: [C] expression and anti-expression, in the same space.
+        l: [C] expression, in the same space.
+        l_anti: [C] anti-expression, likewise.
         ties: order of equal sums, "difference" or "order".
 
     Returns:

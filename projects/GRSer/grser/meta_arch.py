@@ -42,9 +42,9 @@ class GRSer(SegmentationModel):
     single image, `image` with `expressions`, in training with `instances` as for HIPIE: ordinary
     referring segmentation, whose expressions always have a target.
 
-    Returns a dict of losses in training. Otherwise the output of a group is a list with one dict for
-    each image: `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`. The output of a single image
-    is a dict with `referring`, an `Instances` for each expression.
+    Returns a dict of losses in training. Otherwise the output of a group is a list with one dict
+    for each image: `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`. The output of a single
+    image is a dict with `referring`, an `Instances` for each expression.
 
     Args:
         text_encoder: encodes expressions and anti-expressions.
@@ -265,7 +265,7 @@ class GRSer(SegmentationModel):
         expression: Tensor,
         anti_expression: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """z and language heatmaps of all images, group by group."""
+        """Compute z and the language heatmaps of all images, group by group."""
         by_group = features[self.feature_level].split(counts)
         outputs = [
             self.triphasic_head(maps, expression[index], anti_expression[index])

@@ -89,7 +89,7 @@ class ReferSAM(SegmentationModel):
         sam: str,
         text_encoder: ExpressionEncoder,
         criterion: MaskCriterion,
-        interaction: InteractionConfig = InteractionConfig(),
+        interaction: InteractionConfig | None = None,
         freeze_image_encoder: bool = False,
         no_target_pixels: int = 0,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -97,6 +97,7 @@ class ReferSAM(SegmentationModel):
     ) -> None:
         super().__init__()
         variant = sam_variant(sam)
+        interaction = interaction or InteractionConfig()
         self.text_encoder = text_encoder
         self.image_encoder = build_image_encoder(variant)
         self.prompt_encoder = build_prompt_encoder()
@@ -186,7 +187,8 @@ class ReferSAM(SegmentationModel):
             returned: names of intermediate features to return as well, or "all".
 
         Returns:
-            Logits [B, H, W], coarse logits [B, 1, H/4, W/4], and with `returned` a dict of features.
+            Logits [B, H, W], coarse logits [B, 1, H/4, W/4], and with `returned` a dict of
+            features.
 
         Raises:
             ValueError: for shapes that do not fit, or an unknown feature.

@@ -41,21 +41,22 @@ class DenseCLIP(TrainingFree):
         self,
         *,
         clip: Clip,
-        classification: ClassificationConfig = ClassificationConfig(),
-        sliding_window: SlidingWindowConfig = SlidingWindowConfig(),
-        pamr: PAMRConfig = PAMRConfig(),
-        inference: InferenceConfig = InferenceConfig(),
+        classification: ClassificationConfig | None = None,
+        sliding_window: SlidingWindowConfig | None = None,
+        pamr: PAMRConfig | None = None,
+        inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__(inference)
+        classification = classification or ClassificationConfig()
         clip.require_mask_pooling()
         self.clip = clip
         self.network = clip.model
         self.vocabulary_encoder = VocabularyEncoder(
-            clip, classification.templates, inference.background
+            clip, classification.templates, self.config.background
         )
         self.classification = classification
-        self.sliding_window = sliding_window
-        self.pamr = pamr
+        self.sliding_window = sliding_window or SlidingWindowConfig()
+        self.pamr = pamr or PAMRConfig()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class DiffusionAttention(TrainingFree):
         size: int = 512,
         step: int = 100,
         self_attention_steps: int = 1,
-        inference: InferenceConfig = InferenceConfig(),
+        inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__(inference)
         if size < DIVISOR or size % DIVISOR:

@@ -62,10 +62,10 @@ class GEM(DenseCLIP):
     """
 
     @configurable
-    def __init__(self, *, clip: Clip, gem: GEMConfig = GEMConfig(), **configs: Any) -> None:
+    def __init__(self, *, clip: Clip, gem: GEMConfig | None = None, **configs: Any) -> None:
         super().__init__(clip=clip, **configs)
-        last_blocks(self.clip.visual, gem.blocks)
-        self.gem = gem
+        self.gem = gem or GEMConfig()
+        last_blocks(self.clip.visual, self.gem.blocks)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

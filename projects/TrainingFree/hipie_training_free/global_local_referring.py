@@ -56,7 +56,7 @@ class GlobalLocalCLIP(TrainingFree):
         global_weight: float = 0.85,
         expression_weight: float = 0.5,
         blocks: int = 3,
-        inference: InferenceConfig = InferenceConfig(),
+        inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__(inference)
         clip.require_mask_pooling()

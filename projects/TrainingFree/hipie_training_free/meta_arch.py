@@ -87,9 +87,9 @@ class TrainingFree(SegmentationModel):
 
     tasks: ClassVar[frozenset[str]] = frozenset({"universal"})
 
-    def __init__(self, config: InferenceConfig) -> None:
+    def __init__(self, config: InferenceConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config or InferenceConfig()
         self.register_buffer("device_indicator", torch.zeros(()), False)
 
     @classmethod

@@ -55,7 +55,8 @@ def sliding_window_inference(
 
     Args:
         pixels: [1, 3, H, W].
-        window, stride: in pixels.
+        window: side of a window in pixels.
+        stride: distance of neighbouring windows in pixels.
         predict: a window [1, 3, h, w] -> maps [N, ...], resized bilinearly to the window.
 
     Returns:

@@ -44,14 +44,15 @@ class ClassifiedGroups(TrainingFree):
         *,
         dino: Dino,
         clip: Clip,
-        classification: ClassificationConfig = ClassificationConfig(),
-        inference: InferenceConfig = InferenceConfig(),
+        classification: ClassificationConfig | None = None,
+        inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__(inference)
+        classification = classification or ClassificationConfig()
         self.dino, self.clip = dino, clip
         self.guide, self.network = dino.network, clip.model
         self.vocabulary_encoder = VocabularyEncoder(
-            clip, classification.templates, inference.background
+            clip, classification.templates, self.config.background
         )
         self.classification = classification
 

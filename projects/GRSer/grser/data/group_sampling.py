@@ -105,11 +105,11 @@ def groups_from_categories(records: Records, names: Sequence[str]) -> GroupDatas
     dataset = GroupDataset(list(records))
     positives: dict[int, Positives] = defaultdict(list)
     for index, record in enumerate(records):
-        annotations_of: dict[int, list[int]] = defaultdict(list)
+        by_category: dict[int, list[int]] = defaultdict(list)
         for position, annotation in enumerate(record["annotations"]):
-            annotations_of[annotation["category_id"]].append(position)
-        for category, annotations in annotations_of.items():
-            positives[category].append((index, annotations))
+            by_category[annotation["category_id"]].append(position)
+        for category, targets in by_category.items():
+            positives[category].append((index, targets))
     for category, images in sorted(positives.items()):
         dataset.negative_pools[category] = _complement(len(records), {i for i, _ in images})
         dataset.add(names[category], images, category)

@@ -82,7 +82,8 @@ class GroupCriterion:
                 channels are swapped: the target's pixels have the same weight in both passes, and
                 dice is that of the target.
             targets: [N, H, W].
-            heatmaps, anti_heatmaps: [N, h, w] language heatmaps of both passes.
+            heatmaps: [N, h, w] language heatmaps of the first pass.
+            anti_heatmaps: [N, h, w] those of the mirrored pass.
         """
         config = self.config
         losses = {"loss_mirror": config.mirror_weight * self._mask_loss(logits.flip(1), targets)}
@@ -125,7 +126,8 @@ def triplet_loss(
     """Compute max(0, d(z, near) - d(z, far) + margin), averaged over images.
 
     Args:
-        distance, anti_distance: [N] distances to expression and anti-expression.
+        distance: [N] distances to the expression.
+        anti_distance: [N] distances to the anti-expression.
         positive: [N] bool; `near` is the expression for positive images, else the anti-expression.
         margin: margin of the triplet loss.
         negatives: include negative images.
@@ -146,7 +148,8 @@ def heatmap_loss(heatmaps: Tensor, anti_heatmaps: Tensor, target: Tensor) -> Ten
     mirror training; this loss separates them.
 
     Args:
-        heatmaps, anti_heatmaps: [N, h, w] of the expression and of the anti-expression.
+        heatmaps: [N, h, w] of the expression.
+        anti_heatmaps: [N, h, w] of the anti-expression.
         target: [N, H, W] of 0 and 1, averaged over the pixels of each position.
     """
     size = tuple(heatmaps.shape[-2:])

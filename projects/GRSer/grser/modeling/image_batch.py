@@ -64,7 +64,8 @@ def stack_images(images: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) ->
 
     Args:
         images: dicts with `image` [3, h, w] in 0..255.
-        mean, std: [3, 1, 1]; the result is on their device.
+        mean: [3, 1, 1]; the result is on its device.
+        std: [3, 1, 1].
 
     Returns:
         [N, 3, H, W].

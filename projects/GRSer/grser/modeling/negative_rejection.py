@@ -44,7 +44,8 @@ class NegativeRejectionHead(nn.Module):
 
         Args:
             z: [N, C, H, W] triphasic features.
-            expression, anti_expression: [N, W] or [1, W].
+            expression: [N, W] or [1, W].
+            anti_expression: likewise.
 
         Returns:
             [N] distances to the expression, and [N] to the anti-expression.

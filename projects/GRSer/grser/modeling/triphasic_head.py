@@ -65,7 +65,8 @@ class TriphasicHead(nn.Module):
 
         Args:
             features: [N, C, H, W] feature maps of the group's images.
-            expression, anti_expression: [W].
+            expression: [W].
+            anti_expression: [W].
 
         Returns:
             z [N, group_size (+ 1) + C, H, W], and the language heatmaps [N, H, W].

@@ -2,8 +2,8 @@
 
 A map has thousands of tokens and an expression a few dozen. If one side is that short, the
 projection of the long side is not computed: q . (W x) equals (W^T q) . x, so the short side is
-multiplied by the long side's matrix instead ("folding"). The result is the same up to rounding, with
-about half of the multiplications.
+multiplied by the long side's matrix instead ("folding"). The result is the same up to rounding,
+with about half of the multiplications.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Attention(nn.Module):
 
         Args:
             query: [B, Q, query_width].
-            key, value: [B, S, key_width].
+            key: [B, S, key_width].
+            value: [B, S, key_width].
             key_mask: [B, S] bool, True for keys that may be attended to, at least one in each row.
 
         Returns:
@@ -122,7 +123,8 @@ class LevelAttention(Attention):
 
         Args:
             query: [B, Q, query_width].
-            key, value: [B, S, key_width], the concatenated maps.
+            key: [B, S, key_width], the concatenated maps.
+            value: [B, S, key_width], likewise.
             lengths: number of tokens of every map.
 
         Returns:
@@ -147,7 +149,7 @@ class LevelAttention(Attention):
         queries = self._scale(self.q_proj(query))
         folded = torch.einsum("bhqd,hdc->bhqc", queries, self._by_head(self.k_proj.weight))
         scores = (folded.flatten(1, 2) @ key.mT).unflatten(1, (self.heads, -1))
-        # Equal for all keys and so without effect, kept for the gradient as in the published network.
+        # Equal for all keys and without effect; kept as in the published network.
         bias = torch.einsum("bhqd,hd->bhq", queries, self._by_head(self.k_proj.bias))
         by_level = (scores + bias[..., None]).split(lengths, dim=3)
         weights = torch.cat(

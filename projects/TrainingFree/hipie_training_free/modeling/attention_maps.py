@@ -19,8 +19,8 @@ from hipie_training_free.error import TrainingFreeError
 class AttentionRecorder:
     """Context manager that records the attention probabilities of a U-Net of diffusers.
 
-    Attention modules are those with `get_attention_scores`. Fused attention processors, which do not
-    compute the probabilities, are replaced by plain ones inside the context.
+    Attention modules are those with `get_attention_scores`. Fused attention processors, which do
+    not compute the probabilities, are replaced by plain ones inside the context.
 
     Attributes:
         cross_attention: [heads, pixels, tokens] of each cross-attention, in the order of execution.

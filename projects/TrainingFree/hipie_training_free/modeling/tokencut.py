@@ -1,9 +1,9 @@
 """TokenCut: object discovery by a normalised cut of the graph of patches.
 
 Wang, Shen, Hu, Yuan, Crowley, Vaufreydaz, "Self-Supervised Transformers for Unsupervised Object
-Discovery using Normalized Cut", CVPR 2022, equations 4 to 6. Two patches have an edge of weight 1 if the
-cosine of their DINO keys is above a threshold, else a very weak edge. Several objects are cut out of
-the remaining patches, similar to MaskCut (Wang, Girdhar, Yu, Misra, CVPR 2023).
+Discovery using Normalized Cut", CVPR 2022, equations 4 to 6. Two patches have an edge of weight 1
+if the cosine of their DINO keys is above a threshold, else a very weak edge. Several objects are
+cut out of the remaining patches, similar to MaskCut (Wang, Girdhar, Yu, Misra, CVPR 2023).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Cut:
 
 
 def affinity(features: Tensor, threshold: float = 0.2, weak: float = 1e-5) -> np.ndarray:
-    """Edge weights [P, P]: 1 if the cosine of features [P, C] is above the threshold, else `weak`."""
+    """Edge weights [P, P]: 1 if the cosine of [P, C] is above the threshold, else `weak`."""
     unit = F.normalize(features.float(), dim=1)
     return np.where((unit @ unit.t() > threshold).cpu().numpy(), 1.0, weak)
 
@@ -75,7 +75,8 @@ def token_cut(
     Args:
         features: DINO's keys of the last block.
         grid: (h, w), number of patches in height and width.
-        threshold, weak: see `affinity`.
+        threshold: see `affinity`.
+        weak: see `affinity`.
 
     Raises:
         TrainingFreeError: for a single patch, or if the grid has another number of patches.
