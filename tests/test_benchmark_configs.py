@@ -132,7 +132,7 @@ def test_the_stages_are_the_published_recipe():
     ]
     for one in solver.values():
         assert (one.BASE_LR, one.WEIGHT_DECAY, one.WARMUP_ITERS) == (1e-4, 0.01, 2000)
-        assert (one.WARMUP_FACTOR, one.CLIP_GRADIENTS.CLIP_VALUE) == (0, 0.1)
+        assert (one.WARMUP_FACTOR, one.MAX_GRAD_NORM) == (0, 0.1)
     assert stages["parts"].DATALOADER.DATASET_RATIO == (3.0, 1.0, 1.0)
     assert stages["parts"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE
     assert not stages["joint"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE

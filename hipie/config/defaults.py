@@ -212,9 +212,8 @@ def _add_recipe_keys(cfg: CN) -> None:
     cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.1
     # Of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) to this power.
     cfg.SOLVER.POLY_POWER = 0.9
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    # Bound of the norm of the gradient of all parameters together; 0: no clipping.
+    cfg.SOLVER.MAX_GRAD_NORM = 0.1
     # Checkpoints that stay on disk besides the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0

@@ -1,4 +1,4 @@
-"""Learning rates over a run: Detectron2's schedules, and the polynomial one."""
+"""Learning-rate schedules: Detectron2's and the polynomial one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ POLYNOMIAL = "WarmupPolyLR"
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """The schedule of `cfg.SOLVER.LR_SCHEDULER_NAME`.
+    """Build the schedule that `cfg.SOLVER.LR_SCHEDULER_NAME` names.
 
-    "WarmupPolyLR" is (1 - iteration / MAX_ITER) to the power of POLY_POWER, after a warm-up by the
-    WARMUP_* keys that ends on that curve.
+    "WarmupPolyLR" is (1 - iteration / MAX_ITER) ** POLY_POWER after a warm-up by the WARMUP_* keys,
+    which ends at that curve.
+
+    Args:
+        cfg: reads SOLVER.
+        optimizer: its learning rates are scheduled.
 
     Raises:
-        ValueError: for a name that neither this package nor Detectron2 knows.
+        ValueError: for a name that neither this package nor Detectron2 has.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != POLYNOMIAL:

@@ -1,7 +1,7 @@
-"""Keep freed memory: what training on a CPU gains most from, and large images gain a quarter.
+"""Reuse of freed memory by the C library, which speeds up training on the CPU.
 
-glibc gives every large tensor back to the system when it is freed, and the next step asks for it
-anew, page by page. On virtual machines that can cost more than the arithmetic.
+glibc returns every large tensor to the system when it is freed, and the next step requests it again,
+memory page by memory page. On virtual machines that can cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -9,15 +9,24 @@ from __future__ import annotations
 import ctypes
 import sys
 
+# M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NEVER = 2**31 - 1
+_MAX_THRESHOLD = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library to reuse freed memory instead of returning it; False where it cannot."""
+    """Let the C library of this process reuse freed memory instead of returning it to the system.
+
+    It changes the process, so programs call it, and the library does not.
+
+    Returns:
+        Whether the C library supports it.
+    """
     if not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    library = ctypes.CDLL(None)
+    try:
+        mallopt = library.mallopt
+    except AttributeError:  # musl has none
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, _NEVER)) and bool(mallopt(_MMAP_MAX, 0))
+    return bool(mallopt(_TRIM_THRESHOLD, _MAX_THRESHOLD)) and bool(mallopt(_MMAP_MAX, 0))

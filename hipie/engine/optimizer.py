@@ -1,4 +1,4 @@
-"""AdamW with the published learning rates, and gradients clipped by their norm as a whole."""
+"""AdamW with learning rates by parameter name and clipping of the full gradient."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hipie.modeling.meta_arch.base import SegmentationModel
 logger = logging.getLogger(__name__)
 
 
-def rate_rules(cfg: CfgNode) -> list[tuple[str, float]]:
-    """(part of a parameter's name, multiple of the base rate); the first that fits holds.
+def learning_rate_multipliers(cfg: CfgNode) -> list[tuple[str, float]]:
+    """Return (substring of a parameter's name, multiple of the base rate); the first match counts.
 
-    The early fusion between words and pixels is built anew and learns at the full rate.
+    The early fusion of text and image features has no pre-trained weights and the full rate.
     """
     return [
         ("backbone", cfg.SOLVER.BACKBONE_MULTIPLIER),
@@ -30,61 +30,64 @@ def rate_rules(cfg: CfgNode) -> list[tuple[str, float]]:
 
 
 def parameter_groups(
-    model: nn.Module, base_rate: float, rules: Iterable[tuple[str, float]]
+    model: nn.Module, base_lr: float, multipliers: Iterable[tuple[str, float]]
 ) -> list[dict[str, Any]]:
-    """One group a learning rate, in order of first appearance.
+    """Group trainable parameters by learning rate and weight decay, in order of first appearance.
 
-    Frozen parameters are left out; a shared one counts once, under its first name. A model with a
-    method `parameters_without_weight_decay() -> names` (timm's convention) has groups without decay as well.
+    A shared parameter counts once, under its first name.
+
+    Args:
+        model: any; a `SegmentationModel` may exempt parameters from weight decay.
+        base_lr: learning rate of parameters that no multiplier matches.
+        multipliers: see `learning_rate_multipliers`.
 
     Returns:
-        Dicts with `params` and `lr`, and `weight_decay` 0 where there shall be none.
+        Dicts with `params`, `lr`, and `weight_decay` 0 for exempt parameters.
     """
-    rules = list(rules)
-    undecayed = (
-        model.parameters_without_weight_decay() if isinstance(model, SegmentationModel) else set()
-    )
+    multipliers = list(multipliers)
+    exempt: set[str] = set()
+    if isinstance(model, SegmentationModel):
+        exempt = model.parameters_without_weight_decay()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            multiple = next((factor for part, factor in rules if part in name), 1.0)
-            key = base_rate * multiple, name in undecayed
-            groups.setdefault(key, []).append(parameter)
+            multiplier = next((factor for part, factor in multipliers if part in name), 1.0)
+            groups.setdefault((base_lr * multiplier, name in exempt), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, **({"weight_decay": 0.0} if still else {})}
-        for (rate, still), parameters in groups.items()
+        {"params": parameters, "lr": lr, **({"weight_decay": 0.0} if without_decay else {})}
+        for (lr, without_decay), parameters in groups.items()
     ]
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that first scales all gradients so that their common norm is at most `max_norm`.
+    """AdamW that scales all gradients so that their joint norm is at most `max_norm`.
 
-    A step whose gradients are not finite is left out, counted in `skipped_steps`, and reported;
-    in several processes the averaged gradients are the same everywhere, and so is the decision.
+    A step whose gradients are not finite is skipped, counted in `skipped_steps`, and logged. In
+    several processes the averaged gradients are the same everywhere, and so is the decision.
 
     Args:
         groups: parameter groups.
-        max_norm: bound of the norm; None: no clipping.
-        rates: further arguments of `torch.optim.AdamW`.
+        max_norm: bound of the joint norm; None = no clipping.
+        options: further arguments of `torch.optim.AdamW`.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, max_norm: float | None, **rates: Any
+        self, groups: Iterable[dict[str, Any]], *, max_norm: float | None, **options: Any
     ) -> None:
-        super().__init__(groups, **rates)
+        super().__init__(groups, **options)
         self.max_norm = max_norm
         self.skipped_steps = 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Clip, and take a step if there is a direction to take it in."""
+        """Clip the gradients and take a step, unless they are not finite."""
         parameters = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
         bound = float("inf") if self.max_norm is None else self.max_norm
         norm = nn.utils.clip_grad_norm_(parameters, bound) if parameters else torch.zeros(())
         if not bool(torch.isfinite(norm)):
             self.skipped_steps += 1
             logger.warning(
-                "Left out a step: the norm of the gradients is %s (left out so far: %d).",
+                "Skipped a step: the norm of the gradients is %s (skipped so far: %d).",
                 float(norm),
                 self.skipped_steps,
             )
@@ -93,24 +96,26 @@ class ClippedAdamW(torch.optim.AdamW):
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
-    """The optimiser of `cfg.SOLVER`: BASE_LR, the *_MULTIPLIER keys, WEIGHT_DECAY, CLIP_GRADIENTS.
+    """Build the optimizer of `cfg.SOLVER`.
 
-    The schedule is Detectron2's `build_lr_scheduler`.
+    Args:
+        cfg: reads SOLVER.{OPTIMIZER, BASE_LR, *_MULTIPLIER, WEIGHT_DECAY, MAX_GRAD_NORM}.
+        model: its trainable parameters are optimised.
 
     Raises:
-        ValueError: if the configuration asks for something else than AdamW, or for clipping other
-            than of the whole gradient.
+        ValueError: for another optimizer than AdamW, or for Detectron2's clipping of single
+            parameters.
     """
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
-        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; only ADAMW is known")
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; only ADAMW is supported")
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; only full_model is known"
+            "SOLVER.CLIP_GRADIENTS.ENABLED is True; the full gradient is clipped by "
+            "SOLVER.MAX_GRAD_NORM, and single parameters are not"
         )
     return ClippedAdamW(
-        parameter_groups(model, cfg.SOLVER.BASE_LR, rate_rules(cfg)),
-        max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+        parameter_groups(model, cfg.SOLVER.BASE_LR, learning_rate_multipliers(cfg)),
+        max_norm=cfg.SOLVER.MAX_GRAD_NORM or None,
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
     )

@@ -1,4 +1,4 @@
-"""Processes: how many, how they find each other, and how many threads they take."""
+"""Number of processes, their process group, and their threads."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import torch
 import torch.distributed as dist
 
 from hipie.engine import launch as launch_module
-from hipie.engine.launch import launch, use_cores
+from hipie.engine.launch import launch, set_num_threads
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def threads():
-    """Whatever a test sets, the next one has its threads back."""
+    """Restore the number of threads after a test."""
     before = torch.get_num_threads()
     yield before
     torch.set_num_threads(before)
 
 
-def note(folder: str, share: int) -> None:
-    """What every worker does: meet the others, and write what it is."""
+def write_group_size(folder: str, share: int) -> None:
+    """Sum over the process group, and write its size, the sum and the threads to a file."""
     rank, world = dist.get_rank(), dist.get_world_size()
     total = torch.tensor(float(rank + 1) * share)
     dist.all_reduce(total)
     Path(folder, str(rank)).write_text(f"{world} {total.item()} {torch.get_num_threads()}")
 
 
-def test_one_process_runs_here(threads):
-    seen = []
-    launch(seen.append, ("here",))
-    assert seen == ["here"]
+def test_one_process_runs_in_this_process(threads):
+    calls = []
+    launch(calls.append, ("here",))
+    assert calls == ["here"]
     assert not dist.is_initialized()
 
 
-def test_workers_on_the_cpu_meet(tmp_path):
+def test_cpu_workers_form_a_process_group(tmp_path):
     program = (
         "import sys; sys.path.insert(0, 'tests/engine')\n"
-        "from test_launch import note\n"
+        "from test_launch import write_group_size\n"
         "from hipie.engine.launch import launch\n"
-        f"if __name__ == '__main__':\n    launch(note, ({str(tmp_path)!r}, 10), cpu_workers=2)\n"
+        f"if __name__ == '__main__':\n    launch(write_group_size, ({str(tmp_path)!r}, 10), cpu_workers=2)\n"
     )
     script = tmp_path / "program.py"
     script.write_text(program)
@@ -57,35 +57,35 @@ def test_workers_on_the_cpu_meet(tmp_path):
         assert (tmp_path / rank).read_text() == f"2 30.0 {each}"
 
 
-def test_torchrun_is_joined_and_left(tmp_path, monkeypatch):
+def test_torchrun_process_group_is_joined_and_destroyed(tmp_path, monkeypatch):
     port = launch_module._free_port()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for key, value in {"RANK": "0", "WORLD_SIZE": "1", **address}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    launch(note, (str(tmp_path), 7), num_gpus=4, cpu_workers=3)
+    launch(write_group_size, (str(tmp_path), 7), num_gpus=4, cpu_workers=3)
     assert (tmp_path / "0").read_text().startswith("1 7.0")
     assert not dist.is_initialized()
 
 
-def test_gpus_and_cpu_workers_exclude_each_other(monkeypatch):
+def test_several_gpus_and_several_cpu_workers_are_an_error(monkeypatch):
     with pytest.raises(ValueError, match="--num-gpus and --cpu-workers"):
         launch(print, (), num_gpus=2, cpu_workers=2)
 
 
-def test_cores_are_shared_out(threads, monkeypatch):
+def test_cores_are_divided_among_processes(threads, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert [use_cores(n) for n in (1, 2, 4, 9)] == [6, 3, 1, 1]
+    assert [set_num_threads(n) for n in (1, 2, 4, 9)] == [6, 3, 1, 1]
 
 
-def test_cores_are_counted_where_affinity_is_unknown(threads, monkeypatch):
+def test_all_cores_count_without_affinity(threads, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert use_cores(2) == 2
+    assert set_num_threads(2) == 2
 
 
-def test_the_environment_decides_first(threads, monkeypatch):
+def test_omp_num_threads_takes_precedence(threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert use_cores(1) == threads
+    assert set_num_threads(1) == threads

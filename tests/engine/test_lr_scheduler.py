@@ -1,4 +1,4 @@
-"""Learning rates over a run."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def rates(**solver) -> list[float]:
         setattr(cfg.SOLVER, key, value)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     schedule = build_lr_scheduler(cfg, optimizer)
-    found = []
+    lrs = []
     for _ in range(cfg.SOLVER.MAX_ITER):
-        found.append(optimizer.param_groups[0]["lr"])
+        lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return found
+    return lrs
 
 
-def test_polynomial():
-    found = rates(LR_SCHEDULER_NAME="WarmupPolyLR")
-    assert found == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(100)])
+def test_polynomial_decay():
+    lrs = rates(LR_SCHEDULER_NAME="WarmupPolyLR")
+    assert lrs == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(100)])
 
 
-def test_warm_up_ends_on_the_curve():
-    found = rates(LR_SCHEDULER_NAME="WarmupPolyLR", WARMUP_ITERS=10, WARMUP_FACTOR=0.001)
-    assert found[0] == pytest.approx(0.002)
-    assert found[:11] == sorted(found[:11])
-    assert found[10:] == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(10, 100)])
+def test_warm_up_ends_at_the_polynomial():
+    lrs = rates(LR_SCHEDULER_NAME="WarmupPolyLR", WARMUP_ITERS=10, WARMUP_FACTOR=0.001)
+    assert lrs[0] == pytest.approx(0.002)
+    assert lrs[:11] == sorted(lrs[:11])
+    assert lrs[10:] == pytest.approx([2.0 * (1 - i / 100) ** 0.9 for i in range(10, 100)])
 
 
-def test_detectron2s_schedules_stay():
-    found = rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(50,), GAMMA=0.1)
-    assert found == pytest.approx([2.0] * 50 + [0.2] * 50)
+def test_detectron2_schedules_are_available():
+    lrs = rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(50,), GAMMA=0.1)
+    assert lrs == pytest.approx([2.0] * 50 + [0.2] * 50)
     with pytest.raises(ValueError, match="WarmupWhatever"):
         rates(LR_SCHEDULER_NAME="WarmupWhatever")

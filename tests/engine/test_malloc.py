@@ -1,4 +1,4 @@
-"""Freed memory stays with the process where the C library allows it."""
+"""Freed memory stays with the process where the C library supports it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hipie.engine import malloc as memory
+from hipie.engine import malloc
 
 ROOT = Path(__file__).parents[2]
 MEASURE = """
@@ -34,46 +34,46 @@ print((resident() - before) / size)
 
 
 class Library:
-    """A C library that notes what is set, and answers as told."""
+    """C library that records calls of `mallopt` and returns a given status."""
 
-    def __init__(self, answer: int) -> None:
+    def __init__(self, status: int) -> None:
         self.calls: list[tuple[int, int]] = []
-        self._answer = answer
+        self._status = status
 
     def mallopt(self, option: int, value: int) -> int:
         self.calls.append((option, value))
-        return self._answer
+        return self._status
 
 
-def test_glibc_is_told_twice(monkeypatch):
+def test_glibc_options_are_set(monkeypatch):
     library = Library(1)
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
-    assert memory.keep_freed_memory() is True
+    monkeypatch.setattr(malloc.sys, "platform", "linux")
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: library)
+    assert malloc.keep_freed_memory() is True
     # M_TRIM_THRESHOLD is -1, M_MMAP_MAX -4 in glibc's malloc.h.
     assert library.calls == [(-1, 2**31 - 1), (-4, 0)]
 
 
-def test_a_refusal_is_reported(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library(0))
-    assert memory.keep_freed_memory() is False
+def test_failure_of_mallopt_is_reported(monkeypatch):
+    monkeypatch.setattr(malloc.sys, "platform", "linux")
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: Library(0))
+    assert malloc.keep_freed_memory() is False
 
 
-def test_elsewhere_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("no library is asked"))
-    assert memory.keep_freed_memory() is False
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(malloc.sys, "platform", "darwin")
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
+    assert malloc.keep_freed_memory() is False
 
 
-def test_a_library_without_the_switch_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    assert memory.keep_freed_memory() is False
+def test_library_without_mallopt_is_left_alone(monkeypatch):
+    monkeypatch.setattr(malloc.sys, "platform", "linux")
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: object())
+    assert malloc.keep_freed_memory() is False
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's switch")
-def test_a_freed_block_stays_resident():
+def test_freed_memory_stays_resident():
     shares = []
     for keep in (False, True):
         done = subprocess.run(

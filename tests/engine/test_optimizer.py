@@ -1,4 +1,4 @@
-"""Learning rates by name, clipping of the whole gradient, and steps that are left out."""
+"""Learning rates by parameter name, clipping of the full gradient, and skipped steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cfg():
 
 
 class Model(nn.Module):
-    """Names that each rule knows, and some that none does."""
+    """Parameters with names that match each multiplier or none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,23 +35,23 @@ class Model(nn.Module):
         self.frozen = nn.Linear(7, 7).requires_grad_(False)
 
 
-def test_the_first_rule_that_fits_decides(cfg):
+def test_first_matching_multiplier_counts(cfg):
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.2
     cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.3
     groups = build_optimizer(cfg, Model()).param_groups
-    found = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6): {len(p) for p in g["params"]} for g in groups}
-    assert found == {0.1: {2}, 0.2: {4}, 0.3: {3}, 1.0: {5}}
+    widths = {round(g["lr"] / cfg.SOLVER.BASE_LR, 6): {len(p) for p in g["params"]} for g in groups}
+    assert widths == {0.1: {2}, 0.2: {4}, 0.3: {3}, 1.0: {5}}
     assert sum(len(g["params"]) for g in groups) == 8
     assert all(g["weight_decay"] == 0.01 for g in groups)
 
 
-def test_published_rates_are_the_defaults(cfg):
+def test_default_learning_rates_are_the_published_ones(cfg):
     rates = sorted(g["lr"] for g in build_optimizer(cfg, Model()).param_groups)
     assert rates == pytest.approx([1e-5, 1e-4])
 
 
-def test_the_gradient_is_clipped_as_a_whole():
+def test_joint_norm_of_the_gradients_is_clipped():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = ClippedAdamW([{"params": [a]}, {"params": [b]}], max_norm=0.1, lr=0.1)
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])
@@ -61,7 +61,7 @@ def test_the_gradient_is_clipped_as_a_whole():
     assert a.item() < 0 and b.item() < 0
 
 
-def test_small_gradients_stay():
+def test_gradients_below_the_bound_stay():
     a = nn.Parameter(torch.zeros(1))
     a.grad = torch.tensor([0.05])
     ClippedAdamW([{"params": [a]}], max_norm=0.1).step()
@@ -69,20 +69,20 @@ def test_small_gradients_stay():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_step_without_direction_is_left_out_and_counted(value, caplog):
+def test_step_with_non_finite_gradient_is_skipped_and_counted(value, caplog):
     a = nn.Parameter(torch.ones(2))
     optimizer = ClippedAdamW([{"params": [a]}], max_norm=0.1, lr=0.1)
     a.grad = torch.tensor([1.0, value])
     optimizer.step()
     assert torch.equal(a.detach(), torch.ones(2))
     assert optimizer.skipped_steps == 1
-    assert "Left out a step" in caplog.text
+    assert "Skipped a step" in caplog.text
     a.grad = torch.ones(2)
     optimizer.step()
     assert (a < 1).all()
 
 
-def test_its_state_travels_through_a_checkpoint():
+def test_optimizer_state_survives_a_checkpoint():
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
     twin = copy.deepcopy(model)
@@ -99,31 +99,31 @@ def test_its_state_travels_through_a_checkpoint():
     assert torch.equal(model.weight, twin.weight)
 
 
-def test_detectron2s_schedule_drives_every_group(cfg):
+def test_detectron2_schedule_scales_every_group(cfg):
     cfg.SOLVER.WARMUP_ITERS = 4
     cfg.SOLVER.WARMUP_FACTOR = 0.0
     cfg.SOLVER.STEPS = (6,)
     cfg.SOLVER.MAX_ITER = 8
     optimizer = build_optimizer(cfg, Model())
     schedule = build_lr_scheduler(cfg, optimizer)
-    seen = []
+    rates = []
     for _ in range(8):
-        seen.append(max(g["lr"] for g in optimizer.param_groups) / cfg.SOLVER.BASE_LR)
+        rates.append(max(g["lr"] for g in optimizer.param_groups) / cfg.SOLVER.BASE_LR)
         optimizer.step()
         schedule.step()
-    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "message"),
     [
         ("SOLVER.OPTIMIZER", "SGD", "SOLVER.OPTIMIZER"),
-        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "CLIP_TYPE"),
+        ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.MAX_GRAD_NORM"),
     ],
 )
-def test_what_is_not_known_is_refused_by_its_key(cfg, key, value, words):
+def test_unsupported_solver_options_name_their_key(cfg, key, value, message):
     cfg.merge_from_list([key, value])
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         build_optimizer(cfg, Model())
 
 

@@ -1,4 +1,4 @@
-"""The trainer, with a model of two layers: steps, stops, resuming, precision."""
+"""Trainer on a model of two layers: steps, signals, resuming, precision."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from hipie.engine.trainer import Trainer, add_results, step_seed, wrap_for_proce
 
 
 @pytest.fixture(autouse=True)
-def _ordinary_interrupts():
-    """Ctrl-C as in a terminal: a shell that starts a job in the background has it ignored."""
+def _default_interrupt_handler():
+    """Handle SIGINT as in a terminal; shells start background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class Toy(nn.Module):
-    """Losses that depend on the batch, the weights and torch's generator."""
+    """Model whose losses depend on the batch, the weights and torch's generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Toy(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = self.first(batch)
-        self.seen = hidden.dtype
+        self.hidden_dtype = hidden.dtype
         noise = torch.rand(4)
         return {
             "loss_ce": self.second(hidden * noise).pow(2).mean(),
@@ -48,7 +48,7 @@ class Toy(nn.Module):
 
 
 class ToyTrainer(Trainer):
-    """Everything that a program overrides; batch t is a function of t."""
+    """Trainer of `Toy`; batch t is a function of t."""
 
     drawn: list[int]
 
@@ -58,8 +58,8 @@ class ToyTrainer(Trainer):
         return Toy()
 
     @classmethod
-    def build_checkpointer(cls, cfg, model, **kept):
-        return DetectionCheckpointer(model, cfg.OUTPUT_DIR, **kept)
+    def build_checkpointer(cls, cfg, model, **checkpointables):
+        return DetectionCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -92,8 +92,8 @@ def make_trainer(tmp_path):
     return make
 
 
-def everything(trainer: Trainer) -> dict:
-    """Weights, both moments of the optimiser, rates and the schedule."""
+def trainer_state(trainer: Trainer) -> dict:
+    """Weights, moments and learning rates of the optimizer, and the schedule."""
     optimizer = trainer._trainer.optimizer
     return {
         "weights": {k: v.clone() for k, v in trainer._trainer.model.state_dict().items()},
@@ -107,7 +107,7 @@ def everything(trainer: Trainer) -> dict:
     }
 
 
-def same(first: dict, second: dict) -> None:
+def assert_equal_states(first: dict, second: dict) -> None:
     assert first["rates"] == second["rates"]
     assert first["schedule"] == second["schedule"]
     for key, value in first["weights"].items():
@@ -118,7 +118,7 @@ def same(first: dict, second: dict) -> None:
 
 
 class StopAt(HookBase):
-    """Sends this process a signal in the middle of a step."""
+    """Hook that sends this process a signal in the middle of a step."""
 
     def __init__(self, iteration: int, number: int, times: int = 1) -> None:
         self.iteration, self.number, self.times = iteration, number, times
@@ -135,8 +135,8 @@ def run(trainer: Trainer, resume: bool = False) -> Trainer:
     return trainer
 
 
-def test_twenty_steps_equal_ten_and_ten_more(make_trainer, tmp_path):
-    whole = everything(run(make_trainer()))
+def test_resumed_run_equals_uninterrupted_run(make_trainer, tmp_path):
+    uninterrupted = trainer_state(run(make_trainer()))
     for file in tmp_path.glob("*.pth"):
         file.unlink()
     (tmp_path / "last_checkpoint").unlink()
@@ -147,13 +147,11 @@ def test_twenty_steps_equal_ten_and_ten_more(make_trainer, tmp_path):
     second = run(make_trainer(), resume=True)
     assert second.start_iter == 10
     assert second.drawn[:10] == list(range(10, 20))
-    same(whole, everything(second))
+    assert_equal_states(uninterrupted, trainer_state(second))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
-    make_trainer, tmp_path, caplog, number
-):
+def test_signal_saves_a_checkpoint_after_the_step_and_exits(make_trainer, tmp_path, caplog, number):
     caplog.set_level(logging.WARNING)
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     trainer = make_trainer()
@@ -173,7 +171,7 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
     )
 
 
-def test_a_second_interrupt_ends_at_once(make_trainer, tmp_path):
+def test_second_interrupt_exits_at_once(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.register_hooks([StopAt(2, signal.SIGINT, times=2)])
     with pytest.raises(KeyboardInterrupt):
@@ -182,20 +180,20 @@ def test_a_second_interrupt_ends_at_once(make_trainer, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _sleep(ready) -> None:
+def _wait_for_signals(ready) -> None:
     ready.set()
     while True:
         signal.pause()  # returns after every signal that is handled
 
 
-def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
-    """Evaluators fork pools and end them with SIGTERM: they must not inherit our patience."""
-    listener = CheckpointOnSignal(None)
-    listener.before_train()
+def test_forked_processes_end_on_sigterm(make_trainer):
+    """Evaluators fork pools and end them with SIGTERM, which must not wait for an iteration."""
+    hook = CheckpointOnSignal(None)
+    hook.before_train()
     try:
         context = multiprocessing.get_context("fork")
         ready = context.Event()
-        child = context.Process(target=_sleep, args=(ready,))
+        child = context.Process(target=_wait_for_signals, args=(ready,))
         child.start()
         assert ready.wait(20)
         os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches all; the parent decides
@@ -203,45 +201,45 @@ def test_processes_forked_meanwhile_end_when_told_to(make_trainer):
         child.join(20)
         assert child.exitcode == -signal.SIGTERM
     finally:
-        listener.after_train()
-    assert listener._received is None
+        hook.after_train()
+    assert hook._received is None
 
 
-def test_signals_are_left_alone_off_the_main_thread(make_trainer):
+def test_signals_are_not_handled_off_the_main_thread(make_trainer):
     from threading import Thread
 
     before = signal.getsignal(signal.SIGINT)
-    listener = CheckpointOnSignal(None)
-    thread = Thread(target=listener.before_train)
+    hook = CheckpointOnSignal(None)
+    thread = Thread(target=hook.before_train)
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_seeds_of_steps_are_all_different():
+def test_step_seeds_are_unique():
     seeds = {step_seed(s, i, r) for s in range(3) for i in range(50) for r in range(4)}
     assert len(seeds) == 3 * 50 * 4
     assert step_seed(-1, 5, 0) == step_seed(0, 5, 0)
 
 
-def test_draws_of_a_step_depend_on_nothing_before_it(make_trainer):
+def test_random_numbers_of_a_step_do_not_depend_on_earlier_ones(make_trainer):
     ended = []
     for earlier in (0, 7):
         trainer = make_trainer("SOLVER.MAX_ITER", 1)
         torch.rand(earlier)
-        ended.append(everything(run(trainer)))
-    same(*ended)
+        ended.append(trainer_state(run(trainer)))
+    assert_equal_states(*ended)
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_bfloat16_is_for_the_model_only(make_trainer, enabled):
+def test_bfloat16_applies_to_activations_only(make_trainer, enabled):
     trainer = run(make_trainer("SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", enabled))
     model = trainer._trainer.model
-    assert model.seen == (torch.bfloat16 if enabled else torch.float32)
+    assert model.hidden_dtype == (torch.bfloat16 if enabled else torch.float32)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_every_term_and_result_is_written(make_trainer, tmp_path):
+def test_every_loss_and_result_is_written(make_trainer, tmp_path):
     run(make_trainer())
     lines = [json.loads(line) for line in Path(tmp_path, "metrics.json").read_text().splitlines()]
     steps = [line for line in lines if "loss_ce" in line]
@@ -252,13 +250,13 @@ def test_every_term_and_result_is_written(make_trainer, tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_only_the_newest_checkpoints_are_kept(make_trainer, tmp_path):
+def test_at_most_max_checkpoints_are_kept(make_trainer, tmp_path):
     run(make_trainer("SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.MAX_CHECKPOINTS", 2))
     kept = sorted(path.name for path in tmp_path.glob("model_*.pth"))
     assert kept == ["model_0000014.pth", "model_0000019.pth", "model_final.pth"]
 
 
-def test_a_loss_that_is_not_finite_ends_training(make_trainer):
+def test_non_finite_loss_is_an_error(make_trainer):
     class Broken(ToyTrainer):
         @classmethod
         def build_model(cls, cfg):
@@ -270,7 +268,7 @@ def test_a_loss_that_is_not_finite_ends_training(make_trainer):
         run(make_trainer(kind=Broken))
 
 
-def test_one_process_needs_no_wrapper():
+def test_one_process_has_no_wrapper():
     model = Toy()
     assert wrap_for_processes(model) is model
 
