@@ -1,7 +1,7 @@
-"""Does the order in which classes are named change what is found?
+"""How much does the order of class names change panoptic quality?
 
-The caption of a vocabulary is one text, and a text encoder sees the order of its words. This
-measures panoptic quality with the book's own order and with others, and prints the spread.
+The caption of a vocabulary is one text, whose token features depend on the order of the names. This
+measures panoptic quality with the order of the data set and with random ones, and prints the range.
 
     python benchmarks/name_order.py [--config-file FILE] [--weights FILE] [--pages N] [--orders N]
         [--output FOLDER] [KEY VALUE ...]
@@ -25,7 +25,7 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.modeling import build_model
 from tqdm import tqdm
 
-# A program beside this one has the package's name, which it must not hide.
+# A program of this folder must not hide the package of the same name.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
@@ -40,60 +40,64 @@ DATASET = "picturebook_val_panoptic"
 
 
 def first_pages(name: str, pages: int, folder: Path) -> str:
-    """Register the first pages of a panoptic data set as one of its own.
+    """Register the first pages of a panoptic data set as a data set.
 
     Args:
         name: a registered data set.
         pages: how many; all if it has fewer.
-        folder: where its truth is written.
+        folder: the annotation file is written there.
 
     Returns:
-        the name of the new data set.
+        Name of the new data set.
     """
     records = DatasetCatalog.get(name)[:pages]
     metadata = MetadataCatalog.get(name).as_dict()
     del metadata["name"]
-    truth = json.loads(Path(metadata["panoptic_json"]).read_text())
-    kept = {record["image_id"] for record in records}
-    truth["images"] = [one for one in truth["images"] if one["id"] in kept]
-    truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] in kept]
+    annotation = json.loads(Path(metadata["panoptic_json"]).read_text())
+    image_ids = {record["image_id"] for record in records}
+    annotation["images"] = [
+        entry for entry in annotation["images"] if entry["id"] in image_ids
+    ]
+    annotation["annotations"] = [
+        entry for entry in annotation["annotations"] if entry["image_id"] in image_ids
+    ]
     file = folder / "panoptic.json"
-    file.write_text(json.dumps(truth))
-    shorter = f"{name}_first_{len(records)}"
-    register(shorter, lambda: records, **{**metadata, "panoptic_json": str(file)})
-    return shorter
+    file.write_text(json.dumps(annotation))
+    subset = f"{name}_first_{len(records)}"
+    register(subset, lambda: records, **{**metadata, "panoptic_json": str(file)})
+    return subset
 
 
-def in_book_order(output: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """A prediction over a reordered vocabulary, with the category ids of the original one."""
+def in_dataset_order(output: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """Map a prediction over a reordered vocabulary to the category ids of the data set."""
     panoptic, segments = output["panoptic_seg"]
-    renamed = [{**one, "category_id": int(order[one["category_id"]])} for one in segments]
-    return {"panoptic_seg": (panoptic, renamed)}
+    mapped = [{**info, "category_id": int(order[info["category_id"]])} for info in segments]
+    return {"panoptic_seg": (panoptic, mapped)}
 
 
 @torch.no_grad()
 def panoptic_quality(
     model: torch.nn.Module, cfg: CfgNode, name: str, order: Sequence[int]
 ) -> float:
-    """PQ in percent with the classes named in an order (positions in the data set's own)."""
+    """Compute PQ in percent with the classes in an order, given as positions in the data set's."""
     classes = MetadataCatalog.get(name).vocabulary.classes
     vocabulary = Vocabulary([classes[position] for position in order])
-    judge = COCOPanopticEvaluator(name)
-    judge.reset()
+    evaluator = COCOPanopticEvaluator(name)
+    evaluator.reset()
     for inputs in tqdm(build_test_loader(cfg, name), desc="pages", leave=False):
         outputs = model([{**item, "vocabulary": vocabulary} for item in inputs])
-        judge.process(inputs, [in_book_order(output, order) for output in outputs])
-    return float(judge.evaluate()["panoptic_seg"]["PQ"])
+        evaluator.process(inputs, [in_dataset_order(output, order) for output in outputs])
+    return float(evaluator.evaluate()["panoptic_seg"]["PQ"])
 
 
 def orders(classes: int, number: int, seed: int = 0) -> list[list[int]]:
-    """The order as it is, then random ones."""
+    """Return the order of the data set, then random ones."""
     rng = np.random.default_rng(seed)
     return [list(range(classes)), *(rng.permutation(classes).tolist() for _ in range(number - 1))]
 
 
-def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the program; returns what it found."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the program; returns the results that it writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="nano/hipie_nano_picturebook.yaml")
     parser.add_argument("--weights", metavar="FILE", help="default: those of the configuration")
@@ -101,7 +105,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--orders", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks/name_order"))
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", default=[])
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     cfg = get_cfg()
     add_hipie_config(cfg)
     file = str(model_zoo.get_config_file(args.config_file))
@@ -117,17 +121,17 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         name = first_pages(DATASET, args.pages, Path(folder))
         number = len(MetadataCatalog.get(name).vocabulary.classes)
-        found = []
+        qualities = []
         for order in orders(number, args.orders):
-            found.append(panoptic_quality(model, cfg, name, order))
-            print(f"order {len(found)}: PQ {found[-1]:.2f}", flush=True)
-    spread = {
-        "PQ": {str(i): one for i, one in enumerate(found)},
-        "PQ-spread": max(found) - min(found),
+            qualities.append(panoptic_quality(model, cfg, name, order))
+            print(f"order {len(qualities)}: PQ {qualities[-1]:.2f}", flush=True)
+    results = {
+        "PQ": {str(i): quality for i, quality in enumerate(qualities)},
+        "PQ-range": max(qualities) - min(qualities),
     }
-    print(f"largest less smallest over {len(found)} orders: {spread['PQ-spread']:.2f}")
-    print(f"written to {write_results(spread, args.output)}")
-    return spread
+    print(f"range over {len(qualities)} orders: {results['PQ-range']:.2f}")
+    print(f"written to {write_results(results, args.output)}")
+    return results
 
 
 if __name__ == "__main__":
