@@ -55,9 +55,7 @@ def first_pages(name: str, pages: int, folder: Path) -> str:
     del metadata["name"]
     annotation = json.loads(Path(metadata["panoptic_json"]).read_text())
     image_ids = {record["image_id"] for record in records}
-    annotation["images"] = [
-        entry for entry in annotation["images"] if entry["id"] in image_ids
-    ]
+    annotation["images"] = [entry for entry in annotation["images"] if entry["id"] in image_ids]
     annotation["annotations"] = [
         entry for entry in annotation["annotations"] if entry["image_id"] in image_ids
     ]

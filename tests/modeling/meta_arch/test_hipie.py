@@ -327,13 +327,19 @@ def test_detectron2s_predictor_works_unchanged(model, tiny_cfg, tmp_path):
     same_results(found, model([{"image": image, "height": 100, "width": 120}])[0])
 
 
-def test_two_processes_learn_what_one_does(tmp_path, tiny_options):
-    """The gradients of a batch of two, in one process and averaged over two."""
-    meeting = tmp_path / "meeting"
-    program = ROOT / "tests/two_models.py"
+def test_gradients_of_two_processes_equal_those_of_one(tmp_path, tiny_options):
+    program = ROOT / "tests/modeling/meta_arch/distributed_gradients.py"
+    rendezvous = tmp_path / "rendezvous"
     processes = [
         subprocess.Popen(
-            [sys.executable, program, str(rank), meeting, tmp_path / f"{rank}.pt", *tiny_options],
+            [
+                sys.executable,
+                program,
+                str(rank),
+                rendezvous,
+                tmp_path / f"{rank}.pt",
+                *tiny_options,
+            ],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -342,14 +348,15 @@ def test_two_processes_learn_what_one_does(tmp_path, tiny_options):
     ]
     errors = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for task, whole in found[0]["whole"].items():
-        assert whole.keys() == found[0]["shared"][task].keys() == found[1]["shared"][task].keys()
-        largest = max(grad.abs().max() for grad in whole.values())
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for task, single in results[0]["single"].items():
+        distributed = [result["distributed"][task] for result in results]
+        assert single.keys() == distributed[0].keys() == distributed[1].keys()
+        largest = max(gradient.abs().max() for gradient in single.values())
         assert largest > 1e-3
-        for name, grad in whole.items():
-            for one in found:
-                error = (one["shared"][task][name] - grad).abs().max()
+        for name, gradient in single.items():
+            for of_process in distributed:
+                error = (of_process[name] - gradient).abs().max()
                 assert error < 1e-5 * max(1.0, float(largest)), (task, name, float(error))
 
 
