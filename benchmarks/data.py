@@ -11,7 +11,7 @@ of two ways measured in turns in one run.
 - parsing: 50,000 references with their objects, `load_refcoco` (seconds, and the memory that it
   adds to a process of its own) against unpickling and parsing alone
 - loading: 200 images of 640x480 with polygons, this package's mapper against Detectron2's
-- confusion: 2,000 label maps of 847 classes at 512x512, `confusion` against Detectron2's counting
+- confusion: 2,000 label maps of 847 classes at 512x512, `confusion_matrix` against Detectron2's counting
 
 `--scale 0.1` takes a tenth of each.
 """
@@ -45,7 +45,7 @@ from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import load_refcoco
 from hipie.data.datasets.coco import register
 from hipie.evaluation import ReferringEvaluator, write_results
-from hipie.evaluation.part_evaluation import confusion
+from hipie.evaluation.metrics.part_iou import confusion_matrix
 from hipie.vocabularies.vocabulary import Vocabulary
 
 HEIGHT, WIDTH = 480, 640
@@ -269,7 +269,7 @@ def loading(scale: float) -> dict[str, float]:
 
 
 def counting(scale: float) -> dict[str, float]:
-    """`confusion` against the counting of Detectron2's `SemSegEvaluator`."""
+    """`confusion_matrix` against the counting of Detectron2's `SemSegEvaluator`."""
     rng = np.random.default_rng(0)
     number = max(4, int(LABEL_MAPS * scale))
     pool = []
@@ -284,7 +284,7 @@ def counting(scale: float) -> dict[str, float]:
         total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
         for k in range(number):
             found, truth = pool[k % len(pool)]
-            total += confusion(found, truth - 1, CLASSES)
+            total += confusion_matrix(found, truth - 1, CLASSES)
         totals["ours"] = total
 
     def detectron2s() -> None:

@@ -42,9 +42,13 @@ from hipie.data.datasets import register_all
 from hipie.data.datasets.picturebook import IGNORE_LABEL, picturebook_vocabulary
 from hipie.data.image_io import read_image, read_label_map
 from hipie.evaluation import ClassAgnosticRecall, write_results
-from hipie.evaluation.metrics.expression_iou import expressions_with_answers, overlap_with
-from hipie.evaluation.metrics.iou import Overlap, referring_scores
-from hipie.evaluation.part_evaluation import confusion, iou_of_classes, mean_of_shown
+from hipie.evaluation.metrics.expression_iou import (
+    MaskOverlap,
+    mask_overlap,
+    match_expressions,
+    referring_scores,
+)
+from hipie.evaluation.metrics.part_iou import class_ious, confusion_matrix, mean_iou
 
 QUESTIONS = ("colours", "sentences", "pairs", "classes")
 COLOUR_PAGES = 300
@@ -100,8 +104,10 @@ def colour_miou(pages: int, seed: int = 0) -> float:
     counts = np.zeros((classes, classes), np.int64)
     for record in tqdm(DatasetCatalog.get("picturebook_val_panoptic")[:pages], desc="colours"):
         image, truth = _pixels(record)
-        counts += confusion(classifier(image), np.where(truth == IGNORE_LABEL, -1, truth), classes)
-    return mean_of_shown(iou_of_classes(counts))
+        counts += confusion_matrix(
+            classifier(image), np.where(truth == IGNORE_LABEL, -1, truth), classes
+        )
+    return mean_iou(class_ious(counts))
 
 
 def _pixels(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +131,7 @@ def shuffled_sentences(sentences: Sequence[Sequence[str]]) -> list[list[str]]:
 @torch.no_grad()
 def answered(
     model: torch.nn.Module, cfg: CfgNode, name: str, pages: int, shuffle: bool = False
-) -> Iterator[tuple[Overlap, str]]:
+) -> Iterator[tuple[MaskOverlap, str]]:
     """For every sentence: common pixels, pixels in either mask, and what is new in its words.
 
     Args:
@@ -144,11 +150,11 @@ def answered(
         zip(records, asked, loader, strict=True), total=len(records), desc=title
     ):
         answers = model([{**inputs[0], "expressions": texts}])[0]["referring"]
-        for sentence, answer, target in expressions_with_answers(record, answers):
-            yield overlap_with(answer, target), str(sentence["held_out"] or "")
+        for sentence, answer, target in match_expressions(record, answers):
+            yield mask_overlap(answer, target), str(sentence["held_out"] or "")
 
 
-def overall_iou(counts: Sequence[tuple[Overlap, str]]) -> float:
+def overall_iou(counts: Sequence[tuple[MaskOverlap, str]]) -> float:
     """oIoU in percent."""
     return referring_scores([overlap for overlap, _ in counts])["oIoU"]
 

@@ -64,9 +64,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "hipie/modeling/postprocessing/panoptic_inference.py": (
         "modeling/postprocessing/test_panoptic_inference.py",
     ),
-    "hipie/evaluation/metrics/iou.py": ("evaluation/metrics/test_iou.py",),
+    "hipie/evaluation/metrics/expression_iou.py": ("evaluation/metrics/test_expression_iou.py",),
     "hipie/evaluation/referring_evaluation.py": ("evaluation/test_referring_evaluation.py",),
-    "hipie/evaluation/part_evaluation.py": ("evaluation/test_part_evaluation.py",),
+    "hipie/evaluation/metrics/part_iou.py": ("evaluation/test_part_evaluation.py",),
 }
 
 # Operators that replace variables need their names; the others take no arguments.

@@ -1,4 +1,4 @@
-"""Evaluators that Detectron2 lacks, and the choice of the right one for a data set."""
+"""Evaluators that Detectron2 lacks, and the registry of evaluators."""
 
 from hipie.evaluation.build import EVALUATOR_REGISTRY, build_evaluator
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall, wilson_interval

@@ -23,9 +23,9 @@ from PIL import Image
 
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
 from hipie.evaluation.coco_evaluation import (
-    CheckedCOCOEvaluator,
-    CountingEvaluator,
-    PanopticInstancesEvaluator,
+    COCOInstanceEvaluator,
+    FilteredCOCOEvaluator,
+    PanopticInstanceEvaluator,
 )
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
@@ -42,8 +42,8 @@ Registry of functions `(cfg, dataset_name, output_folder) -> DatasetEvaluator`.
 
 A data set names its function by `evaluator_type` in its metadata. An architecture whose predictions
 have a form of their own names another one; see `SegmentationModel.evaluator`. `output_folder` is
-None where predictions are not written. The metadata's `result_name` renames the task in the results, and
-`also_at` has expressions evaluated at a second size.
+None where predictions are not written. The metadata's `result_name` renames the task in the results,
+and with `resized_to` masks of expressions are compared a second time after resizing.
 """
 
 
@@ -79,8 +79,8 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetE
     """Build the evaluator of COCO's box and mask AP."""
     faster = cfg.TEST.FASTER_COCO_EVAL
     if _has_annotation_ids(dataset_name):
-        return CheckedCOCOEvaluator(dataset_name, output_folder, faster=faster)
-    return CountingEvaluator(dataset_name, output_folder, faster=faster)
+        return FilteredCOCOEvaluator(dataset_name, output_folder, faster=faster)
+    return COCOInstanceEvaluator(dataset_name, output_folder, faster=faster)
 
 
 @EVALUATOR_REGISTRY.register()
@@ -97,7 +97,7 @@ def coco_panoptic_seg(
     evaluators: list[DatasetEvaluator] = []
     if enabled.INSTANCE_ON:
         faster = cfg.TEST.FASTER_COCO_EVAL
-        evaluators.append(PanopticInstancesEvaluator(dataset_name, output_folder, faster=faster))
+        evaluators.append(PanopticInstanceEvaluator(dataset_name, output_folder, faster=faster))
     if enabled.SEMANTIC_ON and any("sem_seg_file_name" in record for record in records[:1]):
         evaluators.append(sem_seg(cfg, dataset_name, output_folder))
     if enabled.PANOPTIC_ON:
@@ -208,7 +208,7 @@ def cosaliency(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> Da
 
 def _options(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
-    return {key: metadata.get(key) for key in ("result_name", "also_at") if metadata.get(key)}
+    return {key: metadata.get(key) for key in ("result_name", "resized_to") if metadata.get(key)}
 
 
 def _has_annotation_ids(dataset_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Things whose names training never saw: are they found, and are they called by their names?"""
+"""Evaluator of class-agnostic recall and naming accuracy of classes that are not in training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import io
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,29 +20,51 @@ from pycocotools.cocoeval import COCOeval
 
 from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
 from hipie.data.image_io import read_label_map
+from hipie.data.io.rle import RLE
 from hipie.evaluation.distributed import gather_lists
 
-MOST_DETECTIONS = 100
+MAX_DETECTIONS = 100
 MATCH_IOU = 0.5
 
 
+@dataclass(frozen=True)
+class ImageDetections:
+    """Objects of unseen classes in one image, and the predicted masks.
+
+    Attributes:
+        size: (height, width).
+        objects: ground-truth masks.
+        object_classes: class of each object.
+        detections: predicted masks of any class, by descending score.
+        scores: of the detections.
+        detection_classes: predicted class of each detection.
+    """
+
+    size: tuple[int, int]
+    objects: Sequence[RLE]
+    object_classes: Sequence[int]
+    detections: Sequence[RLE]
+    scores: Sequence[float]
+    detection_classes: Sequence[int]
+
+
 class ClassAgnosticRecall(DatasetEvaluator):
-    """Recall of masks of unseen things whatever they are called, and how often they are named.
+    """Recall of masks of unseen classes, whatever their predicted class, and naming accuracy.
 
     `AR@100` is COCO's average recall over IoU 0.5 ... 0.95 with 100 masks an image, classes
-    ignored, over the objects of `unseen_classes` only. `naming` is the share, among those objects
-    that a mask of IoU 0.5 or more shows, whose best-scored such mask bears the right name;
-    `naming_low` and `naming_high` are Wilson's 95 % interval, and `chance` is that of guessing
-    among all things. All in percent.
+    ignored, over the objects of `unseen_classes` only. `naming` is the fraction, among the objects
+    matched by a mask of IoU 0.5 or more (`matched`), whose best-scored such mask has the right
+    class; `naming_low` and `naming_high` are Wilson's 95 % interval, and `chance` is that of
+    guessing among all thing classes. All in percent.
 
     Args:
         dataset_name: a registered data set with `unseen_classes` in its metadata, and records
             with `segments_info` or `annotations`.
-        distributed: gather from all processes.
-        result_name: the key of the results.
+        distributed: gather the detections of all processes.
+        result_name: key of the results.
     """
 
-    protocol = "masks of things with unseen names, whatever they are called, 100 an image"
+    protocol = "masks of unseen classes, whatever their predicted class, 100 an image"
 
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "unseen"
@@ -48,137 +72,142 @@ class ClassAgnosticRecall(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         names = list(metadata.thing_classes)
         self._unseen = {names.index(name) for name in metadata.unseen_classes}
-        self._things = len(names)
+        self._num_classes = len(names)
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything counted so far."""
-        self._images: list[dict[str, Any]] = []
+        """Discard the images collected so far."""
+        self._images: list[ImageDetections] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep the run lengths of a batch: objects of unseen classes, and the best 100 masks."""
+        """Keep the objects of unseen classes and the best 100 masks of a batch, as RLEs."""
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records[item["image_id"]]
             masks, classes = _annotated_masks(record)
-            wanted = [i for i, c in enumerate(classes) if int(c) in self._unseen]
-            found = output["instances"].to("cpu")
-            best = found.scores.argsort(descending=True, stable=True)[:MOST_DETECTIONS]
-            found = found[best]
+            unseen = [i for i, class_id in enumerate(classes) if int(class_id) in self._unseen]
+            instances = output["instances"].to("cpu")
+            best = instances.scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]
+            instances = instances[best]
             self._images.append(
-                {
-                    "image_id": item["image_id"],
-                    "size": (record["height"], record["width"]),
-                    "objects": [_runs(masks[i]) for i in wanted],
-                    "classes": [int(classes[i]) for i in wanted],
-                    "found": [_runs(mask) for mask in found.pred_masks.numpy()],
-                    "scores": found.scores.tolist(),
-                    "names": found.pred_classes.tolist(),
-                }
+                ImageDetections(
+                    (record["height"], record["width"]),
+                    [_encode_rle(masks[i]) for i in unseen],
+                    [int(classes[i]) for i in unseen],
+                    [_encode_rle(mask) for mask in instances.pred_masks.numpy()],
+                    instances.scores.tolist(),
+                    instances.pred_classes.tolist(),
+                )
             )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The scores in percent; None on all but the first process."""
+        """Return the scores in percent; None on all but the first process."""
         images = gather_lists(self._images, self._distributed)
         if images is None:
             return None
-        named, shown = 0, 0
+        correct = matched = 0
         for image in images:
-            hits, matched = _named(image)
-            named, shown = named + hits, shown + matched
-        low, high = wilson_interval(named, shown)
+            image_correct, image_matched = _count_naming(image)
+            correct, matched = correct + image_correct, matched + image_matched
+        low, high = wilson_interval(correct, matched)
         scores = {
             "AR@100": average_recall(images),
-            "objects": sum(len(image["objects"]) for image in images),
-            "matched": shown,
-            "naming": 100.0 * named / shown if shown else float("nan"),
+            "objects": sum(len(image.objects) for image in images),
+            "matched": matched,
+            "naming": 100.0 * correct / matched if matched else float("nan"),
             "naming_low": 100.0 * low,
             "naming_high": 100.0 * high,
-            "chance": 100.0 / self._things,
+            "chance": 100.0 / self._num_classes,
         }
         return OrderedDict({self._result_name: scores})
 
 
 def wilson_interval(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share, 0..1 (Wilson, JASA 1927); (0, 1) without trials."""
+    """Compute Wilson's score interval of a proportion, 0..1 (Wilson, JASA 1927).
+
+    Args:
+        hits: successes.
+        trials: of them; without any the interval is (0, 1).
+        z: quantile of the normal distribution; by default for 95 %.
+    """
     if trials == 0:
         return 0.0, 1.0
     share = hits / trials
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    middle, scale = share + z * z / (2 * trials), 1 + z * z / trials
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    centre, scale = share + z * z / (2 * trials), 1 + z * z / trials
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
-def average_recall(images: list[dict[str, Any]]) -> float:
-    """COCO's AR with 100 masks an image over all objects as one class, percent.
-
-    Args:
-        images: dicts with `image_id`, `size`, `objects` and `found` (run lengths), `scores`.
+def average_recall(images: Sequence[ImageDetections]) -> float:
+    """Compute COCO's AR with 100 masks an image over all objects as one class, in percent.
 
     Returns:
         NaN if there are no objects.
     """
-    if not any(image["objects"] for image in images):
+    if not any(image.objects for image in images):
         return float("nan")
-    truth, found = COCO(), []
+    truth, detections = COCO(), []
     truth.dataset = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
-    for number, image in enumerate(images, 1):
-        height, width = image["size"]
-        truth.dataset["images"].append({"id": number, "height": height, "width": width})
-        for runs in image["objects"]:
+    for image_id, image in enumerate(images, 1):
+        height, width = image.size
+        truth.dataset["images"].append({"id": image_id, "height": height, "width": width})
+        for rle in image.objects:
             truth.dataset["annotations"].append(
                 {
                     "id": len(truth.dataset["annotations"]) + 1,
-                    "image_id": number,
+                    "image_id": image_id,
                     "category_id": 1,
-                    "segmentation": runs,
-                    "area": float(mask_util.area(runs)),
-                    "bbox": mask_util.toBbox(runs).tolist(),
+                    "segmentation": rle,
+                    "area": float(mask_util.area(rle)),
+                    "bbox": mask_util.toBbox(rle).tolist(),
                     "iscrowd": 0,
                 }
             )
-        for runs, score in zip(image["found"], image["scores"], strict=True):
-            found.append(
-                {"image_id": number, "category_id": 1, "segmentation": runs, "score": score}
+        for rle, score in zip(image.detections, image.scores, strict=True):
+            detections.append(
+                {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
             )
-    if not found:
+    if not detections:
         return 0.0
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(found), "segm")
-        judge.params.maxDets = [MOST_DETECTIONS]
-        judge.params.areaRng = [judge.params.areaRng[0]]
-        judge.params.areaRngLbl = ["all"]
-        judge.evaluate()
-        judge.accumulate()
-    return 100.0 * float(judge.eval["recall"].mean())
+        coco_eval = COCOeval(truth, truth.loadRes(detections), "segm")
+        coco_eval.params.maxDets = [MAX_DETECTIONS]
+        coco_eval.params.areaRng = [coco_eval.params.areaRng[0]]
+        coco_eval.params.areaRngLbl = ["all"]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    return 100.0 * float(coco_eval.eval["recall"].mean())
 
 
-def _named(image: dict[str, Any]) -> tuple[int, int]:
-    """How many objects were called by their name, and how many were matched at all."""
-    if not image["objects"] or not image["found"]:
+def _count_naming(image: ImageDetections) -> tuple[int, int]:
+    """Count the matched objects with the right class, and all matched objects."""
+    if not image.objects or not image.detections:
         return 0, 0
-    overlaps = mask_util.iou(image["found"], image["objects"], [0] * len(image["objects"]))
-    hits = matched = 0
-    for column, wanted in enumerate(image["classes"]):
-        shows = np.flatnonzero(overlaps[:, column] >= MATCH_IOU)
-        if len(shows):
+    ious = mask_util.iou(list(image.detections), list(image.objects), [0] * len(image.objects))
+    correct = matched = 0
+    for column, class_id in enumerate(image.object_classes):
+        matches = np.flatnonzero(ious[:, column] >= MATCH_IOU)
+        if len(matches):
             matched += 1
-            hits += image["names"][shows[0]] == wanted
-    return hits, matched
+            correct += image.detection_classes[matches[0]] == class_id
+    return correct, matched
 
 
 def _annotated_masks(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return masks [N, H, W] bool and classes [N] of a record's objects, without crowds."""
     if "segments_info" in record:
-        colours = read_label_map(record["pan_seg_file_name"])
-        return panoptic_masks(colours, record["segments_info"], NoOpTransform())
-    kept = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        labels = read_label_map(record["pan_seg_file_name"])
+        return panoptic_masks(labels, record["segments_info"], NoOpTransform())
+    annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     size = record["height"], record["width"]
-    masks = [decode_mask(a["segmentation"], *size) for a in kept]
-    return np.array(masks, dtype=bool), np.array([a["category_id"] for a in kept], dtype=np.int64)
+    masks = [decode_mask(a["segmentation"], *size) for a in annotations]
+    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+    return np.array(masks, dtype=bool), classes
 
 
-def _runs(mask: np.ndarray) -> dict[str, Any]:
-    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+def _encode_rle(mask: np.ndarray) -> RLE:
+    rle: RLE = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle

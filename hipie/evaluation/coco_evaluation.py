@@ -1,20 +1,24 @@
-"""COCO's AP where Detectron2's evaluator stops: people's own files, things in any order."""
+"""Evaluators of COCO's box and mask AP."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
+from pycocotools.cocoeval import COCOeval
 
 from hipie.data.dataset_mappers.annotations import decode_mask
 
 
-def faster_counting() -> type:
-    """The class of the package faster-coco-eval that counts AP.
+def load_faster_coco_eval() -> type:
+    """Import the replacement of pycocotools' `COCOeval` from faster-coco-eval.
 
     Raises:
         ValueError: if the package is not installed.
@@ -26,51 +30,81 @@ def faster_counting() -> type:
             "TEST.FASTER_COCO_EVAL needs the package faster-coco-eval: "
             'pip install faster-coco-eval (or "hipie[fast_evaluation]")'
         ) from error
-    return COCOeval_faster
+    faster: type = COCOeval_faster
+    return faster
 
 
-class CountingEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator` of boxes and masks, counted by one of two packages.
+class COCOInstanceEvaluator(COCOEvaluator):
+    """Detectron2's `COCOEvaluator` of boxes and masks, with the choice of the COCO API.
 
     Args:
         dataset_name: a registered data set with a `json_file`.
         output_folder: where predictions are written; None = nowhere.
-        faster: count with faster-coco-eval instead of pycocotools.
+        faster: use faster-coco-eval instead of pycocotools.
     """
 
     def __init__(
         self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
     ) -> None:
-        self._faster = faster_counting() if faster else None
+        self._coco_eval = load_faster_coco_eval() if faster else COCOeval
         super().__init__(
             dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
         )
 
-    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:
-        """The scores in percent; empty on all but the first process."""
-        if self._faster is None:
-            return super().evaluate(img_ids)
-        usual = coco_evaluation.COCOeval_opt
-        # Where Detectron2 looks for a fast implementation.
-        coco_evaluation.COCOeval_opt, self._use_fast_impl = self._faster, True
-        try:
-            return super().evaluate(img_ids)
-        finally:
-            coco_evaluation.COCOeval_opt, self._use_fast_impl = usual, False
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
+    ) -> None:
+        """Fill `self._results`; called by `evaluate` on the first process."""
+        results = [result for image in predictions for result in image["instances"]]
+        self._restore_category_ids(results)
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            with open(path, "w") as file:
+                json.dump(results, file)
+        if not self._do_evaluation:
+            return
+        class_names = self._metadata.get("thing_classes")
+        for task in sorted(self._tasks):
+            coco_eval = None
+            if results:
+                coco_eval = _evaluate_predictions_on_coco(
+                    self._coco_api,
+                    results,
+                    task,
+                    cocoeval_fn=self._coco_eval,
+                    img_ids=img_ids,
+                    max_dets_per_image=self._max_dets_per_image,
+                )
+            self._results[task] = self._derive_coco_results(coco_eval, task, class_names)
+
+    def _restore_category_ids(self, results: list[dict[str, Any]]) -> None:
+        """Replace contiguous class indices by the category ids of the file, in place."""
+        contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if contiguous_ids is None:
+            return
+        category_ids = {index: category for category, index in contiguous_ids.items()}
+        for result in results:
+            index = result["category_id"]
+            if index not in category_ids:
+                raise ValueError(
+                    f"a prediction has class {index}, which is none of the data set's "
+                    f"{len(category_ids)} thing classes"
+                )
+            result["category_id"] = category_ids[index]
 
 
-class CheckedCOCOEvaluator(CountingEvaluator):
-    """Detectron2's `COCOEvaluator` over exactly the objects that the data set's reader kept.
+class FilteredCOCOEvaluator(COCOInstanceEvaluator):
+    """COCO AP over exactly the annotations that the data set's reader keeps.
 
-    pycocotools fails on annotations without corners and on those without an `area`, and never
-    matches the one whose id is 0; here the first are left out, as in training, the second get
-    theirs counted, and all are numbered from 1. A file may have fewer categories than there are
+    pycocotools fails on annotations without polygon vertices or without an `area`, and never
+    matches the one whose id is 0; here the first are dropped, as in training, missing areas are
+    computed, and annotations are numbered from 1. A file may have fewer categories than there are
     classes in the vocabulary, as those of ODinW have.
 
     Args:
         dataset_name: a registered data set with a `json_file`, whose records have `annotations`
             with `id`.
-        output_folder, faster: see `CountingEvaluator`.
+        output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
     def __init__(
@@ -78,76 +112,71 @@ class CheckedCOCOEvaluator(CountingEvaluator):
     ) -> None:
         records = DatasetCatalog.get(dataset_name)
         super().__init__(dataset_name, output_folder, faster=faster)
-        kept = {one["id"]: (one, record) for record in records for one in record["annotations"]}
+        kept = {a["id"]: (a, record) for record in records for a in record["annotations"]}
         content = self._coco_api.dataset
-        mended = [
-            _mended(annotation, *kept[annotation["id"]])
+        completed = [
+            _complete_annotation(annotation, *kept[annotation["id"]])
             for annotation in content["annotations"]
             if annotation["id"] in kept
         ]
-        content["annotations"] = [{**one, "id": i} for i, one in enumerate(mended, 1)]
+        content["annotations"] = [{**a, "id": number} for number, a in enumerate(completed, 1)]
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
-        self._metadata = self._of_the_file()
-        masks = all("segmentation" in one for one, _ in kept.values())
-        self._tasks = ("bbox", "segm") if masks else ("bbox",)
+        self._metadata = self._metadata_of_file()
+        has_masks = all("segmentation" in annotation for annotation, _ in kept.values())
+        self._tasks = ("bbox", "segm") if has_masks else ("bbox",)
 
-    def _of_the_file(self) -> Metadata:
-        """The metadata with names for the file's categories only, whose APs are reported."""
-        contiguous = self._metadata.thing_dataset_id_to_contiguous_id
+    def _metadata_of_file(self) -> Metadata:
+        """Return metadata with the names of the file's categories only, whose APs are reported."""
+        contiguous_ids = self._metadata.thing_dataset_id_to_contiguous_id
         names = self._metadata.thing_classes
         return Metadata().set(
-            thing_dataset_id_to_contiguous_id=contiguous,
+            thing_dataset_id_to_contiguous_id=contiguous_ids,
             thing_classes=[
-                names[contiguous[number]] if number in contiguous else str(number)
-                for number in sorted(self._coco_api.getCatIds())
+                names[contiguous_ids[category]] if category in contiguous_ids else str(category)
+                for category in sorted(self._coco_api.getCatIds())
             ],
         )
 
 
-class PanopticInstancesEvaluator(CountingEvaluator):
-    """Detectron2's `COCOEvaluator` on a panoptic data set whose things stand among its stuff.
+class PanopticInstanceEvaluator(COCOInstanceEvaluator):
+    """COCO AP of the things of a panoptic data set whose classes are in any order.
 
-    Detectron2's wants the things' classes to be the first of all; those of ADE20K are not.
+    Detectron2's evaluator requires thing classes to come before stuff; those of ADE20K do not.
 
     Args:
         dataset_name: a registered data set with a `json_file` and
             `thing_dataset_id_to_contiguous_id`, which may skip numbers.
-        output_folder, faster: see `CountingEvaluator`.
+        output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
-    def __init__(
-        self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
-    ) -> None:
-        super().__init__(dataset_name, output_folder, faster=faster)
-        contiguous = self._metadata.thing_dataset_id_to_contiguous_id
-        self._category = {place: number for number, place in contiguous.items()}
-        self._metadata = Metadata().set(thing_classes=self._metadata.thing_classes)
-
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep the things of a batch, under the ids of the annotation file."""
+        """Keep the things of a batch."""
         start = len(self._predictions)
         super().process(inputs, outputs)
+        thing_indices = set(self._metadata.thing_dataset_id_to_contiguous_id.values())
         for prediction in self._predictions[start:]:
-            kept = [one for one in prediction["instances"] if one["category_id"] in self._category]
-            for one in kept:
-                one["category_id"] = self._category[one["category_id"]]
-            prediction["instances"] = kept
+            prediction["instances"] = [
+                instance
+                for instance in prediction["instances"]
+                if instance["category_id"] in thing_indices
+            ]
 
 
-def _mended(
+def _complete_annotation(
     annotation: dict[str, Any], kept: dict[str, Any], record: dict[str, Any]
 ) -> dict[str, Any]:
-    mended = {**annotation, "bbox": kept["bbox"], "iscrowd": kept["iscrowd"]}
+    """Return a file's annotation with the box and mask that the reader kept, and an area."""
+    completed = {**annotation, "bbox": kept["bbox"], "iscrowd": kept["iscrowd"]}
     if "segmentation" in kept:
-        mended["segmentation"] = kept["segmentation"]
-    if "area" not in mended:
-        mended["area"] = _area(kept, record)
-    return mended
+        completed["segmentation"] = kept["segmentation"]
+    if "area" not in completed:
+        completed["area"] = _annotation_area(kept, record)
+    return completed
 
 
-def _area(kept: dict[str, Any], record: dict[str, Any]) -> float:
+def _annotation_area(kept: dict[str, Any], record: dict[str, Any]) -> float:
     if "segmentation" not in kept:
-        return kept["bbox"][2] * kept["bbox"][3]
+        return float(kept["bbox"][2] * kept["bbox"][3])
     mask = decode_mask(kept["segmentation"], record["height"], record["width"])
     return float(mask.sum())

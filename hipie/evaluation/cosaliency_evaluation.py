@@ -1,4 +1,4 @@
-"""Co-saliency: does a grey map show what a group of images has in common?"""
+"""Evaluator of co-saliency: CoCA, CoSal2015 and CoSOD3k."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.image_io import read_saliency_mask
 from hipie.evaluation.distributed import gather_lists
-from hipie.evaluation.group_predictions import answered_map, images_of_batch
+from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
 from hipie.evaluation.metrics.averages import mean
-from hipie.evaluation.metrics.expression_iou import answer_of
+from hipie.evaluation.metrics.expression_iou import predicted_mask
 from hipie.evaluation.metrics.saliency import (
-    enhanced_alignment,
+    e_measure,
     f_measure,
     mean_absolute_error,
-    stretched,
-    structure,
+    normalize_map,
+    s_measure,
 )
 
 
-class ImageScores(NamedTuple):
-    """The measures of one image."""
+class ImageMeasures(NamedTuple):
+    """Saliency measures of one image.
+
+    Attributes:
+        image: its id.
+        mae, s: mean absolute error and S-measure.
+        f_adaptive, e_adaptive: F- and E-measure at the adaptive threshold.
+        f_curve, e_curve: [256] at each threshold.
+    """
 
     image: str
     mae: float
@@ -38,20 +45,20 @@ class ImageScores(NamedTuple):
 
 
 class CoSaliencyEvaluator(DatasetEvaluator):
-    """S, E, F and MAE as the mean over all images of a set, 0..1.
+    """S, E, F and MAE as means over all images of a data set, 0..1.
 
     E and F are curves over 256 thresholds, averaged over the images: `E_max` and `F_max` are
-    their highest values, `E_mean` and `F_mean` their means; `E_adaptive` and `F_adaptive` take
-    twice a map's mean as its threshold. An image that occurs twice counts once.
+    their maxima, `E_mean` and `F_mean` their means; `E_adaptive` and `F_adaptive` use twice a map's
+    mean as its threshold. A repeated image counts once.
 
-    Outputs are dicts with `sem_seg` [1, H, W] of 0..1, or with `referring` (the union of the masks
-    of the one sentence); for an input that is a group (`images`), a list of them. Maps are rounded
-    to 256 values and resized to the mask.
+    Outputs are dicts with `sem_seg` [1, H, W] in 0..1, or with `referring` (the union of the masks
+    of the single expression); for an input that is a group (`images`), a list of them. Maps are
+    rounded to 256 values and resized to the ground truth.
 
     Args:
         dataset_name: a registered data set whose records have `saliency_file_name`.
-        distributed: gather from all processes.
-        result_name: the key of the results.
+        distributed: gather the measures of all processes.
+        result_name: key of the results.
     """
 
     protocol = "mean over all images, at the masks' own size, scores 0 to 1"
@@ -65,31 +72,33 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything counted so far."""
-        self._scores: list[ImageScores] = []
+        """Discard the images measured so far."""
+        self._measures: list[ImageMeasures] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[Any]) -> None:
         """Measure the images of a batch.
 
         Raises:
-            ValueError: if answers are missing, or a mask cannot be read.
+            ValueError: if predictions are missing, or a mask cannot be read.
         """
-        for _, image, answer in images_of_batch(inputs, outputs):
+        for _, image, output in pair_images_with_outputs(inputs, outputs):
             record = self._records[image["image_id"]]
             mask = read_saliency_mask(record["saliency_file_name"])
-            self._scores.append(image_scores(record["image_id"], _grey(record, answer), mask))
+            grey = _to_grey_map(record, output)
+            self._measures.append(measure_image(record["image_id"], grey, mask))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The scores; None on all but the first process."""
-        found = gather_lists(self._scores, self._distributed)
-        if found is None:
+        """Return the scores; None on all but the first process."""
+        measures = gather_lists(self._measures, self._distributed)
+        if measures is None:
             return None
-        unique = {one.image: one for one in reversed(found)}
-        return OrderedDict({self._result_name: set_scores([unique[key] for key in sorted(unique)])})
+        unique = {image.image: image for image in reversed(measures)}
+        images = [unique[key] for key in sorted(unique)]
+        return OrderedDict({self._result_name: cosaliency_scores(images)})
 
 
-def image_scores(image: str, grey: np.ndarray, mask: np.ndarray) -> ImageScores:
-    """The measures of one image.
+def measure_image(image: str, grey: np.ndarray, mask: np.ndarray) -> ImageMeasures:
+    """Compute the measures of one image.
 
     Args:
         image: its id.
@@ -98,12 +107,12 @@ def image_scores(image: str, grey: np.ndarray, mask: np.ndarray) -> ImageScores:
     """
     if grey.shape != mask.shape:
         grey = cv2.resize(grey, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    values = stretched(grey)
-    f, e = f_measure(values, mask), enhanced_alignment(values, mask)
-    return ImageScores(
+    values = normalize_map(grey)
+    f, e = f_measure(values, mask), e_measure(values, mask)
+    return ImageMeasures(
         image,
         mean_absolute_error(values, mask),
-        structure(values, mask),
+        s_measure(values, mask),
         f.adaptive,
         e.adaptive,
         f.at_levels,
@@ -111,33 +120,34 @@ def image_scores(image: str, grey: np.ndarray, mask: np.ndarray) -> ImageScores:
     )
 
 
-def set_scores(images: list[ImageScores]) -> dict[str, float]:
-    """The means over images that always come in the same order; NaN without any."""
+def cosaliency_scores(images: list[ImageMeasures]) -> dict[str, float]:
+    """Average the measures of images, which come in a fixed order; NaN without images."""
     if not images:
         names = ("S", "E_max", "E_mean", "E_adaptive", "F_max", "F_mean", "F_adaptive", "MAE")
         return {**dict.fromkeys(names, float("nan")), "images": 0}
-    e_curve = np.mean([one.e_curve for one in images], axis=0)
-    f_curve = np.mean([one.f_curve for one in images], axis=0)
+    e_curve = np.mean([image.e_curve for image in images], axis=0)
+    f_curve = np.mean([image.f_curve for image in images], axis=0)
     return {
-        "S": mean(one.s for one in images),
+        "S": mean(image.s for image in images),
         "E_max": float(e_curve.max()),
         "E_mean": float(e_curve.mean()),
-        "E_adaptive": mean(one.e_adaptive for one in images),
+        "E_adaptive": mean(image.e_adaptive for image in images),
         "F_max": float(f_curve.max()),
         "F_mean": float(f_curve.mean()),
-        "F_adaptive": mean(one.f_adaptive for one in images),
-        "MAE": mean(one.mae for one in images),
+        "F_adaptive": mean(image.f_adaptive for image in images),
+        "MAE": mean(image.mae for image in images),
         "images": len(images),
     }
 
 
-def _grey(record: dict[str, Any], answer: dict[str, Any]) -> np.ndarray:
-    """An answer as a grey map, uint8."""
-    if "sem_seg" in answer:
-        values = np.nan_to_num(answered_map(answer))
-        return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    (only,) = answer["referring"]
-    found = answer_of(only, record["file_name"], record["height"], record["width"])
-    if not isinstance(found, np.ndarray):
-        found = mask_util.decode(found)
-    return found.astype(np.uint8) * np.uint8(255)
+def _to_grey_map(record: dict[str, Any], output: dict[str, Any]) -> np.ndarray:
+    """Convert an output to a grey map, uint8 [H, W]."""
+    if "sem_seg" in output:
+        values = np.nan_to_num(predicted_map(output))
+        grey: np.ndarray = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+        return grey
+    (instances,) = output["referring"]
+    mask = predicted_mask(instances, record["file_name"], record["height"], record["width"])
+    if not isinstance(mask, np.ndarray):
+        mask = mask_util.decode(mask)
+    return np.asarray(mask.astype(np.uint8) * np.uint8(255))

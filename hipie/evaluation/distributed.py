@@ -1,27 +1,29 @@
-"""Bringing what the processes counted to the first of them."""
+"""Collection of results from all processes on the first one."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from detectron2.utils import comm
 
+T = TypeVar("T")
 
-def gather_lists(items: list[Any], distributed: bool) -> list[Any] | None:
-    """The lists of all processes one after another; None on all but the first process."""
+
+def gather_lists(items: list[T], distributed: bool) -> list[T] | None:
+    """Concatenate the lists of all processes; None on all but the first process."""
     if not distributed:
         return items
     comm.synchronize()
-    parts = comm.gather(items, dst=0)
-    return list(itertools.chain(*parts)) if comm.is_main_process() else None
+    lists = comm.gather(items, dst=0)
+    return list(itertools.chain(*lists)) if comm.is_main_process() else None
 
 
 def gather_sum(counts: np.ndarray, distributed: bool) -> np.ndarray | None:
-    """The sum of the arrays of all processes; None on all but the first process."""
+    """Sum the arrays of all processes; None on all but the first process."""
     if not distributed:
         return counts
     comm.synchronize()
-    parts = comm.gather(counts, dst=0)
-    return np.sum(parts, axis=0) if comm.is_main_process() else None
+    arrays = comm.gather(counts, dst=0)
+    return np.sum(arrays, axis=0) if comm.is_main_process() else None

@@ -1,4 +1,4 @@
-"""Generalised referring segmentation: expressions that mean one thing, several, or nothing."""
+"""Evaluator of generalised referring segmentation: gRefCOCO."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 from detectron2.structures import Instances
 
 from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.iou import Overlap
+from hipie.evaluation.metrics.expression_iou import MaskOverlap
 from hipie.evaluation.referring_base import ExpressionEvaluator
 
-PRECISION_AT = (0.7, 0.8, 0.9)
+PRECISION_THRESHOLDS = (0.7, 0.8, 0.9)
 
 
 class GeneralizedReferringEvaluator(ExpressionEvaluator):
     """gIoU, cIoU, N-acc, T-acc and Pr@0.7 ... 0.9 (Liu et al., CVPR 2023), in percent.
 
-    An empty answer says that nothing is meant. gIoU is the mean IoU over all expressions, where an
-    expression that means nothing counts 1 if its answer is empty, else 0; cIoU is the sum of
-    intersections over the sum of unions; N-acc the share of empty answers among expressions that
-    mean nothing, T-acc that of answers among the others; Pr@X the share of expressions with a target
-    whose IoU is at least X. A score without an expression to take it from is NaN.
+    An empty mask predicts that there is no target. gIoU is the mean IoU over all expressions, where
+    an expression without target counts 1 if its mask is empty, else 0; cIoU is the sum of
+    intersections over the sum of unions; N-acc is the fraction of empty masks among expressions
+    without target, T-acc that of non-empty masks among the others; Pr@X is the fraction of
+    expressions with a target whose IoU is at least X. A score without expressions is NaN.
 
-    Outputs and arguments as for `SentenceEvaluator`.
+    Outputs and arguments as for `ExpressionEvaluator`.
     """
 
     def __init__(
@@ -30,26 +30,29 @@ class GeneralizedReferringEvaluator(ExpressionEvaluator):
         dataset_name: str,
         distributed: bool = True,
         result_name: str = "grefer",
-        also_at: int | None = None,
+        resized_to: int | None = None,
     ) -> None:
-        super().__init__(dataset_name, distributed, result_name, also_at)
+        super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _notes(self, record: dict[str, Any], expression: dict[str, Any], answer: Instances) -> bool:
+    def _expression_attributes(
+        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+    ) -> bool:
+        """Return whether the expression has a target."""
         return bool(expression["targets"])
 
-    def _scores(self, counts: list[tuple[bool, Overlap]]) -> dict[str, float]:
-        meant = [overlap for means, overlap in counts if means]
-        others = [overlap for means, overlap in counts if not means]
-        ious = [overlap.iou for overlap in meant]
-        rejected = [float(not overlap.answered) for overlap in others]
-        everything = [overlap for _, overlap in counts]
-        either = sum(overlap.either for overlap in everything)
+    def _mask_scores(self, counts: list[tuple[bool, MaskOverlap]]) -> dict[str, float]:
+        positive = [overlap for has_target, overlap in counts if has_target]
+        negative = [overlap for has_target, overlap in counts if not has_target]
+        ious = [overlap.iou for overlap in positive]
+        rejected = [float(not overlap.predicted) for overlap in negative]
+        intersection = sum(overlap.intersection for _, overlap in counts)
+        union = sum(overlap.union for _, overlap in counts)
         scores = {
             "gIoU": percent([*ious, *rejected]),
-            "cIoU": 100.0 * sum(overlap.both for overlap in everything) / max(either, 1),
+            "cIoU": 100.0 * intersection / max(union, 1),
             "N-acc": percent(rejected),
-            "T-acc": percent(float(overlap.answered > 0) for overlap in meant),
+            "T-acc": percent(float(overlap.predicted > 0) for overlap in positive),
         }
-        for threshold in PRECISION_AT:
+        for threshold in PRECISION_THRESHOLDS:
             scores[f"Pr@{threshold}"] = percent(iou >= threshold for iou in ious)
         return scores

@@ -1,4 +1,4 @@
-"""What models answer about groups, image by image, whether they saw the group or not."""
+"""Predictions for groups of images, paired with their images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 
-def images_of_batch(
+def pair_images_with_outputs(
     inputs: list[dict[str, Any]], outputs: list[Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """Group, image and answer of every image of a batch.
+    """Yield group, image and output of every image of a batch.
 
-    An input with `images` is a group, and its output a list with a dict for each of them; any other
-    is an image by itself (and its own group) with a dict as its output.
+    An input with `images` is a group, whose output is a list with a dict an image; any other input
+    is a single image (and its own group), whose output is a dict.
 
     Raises:
-        ValueError: if a group has another number of answers than images.
+        ValueError: if the number of outputs of a group is not that of its images.
     """
     for item, output in zip(inputs, outputs, strict=True):
         if "images" not in item:
@@ -26,19 +26,19 @@ def images_of_batch(
         if len(output) != len(item["images"]):
             raise ValueError(
                 f"group {item.get('group_id')}: {len(item['images'])} images, but "
-                f"{len(output)} answers"
+                f"{len(output)} outputs"
             )
-        for image, answer in zip(item["images"], output, strict=True):
-            yield item, image, answer
+        for image, image_output in zip(item["images"], output, strict=True):
+            yield item, image, image_output
 
 
-def answered_map(answer: dict[str, Any]) -> np.ndarray:
-    """An answer's map [H, W], float64 in 0..1; all zero where the image was rejected.
+def predicted_map(output: dict[str, Any]) -> np.ndarray:
+    """Return the predicted map of an image, float64 [H, W] in 0..1; zeros if it is rejected.
 
     Args:
-        answer: `sem_seg` [1, H, W] of 0..1, and perhaps `positive`.
+        output: `sem_seg` [1, H, W] in 0..1, and optionally `positive`.
     """
-    found = answer["sem_seg"]
-    grey = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
-    grey = grey.reshape(grey.shape[-2:]).astype(np.float64)
-    return grey if bool(answer.get("positive", True)) else np.zeros_like(grey)
+    sem_seg = output["sem_seg"]
+    array = sem_seg.detach().cpu().numpy() if hasattr(sem_seg, "detach") else np.asarray(sem_seg)
+    array = array.reshape(array.shape[-2:]).astype(np.float64)
+    return array if bool(output.get("positive", True)) else np.zeros_like(array)

@@ -1,4 +1,4 @@
-"""What judges of expressions share: every answer laid over what its expression means."""
+"""Base class of the evaluators of referring expressions."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from detectron2.structures import Instances
 
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.metrics.expression_iou import (
-    expressions_with_answers,
-    overlap_at,
-    overlap_with,
+    MaskOverlap,
+    mask_overlap,
+    match_expressions,
+    resized_mask_overlap,
 )
-from hipie.evaluation.metrics.iou import Overlap
 
 
 class ExpressionEvaluator(DatasetEvaluator):
-    """Counts pixels expression by expression; what the scores are, each judge says.
+    """Count mask overlaps expression by expression; subclasses compute the scores.
 
     Outputs are dicts with `referring`: for every expression of the input an `Instances` with
-    `pred_masks` [n, H, W], or with Detectron2's `pred_masks_rle`, a list of n compressed run
-    lengths (n = 0: an empty answer; more than one: their union). Run lengths are not drawn, and so
-    judged many times faster.
+    `pred_masks` [n, H, W], or with Detectron2's `pred_masks_rle`, a list of n RLEs (n = 0: an empty
+    mask; more than one: their union). RLEs are compared without decoding, which is much faster.
 
     Args:
         dataset_name: a registered data set whose records have `expressions`.
-        distributed: gather from all processes.
-        result_name: the key of the results.
-        also_at: take all scores a second time (`...@480`) after both masks are resized to a square
-            of this side, pixels, as most published numbers are taken; None = only at the images'
-            own size.
+        distributed: gather the counts of all processes.
+        result_name: key of the results.
+        resized_to: compute all scores a second time (`...@480`) after both masks are resized to a
+            square of this side in pixels, as for most published numbers; None = only at the
+            images' own size.
     """
 
     def __init__(
@@ -41,62 +40,70 @@ class ExpressionEvaluator(DatasetEvaluator):
         dataset_name: str,
         distributed: bool,
         result_name: str,
-        also_at: int | None,
+        resized_to: int | None,
     ) -> None:
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._distributed = distributed
         self._result_name = result_name
-        self._also_at = also_at
+        self._resized_to = resized_to
         self.reset()
 
     @property
     def protocol(self) -> str:
-        """How the scores are taken, in words."""
-        square = f"; @{self._also_at}: both masks resized to a square" if self._also_at else ""
-        return f"every expression; masks at the images' own size{square}"
+        """One-line description of the evaluation protocol."""
+        side = self._resized_to
+        resized = f"; @{side}: both masks resized to {side} x {side}" if side else ""
+        return f"every expression; masks at the images' own size{resized}"
 
     def reset(self) -> None:
-        """Forget everything counted so far."""
-        self._counts: list[tuple[Any, Overlap, Overlap | None]] = []
+        """Discard the expressions counted so far."""
+        self._counts: list[tuple[Any, MaskOverlap, MaskOverlap | None]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch.
 
         Raises:
-            ValueError: naming the image, if it has fewer or more answers than expressions, or masks
-                of another size.
+            ValueError: naming the image, if the number of predictions is not that of its
+                expressions, or masks are of another size.
         """
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records[item["image_id"]]
-            pairs = expressions_with_answers(record, output["referring"])
-            for (expression, answer, target), instances in zip(
-                pairs, output["referring"], strict=True
+            matches = match_expressions(record, output["referring"])
+            for (expression, prediction, target), instances in zip(
+                matches, output["referring"], strict=True
             ):
-                own = overlap_with(answer, target)
-                resized = overlap_at(answer, target, self._also_at) if self._also_at else None
-                self._counts.append((self._notes(record, expression, instances), own, resized))
+                overlap = mask_overlap(prediction, target)
+                resized = None
+                if self._resized_to:
+                    resized = resized_mask_overlap(prediction, target, self._resized_to)
+                attributes = self._expression_attributes(record, expression, instances)
+                self._counts.append((attributes, overlap, resized))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The scores in percent; None on all but the first process."""
+        """Return the scores in percent; None on all but the first process."""
         counts = gather_lists(self._counts, self._distributed)
         if counts is None:
             return None
-        scores = self._scores([(notes, own) for notes, own, _ in counts])
-        if self._also_at:
-            resized = self._scores([(notes, other) for notes, _, other in counts])
-            scores.update({f"{name}@{self._also_at}": value for name, value in resized.items()})
-        scores.update(self._scores_of_notes([notes for notes, *_ in counts]))
+        scores = self._mask_scores([(attributes, overlap) for attributes, overlap, _ in counts])
+        if self._resized_to:
+            resized = self._mask_scores(
+                [(attributes, overlap) for attributes, _, overlap in counts if overlap is not None]
+            )
+            scores.update({f"{name}@{self._resized_to}": v for name, v in resized.items()})
+        scores.update(self._attribute_scores([attributes for attributes, *_ in counts]))
         scores["expressions"] = len(counts)
         return OrderedDict({self._result_name: scores})
 
     @abstractmethod
-    def _notes(self, record: dict[str, Any], expression: dict[str, Any], answer: Instances) -> Any:
-        """What the scores need to know of an expression beside its overlap."""
+    def _expression_attributes(
+        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+    ) -> Any:
+        """Return what the scores need of an expression besides its mask overlap."""
 
     @abstractmethod
-    def _scores(self, counts: list[tuple[Any, Overlap]]) -> dict[str, float]:
-        """The scores of all expressions, the same for any order of them."""
+    def _mask_scores(self, counts: list[tuple[Any, MaskOverlap]]) -> dict[str, float]:
+        """Compute the scores of all expressions, independently of their order."""
 
-    def _scores_of_notes(self, notes: list[Any]) -> dict[str, float]:
-        """Scores that no mask is needed for; none, if a judge has no such."""
+    def _attribute_scores(self, attributes: list[Any]) -> dict[str, float]:
+        """Compute scores that do not depend on masks; none by default."""
         return {}

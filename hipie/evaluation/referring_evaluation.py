@@ -1,4 +1,4 @@
-"""Referring segmentation: does the mask show the one object that the expression describes?"""
+"""Evaluator of referring segmentation: RefCOCO, RefCOCO+ and RefCOCOg."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 from detectron2.structures import Instances
 
 from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.iou import PRECISION_AT, Overlap, referring_scores
+from hipie.evaluation.metrics.expression_iou import (
+    PRECISION_THRESHOLDS,
+    MaskOverlap,
+    referring_scores,
+)
 from hipie.evaluation.referring_base import ExpressionEvaluator
 
 
-class ExpressionNotes(NamedTuple):
-    """The groups that an expression is reported in, and the IoU of boxes where both have one."""
+class ExpressionAttributes(NamedTuple):
+    """Attributes of one expression.
+
+    Attributes:
+        groups: groups for which the oIoU is reported separately.
+        box_iou: IoU of predicted and ground-truth box; None if either has none.
+    """
 
     groups: tuple[str, ...]
     box_iou: float | None
@@ -22,14 +31,14 @@ class ExpressionNotes(NamedTuple):
 class ReferringEvaluator(ExpressionEvaluator):
     """oIoU, mIoU and P@0.5 ... 0.9 over the expressions of a data set.
 
-    Expressions that mean several objects count with the union of them. Expressions that carry a `kind`
-    are also reported kind by kind (`oIoU-<kind>`), and those with `held_out` by what training
-    withheld of their words: `oIoU-seen` for nothing (""), else `oIoU-unseen_<what>`, as
-    `oIoU-unseen_class` and `oIoU-unseen_pair` in the picture book. Where every expression means one
-    object with a `bbox`, and answers have `pred_boxes`, `box-P@0.5` ... are the shares of expressions
-    whose first box has at least that IoU, as HIPIE and UNINEXT report.
+    The target of an expression that describes several objects is their union. Expressions with a
+    `kind` are also reported by kind (`oIoU-<kind>`), those with `held_out` by what was held out of
+    training: `oIoU-seen` for nothing (""), else `oIoU-unseen_<held_out>`, such as
+    `oIoU-unseen_class` and `oIoU-unseen_pair` in the picture book. Where every expression describes
+    one object with a `bbox`, and predictions have `pred_boxes`, `box-P@0.5` ... are the fractions
+    of expressions whose first box has at least that IoU, as HIPIE and UNINEXT report.
 
-    Outputs and arguments as for `SentenceEvaluator`.
+    Outputs and arguments as for `ExpressionEvaluator`.
     """
 
     def __init__(
@@ -37,46 +46,50 @@ class ReferringEvaluator(ExpressionEvaluator):
         dataset_name: str,
         distributed: bool = True,
         result_name: str = "refer",
-        also_at: int | None = None,
+        resized_to: int | None = None,
     ) -> None:
-        super().__init__(dataset_name, distributed, result_name, also_at)
+        super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _notes(
-        self, record: dict[str, Any], expression: dict[str, Any], answer: Instances
-    ) -> ExpressionNotes:
-        found = [str(expression["kind"])] if "kind" in expression else []
+    def _expression_attributes(
+        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+    ) -> ExpressionAttributes:
+        groups = [str(expression["kind"])] if "kind" in expression else []
         if "held_out" in expression:
-            found.append(f"unseen_{expression['held_out']}" if expression["held_out"] else "seen")
-        return ExpressionNotes(tuple(found), _box_iou(record, expression, answer))
+            groups.append(f"unseen_{expression['held_out']}" if expression["held_out"] else "seen")
+        return ExpressionAttributes(tuple(groups), _box_iou(record, expression, prediction))
 
-    def _scores(self, counts: list[tuple[ExpressionNotes, Overlap]]) -> dict[str, float]:
+    def _mask_scores(
+        self, counts: list[tuple[ExpressionAttributes, MaskOverlap]]
+    ) -> dict[str, float]:
         scores = referring_scores([overlap for _, overlap in counts])
-        by_group: dict[str, list[Overlap]] = defaultdict(list)
-        for notes, overlap in counts:
-            for group in notes.groups:
-                by_group[group].append(overlap)
-        for group, overlaps in sorted(by_group.items()):
+        overlaps_by_group: dict[str, list[MaskOverlap]] = defaultdict(list)
+        for attributes, overlap in counts:
+            for group in attributes.groups:
+                overlaps_by_group[group].append(overlap)
+        for group, overlaps in sorted(overlaps_by_group.items()):
             scores[f"oIoU-{group}"] = referring_scores(overlaps)["oIoU"]
         return scores
 
-    def _scores_of_notes(self, notes: list[ExpressionNotes]) -> dict[str, float]:
-        ious = [one.box_iou for one in notes]
-        if not ious or None in ious:
+    def _attribute_scores(self, attributes: list[ExpressionAttributes]) -> dict[str, float]:
+        ious = [a.box_iou for a in attributes if a.box_iou is not None]
+        if not ious or len(ious) < len(attributes):
             return {}
-        return {f"box-P@{x}": percent(iou >= x for iou in ious) for x in PRECISION_AT}
+        return {f"box-P@{x}": percent(iou >= x for iou in ious) for x in PRECISION_THRESHOLDS}
 
 
-def _box_iou(record: dict[str, Any], expression: dict[str, Any], answer: Instances) -> float | None:
-    """IoU of the answer's first box and the object's; 0 without an answer."""
-    if len(expression["targets"]) != 1 or not answer.has("pred_boxes"):
+def _box_iou(
+    record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+) -> float | None:
+    """Compute the IoU of the first predicted box and the target's; 0 without a prediction."""
+    if len(expression["targets"]) != 1 or not prediction.has("pred_boxes"):
         return None
     box = record["annotations"][expression["targets"][0]].get("bbox")
     if box is None:
         return None
-    if len(answer) == 0:
+    if len(prediction) == 0:
         return 0.0
-    left, top, right, bottom = answer.pred_boxes.tensor[0].tolist()
-    wide = max(0.0, min(right, box[0] + box[2]) - max(left, box[0]))
-    high = max(0.0, min(bottom, box[1] + box[3]) - max(top, box[1]))
-    either = (right - left) * (bottom - top) + box[2] * box[3] - wide * high
-    return wide * high / either if either > 0 else 0.0
+    x1, y1, x2, y2 = prediction.pred_boxes.tensor[0].tolist()
+    width = max(0.0, min(x2, box[0] + box[2]) - max(x1, box[0]))
+    height = max(0.0, min(y2, box[1] + box[3]) - max(y1, box[1]))
+    union = (x2 - x1) * (y2 - y1) + box[2] * box[3] - width * height
+    return float(width * height / union) if union > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Ref-ZOM: expressions that mean one thing or several, and expressions that mean nothing."""
+"""Evaluator of Ref-ZOM: expressions with one, several or no targets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 from detectron2.structures import Instances
 
 from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.iou import Overlap, referring_scores
+from hipie.evaluation.metrics.expression_iou import MaskOverlap, referring_scores
 from hipie.evaluation.referring_base import ExpressionEvaluator
 
 
 class RefZOMEvaluator(ExpressionEvaluator):
-    """oIoU, mIoU and P@X over expressions that mean something, Acc over the others, in percent.
+    """oIoU, mIoU and P@X over expressions with targets, Acc over the others, in percent.
 
-    As DMMI (Hu et al., ICCV 2023) defines them: Acc is the share of expressions that mean nothing
-    whose answer has not a single pixel; they count in nothing else. A score without an expression to
-    take it from is NaN.
+    As DMMI (Hu et al., ICCV 2023) defines them: Acc is the fraction of expressions without target
+    whose mask is empty; they count in no other score. A score without expressions is NaN.
 
-    Outputs and arguments as for `SentenceEvaluator`.
+    Outputs and arguments as for `ExpressionEvaluator`.
     """
 
     def __init__(
@@ -26,14 +25,19 @@ class RefZOMEvaluator(ExpressionEvaluator):
         dataset_name: str,
         distributed: bool = True,
         result_name: str = "refzom",
-        also_at: int | None = None,
+        resized_to: int | None = None,
     ) -> None:
-        super().__init__(dataset_name, distributed, result_name, also_at)
+        super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _notes(self, record: dict[str, Any], expression: dict[str, Any], answer: Instances) -> bool:
+    def _expression_attributes(
+        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+    ) -> bool:
+        """Return whether the expression has a target."""
         return bool(expression["targets"])
 
-    def _scores(self, counts: list[tuple[bool, Overlap]]) -> dict[str, float]:
-        scores = referring_scores([overlap for means, overlap in counts if means])
-        scores["Acc"] = percent(overlap.answered == 0 for means, overlap in counts if not means)
+    def _mask_scores(self, counts: list[tuple[bool, MaskOverlap]]) -> dict[str, float]:
+        scores = referring_scores([overlap for has_target, overlap in counts if has_target])
+        scores["Acc"] = percent(
+            overlap.predicted == 0 for has_target, overlap in counts if not has_target
+        )
         return scores

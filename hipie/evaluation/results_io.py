@@ -1,4 +1,4 @@
-"""What an evaluation found, as a file."""
+"""Evaluation results as JSON files."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 
 def write_results(results: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Write results as `results.json`, whole or not at all.
+    """Write results as `results.json` atomically.
 
     Args:
         results: Detectron2's results, {task: {metric: number}}.
-        folder: made if it is not there.
+        folder: created if it does not exist.
 
     Returns:
-        the file. Numbers that do not exist (NaN, infinite) are null in it.
+        The file. Numbers that are not finite (NaN, infinite) are null in it.
     """
     return write_json(Path(folder) / "results.json", results)
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write mappings, lists, numbers and texts as JSON, whole or not at all; NaN becomes null."""
+    """Write mappings, lists, numbers and strings as JSON atomically; NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    draft.write_text(json.dumps(_to_json_value(content), indent=2, allow_nan=False) + "\n")
     os.replace(draft, path)
     return path
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _to_json_value(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_to_json_value(item) for item in value]
     if isinstance(value, int) or value is None or isinstance(value, str):
         return value
     number = float(value)

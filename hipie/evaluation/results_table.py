@@ -1,4 +1,4 @@
-"""The end of an evaluation: one table, with the protocol in words, and the same as JSON."""
+"""Table of the results of all data sets, with their evaluation protocols, as text and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from hipie.data.datasets.odinw_seginw import ODINW_13
-from hipie.evaluation.metrics.averages import mean_of_known
+from hipie.evaluation.metrics.averages import nanmean
 from hipie.evaluation.results_io import write_json
 
 PROTOCOLS = {
@@ -23,21 +23,21 @@ PROTOCOLS = {
     "panoptic_seg": "panoptic quality; segments match above IoU 0.5",
     "sem_seg": "one class a pixel, pixels of all images together",
 }
-"""Of results that Detectron2's evaluators name; others say it themselves."""
-MOST_COLUMNS = 6
-SHORTER = {
+"""Protocols of the results of Detectron2's evaluators; others have a `protocol` attribute."""
+MAX_COLUMNS = 6
+SUBSETS = {
     "odinw-13": frozenset(
         f"odinw_{name}_{split}" for name in ODINW_13 for split in ("val", "minival", "test")
     )
 }
-"""Averages over some of a collection."""
-# What the average over a collection of sets is taken of.
-AVERAGED = {"odinw": ("bbox", "AP"), "seginw": ("segm", "AP")}
+"""Subsets of collections that have an average of their own."""
+COLLECTION_METRICS = {"odinw": ("bbox", "AP"), "seginw": ("segm", "AP")}
+"""Task and metric that are averaged over each collection of data sets."""
 
 
 @dataclass
 class ResultsTable:
-    """Collects what was found, data set by data set.
+    """Results of all data sets.
 
     Attributes:
         rows: dicts with `dataset`, `task`, `protocol` and `metrics`.
@@ -45,44 +45,47 @@ class ResultsTable:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, dataset: str, found: Mapping[str, Mapping[str, float]], evaluator: Any) -> None:
-        """Add one data set's results.
+    def add(self, dataset: str, results: Mapping[str, Mapping[str, float]], evaluator: Any) -> None:
+        """Add the results of a data set.
 
         Args:
             dataset: its name.
-            found: what the evaluator returned.
-            evaluator: says its `protocol`, if it is not one of Detectron2's.
+            results: {task: {metric: number}}, as returned by the evaluator.
+            evaluator: has a `protocol` unless it is one of Detectron2's.
         """
-        for task, metrics in found.items():
-            words = getattr(evaluator, "protocol", None) or PROTOCOLS.get(task, "")
-            row = {"dataset": dataset, "task": task, "protocol": words, "metrics": dict(metrics)}
+        for task, metrics in results.items():
+            protocol = getattr(evaluator, "protocol", None) or PROTOCOLS.get(task, "")
+            row = {"dataset": dataset, "task": task, "protocol": protocol, "metrics": dict(metrics)}
             self.rows.append(row)
 
-    def averages(self, shorter: Mapping[str, Collection[str]] = SHORTER) -> list[dict]:
-        """Rows for collections of sets: the mean and the median over those that were evaluated.
+    def averages(self, subsets: Mapping[str, Collection[str]] = SUBSETS) -> list[dict[str, Any]]:
+        """Compute rows with mean and median over the evaluated data sets of each collection.
 
         Args:
-            shorter: name -> data sets, for averages over some of a collection (ODinW-13).
+            subsets: data sets by the name of a subset, such as ODinW-13.
         """
-        suites: dict[str, list[dict[str, Any]]] = {}
+        collections: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
-            suite = MetadataCatalog.get(row["dataset"]).get("collection")
-            if suite in AVERAGED and row["task"] == AVERAGED[suite][0]:
-                suites.setdefault(suite, []).append(row)
-        found = [_average(suite, suite, rows) for suite, rows in suites.items()]
-        for name, members in shorter.items():
-            for suite, rows in suites.items():
-                chosen = [row for row in rows if row["dataset"] in members]
-                if chosen and len(chosen) < len(rows):
-                    found.append(_average(name, suite, chosen))
-        return found
+            collection = MetadataCatalog.get(row["dataset"]).get("collection")
+            if (
+                collection in COLLECTION_METRICS
+                and row["task"] == COLLECTION_METRICS[collection][0]
+            ):
+                collections.setdefault(collection, []).append(row)
+        averages = [_average(name, name, rows) for name, rows in collections.items()]
+        for subset, members in subsets.items():
+            for collection, rows in collections.items():
+                selected = [row for row in rows if row["dataset"] in members]
+                if selected and len(selected) < len(rows):
+                    averages.append(_average(subset, collection, selected))
+        return averages
 
     def text(self) -> str:
-        """The table: a line a result, with its first six numbers."""
+        """Return the table as text: one line a result, with its first six numbers."""
         lines = []
         for row in [*self.rows, *self.averages()]:
-            shown = list(row["metrics"].items())[:MOST_COLUMNS]
-            numbers = "  ".join(f"{name} {_number(value)}" for name, value in shown)
+            columns = list(row["metrics"].items())[:MAX_COLUMNS]
+            numbers = "  ".join(f"{name} {_format_number(value)}" for name, value in columns)
             lines.append([row["dataset"], row["task"], numbers, row["protocol"]])
         return tabulate(lines, ["data set", "task", "result", "protocol"], "simple")
 
@@ -91,8 +94,8 @@ class ResultsTable:
         return write_json(Path(folder) / "table.json", [*self.rows, *self.averages()])
 
 
-def _average(name: str, suite: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    task, metric = AVERAGED[suite]
+def _average(name: str, collection: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    task, metric = COLLECTION_METRICS[collection]
     values = [float(row["metrics"].get(metric, math.nan)) for row in rows]
     known = [value for value in values if not math.isnan(value)]
     return {
@@ -100,14 +103,14 @@ def _average(name: str, suite: str, rows: list[dict[str, Any]]) -> dict[str, Any
         "task": task,
         "protocol": f"{PROTOCOLS[task]}; mean over sets",
         "metrics": {
-            f"mean {metric}": mean_of_known(values),
+            f"mean {metric}": nanmean(values),
             f"median {metric}": statistics.median(known) if known else math.nan,
             "sets": len(rows),
         },
     }
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     return "-" if math.isnan(value) else f"{value:.2f}"

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hipie.data.datasets.builtin_referring import register_referring_sets
 from hipie.data.datasets.grd import GroupQuestions
 from hipie.data.io.paths import datasets_root
-from hipie.evaluation.metrics.expression_iou import target_runs
+from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 from tests.programs import program, tree_of
 
@@ -36,7 +36,7 @@ def run(module: ModuleType, root: Path, *words: str) -> int:
 
 
 def masks(record: dict) -> list[np.ndarray]:
-    return [mask_util.decode(runs).astype(bool) for runs in target_runs(record)]
+    return [mask_util.decode(runs).astype(bool) for runs in target_rles(record)]
 
 
 def small_counts(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_refcoco(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
     assert first["image_id"] != second["image_id"] and first["file_name"] == second["file_name"]
     assert len(DatasetCatalog.get("refcocog-google-val")) == 2
     assert len(DatasetCatalog.get("refcoco-mixed")) == 6
-    assert MetadataCatalog.get("refcoco-unc-val").also_at == 480
+    assert MetadataCatalog.get("refcoco-unc-val").resized_to == 480
     area = json.loads((root / "annotations/refcoco-unc/instances_val.json").read_text())
     assert [a["area"] for a in area["annotations"]] == [
         trees.mask_of(20).sum(),

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog
 
 from hipie.data.datasets.builtin_referring import register_referring_sets
 from hipie.data.io.paths import datasets_root
-from hipie.evaluation.metrics.expression_iou import target_runs
+from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 from tests.programs import program
 
@@ -54,5 +54,5 @@ def test_as_the_published_reader(root: Path, name: str, known: tuple[int, int, i
     records = DatasetCatalog.get(name)
     expressions = [expression for record in records for expression in record["expressions"]]
     key = "sent_id" if name.startswith("grd") else "ref_id"
-    pixels = sum(int(mask_util.area(runs)) for record in records for runs in target_runs(record))
+    pixels = sum(int(mask_util.area(runs)) for record in records for runs in target_rles(record))
     assert (len({one[key] for one in expressions}), len(expressions), pixels) == known

@@ -1,4 +1,4 @@
-"""Small data sets of expressions with random masks, and random answers to them."""
+"""Small data sets of expressions with random masks, and random predictions for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("empty", "full", "some", "some", "some")
 
 
 def random_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Bool [H, W]: empty, full or a random rectangle with holes."""
+    """Draw a mask, bool [H, W]: empty, full or a random rectangle with holes."""
     kind = KINDS[rng.integers(len(KINDS))]
     mask = np.full(size, kind == "full")
     if kind == "some":
@@ -22,27 +22,27 @@ def random_mask(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def runs(mask: np.ndarray) -> dict[str, Any]:
-    """Compressed run lengths of a bool mask."""
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a bool mask as compressed RLE."""
     return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-def answer(masks: list[np.ndarray], size: tuple[int, int], as_runs: bool) -> Instances:
-    """An answer of several masks, drawn or as run lengths."""
-    found = Instances(size)
-    if as_runs:
-        found.pred_masks_rle = [runs(mask) for mask in masks]
+def make_prediction(masks: list[np.ndarray], size: tuple[int, int], as_rle: bool) -> Instances:
+    """Make the prediction of an expression from several masks, as arrays or RLEs."""
+    instances = Instances(size)
+    if as_rle:
+        instances.pred_masks_rle = [encode_rle(mask) for mask in masks]
     else:
-        found.pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
-    return found
+        instances.pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
+    return instances
 
 
 def random_set(seed: int, images: int = 24) -> tuple[list[dict], list[dict], list[tuple]]:
-    """A data set, answers, and the truth of it.
+    """Draw a data set, predictions, and their masks.
 
     Returns:
-        (records in four groups, one output dict a record, and for every expression (group, image,
-        expression, answer mask, target mask, whether something is meant), in order).
+        Records in four groups, one output dict a record, and for every expression (group, image,
+        expression, predicted mask, target mask, whether it has a target), in order.
     """
     rng = np.random.default_rng(seed)
     records, outputs, pairs = [], [], []
@@ -55,21 +55,22 @@ def random_set(seed: int, images: int = 24) -> tuple[list[dict], list[dict], lis
             "height": size[0],
             "width": size[1],
             "group_id": number % 4,
-            "annotations": [{"id": i, "segmentation": runs(m)} for i, m in enumerate(masks)],
+            "annotations": [{"id": i, "segmentation": encode_rle(m)} for i, m in enumerate(masks)],
             "expressions": [],
         }
-        answers = []
+        predictions = []
         for expression in range(4):
             targets = sorted(rng.permutation(3)[: rng.integers(0, 3)].tolist())
             record["expressions"].append(
                 {"expression": "it", "sent_id": expression, "targets": targets}
             )
-            found = [random_mask(rng, size) for _ in range(rng.integers(0, 3))]
-            answers.append(answer(found, size, as_runs=bool(rng.integers(2))))
+            predicted = [random_mask(rng, size) for _ in range(rng.integers(0, 3))]
+            as_rle = bool(rng.integers(2))
+            predictions.append(make_prediction(predicted, size, as_rle))
             empty = np.zeros(size, bool)
-            drawn = np.any([empty, *found], axis=0)
-            wanted = np.any([empty, *(masks[t] for t in targets)], axis=0)
-            pairs.append((number % 4, number, expression, drawn, wanted, bool(targets)))
+            prediction = np.any([empty, *predicted], axis=0)
+            target = np.any([empty, *(masks[t] for t in targets)], axis=0)
+            pairs.append((number % 4, number, expression, prediction, target, bool(targets)))
         records.append(record)
-        outputs.append({"referring": answers})
+        outputs.append({"referring": predictions})
     return records, outputs, pairs

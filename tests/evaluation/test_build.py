@@ -1,4 +1,4 @@
-"""The evaluators of the registered data sets, fed with the truth itself."""
+"""Evaluators of the registered data sets on ground truth as predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hipie.data.dataset_mappers.annotations import masks_to_instances, panoptic_
 from hipie.data.datasets.coco import register
 from hipie.data.image_io import read_label_map
 from hipie.evaluation import build_evaluator
-from hipie.evaluation.metrics.expression_iou import target_runs
+from hipie.evaluation.metrics.expression_iou import target_rles
 
 pytestmark = pytest.mark.usefixtures("drawn_book")
 
@@ -31,7 +31,7 @@ def cfg() -> CfgNode:
 
 
 def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
-    """What a model without errors would answer for a panoptic record."""
+    """Make the outputs of a model without errors for a panoptic record."""
     colours = read_label_map(record["pan_seg_file_name"])
     truth = masks_to_instances(*panoptic_masks(colours, record["segments_info"], NoOpTransform()))
     masks, labels = truth.gt_masks.tensor, truth.gt_classes
@@ -50,15 +50,15 @@ def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
     return {"instances": found, "sem_seg": semantic, "panoptic_seg": (panoptic, segments)}
 
 
-def run(cfg: CfgNode, name: str, folder: Path, answer) -> dict:
-    judge = build_evaluator(cfg, name, str(folder))
-    judge.reset()
+def run(cfg: CfgNode, name: str, folder: Path, predict) -> dict:
+    evaluator = build_evaluator(cfg, name, str(folder))
+    evaluator.reset()
     for record in DatasetCatalog.get(name):
-        judge.process([record], [answer(record)])
-    return judge.evaluate()
+        evaluator.process([record], [predict(record)])
+    return evaluator.evaluate()
 
 
-def test_panoptic_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+def test_panoptic_ground_truth_has_full_score(cfg: CfgNode, tmp_path: Path) -> None:
     meta = MetadataCatalog.get("picturebook_val_panoptic")
     things, classes = len(meta.thing_classes), len(meta.stuff_classes)
     results = run(
@@ -73,7 +73,7 @@ def test_panoptic_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_only_what_is_asked_for_is_judged(cfg: CfgNode, tmp_path: Path) -> None:
+def test_only_enabled_tasks_are_evaluated(cfg: CfgNode, tmp_path: Path) -> None:
     cfg.MODEL.HIPIE.TEST.INSTANCE_ON = False
     cfg.MODEL.HIPIE.TEST.PANOPTIC_ON = False
     meta = MetadataCatalog.get("picturebook_val_panoptic")
@@ -87,7 +87,7 @@ def test_only_what_is_asked_for_is_judged(cfg: CfgNode, tmp_path: Path) -> None:
     assert set(results) == {"sem_seg"}
 
 
-def test_unseen_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
+def test_unseen_ground_truth_has_full_score(cfg: CfgNode, tmp_path: Path) -> None:
     meta = MetadataCatalog.get("picturebook_unseen_panoptic")
     things, classes = len(meta.thing_classes), len(meta.stuff_classes)
     results = run(
@@ -108,40 +108,42 @@ def test_unseen_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("split", "key"), [("val", "parts"), ("unseen", "parts_unseen")])
-def test_parts_truth_scores_full(cfg: CfgNode, tmp_path: Path, split: str, key: str) -> None:
+def test_part_ground_truth_has_full_score(
+    cfg: CfgNode, tmp_path: Path, split: str, key: str
+) -> None:
     name = f"picturebook_{split}_parts"
     classes = len(MetadataCatalog.get(name).stuff_classes)
 
-    def answer(record: dict) -> dict:
+    def predict(record: dict) -> dict:
         labels = read_label_map(record["part_seg_file_name"]).astype(np.int64)
         return {"sem_seg": torch.from_numpy(np.eye(classes + 1)[labels]).permute(2, 0, 1)[1:]}
 
-    results = run(cfg, name, tmp_path, answer)
+    results = run(cfg, name, tmp_path, predict)
     assert results[key]["mIoU"] == pytest.approx(100)
     assert results[key]["mIoU_parts"] == pytest.approx(100)
 
 
-def truthful_expressions(record: dict) -> dict:
-    answers = []
-    for runs in target_runs(record):
-        found = Instances((record["height"], record["width"]))
-        found.pred_masks = torch.from_numpy(mask_util.decode(runs)).bool()[None]
-        answers.append(found)
-    return {"referring": answers}
+def perfect_expressions(record: dict) -> dict:
+    predictions = []
+    for rle in target_rles(record):
+        instances = Instances((record["height"], record["width"]))
+        instances.pred_masks = torch.from_numpy(mask_util.decode(rle)).bool()[None]
+        predictions.append(instances)
+    return {"referring": predictions}
 
 
-def test_expressions_truth_scores_full(cfg: CfgNode, tmp_path: Path) -> None:
-    results = run(cfg, "picturebook_val_refer", tmp_path, truthful_expressions)
+def test_expression_ground_truth_has_full_score(cfg: CfgNode, tmp_path: Path) -> None:
+    results = run(cfg, "picturebook_val_refer", tmp_path, perfect_expressions)
     assert results["refer"]["oIoU"] == 100 and results["refer"]["P@0.9"] == 100
-    unseen = run(cfg, "picturebook_unseen_refer", tmp_path, truthful_expressions)["refer_unseen"]
-    new = {one for one in unseen if one.startswith("oIoU-unseen_")}
-    assert new == {"oIoU-unseen_class", "oIoU-unseen_pair"}
-    assert all(unseen[one] == 100 for one in new)
-    general = run(cfg, "picturebook_val_grefer", tmp_path, truthful_expressions)["grefer"]
+    unseen = run(cfg, "picturebook_unseen_refer", tmp_path, perfect_expressions)["refer_unseen"]
+    groups = {name for name in unseen if name.startswith("oIoU-unseen_")}
+    assert groups == {"oIoU-unseen_class", "oIoU-unseen_pair"}
+    assert all(unseen[name] == 100 for name in groups)
+    general = run(cfg, "picturebook_val_grefer", tmp_path, perfect_expressions)["grefer"]
     assert general["gIoU"] == 100 and general["N-acc"] == 100
 
 
-def test_unknown_type_is_named(cfg: CfgNode) -> None:
+def test_unknown_type_is_refused(cfg: CfgNode) -> None:
     register("hand_made_mystery", list, evaluator_type="mystery")
     with pytest.raises(ValueError, match='hand_made_mystery has the evaluator_type "mystery"'):
         build_evaluator(cfg, "hand_made_mystery")

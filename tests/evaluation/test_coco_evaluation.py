@@ -1,4 +1,4 @@
-"""AP on a file with faults."""
+"""AP on annotation files with faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from hipie.data.datasets import register_coco
-from hipie.evaluation.coco_evaluation import CheckedCOCOEvaluator
+from hipie.evaluation.coco_evaluation import FilteredCOCOEvaluator
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
@@ -23,30 +23,30 @@ def write(folder: Path, annotations: list[dict]) -> None:
     content = {
         "images": [{"id": 7, "file_name": "a.jpg", "height": 50, "width": 60}],
         "categories": [{"id": 4, "name": "cup"}, {"id": 9, "name": "jug"}],
-        "annotations": [{"id": i, "image_id": 7, **one} for i, one in enumerate(annotations)],
+        "annotations": [{"id": i, "image_id": 7, **a} for i, a in enumerate(annotations)],
     }
     (folder / "a.json").write_text(json.dumps(content))
     register_coco("faulty", folder / "a.json", folder / "images")
 
 
-def answer() -> dict:
-    found = Instances((50, 60))
+def output() -> dict:
+    instances = Instances((50, 60))
     masks = torch.zeros(1, 50, 60, dtype=torch.bool)
     masks[0, 10:30, 10:30] = True
-    found.pred_masks = masks
-    found.pred_boxes = Boxes(torch.tensor([[10.0, 10, 30, 30]]))
-    found.scores, found.pred_classes = torch.ones(1), torch.tensor([1])
-    return {"instances": found}
+    instances.pred_masks = masks
+    instances.pred_boxes = Boxes(torch.tensor([[10.0, 10, 30, 30]]))
+    instances.scores, instances.pred_classes = torch.ones(1), torch.tensor([1])
+    return {"instances": instances}
 
 
 def evaluate(folder: Path | None) -> dict:
-    judge = CheckedCOCOEvaluator("faulty", folder and str(folder))
-    judge.reset()
-    judge.process(DatasetCatalog.get("faulty"), [answer()])
-    return judge.evaluate()
+    evaluator = FilteredCOCOEvaluator("faulty", folder and str(folder))
+    evaluator.reset()
+    evaluator.process(DatasetCatalog.get("faulty"), [output()])
+    return evaluator.evaluate()
 
 
-def test_faults_do_not_stop_the_evaluation(tmp_path: Path) -> None:
+def test_faulty_annotations_are_left_out(tmp_path: Path) -> None:
     write(
         tmp_path,
         [
@@ -62,13 +62,13 @@ def test_faults_do_not_stop_the_evaluation(tmp_path: Path) -> None:
     assert results["segm"]["AP-jug"] == pytest.approx(100)
 
 
-def test_boxes_alone(tmp_path: Path) -> None:
+def test_boxes_without_masks(tmp_path: Path) -> None:
     write(tmp_path, [{"category_id": 9, "bbox": [10, 10, 20, 20]}])
     results = evaluate(None)
     assert set(results) == {"bbox"} and results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_a_missed_object_counts(tmp_path: Path) -> None:
+def test_missed_object_lowers_the_ap(tmp_path: Path) -> None:
     other = [[40, 10, 55, 10, 55, 30, 40, 30]]
     write(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Co-saliency sets read from disk and judged, whatever a model's answers look like."""
+"""Co-saliency sets read from disk and evaluated, for every form of outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.image_io import read_record_image
 from hipie.evaluation import CoSaliencyEvaluator
 from tests import referring_trees as trees
-from tests.evaluation.referring_sets import answer
+from tests.evaluation.referring_sets import make_prediction
 
 TRUTH = [trees.mask_of(number) for number in (0, 1, 11, 12)]
 
@@ -28,24 +28,24 @@ def records(tmp_path: Path) -> list[dict]:
     return records
 
 
-def judged(inputs: list[dict], outputs: list) -> dict[str, float]:
-    judge = CoSaliencyEvaluator("hand_made_cosaliency")
-    judge.process(inputs, outputs)
-    return judge.evaluate()["cosaliency"]
+def evaluate(inputs: list[dict], outputs: list) -> dict[str, float]:
+    evaluator = CoSaliencyEvaluator("hand_made_cosaliency")
+    evaluator.process(inputs, outputs)
+    return evaluator.evaluate()["cosaliency"]
 
 
 def test_perfect_maps(records: list[dict]) -> None:
-    found = judged(records, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
+    found = evaluate(records, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
     assert found["MAE"] == 0 and found["S"] == pytest.approx(1) and found["F_max"] == 1
     assert found["images"] == 4
 
 
-def test_expressions_answers_are_maps_too(records: list[dict]) -> None:
+def test_masks_of_expressions_are_maps(records: list[dict]) -> None:
     size = trees.HEIGHT, trees.WIDTH
-    drawn = [{"referring": [answer([mask], size, as_runs=False)]} for mask in TRUTH]
-    coded = [{"referring": [answer([mask], size, as_runs=True)]} for mask in TRUTH]
-    assert judged(records, drawn) == judged(records, coded)
-    assert judged(records, drawn)["MAE"] == 0
+    arrays = [{"referring": [make_prediction([mask], size, as_rle=False)]} for mask in TRUTH]
+    rles = [{"referring": [make_prediction([mask], size, as_rle=True)]} for mask in TRUTH]
+    assert evaluate(records, arrays) == evaluate(records, rles)
+    assert evaluate(records, arrays)["MAE"] == 0
 
 
 def test_groups_with_repeated_and_rejected_images(records: list[dict]) -> None:
@@ -53,15 +53,15 @@ def test_groups_with_repeated_and_rejected_images(records: list[dict]) -> None:
     groups = [{"images": [*first, first[0]]}, {"images": second}]
     maps = [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
     rejected = {**maps[3], "positive": False}
-    found = judged(groups, [[maps[0], maps[1], maps[0]], [maps[2], rejected]])
+    found = evaluate(groups, [[maps[0], maps[1], maps[0]], [maps[2], rejected]])
     assert found["images"] == 4
     assert found["MAE"] == pytest.approx(TRUTH[3].mean() / 4)
 
 
-def test_a_map_that_is_not_finite_does_not_spoil_the_rest(records: list[dict]) -> None:
+def test_map_that_is_not_finite_counts_as_zero(records: list[dict]) -> None:
     maps = [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
     maps[0]["sem_seg"] = torch.full((1, trees.HEIGHT, trees.WIDTH), float("nan"))
-    found = judged(records, maps)
+    found = evaluate(records, maps)
     assert found["MAE"] == pytest.approx(TRUTH[0].mean() / 4)
     assert all(np.isfinite(value) for value in found.values())
 
@@ -75,30 +75,30 @@ def test_masks_of_every_mode_and_size(records: list[dict], tmp_path: Path, mode:
     )
     again = load_cosaliency(tmp_path / "CoCA")
     assert (again[0]["height"], again[0]["width"]) == (trees.HEIGHT, trees.WIDTH)
-    found = judged(again, [{"sem_seg": torch.from_numpy(one)[None].float()} for one in TRUTH])
+    found = evaluate(again, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
     assert found["F_max"] > 0.99 and found["MAE"] < 0.01
 
 
-def test_a_turned_photograph_has_the_size_that_is_seen(records: list[dict], tmp_path: Path) -> None:
+def test_rotated_photograph_has_its_displayed_size(records: list[dict], tmp_path: Path) -> None:
     first = Path(records[0]["file_name"])
     stored = Image.open(first).transpose(Image.Transpose.ROTATE_90)
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6
-    stored.save(first, exif=turned)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    stored.save(first, exif=exif)
     again = load_cosaliency(tmp_path / "CoCA")[0]
     assert Image.open(first).size == (trees.HEIGHT, trees.WIDTH)
     assert read_record_image(again).shape[:2] == (trees.HEIGHT, trees.WIDTH)
 
 
-def test_a_damaged_mask_is_named(records: list[dict]) -> None:
+def test_damaged_mask_is_refused(records: list[dict]) -> None:
     Path(records[0]["saliency_file_name"]).write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"alarm_clock_0\.x\.png: this mask cannot be read"):
-        judged(records[:1], [{"sem_seg": torch.zeros(1, trees.HEIGHT, trees.WIDTH)}])
+        evaluate(records[:1], [{"sem_seg": torch.zeros(1, trees.HEIGHT, trees.WIDTH)}])
 
 
-def test_an_image_without_a_mask_is_named(tmp_path: Path, records: list[dict]) -> None:
+def test_image_without_a_mask_is_refused(tmp_path: Path, records: list[dict]) -> None:
     Path(records[0]["saliency_file_name"]).unlink()
     with pytest.raises(ValueError, match=r"alarm_clock_0\.x\.jpg: there is no mask"):
         load_cosaliency(tmp_path / "CoCA")
     with pytest.raises(ValueError, match=r"alarm_clock_0\.x\.png"):
-        judged(records[:1], [{"sem_seg": torch.zeros(1, 30, 40)}])
+        evaluate(records[:1], [{"sem_seg": torch.zeros(1, 30, 40)}])

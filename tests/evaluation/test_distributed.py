@@ -1,4 +1,4 @@
-"""Two processes judge together what one would have judged."""
+"""Evaluation by two processes against one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SIZE = (6, 8)
 NAMES = ["head", "tail", "sky"]
 
 
-def images(folder: Path) -> tuple[list[dict], list[dict]]:
-    """Four images with an expression and a part map each, and answers to them."""
+def draw_records(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Draw four images with an expression and a part map each, and predictions for them."""
     rng = np.random.default_rng(0)
-    records, answers = [], []
+    records, outputs = [], []
     for number in range(4):
         target = rng.random(SIZE) < 0.5
         found = Instances(SIZE)
@@ -43,19 +43,19 @@ def images(folder: Path) -> tuple[list[dict], list[dict]]:
                 "part_seg_file_name": str(folder / f"{number}.png"),
             }
         )
-        answers.append({"referring": [found], "sem_seg": torch.from_numpy(rng.random((3, *SIZE)))})
-    return records, answers
+        outputs.append({"referring": [found], "sem_seg": torch.from_numpy(rng.random((3, *SIZE)))})
+    return records, outputs
 
 
-def judge(folder: Path, rank: int, processes: int) -> dict:
-    records, answers = images(folder)
+def evaluate(folder: Path, rank: int, processes: int) -> dict:
+    records, outputs = draw_records(folder)
     register("hand_made_shared", lambda: records, stuff_classes=NAMES)
     results: dict = {}
     for kind in (ReferringEvaluator, PartEvaluator):
-        one = kind("hand_made_shared", distributed=processes > 1)
-        one.reset()
-        one.process(records[rank::processes], answers[rank::processes])
-        results.update(one.evaluate() or {})
+        evaluator = kind("hand_made_shared", distributed=processes > 1)
+        evaluator.reset()
+        evaluator.process(records[rank::processes], outputs[rank::processes])
+        results.update(evaluator.evaluate() or {})
     return results
 
 
@@ -63,11 +63,11 @@ def work(rank: int, folder: str, port: int) -> None:
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     comm.create_local_process_group(2)
-    torch.save(judge(Path(folder), rank, 2), Path(folder) / f"{rank}.pt")
+    torch.save(evaluate(Path(folder), rank, 2), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for number in range(4):
         labels = rng.integers(0, 4, SIZE, dtype=np.uint8)
@@ -78,13 +78,13 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     mp.spawn(work, (str(tmp_path), port), nprocs=2)
     shared = torch.load(tmp_path / "0.pt", weights_only=False)
     assert torch.load(tmp_path / "1.pt", weights_only=False) == {}
-    alone = judge(tmp_path, 0, 1)
+    alone = evaluate(tmp_path, 0, 1)
     for task in ("refer", "parts"):
         np.testing.assert_equal(shared[task], alone[task])
     assert shared["refer"]["expressions"] == 4
 
 
-def test_alone_nothing_is_copied() -> None:
+def test_single_process_returns_its_items() -> None:
     items, counts = [1, 2], np.ones(3)
     assert gather_lists(items, False) is items and gather_lists(items, True) == items
     assert gather_sum(counts, False) is counts and (gather_sum(counts, True) == counts).all()

@@ -1,4 +1,4 @@
-"""Scores of groups, against a formula of ten lines."""
+"""Scores of groups against their formulas."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from hipie.evaluation import GroupReferringEvaluator
 from tests.evaluation.referring_sets import random_set
 
 
-def by_formula(pairs: list[tuple]) -> dict[str, float]:
-    positive = [(f, w) for *_, f, w, meant in pairs if meant]
-    quiet = [not f.any() for *_, f, _, meant in pairs if not meant]
+def pair_scores(pairs: list[tuple]) -> dict[str, float]:
+    positive = [(p, t) for *_, p, t, has_target in pairs if has_target]
+    rejected = [not p.any() for *_, p, _, has_target in pairs if not has_target]
     inter, union = (
-        np.array([op(f, w).sum() for f, w in positive]) for op in (np.logical_and, np.logical_or)
+        np.array([op(p, t).sum() for p, t in positive]) for op in (np.logical_and, np.logical_or)
     )
     ious = np.where(union > 0, inter / np.maximum(union, 1), 0.0)
     return {
         "mIoU-positive": 100 * ious.mean(),
         "oIoU-positive": 100 * inter.sum() / union.sum(),
-        "N-acc": 100 * np.mean(quiet),
-        "T-acc": 100 * np.mean([f.any() for f, _ in positive]),
-        "mIoU": 100 * np.mean([*ious, *quiet]),
+        "N-acc": 100 * np.mean(rejected),
+        "T-acc": 100 * np.mean([p.any() for p, _ in positive]),
+        "mIoU": 100 * np.mean([*ious, *rejected]),
     }
 
 
-def wanted_scores(pairs: list[tuple]) -> dict[str, float]:
+def expected_scores(pairs: list[tuple]) -> dict[str, float]:
     groups = sorted({pair[0] for pair in pairs})
-    each = [by_formula([pair for pair in pairs if pair[0] == group]) for group in groups]
-    macro = {f"macro-{name}": np.mean([one[name] for one in each]) for name in each[0]}
-    return by_formula(pairs) | macro | {"pairs": len(pairs), "groups": len(groups)}
+    scores = [pair_scores([pair for pair in pairs if pair[0] == group]) for group in groups]
+    macro = {f"macro-{name}": np.mean([group[name] for group in scores]) for name in scores[0]}
+    return pair_scores(pairs) | macro | {"pairs": len(pairs), "groups": len(groups)}
 
 
-def as_group_answers(records: list[dict], pairs: list[tuple]) -> tuple[list[dict], list[list]]:
-    """The same answers, as a model of groups gives them: in chunks of four, the last one full."""
+def as_group_outputs(records: list[dict], pairs: list[tuple]) -> tuple[list[dict], list[list]]:
+    """Convert predictions to a group model's outputs, in chunks of four padded by repetition."""
     inputs, outputs = [], []
-    drawn = {(image, expression): found for _, image, expression, found, *_ in pairs}
+    predicted = {(image, expression): mask for _, image, expression, mask, *_ in pairs}
     for record in records:
         record.setdefault("group_name", f"group {record['group_id']}")
     for group in GroupQuestions(records):
@@ -46,7 +46,7 @@ def as_group_answers(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
         for start in range(0, len(images), 4):
             chunk = [*images[start : start + 4], *images][:4]
             inputs.append({**group, "images": chunk})
-            masks = [drawn[one["image_id"], group["sent_id"]] for one in chunk]
+            masks = [predicted[image["image_id"], group["sent_id"]] for image in chunk]
             outputs.append(
                 [
                     {
@@ -60,68 +60,68 @@ def as_group_answers(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_to_the_formula(seed: int) -> None:
+def test_equal_to_the_formulas(seed: int) -> None:
     records, outputs, pairs = random_set(seed)
     register("hand_made_groups", lambda: records, evaluator_type="group")
-    judge = GroupReferringEvaluator("hand_made_groups")
-    judge.process(records, outputs)
-    assert judge.evaluate()["group"] == pytest.approx(wanted_scores(pairs))
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    evaluator.process(records, outputs)
+    assert evaluator.evaluate()["group"] == pytest.approx(expected_scores(pairs))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_models_of_groups_and_repeated_images(seed: int) -> None:
+def test_repeated_images_of_group_models_count_once(seed: int) -> None:
     records, _, pairs = random_set(seed)
     register("hand_made_groups", lambda: records, evaluator_type="group")
-    judge = GroupReferringEvaluator("hand_made_groups")
-    inputs, outputs = as_group_answers(records, pairs)
-    assert sum(len(one) for one in outputs) > len(pairs)
-    judge.process(inputs, outputs)
-    assert judge.evaluate()["group"] == pytest.approx(wanted_scores(pairs))
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_outputs(records, pairs)
+    assert sum(len(output) for output in outputs) > len(pairs)
+    evaluator.process(inputs, outputs)
+    assert evaluator.evaluate()["group"] == pytest.approx(expected_scores(pairs))
 
 
-def test_a_rejected_image_has_an_empty_mask() -> None:
+def test_rejected_image_has_an_empty_mask() -> None:
     records, _, pairs = random_set(3)
     register("hand_made_groups", lambda: records)
-    judge = GroupReferringEvaluator("hand_made_groups")
-    inputs, outputs = as_group_answers(records, pairs)
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_outputs(records, pairs)
     for group in outputs:
-        for one in group:
-            one["positive"] = False
-    judge.process(inputs, outputs)
-    found = judge.evaluate()["group"]
+        for output in group:
+            output["positive"] = False
+    evaluator.process(inputs, outputs)
+    found = evaluator.evaluate()["group"]
     assert found["N-acc"] == 100 and found["T-acc"] == 0 and found["mIoU-positive"] == 0
 
 
-def test_missing_and_misshapen_answers_are_named() -> None:
+def test_missing_and_misshapen_outputs_are_refused() -> None:
     records, _, pairs = random_set(3)
     register("hand_made_groups", lambda: records)
-    judge = GroupReferringEvaluator("hand_made_groups")
-    inputs, outputs = as_group_answers(records, pairs)
-    with pytest.raises(ValueError, match="group 0: 4 images, but 3 answers"):
-        judge.process(inputs[:1], [outputs[0][:3]])
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_outputs(records, pairs)
+    with pytest.raises(ValueError, match="group 0: 4 images, but 3 outputs"):
+        evaluator.process(inputs[:1], [outputs[0][:3]])
     small = [{"sem_seg": torch.ones(1, 2, 2)} for _ in outputs[0]]
-    with pytest.raises(ValueError, match=r"jpg: an answer of \(2, 2\) pixels"):
-        judge.process(inputs[:1], [small])
+    with pytest.raises(ValueError, match=r"jpg: a prediction of \(2, 2\) pixels"):
+        evaluator.process(inputs[:1], [small])
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_an_image_of_two_groups_counts_in_both(grouped: bool) -> None:
+def test_image_of_two_groups_counts_in_both(grouped: bool) -> None:
     records, outputs, pairs = random_set(1)
-    others = [{**one, "group_id": one["group_id"] + 100} for one in records]
+    others = [{**r, "group_id": r["group_id"] + 100} for r in records]
     register("hand_made_groups", lambda: records + others)
-    judge = GroupReferringEvaluator("hand_made_groups")
-    inputs, outputs = as_group_answers(records, pairs) if grouped else (records, outputs)
-    judge.process(inputs, outputs)
-    judge.process([{**one, "group_id": one["group_id"] + 100} for one in inputs], outputs)
-    found = judge.evaluate()["group"]
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_outputs(records, pairs) if grouped else (records, outputs)
+    evaluator.process(inputs, outputs)
+    evaluator.process([{**i, "group_id": i["group_id"] + 100} for i in inputs], outputs)
+    found = evaluator.evaluate()["group"]
     assert found["pairs"] == 2 * len(pairs)
     assert found["groups"] == 2 * len({pair[0] for pair in pairs})
 
 
-def test_an_expression_that_is_not_asked_is_named() -> None:
+def test_expression_of_another_image_is_refused() -> None:
     records, _, pairs = random_set(3)
     register("hand_made_groups", lambda: records)
-    inputs, outputs = as_group_answers(records, pairs)
-    judge = GroupReferringEvaluator("hand_made_groups")
-    with pytest.raises(ValueError, match="group 0 does not ask it the expression 999"):
-        judge.process([{**inputs[0], "sent_id": 999}], outputs[:1])
+    inputs, outputs = as_group_outputs(records, pairs)
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    with pytest.raises(ValueError, match="group 0 has no expression 999 for this image"):
+        evaluator.process([{**inputs[0], "sent_id": 999}], outputs[:1])

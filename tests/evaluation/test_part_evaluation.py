@@ -1,4 +1,4 @@
-"""Mean IoU of parts, worked out by hand."""
+"""Mean IoU of parts against hand-computed values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from PIL import Image
 
 from hipie.data.datasets.coco import register
 from hipie.evaluation import PartEvaluator
-from hipie.evaluation.part_evaluation import confusion, grouped, iou_of_classes, mean_of_shown
+from hipie.evaluation.metrics.part_iou import (
+    class_ious,
+    confusion_matrix,
+    group_confusion_matrix,
+    mean_iou,
+)
 
 NAMES = ["car wheel", "car body", "sky", "dog head"]
 
@@ -21,7 +26,7 @@ def scores_of(labels: np.ndarray) -> torch.Tensor:
 
 
 @pytest.fixture
-def one_map(tmp_path: Path) -> dict:
+def record(tmp_path: Path) -> dict:
     truth = np.array([[1, 1, 2, 2, 0], [3, 3, 3, 3, 0]], dtype=np.uint8)
     Image.fromarray(truth).save(tmp_path / "a.png")
     return {
@@ -35,20 +40,20 @@ def one_map(tmp_path: Path) -> dict:
 
 def evaluate(record: dict, predicted: list[list[int]], **metadata) -> dict[str, float]:
     register("hand_made_parts", lambda: [record], stuff_classes=NAMES, **metadata)
-    judge = PartEvaluator("hand_made_parts", distributed=False)
-    judge.process([record], [{"sem_seg": scores_of(np.array(predicted))}])
-    return judge.evaluate()["parts"]
+    evaluator = PartEvaluator("hand_made_parts", distributed=False)
+    evaluator.process([record], [{"sem_seg": scores_of(np.array(predicted))}])
+    return evaluator.evaluate()["parts"]
 
 
-def test_perfect(one_map: dict) -> None:
-    scores = evaluate(one_map, [[0, 0, 1, 1, 3], [2, 2, 2, 2, 0]])
+def test_perfect_prediction_has_full_score(record: dict) -> None:
+    scores = evaluate(record, [[0, 0, 1, 1, 3], [2, 2, 2, 2, 0]])
     assert scores["mIoU"] == 100
     assert np.isnan(scores["IoU-dog head"])
 
 
-def test_by_hand(one_map: dict) -> None:
+def test_scores_of_a_small_map(record: dict) -> None:
     scores = evaluate(
-        one_map,
+        record,
         [[0, 1, 1, 1, 0], [2, 2, 3, 3, 0]],
         part_wholes={"car wheel": "car", "car body": "car", "dog head": "dog"},
         part_groups=[0, 0, 1, -1],
@@ -61,25 +66,25 @@ def test_by_hand(one_map: dict) -> None:
     assert scores["mIoU_grouped"] == pytest.approx((100 + 50) / 2)
 
 
-def test_size_is_checked(one_map: dict) -> None:
+def test_prediction_of_another_size_is_refused(record: dict) -> None:
     with pytest.raises(ValueError, match="a.png: the label map has"):
-        evaluate(one_map, [[0, 0]])
+        evaluate(record, [[0, 0]])
 
 
-def test_maps_without_labels_have_no_score() -> None:
-    counts = confusion(np.zeros((2, 2), int), np.full((2, 2), -1), 3)
-    assert counts.sum() == 0 and np.isnan(mean_of_shown(iou_of_classes(counts)))
+def test_maps_without_labels_have_score_nan() -> None:
+    counts = confusion_matrix(np.zeros((2, 2), int), np.full((2, 2), -1), 3)
+    assert counts.sum() == 0 and np.isnan(mean_iou(class_ious(counts)))
 
 
-def test_ignored_truth_of_groups_drops_out() -> None:
+def test_ignored_groups_are_left_out() -> None:
     counts = np.array([[4, 1], [2, 9]])
-    assert grouped(counts, [0, -1]).tolist() == [[4, 1], [0, 0]]
+    assert group_confusion_matrix(counts, [0, -1]).tolist() == [[4, 1], [0, 0]]
 
 
-def test_parts_that_are_said_to_be_where_their_whole_is_not(one_map: dict) -> None:
+def test_parts_outside_their_whole_lower_the_consistency(record: dict) -> None:
     wholes = {"car wheel": "car", "car body": "car", "dog head": "dog"}
-    scores = evaluate(one_map, [[1, 0, 3, 1, 0], [2, 2, 3, 3, 0]], part_wholes=wholes)
-    # Six pixels show a part: three of the car's are the car's, whichever part, no head is a dog's.
+    scores = evaluate(record, [[1, 0, 3, 1, 0], [2, 2, 3, 3, 0]], part_wholes=wholes)
+    # Six pixels are predicted as a part: three are on the car, no predicted head is on a dog.
     assert scores["inside_whole"] == pytest.approx(100 * 3 / 6)
-    nothing = evaluate(one_map, [[2, 2, 2, 2, 2], [2, 2, 2, 2, 2]], part_wholes=wholes)
+    nothing = evaluate(record, [[2, 2, 2, 2, 2], [2, 2, 2, 2, 2]], part_wholes=wholes)
     assert np.isnan(nothing["inside_whole"])

@@ -1,4 +1,4 @@
-"""PartPQ, against the published definition written out in float64."""
+"""PartPQ against a direct float64 implementation of the published definition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.datasets.part_classes import PartClass
 from hipie.evaluation import PartPQEvaluator
 
-# Two dataset parts of the cow are one for the metric; the road is stuff, the bag has one part.
+# Two dataset parts of the cow are one part of the metric; road is stuff, bag has one part.
 CLASSES = [
     PartClass("cow", (3,), True, {1: 1, 2: 2, 3: 2}),
     PartClass("bag", (4,), True, {1: 1}),
@@ -30,7 +30,7 @@ def uid(name: int, thing: int | None = None, part: int = 0) -> int:
 
 
 def draw(rng: np.random.Generator) -> np.ndarray:
-    """A label map: road, unlabelled ground, cows with and without parts, bags, a crowd."""
+    """Draw a label map: road, unlabelled ground, cows with and without parts, bags, a crowd."""
     labels = np.full(SIZE, 99)
     labels[:12] = uid(7)
     labels[8:12, :9] = uid(8)
@@ -49,10 +49,10 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     return labels
 
 
-def answer(
+def perturb(
     rng: np.random.Generator, labels: np.ndarray
 ) -> tuple[np.ndarray, list[dict], np.ndarray]:
-    """A prediction: the truth with every segment moved a little, some lost, some invented."""
+    """Make a prediction: the truth with segments moved, some removed, some added."""
     truth = decode_uids(labels)
     ids, info = np.zeros(SIZE, int), []
     parts = np.zeros(SIZE, int)
@@ -77,8 +77,8 @@ def answer(
     return ids, info, parts
 
 
-def by_definition(images: list[tuple]) -> list[float]:
-    """PartPQ of every class, mask by mask."""
+def part_pq_by_definition(images: list[tuple]) -> list[float]:
+    """Compute PartPQ of every class, mask by mask."""
     values = []
     for place, one in enumerate(CLASSES):
         total, tp, fp, fn = 0.0, 0, 0, 0
@@ -86,7 +86,7 @@ def by_definition(images: list[tuple]) -> list[float]:
             truth = decode_uids(labels)
             void = ~np.isin(truth.classes, [3, 4, 7, 8])
             crowd = np.zeros(SIZE, bool)
-            wanted = []
+            segments = []
             for key in np.unique(labels):
                 name, thing = decode_uids(np.array([[key]])).classes[0, 0], key >= 1000
                 if name not in one.numbers:
@@ -98,11 +98,11 @@ def by_definition(images: list[tuple]) -> list[float]:
                     known[mask & (truth.parts == old)] = new
                 if (one.thing and not thing) or (one.has_parts and not known.any()):
                     crowd |= mask
-                elif not any((mask == m).all() for m, _ in wanted):
-                    wanted.append((mask, known))
+                elif not any((mask == m).all() for m, _ in segments):
+                    segments.append((mask, known))
             found = [ids == s["id"] for s in info if s["category_id"] == place]
             free = [m for m in found if m.any()]
-            for mask, known in wanted:
+            for mask, known in segments:
                 for j, guess in enumerate(free):  # noqa: B007  (used after the loop)
                     union = (mask | guess).sum() - (void & guess).sum()
                     iou = (mask & guess).sum() / union if union else 0
@@ -114,12 +114,12 @@ def by_definition(images: list[tuple]) -> list[float]:
                 free.pop(j)
                 tp += 1
                 if one.has_parts:
-                    look = ~(void | crowd | (mask & (known == 0)))
-                    a, b = known[look], np.where(guess, parts, 0)[look]
-                    each = []
+                    valid = ~(void | crowd | (mask & (known == 0)))
+                    a, b = known[valid], np.where(guess, parts, 0)[valid]
+                    part_ious = []
                     for p in {*a.tolist(), *b.tolist()} - {255}:
-                        each.append(((a == p) & (b == p)).sum() / ((a == p) | (b == p)).sum())
-                    iou = np.mean(each)
+                        part_ious.append(((a == p) & (b == p)).sum() / ((a == p) | (b == p)).sum())
+                    iou = np.mean(part_ious)
                 total += iou
             for guess in free:
                 fp += (guess & (void | crowd)).sum() / guess.sum() <= 0.5
@@ -135,15 +135,15 @@ def test_equal_to_the_definition(tmp_path: Path, seed: int) -> None:
         labels = draw(rng)
         path = tmp_path / f"{number}.tif"
         Image.fromarray(labels.astype(np.int32), mode="I").save(path)
-        ids, info, parts = answer(rng, labels)
+        ids, info, parts = perturb(rng, labels)
         records.append({"file_name": f"{number}.jpg", "pan_part_file_name": str(path)})
         outputs.append({"panoptic_seg": (torch.from_numpy(ids), info), "part_seg": parts})
         images.append((labels, ids, info, parts))
     register("hand_made_part_pq", lambda: records, part_pq_classes=CLASSES)
-    judge = PartPQEvaluator("hand_made_part_pq")
-    judge.process(records, outputs)
-    found = judge.evaluate()["part_pq"]
-    cow, bag, road = by_definition(images)
+    evaluator = PartPQEvaluator("hand_made_part_pq")
+    evaluator.process(records, outputs)
+    found = evaluator.evaluate()["part_pq"]
+    cow, bag, road = part_pq_by_definition(images)
     assert 20 < cow < 100 and 20 < road < 100
     assert found["PartPQ-parts"] == pytest.approx(cow, abs=1e-9)
     assert found["PartPQ-bag"] == pytest.approx(bag, abs=1e-9, nan_ok=True)
@@ -152,26 +152,26 @@ def test_equal_to_the_definition(tmp_path: Path, seed: int) -> None:
     assert found["PartPQ"] == pytest.approx(np.nanmean([cow, bag, road]), abs=1e-9)
 
 
-def test_the_truth_itself_is_perfect(tmp_path: Path) -> None:
+def test_ground_truth_has_full_score(tmp_path: Path) -> None:
     labels = np.full(SIZE, uid(7))
     labels[:6, :6], labels[6:9, :6] = uid(3, 1, 1), uid(3, 1, 3)
     Image.fromarray(labels.astype(np.int32), mode="I").save(tmp_path / "a.tif")
     record = {"file_name": "a.jpg", "pan_part_file_name": str(tmp_path / "a.tif")}
     register("hand_made_part_pq", lambda: [record], part_pq_classes=CLASSES)
-    judge = PartPQEvaluator("hand_made_part_pq")
+    evaluator = PartPQEvaluator("hand_made_part_pq")
     truth = decode_uids(labels)
     ids = np.where(truth.classes == 3, 1, 2)
     info = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 2}]
     parts = np.array([0, 1, 2, 2])[truth.parts]
-    judge.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
-    found = judge.evaluate()["part_pq"]
+    evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
+    found = evaluator.evaluate()["part_pq"]
     assert found["PartPQ"] == found["PartPQ-parts"] == found["PartPQ-no-parts"] == 100
     assert np.isnan(found["PartPQ-bag"])
     with pytest.raises(ValueError, match=r"a\.tif: the label map has \(24, 30\) pixels, part_seg"):
-        judge.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts[:5]}])
+        evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts[:5]}])
 
 
-def test_labels_outside_of_the_format() -> None:
+def test_labels_outside_of_the_format_are_refused() -> None:
     with pytest.raises(ValueError, match="10000000; they go from 0"):
         decode_uids(np.array([[10_000_000]]))
     found = decode_uids(np.array([[7, 7001, 99_999, 700_102, 9_999_999]]))

@@ -1,4 +1,4 @@
-"""PartPQ of what queries say, from hand-made predictions to the score."""
+"""PartPQ of hand-made query predictions through inference and evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hipie.modeling.postprocessing.part_panoptic import part_owners
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings, universal_inference
 from hipie.vocabularies.vocabulary import Vocabulary
 
-SIDE, STRIDE, SURE = 32, 4, 12.0
+SIDE, STRIDE, CONFIDENT_LOGIT = 32, 4, 12.0
 NAME = "cityscapes_part_pq_val"
 # Stripes of an image: first and last column, number in the label map.
 STRIPES = [
@@ -29,8 +29,8 @@ STRIPES = [
     (24, 28, 28_000_01),
     (28, 32, 28_000_05),
 ]
-THINGS = [("person", 8, 20), ("person", 20, 24), ("bus", 24, 32)]
-COVERED = [
+THING_STRIPES = [("person", 8, 20), ("person", 20, 24), ("bus", 24, 32)]
+STUFF_STRIPES = [
     ("sky", 0, 8),
     ("person head", 8, 12),
     ("person torso", 12, 20),
@@ -39,7 +39,7 @@ COVERED = [
     ("bus chassis", 28, 32),
 ]
 
-SHOWN = ("person", "bus", "sky")
+PRESENT = ("person", "bus", "sky")
 
 
 @dataclass
@@ -57,21 +57,21 @@ class Answer:
 
 def answer(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> Answer:
     """A query a stripe."""
-    logits = torch.full((1, len(stripes), len(vocabulary)), -SURE)
-    masks = torch.full((len(stripes), SIDE // STRIDE, SIDE // STRIDE), -SURE)
+    logits = torch.full((1, len(stripes), len(vocabulary)), -CONFIDENT_LOGIT)
+    masks = torch.full((len(stripes), SIDE // STRIDE, SIDE // STRIDE), -CONFIDENT_LOGIT)
     boxes = torch.tensor([[(a + b) / 2 / SIDE, 0.5, (b - a) / SIDE, 1.0] for _, a, b in stripes])
     for query, (name, first, last) in enumerate(stripes):
-        logits[0, query, vocabulary.names.index(name)] = SURE
-        masks[query, :, first // STRIDE : last // STRIDE] = SURE
-    return Answer(logits, boxes[None], torch.full((1, len(stripes), 1), SURE), masks)
+        logits[0, query, vocabulary.names.index(name)] = CONFIDENT_LOGIT
+        masks[query, :, first // STRIDE : last // STRIDE] = CONFIDENT_LOGIT
+    return Answer(logits, boxes[None], torch.full((1, len(stripes), 1), CONFIDENT_LOGIT), masks)
 
 
 def results(
-    vocabulary: Vocabulary, covered: list[tuple[str, int, int]], semantic: bool = True
+    vocabulary: Vocabulary, stuff_stripes: list[tuple[str, int, int]], semantic: bool = True
 ) -> dict:
     return universal_inference(
-        answer(vocabulary, THINGS),
-        answer(vocabulary, covered),
+        answer(vocabulary, THING_STRIPES),
+        answer(vocabulary, stuff_stripes),
         image=0,
         num_background=0,
         token_spans=[(k,) for k in range(len(vocabulary))],
@@ -107,14 +107,14 @@ def record(tmp_path: Path):
     register_benchmarks()
 
 
-def judged(record: dict, covered: list[tuple[str, int, int]]) -> dict[str, float]:
+def evaluate(record: dict, stuff_stripes: list[tuple[str, int, int]]) -> dict[str, float]:
     vocabulary = MetadataCatalog.get(NAME).vocabulary
-    judge = PartPQEvaluator(NAME)
-    judge.process([record], [results(vocabulary, covered)])
-    return judge.evaluate()["part_pq"]
+    evaluator = PartPQEvaluator(NAME)
+    evaluator.process([record], [results(vocabulary, stuff_stripes)])
+    return evaluator.evaluate()["part_pq"]
 
 
-def test_classes_stand_where_they_are_judged_and_parts_follow() -> None:
+def test_vocabulary_lists_evaluated_classes_before_parts() -> None:
     for name, classes, parts in (("pascal", 59, 52), ("cityscapes", 19, 23)):
         known = MetadataCatalog.get(f"{name}_part_pq_val")
         vocabulary = known.vocabulary
@@ -126,31 +126,31 @@ def test_classes_stand_where_they_are_judged_and_parts_follow() -> None:
             assert owners.count(place) == len(one.part_names)
 
 
-def test_perfect_queries_score_full(record: dict) -> None:
-    found = judged(record, COVERED)
+def test_perfect_queries_have_full_score(record: dict) -> None:
+    found = evaluate(record, STUFF_STRIPES)
     known = {name: value for name, value in found.items() if not np.isnan(value)}
-    names = ("PartPQ", "PartPQ-parts", "PartPQ-no-parts", *(f"PartPQ-{n}" for n in SHOWN))
+    names = ("PartPQ", "PartPQ-parts", "PartPQ-no-parts", *(f"PartPQ-{n}" for n in PRESENT))
     assert known == dict.fromkeys(names, 100.0)
 
 
-def test_a_wrong_part_counts_inside_its_segment_only(record: dict) -> None:
+def test_wrong_part_lowers_its_segment_only(record: dict) -> None:
     wrong = [
         ("person arms", *place) if name == "person head" else (name, *place)
-        for name, *place in COVERED
+        for name, *place in STUFF_STRIPES
     ]
-    found = judged(record, wrong)
-    # Of the first person, torso and "no part" have IoU 1; the head, which is missed, and the arms,
-    # which are not there, 0. The second person is right.
+    found = evaluate(record, wrong)
+    # Of the first person, torso and "no part" have IoU 1; the missed head and the arms, which the
+    # truth does not have, 0. The second person is correct.
     assert found["PartPQ-person"] == 100 * (2 / 4 + 1) / 2
     assert found["PartPQ-parts"] == (75 + 100) / 2
     assert found["PartPQ-sky"] == found["PartPQ-bus"] == 100
 
 
-def test_parts_are_no_segments_and_parts_of_others_are_not_shown(record: dict) -> None:
+def test_parts_of_other_classes_are_not_predicted(record: dict) -> None:
     vocabulary = MetadataCatalog.get(NAME).vocabulary
     wrong = [
         ("bus windows", *place) if name == "person head" else (name, *place)
-        for name, *place in COVERED
+        for name, *place in STUFF_STRIPES
     ]
     found = results(vocabulary, wrong)
     segments, info = found["panoptic_seg"]
@@ -168,7 +168,7 @@ def test_parts_are_no_segments_and_parts_of_others_are_not_shown(record: dict) -
     assert "instances" in found and len(found["sem_seg"]) == len(vocabulary)
 
 
-def test_without_the_semantic_map_there_are_no_parts() -> None:
+def test_no_parts_without_the_semantic_map() -> None:
     vocabulary = MetadataCatalog.get(NAME).vocabulary
-    found = results(vocabulary, COVERED, semantic=False)
+    found = results(vocabulary, STUFF_STRIPES, semantic=False)
     assert set(found) == {"instances", "panoptic_seg"}

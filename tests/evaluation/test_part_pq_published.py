@@ -1,6 +1,6 @@
-"""PartPQ with the published choices of classes, against numbers that panoptic_parts 2.0rc6 gave.
+"""PartPQ with the published choices of classes, against numbers of panoptic_parts 2.0rc6.
 
-That package took the very label maps and answers that `drawn` makes (its `annotation_parsing`,
+That package evaluated the label maps and predictions that `draw_image` makes (its `annotation_parsing`,
 `prediction_parsing`, `generate_ignore_info_tiff` and `pq_part` on its own specifications).
 """
 
@@ -41,8 +41,8 @@ PUBLISHED = {
 }
 
 
-def drawn(classes: list[PartClass], rng: np.random.Generator) -> tuple:
-    """A label map as distributed, and an answer: segments, their classes, parts."""
+def draw_image(classes: list[PartClass], rng: np.random.Generator) -> tuple:
+    """Draw a label map as distributed, and a prediction: segments, their classes, parts."""
     things = [one for one in classes if one.thing]
     stuff = [one.numbers[0] for one in classes if not one.thing]
     labels = np.zeros(SIZE, dtype=np.int64)
@@ -58,11 +58,11 @@ def drawn(classes: list[PartClass], rng: np.random.Generator) -> tuple:
         labels[place] = np.where(parts > 0, with_object * 100 + parts, with_object)
     if rng.random() < 0.5:
         labels[30:, 50:] = things[rng.integers(len(things))].numbers[0]
-    return labels, *answer(classes, labels, rng)
+    return labels, *perturb(classes, labels, rng)
 
 
-def answer(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generator) -> tuple:
-    """The truth with every segment moved a little, some lost, some invented, parts confused."""
+def perturb(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generator) -> tuple:
+    """Make a prediction: the truth with segments moved, some removed, parts confused."""
     truth = decode_uids(labels)
     ids, parts, info = np.zeros(SIZE, int), np.zeros(SIZE, int), []
     for place, one in enumerate(classes):
@@ -85,16 +85,16 @@ def answer(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generato
     return ids, info, parts
 
 
-def pictures(name: str) -> list[tuple]:
-    """What both packages were asked."""
+def draw_images(name: str) -> list[tuple]:
+    """Draw the label maps and predictions that both packages evaluate."""
     rng = np.random.default_rng(7)
     classes = load_part_classes(name)
-    return [drawn(classes, rng) for _ in range(IMAGES)]
+    return [draw_image(classes, rng) for _ in range(IMAGES)]
 
 
 @pytest.fixture
 def root(tmp_path: Path):
-    """A tree with the drawn label maps, as they are distributed."""
+    """Write a tree with the drawn label maps, as they are distributed."""
     folders = {
         "pascal": (
             "pascal_parts/labels/validation",
@@ -112,7 +112,7 @@ def root(tmp_path: Path):
     for name, (maps, map_ending, images, image_ending) in folders.items():
         for folder in (maps, images):
             (tmp_path / folder).mkdir(parents=True)
-        for number, (labels, *_) in enumerate(pictures(name)):
+        for number, (labels, *_) in enumerate(draw_images(name)):
             label_file = tmp_path / maps / f"{number:02}{map_ending}"
             Image.fromarray(labels.astype(np.int32)).save(label_file)
             image = Image.new("RGB", SIZE[::-1])
@@ -124,15 +124,15 @@ def root(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["pascal", "cityscapes"])
 def test_equal_to_panoptic_parts(root: Path, name: str) -> None:
-    judge = PartPQEvaluator(f"{name}_part_pq_val")
+    evaluator = PartPQEvaluator(f"{name}_part_pq_val")
     records = DatasetCatalog.get(f"{name}_part_pq_val")
-    for record, (_, ids, info, parts) in zip(records, pictures(name), strict=True):
-        judge.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
-    found = judge.evaluate()["part_pq"]
+    for record, (_, ids, info, parts) in zip(records, draw_images(name), strict=True):
+        evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
+    found = evaluator.evaluate()["part_pq"]
     assert {key: found[key] for key in PUBLISHED[name]} == pytest.approx(PUBLISHED[name], abs=1e-9)
 
 
-def test_the_published_choices() -> None:
+def test_published_choices_of_classes() -> None:
     pascal, cityscapes = load_part_classes("pascal"), load_part_classes("cityscapes")
     assert [len(pascal), len(cityscapes)] == [59, 19]
     counts = [sum(len(set(one.parts.values())) for one in two) for two in (pascal, cityscapes)]
@@ -146,7 +146,7 @@ def test_the_published_choices() -> None:
     assert known.vocabulary.names[:2] == ("aeroplane", "bicycle") and len(known.thing_classes) == 20
 
 
-def test_objects_and_their_parts_can_be_looked_at(root: Path) -> None:
+def test_annotated_objects_contain_their_parts(root: Path) -> None:
     record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
     found = read_annotated(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
     assert {one.kind for one in found} == {"thing", "stuff", "part"}
@@ -156,8 +156,8 @@ def test_objects_and_their_parts_can_be_looked_at(root: Path) -> None:
             assert one.label.startswith(whole.label) and not (one.mask & ~whole.mask).any()
 
 
-def test_answers_without_parts_are_refused(root: Path) -> None:
-    judge = PartPQEvaluator("cityscapes_part_pq_val")
+def test_outputs_without_parts_are_refused(root: Path) -> None:
+    evaluator = PartPQEvaluator("cityscapes_part_pq_val")
     record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
-    with pytest.raises(ValueError, match='00_gtFine.*the answer has no "part_seg"'):
-        judge.process([record], [{"panoptic_seg": (np.zeros(SIZE, int), [])}])
+    with pytest.raises(ValueError, match='00_gtFine.*PartPQ needs the output "part_seg"'):
+        evaluator.process([record], [{"panoptic_seg": (np.zeros(SIZE, int), [])}])

@@ -1,4 +1,4 @@
-"""Ref-ZOM's scores, against a formula of ten lines."""
+"""Ref-ZOM's scores against their formulas."""
 
 from __future__ import annotations
 
@@ -11,56 +11,60 @@ from hipie.evaluation import RefZOMEvaluator
 from tests.evaluation.referring_sets import random_set
 
 
-def by_formula(pairs: list[tuple], side: int | None = None) -> dict[str, float]:
-    inter, union, ious, quiet = 0, 0, [], []
-    for *_, found, wanted, meant in pairs:
+def expected_scores(pairs: list[tuple], side: int | None = None) -> dict[str, float]:
+    inter, union, ious, rejected = 0, 0, [], []
+    for *_, predicted, target, has_target in pairs:
         if side:
-            found, wanted = (
-                np.array(Image.fromarray(one).resize((side, side), Image.Resampling.NEAREST))
-                for one in (found, wanted)
+            predicted, target = (
+                np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+                for mask in (predicted, target)
             )
-        if meant:
-            i, u = (found & wanted).sum(), (found | wanted).sum()
+        if has_target:
+            i, u = (predicted & target).sum(), (predicted | target).sum()
             inter, union, ious = inter + i, union + u, [*ious, i / u if u else 0.0]
         else:
-            quiet.append(not found.any())
-    scores = {"oIoU": 100 * inter / union, "mIoU": 100 * np.mean(ious), "Acc": 100 * np.mean(quiet)}
+            rejected.append(not predicted.any())
+    scores = {
+        "oIoU": 100 * inter / union,
+        "mIoU": 100 * np.mean(ious),
+        "Acc": 100 * np.mean(rejected),
+    }
     return scores | {
         f"P@{x}": 100 * np.mean(np.array(ious) >= x) for x in (0.5, 0.6, 0.7, 0.8, 0.9)
     }
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_to_the_formula(seed: int) -> None:
+def test_equal_to_the_formulas(seed: int) -> None:
     records, outputs, pairs = random_set(seed)
     register("hand_made_refzom", lambda: records, evaluator_type="refzom")
-    judge = RefZOMEvaluator("hand_made_refzom", also_at=48)
-    judge.process(records, outputs)
-    found = judge.evaluate()["refzom"]
-    assert found.pop("expressions") == len(pairs) and "@48: both masks" in judge.protocol
-    wanted = by_formula(pairs)
-    wanted |= {f"{name}@48": value for name, value in by_formula(pairs, 48).items()}
-    assert found == pytest.approx(wanted)
+    evaluator = RefZOMEvaluator("hand_made_refzom", resized_to=48)
+    evaluator.process(records, outputs)
+    found = evaluator.evaluate()["refzom"]
+    assert found.pop("expressions") == len(pairs) and "@48: both masks" in evaluator.protocol
+    expected = expected_scores(pairs)
+    expected |= {f"{name}@48": value for name, value in expected_scores(pairs, 48).items()}
+    assert found == pytest.approx(expected)
 
 
-def test_nothing_meant_counts_in_acc_alone() -> None:
+def test_expressions_without_target_count_in_acc_only() -> None:
     records, outputs, _ = random_set(1)
     for record in records:
         for expression in record["expressions"]:
             expression["targets"] = []
     register("hand_made_refzom", lambda: records)
-    judge = RefZOMEvaluator("hand_made_refzom")
-    judge.process(records, outputs)
-    found = judge.evaluate()["refzom"]
+    evaluator = RefZOMEvaluator("hand_made_refzom")
+    evaluator.process(records, outputs)
+    found = evaluator.evaluate()["refzom"]
     assert np.isnan(found["oIoU"]) and np.isnan(found["mIoU"]) and 0 < found["Acc"] < 100
 
 
-def test_wrong_answers_are_named() -> None:
+def test_invalid_predictions_are_refused() -> None:
     records, outputs, _ = random_set(2)
     register("hand_made_refzom", lambda: records)
-    judge = RefZOMEvaluator("hand_made_refzom")
-    with pytest.raises(ValueError, match=r"0\.jpg: 4 expressions, but 3 answers"):
-        judge.process(records[:1], [{"referring": outputs[0]["referring"][:3]}])
+    evaluator = RefZOMEvaluator("hand_made_refzom")
+    with pytest.raises(ValueError, match=r"0\.jpg: 4 expressions, but 3 predictions"):
+        evaluator.process(records[:1], [{"referring": outputs[0]["referring"][:3]}])
     other = random_set(9)[1][:1]
-    with pytest.raises(ValueError, match=r"0\.jpg: an answer of"):
-        judge.process(records[:1], other)
+    with pytest.raises(ValueError, match=r"0\.jpg: a prediction of"):
+        evaluator.process(records[:1], other)

@@ -8,7 +8,7 @@ import numpy as np
 from hipie.evaluation import write_results
 
 
-def test_results_are_plain_json(tmp_path: Path) -> None:
+def test_results_are_valid_json(tmp_path: Path) -> None:
     found = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
     path = write_results(found, tmp_path / "new")
     assert path == tmp_path / "new" / "results.json"
@@ -19,7 +19,7 @@ def test_results_are_plain_json(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = write_results({"a": {"b": 1.0}}, tmp_path)
     try:
         write_results({"a": {"b": object()}}, tmp_path)

@@ -1,4 +1,4 @@
-"""The last table of an evaluation."""
+"""The table of results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def table() -> ResultsTable:
         register(name, list, collection="odinw" if number < 2 else "seginw")
         table.add(name, {"bbox": {"AP": box, "AP50": 99.0}, "segm": {"AP": mask}}, object())
     register("hand_made_groups", list)
-    judge = GroupReferringEvaluator("hand_made_groups")
-    table.add("hand_made_groups", judge.evaluate(), judge)
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    table.add("hand_made_groups", evaluator.evaluate(), evaluator)
     return table
 
 
-def test_protocols_are_written_out(table: ResultsTable) -> None:
+def test_text_has_results_and_protocols(table: ResultsTable) -> None:
     text = table.text()
-    (line,) = [one for one in text.splitlines() if one.startswith("hand_made_groups")]
-    assert "expressions on each image they are asked of" in line and "mIoU -" in line
-    (line,) = [one for one in text.splitlines() if one.startswith("hand_made_wild_0  bbox")]
+    (line,) = [row for row in text.splitlines() if row.startswith("hand_made_groups")]
+    assert "every (image, expression) pair of a group" in line and "mIoU -" in line
+    (line,) = [row for row in text.splitlines() if row.startswith("hand_made_wild_0  bbox")]
     assert "AP 10.00  AP50 99.00" in line and "COCO AP of boxes" in line
 
 
@@ -37,13 +37,13 @@ def test_averages_over_collections(table: ResultsTable) -> None:
     assert odinw["dataset"] == "odinw (2 sets)" and odinw["task"] == "bbox"
     assert odinw["metrics"] == {"mean AP": 15.0, "median AP": 15.0, "sets": 2}
     assert seginw["metrics"] == {"mean AP": 40.0, "median AP": 40.0, "sets": 1}
-    shorter = {"odinw-13": ["hand_made_wild_1"]}
-    (_, _, short) = table.averages(shorter)
-    assert short["dataset"] == "odinw-13 (1 sets)" and short["metrics"]["mean AP"] == 20.0
+    subsets = {"odinw-13": ["hand_made_wild_1"]}
+    (_, _, subset) = table.averages(subsets)
+    assert subset["dataset"] == "odinw-13 (1 sets)" and subset["metrics"]["mean AP"] == 20.0
     assert len(table.averages({"all": ["hand_made_wild_0", "hand_made_wild_1"]})) == 2
 
 
-def test_json_beside_it(table: ResultsTable, tmp_path: Path) -> None:
+def test_json_has_all_rows(table: ResultsTable, tmp_path: Path) -> None:
     path = table.write(tmp_path)
     assert path == tmp_path / "table.json"
     rows = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""One process, two or eight: the same numbers, to the last bit."""
+"""Evaluation by one, two and eight processes gives the same numbers, to the last bit."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CLASSES = [PartClass("cow", (3,), True, {1: 1, 2: 2}), PartClass("road", (7,), F
 
 
 @pytest.fixture
-def questions(tmp_path: Path) -> tuple[list[dict], list[dict]]:
-    """Records and answers that every evaluator understands, with awkward numbers."""
+def dataset(tmp_path: Path) -> tuple[list[dict], list[dict]]:
+    """Draw records and outputs that every evaluator takes."""
     records, outputs, _ = random_set(11, IMAGES)
     rng = np.random.default_rng(0)
     for number, (record, output) in enumerate(zip(records, outputs, strict=True)):
@@ -75,8 +75,10 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    records, outputs = questions
+def test_scores_do_not_depend_on_the_number_of_processes(
+    name: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, outputs = dataset
     kind, channels = KINDS[name]
     if channels:
         outputs = maps(outputs, records, channels)
@@ -87,11 +89,11 @@ def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> N
         part_pq_classes=CLASSES,
     )
 
-    def judged(shards: int) -> dict[str, float]:
-        judges = [kind("hand_made_shards", distributed=True) for _ in range(shards)]
-        for rank, judge in enumerate(judges):
+    def evaluate(shards: int) -> dict[str, float]:
+        evaluators = [kind("hand_made_shards", distributed=True) for _ in range(shards)]
+        for rank, evaluator in enumerate(evaluators):
             for number in range(rank, IMAGES, shards):
-                judge.process([records[number]], [outputs[number]])
+                evaluator.process([records[number]], [outputs[number]])
         # What each process would send, by the evaluator's own call to the distributed.
         sent: list[Any] = []
         with monkeypatch.context() as patch:
@@ -99,16 +101,16 @@ def test_shards(name: str, questions: Any, monkeypatch: pytest.MonkeyPatch) -> N
             patch.setattr(distributed.comm, "gather", lambda items, dst: sent.append(items))
             patch.setattr(distributed.comm, "is_main_process", lambda: False)
             patch.setattr(distributed.np, "sum", lambda parts, axis: parts)
-            assert all(judge.evaluate() is None for judge in judges)
+            assert all(evaluator.evaluate() is None for evaluator in evaluators)
         assert len(sent) == shards
         with monkeypatch.context() as patch:
             patch.setattr(distributed.comm, "synchronize", lambda: None)
             patch.setattr(distributed.comm, "gather", lambda items, dst: sent)
-            return dict(judges[0].evaluate()[name])
+            return dict(evaluators[0].evaluate()[name])
 
-    alone = judged(1)
+    alone = evaluate(1)
     assert sum(math.isfinite(value) for value in alone.values()) > 2
     for shards in (2, 8):
-        found = judged(shards)
+        found = evaluate(shards)
         np.testing.assert_equal(found, alone)
         assert [float(v).hex() for v in found.values()] == [float(v).hex() for v in alone.values()]

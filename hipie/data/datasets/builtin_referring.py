@@ -88,12 +88,12 @@ def register_referring_sets(root: Path) -> list[str]:
         for split in splits:
             load = partial(_references, folder, f"refs({by}).p", split)
             objects = str(root / folder / "instances.json")
-            extra = {"also_at": PUBLISHED_SIZE, "instances_json": objects}
+            extra = {"resized_to": PUBLISHED_SIZE, "instances_json": objects}
             add(f"{folder}_{by}_{split}", "refer", load, **extra)
     for folder, splits in HIPIE_SETS.items():
         for split in splits:
             load = partial(_expressions, folder, f"instances_{split}.json")
-            add(f"{folder}-{split}", "refer", load, also_at=PUBLISHED_SIZE)
+            add(f"{folder}-{split}", "refer", load, resized_to=PUBLISHED_SIZE)
     for name, file in HIPIE_MIXED.items():
         add(name, "refer", partial(_expressions, "refcoco-mixed", file))
     for split in UNC:
@@ -101,7 +101,7 @@ def register_referring_sets(root: Path) -> list[str]:
         add(f"grefcoco_unc_{split}", "grefer", load)
     for split in ("train", "test"):
         load = partial(_references, "ref-zom", "refs(final).p", split, image_folder="coco")
-        add(f"refzom_{split}", "refzom", load, also_at=PUBLISHED_SIZE)
+        add(f"refzom_{split}", "refzom", load, resized_to=PUBLISHED_SIZE)
     for name, given in GRD.items():
         add(name, "group", partial(_grd, **given))
     for name, folder in COSALIENCY.items():

@@ -1,4 +1,4 @@
-"""Averages that are the same to the last bit, whatever order the values come in."""
+"""Averages that do not depend on the order of their values, to the last bit."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, rounded once (`math.fsum`); NaN of nothing."""
-    found = [float(value) for value in values]
-    return math.fsum(found) / len(found) if found else math.nan
+    """Compute the mean with a single rounding (`math.fsum`); NaN without values."""
+    numbers = [float(value) for value in values]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def percent(values: Iterable[float]) -> float:
-    """The mean in percent; NaN of nothing."""
+    """Compute the mean in percent; NaN without values."""
     return 100.0 * mean(values)
 
 
-def mean_of_known(values: Iterable[float]) -> float:
-    """The mean of what is not NaN; NaN if nothing is."""
+def nanmean(values: Iterable[float]) -> float:
+    """Compute the mean of the values that are not NaN; NaN without such values."""
     return mean(value for value in values if not math.isnan(value))

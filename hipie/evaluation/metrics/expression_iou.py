@@ -1,104 +1,183 @@
-"""What a model answered to an expression, against what the expression means, in pixels.
+"""IoU of predicted masks with the targets of referring expressions, and the scores made of it.
 
-Masks stay run lengths where both sides have them: pycocotools intersects those without drawing
-them, some thirty times faster than arrays (`benchmarks/data.py`).
+Masks remain RLEs where prediction and target are: pycocotools intersects RLEs without decoding
+them, about thirty times faster than arrays (`benchmarks/data.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import Instances
 
 from hipie.data.io.rle import RLE, merge_rles, to_rle
-from hipie.evaluation.metrics.iou import Overlap, overlap
+from hipie.evaluation.metrics.averages import percent
+
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def target_runs(record: Mapping[str, Any]) -> list[RLE]:
-    """What every expression of a record means: the union of its objects, empty if nothing."""
+class MaskOverlap(NamedTuple):
+    """Pixel counts of a predicted mask and a target.
+
+    Attributes:
+        intersection: pixels in both.
+        union: pixels in either.
+        predicted: pixels of the prediction.
+    """
+
+    intersection: int
+    union: int
+    predicted: int
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; 0 if both masks are empty."""
+        return self.intersection / self.union if self.union else 0.0
+
+
+def mask_overlap(prediction: RLE | np.ndarray, target: RLE | np.ndarray) -> MaskOverlap:
+    """Count the overlap of a predicted mask and a target of the same size.
+
+    Args:
+        prediction, target: RLE, or bool array [H, W].
+    """
+    if isinstance(prediction, np.ndarray) or isinstance(target, np.ndarray):
+        return _array_overlap(_to_array(prediction), _to_array(target))
+    intersection = int(mask_util.area(mask_util.merge([prediction, target], True)))
+    predicted = int(mask_util.area(prediction))
+    union = predicted + int(mask_util.area(target)) - intersection
+    return MaskOverlap(intersection, union, predicted)
+
+
+def resized_mask_overlap(
+    prediction: RLE | np.ndarray, target: RLE | np.ndarray, side: int
+) -> MaskOverlap:
+    """Count the overlap after both masks are resized to `side` x `side`, as LAVT and DMMI do."""
+    return _array_overlap(
+        resize_nearest(_to_array(prediction), side, side),
+        resize_nearest(_to_array(target), side, side),
+    )
+
+
+def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a mask [H, W] by nearest neighbour as Pillow does, with pixel centres aligned."""
+    rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
+    resized: np.ndarray = mask[rows[:, None], columns]
+    return resized
+
+
+def target_rles(record: Mapping[str, Any]) -> list[RLE]:
+    """Compute the union of the objects that each expression of a record describes.
+
+    Args:
+        record: with `height`, `width`, `annotations` and `expressions`.
+
+    Returns:
+        One RLE an expression; an empty mask for an expression without targets.
+    """
     size = record["height"], record["width"]
-    objects = [to_rle(one["segmentation"], *size) for one in record["annotations"]]
+    objects = [to_rle(annotation["segmentation"], *size) for annotation in record["annotations"]]
     return [
-        merge_rles([objects[place] for place in expression["targets"]], *size)
+        merge_rles([objects[target] for target in expression["targets"]], *size)
         for expression in record["expressions"]
     ]
 
 
-def overlap_of_runs(answer: RLE, target: RLE) -> Overlap:
-    """Overlap of two masks of one size."""
-    both = int(mask_util.area(mask_util.merge([answer, target], True)))
-    answered = int(mask_util.area(answer))
-    return Overlap(both, answered + int(mask_util.area(target)) - both, answered)
-
-
-def answer_of(instances: Instances, where: str, height: int, width: int) -> RLE | np.ndarray:
-    """The union of an answer's masks, in the form in which it has them.
+def predicted_mask(
+    instances: Instances, file_name: str, height: int, width: int
+) -> RLE | np.ndarray:
+    """Compute the union of the predicted masks of an expression.
 
     Args:
         instances: with `pred_masks` [n, H, W], or with Detectron2's `pred_masks_rle`, a list of n
-            compressed run lengths; n = 0 is an empty answer.
-        where: the image, for the error.
+            RLEs; n = 0 is an empty mask.
+        file_name: of the image, for the error message.
         height, width: of the image.
+
+    Returns:
+        An RLE for RLEs, else bool [H, W].
 
     Raises:
         ValueError: if the masks are of another size.
     """
     if instances.has("pred_masks_rle"):
-        runs = list(instances.pred_masks_rle)
-        for one in runs:
-            _check_size(where, tuple(one["size"]), (height, width))
-        return merge_rles(runs, height, width)
-    masks = instances.pred_masks.detach().cpu().numpy().astype(bool)
+        rles = list(instances.pred_masks_rle)
+        for rle in rles:
+            _check_size(file_name, tuple(rle["size"]), (height, width))
+        return merge_rles(rles, height, width)
+    masks: np.ndarray = instances.pred_masks.detach().cpu().numpy().astype(bool)
     if len(masks) == 0:
         return np.zeros((height, width), dtype=bool)
-    _check_size(where, masks.shape[1:], (height, width))
-    return masks.any(axis=0)
+    _check_size(file_name, masks.shape[1:], (height, width))
+    union: np.ndarray = masks.any(axis=0)
+    return union
 
 
-def overlap_with(answer: RLE | np.ndarray, target: RLE) -> Overlap:
-    """Overlap of an answer of either form with what was meant."""
-    if isinstance(answer, np.ndarray):
-        return overlap(answer, mask_util.decode(target).astype(bool))
-    return overlap_of_runs(answer, target)
-
-
-def overlap_at(answer: RLE | np.ndarray, target: RLE, side: int) -> Overlap:
-    """Overlap after both are resized to side x side pixels, as LAVT and DMMI compare masks."""
-    drawn = answer if isinstance(answer, np.ndarray) else mask_util.decode(answer).astype(bool)
-    wanted = mask_util.decode(target).astype(bool)
-    return overlap(nearest(drawn, side, side), nearest(wanted, side, side))
-
-
-def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask [H, W] resized by Pillow's rule: each pixel takes the one under its centre."""
-    rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
-    return mask[rows[:, None], columns]
-
-
-def expressions_with_answers(
-    record: Mapping[str, Any], answers: list[Instances]
+def match_expressions(
+    record: Mapping[str, Any], predictions: Sequence[Instances]
 ) -> Iterator[tuple[dict[str, Any], RLE | np.ndarray, RLE]]:
-    """Expression, answer and target of every expression of an image.
+    """Yield expression, predicted mask and target mask of every expression of an image.
 
     Raises:
-        ValueError: if there are fewer or more answers than expressions, or one of another size.
+        ValueError: if the number of predictions is not that of the expressions, or a prediction
+            is of another size than the image.
     """
-    if len(answers) != len(record["expressions"]):
+    if len(predictions) != len(record["expressions"]):
         raise ValueError(
             f"{record['file_name']}: {len(record['expressions'])} expressions, but "
-            f"{len(answers)} answers"
+            f"{len(predictions)} predictions"
         )
     size = record["height"], record["width"]
-    for expression, answer, target in zip(
-        record["expressions"], answers, target_runs(record), strict=True
+    for expression, instances, target in zip(
+        record["expressions"], predictions, target_rles(record), strict=True
     ):
-        yield expression, answer_of(answer, record["file_name"], *size), target
+        yield expression, predicted_mask(instances, record["file_name"], *size), target
 
 
-def _check_size(where: str, found: tuple[int, ...], wanted: tuple[int, int]) -> None:
-    if tuple(found) != wanted:
-        raise ValueError(f"{where}: an answer of {tuple(found)} pixels for an image of {wanted}")
+def referring_scores(overlaps: Sequence[MaskOverlap]) -> dict[str, float]:
+    """Compute oIoU, mIoU and P@X in percent, as LAVT (Yang et al., CVPR 2022) defines them.
+
+    oIoU is the sum of all intersections over the sum of all unions, mIoU the mean IoU, P@X the
+    fraction of samples with an IoU of at least X. NaN without samples; oIoU is 0 if all masks are
+    empty. The scores do not depend on the order of samples.
+
+    Args:
+        overlaps: one an expression.
+    """
+    if not overlaps:
+        names = ["oIoU", "mIoU", *(f"P@{x}" for x in PRECISION_THRESHOLDS)]
+        return dict.fromkeys(names, float("nan"))
+    ious = [overlap.iou for overlap in overlaps]
+    union = sum(overlap.union for overlap in overlaps)
+    scores = {
+        "oIoU": 100.0 * sum(overlap.intersection for overlap in overlaps) / max(union, 1),
+        "mIoU": percent(ious),
+    }
+    for threshold in PRECISION_THRESHOLDS:
+        scores[f"P@{threshold}"] = percent(iou >= threshold for iou in ious)
+    return scores
+
+
+def _array_overlap(prediction: np.ndarray, target: np.ndarray) -> MaskOverlap:
+    intersection = int(np.count_nonzero(prediction & target))
+    predicted = int(np.count_nonzero(prediction))
+    union = predicted + int(np.count_nonzero(target)) - intersection
+    return MaskOverlap(intersection, union, predicted)
+
+
+def _to_array(mask: RLE | np.ndarray) -> np.ndarray:
+    if isinstance(mask, np.ndarray):
+        return mask
+    decoded: np.ndarray = mask_util.decode(mask).astype(bool)
+    return decoded
+
+
+def _check_size(file_name: str, size: tuple[int, ...], expected: tuple[int, int]) -> None:
+    if tuple(size) != expected:
+        raise ValueError(
+            f"{file_name}: a prediction of {tuple(size)} pixels for an image of {expected}"
+        )

@@ -1,15 +1,15 @@
-"""PartPQ of one image: matched segments, and how well their parts agree.
+"""PartPQ counts of one image: matched segments and the IoU of their parts.
 
-de Geus et al., "Part-aware Panoptic Segmentation", CVPR 2021. A predicted and a true segment of one
-class match if their IoU is above 0.5. A match of a class with parts counts with the mean IoU of its
-parts (and of "no part"), a match of another class with its own IoU. PartPQ of a class is the sum
-of these over matches plus half of the segments, found or true, without a match.
+de Geus et al., "Part-aware Panoptic Segmentation", CVPR 2021. A predicted and a ground-truth
+segment of one class match if their IoU is above 0.5. A match of a class with parts counts with the
+mean IoU of its parts (and of "no part"), a match of another class with its own IoU. PartPQ of a
+class is the sum of these over the number of matches plus half of the unmatched segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,114 +17,133 @@ from hipie.data.datasets.panoptic_parts import NO_OBJECT, PanopticParts
 from hipie.data.datasets.part_classes import PartClass
 
 UNKNOWN_PART = 255
-"""A predicted part that is none of the class's: misses its truth, and is no class of its own."""
-
-
-@dataclass
-class ClassCounts:
-    """What was counted for one class: the IoU of every match, and what had no match."""
-
-    ious: list[float] = field(default_factory=list)
-    false: int = 0
-    missed: int = 0
+"""A predicted part that the class does not have: a miss, without an IoU of its own."""
+MATCH_IOU = 0.5
+MAX_IGNORED_FRACTION = 0.5
+"""Unmatched predictions with a larger fraction of ignored pixels are not false positives."""
 
 
 @dataclass(frozen=True)
-class FoundSegment:
-    """A predicted segment: a bool mask [H, W] and the parts inside it, integers [H, W]."""
+class ClassCounts:
+    """Counts of one class.
+
+    Attributes:
+        ious: IoU of every match.
+        false_positives: predicted segments without a match.
+        false_negatives: ground-truth segments without a match.
+    """
+
+    ious: tuple[float, ...] = ()
+    false_positives: int = 0
+    false_negatives: int = 0
+
+
+@dataclass(frozen=True)
+class PredictedSegment:
+    """A predicted segment.
+
+    Attributes:
+        mask: [H, W] bool.
+        parts: [H, W] integers, part of each pixel.
+    """
 
     mask: np.ndarray
     parts: np.ndarray
 
 
-def image_counts(
+def count_image(
     truth: PanopticParts,
-    found: Mapping[int, Sequence[FoundSegment]],
+    predictions: Mapping[int, Sequence[PredictedSegment]],
     classes: Sequence[PartClass],
 ) -> list[ClassCounts]:
-    """Compare one image.
+    """Match the segments of one image.
 
-    Pixels of no class, and objects of things without a number, are not judged; nor are segments
-    of a class with parts on which no part is labelled.
+    Pixels of no class and of things without an object number are ignored; so are segments of a
+    class with parts on which no part is labelled.
 
     Args:
         truth: the labels.
-        found: predicted segments by the class's position in `classes`; they do not overlap.
-        classes: what is counted.
+        predictions: segments by the class's position in `classes`; they do not overlap.
+        classes: evaluated classes.
 
     Returns:
-        one a class.
+        One entry a class.
     """
-    known = [number for one in classes for number in one.numbers]
+    known = [number for part_class in classes for number in part_class.numbers]
     void = ~np.isin(truth.classes, known)
     return [
-        _class_counts(truth, found.get(place, ()), one, void) for place, one in enumerate(classes)
+        _count_class(truth, predictions.get(index, ()), part_class, void)
+        for index, part_class in enumerate(classes)
     ]
 
 
-def _class_counts(
-    truth: PanopticParts, found: Iterable[FoundSegment], one: PartClass, void: np.ndarray
+def _count_class(
+    truth: PanopticParts,
+    predictions: Iterable[PredictedSegment],
+    part_class: PartClass,
+    void: np.ndarray,
 ) -> ClassCounts:
-    wanted, crowd = _true_segments(truth, one)
+    segments, crowd = _true_segments(truth, part_class)
     ignored = void | crowd
-    counts = ClassCounts()
-    unmatched = [segment for segment in found if segment.mask.any()]
-    for mask, parts in wanted:
+    ious: list[float] = []
+    unmatched = [segment for segment in predictions if segment.mask.any()]
+    for mask, parts in segments:
         match = None
-        for place, segment in enumerate(unmatched):
+        for index, segment in enumerate(unmatched):
             iou = _segment_iou(mask, segment.mask, void)
-            if iou > 0.5:
-                match = place, iou
+            if iou > MATCH_IOU:
+                match = index, iou
                 break
         if match is None:
-            counts.missed += 1
             continue
         segment = unmatched.pop(match[0])
-        judged = ~(ignored | (mask & (parts == 0)))
-        value = _part_iou(parts, segment, judged) if one.has_parts else match[1]
-        counts.ious.append(value)
+        evaluated = ~(ignored | (mask & (parts == 0)))
+        ious.append(_part_iou(parts, segment, evaluated) if part_class.has_parts else match[1])
+    false_positives = 0
     for segment in unmatched:
         inside = np.count_nonzero(segment.mask & ignored)
-        counts.false += inside / np.count_nonzero(segment.mask) <= 0.5
-    return counts
+        false_positives += inside / np.count_nonzero(segment.mask) <= MAX_IGNORED_FRACTION
+    return ClassCounts(tuple(ious), int(false_positives), len(segments) - len(ious))
 
 
 def _true_segments(
-    truth: PanopticParts, one: PartClass
+    truth: PanopticParts, part_class: PartClass
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Masks and parts of a class's segments, and the pixels of it that are not judged."""
-    table = np.zeros(max([0, *one.parts, int(truth.parts.max(initial=0))]) + 1, dtype=np.int64)
-    for number, place in one.parts.items():
-        table[number] = place
+    """Return masks and parts of a class's segments, and its pixels that are ignored."""
+    table = np.zeros(
+        max([0, *part_class.parts, int(truth.parts.max(initial=0))]) + 1, dtype=np.int64
+    )
+    for number, part in part_class.parts.items():
+        table[number] = part
     segments = []
     crowd = np.zeros(truth.classes.shape, dtype=bool)
-    for number in one.numbers:
+    for number in part_class.numbers:
         of_class = truth.classes == number
-        for name in np.unique(truth.objects[of_class]):
-            mask = of_class & (truth.objects == name)
+        for object_id in np.unique(truth.objects[of_class]):
+            mask = of_class & (truth.objects == object_id)
             parts = np.where(mask, table[truth.parts], 0)
-            if (one.thing and name == NO_OBJECT) or (one.has_parts and not parts.any()):
+            unnumbered = part_class.thing and object_id == NO_OBJECT
+            if unnumbered or (part_class.has_parts and not parts.any()):
                 crowd |= mask
             else:
                 segments.append((mask, parts))
     return segments, crowd
 
 
-def _segment_iou(wanted: np.ndarray, found: np.ndarray, void: np.ndarray) -> float:
-    both = np.count_nonzero(wanted & found)
-    either = np.count_nonzero(wanted | found) - np.count_nonzero(void & found)
-    return both / either if either > 0 else 0.0
+def _segment_iou(truth: np.ndarray, predicted: np.ndarray, void: np.ndarray) -> float:
+    intersection = np.count_nonzero(truth & predicted)
+    union = np.count_nonzero(truth | predicted) - np.count_nonzero(void & predicted)
+    return intersection / union if union > 0 else 0.0
 
 
-def _part_iou(wanted: np.ndarray, segment: FoundSegment, judged: np.ndarray) -> float:
-    """The mean IoU of parts that the truth or the prediction shows, "no part" among them."""
-    true_parts = wanted[judged]
-    found_parts = np.where(segment.mask, segment.parts, 0)[judged]
-    shown = np.union1d(true_parts, found_parts)
+def _part_iou(truth: np.ndarray, segment: PredictedSegment, evaluated: np.ndarray) -> float:
+    """Compute the mean IoU of the parts in truth or prediction, "no part" among them."""
+    true_parts = truth[evaluated]
+    predicted_parts = np.where(segment.mask, segment.parts, 0)[evaluated]
     ious = [
-        np.count_nonzero((true_parts == part) & (found_parts == part))
-        / np.count_nonzero((true_parts == part) | (found_parts == part))
-        for part in shown
+        np.count_nonzero((true_parts == part) & (predicted_parts == part))
+        / np.count_nonzero((true_parts == part) | (predicted_parts == part))
+        for part in np.union1d(true_parts, predicted_parts)
         if part != UNKNOWN_PART
     ]
     return float(np.mean(ious)) if ious else 0.0

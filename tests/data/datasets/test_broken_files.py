@@ -16,7 +16,7 @@ from hipie.data.datasets import DatasetError, load_refcoco
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.datasets.grd import TABLES, load_grd
 from hipie.data.datasets.uninext_refer import load_object_expressions
-from hipie.evaluation.metrics.expression_iou import target_runs
+from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 from tests.data.datasets.mutations import changed_files
 
@@ -55,7 +55,7 @@ def survive(path: Path, load: Callable[[], list[dict]], mutants: Any) -> tuple[i
             continue
         taken += 1
         for record in records:
-            for runs in target_runs(record):
+            for runs in target_rles(record):
                 assert runs["size"] == [record["height"], record["width"]]
             for expression in record["expressions"]:
                 assert (

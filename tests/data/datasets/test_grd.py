@@ -12,7 +12,7 @@ import pytest
 from hipie.data.datasets import DatasetError
 from hipie.data.datasets.grd import GroupQuestions, load_grd
 from hipie.data.picturebook import write_split
-from hipie.evaluation.metrics.expression_iou import target_runs
+from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 
 
@@ -32,7 +32,7 @@ def test_equal_to_the_toolkit(tmp_path: Path) -> None:
         assert record["file_name"] == image["file_name"]
         asked = set(theirs.get_sent_ids(group_ids=[record["group_id"]]))
         assert {expression["sent_id"] for expression in record["expressions"]} == asked
-        for expression, runs in zip(record["expressions"], target_runs(record), strict=True):
+        for expression, runs in zip(record["expressions"], target_rles(record), strict=True):
             (row,) = theirs.load_sents([expression["sent_id"]])
             assert row["raw_sent"] == expression["expression"]
             meant = theirs.get_anno_ids(

@@ -1,6 +1,8 @@
-"""Masks as run lengths and drawn ones are the same answer."""
+"""Overlaps of masks as arrays and RLEs, and the scores made of them."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -12,77 +14,138 @@ from PIL import Image
 from hipie.data.datasets.coco import register
 from hipie.data.io.rle import decode_counts
 from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
-from hipie.evaluation.metrics.expression_iou import nearest, overlap_of_runs, target_runs
-from hipie.evaluation.metrics.iou import overlap
-from tests.evaluation.referring_sets import answer, random_mask, random_set, runs
+from hipie.evaluation.metrics.expression_iou import (
+    MaskOverlap,
+    mask_overlap,
+    referring_scores,
+    resize_nearest,
+    target_rles,
+)
+from tests.evaluation.referring_sets import encode_rle, make_prediction, random_mask, random_set
+
+
+def rectangle(left: int, right: int) -> np.ndarray:
+    mask = np.zeros((4, 10), dtype=bool)
+    mask[:, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "expected"),
+    [
+        (rectangle(0, 5), rectangle(0, 5), (20, 20)),
+        (rectangle(0, 5), rectangle(3, 8), (8, 32)),
+        (rectangle(0, 5), rectangle(5, 8), (0, 32)),
+        (rectangle(0, 0), rectangle(5, 8), (0, 12)),
+        (rectangle(5, 8), rectangle(0, 0), (0, 12)),
+        (rectangle(0, 0), rectangle(0, 0), (0, 0)),
+    ],
+)
+def test_overlap(predicted: np.ndarray, target: np.ndarray, expected: tuple[int, int]) -> None:
+    assert mask_overlap(predicted, target) == (*expected, predicted.sum())
+
+
+def test_iou_of_empty_masks_is_zero() -> None:
+    assert MaskOverlap(0, 0, 0).iou == 0 and MaskOverlap(3, 4, 3).iou == 0.75
+
+
+PAIRS = [(90, 100), (5, 10), (7, 10), (0, 20), (0, 0)]
+
+
+def test_scores_of_five_expressions() -> None:
+    scores = referring_scores([MaskOverlap(*pair, 0) for pair in PAIRS])
+    assert scores["oIoU"] == pytest.approx(100 * 102 / 140)
+    assert scores["mIoU"] == pytest.approx(100 * (0.9 + 0.5 + 0.7 + 0 + 0) / 5)
+    assert [scores[f"P@{x}"] for x in (0.5, 0.6, 0.7, 0.8, 0.9)] == pytest.approx(
+        [60, 40, 40, 20, 20]
+    )
+
+
+def test_scores_without_samples_are_nan() -> None:
+    assert all(math.isnan(value) for value in referring_scores([]).values())
+
+
+def test_scores_of_empty_masks_are_zero() -> None:
+    scores = referring_scores([MaskOverlap(0, 0, 0)])
+    assert scores["oIoU"] == 0 and scores["mIoU"] == 0 and scores["P@0.5"] == 0
+
+
+def test_scores_do_not_depend_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 10**6, (500, 2)).cumsum(1)
+    overlaps = [MaskOverlap(int(intersection), int(union), 0) for intersection, union in counts]
+    expected = referring_scores(overlaps)
+    for _ in range(20):
+        assert referring_scores([overlaps[k] for k in rng.permutation(500)]) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_overlap_of_runs_is_that_of_masks(seed: int) -> None:
+def test_overlap_of_rles_equals_that_of_arrays(seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = tuple(rng.integers(1, 60, 2))
     for _ in range(20):
         first, second = random_mask(rng, size), random_mask(rng, size)
-        assert overlap_of_runs(runs(first), runs(second)) == overlap(first, second)
+        assert mask_overlap(encode_rle(first), encode_rle(second)) == mask_overlap(first, second)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_run_lengths_are_read_as_pycocotools_reads_them(seed: int) -> None:
+def test_counts_are_decoded_as_pycocotools_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = random_mask(rng, (int(rng.integers(1, 400)), int(rng.integers(1, 400))))
-    found = decode_counts(runs(mask)["counts"])
+    found = decode_counts(encode_rle(mask)["counts"])
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
-    wanted = np.diff(np.concatenate([[0], edges, [flat.size]]))
+    expected = np.diff(np.concatenate([[0], edges, [flat.size]]))
     if flat[0]:
-        wanted = np.concatenate([[0], wanted])
-    np.testing.assert_array_equal(found, wanted)
+        expected = np.concatenate([[0], expected])
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
     "sizes", [((30, 40), (480, 480)), ((500, 333), (480, 480)), ((7, 5), (3, 9))]
 )
-def test_nearest_is_pillows(sizes: tuple) -> None:
+def test_resize_nearest_equals_pillow(sizes: tuple) -> None:
     before, after = sizes
     mask = np.random.default_rng(0).random(before) < 0.5
-    wanted = Image.fromarray(mask).resize(after[::-1], Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(nearest(mask, *after), np.array(wanted))
+    expected = Image.fromarray(mask).resize(after[::-1], Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(resize_nearest(mask, *after), np.array(expected))
 
 
-def formula(pairs: list[tuple], side: int | None) -> dict[str, float]:
+def expected_scores(pairs: list[tuple], side: int | None) -> dict[str, float]:
     inter = union = 0
-    ious, good, correct = [], [], []
-    for *_, found, wanted, meant in pairs:
+    ious, giou_terms, presence = [], [], []
+    for *_, predicted, target, has_target in pairs:
         if side:
-            found, wanted = nearest(found, side, side), nearest(wanted, side, side)
-        i, u = (found & wanted).sum(), (found | wanted).sum()
+            predicted = resize_nearest(predicted, side, side)
+            target = resize_nearest(target, side, side)
+        i, u = (predicted & target).sum(), (predicted | target).sum()
         inter, union = inter + i, union + u
         ious.append(i / u if u else 0.0)
-        good.append(ious[-1] if meant else float(not found.any()))
-        correct.append((meant, found.any()))
+        giou_terms.append(ious[-1] if has_target else float(not predicted.any()))
+        presence.append((has_target, predicted.any()))
     return {
         "oIoU": 100 * inter / union,
         "mIoU": 100 * np.mean(ious),
         "P@0.5": 100 * np.mean(np.array(ious) >= 0.5),
         "P@0.9": 100 * np.mean(np.array(ious) >= 0.9),
-        "gIoU": 100 * np.mean(good),
+        "gIoU": 100 * np.mean(giou_terms),
         "cIoU": 100 * inter / union,
-        "N-acc": 100 * np.mean([not any_ for meant, any_ in correct if not meant]),
-        "T-acc": 100 * np.mean([any_ for meant, any_ in correct if meant]),
+        "N-acc": 100 * np.mean([not any_ for has_target, any_ in presence if not has_target]),
+        "T-acc": 100 * np.mean([any_ for has_target, any_ in presence if has_target]),
         "Pr@0.7": 100
-        * np.mean([v >= 0.7 for v, (meant, _) in zip(ious, correct, strict=True) if meant]),
+        * np.mean([v >= 0.7 for v, (known, _) in zip(ious, presence, strict=True) if known]),
     }
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", [ReferringEvaluator, GeneralizedReferringEvaluator])
-def test_both_sizes_by_formula(seed: int, kind: type) -> None:
+def test_scores_at_both_sizes(seed: int, kind: type) -> None:
     records, outputs, pairs = random_set(seed)
     register("hand_made_sizes", lambda: records)
-    judge = kind("hand_made_sizes", also_at=48)
-    judge.process(records, outputs)
-    (found,) = judge.evaluate().values()
-    own, resized = formula(pairs, None), formula(pairs, 48)
+    evaluator = kind("hand_made_sizes", resized_to=48)
+    evaluator.process(records, outputs)
+    (found,) = evaluator.evaluate().values()
+    own, resized = expected_scores(pairs, None), expected_scores(pairs, 48)
     compared = [name for name in own if name in found]
     assert len(compared) >= 4
     for name in compared:
@@ -92,27 +155,27 @@ def test_both_sizes_by_formula(seed: int, kind: type) -> None:
     assert found["expressions"] == len(pairs)
 
 
-def test_polygons_and_plain_counts_are_targets_too() -> None:
+def test_polygons_and_uncompressed_counts_are_targets() -> None:
     square = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
     drawn = np.zeros((8, 9), bool)
     drawn[1:4, 2:6] = True
     flat = drawn.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    kinds = ([square], {"size": [8, 9], "counts": counts}, runs(drawn))
+    forms = ([square], {"size": [8, 9], "counts": counts}, encode_rle(drawn))
     record = {
         "height": 8,
         "width": 9,
-        "annotations": [{"segmentation": one} for one in kinds],
+        "annotations": [{"segmentation": form} for form in forms],
         "expressions": [{"targets": [k]} for k in range(3)] + [{"targets": []}],
     }
-    *same, empty = target_runs(record)
-    for one in same:
-        np.testing.assert_array_equal(mask_util.decode(one), drawn)
+    *same, empty = target_rles(record)
+    for rle in same:
+        np.testing.assert_array_equal(mask_util.decode(rle), drawn)
     assert mask_util.area(empty) == 0 and empty["size"] == [8, 9]
 
 
-def test_boxes_are_judged_where_all_have_one() -> None:
+def test_box_precision_needs_a_box_for_every_expression() -> None:
     rng = np.random.default_rng(0)
     truth, found = (rng.uniform(0, 20, (60, 4)) + [0, 0, 1, 1] for _ in range(2))
     found[::3] = truth[::3] + rng.uniform(-0.5, 0.5, (20, 4))
@@ -122,34 +185,37 @@ def test_boxes_are_judged_where_all_have_one() -> None:
         "height": 50,
         "width": 50,
         "annotations": [
-            {"bbox": box.tolist(), "segmentation": runs(np.ones((50, 50), bool))} for box in truth
+            {"bbox": box.tolist(), "segmentation": encode_rle(np.ones((50, 50), bool))}
+            for box in truth
         ],
         "expressions": [{"expression": "it", "targets": [k]} for k in range(60)],
     }
-    answers = []
-    for k, (left, top, wide, high) in enumerate(found):
-        one = answer([np.ones((50, 50), bool)], (50, 50), as_runs=False)
-        one.pred_boxes = Boxes(torch.tensor([[left, top, left + wide, top + high]]))
-        answers.append(one[:0] if k == 7 else one)
+    predictions = []
+    for k, (x, y, width, height) in enumerate(found):
+        prediction = make_prediction([np.ones((50, 50), bool)], (50, 50), as_rle=False)
+        prediction.pred_boxes = Boxes(torch.tensor([[x, y, x + width, y + height]]))
+        predictions.append(prediction[:0] if k == 7 else prediction)
     register("hand_made_boxes", lambda: [record])
-    judge = ReferringEvaluator("hand_made_boxes")
-    judge.process([record], [{"referring": answers}])
-    scores = judge.evaluate()["refer"]
+    evaluator = ReferringEvaluator("hand_made_boxes")
+    evaluator.process([record], [{"referring": predictions}])
+    scores = evaluator.evaluate()["refer"]
     ious = mask_util.iou(found, truth, [0] * 60).diagonal().copy()
     ious[7] = 0
     for x in (0.5, 0.7, 0.9):
         assert scores[f"box-P@{x}"] == pytest.approx(100 * (ious >= x).mean())
     assert 0 < scores["box-P@0.9"] < scores["box-P@0.5"] < 100
     record["expressions"][3]["targets"] = []
-    judge.reset()
-    judge.process([record], [{"referring": answers}])
-    assert not [name for name in judge.evaluate()["refer"] if name.startswith("box")]
+    evaluator.reset()
+    evaluator.process([record], [{"referring": predictions}])
+    assert not [name for name in evaluator.evaluate()["refer"] if name.startswith("box")]
 
 
-def test_run_lengths_of_another_size_are_refused() -> None:
+def test_rles_of_another_size_are_refused() -> None:
     records, _, _ = random_set(0, 1)
     register("hand_made_sizes", lambda: records)
-    judge = ReferringEvaluator("hand_made_sizes")
-    wrong: list[Instances] = [answer([np.ones((3, 3), bool)], (3, 3), as_runs=True)] * 4
-    with pytest.raises(ValueError, match=r"0\.jpg: an answer of \(3, 3\) pixels for an image of"):
-        judge.process(records, [{"referring": wrong}])
+    evaluator = ReferringEvaluator("hand_made_sizes")
+    wrong: list[Instances] = [make_prediction([np.ones((3, 3), bool)], (3, 3), as_rle=True)] * 4
+    with pytest.raises(
+        ValueError, match=r"0\.jpg: a prediction of \(3, 3\) pixels for an image of"
+    ):
+        evaluator.process(records, [{"referring": wrong}])

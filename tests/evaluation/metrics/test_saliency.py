@@ -1,33 +1,33 @@
-"""Measures of grey maps, against pysodmetrics and against what can be worked out by hand."""
+"""Saliency measures against pysodmetrics and hand-computed values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hipie.evaluation.cosaliency_evaluation import image_scores, set_scores
+from hipie.evaluation.cosaliency_evaluation import cosaliency_scores, measure_image
 from hipie.evaluation.metrics.saliency import (
-    enhanced_alignment,
+    e_measure,
     f_measure,
     mean_absolute_error,
-    stretched,
-    structure,
+    normalize_map,
+    s_measure,
 )
 
-CORNERS = {
-    "nothing is there": (None, 0.0),
-    "everything is there": (None, 1.0),
-    "a map of nothing": (0, None),
-    "a full map": (255, None),
-    "a constant map": (77, None),
-    "nothing, and none found": (0, 0.0),
-    "everything, and all found": (255, 1.0),
-    "nothing, and all found": (255, 0.0),
+EDGE_CASES = {
+    "empty mask": (None, 0.0),
+    "full mask": (None, 1.0),
+    "empty map": (0, None),
+    "full map": (255, None),
+    "constant map": (77, None),
+    "empty map and mask": (0, 0.0),
+    "full map and mask": (255, 1.0),
+    "full map, empty mask": (255, 0.0),
 }
 
 
 def pair(rng: np.random.Generator, value: int | None, share: float | None) -> tuple:
-    """A uint8 map and a bool mask of a random size; constant where one is given."""
+    """Draw a uint8 map and a bool mask of a random size; constant where a value is given."""
     size = tuple(rng.integers(2, 40, 2))
     mask = rng.random(size) < (rng.random() if share is None else share)
     noise = rng.integers(0, 256, size) * 0.5 + 127 * mask
@@ -38,8 +38,8 @@ def pair(rng: np.random.Generator, value: int | None, share: float | None) -> tu
 def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(3)
     plain = [pair(rng, None, None) for _ in range(60)]
-    corners = [pair(rng, *corner) for corner in CORNERS.values() for _ in range(4)]
-    return plain + corners
+    edge_cases = [pair(rng, *case) for case in EDGE_CASES.values() for _ in range(4)]
+    return plain + edge_cases
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,11 +53,11 @@ def test_equal_to_pysodmetrics() -> None:
     }
     found = []
     for number, (grey, mask) in enumerate(pairs()):
-        for one in measures.values():
-            one.step(pred=grey, gt=mask.astype(np.uint8) * 255)
-        found.append(image_scores(str(number), grey, mask))
-    results = {name: one.get_results() for name, one in measures.items()}
-    ours = set_scores(found)
+        for measure in measures.values():
+            measure.step(pred=grey, gt=mask.astype(np.uint8) * 255)
+        found.append(measure_image(str(number), grey, mask))
+    results = {name: measure.get_results() for name, measure in measures.items()}
+    ours = cosaliency_scores(found)
     assert ours["MAE"] == pytest.approx(results["mae"]["mae"], abs=1e-9)
     for letter, key in (("E", "em"), ("F", "fm")):
         curve = results[letter.lower()][key]["curve"]
@@ -65,33 +65,33 @@ def test_equal_to_pysodmetrics() -> None:
         assert ours[f"{letter}_mean"] == pytest.approx(curve.mean(), abs=1e-9)
         adaptive = results[letter.lower()][key]["adp"]
         assert ours[f"{letter}_adaptive"] == pytest.approx(adaptive, abs=1e-9)
-    for one, theirs in zip(found, measures["f"].changeable_fms, strict=True):
-        np.testing.assert_allclose(one.f_curve, theirs, atol=1e-9)
-    for one, theirs in zip(found, measures["e"].changeable_ems, strict=True):
-        np.testing.assert_allclose(one.e_curve, theirs, atol=1e-9)
-    # Theirs is NaN where the object's centre is on the last row or column: a block is empty there.
+    for image, theirs in zip(found, measures["f"].changeable_fms, strict=True):
+        np.testing.assert_allclose(image.f_curve, theirs, atol=1e-9)
+    for image, theirs in zip(found, measures["e"].changeable_ems, strict=True):
+        np.testing.assert_allclose(image.e_curve, theirs, atol=1e-9)
+    # pysodmetrics gives NaN where the centroid is on the last row or column: a block is empty.
     theirs = np.array(measures["s"].sms)
     known = np.isfinite(theirs)
     assert known.sum() > 80 and np.isfinite([one.s for one in found]).all()
     np.testing.assert_allclose(np.array([one.s for one in found])[known], theirs[known], atol=1e-9)
-    assert set_scores([one for one, k in zip(found, known, strict=True) if k])["S"] == (
+    assert cosaliency_scores([one for one, k in zip(found, known, strict=True) if k])["S"] == (
         pytest.approx(theirs[known].mean(), abs=1e-9)
     )
 
 
-def test_a_perfect_map() -> None:
+def test_perfect_map() -> None:
     mask = np.zeros((10, 12), bool)
     mask[2:7, 3:9] = True
-    values = stretched(mask.astype(np.uint8) * 255)
+    values = normalize_map(mask.astype(np.uint8) * 255)
     assert mean_absolute_error(values, mask) == 0
-    assert structure(values, mask) == pytest.approx(1)
+    assert s_measure(values, mask) == pytest.approx(1)
     assert f_measure(values, mask).at_levels[:255].min() == 1
     assert f_measure(values, mask).adaptive == 1
     # The sum of 120 perfect pixels is divided by 119.
-    assert enhanced_alignment(values, mask).adaptive == pytest.approx(120 / 119)
+    assert e_measure(values, mask).adaptive == pytest.approx(120 / 119)
 
 
-def test_half_of_the_object_by_hand() -> None:
+def test_map_of_half_of_the_object() -> None:
     mask = np.array([[True, True, False, False]])
     values = np.array([[1.0, 0.0, 0.0, 0.0]])
     assert mean_absolute_error(values, mask) == 0.25
@@ -101,21 +101,21 @@ def test_half_of_the_object_by_hand() -> None:
     assert len(f.at_levels) == 256
 
 
-def test_the_mean_is_over_images_not_pixels() -> None:
-    small = image_scores("a", np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool))
-    large = image_scores("b", np.zeros((20, 20), np.uint8), np.ones((20, 20), bool))
-    assert set_scores([small, large])["MAE"] == 0.5
-    assert np.isnan(set_scores([])["S"])
+def test_mean_is_over_images() -> None:
+    small = measure_image("a", np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool))
+    large = measure_image("b", np.zeros((20, 20), np.uint8), np.ones((20, 20), bool))
+    assert cosaliency_scores([small, large])["MAE"] == 0.5
+    assert np.isnan(cosaliency_scores([])["S"])
 
 
-def test_a_map_of_another_size_is_resized() -> None:
+def test_map_of_another_size_is_resized() -> None:
     mask = np.zeros((8, 8), bool)
     mask[:, 4:] = True
     small = np.repeat(np.array([[0, 0, 255, 255]], np.uint8), 4, axis=0)
-    assert image_scores("a", small, mask).mae < 0.1
+    assert measure_image("a", small, mask).mae < 0.1
 
 
 @pytest.mark.parametrize(("grey", "mask"), [(0, False), (255, True), (9, True), (255, False)])
-def test_one_pixel_has_finite_scores(grey: int, mask: bool) -> None:
-    one = image_scores("a", np.array([[grey]], np.uint8), np.array([[mask]]))
+def test_single_pixel_has_finite_scores(grey: int, mask: bool) -> None:
+    one = measure_image("a", np.array([[grey]], np.uint8), np.array([[mask]]))
     assert 0 <= one.s <= 1 and 0 <= one.e_adaptive <= 1 and (one.e_curve <= 1).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from hipie.evaluation.metrics.expression_iou import answer_of
+from hipie.evaluation.metrics.expression_iou import predicted_mask
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -102,7 +102,7 @@ def test_answers_are_detectron2s(model, item):
     for one in found["referring"]:
         assert one.image_size == (48, 80)
         assert one.pred_masks.shape[1:] == (48, 80) and one.pred_masks.dtype == torch.bool
-        assert answer_of(one, "page.png", 48, 80).shape == (48, 80)
+        assert predicted_mask(one, "page.png", 48, 80).shape == (48, 80)
         assert all(0.5 <= score <= 1 for score in one.scores)
 
 
