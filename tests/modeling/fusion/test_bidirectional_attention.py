@@ -1,4 +1,4 @@
-"""Fusion against a loop over images, heads, pixels and words in float64."""
+"""Bi-directional attention against loops over images, heads and tokens in float64."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def make_fusion(dropout: float = 0.0) -> BidirectionalFusion:
     return fusion
 
 
-def by_loops(fusion: BidirectionalFusion, visual: Tensor, text: Tensor, real: Tensor) -> tuple:
-    """The published order of products: project every pixel and every word, then attend."""
+def fuse_by_loops(fusion: BidirectionalFusion, visual: Tensor, text: Tensor, real: Tensor) -> tuple:
+    """The published order of products: project all tokens of both modalities, then attend."""
     v = fusion.norm_visual(visual)
     t = fusion.norm_text(text)
     query, key = fusion.visual_query(v) * DEPTH**-0.5, fusion.text_key(t)
@@ -47,15 +47,15 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(2, 7, 6).double(), torch.randn(2, 4, 5).double(), real
 
 
-def test_equals_the_loops() -> None:
+def test_equals_explicit_loops() -> None:
     fusion = make_fusion().double()
     visual, text, real = inputs()
-    got = fusion(visual, text, real)
-    for one, expected in zip(got, by_loops(fusion, visual, text, real), strict=True):
+    output = fusion(visual, text, real)
+    for one, expected in zip(output, fuse_by_loops(fusion, visual, text, real), strict=True):
         torch.testing.assert_close(one, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_padded_words_change_nothing_for_pixels() -> None:
+def test_padded_tokens_do_not_change_the_image() -> None:
     fusion = make_fusion().double()
     visual, text, real = inputs()
     noise = torch.where(real[..., None], text, torch.randn_like(text))
@@ -65,14 +65,14 @@ def test_padded_words_change_nothing_for_pixels() -> None:
     torch.testing.assert_close(changed[1][real], kept[1][real])
 
 
-def test_the_residual_starts_from_the_normed_inputs() -> None:
+def test_the_residual_is_the_normalised_input() -> None:
     fusion = make_fusion()
     torch.nn.init.zeros_(fusion.gamma_visual)
     torch.nn.init.zeros_(fusion.gamma_text)
     visual, text = torch.randn(1, 7, 6), torch.randn(1, 4, 5)
-    seen, read = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
-    torch.testing.assert_close(seen, fusion.norm_visual(visual))
-    torch.testing.assert_close(read, fusion.norm_text(text))
+    visual_out, text_out = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(visual_out, fusion.norm_visual(visual))
+    torch.testing.assert_close(text_out, fusion.norm_text(text))
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -90,25 +90,29 @@ def test_huge_scores_stay_finite(scale: float) -> None:
     torch.nn.init.constant_(fusion.norm_visual.weight, scale)
     torch.nn.init.constant_(fusion.norm_text.weight, scale)
     visual, text = torch.randn(1, 7, 6), torch.randn(1, 4, 5)
-    seen, read = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
-    (seen.sum() + read.sum()).backward()
-    assert seen.isfinite().all()
-    assert read.isfinite().all()
+    visual_out, text_out = fusion(visual, text, torch.ones(1, 4, dtype=torch.bool))
+    (visual_out.sum() + text_out.sum()).backward()
+    assert visual_out.isfinite().all()
+    assert text_out.isfinite().all()
     assert all(p.grad.isfinite().all() for p in fusion.parameters())
 
 
-def test_heads_one_by_one_equal_heads_together(monkeypatch) -> None:
+def test_groups_of_heads_give_the_same_result_and_gradients(monkeypatch) -> None:
     module = make_fusion().double()
     visual, text, real = inputs()
     everything = [visual.requires_grad_(), text.requires_grad_(), *module.parameters()]
 
-    def answer() -> list[Tensor]:
-        seen, read = module(visual, text, real)
-        loss = (seen * torch.linspace(-1, 1, seen.numel()).view_as(seen)).sum()
-        return [seen, read, *torch.autograd.grad(loss + read.square().sum(), everything)]
+    def outputs_and_gradients() -> list[Tensor]:
+        visual_out, text_out = module(visual, text, real)
+        loss = (visual_out * torch.linspace(-1, 1, visual_out.numel()).view_as(visual_out)).sum()
+        return [
+            visual_out,
+            text_out,
+            *torch.autograd.grad(loss + text_out.square().sum(), everything),
+        ]
 
-    whole = answer()
+    together = outputs_and_gradients()
     monkeypatch.setattr("hipie.modeling.fusion.bidirectional_attention.WORKING_BYTES", 1)
     assert len(list(module._head_groups(1))) == HEADS
-    for one, other in zip(answer(), whole, strict=True):
-        torch.testing.assert_close(one, other)
+    for first, second in zip(outputs_and_gradients(), together, strict=True):
+        torch.testing.assert_close(first, second)

@@ -1,6 +1,8 @@
-"""Dynamic masks against one small network an object, written out in float64."""
+"""Dynamic mask head against an explicit network per query in float64."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,23 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures, aligned_upsample
+from hipie.structures import LayerOutput
 
 
-def by_objects(
+def reference_masks(
     head: DynamicMaskHead,
     features: torch.Tensor,
     queries: torch.Tensor,
     centres: torch.Tensor,
     image: torch.Tensor,
 ) -> torch.Tensor:
-    """Every object's three convolutions with explicit relative coordinates, before upsampling."""
+    """Three convolutions per query with explicit relative coordinates, before upsampling."""
     c = head.channels
     height, width = features.shape[-2:]
     out = []
     for query, centre, b in zip(queries, centres, image.tolist(), strict=True):
-        numbers = head.controller(query).double()
+        parameters = head.controller(query).double()
         ends = np.cumsum([(c + 2) * c, c * c, c, c, c, 1])
-        w1, w2, w3, b1, b2, b3 = np.split(numbers.detach().numpy(), ends[:-1])
+        w1, w2, w3, b1, b2, b3 = np.split(parameters.detach().numpy(), ends[:-1])
         y, x = np.mgrid[0:height, 0:width] * 8 + 4.0
         relative = np.stack([float(centre[0]) - x, float(centre[1]) - y])
         pixels = np.concatenate([relative, features[b].double().numpy()]).reshape(c + 2, -1)
@@ -34,12 +37,12 @@ def by_objects(
     return torch.from_numpy(np.stack(out))
 
 
-def test_equals_one_network_an_object() -> None:
+def test_equals_an_explicit_network_per_query() -> None:
     head = DynamicMaskHead(12, channels=4)
     features, queries = torch.randn(2, 4, 3, 5), torch.randn(6, 12)
     centres, image = torch.rand(6, 2) * 40, torch.tensor([0, 1, 1, 0, 1, 0])
     masks = head(features, queries, centres, image)
-    expected = by_objects(head, features, queries, centres, image)
+    expected = reference_masks(head, features, queries, centres, image)
     assert masks.shape == (6, 6, 10)
     upsampled = aligned_upsample(expected[:, None])[:, 0]
     torch.testing.assert_close(masks.double(), upsampled, atol=1e-4, rtol=1e-4)
@@ -63,18 +66,18 @@ def test_no_queries_give_no_masks() -> None:
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_queries_may_be_drawn_some_at_a_time(monkeypatch, images) -> None:
+def test_chunks_of_queries_give_the_same_masks(monkeypatch, images) -> None:
     head = DynamicMaskHead(12, channels=4)
     image = torch.arange(11) * 2 % images
     arguments = (torch.randn(images, 4, 3, 5), torch.randn(11, 12), torch.rand(11, 2) * 40)
     expected = head(*arguments, image)
-    monkeypatch.setattr("hipie.modeling.heads.dynamic_mask_head.QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr("hipie.modeling.heads.dynamic_mask_head.QUERIES_PER_CHUNK", 2)
     with torch.no_grad():
-        got = head(*arguments, image)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        output = head(*arguments, image)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_masks_stay_float32_under_autocast() -> None:
+def test_masks_are_float32_under_autocast() -> None:
     head = DynamicMaskHead(12, channels=4)
     arguments = (torch.randn(1, 4, 3, 5), torch.randn(2, 12), torch.rand(2, 2) * 40)
     image = torch.zeros(2, dtype=torch.int64)
@@ -100,7 +103,7 @@ def test_aligned_upsampling_keeps_pixel_centres() -> None:
 def test_mask_features_add_coarse_to_fine() -> None:
     net = MaskFeatures(8, 3)
     p3, p4, p5 = torch.randn(1, 8, 9, 7), torch.randn(1, 8, 5, 4), torch.randn(1, 8, 3, 2)
-    got = net([p3, p4, p5])
+    output = net([p3, p4, p5])
 
     def convolve(layer: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, layer.weight, layer.bias, padding=1).clamp(min=0)
@@ -114,5 +117,24 @@ def test_mask_features_add_coarse_to_fine() -> None:
     x = convolve(net.middle, p4 + nearest(x, p4))
     x = convolve(net.fine, p3 + nearest(x, p3))
     expected = convolve(net.out, convolve(net.narrow, x))
-    assert got.shape == (1, 3, 9, 7)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert output.shape == (1, 3, 9, 7)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_of_a_layer_are_those_of_its_queries() -> None:
+    head = DynamicMaskHead(12, channels=4)
+    features = torch.randn(2, 4, 3, 5).unbind(0)
+    layer = LayerOutput(
+        boxes=torch.rand(2, 6, 4),
+        mask_embeddings=torch.randn(2, 6, 12),
+        mask_centers=40 * torch.rand(2, 6, 2),
+    )
+    image, query = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
+    masks = head.logits(layer, features, image, query)
+    chosen = (layer.mask_embeddings[image, query], layer.mask_centers[image, query])
+    assert torch.equal(masks, head(features, *chosen, image))
+    pixel = torch.tensor([[2.5 / 10, 3.5 / 6]])
+    at_points = head.logits(layer, features, image, query, pixel)
+    torch.testing.assert_close(at_points[:, 0], masks[:, 3, 2])
+    with pytest.raises(ValueError, match="mask centres"):
+        head.logits(replace(layer, mask_centers=None), features, image, query)

@@ -1,21 +1,21 @@
-"""Denoising queries: where copies stand, how far they move, who sees whom."""
+"""Denoising queries: order of the copies, size of the noise, attention mask."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hipie.modeling.criterion.predictions import DenoisingLayout
-from hipie.modeling.criterion.targets import Targets
+from hipie.box_ops import box_cxcywh_to_xyxy
 from hipie.modeling.transformer_decoder.denoising import (
-    denoising_queries,
-    group_attention_mask,
-    jitter,
-    move_corners,
+    build_denoising_queries,
+    center_size_noise,
+    corner_noise,
+    denoising_attention_mask,
 )
+from hipie.structures import DenoisingLayout, Targets
 
 
-def image(count: int) -> Targets:
+def make_targets(count: int) -> Targets:
     """Objects well inside the image."""
     boxes = torch.cat([0.4 + 0.2 * torch.rand(count, 2), 0.1 + 0.1 * torch.rand(count, 2)], dim=1)
     return Targets(
@@ -28,84 +28,82 @@ def image(count: int) -> Targets:
     )
 
 
-def copies_of(targets: list[Targets], budget: int, negatives: bool, noise=None):
-    still = noise or (lambda boxes, negative: boxes + 0.25 * negative[:, None])
-    boxes = [one.boxes for one in targets]
-    return denoising_queries(targets, boxes, budget, still, negatives=negatives)
+def noised_copies(targets: list[Targets], num_queries: int, negatives: bool, noise=None):
+    noise = noise or (lambda boxes, negative: boxes + 0.25 * negative[:, None])
+    boxes = [target.boxes for target in targets]
+    return build_denoising_queries(targets, boxes, num_queries, noise, negatives=negatives)
 
 
 @pytest.mark.parametrize("negatives", [False, True])
-def test_copies_stand_where_the_layout_says(negatives: bool) -> None:
-    targets = [image(3), image(1), image(0)]
-    copies = copies_of(targets, 14, negatives)
+def test_copies_are_in_the_order_of_the_layout(negatives: bool) -> None:
+    targets = [make_targets(3), make_targets(1), make_targets(0)]
+    copies = noised_copies(targets, 14, negatives)
     layout = copies.layout
     assert layout == DenoisingLayout(14 // (6 if negatives else 3), 3, negatives)
     assert copies.references.shape == (3, layout.num_queries, 4)
-    for b, one in enumerate(targets):
+    for b, target in enumerate(targets):
         for g in range(layout.num_groups):
             for i in range(layout.max_objects):
-                place = g * layout.group_size + i
-                assert copies.used[b, place] == (i < len(one))
-                expected = one.boxes[i] if i < len(one) else torch.full((4,), 0.5)
-                torch.testing.assert_close(copies.references[b, place], expected)
-                if negatives and i < len(one):
-                    twin = copies.references[b, place + layout.max_objects]
-                    torch.testing.assert_close(twin, expected + 0.25)
+                query = g * layout.group_size + i
+                assert copies.used[b, query] == (i < len(target))
+                expected = target.boxes[i] if i < len(target) else torch.full((4,), 0.5)
+                torch.testing.assert_close(copies.references[b, query], expected)
+                if negatives and i < len(target):
+                    negative_copy = copies.references[b, query + layout.max_objects]
+                    torch.testing.assert_close(negative_copy, expected + 0.25)
 
 
-def test_there_is_always_one_group_where_there_is_an_object() -> None:
-    copies = copies_of([image(9)], 4, True)
+def test_there_is_at_least_one_group() -> None:
+    copies = noised_copies([make_targets(9)], 4, True)
     assert copies.layout.num_groups == 1
     assert copies.used.all()
 
 
-def test_nothing_to_copy_gives_none() -> None:
-    assert copies_of([image(0), image(0)], 10, True) is None
-    assert copies_of([image(2)], 0, True) is None
+def test_without_objects_or_queries_there_is_none() -> None:
+    assert noised_copies([make_targets(0), make_targets(0)], 10, True) is None
+    assert noised_copies([make_targets(2)], 0, True) is None
 
 
-def corners(boxes: torch.Tensor) -> torch.Tensor:
-    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
-
-
-def test_corners_move_by_less_than_half_and_negatives_by_more() -> None:
-    boxes = image(400).boxes
+def test_corner_noise_is_below_half_the_size_and_above_for_negatives() -> None:
+    boxes = make_targets(400).boxes
     negative = torch.arange(400) % 2 == 1
-    moved = move_corners(boxes, negative)
-    share = (corners(moved) - corners(boxes)).abs() / (boxes[:, 2:] / 2).repeat(1, 2)
+    moved = corner_noise(boxes, negative)
+    share = (box_cxcywh_to_xyxy(moved) - box_cxcywh_to_xyxy(boxes)).abs() / (
+        boxes[:, 2:] / 2
+    ).repeat(1, 2)
     assert share[~negative].max() <= 1 + 1e-4
     assert share[negative].min() >= 1 - 1e-4
     assert share[negative].max() <= 2 + 1e-4
     assert share[~negative].mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_moved_corners_stay_in_the_image() -> None:
+def test_moved_corners_stay_in_the_make_targets() -> None:
     boxes = torch.tensor([[0.05, 0.95, 0.2, 0.2]]).repeat(50, 1)
-    moved = corners(move_corners(boxes, torch.ones(50, dtype=torch.bool)))
+    moved = box_cxcywh_to_xyxy(corner_noise(boxes, torch.ones(50, dtype=torch.bool)))
     assert moved.min() >= -1e-6
     assert moved.max() <= 1 + 1e-6
 
 
-def test_jitter_scales_with_the_object() -> None:
-    boxes = image(300).boxes
-    moved = jitter(0.4)(boxes, torch.zeros(300, dtype=torch.bool))
+def test_center_size_noise_scales_with_the_object() -> None:
+    boxes = make_targets(300).boxes
+    moved = center_size_noise(0.4)(boxes, torch.zeros(300, dtype=torch.bool))
     assert ((moved - boxes).abs()[:, :2] <= 0.2 * boxes[:, 2:] + 1e-6).all()
     assert ((moved - boxes).abs()[:, 2:] <= 0.4 * boxes[:, 2:] + 1e-6).all()
     assert (moved != boxes).all()
 
 
 @pytest.mark.parametrize("negatives", [False, True])
-def test_groups_see_themselves_and_the_matching_queries_only(negatives: bool) -> None:
+def test_groups_attend_to_themselves_and_to_matching_queries_only(negatives: bool) -> None:
     layout = DenoisingLayout(3, 2, negatives)
-    hidden = group_attention_mask(layout, 5, torch.device("cpu"))
+    masked = denoising_attention_mask(layout, 5, torch.device("cpu"))
     noised = layout.num_queries
-    assert hidden.shape == (noised + 5, noised + 5)
+    assert masked.shape == (noised + 5, noised + 5)
     for row in range(noised + 5):
         for column in range(noised + 5):
             if column >= noised:
-                sees = True
+                attends = True
             elif row >= noised:
-                sees = False
+                attends = False
             else:
-                sees = row // layout.group_size == column // layout.group_size
-            assert hidden[row, column] == (not sees)
+                attends = row // layout.group_size == column // layout.group_size
+            assert masked[row, column] == (not attends)

@@ -1,20 +1,27 @@
-"""Transformer layers: order of norms and residuals, and what attention may not see."""
+"""Transformer layers: order of norms and residuals, attention masks, chunks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hipie.modeling.pixel_decoder.multi_scale_features import Levels, flatten_levels
-from hipie.modeling.transformer_decoder.layers import DecoderLayer, EncoderLayer, FeedForward
+from hipie.modeling.pixel_decoder.multi_scale_features import flatten_levels
+from hipie.modeling.transformer_decoder.layers import (
+    DecoderLayer,
+    EncoderLayer,
+    FeedForward,
+    TransformerConfig,
+)
+from hipie.structures import FeatureLevels
 
 WIDTH = 16
+TRANSFORMER = TransformerConfig(width=WIDTH, num_heads=2, num_points=2, dim_feedforward=24)
 
 
-def make_levels() -> Levels:
+def make_levels() -> FeatureLevels:
     masks = [torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)]
-    maps = [torch.randn(2, WIDTH, *one.shape[-2:]) for one in masks]
-    return flatten_levels(maps, [torch.randn_like(one) for one in maps], masks)
+    maps = [torch.randn(2, WIDTH, *mask.shape[-2:]) for mask in masks]
+    return flatten_levels(maps, [torch.randn_like(level) for level in maps], masks)
 
 
 def randomise(module: torch.nn.Module) -> None:
@@ -22,7 +29,7 @@ def randomise(module: torch.nn.Module) -> None:
         torch.nn.init.normal_(parameter, std=0.3)
 
 
-def test_feed_forward_norms_after_the_residual() -> None:
+def test_feed_forward_normalises_after_the_residual() -> None:
     block = FeedForward(WIDTH, 24)
     x = torch.randn(2, 3, WIDTH)
     hidden = (x @ block.linear1.weight.T + block.linear1.bias).clamp(min=0)
@@ -31,39 +38,44 @@ def test_feed_forward_norms_after_the_residual() -> None:
 
 
 def test_encoder_adds_positions_to_queries_but_not_to_values() -> None:
-    layer = EncoderLayer(WIDTH, 2, 2, 2, 24)
+    layer = EncoderLayer(TRANSFORMER, 2)
     randomise(layer)
     levels = make_levels()
-    tokens, centres = levels.tokens, levels.centres()
+    tokens, points = levels.tokens, levels.reference_points()
     attended = layer.attention(
-        tokens + levels.positions, centres, tokens, levels.shapes, levels.starts, None
+        tokens + levels.position_embeddings,
+        points,
+        tokens,
+        levels.spatial_shapes,
+        levels.level_start_index,
+        None,
     )
     expected = layer.feed_forward(layer.norm(tokens + attended))
-    torch.testing.assert_close(layer(tokens, levels, centres, None), expected)
+    torch.testing.assert_close(layer(tokens, levels, points, None), expected)
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 40, 1000])
-def test_tokens_may_be_encoded_some_at_a_time(monkeypatch, at_once) -> None:
-    layer = EncoderLayer(WIDTH, 2, 2, 2, 24)
+@pytest.mark.parametrize("chunk", [1, 7, 40, 1000])
+def test_chunks_of_tokens_give_the_same_result(monkeypatch, chunk) -> None:
+    layer = EncoderLayer(TRANSFORMER, 2)
     randomise(layer)
     levels = make_levels()
     padding = torch.zeros(levels.tokens.shape[:2], dtype=torch.bool)
     padding[1, 13:16] = True
-    expected = layer(levels.tokens, levels, levels.centres(), padding)
-    monkeypatch.setattr("hipie.modeling.transformer_decoder.layers.TOKENS_AT_ONCE", at_once)
+    expected = layer(levels.tokens, levels, levels.reference_points(), padding)
+    monkeypatch.setattr("hipie.modeling.transformer_decoder.layers.TOKENS_PER_CHUNK", chunk)
     with torch.no_grad():
-        got = layer(levels.tokens, levels, levels.centres(), padding)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        output = layer(levels.tokens, levels, levels.reference_points(), padding)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_decoder_queries_do_not_see_what_is_hidden() -> None:
-    layer = DecoderLayer(WIDTH, 2, 2, 2, 24)
+def test_decoder_queries_do_not_attend_to_masked_ones() -> None:
+    layer = DecoderLayer(TRANSFORMER, 2)
     randomise(layer)
     levels = make_levels()
     queries, positions = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)
     references = torch.rand(2, 5, 2, 4)
-    hidden = torch.zeros(5, 5, dtype=torch.bool)
-    hidden[2:, :2] = True
+    masked = torch.zeros(5, 5, dtype=torch.bool)
+    masked[2:, :2] = True
 
     def run(queries: torch.Tensor) -> torch.Tensor:
         return layer(
@@ -73,7 +85,7 @@ def test_decoder_queries_do_not_see_what_is_hidden() -> None:
             levels.tokens,
             levels,
             padding_mask=None,
-            attention_mask=hidden,
+            attention_mask=masked,
         )
 
     other = queries.clone()
@@ -86,8 +98,8 @@ def test_decoder_queries_do_not_see_what_is_hidden() -> None:
     assert (run(other)[:, :2] - before[:, :2]).abs().max() > 1e-3
 
 
-def test_decoder_order_of_norms() -> None:
-    layer = DecoderLayer(WIDTH, 2, 2, 2, 24)
+def test_decoder_layer_is_post_norm() -> None:
+    layer = DecoderLayer(TRANSFORMER, 2)
     randomise(layer)
     levels = make_levels()
     queries, positions = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)
@@ -95,10 +107,15 @@ def test_decoder_order_of_norms() -> None:
     placed = queries + positions
     x = layer.norm_self(queries + layer.self_attention(placed, placed, queries)[0])
     attended = layer.cross_attention(
-        x + positions, references, levels.tokens, levels.shapes, levels.starts, None
+        x + positions,
+        references,
+        levels.tokens,
+        levels.spatial_shapes,
+        levels.level_start_index,
+        None,
     )
     expected = layer.feed_forward(layer.norm_cross(x + attended))
-    got = layer(
+    output = layer(
         queries,
         positions,
         references,
@@ -107,4 +124,4 @@ def test_decoder_order_of_norms() -> None:
         padding_mask=None,
         attention_mask=None,
     )
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
