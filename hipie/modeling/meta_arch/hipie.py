@@ -218,6 +218,9 @@ class HIPIE(SegmentationModel):
             batched_inputs: Detectron2's list of dicts; only `image` is read.
             stuff: whether to run the stuff decoder; referring expressions do not need it.
         """
+        return self._encode_images(batched_inputs, stuff=stuff)
+
+    def _encode_images(self, batched_inputs: Inputs, *, stuff: bool = True) -> ImageFeatures:
         features, padding_mask, sizes = self._extract_features(batched_inputs, training=False)
         return ImageFeatures(
             image_sizes=sizes,
@@ -262,7 +265,6 @@ class HIPIE(SegmentationModel):
                     results[i] = result
         return results
 
-    @torch.no_grad()
     def predict_raw(
         self,
         batched_inputs: Inputs,
@@ -289,8 +291,17 @@ class HIPIE(SegmentationModel):
             )
         if self.stuff is None:
             raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
-        features = self.encode_images(batched_inputs)
-        if all(with_expressions):
+        with torch.no_grad():
+            return self._predict_raw(batched_inputs, thing_masks, stuff_masks)
+
+    def _predict_raw(
+        self,
+        batched_inputs: Inputs,
+        thing_masks: Sequence[int] | Tensor | None = None,
+        stuff_masks: Sequence[int] | Tensor | None = None,
+    ) -> RawPredictions:
+        features = self._encode_images(batched_inputs)
+        if "expressions" in batched_inputs[0]:
             expressions, image_index = _pairs(batched_inputs)
             features = features.select(image_index)
             text, fused_text, things, memory = self._decode_expressions(
@@ -372,7 +383,7 @@ class HIPIE(SegmentationModel):
     ) -> list[dict[str, Any]]:
         sizes = _image_sizes(inputs, features)
         check_input_memory(inputs, sizes, classes=0, width=self.things.width, device=self.device)
-        features = features or self.encode_images(inputs, stuff=False)
+        features = features or self._encode_images(inputs, stuff=False)
         expressions, image_index = _pairs(inputs)
         results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
         for start in range(0, len(expressions), EXPRESSIONS_PER_CHUNK):
@@ -406,7 +417,7 @@ class HIPIE(SegmentationModel):
             width=self.things.width,
             device=self.device,
         )
-        return self._decode_vocabularies(features or self.encode_images(inputs), vocabularies)
+        return self._decode_vocabularies(features or self._encode_images(inputs), vocabularies)
 
     def _decode_vocabularies(
         self, features: ImageFeatures, vocabularies: Sequence[Vocabulary]

@@ -1,7 +1,8 @@
-"""The meta-architecture as a whole, at its smallest: what comes out must not depend on company."""
+"""HIPIE at its smallest: results, losses, batches, image features, default vocabularies."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,25 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from PIL import Image
 
-from hipie import memory_check as memory
+from hipie import memory_check
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 ROOT = Path(__file__).parents[3]
-WORDS = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "open sky"])
+VOCABULARY = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "open sky"])
 
 
-def picture(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
+def make_image(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
     """Noise over a gradient, [3, height, width], 0..255."""
     generator = torch.Generator().manual_seed(seed)
     across = torch.linspace(0, 160, width).expand(3, height, width)
     return across + 90 * torch.rand(3, height, width, generator=generator)
 
 
-def objects(labels: list[int], height: int = 64, width: int = 96) -> Instances:
+def make_instances(labels: list[int], height: int = 64, width: int = 96) -> Instances:
     """Rectangles of the given classes, one beside the other."""
     masks = torch.zeros(len(labels), height, width, dtype=torch.bool)
     for i in range(len(labels)):
@@ -41,27 +44,27 @@ def objects(labels: list[int], height: int = 64, width: int = 96) -> Instances:
     return found
 
 
-def item(task: str, seed: int = 0, labels: list[int] | None = None, **kept) -> dict:
+def training_input(task: str, seed: int = 0, labels: list[int] | None = None, **changes) -> dict:
     """One training dict of a task."""
     labels = [0, 1, 2] if labels is None else labels
     if task == "referring":
-        words = {"expressions": ["the red car", "a dog on the left"]}
+        text = {"expressions": ["the red car", "a dog on the left"]}
         labels = [label for label in labels if label < 2]
     else:
-        words = {"vocabulary": WORDS}
+        text = {"vocabulary": VOCABULARY}
     return {
-        "image": picture(seed),
+        "image": make_image(seed),
         "task": task,
-        "instances": objects(labels),
+        "instances": make_instances(labels),
         "height": 64,
         "width": 96,
-        **words,
-        **kept,
+        **text,
+        **changes,
     }
 
 
-def wake(model: torch.nn.Module) -> torch.nn.Module:
-    """Make heads that start at zero random, so that everything has an effect."""
+def randomise_zero_heads(model: torch.nn.Module) -> torch.nn.Module:
+    """Randomise heads that are initialised to zero, so that all have an effect."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if ("box" in name and "layers.2" in name) or "attention_weights" in name:
@@ -73,37 +76,39 @@ def wake(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.fixture
 def model(tiny_cfg):
     torch.manual_seed(0)
-    return wake(build_model(tiny_cfg)).eval()
+    return randomise_zero_heads(build_model(tiny_cfg)).eval()
 
 
 def close(one, other, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
-def same_instances(one: Instances, other: Instances) -> None:
+def assert_same_instances(first: Instances, second: Instances) -> None:
     """Equal up to rounding; rows are compared in order, so scores must not be tied."""
-    close(one.scores, other.scores)
-    assert torch.equal(one.pred_classes, other.pred_classes)
-    close(one.pred_boxes.tensor, other.pred_boxes.tensor, 1e-2)
-    assert (one.pred_masks != other.pred_masks).float().mean() < 1e-4
+    close(first.scores, second.scores)
+    assert torch.equal(first.pred_classes, second.pred_classes)
+    close(first.pred_boxes.tensor, second.pred_boxes.tensor, 1e-2)
+    assert (first.pred_masks != second.pred_masks).float().mean() < 1e-4
 
 
-def same_results(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    if "referring" in one:
-        for mine, yours in zip(one["referring"], other["referring"], strict=True):
-            same_instances(mine, yours)
+def assert_same_results(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    if "referring" in first:
+        for a, b in zip(first["referring"], second["referring"], strict=True):
+            assert_same_instances(a, b)
         return
-    same_instances(one["instances"], other["instances"])
-    close(one["sem_seg"], other["sem_seg"])
-    assert (one["panoptic_seg"][0] != other["panoptic_seg"][0]).float().mean() < 1e-3
-    assert [s["category_id"] for s in one["panoptic_seg"][1]] == [
-        s["category_id"] for s in other["panoptic_seg"][1]
+    assert_same_instances(first["instances"], second["instances"])
+    close(first["sem_seg"], second["sem_seg"])
+    assert (first["panoptic_seg"][0] != second["panoptic_seg"][0]).float().mean() < 1e-3
+    assert [s["category_id"] for s in first["panoptic_seg"][1]] == [
+        s["category_id"] for s in second["panoptic_seg"][1]
     ]
 
 
-def test_results_have_detectron2s_shapes(model):
-    (found,) = model([{"image": picture(0), "vocabulary": WORDS, "height": 50, "width": 70}])
+def test_results_have_the_shapes_of_detectron2(model):
+    (found,) = model(
+        [{"image": make_image(0), "vocabulary": VOCABULARY, "height": 50, "width": 70}]
+    )
     assert found.keys() == {"instances", "sem_seg", "panoptic_seg"}
     assert found["sem_seg"].shape == (4, 50, 70)
     assert found["instances"].image_size == (50, 70)
@@ -116,49 +121,117 @@ def test_results_have_detectron2s_shapes(model):
 
 
 def test_without_a_size_results_are_as_large_as_the_image(model):
-    (found,) = model([{"image": picture(0), "vocabulary": WORDS}])
+    (found,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
     assert found["sem_seg"].shape == (4, 64, 96)
 
 
 def test_a_batch_equals_its_images_one_by_one(model):
-    batch = [{"image": picture(seed), "vocabulary": WORDS} for seed in range(3)]
+    batch = [{"image": make_image(seed), "vocabulary": VOCABULARY} for seed in range(3)]
     together = model(batch)
     for one, found in zip(batch, together, strict=True):
-        same_results(model([one])[0], found)
+        assert_same_results(model([one])[0], found)
 
 
 def test_expressions_in_a_batch_equal_expressions_one_by_one(model):
     expressions = ["the red car", "a small dog on the left of the house", "it"]
-    batch = [{"image": picture(seed), "expressions": expressions} for seed in range(2)]
+    batch = [{"image": make_image(seed), "expressions": expressions} for seed in range(2)]
     together = model(batch)
     for one, found in zip(batch, together, strict=True):
         for i, expression in enumerate(expressions):
             (alone,) = model([{**one, "expressions": [expression]}])[0]["referring"]
-            same_instances(alone, found["referring"][i])
+            assert_same_instances(alone, found["referring"][i])
 
 
-def test_more_expressions_than_fit_at_once(model):
+def test_more_expressions_than_a_chunk(model):
     expressions = [f"the {word} one" for word in "abcdefghijklmnopqrs"]
-    (found,) = model([{"image": picture(0), "expressions": expressions}])
+    (found,) = model([{"image": make_image(0), "expressions": expressions}])
     assert len(found["referring"]) == 19
     assert all(len(one) == 1 for one in found["referring"])
-    (alone,) = model([{"image": picture(0), "expressions": expressions[-1:]}])[0]["referring"]
-    same_instances(alone, found["referring"][-1])
+    (alone,) = model([{"image": make_image(0), "expressions": expressions[-1:]}])[0]["referring"]
+    assert_same_instances(alone, found["referring"][-1])
 
 
-def test_words_and_expressions_may_mix(model):
-    words = {"image": picture(0), "vocabulary": WORDS}
-    said = {"image": picture(1), "expressions": ["the red car", "a dog"]}
+def test_vocabularies_and_expressions_may_mix(model):
+    words = {"image": make_image(0), "vocabulary": VOCABULARY}
+    said = {"image": make_image(1), "expressions": ["the red car", "a dog"]}
     found = model([said, words, said])
-    same_results(found[0], model([said])[0])
-    same_results(found[1], model([words])[0])
-    same_results(found[2], found[0])
+    assert_same_results(found[0], model([said])[0])
+    assert_same_results(found[1], model([words])[0])
+    assert_same_results(found[2], found[0])
 
 
-def test_classes_may_change_places_over_fixed_words(model, monkeypatch):
+def test_image_features_give_the_same_results(model):
+    """Features are computed once, then used with several vocabularies and expressions."""
+    image = make_image(0)
+    features = model.encode_images([{"image": image}])
+    assert features.image_sizes == ((64, 96),) and len(features) == 1
+    other = Vocabulary.from_names(stuff=["sand"], parts={"house": ["roof"]})
+    for text in (
+        {"vocabulary": VOCABULARY},
+        {"vocabulary": other},
+        {"expressions": ["the red car", "a dog"]},
+    ):
+        (expected,) = model([{"image": image, **text, "height": 50, "width": 70}])
+        (result,) = model.inference([{**text, "height": 50, "width": 70}], features)
+        assert_same_results(result, expected)
+
+
+def test_image_features_serve_a_batch(model):
+    images = [make_image(0), make_image(1)]
+    inputs = [
+        {"image": images[0], "expressions": ["the red car"]},
+        {"image": images[1], "vocabulary": VOCABULARY},
+    ]
+    features = model.encode_images(inputs)
+    for result, item in zip(model.inference(inputs, features), inputs, strict=True):
+        assert_same_results(result, model([item])[0])
+    single = model.encode_images(inputs[:1])
+    both = [{"vocabulary": VOCABULARY}, {"expressions": ["a dog"]}]
+    for result, item in zip(model.inference(both, single), both, strict=True):
+        assert_same_results(result, model([{"image": images[0], **item}])[0])
+    with pytest.raises(ValueError, match="3 inputs and features of 2 images"):
+        model.inference([*inputs, inputs[0]], features)
+
+
+def test_image_features_are_not_computed_again(model, monkeypatch):
+    features = model.encode_images([{"image": make_image(0)}])
+    for module in (model.backbone, model.stuff.pixel_decoder, model.things.projections):
+        monkeypatch.setattr(module, "forward", None)
+    model.inference([{"vocabulary": VOCABULARY}], features)
+    model.inference([{"expressions": ["a dog"]}], features)
+
+
+def test_expressions_do_not_run_the_stuff_decoder(model, monkeypatch):
+    monkeypatch.setattr(model.stuff.pixel_decoder, "forward", None)
+    inputs = [{"image": make_image(0), "expressions": ["a dog"]}]
+    model(inputs)
+    features = model.encode_images(inputs, stuff=False)
+    with pytest.raises(ValueError, match="stuff decoder"):
+        model.inference([{"vocabulary": VOCABULARY}], features)
+
+
+def test_decoding_and_postprocessing_give_the_results(model):
+    inputs = [{"image": make_image(seed), "vocabulary": VOCABULARY} for seed in range(2)]
+    output = model.decode(inputs)
+    scores = [model.clip_scores(item) for item in inputs]
+    assert scores == [None, None]
+    for result, expected in zip(
+        model.postprocess(inputs, output, scores), model(inputs), strict=True
+    ):
+        assert_same_results(result, expected)
+
+
+def test_image_features_can_be_pickled(model):
+    features = model.encode_images([{"image": make_image(0)}])
+    copy = pickle.loads(pickle.dumps(features))
+    assert torch.equal(copy.things.tokens, features.things.tokens)
+    assert torch.equal(copy.stuff.layers[-1].boxes, features.stuff.layers[-1].boxes)
+
+
+def test_permuted_token_spans_permute_results(model, monkeypatch):
     """The caption stays; which class owns which tokens is permuted."""
     order = [2, 0, 3, 1]
-    plain = model([{"image": picture(0), "vocabulary": WORDS}])[0]
+    plain = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
     read = model.text_encoder.forward
 
     def permuted(captions):
@@ -168,11 +241,11 @@ def test_classes_may_change_places_over_fixed_words(model, monkeypatch):
 
     from hipie.modeling.meta_arch import hipie as universal
 
-    caption = universal.vocabulary_caption(WORDS)
-    moved = Vocabulary([WORDS.classes[i] for i in order])
+    caption = universal.vocabulary_caption(VOCABULARY)
+    moved = Vocabulary([VOCABULARY.classes[i] for i in order])
     monkeypatch.setattr(universal, "vocabulary_caption", lambda vocabulary: caption)
     monkeypatch.setattr(model.text_encoder, "forward", permuted)
-    found = model([{"image": picture(0), "vocabulary": moved}])[0]
+    found = model([{"image": make_image(0), "vocabulary": moved}])[0]
     close(found["sem_seg"], plain["sem_seg"][order], 1e-5)
     place = torch.tensor([order.index(i) for i in range(4)])
     close(found["instances"].scores, plain["instances"].scores, 1e-6)
@@ -185,9 +258,9 @@ def test_classes_may_change_places_over_fixed_words(model, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["detection", "parts", "referring"])
-def test_losses_are_finite_and_teach(model, task):
+def test_losses_are_finite_and_have_gradients(model, task):
     model.train()
-    losses = model([item(task, 0), item(task, 1, [1])])
+    losses = model([training_input(task, 0), training_input(task, 1, [1])])
     assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
     assert sum(losses.values()) > 0
     sum(losses.values()).backward()
@@ -203,7 +276,10 @@ def test_losses_are_finite_and_teach(model, task):
 @pytest.mark.parametrize("task", ["detection", "parts", "referring"])
 def test_losses_are_finite_on_empty_images(model, task):
     model.train()
-    for batch in ([item(task, 0, [])], [item(task, 0, []), item(task, 1, [0])]):
+    for batch in (
+        [training_input(task, 0, [])],
+        [training_input(task, 0, []), training_input(task, 1, [0])],
+    ):
         losses = model(batch)
         assert all(value.isfinite() for value in losses.values())
         model.zero_grad()
@@ -211,9 +287,9 @@ def test_losses_are_finite_on_empty_images(model, task):
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_only_stuff_teaches_boxes_to_no_thing(model):
+def test_images_with_stuff_only_have_no_thing_losses(model):
     model.train()
-    losses = model([item("detection", 0, [2, 3])])
+    losses = model([training_input("detection", 0, [2, 3])])
     assert losses["loss_bbox"].item() == losses["loss_mask"].item() == 0.0
     assert losses["loss_mask_maskdino"] > 0
 
@@ -223,25 +299,25 @@ def test_the_same_seed_gives_the_same_losses(model):
     found = []
     for _ in range(2):
         torch.manual_seed(3)
-        found.append(model([item("detection")]))
+        found.append(model([training_input("detection")]))
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
-def test_a_part_counts_for_its_whole_only_if_asked(model):
+def test_parts_are_positive_for_their_whole_by_option(model):
     parts = Vocabulary([VocabularyClass("dog head", "part", whole="dog")])
-    batch = [item("parts", 0, [0], vocabulary=parts)]
-    seen = []
-    inner = model.stuff_criterion.forward
-    model.stuff_criterion.forward = lambda output, targets, **rest: (
-        seen.append(targets[0].positive_map.sum().item()),
-        inner(output, targets, **rest),
+    batch = [training_input("parts", 0, [0], vocabulary=parts)]
+    positives = []
+    forward = model.stuff_criterion.forward
+    model.stuff_criterion.forward = lambda output, targets, *rest: (
+        positives.append(targets[0].positive_map.sum().item()),
+        forward(output, targets, *rest),
     )[1]
     model.train()
-    for spread in (False, True):
-        model.spread_whole_names = spread
+    for propagate in (False, True):
+        model.propagate_part_to_whole = propagate
         model(batch)
-    assert seen[0] <= seen[1]
+    assert positives[0] <= positives[1]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -249,16 +325,16 @@ def test_bfloat16_autocast(model, training):
     with torch.autocast("cpu", torch.bfloat16):
         if training:
             for task in ("detection", "parts", "referring"):
-                losses = model.train()([item(task)])
+                losses = model.train()([training_input(task)])
                 assert all(value.isfinite() for value in losses.values())
                 model.zero_grad()
                 sum(losses.values()).backward()
                 grads = [p.grad for p in model.parameters() if p.grad is not None]
                 assert all(grad.isfinite().all() and grad.dtype == torch.float32 for grad in grads)
             return
-        mixed = model([{"image": picture(0), "vocabulary": WORDS}])[0]
-        said = model([{"image": picture(0), "expressions": ["the dog"]}])[0]
-    plain = model([{"image": picture(0), "vocabulary": WORDS}])[0]
+        mixed = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
+        said = model([{"image": make_image(0), "expressions": ["the dog"]}])[0]
+    plain = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
     assert mixed["sem_seg"].isfinite().all()
     difference = (mixed["sem_seg"] - plain["sem_seg"]).abs().mean()
     assert 0 < difference < 0.1 * plain["sem_seg"].abs().mean()
@@ -269,62 +345,119 @@ def test_bfloat16_autocast(model, training):
 @pytest.mark.parametrize("width", [33, 90])
 def test_any_size_of_image(model, height, width):
     batch = [
-        {"image": picture(0, height, width), "vocabulary": WORDS},
-        {"image": picture(1, 48, 48), "vocabulary": WORDS},
+        {"image": make_image(0, height, width), "vocabulary": VOCABULARY},
+        {"image": make_image(1, 48, 48), "vocabulary": VOCABULARY},
     ]
     found = model(batch)
     assert [tuple(one["sem_seg"].shape[1:]) for one in found] == [(height, width), (48, 48)]
 
 
 def test_bytes_and_floats_are_the_same_image(model):
-    image = picture(0).byte()
-    found = model([{"image": one, "vocabulary": WORDS} for one in (image, image.float())])
-    same_results(found[0], found[1])
+    image = make_image(0).byte()
+    found = model([{"image": one, "vocabulary": VOCABULARY} for one in (image, image.float())])
+    assert_same_results(found[0], found[1])
 
 
 def test_a_batch_of_two_tasks_is_refused(model):
-    with pytest.raises(ValueError, match=r"must be of one task.*(parts|detection)"):
-        model.train()([item("detection"), item("parts")])
+    with pytest.raises(ValueError, match=r"must have one task.*(parts|detection)"):
+        model.train()([training_input("detection"), training_input("parts")])
 
 
 def test_an_unknown_task_is_named(model):
     with pytest.raises(ValueError, match='unknown task "depth"; known are detection, parts'):
-        model.train()([item("depth")])
+        model.train()([training_input("depth")])
 
 
-@pytest.mark.parametrize("lacking", ["task", "vocabulary", "instances"])
-def test_what_a_training_dict_lacks_is_named(model, lacking):
-    batch = [{key: value for key, value in item("detection").items() if key != lacking}]
-    with pytest.raises((KeyError, ValueError), match=lacking):
+@pytest.mark.parametrize("key", ["task", "instances"])
+def test_missing_key_of_a_training_input_is_named(model, key):
+    task = "referring" if key == "task" else "detection"
+    batch = [{k: value for k, value in training_input(task).items() if k != key}]
+    with pytest.raises(ValueError, match=key):
         model.train()(batch)
 
 
-def test_without_words_the_test_sets_classes_are_used(model, tiny_cfg):
+def test_missing_field_of_instances_is_named(model):
+    item = training_input("detection")
+    item["instances"].remove("gt_masks")
+    with pytest.raises(ValueError, match="gt_masks"):
+        model.train()([item])
+
+
+def test_inputs_without_task_are_of_the_task_detection(model):
+    item = training_input("detection")
+    torch.manual_seed(3)
+    expected = model.train()([item])
+    del item["task"]
+    torch.manual_seed(3)
+    losses = model([item])
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[name], expected[name]) for name in losses)
+
+
+def test_polygons_are_masks_too(model):
+    instances = make_instances([0, 1])
+    polygons, masks = [], torch.zeros(2, 64, 96, dtype=torch.bool)
+    for i, box in enumerate(instances.gt_boxes.tensor.int().tolist()):
+        left, top, right, bottom = box
+        masks[i, top:bottom, left:right] = True
+        polygons.append([np.array([left, top, right, top, right, bottom, left, bottom], float)])
+    instances.gt_masks = BitMasks(masks)
+    item = training_input("detection")
+    losses = []
+    for gt_masks in (BitMasks(masks), PolygonMasks(polygons)):
+        instances.gt_masks = gt_masks
+        torch.manual_seed(3)
+        losses.append(model.train()([{**item, "instances": instances}]))
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value, atol=1e-4, rtol=1e-4)
+
+
+def test_dataset_mapper_of_detectron2_works(model, tiny_cfg, tmp_path):
+    """Its inputs have neither task nor vocabulary: the classes are those of the training set."""
+    assert model.input_config.train_dataset == tiny_cfg.DATASETS.TRAIN[0]
+    rgb = make_image(0).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(rgb).save(tmp_path / "image.png")
+    annotation = {
+        "bbox": [8, 8, 32, 24],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "segmentation": [[8, 8, 40, 8, 40, 32, 8, 32]],
+        "category_id": 1,
+        "iscrowd": 0,
+    }
+    record = {"file_name": str(tmp_path / "image.png"), "height": 64, "width": 96}
+    item = DatasetMapper(tiny_cfg, is_train=True)({**record, "annotations": [annotation]})
+    assert isinstance(item["instances"].gt_masks, PolygonMasks)
+    assert "task" not in item and "vocabulary" not in item
+    losses = model.train()([item])
+    assert all(value.isfinite() for value in losses.values()) and sum(losses.values()) > 0
+
+
+def test_default_vocabulary_is_that_of_the_test_set(model, tiny_cfg):
     from hipie.data.datasets.picturebook import picturebook_vocabulary
 
-    plain = model([{"image": picture(0)}])[0]
-    named = model([{"image": picture(0), "vocabulary": picturebook_vocabulary()}])[0]
-    same_results(plain, named)
+    plain = model([{"image": make_image(0)}])[0]
+    named = model([{"image": make_image(0), "vocabulary": picturebook_vocabulary()}])[0]
+    assert_same_results(plain, named)
 
 
-def test_without_words_and_test_set_there_is_an_expression(model):
-    model.default_dataset = ""
+def test_an_input_without_any_vocabulary_is_refused(model):
+    model.input_config = replace(model.input_config, test_dataset="")
     with pytest.raises(ValueError, match=r"neither `vocabulary` nor `expressions`"):
-        model([{"image": picture(0)}])
+        model([{"image": make_image(0)}])
 
 
-def test_detectron2s_predictor_works_unchanged(model, tiny_cfg, tmp_path):
+def test_default_predictor_of_detectron2_works(model, tiny_cfg, tmp_path):
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
     predictor = DefaultPredictor(tiny_cfg)
-    rgb = picture(0, 100, 120).byte().permute(1, 2, 0).numpy()
+    rgb = make_image(0, 100, 120).byte().permute(1, 2, 0).numpy()
     found = predictor(np.ascontiguousarray(rgb[:, :, ::-1]))
     classes = predictor.metadata.stuff_classes
     assert found["sem_seg"].shape == (len(classes), 100, 120)
     assert found["instances"].image_size == (100, 120)
     resized = predictor.aug.get_transform(rgb).apply_image(rgb)
     image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    same_results(found, model([{"image": image, "height": 100, "width": 120}])[0])
+    assert_same_results(found, model([{"image": image, "height": 100, "width": 120}])[0])
 
 
 def test_gradients_of_two_processes_equal_those_of_one(tmp_path, tiny_options):
@@ -360,28 +493,30 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path, tiny_options):
                 assert error < 1e-5 * max(1.0, float(largest)), (task, name, float(error))
 
 
-def test_an_image_that_does_not_fit_is_refused_with_the_size_that_would(model, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
-    with pytest.raises(memory.ImageTooLargeError, match=r"64 x 96 pixels and 4 classes .* fit"):
-        model([{"image": picture(0), "vocabulary": WORDS}])
+def test_too_large_image_is_refused_with_a_size_that_fits(model, monkeypatch):
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 10**6)
+    with pytest.raises(
+        memory_check.ImageTooLargeError, match=r"64 x 96 pixels and 4 classes .* fit"
+    ):
+        model([{"image": make_image(0), "vocabulary": VOCABULARY}])
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 40), (33, 64)])
 def test_images_smaller_than_a_window(tiny_published, height, width):
-    (found,) = tiny_published([{"image": picture(0, height, width), "vocabulary": WORDS}])
+    (found,) = tiny_published([{"image": make_image(0, height, width), "vocabulary": VOCABULARY}])
     assert found["sem_seg"].shape == (4, height, width)
     assert found["sem_seg"].isfinite().all()
 
 
 @pytest.mark.parametrize("option", ["MODEL.HIPIE.THINGS.EARLY_FUSION", "MODEL.HIPIE.STUFF.ENABLED"])
-def test_a_model_without_one_of_its_ideas(tiny_cfg, option):
+def test_models_without_early_fusion_or_stuff_decoder(tiny_cfg, option):
     tiny_cfg.merge_from_list([option, False])
-    model = wake(build_model(tiny_cfg))
+    model = randomise_zero_heads(build_model(tiny_cfg))
     for task in ("detection", "parts", "referring"):
-        losses = model.train()([item(task)])
+        losses = model.train()([training_input(task)])
         assert all(value.isfinite() for value in losses.values())
         sum(losses.values()).backward()
-    (found,) = model.eval()([{"image": picture(0), "vocabulary": WORDS}])
+    (found,) = model.eval()([{"image": make_image(0), "vocabulary": VOCABULARY}])
     assert found["sem_seg"].shape == (4, 64, 96)
     assert found["sem_seg"].sum(0).isfinite().all()
     names = dict(model.named_parameters())
@@ -393,13 +528,13 @@ def test_a_model_without_one_of_its_ideas(tiny_cfg, option):
     )
 
 
-def test_without_a_stuff_decoder_things_queries_stand_for_stuff(tiny_cfg):
+def test_without_a_stuff_decoder_thing_queries_predict_stuff(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.STUFF.ENABLED = False
-    model = wake(build_model(tiny_cfg)).eval()
+    model = randomise_zero_heads(build_model(tiny_cfg)).eval()
     only_stuff = Vocabulary.from_names(stuff=["grass", "open sky"])
-    (found,) = model([{"image": picture(0), "vocabulary": WORDS}])
-    (other,) = model([{"image": picture(0), "vocabulary": only_stuff}])
+    (found,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
+    (other,) = model([{"image": make_image(0), "vocabulary": only_stuff}])
     assert (found["sem_seg"].std((1, 2)) > 0).all()
     assert (other["sem_seg"].std((1, 2)) > 0).all()
     with pytest.raises(ValueError, match="ENABLED"):
-        model.predict_raw([{"image": picture(0), "vocabulary": WORDS}])
+        model.predict_raw([{"image": make_image(0), "vocabulary": VOCABULARY}])
