@@ -1,72 +1,102 @@
-"""Whether an image fits into memory, told before an hour's work is lost to the kernel."""
+"""Check before inference that the images of a batch and their results fit the free memory.
+
+Programs (`Segmenter`, evaluation) call it; models only describe what they would compute.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-# What a pixel of the canvas takes at most, in bytes a channel of the model's width: features,
-# tokens and their attention at strides 4 to 64 (`benchmarks/hipie.py published` prints the peak).
+from hipie.modeling.meta_arch.base import SegmentationModel
+from hipie.structures import InferenceSize
+
+# Upper bound of the bytes of a canvas pixel for each channel of the model: features, tokens and
+# their attention at strides 4 to 64 (`benchmarks/hipie.py published` prints the peak).
 BYTES_PER_CHANNEL = 5
-# What a pixel of the result takes besides one number a class.
-BYTES_PER_RESULT = 128
+# Bytes of a result pixel besides one float32 for each class.
+BYTES_PER_OUTPUT_PIXEL = 128
+BYTES_PER_SCORE = 4
 MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class ImageTooLargeError(ValueError):
-    """An image whose results would not fit into the memory that is free."""
+    """A batch of images whose features and results would not fit the free memory."""
 
 
-def check_memory(
-    canvas: tuple[int, int],
-    images: int,
-    *,
-    output_pixels: int,
-    width: int,
-    classes: int,
-    device: torch.device,
-) -> None:
-    """Refuse what would certainly not fit.
+def check_memory(model: nn.Module, batched_inputs: Sequence[dict[str, Any]]) -> None:
+    """Check that inference on a batch would fit the free memory.
+
+    Nothing is checked for models that do not implement `SegmentationModel.inference_size`, and on
+    systems that do not report their free memory.
 
     Args:
-        canvas: (height, width) of the padded images.
-        images: how many are looked at together.
-        output_pixels: of all their results.
-        width: channels of the model.
-        classes: of the largest vocabulary; each has a score map.
-        device: where the model is.
+        model: the model, possibly wrapped in `DistributedDataParallel`.
+        batched_inputs: Detectron2's list of dicts.
 
     Raises:
-        PictureTooLargeError: with the size that would fit.
+        ImageTooLargeError: with the image size that would fit.
+    """
+    model = getattr(model, "module", model)
+    if not isinstance(model, SegmentationModel):
+        return
+    size = model.inference_size(batched_inputs)
+    if size is not None:
+        check_size(size, model.device)
+
+
+@contextmanager
+def checked_memory(model: nn.Module) -> Iterator[None]:
+    """Call `check_memory` before every forward pass of a model inside the context."""
+
+    def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        check_memory(module, arguments[0])
+
+    handle = model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_size(size: InferenceSize, device: torch.device) -> None:
+    """Check that an inference of a given size would fit the free memory of a device.
+
+    Raises:
+        ImageTooLargeError: with the image size that would fit.
     """
     free = free_bytes(device)
     if free is None:
         return
-    height, breadth = canvas
-    needed = height * breadth * images * width * BYTES_PER_CHANNEL
-    needed += output_pixels * (4 * classes + BYTES_PER_RESULT)
+    height, width = size.canvas_size
+    needed = height * width * size.num_images * size.channels * BYTES_PER_CHANNEL
+    needed += size.output_pixels * (BYTES_PER_SCORE * size.num_classes + BYTES_PER_OUTPUT_PIXEL)
     if needed <= free:
         return
     shrink = (free / needed) ** 0.5
-    fits = f"{max(int(height * shrink), 1)} x {max(int(breadth * shrink), 1)}"
-    together = f"{images} images" if images > 1 else "an image"
+    fitting = f"{max(int(height * shrink), 1)} x {max(int(width * shrink), 1)}"
+    images = f"{size.num_images} images" if size.num_images > 1 else "an image"
     raise ImageTooLargeError(
-        f"{together} of {height} x {breadth} pixels and {classes} classes would need about "
-        f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {fits} pixels would fit"
+        f"{images} of {height} x {width} pixels and {size.num_classes} classes would need about "
+        f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {fitting} pixels would fit"
     )
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free where the model is; None where the system does not say."""
+    """Free memory of a device in bytes; None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [bytes_ for bytes_ in (_system_bytes(), _group_bytes()) if bytes_ is not None]
-    return min(found, default=None)
+    limits = [free for free in (_system_free_bytes(), _container_free_bytes()) if free is not None]
+    return min(limits, default=None)
 
 
-def _system_bytes() -> int | None:
+def _system_free_bytes() -> int | None:
     if not MEMINFO.is_file():
         return None
     for line in MEMINFO.read_text().splitlines():
@@ -75,10 +105,10 @@ def _system_bytes() -> int | None:
     return None
 
 
-def _group_bytes() -> int | None:
-    """What the control group of a container leaves; its caches can be given back."""
-    limit, used = CONTROL_GROUP / "memory.max", CONTROL_GROUP / "memory.stat"
-    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+def _container_free_bytes() -> int | None:
+    """Limit of the container's control group minus its memory in use, without file caches."""
+    limit, stat = CONTROL_GROUP / "memory.max", CONTROL_GROUP / "memory.stat"
+    if not (limit.is_file() and stat.is_file()) or limit.read_text().strip() == "max":
         return None
-    held = dict(line.split() for line in used.read_text().splitlines())
-    return max(int(limit.read_text()) - int(held.get("anon", 0)), 0)
+    used = dict(line.split() for line in stat.read_text().splitlines())
+    return max(int(limit.read_text()) - int(used.get("anon", 0)), 0)

@@ -282,6 +282,25 @@ class ImageFeatures:
 
 
 @dataclass(frozen=True)
+class InferenceSize:
+    """Sizes that determine the memory of inference on a batch.
+
+    Attributes:
+        canvas_size: (H, W) of the padded images.
+        num_images: B.
+        output_pixels: number of pixels of all results together.
+        channels: C, feature channels of the model.
+        num_classes: K of the largest vocabulary with a semantic map; 0 without maps.
+    """
+
+    canvas_size: Size
+    num_images: int
+    output_pixels: int
+    channels: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class HIPIEOutput:
     """Outputs of both decoders of HIPIE before postprocessing.
 

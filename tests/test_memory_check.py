@@ -1,42 +1,71 @@
-"""Images that do not fit are refused with the size that would."""
+"""Memory check: batches that do not fit are rejected with the image size that would."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
-from hipie import memory_check as memory
-from hipie.memory_check import ImageTooLargeError, check_memory, free_bytes
+from hipie import memory_check
+from hipie.memory_check import (
+    ImageTooLargeError,
+    check_memory,
+    check_size,
+    checked_memory,
+    free_bytes,
+)
+from hipie.modeling.meta_arch.base import SegmentationModel
+from hipie.modeling.meta_arch.inputs import batch_inference_size
+from hipie.structures import InferenceSize
 
 CPU = torch.device("cpu")
-ASKED = {"output_pixels": 1000 * 2000, "width": 256, "classes": 133, "device": CPU}
+LARGE = InferenceSize((1000, 2000), 1, 1000 * 2000, 256, 133)
+
+
+class Model(SegmentationModel):
+    """Has one weight and reports 256 channels and 133 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
+        return batch_inference_size(batched_inputs, channels=256, num_classes=133)
+
+    def inference(self, batched_inputs: list[dict[str, Any]], image_features: Any = None) -> list:
+        return [{} for _ in batched_inputs]
 
 
 @pytest.fixture
-def system(tmp_path, monkeypatch):
-    """A system of 2 GB without a container."""
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A system with 2 GB of free memory, not in a container."""
     info = tmp_path / "meminfo"
     info.write_text("MemTotal: 9000000 kB\nMemAvailable: 2000000 kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", info)
-    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(memory_check, "MEMINFO", info)
+    monkeypatch.setattr(memory_check, "CONTROL_GROUP", tmp_path)
     return tmp_path
 
 
-def test_what_fits_passes(system) -> None:
-    check_memory((500, 1000), 1, **{**ASKED, "output_pixels": 500 * 1000})
+def test_fitting_size_passes(system: Path) -> None:
+    check_size(replace(LARGE, canvas_size=(500, 1000), output_pixels=500 * 1000), CPU)
 
 
-def test_what_does_not_fit_names_the_size_that_would(system) -> None:
+def test_error_contains_a_size_that_fits(system: Path) -> None:
     with pytest.raises(ImageTooLargeError, match=r"2\.0 GB are free; (\d+) x (\d+)") as caught:
-        check_memory((1000, 2000), 1, **ASKED)
+        check_size(LARGE, CPU)
     height, width = (
         int(n) for n in str(caught.value).split("; ")[1].split(" pixels")[0].split(" x ")
     )
     assert width == pytest.approx(2 * height, abs=2)
-    check_memory((height, width), 1, **{**ASKED, "output_pixels": height * width})
+    check_size(replace(LARGE, canvas_size=(height, width), output_pixels=height * width), CPU)
 
 
-def test_a_container_may_leave_less(system) -> None:
+def test_container_limit_is_respected(system: Path) -> None:
     assert free_bytes(CPU) == 2000000 * 1024
     (system / "memory.max").write_text("1000000000\n")
     (system / "memory.stat").write_text("anon 400000000\nfile 9\n")
@@ -45,8 +74,28 @@ def test_a_container_may_leave_less(system) -> None:
     assert free_bytes(CPU) == 2000000 * 1024
 
 
-def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+def test_unknown_free_memory_rejects_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_check, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory_check, "CONTROL_GROUP", tmp_path)
     assert free_bytes(CPU) is None
-    check_memory((10**6, 10**6), 9, **ASKED)
+    check_size(replace(LARGE, canvas_size=(10**6, 10**6), num_images=9), CPU)
+
+
+def test_sizes_of_a_batch() -> None:
+    images = [torch.zeros(3, 40, 60), torch.zeros(3, 50, 30)]
+    inputs = [{"image": images[0], "height": 80, "width": 120}, {"image": images[1]}]
+    size = batch_inference_size(inputs, channels=8, num_classes=3)
+    assert size == InferenceSize((50, 60), 2, 80 * 120 + 50 * 30, 8, 3)
+
+
+def test_models_are_checked_in_the_context_only(system: Path) -> None:
+    model = Model().eval()
+    inputs = [{"image": torch.zeros(3, 8, 8), "height": 10**4, "width": 10**4}]
+    assert model(inputs) == [{}]
+    with checked_memory(model), pytest.raises(ImageTooLargeError, match="8 x 8 pixels and 133"):
+        model(inputs)
+    assert model(inputs) == [{}]
+    check_memory(nn.Linear(2, 2), inputs)
+    check_memory(model, [{"image": torch.zeros(3, 8, 8)}])

@@ -31,6 +31,7 @@ from hipie.engine.hooks import CheckpointOnSignal
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import build_optimizer
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
+from hipie.memory_check import checked_memory
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,8 @@ class Trainer(DefaultTrainer):
             loader = cls.build_test_loader(cfg, name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             device_type = next(model.parameters()).device.type
-            with torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16):
+            autocast = torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16)
+            with autocast, checked_memory(model):
                 metrics = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)

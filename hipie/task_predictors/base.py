@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from fvcore.common.registry import Registry
 
+from hipie.memory_check import check_memory
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.segmentation import Segmentation
 
@@ -105,8 +106,12 @@ class PreparedImage:
 
         Returns:
             The model's outputs of this image.
+
+        Raises:
+            ImageTooLargeError: if the results would not fit the free memory.
         """
         batched_inputs = [self.inputs | request]
+        check_memory(self.model, batched_inputs)
         features = self._cache.get("image_features")
         if features is None:
             return self.model(batched_inputs)[0]

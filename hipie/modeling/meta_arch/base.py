@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from hipie.checkpoint.base import CheckpointableModel
 
 if TYPE_CHECKING:
-    from hipie.structures import ImageFeatures
+    from hipie.structures import ImageFeatures, InferenceSize
 
 
 class SegmentationModel(CheckpointableModel):
@@ -126,6 +126,17 @@ class SegmentationModel(CheckpointableModel):
             NotImplementedError: unless `supports_image_features`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no text-independent image features")
+
+    def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize | None:
+        """Sizes that determine the memory of inference, for a check before it.
+
+        Args:
+            batched_inputs: Detectron2's list of dicts.
+
+        Returns:
+            The sizes; None for architectures whose memory is not estimated.
+        """
+        return None
 
     def _tensors(self) -> Iterator[Tensor]:
         return chain(self.parameters(), self.buffers())

@@ -20,7 +20,7 @@ from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
     InputConfig,
-    check_input_memory,
+    batch_inference_size,
     expression_targets,
     output_size,
     pad_images,
@@ -44,6 +44,7 @@ from hipie.structures import (
     FeatureLevels,
     HIPIEOutput,
     ImageFeatures,
+    InferenceSize,
     RawPredictions,
     Size,
     Targets,
@@ -350,6 +351,17 @@ class HIPIE(SegmentationModel):
         vocabularies = [self._vocabulary(item) for item in batched_inputs]
         return self._postprocess(batched_inputs, vocabularies, output, clip_scores)
 
+    def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
+        """Sizes that determine the memory of `inference`; see `SegmentationModel`."""
+        num_classes = [
+            len(self._vocabulary(item))
+            for item in batched_inputs
+            if "expressions" not in item and requested_settings(item, self.settings).semantic_on
+        ]
+        return batch_inference_size(
+            batched_inputs, channels=self.things.width, num_classes=max(num_classes, default=0)
+        )
+
     def clip_scores(
         self, item: dict[str, Any], vocabulary: Vocabulary | None = None
     ) -> ClipMaskScores | None:
@@ -382,7 +394,6 @@ class HIPIE(SegmentationModel):
         self, inputs: Inputs, features: ImageFeatures | None
     ) -> list[dict[str, Any]]:
         sizes = _image_sizes(inputs, features)
-        check_input_memory(inputs, sizes, classes=0, width=self.things.width, device=self.device)
         features = features or self._encode_images(inputs, stuff=False)
         expressions, image_index = _pairs(inputs)
         results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
@@ -405,18 +416,6 @@ class HIPIE(SegmentationModel):
     def _decode_inputs(
         self, inputs: Inputs, vocabularies: Sequence[Vocabulary], features: ImageFeatures | None
     ) -> HIPIEOutput:
-        with_maps = [
-            vocabulary
-            for item, vocabulary in zip(inputs, vocabularies, strict=True)
-            if requested_settings(item, self.settings).semantic_on
-        ]
-        check_input_memory(
-            inputs,
-            _image_sizes(inputs, features),
-            classes=max((len(vocabulary) for vocabulary in with_maps), default=0),
-            width=self.things.width,
-            device=self.device,
-        )
         return self._decode_vocabularies(features or self._encode_images(inputs), vocabularies)
 
     def _decode_vocabularies(

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hipie.box_ops import box_xyxy_to_cxcywh
-from hipie.memory_check import check_memory
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
-from hipie.structures import Size, Targets, TextFeatures
+from hipie.structures import InferenceSize, Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
 
 TASKS = ("detection", "parts", "referring")
@@ -218,31 +217,23 @@ def _instances_of(item: dict[str, Any]) -> Instances:
     return instances
 
 
-def check_input_memory(
-    batched_inputs: Sequence[dict[str, Any]],
-    image_sizes: Sequence[Size],
-    *,
-    classes: int,
-    width: int,
-    device: torch.device,
-) -> None:
-    """Refuse images whose results would not fit into memory; see `check_memory`.
+def batch_inference_size(
+    batched_inputs: Sequence[dict[str, Any]], *, channels: int, num_classes: int
+) -> InferenceSize:
+    """Sizes that determine the memory of inference on a batch.
 
     Args:
         batched_inputs: Detectron2's dicts of one batch.
-        image_sizes: (height, width) of their images.
-        classes: of the largest vocabulary with a semantic map.
-        width: channels of the model.
-        device: of the model.
+        channels: feature channels of the model.
+        num_classes: of the largest vocabulary with a semantic map; 0 without maps.
     """
-    outputs = [
-        output_size(item, size) for item, size in zip(batched_inputs, image_sizes, strict=True)
-    ]
-    check_memory(
-        (max(height for height, _ in image_sizes), max(width for _, width in image_sizes)),
-        len(batched_inputs),
+    images = [item["image"] for item in batched_inputs]
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    outputs = [output_size(item, size) for item, size in zip(batched_inputs, sizes, strict=True)]
+    return InferenceSize(
+        canvas_size=(max(height for height, _ in sizes), max(width for _, width in sizes)),
+        num_images=len(sizes),
         output_pixels=sum(height * width for height, width in outputs),
-        width=width,
-        classes=classes,
-        device=device,
+        channels=channels,
+        num_classes=num_classes,
     )

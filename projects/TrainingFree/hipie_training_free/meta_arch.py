@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,8 +12,9 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.inputs import check_input_memory, output_size, vocabulary_of
+from hipie.modeling.meta_arch.inputs import batch_inference_size, output_size, vocabulary_of
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.structures import InferenceSize
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.postprocessing import background_class, segmentation_outputs
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from hipie.structures import ImageFeatures
 
 Size = tuple[int, int]
+
+IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -150,13 +154,21 @@ class TrainingFree(SegmentationModel):
         """Convert scores [K, H, W] to outputs; see `segmentation_outputs`."""
         return segmentation_outputs(scores, vocabulary, self.config.background, **options)
 
+    def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
+        """Sizes that determine the memory of inference; see `SegmentationModel`."""
+        num_classes = [
+            len(vocabulary_of(item, self.config.default_dataset))
+            for item in batched_inputs
+            if "expressions" not in item
+        ]
+        return batch_inference_size(
+            batched_inputs, channels=IMAGE_CHANNELS, num_classes=max(num_classes, default=0)
+        )
+
     def _segment_input(self, item: dict[str, Any]) -> dict[str, Any]:
         image = self.rgb_image(item)
         vocabulary = vocabulary_of(item, self.config.default_dataset)
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        check_input_memory(
-            [item], [size], classes=len(vocabulary), width=image.shape[0], device=self.device
-        )
         return self.segment(image, vocabulary, output_size(item, size))
 
 

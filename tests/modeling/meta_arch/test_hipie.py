@@ -498,7 +498,7 @@ def test_too_large_image_is_refused_with_a_size_that_fits(model, monkeypatch):
     with pytest.raises(
         memory_check.ImageTooLargeError, match=r"64 x 96 pixels and 4 classes .* fit"
     ):
-        model([{"image": make_image(0), "vocabulary": VOCABULARY}])
+        memory_check.check_memory(model, [{"image": make_image(0), "vocabulary": VOCABULARY}])
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 40), (33, 64)])

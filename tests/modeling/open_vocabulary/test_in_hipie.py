@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from hipie.memory_check import ImageTooLargeError, check_memory
 from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble, ScoreEnsemble
 from hipie.modeling.postprocessing.score_calibration import panoptic_scores
 from hipie.modeling.postprocessing.semantic_inference import semantic_inference
@@ -127,13 +128,13 @@ def test_from_a_configuration(tiny_cfg):
         build_model(tiny_cfg)
 
 
-def test_a_hundred_thousand_names_are_refused_before_anything_is_read(model, monkeypatch):
-    words = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])
+def test_large_vocabulary_is_rejected_before_it_is_encoded(model, monkeypatch):
+    names = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])
     monkeypatch.setattr(model, "text_encoder", None)
     monkeypatch.setattr("hipie.memory_check.free_bytes", lambda _: 8 * 2**30)
-    page = random_image(7, 512, 512)
-    with pytest.raises(ValueError, match="100000 classes would need about .* GB"):
-        model([{"image": page, "vocabulary": words, "height": 512, "width": 512}])
+    image = random_image(7, 512, 512)
+    with pytest.raises(ImageTooLargeError, match="100000 classes would need about .* GB"):
+        check_memory(model, [{"image": image, "vocabulary": names, "height": 512, "width": 512}])
 
 
 def test_encoded_image_is_shared_between_ensembles(model):
