@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
 from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import load_refcoco
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import ReferringEvaluator, write_results
 from hipie.evaluation.metrics.part_iou import confusion_matrix
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -96,7 +96,7 @@ def referring(scale: float) -> dict[str, float]:
             }
         )
         outputs.append({"referring": [answer]})
-    register("benchmark_referring", lambda: records)
+    register_dataset("benchmark_referring", lambda: records)
     found: dict[str, float] = {}
 
     def ours() -> None:

@@ -32,7 +32,7 @@ from hipie.checkpoint import Checkpointer
 from hipie.config.loading import merge
 from hipie.data.build import build_test_loader
 from hipie.data.datasets import register_all
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import write_results
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -62,7 +62,7 @@ def first_pages(name: str, pages: int, folder: Path) -> str:
     file = folder / "panoptic.json"
     file.write_text(json.dumps(annotation))
     subset = f"{name}_first_{len(records)}"
-    register(subset, lambda: records, **{**metadata, "panoptic_json": str(file)})
+    register_dataset(subset, lambda: records, **{**metadata, "panoptic_json": str(file)})
     return subset
 
 

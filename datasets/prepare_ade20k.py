@@ -22,21 +22,28 @@ from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.semantic_folder import load_label_maps
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.ade20k import Annotated, annotate
-from hipie.data.preparation.cli import Check, is_newer
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
-from hipie.data.preparation.label_maps import Job, convert_all, map_all, relabel, table_of
-from hipie.data.preparation.sources import Source, whole_file
+from hipie.data.preparation.ade20k import ImageAnnotations, annotate
+from hipie.data.preparation.checks import Check, check_label_maps
+from hipie.data.preparation.cli import run_in_place
+from hipie.data.preparation.label_maps import (
+    Job,
+    convert_all,
+    is_up_to_date,
+    lookup_table,
+    parallel_map,
+    relabel,
+)
+from hipie.data.preparation.sources import DownloadSource, atomic_write
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "images and classes",
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
         "923 MB",
         "images for research; annotations BSD 3-clause",
     ),
-    Source(
+    DownloadSource(
         "objects",
         "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar",
         "91 MB",
@@ -51,7 +58,7 @@ IGNORED = 255
 def prepare(root: Path, workers: int) -> None:
     """Write all files of both splits."""
     place = root / "ade/ADEChallengeData2016"
-    table = table_of([(0, IGNORED), *((i + 1, i) for i in range(150))], 151)
+    table = lookup_table([(0, IGNORED), *((i + 1, i) for i in range(150))], 151)
     for split, folder in FOLDERS.items():
         records = load_label_maps(place / "annotations" / folder, place / "images" / folder)
         maps = [Path(record["sem_seg_file_name"]) for record in records]
@@ -76,16 +83,18 @@ def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) 
         raise FileNotFoundError(f"{missing}: there is no such file")
     targets = [panoptic.with_suffix(".json"), place / f"ade20k_instance_{split}.json"]
     sources = [source for job in jobs for source in job.sources]
-    if all(is_newer(file, sources) for file in targets) and all(j.target.is_file() for j in jobs):
+    if all(is_up_to_date(file, sources) for file in targets) and all(
+        j.target.is_file() for j in jobs
+    ):
         return
     things = list(load_classes("ade20k_150").things)
-    found = list(map_all(partial(annotate, things), jobs, workers, f"segments of {split}"))
+    found = list(parallel_map(partial(annotate, things), jobs, workers, f"segments of {split}"))
     names = [path.stem for path in maps]
     write_json(targets[0], panoptic_content(names, found))
     write_json(targets[1], instance_content(names, found))
 
 
-def images_of(names: Sequence[str], found: Sequence[Annotated]) -> list[dict[str, Any]]:
+def images_of(names: Sequence[str], found: Sequence[ImageAnnotations]) -> list[dict[str, Any]]:
     """COCO's `images`; the id is the name."""
     return [
         {"id": name, "file_name": f"{name}.jpg", "width": one.size[0], "height": one.size[1]}
@@ -93,7 +102,7 @@ def images_of(names: Sequence[str], found: Sequence[Annotated]) -> list[dict[str
     ]
 
 
-def panoptic_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[str, Any]:
+def panoptic_content(names: Sequence[str], found: Sequence[ImageAnnotations]) -> dict[str, Any]:
     """A COCO panoptic file."""
     classes = load_classes("ade20k_150")
     return {
@@ -109,7 +118,7 @@ def panoptic_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[s
     }
 
 
-def instance_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[str, Any]:
+def instance_content(names: Sequence[str], found: Sequence[ImageAnnotations]) -> dict[str, Any]:
     """A COCO instance file."""
     classes = load_classes("ade20k_150")
     objects = [
@@ -129,7 +138,7 @@ def instance_content(names: Sequence[str], found: Sequence[Annotated]) -> dict[s
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 

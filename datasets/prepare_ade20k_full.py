@@ -18,14 +18,14 @@ from pathlib import Path
 
 from hipie.data.datasets.semantic_folder import load_label_maps
 from hipie.data.preparation.ade20k import image_of, reduce_classes, reduce_image
-from hipie.data.preparation.cli import Check
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
-from hipie.data.preparation.label_maps import Job, convert_all, table_of
-from hipie.data.preparation.sources import Source
+from hipie.data.preparation.checks import Check, check_label_maps
+from hipie.data.preparation.cli import run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, lookup_table
+from hipie.data.preparation.sources import DownloadSource
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "ADE20K, version 2021_17_01",
         "https://groups.csail.mit.edu/vision/datasets/ADE20K/",
         "after registration; about 6 GB",
@@ -42,7 +42,7 @@ def prepare(root: Path, workers: int) -> None:
     place = root / "ade/ADE20K_2021_17_01"
     originals = load_classes("ade20k_847").originals
     pairs = [(number, i) for i, numbers in enumerate(originals) for number in numbers]
-    table = table_of(pairs, LARGEST_NUMBER + 1, IGNORED)
+    table = lookup_table(pairs, LARGEST_NUMBER + 1, IGNORED)
     for folder in FOLDERS:
         given = place / "images/ADE" / folder
         labels = sorted(given.rglob("*_seg.png"))
@@ -64,7 +64,7 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
             load_label_maps,
             place / "annotations_detectron2" / folder,
             place / "images_detectron2" / folder,
-            label_ending=".tif",
+            label_suffix=".tif",
         )
         numbers = [*range(847), IGNORED]
         yield folder, partial(check_label_maps, load, numbers, PUBLISHED.get(folder), workers)

@@ -20,27 +20,27 @@ from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.io.json_file import read_json
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.cli import Check, objects_counted
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
-from hipie.data.preparation.label_maps import Job, convert_all, place_image, relabel_panoptic
-from hipie.data.preparation.sources import Source
+from hipie.data.preparation.checks import Check, check_label_maps, count_objects
+from hipie.data.preparation.cli import run_in_place
+from hipie.data.preparation.label_maps import Job, convert_all, link_image, relabel_panoptic
+from hipie.data.preparation.sources import DownloadSource
 from hipie.vocabularies.tables import load_classes
 
 ADDRESS = "http://images.cocodataset.org"
 FLICKR, ANNOTATIONS = "Flickr's terms", "CC BY 4.0"
 SOURCES = [
-    Source("pictures", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
-    Source("pictures", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
-    Source(
+    DownloadSource("pictures", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
+    DownloadSource("pictures", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
+    DownloadSource(
         "instances", f"{ADDRESS}/annotations/annotations_trainval2017.zip", "241 MB", ANNOTATIONS
     ),
-    Source(
+    DownloadSource(
         "segments",
         f"{ADDRESS}/annotations/panoptic_annotations_trainval2017.zip",
         "821 MB; its two archives of PNGs have to be unpacked too",
         ANNOTATIONS,
     ),
-    Source(
+    DownloadSource(
         "100 images of val",
         "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/panoptic_val2017_100.json",
         "small",
@@ -81,7 +81,7 @@ def prepare(root: Path, workers: int) -> None:
             copies = [
                 Job(job.sources, place / f"panoptic_{split}" / job.target.name) for job in jobs
             ]
-            convert_all(place_image, copies, workers, f"panoptic_{split}")
+            convert_all(link_image, copies, workers, f"panoptic_{split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -118,7 +118,7 @@ def _records(place: Path, split: str, images: Path, semantic: Path) -> list[dict
 
 def _count_objects(file: Path, images: Path) -> str:
     ids = {c["id"]: i for i, c in enumerate(read_json(file, ("categories",))["categories"])}
-    return objects_counted(load_coco_instances(file, images, ids))
+    return count_objects(load_coco_instances(file, images, ids))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -19,17 +19,20 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from hipie.data.datasets.cosaliency import IMAGES, load_cosaliency
+from hipie.data.datasets.cosaliency import IMAGE_SUFFIXES, load_cosaliency
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.cli import Check, run
-from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file
+from hipie.data.preparation.checks import Check
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
 
 SOURCES = [
-    Source("CoCA", "http://zhaozhang.net/coca.html", "1,295 images", "see there"),
-    Source("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 images", "see there"),
-    Source("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 images", "see there"),
-    Source("DUTS_class", "https://github.com/zzhanghub/gicd", "for training", "see there"),
-    Source("COCO9213", "https://github.com/blanclist/ICNet", "9,213 images, to train", "COCO's"),
+    DownloadSource("CoCA", "http://zhaozhang.net/coca.html", "1,295 images", "see there"),
+    DownloadSource("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 images", "see there"),
+    DownloadSource("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 images", "see there"),
+    DownloadSource("DUTS_class", "https://github.com/zzhanghub/gicd", "for training", "see there"),
+    DownloadSource(
+        "COCO9213", "https://github.com/blanclist/ICNet", "9,213 images, to train", "COCO's"
+    ),
 ]
 SETS = {
     "CoCA": (80, 1_295),
@@ -43,7 +46,7 @@ IMAGE_FOLDERS = ("image", "images", "img")
 MASK_FOLDERS = ("binary", "gt", "groundtruth", "gts")
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the sets that are there."""
     found = 0
     for name in SETS:
@@ -54,19 +57,21 @@ def prepare(delivery: Delivery, root: Path) -> None:
         found += 1
         copy_set(delivery, root / "cosod" / name, images, masks)
     if not found:
-        raise DeliveryError(f"{delivery.folder}: there is none of {', '.join(SETS)} with an image/")
+        raise SourceError(f"{delivery.folder}: there is none of {', '.join(SETS)} with an image/")
 
 
-def copy_set(delivery: Delivery, here: Path, images: dict[str, str], masks: dict[str, str]) -> None:
+def copy_set(
+    delivery: SourceFiles, here: Path, images: dict[str, str], masks: dict[str, str]
+) -> None:
     """Copy a set's images with their masks; notes and other files are left out."""
     mask_of = {PurePosixPath(path).with_suffix(""): name for path, name in masks.items()}
     pairs = []
     for path, name in sorted(images.items()):
         place = PurePosixPath(path)
-        if place.suffix.lower() not in IMAGES or len(place.parts) != 2:
+        if place.suffix.lower() not in IMAGE_SUFFIXES or len(place.parts) != 2:
             continue
         if place.with_suffix("") not in mask_of:
-            raise DeliveryError(f"{delivery.folder}: {name} has no mask")
+            raise SourceError(f"{delivery.folder}: {name} has no mask")
         pairs.append((name, here / "image" / place))
         mask, target = mask_of[place.with_suffix("")], here / "gt" / place.with_suffix(".png")
         if mask.lower().endswith(".png"):
@@ -76,19 +81,19 @@ def copy_set(delivery: Delivery, here: Path, images: dict[str, str], masks: dict
     delivery.copy_all(pairs, here.name)
 
 
-def write_png(delivery: Delivery, name: str, target: Path) -> None:
+def write_png(delivery: SourceFiles, name: str, target: Path) -> None:
     """Write a mask that comes in another format as a grey PNG.
 
     Raises:
-        DeliveryError: if it is no image.
+        SourceError: if it is no image.
     """
     with delivery.open(name) as stream:
         content = stream.read()
     try:
-        with Image.open(io.BytesIO(content)) as image, whole_file(target) as stream:
+        with Image.open(io.BytesIO(content)) as image, atomic_write(target) as stream:
             image.convert("L").save(stream, format="PNG")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DeliveryError(f"{delivery.folder}: {name} is no image ({error})") from error
+        raise SourceError(f"{delivery.folder}: {name} is no image ({error})") from error
 
 
 def checks(root: Path) -> Iterator[Check]:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from hipie.data.datasets.grd import load_grd
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.cli import Check, run
-from hipie.data.preparation.ref_counts import counted
-from hipie.data.preparation.sources import Delivery, DeliveryError, Source
+from hipie.data.preparation.checks import Check, count_expressions
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "D3",
         "https://github.com/shikras/d-cube (Google Drive: d3_images.zip, d3_pkl.zip)",
         "10,578 images",
@@ -32,16 +32,18 @@ TABLES = ("images", "annotations", "sentences", "groups")
 PUBLISHED = {"groups": 106, "sentences": 316, "expressions with absence": 422}
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the four tables, then the images that they name."""
     here = root / "grd"
     for name in TABLES:
         delivery.copy(delivery.find(f"{name}.pkl"), here / "pkl" / f"{name}.pkl")
-    names = {Path(record["file_name"]) for record in load_grd(here / "pkl", "", absence=True)}
+    names = {
+        Path(record["file_name"]) for record in load_grd(here / "pkl", "", absence_expressions=True)
+    }
     images = []
     for name in sorted(names):
         if name.is_absolute() or ".." in name.parts:
-            raise DeliveryError(f"{here / 'pkl/images.pkl'}: the image {name} leaves its folder")
+            raise SourceError(f"{here / 'pkl/images.pkl'}: the image {name} leaves its folder")
         images.append((delivery.find(name.as_posix()), here / "images" / name))
     delivery.copy_all(images, "pictures")
 
@@ -53,8 +55,8 @@ def checks(root: Path) -> Iterator[Check]:
 
 
 def _count(root: Path, absence: bool) -> str:
-    records = load_grd(root / "grd/pkl", root / "grd/images", absence=absence)
-    words = counted(records)
+    records = load_grd(root / "grd/pkl", root / "grd/images", absence_expressions=absence)
+    words = count_expressions(records)
     groups = len({record["group_id"] for record in records})
     said = len({s["sent_id"] for record in records for s in record["expressions"]})
     wanted = PUBLISHED["expressions with absence" if absence else "sentences"]

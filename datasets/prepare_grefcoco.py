@@ -16,18 +16,20 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.preparation.cli import Check, run
-from hipie.data.preparation.ref_counts import counted
-from hipie.data.preparation.sources import Delivery, Source
+from hipie.data.preparation.checks import Check, count_expressions
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.sources import DownloadSource, SourceFiles
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "gRefCOCO",
         "https://github.com/henghuiding/gRefCOCO",
         "two JSON files, about 260,000 expressions",
         "see there",
     ),
-    Source("its images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    DownloadSource(
+        "its images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"
+    ),
 ]
 FILES = {
     "grefs(unc).json": ("grefs(unc).json", "grefcoco/grefs(unc).json"),
@@ -35,7 +37,7 @@ FILES = {
 }
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the two files."""
     for name, ends in FILES.items():
         delivery.copy(delivery.find(*ends), root / "grefcoco" / name)
@@ -50,7 +52,7 @@ def checks(root: Path) -> Iterator[Check]:
 def _count(root: Path, split: str) -> str:
     here = root / "grefcoco"
     files = here / "grefs(unc).json", here / "instances.json"
-    return counted(load_refcoco(*files, root / "coco/train2014", split))
+    return count_expressions(load_refcoco(*files, root / "coco/train2014", split))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -16,20 +16,21 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
-from hipie.data.datasets.odinw_seginw import in_the_wild_splits
+from hipie.data.datasets.odinw_seginw import collection_splits
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.cli import Check, objects_counted, run
-from hipie.data.preparation.sources import Delivery, DeliveryError, Source
+from hipie.data.preparation.checks import Check, count_objects
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
 from hipie.vocabularies.tables import collection_datasets, load_classes
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "ODinW",
         "https://huggingface.co/GLIPModel/GLIP/tree/main/odinw_35",
         "35 archives",
         "each data set its own",
     ),
-    Source(
+    DownloadSource(
         "SegInW",
         "https://huggingface.co/xdecoder/SegInW, linked at https://github.com/microsoft/X-Decoder",
         "25 archives",
@@ -40,16 +41,16 @@ FAMILIES = ("odinw", "seginw")
 NAMED = 5
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the data sets that are there."""
     pairs = []
     for family in FAMILIES:
         for name in collection_datasets(family):
-            for folder in {images for _, images, _ in in_the_wild_splits(family, name)}:
+            for folder in {images for _, images, _ in collection_splits(family, name)}:
                 inside = delivery.below(folder.removeprefix(f"{family}/"))
                 pairs += [(found, root / folder / path) for path, found in inside.items()]
     if not pairs:
-        raise DeliveryError(f"{delivery.folder}: there is no data set of ODinW or SegInW here")
+        raise SourceError(f"{delivery.folder}: there is no data set of ODinW or SegInW here")
     delivery.copy_all(sorted(set(pairs)), "images and annotations")
 
 
@@ -69,12 +70,12 @@ def checks(root: Path) -> Iterator[Check]:
 
 def _whole_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
     """The splits that are not few-shot ones."""
-    return (row for row in in_the_wild_splits(family, name) if "fewshot" not in row[2])
+    return (row for row in collection_splits(family, name) if "fewshot" not in row[2])
 
 
 def _count(root: Path, family: str, name: str, images: str, file: str) -> str:
     contiguous = dict(load_classes(f"{family}_{name}").contiguous)
-    return objects_counted(load_coco_instances(root / file, root / images, contiguous))
+    return count_objects(load_coco_instances(root / file, root / images, contiguous))
 
 
 def _all_there(missing: list[str], wanted: int) -> str:

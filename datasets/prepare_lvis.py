@@ -18,8 +18,9 @@ from pathlib import Path
 
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.lvis import load_lvis
-from hipie.data.preparation.cli import Check, objects_counted, run
-from hipie.data.preparation.sources import Delivery, DeliveryError, Source
+from hipie.data.preparation.checks import Check, count_objects
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
 from hipie.vocabularies.tables import load_classes
 
 LVIS, PACO = (
@@ -27,11 +28,11 @@ LVIS, PACO = (
     "https://dl.fbaipublicfiles.com/paco/annotations",
 )
 SOURCES = [
-    Source("LVIS train", f"{LVIS}/lvis_v1_train.json.zip", "350 MB", "CC BY 4.0"),
-    Source("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
-    Source("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
-    Source("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; images Ego4D's own"),
-    Source("their images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
+    DownloadSource("LVIS train", f"{LVIS}/lvis_v1_train.json.zip", "350 MB", "CC BY 4.0"),
+    DownloadSource("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
+    DownloadSource("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
+    DownloadSource("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; images Ego4D's own"),
+    DownloadSource("their images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
 ]
 # File -> images, as published.
 PUBLISHED = {
@@ -46,7 +47,7 @@ PUBLISHED = {
 }
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the annotation files that are there."""
     pairs = [
         (delivery.find(Path(file).name), root / file)
@@ -54,7 +55,7 @@ def prepare(delivery: Delivery, root: Path) -> None:
         if delivery.ending_with(Path(file).name)
     ]
     if not pairs:
-        raise DeliveryError(f"{delivery.folder}: there is no lvis_v1_*.json, nor paco_*.json here")
+        raise SourceError(f"{delivery.folder}: there is no lvis_v1_*.json, nor paco_*.json here")
     delivery.copy_all(pairs, "annotations")
 
 
@@ -71,7 +72,7 @@ def _count(root: Path, file: str) -> str:
     else:
         classes = load_classes("paco")
         records = load_coco_instances(root / file, images, dict(classes.contiguous))
-    return objects_counted(records, PUBLISHED[file])
+    return count_objects(records, PUBLISHED[file])
 
 
 def main(words: Sequence[str] | None = None) -> int:

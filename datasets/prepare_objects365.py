@@ -26,19 +26,20 @@ from tqdm import tqdm
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.io.json_file import read_json
 from hipie.data.io.validation import DatasetError, images_by_id
-from hipie.data.preparation.cli import Check, is_newer, objects_counted
-from hipie.data.preparation.in_place import run_in_place
-from hipie.data.preparation.sources import Source, whole_file
+from hipie.data.preparation.checks import Check, count_objects
+from hipie.data.preparation.cli import run_in_place
+from hipie.data.preparation.label_maps import is_up_to_date
+from hipie.data.preparation.sources import DownloadSource, atomic_write
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "Objects365",
         "https://www.objects365.org/download.html",
         "version 1 about 90 GB, version 2 about 700 GB",
         "annotations CC BY 4.0, images under Flickr's terms",
     ),
-    Source(
+    DownloadSource(
         "HIPIE's masks of version 2",
         "https://github.com/berkeley-hipie/HIPIE",
         "optional",
@@ -81,7 +82,7 @@ def write_names_on_disk(source: Path, pictures: Path) -> None:
     folders = [Path(one) for one, _, _ in os.walk(pictures)]
     if not folders:
         raise FileNotFoundError(f"{pictures}: there is no such folder")
-    if is_newer(target, [source, *folders]):
+    if is_up_to_date(target, [source, *folders]):
         return
     there = {
         f"{one.relative_to(pictures).as_posix()}/{name}".removeprefix("./")
@@ -106,7 +107,7 @@ def write_names_on_disk(source: Path, pictures: Path) -> None:
         )
     content["images"] = kept
     content["annotations"] = [one for one in content["annotations"] if not _is_of(one, left_out)]
-    with whole_file(target) as stream:
+    with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
     if missing:
         print(f"{target}: {len(missing)} images are missing and left out")
@@ -127,7 +128,7 @@ def checks(root: Path, _workers: int) -> Iterator[Check]:
 def _count(root: Path, file: str) -> str:
     pictures, vocabulary, published = FILES[file]
     contiguous = dict(load_classes(vocabulary).contiguous)
-    return objects_counted(load_coco_instances(root / file, root / pictures, contiguous), published)
+    return count_objects(load_coco_instances(root / file, root / pictures, contiguous), published)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -20,34 +20,34 @@ from pathlib import Path
 
 import numpy as np
 
-from hipie.data.datasets.pascal_part import IGNORED, NUMBERS, part_tables
 from hipie.data.datasets.semantic_folder import load_label_maps
-from hipie.data.preparation.cli import Check
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.checks import Check, check_label_maps
+from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import (
     Job,
     convert_all,
-    place_image,
+    link_image,
+    lookup_table,
     relabel_parts,
-    table_of,
 )
-from hipie.data.preparation.sources import Source
+from hipie.data.preparation.pascal_part import IGNORE_LABEL, NUM_LABELS, part_tables
+from hipie.data.preparation.sources import DownloadSource
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "Pascal Panoptic Parts",
         "https://github.com/pmeletis/panoptic_parts",
         "labels 75 MB",
         "images under Flickr's terms",
     ),
-    Source(
+    DownloadSource(
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
         "images under Flickr's terms",
     ),
-    Source(
+    DownloadSource(
         "Cityscapes and its Panoptic Parts",
         "https://www.cityscapes-dataset.com/downloads/",
         "after registration; leftImg8bit_trainvaltest.zip 11 GB, gtFinePanopticParts 0.2 GB",
@@ -66,7 +66,7 @@ def city_table() -> np.ndarray:
     """From class * 100 + part to a number that is written, for Cityscapes."""
     originals = load_classes("cityscapes_panoptic_parts").originals
     pairs = [(n, place) for place, numbers in enumerate(originals, 1) for n in numbers]
-    return table_of([*((n, IGNORED) for n in (0, *CITY_NOTHING)), *pairs], NUMBERS)
+    return lookup_table([*((n, IGNORE_LABEL) for n in (0, *CITY_NOTHING)), *pairs], NUM_LABELS)
 
 
 def prepare(root: Path, workers: int) -> None:
@@ -97,7 +97,7 @@ def prepare_city(place: Path, split: str, workers: int) -> None:
     convert_all(partial(relabel_parts, city_table()), maps, workers, f"Cityscapes {split}")
     given, images = place / "leftImg8bit" / split, place / "images_all" / split
     pictures = [Job((given / f"{one}{IMAGE}",), images / f"{one}{IMAGE}") for one in names]
-    convert_all(place_image, pictures, workers, f"images of Cityscapes {split}")
+    convert_all(link_image, pictures, workers, f"images of Cityscapes {split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -113,9 +113,9 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
         for split in CITY_SPLITS
     ]
     for maps, images, phrases, split in [row for row in rows if row[0].is_dir()] or rows[:1]:
-        endings = {"label_ending": ".tif"}
+        endings = {"label_suffix": ".tif"}
         if split in CITY_SPLITS:
-            endings = {"label_ending": LABELS, "image_ending": IMAGE}
+            endings = {"label_suffix": LABELS, "image_suffix": IMAGE}
         load = partial(load_label_maps, maps, images, key="part_seg_file_name", **endings)
         numbers, count = range(phrases + 1), PUBLISHED.get(split)
         yield (

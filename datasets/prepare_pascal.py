@@ -23,25 +23,25 @@ from pathlib import Path
 import numpy as np
 
 from hipie.data.datasets.semantic_folder import load_label_maps
-from hipie.data.preparation.cli import Check
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.checks import Check, check_label_maps
+from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import (
     Job,
     convert_all,
-    place_image,
+    link_image,
+    lookup_table,
     relabel,
     relabel_matlab,
-    table_of,
 )
-from hipie.data.preparation.sources import Source
+from hipie.data.preparation.sources import DownloadSource
 from hipie.vocabularies.tables import load_vocabulary
 
 VOC, CONTEXT = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cs.stanford.edu/~roozbeh"
 FLICKR = "images under Flickr's terms"
 SOURCES = [
-    Source("VOC 2012", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", FLICKR),
-    Source("VOC 2010", f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", FLICKR),
-    Source("Context", f"{CONTEXT}/pascal-context/trainval.tar.gz", "31 MB", "none stated"),
+    DownloadSource("VOC 2012", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", FLICKR),
+    DownloadSource("VOC 2010", f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", FLICKR),
+    DownloadSource("Context", f"{CONTEXT}/pascal-context/trainval.tar.gz", "31 MB", "none stated"),
 ]
 SPLITS = {"training": "train", "validation": "val"}
 PUBLISHED = {
@@ -72,8 +72,10 @@ def prepare(root: Path, workers: int) -> None:
 def prepare_voc(root: Path, workers: int) -> None:
     """Write 21 and 20 classes of VOC 2012."""
     place, given = root / "pascal_voc_d2", root / "VOCdevkit/VOC2012"
-    with_background = table_of([(i, i) for i in (*range(21), IGNORED)], 256)
-    without = table_of([(0, IGNORED), (IGNORED, IGNORED), *((i + 1, i) for i in range(20))], 256)
+    with_background = lookup_table([(i, i) for i in (*range(21), IGNORED)], 256)
+    without = lookup_table(
+        [(0, IGNORED), (IGNORED, IGNORED), *((i + 1, i) for i in range(20))], 256
+    )
     for folder, split in SPLITS.items():
         names = _names(given / "ImageSets/Segmentation" / f"{split}.txt")
         _images(given, place, folder, names, workers)
@@ -87,7 +89,7 @@ def prepare_voc(root: Path, workers: int) -> None:
 def prepare_context(root: Path, workers: int) -> None:
     """Write 459 and 59 classes of Context."""
     place, given = root / "pascal_ctx_d2", root / "VOCdevkit/VOC2010"
-    all_of_them = table_of([(0, WIDE_IGNORED), *((i + 1, i) for i in range(459))], 460)
+    all_of_them = lookup_table([(0, WIDE_IGNORED), *((i + 1, i) for i in range(459))], 460)
     for folder, split in SPLITS.items():
         listed = _names(given / "ImageSets/Main" / f"{split}.txt")
         names = [one for one in listed if (given / "trainval" / f"{one}.mat").is_file()]
@@ -108,7 +110,7 @@ def table_of_59() -> np.ndarray:
     wide = load_vocabulary("pascal_context_459").names
     narrow = load_vocabulary("pascal_context_59").names
     pairs = [(wide.index(RENAMED.get(name, name)) + 1, i) for i, name in enumerate(narrow)]
-    return table_of(pairs, 460, IGNORED)
+    return lookup_table(pairs, 460, IGNORED)
 
 
 def _names(file: Path) -> list[str]:
@@ -122,7 +124,7 @@ def _images(given: Path, place: Path, folder: str, names: Sequence[str], workers
         Job((given / "JPEGImages" / f"{name}.jpg",), place / "images" / folder / f"{name}.jpg")
         for name in names
     ]
-    convert_all(place_image, jobs, workers, f"{place.name} {folder}")
+    convert_all(link_image, jobs, workers, f"{place.name} {folder}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -140,7 +142,7 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
                 load_label_maps,
                 root / place / name / folder,
                 root / place / "images" / folder,
-                label_ending=ending,
+                label_suffix=ending,
             )
             numbers, count = [*range(classes), ignored], PUBLISHED.get((kind, folder))
             yield f"{name} {folder}", partial(check_label_maps, load, numbers, count, workers)

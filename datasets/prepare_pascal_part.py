@@ -20,21 +20,21 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.pascal_part import number_parts, part_tables
 from hipie.data.datasets.semantic_folder import load_label_maps
-from hipie.data.preparation.cli import Check
-from hipie.data.preparation.in_place import check_label_maps, run_in_place
+from hipie.data.preparation.checks import Check, check_label_maps
+from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import Job, convert_all, relabel_parts
-from hipie.data.preparation.sources import Source
+from hipie.data.preparation.pascal_part import number_parts, part_tables
+from hipie.data.preparation.sources import DownloadSource
 
 SOURCES = [
-    Source(
+    DownloadSource(
         "Pascal-Part",
         "https://roozbehm.info/pascal-parts/pascal-parts.html",
         "10,103 files",
         "none stated",
     ),
-    Source(
+    DownloadSource(
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
@@ -78,7 +78,7 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
                 load_label_maps,
                 root / "pascal_part/labels" / f"{folder}_{kind}",
                 root / "VOCdevkit/VOC2010/JPEGImages",
-                label_ending=".tif",
+                label_suffix=".tif",
                 key="part_seg_file_name",
             )
             numbers, published = range(count + 1), PUBLISHED.get(folder)

@@ -24,19 +24,24 @@ import pycocotools.mask as mask_util
 from tqdm import tqdm
 
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.uninext_refer import load_object_expressions
+from hipie.data.datasets.uninext_refer import load_uninext_refer
 from hipie.data.io.json_file import read_json
 from hipie.data.io.rle import to_rle
-from hipie.data.preparation.cli import Check, is_newer, run
-from hipie.data.preparation.ref_counts import counted
-from hipie.data.preparation.sources import Delivery, Source, whole_file
+from hipie.data.preparation.checks import Check, count_expressions
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.label_maps import is_up_to_date
+from hipie.data.preparation.sources import DownloadSource, SourceFiles, atomic_write
 
 ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 SOURCES = [
-    Source("RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 expressions", "Apache 2.0"),
-    Source("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
-    Source("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
-    Source("their images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    DownloadSource(
+        "RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 expressions", "Apache 2.0"
+    ),
+    DownloadSource("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
+    DownloadSource("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
+    DownloadSource(
+        "their images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"
+    ),
 ]
 # Folder, name after `refs`, HIPIE's name, splits, HIPIE's splits.
 UNC = ("train", "val", "testA", "testB")
@@ -57,7 +62,7 @@ PUBLISHED = {
 }
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Write the whole tree."""
     for folder in ("refcoco", "refcoco+", "refcocog"):
         delivery.copy(delivery.find(f"{folder}/instances.json"), root / folder / "instances.json")
@@ -75,11 +80,11 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
     """Write HIPIE's file of one split unless it is newer than what it is made from."""
     refs, instances = root / folder / f"refs({by}).p", root / folder / "instances.json"
     target = root / "annotations" / name / f"instances_{split}.json"
-    if is_newer(target, (refs, instances)):
+    if is_up_to_date(target, (refs, instances)):
         return
     images, annotations = [], []
     for record, annotation, expressions in objects_of(
-        load_refcoco(refs, instances, "", split, words="sent")
+        load_refcoco(refs, instances, "", split, text_field="sent")
     ):
         number = len(images) + 1
         kept = {key: record[key] for key in ("file_name", "height", "width")}
@@ -126,7 +131,7 @@ def write_mixed(root: Path) -> None:
     ]
     train_files = [place / name / "instances_train.json" for name in MIXED]
     targets = [place / "refcoco-mixed" / f"instances_train{end}.json" for end in ("", "_filter")]
-    if all(is_newer(target, [*tested_files, *train_files]) for target in targets):
+    if all(is_up_to_date(target, [*tested_files, *train_files]) for target in targets):
         return
     tested = {image["file_name"] for file in tested_files for image in read_json(file)["images"]}
     kept: list[tuple[list, list]] = [([], []), ([], [])]
@@ -144,7 +149,7 @@ def write_mixed(root: Path) -> None:
 def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> None:
     """Write a COCO file, whole or not at all."""
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    with whole_file(target) as stream:
+    with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 
@@ -169,11 +174,11 @@ def checks(root: Path) -> Iterator[Check]:
 def _count_refs(
     refs: Path, instances: Path, pictures: Path, split: str, published: tuple[int, int] | None
 ) -> str:
-    return counted(load_refcoco(refs, instances, pictures, split), published)
+    return count_expressions(load_refcoco(refs, instances, pictures, split), published)
 
 
 def _count_objects(file: Path, pictures: Path) -> str:
-    return counted(load_object_expressions(file, pictures))
+    return count_expressions(load_uninext_refer(file, pictures))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -20,19 +20,20 @@ from pathlib import Path
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.io.json_file import read_json
 from hipie.data.io.validation import images_by_id
-from hipie.data.preparation.cli import Check, is_newer, run
-from hipie.data.preparation.ref_counts import counted
-from hipie.data.preparation.sources import Delivery, DeliveryError, Source, whole_file
+from hipie.data.preparation.checks import Check, count_expressions
+from hipie.data.preparation.cli import run
+from hipie.data.preparation.label_maps import is_up_to_date
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
 
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
-    Source("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
-    Source("its images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
+    DownloadSource("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
+    DownloadSource("its images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
 ]
 FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
 
 
-def prepare(delivery: Delivery, root: Path) -> None:
+def prepare(delivery: SourceFiles, root: Path) -> None:
     """Copy the refs, and `instances.json` with every image's folder in its name."""
     here = root / "ref-zom"
     refs = delivery.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
@@ -40,13 +41,13 @@ def prepare(delivery: Delivery, root: Path) -> None:
     as_distributed = here / "instances_as_distributed.json"
     delivery.copy(delivery.find("ref-zom/instances.json", "instances.json"), as_distributed)
     target = here / "instances.json"
-    if is_newer(target, [as_distributed]):
+    if is_up_to_date(target, [as_distributed]):
         return
     content = read_json(as_distributed, ("images", "annotations"))
     images_by_id(as_distributed, content)
     for image in content["images"]:
         image["file_name"] = with_folder(image["file_name"], as_distributed)
-    with whole_file(target) as stream:
+    with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 
@@ -54,13 +55,13 @@ def with_folder(name: str, file: Path) -> str:
     """An image's name with COCO's folder before it.
 
     Raises:
-        DeliveryError: if it is not named as COCO's images of 2014 are.
+        SourceError: if it is not named as COCO's images of 2014 are.
     """
     bare = name.rsplit("/", 1)[-1]
     for start, folder in FOLDERS.items():
         if bare.startswith(start):
             return f"{folder}/{bare}"
-    raise DeliveryError(f"{file}: the image {name} is in neither train2014 nor val2014")
+    raise SourceError(f"{file}: the image {name} is in neither train2014 nor val2014")
 
 
 def checks(root: Path) -> Iterator[Check]:
@@ -72,7 +73,7 @@ def checks(root: Path) -> Iterator[Check]:
 def _count(root: Path, split: str) -> str:
     here = root / "ref-zom"
     files = here / "refs(final).p", here / "instances.json"
-    return counted(load_refcoco(*files, root / "coco", split))
+    return count_expressions(load_refcoco(*files, root / "coco", split))
 
 
 def main(words: Sequence[str] | None = None) -> int:

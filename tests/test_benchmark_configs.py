@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 from hipie.config import add_hipie_config
 from hipie.config.loading import check, keys, merge
-from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets import register_public_datasets
 from tests import benchmark_trees as trees
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def reduced_options(text: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
-    register_benchmarks()
+    register_public_datasets()
 
 
 def test_there_are_as_many_as_published_and_part_pq():

@@ -11,8 +11,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.datasets.part_classes import PartClass
+from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.data.image_io import read_label_map
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.metrics.averages import nanmean

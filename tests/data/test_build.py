@@ -21,7 +21,7 @@ from hipie.data.build import (
     build_train_loader,
 )
 from hipie.data.datasets import register_picturebook
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 
@@ -145,7 +145,7 @@ def test_no_data_set(cfg: CfgNode) -> None:
 
 
 def test_a_data_set_without_objects_is_named(cfg: CfgNode) -> None:
-    register("hand_made_empty", lambda: [{"annotations": [{"iscrowd": 1}]}])
+    register_dataset("hand_made_empty", lambda: [{"annotations": [{"iscrowd": 1}]}])
     cfg.DATASETS.TRAIN = ("hand_made_empty",)
     cfg.DATALOADER.DATASET_RATIO = ()
     with pytest.raises(ValueError, match="hand_made_empty has an object"):
@@ -190,7 +190,7 @@ def test_an_architecture_names_the_mapper_of_its_own_records(
 
 
 def test_a_task_without_a_mapper_is_named(cfg: CfgNode) -> None:
-    register("hand_made_task", lambda: [], task="audio")
+    register_dataset("hand_made_task", lambda: [], task="audio")
     with pytest.raises(ValueError, match=r'hand_made_task has the task "audio".*referring'):
         build_test_loader(cfg, "hand_made_task")
 
@@ -199,7 +199,7 @@ def test_records_of_detectron2_without_sizes_are_completed(cfg: CfgNode) -> None
     source = DatasetCatalog.get("picturebook_val_panoptic")
     keys = ("file_name", "pan_seg_file_name", "segments_info")
     metadata = MetadataCatalog.get("picturebook_val_panoptic")
-    register(
+    register_dataset(
         "bare_panoptic",
         lambda: [{key: record[key] for key in keys} for record in source],
         thing_classes=metadata.thing_classes,

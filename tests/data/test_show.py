@@ -14,7 +14,7 @@ from hipie.cli.main import main as command_line
 from hipie.data import show
 from hipie.data.annotation_view import read_annotated
 from hipie.data.dataset_argument import name_of_split, spread
-from hipie.data.datasets import register_benchmarks, register_picturebook
+from hipie.data.datasets import register_picturebook, register_public_datasets
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_other_commands_are_answered_with_the_known_ones(capsys) -> None:
     ],
 )
 def test_a_split_is_found_wherever_the_name_has_it(name: str, split: str, whole: str) -> None:
-    register_benchmarks()
+    register_public_datasets()
     register_picturebook()
     assert name_of_split(name, split) == whole
 

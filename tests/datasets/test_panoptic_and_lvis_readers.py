@@ -14,7 +14,7 @@ from detectron2.data.transforms import NoOpTransform
 from PIL import Image
 
 from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
-from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets import register_public_datasets
 from hipie.data.image_io import read_label_map
 from tests import benchmark_trees as trees
 from tests.benchmark_trees import HEIGHT, WIDTH
@@ -23,9 +23,9 @@ from tests.benchmark_trees import HEIGHT, WIDTH
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     """An empty tree under which everything is registered."""
-    register_benchmarks(tmp_path)
+    register_public_datasets(tmp_path)
     yield tmp_path
-    register_benchmarks()
+    register_public_datasets()
 
 
 def write_lvis(root: Path) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hipie.data.datasets import register_benchmarks
-from hipie.data.preparation.sources import Delivery
+from hipie.data.datasets import register_public_datasets
+from hipie.data.preparation.sources import SourceFiles
 from tests import benchmark_trees as trees
 from tests.programs import program, tree_of
 
@@ -22,9 +22,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
     """An empty tree under which everything is registered."""
     place = tmp_path / "tree"
     place.mkdir()
-    register_benchmarks(place)
+    register_public_datasets(place)
     yield place
-    register_benchmarks()
+    register_public_datasets()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_lvis_and_paco(got, root, capsys):
     assert paco["neg_category_ids"] == [0] and "not_exhaustive_category_ids" not in paco
     module.PUBLISHED = {"lvis/lvis_v1_val.json": 19_809}
     assert module.main(["--root", str(root), "--check"]) == 1
-    assert "there are 1 images, and there should be 19809" in capsys.readouterr().out
+    assert "there are 1 images instead of 19809" in capsys.readouterr().out
 
 
 def write_in_the_wild(got: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_was_stopped_is_completed(name, got, root, tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
         assert module.main(["--root", str(other), "--source", str(got)]) == 130
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "interrupted; run the same command to continue" in capsys.readouterr().err
     assert not [path for path in other.rglob(".*") if path.is_file()]
     module.main(["--root", str(other), "--source", str(got)])
     assert tree_of(other) == whole
@@ -191,7 +191,7 @@ def test_archives_are_found_whatever_folder_they_begin_with(got, tmp_path):
     trees.write_image(made / "train/a.jpg")
     zipped(got / "one.zip", made, "SegInW/Hand/")
     zipped(got / "Hand-Metal.zip", made, "Hand-Metal/")
-    delivery = Delivery(got)
+    delivery = SourceFiles(got)
     assert delivery.below("hand/TRAIN") == {"a.jpg": "one/SegInW/Hand/train/a.jpg"}
     assert delivery.below("Metal/train") == {}
 

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from hipie.data.dataset_mappers.annotations import decode_mask
-from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets import register_public_datasets
 from hipie.data.image_io import read_label_map
 from tests import benchmark_trees as trees
 from tests import programs
@@ -27,9 +27,9 @@ HALF = WIDTH // 2
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     """An empty tree under which everything is registered."""
-    register_benchmarks(tmp_path)
+    register_public_datasets(tmp_path)
     yield tmp_path
-    register_benchmarks()
+    register_public_datasets()
 
 
 def program(name: str) -> ModuleType:
@@ -102,7 +102,7 @@ def test_ade20k(root, capsys):
     assert times(root) == before
     said = capsys.readouterr().out
     assert "ok       objects of val: 2 objects in 1 images" in said
-    assert "ok       classes of train: 1 label maps, which show 3 of 151 numbers" in said
+    assert "ok       classes of train: 1 label maps with 3 of 151 labels" in said
 
 
 def test_ade20k_objects_of_two_classes_are_refused(root, capsys):
@@ -112,7 +112,7 @@ def test_ade20k_objects_of_two_classes_are_refused(root, capsys):
     objects[10, 20, 0] = 2
     label_map(path, objects)
     assert run(program("ade20k"), root) == 2
-    assert "object 1 is of the classes [1, 2], and should be of one" in capsys.readouterr().err
+    assert "object 1 has the classes [1, 2] instead of one" in capsys.readouterr().err
     assert not (root / "ade/ADEChallengeData2016/ade20k_instance_train.json").exists()
 
 
@@ -222,7 +222,7 @@ def test_pascal_parts(root, capsys):
     assert (names[left - 1], right) == ("dog head", 0)
     left, right, _ = corners(labels_of("pascal_parts_merged_val", "part_seg_file_name"))
     assert [names[left - 1], names[right - 1]] == ["aeroplane engine", "bus window"]
-    assert "validation_pano: 1 label maps, which show 3 of 201" in capsys.readouterr().out
+    assert "validation_pano: 1 label maps with 3 of 201" in capsys.readouterr().out
 
 
 def write_pascal_part(root: Path) -> Path:
@@ -265,7 +265,7 @@ def test_pascal_part(root, capsys):
     before = times(root)
     assert run(module, root) == 0 and times(root) == before
     assert run(module, root, "--check") == 0
-    assert "ok       validation_merged: 1 label maps, which show 5 of 58" in capsys.readouterr().out
+    assert "ok       validation_merged: 1 label maps with 5 of 58" in capsys.readouterr().out
 
 
 def test_a_damaged_file_of_pascal_part_is_named(root, capsys):
@@ -273,7 +273,7 @@ def test_a_damaged_file_of_pascal_part_is_named(root, capsys):
     path.write_bytes(path.read_bytes()[:200])
     assert run(program("pascal_part"), root) == 2
     said = capsys.readouterr().err
-    assert "error: " in said and "2008_000002.mat: this is no annotation" in said
+    assert "error: " in said and "2008_000002.mat: this is not an annotation" in said
     assert len(list(root.rglob("training/*.tif"))) == 1 and not list(root.rglob("validation/*"))
 
 
@@ -296,7 +296,7 @@ def test_a_number_without_a_meaning_is_named(root, capsys):
     label_map(path, uids(12_001_02, 8_000_99))
     assert run(program("panoptic_parts"), root) == 2
     said = capsys.readouterr().err
-    assert "2008_000001.tif: the label map has numbers without a meaning: 899" in said
+    assert "2008_000001.tif: the label map has unknown labels: 899" in said
     assert not list(root.rglob("validation_pano/*"))
 
 
@@ -347,7 +347,7 @@ def test_check_finds_what_is_wrong(root, capsys):
     label_map(first, halves(0, 140, 255))
     capsys.readouterr()
     assert run(module, root, "--check") == 1
-    assert f"{first}: the number 140 is of no class" in capsys.readouterr().out
+    assert f"{first}: the label 140 is not a class" in capsys.readouterr().out
     label_map(first, np.zeros((5, 5), np.uint8))
     assert run(module, root, "--check") == 1
     assert f"{first}: the label map has (5, 5) pixels, the image (64, 48)" in (
@@ -356,7 +356,7 @@ def test_check_finds_what_is_wrong(root, capsys):
     label_map(first, halves(0, 119, 255))
     module.PUBLISHED = {"val2017": 5000}
     assert run(module, root, "--check") == 1
-    assert "there are 2 label maps, and there should be 5000" in capsys.readouterr().out
+    assert "there are 2 label maps instead of 5000" in capsys.readouterr().out
 
 
 def test_several_processes_write_the_same(root):

@@ -15,8 +15,8 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hipie.data.datasets.builtin_referring import register_referring_sets
-from hipie.data.datasets.grd import GroupQuestions
+from hipie.data.datasets.builtin_referring import register_referring_datasets
+from hipie.data.datasets.grd import GroupSamples
 from hipie.data.io.paths import datasets_root
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
@@ -26,9 +26,9 @@ from tests.programs import program, tree_of
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     """An empty tree under which everything is registered."""
-    register_referring_sets(tmp_path / "tree")
+    register_referring_datasets(tmp_path / "tree")
     yield tmp_path / "tree"
-    register_referring_sets(datasets_root())
+    register_referring_datasets(datasets_root())
 
 
 def run(module: ModuleType, root: Path, *words: str) -> int:
@@ -137,7 +137,7 @@ def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     assert not masks(records[1])[0].any()
     full = DatasetCatalog.get("grd_intra_full")
     assert [len(s["targets"]) for r in full for s in r["expressions"]] == [2, 0, 0, 1] * 2
-    asked = GroupQuestions(full)
+    asked = GroupSamples(full)
     assert [(one["group_id"], one["sent_id"]) for one in asked] == [(1, 1), (1, 2), (2, 3), (2, 4)]
     assert [image["image_id"] for image in asked[1]["images"]] == [1, 2]
     assert asked[1]["images"][1]["expressions"][0]["targets"] == [0]
@@ -156,7 +156,7 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
         for expression in record["expressions"]:
             meant = own.get((record["image_id"], expression["sent_id"]), {"targets": []})
             assert expression["targets"] == meant["targets"]
-    asked = GroupQuestions(found)
+    asked = GroupSamples(found)
     assert len(asked) == 2 * 4 and all(len(one["images"]) == 2 for one in asked)
     assert [one["sent_id"] for one in asked] == [1, 2, 3, 4] * 2
     said = {s["expression"] for r in DatasetCatalog.get("grd_inter") for s in r["expressions"]}
@@ -192,7 +192,7 @@ def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
 
 
 def test_every_set_is_registered_lazily(root: Path) -> None:
-    names = register_referring_sets(root)
+    names = register_referring_datasets(root)
     assert len(names) == len(set(names)) == 44
     assert {MetadataCatalog.get(name).evaluator_type for name in names} == {
         "refer",
@@ -250,7 +250,7 @@ def test_again_and_after_an_interruption(
         assert not [path for path in other.rglob(".*") if path.is_file()]
         run(module, other, "--source", str(tmp_path / "got"))
         assert tree_of(other) == whole
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "interrupted; run the same command to continue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", WRITERS)

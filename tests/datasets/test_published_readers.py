@@ -13,7 +13,7 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog
 
-from hipie.data.datasets.builtin_referring import register_referring_sets
+from hipie.data.datasets.builtin_referring import register_referring_datasets
 from hipie.data.io.paths import datasets_root
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
@@ -44,9 +44,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     trees.write_grd(place / "got/grd")
     for name in ("refcoco", "grefcoco", "grd"):
         program(name).main(["--root", str(place), "--source", str(place / "got" / name)])
-    register_referring_sets(place)
+    register_referring_datasets(place)
     yield place
-    register_referring_sets(datasets_root())
+    register_referring_datasets(datasets_root())
 
 
 @pytest.mark.parametrize(("name", "known"), PUBLISHED.items())

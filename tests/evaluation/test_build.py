@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
 from hipie.data.dataset_mappers.annotations import masks_to_instances, panoptic_masks
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.image_io import read_label_map
 from hipie.evaluation import build_evaluator
 from hipie.evaluation.metrics.expression_iou import target_rles
@@ -144,6 +144,6 @@ def test_expression_ground_truth_has_full_score(cfg: CfgNode, tmp_path: Path) ->
 
 
 def test_unknown_type_is_refused(cfg: CfgNode) -> None:
-    register("hand_made_mystery", list, evaluator_type="mystery")
+    register_dataset("hand_made_mystery", list, evaluator_type="mystery")
     with pytest.raises(ValueError, match='hand_made_mystery has the evaluator_type "mystery"'):
         build_evaluator(cfg, "hand_made_mystery")

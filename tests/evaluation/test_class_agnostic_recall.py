@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import ClassAgnosticRecall, wilson_interval
 
 SIZE = (10, 40)
@@ -38,7 +38,7 @@ def evaluate(annotations: list[dict], outputs: dict) -> dict[str, float]:
     record = {"file_name": "a", "height": 10, "width": 40, "image_id": 1}
     record["annotations"] = annotations
     names = ["dog", "cat", "horse", "bus"]
-    register(
+    register_dataset(
         "hand_made_unseen", lambda: [record], thing_classes=names, unseen_classes=["horse", "bus"]
     )
     evaluator = ClassAgnosticRecall("hand_made_unseen", distributed=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.image_io import read_record_image
 from hipie.evaluation import CoSaliencyEvaluator
@@ -24,7 +24,7 @@ def records(tmp_path: Path) -> list[dict]:
     trees.write_cosod(tmp_path)
     (tmp_path / "CoCA/binary").rename(tmp_path / "CoCA/gt")
     records = load_cosaliency(tmp_path / "CoCA")
-    register("hand_made_cosaliency", lambda: records, evaluator_type="cosaliency")
+    register_dataset("hand_made_cosaliency", lambda: records, evaluator_type="cosaliency")
     return records
 
 

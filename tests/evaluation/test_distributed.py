@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from PIL import Image
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import PartEvaluator, ReferringEvaluator
 from hipie.evaluation.distributed import gather_lists, gather_sum
 
@@ -49,7 +49,7 @@ def draw_records(folder: Path) -> tuple[list[dict], list[dict]]:
 
 def evaluate(folder: Path, rank: int, processes: int) -> dict:
     records, outputs = draw_records(folder)
-    register("hand_made_shared", lambda: records, stuff_classes=NAMES)
+    register_dataset("hand_made_shared", lambda: records, stuff_classes=NAMES)
     results: dict = {}
     for kind in (ReferringEvaluator, PartEvaluator):
         evaluator = kind("hand_made_shared", distributed=processes > 1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hipie.data.datasets.coco import register
-from hipie.data.datasets.grd import GroupQuestions
+from hipie.data.datasets.catalog import register_dataset
+from hipie.data.datasets.grd import GroupSamples
 from hipie.evaluation import GroupReferringEvaluator
 from tests.evaluation.referring_sets import random_set
 
@@ -41,7 +41,7 @@ def as_group_outputs(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
     predicted = {(image, expression): mask for _, image, expression, mask, *_ in pairs}
     for record in records:
         record.setdefault("group_name", f"group {record['group_id']}")
-    for group in GroupQuestions(records):
+    for group in GroupSamples(records):
         images = group["images"]
         for start in range(0, len(images), 4):
             chunk = [*images[start : start + 4], *images][:4]
@@ -62,7 +62,7 @@ def as_group_outputs(records: list[dict], pairs: list[tuple]) -> tuple[list[dict
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_to_the_formulas(seed: int) -> None:
     records, outputs, pairs = random_set(seed)
-    register("hand_made_groups", lambda: records, evaluator_type="group")
+    register_dataset("hand_made_groups", lambda: records, evaluator_type="group")
     evaluator = GroupReferringEvaluator("hand_made_groups")
     evaluator.process(records, outputs)
     assert evaluator.evaluate()["group"] == pytest.approx(expected_scores(pairs))
@@ -71,7 +71,7 @@ def test_equal_to_the_formulas(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_images_of_group_models_count_once(seed: int) -> None:
     records, _, pairs = random_set(seed)
-    register("hand_made_groups", lambda: records, evaluator_type="group")
+    register_dataset("hand_made_groups", lambda: records, evaluator_type="group")
     evaluator = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_outputs(records, pairs)
     assert sum(len(output) for output in outputs) > len(pairs)
@@ -81,7 +81,7 @@ def test_repeated_images_of_group_models_count_once(seed: int) -> None:
 
 def test_rejected_image_has_an_empty_mask() -> None:
     records, _, pairs = random_set(3)
-    register("hand_made_groups", lambda: records)
+    register_dataset("hand_made_groups", lambda: records)
     evaluator = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_outputs(records, pairs)
     for group in outputs:
@@ -94,7 +94,7 @@ def test_rejected_image_has_an_empty_mask() -> None:
 
 def test_missing_and_misshapen_outputs_are_refused() -> None:
     records, _, pairs = random_set(3)
-    register("hand_made_groups", lambda: records)
+    register_dataset("hand_made_groups", lambda: records)
     evaluator = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_outputs(records, pairs)
     with pytest.raises(ValueError, match="group 0: 4 images, but 3 outputs"):
@@ -108,7 +108,7 @@ def test_missing_and_misshapen_outputs_are_refused() -> None:
 def test_image_of_two_groups_counts_in_both(grouped: bool) -> None:
     records, outputs, pairs = random_set(1)
     others = [{**r, "group_id": r["group_id"] + 100} for r in records]
-    register("hand_made_groups", lambda: records + others)
+    register_dataset("hand_made_groups", lambda: records + others)
     evaluator = GroupReferringEvaluator("hand_made_groups")
     inputs, outputs = as_group_outputs(records, pairs) if grouped else (records, outputs)
     evaluator.process(inputs, outputs)
@@ -120,7 +120,7 @@ def test_image_of_two_groups_counts_in_both(grouped: bool) -> None:
 
 def test_expression_of_another_image_is_refused() -> None:
     records, _, pairs = random_set(3)
-    register("hand_made_groups", lambda: records)
+    register_dataset("hand_made_groups", lambda: records)
     inputs, outputs = as_group_outputs(records, pairs)
     evaluator = GroupReferringEvaluator("hand_made_groups")
     with pytest.raises(ValueError, match="group 0 has no expression 999 for this image"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import PartEvaluator
 from hipie.evaluation.metrics.part_iou import (
     class_ious,
@@ -39,7 +39,7 @@ def record(tmp_path: Path) -> dict:
 
 
 def evaluate(record: dict, predicted: list[list[int]], **metadata) -> dict[str, float]:
-    register("hand_made_parts", lambda: [record], stuff_classes=NAMES, **metadata)
+    register_dataset("hand_made_parts", lambda: [record], stuff_classes=NAMES, **metadata)
     evaluator = PartEvaluator("hand_made_parts", distributed=False)
     evaluator.process([record], [{"sem_seg": scores_of(np.array(predicted))}])
     return evaluator.evaluate()["parts"]

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hipie.data.datasets.coco import register
-from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.datasets.part_classes import PartClass
+from hipie.data.datasets.catalog import register_dataset
+from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.evaluation import PartPQEvaluator
 
 # Two dataset parts of the cow are one part of the metric; road is stuff, bag has one part.
@@ -139,7 +138,7 @@ def test_equal_to_the_definition(tmp_path: Path, seed: int) -> None:
         records.append({"file_name": f"{number}.jpg", "pan_part_file_name": str(path)})
         outputs.append({"panoptic_seg": (torch.from_numpy(ids), info), "part_seg": parts})
         images.append((labels, ids, info, parts))
-    register("hand_made_part_pq", lambda: records, part_pq_classes=CLASSES)
+    register_dataset("hand_made_part_pq", lambda: records, part_pq_classes=CLASSES)
     evaluator = PartPQEvaluator("hand_made_part_pq")
     evaluator.process(records, outputs)
     found = evaluator.evaluate()["part_pq"]
@@ -157,7 +156,7 @@ def test_ground_truth_has_full_score(tmp_path: Path) -> None:
     labels[:6, :6], labels[6:9, :6] = uid(3, 1, 1), uid(3, 1, 3)
     Image.fromarray(labels.astype(np.int32), mode="I").save(tmp_path / "a.tif")
     record = {"file_name": "a.jpg", "pan_part_file_name": str(tmp_path / "a.tif")}
-    register("hand_made_part_pq", lambda: [record], part_pq_classes=CLASSES)
+    register_dataset("hand_made_part_pq", lambda: [record], part_pq_classes=CLASSES)
     evaluator = PartPQEvaluator("hand_made_part_pq")
     truth = decode_uids(labels)
     ids = np.where(truth.classes == 3, 1, 2)

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torch import Tensor
 
-from hipie.data.datasets import register_benchmarks
+from hipie.data.datasets import register_public_datasets
 from hipie.evaluation import PartPQEvaluator
 from hipie.modeling.postprocessing.part_panoptic import part_owners
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings, universal_inference
@@ -85,7 +85,7 @@ def results(
 
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> None:
-    register_benchmarks()
+    register_public_datasets()
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ def record(tmp_path: Path):
         folder.mkdir(parents=True)
     Image.fromarray(labels).save(file)
     Image.new("RGB", (SIDE, SIDE)).save(image)
-    register_benchmarks(tmp_path)
+    register_public_datasets(tmp_path)
     (only,) = DatasetCatalog.get(NAME)
     yield only
-    register_benchmarks()
+    register_public_datasets()
 
 
 def evaluate(record: dict, stuff_stripes: list[tuple[str, int, int]]) -> dict[str, float]:

@@ -14,9 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from hipie.data.annotation_view import read_annotated
-from hipie.data.datasets import register_benchmarks
-from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.datasets.part_classes import PartClass, load_part_classes
+from hipie.data.datasets import register_public_datasets
+from hipie.data.datasets.panoptic_parts import PartClass, decode_uids, load_part_classes
 from hipie.evaluation import PartPQEvaluator
 
 SIZE = (40, 60)
@@ -109,17 +108,17 @@ def root(tmp_path: Path):
             "_leftImg8bit.png",
         ),
     }
-    for name, (maps, map_ending, images, image_ending) in folders.items():
+    for name, (maps, map_ending, images, image_suffix) in folders.items():
         for folder in (maps, images):
             (tmp_path / folder).mkdir(parents=True)
         for number, (labels, *_) in enumerate(draw_images(name)):
             label_file = tmp_path / maps / f"{number:02}{map_ending}"
             Image.fromarray(labels.astype(np.int32)).save(label_file)
             image = Image.new("RGB", SIZE[::-1])
-            image.save(tmp_path / images / f"{number:02}{image_ending}")
-    register_benchmarks(tmp_path)
+            image.save(tmp_path / images / f"{number:02}{image_suffix}")
+    register_public_datasets(tmp_path)
     yield tmp_path
-    register_benchmarks()
+    register_public_datasets()
 
 
 @pytest.mark.parametrize("name", ["pascal", "cityscapes"])

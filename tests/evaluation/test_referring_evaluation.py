@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
 
 SIZE = (4, 10)
@@ -58,7 +58,7 @@ def records() -> list[dict]:
             ],
         },
     ]
-    register("hand_made_expressions", lambda: records)
+    register_dataset("hand_made_expressions", lambda: records)
     return records
 
 
@@ -99,7 +99,7 @@ def test_box_precision() -> None:
         "annotations": [boxed],
         "expressions": [{"expression": text, "targets": [0]} for text in "abcde"],
     }
-    register("hand_made_boxes", lambda: [record])
+    register_dataset("hand_made_boxes", lambda: [record])
     predictions = []
     for box in ([1, 1, 5, 3], [2, 1, 5, 3], [3, 1, 7, 3], [1, 0, 5, 4]):
         predictions.append(prediction(columns(1, 5)))
@@ -182,6 +182,6 @@ def test_generalized_scores_of_misses(records: list[dict]) -> None:
 
 
 def test_generalized_scores_without_expressions_are_nan() -> None:
-    register("hand_made_nothing", list)
+    register_dataset("hand_made_nothing", list)
     evaluator = GeneralizedReferringEvaluator("hand_made_nothing", distributed=False)
     assert np.isnan(evaluator.evaluate()["grefer"]["gIoU"])

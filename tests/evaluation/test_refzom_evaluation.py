@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import RefZOMEvaluator
 from tests.evaluation.referring_sets import random_set
 
@@ -37,7 +37,7 @@ def expected_scores(pairs: list[tuple], side: int | None = None) -> dict[str, fl
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_to_the_formulas(seed: int) -> None:
     records, outputs, pairs = random_set(seed)
-    register("hand_made_refzom", lambda: records, evaluator_type="refzom")
+    register_dataset("hand_made_refzom", lambda: records, evaluator_type="refzom")
     evaluator = RefZOMEvaluator("hand_made_refzom", resized_to=48)
     evaluator.process(records, outputs)
     found = evaluator.evaluate()["refzom"]
@@ -52,7 +52,7 @@ def test_expressions_without_target_count_in_acc_only() -> None:
     for record in records:
         for expression in record["expressions"]:
             expression["targets"] = []
-    register("hand_made_refzom", lambda: records)
+    register_dataset("hand_made_refzom", lambda: records)
     evaluator = RefZOMEvaluator("hand_made_refzom")
     evaluator.process(records, outputs)
     found = evaluator.evaluate()["refzom"]
@@ -61,7 +61,7 @@ def test_expressions_without_target_count_in_acc_only() -> None:
 
 def test_invalid_predictions_are_refused() -> None:
     records, outputs, _ = random_set(2)
-    register("hand_made_refzom", lambda: records)
+    register_dataset("hand_made_refzom", lambda: records)
     evaluator = RefZOMEvaluator("hand_made_refzom")
     with pytest.raises(ValueError, match=r"0\.jpg: 4 expressions, but 3 predictions"):
         evaluator.process(records[:1], [{"referring": outputs[0]["referring"][:3]}])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.evaluation import GroupReferringEvaluator, ResultsTable
 
 
@@ -16,9 +16,9 @@ def table() -> ResultsTable:
     table = ResultsTable()
     for number, (box, mask) in enumerate([(10.0, 30.0), (20.0, float("nan")), (60.0, 40.0)]):
         name = f"hand_made_wild_{number}"
-        register(name, list, collection="odinw" if number < 2 else "seginw")
+        register_dataset(name, list, collection="odinw" if number < 2 else "seginw")
         table.add(name, {"bbox": {"AP": box, "AP50": 99.0}, "segm": {"AP": mask}}, object())
-    register("hand_made_groups", list)
+    register_dataset("hand_made_groups", list)
     evaluator = GroupReferringEvaluator("hand_made_groups")
     table.add("hand_made_groups", evaluator.evaluate(), evaluator)
     return table

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hipie.data.datasets.coco import register
-from hipie.data.datasets.part_classes import PartClass
+from hipie.data.datasets.catalog import register_dataset
+from hipie.data.datasets.panoptic_parts import PartClass
 from hipie.evaluation import (
     CoSaliencyEvaluator,
     GeneralizedReferringEvaluator,
@@ -82,7 +82,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(
     kind, channels = KINDS[name]
     if channels:
         outputs = maps(outputs, records, channels)
-    register(
+    register_dataset(
         "hand_made_shards",
         lambda: records,
         stuff_classes=["a", "b", "c"],

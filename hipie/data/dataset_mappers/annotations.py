@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
 from scipy import ndimage
 
+from hipie.box_ops import masks_to_boxes
 from hipie.data.io.rle import to_rle
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
@@ -160,22 +161,10 @@ def masks_to_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
     Returns:
         `gt_masks`, `gt_boxes` (absolute xyxy), `gt_classes`.
     """
-    columns = masks.any(axis=1)
-    kept = columns.any(axis=1)
-    masks, columns, classes = masks[kept], columns[kept], classes[kept]
-    rows = masks.any(axis=2)
-    height, width = masks.shape[1:]
-    boxes = np.stack(
-        [
-            columns.argmax(axis=1),
-            rows.argmax(axis=1),
-            width - columns[:, ::-1].argmax(axis=1),
-            height - rows[:, ::-1].argmax(axis=1),
-        ],
-        axis=1,
-    ).astype(np.float32)
-    instances = Instances((height, width))
-    instances.gt_classes = torch.from_numpy(np.ascontiguousarray(classes))
-    instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-    instances.gt_masks = BitMasks(torch.from_numpy(np.ascontiguousarray(masks)))
+    not_empty = masks.any(axis=(1, 2))
+    gt_masks = torch.from_numpy(np.ascontiguousarray(masks[not_empty]))
+    instances = Instances(masks.shape[1:])
+    instances.gt_classes = torch.from_numpy(classes[not_empty])
+    instances.gt_boxes = Boxes(masks_to_boxes(gt_masks))
+    instances.gt_masks = BitMasks(gt_masks)
     return instances

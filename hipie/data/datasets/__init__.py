@@ -5,16 +5,14 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from hipie.data.datasets.builtin import register_benchmarks
-from hipie.data.datasets.coco import register_coco
+from hipie.data.datasets.builtin import register_public_datasets
+from hipie.data.datasets.coco_format import register_coco
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.lvis import load_lvis
-from hipie.data.datasets.part_label_maps import load_part_maps
-from hipie.data.datasets.picturebook import register_picturebook
-from hipie.data.datasets.picturebook_groups import register_picturebook_groups
+from hipie.data.datasets.picturebook import register_picturebook, register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.semantic_folder import load_label_maps
+from hipie.data.datasets.semantic_folder import load_label_maps, load_part_maps
 from hipie.data.io.validation import DatasetError
 
 # Names that show whether the public data sets and the picture book are registered.
@@ -30,7 +28,7 @@ __all__ = [
     "load_part_maps",
     "load_refcoco",
     "register_all",
-    "register_benchmarks",
+    "register_public_datasets",
     "register_coco",
     "register_default_datasets",
     "register_picturebook",
@@ -44,7 +42,7 @@ def register_default_datasets() -> None:
     Nothing is read or drawn before a data set is used.
     """
     if BUILTIN_EXAMPLE not in DatasetCatalog:
-        register_benchmarks()
+        register_public_datasets()
     if PICTUREBOOK_EXAMPLE not in DatasetCatalog:
         register_picturebook()
         register_picturebook_groups()
@@ -61,7 +59,7 @@ def register_all(cfg: CfgNode) -> None:
             or whose file `register_coco` refuses.
         FileNotFoundError: if there is no such file.
     """
-    register_benchmarks()
+    register_public_datasets()
     node = cfg.PICTUREBOOK
     register_picturebook(
         node.SEED,

@@ -1,4 +1,4 @@
-"""COCO and what is annotated on its images or in its format: LVIS, PACO, Objects365.
+"""Registration of data sets in COCO's formats: COCO, LVIS, PACO, Objects365.
 
 COCO 2017: `coco_2017_{train,val}`, and `_{train,val,val_100}_panoptic_with_sem_seg`, `_sem_seg`.
 LVIS v1: `lvis_v1_{train,val}_federated`. PACO: `paco_lvis_{train,val,test}`, `paco_ego4d_{train,val,
@@ -14,7 +14,7 @@ from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from hipie.data.datasets.coco import register_builtin
+from hipie.data.datasets.catalog import register_builtin
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.lvis import load_lvis
@@ -24,7 +24,7 @@ from hipie.vocabularies.tables import ClassTable, load_classes
 LABEL_DIVISOR = 1000
 IGNORE_LABEL = 255
 
-# Data set -> (images, COCO JSON, vocabulary), below the folder of all data sets.
+# Data set -> (images, COCO JSON, vocabulary), relative to the root of all data sets.
 INSTANCES = {
     "coco_2017_train_instance": (
         "coco/train2017",
@@ -65,7 +65,7 @@ INSTANCES = {
         "obj365v2",
     ),
 }
-# Split -> (images, name in the panoptic files, semantic maps, instances).
+# Split -> (images, name of the panoptic files, semantic maps, instances).
 PANOPTIC = {
     "train": ("train2017", "panoptic_train2017", "panoptic_semseg_train2017", "train2017"),
     "val": ("val2017", "panoptic_val2017", "panoptic_semseg_val2017", "val2017"),
@@ -78,11 +78,11 @@ PANOPTIC = {
 }
 
 
-def register_coco_family(root: Path) -> None:
-    """Register all of them; nothing is read from `root` before a data set is used.
+def register_coco_datasets(root: Path) -> None:
+    """Register the data sets; no file is read before one is used.
 
     Args:
-        root: the folder of all data sets.
+        root: root folder of all data sets.
     """
     for name, (images, file, vocabulary) in INSTANCES.items():
         register_instances(name, root / images, root / file, load_classes(vocabulary))
@@ -95,14 +95,14 @@ def register_coco_family(root: Path) -> None:
 def register_instances(
     name: str, images: Path, file: Path, classes: ClassTable, **metadata: Any
 ) -> None:
-    """Register a COCO instance file whose classes are known beforehand.
+    """Register a COCO instance file with a known class table.
 
     Args:
-        name: of the data set.
-        images: the folder of the images.
-        file: COCO's instances JSON, with category ids of `classes`.
-        classes: things; results are numbered in their order.
-        metadata: more of it.
+        name: name of the data set.
+        images: folder of the images.
+        file: COCO instances JSON with the category ids of `classes`.
+        classes: thing classes, in the order of the contiguous class indices.
+        metadata: further attributes for `MetadataCatalog`.
     """
     contiguous = dict(classes.contiguous)
     register_builtin(
@@ -118,11 +118,15 @@ def register_instances(
 
 
 def panoptic_metadata(classes: ClassTable) -> dict[str, Any]:
-    """What Detectron2's panoptic evaluator and visualiser read; ids run over things and stuff."""
+    """Return the metadata for Detectron2's panoptic evaluator and visualizer.
+
+    Args:
+        classes: things and stuff, in the order of the contiguous class indices.
+    """
     vocabulary = classes.vocabulary
     return {
         "vocabulary": vocabulary,
-        "thing_classes": [one.name for one in vocabulary.classes if one.kind == "thing"],
+        "thing_classes": [entry.name for entry in vocabulary.classes if entry.kind == "thing"],
         "stuff_classes": list(vocabulary.names),
         "thing_dataset_id_to_contiguous_id": dict(classes.things),
         "stuff_dataset_id_to_contiguous_id": dict(classes.contiguous),
@@ -133,11 +137,11 @@ def panoptic_metadata(classes: ClassTable) -> dict[str, Any]:
 
 
 def _register_panoptic(root: Path, split: str) -> None:
-    pictures, panoptic, semantic, instances = PANOPTIC[split]
+    image_folder, panoptic, semantic, instances = PANOPTIC[split]
     classes = load_classes("coco_panoptic")
     file = root / "annotations" / f"{panoptic}.json"
-    maps, images = root / semantic, root / pictures
-    colours = [c["color"] for c in COCO_CATEGORIES]
+    maps, images = root / semantic, root / image_folder
+    colours = [category["color"] for category in COCO_CATEGORIES]
     shared = {
         "image_root": str(images),
         "sem_seg_root": str(maps),

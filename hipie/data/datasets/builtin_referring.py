@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hipie.data.datasets.coco import register_builtin
+from hipie.data.datasets.catalog import register_builtin
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.datasets.grd import load_grd
 from hipie.data.datasets.refcoco import load_refcoco
-from hipie.data.datasets.uninext_refer import load_object_expressions
+from hipie.data.datasets.uninext_refer import load_uninext_refer
 
 UNC = ("train", "val", "testA", "testB")
 # The folder, the name after `refs`, the splits.
@@ -67,7 +67,7 @@ PUBLISHED_SIZE = 480
 """The side at which LAVT, DMMI and ReLA compare masks."""
 
 
-def register_referring_sets(root: Path) -> list[str]:
+def register_referring_datasets(root: Path) -> list[str]:
     """Register all of them; called again, it replaces what was registered before.
 
     Args:
@@ -117,7 +117,7 @@ def _references(
 
 
 def _expressions(folder: str, file: str, root: Path) -> list[dict[str, Any]]:
-    return load_object_expressions(root / "annotations" / folder / file, root / "coco/train2014")
+    return load_uninext_refer(root / "annotations" / folder / file, root / "coco/train2014")
 
 
 def _grd(root: Path, half: int | None = None, **given: bool) -> list[dict[str, Any]]:

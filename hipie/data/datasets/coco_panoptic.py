@@ -1,4 +1,7 @@
-"""Reading COCO panoptic: a JSON of segments and a folder of PNGs (Kirillov et al., CVPR 2019)."""
+"""Reader of COCO panoptic files: a JSON of segments and a folder of PNGs.
+
+Kirillov et al., "Panoptic Segmentation", CVPR 2019.
+"""
 
 from __future__ import annotations
 
@@ -20,40 +23,43 @@ from hipie.data.io.validation import (
     images_by_id,
 )
 
-ANNOTATION = {"image_id": INTEGER_OR_STRING, "file_name": STRING, "segments_info": LIST}
-MOST_SEGMENT_ID = 2**24
+ANNOTATION_FIELDS = {"image_id": INTEGER_OR_STRING, "file_name": STRING, "segments_info": LIST}
+MAX_SEGMENT_ID = 2**24
 
 
 def load_coco_panoptic(
     json_file: str | os.PathLike[str],
     panoptic_root: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
-    contiguous: dict[int, int],
+    contiguous_ids: dict[int, int],
     sem_seg_root: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a panoptic data set as Detectron2's records.
 
     Args:
-        json_file: COCO's panoptic JSON.
-        panoptic_root: the PNGs.
-        image_root: the images.
-        contiguous: category id -> position in the vocabulary, things and stuff together.
-        sem_seg_root: label maps of the vocabulary's positions; adds `sem_seg_file_name`.
+        json_file: COCO panoptic JSON.
+        panoptic_root: folder of the PNGs.
+        image_root: folder of the images.
+        contiguous_ids: category id -> position in the vocabulary, of things and stuff.
+        sem_seg_root: folder of label maps of positions in the vocabulary; adds
+            `sem_seg_file_name` to the records.
 
     Returns:
-        records with `file_name`, `height`, `width`, `image_id`, `pan_seg_file_name`,
-        `segments_info` (contiguous `category_id`, `isthing`), by image id.
+        Records with `file_name`, `height`, `width`, `image_id`, `pan_seg_file_name`,
+        `segments_info` (contiguous `category_id`, `isthing`), sorted by image id.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file and the entry that is wrong.
+        FileNotFoundError, DatasetError: naming the file and the invalid entry.
     """
     content = read_json(json_file, ("images", "annotations", "categories"))
     images = images_by_id(json_file, content)
     require_image_files(json_file, images, image_root)
-    things = _things(json_file, content["categories"])
+    is_thing = _thing_flags(json_file, content["categories"])
     records = {}
     for position, annotation in enumerate(content["annotations"]):
-        check_entry(f"{json_file}: annotation {position} of the list", annotation, ANNOTATION)
+        check_entry(
+            f"{json_file}: annotation {position} of the list", annotation, ANNOTATION_FIELDS
+        )
         image = images.get(annotation["image_id"])
         if image is None:
             raise DatasetError(
@@ -66,13 +72,13 @@ def load_coco_panoptic(
         for segment in annotation["segments_info"]:
             _check_segment(f"{json_file}: a segment of image {image['id']}", segment)
             category = segment["category_id"]
-            if category not in contiguous or category not in things:
+            if category not in contiguous_ids or category not in is_thing:
                 raise DatasetError(
                     f"{json_file}: segment {segment['id']} of image {image['id']} has the unknown "
                     f"category {category}"
                 )
             segments.append(
-                {**segment, "category_id": contiguous[category], "isthing": things[category]}
+                {**segment, "category_id": contiguous_ids[category], "isthing": is_thing[category]}
             )
         record = {
             "file_name": os.path.join(image_root, image["file_name"]),
@@ -89,8 +95,8 @@ def load_coco_panoptic(
     return [records[key] for key in images if key in records]
 
 
-def _things(json_file: str | os.PathLike[str], categories: list[Any]) -> dict[int, bool]:
-    """Category id -> whether it is a thing."""
+def _thing_flags(json_file: str | os.PathLike[str], categories: list[Any]) -> dict[int, bool]:
+    """Return category id -> whether it is a thing."""
     for position, category in enumerate(categories):
         where = f"{json_file}: category {position} of the list"
         check_entry(where, category, {"id": INTEGER})
@@ -101,5 +107,5 @@ def _things(json_file: str | os.PathLike[str], categories: list[Any]) -> dict[in
 def _check_segment(where: str, segment: Any) -> None:
     check_entry(where, segment, {"id": INTEGER, "category_id": INTEGER})
     check_optional(where, segment, {"iscrowd": FLAG})
-    if not 0 <= segment["id"] < MOST_SEGMENT_ID:
+    if not 0 <= segment["id"] < MAX_SEGMENT_ID:
         raise DatasetError(f'{where}: "id" must fit in three bytes, not {segment["id"]}')

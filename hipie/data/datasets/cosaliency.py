@@ -1,7 +1,8 @@
-"""Reading co-saliency sets: a folder of images a group, and a folder of masks beside it.
+"""Reader of co-saliency data sets: one folder of images and one of masks per group.
 
 CoCA (Zhang et al., ECCV 2020), CoSal2015 (Zhang et al., CVPR 2015) and CoSOD3k (Fan et al., CVPR
-2020) in one layout: `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`, 0 or 255.
+2020) have one layout: `image/<group>/<name>.jpg` and `gt/<group>/<name>.png` with
+the values 0 and 255.
 """
 
 from __future__ import annotations
@@ -14,48 +15,48 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hipie.data.io.validation import DatasetError, check_image_size
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
 def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read every image that has a mask.
+    """Read the images of all groups and their masks.
 
     Args:
-        root: the folder that holds `image` and `gt`.
+        root: folder with the subfolders `image` and `gt`.
 
     Returns:
-        records with `file_name`, `height`, `width` (the image's), `image_id` ("group/name"),
-        `group_name`, `saliency_file_name`, and `expressions`: the group's name in words. By group,
-        then by name.
+        Records with `file_name`, `height`, `width` (the image's), `image_id` ("group/name"),
+        `group_name`, `saliency_file_name`, and one entry in `expressions`, the group's name as
+        text. Sorted by group and name.
 
     Raises:
-        DatasetError: if a folder or an image's mask is missing, or one cannot be opened.
+        DatasetError: if a folder or an image's mask is missing, or a file cannot be opened.
     """
     root = Path(root)
     for folder in ("image", "gt"):
         if not (root / folder).is_dir():
             raise DatasetError(f'{root}: there is no folder "{folder}"')
     records = []
-    for group in sorted(path for path in (root / "image").iterdir() if path.is_dir()):
-        for picture in sorted(group.iterdir()):
-            if picture.suffix.lower() not in IMAGES or picture.name.startswith("."):
+    for group in sorted(folder for folder in (root / "image").iterdir() if folder.is_dir()):
+        for path in sorted(group.iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
                 continue
-            mask = root / "gt" / group.name / f"{picture.stem}.png"
+            mask = root / "gt" / group.name / f"{path.stem}.png"
             if not mask.is_file():
-                raise DatasetError(f"{picture}: there is no mask {mask}")
-            _size(mask)  # that it can be opened; it may be of another size than the image
-            height, width = _size(picture)
-            words = group_words(group.name)
+                raise DatasetError(f"{path}: there is no mask {mask}")
+            _image_size(mask)  # Only checks that it can be opened; its size may differ.
+            height, width = _image_size(path)
+            text = group_text(group.name)
             records.append(
                 {
-                    "file_name": str(picture),
+                    "file_name": str(path),
                     "height": height,
                     "width": width,
-                    "image_id": f"{group.name}/{picture.stem}",
+                    "image_id": f"{group.name}/{path.stem}",
                     "group_name": group.name,
                     "saliency_file_name": str(mask),
                     "annotations": [],
-                    "expressions": [{"expression": words, "sent_id": 0, "targets": []}],
+                    "expressions": [{"expression": text, "sent_id": 0, "targets": []}],
                 }
             )
     if not records:
@@ -63,13 +64,13 @@ def load_cosaliency(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
-def group_words(name: str) -> str:
-    """A folder's name as words: "alarm_clock" and "alarm-clock" are "alarm clock"."""
+def group_text(name: str) -> str:
+    """Return a group's folder name as text: "alarm_clock" and "alarm-clock" -> "alarm clock"."""
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width as a viewer shows it: EXIF's orientations from 5 on lie on their side."""
+def _image_size(path: Path) -> tuple[int, int]:
+    """Read height and width after EXIF orientation; from orientation 5 on they are swapped."""
     try:
         with Image.open(path) as image:
             width, height = image.size

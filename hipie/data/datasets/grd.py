@@ -1,10 +1,10 @@
-"""Reading GRD, which is distributed as D3: expressions over groups of related images.
+"""Reader of GRD, which is distributed as D3: expressions over groups of related images.
 
 D3 (Wu et al., ICCV 2023; Xie et al., NeurIPS 2023; `shikras/d-cube`) has four pickles, each a
-dictionary keyed by integer ids: `images.pkl`, `annotations.pkl`, `sentences.pkl`, `groups.pkl`.
-What an expression means in an image is the union of the image's annotations whose `sent_id` has the
-expression; without any, the image is negative. Numbers may be NumPy's, boxes arrays, and a mask one
-run length or a list of them.
+dictionary with integer ids as keys: `images.pkl`, `annotations.pkl`, `sentences.pkl` and
+`groups.pkl`. The target of an expression in an image is the union of the image's annotations whose
+`sent_id` contains the expression; without any, the image is negative. Numbers may be NumPy's, boxes
+NumPy arrays, and a mask one RLE or a list of them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ from hipie.data.io.validation import (
     check_optional,
 )
 
+# Table (and name of its pickle) -> fields.
 TABLES = {
-    "images": {"file_name": STRING, "height": INTEGER, "width": INTEGER, "anno_id": INTEGER_LIST},
+    "images": {
+        "file_name": STRING,
+        "height": INTEGER,
+        "width": INTEGER,
+        "anno_id": INTEGER_LIST,
+    },
     "annotations": {"image_id": INTEGER, "sent_id": INTEGER_LIST},
     "sentences": {"raw_sent": NON_EMPTY_STRING, "is_negative": BOOLEAN},
     "groups": {"img_id": INTEGER_LIST, "inner_sent_id": INTEGER_LIST, "group_name": STRING},
 }
+Table = dict[int, dict[str, Any]]
 
 
 @pause_garbage_collection()
@@ -44,156 +51,168 @@ def load_grd(
     pickles: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     *,
-    absence: bool = False,
-    across: bool = False,
+    absence_expressions: bool = False,
+    inter_group: bool = False,
 ) -> list[dict[str, Any]]:
-    """Read the images with the expressions that they are asked.
+    """Read the images with the expressions of their groups.
 
     Args:
-        pickles: the folder of the four files.
-        image_root: the images.
-        absence: take expressions about what is missing too ("a dog without a leash").
-        across: ask every image the expressions of all groups (D3's inter-group protocol); else
-            those of its own group (intra-group).
+        pickles: folder of the four files.
+        image_root: folder of the images.
+        absence_expressions: include expressions of absence ("a dog without a leash").
+        inter_group: give every image the expressions of all groups (D3's inter-group protocol),
+            instead of those of its own group (intra-group).
 
     Returns:
-        records as `load_refcoco`'s, with `group_id` and `group_name`; all images of a group have
+        Records as of `load_refcoco`, with `group_id` and `group_name`. All images of a group have
         the same expressions in the same order, each with `sent_id` and `targets` (positions in
-        `annotations`; empty = the image is negative). By group, then in the group's order.
+        `annotations`; empty = the image is negative). Sorted by group id, then in the group's
+        order.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file, the entry and the key that is wrong.
+        FileNotFoundError, DatasetError: naming the file, the entry and the invalid key.
     """
     folder = Path(pickles)
     tables = {name: _read_table(folder, name) for name in TABLES}
-    every = sorted(tables["sentences"])
+    all_ids = sorted(tables["sentences"])
     records = []
-    for number, group in sorted(tables["groups"].items()):
-        where = f"{folder / 'groups.pkl'}: group {number}"
-        asked = []
-        for identity in every if across else group["inner_sent_id"]:
-            expression = _row(tables["sentences"], identity, where, "inner_sent_id")
-            if absence or not expression["is_negative"]:
-                words = expression["raw_sent"]
-                asked.append({"expression": words, "sent_id": identity, "targets": []})
+    for group_id, group in sorted(tables["groups"].items()):
+        where = f"{folder / 'groups.pkl'}: group {group_id}"
+        expressions = []
+        for sent_id in all_ids if inter_group else group["inner_sent_id"]:
+            row = _row(tables["sentences"], sent_id, where, "inner_sent_id")
+            if absence_expressions or not row["is_negative"]:
+                expressions.append(
+                    {"expression": row["raw_sent"], "sent_id": sent_id, "targets": []}
+                )
         for image_id in group["img_id"]:
             image = _row(tables["images"], image_id, where, "img_id")
-            record = _record(folder, tables["annotations"], image_id, image, asked)
+            record = _record(folder, tables["annotations"], image_id, image, expressions)
             record["file_name"] = os.path.join(image_root, image["file_name"])
-            records.append({**record, "group_id": number, "group_name": group["group_name"]})
+            records.append({**record, "group_id": group_id, "group_name": group["group_name"]})
     if not any(record["expressions"] for record in records):
         raise DatasetError(f"{folder / 'groups.pkl'}: no group has an image and an expression")
     return records
 
 
-class GroupQuestions(Sequence[dict[str, Any]]):
-    """A question for every expression of every group: what a model of groups is asked.
+class GroupSamples(Sequence[dict[str, Any]]):
+    """Evaluation samples of a group data set: one for every expression of every group.
 
-    Questions are dicts with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the
-    records of the group's images, each with this one sentence. By group, then by expression. They
-    are made when they are asked for, since each expression may be asked of each image.
+    A sample is a dict with `group_id`, `group_name`, `expression`, `sent_id` and `images`: the
+    records of the group's images, each with this expression only. Sorted by group id and
+    expression id. Samples are built when they are indexed, since every expression may belong to
+    every image.
 
     Args:
-        records: `load_grd`'s.
+        records: records of `load_grd`.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self._members: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        asked: dict[tuple[int, int], str] = {}
+        self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        expressions: dict[tuple[int, int], str] = {}
         for record in records:
-            self._members[record["group_id"]].append(record)
-            for one in record["expressions"]:
-                asked.setdefault((record["group_id"], one["sent_id"]), one["expression"])
-        self._asked = sorted(asked.items())
+            self._images[record["group_id"]].append(record)
+            for entry in record["expressions"]:
+                key = record["group_id"], entry["sent_id"]
+                expressions.setdefault(key, entry["expression"])
+        self._expressions = sorted(expressions.items())
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._expressions)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:  # type: ignore[override]
-        (group, expression), words = self._asked[number]
-        members = self._members[group]
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        (group_id, sent_id), expression = self._expressions[index]
+        images = self._images[group_id]
         return {
-            "group_id": group,
-            "group_name": members[0]["group_name"],
-            "expression": words,
-            "sent_id": expression,
+            "group_id": group_id,
+            "group_name": images[0]["group_name"],
+            "expression": expression,
+            "sent_id": sent_id,
             "images": [
-                {**record, "expressions": [one]}
-                for record in members
-                for one in record["expressions"]
-                if one["sent_id"] == expression
+                {**record, "expressions": [entry]}
+                for record in images
+                for entry in record["expressions"]
+                if entry["sent_id"] == sent_id
             ],
         }
 
 
-def _read_table(folder: Path, name: str) -> dict[int, dict[str, Any]]:
+def _read_table(folder: Path, name: str) -> Table:
     path = folder / f"{name}.pkl"
-    table = read_plain_pickle(path, arrays=True)
-    if not isinstance(table, dict):
-        raise DatasetError(f"{path}: expected a dictionary, found a {type(table).__name__}")
-    found = {}
-    for key, row in table.items():
+    content = read_plain_pickle(path, arrays=True)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: expected a dictionary, not a {type(content).__name__}")
+    table: Table = {}
+    for key, row in content.items():
         if type(key) is not int:
-            raise DatasetError(f"{path}: the key {key!r} is not a whole number")
+            raise DatasetError(f"{path}: the key {key!r} is not an integer")
         where = f"{path}: entry {key}"
         check_entry(where, row, {})
-        found[key] = {name: array_to_list(value) for name, value in row.items()}
-        check_entry(where, found[key], TABLES[name])
+        table[key] = {field: array_to_list(value) for field, value in row.items()}
+        check_entry(where, table[key], TABLES[name])
         if name == "images":
-            check_image_size(where, found[key]["height"], found[key]["width"])
-    return found
+            check_image_size(where, table[key]["height"], table[key]["width"])
+    return table
 
 
-def _row(table: dict[int, dict[str, Any]], number: int, where: str, key: str) -> dict[str, Any]:
-    if number not in table:
-        raise DatasetError(f'{where}: its "{key}" names {number}, which does not exist')
-    return table[number]
+def _row(table: Table, row_id: int, where: str, key: str) -> dict[str, Any]:
+    if row_id not in table:
+        raise DatasetError(f'{where}: its "{key}" names {row_id}, which does not exist')
+    return table[row_id]
 
 
 def _record(
     folder: Path,
-    annotations: dict[int, dict[str, Any]],
+    annotations: Table,
     image_id: int,
     image: dict[str, Any],
-    asked: list[dict[str, Any]],
+    expressions: list[dict[str, Any]],
 ) -> dict[str, Any]:
     height, width = image["height"], image["width"]
-    objects: list[dict[str, Any]] = []
-    places: dict[int, list[int]] = defaultdict(list)
-    for number in image["anno_id"]:
+    image_annotations: list[dict[str, Any]] = []
+    targets: dict[int, list[int]] = defaultdict(list)
+    for annotation_id in image["anno_id"]:
         where = f"{folder / 'images.pkl'}: image {image_id}"
-        found = _row(annotations, number, where, "anno_id")
-        if found["image_id"] != image_id:
-            raise DatasetError(f"{where} has annotation {number}, which is of another image")
-        for identity in found["sent_id"]:
-            places[identity].append(len(objects))
-        fault = f"{folder / 'annotations.pkl'}: annotation {number}"
-        objects.append(_object(fault, number, found, height, width))
+        annotation = _row(annotations, annotation_id, where, "anno_id")
+        if annotation["image_id"] != image_id:
+            raise DatasetError(f"{where} has annotation {annotation_id}, which is of another image")
+        for sent_id in annotation["sent_id"]:
+            targets[sent_id].append(len(image_annotations))
+        where = f"{folder / 'annotations.pkl'}: annotation {annotation_id}"
+        image_annotations.append(_coco_annotation(where, annotation_id, annotation, height, width))
     return {
         "height": height,
         "width": width,
         "image_id": image_id,
-        "annotations": objects,
+        "annotations": image_annotations,
         "expressions": [
-            {**one, "targets": places[one["sent_id"]]} if one["sent_id"] in places else one
-            for one in asked
+            {**entry, "targets": targets[entry["sent_id"]]}
+            if entry["sent_id"] in targets
+            else entry
+            for entry in expressions
         ],
     }
 
 
-def _object(
-    where: str, number: int, found: dict[str, Any], height: int, width: int
+def _coco_annotation(
+    where: str, annotation_id: int, annotation: dict[str, Any], height: int, width: int
 ) -> dict[str, Any]:
-    check_optional(where, found, {"iscrowd": FLAG})
-    if "segmentation" not in found:
+    """Convert an annotation to COCO's format; several RLEs are joined."""
+    check_optional(where, annotation, {"iscrowd": FLAG})
+    if "segmentation" not in annotation:
         raise DatasetError(f'{where} has no "segmentation"')
-    given = found["segmentation"]
-    pieces = given if isinstance(given, list) and _are_runs(given) else [given]
-    for piece in pieces:
-        check_segmentation(where, piece, height, width)
-    joined = merge_rles([to_rle(piece, height, width) for piece in pieces], height, width)
-    return {"id": number, "segmentation": joined, "category_id": 1, "iscrowd": 0}
+    given = annotation["segmentation"]
+    segmentations = given if isinstance(given, list) and _is_rle_list(given) else [given]
+    for segmentation in segmentations:
+        check_segmentation(where, segmentation, height, width)
+    rles = [to_rle(segmentation, height, width) for segmentation in segmentations]
+    return {
+        "id": annotation_id,
+        "segmentation": merge_rles(rles, height, width),
+        "category_id": 1,
+        "iscrowd": 0,
+    }
 
 
-def _are_runs(given: list[Any]) -> bool:
-    return bool(given) and all(isinstance(one, dict) for one in given)
+def _is_rle_list(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)

@@ -1,7 +1,7 @@
-"""Reading LVIS v1 (Gupta et al., CVPR 2019): COCO's format, annotated class by class.
+"""Reader of LVIS v1 (Gupta et al., CVPR 2019), a federated data set in COCO's format.
 
-Of every image it is known of which classes all instances are drawn, of which some may be missing,
-and which are certainly absent; other classes may be there or not.
+For every image it lists the classes that are verified to be absent and those whose instances are
+not all annotated; other classes without an instance may be present or absent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from hipie.data.datasets.federated_annotations import federated_lists
+from hipie.data.datasets.coco_instances import federated_categories
 from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
 from hipie.data.io.rle import check_segmentation
@@ -31,22 +31,22 @@ ANNOTATION = {"id": INTEGER, "image_id": INTEGER, "category_id": INTEGER, "bbox"
 def load_lvis(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
-    contiguous: dict[int, int],
+    contiguous_ids: dict[int, int],
 ) -> list[dict[str, Any]]:
     """Read LVIS as Detectron2's records.
 
     Args:
-        json_file: `lvis_v1_train.json` or `lvis_v1_val.json`. Images are found by the last two
-            parts of their `coco_url`: LVIS's splits mix COCO's folders.
-        image_root: the folder of `train2017` and `val2017`.
-        contiguous: category id -> class index.
+        json_file: `lvis_v1_train.json` or `lvis_v1_val.json`. The last two parts of an
+            image's `coco_url` are its path, since LVIS's splits mix COCO's folders.
+        image_root: folder of `train2017` and `val2017`.
+        contiguous_ids: category id -> class index.
 
     Returns:
-        records as of `load_coco_instances`, with `neg_category_ids` (certainly absent) and
-        `not_exhaustive_category_ids`, as class indices, by image id.
+        Records as of `load_coco_instances`, with `neg_category_ids` (verified to be absent) and
+        `not_exhaustive_category_ids` as class indices, sorted by image id.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file and the entry that is wrong.
+        FileNotFoundError, DatasetError: naming the file and the invalid entry.
     """
     content = read_json(json_file, ("images", "annotations"))
     content["images"] = [
@@ -55,7 +55,7 @@ def load_lvis(
     ]
     images = images_by_id(json_file, content)
     require_image_files(json_file, images, image_root)
-    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for position, annotation in enumerate(content["annotations"]):
         check_entry(f"{json_file}: annotation {position} of the list", annotation, {"id": INTEGER})
         where = f"{json_file}: annotation {annotation['id']}"
@@ -65,15 +65,15 @@ def load_lvis(
             raise DatasetError(
                 f"{where} is of image {annotation['image_id']}, which the file does not list"
             )
-        shape = annotation.get("segmentation")
-        check_segmentation(where, shape, image["height"], image["width"])
-        objects[annotation["image_id"]].append(
+        segmentation = annotation.get("segmentation")
+        check_segmentation(where, segmentation, image["height"], image["width"])
+        annotations[annotation["image_id"]].append(
             {
                 "id": annotation["id"],
                 "bbox": annotation["bbox"],
                 "bbox_mode": BoxMode.XYWH_ABS,
-                "segmentation": shape,
-                "category_id": _class(contiguous, annotation["category_id"], where),
+                "segmentation": segmentation,
+                "category_id": _class_index(contiguous_ids, annotation["category_id"], where),
                 "iscrowd": 0,
             }
         )
@@ -83,8 +83,8 @@ def load_lvis(
             "height": image["height"],
             "width": image["width"],
             "image_id": number,
-            "annotations": objects[number],
-            **federated_lists(f"{json_file}: image {number}", image, contiguous),
+            "annotations": annotations[number],
+            **federated_categories(f"{json_file}: image {number}", image, contiguous_ids),
         }
         for number, image in images.items()
     ]
@@ -98,7 +98,7 @@ def _with_file_name(where: str, image: Any) -> dict[str, Any]:
     return {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
 
 
-def _class(contiguous: dict[int, int], category: int, where: str) -> int:
-    if category not in contiguous:
+def _class_index(contiguous_ids: dict[int, int], category: int, where: str) -> int:
+    if category not in contiguous_ids:
         raise DatasetError(f"{where} has the unknown category {category}")
-    return contiguous[category]
+    return contiguous_ids[category]

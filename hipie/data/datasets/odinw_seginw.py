@@ -1,8 +1,8 @@
-"""Collections of small data sets from everywhere: ODinW (boxes) and SegInW (masks).
+"""Registration of the collections ODinW (35 data sets with boxes) and SegInW (25 with masks).
 
-`odinw_<set>_<split>` for 35 sets: train, val, test, some also minival, and few-shot splits
-`<split>_<shots>_<seed>`. `seginw_<set>_{train,val}` for 25 sets. All are COCO files, all classes
-things. The metadata's `collection` is "odinw" or "seginw".
+`odinw_<set>_<split>` with the splits train, val, test, for some sets minival, and the few-shot
+splits `<split>_<shots>_<seed>`; `seginw_<set>_{train,val}`. All are COCO files of things. The
+metadata's `collection` is "odinw" or "seginw".
 
 ODinW: Li et al., "ELEVATER", NeurIPS 2022. SegInW: Zou et al., "X-Decoder", CVPR 2023.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from hipie.data.datasets.builtin_coco import register_instances
 from hipie.vocabularies.tables import collection_datasets, load_classes
 
-# The 13 sets of GLIP's shorter list.
+# Subset of 13 data sets that GLIP reports.
 ODINW_13 = (
     "AerialMaritimeDrone_large",
     "Aquarium_Aquarium_Combined.v2-raw-1024.coco",
@@ -40,16 +40,16 @@ SPLIT_FOLDERS = {"train": "train", "val": "valid", "minival": "mini_val", "test"
 SHOTS, SEEDS = (1, 3, 5, 10), (3, 30, 300)
 
 
-def register_in_the_wild(root: Path) -> None:
-    """Register all of them; nothing is read from `root` before a data set is used.
+def register_odinw_seginw(root: Path) -> None:
+    """Register both collections; no file is read before a data set is used.
 
     Args:
-        root: the folder of all data sets.
+        root: root folder of all data sets.
     """
     for family in ("odinw", "seginw"):
         for name in collection_datasets(family):
             classes = load_classes(f"{family}_{name}")
-            for split, images, file in in_the_wild_splits(family, name):
+            for split, images, file in collection_splits(family, name):
                 register_instances(
                     f"{family}_{name}_{split}",
                     root / images,
@@ -59,8 +59,8 @@ def register_in_the_wild(root: Path) -> None:
                 )
 
 
-def in_the_wild_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
-    """The splits of a data set of "odinw" or "seginw": name, folder of the images, file."""
+def collection_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the splits of a data set of "odinw" or "seginw": name, image folder, COCO JSON."""
     if family == "odinw":
         yield from odinw_splits(name)
         return
@@ -70,19 +70,19 @@ def in_the_wild_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]
 
 
 def odinw_splits(name: str) -> Iterator[tuple[str, str, str]]:
-    """The splits of one of ODinW's sets: name, folder of the images, file.
+    """Yield the splits of a data set of ODinW: name, image folder, COCO JSON.
 
-    Where a set keeps all its images in one folder, its files begin with the split's name.
+    A data set whose images are in a single folder has the split's name as a prefix of its files.
     """
-    place, one_folder, has_minival, without_test = _odinw_places()[name]
+    path, single_folder, has_minival, test_is_val = _odinw_folders()[name]
     for split, folder in SPLIT_FOLDERS.items():
         if split == "minival" and not has_minival:
             continue
-        if split == "test" and without_test:
+        if split == "test" and test_is_val:
             folder = SPLIT_FOLDERS["val"]
-        images = f"odinw/{place}" if one_folder else f"odinw/{place}/{folder}"
-        start = f"{images}/{split}_" if one_folder else f"{images}/"
-        yield split, images, start + ODINW_FILE
+        images = f"odinw/{path}" if single_folder else f"odinw/{path}/{folder}"
+        prefix = f"{images}/{split}_" if single_folder else f"{images}/"
+        yield split, images, prefix + ODINW_FILE
         if split != "test":
             for shots in SHOTS:
                 for seed in SEEDS:
@@ -91,9 +91,9 @@ def odinw_splits(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 @cache
-def _odinw_places() -> dict[str, tuple[str, bool, bool, bool]]:
-    """Folder of every set; whether it is one folder, has a minival, and lacks a test split."""
-    text = files(__package__).joinpath("odinw_places.tsv").read_text(encoding="utf-8")
+def _odinw_folders() -> dict[str, tuple[str, bool, bool, bool]]:
+    """Return the folder of every set; whether it is single, has a minival, and lacks a test split."""
+    text = files(__package__).joinpath("odinw_folders.tsv").read_text(encoding="utf-8")
     return {
         row["set"]: (
             row["folder"],

@@ -1,8 +1,10 @@
-"""The picture book as registered data sets: its pages are drawn to disk when they are first used.
+"""Registration of the picture book, the procedural data set that ships with the package.
 
-Four data sets a split (train, val, unseen), all reading public formats: `picturebook_<split>_`
-`panoptic` (COCO panoptic, instances and semantic PNGs), `parts` (label maps), `refer` (RefCOCO)
-and `grefer` (gRefCOCO).
+Five data sets per split (train, val, unseen) in the formats of public data sets,
+`picturebook_<split>_`: `panoptic` (COCO panoptic, instances and semantic PNGs), `parts` (label
+maps), `refer` (RefCOCO), `grefer` (gRefCOCO) and `group` (GRD's pickles). Pages and groups are
+drawn to disk when a data set is first used. Groups are in the subfolder `group_book`, so that both
+are drawn independently of each other.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
-from hipie.data.datasets.part_label_maps import load_part_maps
+from hipie.data.datasets.grd import load_grd
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.semantic_folder import load_part_maps
 from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import datasets_root
 from hipie.data.picturebook import VERSION, PictureBookError, finished, write_split
 from hipie.data.picturebook import classes as book
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
@@ -30,21 +34,26 @@ from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 logger = logging.getLogger(__name__)
 
 PAGES: Mapping[str, int] = {"train": 6000, "val": 500, "unseen": 200}
+GROUPS: Mapping[str, int] = {"train": 400, "val": 60, "unseen": 40}
 LABEL_DIVISOR = 1000
 IGNORE_LABEL = 255
-MOST_WORKERS = 8
-PAGES_FOR_WORKERS = 256
-SENTENCE_FILES = {"refer": "refs(picturebook).p", "grefer": "grefs(picturebook).json"}
+MAX_WORKERS = 8
+# From these numbers on, pages and groups are drawn by several processes.
+MIN_PAGES_FOR_WORKERS = 256
+MIN_GROUPS_FOR_WORKERS = 32
+GROUP_FOLDER = "group_book"
+# `write_split` needs at least one page; the pages beside the groups are not used.
+PAGES_BESIDE_GROUPS = 1
+EXPRESSION_FILES = {"refer": "refs(picturebook).p", "grefer": "grefs(picturebook).json"}
 
 
 def default_root(seed: int) -> Path:
-    """Where pages of a seed are drawn if nothing else is said: under Detectron2's data sets."""
-    datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    return datasets / "picturebook" / f"v{VERSION}-seed{seed}"
+    """Return the default folder of the book with this seed, below `datasets_root()`."""
+    return datasets_root() / "picturebook" / f"v{VERSION}-seed{seed}"
 
 
 def picturebook_vocabulary() -> Vocabulary:
-    """Things, then stuff: the book's full vocabulary; a category's id is its position + 1."""
+    """Return the vocabulary of things, then stuff; a category id is the position + 1."""
     return Vocabulary(
         [VocabularyClass(c.name, "thing", (c.name, *c.synonyms)) for c in book.THINGS]
         + [VocabularyClass(c.name, "stuff", (c.name, *c.synonyms)) for c in book.STUFF]
@@ -52,7 +61,7 @@ def picturebook_vocabulary() -> Vocabulary:
 
 
 def picturebook_parts_vocabulary() -> Vocabulary:
-    """The phrases of the part maps, in their order; what has no parts is one phrase, as stuff."""
+    """Return the vocabulary of the part maps; classes without parts are stuff."""
     return Vocabulary(
         [
             VocabularyClass(row.name, "part" if row.kind == "part" else "stuff", whole=row.whole)
@@ -66,67 +75,164 @@ def register_picturebook(
     counts: Mapping[str, int] | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Register the picture book; called again, it replaces what was registered before.
+    """Register the pages of the picture book; earlier entries are replaced.
 
-    Nothing is drawn until a data set is first read.
+    Nothing is drawn before a data set is used.
 
     Args:
-        seed: which book.
-        counts: pages of each split; splits that are not named keep 6000, 500, 200.
-        root: the folder of the tree; by default `default_root(seed)`.
+        seed: seed of the book.
+        counts: pages of each split; by default 6000, 500 and 200.
+        root: folder of the book; by default `default_root(seed)`.
 
     Raises:
-        ValueError: for an unknown split, or one without pages.
+        ValueError: for an unknown split or a split without pages.
     """
-    pages = {**PAGES, **(counts or {})}
-    for split, count in pages.items():
-        if split not in PAGES:
-            raise ValueError(f'the picture book has no split "{split}"; it has {", ".join(PAGES)}')
-        if count < 1:
-            raise ValueError(f'the split "{split}" of the picture book needs at least one page')
-    place = Path(root) if root else default_root(seed)
-    for split, count in pages.items():
-        _register_split(_Split(place, seed, split, count))
+    folder = Path(root) if root else default_root(seed)
+    for split, count in _checked_counts(PAGES, counts, "page").items():
+        _register_pages(_PageSplit(folder, seed, split, count))
 
 
-def ensure_drawn(root: str | os.PathLike[str], seed: int, split: str, count: int) -> None:
-    """Draw a split to disk unless it is there; safe when several processes ask at once.
+def register_picturebook_groups(
+    seed: int = 0,
+    counts: Mapping[str, int] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> None:
+    """Register the groups of the picture book; earlier entries are replaced.
 
-    Of a training split with more pages than asked for, the first are used.
+    Nothing is drawn before a data set is used.
+
+    Args:
+        seed: seed of the book.
+        counts: groups of each split; by default 400, 60 and 40.
+        root: folder of the book; by default `default_root(seed)`.
 
     Raises:
-        PictureBookError: if the folder holds another book, or a test split with more pages.
+        ValueError: for an unknown split or a split without groups.
+    """
+    folder = (Path(root) if root else default_root(seed)) / GROUP_FOLDER
+    for split, count in _checked_counts(GROUPS, counts, "group").items():
+        register_dataset(
+            f"picturebook_{split}_group",
+            partial(load_groups, folder, seed, split, count),
+            task="referring",
+            evaluator_type="group",
+            result_name=_result_name("group", split),
+        )
+
+
+def load_groups(root: Path, seed: int, split: str, count: int) -> list[dict[str, Any]]:
+    """Load the first groups of a split; they are drawn if they do not exist.
+
+    Args:
+        root: folder of the groups.
+        seed: seed of the book.
+        split: "train", "val" or "unseen".
+        count: number of groups.
+
+    Returns:
+        Records of `load_grd`, with expressions of absence.
+    """
+    ensure_groups_drawn(root, seed, split, count)
+    records = load_grd(root / "groups" / split, root / "images", absence_expressions=True)
+    return [record for record in records if record["group_id"] <= count]
+
+
+def ensure_pages_drawn(root: str | os.PathLike[str], seed: int, split: str, count: int) -> None:
+    """Draw the pages of a split unless they exist; safe with concurrent processes.
+
+    A training split with more pages than `count` is accepted.
+
+    Raises:
+        PictureBookError: if the folder has another book, or a test split with more pages.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     with file_lock(str(root / f".{split}")):
-        there = finished(root, split)
-        if there and (there["seed"], there["version"]) == (seed, VERSION):
-            if there["count"] == count or (split == "train" and there["count"] > count):
+        present = finished(root, split)
+        if present and (present["seed"], present["version"]) == (seed, VERSION):
+            if present["count"] == count or (split == "train" and present["count"] > count):
                 return
-            if there["count"] > count:
+            if present["count"] > count:
                 raise PictureBookError(
-                    f'{root}: the split "{split}" is drawn there with {there["count"]} pages, and '
-                    f"{count} are asked for; set PICTUREBOOK.ROOT to a folder of its own"
+                    f'{root}: the split "{split}" has {present["count"]} pages, not the '
+                    f"configured {count}; set PICTUREBOOK.ROOT to another folder"
                 )
         logger.info('Drawing %d pages of the picture book ("%s") to %s', count, split, root)
-        groups = there["groups"] if there else 0
-        workers = min(MOST_WORKERS, os.cpu_count() or 1) if count >= PAGES_FOR_WORKERS else 1
-        with tqdm(total=count + groups, desc=f"Drawing {split}", unit="page") as bar:
-            write_split(
-                root,
-                seed,
-                split,
-                count,
-                groups=groups,
-                workers=workers,
-                progress=lambda done, _: bar.update(done - bar.n),
+        groups = present["groups"] if present else 0
+        workers = _num_workers(count, MIN_PAGES_FOR_WORKERS)
+        _draw(root, seed, split, count, groups, workers, f"Drawing {split}", "page")
+
+
+def ensure_groups_drawn(root: Path, seed: int, split: str, count: int) -> None:
+    """Draw the groups of a split unless as many exist; safe with concurrent processes.
+
+    Raises:
+        PictureBookError: if the folder has another book.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(root / f".groups_{split}")):
+        present = finished(root, split)
+        same_book = present and (present["seed"], present["version"]) == (seed, VERSION)
+        if present and same_book and present["groups"] >= count:
+            return
+        logger.info('Drawing %d groups of the picture book ("%s") to %s', count, split, root)
+        workers = _num_workers(count, MIN_GROUPS_FOR_WORKERS)
+        title = f"Drawing {split} groups"
+        _draw(root, seed, split, PAGES_BESIDE_GROUPS, count, workers, title, "group")
+
+
+def _checked_counts(
+    defaults: Mapping[str, int], counts: Mapping[str, int] | None, unit: str
+) -> dict[str, int]:
+    """Return the counts of all splits, `counts` before `defaults`."""
+    merged = {**defaults, **(counts or {})}
+    for split, count in merged.items():
+        if split not in defaults:
+            raise ValueError(
+                f'the picture book has no split "{split}"; it has {", ".join(defaults)}'
             )
+        if count < 1:
+            raise ValueError(f'the split "{split}" of the picture book needs at least one {unit}')
+    return merged
+
+
+def _num_workers(count: int, min_count: int) -> int:
+    return min(MAX_WORKERS, os.cpu_count() or 1) if count >= min_count else 1
+
+
+def _draw(
+    root: Path,
+    seed: int,
+    split: str,
+    pages: int,
+    groups: int,
+    workers: int,
+    title: str,
+    unit: str,
+) -> None:
+    """Call `write_split` with a progress bar."""
+    with tqdm(total=pages + groups, desc=title, unit=unit) as bar:
+        write_split(
+            root,
+            seed,
+            split,
+            pages,
+            groups=groups,
+            workers=workers,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
 
 
 @dataclass(frozen=True)
-class _Split:
-    """One split on disk, read by the readers of the public formats."""
+class _PageSplit:
+    """A split of pages on disk, and its readers.
+
+    Attributes:
+        root: folder of the book.
+        seed: seed of the book.
+        name: "train", "val" or "unseen".
+        count: number of pages.
+    """
 
     root: Path
     seed: int
@@ -134,8 +240,9 @@ class _Split:
     count: int
 
     def panoptic(self) -> list[dict[str, Any]]:
-        self._draw()
-        return self._asked_for(
+        """Return the records of the panoptic data set."""
+        self._ensure_drawn()
+        return self._first_pages(
             load_coco_panoptic(
                 self.root / f"panoptic_{self.name}.json",
                 self.root / f"panoptic_{self.name}",
@@ -146,8 +253,9 @@ class _Split:
         )
 
     def parts(self) -> list[dict[str, Any]]:
-        self._draw()
-        return self._asked_for(
+        """Return the records of the parts data set."""
+        self._ensure_drawn()
+        return self._first_pages(
             load_part_maps(
                 self.root / f"panoptic_{self.name}.json",
                 self.root / f"parts_{self.name}",
@@ -155,72 +263,73 @@ class _Split:
             )
         )
 
-    def sentences(self, folder: str) -> list[dict[str, Any]]:
-        self._draw()
+    def expressions(self, folder: str) -> list[dict[str, Any]]:
+        """Return the records of "refer" or "grefer", expressions with `kind` and `held_out`."""
+        self._ensure_drawn()
         records = load_refcoco(
-            self.root / folder / SENTENCE_FILES[folder],
+            self.root / folder / EXPRESSION_FILES[folder],
             self.root / folder / "instances.json",
             self.root / "images",
             self.name,
         )
         notes = read_json(self.root / "refer" / "sentences.json")
         for record in records:
-            for sentence in record["expressions"]:
-                note = notes[str(sentence["sent_id"])]
-                sentence.update(kind=note["kind"], held_out=note["novel"])
-        return self._asked_for(records)
+            for entry in record["expressions"]:
+                note = notes[str(entry["sent_id"])]
+                entry.update(kind=note["kind"], held_out=note["novel"])
+        return self._first_pages(records)
 
-    def _draw(self) -> None:
-        ensure_drawn(self.root, self.seed, self.name, self.count)
+    def _ensure_drawn(self) -> None:
+        ensure_pages_drawn(self.root, self.seed, self.name, self.count)
 
-    def _asked_for(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [one for one in records if int(Path(one["file_name"]).stem) < self.count]
+    def _first_pages(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [record for record in records if int(Path(record["file_name"]).stem) < self.count]
 
 
-def _register_split(pages: _Split) -> None:
+def _register_pages(pages: _PageSplit) -> None:
     root, split = pages.root, pages.name
     images = str(root / "images" / split)
-    instances = root / f"instances_{split}.json"
-    vocabulary, phrases = picturebook_vocabulary(), picturebook_parts_vocabulary()
+    vocabulary, parts_vocabulary = picturebook_vocabulary(), picturebook_parts_vocabulary()
     ids = {number: number - 1 for number in book.CATEGORY_IDS.values()}
     things = {number: i for number, i in ids.items() if i < len(book.THINGS)}
     shared = {"image_root": images, "unseen_classes": sorted(book.UNSEEN_THINGS)}
-    register(
+    register_dataset(
         f"picturebook_{split}_panoptic",
         pages.panoptic,
         vocabulary=vocabulary,
-        thing_classes=[one.name for one in book.THINGS],
+        thing_classes=[thing.name for thing in book.THINGS],
         stuff_classes=list(vocabulary.names),
         thing_dataset_id_to_contiguous_id=things,
         stuff_dataset_id_to_contiguous_id=ids,
         panoptic_json=str(root / f"panoptic_{split}.json"),
         panoptic_root=str(root / f"panoptic_{split}"),
-        json_file=str(instances),
+        json_file=str(root / f"instances_{split}.json"),
         sem_seg_root=str(root / f"semantic_{split}"),
         ignore_label=IGNORE_LABEL,
         label_divisor=LABEL_DIVISOR,
         evaluator_type="unseen" if split == "unseen" else "coco_panoptic_seg",
         **shared,
     )
-    whole = {one.name: one.whole for one in phrases.classes if one.whole}
-    absent = [one.name for one in phrases.classes if (one.whole or one.name) in book.UNSEEN_THINGS]
-    register(
+    classes = parts_vocabulary.classes
+    register_dataset(
         f"picturebook_{split}_parts",
         pages.parts,
-        vocabulary=phrases,
-        stuff_classes=list(phrases.names),
-        part_wholes=whole,
-        unseen_classes=absent,
+        vocabulary=parts_vocabulary,
+        stuff_classes=list(parts_vocabulary.names),
+        part_wholes={entry.name: entry.whole for entry in classes if entry.whole},
+        unseen_classes=[
+            entry.name for entry in classes if (entry.whole or entry.name) in book.UNSEEN_THINGS
+        ],
         image_root=images,
         sem_seg_root=str(root / f"parts_{split}"),
         ignore_label=0,
         evaluator_type="parts",
         result_name=_result_name("parts", split),
     )
-    for name in SENTENCE_FILES:
-        register(
+    for name in EXPRESSION_FILES:
+        register_dataset(
             f"picturebook_{split}_{name}",
-            partial(pages.sentences, name),
+            partial(pages.expressions, name),
             task="referring",
             evaluator_type=name,
             result_name=_result_name(name, split),

@@ -1,4 +1,4 @@
-"""Reading a folder of label maps beside a folder of images, without any list of them."""
+"""Readers of label maps: of a folder, and of the images that a COCO file lists."""
 
 from __future__ import annotations
 
@@ -9,56 +9,58 @@ from typing import Any
 from PIL import Image
 
 from hipie.data.image_io import PILLOW_ERRORS
-from hipie.data.io.validation import DatasetError
+from hipie.data.io.json_file import read_json
+from hipie.data.io.paths import require_image_files
+from hipie.data.io.validation import DatasetError, images_by_id
 
 
 def load_label_maps(
     label_root: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     *,
-    label_ending: str = ".png",
-    image_ending: str = ".jpg",
+    label_suffix: str = ".png",
+    image_suffix: str = ".jpg",
     key: str = "sem_seg_file_name",
 ) -> list[dict[str, Any]]:
-    """The images that have a label map; folders within are read too.
+    """Read a folder of label maps and the folder of their images, subfolders included.
 
     Args:
-        label_root: maps `<name><label_ending>`, PNG or TIFF, 8 or 16 bits.
-        image_root: images `<name><image_ending>`, in folders as the maps are.
-        label_ending, image_ending: all that differs in the names.
-        key: what the maps are: "sem_seg_file_name" or "part_seg_file_name".
+        label_root: folder of the maps `<name><label_suffix>`, PNG or TIFF, 8 or 16 bits.
+        image_root: folder of the images `<name><image_suffix>`, with the same subfolders.
+        label_suffix, image_suffix: the parts in which the names differ.
+        key: key of the map in the records: "sem_seg_file_name", "part_seg_file_name", ...
 
     Returns:
-        records with `file_name`, `height`, `width` (the map's), `image_id` (the name) and `key`, by
-        name.
+        Records with `file_name`, `height`, `width` (the map's), `image_id` (the name) and `key`,
+        sorted by name.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        DatasetError: naming the folder or file, if it has no label map, a map cannot be read, or
-            has no image.
+        FileNotFoundError: if a folder does not exist.
+        DatasetError: naming the folder or file, if there is no label map, a map cannot be read, or
+            its image is missing.
     """
     labels, images = Path(label_root), Path(image_root)
     for folder in (labels, images):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder")
-    names = sorted(_names(labels, label_ending))
+    names = sorted(_names(labels, label_suffix))
     if not names:
-        raise DatasetError(f"{labels}: there is no label map *{label_ending} in it")
-    present = set(_names(images, image_ending))
-    missing = [name for name in names if name not in present]
+        raise DatasetError(f"{labels}: there is no label map *{label_suffix} in it")
+    image_names = set(_names(images, image_suffix))
+    missing = [name for name in names if name not in image_names]
     if missing:
         more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DatasetError(
-            f'{labels}: the image "{missing[0]}{image_ending}" of a label map is not in '
+            f'{labels}: the image "{missing[0]}{image_suffix}" of a label map is not in '
             f"{images}{more}"
         )
     records = []
     for name in names:
-        path = labels / f"{name}{label_ending}"
-        width, height = _size(path)
+        path = labels / f"{name}{label_suffix}"
+        width, height = _image_size(path)
         records.append(
             {
-                "file_name": str(images / f"{name}{image_ending}"),
+                "file_name": str(images / f"{name}{image_suffix}"),
                 "height": height,
                 "width": width,
                 "image_id": name,
@@ -68,18 +70,61 @@ def load_label_maps(
     return records
 
 
-def _names(root: Path, ending: str) -> list[str]:
-    """Paths below a folder of all files with an ending, without it, with forward slashes."""
+def load_part_maps(
+    images_json: str | os.PathLike[str],
+    label_root: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    label_suffix: str = ".png",
+) -> list[dict[str, Any]]:
+    """Read the part label maps of the images that a COCO file lists.
+
+    Args:
+        images_json: any COCO JSON with `images`.
+        label_root: folder of the label maps, named after the images; value = class index + 1.
+        image_root: folder of the images.
+        label_suffix: suffix of the label maps.
+
+    Returns:
+        Records with `file_name`, `height`, `width`, `image_id` and `part_seg_file_name` of the
+        images that have a map.
+
+    Raises:
+        FileNotFoundError, DatasetError: naming the file that is missing or invalid.
+    """
+    images = images_by_id(images_json, read_json(images_json, ("images",)))
+    require_image_files(images_json, images, image_root)
+    label_names = set(os.listdir(label_root)) if os.path.isdir(label_root) else set()
+    records = []
+    for image in images.values():
+        name = Path(image["file_name"]).stem + label_suffix
+        if name not in label_names:
+            continue
+        records.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "part_seg_file_name": os.path.join(label_root, name),
+            }
+        )
+    if not records:
+        raise DatasetError(f"{label_root}: there is no label map for any image of {images_json}")
+    return records
+
+
+def _names(root: Path, suffix: str) -> list[str]:
+    """Return the paths of all files with a suffix, relative to a folder, without the suffix."""
     return [
-        (Path(folder).relative_to(root) / name.removesuffix(ending)).as_posix()
+        (Path(folder).relative_to(root) / name.removesuffix(suffix)).as_posix()
         for folder, _, names in os.walk(root)
         for name in names
-        if name.endswith(ending) and not name.startswith(".")
+        if name.endswith(suffix) and not name.startswith(".")
     ]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height, from the head of the file."""
+def _image_size(path: Path) -> tuple[int, int]:
+    """Read width and height from the header of an image file."""
     try:
         with Image.open(path) as image:
             return image.size

@@ -1,1 +1,1 @@
-"""What the programs `datasets/prepare_*.py` share."""
+"""Preparation of data sets: what the programs `datasets/prepare_*.py` share."""

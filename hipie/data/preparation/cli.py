@@ -1,98 +1,112 @@
-"""What the programs `datasets/prepare_*.py` share: their command line, and the check of a tree."""
+"""Command lines of the programs `datasets/prepare_*.py`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hipie.data.io.paths import datasets_root
-from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.sources import Delivery, Source
+from hipie.data.preparation.checks import Check, run_checks
+from hipie.data.preparation.sources import DownloadSource, SourceFiles
 
-Check = tuple[str, Callable[[], str]]
-"""A title, and a function that says what it counted, or raises."""
+MAX_WORKERS = 16
 
 
 def run(
-    words: Sequence[str] | None,
+    arguments: Sequence[str] | None,
     description: str,
-    sources: Sequence[Source],
-    prepare: Callable[[Delivery, Path], None],
+    sources: Sequence[DownloadSource],
+    prepare: Callable[[SourceFiles, Path], None],
     checks: Callable[[Path], Iterable[Check]],
 ) -> int:
-    """Run a program: write a data set's tree, or check one.
+    """Run a program that copies downloaded files into the root of all data sets, or checks them.
 
     Args:
-        words: the command line; None = the program's own.
-        description: one sentence.
-        sources: where the files come from.
-        prepare: writes the tree from the files as distributed; keeps what is there.
-        checks: the checks of a finished tree.
+        arguments: the command line; None = `sys.argv`.
+        description: one line for `--help`.
+        sources: where to download the files.
+        prepare: called with the downloaded files and the root; existing files are kept.
+        checks: returns the checks of the prepared data set below the root.
 
     Returns:
-        the exit status: 0, 1 for a tree with problems, 2 for files that cannot be used, 130 when
-        stopped.
+        The exit status: 0, 1 if a check failed, 2 for files that cannot be used, 130 when
+        interrupted.
     """
+    parser = _parser(description, sources)
+    parser.add_argument("--source", type=Path, metavar="FOLDER", help="the downloaded files")
+    options = parser.parse_args(arguments)
+    root = options.root or datasets_root()
+    if not options.check and options.source is None:
+        print("error: --source is required: the folder of the downloaded files. They are from:")
+        print("\n".join(f"  {source}" for source in sources))
+        return 2
+
+    def run_all() -> int:
+        if not options.check:
+            prepare(SourceFiles(options.source), root)
+        return run_checks(checks(root))
+
+    return _exit_status(run_all)
+
+
+def run_in_place(
+    arguments: Sequence[str] | None,
+    description: str,
+    sources: Sequence[DownloadSource],
+    prepare: Callable[[Path, int], None],
+    checks: Callable[[Path, int], Iterable[Check]],
+) -> int:
+    """Run a program that writes label maps beside the unpacked files, or checks them.
+
+    Args:
+        arguments: the command line; None = `sys.argv`.
+        description: one line for `--help`.
+        sources: where to download the files.
+        prepare: called with the root and the number of processes; existing files are kept.
+        checks: returns the checks of the prepared data set, with the same arguments.
+
+    Returns:
+        The exit status: 0, 1 if a check failed, 2 for files that cannot be used, 130 when
+        interrupted.
+    """
+    parser = _parser(description, sources)
+    parser.add_argument("--workers", type=int, default=min(MAX_WORKERS, os.cpu_count() or 1))
+    options = parser.parse_args(arguments)
+    root = options.root or datasets_root()
+
+    def run_all() -> int:
+        if not options.check:
+            prepare(root, options.workers)
+        return run_checks(checks(root, options.workers))
+
+    return _exit_status(run_all, sources)
+
+
+def _parser(description: str, sources: Sequence[DownloadSource]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="\n".join([description, "", "Sources:", *map(str, sources)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--source", type=Path, metavar="FOLDER", help="the files as distributed")
     parser.add_argument(
         "--root", type=Path, metavar="FOLDER", help=f"of all data sets (default {datasets_root()})"
     )
-    parser.add_argument("--check", action="store_true", help="check what is there; write nothing")
-    chosen = parser.parse_args(words)
-    root = chosen.root or datasets_root()
-    if not chosen.check and chosen.source is None:
-        print("error: --source says where the downloaded files are. They are from:")
-        print("\n".join(f"  {source}" for source in sources))
-        return 2
+    parser.add_argument("--check", action="store_true", help="only check existing files")
+    return parser
+
+
+def _exit_status(run_all: Callable[[], int], sources: Sequence[DownloadSource] = ()) -> int:
+    """Call `run_all` and convert its exceptions; `sources` are printed for a missing file."""
     try:
-        if not chosen.check:
-            prepare(Delivery(chosen.source), root)
-        return report(checks(root))
+        return run_all()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if sources and isinstance(error, FileNotFoundError):
+            print("The files are from:", file=sys.stderr)
+            print("\n".join(f"  {source}" for source in sources), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; run the same command to continue", file=sys.stderr)
         return 130
-
-
-def report(checks: Iterable[Check]) -> int:
-    """Print a line for every check; returns 1 if one of them failed, else 0."""
-    status = 0
-    for title, check in checks:
-        try:
-            print(f"ok       {title}: {check()}")
-        except (ValueError, FileNotFoundError) as error:
-            status = 1
-            print(f"PROBLEM  {title}: {error}")
-    return status
-
-
-def is_newer(target: Path, sources: Iterable[Path]) -> bool:
-    """Whether a file is there, and was written after all of its sources."""
-    if not target.is_file():
-        return False
-    written = target.stat().st_mtime_ns
-    return all(source.stat().st_mtime_ns <= written for source in sources)
-
-
-def objects_counted(records: list[dict[str, Any]], published: int | None = None) -> str:
-    """How many objects are in how many images, in words.
-
-    Args:
-        records: with `annotations`.
-        published: how many images there should be; None = any number.
-
-    Raises:
-        DatasetError: if there are others.
-    """
-    if published is not None and len(records) != published:
-        raise DatasetError(f"there are {len(records)} images, and there should be {published}")
-    return f"{sum(len(one['annotations']) for one in records)} objects in {len(records)} images"

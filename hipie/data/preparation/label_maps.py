@@ -1,11 +1,11 @@
-"""Making label maps from label maps: in parallel, each whole or not at all, none a second time."""
+"""Conversion of label maps: parallel, atomic, and only of targets that are out of date."""
 
 from __future__ import annotations
 
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,44 +20,43 @@ from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.image_io import read_label_map
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.cli import is_newer
-from hipie.data.preparation.sources import whole_file
+from hipie.data.preparation.sources import atomic_write
 
 UNKNOWN = -1
-IGNORED_OF_8_BITS, IGNORED_OF_16_BITS = 255, 65535
-FEW, AT_ONCE = 32, 8
-NAMED_VALUES = 5
-IMAGE_ENDINGS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
+IGNORE_LABEL_8_BIT = 255
+MIN_ITEMS_FOR_WORKERS, CHUNK_SIZE = 32, 8
+MAX_LABELS_IN_ERROR = 5
+IMAGE_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to be written.
+    """One file to write.
 
     Attributes:
-        sources: the files that it is made from.
-        target: the file.
-        notes: what else the conversion has to know.
+        sources: files that it is computed from.
+        target: path of the file.
+        parameters: further input of the conversion.
     """
 
     sources: tuple[Path, ...]
     target: Path
-    notes: Any = None
+    parameters: Any = None
 
 
 def convert_all(
     convert: Callable[[Job], None], jobs: Iterable[Job], workers: int, title: str
 ) -> int:
-    """Do every job whose target is not there, or is older than its sources.
+    """Run every job whose target does not exist or is older than its sources.
 
     Args:
-        convert: a function of a module, or a `functools.partial` of one.
-        jobs: what to do.
-        workers: processes; 1 = this one.
-        title: of the progress bar.
+        convert: a module-level function, or a `functools.partial` of one.
+        jobs: the jobs.
+        workers: number of processes; 1 = this process.
+        title: title of the progress bar.
 
     Returns:
-        how many were done.
+        The number of jobs that were run.
 
     Raises:
         FileNotFoundError: naming the first source that is missing.
@@ -67,120 +66,138 @@ def convert_all(
         for source in job.sources:
             if not source.is_file():
                 raise FileNotFoundError(f"{source}: there is no such file")
-        if not is_newer(job.target, job.sources):
+        if not is_up_to_date(job.target, job.sources):
             todo.append(job)
-    for _ in map_all(convert, todo, workers, title):
+    for _ in parallel_map(convert, todo, workers, title):
         pass
     return len(todo)
 
 
-def map_all(
+def parallel_map(
     function: Callable[[Any], Any], items: Sequence[Any], workers: int, title: str
-) -> Iterable[Any]:
-    """The function's results in order, with a progress bar, from several processes."""
+) -> Iterator[Any]:
+    """Yield the results of a function in order, from several processes, with a progress bar."""
     bar = partial(tqdm, total=len(items), desc=title, unit="file", leave=False)
-    if workers <= 1 or len(items) < FEW:
+    if workers <= 1 or len(items) < MIN_ITEMS_FOR_WORKERS:
         yield from bar(map(function, items))
         return
     with ProcessPoolExecutor(workers) as pool:
         try:
-            yield from bar(pool.map(function, items, chunksize=AT_ONCE))
+            yield from bar(pool.map(function, items, chunksize=CHUNK_SIZE))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def table_of(pairs: Iterable[tuple[int, int]], length: int, others: int = UNKNOWN) -> np.ndarray:
-    """A look-up table, int32 [length], from pairs of (number in the file, number to be written).
+def lookup_table(
+    pairs: Iterable[tuple[int, int]], length: int, default: int = UNKNOWN
+) -> np.ndarray:
+    """Return a lookup table from labels of a source to labels of a target.
 
     Args:
-        pairs: the numbers that have a meaning.
-        length: one more than the largest number that a file may have.
-        others: what other numbers become; `UNKNOWN` = an error.
+        pairs: (label of the source, label of the target).
+        length: one more than the largest label of a source.
+        default: label of the target for other labels; `UNKNOWN` = an error.
+
+    Returns:
+        int32 [length].
     """
-    table = np.full(length, others, dtype=np.int32)
-    for found, written in pairs:
-        table[found] = written
+    table = np.full(length, default, dtype=np.int32)
+    for source, target in pairs:
+        table[source] = target
     return table
 
 
 def relabel(table: np.ndarray, job: Job) -> None:
-    """Write a label map with other numbers."""
+    """Convert the labels of a label map by a lookup table."""
     (source,) = job.sources
-    write_labels(job.target, looked_up(read_label_map(str(source)), table, source))
+    write_labels(job.target, apply_lookup(read_label_map(str(source)), table, source))
 
 
 def relabel_matlab(table: np.ndarray, job: Job) -> None:
-    """Write the `LabelMap` of a MATLAB file (version 5) with other numbers."""
+    """Convert the labels of the `LabelMap` in a MATLAB file (version 5) by a lookup table."""
     (source,) = job.sources
     try:
         labels = read_matlab(source)["LabelMap"]
     except (ValueError, KeyError, OSError) as error:
         raise DatasetError(f"{source}: this MATLAB file has no LabelMap ({error})") from error
     if not isinstance(labels, np.ndarray):
-        raise DatasetError(f"{source}: the LabelMap of this MATLAB file is no table of numbers")
-    write_labels(job.target, looked_up(labels, table, source))
+        raise DatasetError(f"{source}: the LabelMap of this MATLAB file is not a numeric array")
+    write_labels(job.target, apply_lookup(labels, table, source))
 
 
 def relabel_parts(table: np.ndarray, job: Job) -> None:
-    """Write the classes and parts of a panoptic parts map, numbered class * 100 + part."""
+    """Convert a panoptic parts map by a lookup table of class * 100 + part."""
     (source,) = job.sources
     try:
-        found = decode_uids(read_label_map(str(source)))
+        decoded = decode_uids(read_label_map(str(source)))
     except ValueError as error:
         raise DatasetError(f"{source}: {error}") from error
-    numbers = np.where(found.parts > 0, found.classes * 100 + found.parts, found.classes)
-    write_labels(job.target, looked_up(numbers, table, source))
+    numbers = np.where(decoded.parts > 0, decoded.classes * 100 + decoded.parts, decoded.classes)
+    write_labels(job.target, apply_lookup(numbers, table, source))
 
 
 def relabel_panoptic(job: Job) -> None:
-    """Write the classes of a COCO panoptic map; `notes` are pairs (segment id, class)."""
+    """Convert a COCO panoptic map to classes; `parameters` are pairs (segment id, class)."""
     (source,) = job.sources
     colours = read_label_map(str(source)).astype(np.int64)
     ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-    labels = np.full(ids.shape, IGNORED_OF_8_BITS, dtype=np.int32)
-    for segment, written in job.notes:
-        labels[ids == segment] = written
+    labels = np.full(ids.shape, IGNORE_LABEL_8_BIT, dtype=np.int32)
+    for segment_id, label in job.parameters:
+        labels[ids == segment_id] = label
     write_labels(job.target, labels.astype(np.uint8))
 
 
-def place_image(job: Job) -> None:
-    """Put a file into a second folder, as a link where that can be, else as a copy."""
+def link_image(job: Job) -> None:
+    """Hard-link a file into another folder; copy it where links are not possible."""
     (source,) = job.sources
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    draft = job.target.with_name(f".{job.target.name}.{os.getpid()}")
+    temporary = job.target.with_name(f".{job.target.name}.{os.getpid()}")
     try:
-        os.link(source, draft)
-        os.replace(draft, job.target)
+        os.link(source, temporary)
+        os.replace(temporary, job.target)
     except OSError:
-        with source.open("rb") as stream, whole_file(job.target) as copy:
+        with source.open("rb") as stream, atomic_write(job.target) as copy:
             shutil.copyfileobj(stream, copy, 1 << 20)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def looked_up(labels: np.ndarray, table: np.ndarray, source: Path) -> np.ndarray:
-    """A label map through a table, uint8 if that is enough, else uint16.
+def apply_lookup(labels: np.ndarray, table: np.ndarray, source: Path) -> np.ndarray:
+    """Apply a lookup table to a label map.
+
+    Returns:
+        uint8 if the table's values fit, else uint16, of the shape of `labels`.
 
     Raises:
-        DatasetError: naming the file and the numbers that have no meaning.
+        DatasetError: naming the file and the labels that the table does not have.
     """
     if labels.ndim != 2:
-        raise DatasetError(f"{source}: a label map has one number a pixel, not {labels.shape}")
+        raise DatasetError(
+            f"{source}: a label map must have one channel, not the shape {labels.shape}"
+        )
     values = np.unique(labels)
-    bad = [int(v) for v in values if not 0 <= v < len(table) or table[v] == UNKNOWN]
-    if bad:
-        named = ", ".join(map(str, bad[:NAMED_VALUES]))
-        raise DatasetError(f"{source}: the label map has numbers without a meaning: {named}")
-    small = table.max() <= IGNORED_OF_8_BITS
-    return table[labels].astype(np.uint8 if small else np.uint16)
+    unknown = [int(v) for v in values if not 0 <= v < len(table) or table[v] == UNKNOWN]
+    if unknown:
+        listed = ", ".join(map(str, unknown[:MAX_LABELS_IN_ERROR]))
+        raise DatasetError(f"{source}: the label map has unknown labels: {listed}")
+    fits_8_bit = table.max() <= IGNORE_LABEL_8_BIT
+    return table[labels].astype(np.uint8 if fits_8_bit else np.uint16)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
-    """Write an image (JPEG, PNG or TIFF by its ending), whole or not at all."""
+    """Write an image atomically, as JPEG, PNG or TIFF by its suffix."""
     content = io.BytesIO()
     image = Image.fromarray(labels)
-    kept = {"compression": "tiff_deflate"} if path.suffix == ".tif" else {}
-    image.save(content, IMAGE_ENDINGS[path.suffix], **kept)
-    with whole_file(path) as stream:
+    options = {"compression": "tiff_deflate"} if path.suffix == ".tif" else {}
+    image.save(content, IMAGE_FORMATS[path.suffix], **options)
+    with atomic_write(path) as stream:
         stream.write(content.getvalue())
+
+
+def is_up_to_date(target: Path, sources: Iterable[Path]) -> bool:
+    """Return whether a file exists and was written after all of its sources."""
+    if not target.is_file():
+        return False
+    written = target.stat().st_mtime_ns
+    return all(source.stat().st_mtime_ns <= written for source in sources)

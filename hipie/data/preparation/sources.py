@@ -1,4 +1,4 @@
-"""Data sets as people get them: folders and archives, copied into the tree whole or not at all."""
+"""Downloaded files of data sets: folders and zip archives, copied atomically."""
 
 from __future__ import annotations
 
@@ -13,35 +13,28 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from tqdm import tqdm
 
-THREADS, AT_ONCE = 8, 64
+NUM_THREADS = 8
+FILES_PER_TASK = 64
+COPY_BUFFER_BYTES = 1 << 20
 
 
-class DeliveryError(ValueError):
-    """What was delivered cannot be used; the message names the file."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a file is: a path, or a path inside an archive; and its bytes."""
-
-    path: Path
-    inside: str | None
-    size: int
+class SourceError(ValueError):
+    """Downloaded files that cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a data set comes from.
+class DownloadSource:
+    """Where to download a data set.
 
     Attributes:
-        name: what it is called.
-        address: the page or file to get it from.
-        size: in words, about.
-        licence: in words.
+        name: name of the files.
+        address: URL of a page or file.
+        size: approximate size, as text.
+        licence: licence, as text.
     """
 
     name: str
@@ -53,175 +46,194 @@ class Source:
         return f"{self.name}: {self.address} ({self.size}; {self.licence})"
 
 
-class Delivery:
-    """The files of a folder and of the zip archives directly in it, by the ends of their paths.
+@dataclass(frozen=True)
+class _Location:
+    """Location of a file: its path or its archive's, its name in the archive, its size in bytes."""
 
-    An archive counts as a folder of its name; what is unpacked goes before what is in an archive.
+    path: Path
+    member: str | None
+    size: int
+
+
+class SourceFiles:
+    """Files of a folder and of the zip archives in it, found by the end of their paths.
+
+    An archive is treated as a folder with its name; unpacked files take precedence over archives.
 
     Args:
-        folder: where the files were put as they were downloaded.
+        folder: folder of the downloaded files.
 
     Raises:
-        DeliveryError: if there is no such folder, or an archive in it is damaged.
+        SourceError: if there is no such folder, or an archive in it is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise DeliveryError(f"{self.folder}: there is no such folder")
-        self._places: dict[str, _Place] = {}
+            raise SourceError(f"{self.folder}: there is no such folder")
+        self._locations: dict[str, _Location] = {}
         for archive in sorted(self.folder.glob("*.zip")):
-            for name, size in _sizes_in(archive).items():
-                self._places[f"{archive.stem}/{name}"] = _Place(archive, name, size)
+            for name, size in _archive_sizes(archive).items():
+                self._locations[f"{archive.stem}/{name}"] = _Location(archive, name, size)
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and path.suffix != ".zip":
                 name = path.relative_to(self.folder).as_posix()
-                self._places[name] = _Place(path, None, path.stat().st_size)
-        self._by_end: dict[str, list[str]] = defaultdict(list)
-        for name in self._places:
+                self._locations[name] = _Location(path, None, path.stat().st_size)
+        self._by_suffix: dict[str, list[str]] = defaultdict(list)
+        for name in self._locations:
             parts = name.split("/")
             for start in range(len(parts)):
-                self._by_end["/".join(parts[start:])].append(name)
+                self._by_suffix["/".join(parts[start:])].append(name)
 
-    def find(self, *ends: str) -> str:
-        """The file whose path ends with one of `ends`, the first of them that is there.
+    def find(self, *suffixes: str) -> str:
+        """Return the file whose path ends with the first of `suffixes` that matches.
 
         Raises:
-            DeliveryError: if there is none, or an end fits several files.
+            SourceError: if none matches, or one matches several files.
         """
-        for end in ends:
-            found = self.ending_with(end)
-            unpacked = [name for name in found if self._places[name].inside is None]
-            found = unpacked or found
-            if len(found) > 1:
-                raise DeliveryError(
-                    f"{self.folder}: {end} may be {' or '.join(found[:3])}; keep one of them"
+        for suffix in suffixes:
+            names = self.ending_with(suffix)
+            unpacked = [name for name in names if self._locations[name].member is None]
+            names = unpacked or names
+            if len(names) > 1:
+                raise SourceError(
+                    f"{self.folder}: {suffix} may be {' or '.join(names[:3])}; keep one of them"
                 )
-            if found:
-                return found[0]
-        raise DeliveryError(f"{self.folder}: there is no {ends[0]} here, nor in a zip archive here")
+            if names:
+                return names[0]
+        raise SourceError(
+            f"{self.folder}: there is no {suffixes[0]} in this folder or a zip archive in it"
+        )
 
-    def ending_with(self, end: str) -> list[str]:
-        """All files whose path ends with these parts of a path."""
-        return self._by_end.get(end, [])
+    def ending_with(self, suffix: str) -> list[str]:
+        """Return all files whose path ends with these path components."""
+        return self._by_suffix.get(suffix, [])
 
     def below(self, *folders: str) -> dict[str, str]:
-        """Files under a folder (the first of `folders` that is there): path below it -> name.
+        """Return the files below the first of `folders` that exists: relative path -> file.
 
-        Folders are found wherever they are in the tree; upper and lower case are the same.
+        Folders are found at any depth and compared without case.
         """
         for folder in folders:
-            wanted = f"/{folder.lower()}/"
-            found = {}
-            for name in self._places:
-                start = f"/{name.lower()}".find(wanted)
+            infix = f"/{folder.lower()}/"
+            names = {}
+            for name in self._locations:
+                start = f"/{name.lower()}".find(infix)
                 if start >= 0:
-                    found[name[start + len(wanted) - 1 :]] = name
-            if found:
-                return found
+                    names[name[start + len(infix) - 1 :]] = name
+            if names:
+                return names
         return {}
 
     @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file for reading, from the folder or from its archive."""
-        place = self._places[name]
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading, from the folder or from its archive."""
+        location = self._locations[name]
         with ExitStack() as stack:
-            if place.inside is None:
-                yield stack.enter_context(place.path.open("rb"))
+            if location.member is None:
+                yield stack.enter_context(location.path.open("rb"))
             else:
-                archive = stack.enter_context(zipfile.ZipFile(place.path))
-                yield stack.enter_context(archive.open(place.inside))
+                archive = stack.enter_context(zipfile.ZipFile(location.path))
+                yield stack.enter_context(archive.open(location.member))
 
     def copy(self, name: str, target: Path) -> bool:
-        """Copy a file to the tree, whole or not at all; what is there in its size is kept.
+        """Copy a file atomically; an existing file of the same size is kept.
 
         Returns:
-            whether it was copied.
+            Whether it was copied.
 
         Raises:
-            DeliveryError: if the archive is damaged.
+            SourceError: if the archive is damaged.
         """
-        if self._is_there(name, target):
+        if self._is_copied(name, target):
             return False
-        self._copy_some([(name, target)])
+        self._copy_files([(name, target)])
         return True
 
     def copy_all(self, names: Iterable[tuple[str, Path]], title: str) -> int:
         """Copy many files in several threads, with a progress bar.
 
+        Args:
+            names: pairs of file and target.
+            title: title of the progress bar.
+
         Returns:
-            how many were not there yet.
+            The number of files that were copied.
 
         Raises:
-            DeliveryError: if an archive is damaged.
+            SourceError: if an archive is damaged.
         """
-        pairs = [pair for pair in names if not self._is_there(*pair)]
-        pieces = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
+        pairs = [pair for pair in names if not self._is_copied(*pair)]
+        tasks = [
+            pairs[start : start + FILES_PER_TASK] for start in range(0, len(pairs), FILES_PER_TASK)
+        ]
         with (
             tqdm(total=len(pairs), desc=title, unit="file", leave=False) as bar,
-            ThreadPoolExecutor(THREADS) as pool,
+            ThreadPoolExecutor(NUM_THREADS) as pool,
         ):
             try:
-                for done in as_completed([pool.submit(self._copy_some, one) for one in pieces]):
-                    bar.update(done.result())
+                futures = [pool.submit(self._copy_files, task) for task in tasks]
+                for future in as_completed(futures):
+                    bar.update(future.result())
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         return len(pairs)
 
-    def _is_there(self, name: str, target: Path) -> bool:
-        return target.is_file() and target.stat().st_size == self._places[name].size
+    def _is_copied(self, name: str, target: Path) -> bool:
+        return target.is_file() and target.stat().st_size == self._locations[name].size
 
-    def _copy_some(self, pairs: Sequence[tuple[str, Path]]) -> int:
-        """Copy files, each archive opened once; returns how many."""
+    def _copy_files(self, pairs: Sequence[tuple[str, Path]]) -> int:
+        """Copy files, opening each archive once; return their number."""
         archives: dict[Path, zipfile.ZipFile] = {}
         with ExitStack() as stack:
             for name, target in pairs:
-                place = self._places[name]
+                location = self._locations[name]
                 try:
-                    if place.inside is None:
-                        source = place.path.open("rb")
+                    source: IO[bytes]
+                    if location.member is None:
+                        source = location.path.open("rb")
                     else:
-                        if place.path not in archives:
-                            opened = zipfile.ZipFile(place.path)
-                            archives[place.path] = stack.enter_context(opened)
-                        source = archives[place.path].open(place.inside)
-                    with source, whole_file(target) as stream:
-                        shutil.copyfileobj(source, stream, 1 << 20)
+                        if location.path not in archives:
+                            archive = zipfile.ZipFile(location.path)
+                            archives[location.path] = stack.enter_context(archive)
+                        source = archives[location.path].open(location.member)
+                    with source, atomic_write(target) as stream:
+                        shutil.copyfileobj(source, stream, COPY_BUFFER_BYTES)
                 except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-                    raise DeliveryError(f"{place.path}: {name} is damaged ({error})") from error
+                    raise SourceError(f"{location.path}: {name} is damaged ({error})") from error
         return len(pairs)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file for writing that takes its place only when all is written."""
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file for writing that replaces `path` after the block succeeded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _sizes_in(archive: Path) -> dict[str, int]:
-    """Names of the files in an archive, with their bytes."""
+def _archive_sizes(archive: Path) -> dict[str, int]:
+    """Return the files of an archive with their sizes in bytes."""
     try:
         with zipfile.ZipFile(archive) as content:
             return {
                 entry.filename: entry.file_size
                 for entry in content.infolist()
-                if not entry.is_dir() and _is_inside(entry.filename)
+                if not entry.is_dir() and _is_regular(entry.filename)
             }
     except (zipfile.BadZipFile, OSError) as error:
-        raise DeliveryError(f"{archive}: this zip archive is damaged ({error})") from error
+        raise SourceError(f"{archive}: this zip archive is damaged ({error})") from error
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a name stays in its folder, and is no note of macOS."""
+def _is_regular(name: str) -> bool:
+    """Return whether a member stays inside the archive's folder and is not macOS metadata."""
     parts = PurePosixPath(name).parts
     return not name.startswith("/") and ".." not in parts and "__MACOSX" not in parts

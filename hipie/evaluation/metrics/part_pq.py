@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hipie.data.datasets.panoptic_parts import NO_OBJECT, PanopticParts
-from hipie.data.datasets.part_classes import PartClass
+from hipie.data.datasets.panoptic_parts import NO_OBJECT, PanopticParts, PartClass
 
 UNKNOWN_PART = 255
 """A predicted part that the class does not have: a miss, without an IoU of its own."""

@@ -160,7 +160,7 @@ def test_label_maps(tmp_path: Path, ending: str) -> None:
             data[place] = generator.integers(256)
         path.write_bytes(bytes(data))
         try:
-            (record,) = load_label_maps(labels, tmp_path / "images", label_ending=ending)
+            (record,) = load_label_maps(labels, tmp_path / "images", label_suffix=ending)
             assert record["height"] > 0 and record["width"] > 0
         except DatasetError as error:
             refused += 1

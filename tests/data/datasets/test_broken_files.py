@@ -15,7 +15,7 @@ import pytest
 from hipie.data.datasets import DatasetError, load_refcoco
 from hipie.data.datasets.cosaliency import load_cosaliency
 from hipie.data.datasets.grd import TABLES, load_grd
-from hipie.data.datasets.uninext_refer import load_object_expressions
+from hipie.data.datasets.uninext_refer import load_uninext_refer
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 from tests.data.datasets.mutations import changed_files
@@ -106,7 +106,7 @@ def test_object_expressions(tmp_path: Path) -> None:
         image["expressions"] = ["the thing", "it"]
     path = tmp_path / "instances_val.json"
     mutants = changed_files(4, content, as_json, True, MUTANTS)
-    refused, taken = survive(path, lambda: load_object_expressions(path, ""), mutants)
+    refused, taken = survive(path, lambda: load_uninext_refer(path, ""), mutants)
     assert refused > 150 and taken > 20
 
 

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
 from hipie.data.dataset_mappers import UniversalDatasetMapper
-from hipie.data.datasets import DatasetError, register_benchmarks
+from hipie.data.datasets import DatasetError, register_public_datasets
 from hipie.data.datasets.odinw_seginw import ODINW_13, odinw_splits
 from hipie.data.image_io import read_label_map
 from hipie.evaluation import build_evaluator
@@ -63,9 +63,9 @@ def root(tmp_path_factory) -> Path:
     for write in (trees.coco, trees.ade20k, trees.pascal, trees.coco_format):
         write(place)
     trees.in_the_wild(place, ODINW)
-    register_benchmarks(place)
+    register_public_datasets(place)
     yield place
-    register_benchmarks()
+    register_public_datasets()
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_odinw_is_judged_by_the_categories_of_its_file(cfg, tmp_path):
     file = folder / "annotations_without_background.json"
     categories = {1: "Platelets", 2: "RBC"}
     trees.instances(file, folder, ["a.jpg"], categories, [1, 2], masks=False)
-    register_benchmarks(tmp_path)
+    register_public_datasets(tmp_path)
     name = "odinw_BCCD_BCCD.v3-raw.coco_val"
     (record,) = DatasetCatalog.get(name)
     found = Instances((trees.HEIGHT, trees.WIDTH))
@@ -236,12 +236,12 @@ def test_odinw_is_judged_by_the_categories_of_its_file(cfg, tmp_path):
     scores = judge.evaluate()["bbox"]
     assert scores["AP-Platelets"] == pytest.approx(100)
     assert scores["AP-RBC"] == 0 and scores["AP"] == pytest.approx(50)
-    register_benchmarks()
+    register_public_datasets()
 
 
 def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_benchmarks()
+    register_public_datasets()
     meta = MetadataCatalog.get("ade20k_full_sem_seg_val")
     assert Path(meta.image_root) == (
         tmp_path / "ade/ADE20K_2021_17_01/images_detectron2/validation"
@@ -249,17 +249,17 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"seginw/Cows/valid/_annotations_min1cat"):
         DatasetCatalog.get("seginw_Cows_val")
     monkeypatch.delenv("DETECTRON2_DATASETS")
-    register_benchmarks()
+    register_public_datasets()
 
 
 def test_a_foreign_category_is_named(tmp_path):
     folder = tmp_path / "seginw/Cows/valid"
     file = folder / "_annotations_min1cat.coco.json"
     trees.instances(file, folder, ["a.jpg"], {5: "horse"}, [5])
-    register_benchmarks(tmp_path)
+    register_public_datasets(tmp_path)
     with pytest.raises(DatasetError, match=r"min1cat\.coco\.json: annotation 1 has the unknown"):
         DatasetCatalog.get("seginw_Cows_val")
-    register_benchmarks()
+    register_public_datasets()
 
 
 def test_names_of_collections():

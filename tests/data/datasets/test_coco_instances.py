@@ -139,13 +139,16 @@ def test_missing_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("annotation", "words"),
     [
-        ({"segmentation": []}, "has a mask without corners and is left out"),
-        ({"segmentation": [[]], "bbox": [1, 1, 5, 5]}, "without corners and is left out"),
-        ({"segmentation": [[1, 1, 5, 5]]}, "without corners and is left out"),
-        ({"segmentation": [[1, 1, 5, 5, 9]]}, "without corners and is left out"),
-        ({"segmentation": [[1, 1, 5, 5, 9, float("nan")]]}, "without corners and is left out"),
-        ({}, "has neither box nor mask and is left out"),
-        ({"segmentation": [SQUARE], "bbox": [70, 10, 5, 5]}, "outside its image, and is left"),
+        ({"segmentation": []}, "has a mask without a valid polygon and is dropped"),
+        ({"segmentation": [[]], "bbox": [1, 1, 5, 5]}, "without a valid polygon and is dropped"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "without a valid polygon and is dropped"),
+        ({"segmentation": [[1, 1, 5, 5, 9]]}, "without a valid polygon and is dropped"),
+        (
+            {"segmentation": [[1, 1, 5, 5, 9, float("nan")]]},
+            "without a valid polygon and is dropped",
+        ),
+        ({}, "has neither box nor mask and is dropped"),
+        ({"segmentation": [SQUARE], "bbox": [70, 10, 5, 5]}, "outside its image, and is dropped"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, 0, 5]}, "has an empty box"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, -3, 5]}, "has an empty box"),
         ({"segmentation": [SQUARE], "bbox": [10, 10, 5]}, "has an empty box"),
@@ -166,14 +169,14 @@ def test_crossing_polygon_is_kept(load: Callable, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         records = load(content({"segmentation": [BOW_TIE]}))
     assert records[1]["annotations"][0]["segmentation"] == [BOW_TIE]
-    assert "annotation 1 has a polygon that crosses itself" in caplog.text
+    assert "annotation 1 has a self-intersecting polygon" in caplog.text
 
 
 def test_box_over_the_edge_is_clipped(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         records = load(content({"segmentation": [SQUARE], "bbox": [-5, 40, 20, 20]}))
     assert records[1]["annotations"][0]["bbox"] == [0, 40, 15, 10]
-    assert "annotation 1 has a box that reaches outside its image" in caplog.text
+    assert "annotation 1 has a box that extends beyond its image" in caplog.text
 
 
 def test_rounded_boxes_pass_quietly(load: Callable, caplog: pytest.LogCaptureFixture) -> None:

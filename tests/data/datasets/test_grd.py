@@ -10,7 +10,7 @@ import pycocotools.mask as mask_util
 import pytest
 
 from hipie.data.datasets import DatasetError
-from hipie.data.datasets.grd import GroupQuestions, load_grd
+from hipie.data.datasets.grd import GroupSamples, load_grd
 from hipie.data.picturebook import write_split
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
@@ -25,7 +25,7 @@ def test_equal_to_the_toolkit(tmp_path: Path) -> None:
     toolkit = pytest.importorskip("d_cube")
     write(tmp_path, trees.grd_tables())
     theirs = toolkit.D3(str(tmp_path), str(tmp_path))
-    records = load_grd(tmp_path, "", absence=True)
+    records = load_grd(tmp_path, "", absence_expressions=True)
     assert {record["image_id"] for record in records} == set(theirs.get_img_ids())
     for record in records:
         (image,) = theirs.load_imgs([record["image_id"]])
@@ -49,10 +49,10 @@ def test_equal_to_the_toolkit(tmp_path: Path) -> None:
 
 def test_groups_of_the_picture_book(tmp_path: Path) -> None:
     write_split(tmp_path, 3, "val", 1, groups=2)
-    records = load_grd(tmp_path / "groups/val", tmp_path / "images", absence=True)
+    records = load_grd(tmp_path / "groups/val", tmp_path / "images", absence_expressions=True)
     assert {record["group_id"] for record in records} == {1, 2}
     assert all(Path(record["file_name"]).is_file() for record in records)
-    for group in GroupQuestions(records):
+    for group in GroupSamples(records):
         shown = [bool(image["expressions"][0]["targets"]) for image in group["images"]]
         assert 4 <= len(shown) <= 8
         if group["sent_id"] % 4 == 1:
@@ -79,12 +79,12 @@ def test_faults_are_named(
     tables[table][number].update(change)
     write(tmp_path, tables)
     with pytest.raises(DatasetError, match=words):
-        load_grd(tmp_path, "", absence=True)
+        load_grd(tmp_path, "", absence_expressions=True)
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
     write(tmp_path, trees.grd_tables() | {"images": [1]})
-    with pytest.raises(DatasetError, match=r"images\.pkl: expected a dictionary, found a list"):
+    with pytest.raises(DatasetError, match=r"images\.pkl: expected a dictionary, not a list"):
         load_grd(tmp_path, "")
     write(tmp_path, trees.grd_tables() | {"images": {"1": {}}})
     with pytest.raises(DatasetError, match=r"images\.pkl: the key '1' is not an integer"):

@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets import register_picturebook_groups
-from hipie.data.datasets.picturebook_groups import FOLDER, GROUPS
+from hipie.data.datasets.picturebook import GROUP_FOLDER, GROUPS
 from hipie.data.picturebook import PictureBook, PictureBookError
 
 
@@ -29,7 +29,7 @@ def test_nothing_is_drawn_before_it_is_read(root: Path) -> None:
 def test_groups_are_those_of_the_book(root: Path) -> None:
     register_picturebook_groups(3, {"val": 2}, root)
     records = DatasetCatalog.get("picturebook_val_group")
-    assert (root / FOLDER / "groups/val/groups.pkl").is_file()
+    assert (root / GROUP_FOLDER / "groups/val/groups.pkl").is_file()
     for index in range(2):
         group = PictureBook(3, "val").group(index)
         read = [record for record in records if record["group_id"] == index + 1]
@@ -42,7 +42,7 @@ def test_groups_are_those_of_the_book(root: Path) -> None:
 def test_fewer_groups_are_the_first_and_nothing_is_drawn_again(root: Path) -> None:
     register_picturebook_groups(3, {"val": 2}, root)
     DatasetCatalog.get("picturebook_val_group")
-    (page,) = (root / FOLDER / "images/groups_val").glob("000000_0.jpg")
+    (page,) = (root / GROUP_FOLDER / "images/groups_val").glob("000000_0.jpg")
     before = page.stat().st_mtime_ns
     register_picturebook_groups(3, {"val": 1}, root)
     assert {r["group_id"] for r in DatasetCatalog.get("picturebook_val_group")} == {1}

@@ -122,7 +122,7 @@ def test_entries_without_a_field(instances: Path) -> None:
 
 
 def test_not_a_list(instances: Path) -> None:
-    with pytest.raises(DatasetError, match="expected a list of refs, found a dict"):
+    with pytest.raises(DatasetError, match="expected a list of refs, not a dict"):
         load(instances.parent, {"refs": []}, "train")
 
 

@@ -27,7 +27,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_pairs_are_found_in_folders_within(folders) -> None:
     records = load_label_maps(
-        *folders, label_ending="_gt.tif", image_ending="_left.png", key="part_seg_file_name"
+        *folders, label_suffix="_gt.tif", image_suffix="_left.png", key="part_seg_file_name"
     )
     labels, images = folders
     assert records == [
@@ -45,10 +45,10 @@ def test_pairs_are_found_in_folders_within(folders) -> None:
 def test_a_map_without_an_image_is_named(folders) -> None:
     (folders[1] / "ulm/a_left.png").unlink()
     with pytest.raises(DatasetError, match=r'"ulm/a_left\.png" of a label map is not in \S+s$'):
-        load_label_maps(*folders, label_ending="_gt.tif", image_ending="_left.png")
+        load_label_maps(*folders, label_suffix="_gt.tif", image_suffix="_left.png")
     (folders[1] / "ulm/b_left.png").unlink()
     with pytest.raises(DatasetError, match="nor are 1 others"):
-        load_label_maps(*folders, label_ending="_gt.tif", image_ending="_left.png")
+        load_label_maps(*folders, label_suffix="_gt.tif", image_suffix="_left.png")
 
 
 def test_empty_and_missing_folders_are_named(folders, tmp_path) -> None:
@@ -61,4 +61,4 @@ def test_empty_and_missing_folders_are_named(folders, tmp_path) -> None:
 def test_a_damaged_map_is_named(folders) -> None:
     (folders[0] / "ulm/a_gt.tif").write_bytes(b"II*\0 no")
     with pytest.raises(DatasetError, match=r"a_gt\.tif: this label map cannot be read"):
-        load_label_maps(*folders, label_ending="_gt.tif", image_ending="_left.png")
+        load_label_maps(*folders, label_suffix="_gt.tif", image_suffix="_left.png")

@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from hipie.data.datasets.coco import register
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.io.rle import decode_counts
 from hipie.evaluation import GeneralizedReferringEvaluator, ReferringEvaluator
 from hipie.evaluation.metrics.expression_iou import (
@@ -141,7 +141,7 @@ def expected_scores(pairs: list[tuple], side: int | None) -> dict[str, float]:
 @pytest.mark.parametrize("kind", [ReferringEvaluator, GeneralizedReferringEvaluator])
 def test_scores_at_both_sizes(seed: int, kind: type) -> None:
     records, outputs, pairs = random_set(seed)
-    register("hand_made_sizes", lambda: records)
+    register_dataset("hand_made_sizes", lambda: records)
     evaluator = kind("hand_made_sizes", resized_to=48)
     evaluator.process(records, outputs)
     (found,) = evaluator.evaluate().values()
@@ -195,7 +195,7 @@ def test_box_precision_needs_a_box_for_every_expression() -> None:
         prediction = make_prediction([np.ones((50, 50), bool)], (50, 50), as_rle=False)
         prediction.pred_boxes = Boxes(torch.tensor([[x, y, x + width, y + height]]))
         predictions.append(prediction[:0] if k == 7 else prediction)
-    register("hand_made_boxes", lambda: [record])
+    register_dataset("hand_made_boxes", lambda: [record])
     evaluator = ReferringEvaluator("hand_made_boxes")
     evaluator.process([record], [{"referring": predictions}])
     scores = evaluator.evaluate()["refer"]
@@ -212,7 +212,7 @@ def test_box_precision_needs_a_box_for_every_expression() -> None:
 
 def test_rles_of_another_size_are_refused() -> None:
     records, _, _ = random_set(0, 1)
-    register("hand_made_sizes", lambda: records)
+    register_dataset("hand_made_sizes", lambda: records)
     evaluator = ReferringEvaluator("hand_made_sizes")
     wrong: list[Instances] = [make_prediction([np.ones((3, 3), bool)], (3, 3), as_rle=True)] * 4
     with pytest.raises(

@@ -27,7 +27,7 @@ def test_groups_ask_what_at_least_one_image_shows(tmp_path):
         del tables["annotations"][number]
     tables["images"][3]["anno_id"] = []
     write(tmp_path, tables)
-    found = groups_from_grd(load_grd(tmp_path, "", absence=True))
+    found = groups_from_grd(load_grd(tmp_path, "", absence_expressions=True))
     # Group 1 has an expression shown by its first image (twice) and one by its second; the only
     # expression that is left of group 2 is shown by none.
     said = {s["id"]: s["raw_sent"] for s in tables["sentences"].values()}

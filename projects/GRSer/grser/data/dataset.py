@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from grser.data.dataset_mapper import GroupTestMapper, GroupTrainingMapper, ImageConfig
 from grser.data.group_sampling import build_group_dataset
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
-from hipie.data.datasets.grd import GroupQuestions
+from hipie.data.datasets.grd import GroupSamples
 
 
 def has_groups(dataset_name: str) -> bool:
@@ -71,6 +71,6 @@ def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # Evaluator type of a data set with groups -> conversion of its records to groups.
 GROUPINGS: dict[str, Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]]]] = {
-    "group": GroupQuestions,
+    "group": GroupSamples,
     "cosaliency": folder_groups,
 }

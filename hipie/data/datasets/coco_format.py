@@ -1,21 +1,16 @@
-"""Registering people's own data in COCO's format."""
+"""Registration of custom data sets in COCO's instance format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.coco_instances import contiguous_categories, load_coco_instances
 from hipie.data.io.json_file import read_json
 from hipie.data.io.validation import INTEGER, NON_EMPTY_STRING, DatasetError, check_entry
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
-# Value of the metadata `provider` of data sets that this package registers.
-PROVIDER = "hipie"
 CATEGORY = {"id": INTEGER, "name": NON_EMPTY_STRING}
 
 
@@ -25,17 +20,18 @@ def register_coco(
     image_root: str | os.PathLike[str],
     vocabulary: Vocabulary | None = None,
 ) -> None:
-    """Register a COCO instance file under a name that `DATASETS.TRAIN` and `TEST` can use.
+    """Register a COCO instance file under a name for `DATASETS.TRAIN` and `DATASETS.TEST`.
 
         register_coco("shelves", "shelves/train.json", "shelves/images")
 
-    The categories are read at once, the rest on first use; a name that is taken is replaced.
+    The categories are read at once, the rest when the data set is first used. An entry of the same
+    name is replaced.
 
     Args:
-        name: any name.
-        json_file: COCO's instances JSON.
-        image_root: the images.
-        vocabulary: one class a category in the order of their ids, to give synonyms or better
+        name: name in the catalogs.
+        json_file: COCO instances JSON.
+        image_root: folder of the images.
+        vocabulary: one class per category in the order of their ids, to add synonyms or better
             names; by default the categories' names.
 
     Raises:
@@ -59,33 +55,13 @@ def register_coco(
             f"{json_file}: the file has {len(names)} categories, the vocabulary "
             f"{len(vocabulary.classes)} classes"
         )
-    register(
+    register_dataset(
         name,
         partial(load_coco_instances, json_file, image_root, contiguous),
         vocabulary=vocabulary,
-        thing_classes=[one.name for one in vocabulary.classes],
+        thing_classes=list(vocabulary.names),
         thing_dataset_id_to_contiguous_id=contiguous,
         json_file=str(json_file),
         image_root=str(image_root),
         evaluator_type="coco",
     )
-
-
-def register_builtin(name: str, load: Callable[[], Any], **metadata: Any) -> None:
-    """Put a public data set into Detectron2's catalogs, unless somebody else registered its name.
-
-    Called again (for another root), it replaces what it registered before.
-    """
-    if name in DatasetCatalog and MetadataCatalog.get(name).get("provider") != PROVIDER:
-        return
-    register(name, load, provider=PROVIDER, **metadata)
-
-
-def register(name: str, load: Callable[[], Any], **metadata: Any) -> None:
-    """Put a data set into Detectron2's catalogs, in place of one of the same name."""
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-    if name in MetadataCatalog:
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(**metadata)

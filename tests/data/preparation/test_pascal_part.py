@@ -11,7 +11,7 @@ import scipy.io
 
 from hipie.data.datasets import DatasetError
 from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.datasets.pascal_part import part_numbers, part_tables, read_pascal_part
+from hipie.data.preparation.pascal_part import part_numbers, part_tables, read_pascal_part
 from hipie.vocabularies.tables import load_classes
 from tests.pascal_part_files import thing, write_annotation
 
@@ -89,10 +89,13 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
     path = tmp_path / "2008_000003.mat"
     mask = box(slice(0, 5), slice(0, 5))
     faults = [
-        ([thing("dog", 21, mask, {})], "object 1 is of class 21; they go from 1 to 20"),
-        ([thing("boat", 4, mask, {"sail": mask})], 'object 1 has a part "sail"'),
+        ([thing("dog", 21, mask, {})], "object 1 has the class 21, which is not in 1 to 20"),
+        (
+            [thing("boat", 4, mask, {"sail": mask})],
+            'object 1 of class 4 has the unknown part "sail"',
+        ),
         ([thing("dog", 12, mask, {"head": mask[:4]})], r"a mask is \(4, 30\), the first one"),
-        ([thing("dog", 12, mask.reshape(2, 10, 30), {})], "no annotation of Pascal-Part"),
+        ([thing("dog", 12, mask.reshape(2, 10, 30), {})], "not an annotation of Pascal-Part"),
         ([], "has no object"),
     ]
     for objects, words in faults:
@@ -100,7 +103,7 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=f"2008_000003.mat: .*{words}"):
             read_pascal_part(path)
     scipy.io.savemat(path, {"LabelMap": np.zeros((3, 3))})
-    with pytest.raises(DatasetError, match="2008_000003.mat: this is no annotation"):
+    with pytest.raises(DatasetError, match="2008_000003.mat: this is not an annotation"):
         read_pascal_part(path)
     path.unlink()
     with pytest.raises(DatasetError, match=r"2008_000003\.mat"):
