@@ -94,7 +94,10 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
             [thing("boat", 4, mask, {"sail": mask})],
             'object 1 of class 4 has the unknown part "sail"',
         ),
-        ([thing("dog", 12, mask, {"head": mask[:4]})], r"a mask has the shape \(4, 30\), the first one"),
+        (
+            [thing("dog", 12, mask, {"head": mask[:4]})],
+            r"a mask has the shape \(4, 30\), the first one",
+        ),
         ([thing("dog", 12, mask.reshape(2, 10, 30), {})], "not an annotation of Pascal-Part"),
         ([], "has no object"),
     ]
