@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from hipie import add_hipie_config, model_zoo
 from hipie.config.loading import keys
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = {path.parent.name for path in ROOT.glob("projects/*/*/__init__.py")} | {"hipie"}
 DOCUMENTS = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
@@ -71,3 +79,98 @@ def test_named_programs_exist():
         text = document.read_text(encoding="utf-8")
         for name in re.findall(r"python ((?:\w+/)*\w+\.py)", text):
             assert (ROOT / name).is_file(), f"{document}: {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_imports_of_python_examples_work(document):
+    text = document.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+def test_readme_example_of_a_training_loop_runs(in_tmp, monkeypatch):
+    """The example of README.md, two iterations on a data set of two images."""
+    (block,) = [
+        block
+        for block in re.findall(
+            r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
+        )
+        if "build_detection_train_loader" in block
+    ]
+    write_shelf(in_tmp / "shelf")
+    assert len(block.splitlines()) < 45
+    program = block.replace("cfg.SOLVER.MAX_ITER = 100", "cfg.SOLVER.MAX_ITER = 2")
+    assert program != block
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = {"__name__": "readme"}
+    try:
+        exec(compile(program, "README.md", "exec"), names)
+    finally:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if "shelf_train" in catalog.list():
+                catalog.remove("shelf_train")
+    assert names["total"].isfinite()
+    assert names["storage"].iter == 1
+
+
+def write_shelf(folder: Path) -> None:
+    """Write two images with a mug each, and their annotations in COCO format."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in (1, 2):
+        pixels = np.full((96, 128, 3), 60 * number, dtype=np.uint8)
+        pixels[20:60, 30:80] = 250
+        Image.fromarray(pixels).save(folder / f"images/{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 96, "width": 128})
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [30, 20, 50, 40],
+                "area": 2000,
+                "segmentation": [[30, 20, 80, 20, 80, 60, 30, 60]],
+            }
+        )
+    categories = [{"id": 1, "name": "mug"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "train.json").write_text(json.dumps(content))
+
+
+def test_the_architecture_document_maps_forty_names_to_existing_ones():
+    """Every row of its table names a file that exists and a name that the file defines."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text.split("<!-- names -->")[1]
+    rows = [line for line in table.splitlines() if re.match(r"\| (?!---|You know)", line)]
+    assert len(rows) >= 40
+    for row in rows:
+        here = row.strip().strip("|").split("|")[-1]
+        paths = re.findall(r"\]\(\.\./([\w/.-]+)\)", here)
+        assert paths, f"no link in {row}"
+        sources = ""
+        for path in paths:
+            assert (ROOT / path).exists(), f"{path} does not exist: {row}"
+            if path.endswith(".py"):
+                sources += (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"(?<!\[)`([A-Za-z_][\w.]*)`(?!\])", here):
+            last = name.rpartition(".")[2]
+            assert re.search(rf"\b{last}\b", sources), f"{name} is not in {paths}"
+
+
+def test_paths_of_documents_exist():
+    """Paths of the source tree in backquotes, from the root or from hipie/ or a project."""
+    missing = []
+    for document in DOCUMENTS:
+        if document.name == "CHANGELOG.md":
+            continue
+        for path in re.findall(
+            r"`((?:hipie|projects|tests|docs|install)/[\w/.-]+)`", prose(document)
+        ):
+            if not (ROOT / path).exists():
+                missing.append(f"{name_of(document)}: {path}")
+    assert not missing, missing
