@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from numpy.typing import NDArray
 from PIL import Image
 
 import hipie.model_zoo as model_zoo
@@ -184,7 +185,7 @@ class Segmenter:
     def label(
         self,
         image: ImageLike | None = None,
-        masks: np.ndarray | torch.Tensor | None = None,
+        masks: NDArray[Any] | torch.Tensor | None = None,
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
     ) -> Segmentation:
@@ -324,7 +325,7 @@ class Segmenter:
             raise ValueError("there is no image: pass one, or call set_image first")
         return self._image
 
-    def _resize(self, pixels: np.ndarray) -> PreparedImage:
+    def _resize(self, pixels: NDArray[Any]) -> PreparedImage:
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
         resized = resize_transform(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
@@ -334,7 +335,7 @@ class Segmenter:
         inputs = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
         return PreparedImage(self.model, pixels, inputs)
 
-    def _set_pixels(self, pixels: np.ndarray) -> None:
+    def _set_pixels(self, pixels: NDArray[Any]) -> None:
         image = self._resize(pixels)
         for task, predictor in TASK_PREDICTOR_REGISTRY:
             if predictor.model_task in self.model.tasks:
@@ -342,7 +343,7 @@ class Segmenter:
         self._image = image
 
 
-def _read(image: ImageLike) -> np.ndarray:
+def _read(image: ImageLike) -> NDArray[Any]:
     """Read an image as [H, W, 3] uint8 RGB.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -32,7 +33,7 @@ class Segment:
 
     label: str
     kind: str
-    mask: np.ndarray
+    mask: NDArray[Any]
     score: float
     parts: tuple[Segment, ...] = ()
 
@@ -86,7 +87,7 @@ class Segmentation:
             appearance. Category ids of `to_instances` and `to_panoptic` are positions in it.
     """
 
-    image: np.ndarray
+    image: NDArray[Any]
     segments: tuple[Segment, ...]
     class_names: tuple[str, ...] = ()
 
@@ -113,24 +114,24 @@ class Segmentation:
         return iter(self.segments)
 
     @cached_property
-    def masks(self) -> np.ndarray:
+    def masks(self) -> NDArray[Any]:
         """[N, H, W] bool."""
         if not self.segments:
             return np.zeros((0, *self.image.shape[:2]), bool)
         return np.stack([segment.mask for segment in self.segments])
 
     @cached_property
-    def areas(self) -> np.ndarray:
+    def areas(self) -> NDArray[Any]:
         """[N] int64, pixels of each mask."""
         return np.array([segment.area for segment in self.segments], np.int64)
 
     @cached_property
-    def boxes(self) -> np.ndarray:
+    def boxes(self) -> NDArray[Any]:
         """[N, 4] float32 (x1, y1, x2, y2) in pixels."""
         return np.array([segment.box for segment in self.segments], np.float32).reshape(-1, 4)
 
     @cached_property
-    def scores(self) -> np.ndarray:
+    def scores(self) -> NDArray[Any]:
         """[N] float32 in 0..1."""
         return np.array([segment.score for segment in self.segments], np.float32)
 

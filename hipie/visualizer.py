@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_LEGEND_WIDTH = 230
@@ -59,7 +60,7 @@ class DrawableSegment(Protocol):
         """The kind: "thing", "stuff", "part" or "expression"."""
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> NDArray[Any]:
         """[H, W] bool."""
 
     @property
@@ -95,7 +96,7 @@ class Overlay:
         legend: one row a segment or part.
     """
 
-    canvas: np.ndarray
+    canvas: NDArray[Any]
     legend: tuple[LegendRow, ...]
 
 
@@ -116,7 +117,7 @@ def colour_of(index: int) -> Colour:
 
 
 def paint_segments(
-    image: np.ndarray, segments: Iterable[DrawableSegment], *, scores: bool = True
+    image: NDArray[Any], segments: Iterable[DrawableSegment], *, scores: bool = True
 ) -> Overlay:
     """Paint masks over an image.
 
@@ -129,8 +130,8 @@ def paint_segments(
     scale = max(1, round(MIN_CANVAS_SIDE / max(min(image.shape[:2]), 1)))
     canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
     legend: list[LegendRow] = []
-    foreground: list[tuple[np.ndarray, Colour, float]] = []
-    background: list[tuple[np.ndarray, Colour, float]] = []
+    foreground: list[tuple[NDArray[Any], Colour, float]] = []
+    background: list[tuple[NDArray[Any], Colour, float]] = []
     for segment in segments:
         colour = colour_of(len(foreground) + len(background))
         if segment.kind == "stuff":
@@ -173,7 +174,7 @@ def draw_overlay(overlay: Overlay, title: str = "", notes: Sequence[str] = ()) -
 
 
 def draw_segments(
-    image: np.ndarray,
+    image: NDArray[Any],
     segments: Iterable[DrawableSegment],
     title: str = "",
     *,
@@ -261,7 +262,9 @@ def contact_sheet(
     return sheet
 
 
-def _enlarge(array: np.ndarray, scale: int, interpolation: int = cv2.INTER_NEAREST) -> np.ndarray:
+def _enlarge(
+    array: NDArray[Any], scale: int, interpolation: int = cv2.INTER_NEAREST
+) -> NDArray[Any]:
     """Copy of an image or mask, enlarged by a whole factor."""
     if scale == 1:
         return array.copy()
@@ -270,7 +273,7 @@ def _enlarge(array: np.ndarray, scale: int, interpolation: int = cv2.INTER_NEARE
     return resized.astype(array.dtype)
 
 
-def _paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float) -> None:
+def _paint(canvas: NDArray[Any], mask: NDArray[Any], colour: Colour, opacity: float) -> None:
     """Blend a colour into the pixels of a mask, in place, and outline the mask."""
     blended = canvas[mask].astype(np.float32) * (1 - opacity) + np.float32(colour) * opacity
     canvas[mask] = blended.astype(np.uint8)
@@ -278,7 +281,7 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float)
     cv2.drawContours(canvas, outlines, -1, colour, 2, cv2.LINE_AA)
 
 
-def _draw_legend(rows: Sequence[LegendRow], title: str, min_height: int) -> np.ndarray:
+def _draw_legend(rows: Sequence[LegendRow], title: str, min_height: int) -> NDArray[Any]:
     """Render legend rows as a white panel [h, w, 3] uint8."""
     font = ImageFont.load_default(size=13)
     lines = [LegendRow(line) for line in _wrap(title, font, MAX_LEGEND_WIDTH - 20)]
@@ -310,7 +313,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _concatenate(left: np.ndarray, right: np.ndarray) -> Image.Image:
+def _concatenate(left: NDArray[Any], right: NDArray[Any]) -> Image.Image:
     """Two images side by side on white."""
     height = max(left.shape[0], right.shape[0])
     sheet = np.full((height, left.shape[1] + right.shape[1], 3), 255, np.uint8)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _PLAIN = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 
@@ -31,7 +32,7 @@ class DType:
             raise TypeError("an array of records is not plain")
         self.order = order
 
-    def plain(self) -> np.dtype:
+    def plain(self) -> np.dtype[Any]:
         """The data type itself."""
         return np.dtype(self.code).newbyteorder(self.order)
 
@@ -64,7 +65,7 @@ def scalar(dtype: DType, data: Any) -> Any:
     return _array(data, dtype, (), "C").item()
 
 
-def _array(data: Any, dtype: DType, shape: Any, order: str) -> np.ndarray:
+def _array(data: Any, dtype: DType, shape: Any, order: str) -> NDArray[Any]:
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     flat = np.frombuffer(raw, dtype.plain())

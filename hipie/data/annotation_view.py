@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import NoOpTransform
+from numpy.typing import NDArray
 
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.datasets.panoptic_parts import decode_uids
@@ -44,7 +45,7 @@ class AnnotatedImage:
         expressions: those of a data set of expressions.
     """
 
-    image: np.ndarray
+    image: NDArray[Any]
     segments: list[Segment]
     expressions: list[Expression]
 
@@ -95,7 +96,7 @@ def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedImage
 
 
 def _segments(
-    place: str, masks: np.ndarray, classes: Sequence[int], vocabulary: Vocabulary | None
+    place: str, masks: NDArray[Any], classes: Sequence[int], vocabulary: Vocabulary | None
 ) -> list[Segment]:
     if vocabulary is None:
         return [Segment(f"object {i}", "thing", mask, 1.0) for i, mask in enumerate(masks, 1)]
@@ -134,7 +135,7 @@ def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) ->
 
 def _label_map(
     path: str, size: tuple[int, int], metadata: Metadata
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[NDArray[Any], list[int]]:
     """A mask for every class in the map. Maps of parts count from 1, those of stuff from 0."""
     labels = _fitting(path, size).astype(np.int64)
     ignored = metadata.get("ignore_label", 255)
@@ -145,7 +146,7 @@ def _label_map(
     return stacked, [value - first for value in shown]
 
 
-def _fitting(path: str, size: tuple[int, int]) -> np.ndarray:
+def _fitting(path: str, size: tuple[int, int]) -> NDArray[Any]:
     labels = read_label_map(path)
     if labels.shape[:2] != size:
         raise ValueError(f"{path}: the map is {_by(labels.shape[:2])}, its image {_by(size)}")

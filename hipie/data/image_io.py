@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -23,7 +24,7 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names it."""
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read an image file as RGB.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted to 8-bit RGB;
@@ -55,7 +56,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise ImageError(f"{path}: the image is damaged or cut short ({error})") from error
 
 
-def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
+def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read a label map (PNG, TIFF) with its stored values.
 
     Returns:
@@ -71,7 +72,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
         raise ValueError(f"{path}: this label map cannot be read ({error})") from error
 
 
-def read_saliency_mask(path: str | os.PathLike[str]) -> np.ndarray:
+def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read a mask of a co-saliency data set: one bit, grey, colour or palette.
 
     Returns:
@@ -87,7 +88,7 @@ def read_saliency_mask(path: str | os.PathLike[str]) -> np.ndarray:
         raise ValueError(f"{path}: this mask cannot be read ({error})") from error
 
 
-def read_record_image(record: dict[str, Any]) -> np.ndarray:
+def read_record_image(record: dict[str, Any]) -> NDArray[Any]:
     """Read the image of a data set's record and check its size.
 
     Args:
@@ -109,7 +110,7 @@ def read_record_image(record: dict[str, Any]) -> np.ndarray:
     return image
 
 
-def image_to_tensor(image: np.ndarray, image_format: str) -> torch.Tensor:
+def image_to_tensor(image: NDArray[Any], image_format: str) -> torch.Tensor:
     """Convert an RGB image to a tensor.
 
     Args:
@@ -124,7 +125,7 @@ def image_to_tensor(image: np.ndarray, image_format: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+def as_rgb(image: Image.Image | NDArray[Any]) -> NDArray[Any]:
     """Convert a PIL image or an array to uint8 [H, W, 3], RGB.
 
     Args:
@@ -163,7 +164,7 @@ def resized_shape(height: int, width: int, shortest: int, longest: int) -> tuple
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _array_to_rgb(array: np.ndarray) -> np.ndarray:
+def _array_to_rgb(array: NDArray[Any]) -> NDArray[Any]:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
@@ -187,7 +188,7 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
     return _blend_with_white(array) if array.shape[2] == 4 else np.ascontiguousarray(array)
 
 
-def _floats_to_bytes(array: np.ndarray) -> np.ndarray:
+def _floats_to_bytes(array: NDArray[Any]) -> NDArray[Any]:
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise ImageError(
             "an image of floats must be in 0..1, and this one ranges from "
@@ -196,11 +197,11 @@ def _floats_to_bytes(array: np.ndarray) -> np.ndarray:
     return (array * 255 + 0.5).astype(np.uint8)
 
 
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+def _grey_to_rgb(grey: NDArray[Any]) -> NDArray[Any]:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _blend_with_white(rgba: np.ndarray) -> np.ndarray:
+def _blend_with_white(rgba: NDArray[Any]) -> NDArray[Any]:
     opacity = rgba[:, :, 3:].astype(np.uint16)
     colour = rgba[:, :, :3].astype(np.uint16)
     return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)

@@ -19,6 +19,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from fvcore.common.registry import Registry
+from numpy.typing import NDArray
 from PIL import Image
 
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
@@ -222,7 +223,7 @@ def _has_annotation_ids(dataset_name: str) -> bool:
     return first is None or "id" in first
 
 
-def _read_label_map(path: str, dtype: type = int) -> np.ndarray:
+def _read_label_map(path: str, dtype: type = int) -> NDArray[Any]:
     """Read a label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
     with Image.open(path) as image:
         return np.array(image).astype(dtype)

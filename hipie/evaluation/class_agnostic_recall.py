@@ -15,6 +15,7 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -196,7 +197,7 @@ def _count_naming(image: ImageDetections) -> tuple[int, int]:
     return correct, matched
 
 
-def _annotated_masks(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _annotated_masks(record: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return masks [N, H, W] bool and classes [N] of a record's objects, without crowds."""
     if "segments_info" in record:
         labels = read_label_map(record["pan_seg_file_name"])
@@ -208,6 +209,6 @@ def _annotated_masks(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(masks, dtype=bool), classes
 
 
-def _encode_rle(mask: np.ndarray) -> RLE:
+def _encode_rle(mask: NDArray[Any]) -> RLE:
     rle: RLE = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     return rle

@@ -10,6 +10,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
 
 from hipie.data.image_io import read_saliency_mask
 from hipie.evaluation.distributed import gather_lists
@@ -40,8 +41,8 @@ class ImageMeasures(NamedTuple):
     s: float
     f_adaptive: float
     e_adaptive: float
-    f_curve: np.ndarray
-    e_curve: np.ndarray
+    f_curve: NDArray[Any]
+    e_curve: NDArray[Any]
 
 
 class CoSaliencyEvaluator(DatasetEvaluator):
@@ -97,7 +98,7 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         return OrderedDict({self._result_name: cosaliency_scores(images)})
 
 
-def measure_image(image: str, grey: np.ndarray, mask: np.ndarray) -> ImageMeasures:
+def measure_image(image: str, grey: NDArray[Any], mask: NDArray[Any]) -> ImageMeasures:
     """Compute the measures of one image.
 
     Args:
@@ -140,11 +141,11 @@ def cosaliency_scores(images: list[ImageMeasures]) -> dict[str, float]:
     }
 
 
-def _to_grey_map(record: dict[str, Any], output: dict[str, Any]) -> np.ndarray:
+def _to_grey_map(record: dict[str, Any], output: dict[str, Any]) -> NDArray[Any]:
     """Convert an output to a grey map, uint8 [H, W]."""
     if "sem_seg" in output:
         values = np.nan_to_num(predicted_map(output))
-        grey: np.ndarray = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+        grey: NDArray[Any] = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
         return grey
     (instances,) = output["referring"]
     mask = predicted_mask(instances, record["file_name"], record["height"], record["width"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.utils import comm
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ def gather_lists(items: list[T], distributed: bool) -> list[T] | None:
     return list(itertools.chain(*lists)) if comm.is_main_process() else None
 
 
-def gather_sum(counts: np.ndarray, distributed: bool) -> np.ndarray | None:
+def gather_sum(counts: NDArray[Any], distributed: bool) -> NDArray[Any] | None:
     """Sum the arrays of all processes; None on all but the first process."""
     if not distributed:
         return counts

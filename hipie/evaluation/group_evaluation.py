@@ -6,9 +6,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE
 from hipie.evaluation.distributed import gather_lists
@@ -113,7 +113,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
 
     def _match(
         self, group: dict[str, Any], record: dict[str, Any], output: dict[str, Any]
-    ) -> Iterator[tuple[dict[str, Any], RLE | np.ndarray, RLE]]:
+    ) -> Iterator[tuple[dict[str, Any], RLE | NDArray[Any], RLE]]:
         """Yield expression, predicted mask and target mask of an image's output."""
         if "referring" in output:
             yield from match_expressions(record, output["referring"])
@@ -124,7 +124,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
                 f"{record['file_name']}: group {record['group_id']} has no expression "
                 f"{group['sent_id']} for this image"
             )
-        mask: np.ndarray = predicted_map(output) >= MASK_THRESHOLD
+        mask: NDArray[Any] = predicted_map(output) >= MASK_THRESHOLD
         if mask.shape != (record["height"], record["width"]):
             raise ValueError(
                 f"{record['file_name']}: a prediction of {mask.shape} pixels for an image "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def pair_images_with_outputs(
@@ -32,7 +33,7 @@ def pair_images_with_outputs(
             yield item, image, image_output
 
 
-def predicted_map(output: dict[str, Any]) -> np.ndarray:
+def predicted_map(output: dict[str, Any]) -> NDArray[Any]:
     """Return the predicted map of an image, float64 [H, W] in 0..1; zeros if it is rejected.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
 
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.data.image_io import read_label_map
@@ -117,5 +118,5 @@ def _part_pq(counts: Sequence[ClassCounts]) -> float:
     return 100.0 * math.fsum(ious) / denominator if denominator else math.nan
 
 
-def _to_array(values: Any) -> np.ndarray:
+def _to_array(values: Any) -> NDArray[Any]:
     return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)

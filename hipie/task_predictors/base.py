@@ -18,9 +18,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from fvcore.common.registry import Registry
+from numpy.typing import NDArray
 
 from hipie.memory_check import check_memory
 from hipie.modeling.meta_arch.base import SegmentationModel
@@ -62,7 +62,7 @@ class PreparedImage:
     """
 
     def __init__(
-        self, model: SegmentationModel, pixels: np.ndarray, inputs: dict[str, Any]
+        self, model: SegmentationModel, pixels: NDArray[Any], inputs: dict[str, Any]
     ) -> None:
         self.model = model
         self.pixels = pixels

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
@@ -34,7 +34,7 @@ class MaskLabellingPredictor(TaskPredictor):
         images: Sequence[PreparedImage],
         *,
         vocabulary: Vocabulary,
-        masks: np.ndarray | torch.Tensor | None = None,
+        masks: NDArray[Any] | torch.Tensor | None = None,
         sam: Sam | None = None,
         sam_options: dict[str, float] | None = None,
     ) -> list[Segmentation]:

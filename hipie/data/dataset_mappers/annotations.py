@@ -14,6 +14,7 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from hipie.box_ops import masks_to_boxes
@@ -23,8 +24,8 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
 def panoptic_masks(
-    colours: np.ndarray, segments: Iterable[Mapping[str, Any]], transform: T.Transform
-) -> tuple[np.ndarray, np.ndarray]:
+    colours: NDArray[Any], segments: Iterable[Mapping[str, Any]], transform: T.Transform
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the masks of a COCO panoptic map.
 
     Args:
@@ -44,8 +45,8 @@ def panoptic_masks(
 
 
 def part_masks(
-    labels: np.ndarray, transform: T.Transform, min_area: int
-) -> tuple[np.ndarray, np.ndarray]:
+    labels: NDArray[Any], transform: T.Transform, min_area: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the connected components (8 neighbours) of a part map, one mask each.
 
     Args:
@@ -57,7 +58,7 @@ def part_masks(
         (bool [N, h, w], classes int64 [N]), by class, then from the top.
     """
     transformed = _transform_labels(labels, transform)
-    masks: list[np.ndarray] = []
+    masks: list[NDArray[Any]] = []
     classes: list[int] = []
     for index, window in enumerate(ndimage.find_objects(transformed)):
         if window is None:
@@ -75,8 +76,8 @@ def part_masks(
 
 
 def semantic_masks(
-    labels: np.ndarray, transform: T.Transform, ignore_label: int
-) -> tuple[np.ndarray, np.ndarray]:
+    labels: NDArray[Any], transform: T.Transform, ignore_label: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return one mask for each class of a semantic map.
 
     Args:
@@ -93,7 +94,7 @@ def semantic_masks(
     return transformed[None] == classes[:, None, None], classes
 
 
-def _transform_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarray:
+def _transform_labels(labels: NDArray[Any], transform: T.Transform) -> NDArray[Any]:
     """Apply a transform with nearest-neighbour sampling to a label map of any integer type.
 
     Detectron2 resizes 8-bit maps only; wider ones are transformed as two planes of bytes.
@@ -109,7 +110,7 @@ def _transform_labels(labels: np.ndarray, transform: T.Transform) -> np.ndarray:
     )
 
 
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[Any]:
     """Decode COCO polygons or an RLE (compressed or not) to a mask; polygons are joined.
 
     Returns:
@@ -120,7 +121,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 def instance_masks(
     annotations: Sequence[Mapping[str, Any]], height: int, width: int, transform: T.Transform
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the masks of COCO annotations, filled boxes for those without; crowds are dropped.
 
     Returns:
@@ -143,7 +144,7 @@ def instance_masks(
     return np.stack(masks), np.array(classes, dtype=np.int64)
 
 
-def _filled_box(box: Sequence[float], height: int, width: int) -> np.ndarray:
+def _filled_box(box: Sequence[float], height: int, width: int) -> NDArray[Any]:
     left, top, box_width, box_height = box
     mask = np.zeros((height, width), dtype=np.uint8)
     rows = slice(max(0, round(top)), max(0, round(top + box_height)))
@@ -151,7 +152,7 @@ def _filled_box(box: Sequence[float], height: int, width: int) -> np.ndarray:
     return mask
 
 
-def masks_to_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
+def masks_to_instances(masks: NDArray[Any], classes: NDArray[Any]) -> Instances:
     """Convert masks to Detectron2's `Instances` for training; empty masks are dropped.
 
     Args:

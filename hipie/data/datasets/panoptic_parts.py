@@ -16,8 +16,10 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 NO_OBJECT = -1
 MAX_LABEL = 9_999_999
@@ -33,9 +35,9 @@ class PanopticParts:
         parts: part number within the class, 0 where the label has none.
     """
 
-    classes: np.ndarray
-    objects: np.ndarray
-    parts: np.ndarray
+    classes: NDArray[Any]
+    objects: NDArray[Any]
+    parts: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PartClass:
         return len(set(self.parts.values())) > 1
 
 
-def decode_uids(uids: np.ndarray) -> PanopticParts:
+def decode_uids(uids: NDArray[Any]) -> PanopticParts:
     """Decode a label map of Panoptic Parts.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 HEADER_BYTES = 128
 MAX_UNPACKED_BYTES = 1 << 29
@@ -82,17 +83,17 @@ class _Reader:
             self._take(min(-len(content) % 8, self.remaining))
         return first, content
 
-    def numbers(self) -> np.ndarray:
+    def numbers(self) -> NDArray[Any]:
         """Read the next element, which must be numeric: [N]."""
         data_type, content = self.element()
         if data_type not in NUMERIC_TYPES:
             raise ValueError(f"an element has the data type {data_type} instead of numbers")
         return self._array(content, NUMERIC_TYPES[data_type])
 
-    def _numbers(self, size: int, dtype: str) -> np.ndarray:
+    def _numbers(self, size: int, dtype: str) -> NDArray[Any]:
         return self._array(self._take(size), dtype)
 
-    def _array(self, content: memoryview, dtype: str) -> np.ndarray:
+    def _array(self, content: memoryview, dtype: str) -> NDArray[Any]:
         return np.frombuffer(content, np.dtype(dtype).newbyteorder(self.byte_order))  # type: ignore[call-overload]
 
     def _take(self, size: int) -> memoryview:
@@ -134,7 +135,7 @@ def _matrix(reader: _Reader, depth: int) -> tuple[str, Any]:
     raise ValueError(f'"{name}" has the unsupported array class {array_class}')
 
 
-def _reshape(values: np.ndarray, shape: list[int]) -> np.ndarray:
+def _reshape(values: NDArray[Any], shape: list[int]) -> NDArray[Any]:
     if len(values) != math.prod(shape):
         raise ValueError(f"a matrix of shape {shape} has {len(values)} numbers")
     return values.reshape(shape, order="F")

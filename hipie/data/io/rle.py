@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
+from numpy.typing import NDArray
 
 from hipie.data.io.validation import DatasetError, shorten
 
@@ -69,7 +70,7 @@ def merge_rles(rles: Sequence[RLE], height: int, width: int) -> RLE:
     return rles[0] if len(rles) == 1 else mask_util.merge(list(rles))
 
 
-def decode_counts(counts: str | bytes) -> np.ndarray | None:
+def decode_counts(counts: str | bytes) -> NDArray[Any] | None:
     """Decode the `counts` of a compressed RLE.
 
     Returns:
@@ -123,7 +124,7 @@ def is_self_intersecting(points: Sequence[float]) -> bool:
     return bool((separated & separated.T).any())
 
 
-def _orientation(origin: np.ndarray, end: np.ndarray, point: np.ndarray) -> np.ndarray:
+def _orientation(origin: NDArray[Any], end: NDArray[Any], point: NDArray[Any]) -> NDArray[Any]:
     """Return the sign of the cross product of origin->end and origin->point."""
     side, offset = end - origin, point - origin
     return np.sign(side[..., 0] * offset[..., 1] - side[..., 1] * offset[..., 0])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .classes import SPLITS, STUFF, THING_BY_NAME
 from .page import Page, Part, Segment
@@ -114,7 +115,7 @@ def _assemble(
     rng: np.random.Generator,
     scene: Scene,
     placed: list[Placed],
-    owner: np.ndarray,
+    owner: NDArray[Any],
     split: str,
     index: int,
 ) -> Page:
@@ -157,7 +158,7 @@ def _window(
     return page, sprite
 
 
-def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], np.ndarray]:
+def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], NDArray[Any]]:
     """Drop, from the most hidden on, things of which too little shows; who owns which pixel."""
     while True:
         owner = np.zeros(scene.stuff.shape, np.int32)
@@ -177,7 +178,7 @@ def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], np.ndarr
         placed = [item for number, item in enumerate(placed, 1) if number != worst]
 
 
-def _shadow(canvas: np.ndarray, item: Placed) -> None:
+def _shadow(canvas: NDArray[Any], item: Placed) -> None:
     """Darken the ground under a standing thing with a soft ellipse."""
     if item.hangs:
         return
@@ -193,7 +194,7 @@ def _shadow(canvas: np.ndarray, item: Placed) -> None:
     page *= shade[first : first + page.shape[0], start : start + page.shape[1], None]
 
 
-def _compose(canvas: np.ndarray, part_map: np.ndarray, item: Placed, base: int) -> None:
+def _compose(canvas: NDArray[Any], part_map: NDArray[Any], item: Placed, base: int) -> None:
     page, inside = _window(item, part_map.shape)
     cover = item.sprite.cover[inside][..., None]
     canvas[page] = canvas[page] * (1 - cover) + item.sprite.colours[inside]
@@ -203,7 +204,7 @@ def _compose(canvas: np.ndarray, part_map: np.ndarray, item: Placed, base: int) 
     target[labels > 0] = base + labels[labels > 0] if has_parts else 0
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def _box(mask: NDArray[Any]) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (
         int(columns[0]), int(rows[0]),
@@ -212,8 +213,8 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _segments(
-    scene: Scene, placed: list[Placed], owner: np.ndarray
-) -> tuple[np.ndarray, list[Segment]]:
+    scene: Scene, placed: list[Placed], owner: NDArray[Any]
+) -> tuple[NDArray[Any], list[Segment]]:
     panoptic = owner.copy()
     segments = []
     for number, item in enumerate(placed, 1):
@@ -237,7 +238,7 @@ def _segments(
     return panoptic, segments
 
 
-def _parts(placed: list[Placed], bases: list[int], part_map: np.ndarray) -> tuple[Part, ...]:
+def _parts(placed: list[Placed], bases: list[int], part_map: NDArray[Any]) -> tuple[Part, ...]:
     found = []
     for thing_id, (item, base) in enumerate(zip(placed, bases, strict=True), 1):
         thing = THING_BY_NAME[item.wish.name]
@@ -262,7 +263,7 @@ def _parts(placed: list[Placed], bases: list[int], part_map: np.ndarray) -> tupl
     return tuple(found)
 
 
-def _finish(rng: np.random.Generator, scene: Scene, canvas: np.ndarray) -> np.ndarray:
+def _finish(rng: np.random.Generator, scene: Scene, canvas: NDArray[Any]) -> NDArray[Any]:
     """Tint the page by the hour, darken its corners a little, and give it the grain of paper."""
     height, width = scene.stuff.shape
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from .classes import CATEGORY_IDS, CLASS_NAMES, PARTS, THINGS
@@ -39,15 +41,20 @@ def check_split(root: str | Path, split: str, most_pages: int | None = None) -> 
     return problems + list(_check_sentences(root, split, instances["annotations"]))
 
 
-def _by_image(annotations: list[dict]) -> dict[int, list[dict]]:
-    gathered: dict[int, list[dict]] = {}
+def _by_image(annotations: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    gathered: dict[int, list[dict[str, Any]]] = {}
     for annotation in annotations:
         gathered.setdefault(annotation["image_id"], []).append(annotation)
     return gathered
 
 
 def _check_page(
-    root: Path, split: str, image: dict, record: dict, things: list[dict], parts: list[dict]
+    root: Path,
+    split: str,
+    image: dict[str, Any],
+    record: dict[str, Any],
+    things: list[dict[str, Any]],
+    parts: list[dict[str, Any]],
 ) -> list[str]:
     stem = Path(image["file_name"]).stem
     names = (f"images/{split}/{stem}.jpg",) + tuple(
@@ -67,7 +74,9 @@ def _check_page(
     return [f"{split} page {stem}: {problem}" for problem in found]
 
 
-def _check_segments(record: dict, ids: np.ndarray, semantic: np.ndarray) -> Iterator[str]:
+def _check_segments(
+    record: dict[str, Any], ids: NDArray[Any], semantic: NDArray[Any]
+) -> Iterator[str]:
     for segment in record["segments_info"]:
         mask = ids == segment["id"]
         if mask.sum() != segment["area"]:
@@ -79,14 +88,16 @@ def _check_segments(record: dict, ids: np.ndarray, semantic: np.ndarray) -> Iter
         yield "the semantic map labels pixels that the panoptic map does not"
 
 
-def _check_things(things: list[dict], ids: np.ndarray) -> Iterator[str]:
+def _check_things(things: list[dict[str, Any]], ids: NDArray[Any]) -> Iterator[str]:
     for thing in things:
         mask = coco_mask.decode(thing["segmentation"]).astype(bool)
         if not np.array_equal(mask, ids == thing["id"] % 32):
             yield f"instance {thing['id']} and the panoptic map disagree"
 
 
-def _check_parts(parts: list[dict], things: dict[int, dict], labels: np.ndarray) -> Iterator[str]:
+def _check_parts(
+    parts: list[dict[str, Any]], things: dict[int, dict[str, Any]], labels: NDArray[Any]
+) -> Iterator[str]:
     names = {CATEGORY_IDS[thing.name]: thing.name for thing in THINGS}
     innermost = sorted(parts, key=lambda part: part["level"])
     drawn = np.zeros(labels.shape, np.uint8)
@@ -104,7 +115,7 @@ def _check_parts(parts: list[dict], things: dict[int, dict], labels: np.ndarray)
         yield "the parts and the label map of parts disagree"
 
 
-def _check_sentences(root: Path, split: str, things: list[dict]) -> Iterator[str]:
+def _check_sentences(root: Path, split: str, things: list[dict[str, Any]]) -> Iterator[str]:
     known = {thing["id"]: thing for thing in things}
     for reference in read_json(root / GREFS):
         if reference["split"] != split or reference["no_target"]:

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,14 +42,14 @@ class PictureBookError(ValueError):
     """A folder that cannot take, or does not hold, the split asked for."""
 
 
-def settings(seed: int, split: str, count: int, groups: int) -> dict:
+def settings(seed: int, split: str, count: int, groups: int) -> dict[str, Any]:
     """What a finished split is known by, with a digest of it."""
     chosen = {"version": VERSION, "seed": seed, "split": split, "count": count, "groups": groups}
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return {**chosen, "digest": digest}
 
 
-def finished(root: str | Path, split: str) -> dict | None:
+def finished(root: str | Path, split: str) -> dict[str, Any] | None:
     """The settings of a finished split, or None."""
     marker = Path(root) / f".done_{split}.json"
     return read_json(marker) if marker.exists() else None
@@ -88,7 +89,7 @@ def write_split(
     return root
 
 
-def _fill(root: Path, wanted: dict, workers: int, progress: Progress | None) -> None:
+def _fill(root: Path, wanted: dict[str, Any], workers: int, progress: Progress | None) -> None:
     """Draw what is missing of a split, then join it. The caller holds the split's lock."""
     seed, split, count, groups = (wanted[key] for key in ("seed", "split", "count", "groups"))
     (root / f".done_{split}.json").unlink(missing_ok=True)
@@ -129,7 +130,7 @@ def _tasks(work: Path, count: int, groups: int) -> list[tuple[str, int, int, Pat
     return tasks
 
 
-def _run(tasks: list, root: Path, seed: int, split: str, workers: int) -> Iterator[int]:
+def _run(tasks: list[Any], root: Path, seed: int, split: str, workers: int) -> Iterator[int]:
     """Do the tasks that have no result yet; yield the size of each as it is there."""
     left = []
     for task in tasks:
@@ -166,7 +167,7 @@ def _draw(root: Path, seed: int, split: str, kind: str, first: int, last: int, r
     return last - first
 
 
-def _write_page(root: Path, book: PictureBook, index: int) -> dict:
+def _write_page(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     page, split = book.page(index), book.split
     name, image = stem(index), image_id(book.split, index)
     coded = np.zeros((*page.panoptic.shape, 3), np.uint8)
@@ -231,5 +232,5 @@ def _sweep(folder: Path, count: int) -> None:
             path.unlink()
 
 
-def _flat(pages: list[dict], key: str) -> list[dict]:
+def _flat(pages: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     return [record for page in pages for record in page[key]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
+from numpy.typing import NDArray
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -41,13 +41,13 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not a whole JSON file: {error}") from error
 
 
-def write_png(path: Path, labels: np.ndarray) -> None:
+def write_png(path: Path, labels: NDArray[Any]) -> None:
     """Write a uint8 label map [H,W], or RGB [H,W,3]."""
     pixels = labels[..., ::-1] if labels.ndim == 3 else labels
     write_bytes(path, cv2.imencode(".png", pixels)[1].tobytes())
 
 
-def write_jpeg(path: Path, image: np.ndarray, quality: int = 95) -> None:
+def write_jpeg(path: Path, image: NDArray[Any], quality: int = 95) -> None:
     """Write uint8 RGB [H,W,3] as a JPEG."""
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     write_bytes(path, coded.tobytes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 from . import records
 from .book import PictureBook
@@ -22,7 +23,7 @@ from .numbering import annotation_id, group_image_id, stem
 _SENTENCES_A_GROUP = 4
 
 
-def write_group(root: Path, book: PictureBook, index: int) -> dict:
+def write_group(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     """Draw a group, write its pages, and return its records for `collect_groups`."""
     group = book.group(index)
     images = []
@@ -35,7 +36,7 @@ def write_group(root: Path, book: PictureBook, index: int) -> dict:
     return {"index": index, "scene": group.pages[0].scene, "images": images, "sentences": sentences}
 
 
-def _image(group: Group, place: int, image: int, name: str) -> dict:
+def _image(group: Group, place: int, image: int, name: str) -> dict[str, Any]:
     page = group.pages[place]
     annotations = []
     for thing in page.things:
@@ -58,9 +59,9 @@ def _image(group: Group, place: int, image: int, name: str) -> dict:
     }
 
 
-def collect_groups(root: Path, split: str, drawn: list[dict]) -> None:
+def collect_groups(root: Path, split: str, drawn: list[dict[str, Any]]) -> None:
     """Write the four pickles of a split, and drop pages of groups that it no longer has."""
-    tables: dict[str, dict[int, dict]] = {
+    tables: dict[str, dict[int, dict[str, Any]]] = {
         "images": {},
         "annotations": {},
         "sentences": {},
@@ -80,7 +81,7 @@ def collect_groups(root: Path, split: str, drawn: list[dict]) -> None:
             path.unlink()
 
 
-def _add_group(tables: dict[str, dict[int, dict]], group: dict) -> None:
+def _add_group(tables: dict[str, dict[int, dict[str, Any]]], group: dict[str, Any]) -> None:
     number = group["index"] + 1
     first = group["index"] * _SENTENCES_A_GROUP + 1
     ids = [first + k for k in range(len(group["sentences"]))]

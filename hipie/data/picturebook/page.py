@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .queries import Query
 
@@ -44,7 +46,7 @@ class Part:
     name: str
     level: int
     parent: int | None
-    mask: np.ndarray
+    mask: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Page:
     index: int
     split: str
     scene: str
-    image: np.ndarray
-    panoptic: np.ndarray
-    part_map: np.ndarray
+    image: NDArray[Any]
+    panoptic: NDArray[Any]
+    part_map: NDArray[Any]
     segments: tuple[Segment, ...]
     parts: tuple[Part, ...]
     expressions: tuple[Expression, ...] = field(default=())
@@ -86,6 +88,6 @@ class Page:
     def things(self) -> tuple[Segment, ...]:
         return tuple(segment for segment in self.segments if segment.kind == "thing")
 
-    def mask(self, *ids: int) -> np.ndarray:
+    def mask(self, *ids: int) -> NDArray[Any]:
         """Union, bool [H,W], of the segments of these ids; empty for none."""
         return np.isin(self.panoptic, ids)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .classes import STUFF
 from .textures import lying, upright
@@ -85,7 +88,9 @@ TINTS: tuple[tuple[float, float, float], ...] = (
 )
 
 
-def paint(rng: np.random.Generator, stuff: np.ndarray, marks: np.ndarray | None) -> np.ndarray:
+def paint(
+    rng: np.random.Generator, stuff: NDArray[Any], marks: NDArray[Any] | None
+) -> NDArray[Any]:
     """Paint a map of stuff.
 
     Args:
@@ -120,7 +125,7 @@ def paint(rng: np.random.Generator, stuff: np.ndarray, marks: np.ndarray | None)
     return canvas
 
 
-def _sun(rng: np.random.Generator, painted: np.ndarray, scale: float) -> np.ndarray:
+def _sun(rng: np.random.Generator, painted: NDArray[Any], scale: float) -> NDArray[Any]:
     """Let a pale disc with a halo shine through the sky."""
     height, width = painted.shape[:2]
     at = rng.uniform((0.08, 0.12), (0.92, 0.5)) * (width, height)
@@ -134,7 +139,7 @@ def _sun(rng: np.random.Generator, painted: np.ndarray, scale: float) -> np.ndar
 
 def _relief(
     rng: np.random.Generator, kind: str, width: int, height: int, scale: float
-) -> tuple[np.ndarray, float]:
+) -> tuple[NDArray[Any], float]:
     offset = rng.uniform(0, 512, 2)
     scale = scale * rng.uniform(0.85, 1.2)
     strength = STRENGTH[kind] * rng.uniform(0.8, 1.15)
@@ -144,7 +149,7 @@ def _relief(
     return lying(name, width, height, scale, offset), strength
 
 
-def _edges(canvas: np.ndarray, stuff: np.ndarray) -> None:
+def _edges(canvas: NDArray[Any], stuff: NDArray[Any]) -> None:
     """Darken a thin line where two kinds of stuff meet, as an ink line would."""
     border = np.zeros(stuff.shape, np.uint8)
     border[1:] |= stuff[1:] != stuff[:-1]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .classes import COLOURS
 
@@ -41,9 +43,9 @@ class Sprite:
     holds it or -1). `foot` is the pixel of the sprite, (x, y), that stands on the ground.
     """
 
-    colours: np.ndarray
-    cover: np.ndarray
-    labels: np.ndarray
+    colours: NDArray[Any]
+    cover: NDArray[Any]
+    labels: NDArray[Any]
     parts: tuple[tuple[str, int], ...]
     foot: tuple[int, int]
 
@@ -96,7 +98,7 @@ class Pen:
 
     def _paint_coat(
         self, pattern: str, height: float, rng: np.random.Generator
-    ) -> np.ndarray | None:
+    ) -> NDArray[Any] | None:
         phase, angle = rng.uniform(0, 1, 2)
         if pattern == "plain":
             return None
@@ -126,12 +128,12 @@ class Pen:
         """Let shapes that follow belong to the part of this index again."""
         self._label = index + 1
 
-    def _place(self, points: np.ndarray) -> np.ndarray:
+    def _place(self, points: NDArray[Any]) -> NDArray[Any]:
         placed = points @ self._matrix.T + self._offset
         return np.round(placed * (1 << _SHIFT)).astype(np.int32)
 
     def polygon(
-        self, points: Sequence[Point] | np.ndarray, fill: Colour | str, outline: bool = True
+        self, points: Sequence[Point] | NDArray[Any], fill: Colour | str, outline: bool = True
     ) -> None:
         """Fill a closed polygon; outline it with the fill's darker shade."""
         corners = [self._place(np.asarray(points, dtype=np.float64))]
@@ -149,7 +151,7 @@ class Pen:
             self._stroke(corners, shade, self._line, True, label)
 
     def _stroke(
-        self, lines: list[np.ndarray], colour: Colour, width: int, closed: bool, label: int
+        self, lines: list[NDArray[Any]], colour: Colour, width: int, closed: bool, label: int
     ) -> None:
         cv2.polylines(self._canvas, lines, closed, colour, width, cv2.LINE_AA, _SHIFT)
         cv2.polylines(self._labels, lines, closed, label, width, cv2.LINE_8, _SHIFT)
@@ -221,7 +223,7 @@ def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
     return tuple(int(v) for v in np.clip(np.asarray(colour) + shade, 0, 255))
 
 
-def smooth(points: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
+def smooth(points: NDArray[Any], closed: bool, steps: int = 6) -> NDArray[Any]:
     """Points along the Catmull-Rom spline through `points` [N,2]."""
     if closed:
         before, after, later = np.roll(points, 1, 0), np.roll(points, -1, 0), np.roll(points, -2, 0)
@@ -237,7 +239,7 @@ def smooth(points: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
     return curve if closed else np.concatenate([curve, after[-1:]])
 
 
-def ellipse_points(centre: Point, radii: Point, turn: float = 0.0, count: int = 28) -> np.ndarray:
+def ellipse_points(centre: Point, radii: Point, turn: float = 0.0, count: int = 28) -> NDArray[Any]:
     """Points [count,2] on an ellipse."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
@@ -245,7 +247,7 @@ def ellipse_points(centre: Point, radii: Point, turn: float = 0.0, count: int = 
     return np.stack([centre[0] + x * cosine - y * sine, centre[1] + x * sine + y * cosine], 1)
 
 
-def box_points(x0: float, y0: float, x1: float, y1: float, round_: float) -> np.ndarray:
+def box_points(x0: float, y0: float, x1: float, y1: float, round_: float) -> NDArray[Any]:
     """Corners of a rectangle, each replaced by a quarter circle when `round_` > 0."""
     if round_ <= 0:
         return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .classes import (
     COLOURS,
@@ -134,7 +136,7 @@ class Placer:
         self.unit = min(self.height, self.width)
         self.kinds = frozenset(STUFF[i].name for i in np.unique(scene.stuff))
         self.placed: list[Placed] = []
-        self._boxes: list[np.ndarray] = []
+        self._boxes: list[NDArray[Any]] = []
         self._coarse = scene.stuff[3::6, 3::6]
 
     def put(self, wish: Wish) -> bool:
@@ -206,7 +208,7 @@ class Placer:
             return all(self._at(*end) in grounds for end in ends)
         return self._at(x, middle) in grounds and self._at(x, y - 0.2 * tall) in (*grounds, *AIRY)
 
-    def _overlap(self, box: np.ndarray) -> float:
+    def _overlap(self, box: NDArray[Any]) -> float:
         """The largest share that this box and an earlier one hide of each other."""
         worst = 0.0
         for other in self._boxes:
@@ -216,7 +218,7 @@ class Placer:
             worst = max(worst, float(shared / smaller))
         return worst
 
-    def _ground(self, box: np.ndarray, hangs: bool, grounds: dict[str, float]) -> str | None:
+    def _ground(self, box: NDArray[Any], hangs: bool, grounds: dict[str, float]) -> str | None:
         x0, x1 = (int(np.clip(v, 0, self.width - 1)) for v in (box[0], box[2]))
         if hangs:
             y0, y1 = (int(np.clip(v, 0, self.height - 1)) for v in (box[1], box[3]))

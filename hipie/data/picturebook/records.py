@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from .classes import CATEGORY_IDS, CLASS_NAMES, PART_IDS, PARTS, THINGS
@@ -71,7 +72,7 @@ def part_categories() -> list[Record]:
     ]
 
 
-def rle(mask: np.ndarray) -> Record:
+def rle(mask: NDArray[Any]) -> Record:
     """COCO's compressed run lengths of a bool mask, ready for JSON."""
     coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode("ascii")}
@@ -160,12 +161,12 @@ def part_records(page: Page, image: int) -> list[Record]:
     return records
 
 
-def semantic_map(page: Page) -> np.ndarray:
+def semantic_map(page: Page) -> NDArray[Any]:
     """uint8 [H,W]: index into `CLASS_NAMES`, 255 where unlabelled."""
     return _by_segment(page, {name: number for number, name in enumerate(CLASS_NAMES)}, 255)
 
 
-def part_label_map(page: Page) -> np.ndarray:
+def part_label_map(page: Page) -> NDArray[Any]:
     """uint8 [H,W]: 1-based index into `PARTS`, innermost part first; 0 where unlabelled."""
     whole = {row.name: PART_IDS[row.name] for row in PARTS if row.whole is None}
     labels = _by_segment(page, whole, 0)
@@ -175,7 +176,7 @@ def part_label_map(page: Page) -> np.ndarray:
     return np.where(page.part_map > 0, table[page.part_map], labels)
 
 
-def _by_segment(page: Page, values: dict[str, int], empty: int) -> np.ndarray:
+def _by_segment(page: Page, values: dict[str, int], empty: int) -> NDArray[Any]:
     table = np.full(len(page.segments) + 1, empty, np.uint8)
     for segment in page.segments:
         table[segment.id] = values.get(segment.name, empty)

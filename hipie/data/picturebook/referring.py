@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 from . import records
 from .book import VERSION
@@ -24,7 +25,7 @@ KINDS = "refer/sentences.json"
 
 
 def merge_sentences(
-    root: Path, seed: int, split: str, references: list[dict], kinds: list[dict]
+    root: Path, seed: int, split: str, references: list[dict[str, Any]], kinds: list[dict[str, Any]]
 ) -> None:
     """Replace one split's sentences in the shared files. The caller holds the folder's lock."""
     everything = _others(root / GREFS, split, []) + references
@@ -39,19 +40,19 @@ def merge_sentences(
     write_json(root / GREFS, everything)
 
 
-def _others(path: Path, split: str, empty: list[dict]) -> list[dict]:
+def _others(path: Path, split: str, empty: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not path.exists():
         return empty
     return [reference for reference in read_json(path) if reference["split"] != split]
 
 
-def _table(path: Path) -> dict[str, dict]:
+def _table(path: Path) -> dict[str, dict[str, Any]]:
     return read_json(path) if path.exists() else {}
 
 
-def single_references(references: list[dict]) -> list[dict]:
+def single_references(references: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """RefCOCO's references: the sentences about one thing, gathered by thing."""
-    gathered: dict[int, dict] = {}
+    gathered: dict[int, dict[str, Any]] = {}
     for reference in references:
         if reference["no_target"] or len(reference["ann_id"]) != 1:
             continue
@@ -74,7 +75,7 @@ def _suffixed(file_name: str, thing: int) -> str:
     return f"{file_name.rsplit('_', 1)[0]}_{thing}.jpg"
 
 
-def _all_instances(root: Path, seed: int) -> dict:
+def _all_instances(root: Path, seed: int) -> dict[str, Any]:
     joined = {
         "info": records.info(seed, VERSION, "all"), "licenses": records.LICENCES, "images": [],
         "annotations": [], "categories": records.thing_categories(),

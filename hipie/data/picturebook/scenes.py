@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .painting import INDEX, TINTS, paint
 from .pen import smooth
@@ -21,9 +23,9 @@ class Scene:
     """
 
     name: str
-    stuff: np.ndarray
-    canvas: np.ndarray
-    tint: np.ndarray
+    stuff: NDArray[Any]
+    canvas: NDArray[Any]
+    tint: NDArray[Any]
     horizon: int
 
 
@@ -64,7 +66,7 @@ class _Sheet:
         corners.append((1.1 * self.width, floor))
         self.polygon("mountain", np.array(corners), only=("sky",))
 
-    def polygon(self, name: str, points: np.ndarray, only: tuple[str, ...] = ()) -> np.ndarray:
+    def polygon(self, name: str, points: NDArray[Any], only: tuple[str, ...] = ()) -> NDArray[Any]:
         mask = np.zeros(self.map.shape, np.uint8)
         cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1)
         chosen = mask > 0
@@ -73,7 +75,7 @@ class _Sheet:
         self.map[chosen] = INDEX[name]
         return chosen
 
-    def road(self, ground: str) -> np.ndarray:
+    def road(self, ground: str) -> NDArray[Any]:
         """Lay a road across the ground or towards the horizon; returns where its marks are."""
         marks = np.zeros(self.map.shape, np.uint8)
         top = self.horizon / self.height
@@ -160,7 +162,7 @@ class _Sheet:
         self.polygon("carpet", points)
 
 
-def _line(mask: np.ndarray, ends: list, width: float) -> None:
+def _line(mask: NDArray[Any], ends: list[Any], width: float) -> None:
     a, b = (tuple(int(round(v)) for v in end) for end in ends)
     cv2.line(mask, a, b, 1, max(1, round(width)))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 TILE = 512
 """Side of every tile in pixels; a tile is float32 [TILE,TILE], about -1 (dark) .. 1 (light)."""
 
 
-def _noise(rng: np.random.Generator, across: int, down: int) -> np.ndarray:
+def _noise(rng: np.random.Generator, across: int, down: int) -> NDArray[Any]:
     """Smooth periodic noise with this many bumps each way, zero mean, unit deviation."""
     grid = rng.standard_normal((down, across)).astype(np.float32)
     padded = np.pad(grid, 3, mode="wrap")
@@ -22,7 +24,7 @@ def _noise(rng: np.random.Generator, across: int, down: int) -> np.ndarray:
     return (cut - cut.mean()) / cut.std()
 
 
-def _wrapped(draw, points: np.ndarray, reach: int) -> None:
+def _wrapped(draw, points: NDArray[Any], reach: int) -> None:
     """Call `draw(points)` at every shift by which the stroke reaches over the tile's border."""
     low, high = points.min(0) - reach, points.max(0) + reach
     for dx in (-TILE, 0, TILE):
@@ -32,7 +34,7 @@ def _wrapped(draw, points: np.ndarray, reach: int) -> None:
 
 
 def _strokes(
-    tile: np.ndarray,
+    tile: NDArray[Any],
     rng: np.random.Generator,
     count: int,
     shape,
@@ -43,19 +45,19 @@ def _strokes(
         points = shape(rng) + rng.uniform(0, TILE, 2)
         value = float(rng.uniform(*sorted(values)))
 
-        def draw(at: np.ndarray, value: float = value) -> None:
+        def draw(at: NDArray[Any], value: float = value) -> None:
             fixed = [np.round(at * 16).astype(np.int32)]
             cv2.polylines(tile, fixed, False, value, thickness, cv2.LINE_AA, 4)
 
         _wrapped(draw, points, thickness + 1)
 
 
-def _sky(rng: np.random.Generator) -> np.ndarray:
+def _sky(rng: np.random.Generator) -> NDArray[Any]:
     soft = _noise(rng, 3, 8) + 0.6 * _noise(rng, 7, 15) + 0.25 * _noise(rng, 20, 34)
     return np.clip((soft - 0.5) * 0.9, -0.12, 1.0)
 
 
-def _mountain(rng: np.random.Generator) -> np.ndarray:
+def _mountain(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.where(_noise(rng, 9, 7) > 0, 0.45, -0.45).astype(np.float32)
     slope = np.array([[0.0, 0.0], [16.0, 30.0]])
     for sign, value in ((1, 0.55), (-1, -0.75)):
@@ -66,10 +68,10 @@ def _mountain(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _grass(rng: np.random.Generator) -> np.ndarray:
+def _grass(rng: np.random.Generator) -> NDArray[Any]:
     tile = 0.25 * _noise(rng, 12, 12)
 
-    def blade(r: np.random.Generator) -> np.ndarray:
+    def blade(r: np.random.Generator) -> NDArray[Any]:
         lean, tall = r.uniform(-5, 5), r.uniform(9, 17)
         return np.array([[0, 0], [lean * 0.3, -tall * 0.6], [lean, -tall]])
 
@@ -78,16 +80,16 @@ def _grass(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _road(rng: np.random.Generator) -> np.ndarray:
+def _road(rng: np.random.Generator) -> NDArray[Any]:
     grain = rng.standard_normal((TILE // 2, TILE // 2)).astype(np.float32)
     grain = cv2.resize(grain, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
     return np.clip(0.55 * grain + 0.15 * _noise(rng, 9, 9), -1, 1)
 
 
-def _water(rng: np.random.Generator) -> np.ndarray:
+def _water(rng: np.random.Generator) -> NDArray[Any]:
     tile = 0.2 * _noise(rng, 4, 14)
 
-    def wave(r: np.random.Generator) -> np.ndarray:
+    def wave(r: np.random.Generator) -> NDArray[Any]:
         long, swell = r.uniform(24, 60), r.uniform(2.2, 4.2)
         x = np.linspace(0, long, 13)
         return np.stack([x, swell * np.sin(x / 7.5)], 1)
@@ -97,7 +99,7 @@ def _water(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _sand(rng: np.random.Generator) -> np.ndarray:
+def _sand(rng: np.random.Generator) -> NDArray[Any]:
     y = np.arange(TILE, dtype=np.float32)[:, None]
     bent = y + 9 * _noise(rng, 5, 5)
     tile = (0.33 * np.sin(bent * 2 * np.pi / 32)).astype(np.float32)
@@ -106,14 +108,14 @@ def _sand(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _snow(rng: np.random.Generator) -> np.ndarray:
+def _snow(rng: np.random.Generator) -> NDArray[Any]:
     tile = 0.45 * _noise(rng, 4, 8)
     for _ in range(110):
         centre, reach = rng.uniform(0, TILE, 2), rng.uniform(4.0, 8.0)
         for turn in np.arange(3) * np.pi / 3:
             tip = reach * np.array([np.cos(turn), np.sin(turn)])
 
-            def draw(at: np.ndarray) -> None:
+            def draw(at: NDArray[Any]) -> None:
                 fixed = [np.round(at * 16).astype(np.int32)]
                 cv2.polylines(tile, fixed, False, -1.3, 1, cv2.LINE_AA, 4)
 
@@ -121,7 +123,7 @@ def _snow(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _pavement(rng: np.random.Generator) -> np.ndarray:
+def _pavement(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.zeros((TILE, TILE), np.float32)
     high, wide = 16, 32
     for row in range(TILE // high):
@@ -135,7 +137,7 @@ def _pavement(rng: np.random.Generator) -> np.ndarray:
     return tile + 0.06 * _noise(rng, 64, 64)
 
 
-def _wall(rng: np.random.Generator) -> np.ndarray:
+def _wall(rng: np.random.Generator) -> NDArray[Any]:
     """Wallpaper: rows of small flowers of five dots."""
     tile = np.zeros((TILE, TILE), np.float32)
     step = 32
@@ -152,7 +154,7 @@ def _wall(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
-def _wall_striped(rng: np.random.Generator) -> np.ndarray:
+def _wall_striped(rng: np.random.Generator) -> NDArray[Any]:
     """Wallpaper: broad upright bands with a thin line between."""
     x = np.arange(TILE)
     band = np.where((x // 16) % 2 == 0, 0.45, -0.3)
@@ -160,7 +162,7 @@ def _wall_striped(rng: np.random.Generator) -> np.ndarray:
     return np.repeat(band[None], TILE, 0)
 
 
-def _floor(rng: np.random.Generator) -> np.ndarray:
+def _floor(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.zeros((TILE, TILE), np.float32)
     grain = _noise(rng, 4, 128)
     wide = 32
@@ -176,7 +178,7 @@ def _floor(rng: np.random.Generator) -> np.ndarray:
     return tile + 0.16 * grain
 
 
-def _carpet(rng: np.random.Generator) -> np.ndarray:
+def _carpet(rng: np.random.Generator) -> NDArray[Any]:
     y, x = np.mgrid[0:TILE, 0:TILE].astype(np.float32)
     zigzag = y + 10 * np.abs(((x / 32) % 1.0) - 0.5) * 2
     tile = np.where((zigzag / 16) % 2 < 1, 0.6, -0.5).astype(np.float32)
@@ -191,7 +193,7 @@ _TILES = {
 
 
 @cache
-def tile(name: str) -> np.ndarray:
+def tile(name: str) -> NDArray[Any]:
     """The tile of this name; raises KeyError for a name that has none."""
     number = list(_TILES).index(name) if name in _TILES else None
     if number is None:
@@ -201,7 +203,7 @@ def tile(name: str) -> np.ndarray:
     return drawn
 
 
-def upright(name: str, width: int, height: int, scale: float, offset: np.ndarray) -> np.ndarray:
+def upright(name: str, width: int, height: int, scale: float, offset: NDArray[Any]) -> NDArray[Any]:
     """The tile seen face on, [height,width], enlarged by `scale`, shifted by `offset` (x, y)."""
     step = 1.0 / scale
     matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
@@ -212,8 +214,8 @@ def upright(name: str, width: int, height: int, scale: float, offset: np.ndarray
 
 
 def lying(
-    name: str, width: int, height: int, scale: float, offset: np.ndarray, far: float = 0.55
-) -> np.ndarray:
+    name: str, width: int, height: int, scale: float, offset: NDArray[Any], far: float = 0.55
+) -> NDArray[Any]:
     """The tile as ground, [height,width], smaller at the top row than at the bottom one."""
     rise = (1 - far) / max(height, 1)
     reach = height / (1 - far) / scale

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from hipie.box_ops import masks_to_boxes
@@ -96,7 +97,7 @@ def annotate(things: Sequence[int], job: Job) -> ImageAnnotations:
 
 
 def _paste_segment(
-    segments: list[dict[str, Any]], ids: np.ndarray, mask: np.ndarray, category: int
+    segments: list[dict[str, Any]], ids: NDArray[Any], mask: NDArray[Any], category: int
 ) -> list[int]:
     """Paste a segment, append it to `segments`, and return its xywh box."""
     left, top, right, bottom = masks_to_boxes(torch.from_numpy(mask)[None])[0].int().tolist()
@@ -118,7 +119,7 @@ def reduce_image(job: Job) -> None:
     write_labels(job.target, _resize_to_limit(pixels, cv2.INTER_LINEAR))
 
 
-def reduce_classes(table: np.ndarray, job: Job) -> None:
+def reduce_classes(table: NDArray[Any], job: Job) -> None:
     """Write the label map of the full data set in the size of `reduce_image`."""
     (source,) = job.sources
     colours = read_label_map(str(source)).astype(np.int32)
@@ -130,7 +131,7 @@ def reduce_classes(table: np.ndarray, job: Job) -> None:
     )
 
 
-def _resize_to_limit(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+def _resize_to_limit(pixels: NDArray[Any], interpolation: int) -> NDArray[Any]:
     height, width = pixels.shape[:2]
     if min(height, width) <= MAX_SHORTER_SIDE:
         return pixels

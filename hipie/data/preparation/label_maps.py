@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -91,7 +92,7 @@ def parallel_map(
 
 def lookup_table(
     pairs: Iterable[tuple[int, int]], length: int, default: int = UNKNOWN
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Return a lookup table from labels of a source to labels of a target.
 
     Args:
@@ -108,13 +109,13 @@ def lookup_table(
     return table
 
 
-def relabel(table: np.ndarray, job: Job) -> None:
+def relabel(table: NDArray[Any], job: Job) -> None:
     """Convert the labels of a label map by a lookup table."""
     (source,) = job.sources
     write_labels(job.target, apply_lookup(read_label_map(str(source)), table, source))
 
 
-def relabel_matlab(table: np.ndarray, job: Job) -> None:
+def relabel_matlab(table: NDArray[Any], job: Job) -> None:
     """Convert the labels of the `LabelMap` in a MATLAB file (version 5) by a lookup table."""
     (source,) = job.sources
     try:
@@ -126,7 +127,7 @@ def relabel_matlab(table: np.ndarray, job: Job) -> None:
     write_labels(job.target, apply_lookup(labels, table, source))
 
 
-def relabel_parts(table: np.ndarray, job: Job) -> None:
+def relabel_parts(table: NDArray[Any], job: Job) -> None:
     """Convert a panoptic parts map by a lookup table of class * 100 + part."""
     (source,) = job.sources
     try:
@@ -163,7 +164,7 @@ def link_image(job: Job) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def apply_lookup(labels: np.ndarray, table: np.ndarray, source: Path) -> np.ndarray:
+def apply_lookup(labels: NDArray[Any], table: NDArray[Any], source: Path) -> NDArray[Any]:
     """Apply a lookup table to a label map.
 
     Returns:
@@ -185,7 +186,7 @@ def apply_lookup(labels: np.ndarray, table: np.ndarray, source: Path) -> np.ndar
     return table[labels].astype(np.uint8 if fits_8_bit else np.uint16)
 
 
-def write_labels(path: Path, labels: np.ndarray) -> None:
+def write_labels(path: Path, labels: NDArray[Any]) -> None:
     """Write an image atomically, as JPEG, PNG or TIFF by its suffix."""
     content = io.BytesIO()
     image = Image.fromarray(labels)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
@@ -33,7 +34,7 @@ MAX_OBJECTS = 999
 IGNORE_LABEL, NUM_LABELS = 0, 10_000
 
 
-def part_tables() -> dict[str, np.ndarray]:
+def part_tables() -> dict[str, NDArray[Any]]:
     """Return the lookup tables from class * 100 + part to the labels of the registered data sets.
 
     Returns:
@@ -64,7 +65,7 @@ def number_parts(job: Job) -> None:
     write_labels(job.target, read_pascal_part(source))
 
 
-def read_pascal_part(path: Path) -> np.ndarray:
+def read_pascal_part(path: Path) -> NDArray[Any]:
     """Read an annotation as a label map in the encoding of Panoptic Parts (see `decode_uids`).
 
     Returns:
@@ -141,7 +142,9 @@ def _structs(content: Any, *path: str) -> list[dict[str, Any]]:
     return content
 
 
-def _parse_object(entry: dict[str, Any]) -> tuple[int, np.ndarray, list[tuple[str, np.ndarray]]]:
+def _parse_object(
+    entry: dict[str, Any],
+) -> tuple[int, NDArray[Any], list[tuple[str, NDArray[Any]]]]:
     """Return class, mask, and names and masks of the parts."""
     class_id = _matrix(entry, "class_ind", "a class")
     if class_id.size != 1 or not 0 < class_id[0, 0] < 100 or class_id[0, 0] % 1:
@@ -153,14 +156,14 @@ def _parse_object(entry: dict[str, Any]) -> tuple[int, np.ndarray, list[tuple[st
     return int(class_id[0, 0]), _matrix(entry, "mask", "a mask") > 0, parts
 
 
-def _matrix(struct: dict[str, Any], key: str, name: str) -> np.ndarray:
+def _matrix(struct: dict[str, Any], key: str, name: str) -> NDArray[Any]:
     values = struct.get(key)
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size:
         raise ValueError(f"{name} is not a numeric matrix")
     return values
 
 
-def _check_size(path: Path, mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def _check_size(path: Path, mask: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     if mask.shape != size:
         raise DatasetError(f"{path}: a mask has the shape {mask.shape}, the first one {size}")
     return mask

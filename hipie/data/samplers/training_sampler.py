@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SCHEDULE, ORDER, ITEM = 0, 1, 2
 
@@ -111,24 +113,24 @@ class BatchSampler:
         a_block = int((self._turns == dataset).sum())
         return dataset, block * a_block + int((order[:place] == dataset).sum())
 
-    def _draw_block(self, block: int) -> np.ndarray:
+    def _draw_block(self, block: int) -> NDArray[Any]:
         return np.random.default_rng([self.seed, SCHEDULE, block]).permutation(self._turns)
 
     def _batches_a_pass(self, dataset: int) -> int:
         size = self.batch_sizes[dataset]
         return sum(-(-len(bucket) // size) for bucket in self._buckets[dataset])
 
-    def _draw_pass(self, dataset: int, number: int) -> list[np.ndarray]:
+    def _draw_pass(self, dataset: int, number: int) -> list[NDArray[Any]]:
         rng = np.random.default_rng([self.seed, ORDER, dataset, number])
         size = self.batch_sizes[dataset]
-        batches: list[np.ndarray] = []
+        batches: list[NDArray[Any]] = []
         for bucket in self._buckets[dataset]:
             full = -(-len(bucket) // size) * size
             batches += np.split(np.resize(rng.permutation(bucket), full), full // size)
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def _by_orientation(is_wide: Sequence[bool]) -> list[np.ndarray]:
+def _by_orientation(is_wide: Sequence[bool]) -> list[NDArray[Any]]:
     wide = np.asarray(is_wide, dtype=bool)
     return [bucket for bucket in (np.flatnonzero(wide), np.flatnonzero(~wide)) if len(bucket)]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import Instances
+from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE, merge_rles, to_rle
 from hipie.evaluation.metrics.averages import percent
@@ -38,7 +39,7 @@ class MaskOverlap(NamedTuple):
         return self.intersection / self.union if self.union else 0.0
 
 
-def mask_overlap(prediction: RLE | np.ndarray, target: RLE | np.ndarray) -> MaskOverlap:
+def mask_overlap(prediction: RLE | NDArray[Any], target: RLE | NDArray[Any]) -> MaskOverlap:
     """Count the overlap of a predicted mask and a target of the same size.
 
     Args:
@@ -53,7 +54,7 @@ def mask_overlap(prediction: RLE | np.ndarray, target: RLE | np.ndarray) -> Mask
 
 
 def resized_mask_overlap(
-    prediction: RLE | np.ndarray, target: RLE | np.ndarray, side: int
+    prediction: RLE | NDArray[Any], target: RLE | NDArray[Any], side: int
 ) -> MaskOverlap:
     """Count the overlap after both masks are resized to `side` x `side`, as LAVT and DMMI do."""
     return _array_overlap(
@@ -62,11 +63,11 @@ def resized_mask_overlap(
     )
 
 
-def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_nearest(mask: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Resize a mask [H, W] by nearest neighbour as Pillow does, with pixel centres aligned."""
     rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
-    resized: np.ndarray = mask[rows[:, None], columns]
+    resized: NDArray[Any] = mask[rows[:, None], columns]
     return resized
 
 
@@ -89,7 +90,7 @@ def target_rles(record: Mapping[str, Any]) -> list[RLE]:
 
 def predicted_mask(
     instances: Instances, file_name: str, height: int, width: int
-) -> RLE | np.ndarray:
+) -> RLE | NDArray[Any]:
     """Compute the union of the predicted masks of an expression.
 
     Args:
@@ -109,17 +110,17 @@ def predicted_mask(
         for rle in rles:
             _check_size(file_name, tuple(rle["size"]), (height, width))
         return merge_rles(rles, height, width)
-    masks: np.ndarray = instances.pred_masks.detach().cpu().numpy().astype(bool)
+    masks: NDArray[Any] = instances.pred_masks.detach().cpu().numpy().astype(bool)
     if len(masks) == 0:
         return np.zeros((height, width), dtype=bool)
     _check_size(file_name, masks.shape[1:], (height, width))
-    union: np.ndarray = masks.any(axis=0)
+    union: NDArray[Any] = masks.any(axis=0)
     return union
 
 
 def match_expressions(
     record: Mapping[str, Any], predictions: Sequence[Instances]
-) -> Iterator[tuple[dict[str, Any], RLE | np.ndarray, RLE]]:
+) -> Iterator[tuple[dict[str, Any], RLE | NDArray[Any], RLE]]:
     """Yield expression, predicted mask and target mask of every expression of an image.
 
     Raises:
@@ -162,17 +163,17 @@ def referring_scores(overlaps: Sequence[MaskOverlap]) -> dict[str, float]:
     return scores
 
 
-def _array_overlap(prediction: np.ndarray, target: np.ndarray) -> MaskOverlap:
+def _array_overlap(prediction: NDArray[Any], target: NDArray[Any]) -> MaskOverlap:
     intersection = int(np.count_nonzero(prediction & target))
     predicted = int(np.count_nonzero(prediction))
     union = predicted + int(np.count_nonzero(target)) - intersection
     return MaskOverlap(intersection, union, predicted)
 
 
-def _to_array(mask: RLE | np.ndarray) -> np.ndarray:
+def _to_array(mask: RLE | NDArray[Any]) -> NDArray[Any]:
     if isinstance(mask, np.ndarray):
         return mask
-    decoded: np.ndarray = mask_util.decode(mask).astype(bool)
+    decoded: NDArray[Any] = mask_util.decode(mask).astype(bool)
     return decoded
 
 

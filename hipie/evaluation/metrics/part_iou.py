@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+def confusion_matrix(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> NDArray[Any]:
     """Count pixels by ground truth and prediction.
 
     Args:
@@ -25,11 +27,11 @@ def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> 
     pairs *= classes
     pairs += predicted.ravel()
     counts = np.bincount(pairs, minlength=(classes + 1) * classes)
-    matrix: np.ndarray = counts.reshape(classes + 1, classes)[1:]
+    matrix: NDArray[Any] = counts.reshape(classes + 1, classes)[1:]
     return matrix
 
 
-def class_ious(matrix: np.ndarray) -> np.ndarray:
+def class_ious(matrix: NDArray[Any]) -> NDArray[Any]:
     """Compute the IoU, 0..1, of every class; NaN for classes without ground truth."""
     hits = matrix.diagonal().astype(np.float64)
     truth = matrix.sum(axis=1)
@@ -37,13 +39,13 @@ def class_ious(matrix: np.ndarray) -> np.ndarray:
     return np.divide(hits, unions, out=np.full(len(matrix), np.nan), where=truth > 0)
 
 
-def mean_iou(ious: np.ndarray) -> float:
+def mean_iou(ious: NDArray[Any]) -> float:
     """Compute the mean, in percent, of the IoUs that are not NaN; NaN without such IoUs."""
     known = ious[~np.isnan(ious)]
     return 100.0 * float(known.mean()) if len(known) else float("nan")
 
 
-def group_confusion_matrix(matrix: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+def group_confusion_matrix(matrix: NDArray[Any], groups: Sequence[int]) -> NDArray[Any]:
     """Sum a confusion matrix over groups of classes.
 
     Args:
@@ -62,7 +64,9 @@ def group_confusion_matrix(matrix: np.ndarray, groups: Sequence[int]) -> np.ndar
     return grouped
 
 
-def part_consistency(matrix: np.ndarray, names: Sequence[str], wholes: Mapping[str, str]) -> float:
+def part_consistency(
+    matrix: NDArray[Any], names: Sequence[str], wholes: Mapping[str, str]
+) -> float:
     """Compute the percentage of pixels predicted as a part whose truth is that part's whole.
 
     Args:

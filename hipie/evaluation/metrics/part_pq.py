@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hipie.data.datasets.panoptic_parts import NO_OBJECT, PanopticParts, PartClass
 
@@ -46,8 +48,8 @@ class PredictedSegment:
         parts: [H, W] integers, part of each pixel.
     """
 
-    mask: np.ndarray
-    parts: np.ndarray
+    mask: NDArray[Any]
+    parts: NDArray[Any]
 
 
 def count_image(
@@ -80,7 +82,7 @@ def _count_class(
     truth: PanopticParts,
     predictions: Iterable[PredictedSegment],
     part_class: PartClass,
-    void: np.ndarray,
+    void: NDArray[Any],
 ) -> ClassCounts:
     segments, crowd = _true_segments(truth, part_class)
     ignored = void | crowd
@@ -107,7 +109,7 @@ def _count_class(
 
 def _true_segments(
     truth: PanopticParts, part_class: PartClass
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], NDArray[Any]]:
     """Return masks and parts of a class's segments, and its pixels that are ignored."""
     table = np.zeros(
         max([0, *part_class.parts, int(truth.parts.max(initial=0))]) + 1, dtype=np.int64
@@ -129,13 +131,13 @@ def _true_segments(
     return segments, crowd
 
 
-def _segment_iou(truth: np.ndarray, predicted: np.ndarray, void: np.ndarray) -> float:
+def _segment_iou(truth: NDArray[Any], predicted: NDArray[Any], void: NDArray[Any]) -> float:
     intersection = np.count_nonzero(truth & predicted)
     union = np.count_nonzero(truth | predicted) - np.count_nonzero(void & predicted)
     return intersection / union if union > 0 else 0.0
 
 
-def _part_iou(truth: np.ndarray, segment: PredictedSegment, evaluated: np.ndarray) -> float:
+def _part_iou(truth: NDArray[Any], segment: PredictedSegment, evaluated: NDArray[Any]) -> float:
     """Compute the mean IoU of the parts in truth or prediction, "no part" among them."""
     true_parts = truth[evaluated]
     predicted_parts = np.where(segment.mask, segment.parts, 0)[evaluated]

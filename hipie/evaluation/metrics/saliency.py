@@ -10,8 +10,10 @@ CVPR 2009.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 EPSILON = np.spacing(1.0)
 BETA_SQUARED = 0.3
@@ -28,23 +30,23 @@ class ThresholdCurve:
         adaptive: at twice the map's mean.
     """
 
-    at_levels: np.ndarray
+    at_levels: NDArray[Any]
     adaptive: float
 
 
-def normalize_map(grey: np.ndarray) -> np.ndarray:
+def normalize_map(grey: NDArray[Any]) -> NDArray[Any]:
     """Scale a map, uint8 [H, W], to a minimum of 0 and a maximum of 1; a constant map by 1 / 255."""
-    values: np.ndarray = grey / 255.0
+    values: NDArray[Any] = grey / 255.0
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else values
 
 
-def mean_absolute_error(grey: np.ndarray, mask: np.ndarray) -> float:
+def mean_absolute_error(grey: NDArray[Any], mask: NDArray[Any]) -> float:
     """Compute the mean absolute error of a map."""
     return float(np.abs(grey - mask).mean())
 
 
-def f_measure(grey: np.ndarray, mask: np.ndarray) -> ThresholdCurve:
+def f_measure(grey: NDArray[Any], mask: NDArray[Any]) -> ThresholdCurve:
     """Compute the F-measure with beta squared 0.3; 0 without a true positive."""
     area = int(np.count_nonzero(mask))
     at_levels = _f_scores(*_count_at_levels(grey, mask), area)
@@ -52,7 +54,7 @@ def f_measure(grey: np.ndarray, mask: np.ndarray) -> ThresholdCurve:
     return ThresholdCurve(at_levels, float(adaptive[0]))
 
 
-def e_measure(grey: np.ndarray, mask: np.ndarray) -> ThresholdCurve:
+def e_measure(grey: NDArray[Any], mask: NDArray[Any]) -> ThresholdCurve:
     """Compute the enhanced-alignment measure."""
     area = int(np.count_nonzero(mask))
     at_levels = _e_scores(*_count_at_levels(grey, mask), area, mask.size)
@@ -60,7 +62,7 @@ def e_measure(grey: np.ndarray, mask: np.ndarray) -> ThresholdCurve:
     return ThresholdCurve(at_levels, float(adaptive[0]))
 
 
-def s_measure(grey: np.ndarray, mask: np.ndarray) -> float:
+def s_measure(grey: NDArray[Any], mask: NDArray[Any]) -> float:
     """Compute the structure measure: object-aware and region-aware similarity, half each."""
     foreground = mask.mean()
     if foreground == 0:
@@ -74,7 +76,7 @@ def s_measure(grey: np.ndarray, mask: np.ndarray) -> float:
     return float(max(0.0, OBJECT_WEIGHT * objects + (1 - OBJECT_WEIGHT) * regions))
 
 
-def _count_at_levels(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_at_levels(grey: NDArray[Any], mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Count true and false positives at each threshold, int64 [256], level 255 first."""
     levels = (grey * (LEVELS - 1)).astype(np.uint8)
     inside = np.bincount(levels[mask], minlength=LEVELS)
@@ -83,15 +85,15 @@ def _count_at_levels(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _count_at_adaptive_threshold(
-    grey: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    grey: NDArray[Any], mask: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Count true and false positives at twice the map's mean, int64 [1]."""
     positive = grey >= min(2 * grey.mean(), 1.0)
     hits = np.count_nonzero(positive & mask)
     return np.array([hits]), np.array([np.count_nonzero(positive) - hits])
 
 
-def _f_scores(hits: np.ndarray, false_hits: np.ndarray, area: int) -> np.ndarray:
+def _f_scores(hits: NDArray[Any], false_hits: NDArray[Any], area: int) -> NDArray[Any]:
     precision = hits / np.maximum(hits + false_hits, 1)
     recall = hits / max(area, 1)
     numerator = (1 + BETA_SQUARED) * precision * recall
@@ -99,7 +101,7 @@ def _f_scores(hits: np.ndarray, false_hits: np.ndarray, area: int) -> np.ndarray
     return np.divide(numerator, denominator, out=np.zeros(len(hits)), where=numerator > 0)
 
 
-def _e_scores(hits: np.ndarray, false_hits: np.ndarray, area: int, pixels: int) -> np.ndarray:
+def _e_scores(hits: NDArray[Any], false_hits: NDArray[Any], area: int, pixels: int) -> NDArray[Any]:
     positive, normalizer = hits + false_hits, max(pixels - 1, 1)
     if area == 0:
         return np.asarray((pixels - positive) / normalizer)
@@ -116,14 +118,14 @@ def _e_scores(hits: np.ndarray, false_hits: np.ndarray, area: int, pixels: int) 
     return total / normalizer
 
 
-def _object_similarity(values: np.ndarray) -> float:
+def _object_similarity(values: NDArray[Any]) -> float:
     """Compute the similarity of a region's values to 1, which their variation lowers."""
     mean = values.mean()
     deviation = values.std(ddof=1) if values.size > 1 else 0.0
     return float(2 * mean / (mean**2 + 1 + deviation + EPSILON))
 
 
-def _region_similarity(grey: np.ndarray, mask: np.ndarray) -> float:
+def _region_similarity(grey: NDArray[Any], mask: NDArray[Any]) -> float:
     """Compute the SSIM of the four blocks about the mask's centroid, weighted by their areas."""
     height, width = mask.shape
     rows, columns = np.nonzero(mask)
@@ -144,7 +146,7 @@ def _region_similarity(grey: np.ndarray, mask: np.ndarray) -> float:
     return total
 
 
-def _ssim(grey: np.ndarray, mask: np.ndarray) -> float:
+def _ssim(grey: NDArray[Any], mask: NDArray[Any]) -> float:
     grey_mean, mask_mean = grey.mean(), mask.mean()
     grey_offset, mask_offset = grey - grey_mean, mask - mask_mean
     normalizer = max(mask.size - 1, 1)

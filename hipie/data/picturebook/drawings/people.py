@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..pen import COAT, Pen, darker
@@ -54,7 +56,9 @@ def person(pen: Pen, rng: np.random.Generator) -> None:
     _head(pen, rng, middle, skin, hair)
 
 
-def _head(pen: Pen, rng: np.random.Generator, middle: float, skin: tuple, hair: tuple) -> None:
+def _head(
+    pen: Pen, rng: np.random.Generator, middle: float, skin: tuple[Any, ...], hair: tuple[Any, ...]
+) -> None:
     head = pen.part("head")
     style = rng.integers(3)
     top, radius = 0.235, 0.205
