@@ -1,4 +1,4 @@
-"""Segment Anything by type with weights from a file, or with random ones."""
+"""Loading of Segment Anything models with weights from a file, or with random weights."""
 
 from __future__ import annotations
 
@@ -18,40 +18,38 @@ from torch import nn
 from hipie.checkpoint.exact import load_exact_weights
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
-RANDOM = "random:"
+RANDOM_PREFIX = "random:"
 TINY = "tiny"
-TYPES = tuple(name for name in sam_model_registry if name != "default")
-# What SAM's authors subtract and divide by.
-MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+MODEL_TYPES = tuple(name for name in sam_model_registry if name != "default")
+PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
 def load_sam(model: str, weights: str = "") -> Sam:
-    """A SAM in evaluation mode.
+    """Load a SAM in evaluation mode; code in files is not executed.
 
     Args:
         model: "vit_b", "vit_l" or "vit_h"; `random:vit_b` for random weights, or `random:tiny`
-            for a small network (images of 128 pixels) that tests can afford.
+            for a small network (images of 128 pixels) for tests.
         weights: the file that its authors publish for it; "" for random ones.
 
     Raises:
-        OpenVocabularyError: for an unknown type, with near ones; for missing weights, or a file
-            that cannot be read or is another model's. Files are read without running what is in
-            them.
+        OpenVocabularyError: for an unknown type, with similar ones, or missing weights.
+        CheckpointError: for a file that cannot be read or belongs to another model.
     """
-    if model.startswith(RANDOM):
-        name = model.removeprefix(RANDOM)
-        _require_type(name, (TINY, *TYPES))
+    if model.startswith(RANDOM_PREFIX):
+        name = model.removeprefix(RANDOM_PREFIX)
+        _require_type(name, (TINY, *MODEL_TYPES))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return (_tiny() if name == TINY else sam_model_registry[name]()).eval()
-    _require_type(model, TYPES)
+            return (_build_tiny() if name == TINY else sam_model_registry[name]()).eval()
+    _require_type(model, MODEL_TYPES)
     if not weights:
         raise OpenVocabularyError(
             f"SAM {model} needs the file of weights that its authors publish (sam_{model}_*.pth)"
         )
-    built = sam_model_registry[model]()
-    load_exact_weights(built, weights, f"SAM {model}")
-    return built.eval()
+    sam = sam_model_registry[model]()
+    load_exact_weights(sam, weights, f"SAM {model}")
+    return sam.eval()
 
 
 def _require_type(name: str, known: tuple[str, ...]) -> None:
@@ -59,7 +57,7 @@ def _require_type(name: str, known: tuple[str, ...]) -> None:
         raise unknown_name("SAM model", name, known)
 
 
-def _tiny(side: int = 128, patch: int = 16, width: int = 32) -> Sam:
+def _build_tiny(side: int = 128, patch: int = 16, width: int = 32) -> Sam:
     grid = (side // patch, side // patch)
     return Sam(
         image_encoder=ImageEncoderViT(
@@ -87,6 +85,6 @@ def _tiny(side: int = 128, patch: int = 16, width: int = 32) -> Sam:
             iou_head_depth=3,
             iou_head_hidden_dim=width,
         ),
-        pixel_mean=MEAN,
-        pixel_std=STD,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
     )

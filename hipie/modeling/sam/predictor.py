@@ -1,7 +1,6 @@
-"""Segment Anything: an image is encoded once, then any number of prompts are answered.
+"""Segment Anything with batches of prompts on an image that is encoded once.
 
-Results equal those of `segment_anything.SamPredictor` on the same weights; here prompts come many
-at a time, and what is wrong with one is said.
+Results equal those of `segment_anything.SamPredictor` with the same weights; prompts are validated.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from segment_anything import SamPredictor
@@ -18,21 +18,20 @@ from torch import Tensor
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.sam.loading import load_sam
 
-# SAM's decoder copies the image's features for every prompt, which on a processor costs more than
-# small batches do.
-PROMPTS_AT_ONCE, PROMPTS_AT_ONCE_ON_CPU = 64, 4
-# Logit of a mask prompt inside (minus it outside); SAM's own low-resolution masks are of that size.
-SURE = 10.0
+# SAM's decoder copies the image features for every prompt, so on a CPU small batches are faster.
+PROMPT_BATCH_SIZE, PROMPT_BATCH_SIZE_ON_CPU = 64, 4
+# Logit of a mask prompt inside the mask, its negative outside; SAM's masks have this magnitude.
+MASK_PROMPT_LOGIT = 10.0
 
 
 @dataclass(frozen=True)
 class SamMasks:
-    """Answers to N prompts, M masks each (3 where several were asked for, else 1).
+    """Predictions for N prompts, M masks each (3 with multimask output, else 1).
 
     Attributes:
-        masks: [N, M, H, W] bool at the image's size.
-        scores: [N, M] SAM's own estimate of each mask's IoU with the truth.
-        low_resolution: [N, M, h, w] logits that a next prompt may take as its mask.
+        masks: [N, M, H, W] bool at the size of the image.
+        scores: [N, M] predicted IoU of each mask.
+        low_resolution: [N, M, h, w] logits, which a next prompt may use as its mask.
     """
 
     masks: Tensor
@@ -43,18 +42,18 @@ class SamMasks:
         return len(self.masks)
 
     def best(self) -> SamMasks:
-        """Of every prompt the mask with the highest score: M = 1."""
-        row = torch.arange(len(self.masks), device=self.scores.device)
-        best = self.scores.argmax(1) if len(row) else row
+        """Keep the mask with the highest score of every prompt: M = 1."""
+        index = torch.arange(len(self.masks), device=self.scores.device)
+        best = self.scores.argmax(1) if len(index) else index
         return SamMasks(
-            self.masks[row, best][:, None],
-            self.scores[row, best][:, None],
-            self.low_resolution[row, best][:, None],
+            self.masks[index, best][:, None],
+            self.scores[index, best][:, None],
+            self.low_resolution[index, best][:, None],
         )
 
 
 class Sam:
-    """A model of `segment_anything`, frozen; it is no `nn.Module`, so no checkpoint contains it.
+    """A frozen model of `segment_anything`; not an `nn.Module`, so checkpoints do not include it.
 
     Args:
         model: `segment_anything.modeling.Sam`.
@@ -65,32 +64,32 @@ class Sam:
 
     @classmethod
     def from_source(cls, model: str, weights: str = "") -> Sam:
-        """By type and file, or with random weights: see `load_sam`."""
+        """Load a model by type and file, or with random weights: see `load_sam`."""
         return cls(load_sam(model, weights))
 
     def to(self, device: torch.device | str) -> Sam:
-        """The same model, moved."""
+        """Move the model to a device and return it."""
         self.model.to(device)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Current device of the model."""
         return self.model.device
 
     @property
     def image_size(self) -> int:
-        """Side of the square that images are fitted into."""
+        """Side of the square that images are padded to."""
         return self.model.image_encoder.img_size
 
-    def encode(self, image: np.ndarray) -> SamImage:
-        """Run an image through the image encoder, once.
+    def encode(self, image: npt.NDArray[np.uint8]) -> SamImage:
+        """Encode an image for any number of prompts.
 
         Args:
             image: [H, W, 3] uint8 RGB.
 
         Raises:
-            OpenVocabularyError: if it is none.
+            OpenVocabularyError: for another shape or type.
         """
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
             raise OpenVocabularyError(
@@ -103,11 +102,11 @@ class Sam:
 
 
 class SamImage:
-    """An image that SAM has seen; made by `Sam.encode`.
+    """An image encoded by SAM; see `Sam.encode`.
 
     Args:
         sam: the model.
-        predictor: that holds the encoded image.
+        predictor: contains the encoded image.
     """
 
     def __init__(self, sam: Sam, predictor: SamPredictor) -> None:
@@ -117,61 +116,68 @@ class SamImage:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the image."""
-        return tuple(self._predictor.original_size)
+        height, width = self._predictor.original_size
+        return height, width
 
     @property
     def features(self) -> Tensor:
-        """[1, C, g, g] what the image encoder made of the square."""
+        """[1, C, g, g] output of the image encoder for the padded square."""
         return self._predictor.features
 
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the image inside the square."""
-        return tuple(self._predictor.input_size)
+        height, width = self._predictor.input_size
+        return height, width
 
     @torch.no_grad()
     def predict(
         self,
-        points: np.ndarray | Tensor | None = None,
-        labels: np.ndarray | Tensor | None = None,
-        boxes: np.ndarray | Tensor | None = None,
+        points: npt.ArrayLike | Tensor | None = None,
+        labels: npt.ArrayLike | Tensor | None = None,
+        boxes: npt.ArrayLike | Tensor | None = None,
         masks: Tensor | None = None,
         multimask: bool = False,
     ) -> SamMasks:
-        """Masks for N prompts; each may have points, a box and a mask, all prompts alike.
+        """Predict masks for N prompts of the same kind: points, a box, a mask, or several of them.
 
         Args:
             points: [N, P, 2] x and y in pixels of the image.
             labels: [N, P] 1 = inside, 0 = outside.
             boxes: [N, 4] x1, y1, x2, y2 in pixels.
-            masks: [N, 1, h, w] or [N, h, w] logits of an earlier answer's `low_resolution`, or of
+            masks: [N, 1, h, w] or [N, h, w] logits of an earlier prediction's `low_resolution`, or of
                 `mask_prompts`.
-            multimask: three masks a prompt, for prompts that may mean several things.
+            multimask: predict three masks for each prompt, for ambiguous prompts.
 
         Raises:
             OpenVocabularyError: for no prompt, unequal numbers of them, labels other than 0 and 1,
                 a point outside the image, a box that is empty or outside, the same point as
                 inside and outside.
         """
-        given = self._checked(points, labels, boxes, masks)
-        count = len(next(one for one in given if one is not None))
-        step = PROMPTS_AT_ONCE_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_AT_ONCE
-        found = [self._answer(*part, multimask) for part in _parts(given, count, step)]
-        if not found:
-            side, shown = self.sam.model.prompt_encoder.mask_input_size, 3 if multimask else 1
+        prompts = self._validate(points, labels, boxes, masks)
+        count = len(next(prompt for prompt in prompts if prompt is not None))
+        step = PROMPT_BATCH_SIZE_ON_CPU if self.sam.device.type == "cpu" else PROMPT_BATCH_SIZE
+        batches = [
+            self._predict_batch(*batch, multimask) for batch in _batches(prompts, count, step)
+        ]
+        if not batches:
+            side, num_masks = self.sam.model.prompt_encoder.mask_input_size, 3 if multimask else 1
             device = self.sam.device
             return SamMasks(
-                torch.zeros(0, shown, *self.size, dtype=torch.bool, device=device),
-                torch.zeros(0, shown, device=device),
-                torch.zeros(0, shown, *side, device=device),
+                torch.zeros(0, num_masks, *self.size, dtype=torch.bool, device=device),
+                torch.zeros(0, num_masks, device=device),
+                torch.zeros(0, num_masks, *side, device=device),
             )
-        return SamMasks(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return SamMasks(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
     def mask_prompts(self, masks: Tensor) -> Tensor:
-        """Binary masks of the image as mask prompts: [N, 1, h, w] logits, 10 inside, else -10.
+        """Convert binary masks to mask prompts [N, 1, h, w]: logits of 10 inside and -10 outside.
 
         Args:
             masks: [N, H, W] bool.
+
+        Raises:
+            OpenVocabularyError: for masks of another size.
         """
         if tuple(masks.shape[-2:]) != self.size:
             raise OpenVocabularyError(
@@ -185,9 +191,9 @@ class SamImage:
         height, width = self.input_size
         square = F.pad(inside, (0, side - width, 0, side - height))
         small = F.interpolate(square, self.sam.model.prompt_encoder.mask_input_size, mode="area")
-        return torch.where(small >= 0.5, SURE, -SURE)
+        return torch.where(small >= 0.5, MASK_PROMPT_LOGIT, -MASK_PROMPT_LOGIT)
 
-    def _answer(
+    def _predict_batch(
         self,
         points: Tensor | None,
         labels: Tensor | None,
@@ -202,11 +208,11 @@ class SamImage:
             boxes = transform.apply_boxes_torch(boxes, self.size)
         return self._predictor.predict_torch(points, labels, boxes, masks, multimask)
 
-    def _checked(
+    def _validate(
         self,
-        points: np.ndarray | Tensor | None,
-        labels: np.ndarray | Tensor | None,
-        boxes: np.ndarray | Tensor | None,
+        points: npt.ArrayLike | Tensor | None,
+        labels: npt.ArrayLike | Tensor | None,
+        boxes: npt.ArrayLike | Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         device = self.sam.device
@@ -222,12 +228,12 @@ class SamImage:
         if masks is not None:
             masks = masks.to(device, torch.float32)
             masks = masks[:, None] if masks.ndim == 3 else masks
-        lengths = {len(one) for one in (points, boxes, masks) if one is not None}
+        lengths = {len(prompt) for prompt in (points, boxes, masks) if prompt is not None}
         if not lengths:
             raise OpenVocabularyError("SAM needs a prompt: points, boxes or masks")
         if len(lengths) > 1:
             raise OpenVocabularyError(
-                "points, boxes and masks of prompts have to be equally many, and they are "
+                "points, boxes and masks of prompts have to be equally many, and there are "
                 f"{' and '.join(map(str, sorted(lengths)))}"
             )
         return points, labels, boxes, masks
@@ -248,12 +254,12 @@ def _check_points(points: Tensor, labels: Tensor, size: tuple[int, int]) -> None
             f"the point ({x:g}, {y:g}) is outside the image, which is {size[1]} wide and "
             f"{size[0]} high"
         )
-    for own, said in zip(points.tolist(), labels.tolist(), strict=True):
-        kinds = dict(zip(map(tuple, own), said, strict=True))
-        for place, label in zip(map(tuple, own), said, strict=True):
-            if kinds[place] != label:
+    for own_points, own_labels in zip(points.tolist(), labels.tolist(), strict=True):
+        label_of = dict(zip(map(tuple, own_points), own_labels, strict=True))
+        for point, label in zip(map(tuple, own_points), own_labels, strict=True):
+            if label_of[point] != label:
                 raise OpenVocabularyError(
-                    f"the point ({place[0]:g}, {place[1]:g}) is both inside and outside the object"
+                    f"the point ({point[0]:g}, {point[1]:g}) is both inside and outside the object"
                 )
 
 
@@ -264,19 +270,19 @@ def _inside(x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
 def _check_boxes(boxes: Tensor, size: tuple[int, int]) -> None:
     x1, y1, x2, y2 = boxes.unbind(-1)
     empty = ~((x2 > x1) & (y2 > y1))
-    apart = ~((x2 > 0) & (y2 > 0) & (x1 < size[1]) & (y1 < size[0]))
-    for wrong, why in (
+    outside = ~((x2 > 0) & (y2 > 0) & (x1 < size[1]) & (y1 < size[0]))
+    for invalid, reason in (
         (empty, "is empty"),
-        (apart, f"is outside the image, which is {size[1]} wide and {size[0]} high"),
+        (outside, f"is outside the image, which is {size[1]} wide and {size[0]} high"),
     ):
-        if wrong.any():
-            box = ", ".join(f"{number:g}" for number in boxes[wrong][0].tolist())
-            raise OpenVocabularyError(f"the box ({box}) {why}")
+        if invalid.any():
+            box = ", ".join(f"{number:g}" for number in boxes[invalid][0].tolist())
+            raise OpenVocabularyError(f"the box ({box}) {reason}")
 
 
-def _parts(
-    given: tuple[Tensor | None, ...], count: int, step: int
+def _batches(
+    prompts: tuple[Tensor | None, ...], count: int, step: int
 ) -> Iterator[tuple[Tensor | None, ...]]:
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        yield tuple(None if one is None else one[rows] for one in given)
+        yield tuple(None if prompt is None else prompt[rows] for prompt in prompts)

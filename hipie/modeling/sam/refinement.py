@@ -1,94 +1,90 @@
-"""Masks of HIPIE made finer by SAM: things by their boxes, parts by a box and a click."""
+"""Refinement of masks by SAM: things prompted by boxes, parts by a box and a point."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from hipie.box_ops import masks_to_boxes
 from hipie.modeling.sam.predictor import SamImage
 
 
 def refine_things(image: SamImage, masks: Tensor) -> Tensor:
-    """What SAM finds in the boxes of masks, one mask a box.
+    """Replace masks by SAM's masks of their bounding boxes.
 
     Args:
-        image: as SAM sees it.
-        masks: [N, H, W] bool; an empty one stays empty, and where SAM finds nothing the mask
-            stays as it was.
+        image: encoded by SAM.
+        masks: [N, H, W] bool.
 
     Returns:
-        [N, H, W] bool.
+        [N, H, W] bool. Empty masks stay empty; a mask for which SAM predicts an empty one is kept.
     """
-    shown = masks.flatten(1).any(1).nonzero().flatten()
-    if not len(shown):
+    non_empty = masks.flatten(1).any(1).nonzero().flatten()
+    if not len(non_empty):
         return masks.clone()
-    found = image.predict(boxes=boxes_of(masks[shown])).masks[:, 0]
-    return _replaced(masks, shown, found)
+    refined = image.predict(boxes=masks_to_boxes(masks[non_empty])).masks[:, 0]
+    return _replace_non_empty(masks, non_empty, refined)
 
 
 def refine_parts(image: SamImage, parts: Tensor, wholes: Tensor, clip: bool = True) -> Tensor:
-    """Parts that were found inside their wholes, refined by SAM and kept there.
+    """Replace the masks of parts by SAM's masks, restricted to their wholes.
 
-    The prompt is the part's box and a click at the pixel deepest inside it.
+    The prompt is the part's bounding box and its pixel farthest from its border.
 
     Args:
-        image: as SAM sees it.
+        image: encoded by SAM.
         parts: [N, H, W] bool.
         wholes: [N, H, W] bool, the whole of each part.
-        clip: what SAM finds outside the whole is left out.
+        clip: whether refined masks are intersected with their whole.
 
     Returns:
-        [N, H, W] bool; a part of which nothing is left stays as it was.
+        [N, H, W] bool. Empty masks stay empty; a part whose refined mask would be empty is kept.
     """
-    shown = parts.flatten(1).any(1).nonzero().flatten()
-    if not len(shown):
+    non_empty = parts.flatten(1).any(1).nonzero().flatten()
+    if not len(non_empty):
         return parts.clone()
-    clicks = np.stack([deepest(mask) for mask in parts[shown].cpu().numpy()])
-    found = image.predict(
-        points=clicks[:, None], labels=np.ones((len(shown), 1)), boxes=boxes_of(parts[shown])
+    points = np.stack([farthest_inside_point(mask) for mask in parts[non_empty].cpu().numpy()])
+    refined = image.predict(
+        points=points[:, None],
+        labels=np.ones((len(non_empty), 1)),
+        boxes=masks_to_boxes(parts[non_empty]),
     ).masks[:, 0]
     if clip:
-        found = found & wholes[shown].to(found.device)
-    return _replaced(parts, shown, found)
+        refined = refined & wholes[non_empty].to(refined.device)
+    return _replace_non_empty(parts, non_empty, refined)
 
 
 def without_overlap(masks: Tensor, scores: Tensor) -> Tensor:
-    """Masks [N, H, W] of which every pixel keeps the one with the highest score [N]."""
-    taken = torch.zeros(masks.shape[-2:], dtype=torch.bool, device=masks.device)
-    apart = torch.zeros_like(masks)
-    for row in scores.argsort(descending=True, stable=True).tolist():
-        apart[row] = masks[row] & ~taken
-        taken |= masks[row]
-    return apart
+    """Assign every pixel to the mask with the highest score.
+
+    Args:
+        masks: [N, H, W] bool.
+        scores: [N].
+
+    Returns:
+        [N, H, W] bool, masks that do not overlap.
+    """
+    assigned = torch.zeros(masks.shape[-2:], dtype=torch.bool, device=masks.device)
+    disjoint = torch.zeros_like(masks)
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        disjoint[index] = masks[index] & ~assigned
+        assigned |= masks[index]
+    return disjoint
 
 
-def boxes_of(masks: Tensor) -> Tensor:
-    """[N, 4] x1, y1, x2, y2 around masks [N, H, W], none of them empty."""
-    rows, columns = masks.any(2).int(), masks.any(1).int()
-    height, width = masks.shape[-2:]
-    return torch.stack(
-        [
-            columns.argmax(1),
-            rows.argmax(1),
-            width - columns.flip(1).argmax(1),
-            height - rows.flip(1).argmax(1),
-        ],
-        dim=1,
-    ).float()
-
-
-def deepest(mask: np.ndarray) -> tuple[int, int]:
-    """(x, y) of the pixel of a mask [H, W] that is farthest from everything outside it."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+def farthest_inside_point(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """(x, y) of the pixel of a mask [H, W] with the largest distance to the pixels outside it."""
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     return int(x), int(y)
 
 
-def _replaced(masks: Tensor, rows: Tensor, found: Tensor) -> Tensor:
+def _replace_non_empty(masks: Tensor, indices: Tensor, refined: Tensor) -> Tensor:
     result = masks.clone()
-    for row, one in zip(rows.tolist(), found.to(masks.device), strict=True):
-        if one.any():
-            result[row] = one
+    for index, mask in zip(indices.tolist(), refined.to(masks.device), strict=True):
+        if mask.any():
+            result[index] = mask
     return result

@@ -1,4 +1,4 @@
-"""Prompts against `SamPredictor` on the same random weights."""
+"""Batches of prompts, compared with `SamPredictor` on the same random weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def library(sam, pixels):
 
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("kinds", ["points", "boxes", "points boxes", "points boxes masks"])
-def test_many_prompts_equal_the_predictors_own(sam, pixels, library, kinds, multimask):
+def test_batched_prompts_equal_sam_predictor(sam, pixels, library, kinds, multimask):
     low = library.predict(POINTS[0], LABELS[0], multimask_output=False)[2]
-    given = {
+    arguments = {
         "points": {"points": POINTS, "labels": LABELS},
         "boxes": {"boxes": BOXES},
         "masks": {"masks": torch.from_numpy(low).expand(3, -1, -1, -1)},
     }
-    chosen = {k: v for kind in kinds.split() for k, v in given[kind].items()}
-    found = sam.encode(pixels).predict(**chosen, multimask=multimask)
+    selected = {k: v for kind in kinds.split() for k, v in arguments[kind].items()}
+    predicted = sam.encode(pixels).predict(**selected, multimask=multimask)
     for i in range(3):
         masks, scores, logits = library.predict(
             POINTS[i] if "points" in kinds else None,
@@ -41,9 +41,9 @@ def test_many_prompts_equal_the_predictors_own(sam, pixels, library, kinds, mult
             low if "masks" in kinds else None,
             multimask,
         )
-        assert np.array_equal(found.masks[i].numpy(), masks)
-        assert np.allclose(found.scores[i].numpy(), scores, atol=1e-5)
-        assert np.allclose(found.low_resolution[i].numpy(), logits, atol=1e-5)
+        assert np.array_equal(predicted.masks[i].numpy(), masks)
+        assert np.allclose(predicted.scores[i].numpy(), scores, atol=1e-5)
+        assert np.allclose(predicted.low_resolution[i].numpy(), logits, atol=1e-5)
 
 
 def test_64_prompts_encode_the_image_once(sam, pixels, monkeypatch):
@@ -54,42 +54,42 @@ def test_64_prompts_encode_the_image_once(sam, pixels, monkeypatch):
     )
     grid = np.stack(np.meshgrid(np.arange(5, 85, 10), np.arange(3, 67, 8)), -1).reshape(-1, 1, 2)
     image = sam.encode(pixels)
-    found = image.predict(points=grid, labels=np.ones((64, 1)), multimask=True)
-    assert found.masks.shape == (64, 3, 70, 90)
+    predicted = image.predict(points=grid, labels=np.ones((64, 1)), multimask=True)
+    assert predicted.masks.shape == (64, 3, 70, 90)
     image.predict(boxes=BOXES)
     assert calls == [1]
 
 
-def test_the_best_of_three(sam, pixels):
-    found = sam.encode(pixels).predict(boxes=BOXES, multimask=True)
-    best = found.best()
+def test_best_of_three_masks(sam, pixels):
+    predicted = sam.encode(pixels).predict(boxes=BOXES, multimask=True)
+    best = predicted.best()
     for i in range(3):
-        j = int(found.scores[i].argmax())
-        assert torch.equal(best.masks[i, 0], found.masks[i, j])
-        assert best.scores[i, 0] == found.scores[i].max()
+        j = int(predicted.scores[i].argmax())
+        assert torch.equal(best.masks[i, 0], predicted.masks[i, j])
+        assert best.scores[i, 0] == predicted.scores[i].max()
 
 
-def test_a_mask_as_prompt_lies_where_the_mask_is(sam, pixels):
+def test_mask_prompt_covers_the_mask(sam, pixels):
     image = sam.encode(pixels)
     mask = torch.zeros(1, 70, 90, dtype=torch.bool)
     mask[0, 10:60, 20:50] = True
     prompt = image.mask_prompts(mask)
     assert prompt.shape == (1, 1, 32, 32) and set(prompt.unique().tolist()) == {-10.0, 10.0}
-    back = sam.model.postprocess_masks(prompt, image.input_size, image.size)[0, 0] > 0
-    iou = (back & mask[0]).sum() / (back | mask[0]).sum()
+    restored = sam.model.postprocess_masks(prompt, image.input_size, image.size)[0, 0] > 0
+    iou = (restored & mask[0]).sum() / (restored | mask[0]).sum()
     assert iou > 0.9
     # Columns of the square beyond the image are padding, never inside.
     assert (image.mask_prompts(torch.ones_like(mask))[0, 0, -6:] == -10).all()
 
 
-def test_no_prompts_is_no_mask(sam, pixels):
-    found = sam.encode(pixels).predict(boxes=np.zeros((0, 4)))
-    assert len(found) == 0 and found.masks.shape == (0, 1, 70, 90)
-    assert found.best().scores.shape == (0, 1)
+def test_empty_batch_of_prompts(sam, pixels):
+    predicted = sam.encode(pixels).predict(boxes=np.zeros((0, 4)))
+    assert len(predicted) == 0 and predicted.masks.shape == (0, 1, 70, 90)
+    assert predicted.best().scores.shape == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "message"),
     [
         ({}, "needs a prompt"),
         ({"points": [[[95, 1]]], "labels": [[1]]}, r"\(95, 1\) is outside the image"),
@@ -103,24 +103,24 @@ def test_no_prompts_is_no_mask(sam, pixels):
         ({"boxes": BOXES, "points": POINTS[:2], "labels": LABELS[:2]}, "equally many"),
     ],
 )
-def test_prompts_that_cannot_be_answered(sam, pixels, prompt, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_prompts_are_rejected(sam, pixels, prompt, message):
+    with pytest.raises(ValueError, match=message):
         sam.encode(pixels).predict(**prompt)
 
 
-def test_no_image(sam, pixels):
+def test_invalid_images_are_rejected(sam, pixels):
     with pytest.raises(ValueError, match="RGB image"):
         sam.encode(pixels[..., 0])
     with pytest.raises(ValueError, match="of bytes"):
         sam.encode(pixels / 255)
 
 
-def test_masks_of_another_image(sam, pixels):
+def test_masks_of_another_size_are_rejected(sam, pixels):
     with pytest.raises(ValueError, match="needs"):
         sam.encode(pixels).mask_prompts(torch.ones(1, 70, 91, dtype=torch.bool))
 
 
-def test_unknown_types_and_files(tmp_path, sam):
+def test_unknown_types_and_files_are_reported(tmp_path, sam):
     with pytest.raises(ValueError, match='no SAM model "vit_g"; near ones are'):
         load_sam("vit_g")
     with pytest.raises(ValueError, match="needs the file"):
@@ -133,10 +133,10 @@ def test_unknown_types_and_files(tmp_path, sam):
         load_sam("vit_b", str(other))
 
 
-def test_weights_of_a_file(tmp_path, monkeypatch, sam):
+def test_weights_are_loaded_from_a_file(tmp_path, monkeypatch, sam):
     from hipie.modeling.sam import loading as sam_loading
 
-    monkeypatch.setitem(sam_loading.sam_model_registry, "vit_b", sam_loading._tiny)
+    monkeypatch.setitem(sam_loading.sam_model_registry, "vit_b", sam_loading._build_tiny)
     file = tmp_path / "sam.pth"
     torch.save(sam.model.state_dict(), file)
     loaded = Sam.from_source("vit_b", str(file))
