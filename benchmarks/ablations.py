@@ -1,11 +1,11 @@
-"""What HIPIE's ideas are worth: the nano model without one of them, trained alike.
+"""Ablations of HIPIE: the nano model without one of its modules.
 
-Every arm starts from ImageNet's weights and trains for the same number of steps on the same pages;
-each is trained with several seeds, whose spread is printed. An arm that has its results is not
-trained again, and one that was interrupted goes on from its last checkpoint.
+Every arm starts from ImageNet weights and is trained for the same number of steps on the same pages
+of the picture book, with several seeds. An arm with results is not trained again, and an
+interrupted one is resumed from its last checkpoint.
 
     python benchmarks/ablations.py [--steps N] [--seeds 0 1] [--arms full no_fusion ...]
-    python benchmarks/ablations.py --table     what is there so far
+    python benchmarks/ablations.py --table     available results
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARMS = {
         *("MODEL.HIPIE.STUFF.DENOISING_QUERIES", "0"),
     ),
 }
-FIGURES = {
+METRICS = {
     "PQ": ("panoptic_seg", "PQ"),
     "mask AP": ("segm", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
@@ -38,7 +38,7 @@ FIGURES = {
 
 
 def train(arm: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and evaluate one arm in a process of its own, unless its results are there."""
+    """Train and evaluate one arm in a separate process, unless it has results."""
     output = folder(arm, seed, options)
     if (output / "results.json").is_file():
         return
@@ -57,33 +57,38 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> None:
 
 
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Where an arm's checkpoints and results lie."""
+    """Folder of an arm's checkpoints and results."""
     return Path(options.output) / f"{arm}-steps{options.steps}-seed{seed}"
 
 
-def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
-    """What came out of an arm, or None."""
+def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | None:
+    """Metrics of an arm, or None without results."""
     path = folder(arm, seed, options) / "results.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
-    return {name: found[task][figure] for name, (task, figure) in FIGURES.items()}
+    results = json.loads(path.read_text())
+    return {name: results[task][metric] for name, (task, metric) in METRICS.items()}
 
 
 def main() -> None:
-    """Read the command line, train what is missing, print the table."""
+    """Read the command line, train the missing arms, print the table."""
     parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/ablations")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--train-pages", type=int, default=5000)
     parser.add_argument("--val-pages", type=int, default=500)
-    parser.add_argument("--pages", default="", help="their own folder")
+    parser.add_argument("--pages", default="", help="folder of the pages")
     options = parser.parse_args()
     if not options.table:
         for seed in options.seeds:
             for arm in options.arms:
                 train(arm, seed, options)
     print(
-        arms.table(options, f"{options.steps} steps", list(FIGURES), lambda *of: read(*of, options))
+        arms.table(
+            options,
+            f"{options.steps} steps",
+            list(METRICS),
+            lambda arm, seed: read(arm, seed, options),
+        )
     )
 
 

@@ -1,14 +1,13 @@
-"""What GRSer's ideas are worth: the nano model without one of them, trained equally long.
+"""Ablations of GRSer: the nano model without one of its modules.
 
-Every arm starts from the weights that `--start` names, LAVT's, or else from ImageNet's, is trained
-with several seeds on the same groups of the picture book, and is judged on groups that no arm has
-seen. "Equally long" is a number of steps, or as many as the full model can take in some minutes. An
-arm that has its results is not trained again, and one that was interrupted goes on from its last
-checkpoint.
+Every arm starts from the weights of `--start` (LAVT's), or else from ImageNet weights, is trained
+with several seeds on the same groups of the picture book, and is evaluated on held-out groups. The
+length of the training is a number of steps, or the number that the full model makes in a time. An
+arm with results is not trained again, and an interrupted one is resumed from its last checkpoint.
 
     python benchmarks/grser_ablations.py --start output/lavt_nano_picturebook/model_final.pth
         [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
-    python benchmarks/grser_ablations.py --table [...]     what is there so far
+    python benchmarks/grser_ablations.py --table [...]     available results
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ARMS = {
     "pooled": (f"{KEYS}.HEATMAPS", "pooled"),
     "full": (),
 }
-FIGURES = {
+METRICS = {
     "mIoU, positives": "mIoU-positive",
     "oIoU, positives": "oIoU-positive",
     "N-acc": "N-acc",
@@ -42,7 +41,7 @@ DATA, TASK = "picturebook_val_group", "group"
 
 
 def train(arm: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and evaluate one arm in a process of its own, unless its results are there."""
+    """Train and evaluate one arm in a separate process, unless it has results."""
     output = folder(arm, seed, options)
     if (output / "results.json").is_file():
         return
@@ -51,30 +50,34 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> None:
 
 
 def probe(output: Path, steps: int, options: argparse.Namespace) -> None:
-    """Train the full model for some steps, without judging it."""
-    _train_net("full", 0, steps, output, options, more=("DATASETS.TEST", "()"))
+    """Train the full model for some steps without evaluation."""
+    _train_net("full", 0, steps, output, options, overrides=("DATASETS.TEST", "()"))
 
 
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Where an arm's checkpoints and results lie."""
+    """Folder of an arm's checkpoints and results."""
     started = "-started" if options.start else ""
-    word = arm.lower().replace(" ", "_")
-    return Path(options.output) / f"{word}-steps{options.steps}{started}-seed{seed}"
+    name = arm.lower().replace(" ", "_")
+    return Path(options.output) / f"{name}-steps{options.steps}{started}-seed{seed}"
 
 
 def table(options: argparse.Namespace) -> str:
-    """What is there so far; see `arms.table`."""
-    figures = list(FIGURES)
-    return arms.table(options, f"{options.steps} steps", figures, lambda *of: read(*of, options))
+    """Build the table of the available results; see `arms.table`."""
+    return arms.table(
+        options,
+        f"{options.steps} steps",
+        list(METRICS),
+        lambda arm, seed: read(arm, seed, options),
+    )
 
 
-def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
-    """What came out of an arm, or None."""
+def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | None:
+    """Metrics of an arm, or None without results."""
     path = folder(arm, seed, options) / "results.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())[TASK]
-    return {name: found[figure] for name, figure in FIGURES.items()}
+    results = json.loads(path.read_text())[TASK]
+    return {name: results[metric] for name, metric in METRICS.items()}
 
 
 def _train_net(
@@ -84,7 +87,7 @@ def _train_net(
     output: Path,
     options: argparse.Namespace,
     *flags: str,
-    more: tuple[str, ...] = (),
+    overrides: tuple[str, ...] = (),
 ) -> None:
     command = [
         *(str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags),
@@ -94,19 +97,21 @@ def _train_net(
         *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
         *(("MODEL.WEIGHTS", options.start) if options.start else ()),
         *ARMS[arm],
-        *more,
+        *overrides,
         *options.opts,
     ]
     arms.call(command, options.threads)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see the top of this file."""
+    """Parse the command line; see the docstring of this file."""
     parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/grser_ablations")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=500)
-    length.add_argument("--minutes", type=float, help="of training an arm, instead of --steps")
-    parser.add_argument("--start", default="", metavar="FILE", help="weights that arms start from")
+    length.add_argument(
+        "--minutes", type=float, help="duration of the training, instead of --steps"
+    )
+    parser.add_argument("--start", default="", metavar="FILE", help="initial weights of all arms")
     parser.add_argument("--train-groups", type=int, default=400)
     parser.add_argument("--val-groups", type=int, default=60)
     options = parser.parse_args(arguments)
@@ -116,11 +121,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Read the command line, train what is missing, print the table."""
+    """Read the command line, train the missing arms, print the table."""
     options = parse()
     if options.minutes:
         options.steps = arms.steps_in(
-            options.minutes, options.output, lambda place, steps: probe(place, steps, options)
+            options.minutes, options.output, lambda folder, steps: probe(folder, steps, options)
         )
     if not options.table:
         for seed in options.seeds:

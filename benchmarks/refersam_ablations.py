@@ -1,18 +1,17 @@
-"""What ReferSAM's ideas are worth: the nano model without one of them, trained alike.
+"""Ablations of ReferSAM: the nano model without one of its modules.
 
-All arms train for the same number of steps on the same expressions, with several seeds, whose spread
-is printed. They start from nothing but MiniLM's words, or with `--start` from the SAM of a trained
-nano model as well, as published weights start from SAM's; interactor, prompter and all else are new
-then too. What counts are oIoU and P@0.5 on pages that were not trained on, and the oIoU that is
-left when expressions are dealt out anew among all pages: a model that does not listen loses nothing.
-An arm that has its results is not trained again, and one that was interrupted goes on from its last
-checkpoint.
+All arms are trained for the same number of steps on the same expressions, with several seeds. All
+but MiniLM is initialised randomly, or with `--start` all but MiniLM and the SAM of a trained nano
+model, as published weights start from SAM's. Metrics are oIoU and P@0.5 on held-out pages, and the
+oIoU with expressions shuffled among all pages, which does not change for a model that ignores the
+expression. An arm with results is not trained again, and an interrupted one is resumed from its
+last checkpoint.
 
     python benchmarks/refersam_ablations.py --steps 800 [--seeds 0 1] [--arms full no_interactor]
-    python benchmarks/refersam_ablations.py --minutes 15    as many steps as the full model can take
+    python benchmarks/refersam_ablations.py --minutes 15    as many steps as the full model makes
     python benchmarks/refersam_ablations.py --start model_final.pth      from its SAM, see above
-    python benchmarks/refersam_ablations.py --table --steps 800      what is there so far
-    python benchmarks/refersam_ablations.py --judge output/refersam_nano_picturebook   one model
+    python benchmarks/refersam_ablations.py --table --steps 800      available results
+    python benchmarks/refersam_ablations.py --evaluate output/refersam_nano_picturebook   one model
 """
 
 from __future__ import annotations
@@ -36,18 +35,19 @@ ARMS = {
     "no_dense_prompt": ("MODEL.REFERSAM.DENSE_PROMPT", "False"),
     "no_context_tokens": ("MODEL.REFERSAM.CONTEXT_TOKENS", "0"),
 }
-PAGES = "picturebook_val_refer"
-FIGURES = ("oIoU", "P@0.5", "shuffled oIoU")
-SAM_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+DATASET = "picturebook_val_refer"
+METRICS = ("oIoU", "P@0.5", "shuffled oIoU")
+RESULTS_FILE = "figures.json"
+SAM_PREFIXES = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
-class FirstPages:
-    """The first batches of a loader, with expressions as they are or dealt out anew among them.
+class FirstBatches:
+    """The first batches of a loader, optionally with expressions shuffled among them.
 
     Args:
-        loader: of batches of one dict with `expressions`.
-        count: batches at most.
-        seed: of the deal; None: every page keeps its expressions.
+        loader: batches of dicts with `expressions`.
+        count: maximum number of batches.
+        seed: seed of the shuffling; None keeps the expressions of every image.
     """
 
     def __init__(self, loader: Any, count: int, seed: int | None = None) -> None:
@@ -61,19 +61,19 @@ class FirstPages:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         batches = list(islice(self._loader, self._count))
         items = [item for batch in batches for item in batch]
-        dealt = [expression for item in items for expression in item["expressions"]]
+        expressions = [expression for item in items for expression in item["expressions"]]
         if self._seed is not None:
-            random.Random(self._seed).shuffle(dealt)
-        rest = iter(dealt)
+            random.Random(self._seed).shuffle(expressions)
+        remaining = iter(expressions)
         for batch in batches:
             yield [
-                {**item, "expressions": list(islice(rest, len(item["expressions"])))}
+                {**item, "expressions": list(islice(remaining, len(item["expressions"])))}
                 for item in batch
             ]
 
 
-def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
-    """The figures of a trained model on validation pages; kept in figures.json beside it."""
+def evaluate(output: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Evaluate a trained model on held-out pages; results are stored in its folder."""
     import torch
     from detectron2.config import get_cfg
     from detectron2.evaluation import inference_on_dataset
@@ -92,87 +92,95 @@ def judge(output: Path, options: argparse.Namespace) -> dict[str, float]:
     register_all(cfg)
     model = Trainer.build_model(cfg)
     Checkpointer(model).load(str(output / "model_final.pth"))
-    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else PAGES
+    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else DATASET
     loader = Trainer.build_test_loader(cfg, name)
-    found = {}
-    for way, seed in (("", None), ("shuffled ", 0)):
-        pages = FirstPages(loader, options.pages, seed)
-        scores = inference_on_dataset(model, pages, build_evaluator(cfg, name))["refer"]
-        found.update({f"{way}{figure}": scores[figure] for figure in ("oIoU", "mIoU", "P@0.5")})
-    (output / "figures.json").write_text(json.dumps(found, indent=1))
-    return found
+    results = {}
+    for prefix, seed in (("", None), ("shuffled ", 0)):
+        batches = FirstBatches(loader, options.pages, seed)
+        scores = inference_on_dataset(model, batches, build_evaluator(cfg, name))["refer"]
+        results.update(
+            {f"{prefix}{metric}": scores[metric] for metric in ("oIoU", "mIoU", "P@0.5")}
+        )
+    (output / RESULTS_FILE).write_text(json.dumps(results, indent=1))
+    return results
 
 
 def run_arm(arm: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and judge one arm, each in a process of its own, unless its figures are there."""
+    """Train and evaluate one arm, each in a separate process, unless it has results."""
     output = folder(arm, seed, options)
-    if (output / "figures.json").is_file():
+    if (output / RESULTS_FILE).is_file():
         return
     if not (output / "model_final.pth").is_file():
-        start = ("MODEL.WEIGHTS", str(sam_of(options))) if options.start else ()
-        given = (*start, *ARMS[arm], *options.opts)
-        train(output, options.steps, options, "--resume", "SEED", str(seed), *given)
-    command = [__file__, "--judge", str(output), "--pages", str(options.pages)]
+        start = ("MODEL.WEIGHTS", str(extract_sam(options))) if options.start else ()
+        overrides = (*start, *ARMS[arm], *options.opts)
+        train(output, options.steps, options, "--resume", "SEED", str(seed), *overrides)
+    command = [__file__, "--evaluate", str(output), "--pages", str(options.pages)]
     arms.call([*command, "--threads", str(options.threads)], options.threads)
 
 
-def sam_of(options: argparse.Namespace) -> Path:
-    """A file with SAM's parts alone of the model that `--start` names."""
+def extract_sam(options: argparse.Namespace) -> Path:
+    """Write a file with the SAM modules of the model of `--start`."""
     import torch
 
-    kept = Path(options.output) / "start.pth"
+    file = Path(options.output) / "start.pth"
     saved = torch.load(options.start, map_location="cpu", weights_only=True)["model"]
-    parts = {name: saved[name] for name in saved if name.startswith(SAM_PARTS)}
-    torch.save({"model": parts}, kept)
-    return kept
+    tensors = {name: saved[name] for name in saved if name.startswith(SAM_PREFIXES)}
+    torch.save({"model": tensors}, file)
+    return file
 
 
-def train(output: Path, steps: int, options: argparse.Namespace, *more: str) -> None:
-    """Train without evaluating."""
-    first = [one for one in more if one.startswith("--")]
-    command = [str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *first]
+def train(output: Path, steps: int, options: argparse.Namespace, *arguments: str) -> None:
+    """Train without evaluation."""
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    command = [str(arms.ROOT / "train_net.py"), "--config-file", CONFIGURATION, *flags]
     command += ["OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", str(steps)]
     command += ["SOLVER.CHECKPOINT_PERIOD", "100", "DATASETS.TEST", "()"]
     command += ["PICTUREBOOK.TRAIN_PAGES", str(options.train_pages)]
-    command += [one for one in more if one not in first]
+    command += [argument for argument in arguments if argument not in flags]
     arms.call(command, options.threads)
 
 
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Where an arm's checkpoints and figures lie."""
+    """Folder of an arm's checkpoints and results."""
     start = "-started" if options.start else ""
     return Path(options.output) / f"{arm}-steps{options.steps}{start}-seed{seed}"
 
 
-def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Figures | None:
-    """What came out of an arm, or None."""
-    path = folder(arm, seed, options) / "figures.json"
+def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | None:
+    """Metrics of an arm, or None without results."""
+    path = folder(arm, seed, options) / RESULTS_FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def table(options: argparse.Namespace) -> str:
-    """What is there so far; see `arms.table`."""
-    return arms.table(options, f"{options.steps} steps", FIGURES, lambda *of: read(*of, options))
+    """Build the table of the available results; see `arms.table`."""
+    return arms.table(
+        options, f"{options.steps} steps", METRICS, lambda arm, seed: read(arm, seed, options)
+    )
 
 
 def main() -> None:
-    """Read the command line, train what is missing, print the table."""
+    """Read the command line, train the missing arms, print the table."""
     parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/refersam_ablations")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=800)
-    length.add_argument("--minutes", type=float, help="of training an arm, instead of --steps")
+    length.add_argument(
+        "--minutes", type=float, help="duration of the training, instead of --steps"
+    )
     parser.add_argument("--train-pages", type=int, default=5000)
-    parser.add_argument("--pages", type=int, default=100, help="of the 500 that are judged")
-    parser.add_argument("--start", metavar="WEIGHTS", help="a model whose SAM all arms start from")
-    parser.add_argument("--judge", metavar="FOLDER", help="the figures of one trained model")
+    parser.add_argument(
+        "--pages", type=int, default=100, help="number of the 500 held-out pages that are evaluated"
+    )
+    parser.add_argument("--start", metavar="WEIGHTS", help="model whose SAM initialises all arms")
+    parser.add_argument("--evaluate", metavar="FOLDER", help="evaluate one trained model")
     options = parser.parse_args()
-    if options.judge:
-        print(json.dumps(judge(Path(options.judge), options)))
+    if options.evaluate:
+        print(json.dumps(evaluate(Path(options.evaluate), options)))
         return
     Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.minutes:
         options.steps = arms.steps_in(
-            options.minutes, options.output, lambda place, steps: train(place, steps, options)
+            options.minutes, options.output, lambda folder, steps: train(folder, steps, options)
         )
     if not options.table:
         for seed in options.seeds:

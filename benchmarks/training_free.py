@@ -1,9 +1,8 @@
-"""What does each method of projects/TrainingFree cost, against a plain forward of the same CLIP?
+"""Time of the methods of projects/TrainingFree relative to a forward pass of the same CLIP.
 
-ViT-B/16 with random weights on the CPU, a square of noise, 20 names whose features are there; for
-times do not depend on what is seen. All methods run in turns within one run, medians of processor
-seconds (of all threads together) after a warm-up; ratios are what counts. DINO is a ViT-S/16, in
-CLIP-DINOiser's teacher a ViT-B/16.
+ViT-B/16 with random weights on the CPU, a square image of noise, 20 names with cached features. The
+methods run alternately in one process; results are medians of processor seconds (of all threads
+together) after a warm-up. DINO is a ViT-S/16, for CLIP-DINOiser a ViT-B/16.
 
     python benchmarks/training_free.py
     python benchmarks/training_free.py --size 448 --repeats 9 --threads 1
@@ -45,7 +44,7 @@ MASKS = 32
 
 
 def methods(size: int) -> dict[str, Callable[[], object]]:
-    """A call a method, the plain forward first."""
+    """A call for each method, the forward pass of CLIP first."""
     clip = Clip.from_source("random:ViT-B-16")
     small = Dino.from_source("random:vit_small_patch16_224")
     base = Dino.from_source("random:vit_base_patch16_224")
@@ -72,10 +71,10 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
         "TokenCut, 3 objects": TokenCut(dino=small, objects=3, **dense),
     }
 
-    def plain() -> torch.Tensor:
+    def forward_pass() -> torch.Tensor:
         return clip.visual.transformer(embed(clip.visual, clip.prepare(image[None], (size, size))))
 
-    calls: dict[str, Callable[[], object]] = {"a plain forward": plain}
+    calls: dict[str, Callable[[], object]] = {"forward pass": forward_pass}
     for name, model in models.items():
         calls[name] = partial(model.eval(), [item])
     calls[f"global-local, {MASKS} masks"] = lambda: mask_features(clip, image, masks)
@@ -83,20 +82,20 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each call, in turns."""
+    """Median processor seconds of each call, run alternately."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
+    for repeat in range(repeats + 1):
         for name, call in calls.items():
             start = time.process_time()
             with torch.no_grad():
                 call()
-            if turn:
+            if repeat:
                 times[name].append(time.process_time() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Parse the command line, measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=336, help="side of the image")
     parser.add_argument("--repeats", type=int, default=5)
@@ -105,10 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     print(f"{options.size} x {options.size} pixels, {options.threads} threads, {NAMES} names")
-    print("| method | ms | times a plain forward |\n|---|---|---|")
-    found = measure(methods(options.size), options.repeats)
-    first = next(iter(found.values()))
-    for name, seconds in found.items():
+    print("| method | ms | relative to a forward pass |\n|---|---|---|")
+    results = measure(methods(options.size), options.repeats)
+    first = next(iter(results.values()))
+    for name, seconds in results.items():
         print(f"| {name} | {1000 * seconds:.0f} | {seconds / first:.2f} |")
 
 

@@ -1,4 +1,4 @@
-"""The arms of GRSer's ablations are real options, and start from what they are told to."""
+"""Ablations of GRSer: configuration overrides, initial weights and results table."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from hipie import model_zoo
 
 @pytest.fixture
 def calls(monkeypatch) -> list[list[str]]:
-    """Commands that would have been run."""
-    found: list[list[str]] = []
-    monkeypatch.setattr(arms, "call", lambda command, threads: found.append(command))
-    return found
+    """Record commands instead of running them."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(arms, "call", lambda command, threads: commands.append(command))
+    return commands
 
 
 def configured(command: list[str]):
-    """What a command of train_net.py trains."""
-    words = [one for one in command[1:] if one != "--resume"]
-    assert words[0] == "--config-file"
-    return model_zoo.get_config(str(arms.ROOT / words[1]), words[2:])
+    """Configuration of a command of train_net.py."""
+    arguments = [argument for argument in command[1:] if argument != "--resume"]
+    assert arguments[0] == "--config-file"
+    return model_zoo.get_config(str(arms.ROOT / arguments[1]), arguments[2:])
 
 
-def test_arms_differ_in_what_they_leave_out_alone(calls, tmp_path) -> None:
+def test_arms_differ_only_in_the_keys_of_grser(calls, tmp_path) -> None:
     options = ablations.parse(["--steps", "7", "--output", str(tmp_path)])
     for arm in options.arms:
         ablations.train(arm, 1, options)
-    found = {arm: configured(one) for arm, one in zip(options.arms, calls, strict=True)}
-    full = found["full"]
-    assert all("--resume" in one for one in calls)
+    configs = {arm: configured(call) for arm, call in zip(options.arms, calls, strict=True)}
+    full = configs["full"]
+    assert all("--resume" in call for call in calls)
     assert full.SOLVER.MAX_ITER == 7 and full.SEED == 1 and full.MODEL.WEIGHTS == ""
-    dumps = {arm: cfg.MODEL.GRSER.dump() for arm, cfg in found.items()}
+    dumps = {arm: cfg.MODEL.GRSER.dump() for arm, cfg in configs.items()}
     assert len(set(dumps.values())) == len(ablations.ARMS)
-    for cfg in found.values():
+    for cfg in configs.values():
         cfg.MODEL.GRSER, cfg.OUTPUT_DIR = full.MODEL.GRSER, full.OUTPUT_DIR
-    assert len({cfg.dump() for cfg in found.values()}) == 1
+    assert len({cfg.dump() for cfg in configs.values()}) == 1
 
 
-def test_arms_with_a_start_have_folders_of_their_own(calls, tmp_path) -> None:
+def test_arms_with_initial_weights_have_separate_folders(calls, tmp_path) -> None:
     plain = ablations.parse(["--output", str(tmp_path)])
     started = ablations.parse(["--output", str(tmp_path), "--start", "lavt.pth"])
     assert ablations.folder("full", 0, plain) != ablations.folder("full", 0, started)
@@ -53,27 +53,27 @@ def test_arms_with_a_start_have_folders_of_their_own(calls, tmp_path) -> None:
     assert str(ablations.folder("pooled", 0, started)) == configured(calls[0]).OUTPUT_DIR
 
 
-def test_an_arm_with_results_is_left_alone_and_read(calls, tmp_path) -> None:
+def test_arm_with_results_is_read_and_not_trained(calls, tmp_path) -> None:
     options = ablations.parse(["--output", str(tmp_path), "--arms", "full", "LAVT alone"])
     for seed, value in ((0, 40.0), (1, 50.0)):
-        place = ablations.folder("full", seed, options)
-        place.mkdir()
-        figures = dict.fromkeys(ablations.FIGURES.values(), value)
-        (place / "results.json").write_text(json.dumps({ablations.TASK: figures}))
+        folder = ablations.folder("full", seed, options)
+        folder.mkdir()
+        metrics = dict.fromkeys(ablations.METRICS.values(), value)
+        (folder / "results.json").write_text(json.dumps({ablations.TASK: metrics}))
         ablations.train("full", seed, options)
     assert not calls
-    first, *_, row, none = ablations.table(options).splitlines()
+    first, *_, row, missing = ablations.table(options).splitlines()
     assert first.startswith("500 steps an arm, seeds 0, 1")
-    assert none.startswith("| LAVT alone | not trained yet |")
+    assert missing.startswith("| LAVT alone | not trained yet |")
     assert row == "| full | " + " | ".join(["45.0 ± 5.0"] * 5) + " |"
 
 
-def test_a_probe_is_not_judged(calls, tmp_path) -> None:
+def test_probe_is_not_evaluated(calls, tmp_path) -> None:
     ablations.probe(Path(tmp_path), 3, ablations.parse([]))
     cfg = configured(calls[0])
     assert cfg.DATASETS.TEST == () and cfg.SOLVER.MAX_ITER == 3
 
 
-def test_an_arm_needs_a_step() -> None:
+def test_zero_steps_are_rejected() -> None:
     with pytest.raises(SystemExit):
         ablations.parse(["--steps", "0"])

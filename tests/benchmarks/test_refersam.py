@@ -1,4 +1,4 @@
-"""The ways of computing that the benchmark compares give the same answers."""
+"""Benchmark of ReferSAM: compared implementations have equal results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def model(tiny_text):
-    """Injectors that say something, or the operator would hardly matter."""
+    """Model whose injectors have a scale of 1, so that the operator has an effect."""
     from refersam import ReferSAM
     from refersam.modeling.criterion import MaskCriterion
     from refersam.modeling.text import build_expression_encoder
@@ -35,58 +35,58 @@ def model(tiny_text):
     torch.manual_seed(0)
     text = build_expression_encoder(str(tiny_text), frozen=False, max_tokens=20)
     model = ReferSAM(sam="vit_t", text_encoder=text, criterion=MaskCriterion(64)).eval()
-    for one in model.interactor.interactions:
-        torch.nn.init.ones_(one.injector.gamma)
+    for block in model.interactor.interactions:
+        torch.nn.init.ones_(block.injector.gamma)
     return model
 
 
 @pytest.fixture
-def ask(program, model):
-    question = program.question(model, OPTIONS, 2)
+def run_model(program, model):
+    call = program.forward_call(model, OPTIONS, 2)
 
     def run() -> torch.Tensor:
         with torch.no_grad():
-            return question()
+            return call()
 
     return run
 
 
-def test_grid_sample_form_agrees(program, ask):
+def test_grid_sampling_equals_the_operator(program, run_model):
     calls = []
 
-    def form(*given):
-        calls.append(given)
-        return program.grid_sample_form(*given)
+    def grid_sample(*arguments):
+        calls.append(arguments)
+        return program.grid_sample_attention(*arguments)
 
-    ours = ask()
-    with mock.patch(program.OPERATOR, form):
-        theirs = ask()
+    expected = run_model()
+    with mock.patch(program.OPERATOR, grid_sample):
+        actual = run_model()
     assert len(calls) == 10
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
-    assert torch.equal(ask(), ours)
+    torch.testing.assert_close(expected, actual, atol=1e-4, rtol=1e-3)
+    assert torch.equal(run_model(), expected)
 
 
-def test_projections_as_written_agree(program, ask):
-    ours = ask()
-    with mock.patch(program.FOLDING, lambda *_: False):
-        plain = ask()
-    assert not torch.equal(ours, plain)
-    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
+def test_folding_does_not_change_results(program, run_model):
+    expected = run_model()
+    with mock.patch(program.SHOULD_FOLD, lambda *_: False):
+        plain = run_model()
+    assert not torch.equal(expected, plain)
+    torch.testing.assert_close(expected, plain, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("parts", ["network_parts", "interactor_parts"])
-def test_every_part_is_timed_and_none_changes(program, model, ask, parts):
-    ours = ask()
-    chosen = getattr(program, parts)(model)
-    with program.watched(model, chosen) as watch:
-        timed = ask()
-    assert torch.equal(timed, ours)
-    assert set(watch.seconds) == set(chosen)
-    assert all(seconds > 0 for seconds in watch.seconds.values())
+def test_timing_covers_every_module_and_keeps_results(program, model, run_model, parts):
+    expected = run_model()
+    modules = getattr(program, parts)(model)
+    with program.timed_modules(model, modules) as stopwatch:
+        timed = run_model()
+    assert torch.equal(timed, expected)
+    assert set(stopwatch.seconds) == set(modules)
+    assert all(seconds > 0 for seconds in stopwatch.seconds.values())
 
 
-@pytest.mark.parametrize("question", ["sampling", "profile", "expressions", "precision"])
-def test_questions_are_answered(program, model, question, capsys):
+@pytest.mark.parametrize("measurement", ["sampling", "profile", "expressions", "precision"])
+def test_measurements_print_ratios(program, model, measurement, capsys):
     with torch.no_grad():
-        getattr(program, question)(model, OPTIONS)
+        getattr(program, measurement)(model, OPTIONS)
     assert "times" in capsys.readouterr().out
