@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,13 @@ def listed_imports(file: str | os.PathLike[str]) -> list[str]:
         content = CfgNode.load_yaml_with_base(str(file), allow_unsafe=False)
     except (OSError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError):
         return []
-    return list(content.get("IMPORTS", ()))
+    value = content.get("IMPORTS", ())
+    if isinstance(value, str):  # a tuple in YAML, as Detectron2 writes them
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return []
+    return [value] if isinstance(value, str) else list(value)
 
 
 def check(cfg: CfgNode) -> None:

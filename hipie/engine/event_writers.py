@@ -1,12 +1,11 @@
-"""Training's progress on one line: losses summed by family, where there are over a hundred terms.
+"""Training progress in one line: losses are summed by group, where there are over a hundred terms.
 
-TensorBoard and `metrics.json` keep every term.
+TensorBoard and `metrics.json` have every term.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,47 +15,57 @@ from statistics import fmean
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from hipie.modeling.criterion.losses import LOSS_REGISTRY
+
 logger = logging.getLogger(__name__)
 
+# Iterations that are averaged.
 WINDOW_SIZE = 20
-_TERM = re.compile(r"loss_(ce|bbox|giou|boxiou|mask|dice)(?=_|$)")
-_KINDS = {"ce": "ce", "bbox": "box", "giou": "box", "boxiou": "box", "mask": "mask", "dice": "mask"}
+PREFIX = "loss_"
 
 
-def family(term: str) -> tuple[str, str] | None:
-    """The family of a loss term: ("things" | "stuff", "ce" | "box" | "mask"), or ("denoising", "").
+def loss_group(term: str) -> tuple[str, str] | None:
+    """Return the branch of a loss term, "things" or "stuff", and the group that the term declares.
 
-    Denoising of things shares its terms with the thing decoder's layers and counts there.
+    Denoising terms of stuff are ("denoising", ""); those of things share their names with the thing
+    decoder's layers and count there.
 
-    >>> family("loss_giou_2_maskdino")
+    >>> loss_group("loss_giou_2_maskdino")
     ('stuff', 'box')
 
+    Args:
+        term: such as "loss_giou_2_maskdino": the name of a term in `LOSS_REGISTRY` and suffixes.
+
     Returns:
-        None for what is no loss term of the two branches.
+        None for a scalar that is no registered loss term.
     """
-    found = _TERM.match(term)
-    if found is None:
+    if not term.startswith(PREFIX):
         return None
-    rest = term[found.end() :]
-    if "_dn" in rest:
+    rest = f"{term.removeprefix(PREFIX)}_"
+    names = [entry.name for _, entry in LOSS_REGISTRY if rest.startswith(f"{entry.name}_")]
+    if not names:
+        return None
+    name = max(names, key=len)
+    suffix = rest.removeprefix(name)
+    if "_dn" in suffix:
         return "denoising", ""
-    branch = "stuff" if rest.endswith("_maskdino") else "things"
-    return branch, _KINDS[found.group(1)]
+    branch = "stuff" if suffix.endswith("_maskdino_") else "things"
+    return branch, LOSS_REGISTRY.group_of(name) or ""
 
 
 class ProgressPrinter(EventWriter):
-    """Logs one line: iteration, time left, total loss, its families, seconds a step.
+    """Event writer that logs one line: iteration, time left, losses, learning rate, step time.
 
-    Numbers are means over the last 20 iterations. A term that only some tasks have is averaged
-    over the iterations that have it, so the families need not add up to the total.
+    Values are means over the last 20 iterations. A term that only some tasks have is averaged over
+    the iterations that have it, so the groups need not add up to the total.
 
     Args:
-        max_iter: the number of iterations; decides the time left.
+        max_iter: number of iterations of the run, for the time left.
     """
 
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter
-        self._began: tuple[int, float] | None = None
+        self._start: tuple[int, float] | None = None
 
     def write(self) -> None:
         """Log the line of the current iteration."""
@@ -69,33 +78,33 @@ class ProgressPrinter(EventWriter):
             line.append(f"{timedelta(seconds=round(left))} left")
         if (total := recent_mean(storage, "total_loss")) is not None:
             line.append(f"loss {total:.4g}")
-        line += family_sums(storage)
+        line += group_sums(storage)
         if (rate := recent_mean(storage, "lr")) is not None:
             line.append(f"lr {rate:.3g}")
-        seconds, waited = recent_mean(storage, "time"), recent_mean(storage, "data_time")
+        seconds, data_seconds = recent_mean(storage, "time"), recent_mean(storage, "data_time")
         if seconds is not None:
-            data = f" (data {waited:.2g} s)" if waited is not None else ""
+            data = f" (data {data_seconds:.2g} s)" if data_seconds is not None else ""
             line.append(f"{seconds:.3g} s a step{data}")
         if torch.cuda.is_available():
             line.append(f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MB")
         logger.info("  ".join(line))
 
     def _seconds_left(self, storage: EventStorage) -> float | None:
-        """By the steps so far: their recorded times, or the clock where there are none."""
+        """Estimate from the recorded step times, or from the clock where there are none."""
         steps = self._max_iter - storage.iter - 1
         if "time" in storage.histories():
             left = storage.history("time").median(1000) * steps
             storage.put_scalar("eta_seconds", left, smoothing_hint=False)
             return left
         now = time.perf_counter()
-        if self._began is None:
-            self._began = (storage.iter, now)
-        done = storage.iter - self._began[0]
-        return (now - self._began[1]) / done * steps if done else None
+        if self._start is None:
+            self._start = (storage.iter, now)
+        done = storage.iter - self._start[0]
+        return (now - self._start[1]) / done * steps if done else None
 
 
 def recent_mean(storage: EventStorage, name: str) -> float | None:
-    """The mean of what was recorded in the last 20 iterations; None if nothing was."""
+    """Return the mean of a scalar over the last 20 iterations; None if it was not recorded."""
     if name not in storage.histories():
         return None
     recent = list(
@@ -107,20 +116,20 @@ def recent_mean(storage: EventStorage, name: str) -> float | None:
     return fmean(value for value, _ in recent) if recent else None
 
 
-def family_sums(storage: EventStorage) -> list[str]:
-    """One text a branch, such as "things ce 1.2 box 0.8 mask 2.1"."""
+def group_sums(storage: EventStorage) -> list[str]:
+    """Return one text per branch, such as "things ce 1.2 box 0.8 mask 2.1"."""
     sums: dict[str, dict[str, float]] = {}
     for term in storage.histories():
-        place, value = family(term), recent_mean(storage, term)
-        if place is not None and value is not None:
-            kinds = sums.setdefault(place[0], {})
-            kinds[place[1]] = kinds.get(place[1], 0.0) + value
+        group, value = loss_group(term), recent_mean(storage, term)
+        if group is not None and value is not None:
+            branch = sums.setdefault(group[0], {})
+            branch[group[1]] = branch.get(group[1], 0.0) + value
     return [
-        " ".join([branch, *_numbers(sums[branch].items())])
+        " ".join([branch, *_format(sums[branch].items())])
         for branch in ("things", "stuff", "denoising")
         if branch in sums
     ]
 
 
-def _numbers(kinds: Iterable[tuple[str, float]]) -> list[str]:
-    return [f"{kind} {value:.3g}".strip() for kind, value in sorted(kinds)]
+def _format(sums: Iterable[tuple[str, float]]) -> list[str]:
+    return [f"{group} {value:.3g}".strip() for group, value in sorted(sums)]

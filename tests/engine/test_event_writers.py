@@ -1,4 +1,4 @@
-"""The progress line: which terms it adds up, and what it says."""
+"""Progress line of training: groups of loss terms and remaining time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import pytest
 from detectron2.utils.events import EventStorage
 
-from hipie.engine.event_writers import ProgressPrinter, family, family_sums, recent_mean
+from hipie.engine.event_writers import ProgressPrinter, group_sums, loss_group, recent_mean
+from hipie.modeling.criterion.losses import LOSS_REGISTRY, LossTerm
 
 LOGGER = "hipie.engine.event_writers"
 
@@ -29,23 +30,26 @@ LOGGER = "hipie.engine.event_writers"
         ("lr", None),
     ],
 )
-def test_families_of_terms(term, expected):
-    assert family(term) == expected
+def test_groups_of_loss_terms(term, expected):
+    assert loss_group(term) == expected
 
 
-def test_every_term_of_the_criteria_has_a_family(make_batch, make_stuff_batch):
-    from hipie.modeling.criterion.stuff_criterion import StuffCriterion
-    from hipie.modeling.criterion.thing_criterion import ThingCriterion
-
-    things = make_batch([[True, True]])
-    stuff = make_stuff_batch([[True, False]])
-    losses = things.run(ThingCriterion(16, supervise_last_iou=True))
-    assert {family(term)[0] for term in losses} == {"things"}
-    losses = stuff.run(StuffCriterion(16))
-    assert {family(term)[0] for term in losses} == {"stuff", "denoising"}
+def test_every_registered_term_has_its_declared_group():
+    terms = [term for _, term in LOSS_REGISTRY]
+    assert len(terms) >= 6
+    for term in terms:
+        assert loss_group(f"loss_{term.name}_0") == ("things", term.group)
+        assert loss_group(f"loss_{term.name}_maskdino") == ("stuff", term.group)
 
 
-def test_the_line_adds_up_and_says_how_long(caplog):
+def test_a_term_from_outside_has_its_group(monkeypatch):
+    term = LossTerm("center_x", "CENTER", "box", lambda matched: None)
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "center_x_loss", term)
+    assert loss_group("loss_center_x_2_maskdino") == ("stuff", "box")
+    assert loss_group("loss_center") is None
+
+
+def test_line_sums_groups_and_estimates_the_time_left(caplog):
     caplog.set_level(logging.INFO, LOGGER)
     with EventStorage(0) as storage:
         for i in range(4):
@@ -64,7 +68,7 @@ def test_the_line_adds_up_and_says_how_long(caplog):
     )
 
 
-def test_old_numbers_and_absent_ones_do_not_count():
+def test_old_and_missing_scalars_do_not_count():
     with EventStorage(0) as storage:
         storage.put_scalar("loss_ce", 100.0)
         for i in range(1, 40):
@@ -72,10 +76,10 @@ def test_old_numbers_and_absent_ones_do_not_count():
             storage.put_scalar("loss_mask", 1.0)
         assert recent_mean(storage, "loss_ce") is None
         assert recent_mean(storage, "no such thing") is None
-        assert family_sums(storage) == ["things mask 1"]
+        assert group_sums(storage) == ["things mask 1"]
 
 
-def test_without_recorded_times_the_clock_decides(caplog, monkeypatch):
+def test_time_left_is_estimated_from_the_clock_without_step_times(caplog, monkeypatch):
     caplog.set_level(logging.INFO, LOGGER)
     clock = iter([100.0, 106.0])
     monkeypatch.setattr("hipie.engine.event_writers.time.perf_counter", lambda: next(clock))
