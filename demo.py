@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Segment images by class names and expressions: the command `hipie demo` as a program.
+r"""Segment images by class names and expressions: the command `hipie demo` as a program.
 
-    python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input image.jpg \\
+    python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input image.jpg \
         --things "car; dog, puppy" --stuff "grass; sky" --parts "car: wheel, window" --output out
     python demo.py --picture-book --output out
     python demo.py --config-file ... --input image.jpg --expression "the red car" --output out

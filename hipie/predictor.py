@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # with noise; the published threshold is meant for COCO's 133 classes.
 MIN_SOFTMAX_CLASSES = 133
 
-ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
+ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
 
 
 class Segmenter:
@@ -197,7 +197,8 @@ class Segmenter:
         Args:
             image: see `set_image`; None for the image that was set.
             masks: [N, H, W] bool.
-            things, stuff: as for `segment`.
+            things: class names; a tuple is a name and its synonyms.
+            stuff: likewise, for classes without instances.
 
         Raises:
             ValueError: if there is no mask, one is empty, or they are of another size.
@@ -221,8 +222,9 @@ class Segmenter:
         Args:
             image: see `set_image`; None for the image that was set.
             sam: proposes the masks.
-            things, stuff: as for `segment`.
-            options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
+            things: class names; a tuple is a name and its synonyms.
+            stuff: likewise, for classes without instances.
+            **options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
         """
         predictor = self.task_predictor("mask_labelling", "segment_everything")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
@@ -328,11 +330,13 @@ class Segmenter:
     def _resize(self, pixels: NDArray[Any]) -> PreparedImage:
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
-        resized = resize_transform(*pixels.shape[:2], shortest, longest, square).apply_image(pixels)
+        height, width = pixels.shape[:2]
+        transform = resize_transform(height, width, shortest, longest, square)
+        resized = transform.apply_image(pixels)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        inputs = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
+        inputs = {"image": tensor, "height": height, "width": width}
         return PreparedImage(self.model, pixels, inputs)
 
     def _set_pixels(self, pixels: NDArray[Any]) -> None:

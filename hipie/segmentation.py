@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,14 +28,14 @@ class Segment:
         kind: "thing", "stuff", "part" or "expression".
         mask: [H, W] bool.
         score: confidence in 0..1.
-        parts: parts of a thing; a part may have parts of its own.
+        parts: parts of a thing; a part may have parts of its own. Kept as a tuple.
     """
 
     label: str
     kind: str
     mask: NDArray[Any]
     score: float
-    parts: tuple[Segment, ...] = ()
+    parts: Sequence[Segment] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -82,14 +82,15 @@ class Segmentation:
 
     Attributes:
         image: [H, W, 3] uint8 RGB.
-        segments: N segments; an expression that describes nothing has an empty mask.
+        segments: N segments; an expression that describes nothing has an empty mask. Kept as a
+            tuple.
         class_names: names in the order of the vocabulary; by default the labels in order of
             appearance. Category ids of `to_instances` and `to_panoptic` are positions in it.
     """
 
     image: NDArray[Any]
-    segments: tuple[Segment, ...]
-    class_names: tuple[str, ...] = ()
+    segments: Sequence[Segment]
+    class_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
@@ -291,7 +292,7 @@ class Segmentation:
         return {name: position for position, name in enumerate(self.class_names)}
 
 
-def _walk(segments: tuple[Segment, ...], depth: int) -> Iterator[tuple[int, Segment]]:
+def _walk(segments: Sequence[Segment], depth: int) -> Iterator[tuple[int, Segment]]:
     for segment in segments:
         yield depth, segment
         yield from _walk(segment.parts, depth + 1)

@@ -23,6 +23,7 @@ MAX_SHEET_WIDTH = 1400
 STUFF_OPACITY, THING_OPACITY, PART_OPACITY = 0.3, 0.5, 0.55
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Twenty distinct hues, ordered so that neighbours differ.
 _PALETTE = (
     (230, 25, 75),
@@ -275,7 +276,8 @@ def _enlarge(
 
 def _paint(canvas: NDArray[Any], mask: NDArray[Any], colour: Colour, opacity: float) -> None:
     """Blend a colour into the pixels of a mask, in place, and outline the mask."""
-    blended = canvas[mask].astype(np.float32) * (1 - opacity) + np.float32(colour) * opacity
+    paint = np.array(colour, np.float32)
+    blended = canvas[mask].astype(np.float32) * (1 - opacity) + paint * opacity
     canvas[mask] = blended.astype(np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outlines, -1, colour, 2, cv2.LINE_AA)
@@ -302,7 +304,7 @@ def _draw_legend(rows: Sequence[LegendRow], title: str, min_height: int) -> NDAr
     return np.asarray(panel)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrap(text: str, font: Font, width: int) -> list[str]:
     """Break a text into lines of at most `width` pixels, at spaces."""
     lines: list[str] = []
     for word in text.split():

@@ -79,7 +79,7 @@ def test_masks_are_painted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_results_are_frozen_and_comparable() -> None:
     result = example()
-    assert result == example() and not result != example()
+    assert result == example()
     changed = Segment("dog", "thing", ~result.segments[0].mask, 0.75, result.segments[0].parts)
     assert changed != result.segments[0] and changed != "dog"
     assert Segmentation(result.image, [changed]) != result and result != "dog"
@@ -194,7 +194,7 @@ def metadata(tmp_path: Path):
         ],
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(annotation))
-    DatasetCatalog.register(name, lambda: [])
+    DatasetCatalog.register(name, list)
     meta = MetadataCatalog.get(name).set(
         thing_classes=list(NAMES[:2]),
         stuff_classes=list(NAMES),

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
-    if args.everything:
+    if args.everything and sam is not None:
         result = segmenter.segment_everything(args.image, sam, things, stuff)
     else:
         result = segmenter.segment(

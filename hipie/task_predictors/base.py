@@ -145,12 +145,15 @@ class TaskPredictor(ABC):
         image.encode()
 
     @abstractmethod
-    def predict(self, images: Sequence[PreparedImage], **request: Any) -> list[Segmentation]:
+    def predict(
+        self, images: Sequence[PreparedImage], *args: Any, **request: Any
+    ) -> list[Segmentation]:
         """Segment images.
 
         Args:
             images: one or more.
-            request: the task's own arguments, by name.
+            *args: none; a subclass has the task's own arguments here, by keyword.
+            **request: see `args`.
 
         Returns:
             One result an image.

@@ -55,7 +55,9 @@ class ClassRequest:
         """Build the vocabularies.
 
         Args:
-            things, stuff, parts: as for `Vocabulary.from_names`; wholes join the things.
+            things: class names; a tuple is a name and its synonyms.
+            stuff: likewise, for classes without instances.
+            parts: part names by whole, as for `Vocabulary.from_names`; wholes join the things.
 
         Raises:
             VocabularyError: for no class, or one that is named twice or has no letters.
