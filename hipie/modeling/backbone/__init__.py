@@ -1,4 +1,4 @@
-"""Image encoders as Detectron2 backbones; importing this registers them."""
+"""Backbones for Detectron2's registry: any timm network, and the ViT of HIPIE."""
 
 from hipie.modeling.backbone.timm import TimmBackbone
 from hipie.modeling.backbone.vit import ViTPyramid

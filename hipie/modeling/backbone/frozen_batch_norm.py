@@ -1,4 +1,4 @@
-"""Batch norms that no longer learn, folded into the convolutions before them."""
+"""Freezing of batch norms and their fusion into the preceding convolutions."""
 
 from __future__ import annotations
 
@@ -9,55 +9,59 @@ from timm.layers import BatchNormAct2d, Conv2dSame, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Their output is linear in the stored weight, which those of a standardised weight are not.
-FOLDABLE = (nn.Conv2d, Conv2dSame)
+# Convolutions whose output is linear in the stored weight; standardized weights are not.
+FUSIBLE_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 
 
 def freeze_norms(net: nn.Module, input_size: Sequence[int]) -> None:
-    """Fix the statistics and scales of all 2-d batch norms, in place.
+    """Freeze the statistics, scales and shifts of all 2-d batch norms, in place.
 
-    A norm that reads a convolution's output becomes part of that convolution, and its place keeps
-    its activation. What the convolution had learned before, it goes on learning: its weight, and
-    its bias if it had one of its own. Other norms become frozen affine maps. The network computes
-    what it did in evaluation.
+    A batch norm that follows a convolution is fused into it, and only its activation is kept. The
+    weight of the convolution, and its bias if it had one, stay trainable. Other batch norms become
+    frozen affine maps. The output of the network in evaluation mode does not change.
 
     Args:
         net: a network of timm.
-        input_size: (3, H, W) of an image that it takes; it runs once to see who reads whom.
+        input_size: (3, H, W) of a valid image; one forward pass finds which norm follows which
+            convolution.
     """
-    for conv_name, norm_name in _pairs(net, input_size):
+    for conv_name, norm_name in _convolution_norm_pairs(net, input_size):
         norm = net.get_submodule(norm_name)
-        folded = fuse_conv_bn_eval(net.get_submodule(conv_name), norm)
-        kept = isinstance(norm, BatchNormAct2d)
-        after = nn.Sequential(norm.drop, norm.act) if kept else nn.Identity()
-        net.set_submodule(conv_name, folded)
-        net.set_submodule(norm_name, after)
+        fused = fuse_conv_bn_eval(net.get_submodule(conv_name), norm)
+        has_activation = isinstance(norm, BatchNormAct2d)
+        activation = nn.Sequential(norm.drop, norm.act) if has_activation else nn.Identity()
+        net.set_submodule(conv_name, fused)
+        net.set_submodule(norm_name, activation)
     freeze_batch_norm_2d(net)
 
 
-def _pairs(net: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:
-    """Names of every convolution and the batch norm that reads its output."""
+def _convolution_norm_pairs(net: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:
+    """Names of every convolution and the batch norm whose input is its output."""
     norms = {
         name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)
     }
     if not norms:
         return []
-    # Outputs are kept, so that no two of them share an identity.
-    made: dict[int, tuple[str, Tensor]] = {}
+    # Outputs are kept alive, so that no two of them share an identity.
+    outputs: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
     hooks = []
     for name, module in net.named_modules():
-        if type(module) in FOLDABLE:
+        if type(module) in FUSIBLE_CONVOLUTIONS:
             hooks.append(
                 module.register_forward_hook(
-                    lambda _module, _args, out, name=name: made.update({id(out): (name, out)})
+                    lambda _module, _args, output, name=name: outputs.update(
+                        {id(output): (name, output)}
+                    )
                 )
             )
     for name, module in norms.items():
         hooks.append(
             module.register_forward_pre_hook(
                 lambda _module, args, name=name: (
-                    pairs.append((made[id(args[0])][0], name)) if id(args[0]) in made else None
+                    pairs.append((outputs[id(args[0])][0], name))
+                    if id(args[0]) in outputs
+                    else None
                 )
             )
         )

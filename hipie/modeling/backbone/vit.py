@@ -1,8 +1,9 @@
-"""The plain vision transformer of HIPIE with three scales from its last block."""
+"""Plain vision transformer with three feature scales from its last block."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -19,28 +20,29 @@ from hipie.modeling.backbone.vit_attention import GridAttention
 class ViTPyramid(ViT):
     """ViTDet's plain backbone (Li et al., 2022) as the published HIPIE uses it.
 
-    Detectron2's blocks, with attention that needs little memory. The three scales all come from
+    The blocks are Detectron2's with memory-efficient attention. All three scales are computed from
     the last block, without norms: res3 by a transposed convolution (half the channels, stride 8),
-    res4 as it is (stride 16), res5 by a maximum over 2 x 2 (stride 32). The fact that makes the
-    published ViT-H what it is stands in `window_block_indexes`: only 8 of its 32 blocks look
-    through windows.
+    res4 unchanged (stride 16), res5 by 2 x 2 max pooling (stride 32). In the published ViT-H only 8
+    of the 32 blocks have window attention (`window_block_indexes`).
 
     Args:
         width: channels.
-        checkpoint_activations: forget what the blocks compute and compute it again for gradients.
-        others: as `detectron2.modeling.backbone.vit.ViT` takes them.
+        checkpoint_activations: recompute the activations of the blocks in the backward pass.
+        vit_options: further arguments of `detectron2.modeling.backbone.vit.ViT`.
     """
 
-    def __init__(self, *, width: int, checkpoint_activations: bool = False, **others) -> None:
+    def __init__(
+        self, *, width: int, checkpoint_activations: bool = False, **vit_options: Any
+    ) -> None:
         super().__init__(
             embed_dim=width,
             use_rel_pos=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            **others,
+            **vit_options,
         )
         self.checkpoint_activations = checkpoint_activations
         for block in self.blocks:
-            block.attn = GridAttention.in_place_of(block.attn)
+            block.attn = GridAttention.from_attention(block.attn)
         self.finer = nn.ConvTranspose2d(width, width // 2, 2, 2)
         self._out_features = ["res3", "res4", "res5"]
         stride = self._out_feature_strides.popitem()[1]
@@ -49,18 +51,21 @@ class ViTPyramid(ViT):
 
     @property
     def size_divisibility(self) -> int:
-        """Sides of the canvas must be multiples of this."""
+        """Divisor of the sides of padded images."""
         return self._out_feature_strides["res5"]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] -> res3 [B, C/2, H/8, W/8], res4 [B, C, H/16, W/16], res5.
+        """Compute res3 [B, C/2, H/8, W/8], res4 [B, C, H/16, W/16] and res5 [B, C, H/32, W/32].
+
+        Args:
+            x: [B, 3, H, W] normalized images.
 
         Raises:
             ValueError: if a side is no multiple of 32.
         """
         if x.shape[-2] % self.size_divisibility or x.shape[-1] % self.size_divisibility:
             raise ValueError(
-                f"a ViT's images have sides that are multiples of {self.size_divisibility}, "
+                f"the sides of images for a ViT are multiples of {self.size_divisibility}, "
                 f"not {x.shape[-2]} x {x.shape[-1]}"
             )
         tokens = self.patch_embed(x)
@@ -78,7 +83,7 @@ class ViTPyramid(ViT):
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTPyramid:
-    """The backbone that `MODEL.VIT` describes."""
+    """Build the backbone of `MODEL.VIT`."""
     keys = cfg.MODEL.VIT
     return ViTPyramid(
         width=keys.EMBED_DIM,

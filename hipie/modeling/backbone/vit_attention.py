@@ -1,4 +1,4 @@
-"""Attention over a grid with decomposed relative positions, a few rows of the grid at a time."""
+"""Memory-efficient attention over a grid with decomposed relative position embeddings."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ WORKING_BYTES = 32 * 2**20
 
 
 class GridAttention(Attention):
-    """Detectron2's attention, whose scores between all pairs of tokens never exist at once.
+    """Detectron2's attention, computed for a few rows of queries at a time.
 
-    Score of query q at row i, column j against the key at row k, column l, of the head's width d:
+    The score of the query q at row i, column j and the key at row k, column l, with head width d, is
     q . key / sqrt(d) + q . height[i - k] + q . width[j - l] (Li et al., 2022, MViTv2, equation 4).
     Parameters and results are those of `detectron2.modeling.backbone.vit.Attention` with
     `use_rel_pos`.
     """
 
     @classmethod
-    def in_place_of(cls, attention: Attention) -> GridAttention:
-        """The same attention with the same weights, computed here."""
-        sides = tuple((len(one) + 1) // 2 for one in (attention.rel_pos_h, attention.rel_pos_w))
+    def from_attention(cls, attention: Attention) -> GridAttention:
+        """Copy an attention module with its weights."""
+        input_size = tuple(
+            (len(embedding) + 1) // 2 for embedding in (attention.rel_pos_h, attention.rel_pos_w)
+        )
         width = attention.proj.in_features
-        new = cls(width, attention.num_heads, use_rel_pos=True, input_size=sides)
+        new = cls(width, attention.num_heads, use_rel_pos=True, input_size=input_size)
         new.load_state_dict(attention.state_dict())
         return new
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> the same."""
+        """Apply attention to a grid of tokens [B, H, W, C], returned in the same shape."""
         batch, height, width, _ = x.shape
         qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1))
-        query, key, value = (one.permute(0, 3, 1, 2, 4) for one in qkv.unbind(3))
-        # Tokens of the grid are in rows; keys and values are looked at by all of them.
+        query, key, value = (tensor.permute(0, 3, 1, 2, 4) for tensor in qkv.unbind(3))
+        # Queries stay in grid rows; all of them attend to all keys and values.
         key, value = key.flatten(2, 3), value.flatten(2, 3)
         by_row = get_rel_pos(height, height, self.rel_pos_h).to(query.dtype)
         by_column = get_rel_pos(width, width, self.rel_pos_w).to(query.dtype)

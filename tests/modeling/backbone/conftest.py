@@ -1,4 +1,4 @@
-"""Every test of the image encoders starts from the same random numbers."""
+"""Fixtures of the backbones: a fixed seed, and batch norms with random statistics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def seeded() -> None:
 
 
 @pytest.fixture
-def stir_norms():
-    """A function that gives every batch norm of a network statistics and scales of its own."""
+def randomize_norms():
+    """A function that sets random statistics and scales of every batch norm of a network."""
 
-    def stir(net: nn.Module) -> nn.Module:
+    def randomize(net: nn.Module) -> nn.Module:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.2)
@@ -26,4 +26,4 @@ def stir_norms():
                 nn.init.normal_(module.bias, 0, 0.2)
         return net
 
-    return stir
+    return randomize

