@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from hipie.data.datasets import register_public_datasets
 from hipie.evaluation import PartPQEvaluator
 from hipie.modeling.postprocessing.part_panoptic import part_owners
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings, universal_inference
+from hipie.structures import ImageQueries, LayerOutput
 from hipie.vocabularies.vocabulary import Vocabulary
 
 SIDE, STRIDE, CONFIDENT_LOGIT = 32, 4, 12.0
@@ -42,38 +42,32 @@ STUFF_STRIPES = [
 PRESENT = ("person", "bus", "sky")
 
 
-@dataclass
-class Answer:
-    """A decoder layer's answer about one image: every query is sure of one name."""
+class StoredMasks:
+    """Mask head whose mask features are the masks [Q, h, w] of the queries."""
 
-    token_logits: Tensor
-    boxes: Tensor
-    iou_logits: Tensor
-    all_masks: Tensor
-
-    def masks(self, image: Tensor, query: Tensor) -> Tensor:
-        return self.all_masks[query]
+    def logits(self, layer, mask_features, image_index, query_index, points=None) -> Tensor:
+        return mask_features[0][query_index]
 
 
-def answer(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> Answer:
-    """A query a stripe."""
+def make_queries(vocabulary: Vocabulary, stripes: list[tuple[str, int, int]]) -> ImageQueries:
+    """Make one query for each stripe, confident of one class."""
     logits = torch.full((1, len(stripes), len(vocabulary)), -CONFIDENT_LOGIT)
     masks = torch.full((len(stripes), SIDE // STRIDE, SIDE // STRIDE), -CONFIDENT_LOGIT)
     boxes = torch.tensor([[(a + b) / 2 / SIDE, 0.5, (b - a) / SIDE, 1.0] for _, a, b in stripes])
     for query, (name, first, last) in enumerate(stripes):
         logits[0, query, vocabulary.names.index(name)] = CONFIDENT_LOGIT
         masks[query, :, first // STRIDE : last // STRIDE] = CONFIDENT_LOGIT
-    return Answer(logits, boxes[None], torch.full((1, len(stripes), 1), CONFIDENT_LOGIT), masks)
+    iou_logits = torch.full((1, len(stripes), 1), CONFIDENT_LOGIT)
+    layer = LayerOutput(boxes[None], logits, iou_logits=iou_logits)
+    return ImageQueries(layer, StoredMasks(), (masks,))
 
 
 def results(
     vocabulary: Vocabulary, stuff_stripes: list[tuple[str, int, int]], semantic: bool = True
 ) -> dict:
     return universal_inference(
-        answer(vocabulary, THING_STRIPES),
-        answer(vocabulary, stuff_stripes),
-        image=0,
-        num_background=0,
+        make_queries(vocabulary, THING_STRIPES),
+        make_queries(vocabulary, stuff_stripes),
         token_spans=[(k,) for k in range(len(vocabulary))],
         is_thing=vocabulary.is_thing,
         input_size=(SIDE, SIDE),
