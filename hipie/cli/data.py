@@ -1,4 +1,4 @@
-"""`hipie data show DATASET --output DIR` and `hipie data check DATASET`."""
+"""Command `hipie data`: `show DATASET --output DIR` draws a data set, `check DATASET` checks it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from hipie.data import check, show
 
 COMMANDS = {"show": show.main, "check": check.main}
-USAGE = "usage: hipie data {show,check} DATASET ...; --help after either says more"
+USAGE = "usage: hipie data {show,check} DATASET ...; add --help for the arguments"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the two commands and return its exit status; 2 for another word."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in COMMANDS:
-        return COMMANDS[words[0]](words[1:])
-    asked = bool(words) and words[0] in ("-h", "--help")
-    print(USAGE, file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    """Run one of the two commands.
+
+    Args:
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        The exit status of the command; 2 for an unknown command.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
+    help_requested = bool(arguments) and arguments[0] in ("-h", "--help")
+    print(USAGE, file=sys.stdout if help_requested else sys.stderr)
+    return 0 if help_requested else 2
 
 
 if __name__ == "__main__":

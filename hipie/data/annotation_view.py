@@ -27,7 +27,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Expression:
+class ExpressionTargets:
     """An expression and the positions of the objects that it means."""
 
     text: str
@@ -35,7 +35,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class AnnotatedImage:
+class AnnotationView:
     """An image with what is said of it.
 
     Attributes:
@@ -47,10 +47,10 @@ class AnnotatedImage:
 
     image: NDArray[Any]
     segments: list[Segment]
-    expressions: list[Expression]
+    expressions: list[ExpressionTargets]
 
 
-def class_names(metadata: Metadata) -> Vocabulary | None:
+def dataset_vocabulary(metadata: Metadata) -> Vocabulary | None:
     """The classes of a data set; None where it has expressions only."""
     known = ("vocabulary", "thing_classes", "stuff_classes")
     if not any(metadata.get(key) for key in known):
@@ -58,7 +58,7 @@ def class_names(metadata: Metadata) -> Vocabulary | None:
     return Vocabulary.from_metadata(metadata)
 
 
-def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedImage:
+def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationView:
     """Read an image and its annotation.
 
     Args:
@@ -85,14 +85,15 @@ def read_annotated(record: dict[str, Any], metadata: Metadata) -> AnnotatedImage
         colours = _fitting(record[kind], size)
         masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
     elif kind == "pan_part_file_name":
-        return AnnotatedImage(image, _objects_with_parts(record[kind], size, metadata), [])
+        return AnnotationView(image, _objects_with_parts(record[kind], size, metadata), [])
     else:
         masks, classes = _label_map(record[kind], size, metadata)
     expressions = [
-        Expression(s["expression"], tuple(s["targets"])) for s in record.get("expressions", ())
+        ExpressionTargets(s["expression"], tuple(s["targets"]))
+        for s in record.get("expressions", ())
     ]
-    vocabulary = None if expressions else class_names(metadata)
-    return AnnotatedImage(image, _segments(place, masks, classes, vocabulary), expressions)
+    vocabulary = None if expressions else dataset_vocabulary(metadata)
+    return AnnotationView(image, _segments(place, masks, classes, vocabulary), expressions)
 
 
 def _segments(

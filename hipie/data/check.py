@@ -1,7 +1,7 @@
-"""``python -m hipie.data.check DATASET``: what is in a data set, and what is wrong with it.
+"""Check of a data set: ``hipie data check DATASET`` or ``python -m hipie.data.check DATASET``.
 
-Counts images, objects and expressions, prints how often every class occurs, and lists what is empty
-or broken. Exits with 1 where something is broken.
+Counts images, objects and expressions, prints the number of objects of every class, and lists empty
+and invalid entries. The exit status is 1 if there are invalid entries.
 """
 
 from __future__ import annotations
@@ -16,109 +16,123 @@ from typing import Any
 from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
-from hipie.data.annotation_view import class_names, read_annotated
+from hipie.data.annotation_view import dataset_vocabulary, read_annotation
 from hipie.data.dataset_argument import add_arguments, open_dataset
 
-LISTED = 10
-BAR = 40
+MAX_LISTED = 10
+MAX_BAR_LENGTH = 40
 
 
 @dataclass
-class Findings:
-    """What a look through a data set brought to light.
+class DatasetReport:
+    """Counts and faults of a data set.
 
     Attributes:
-        images: how many were looked at.
-        objects: by class name; every class of the data set has an entry.
-        expressions: how many; `without_target`: how many of them mean nothing.
-        bare: images without any object.
-        empty: objects without a pixel, and expressions without a word.
-        broken: an expression for everything that cannot be read or does not fit together.
+        images: number of images.
+        objects: number of objects by class name, with an entry for every class of the data set.
+        expressions: number of referring expressions.
+        without_target: number of expressions without a target.
+        images_without_objects: paths of the images without any object.
+        empty: messages about objects without a pixel and expressions without a word.
+        invalid: messages about entries that cannot be read or contradict each other.
     """
 
     images: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     expressions: int = 0
     without_target: int = 0
-    bare: list[str] = field(default_factory=list)
+    images_without_objects: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
 
 
-def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> Findings:
+def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> DatasetReport:
     """Read every image with its annotation.
 
     Args:
-        records: of the catalog.
-        metadata: of their data set.
+        records: records of the data set.
+        metadata: metadata of the data set.
     """
-    found = Findings()
-    vocabulary = class_names(metadata)
-    found.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
+    format_report = DatasetReport()
+    vocabulary = dataset_vocabulary(metadata)
+    format_report.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
     for record in records:
-        found.images += 1
+        format_report.images += 1
         try:
-            image = read_annotated(record, metadata)
+            view = read_annotation(record, metadata)
         except (ValueError, OSError) as error:
-            found.broken.append(str(error))
+            format_report.invalid.append(str(error))
             continue
-        place = record["file_name"]
-        if not image.segments:
-            found.bare.append(place)
-        for number, segment in enumerate(image.segments, 1):
-            found.objects["objects" if image.expressions else segment.label] += 1
+        path = record["file_name"]
+        if not view.segments:
+            format_report.images_without_objects.append(path)
+        for number, segment in enumerate(view.segments, 1):
+            format_report.objects["objects" if view.expressions else segment.label] += 1
             if not segment.mask.any():
-                found.empty.append(f"{place}: object {number} ({segment.label}) has no pixel")
-        for one in image.expressions:
-            found.expressions += 1
-            found.without_target += not one.targets
-            if not any(letter.isalnum() for letter in one.text):
-                found.empty.append(f'{place}: the expression "{one.text}" has no word')
-            if any(not 0 <= target < len(image.segments) for target in one.targets):
-                found.broken.append(f'{place}: "{one.text}" means an object that is not there')
-    return found
+                format_report.empty.append(
+                    f"{path}: object {number} ({segment.label}) has no pixel"
+                )
+        for expression in view.expressions:
+            format_report.expressions += 1
+            format_report.without_target += not expression.targets
+            if not any(letter.isalnum() for letter in expression.text):
+                format_report.empty.append(
+                    f'{path}: the expression "{expression.text}" has no word'
+                )
+            if any(not 0 <= target < len(view.segments) for target in expression.targets):
+                format_report.invalid.append(
+                    f'{path}: the expression "{expression.text}" has a target that does not exist'
+                )
+    return format_report
 
 
-def report(found: Findings) -> str:
-    """The findings in words, the histogram of the classes and lists of at most ten entries."""
-    absent = [name for name, count in found.objects.items() if count == 0]
-    lines = [f"{found.images} images, {found.objects.total()} objects"]
-    if found.expressions:
+def format_report(format_report: DatasetReport) -> str:
+    """Format a format_report as text: counts, histogram of the classes, lists of at most ten entries."""
+    absent = [name for name, count in format_report.objects.items() if count == 0]
+    lines = [f"{format_report.images} images, {format_report.objects.total()} objects"]
+    if format_report.expressions:
         lines.append(
-            f"{found.expressions} expressions, {found.without_target} of them mean nothing"
+            f"{format_report.expressions} expressions, {format_report.without_target} without a target"
         )
-    most = max(found.objects.values(), default=0)
-    width = max((len(name) for name in found.objects), default=0)
-    for name, count in found.objects.most_common():
+    largest = max(format_report.objects.values(), default=0)
+    width = max((len(name) for name in format_report.objects), default=0)
+    for name, count in format_report.objects.most_common():
         if count:
-            bar = "#" * max(1, round(BAR * count / most))
+            bar = "#" * max(1, round(MAX_BAR_LENGTH * count / largest))
             lines.append(f"  {name:{width}} {count:8,} {bar}")
-    lines += _listed("classes without an object", absent)
-    lines += _listed("images without an object", found.bare)
-    lines += _listed("empty", found.empty)
-    lines += _listed("broken", found.broken)
+    lines += _format_list("classes without an object", absent)
+    lines += _format_list("images without an object", format_report.images_without_objects)
+    lines += _format_list("empty", format_report.empty)
+    lines += _format_list("invalid", format_report.invalid)
     return "\n".join(lines)
 
 
-def _listed(title: str, entries: Sequence[str]) -> list[str]:
-    more = len(entries) - LISTED
-    shown = [f"  {entry}" for entry in entries[:LISTED]]
-    return [f"{title}: {len(entries)}", *shown, *([f"  and {more} more"] if more > 0 else [])]
+def _format_list(title: str, entries: Sequence[str]) -> list[str]:
+    more = len(entries) - MAX_LISTED
+    listed = [f"  {entry}" for entry in entries[:MAX_LISTED]]
+    return [f"{title}: {len(entries)}", *listed, *([f"  and {more} more"] if more > 0 else [])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; 0, or 1 if something is broken or cannot be opened."""
+    """Run the program.
+
+    Args:
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        The exit status: 0, or 1 if the data set has invalid entries or cannot be opened.
+    """
     parser = argparse.ArgumentParser(prog="hipie data check", description="Check a data set.")
     add_arguments(parser)
     args = parser.parse_args(arguments)
     try:
         records, metadata = open_dataset(args)
-        found = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
+        format_report = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
     except (ValueError, OSError) as error:
         print(f"hipie data check: {error}", file=sys.stderr)
         return 1
-    print(report(found))
-    return 1 if found.broken else 0
+    print(format_report(format_report))
+    return 1 if format_report.invalid else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which data set a command is about: a registered one, or a file in COCO's format."""
+"""Command-line arguments that select a data set: a registered name or a COCO file."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ from hipie.data.datasets import register_all, register_coco
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The data set, where its configuration and images are, and how much of it is meant."""
-    parser.add_argument("dataset", metavar="DATASET", help="a registered name, or a COCO JSON file")
-    parser.add_argument("--split", default="", metavar="NAME", help="val: the same as DATASET_val")
-    parser.add_argument("--images", metavar="FOLDER", help="images of a COCO JSON file")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="that names the data set")
-    parser.add_argument("--count", type=int, metavar="N", help="look at N images, evenly spread")
+    """Add the arguments that select a data set and its images."""
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="a registered name or a COCO instances JSON"
+    )
+    parser.add_argument("--split", default="", metavar="NAME", help="val: same as DATASET_val")
+    parser.add_argument("--images", metavar="FOLDER", help="image folder of a COCO JSON")
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="configuration that registers the data set",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="use N evenly spaced images")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 
 def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metadata]:
-    """The records that `add_arguments` asks for, and what is known of the data set.
+    """Load the records and the metadata of the data set that `add_arguments` selects.
 
     Raises:
-        ValueError: for an unknown name (with those that begin alike), or a count below 1.
-        OSError, ValueError: from the reader, naming what is missing or wrong.
+        ValueError: for an unknown name (similar names are listed), or a count below 1.
+        OSError, ValueError: of the reader, naming the file that is missing or invalid.
     """
     if args.count is not None and args.count < 1:
-        raise ValueError(f"--count is {args.count}; it has to be at least 1")
+        raise ValueError(f"--count must be at least 1, not {args.count}")
     cfg = get_cfg()
     add_hipie_config(cfg)
     merge(cfg, args.config_file, args.opts)
@@ -42,42 +49,46 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     name = args.dataset
     if name.endswith(".json"):
         if not args.images:
-            raise ValueError(f"{name}: say with --images in which folder its images are")
+            raise ValueError(f"{name}: a COCO JSON needs --images, the folder of its images")
         register_coco(name, name, args.images)
     elif args.split:
-        name = name_of_split(name, args.split)
+        name = find_split(name, args.split)
     elif name not in DatasetCatalog:
-        start = name.split("_")[0]
-        raise ValueError(f'there is no data set "{name}"; there are {_that_begin_with(start)}')
+        similar = _names_with_prefix(name.split("_")[0])
+        raise ValueError(f'there is no data set "{name}"; there are {similar}')
     records = DatasetCatalog.get(name)
-    return spread(records, args.count), MetadataCatalog.get(name)
+    return sample_evenly(records, args.count), MetadataCatalog.get(name)
 
 
-def name_of_split(name: str, split: str) -> str:
-    """The registered name of a data set's split, which may stand anywhere in the name.
+def find_split(name: str, split: str) -> str:
+    """Return the registered name of a data set's split, which may be anywhere in the name.
+
+    Args:
+        name: the name without the split: "coco_2017_panoptic_with_sem_seg".
+        split: name of the split: "val".
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such data set.
     """
-    whole = [
+    matches = [
         known
         for known in DatasetCatalog
         if name in (known.replace(f"{sign}{split}", "", 1) for sign in "_-" if sign in known)
         and known != name
     ]
-    if len(whole) != 1:
+    if len(matches) != 1:
         raise ValueError(
-            f'the data set "{name}" has no split "{split}"; there are {_that_begin_with(name)}'
+            f'the data set "{name}" has no split "{split}"; there are {_names_with_prefix(name)}'
         )
-    return whole[0]
+    return matches[0]
 
 
-def _that_begin_with(start: str) -> str:
-    return ", ".join(sorted(one for one in DatasetCatalog if one.startswith(start))) or "*.json"
-
-
-def spread(records: Sequence[Any], count: int | None) -> list[Any]:
-    """At most `count` of the records, from the first to the last in even steps; None: all."""
+def sample_evenly(records: Sequence[Any], count: int | None) -> list[Any]:
+    """Return at most `count` evenly spaced records, the first and the last included; None: all."""
     if count is None or count >= len(records):
         return list(records)
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
+
+
+def _names_with_prefix(prefix: str) -> str:
+    return ", ".join(sorted(name for name in DatasetCatalog if name.startswith(prefix))) or "*.json"

@@ -1,7 +1,7 @@
-"""``python -m hipie.data.show DATASET --output DIR``: pages of a data set with their annotation.
+"""Drawing of a data set: ``hipie data show DATASET --output DIR`` or ``python -m hipie.data.show``.
 
-Draws contact sheets: every image with its masks and their names, parts, or the expressions with the
-numbers of the objects that they mean.
+Writes contact sheets: images with the masks and labels of their objects, stuff and parts, or with
+the expressions and the numbers of their target objects.
 """
 
 from __future__ import annotations
@@ -13,51 +13,63 @@ from pathlib import Path
 
 from PIL import Image
 
-from hipie.data.annotation_view import AnnotatedImage, read_annotated
-from hipie.data.dataset_argument import add_arguments, open_dataset, spread
+from hipie.data.annotation_view import AnnotationView, read_annotation
+from hipie.data.dataset_argument import add_arguments, open_dataset, sample_evenly
 from hipie.visualizer import contact_sheet, draw_segments
 
-IMAGES_A_SHEET = 4
+IMAGES_PER_SHEET = 4
 DEFAULT_COUNT = 8
-EXPRESSIONS_PER_IMAGE = 12
+MAX_EXPRESSIONS = 12
 
 
-def draw_annotated(found: AnnotatedImage, title: str) -> Image.Image:
-    """An image with its masks and a legend; expressions stand below, with their objects' numbers."""
-    shown = spread(found.expressions, EXPRESSIONS_PER_IMAGE)
-    notes = [f'"{one.text}": {_meant(one.targets)}' for one in shown]
-    if len(shown) < len(found.expressions):
-        notes.append(f"and {len(found.expressions) - len(shown)} more expressions")
-    return draw_segments(found.image, found.segments, title, scores=False, notes=notes)
+def draw_annotation(view: AnnotationView, title: str) -> Image.Image:
+    """Draw an image with its masks and a legend, and its expressions below.
+
+    Args:
+        view: the image and its annotation.
+        title: title of the drawing.
+    """
+    drawn = sample_evenly(view.expressions, MAX_EXPRESSIONS)
+    notes = [f'"{entry.text}": {_format_targets(entry.targets)}' for entry in drawn]
+    if len(drawn) < len(view.expressions):
+        notes.append(f"and {len(view.expressions) - len(drawn)} more expressions")
+    return draw_segments(view.image, view.segments, title, scores=False, notes=notes)
 
 
 def show(args: argparse.Namespace) -> list[Path]:
-    """Write the sheets that the arguments ask for, and return their files."""
+    """Write the contact sheets of a data set, and return their paths."""
     args.count = DEFAULT_COUNT if args.count is None else args.count
     records, metadata = open_dataset(args)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for start in range(0, len(records), IMAGES_A_SHEET):
+    for start in range(0, len(records), IMAGES_PER_SHEET):
         drawings = [
-            draw_annotated(read_annotated(record, metadata), Path(record["file_name"]).name)
-            for record in records[start : start + IMAGES_A_SHEET]
+            draw_annotation(read_annotation(record, metadata), Path(record["file_name"]).name)
+            for record in records[start : start + IMAGES_PER_SHEET]
         ]
-        name = f"{Path(args.dataset).stem}_{start // IMAGES_A_SHEET}.png"
+        name = f"{Path(args.dataset).stem}_{start // IMAGES_PER_SHEET}.png"
         contact_sheet(drawings, title=args.dataset).save(folder / name)
         files.append(folder / name)
     return files
 
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of every command, and where the sheets go."""
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the sheets go")
+    """Add the arguments of the program."""
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the sheets")
     add_arguments(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; 0, or 1 after one sentence on an error."""
-    parser = argparse.ArgumentParser(prog="hipie data show", description="Look at a data set.")
+    """Run the program.
+
+    Args:
+        arguments: the command line; by default that of the process.
+
+    Returns:
+        The exit status: 0, or 1 if the data set cannot be opened or drawn.
+    """
+    parser = argparse.ArgumentParser(prog="hipie data show", description="Draw a data set.")
     add_show_arguments(parser)
     try:
         for file in show(parser.parse_args(arguments)):
@@ -68,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _meant(targets: Sequence[int]) -> str:
-    return "nothing" if not targets else ", ".join(str(target + 1) for target in targets)
+def _format_targets(targets: Sequence[int]) -> str:
+    return ", ".join(str(target + 1) for target in targets) or "no target"
 
 
 if __name__ == "__main__":

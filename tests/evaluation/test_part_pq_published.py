@@ -13,7 +13,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from hipie.data.annotation_view import read_annotated
+from hipie.data.annotation_view import read_annotation
 from hipie.data.datasets import register_public_datasets
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids, load_part_classes
 from hipie.evaluation import PartPQEvaluator
@@ -147,7 +147,7 @@ def test_published_choices_of_classes() -> None:
 
 def test_annotated_objects_contain_their_parts(root: Path) -> None:
     record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
-    found = read_annotated(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
+    found = read_annotation(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
     assert {one.kind for one in found} == {"thing", "stuff", "part"}
     for place, one in enumerate(found):
         if one.kind == "part":

@@ -117,7 +117,9 @@ def test_grd(tmp_path: Path, name: str) -> None:
         (tmp_path / f"{other}.pkl").write_bytes(pickle.dumps(table))
     mutants = changed_files(5, tables[name], pickle.dumps, False, MUTANTS)
     path = tmp_path / f"{name}.pkl"
-    refused, taken = survive(path, lambda: load_grd(tmp_path, "", absence=True), mutants)
+    refused, taken = survive(
+        path, lambda: load_grd(tmp_path, "", absence_expressions=True), mutants
+    )
     assert refused > 100 and taken > 20
 
 
