@@ -1,7 +1,7 @@
-"""Weights, images and objects that a rule makes, and what the published program said of them.
+"""Deterministic weights, images and objects, and the outputs of the published program for them.
 
-The published HIPIE was run on CPU with these weights; what it computed lies, cut to fit, in
-`tests/data/published/`. Nothing large needs to be stored: a tensor's values follow from its name.
+The published HIPIE was run on CPU with these weights; its outputs are stored, subsampled, in
+`tests/data/published/`. No weights are stored: a tensor's values follow from its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAME_TENSOR = (
     (r"(detr\.mask_dino\.predictor\.)(?:decoder\.)?bbox_embed\.\d+\.(.+)", r"\1_bbox_embed.\2"),
     (r"(detr\.mask_dino\.predictor\.)decoder\.norm\.(.+)", r"\1decoder_norm.\2"),
 )
-# The first row that fits a name: noise as it is, times this.
+# Noise times this factor; the first pattern that matches a name counts.
 PLAIN_NOISE = (
     (r"(word|position|token_type)_embeddings\.weight", 0.2),
     (r"(level|pos)_embed", 0.2),
@@ -34,7 +34,7 @@ PLAIN_NOISE = (
     (r"bg_query_refs\.weight", 0.5),
     (r"sampling_offsets\.bias", 2.0),
 )
-# Likewise: noise that keeps a layer's scale, times this; 1 where none fits.
+# Noise scaled by the fan-in, times this factor; 1 where no pattern matches.
 LAYER_GAINS = (
     (r"dot_product_projection_text\.weight", 5.0),
     (r"(mask_embed|bbox_embed(\.\d+)?|detr\.controller)\.layers\.2\.weight", 0.3),
@@ -55,8 +55,8 @@ def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(json.loads(shape)) for key, shape in rows}
 
 
-def ruled_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The checkpoint that the rule makes; tensors of the same content are the same tensor."""
+def deterministic_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Deterministic checkpoint; tensors of the same content are the same tensor."""
     made: dict[str, Tensor] = {}
     state = {}
     for name, shape in shapes.items():
@@ -64,12 +64,12 @@ def ruled_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         for copy, original in SAME_TENSOR:
             source = re.sub(f"^{copy}$", original, source)
         if source not in made:
-            made[source] = torch.from_numpy(_ruled_tensor(source, shape))
+            made[source] = torch.from_numpy(_deterministic_tensor(source, shape))
         state[name] = made[source]
     return state
 
 
-def _ruled_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _deterministic_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     last = name.split(".")[-1]
     for pattern, scale in PLAIN_NOISE:
@@ -89,8 +89,8 @@ def _ruled_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.float32(gain * normal / np.sqrt(np.prod(shape[1:])))
 
 
-def waves(height: int, width: int, seed: int) -> Tensor:
-    """[3, height, width] uint8: waves of colour with noise."""
+def wave_image(height: int, width: int, seed: int) -> Tensor:
+    """[3, height, width] uint8: colour waves with noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     image = np.zeros((3, height, width))
@@ -104,7 +104,7 @@ def waves(height: int, width: int, seed: int) -> Tensor:
     return torch.from_numpy(np.clip(np.rint(image), 0, 255).astype(np.uint8))
 
 
-def ellipses(height: int, width: int, rows: list[list[float]]) -> Instances:
+def ellipse_instances(height: int, width: int, rows: list[list[float]]) -> Instances:
     """Objects (class, centre x, y, radius x, y); later ones hide earlier ones."""
     y, x = np.mgrid[:height, :width] + 0.5
     masks = np.zeros((len(rows), height, width), bool)
@@ -112,71 +112,71 @@ def ellipses(height: int, width: int, rows: list[list[float]]) -> Instances:
         inside = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1
         masks[:i] &= ~inside
         masks[i] = inside
-    found = Instances((height, width))
-    found.gt_classes = torch.tensor([row[0] for row in rows])
-    found.gt_masks = BitMasks(torch.from_numpy(masks))
-    found.gt_boxes = found.gt_masks.get_bounding_boxes()
-    return found
+    instances = Instances((height, width))
+    instances.gt_classes = torch.tensor([row[0] for row in rows])
+    instances.gt_masks = BitMasks(torch.from_numpy(masks))
+    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    return instances
 
 
 def fixed_uniform(shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
-    """What stood for uniform random numbers of a shape in the published training step."""
+    """Numbers that replaced uniform random numbers of a shape in the published training step."""
     return np.random.default_rng([salt, *shape]).random(shape)
 
 
 class Case:
-    """One run of the published program: what it was asked, and what it answered."""
+    """Inputs and outputs of one run of the published program."""
 
     def __init__(self, name: str) -> None:
         cases = json.loads((DATA / "published" / "cases.json").read_text())
-        self.asked: dict[str, Any] = cases[name]
+        self.settings: dict[str, Any] = cases[name]
         with np.load(DATA / "published" / f"{name}.npz") as arrays:
-            self.answers = {key: arrays[key] for key in arrays.files}
+            self.outputs = {key: arrays[key] for key in arrays.files}
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary([VocabularyClass(*one) for one in self.asked["classes"]])
+        return Vocabulary([VocabularyClass(*entry) for entry in self.settings["classes"]])
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The batch as HIPIE takes it."""
+        """Batched inputs of HIPIE."""
         items = []
-        for one in self.asked["inputs"]:
-            height, width = one.get("output_size", one["size"])
-            item = {"image": waves(*one["size"], one["seed"]), "height": height, "width": width}
-            expressions = one.get("expressions", self.asked.get("expressions"))
+        for image in self.settings["inputs"]:
+            height, width = image.get("output_size", image["size"])
+            item = {"image": wave_image(*image["size"], image["seed"]), "height": height, "width": width}
+            expressions = image.get("expressions", self.settings.get("expressions"))
             if expressions:
                 item["expressions"] = expressions
             else:
                 item["vocabulary"] = self.vocabulary
-            if "objects" in one:
-                item["instances"] = ellipses(*one["size"], one["objects"])
-                item["task"] = self.asked.get("task", "detection")
+            if "objects" in image:
+                item["instances"] = ellipse_instances(*image["size"], image["objects"])
+                item["task"] = self.settings.get("task", "detection")
             items.append(item)
         return items
 
     def error(self, key: str, array: Tensor | np.ndarray) -> float:
-        """The largest difference, relative to the spread of the whole published array.
+        """Largest difference, relative to the standard deviation of the published array.
 
-        The stored array is the whole one cut by equal steps; `array` is cut likewise.
+        The stored array is a strided subsample of the full one; `array` is subsampled likewise.
         """
         array = np.asarray(array, np.float64)
-        stored = self.answers[key].astype(np.float64)
-        shape = self.answers[f"{key}/shape"]
+        stored = self.outputs[key].astype(np.float64)
+        shape = self.outputs[f"{key}/shape"]
         assert array.shape == tuple(shape), f"{key}: {array.shape}, published {tuple(shape)}"
-        cut = tuple(
-            slice(None, None, -(-whole // part))
-            for whole, part in zip(shape, stored.shape, strict=True)
+        strides = tuple(
+            slice(None, None, -(-full // part))
+            for full, part in zip(shape, stored.shape, strict=True)
         )
-        mine = array[cut]
+        sampled = array[strides]
         finite = np.isfinite(stored)
-        assert (np.isfinite(mine) == finite).all(), f"{key}: other entries are infinite"
-        spread = self.answers[f"{key}/stats"][1]
-        return float(np.abs(mine[finite] - stored[finite]).max() / spread)
+        assert (np.isfinite(sampled) == finite).all(), f"{key}: other entries are infinite"
+        deviation = self.outputs[f"{key}/stats"][1]
+        return float(np.abs(sampled[finite] - stored[finite]).max() / deviation)
 
-    def cut(self, key: str, array: Tensor | np.ndarray) -> np.ndarray:
-        """`array` cut as the stored one, for answers that must be equal."""
-        stored, shape = self.answers[key], self.answers[f"{key}/shape"]
+    def subsample(self, key: str, array: Tensor | np.ndarray) -> np.ndarray:
+        """Subsample `array` like the stored one, for outputs that must be equal."""
+        stored, shape = self.outputs[key], self.outputs[f"{key}/shape"]
         array = np.asarray(array)
         assert array.shape == tuple(shape), f"{key}: {array.shape}, published {tuple(shape)}"
-        steps = (-(-whole // part) for whole, part in zip(shape, stored.shape, strict=True))
+        steps = (-(-full // part) for full, part in zip(shape, stored.shape, strict=True))
         return array[tuple(slice(None, None, step) for step in steps)]

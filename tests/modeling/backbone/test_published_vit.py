@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hipie.modeling.backbone.vit import ViTPyramid
-from tests.published import DATA, ruled_weights
+from tests.published import DATA, deterministic_weights
 
 
 def test_three_scales_of_an_image_that_no_window_divides() -> None:
@@ -25,7 +25,7 @@ def test_three_scales_of_an_image_that_no_window_divides() -> None:
         name.replace("finer", "fpn1.0"): tuple(value.shape)
         for name, value in model.state_dict().items()
     }
-    state = ruled_weights(official)
+    state = deterministic_weights(official)
     model.load_state_dict({name.replace("fpn1.0", "finer"): one for name, one in state.items()})
     image = np.random.default_rng(0).standard_normal((2, 3, 224, 352))
     with torch.no_grad():
