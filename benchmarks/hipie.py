@@ -1,12 +1,11 @@
-"""How fast is HIPIE, where does the time go, and how much memory does it take?
+"""Speed, time by stage and memory of HIPIE.
 
-Everything is measured in turns within one run, after a warm-up, medians of several; ratios are what
-counts. Weights are random, the image is noise: times do not depend on what is seen, but for how
-many queries survive.
+Variants are measured alternately within one run, after a warm-up, as medians of several; compare
+ratios. Weights are random and the image is noise: times hardly depend on the content of an image.
 
     python benchmarks/hipie.py stages    [--model r50|vit_h] [--size 800x1066] [--names 12 133 459]
-    python benchmarks/hipie.py published [...]   against the published way of working
-    python benchmarks/hipie.py expressions [...]   ten expressions on one image against one
+    python benchmarks/hipie.py published [...]   against the published computation
+    python benchmarks/hipie.py expressions [...]   ten expressions for one image against one
     python benchmarks/hipie.py names     [...]   time against the number of names [--plot FILE]
 """
 
@@ -28,7 +27,7 @@ from detectron2.modeling import build_model
 
 # This file's own name must not hide the package's.
 sys.path[0] = str(Path(__file__).parents[1])
-from benchmarks.hipie_stages import STAGES, watched
+from benchmarks.hipie_stages import STAGES, timed_stages
 from benchmarks.published_way import published_way
 from hipie import model_zoo
 from hipie.engine.malloc import keep_freed_memory
@@ -36,7 +35,7 @@ from hipie.modeling.meta_arch.hipie import HIPIE
 from hipie.vocabularies.vocabulary import Vocabulary
 
 COLOURS = ("red", "green", "blue", "small", "large", "old", "wooden", "striped", "wet", "broken")
-WAYS = ("published", "published-kept", "ours")
+VARIANTS = ("published", "published-kept", "ours")
 EXPRESSIONS = [f"the {colour} dog left of the tree" for colour in COLOURS]
 
 
@@ -49,8 +48,8 @@ def build(name: str) -> HIPIE:
 
 
 def vocabulary(count: int) -> Vocabulary:
-    """COCO's 133 classes, then each with an adjective, as many as asked for."""
-    plain = [(one["name"], bool(one["isthing"])) for one in COCO_CATEGORIES]
+    """A number of class names: COCO's 133 classes, then each with an adjective."""
+    plain = [(category["name"], bool(category["isthing"])) for category in COCO_CATEGORIES]
     more = [(f"{colour} {name}", thing) for colour, (name, thing) in product(COLOURS, plain)]
     more += [(f"{a} {b} {name}", t) for a, b, (name, t) in product(COLOURS[:3], COLOURS[3:], plain)]
     chosen = (
@@ -63,14 +62,14 @@ def vocabulary(count: int) -> Vocabulary:
 
 
 def image(size: str) -> dict:
-    """Noise of "HEIGHTxWIDTH", with that size for results."""
+    """Input with noise of size "HEIGHTxWIDTH"."""
     height, width = (int(side) for side in size.split("x"))
     noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     return {"image": 255 * noise, "height": height, "width": width}
 
 
 def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each job, run in turns after one warm-up each."""
+    """Median seconds of each job, run alternately after a warm-up each."""
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(repeats + 1):
         for job, seconds in zip(jobs, times, strict=True):
@@ -82,47 +81,47 @@ def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 
 
 def stages(options: argparse.Namespace) -> None:
-    """A row a vocabulary: seconds and shares of every stage, the vocabulary being known."""
+    """Print seconds and shares of every stage by vocabulary size, with cached text features."""
     model = build(options.model)
     print(f"{options.model} at {options.size}: seconds by stage, second image of a vocabulary")
-    print(f"{'names':>6}" + "".join(f"{stage:>10}" for stage in (*STAGES, "whole")))
+    print(f"{'names':>6}" + "".join(f"{stage:>10}" for stage in (*STAGES, "total")))
     for count in options.names:
         item = {**image(options.size), "vocabulary": vocabulary(count)}
         model([item])
         rows = []
         for _ in range(options.repeats):
-            with watched(model) as watch:
+            with timed_stages(model) as stopwatch:
                 model([item])
-            rows.append([watch.seconds[stage] for stage in STAGES])
+            rows.append([stopwatch.seconds[stage] for stage in STAGES])
         row = [statistics.median(column) for column in zip(*rows, strict=True)]
-        whole = sum(row)
-        print(f"{count:>6}" + "".join(f"{seconds:>10.3f}" for seconds in (*row, whole)))
-        print(f"{'':>6}" + "".join(f"{seconds / whole:>10.1%}" for seconds in (*row, whole)))
+        total = sum(row)
+        print(f"{count:>6}" + "".join(f"{seconds:>10.3f}" for seconds in (*row, total)))
+        print(f"{'':>6}" + "".join(f"{seconds / total:>10.1%}" for seconds in (*row, total)))
 
 
 def published(options: argparse.Namespace) -> None:
-    """Processes that take turns, one for each way, as a user would have one or the other.
+    """Compare with the published computation, one process a variant, run alternately.
 
-    The published way is measured twice: as it comes, where the C library gives freed memory back to
-    the system, and with freed memory kept, as this package's programs keep it.
+    The published computation is measured with glibc's default, which returns freed memory to the
+    system, and with freed memory kept, as this package's programs keep it.
     """
     for count in options.names:
-        ways = {way: _started(way, count, options) for way in WAYS}
+        ways = {way: _started(way, count, options) for way in VARIANTS}
         times: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(options.repeats + 1):
             for way, process in ways.items():
-                seconds = _asked(process, "picture")
+                seconds = _request(process, "image")
                 if turn:
                     times[way].append(seconds)
         seconds = {way: statistics.median(every) for way, every in times.items()}
-        peaks = {way: _asked(process, "peak") / 2**20 for way, process in ways.items()}
+        peaks = {way: _request(process, "peak") / 2**20 for way, process in ways.items()}
         print(f"{options.model} {options.size} {count} names")
-        for way in WAYS:
+        for way in VARIANTS:
             print(
                 f"  {way:>14}: {seconds[way]:.2f} s, {seconds[way] / seconds['ours']:.2f} times "
                 f"ours; {peaks[way]:.2f} GiB, of which ours takes {peaks['ours'] / peaks[way]:.0%}"
             )
-        loaded = _asked(ways["ours"], "loaded") / 2**20
+        loaded = _request(ways["ours"], "loaded") / 2**20
         print(f"  of the memory the loaded model takes {loaded:.2f} GiB")
         for process in ways.values():
             process.stdin.close()
@@ -135,8 +134,8 @@ def _started(way: str, count: int, options: argparse.Namespace) -> subprocess.Po
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _asked(process: subprocess.Popen, question: str) -> float:
-    print(question, file=process.stdin, flush=True)
+def _request(process: subprocess.Popen, request: str) -> float:
+    print(request, file=process.stdin, flush=True)
     for line in process.stdout:
         if line.startswith("answer "):
             return float(line.split()[1])
@@ -144,7 +143,7 @@ def _asked(process: subprocess.Popen, question: str) -> float:
 
 
 def turns(options: argparse.Namespace) -> None:
-    """One way of working, an image whenever a line "image" comes in; for `published`."""
+    """Process of one variant for `published`: one image for every line "image" on stdin."""
     model = build(options.model)
     count = options.names[0]
     item = {**image(options.size), "vocabulary": vocabulary(count)}
@@ -152,40 +151,44 @@ def turns(options: argparse.Namespace) -> None:
     loaded = resident("VmRSS")
     with nullcontext() if options.way == "ours" else there:
         for line in sys.stdin:
-            question = line.strip()
+            request = line.strip()
             start = time.perf_counter()
-            if question == "picture":
+            if request == "image":
                 model([item])
             answers = {"peak": resident("VmHWM"), "loaded": loaded}
-            answers["picture"] = time.perf_counter() - start
-            print("answer", answers[question], flush=True)
+            answers["image"] = time.perf_counter() - start
+            print("answer", answers[request], flush=True)
 
 
 def resident(kind: str) -> int:
-    """Kilobytes of this process in memory: now (VmRSS) or at most so far (VmHWM); Linux only."""
+    """Memory of this process in KiB: current (VmRSS) or peak (VmHWM); Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def expressions(options: argparse.Namespace) -> None:
-    """Ten expressions about one image against one."""
+    """Compare ten expressions for one image with one, in one call and with encoded images."""
     model = build(options.model)
     item = image(options.size)
-    one, ten = medians(
+    features = model.encode_images([item], stuff=False)
+    single, ten, encode, encoded = medians(
         [
             lambda: model([{**item, "expressions": EXPRESSIONS[:1]}]),
             lambda: model([{**item, "expressions": EXPRESSIONS}]),
+            lambda: model.encode_images([item], stuff=False),
+            lambda: model.inference([{**item, "expressions": EXPRESSIONS[:1]}], features),
         ],
         options.repeats,
     )
     print(
-        f"{options.model} {options.size}: one sentence {one:.2f} s, ten {ten:.2f} s, "
-        f"{ten / one:.2f} times"
+        f"{options.model} {options.size}: one expression {single:.2f} s; ten in one call {ten:.2f} s, "
+        f"{ten / single:.2f} times; ten calls with encoded images {encode + 10 * encoded:.2f} s, "
+        f"{(encode + 10 * encoded) / (10 * single):.2f} of ten calls without"
     )
 
 
 def names(options: argparse.Namespace) -> None:
-    """Seconds of the first and of later images of a vocabulary, from 10 to 2,000 names."""
+    """Print seconds of the first and of later images of a vocabulary of 10 to 2,000 names."""
     model = build(options.model)
     rows = []
     for count in (10, 20, 50, 100, 200, 500, 1000, 2000):
@@ -215,16 +218,18 @@ def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
-    questions = {one.__name__: one for one in (stages, published, turns, expressions, names)}
+    """Run the benchmark that the command line names."""
+    requests = {
+        function.__name__: function for function in (stages, published, turns, expressions, names)
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=questions)
+    parser.add_argument("request", choices=requests)
     parser.add_argument("--model", default="r50", choices=["r50", "vit_h"])
     parser.add_argument("--size", default="800x1066", metavar="HxW")
     parser.add_argument("--names", type=int, nargs="+", default=[133])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--way", choices=WAYS, default="ours")
+    parser.add_argument("--way", choices=VARIANTS, default="ours")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -233,7 +238,7 @@ def main() -> None:
     kind = torch.backends.cpu.get_cpu_capability()
     print(f"{options.threads} threads, PyTorch {torch.__version__}, {kind}")
     with torch.no_grad():
-        questions[options.question](options)
+        requests[options.request](options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where an image's time goes inside HIPIE: seconds a stage, nested stages taken out."""
+"""Time of each stage of HIPIE for an image, without nested stages."""
 
 from __future__ import annotations
 
@@ -17,49 +17,50 @@ STAGES = ("text", "backbone", "fusion", "encoder", "decoder", "masks", "stuff", 
 
 
 class Stopwatch:
-    """Time by stage; a stage inside another is counted once, where it happens."""
+    """Time by stage; that of a nested stage counts for the nested stage only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[float] = []
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, whose own time goes to a stage."""
+        """Wrap `function` so that its time, without nested stages, is added to a stage."""
 
-        def run(*given: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             self._open.append(0.0)
             start = time.perf_counter()
             try:
-                return function(*given, **named)
+                return function(*args, **kwargs)
             finally:
-                whole = time.perf_counter() - start
-                self.seconds[stage] += whole - self._open.pop()
+                elapsed = time.perf_counter() - start
+                self.seconds[stage] += elapsed - self._open.pop()
                 if self._open:
-                    self._open[-1] += whole
+                    self._open[-1] += elapsed
 
         return run
 
 
 @contextmanager
-def watched(model: HIPIE) -> Iterator[Stopwatch]:
-    """While this is open, the stopwatch counts what `model` does."""
+def timed_stages(model: HIPIE) -> Iterator[Stopwatch]:
+    """Measure the stages of `model` while the context is open."""
     watch = Stopwatch()
-    places = [
+    stages = [
         (model.text_encoder, "forward", "text"),
         (model.backbone, "forward", "backbone"),
         (model.things, "project", "fusion"),
         (model.things, "fuse", "fusion"),
-        (model.things, "_encode", "encoder"),
+        (model.things, "encode", "encoder"),
         (model.things, "forward", "decoder"),
         (model.things.mask_features, "forward", "masks"),
         (model.things.mask_head, "forward", "masks"),
-        (model.stuff, "forward", "stuff"),
+        (model.stuff, "decode", "stuff"),
+        (model.stuff, "classify", "stuff"),
         (hipie.modeling.meta_arch.postprocess, "universal_inference", "merge"),
         (hipie.modeling.meta_arch.hipie, "referring_inference", "merge"),
-        (model, "predict", "rest"),
+        (model, "inference", "rest"),
     ]
     with ExitStack() as stack:
-        for owner, name, stage in places:
+        for owner, name, stage in stages:
             function = watch.timed(stage, getattr(owner, name))
             stack.enter_context(mock.patch.object(owner, name, function))
         yield watch

@@ -1,28 +1,35 @@
-"""HIPIE's model worked the published way: what the benchmark of speed and memory compares with.
+"""HIPIE computed as the published program does: the baseline of the speed and memory benchmark.
 
-The same weights and the same answers, but deformable attention by grid-sample, captions padded to
-the fixed length and read again for every image, pixels projected in the early fusion,
-encoder layers over all tokens at once, boxes of all proposals, class logits of every layer, masks
-of things by grouped convolutions, and every query's mask at full size before anything is merged.
+Weights and results are the same, but deformable attention uses grid-sample, captions are padded to
+a fixed length and encoded again for every image, image tokens are projected in the early fusion,
+encoder layers process all tokens together, boxes of all proposals and class logits of every layer
+are computed, masks of things use grouped convolutions, and every query's mask is upsampled to full
+size before the maps are computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import hipie.modeling.heads.dynamic_mask_head
 import hipie.modeling.meta_arch.postprocess
 import hipie.modeling.transformer_decoder.layers
 import hipie.ops.module
-from hipie.modeling.fusion.bidirectional_attention import HIDDEN, LIMIT, BidirectionalFusion
-from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centres
+from hipie.modeling.fusion.bidirectional_attention import (
+    MASKED_SCORE,
+    SCORE_LIMIT,
+    BidirectionalFusion,
+)
+from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centers
 from hipie.modeling.meta_arch.hipie import HIPIE
 from hipie.modeling.postprocessing.nms_topk import class_aware_nms, topk_query_class_pairs
 from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
@@ -33,57 +40,80 @@ from hipie.modeling.postprocessing.token_to_class import (
 )
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.bert import BertTextEncoder
+from hipie.modeling.transformer_decoder.maskdino_decoder import StuffBranch
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
-from hipie.structures import TextFeatures
+from hipie.structures import DecoderOutput, ImageQueries, Size, TextFeatures
 
 WINDOW = 512
-ALL_AT_ONCE = 2**40
+UNLIMITED = 2**40
 
 
 @contextmanager
 def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
-    """While this is open, `model` works the published way.
+    """Patch `model` so that it computes as the published program does.
 
     Args:
-        max_tokens: what every caption is padded to; whole windows of 512.
+        max_tokens: length that every caption is padded to, a multiple of 512.
     """
-    encoder, fusion, propose = model.text_encoder, model.things.fusion, model.things._propose
+    encoder, things, stuff = model.text_encoder, model.things, model.stuff
+    fusion, propose, forward = things.fusion, things._propose, things.forward
     with (
         mock.patch.object(hipie.ops.module, "ms_deform_attn", _grid_sample),
-        mock.patch.object(encoder, "forward", lambda said: _padded(encoder, said, max_tokens)),
-        mock.patch.object(fusion, "forward", lambda *given: _projected(fusion, *given)),
-        mock.patch.object(hipie.modeling.transformer_decoder.layers, "TOKENS_AT_ONCE", ALL_AT_ONCE),
-        mock.patch.object(hipie.modeling.heads.dynamic_mask_head, "QUERIES_AT_ONCE", ALL_AT_ONCE),
-        mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
-        mock.patch.object(model.things, "_propose", lambda *given: propose(*given[:2], True)),
-        mock.patch.object(model.things, "forward", _every_layer(model.things)),
-        mock.patch.object(model.stuff, "forward", _every_layer(model.stuff)),
         mock.patch.object(
-            hipie.modeling.meta_arch.postprocess, "universal_inference", _everything_at_full_size
+            encoder, "forward", lambda captions: _padded(encoder, captions, max_tokens)
+        ),
+        mock.patch.object(fusion, "forward", lambda *inputs: _projected(fusion, *inputs)),
+        mock.patch.object(hipie.modeling.transformer_decoder.layers, "TOKENS_PER_CHUNK", UNLIMITED),
+        mock.patch.object(hipie.modeling.heads.dynamic_mask_head, "QUERIES_PER_CHUNK", UNLIMITED),
+        mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
+        mock.patch.object(things, "_propose", partial(_propose_all, propose)),
+        mock.patch.object(things, "forward", partial(forward, all_layers=True)),
+        mock.patch.object(stuff, "decode", partial(_decode_all_states, stuff)),
+        mock.patch.object(stuff, "classify", partial(_classify_all_states, stuff)),
+        mock.patch.object(
+            hipie.modeling.meta_arch.postprocess, "universal_inference", _inference_at_full_size
         ),
     ):
         yield
 
 
-def _every_layer(branch: nn.Module) -> Callable[..., Any]:
-    """The branch's forward, which then also scores the words after every layer."""
-    forward = branch.forward
+def _decode_all_states(stuff: StuffBranch, features: Sequence[Tensor]) -> DecoderOutput:
+    """`StuffBranch.decode` with mask and class embeddings of every state and of the proposals."""
+    levels, mask_features = stuff.pixel_decoder(features)
+    topk, content, box_logits = stuff.decoder.propose(levels)
+    references = box_logits.sigmoid()
+    queries, boxes = stuff.decoder(content, references, levels, None)
+    states = [
+        stuff._describe(i, *state) for i, state in enumerate(zip(queries, boxes, strict=True))
+    ]
+    return DecoderOutput(
+        layers=tuple(states),
+        mask_features=mask_features.unbind(0),
+        references=references,
+        proposal_index=topk,
+        proposals=stuff._embed(stuff.decoder.norm(content), references),
+    )
 
-    def run(*given: Any, **named: Any) -> Any:
-        found = forward(*given, **named)
-        list(found.layers)
-        return found
 
-    return run
+def _classify_all_states(stuff: StuffBranch, output: DecoderOutput, text: Tensor) -> DecoderOutput:
+    """`StuffBranch.classify` of every state and of the proposals."""
+    heads = [*stuff.class_heads[:-2], stuff.class_heads[-1]]
+    layers = [
+        stuff._classify(layer, head, text) for layer, head in zip(output.layers, heads, strict=True)
+    ]
+    proposals = stuff._classify(output.proposals, stuff.class_heads[-2], text)
+    return replace(output, layers=tuple(layers), proposals=proposals)
 
 
-def _grouped(head: DynamicMaskHead, features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
-    """Every query's inputs are written out, and its layers are a group of a convolution."""
-    n, (height, width) = len(numbers), features.shape[-2:]
-    weights, biases = (numbers.split(head.sizes, dim=1)[part : part + 3] for part in (0, 3))
-    relative = centres[:, :, None] - pixel_centres(height, width, features.device)
-    shown = features.flatten(1).expand(n, -1, -1)
-    x = torch.cat([relative, shown], dim=1).view(1, -1, height, width)
+def _grouped(
+    head: DynamicMaskHead, features: Tensor, parameters: Tensor, centers: Tensor
+) -> Tensor:
+    """Copy the inputs for every query, whose layers are one group of a convolution."""
+    n, (height, width) = len(parameters), features.shape[-2:]
+    weights, biases = (parameters.split(head.sizes, dim=1)[part : part + 3] for part in (0, 3))
+    relative = centers[:, :, None] - pixel_centers(height, width, features.device)
+    repeated = features.flatten(1).expand(n, -1, -1)
+    x = torch.cat([relative, repeated], dim=1).view(1, -1, height, width)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         kernel = weight.reshape(bias.numel(), -1, 1, 1)
         x = F.conv2d(x, kernel, bias.flatten(), groups=n)
@@ -98,7 +128,7 @@ def _grid_sample(
 
 
 def _padded(encoder: BertTextEncoder, captions: Sequence[Any], max_tokens: int) -> TextFeatures:
-    """Features of captions read in full windows, whatever they hold."""
+    """Features of captions that are encoded in full windows, whatever their length."""
     exact = BertTextEncoder.forward(encoder, captions)
     windows = max(1, -(-max_tokens // WINDOW))
     ids = exact.input_ids.new_zeros(len(captions) * windows, WINDOW)
@@ -116,7 +146,7 @@ def _padded(encoder: BertTextEncoder, captions: Sequence[Any], max_tokens: int) 
 def _projected(
     fusion: BidirectionalFusion, visual: Tensor, text: Tensor, text_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The fusion as its formula stands: projections run over all pixels."""
+    """Fusion with projections of all image tokens."""
     visual, text = fusion.norm_visual(visual), fusion.norm_text(text)
 
     def heads(x: Tensor) -> Tensor:
@@ -124,62 +154,61 @@ def _projected(
 
     query = heads(fusion.visual_query(visual) * fusion.scale)
     key = heads(fusion.text_key(text))
-    scores = (query @ key.transpose(2, 3)).clamp(-LIMIT, LIMIT)
-    turned = scores.transpose(2, 3)
-    turned = (turned - turned.amax(3, keepdim=True)).clamp(-LIMIT, LIMIT).softmax(3)
-    hidden = text_mask.float()
-    scores = (scores + hidden.masked_fill(~text_mask, HIDDEN)[:, None, None]).softmax(3)
-    seen = (scores @ heads(fusion.text_value(text))).transpose(1, 2).flatten(2)
-    read = (turned @ heads(fusion.visual_value(visual))).transpose(1, 2).flatten(2)
+    scores = (query @ key.transpose(2, 3)).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+    transposed = scores.transpose(2, 3)
+    transposed = (
+        (transposed - transposed.amax(3, keepdim=True)).clamp(-SCORE_LIMIT, SCORE_LIMIT).softmax(3)
+    )
+    bias = text_mask.float()
+    scores = (scores + bias.masked_fill(~text_mask, MASKED_SCORE)[:, None, None]).softmax(3)
+    from_text = (scores @ heads(fusion.text_value(text))).transpose(1, 2).flatten(2)
+    from_image = (transposed @ heads(fusion.visual_value(visual))).transpose(1, 2).flatten(2)
     return (
-        visual + fusion.gamma_visual * fusion.visual_out(seen),
-        text + fusion.gamma_text * fusion.text_out(read),
+        visual + fusion.gamma_visual * fusion.visual_out(from_text),
+        text + fusion.gamma_text * fusion.text_out(from_image),
     )
 
 
-def _everything_at_full_size(
-    things: Any,
-    stuff: Any,
+def _inference_at_full_size(
+    things: ImageQueries,
+    stuff: ImageQueries,
     *,
-    image: int,
-    background_queries: int,
     token_spans: Sequence[Sequence[int]],
     is_thing: Sequence[bool],
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    input_size: Size,
+    output_size: Size,
     settings: InferenceSettings,
     clip_scores: None = None,
     owners: Any = None,
 ) -> dict[str, Any]:
     """Masks of all queries first; then scores, and maps by one product over all of them."""
-    count = things.token_logits.shape[1] - background_queries
-    every = torch.arange(count)
-    row = torch.full_like(every, image)
-    thing_masks = things.masks(row, every + background_queries)
-    stuff_count = stuff.token_logits.shape[1]
-    stuff_masks = stuff.masks(torch.full((stuff_count,), image), torch.arange(stuff_count))
-    tokens = things.token_logits[image, background_queries:]
-    logits = mask_stuff_classes(
-        pool_token_logits(tokens, token_spans, settings.token_pooling), is_thing
-    )
-    scores = instance_scores(logits, things.iou_logits[image, background_queries:])
-    kept = class_aware_nms(scores, things.boxes[image, background_queries:], settings.nms_threshold)
-    chosen, _, _ = topk_query_class_pairs(scores[kept], settings.detections_per_image, is_thing)
-    instances = _full(thing_masks[kept[chosen]], input_size, output_size) > 0
-    other = pool_token_logits(stuff.token_logits[image], token_spans, settings.token_pooling)
-    merged = torch.cat([logits[kept], mask_thing_classes(other, is_thing)])
+    thing_masks = things.masks(torch.arange(things.layer.boxes.shape[1]))
+    stuff_masks = stuff.masks(torch.arange(stuff.layer.boxes.shape[1]))
+    pooling = settings.token_pooling
+    logits = pool_token_logits(things.layer.logits[0], token_spans, pooling)
+    logits = mask_stuff_classes(logits, is_thing)
+    scores = instance_scores(logits, things.layer.iou_logits[0])
+    kept = class_aware_nms(scores, things.layer.boxes[0], settings.nms_threshold)
+    rows, _, _ = topk_query_class_pairs(scores[kept], settings.detections_per_image, is_thing)
+    instances = _full(thing_masks[kept[rows]], input_size, output_size) > 0
+    stuff_logits = pool_token_logits(stuff.layer.logits[0], token_spans, pooling)
+    all_logits = torch.cat([logits[kept], mask_thing_classes(stuff_logits, is_thing)])
     masks = _full(torch.cat([thing_masks[kept], stuff_masks]), input_size, output_size).sigmoid()
-    shares = panoptic_scores(merged, settings.temperature)
-    semantic = torch.einsum("qc,qhw->chw", shares, masks)
-    best, labels = shares.max(-1)
-    wanted = best > settings.object_mask_threshold
+    map_scores = panoptic_scores(all_logits, settings.temperature)
+    semantic = torch.einsum("qc,qhw->chw", map_scores, masks)
+    best, labels = map_scores.max(-1)
+    candidates = best > settings.object_mask_threshold
     winner = None
-    if wanted.any():
-        winner = (best[wanted, None, None] * masks[wanted]).argmax(0)
+    if candidates.any():
+        winner = (best[candidates, None, None] * masks[candidates]).argmax(0)
     return {"sem_seg": semantic, "winner": winner, "labels": labels, "instances": instances}
 
 
-def _full(small: Tensor, input_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
+def _propose_all(propose: Callable[..., Any], *inputs: Any, **_options: Any) -> Any:
+    return propose(*inputs, all_boxes=True)
+
+
+def _full(small: Tensor, input_size: Size, output_size: Size) -> Tensor:
     full = F.interpolate(small[None], scale_factor=4, mode="bilinear")
     full = full[:, :, : input_size[0], : input_size[1]]
     return F.interpolate(full, size=output_size, mode="bilinear")[0]

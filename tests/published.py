@@ -142,7 +142,11 @@ class Case:
         items = []
         for image in self.settings["inputs"]:
             height, width = image.get("output_size", image["size"])
-            item = {"image": wave_image(*image["size"], image["seed"]), "height": height, "width": width}
+            item = {
+                "image": wave_image(*image["size"], image["seed"]),
+                "height": height,
+                "width": width,
+            }
             expressions = image.get("expressions", self.settings.get("expressions"))
             if expressions:
                 item["expressions"] = expressions

@@ -70,7 +70,9 @@ def changed(queries: ImageQueries, **tensors: Tensor) -> ImageQueries:
     return replace(queries, layer=replace(queries.layer, **tensors))
 
 
-def run(things: ImageQueries, stuff: ImageQueries, settings: InferenceSettings = SETTINGS, **changes):
+def run(
+    things: ImageQueries, stuff: ImageQueries, settings: InferenceSettings = SETTINGS, **changes
+):
     arguments = {
         "token_spans": SPANS,
         "is_thing": IS_THING,
@@ -105,7 +107,9 @@ def test_maps_hold_things_and_stuff(things: ImageQueries, stuff: ImageQueries) -
     assert results["sem_seg"][2, :30].max() < 0.1
 
 
-def test_stuff_decoder_keeps_its_thing_scores_by_option(things: ImageQueries, stuff: ImageQueries) -> None:
+def test_stuff_decoder_keeps_its_thing_scores_by_option(
+    things: ImageQueries, stuff: ImageQueries
+) -> None:
     below = (slice(0, 1), slice(56, 64))
     apart = run(things, stuff)["sem_seg"][below].mean()
     joined = run(things, stuff, replace(SETTINGS, thing_scores_from_stuff_decoder=True))["sem_seg"]
@@ -115,7 +119,9 @@ def test_stuff_decoder_keeps_its_thing_scores_by_option(things: ImageQueries, st
     assert len(only["instances"]) > 0
 
 
-def test_stuff_decoder_with_a_vocabulary_of_things(things: ImageQueries, stuff: ImageQueries) -> None:
+def test_stuff_decoder_with_a_vocabulary_of_things(
+    things: ImageQueries, stuff: ImageQueries
+) -> None:
     """As published its queries count for all classes alike; not with `min_softmax_classes`."""
     embeddings = stuff.layer.mask_embeddings
     everywhere = changed(stuff, mask_embeddings=torch.full_like(embeddings, FAR))
@@ -144,13 +150,17 @@ def test_only_requested_results_are_computed(things: ImageQueries, stuff: ImageQ
     assert alone["panoptic_seg"][1] == complete[1]
 
 
-def test_panoptic_map_without_candidates_is_empty(things: ImageQueries, stuff: ImageQueries) -> None:
+def test_panoptic_map_without_candidates_is_empty(
+    things: ImageQueries, stuff: ImageQueries
+) -> None:
     alone = replace(SETTINGS, instance_on=False, semantic_on=False, object_mask_threshold=1.0)
     panoptic, segments = run(things, stuff, alone)["panoptic_seg"]
     assert panoptic.shape == (64, 48) and not panoptic.any() and segments == []
 
 
-def test_score_of_a_single_class_is_that_of_a_large_vocabulary(things: ImageQueries, stuff: ImageQueries) -> None:
+def test_score_of_a_single_class_is_that_of_a_large_vocabulary(
+    things: ImageQueries, stuff: ImageQueries
+) -> None:
     things = changed(things, logits=0.15 * things.layer.logits)
     single = {"token_spans": SPANS[:1], "is_thing": IS_THING[:1]}
     published = run(things, stuff, **single)

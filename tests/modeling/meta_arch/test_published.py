@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from hipie import model_zoo
 from hipie.checkpoint.converters.conversion import convert_state
 from hipie.modeling.meta_arch.hipie import HIPIE
-from tests.published import Case, fixed_uniform, official_shapes, deterministic_weights
+from tests.published import Case, deterministic_weights, fixed_uniform, official_shapes
 
 FEATURES = 2e-4
 DECODED = 5e-4
@@ -112,11 +112,13 @@ def test_results_equal_the_published_ones(name: str, published_model) -> None:
     labels = case.subsample("sem_argmax_0", result["sem_seg"].argmax(0))
     assert (labels == case.outputs["sem_argmax_0"]).mean() > SAME_PIXELS
     panoptic, segments = result["panoptic_seg"]
-    assert (case.subsample("panoptic_0", panoptic) == case.outputs["panoptic_0"]).mean() > SAME_PIXELS
+    assert (
+        case.subsample("panoptic_0", panoptic) == case.outputs["panoptic_0"]
+    ).mean() > SAME_PIXELS
     expected = case.settings["inputs"][0]["segments_info"]
-    assert [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in segments] == [
-        {key: segment[key] for key in ("id", "isthing", "category_id")} for segment in expected
-    ]
+    assert [
+        {key: segment[key] for key in ("id", "isthing", "category_id")} for segment in segments
+    ] == [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in expected]
 
 
 @pytest.mark.parametrize(("name", "share"), [("names12", 0.98), ("names133", 0.85)])
@@ -206,14 +208,17 @@ def test_two_sizes_at_once_and_long_captions(name: str, published_model) -> None
         "md_boxes": stuff.boxes,
         "md_masks": stuff.mask_logits,
     }
-    assert {key: case.error(key, array) < DECODED for key, array in arrays.items()} == dict.fromkeys(
-        arrays, True
-    )
+    assert {
+        key: case.error(key, array) < DECODED for key, array in arrays.items()
+    } == dict.fromkeys(arrays, True)
     with torch.no_grad():
         results = model(case.inputs())
     for i, result in enumerate(results):
         instances = result["instances"]
-        assert np.abs(instances.pred_boxes.tensor.numpy() - case.outputs[f"inst_boxes_{i}"]).max() < 0.05
+        assert (
+            np.abs(instances.pred_boxes.tensor.numpy() - case.outputs[f"inst_boxes_{i}"]).max()
+            < 0.05
+        )
         assert np.abs(instances.scores.numpy() - case.outputs[f"inst_scores_{i}"]).max() < 5e-4
         assert np.array_equal(instances.pred_classes, case.outputs[f"inst_classes_{i}"])
         masks = case.subsample(f"inst_masks_{i}", instances.pred_masks)
@@ -224,12 +229,16 @@ def test_two_sizes_at_once_and_long_captions(name: str, published_model) -> None
         panoptic, segments = result["panoptic_seg"]
         same = case.subsample(f"panoptic_{i}", panoptic) == case.outputs[f"panoptic_{i}"]
         assert same.mean() > SAME_PIXELS
-        kept = [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in segments]
+        kept = [
+            {key: segment[key] for key in ("id", "isthing", "category_id")} for segment in segments
+        ]
         assert kept == case.settings["inputs"][i]["segments_info"]
 
 
 @pytest.mark.parametrize(("name", "terms"), [("losses", 143), ("sentence_losses", 38)])
-def test_losses_equal_the_published_ones(name: str, terms: int, published_model, monkeypatch) -> None:
+def test_losses_equal_the_published_ones(
+    name: str, terms: int, published_model, monkeypatch
+) -> None:
     case = Case(name)
     model = prepared(case, published_model)
     replace_random_numbers(monkeypatch)
