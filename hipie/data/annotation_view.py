@@ -1,4 +1,4 @@
-"""The annotation of one image of any registered kind, as masks with names."""
+"""Annotations of an image in any supported format, as labelled masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hipie.data.image_io import read_image, read_label_map
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
 
-KINDS = (
+ANNOTATION_KEYS = (
     "pan_seg_file_name",
     "pan_part_file_name",
     "part_seg_file_name",
@@ -28,7 +28,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class ExpressionTargets:
-    """An expression and the positions of the objects that it means."""
+    """A referring expression and the positions of its target objects."""
 
     text: str
     targets: tuple[int, ...]
@@ -36,13 +36,13 @@ class ExpressionTargets:
 
 @dataclass(frozen=True)
 class AnnotationView:
-    """An image with what is said of it.
+    """An image and its annotation.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        segments: things and stuff by name; parts by phrase; the objects of expressions by number.
-            Their scores mean nothing.
-        expressions: those of a data set of expressions.
+        segments: things, stuff and parts labelled by class name, objects of referring data sets by
+            number; all scores are 1.
+        expressions: referring expressions; empty for other data sets.
     """
 
     image: NDArray[Any]
@@ -51,9 +51,9 @@ class AnnotationView:
 
 
 def dataset_vocabulary(metadata: Metadata) -> Vocabulary | None:
-    """The classes of a data set; None where it has expressions only."""
-    known = ("vocabulary", "thing_classes", "stuff_classes")
-    if not any(metadata.get(key) for key in known):
+    """Return the vocabulary of a data set; None for referring data sets without classes."""
+    keys = ("vocabulary", "thing_classes", "stuff_classes")
+    if not any(metadata.get(key) for key in keys):
         return None
     return Vocabulary.from_metadata(metadata)
 
@@ -62,97 +62,102 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
     """Read an image and its annotation.
 
     Args:
-        record: of the catalog, in any form that the mappers of this package take.
-        metadata: of its data set.
+        record: a record of the data set, in any format that the dataset mappers support.
+        metadata: metadata of the data set.
 
     Raises:
-        ValueError, FileNotFoundError: naming what cannot be read, or does not fit together.
+        ValueError, FileNotFoundError: naming the file that cannot be read or has another size.
     """
     if "file_name" not in record:
-        raise ValueError("groups of images cannot be looked at one by one")
-    place = record["file_name"]
-    kind = next((key for key in KINDS if key in record), None)
-    if kind is None:
-        raise ValueError(f"{place}: the data set says nothing of it that could be shown")
-    image = read_image(place)
+        raise ValueError("records of groups of images are not supported")
+    path = record["file_name"]
+    key = next((key for key in ANNOTATION_KEYS if key in record), None)
+    if key is None:
+        raise ValueError(f"{path}: the record has no annotation")
+    image = read_image(path)
     size = image.shape[:2]
-    said = record.get("height", size[0]), record.get("width", size[1])
-    if size != said:
-        raise ValueError(f"{place}: the image is {_by(size)}, its annotation says {_by(said)}")
-    if kind == "annotations":
-        masks, classes = instance_masks(record[kind], *size, NoOpTransform())
-    elif kind == "pan_seg_file_name":
-        colours = _fitting(record[kind], size)
+    expected = record.get("height", size[0]), record.get("width", size[1])
+    if size != expected:
+        raise ValueError(
+            f"{path}: the image has {_format_size(size)}, its annotation {_format_size(expected)}"
+        )
+    if key == "annotations":
+        masks, classes = instance_masks(record[key], *size, NoOpTransform())
+    elif key == "pan_seg_file_name":
+        colours = _read_labels(record[key], size)
         masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
-    elif kind == "pan_part_file_name":
-        return AnnotationView(image, _objects_with_parts(record[kind], size, metadata), [])
+    elif key == "pan_part_file_name":
+        return AnnotationView(image, _objects_with_parts(record[key], size, metadata), [])
     else:
-        masks, classes = _label_map(record[kind], size, metadata)
+        masks, classes = _label_map(record[key], size, metadata)
     expressions = [
-        ExpressionTargets(s["expression"], tuple(s["targets"]))
-        for s in record.get("expressions", ())
+        ExpressionTargets(entry["expression"], tuple(entry["targets"]))
+        for entry in record.get("expressions", ())
     ]
     vocabulary = None if expressions else dataset_vocabulary(metadata)
-    return AnnotationView(image, _segments(place, masks, classes, vocabulary), expressions)
+    return AnnotationView(image, _segments(path, masks, classes, vocabulary), expressions)
 
 
 def _segments(
-    place: str, masks: NDArray[Any], classes: Sequence[int], vocabulary: Vocabulary | None
+    path: str, masks: NDArray[Any], classes: Sequence[int], vocabulary: Vocabulary | None
 ) -> list[Segment]:
     if vocabulary is None:
         return [Segment(f"object {i}", "thing", mask, 1.0) for i, mask in enumerate(masks, 1)]
-    found = []
+    segments = []
     for mask, index in zip(masks, classes, strict=True):
         if not 0 <= index < len(vocabulary.classes):
             raise ValueError(
-                f"{place}: an object is of class number {index}, and the data set has "
+                f"{path}: an object has the class index {index}, but the data set has "
                 f"{len(vocabulary.classes)} classes"
             )
         entry = vocabulary.classes[index]
-        found.append(Segment(entry.name, entry.kind, mask, 1.0))
-    return found
+        segments.append(Segment(entry.name, entry.kind, mask, 1.0))
+    return segments
 
 
 def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) -> list[Segment]:
-    """Objects and stuff of a panoptic parts map; after each object its parts."""
-    labels = _fitting(path, size)
+    """Return objects and stuff of a panoptic parts map, each followed by its parts."""
+    labels = _read_labels(path, size)
     try:
-        truth = decode_uids(labels)
+        decoded = decode_uids(labels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    found = []
-    for one in metadata.part_pq_classes:
-        of_class = np.isin(truth.classes, one.numbers)
-        for number in np.unique(truth.objects[of_class]):
-            mask = of_class & (truth.objects == number)
-            found.append(Segment(one.name, "thing" if one.thing else "stuff", mask, 1.0))
-            for place, name in enumerate(one.part_names, 1):
-                given = [part for part, shown in one.parts.items() if shown == place]
-                part = mask & np.isin(truth.parts, given)
-                if part.any():
-                    found.append(Segment(f"{one.name} {name}", "part", part, 1.0))
-    return found
+    segments = []
+    for part_class in metadata.part_pq_classes:
+        class_mask = np.isin(decoded.classes, part_class.numbers)
+        kind = "thing" if part_class.thing else "stuff"
+        for object_number in np.unique(decoded.objects[class_mask]):
+            mask = class_mask & (decoded.objects == object_number)
+            segments.append(Segment(part_class.name, kind, mask, 1.0))
+            for index, name in enumerate(part_class.part_names, 1):
+                numbers = [part for part, target in part_class.parts.items() if target == index]
+                part_mask = mask & np.isin(decoded.parts, numbers)
+                if part_mask.any():
+                    segments.append(Segment(f"{part_class.name} {name}", "part", part_mask, 1.0))
+    return segments
 
 
 def _label_map(
     path: str, size: tuple[int, int], metadata: Metadata
 ) -> tuple[NDArray[Any], list[int]]:
-    """A mask for every class in the map. Maps of parts count from 1, those of stuff from 0."""
-    labels = _fitting(path, size).astype(np.int64)
-    ignored = metadata.get("ignore_label", 255)
-    first = 1 if ignored == 0 else 0
-    shown = [int(value) for value in np.unique(labels) if value != ignored]
-    masks = [labels == value for value in shown]
+    """Return a mask and class index per label; labels start at 1 where 0 is ignored, else at 0."""
+    labels = _read_labels(path, size).astype(np.int64)
+    ignore_label = metadata.get("ignore_label", 255)
+    first = 1 if ignore_label == 0 else 0
+    values = [int(value) for value in np.unique(labels) if value != ignore_label]
+    masks = [labels == value for value in values]
     stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
-    return stacked, [value - first for value in shown]
+    return stacked, [value - first for value in values]
 
 
-def _fitting(path: str, size: tuple[int, int]) -> NDArray[Any]:
+def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
     labels = read_label_map(path)
     if labels.shape[:2] != size:
-        raise ValueError(f"{path}: the map is {_by(labels.shape[:2])}, its image {_by(size)}")
+        raise ValueError(
+            f"{path}: the map has {_format_size(labels.shape[:2])}, its image {_format_size(size)}"
+        )
     return labels
 
 
-def _by(size: tuple[int, ...]) -> str:
+def _format_size(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]} pixels"

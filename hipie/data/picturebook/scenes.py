@@ -167,7 +167,7 @@ def _line(mask: NDArray[Any], ends: list[Any], width: float) -> None:
     cv2.line(mask, a, b, 1, max(1, round(width)))
 
 
-Marks = np.ndarray | None
+Marks = NDArray[Any] | None
 
 
 def _open_air(
