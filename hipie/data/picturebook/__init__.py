@@ -22,8 +22,9 @@ from .classes import (
     UNSEEN_THINGS,
 )
 from .disk import PictureBookError, finished, write_split
-from .page import Expression, Page, Part, Segment
+from .page import Expression, Page, Part
 from .queries import Query
+from .segment import Segment
 
 __all__ = [
     "CATEGORY_IDS",

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .classes import SPLITS, STUFF, THING_BY_NAME
-from .page import Page, Part, Segment
+from .page import Page, Part
 from .placing import Placed, Placer, Veto, Wish, choose_scene, complete, novel_wish
 from .scenes import Scene, make_scene
+from .segment import Segment
 from .sentences import write_sentences
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ SPLITS: tuple[str, ...] = ("train", "val", "unseen")
 THING_BY_NAME: dict[str, ThingClass] = {thing.name: thing for thing in THINGS}
 STUFF_BY_NAME: dict[str, StuffClass] = {stuff.name: stuff for stuff in STUFF}
 SEEN_THINGS: tuple[str, ...] = tuple(t.name for t in THINGS if t.name not in UNSEEN_THINGS)
-CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in (*THINGS, *STUFF))
+CLASS_NAMES: tuple[str, ...] = (*(c.name for c in THINGS), *(c.name for c in STUFF))
 CATEGORY_IDS: dict[str, int] = {name: number for number, name in enumerate(CLASS_NAMES, 1)}
 
 

@@ -9,28 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .queries import Query
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One thing or one kind of stuff on a page.
-
-    `bbox` is (x, y, width, height) of the visible pixels, `area` their number. `colour`, `size`,
-    `pattern`, `ground` and `height` are None for stuff; `ground` is the stuff a thing stands on or
-    hangs in, None where that is not clear; `height` is its drawn height in pixels, whether hidden
-    or not.
-    """
-
-    id: int
-    name: str
-    kind: str
-    bbox: tuple[int, int, int, int]
-    area: int
-    colour: str | None = None
-    size: str | None = None
-    pattern: str | None = None
-    ground: str | None = None
-    height: float | None = None
+from .segment import Segment
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ _SHIFT = 4
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """The colour that is `share` of the second and the rest of the first."""
-    return tuple(int(round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def darker(colour: Colour, share: float = 0.4) -> Colour:
@@ -116,7 +117,9 @@ class Pen:
             row = np.floor(across)
             dx = (along + 0.5 * (row % 2)) % 1.0 - 0.5
             marked = dx**2 + (across - row - 0.5) ** 2 < 0.3**2
-        return np.where(marked[..., None], np.uint8(second), np.uint8(self.coat))
+        return np.where(
+            marked[..., None], np.array(second, np.uint8), np.array(self.coat, np.uint8)
+        )
 
     def part(self, name: str, parent: int = -1) -> int:
         """Begin one part: shapes that follow belong to it. Returns its index."""
@@ -138,16 +141,16 @@ class Pen:
         """Fill a closed polygon; outline it with the fill's darker shade."""
         corners = [self._place(np.asarray(points, dtype=np.float64))]
         label = self._label
+        colour = self.coat if isinstance(fill, str) else fill  # the only text is COAT
         if fill == COAT and self._coat_image is not None:
             mask = np.zeros(self._labels.shape, np.uint8)
             cv2.fillPoly(mask, corners, 255, cv2.LINE_8, _SHIFT)
             cv2.copyTo(self._coat_image, mask, self._canvas)
         else:
-            colour = self.coat if fill == COAT else fill
             cv2.fillPoly(self._canvas, corners, colour, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self._labels, corners, label, cv2.LINE_8, _SHIFT)
         if outline:
-            shade = darker(self.coat if fill == COAT else fill, 0.55)
+            shade = darker(colour, 0.55)
             self._stroke(corners, shade, self._line, True, label)
 
     def _stroke(
@@ -220,7 +223,8 @@ class Pen:
 
 def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
     shade = rng.uniform(-10, 10) + rng.uniform(-7, 7, 3)
-    return tuple(int(v) for v in np.clip(np.asarray(colour) + shade, 0, 255))
+    red, green, blue = (int(v) for v in np.clip(np.asarray(colour) + shade, 0, 255))
+    return red, green, blue
 
 
 def smooth(points: NDArray[Any], closed: bool, steps: int = 6) -> NDArray[Any]:

@@ -21,8 +21,9 @@ from .classes import (
     held_out,
 )
 from .drawings import DRAWINGS
+from .painting import INDEX
 from .pen import Pen, Sprite
-from .scenes import INDEX, LAYOUTS, Scene
+from .scenes import LAYOUTS, Scene
 
 AIRY: frozenset[str] = frozenset({"sky", "mountain", "wall"})
 """Stuff that things hang in front of, rather than stand on."""
@@ -49,6 +50,16 @@ class Wish:
         return all(wanted is None or wanted == has for wanted, has in pairs)
 
 
+@dataclass(frozen=True)
+class CompleteWish(Wish):
+    """A wish that leaves nothing to chance."""
+
+    name: str
+    colour: str
+    size: str
+    pattern: str
+
+
 Veto = Callable[[Wish], bool]
 
 
@@ -56,7 +67,7 @@ Veto = Callable[[Wish], bool]
 class Placed:
     """A drawn thing at (left, top) of the page; later ones hide earlier ones."""
 
-    wish: Wish
+    wish: CompleteWish
     sprite: Sprite
     left: int
     top: int
@@ -72,7 +83,7 @@ def complete(
     kinds: frozenset[str],
     split: str,
     veto: Veto | None = None,
-) -> Wish | None:
+) -> CompleteWish | None:
     """Fill in what a wish leaves open, for a scene with these kinds of stuff; None if it cannot."""
     names = [
         thing.name
@@ -90,7 +101,7 @@ def complete(
     odds = np.array([_ODDS.get(name, 1.0) for name in names])
     for _ in range(24):
         name = names[rng.choice(len(names), p=odds / odds.sum())]
-        made = Wish(
+        made = CompleteWish(
             name,
             wish.colour or str(rng.choice(list(COLOURS))),
             wish.size or str(rng.choice(list(SIZES), p=(0.3, 0.42, 0.28))),
@@ -139,7 +150,7 @@ class Placer:
         self._boxes: list[NDArray[Any]] = []
         self._coarse = scene.stuff[3::6, 3::6]
 
-    def put(self, wish: Wish) -> bool:
+    def put(self, wish: CompleteWish) -> bool:
         """Place a complete wish; False when there is no room for it."""
         thing = THING_BY_NAME[wish.name]
         tall = thing.height * SIZES[wish.size] * self.rng.uniform(0.94, 1.06) * self.unit

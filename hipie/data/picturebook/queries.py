@@ -8,29 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from .classes import HELD_OUT_PAIRS, STUFF_BY_NAME, THING_BY_NAME, UNSEEN_THINGS
+from .segment import Segment
 
 MARGIN = 1.2
 """A "largest" thing is drawn at least this many times as high as the next."""
 SIDES = ("left", "right")
 EXTREMES = ("largest", "smallest", "leftmost", "rightmost")
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
-
-
-class Thing(Protocol):
-    """The fields of a segment that a query reads."""
-
-    id: int
-    name: str
-    colour: str | None
-    size: str | None
-    pattern: str | None
-    ground: str | None
-    bbox: tuple[int, int, int, int]
-    area: int
-    height: float | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class Query:
     but: str | None = None
     also: Query | None = None
 
-    def select(self, things: Sequence[Thing]) -> frozenset[int] | None:
+    def select(self, things: Sequence[Segment]) -> frozenset[int] | None:
         """Ids of the things described; None where the page leaves it unclear."""
         chosen = [thing for thing in things if self._fits(thing)]
         if self.ground is not None:
@@ -76,7 +62,7 @@ class Query:
         more = self.also.select(things)
         return None if more is None else found | more
 
-    def _fits(self, thing: Thing) -> bool:
+    def _fits(self, thing: Segment) -> bool:
         wanted = (
             (self.colour, thing.colour),
             (self.size, thing.size),
@@ -88,8 +74,8 @@ class Query:
             and (self.but is None or thing.colour != self.but)
         )
 
-    def _beside(self, chosen: list[Thing], things: Sequence[Thing]) -> list[Thing] | None:
-        anchors = self.anchor.select(things)
+    def _beside(self, chosen: list[Segment], things: Sequence[Segment]) -> list[Segment] | None:
+        anchors = self.anchor.select(things) if self.anchor is not None else None
         if anchors is None or len(anchors) != 1:
             return None
         anchor = next(thing for thing in things if thing.id in anchors)
@@ -115,11 +101,11 @@ class Query:
         return ""
 
 
-def _centre(thing: Thing) -> float:
+def _centre(thing: Segment) -> float:
     return thing.bbox[0] + thing.bbox[2] / 2
 
 
-def _left_of(first: Thing, second: Thing) -> bool | None:
+def _left_of(first: Segment, second: Segment) -> bool | None:
     """Whether `first` is left of `second`; None when they overlap too much to say."""
     a, b = _centre(first), _centre(second)
     if a >= b:
@@ -128,14 +114,19 @@ def _left_of(first: Thing, second: Thing) -> bool | None:
     return True if clear else None
 
 
-def _extreme(chosen: list[Thing], extreme: str) -> Thing | None:
+def _drawn_height(thing: Segment) -> float:
+    assert thing.height is not None, "stuff has no height"
+    return thing.height
+
+
+def _extreme(chosen: list[Segment], extreme: str) -> Segment | None:
     """The clear winner among at least two things, or None."""
     if len(chosen) < 2:
         return None
     if extreme in ("largest", "smallest"):
-        ordered = sorted(chosen, key=lambda thing: thing.height, reverse=extreme == "largest")
+        ordered = sorted(chosen, key=_drawn_height, reverse=extreme == "largest")
         first, second = ordered[:2]
-        ratio = first.height / second.height
+        ratio = _drawn_height(first) / _drawn_height(second)
         if max(ratio, 1 / ratio) < MARGIN:
             return None
         by_area = max if extreme == "largest" else min

@@ -76,7 +76,7 @@ def _suffixed(file_name: str, thing: int) -> str:
 
 
 def _all_instances(root: Path, seed: int) -> dict[str, Any]:
-    joined = {
+    joined: dict[str, Any] = {
         "info": records.info(seed, VERSION, "all"), "licenses": records.LICENCES, "images": [],
         "annotations": [], "categories": records.thing_categories(),
     }  # fmt: skip

@@ -56,7 +56,7 @@ class _Sheet:
         count = int(self.rng.integers(3, 6))
         x = (np.arange(count) + self.rng.uniform(0.2, 0.8, count)) / count * self.width
         floor = round(level * self.height) + 2
-        corners = [(-0.1 * self.width, floor)]
+        corners: list[tuple[float, float]] = [(-0.1 * self.width, floor)]
         for number, place in enumerate(x):
             tall = self.rng.uniform(low, high)
             corners.append((place, floor - tall * self.height))

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .classes import COLOURS, PATTERNS, SEEN_THINGS, SIZES, THINGS
-from .page import Expression, Segment
+from .page import Expression
 from .queries import EXTREMES, SIDES, Query, sentence
+from .segment import Segment
 
 Candidate = tuple[str, Query]
 MOST_SINGLES = 3
@@ -74,7 +75,7 @@ class _Writer:
                 return
             if (
                 kind not in done
-                and query.select(self.things) == {thing.id}
+                and query.select(self.things) == frozenset({thing.id})
                 and self.add(query, frozenset({thing.id}))
             ):
                 done.add(kind)
@@ -146,10 +147,7 @@ class _Writer:
                 if a.name != b.name:
                     first = Query(a.name, colour=a.colour if self.rng.random() < 0.5 else None)
                     second = Query(b.name, colour=b.colour if self.rng.random() < 0.5 else None)
-                    if all(
-                        q.select(self.things) is not None and len(q.select(self.things)) == 1
-                        for q in (first, second)
-                    ):
+                    if all(len(q.select(self.things) or ()) == 1 for q in (first, second)):
                         options.append(Query(first.name, first.colour, also=second))
         added = 0
         for number in self.rng.permutation(len(options)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ def _noise(rng: np.random.Generator, across: int, down: int) -> NDArray[Any]:
     return (cut - cut.mean()) / cut.std()
 
 
-def _wrapped(draw, points: NDArray[Any], reach: int) -> None:
+def _wrapped(draw: Callable[[NDArray[Any]], None], points: NDArray[Any], reach: int) -> None:
     """Call `draw(points)` at every shift by which the stroke reaches over the tile's border."""
     low, high = points.min(0) - reach, points.max(0) + reach
     for dx in (-TILE, 0, TILE):
@@ -37,13 +38,13 @@ def _strokes(
     tile: NDArray[Any],
     rng: np.random.Generator,
     count: int,
-    shape,
+    shape: Callable[[np.random.Generator], NDArray[Any]],
     thickness: int,
     values: tuple[float, float],
 ) -> None:
     for _ in range(count):
         points = shape(rng) + rng.uniform(0, TILE, 2)
-        value = float(rng.uniform(*sorted(values)))
+        value = float(rng.uniform(min(values), max(values)))
 
         def draw(at: NDArray[Any], value: float = value) -> None:
             fixed = [np.round(at * 16).astype(np.int32)]

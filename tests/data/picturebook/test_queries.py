@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipie.data.picturebook.page import Segment
 from hipie.data.picturebook.queries import Query, noun, sentence
+from hipie.data.picturebook.segment import Segment
 
 
 def _thing(number: int, name: str = "dog", x: int = 0, wide: int = 20, **rest) -> Segment:
