@@ -4,8 +4,8 @@
     Segmenter.from_config("nano/hipie_nano_picturebook.yaml").segment("image.png", things=["car"])
 
 Names are imported on first access, so that `import hipie` is light and `hipie.ops` works without
-Detectron2. Taking `add_hipie_config` or `model_zoo` registers every architecture, backbone, data set
-and installed project (see `hipie.registration`).
+Detectron2. Taking `add_hipie_config` or `model_zoo` registers every architecture, backbone, data
+set and installed project (see `hipie.registration`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 __all__ = ["Segmenter", "Vocabulary", "__version__", "add_hipie_config", "model_zoo"]
 
 WITHOUT_DETECTRON2 = (
-    "hipie needs Detectron2 for everything but hipie.ops, and it is not installed. Install it with: "
-    "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 "
+    "hipie needs Detectron2 for everything but hipie.ops, and it is not installed. Install it "
+    "with: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 "
     "(or, in a clone of hipie: python install/get_detectron2.py)"
 )
 _MODULE_OF = {

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import hipie.model_zoo as model_zoo
-from hipie.checkpoint import Checkpointer
-from hipie.checkpoint.report import LoadReport
+from hipie.checkpoint import Checkpointer, LoadReport
 from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, as_rgb, read_image

@@ -1,8 +1,9 @@
 """Registration of everything that a configuration can name.
 
 Architectures and backbones register themselves in Detectron2's registries, data sets in its
-catalogs, evaluators in `EVALUATOR_REGISTRY`; so do the installed projects. Taking `add_hipie_config`
-or `model_zoo` from `hipie` calls `register_all`, and so does everything that builds models by name.
+catalogs, evaluators in `EVALUATOR_REGISTRY`; so do the installed projects. Taking
+`add_hipie_config` or `model_zoo` from `hipie` calls `register_all`, and so does everything that
+builds models by name.
 """
 
 from __future__ import annotations

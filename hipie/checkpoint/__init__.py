@@ -1,14 +1,15 @@
-"""Reading and writing weights: ours, Detectron2's, safetensors; never running pickled code."""
+"""Reading and writing of weights in several formats, without running code of the files."""
 
+from hipie.checkpoint.base import CheckpointableModel
 from hipie.checkpoint.checkpointer import Checkpointer
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.export import save_weights
-from hipie.checkpoint.load import load_state, load_weights
+from hipie.checkpoint.load import LoadReport, load_state, load_weights
 from hipie.checkpoint.read import read_state
-from hipie.checkpoint.report import LoadReport
 
 __all__ = [
     "CheckpointError",
+    "CheckpointableModel",
     "Checkpointer",
     "LoadReport",
     "load_state",

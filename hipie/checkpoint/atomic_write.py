@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hipie.checkpoint.error import CheckpointError, first_line
 
 
 def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
-    """Write a file beside its place, flush it to the disk, and move it there.
+    """Write a temporary file beside the target, flush it to the disk, and rename it.
 
-    A crash, a full disk or `kill -9` at any moment leaves the previous file as it was; what is
-    left of an interrupted try is removed by the next one.
+    A crash, a full disk or `kill -9` at any moment leaves the previous file unchanged; temporary
+    files of interrupted calls are removed by the next call.
 
     Args:
-        path: where the file goes; its folder is made if needed.
+        path: of the file; its folder is created if needed.
         write: called with the name of a temporary file, which it fills.
 
     Raises:
@@ -29,7 +29,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _remove_leftovers(path)
         write(str(temporary))
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
@@ -37,7 +37,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: it could not be written ({first_line(error)}); "
-            + ("the previous file is as it was" if path.exists() else "nothing is left behind")
+            + ("the previous file is unchanged" if path.exists() else "no file is left behind")
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
 
 
 def _flush(path: Path, mode: int) -> None:
-    """Have the disk keep a file's bytes, or a folder's names."""
+    """Flush a file's bytes, or a folder's entries, to the disk."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, mode)
@@ -55,15 +55,15 @@ def _flush(path: Path, mode: int) -> None:
         os.close(handle)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what processes that are gone have left of this file."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of this target that ended processes have left."""
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
         number = leftover.name.removesuffix(".partial").rpartition(".")[2]
-        if number.isdigit() and not _runs(int(number)):
+        if number.isdigit() and not _is_running(int(number)):
             leftover.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if os.name == "nt":
         return True
     try:

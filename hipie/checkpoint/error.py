@@ -1,13 +1,13 @@
-"""The one error of this room."""
+"""Error of reading and writing checkpoints."""
 
 from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A file of weights that cannot be read, written, or does not fit; the message names it."""
+    """File of weights that cannot be read or written, or does not fit; the message names it."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line, without the full stop; its type if it says nothing."""
+    """Return the first line of an error's message without full stop; its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -1,9 +1,10 @@
-"""Weights into a model, with a report of what fitted."""
+"""Loading of weights into a model, with a report of missing, unexpected and mismatched tensors."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,23 +13,63 @@ from hipie.checkpoint.base import checkpoint_converters, external_weight_prefixe
 from hipie.checkpoint.converters.conversion import convert_state
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, strip_module_prefix
-from hipie.checkpoint.report import LoadReport
 
-# A file with more tensors than this share that do not fit belongs to another model, unless it
-# holds as large a share of this one as it lacks at most.
-MOST_UNKNOWN = 0.01
+# A file belongs to another model if more than this share of its tensors do not fit, unless the
+# model lacks at most this share.
+MAX_MISFIT_SHARE = 0.01
+# Names of each kind that a report lists.
+MAX_LISTED = 3
+# First name component below `backbone.` -> description, for messages.
+BACKBONES = {
+    "backbone.res2.": "a ResNet",
+    "backbone.blocks.": "a ViT",
+    "backbone.net.": "a timm network",
+}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Result of loading weights.
+
+    Attributes:
+        missing: names that the model has and the file has not.
+        unexpected: names that the file has and the model has not.
+        mismatched: names that both have, with different shapes.
+        dropped: the file's own names that were left out on purpose.
+        loaded: number of tensors that were loaded.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    loaded: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tensors of the file are exactly those of the model."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        parts = [
+            _listed(self.missing, "not in the file, left as built"),
+            _listed(self.unexpected, "not in the model, ignored"),
+            _listed(self.mismatched, "of another shape, ignored"),
+            _listed(self.dropped, "left out on purpose"),
+        ]
+        return "; ".join([f"{self.loaded} tensors loaded", *filter(None, parts)])
 
 
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
-    """Read a file of weights, convert it to our names, and load it.
+    """Read a file of weights, convert it to the model's parameter names, and load it.
 
     Args:
-        model: takes what fits, in its own precision and on its own device.
+        model: loads the tensors that fit, in its own precision and on its own device.
         path: `.safetensors`, `.pth` or `.pkl`; a file, `detectron2://...` or `https://...`.
 
     Raises:
         CheckpointError: if the file cannot be read, or is of another model, which is then left
-            as it was.
+            unchanged.
     """
     return load_state(model, read_state(path)["model"], str(path))
 
@@ -36,97 +77,146 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
 def load_state(
     model: nn.Module, state: dict[str, Tensor], origin: str, *, in_part: bool = False
 ) -> LoadReport:
-    """Load named tensors, in any layout that `formats` knows; see `load_weights`.
+    """Load a state dict in any layout that the model's converters recognise.
 
     Args:
-        model: takes what fits.
-        state: names to tensors.
+        model: loads the tensors that fit.
+        state: tensors by name.
         origin: named in errors.
-        in_part: the tensors are of a part of the model (a backbone) with a head of its own, so
-            that it is enough if some fit.
+        in_part: the tensors are of a part of the model (a backbone) with a head of its own, so that
+            it is enough that some fit.
+
+    Raises:
+        CheckpointError: see `load_weights`.
     """
-    found = convert_state(strip_module_prefix(state), checkpoint_converters(model))
+    converted = convert_state(strip_module_prefix(state), checkpoint_converters(model))
     own = model.state_dict()
-    unexpected = [name for name in found.state if name not in own]
+    unexpected = [name for name in converted.state if name not in own]
     mismatched = [
         name
-        for name, value in found.state.items()
+        for name, value in converted.state.items()
         if name in own and value.shape != own[name].shape
     ]
-    wrong = {*unexpected, *mismatched}
-    fitting = {name: value for name, value in found.state.items() if name not in wrong}
-    too_many = not in_part and found.complete and len(wrong) > MOST_UNKNOWN * len(found.state)
-    if not fitting or (too_many and len(fitting) < (1 - MOST_UNKNOWN) * len(own)):
-        raise CheckpointError(_another_model(origin, model, found.state, own, wrong))
+    misfits = {*unexpected, *mismatched}
+    fitting = {name: value for name, value in converted.state.items() if name not in misfits}
+    strict = not in_part and converted.complete
+    too_many = strict and len(misfits) > MAX_MISFIT_SHARE * len(converted.state)
+    if not fitting or (too_many and len(fitting) < (1 - MAX_MISFIT_SHARE) * len(own)):
+        raise CheckpointError(_other_model_message(origin, model, converted.state, own, misfits))
     model.load_state_dict(fitting, strict=False)
     return LoadReport(
         tuple(_missing(model, own, fitting)),
         tuple(unexpected),
         tuple(mismatched),
-        found.dropped,
+        converted.dropped,
         len(fitting),
     )
 
 
-def _missing(model: nn.Module, own: dict[str, Tensor], fitting: Iterable[str]) -> list[str]:
-    """Names that the file lacks, and that neither a package nor another name has filled."""
-    elsewhere = external_weight_prefixes(model)
-    places = defaultdict(set)
-    for name, value in own.items():
-        places[storage(value)].add(name)
-    loaded = set(fitting)
-    return [
-        name
-        for name, value in own.items()
-        if not loaded & {name, *places[storage(value)]} and not name.startswith(elsewhere)
-    ]
+def load_exact_weights(model: nn.Module, path: str | Path, model_name: str) -> None:
+    """Load a file that has every tensor of a model and no other.
+
+    Args:
+        model: loads the tensors in its own precision.
+        path: see `hipie.checkpoint.read.read_state`.
+        model_name: used in error messages.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or naming the first tensor that differs.
+    """
+    state = strip_module_prefix(read_state(path)["model"])
+    check_exact_state(model.state_dict(), state, path, model_name)
+    model.load_state_dict(state)
 
 
-def storage(value: Tensor) -> tuple[object, ...]:
-    """Equal for two names of one tensor; unlike for tensors without elements."""
+def check_exact_state(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path, model_name: str
+) -> None:
+    """Check that two state dicts have the same names and shapes.
+
+    Args:
+        own: state dict of the model.
+        state: state dict of the file.
+        path: of the file, used in error messages.
+        model_name: likewise.
+
+    Raises:
+        CheckpointError: naming the first tensor that differs.
+    """
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise CheckpointError(f'{path} has no "{name}", so it is not a {model_name}')
+        if name not in own:
+            raise CheckpointError(f'{path} has a "{name}", so it is not a {model_name}')
+        if state[name].shape != own[name].shape:
+            raise CheckpointError(
+                f'{path}: "{name}" is {tuple(state[name].shape)} in the file and '
+                f"{tuple(own[name].shape)} in a {model_name}"
+            )
+
+
+def storage_key(value: Tensor) -> tuple[object, ...]:
+    """Return a key that is equal for two names of one tensor; unique for empty tensors."""
     if not value.numel():
         return (id(value),)
     return (value.device, value.data_ptr(), value.shape, value.stride())
 
 
-def _another_model(
+def _missing(model: nn.Module, own: dict[str, Tensor], fitting: Iterable[str]) -> list[str]:
+    """Names that neither the file, nor another name of the same tensor, nor a package provides."""
+    external = external_weight_prefixes(model)
+    names_of = defaultdict(set)
+    for name, value in own.items():
+        names_of[storage_key(value)].add(name)
+    loaded = set(fitting)
+    return [
+        name
+        for name, value in own.items()
+        if not loaded & {name, *names_of[storage_key(value)]} and not name.startswith(external)
+    ]
+
+
+def _other_model_message(
     origin: str,
     model: nn.Module,
     state: dict[str, Tensor],
     own: dict[str, Tensor],
-    wrong: set[str],
+    misfits: set[str],
 ) -> str:
-    name = next((name for name in state if name in wrong), "")
+    kind = type(model).__name__
+    name = next((name for name in state if name in misfits), "")
     if not name:
-        return f"{origin}: none of its tensors is for this {type(model).__name__}"
-    why = "the model has no such tensor"
-    theirs, ours = _backbone_kind(state), _backbone_kind(own)
-    if theirs and ours and theirs != ours:
+        return f"{origin}: none of its tensors is for this {kind}"
+    file_backbone, own_backbone = _backbone_kind(state), _backbone_kind(own)
+    if file_backbone and own_backbone and file_backbone != own_backbone:
         return (
-            f"{origin}: these are weights of a model with {theirs} as backbone, and this "
-            f"{type(model).__name__} has {ours}; the configuration must name the same"
+            f"{origin}: these are weights of a model with {file_backbone} as backbone, and this "
+            f"{kind} has {own_backbone}; the configuration must name the same"
         )
+    reason = "the model has no such tensor"
     if name in own:
-        why = f"it is {_shape(state[name])} there and {_shape(own[name])} in the model"
+        reason = f"it is {_shape(state[name])} in the file and {_shape(own[name])} in the model"
     return (
-        f"{origin}: these are weights of another model than this {type(model).__name__}: "
-        f'{len(wrong)} of {len(state)} tensors do not fit, the first is "{name}" ({why})'
+        f"{origin}: these are weights of another model than this {kind}: "
+        f'{len(misfits)} of {len(state)} tensors do not fit, the first is "{name}" ({reason})'
     )
 
 
 def _backbone_kind(names: Iterable[str]) -> str:
-    """What the names under `backbone.` tell; "" for kinds that are not known here."""
-    kinds = {
-        "backbone.res2.": "a ResNet",
-        "backbone.blocks.": "a ViT",
-        "backbone.net.": "a timm network",
-    }
+    """Describe the backbone by the names of its tensors; "" for an unknown one."""
     for name in names:
-        for beginning, kind in kinds.items():
-            if name.startswith(beginning):
+        for prefix, kind in BACKBONES.items():
+            if name.startswith(prefix):
                 return kind
     return ""
 
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a number"
+
+
+def _listed(names: Sequence[str], description: str) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    return f"{len(names)} {description} ({', '.join(names[:MAX_LISTED])}{more})"

@@ -1,4 +1,4 @@
-"""Files of weights, read without running anything that is in them."""
+"""Reading of files of weights without running any code in them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError, first_line
-from hipie.checkpoint.safe_numpy import STAND_INS, resolved
-from hipie.checkpoint.safe_pickle import RefusedPickle, read_plain_pickle
+from hipie.checkpoint.safe_pickle import (
+    NUMPY_STAND_INS,
+    UnsafePickleError,
+    read_pickle,
+    resolve_stand_ins,
+)
 
-# Where programs keep the weights inside a checkpoint; without such a key, it is all weights.
+# Keys under which programs store the weights in a checkpoint; without one, all of it is weights.
 WEIGHT_KEYS = ("model", "state_dict", "model_state")
-
 PARALLEL_PREFIX = "module."
+
+# First byte of zip files and of pickles of protocol 2 and newer.
 ZIP_START, PICKLE_START = b"P", b"\x80"
 
-# Who offers files of weights that configurations name: how they begin, whose they are, where.
-_OFFERED = (("sam_vit_", "SAM's authors", "https://dl.fbaipublicfiles.com/segment_anything/"),)
+# Files that configurations name: start of the name, publisher, address of the folder.
+_DOWNLOADS = (("sam_vit_", "SAM's authors", "https://dl.fbaipublicfiles.com/segment_anything/"),)
 
-# What torch's weights-only reader may build besides tensors: arrays and numbers of NumPy.
-_STAND_INS = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+# What torch's weights-only reader may build beside tensors: arrays and numbers of NumPy.
+_SAFE_GLOBALS = [(stand_in, name) for name, stand_in in NUMPY_STAND_INS.items()]
 _REFUSED = "refused, and nothing of it was run"
 _TRUNCATED = "the file is truncated or is no file of weights"
-_BROKEN = (
+_DAMAGED = (
     RuntimeError,
     SafetensorError,
     EOFError,
@@ -45,57 +50,48 @@ _BROKEN = (
 
 
 def local_file(path: str | Path) -> Path:
-    """A file's place on this disk, fetched first where `path` is an address.
+    """Return the path of a file on this machine; an address is downloaded first.
 
     Args:
         path: a file, `detectron2://...` or `https://...`.
 
     Raises:
-        CheckpointError: if there is no such file, or it cannot be fetched.
+        CheckpointError: if there is no such file, or it cannot be downloaded.
     """
     try:
-        found = Path(PathManager.get_local_path(str(path)))
+        file = Path(PathManager.get_local_path(str(path)))
     except (OSError, RuntimeError, ValueError) as error:
-        why = f"it could not be fetched ({first_line(error)}){_origin(path)}"
-        raise CheckpointError(f"{path}: {why}") from error
-    if found.is_dir():
+        reason = f"it could not be downloaded ({first_line(error)}){_download_hint(path)}"
+        raise CheckpointError(f"{path}: {reason}") from error
+    if file.is_dir():
         raise CheckpointError(f"{path}: this is a folder; name the file of weights in it")
-    if not found.is_file():
-        raise CheckpointError(f"{path}: there is no such file of weights{_origin(path)}")
-    return found
-
-
-def _origin(path: str | Path) -> str:
-    """Where a file that is not here can be had, as the end of an expression."""
-    name = Path(str(path)).name
-    for beginning, whose, folder in _OFFERED:
-        if name.startswith(beginning):
-            return f"; {whose} offer it at {folder}{name}: download it, and name your copy"
-    return ""
+    if not file.is_file():
+        raise CheckpointError(f"{path}: there is no such file of weights{_download_hint(path)}")
+    return file
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """What a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file holds.
+    """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file.
 
     Args:
         path: see `local_file`.
 
     Returns:
-        A dict with `model` (names to tensors) and whatever else the file holds, such as
-        `optimizer` or `iteration`.
+        A dict with `model` (tensors by name) and the other content of the file, such as `optimizer`
+        or `iteration`.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, holds no weights, or asks for objects
-            other than tensors, arrays and plain containers.
+        CheckpointError: if the file is missing, truncated, has no weights, or names objects other
+            than tensors, arrays and plain containers.
     """
     file = local_file(path)
     try:
         content = _read(file)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_why(error)}") from error
+        raise CheckpointError(f"{path}: {_refusal(error)}") from error
     except PermissionError as error:
         raise CheckpointError(f"{path}: this user may not read the file") from error
-    except _BROKEN as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: {_TRUNCATED}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the file holds a {type(content).__name__}, no weights")
@@ -103,8 +99,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
     key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
     rest = {name: value for name, value in content.items() if name != key} if key else {}
-    state = _tensors(content[key] if key else content, path)
-    return {"model": state, **rest}
+    return {"model": _tensors(content[key] if key else content, path), **rest}
 
 
 def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -118,40 +113,49 @@ def _read(file: Path) -> Any:
     if file.suffix == ".safetensors":
         return load_file(file)
     if file.suffix == ".pkl" and not zipfile.is_zipfile(file):
-        return read_plain_pickle(file)
+        return read_pickle(file)
     with open(file, "rb") as stream:
         if stream.read(1) not in (ZIP_START, PICKLE_START):
             raise ValueError("neither a zip file nor a pickle")
-    with torch.serialization.safe_globals(_STAND_INS):
-        return resolved(torch.load(file, map_location="cpu", weights_only=True))
+    with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        return resolve_stand_ins(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _caffe2(content: dict[str, Any]) -> dict[str, Any]:
-    """The weights of Detectron2's oldest files, which name no author."""
+    """Return the weights of Detectron2's oldest files, which name no author."""
     blobs = content.get("blobs", content)
     return {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
 
 
 def _tensors(state: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a state dict; arrays become tensors, other things are left out."""
-    found = {}
+    """Return the tensors of a state dict; arrays become tensors, other values are left out."""
+    tensors = {}
     for name, value in state.items():
         if isinstance(value, np.ndarray) and value.dtype != object:
             value = torch.from_numpy(np.array(value))
         if isinstance(name, str) and isinstance(value, Tensor):
-            found[name] = value
-    if not found:
+            tensors[name] = value
+    if not tensors:
         raise CheckpointError(f"{path}: the file holds no weights")
-    return found
+    return tensors
 
 
-def _why(error: pickle.UnpicklingError) -> str:
-    """Tell a file that is broken from one that would run code."""
-    if isinstance(error, RefusedPickle):
+def _download_hint(path: str | Path) -> str:
+    """Where a published file can be downloaded, as the end of a message; "" if unknown."""
+    name = Path(str(path)).name
+    for start, publisher, folder in _DOWNLOADS:
+        if name.startswith(start):
+            return f"; {publisher} offer it at {folder}{name}: download it, and name your copy"
+    return ""
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Describe why a pickle was not read: it is damaged, or it would run code."""
+    if isinstance(error, UnsafePickleError):
         return f"{_REFUSED}: {error}"
-    asked = str(error).partition("GLOBAL ")[2].split(" ")
-    if asked[0]:
-        return f'{_REFUSED}: it asks for "{asked[0]}", and only tensors are read'
+    name = str(error).partition("GLOBAL ")[2].split(" ")[0]
+    if name:
+        return f'{_REFUSED}: it names "{name}", and only tensors are read'
     if "Unsupported" in str(error) or "REDUCE" in str(error):
         return f"{_REFUSED}: it holds more than tensors and plain containers"
     return _TRUNCATED

@@ -12,12 +12,17 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from hipie.checkpoint.base import CheckpointableModel
 from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.export import in_half, write_state
+from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.read import read_state, strip_module_prefix
+from hipie.registration import register_all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the two commands; 0, or 1 after one sentence on an error."""
+    """Run one of the two commands.
+
+    Returns:
+        0, or 1 after an error, whose message is printed in one line.
+    """
     args = _parser().parse_args(arguments)
     try:
         args.run(args)
@@ -29,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def known_converters() -> tuple[CheckpointConverter, ...]:
     """Return the checkpoint converters of all registered architectures."""
-    from hipie.modeling.meta_arch import hipie  # noqa: F401  registers HIPIE
-
+    register_all()
     architectures = [architecture for _, architecture in META_ARCH_REGISTRY]
     converters = [
         converter
@@ -44,49 +48,59 @@ def known_converters() -> tuple[CheckpointConverter, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hipie checkpoint", description=_inspect.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="what a file of weights holds")
+    inspect = commands.add_parser("inspect", help="list the content of a file of weights")
     inspect.add_argument("file", help="a file, detectron2://... or https://...")
-    inspect.add_argument("--all", action="store_true", help="every tensor, with shape and type")
+    inspect.add_argument("--all", action="store_true", help="list every tensor with shape and type")
     inspect.set_defaults(run=_inspect)
-    convert = commands.add_parser("convert", help="the weights alone, under our names")
+    convert = commands.add_parser(
+        "convert", help="write the weights alone, under the names of this package"
+    )
     convert.add_argument("file", help="a file, detectron2://... or https://...")
     convert.add_argument("out", help="a .safetensors or .pth file")
     convert.add_argument("--half", action="store_true", help="in float16")
     convert.add_argument(
-        "--exclude", nargs="*", default=[], metavar="PREFIX", help="names that begin so stay out"
+        "--exclude",
+        nargs="*",
+        default=[],
+        metavar="PREFIX",
+        help="prefixes of names that are left out",
     )
     convert.set_defaults(run=_convert)
     return parser
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    """Look into files of weights, and convert them; nothing in a file is ever run."""
+    """Inspect and convert files of weights; code in a file is never run."""
     content = read_state(args.file)
-    found = convert_state(strip_module_prefix(content.pop("model")), known_converters())
-    numbers = sum(value.numel() for value in found.state.values())
-    size = sum(value.nbytes for value in found.state.values()) / 2**20
-    print(f"{args.file}: layout {found.layout}, {len(found.state)} tensors, {numbers:,} numbers")
-    print(f"  {size:.1f} MiB in memory, left out on purpose: {len(found.dropped)}")
+    converted = convert_state(strip_module_prefix(content.pop("model")), known_converters())
+    count = sum(value.numel() for value in converted.state.values())
+    size = sum(value.nbytes for value in converted.state.values()) / 2**20
+    print(
+        f"{args.file}: layout {converted.layout}, {len(converted.state)} tensors, {count:,} numbers"
+    )
+    print(f"  {size:.1f} MiB in memory, left out on purpose: {len(converted.dropped)}")
     if content:
         print(f"  besides: {', '.join(map(str, content))}")
     if args.all:
-        for name, value in found.state.items():
+        for name, value in converted.state.items():
             print(f"  {name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
         return
-    for room, count in Counter(name.split(".")[0] for name in found.state).most_common():
-        print(f"  {room}: {count} tensors")
+    modules = Counter(name.split(".")[0] for name in converted.state)
+    for module, tensors in modules.most_common():
+        print(f"  {module}: {tensors} tensors")
 
 
 def _convert(args: argparse.Namespace) -> None:
-    found = convert_state(strip_module_prefix(read_state(args.file)["model"]), known_converters())
-    state = {
-        name: in_half(value) if args.half else value
-        for name, value in found.state.items()
+    state = strip_module_prefix(read_state(args.file)["model"])
+    converted = convert_state(state, known_converters())
+    exported = {
+        name: to_half(value) if args.half else value
+        for name, value in converted.state.items()
         if not name.startswith(tuple(args.exclude))
     }
-    write_state(state, args.out, {"layout": found.layout})
-    print(f"{args.out}: {len(state)} tensors; layout {found.layout}", end="")
-    print(f", {len(found.dropped)} left out on purpose" if found.dropped else "")
+    write_state(exported, args.out, {"layout": converted.layout})
+    dropped = f", {len(converted.dropped)} left out on purpose" if converted.dropped else ""
+    print(f"{args.out}: {len(exported)} tensors; layout {converted.layout}{dropped}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class CheckpointOnSignal(HookBase):
     """On SIGINT (Ctrl-C) or SIGTERM: finish the iteration, save a checkpoint, and exit.
 
-    A second SIGINT exits at once. Processes that are forked from this one (data loaders, evaluators)
-    inherit the signal handlers: they ignore SIGINT, and SIGTERM ends them.
+    A second SIGINT exits at once. Processes that are forked from this one (data loaders,
+    evaluators) inherit the signal handlers: they ignore SIGINT, and SIGTERM ends them.
 
     Args:
         checkpointer: saves the checkpoint; None only where training never runs.

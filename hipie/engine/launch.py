@@ -26,8 +26,8 @@ def launch(
 ) -> None:
     """Run `main(*arguments)` in one process or in several.
 
-    Under torchrun (`RANK` and `WORLD_SIZE` are set) this process joins torchrun's process group, and
-    the two counts are ignored.
+    Under torchrun (`RANK` and `WORLD_SIZE` are set) this process joins torchrun's process group,
+    and the two counts are ignored.
 
     Args:
         main: a function that can be pickled.

@@ -1,7 +1,7 @@
 """Reuse of freed memory by the C library, which speeds up training on the CPU.
 
-glibc returns every large tensor to the system when it is freed, and the next step requests it again,
-memory page by memory page. On virtual machines that can cost more than the arithmetic.
+glibc returns every large tensor to the system when it is freed, and the next step requests it
+again, memory page by memory page. On virtual machines that can cost more than the arithmetic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small models and bad files."""
+"""Small models, and files that would run code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from hipie.checkpoint.base import CheckpointableModel
 
 
-class Two(nn.Module):
-    """Two layers: enough to have names, shapes and a buffer."""
+class TwoLayers(nn.Module):
+    """Two layers and a norm."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class WithPackaged(CheckpointableModel):
 
 
 class RunsCode:
-    """Pickles into a call of `os.mkdir`."""
+    """Object whose pickle calls `os.mkdir`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -48,12 +48,12 @@ class RunsCode:
 
 @pytest.fixture
 def two():
-    return Two()
+    return TwoLayers()
 
 
 @pytest.fixture
 def make_two():
-    return Two
+    return TwoLayers
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def with_packaged():
 
 @pytest.fixture
 def traps(tmp_path):
-    """Files that would make a folder if they were unpickled carelessly, and that folder."""
+    """Files whose unpickling would create a folder, and that folder."""
     owned = tmp_path / "owned"
     trap = RunsCode(str(owned))
     weights = {"a": torch.ones(2)}

@@ -1,4 +1,4 @@
-"""Written whole or not at all: full disks, errors, kill -9."""
+"""Atomic writing: full disks, errors, kill -9."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text(content: str):
     return lambda name: Path(name).write_text(content)
 
 
-def test_a_file_and_its_folder_appear_at_once(tmp_path):
+def test_file_and_its_folder_are_created(tmp_path):
     path = tmp_path / "new" / "x.pth"
     write_atomically(path, text("one"))
     write_atomically(path, text("two"))
@@ -31,7 +31,7 @@ def test_a_file_and_its_folder_appear_at_once(tmp_path):
     assert os.listdir(path.parent) == ["x.pth"]
 
 
-def test_the_file_may_be_read_by_whom_the_user_lets(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o022)
     try:
         write_atomically(tmp_path / "x", text("one"))
@@ -41,7 +41,7 @@ def test_the_file_may_be_read_by_whom_the_user_lets(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_leaves_the_previous_file(tmp_path, code):
+def test_full_disk_keeps_the_previous_file(tmp_path, code):
     path = tmp_path / "x.pth"
     write_atomically(path, text("previous"))
 
@@ -53,22 +53,22 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path, code):
         write_atomically(path, fail)
     assert str(path) in str(caught.value)
     assert os.strerror(code) in str(caught.value)
-    assert "the previous file is as it was" in str(caught.value)
+    assert "the previous file is unchanged" in str(caught.value)
     assert path.read_text() == "previous"
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_a_disk_that_is_full_when_flushed_is_noticed(tmp_path, monkeypatch):
+def test_full_disk_at_flush_is_an_error(tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*nothing is left behind"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*no file is left behind"):
         write_atomically(tmp_path / "x.pth", text("one"))
     assert os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_leaves_the_previous_file(tmp_path):
+def test_interrupt_keeps_the_previous_file(tmp_path):
     path = tmp_path / "x.pth"
     write_atomically(path, text("previous"))
 
@@ -82,13 +82,13 @@ def test_ctrl_c_leaves_the_previous_file(tmp_path):
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be written"):
         write_atomically(tmp_path / "file" / "x.pth", text("one"))
 
 
-def test_what_a_dead_process_left_is_swept_and_a_live_one_is_left(tmp_path):
+def test_leftovers_of_ended_processes_are_removed(tmp_path):
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
     )
@@ -114,13 +114,13 @@ model = nn.Linear(400, 400)
 folder = sys.argv[1]
 with torch.no_grad():
     model.weight.fill_(1)
-keeper = Checkpointer(model, folder)
-keeper.save("first")
+checkpointer = Checkpointer(model, folder)
+checkpointer.save("first")
 save_weights(model, folder + "/w.safetensors", half=False)
 with torch.no_grad():
     model.weight.fill_(2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-for what in (lambda: keeper.save("second"), lambda: keeper.save("first"),
+for what in (lambda: checkpointer.save("second"), lambda: checkpointer.save("first"),
              lambda: save_weights(model, folder + "/w.safetensors", half=False)):
     try:
         what()
@@ -130,7 +130,7 @@ for what in (lambda: keeper.save("second"), lambda: keeper.save("first"),
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
-def test_a_file_that_outgrows_the_disk_leaves_the_previous_checkpoint(tmp_path):
+def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LIMITED, str(tmp_path)],
         capture_output=True,
@@ -138,10 +138,10 @@ def test_a_file_that_outgrows_the_disk_leaves_the_previous_checkpoint(tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    said = done.stdout.strip().splitlines()
-    assert len(said) == 3, done.stdout + done.stderr
-    assert "second.pth: it could not be written" in said[0]
-    assert all("the previous file is as it was" in line for line in said[1:])
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 3, done.stdout + done.stderr
+    assert "second.pth: it could not be written" in lines[0]
+    assert all("the previous file is unchanged" in line for line in lines[1:])
     assert sorted(os.listdir(tmp_path)) == ["first.pth", "last_checkpoint", "w.safetensors"]
     assert (tmp_path / "last_checkpoint").read_text() == "first.pth"
     for name in ("first.pth", "w.safetensors"):
@@ -154,17 +154,17 @@ import torch
 from torch import nn
 from hipie.checkpoint import Checkpointer
 model = nn.Linear(700, 700)
-keeper = Checkpointer(model, sys.argv[1])
+checkpointer = Checkpointer(model, sys.argv[1])
 for number in range(10_000):
     with torch.no_grad():
         model.weight.fill_(number)
-    keeper.save(f"model_{number % 2}", iteration=number)
+    checkpointer.save(f"model_{number % 2}", iteration=number)
     print(number, flush=True)
 """
 
 
 def killed_in_the_middle(folder: Path, wait: float) -> int:
-    """Start a process that saves again and again, kill it, and tell its last whole save."""
+    """Start a process that saves repeatedly, kill it, and return its last completed save."""
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KILLED), str(folder)],
         stdout=subprocess.PIPE,
@@ -180,7 +180,7 @@ def killed_in_the_middle(folder: Path, wait: float) -> int:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no kill -9")
 @pytest.mark.parametrize("wait", [0.013, 0.041, 0.087])
-def test_kill_9_leaves_a_whole_checkpoint(tmp_path, wait):
+def test_kill_9_keeps_a_complete_checkpoint(tmp_path, wait):
     finished = killed_in_the_middle(tmp_path, wait)
     last = (tmp_path / "last_checkpoint").read_text()
     state = read_state(tmp_path / last)

@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, safe and whole."""
+"""Detectron2's checkpointer with safe reading and atomic writing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def trained(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.lr_sch
     return optimizer, scheduler
 
 
-def test_a_run_goes_on_where_it_was(make_two, tmp_path):
+def test_resumed_run_has_optimizer_and_schedule(make_two, tmp_path):
     model = make_two()
     optimizer, scheduler = trained(model)
-    keeper = Checkpointer(model, str(tmp_path), optimizer=optimizer, scheduler=scheduler)
-    keeper.save("model_0000001", iteration=1)
+    checkpointer = Checkpointer(model, str(tmp_path), optimizer=optimizer, scheduler=scheduler)
+    checkpointer.save("model_0000001", iteration=1)
     other = make_two()
     kept = {"optimizer": torch.optim.AdamW(other.parameters(), 0.5)}
     kept["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(kept["optimizer"], [1, 3])
@@ -43,7 +43,7 @@ def test_a_run_goes_on_where_it_was(make_two, tmp_path):
     assert torch.equal(old[0]["exp_avg"], new[0]["exp_avg"])
 
 
-def test_weights_alone_when_not_resumed(make_two, tmp_path):
+def test_only_weights_are_loaded_without_resume(make_two, tmp_path):
     model = make_two()
     optimizer, _ = trained(model)
     Checkpointer(model, str(tmp_path), optimizer=optimizer).save("x")
@@ -56,25 +56,25 @@ def test_weights_alone_when_not_resumed(make_two, tmp_path):
     assert not fresh.state
 
 
-def test_no_path_loads_nothing(two):
-    keeper = Checkpointer(two)
-    assert keeper.load("") == {}
-    assert keeper.report is None
+def test_empty_path_loads_nothing(two):
+    checkpointer = Checkpointer(two)
+    assert checkpointer.load("") == {}
+    assert checkpointer.report is None
 
 
-def test_packaged_weights_are_left_out_and_not_missed(with_packaged, tmp_path):
-    keeper = Checkpointer(with_packaged, str(tmp_path))
-    keeper.save("x")
+def test_external_weights_are_neither_saved_nor_missing(with_packaged, tmp_path):
+    checkpointer = Checkpointer(with_packaged, str(tmp_path))
+    checkpointer.save("x")
     assert not any(
         name.startswith("text_encoder") for name in read_state(tmp_path / "x.pth")["model"]
     )
-    keeper.load(str(tmp_path / "x.pth"))
-    assert keeper.report.complete
+    checkpointer.load(str(tmp_path / "x.pth"))
+    assert checkpointer.report.complete
 
 
-def test_the_note_of_the_last_checkpoint_follows_the_file(two, tmp_path, monkeypatch):
-    keeper = Checkpointer(two, str(tmp_path))
-    keeper.save("first")
+def test_last_checkpoint_names_a_complete_file(two, tmp_path, monkeypatch):
+    checkpointer = Checkpointer(two, str(tmp_path))
+    checkpointer.save("first")
 
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -82,14 +82,14 @@ def test_the_note_of_the_last_checkpoint_follows_the_file(two, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", fail)
         with pytest.raises(CheckpointError, match=r"second\.pth.*No space left"):
-            keeper.save("second")
-    assert keeper.get_checkpoint_file() == str(tmp_path / "first.pth")
+            checkpointer.save("second")
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "first.pth")
     assert [file.name for file in tmp_path.glob("*.pth")] == ["first.pth"]
-    keeper.save("second")
-    assert keeper.get_checkpoint_file() == str(tmp_path / "second.pth")
+    checkpointer.save("second")
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "second.pth")
 
 
-def test_old_checkpoints_are_removed_by_the_periodic_one(two, tmp_path):
+def test_periodic_checkpointer_removes_old_files(two, tmp_path):
     periodic = PeriodicCheckpointer(Checkpointer(two, str(tmp_path)), 1, max_iter=4, max_to_keep=2)
     for iteration in range(4):
         periodic.step(iteration)
@@ -100,27 +100,27 @@ def test_old_checkpoints_are_removed_by_the_periodic_one(two, tmp_path):
     ]
 
 
-def test_a_noted_checkpoint_that_is_gone_is_named(two, tmp_path):
-    keeper = Checkpointer(two, str(tmp_path))
-    keeper.save("gone")
+def test_missing_last_checkpoint_is_an_error(two, tmp_path):
+    checkpointer = Checkpointer(two, str(tmp_path))
+    checkpointer.save("gone")
     (tmp_path / "gone.pth").unlink()
     with pytest.raises(CheckpointError, match=r"gone\.pth: there is no such file"):
-        keeper.resume_or_load("", resume=True)
+        checkpointer.resume_or_load("", resume=True)
 
 
-def test_bad_files_are_named_and_the_next_load_works(two, tmp_path, traps):
-    keeper = Checkpointer(two, str(tmp_path))
-    keeper.save("good")
+def test_load_works_after_refused_files(two, tmp_path, traps):
+    checkpointer = Checkpointer(two, str(tmp_path))
+    checkpointer.save("good")
     files, owned = traps
     for file in files:
         with pytest.raises(CheckpointError, match="refused"):
-            keeper.load(str(file))
+            checkpointer.load(str(file))
     assert not owned.exists()
-    keeper.load(str(tmp_path / "good.pth"))
-    assert keeper.report.complete
+    checkpointer.load(str(tmp_path / "good.pth"))
+    assert checkpointer.report.complete
 
 
-def test_an_incomplete_load_is_a_warning(make_two, tmp_path, caplog):
+def test_incomplete_load_logs_a_warning(make_two, tmp_path, caplog):
     state = make_two().state_dict()
     del state["last.bias"]
     torch.save(state, tmp_path / "x.pth")
@@ -142,30 +142,30 @@ class WithBackbone(nn.Module):
         self.head = nn.Linear(2, 2)
 
 
-@pytest.mark.parametrize("way", ["zoo", "query"])
-def test_a_backbone_of_the_model_zoo_finds_its_place(tmp_path, way):
+@pytest.mark.parametrize("source", ["zoo", "query"])
+def test_model_zoo_backbone_is_matched_by_suffix(tmp_path, source):
     model = WithBackbone()
     state = {
         name: np.full(value.shape, 0.25, "f4")
         for name, value in model.backbone.state_dict().items()
     }
     state["fc.weight"] = np.zeros((10, 8), "f4")
-    if way == "zoo":
+    if source == "zoo":
         path = tmp_path / "R-18.pkl"
         content = {"model": state, "__author__": "torchvision", "matching_heuristics": True}
         path.write_bytes(pickle.dumps(content))
-        asked = str(path)
+        given = str(path)
     else:
         path = tmp_path / "R-18.pth"
         torch.save({name: torch.from_numpy(value) for name, value in state.items()}, path)
-        asked = f"{path}?matching_heuristics=True"
-    keeper = Checkpointer(model)
-    keeper.load(asked)
-    assert keeper.report.unexpected == ("fc.weight",)
-    assert keeper.report.missing == ("head.weight", "head.bias")
+        given = f"{path}?matching_heuristics=True"
+    checkpointer = Checkpointer(model)
+    checkpointer.load(given)
+    assert checkpointer.report.unexpected == ("fc.weight",)
+    assert checkpointer.report.missing == ("head.weight", "head.bias")
     assert model.backbone.stem.conv1.weight.unique().tolist() == [0.25]
 
 
-def test_an_unknown_option_is_named(two, tmp_path):
-    with pytest.raises(CheckpointError, match='the option "magic" is not known'):
+def test_unknown_option_is_an_error(two, tmp_path):
+    with pytest.raises(CheckpointError, match='the option "magic" is unknown'):
         Checkpointer(two).load(f"{tmp_path}/x.pth?magic=1")

@@ -1,4 +1,4 @@
-"""Weights alone."""
+"""Export of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from hipie.checkpoint import CheckpointError, load_weights, read_state, save_weights
 
 
-def test_half_precision_keeps_whole_numbers_and_numbers_too_large(tmp_path):
+def test_half_precision_keeps_integers_and_large_values(tmp_path):
     model = nn.BatchNorm1d(3)
     model.running_var.fill_(1e6)
     model.num_batches_tracked.fill_(70_000)
@@ -22,23 +22,23 @@ def test_half_precision_keeps_whole_numbers_and_numbers_too_large(tmp_path):
     assert state["num_batches_tracked"].item() == 70_000
 
 
-def test_packages_and_prefixes_stay_out(with_packaged, tmp_path):
+def test_external_and_excluded_weights_are_left_out(with_packaged, tmp_path):
     save_weights(with_packaged, tmp_path / "x.safetensors", exclude=["last."])
     state = read_state(tmp_path / "x.safetensors")["model"]
     assert {name.split(".")[0] for name in state} == {"first", "norm"}
 
 
-def test_the_head_says_what_the_file_is(with_packaged, tmp_path):
+def test_metadata_describe_the_file(with_packaged, tmp_path):
     save_weights(with_packaged, tmp_path / "x.safetensors", notes={"steps": "9"})
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
-        head = file.metadata()
-    assert head["steps"] == "9"
-    assert head["left_out"] == "text_encoder."
-    assert head["format"] == "pt"
-    assert head["hipie"]
+        metadata = file.metadata()
+    assert metadata["steps"] == "9"
+    assert metadata["left_out"] == "text_encoder."
+    assert metadata["format"] == "pt"
+    assert metadata["hipie"]
 
 
-def test_a_tensor_with_two_names_is_written_once(make_two, tmp_path):
+def test_tensor_with_two_names_is_written_once(make_two, tmp_path):
     model = make_two()
     model.again = model.first
     save_weights(model, tmp_path / "x.safetensors")
@@ -48,7 +48,7 @@ def test_a_tensor_with_two_names_is_written_once(make_two, tmp_path):
     assert load_weights(model, tmp_path / "x.safetensors").complete
 
 
-def test_detectron2_s_own_loader_reads_pth(make_two, tmp_path):
+def test_detectron2_reads_exported_pth(make_two, tmp_path):
     model, other = make_two(), make_two()
     save_weights(model, tmp_path / "x.pth", half=False)
     DetectionCheckpointer(other).load(str(tmp_path / "x.pth"))
@@ -56,7 +56,7 @@ def test_detectron2_s_own_loader_reads_pth(make_two, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.bin", "x"])
-def test_other_endings_are_refused(two, tmp_path, name):
+def test_other_suffixes_are_refused(two, tmp_path, name):
     with pytest.raises(CheckpointError, match=r"\.safetensors or \.pth"):
         save_weights(two, tmp_path / name)
 

@@ -1,4 +1,4 @@
-"""Weights into models."""
+"""Loading of weights into models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hipie.checkpoint import CheckpointError, load_state, load_weights, save_weights
+from hipie.checkpoint import CheckpointError, LoadReport, load_state, load_weights, save_weights
 
 
-def test_everything_fits_into_an_equal_model(make_two, tmp_path):
+def test_equal_model_loads_every_tensor(make_two, tmp_path):
     one, other = make_two(), make_two()
     save_weights(one, tmp_path / "x.safetensors", half=False)
     report = load_weights(other, tmp_path / "x.safetensors")
@@ -19,7 +19,7 @@ def test_everything_fits_into_an_equal_model(make_two, tmp_path):
         assert torch.equal(value, other.state_dict()[name])
 
 
-def test_half_precision_is_loaded_into_the_model_s_own(make_two, tmp_path):
+def test_half_precision_weights_take_the_models_precision(make_two, tmp_path):
     one, other = make_two(), make_two()
     save_weights(one, tmp_path / "x.safetensors")
     load_weights(other, tmp_path / "x.safetensors")
@@ -27,7 +27,7 @@ def test_half_precision_is_loaded_into_the_model_s_own(make_two, tmp_path):
     assert torch.equal(other.first.weight, one.first.weight.half().float())
 
 
-def test_a_part_that_is_missing_is_reported(make_two):
+def test_missing_tensors_are_reported_and_left_as_built(make_two):
     state = make_two().state_dict()
     del state["last.weight"], state["last.bias"]
     model = make_two()
@@ -37,21 +37,21 @@ def test_a_part_that_is_missing_is_reported(make_two):
     assert torch.equal(model.last.weight, before)
 
 
-def test_what_the_file_has_besides_a_whole_model_is_reported(make_two):
+def test_unexpected_tensors_are_reported(make_two):
     state = {**make_two().state_dict(), "video.head": torch.ones(3)}
     report = load_state(make_two(), state, "x.pth")
     assert report.unexpected == ("video.head",)
     assert not report.missing
 
 
-def test_weights_of_another_model_are_one_expression(make_two):
+def test_weights_of_another_model_are_a_one_line_error(make_two):
     model = make_two()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
         load_state(model, make_two(width=7).state_dict(), "other.pth")
     assert str(caught.value) == (
-        "other.pth: these are weights of another model than this Two: 1 of 9 tensors do not fit, "
-        'the first is "first.weight" (it is 4x7 there and 4x3 in the model)'
+        "other.pth: these are weights of another model than this TwoLayers: 1 of 9 tensors do not "
+        'fit, the first is "first.weight" (it is 4x7 in the file and 4x3 in the model)'
     )
     with pytest.raises(CheckpointError, match=r'13 of 13.*"0\.weight" \(the model has no such'):
         load_state(
@@ -61,14 +61,14 @@ def test_weights_of_another_model_are_one_expression(make_two):
         assert torch.equal(value, before[name]), "a refused file must change nothing"
 
 
-def test_nothing_that_fits_is_an_error(make_two):
-    with pytest.raises(CheckpointError, match="none of its tensors is for this Two"):
+def test_no_fitting_tensor_is_an_error(make_two):
+    with pytest.raises(CheckpointError, match="none of its tensors is for this TwoLayers"):
         load_state(make_two(), {}, "x.pth")
     with pytest.raises(CheckpointError, match="another model"):
         load_state(make_two(), {"x": torch.ones(1)}, "x.pth", in_part=True)
 
 
-def test_one_stray_among_hundreds_is_reported_and_not_an_error():
+def test_one_misfit_among_hundreds_is_reported():
     model = nn.ModuleList(nn.Linear(1, 1) for _ in range(100))
     state = model.state_dict()
     state["0.weight"] = torch.ones(2, 2)
@@ -80,7 +80,7 @@ def test_one_stray_among_hundreds_is_reported_and_not_an_error():
         load_state(model, state, "x")
 
 
-def test_a_backbone_with_a_head_of_its_own_is_loaded_in_part(make_two):
+def test_backbone_with_another_head_is_loaded_in_part(make_two):
     state = {"first.weight": torch.zeros(4, 3), "fc.weight": torch.ones(9, 9)}
     model = make_two()
     with pytest.raises(CheckpointError):
@@ -89,24 +89,65 @@ def test_a_backbone_with_a_head_of_its_own_is_loaded_in_part(make_two):
     assert not model.first.weight.any()
 
 
-def test_packaged_weights_are_not_missing(with_packaged, make_two):
+def test_external_weights_are_not_missing(with_packaged, make_two):
     report = load_state(with_packaged, make_two().state_dict(), "x")
     assert report.complete
 
 
-def test_packaged_weights_are_taken_where_a_file_has_them(with_packaged):
+def test_external_weights_in_a_file_are_loaded(with_packaged):
     state = {name: torch.zeros_like(v) for name, v in with_packaged.state_dict().items()}
     load_state(with_packaged, state, "x")
     assert not with_packaged.text_encoder.weight.any()
 
 
-def test_a_second_name_of_a_loaded_tensor_is_not_missing(make_two):
+def test_second_name_of_a_loaded_tensor_is_not_missing(make_two):
     model = make_two()
     model.again = model.first
     report = load_state(model, make_two().state_dict(), "x")
     assert report.complete
 
 
-def test_a_wrapped_model_s_file_is_read(make_two):
+def test_prefix_of_distributed_training_is_removed(make_two):
     state = {f"module.{name}": value for name, value in make_two().state_dict().items()}
     assert load_state(make_two(), state, "x").complete
+
+
+def test_complete_report_is_short():
+    report = LoadReport(loaded=12, dropped=("video.a",))
+    assert report.complete
+    assert str(report) == "12 tensors loaded; 1 left out on purpose (video.a)"
+
+
+def test_incomplete_report_lists_three_names():
+    report = LoadReport(
+        missing=("a", "b", "c", "d"), unexpected=("x",), mismatched=("y",), loaded=3
+    )
+    assert not report.complete
+    assert str(report) == (
+        "3 tensors loaded; 4 not in the file, left as built (a, b, c, ...); "
+        "1 not in the model, ignored (x); 1 of another shape, ignored (y)"
+    )
+
+
+def test_importing_grser_does_not_change_how_other_models_load():
+    import grser  # noqa: F401  its converters recognise Swin's names
+
+    model = nn.ModuleDict(
+        {
+            "patch_embed": nn.ModuleDict({"proj": nn.Linear(2, 2)}),
+            "layers": nn.ModuleList([nn.ModuleDict({"blocks": nn.ModuleList([AttentionBlock()])})]),
+        }
+    )
+    state = {name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()}
+    assert {"patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"} <= set(state)
+    report = load_state(model, state, "swin.pth")
+    assert report.complete and report.dropped == ()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class AttentionBlock(nn.Module):
+    """Module with the parameter names of Swin's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(2, 6)})

@@ -1,4 +1,4 @@
-"""Training starts from torchvision's ResNet-50 in Detectron2's form, held against torchvision."""
+"""Start of training from torchvision's ResNet-50 in Detectron2's format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def zoo_name(name: str) -> str:
     return name if name.startswith("res") else f"stem.{name}"
 
 
-def test_the_recipe_s_start_is_torchvision_s_network(tiny_text, tmp_path) -> None:
+def test_backbone_equals_torchvisions_network(tiny_text, tmp_path) -> None:
     theirs = resnet50(weights=None).eval()
     for norm in (one for one in theirs.modules() if isinstance(one, torch.nn.BatchNorm2d)):
         for values in (norm.weight.data, norm.running_var):
@@ -45,14 +45,14 @@ def test_the_recipe_s_start_is_torchvision_s_network(tiny_text, tmp_path) -> Non
 
     options = [*SMALL, "MODEL.HIPIE.TEXT.SOURCE", str(tiny_text)]
     model = build_model(model_zoo.get_config("universal/hipie_r50.yaml", options)).eval()
-    keeper = Checkpointer(model)
-    keeper.load(str(path))
+    checkpointer = Checkpointer(model)
+    checkpointer.load(str(path))
 
-    assert not keeper.report.mismatched
-    assert not [name for name in keeper.report.missing if name.startswith("backbone.")]
+    assert not checkpointer.report.mismatched
+    assert not [name for name in checkpointer.report.missing if name.startswith("backbone.")]
     assert all(
         name.startswith("stem.fc.") or name.endswith("num_batches_tracked")
-        for name in keeper.report.unexpected
+        for name in checkpointer.report.unexpected
     )
     nodes = {"layer2": "res3", "layer3": "res4", "layer4": "res5"}
     image = torch.randn(1, 3, 96, 64)
@@ -63,7 +63,7 @@ def test_the_recipe_s_start_is_torchvision_s_network(tiny_text, tmp_path) -> Non
         assert torch.allclose(found[level], feature, rtol=1e-4, atol=1e-4), level
 
 
-def test_the_configuration_names_that_file() -> None:
+def test_pretraining_configuration_names_that_file() -> None:
     cfg = model_zoo.get_config("universal/hipie_r50_pretrain.yaml")
     assert cfg.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
     assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1

@@ -45,7 +45,8 @@ def test_cpu_workers_form_a_process_group(tmp_path):
         "import sys; sys.path.insert(0, 'tests/engine')\n"
         "from test_launch import write_group_size\n"
         "from hipie.engine.launch import launch\n"
-        f"if __name__ == '__main__':\n    launch(write_group_size, ({str(tmp_path)!r}, 10), cpu_workers=2)\n"
+        "if __name__ == '__main__':\n"
+        f"    launch(write_group_size, ({str(tmp_path)!r}, 10), cpu_workers=2)\n"
     )
     script = tmp_path / "program.py"
     script.write_text(program)

@@ -1,1 +1,1 @@
-"""Conversion of published checkpoints to our parameter names."""
+"""Conversion of published checkpoints to the parameter names of this package."""

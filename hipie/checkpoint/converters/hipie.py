@@ -1,7 +1,7 @@
-"""The layout of the checkpoints that HIPIE's authors published.
+"""Converters of the checkpoints that the authors of HIPIE and UNINEXT published.
 
-One row a family of tensors: their names, our names. What has no place is left out for a reason
-that stands beside it.
+One rule per family of tensors: the authors' names and the names here. Tensors without a counterpart
+are left out, each for a reason that a comment gives.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _PIXEL = r"detr\.mask_dino\.pixel_decoder\."
 _STUFF = r"detr\.mask_dino\.predictor\."
 
 
-def _encoder(theirs: str, ours: str) -> list[Rename]:
-    """A deformable encoder layer; `theirs` has one group, the layer's number."""
+def _encoder(pattern: str, replacement: str) -> list[Rename]:
+    """Rules of a deformable encoder layer; `pattern` has one group, the layer's number."""
     return [
-        Rename(theirs + r"\.self_attn\.(.+)", ours + r".\1.attention.\2"),
-        Rename(theirs + r"\.(linear[12])\.(\w+)", ours + r".\1.feed_forward.\2.\3"),
-        Rename(theirs + r"\.norm1\.(\w+)", ours + r".\1.norm.\2"),
-        Rename(theirs + r"\.norm2\.(\w+)", ours + r".\1.feed_forward.norm.\2"),
+        Rename(pattern + r"\.self_attn\.(.+)", replacement + r".\1.attention.\2"),
+        Rename(pattern + r"\.(linear[12])\.(\w+)", replacement + r".\1.feed_forward.\2.\3"),
+        Rename(pattern + r"\.norm1\.(\w+)", replacement + r".\1.norm.\2"),
+        Rename(pattern + r"\.norm2\.(\w+)", replacement + r".\1.feed_forward.norm.\2"),
     ]
 
 
-def _decoder(theirs: str, ours: str) -> list[Rename]:
-    """A deformable decoder layer, likewise."""
+def _decoder(pattern: str, replacement: str) -> list[Rename]:
+    """Rules of a deformable decoder layer, likewise."""
     return [
-        Rename(theirs + r"\.self_attn\.(.+)", ours + r".\1.self_attention.\2"),
-        Rename(theirs + r"\.cross_attn\.(.+)", ours + r".\1.cross_attention.\2"),
-        Rename(theirs + r"\.(linear[12])\.(\w+)", ours + r".\1.feed_forward.\2.\3"),
-        Rename(theirs + r"\.norm1\.(\w+)", ours + r".\1.norm_cross.\2"),
-        Rename(theirs + r"\.norm2\.(\w+)", ours + r".\1.norm_self.\2"),
-        Rename(theirs + r"\.norm3\.(\w+)", ours + r".\1.feed_forward.norm.\2"),
+        Rename(pattern + r"\.self_attn\.(.+)", replacement + r".\1.self_attention.\2"),
+        Rename(pattern + r"\.cross_attn\.(.+)", replacement + r".\1.cross_attention.\2"),
+        Rename(pattern + r"\.(linear[12])\.(\w+)", replacement + r".\1.feed_forward.\2.\3"),
+        Rename(pattern + r"\.norm1\.(\w+)", replacement + r".\1.norm_cross.\2"),
+        Rename(pattern + r"\.norm2\.(\w+)", replacement + r".\1.norm_self.\2"),
+        Rename(pattern + r"\.norm3\.(\w+)", replacement + r".\1.feed_forward.norm.\2"),
     ]
 
 
@@ -100,13 +100,13 @@ _STUFF_HEADS = {
     _STUFF + r"resizer\.layer_norm\.(\w+)": r"denoising_content.norm.\1",
     r"detr\.mask_dino_cls_embed\.(\d+)\.(.+)": r"class_heads.\1.\2",
 }
-# Tensors that stand in the file twice: the copy's name, and the name of what it must equal.
+# Tensors that are stored twice: pattern of the copy's name, and the name of the original.
 _COPIES = {
     _THING + r"decoder\.(bbox_embed|class_embed)\.(.+)": r"detr.detr.\1.\2",
     _STUFF + r"(?:decoder\.)?bbox_embed\.\d+\.(.+)": r"detr.mask_dino.predictor._bbox_embed.\1",
     _STUFF + r"decoder\.norm\.(\w+)": r"detr.mask_dino.predictor.decoder_norm.\1",
 }
-_WITHOUT_PLACE = (
+_WITHOUT_COUNTERPART = (
     r"text_encoder\.body\.model\.embeddings\.position_ids",  # counting from 0, of 2023's BERT
     _THING + r"resizer\..+",  # its result is multiplied by 0
     r"detr\.mask_dino_criterion\..+",  # buffers of the losses
@@ -114,21 +114,24 @@ _WITHOUT_PLACE = (
 )
 
 RULES: tuple[Rename, ...] = (
-    *(Rename(theirs, None) for theirs in (*_COPIES, *_WITHOUT_PLACE)),
+    *(Rename(pattern, None) for pattern in (*_COPIES, *_WITHOUT_COUNTERPART)),
     Rename(r"text_encoder\.body\.model\.(.+)", r"text_encoder.model.\1"),
     Rename(r"detr\.detr\.backbone\.0\.backbone\.fpn1\.0\.(\w+)", r"backbone.finer.\1"),
     Rename(r"detr\.detr\.backbone\.0\.backbone\.(.+)", r"backbone.\1"),
-    *(Rename(_FUSION + theirs, f"things.fusion.{ours}") for theirs, ours in _FUSION_NAMES.items()),
+    *(
+        Rename(_FUSION + pattern, f"things.fusion.{replacement}")
+        for pattern, replacement in _FUSION_NAMES.items()
+    ),
     *_encoder(_THING + r"encoder\.layers\.(\d+)", "things.encoder"),
     *_decoder(_THING + r"decoder\.layers\.(\d+)", "things.decoder.layers"),
-    *(Rename(theirs, f"things.{ours}") for theirs, ours in _THING_HEADS.items()),
+    *(Rename(pattern, f"things.{replacement}") for pattern, replacement in _THING_HEADS.items()),
     *_encoder(_PIXEL + r"transformer\.encoder\.layers\.(\d+)", "stuff.pixel_decoder.encoder"),
     *_decoder(_STUFF + r"decoder\.layers\.(\d+)", "stuff.decoder.layers"),
-    *(Rename(theirs, f"stuff.{ours}") for theirs, ours in _STUFF_HEADS.items()),
+    *(Rename(pattern, f"stuff.{replacement}") for pattern, replacement in _STUFF_HEADS.items()),
 )
 
 
-def _shares_hipies_names(names: set[str]) -> bool:
+def _has_uninext_names(names: set[str]) -> bool:
     return any(name.startswith("detr.detr.transformer.") for name in names)
 
 
@@ -137,18 +140,18 @@ def _has_stuff(names: set[str]) -> bool:
 
 
 def _is_hipie(names: set[str]) -> bool:
-    return _shares_hipies_names(names) and _has_stuff(names)
+    return _has_uninext_names(names) and _has_stuff(names)
 
 
 def _is_uninext(names: set[str]) -> bool:
-    return _shares_hipies_names(names) and not _has_stuff(names)
+    return _has_uninext_names(names) and not _has_stuff(names)
 
 
 def _convert_uninext(state: State) -> tuple[State, list[str]]:
-    """What coincides with HIPIE; the rest (heads for tracking) has no place here."""
-    ours, dropped = _convert(state)
-    strangers = [name for name in ours if name.startswith(("detr.", "text_encoder.body."))]
-    return {k: v for k, v in ours.items() if k not in strangers}, dropped + strangers
+    """Convert the tensors that HIPIE has as well; the rest (heads for tracking) is left out."""
+    replacement, dropped = _convert(state)
+    unknown = [name for name in replacement if name.startswith(("detr.", "text_encoder.body."))]
+    return {k: v for k, v in replacement.items() if k not in unknown}, dropped + unknown
 
 
 def _convert(state: State) -> tuple[State, list[str]]:
@@ -157,12 +160,12 @@ def _convert(state: State) -> tuple[State, list[str]]:
 
 
 def _require_equal_copies(state: State) -> None:
-    """Tensors that are stored twice must agree, or one of the two would be lost.
+    """Check that tensors that are stored twice are equal.
 
     Raises:
         CheckpointError: naming a copy that differs.
     """
-    patterns = [(re.compile(theirs), original) for theirs, original in _COPIES.items()]
+    patterns = [(re.compile(pattern), original) for pattern, original in _COPIES.items()]
     for name, copy in state.items():
         for pattern, original in patterns:
             match = pattern.fullmatch(name)
@@ -173,5 +176,5 @@ def _require_equal_copies(state: State) -> None:
 
 
 OFFICIAL_HIPIE = CheckpointConverter("official HIPIE", _is_hipie, _convert)
-# The model HIPIE grew from: its things, backbone and words under the same names, and no stuff.
+# HIPIE is derived from UNINEXT, which has the same names but no stuff branch.
 UNINEXT = CheckpointConverter("UNINEXT", _is_uninext, _convert_uninext, complete=False)

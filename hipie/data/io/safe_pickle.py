@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hipie.checkpoint.safe_numpy import STAND_INS, Array
+from hipie.checkpoint.safe_pickle import NUMPY_STAND_INS, ArrayStandIn
 from hipie.data.io.validation import DatasetError
 
 # Opcodes of plain data, by what follows them: nothing, a fixed number of bytes, a line.
@@ -100,7 +100,7 @@ def read_plain_pickle(path: str | os.PathLike[str], arrays: bool = False) -> Any
 
 def array_to_list(value: Any) -> Any:
     """Return the list that an array's stand-in holds; any other value as it is."""
-    return value.value.tolist() if isinstance(value, Array) else value
+    return value.value.tolist() if isinstance(value, ArrayStandIn) else value
 
 
 def scan_pickle(data: bytes, code: bool = False) -> None:
@@ -147,7 +147,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _ArrayUnpickler(_PlainUnpickler):
-    known: ClassVar[dict[str, Any]] = {"_codecs.encode": _latin1_bytes, **STAND_INS}
+    known: ClassVar[dict[str, Any]] = {"_codecs.encode": _latin1_bytes, **NUMPY_STAND_INS}
 
 
 def _plain_opcodes(length: int) -> re.Pattern[bytes]:

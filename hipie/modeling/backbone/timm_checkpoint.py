@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.exact import check_exact_state
+from hipie.checkpoint.load import check_exact_state
 from hipie.checkpoint.read import read_state
 
 PACKAGED_MODEL = "tf_efficientnet_lite0"

@@ -15,7 +15,7 @@ from segment_anything.modeling import (
 )
 from torch import nn
 
-from hipie.checkpoint.exact import load_exact_weights
+from hipie.checkpoint.load import load_exact_weights
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"

@@ -1,4 +1,4 @@
-"""The published R50 checkpoint's names and shapes, held against the model that takes them."""
+"""Conversion of the published checkpoints' names and shapes to those of the models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def official() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("variant", "count"), [("r50", 1438), ("vit_h", 1626)])
-def test_every_published_tensor_has_its_place(
+def test_every_published_tensor_is_converted(
     variant: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Detectron2's ViT reads numbers of a tensor while it is built.
@@ -45,35 +45,35 @@ def test_every_published_tensor_has_its_place(
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         own = build_model(cfg).state_dict()
-    found = convert_state(official, CONVERTERS)
-    assert found.layout == "official HIPIE"
-    assert set(found.state) == set(own)
-    assert {k: v.shape for k, v in found.state.items()} == {k: v.shape for k, v in own.items()}
-    assert len(found.state) + len(found.dropped) == len(official) == count
+    conversion = convert_state(official, CONVERTERS)
+    assert conversion.layout == "official HIPIE"
+    assert set(conversion.state) == set(own)
+    assert {k: v.shape for k, v in conversion.state.items()} == {k: v.shape for k, v in own.items()}
+    assert len(conversion.state) + len(conversion.dropped) == len(official) == count
 
 
-def test_position_ids_of_old_berts_are_left_out(official: dict[str, Tensor]) -> None:
+def test_position_ids_of_old_berts_are_dropped(official: dict[str, Tensor]) -> None:
     name = "text_encoder.body.model.embeddings.position_ids"
     assert name in convert_state({**official, name: torch.arange(512)[None]}, CONVERTERS).dropped
 
 
-def test_a_copy_that_differs_is_named(official: dict[str, Tensor]) -> None:
+def test_copy_that_differs_is_an_error(official: dict[str, Tensor]) -> None:
     name = "detr.mask_dino.predictor.decoder.norm.weight"
     with pytest.raises(CheckpointError, match=r"predictor\.decoder\.norm\.weight"):
         convert_state({**official, name: torch.ones(256)}, CONVERTERS)
 
 
-def test_uninexts_weights_fill_what_coincides(official: dict[str, Tensor]) -> None:
+def test_uninext_checkpoint_is_converted_in_part(official: dict[str, Tensor]) -> None:
     theirs = {name: value for name, value in official.items() if "mask_dino" not in name}
     theirs["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
-    found = convert_state(theirs, CONVERTERS)
-    assert found.layout == "UNINEXT"
-    assert not found.complete
-    assert "detr.reid_embed_head.layers.0.weight" in found.dropped
-    rooms = {name.split(".")[0] for name in found.state}
-    assert rooms == {"backbone", "text_encoder", "things"}
+    conversion = convert_state(theirs, CONVERTERS)
+    assert conversion.layout == "UNINEXT"
+    assert not conversion.complete
+    assert "detr.reid_embed_head.layers.0.weight" in conversion.dropped
+    modules = {name.split(".")[0] for name in conversion.state}
+    assert modules == {"backbone", "text_encoder", "things"}
 
 
-def test_weights_of_the_other_backbone_say_so(official: dict[str, Tensor], tiny_vit) -> None:
+def test_weights_of_another_backbone_are_named(official: dict[str, Tensor], tiny_vit) -> None:
     with pytest.raises(CheckpointError, match=r"a ResNet as backbone, and this HIPIE has a ViT"):
         load_state(tiny_vit, official, "r50.pth")

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from hipie.checkpoint.error import first_line
-from hipie.checkpoint.exact import load_exact_weights
+from hipie.checkpoint.load import load_exact_weights
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie_training_free.error import TrainingFreeError
 

@@ -8,22 +8,22 @@ from hipie.checkpoint import load_weights, read_state, save_weights
 from hipie.cli.checkpoint import main
 
 
-def test_inspect_says_what_is_there(two, tmp_path, capsys):
+def test_inspect_lists_modules(two, tmp_path, capsys):
     torch.save({"model": two.state_dict(), "iteration": 9, "optimizer": {}}, tmp_path / "x.pth")
     assert main(["inspect", str(tmp_path / "x.pth")]) == 0
-    said = capsys.readouterr().out
-    assert "layout hipie, 9 tensors, 43 numbers" in said
-    assert "besides: iteration, optimizer" in said
-    assert "norm: 5 tensors" in said
+    output = capsys.readouterr().out
+    assert "layout hipie, 9 tensors, 43 numbers" in output
+    assert "besides: iteration, optimizer" in output
+    assert "norm: 5 tensors" in output
 
 
-def test_inspect_can_list_every_tensor(two, tmp_path, capsys):
+def test_inspect_all_lists_every_tensor(two, tmp_path, capsys):
     save_weights(two, tmp_path / "x.safetensors")
     assert main(["inspect", "--all", str(tmp_path / "x.safetensors")]) == 0
     assert "first.weight [4, 3] float16" in capsys.readouterr().out
 
 
-def test_convert_takes_the_weights_alone(make_two, tmp_path, capsys):
+def test_convert_writes_the_weights_only(make_two, tmp_path, capsys):
     model = make_two()
     wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
     torch.save({"model": wrapped, "iteration": 9}, tmp_path / "x.pth")
@@ -36,11 +36,11 @@ def test_convert_takes_the_weights_alone(make_two, tmp_path, capsys):
     assert set(read_state(tmp_path / "z.pth")["model"]) == {"first.weight", "first.bias"}
 
 
-def test_errors_are_one_expression(tmp_path, traps, capsys):
+def test_errors_are_one_line(tmp_path, traps, capsys):
     files, owned = traps
     for file in [*files, tmp_path / "nothing.pth"]:
         assert main(["inspect", str(file)]) == 1
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert str(file) in said
+        output = capsys.readouterr().err
+        assert output.count("\n") == 1
+        assert str(file) in output
     assert not owned.exists()
