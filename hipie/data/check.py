@@ -53,57 +53,51 @@ def check_records(records: Iterable[dict[str, Any]], metadata: Metadata) -> Data
         records: records of the data set.
         metadata: metadata of the data set.
     """
-    format_report = DatasetReport()
+    report = DatasetReport()
     vocabulary = dataset_vocabulary(metadata)
-    format_report.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
+    report.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
     for record in records:
-        format_report.images += 1
+        report.images += 1
         try:
             view = read_annotation(record, metadata)
         except (ValueError, OSError) as error:
-            format_report.invalid.append(str(error))
+            report.invalid.append(str(error))
             continue
         path = record["file_name"]
         if not view.segments:
-            format_report.images_without_objects.append(path)
+            report.images_without_objects.append(path)
         for number, segment in enumerate(view.segments, 1):
-            format_report.objects["objects" if view.expressions else segment.label] += 1
+            report.objects["objects" if view.expressions else segment.label] += 1
             if not segment.mask.any():
-                format_report.empty.append(
-                    f"{path}: object {number} ({segment.label}) has no pixel"
-                )
+                report.empty.append(f"{path}: object {number} ({segment.label}) has no pixel")
         for expression in view.expressions:
-            format_report.expressions += 1
-            format_report.without_target += not expression.targets
+            report.expressions += 1
+            report.without_target += not expression.targets
             if not any(letter.isalnum() for letter in expression.text):
-                format_report.empty.append(
-                    f'{path}: the expression "{expression.text}" has no word'
-                )
+                report.empty.append(f'{path}: the expression "{expression.text}" has no word')
             if any(not 0 <= target < len(view.segments) for target in expression.targets):
-                format_report.invalid.append(
+                report.invalid.append(
                     f'{path}: the expression "{expression.text}" has a target that does not exist'
                 )
-    return format_report
+    return report
 
 
-def format_report(format_report: DatasetReport) -> str:
-    """Format a format_report as text: counts, histogram of the classes, lists of at most ten entries."""
-    absent = [name for name, count in format_report.objects.items() if count == 0]
-    lines = [f"{format_report.images} images, {format_report.objects.total()} objects"]
-    if format_report.expressions:
-        lines.append(
-            f"{format_report.expressions} expressions, {format_report.without_target} without a target"
-        )
-    largest = max(format_report.objects.values(), default=0)
-    width = max((len(name) for name in format_report.objects), default=0)
-    for name, count in format_report.objects.most_common():
+def format_report(report: DatasetReport) -> str:
+    """Format a report as text: counts, histogram of the classes, lists of at most ten entries."""
+    absent = [name for name, count in report.objects.items() if count == 0]
+    lines = [f"{report.images} images, {report.objects.total()} objects"]
+    if report.expressions:
+        lines.append(f"{report.expressions} expressions, {report.without_target} without a target")
+    largest = max(report.objects.values(), default=0)
+    width = max((len(name) for name in report.objects), default=0)
+    for name, count in report.objects.most_common():
         if count:
             bar = "#" * max(1, round(MAX_BAR_LENGTH * count / largest))
             lines.append(f"  {name:{width}} {count:8,} {bar}")
     lines += _format_list("classes without an object", absent)
-    lines += _format_list("images without an object", format_report.images_without_objects)
-    lines += _format_list("empty", format_report.empty)
-    lines += _format_list("invalid", format_report.invalid)
+    lines += _format_list("images without an object", report.images_without_objects)
+    lines += _format_list("empty", report.empty)
+    lines += _format_list("invalid", report.invalid)
     return "\n".join(lines)
 
 
@@ -127,12 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         records, metadata = open_dataset(args)
-        format_report = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
+        report = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
     except (ValueError, OSError) as error:
         print(f"hipie data check: {error}", file=sys.stderr)
         return 1
-    print(format_report(format_report))
-    return 1 if format_report.invalid else 0
+    print(format_report(report))
+    return 1 if report.invalid else 0
 
 
 if __name__ == "__main__":
