@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Boxes, Instances
 
+from hipie.box_ops import masks_to_boxes
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_interactive.modeling.predict import predict_masks
@@ -101,6 +102,6 @@ def _predict_instances(image: SamImage, prompts: Sequence[Prompt | Mapping[str, 
     masks = [prediction.mask for prediction in predictions]
     no_masks = torch.zeros(0, *image.size, dtype=torch.bool)
     instances.pred_masks = torch.stack(masks) if masks else no_masks
-    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+    instances.pred_boxes = Boxes(masks_to_boxes(instances.pred_masks))
     instances.scores = torch.tensor([prediction.score for prediction in predictions])
     return instances

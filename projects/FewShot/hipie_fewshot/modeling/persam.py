@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
+from hipie.box_ops import masks_to_boxes
 from hipie.modeling.sam.predictor import Sam, SamImage, SamMasks
 from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.location_prior import (
@@ -112,4 +112,5 @@ def mask_to_box(mask: Tensor) -> np.ndarray | None:
     if not mask.any():
         return None
     x1, y1, x2, y2 = masks_to_boxes(mask[None])[0].tolist()
-    return np.array([x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)], float)
+    # The published program includes the last row and column.
+    return np.array([x1, y1, max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1)], float)

@@ -8,7 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from hipie.box_ops import masks_to_boxes
 from hipie_interactive.modeling.click_sampler import region_centre
 
 Point = tuple[float, float]
@@ -138,8 +140,8 @@ def to_sam_prompt(prompt: Prompt, size: tuple[int, int], refinement: bool = Fals
             raise PromptError("a prompt has either a box or a polygon, which defines a box as well")
         mask = polygon_mask(prompt.polygon, size)
         points_and_labels.append((*region_centre(mask), 1))
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        x1, y1, x2, y2 = masks_to_boxes(torch.from_numpy(mask)[None])[0].tolist()
+        box = (x1, y1, x2, y2)
     points = np.array([row[:2] for row in points_and_labels], float).reshape(-1, 2)
     labels = np.array([row[2] for row in points_and_labels], int)
     if box is None and not len(points):
