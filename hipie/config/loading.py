@@ -6,7 +6,8 @@ import ast
 import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
+from operator import contains
 from typing import Any
 
 import torch
@@ -100,13 +101,13 @@ def check(cfg: CfgNode) -> None:
         ConfigError: naming the key and what it may be.
     """
     for key, allowed in _CHOICES.items():
-        _require(cfg, key, lambda value, allowed=allowed: value in allowed, " or ".join(allowed))
+        _require(cfg, key, partial(contains, allowed), " or ".join(allowed))
     for key in _COUNTS:
         _require(cfg, key, lambda value: value >= 1, "at least 1")
     for key, divisor in _MULTIPLES:
         step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
-        said = f"a multiple of {step}" + ("" if step == divisor else f", which is {divisor}")
-        _require(cfg, key, lambda value, step=step: value > 0 and value % step == 0, said)
+        rule = f"a multiple of {step}" + ("" if step == divisor else f", which is {divisor}")
+        _require(cfg, key, partial(_is_multiple, step), rule)
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
@@ -157,7 +158,11 @@ def _value(cfg: CfgNode, key: str) -> Any:
     return reduce(getattr, key.split("."), cfg)
 
 
-def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], said: str) -> None:
+def _is_multiple(step: int, value: int) -> bool:
+    return value > 0 and value % step == 0
+
+
+def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], rule: str) -> None:
     value = _value(cfg, key)
     if not holds(value):
-        raise ConfigError(f"{key} is {value!r}; it has to be {said}")
+        raise ConfigError(f"{key} is {value!r}; it has to be {rule}")

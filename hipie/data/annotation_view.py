@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +88,8 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
     elif key == "pan_part_file_name":
         return AnnotationView(image, _objects_with_parts(record[key], size, metadata), [])
     else:
-        masks, classes = _label_map(record[key], size, metadata)
+        masks, indices = _label_map(record[key], size, metadata)
+        classes = np.array(indices, dtype=np.int64)
     expressions = [
         ExpressionTargets(entry["expression"], tuple(entry["targets"]))
         for entry in record.get("expressions", ())
@@ -99,7 +99,7 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
 
 
 def _segments(
-    path: str, masks: NDArray[Any], classes: Sequence[int], vocabulary: Vocabulary | None
+    path: str, masks: NDArray[Any], classes: NDArray[Any], vocabulary: Vocabulary | None
 ) -> list[Segment]:
     if vocabulary is None:
         return [Segment(f"object {i}", "thing", mask, 1.0) for i, mask in enumerate(masks, 1)]

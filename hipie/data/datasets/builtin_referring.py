@@ -32,13 +32,13 @@ from hipie.data.datasets.uninext_refer import load_uninext_refer
 
 UNC_SPLITS = ("train", "val", "testA", "testB")
 # Folder, name of the split (`refs(<name>).p`), splits.
-REFCOCO_DATASETS = (
+REFCOCO_DATASETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("refcoco", "unc", UNC_SPLITS),
     ("refcoco+", "unc", UNC_SPLITS),
     ("refcocog", "umd", ("train", "val", "test")),
     ("refcocog", "google", ("train", "val")),
 )
-UNINEXT_DATASETS = {
+UNINEXT_DATASETS: dict[str, tuple[str, ...]] = {
     "refcoco-unc": UNC_SPLITS,
     "refcocoplus-unc": UNC_SPLITS,
     "refcocog-umd": ("train", "val", "test"),

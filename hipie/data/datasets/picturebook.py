@@ -54,19 +54,18 @@ def default_root(seed: int) -> Path:
 
 def picturebook_vocabulary() -> Vocabulary:
     """Return the vocabulary of things, then stuff; a category id is the position + 1."""
-    return Vocabulary(
-        [VocabularyClass(c.name, "thing", (c.name, *c.synonyms)) for c in book.THINGS]
-        + [VocabularyClass(c.name, "stuff", (c.name, *c.synonyms)) for c in book.STUFF]
-    )
+    things = (VocabularyClass(c.name, "thing", (c.name, *c.synonyms)) for c in book.THINGS)
+    stuff = (VocabularyClass(c.name, "stuff", (c.name, *c.synonyms)) for c in book.STUFF)
+    return Vocabulary((*things, *stuff))
 
 
 def picturebook_parts_vocabulary() -> Vocabulary:
     """Return the vocabulary of the part maps; classes without parts are stuff."""
     return Vocabulary(
-        [
+        tuple(
             VocabularyClass(row.name, "part" if row.kind == "part" else "stuff", whole=row.whole)
             for row in book.PARTS
-        ]
+        )
     )
 
 

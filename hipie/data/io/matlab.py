@@ -94,7 +94,7 @@ class _Reader:
         return self._array(self._take(size), dtype)
 
     def _array(self, content: memoryview, dtype: str) -> NDArray[Any]:
-        return np.frombuffer(content, np.dtype(dtype).newbyteorder(self.byte_order))  # type: ignore[call-overload]
+        return np.frombuffer(content, np.dtype(self.byte_order + dtype))
 
     def _take(self, size: int) -> memoryview:
         if size > self.remaining:
@@ -143,7 +143,7 @@ def _reshape(values: NDArray[Any], shape: list[int]) -> NDArray[Any]:
 
 def _string(reader: _Reader, shape: list[int]) -> str:
     data_type, content = reader.element()
-    if data_type not in TEXT_ENCODINGS or (math.prod(shape) and shape[0] != 1):
+    if data_type not in TEXT_ENCODINGS or (0 not in shape and shape[0] != 1):
         raise ValueError(f"a string has the data type {data_type} and the shape {shape}")
     wide = TEXT_ENCODINGS[data_type].startswith("utf-") and data_type != 16
     suffix = {"<": "-le", ">": "-be"}[reader.byte_order] if wide else ""

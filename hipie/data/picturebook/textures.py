@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -58,14 +58,15 @@ def _sky(rng: np.random.Generator) -> NDArray[Any]:
     return np.clip((soft - 0.5) * 0.9, -0.12, 1.0)
 
 
+def _hatch(slope: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    return slope * rng.uniform(0.6, 1.4)
+
+
 def _mountain(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.where(_noise(rng, 9, 7) > 0, 0.45, -0.45).astype(np.float32)
     slope = np.array([[0.0, 0.0], [16.0, 30.0]])
     for sign, value in ((1, 0.55), (-1, -0.75)):
-        hatch = slope * (sign, 1)
-        _strokes(
-            tile, rng, 420, lambda r, h=hatch: h * r.uniform(0.6, 1.4), 2, (value, value * 0.7)
-        )
+        _strokes(tile, rng, 420, partial(_hatch, slope * (sign, 1)), 2, (value, value * 0.7))
     return tile
 
 

@@ -263,6 +263,7 @@ LOSS_REGISTRY = LossRegistry("LOSS")
 def class_loss(matched: MatchedLayer) -> Tensor:
     """Token focal loss of all queries; the positives of a matched query are its object's tokens."""
     logits, matching = matched.layer.logits, matched.matching
+    assert logits is not None, "the class head has not read the text"
     positive = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     positive[matching.image_index, matching.query_index] = matched.positive_map[
         matching.target_index
@@ -321,7 +322,8 @@ def _mask_loss(
         return None
     if len(matched.matching) == 0:
         return matched.zero()
-    return per_pair(*matched.paired_points).sum()
+    points = matched.paired_points
+    return None if points is None else per_pair(*points).sum()
 
 
 def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -199,7 +199,8 @@ class ThingCriterion(nn.Module):
         """Reciprocals of the pairs and of the thing pairs of every layer; 1 if there is a thing."""
         device = objects.boxes.device
         pairs = torch.tensor([float(len(layer.matching)) for layer in layers], device=device)
-        things = torch.stack([layer.has_box.sum().float() for layer in layers])
+        has_box = [layer.has_box for layer in layers if layer.has_box is not None]
+        things = torch.stack([pairs_with_box.sum().float() for pairs_with_box in has_box])
         counts = torch.cat([pairs, things, objects.is_thing.sum().float()[None]])
         if self.average_normalizers:
             counts = average_over_processes(counts)

@@ -32,7 +32,8 @@ class MaskFeatures(nn.Module):
         self.fine = nn.Conv2d(width, width, 3, padding=1)
         self.narrow = nn.Conv2d(width, width // 4, 3, padding=1)
         self.out = nn.Conv2d(width // 4, out_channels, 3, padding=1)
-        for layer in self.children():
+        for layer in (self.coarse, self.middle, self.fine, self.narrow, self.out):
+            assert layer.bias is not None
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
 
@@ -61,7 +62,7 @@ class DynamicMaskHead(nn.Module):
         c = channels
         self.sizes = [(c + 2) * c, c * c, c, c, c, 1]
         self.controller = MLP(width, width, sum(self.sizes), 3)
-        for layer in self.controller.layers:
+        for layer in self.controller.linear_layers():
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -301,10 +301,12 @@ class HIPIE(SegmentationModel):
         thing_masks: Sequence[int] | Tensor | None = None,
         stuff_masks: Sequence[int] | Tensor | None = None,
     ) -> RawPredictions:
+        assert self.stuff is not None
         features = self._encode_images(batched_inputs)
         if "expressions" in batched_inputs[0]:
             expressions, image_index = _pairs(batched_inputs)
             features = features.select(image_index)
+            assert features.stuff is not None
             text, fused_text, things, memory = self._decode_expressions(
                 features.things, features.image_sizes, expressions
             )
@@ -314,6 +316,7 @@ class HIPIE(SegmentationModel):
             output = self._decode_vocabularies(
                 features, [self._vocabulary(item) for item in batched_inputs]
             )
+            assert output.stuff is not None
             things, stuff = output.things, output.stuff
             fused_text, memory = output.fused_text, output.encoder_memory
         return RawPredictions(

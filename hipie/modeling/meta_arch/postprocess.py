@@ -97,6 +97,7 @@ def raw_branch(
         ValueError: if a query does not exist.
     """
     last = output.layers[-1]
+    assert last.logits is not None, "the class head has not read the text"
     batch, count = last.boxes.shape[:2]
     device = last.boxes.device
     requested = torch.arange(count) if query_index is None else torch.as_tensor(query_index).long()

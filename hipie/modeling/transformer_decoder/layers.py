@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,12 @@ class EncoderLayer(nn.Module):
             [self.attention.values(*chunk) for chunk in split_tokens(step, tokens, padding_mask)]
         )
         chunks = split_tokens(step, tokens, levels.position_embeddings, reference_points)
-        return concatenate([self._encode_chunk(*chunk, values, levels) for chunk in chunks])
+        return concatenate(
+            [
+                self._encode_chunk(chunk, positions, references, values, levels)
+                for chunk, positions, references in chunks
+            ]
+        )
 
     def _encode_chunk(
         self,
@@ -117,7 +123,7 @@ class EncoderLayer(nn.Module):
         return self.feed_forward(self.norm(tokens + attended))
 
 
-def split_tokens(step: int, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+def split_tokens(step: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Split tensors [B, S, ...] along S into chunks of `step`; None stays None."""
     length = next(tensor.shape[1] for tensor in tensors if tensor is not None)
     for start in range(0, length, step):

@@ -203,18 +203,18 @@ class StuffBranch(nn.Module):
             queries = torch.cat([noised_content.to(queries.dtype), queries], dim=1)
             references = torch.cat([noised.references, references], dim=1)
             mask = denoising_attention_mask(noised.layout, topk.shape[1], references.device)
-        decoded = self.decoder(queries, references, levels, mask)
+        states, boxes = self.decoder(queries, references, levels, mask)
         proposals = self._heads(
             self.decoder.norm(content), torch.sigmoid(box_logits), self.class_heads[-2], class_text
         )
         return DecoderOutput(
-            layers=self._predict(*decoded, class_text, slice(count, None)),
+            layers=self._predict(states, boxes, class_text, slice(count, None)),
             # One tensor an image: indexing the batch would cost a batch of zeros per gradient.
             mask_features=mask_features.unbind(0),
             references=references[:, count:],
             proposal_index=topk,
             proposals=proposals,
-            denoising=self._predict(*decoded, class_text, slice(0, count)) if noised else (),
+            denoising=self._predict(states, boxes, class_text, slice(0, count)) if noised else (),
             denoising_layout=noised.layout if noised else None,
         )
 
@@ -238,7 +238,7 @@ class StuffBranch(nn.Module):
         return tuple(outputs)
 
     def _heads(
-        self, queries: Tensor, boxes: Tensor, class_head: TextClassHead, text: Tensor
+        self, queries: Tensor, boxes: Tensor, class_head: nn.Module, text: Tensor
     ) -> LayerOutput:
         return self._classify(self._embed(queries, boxes), class_head, text)
 
@@ -254,7 +254,7 @@ class StuffBranch(nn.Module):
         )
 
     @staticmethod
-    def _classify(output: LayerOutput, class_head: TextClassHead, text: Tensor) -> LayerOutput:
+    def _classify(output: LayerOutput, class_head: nn.Module, text: Tensor) -> LayerOutput:
         if output.class_embeddings is None:
             raise ValueError("class logits need the class embeddings of a layer")
         return replace(output, logits=class_head(output.class_embeddings, text))
