@@ -243,6 +243,28 @@ class ImageQueries:
     mask_head: MaskHead
     mask_features: tuple[Tensor, ...]
 
+    @property
+    def token_logits(self) -> Tensor:
+        """[Q, T] one logit a token.
+
+        Raises:
+            ValueError: if the layer was not classified with text.
+        """
+        if self.layer.logits is None:
+            raise ValueError("these queries have no logits, since no text was given")
+        return self.layer.logits[0]
+
+    @property
+    def iou_logits(self) -> Tensor:
+        """[Q, 1] predicted IoU before the sigmoid.
+
+        Raises:
+            ValueError: if the decoder does not predict it.
+        """
+        if self.layer.iou_logits is None:
+            raise ValueError("the decoder of these queries does not predict IoU")
+        return self.layer.iou_logits[0]
+
     def masks(self, query_index: Tensor) -> Tensor:
         """Mask logits of chosen queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
         image_index = torch.zeros_like(query_index)

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils._headers import build_hf_headers
 
 TIMEOUT_SECONDS = 5.0
 

@@ -232,8 +232,11 @@ def _part_classes(parts: Parts) -> list[VocabularyClass]:
             part = replace(_named(name, "part", root), whole=whole)
             classes.append(part)
             roots[part.name] = root
-            if isinstance(names, Mapping) and names[name]:
-                pending.append((part.name, names[name]))
+            nested = (
+                names.get(name) if isinstance(names, Mapping) and isinstance(name, str) else None
+            )
+            if nested:
+                pending.append((part.name, nested))
     return classes
 
 
@@ -257,7 +260,8 @@ def _is_thing(
 
 def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
     """Class of a name or a (name, synonym, ...) sequence, prefixed by its whole if it has one."""
-    first, *synonyms = list(name) or [""] if isinstance(name, list | tuple) else [name]
+    given: Any = name
+    first, *synonyms = list(given) or [""] if isinstance(given, list | tuple) else [given]
     if whole is not None and any(character.isalnum() for character in str(first)):
         first = f"{whole} {first}"
         synonyms = [f"{whole} {synonym}" for synonym in synonyms]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, freeze_batch_norm_2d
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -26,13 +28,14 @@ def freeze_norms(net: nn.Module, input_size: Sequence[int]) -> None:
             convolution.
     """
     for conv_name, norm_name in _convolution_norm_pairs(net, input_size):
-        norm = net.get_submodule(norm_name)
-        fused = fuse_conv_bn_eval(net.get_submodule(conv_name), norm)
+        conv: Any = net.get_submodule(conv_name)
+        norm: Any = net.get_submodule(norm_name)
+        fused = fuse_conv_bn_eval(conv, norm)
         has_activation = isinstance(norm, BatchNormAct2d)
         activation = nn.Sequential(norm.drop, norm.act) if has_activation else nn.Identity()
         net.set_submodule(conv_name, fused)
         net.set_submodule(norm_name, activation)
-    freeze_batch_norm_2d(net)
+    freeze_batch_norm_2d(net)  # type: ignore[no-untyped-call]
 
 
 def _convolution_norm_pairs(net: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:

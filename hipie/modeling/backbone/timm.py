@@ -43,7 +43,7 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.net = _build_feature_network(name, weights)
-        info = self.net.feature_info
+        info: Any = self.net.feature_info
         index_of = {stride: index for index, stride in enumerate(info.reduction())}
         missing = [stride for stride in STRIDES.values() if stride not in index_of]
         if missing:
@@ -54,7 +54,8 @@ class TimmBackbone(Backbone):
             for key, index in self._indices.items()
         }
         if freeze_norm:
-            freeze_norms(self.net, self.net.default_cfg["input_size"])
+            default_cfg: Any = self.net.default_cfg
+            freeze_norms(self.net, default_cfg["input_size"])
         if freeze_at:
             if 2**freeze_at not in index_of:
                 raise ValueError(

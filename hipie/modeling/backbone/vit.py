@@ -44,8 +44,8 @@ class ViTPyramid(ViT):
         for block in self.blocks:
             block.attn = GridAttention.from_attention(block.attn)
         self.finer = nn.ConvTranspose2d(width, width // 2, 2, 2)
+        stride = next(iter(super().output_shape().values())).stride
         self._out_features = ["res3", "res4", "res5"]
-        stride = self._out_feature_strides.popitem()[1]
         self._out_feature_strides = {"res3": stride // 2, "res4": stride, "res5": stride * 2}
         self._out_feature_channels = {"res3": width // 2, "res4": width, "res5": width}
 

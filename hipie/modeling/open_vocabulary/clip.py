@@ -46,7 +46,7 @@ class Clip:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Callable[..., Any]) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._name_features: OrderedDict[tuple[tuple[str, ...], str], Tensor] = OrderedDict()
         self._list_features: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
@@ -57,8 +57,8 @@ class Clip:
         return cls(*load_clip(model, weights))
 
     @property
-    def visual(self) -> nn.Module:
-        """Image encoder."""
+    def visual(self) -> Any:
+        """Image encoder, an `nn.Module`."""
         return self.model.visual
 
     @property
@@ -215,8 +215,12 @@ class Clip:
         for name in names:
             if not name.strip():
                 raise OpenVocabularyError("an empty string is not a class name for CLIP")
-        features = {name: self._name_features.get((templates, name)) for name in names}
-        missing = [name for name, feature in features.items() if feature is None]
+        features = {
+            name: self._name_features[templates, name]
+            for name in names
+            if (templates, name) in self._name_features
+        }
+        missing = list(dict.fromkeys(name for name in names if name not in features))
         encoded = 0
         for batch in _batches(missing, max(1, TEXT_BATCH_SIZE // len(templates))):
             prompts = [template.replace("{}", name) for name in batch for template in templates]
@@ -243,7 +247,7 @@ class Clip:
         return F.normalize(torch.cat(parts), dim=-1)
 
 
-def encode_texts(model: nn.Module, ids: Tensor) -> Tensor:
+def encode_texts(model: Any, ids: Tensor) -> Tensor:
     """Compute `model.encode_text(ids)` without the padding behind short texts.
 
     A text has 77 positions, a prompt uses about ten. With causal attention and the feature taken

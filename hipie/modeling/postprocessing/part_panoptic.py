@@ -30,13 +30,16 @@ def part_owners(names: Sequence[str], wholes: Sequence[str | None]) -> list[int 
     index_of = {name: index for index, name in enumerate(names)}
     owners: list[int | None] = []
     for name in names:
-        visited, whole = {name}, wholes[index_of[name]]
-        while whole in index_of and wholes[index_of[whole]] and whole not in visited:
-            visited.add(whole)
-            whole = wholes[index_of[whole]]
-        is_root = whole in index_of and not wholes[index_of[whole]]
-        owners.append(index_of[whole] if is_root else None)
+        visited, index = {index_of[name]}, _index_of_whole(index_of, wholes[index_of[name]])
+        while index is not None and wholes[index] and index not in visited:
+            visited.add(index)
+            index = _index_of_whole(index_of, wholes[index])
+        owners.append(None if index is None or wholes[index] else index)
     return owners
+
+
+def _index_of_whole(index_of: dict[str, int], whole: str | None) -> int | None:
+    return None if whole is None else index_of.get(whole)
 
 
 def suppress_part_queries(scores: Tensor, owners: PartOwners) -> Tensor:

@@ -45,6 +45,6 @@ def referring_inference(things: ImageQueries, *, input_size: Size, output_size: 
     layer = things.layer
     frame = ImageFrame(input_size, output_size)
     with torch.autocast(layer.boxes.device.type, enabled=False):
-        query, score = best_query(layer.logits[0], layer.iou_logits[0])
+        query, score = best_query(things.token_logits, things.iou_logits)
         query, label = query[None], torch.zeros_like(query[None])
         return instance_inference(QueryMasks(things), query, score[None], label, frame)

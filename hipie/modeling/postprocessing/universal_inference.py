@@ -133,14 +133,14 @@ def universal_inference(
     frame = ImageFrame(input_size, output_size)
     layer, masks = things.layer, QueryMasks(things)
     with torch.autocast(layer.boxes.device.type, enabled=False):
-        class_logits = pool_token_logits(layer.logits[0], token_spans, settings.token_pooling)
+        class_logits = pool_token_logits(things.token_logits, token_spans, settings.token_pooling)
         if stuff is not None:
             class_logits = mask_stuff_classes(class_logits, is_thing)
         if clip_scores is None:
-            scores = instance_scores(class_logits, layer.iou_logits[0])
+            scores = instance_scores(class_logits, things.iou_logits)
         else:
             patches = _thing_patch_masks(masks, len(class_logits), clip_scores)
-            scores = clip_scores.instance_scores(class_logits, layer.iou_logits[0], patches)
+            scores = clip_scores.instance_scores(class_logits, things.iou_logits, patches)
         kept = class_aware_nms(scores, layer.boxes[0].float(), settings.nms_threshold)
         results: dict[str, Any] = {}
         # Maps first: they need most of the masks, which instances then share.
@@ -158,8 +158,9 @@ def universal_inference(
             )
             results["instances"] = instance_inference(masks, kept[row], score, label, frame)
         if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
+            panoptic_map, segments = results["panoptic_seg"]
             results["part_seg"] = part_segmentation(
-                *results["panoptic_seg"], results["sem_seg"], owners
+                panoptic_map, segments, results["sem_seg"], owners
             )
     return results
 
@@ -175,7 +176,7 @@ def _stuff_groups(
     If all classes are things, stuff queries have the same score for every class, as published.
     With `min_softmax_classes` that score would be tiny and they are left out.
     """
-    logits = pool_token_logits(stuff.layer.logits[0], token_spans, settings.token_pooling)
+    logits = pool_token_logits(stuff.token_logits, token_spans, settings.token_pooling)
     if not (settings.thing_scores_from_stuff_decoder or settings.panoptic_from_stuff_decoder_only):
         if all(is_thing) and settings.min_softmax_classes:
             return []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ class Sam:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
 
     @classmethod
     def from_source(cls, model: str, weights: str = "") -> Sam:
@@ -99,6 +100,41 @@ class Sam:
         predictor = SamPredictor(self.model)
         predictor.set_image(np.ascontiguousarray(image))
         return SamImage(self, predictor)
+
+
+@dataclass
+class _Prompts:
+    """N validated prompts on SAM's device.
+
+    Attributes:
+        points: [N, P, 2].
+        labels: [N, P].
+        boxes: [N, 4].
+        masks: [N, 1, h, w].
+    """
+
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+
+    @property
+    def lengths(self) -> set[int]:
+        """Numbers of points, boxes and masks; a single one for valid prompts."""
+        return {
+            len(prompt) for prompt in (self.points, self.boxes, self.masks) if prompt is not None
+        }
+
+    def batches(self, size: int) -> Iterator[_Prompts]:
+        """Slices of at most `size` prompts."""
+        for start in range(0, max(self.lengths), size):
+            rows = slice(start, start + size)
+            yield _Prompts(
+                *(
+                    None if tensor is None else tensor[rows]
+                    for tensor in (self.points, self.labels, self.boxes, self.masks)
+                )
+            )
 
 
 class SamImage:
@@ -155,11 +191,8 @@ class SamImage:
                 inside and outside.
         """
         prompts = self._validate(points, labels, boxes, masks)
-        count = len(next(prompt for prompt in prompts if prompt is not None))
         step = PROMPT_BATCH_SIZE_ON_CPU if self.sam.device.type == "cpu" else PROMPT_BATCH_SIZE
-        batches = [
-            self._predict_batch(*batch, multimask) for batch in _batches(prompts, count, step)
-        ]
+        batches = [self._predict_batch(batch, multimask) for batch in prompts.batches(step)]
         if not batches:
             side, num_masks = self.sam.model.prompt_encoder.mask_input_size, 3 if multimask else 1
             device = self.sam.device
@@ -168,7 +201,8 @@ class SamImage:
                 torch.zeros(0, num_masks, device=device),
                 torch.zeros(0, num_masks, *side, device=device),
             )
-        return SamMasks(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        all_masks, scores, logits = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return SamMasks(all_masks, scores, logits)
 
     def mask_prompts(self, masks: Tensor) -> Tensor:
         """Convert binary masks to mask prompts [N, 1, h, w]: logits of 10 inside and -10 outside.
@@ -193,20 +227,16 @@ class SamImage:
         small = F.interpolate(square, self.sam.model.prompt_encoder.mask_input_size, mode="area")
         return torch.where(small >= 0.5, MASK_PROMPT_LOGIT, -MASK_PROMPT_LOGIT)
 
-    def _predict_batch(
-        self,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-        multimask: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict_batch(self, prompts: _Prompts, multimask: bool) -> tuple[Tensor, Tensor, Tensor]:
+        points, boxes = prompts.points, prompts.boxes
         transform = self._predictor.transform
         if points is not None:
             points = transform.apply_coords_torch(points, self.size)
         if boxes is not None:
             boxes = transform.apply_boxes_torch(boxes, self.size)
-        return self._predictor.predict_torch(points, labels, boxes, masks, multimask)
+        return self._predictor.predict_torch(
+            points, prompts.labels, boxes, prompts.masks, multimask
+        )
 
     def _validate(
         self,
@@ -214,29 +244,30 @@ class SamImage:
         labels: npt.ArrayLike | Tensor | None,
         boxes: npt.ArrayLike | Tensor | None,
         masks: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    ) -> _Prompts:
         device = self.sam.device
+        prompts = _Prompts()
         if points is not None:
-            points = torch.as_tensor(points, dtype=torch.float32, device=device)
             if labels is None:
                 raise OpenVocabularyError("points need labels, 1 = inside and 0 = outside")
-            labels = torch.as_tensor(labels, dtype=torch.int, device=device)
-            _check_points(points, labels, self.size)
+            prompts.points = torch.as_tensor(points, dtype=torch.float32, device=device)
+            prompts.labels = torch.as_tensor(labels, dtype=torch.int, device=device)
+            _check_points(prompts.points, prompts.labels, self.size)
         if boxes is not None:
-            boxes = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
-            _check_boxes(boxes, self.size)
+            boxes = torch.as_tensor(boxes, dtype=torch.float32, device=device)
+            prompts.boxes = boxes.reshape(-1, 4)
+            _check_boxes(prompts.boxes, self.size)
         if masks is not None:
             masks = masks.to(device, torch.float32)
-            masks = masks[:, None] if masks.ndim == 3 else masks
-        lengths = {len(prompt) for prompt in (points, boxes, masks) if prompt is not None}
-        if not lengths:
+            prompts.masks = masks[:, None] if masks.ndim == 3 else masks
+        if not prompts.lengths:
             raise OpenVocabularyError("SAM needs a prompt: points, boxes or masks")
-        if len(lengths) > 1:
+        if len(prompts.lengths) > 1:
             raise OpenVocabularyError(
                 "points, boxes and masks of prompts have to be equally many, and there are "
-                f"{' and '.join(map(str, sorted(lengths)))}"
+                f"{' and '.join(map(str, sorted(prompts.lengths)))}"
             )
-        return points, labels, boxes, masks
+        return prompts
 
 
 def _check_points(points: Tensor, labels: Tensor, size: tuple[int, int]) -> None:
@@ -278,11 +309,3 @@ def _check_boxes(boxes: Tensor, size: tuple[int, int]) -> None:
         if invalid.any():
             box = ", ".join(f"{number:g}" for number in boxes[invalid][0].tolist())
             raise OpenVocabularyError(f"the box ({box}) {reason}")
-
-
-def _batches(
-    prompts: tuple[Tensor | None, ...], count: int, step: int
-) -> Iterator[tuple[Tensor | None, ...]]:
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        yield tuple(None if prompt is None else prompt[rows] for prompt in prompts)

@@ -71,7 +71,7 @@ class BertTextEncoder(TextEncoder):
             start=tokenizer.cls_token_id,
             end=tokenizer.sep_token_id,
             padding=tokenizer.pad_token_id,
-            full_stop=tokenizer.convert_tokens_to_ids("."),
+            full_stop=tokenizer.encode(".", add_special_tokens=False)[0],
         )
         self._tokenized: OrderedDict[Caption, TokenizedCaption] = OrderedDict()
         self._cache = _FeatureCache(cache_bytes)
@@ -134,7 +134,7 @@ class BertTextEncoder(TextEncoder):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BertTextEncoder:
         """Clear the feature cache when parameters are moved or converted."""
         self._cache.clear()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _tokenize(self, caption: Caption) -> TokenizedCaption:
         tokenized = self._tokenized.pop(caption, None)
@@ -324,13 +324,14 @@ def _load_pretrained(source: str) -> BertModel:
         if model_type != "bert":
             raise ValueError(f"its type is {model_type}, not bert")
         with _without_loading_messages():
-            model, report = BertModel.from_pretrained(
+            loaded: Any = BertModel.from_pretrained(
                 source, add_pooling_layer=False, output_loading_info=True
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f'text encoder "{source}" cannot be loaded: {first_line(error)}'
         ) from error
+    model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f'text encoder "{source}" lacks weights: {missing}')
@@ -340,13 +341,13 @@ def _load_pretrained(source: str) -> BertModel:
 @contextmanager
 def _without_loading_messages() -> Iterator[None]:
     """Silence the table of weights that are left out on purpose (BERT's pooler)."""
-    level = transformers_logging.get_verbosity()
-    progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    log: Any = transformers_logging
+    level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        log.set_verbosity(level)
         if progress:
-            transformers_logging.enable_progress_bar()
+            log.enable_progress_bar()
