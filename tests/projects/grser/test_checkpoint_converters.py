@@ -1,4 +1,4 @@
-"""LAVT's published names and shapes all have their place, and Swin's released ones too."""
+"""Conversion of LAVT's and Swin's published checkpoints, and of earlier parameter names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hipie.checkpoint import CheckpointError, load_state
 from hipie.checkpoint.base import CheckpointableModel
 from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
 from hipie.config.loading import merge
-from tests.projects.grser.published import is_counted, official_shapes
+from tests.projects.grser.published import is_not_a_weight, official_shapes
 
 CONVERTERS = (OFFICIAL_LAVT, RELEASED_SWIN)
 
@@ -34,42 +34,42 @@ def configured(name: str):
     return cfg
 
 
-def without_memory(name: str) -> grser.GRSer:
-    """A configuration's model, without any numbers."""
+def build_on_meta_device(name: str) -> grser.GRSer:
+    """Build the model of a configuration on the meta device."""
     with torch.device("meta"):
         return grser.GRSer(**grser.GRSer.from_config(configured(name)))
 
 
 @pytest.mark.parametrize("name", ["lavt_swin_b.yaml", "grser_swin_b.yaml"])
-def test_every_published_tensor_has_a_place(name):
+def test_every_published_tensor_is_converted(name):
     shapes = official_shapes()
-    found = convert_state(
+    conversion = convert_state(
         {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, CONVERTERS
     )
-    own = {k: tuple(v.shape) for k, v in without_memory(name).state_dict().items()}
-    text = {k for k in own if k.startswith("text_encoder.")}
+    expected = {k: tuple(v.shape) for k, v in build_on_meta_device(name).state_dict().items()}
+    text = {k for k in expected if k.startswith("text_encoder.")}
     if not any(key.startswith("text_encoder.") for key in shapes):
-        own = {k: v for k, v in own.items() if k not in text}
-    assert found.layout == "official LAVT"
-    loaded = {k: tuple(v.shape) for k, v in found.state.items()}
-    assert loaded == {k: v for k, v in own.items() if not k.startswith(HEADS)}
-    assert all("relative_position_index" in k or "pooler" in k for k in found.dropped)
+        expected = {k: v for k, v in expected.items() if k not in text}
+    assert conversion.layout == "official LAVT"
+    loaded = {k: tuple(v.shape) for k, v in conversion.state.items()}
+    assert loaded == {k: v for k, v in expected.items() if not k.startswith(HEADS)}
+    assert all("relative_position_index" in k or "pooler" in k for k in conversion.dropped)
 
 
-def test_configurations_of_swin_b_need_no_network(monkeypatch):
-    """Anything that asks for an address fails; the model is whole all the same."""
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
-    model = without_memory("grser_swin_b.yaml")
-    published = {k: v for k, v in official_shapes().items() if not is_counted(k)}
-    wanted = sum(prod(shape) for name, shape in published.items() if "running_" not in name)
-    assert sum(p.numel() for p in model.lavt.parameters()) == wanted
+def test_swin_b_configurations_need_no_internet(monkeypatch):
+    """The complete model is built without opening a connection."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
+    model = build_on_meta_device("grser_swin_b.yaml")
+    published = {k: v for k, v in official_shapes().items() if not is_not_a_weight(k)}
+    num_weights = sum(prod(shape) for name, shape in published.items() if "running_" not in name)
+    assert sum(p.numel() for p in model.lavt.parameters()) == num_weights
     assert model.text_encoder.width == 768
     assert sum(p.numel() for p in model.text_encoder.parameters()) == 108_891_648
 
 
-def test_tensors_go_where_they_are_meant(model):
-    """By content: what the file says of one part is found in that part, and nowhere else."""
-    theirs = (
+def test_tensors_are_assigned_to_the_right_parameters(model):
+    """Tensors are identified by their values."""
+    official_names = (
         "backbone.layers.1.blocks.0.attn.proj.bias",
         "backbone.layers.2.fusion.image_lang_att.W.0.bias",
         "backbone.layers.0.fusion.vis_project.0.bias",
@@ -80,7 +80,7 @@ def test_tensors_go_where_they_are_meant(model):
         "classifier.conv1_2.weight",
     )
     renamed = convert_state(
-        {name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}, CONVERTERS
+        {name: torch.tensor(i + 1.0) for i, name in enumerate(official_names)}, CONVERTERS
     ).state
     encoder, decoder = model.lavt.encoder, model.lavt.decoder
     parts = {
@@ -107,15 +107,15 @@ class SwinHolder(CheckpointableModel):
         return CONVERTERS
 
 
-def test_released_swin_fills_the_trunk():
+def test_released_swin_initialises_the_backbone():
     lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_t"), 8), 16)
     holder = SwinHolder()
     holder.lavt = lavt
-    own = "lavt.encoder.backbone."
+    expected = "lavt.encoder.backbone."
     names = {"embed.": "patch_embed.", "stages.": "layers.", "merges.": "layers."}
     state = {"norm.weight": torch.ones(768), "head.weight": torch.ones(5, 768)}
     for key, value in lavt.encoder.backbone.state_dict().items():
-        start = next(one for one in names if key.startswith(one))
+        start = next(prefix for prefix in names if key.startswith(prefix))
         parts = key.removeprefix(start).split(".")
         if start == "stages.":
             parts.insert(1, "blocks")
@@ -125,14 +125,16 @@ def test_released_swin_fills_the_trunk():
     state["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 49, 49)
     report = load_state(holder, state, "swin_tiny.pth")
     assert report.unexpected == () and report.mismatched == ()
-    assert not any(name.startswith(own) and not is_counted(name) for name in report.missing)
+    assert not any(
+        name.startswith(expected) and not is_not_a_weight(name) for name in report.missing
+    )
     torch.testing.assert_close(
         lavt.encoder.backbone.merges[2].reduction.weight,
         state["layers.2.downsample.reduction.weight"],
     )
 
 
-def test_another_variant_is_refused(model):
+def test_checkpoint_of_another_variant_is_rejected(model):
     state = {k: torch.empty(v) for k, v in official_shapes().items() if "blocks.0" in k}
     state["backbone.layers.0.fusion.vis_project.0.bias"] = torch.empty(128)
     with pytest.raises(CheckpointError, match="another model.*GRSer"):

@@ -1,4 +1,4 @@
-"""Every configuration of the project can be read, and keys that cannot be are named."""
+"""Configurations of GRSer: validity, effect of keys, and errors for invalid values."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def read(path: Path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_can_be_read(path):
+def test_configuration_is_valid(path):
     cfg = read(path)
     assert cfg.MODEL.META_ARCHITECTURE == "GRSer"
     assert cfg.INPUT.SQUARE_SIZE % 32 == 0 and cfg.INPUT.SQUARE_SIZE > 0
     assert not cfg.DATALOADER.ASPECT_RATIO_GROUPING
     register_all(cfg)
-    known = set(DatasetCatalog.list())
-    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= known
+    registered = set(DatasetCatalog.list())
+    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= registered
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_keys_configure_losses_and_inference(nano):
     )
 
 
-def test_norms_of_the_decoder(nano):
+def test_decoder_norm_is_configurable(nano):
     kinds = {"BN": "BatchNorm2d", "SyncBN": "NaiveSyncBatchNorm", "FrozenBN": "FrozenBatchNorm2d"}
     for name, kind in kinds.items():
         nano.MODEL.GRSER.DECODER_NORM = name
@@ -96,14 +96,14 @@ def test_norms_of_the_decoder(nano):
     )
 
 
-def test_lavt_alone_has_no_group_modules(nano):
+def test_lavt_has_no_group_modules(nano):
     nano.MODEL.GRSER.HEATMAPS = "none"
     model = GRSer(**build_components(nano))
     assert model.triphasic_head is None and model.rejection_head is None
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "message"),
     [
         (
             "BACKBONE",
@@ -126,19 +126,19 @@ def test_lavt_alone_has_no_group_modules(nano):
         ("LOSS.MASK", "l1", r"MODEL\.GRSER\.LOSS\.MASK is 'l1'; it has to be ce or bce_dice"),
     ],
 )
-def test_a_wrong_key_is_named(nano, key, value, words):
+def test_invalid_value_raises_an_error_with_its_key(nano, key, value, message):
     nano.merge_from_list([f"MODEL.GRSER.{key}", value])
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         build_components(nano)
 
 
-def test_another_kind_of_network_is_named(nano):
+def test_backbone_that_is_no_efficientnet_raises_an_error(nano):
     nano.MODEL.TIMM.NAME, nano.MODEL.TIMM.WEIGHTS = "resnet18", ""
     with pytest.raises(ValueError, match="MODEL.TIMM.NAME: resnet18 is no EfficientNet"):
         build_components(nano)
 
 
-def test_only_norms_and_tables_do_not_decay(nano):
+def test_norms_and_bias_tables_have_no_weight_decay(nano):
     model = GRSer(**build_components(nano))
     names = model.parameters_without_weight_decay()
     assert "lavt.encoder.norms.0.weight" in names and "lavt.decoder.levels.0.1.bias" in names

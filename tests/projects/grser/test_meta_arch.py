@@ -1,4 +1,4 @@
-"""The architecture: what groups and single images get, and where gradients go."""
+"""GRSer: outputs of groups and single images, losses and gradients."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import torch
 
 from grser.modeling.lavt import upsample
 
-NEVER, ALWAYS = 1e3, -1e3
+REJECT_ALL, ACCEPT_ALL = 1e3, -1e3
 
 
-def answers(model, item) -> torch.Tensor:
-    """[N, H, W] of a group of equal sizes."""
-    return torch.cat([one["sem_seg"] for one in model([item])[0]])
+def masks_of(model, item) -> torch.Tensor:
+    """Masks [N, H, W] of a group whose outputs have equal sizes."""
+    return torch.cat([output["sem_seg"] for output in model([item])[0]])
 
 
 def without_targets(group: dict) -> dict:
-    images = [{k: v for k, v in one.items() if k != "target"} for one in group["images"]]
+    images = [{k: v for k, v in output.items() if k != "target"} for output in group["images"]]
     return {**group, "images": images}
 
 
 def gradients(model, batch) -> dict[str, bool]:
-    """Whether each parameter gets one that is not all zero."""
+    """Whether each parameter has a gradient that is not zero."""
     model.zero_grad()
     sum(model.train()(batch).values()).backward()
     return {
@@ -30,164 +30,168 @@ def gradients(model, batch) -> dict[str, bool]:
     }
 
 
-# Answers ------------------------------------------------------------------------------------
+# Inference ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["ranked", "pooled", "none"])
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_an_answer_an_image_at_its_own_size(make_model, make_group, kind, count):
+def test_outputs_have_the_size_of_each_image(make_model, make_group, kind, count):
     model = make_model(kind=kind)
     group = without_targets(make_group(*[True] * count))
     group["images"][-1] |= {"height": 31, "width": 17}
-    found = model([group])[0]
-    assert len(found) == count
-    for item, one in zip(group["images"], found, strict=True):
-        assert one["sem_seg"].shape == (1, item["height"], item["width"])
-        assert set(one["sem_seg"].unique().tolist()) <= {0.0, 1.0}
-        assert isinstance(one["positive"], bool) and 0 <= one["score"] <= 1
+    outputs = model([group])[0]
+    assert len(outputs) == count
+    for item, output in zip(group["images"], outputs, strict=True):
+        assert output["sem_seg"].shape == (1, item["height"], item["width"])
+        assert set(output["sem_seg"].unique().tolist()) <= {0.0, 1.0}
+        assert isinstance(output["positive"], bool) and 0 <= output["score"] <= 1
 
 
-def test_permuting_a_group_permutes_its_answers_and_nothing_else(make_model, make_group):
+def test_permuted_group_permutes_the_outputs(make_model, make_group):
     model = make_model(soft_masks=True)
     group = make_group(True, False, True)
-    found = model([group])[0]
+    outputs = model([group])[0]
     order = [2, 0, 1]
-    moved = model([{**group, "images": [group["images"][i] for i in order]}])[0]
-    for place, i in enumerate(order):
-        torch.testing.assert_close(moved[place]["sem_seg"], found[i]["sem_seg"])
-        assert moved[place]["score"] == pytest.approx(found[i]["score"], abs=1e-5)
-        assert moved[place]["positive"] == found[i]["positive"]
+    permuted = model([{**group, "images": [group["images"][i] for i in order]}])[0]
+    for index, i in enumerate(order):
+        torch.testing.assert_close(permuted[index]["sem_seg"], outputs[i]["sem_seg"])
+        assert permuted[index]["score"] == pytest.approx(outputs[i]["score"], abs=1e-5)
+        assert permuted[index]["positive"] == outputs[i]["positive"]
 
 
-def test_identical_images_have_identical_answers(make_model, make_group):
-    model = make_model(soft_masks=True, margin=ALWAYS)
+def test_identical_images_have_identical_outputs(make_model, make_group):
+    model = make_model(soft_masks=True, margin=ACCEPT_ALL)
     group = make_group(True)
-    found = answers(model, {**group, "images": group["images"] * 3})
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    outputs = masks_of(model, {**group, "images": group["images"] * 3})
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
-def test_a_group_of_one_is_the_single_image(make_model, make_group):
-    """Ordinary referring: the image fills the group, and the rule is not asked."""
+def test_single_image_equals_a_group_of_one(make_model, make_group):
+    """The image is repeated to fill the group, and nothing is rejected."""
     model = make_model(reject_negatives=False)
     group = make_group(True)
     (image,) = group["images"]
-    (alone,) = model([{**image, "expressions": [group["expression"]]}])[0]["referring"]
-    together = answers(model, group)[0] > 0
-    assert bool(together.any()) == bool(len(alone))
-    if len(alone):
-        assert torch.equal(alone.pred_masks[0], together)
-    filled = answers(model, {**group, "images": [image] * 3})[0] > 0
-    assert torch.equal(filled, together)
+    (single,) = model([{**image, "expressions": [group["expression"]]}])[0]["referring"]
+    group_mask = masks_of(model, group)[0] > 0
+    assert bool(group_mask.any()) == bool(len(single))
+    if len(single):
+        assert torch.equal(single.pred_masks[0], group_mask)
+    repeated = masks_of(model, {**group, "images": [image] * 3})[0] > 0
+    assert torch.equal(repeated, group_mask)
 
 
-def test_expressions_about_one_image_are_never_rejected(make_model, make_group):
-    model = make_model(margin=NEVER)
+def test_expressions_about_a_single_image_are_not_rejected(make_model, make_group):
+    model = make_model(margin=REJECT_ALL)
     with torch.no_grad():
         model.lavt.decoder.classes.bias[1] += 50
     (image,) = make_group(True)["images"]
     (item,) = model([{**image, "expressions": ["a dog", "the cat"]}])
-    assert [len(one) for one in item["referring"]] == [1, 1]
+    assert [len(output) for output in item["referring"]] == [1, 1]
     assert item["referring"][0].pred_masks.shape == (1, 48, 80)
     assert item["referring"][0].pred_boxes.tensor.tolist() == [[0, 0, 80, 48]]
 
 
-def test_the_margin_decides(make_model, make_group):
-    for margin, positive in ((NEVER, False), (ALWAYS, True)):
+def test_margin_determines_the_rejection(make_model, make_group):
+    for margin, positive in ((REJECT_ALL, False), (ACCEPT_ALL, True)):
         model = make_model(margin=margin, soft_masks=True)
         with torch.no_grad():
             model.lavt.decoder.classes.bias[1] += 50
-        for one in model([make_group(True, False)])[0]:
-            assert one["positive"] == positive
-            assert bool(one["sem_seg"].any()) == positive  # of a rejected image exactly 0
-            assert one["score"] == pytest.approx(float(positive), abs=1e-3)
+        for output in model([make_group(True, False)])[0]:
+            assert output["positive"] == positive
+            assert bool(output["sem_seg"].any()) == positive  # exactly 0 for rejected images
+            assert output["score"] == pytest.approx(float(positive), abs=1e-3)
 
 
-def test_margin_zero_is_the_nearer_expression(make_model, make_group):
+def test_margin_zero_selects_the_nearer_expression(make_model, make_group):
     model, group = make_model(), make_group(True, False, True)
-    seen, compared = [], model.rejection_head.forward
-    model.rejection_head.forward = lambda *given: seen.append(compared(*given)) or seen[-1]
-    found = model([group])[0]
-    ((near, far),) = seen
-    assert [one["positive"] for one in found] == (near < far).tolist()
+    recorded, distances_of = [], model.rejection_head.forward
+    model.rejection_head.forward = lambda *arguments: (
+        recorded.append(distances_of(*arguments)) or recorded[-1]
+    )
+    outputs = model([group])[0]
+    ((near, far),) = recorded
+    assert [output["positive"] for output in outputs] == (near < far).tolist()
 
 
-def test_without_the_rule_any_pixel_will_do(make_model, make_group):
-    model = make_model(reject_negatives=False, margin=NEVER)
-    for push, positive in ((-50.0, False), (50.0, True)):
+def test_without_rejection_any_foreground_pixel_is_positive(make_model, make_group):
+    model = make_model(reject_negatives=False, margin=REJECT_ALL)
+    for bias, positive in ((-50.0, False), (50.0, True)):
         with torch.no_grad():
-            model.lavt.decoder.classes.bias.copy_(torch.tensor([0.0, push]))
-        for one in model([make_group(True, False)])[0]:
-            assert one["positive"] == positive == bool(one["sem_seg"].any())
+            model.lavt.decoder.classes.bias.copy_(torch.tensor([0.0, bias]))
+        for output in model([make_group(True, False)])[0]:
+            assert output["positive"] == positive == bool(output["sem_seg"].any())
 
 
-def test_grey_answers_without_the_rule_are_kept_however_faint(make_model, make_group):
+def test_soft_masks_without_rejection_are_positive(make_model, make_group):
     model = make_model(reject_negatives=False, soft_masks=True)
     with torch.no_grad():
         model.lavt.decoder.classes.bias.copy_(torch.tensor([3.0, 0.0]))
-    for one in model([make_group(True, False)])[0]:
-        assert one["positive"] and 0 < one["sem_seg"].max() < 0.5
+    for output in model([make_group(True, False)])[0]:
+        assert output["positive"] and 0 < output["sem_seg"].max() < 0.5
 
 
-def test_single_images_can_be_ruled_too(make_model, make_group):
+def test_single_images_can_be_rejected(make_model, make_group):
     image = {**make_group(True)["images"][0], "expressions": ["the square"]}
-    kept, ruled = (
-        make_model(margin=NEVER, reject_single_images=one)([image])[0]["referring"][0]
-        for one in (False, True)
+    unrejected, rejected = (
+        make_model(margin=REJECT_ALL, reject_single_images=output)([image])[0]["referring"][0]
+        for output in (False, True)
     )
-    assert len(kept) == 1 and not len(ruled)
+    assert len(unrejected) == 1 and not len(rejected)
 
 
-def test_many_images_are_encoded_some_at_a_time(make_model, make_group):
+def test_large_groups_are_encoded_in_chunks(make_model, make_group):
     group = make_group(True, False, True, True, False)
-    found = answers(make_model(soft_masks=True, reject_negatives=False), group)
-    few = make_model(soft_masks=True, reject_negatives=False, images_per_forward=2)
+    outputs = masks_of(make_model(soft_masks=True, reject_negatives=False), group)
+    chunked_model = make_model(soft_masks=True, reject_negatives=False, images_per_forward=2)
     batches = []
-    few.lavt.encoder.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
-    torch.testing.assert_close(answers(few, group), found, atol=1e-5, rtol=1e-4)
+    chunked_model.lavt.encoder.register_forward_pre_hook(
+        lambda _, arguments: batches.append(len(arguments[0]))
+    )
+    torch.testing.assert_close(masks_of(chunked_model, group), outputs, atol=1e-5, rtol=1e-4)
     assert batches == [2, 2, 1]
 
 
-def test_images_of_several_sizes_are_stretched_to_the_largest(make_model, make_group):
+def test_images_are_resized_to_the_largest_size(make_model, make_group):
     model, group = make_model(soft_masks=True, reject_negatives=False), make_group(True, True)
-    small = group["images"][1]["image"]
+    smaller = group["images"][1]["image"]
     group["images"][0]["image"] = torch.zeros(3, 96, 64, dtype=torch.uint8)
-    stretched = torch.nn.functional.interpolate(small[None].float(), (96, 64), mode="bilinear")[0]
-    found = answers(model, group)
-    group["images"][1] |= {"image": stretched}
-    torch.testing.assert_close(answers(model, group), found)
+    resized = torch.nn.functional.interpolate(smaller[None].float(), (96, 64), mode="bilinear")[0]
+    outputs = masks_of(model, group)
+    group["images"][1] |= {"image": resized}
+    torch.testing.assert_close(masks_of(model, group), outputs)
 
 
 @pytest.mark.parametrize("level", [2, 3])
-def test_either_stage_can_be_asked(make_model, make_group, level):
+def test_both_feature_levels_are_supported(make_model, make_group, level):
     model = make_model(feature_level=level)
     group = make_group(True, False)
     assert len(model([group])[0]) == 2
     assert all(torch.isfinite(v) for v in model.train()([group]).values())
 
 
-def test_bfloat16(make_model, make_group):
+def test_bfloat16_autocast(make_model, make_group):
     model, group = (
         make_model(soft_masks=True, reject_negatives=False),
         make_group(True, False, True),
     )
-    full = answers(model, group)
+    full = masks_of(model, group)
     with torch.autocast("cpu", torch.bfloat16):
-        assert float((answers(model, group) - full).abs().max()) < 0.1
+        assert float((masks_of(model, group) - full).abs().max()) < 0.1
         losses = model.train()([group])
     assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in losses.values())
 
 
-def test_corners_lie_on_corners():
+def test_upsampling_aligns_corners():
     x = torch.arange(6.0).view(1, 1, 2, 3)
-    found = upsample(x, (3, 5))
-    assert found[0, 0, 1].tolist() == [1.5, 2.0, 2.5, 3.0, 3.5]
+    outputs = upsample(x, (3, 5))
+    assert outputs[0, 0, 1].tolist() == [1.5, 2.0, 2.5, 3.0, 3.5]
     assert upsample(x, (2, 3)) is x
 
 
 # Training -----------------------------------------------------------------------------------
 
 
-def test_losses_have_the_names_of_their_parts(make_model, make_group):
+def test_names_of_losses(make_model, make_group):
     batch = [make_group(True, False, True)]
     assert set(make_model().train()(batch)) == {"loss_mask", "loss_triplet", "loss_mirror"}
     assert set(make_model(mirror_weight=0.0).train()(batch)) == {"loss_mask", "loss_triplet"}
@@ -196,81 +200,107 @@ def test_losses_have_the_names_of_their_parts(make_model, make_group):
 
 
 @pytest.mark.parametrize("kind", ["ce", "bce_dice"])
-@pytest.mark.parametrize("shown", [(False, False, False), (True, True, True), (False,), (True,)])
-def test_groups_of_negatives_or_of_positives_alone(make_model, make_group, kind, shown):
+@pytest.mark.parametrize("positive", [(False, False, False), (True, True, True), (False,), (True,)])
+def test_groups_with_only_positives_or_negatives_train(make_model, make_group, kind, positive):
     model = make_model(mask_loss=kind, heatmap_weight=1.0)
-    given = gradients(model, [make_group(*shown)])
+    arguments = gradients(model, [make_group(*positive)])
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert given["lavt.decoder.classes.weight"]
+    assert arguments["lavt.decoder.classes.weight"]
 
 
-def test_weights_of_losses(make_model, make_group):
+def test_losses_are_weighted(make_model, make_group):
     batch = [make_group(True, False, True)]
-    plain = make_model(heatmap_weight=1.0).train()(batch)
-    given = {"triplet_weight": 3.0, "mirror_weight": 0.5, "heatmap_weight": 2.0}
-    found = make_model(**given).train()(batch)
-    torch.testing.assert_close(found["loss_mask"], plain["loss_mask"])
+    unweighted = make_model(heatmap_weight=1.0).train()(batch)
+    arguments = {"triplet_weight": 3.0, "mirror_weight": 0.5, "heatmap_weight": 2.0}
+    outputs = make_model(**arguments).train()(batch)
+    torch.testing.assert_close(outputs["loss_mask"], unweighted["loss_mask"])
     for name, factor in (("triplet", 3.0), ("mirror", 0.5), ("heatmap", 2.0)):
-        torch.testing.assert_close(found[f"loss_{name}"], factor * plain[f"loss_{name}"])
+        torch.testing.assert_close(outputs[f"loss_{name}"], factor * unweighted[f"loss_{name}"])
 
 
-def test_every_parameter_learns(make_model, make_group):
-    given = gradients(make_model(), [make_group(True, False, True)])
-    # A softmax over words does not feel a constant, an instance norm over pixels neither; after the
-    # last stage nothing takes the words on.
-    unfelt = ("query.bias", "key.bias", ".out.bias", "gates.3.0.weight", "gates.3.2.weight")
-    still = {name for name, learns in given.items() if not learns and not name.endswith(unfelt)}
-    assert all(name.startswith("text_encoder.model.embeddings") for name in still), still
+def test_parameters_have_gradients(make_model, make_group):
+    has_gradient_by_name = gradients(make_model(), [make_group(True, False, True)])
+    # A softmax over tokens and an instance norm over pixels are invariant to a constant; the gate
+    # of the last stage has no successor.
+    expected_without_gradient = (
+        "query.bias",
+        "key.bias",
+        ".out.bias",
+        "gates.3.0.weight",
+        "gates.3.2.weight",
+    )
+    without_gradient = {
+        name
+        for name, has_gradient in arguments.items()
+        if not has_gradient and not name.endswith(expected_without_gradient)
+    }
+    assert all(name.startswith("text_encoder.model.embeddings") for name in without_gradient), (
+        without_gradient
+    )
 
 
-def test_gradients_go_where_the_formulas_say(make_model, make_group):
-    """Only the triplet teaches the comparison; only mirror training needs the anti-expression."""
+def test_gradients_of_each_loss(make_model, make_group):
+    """The rejection head depends on the triplet loss, the anti-expression on mirror training."""
     batch = [make_group(True, False, True)]
-    seen = gradients(make_model(triplet_weight=0.0), batch)
-    assert not any(learns for name, learns in seen.items() if name.startswith("rejection_head."))
+    recorded = gradients(make_model(triplet_weight=0.0), batch)
+    assert not any(
+        has_gradient
+        for name, has_gradient in recorded.items()
+        if name.startswith("rejection_head.")
+    )
     assert (
-        seen["triphasic_head.text_projection.weight"]
-        and seen["triphasic_head.output_projection.weight"]
+        recorded["triphasic_head.text_projection.weight"]
+        and recorded["triphasic_head.output_projection.weight"]
     )
     model = make_model(triplet_weight=0.0, mirror_weight=0.0)
     text = model.text_encoder
-    read, kept = text.encode, []
+    encode, unrejected = text.encode, []
 
-    def watched(expressions):
-        found = read(expressions)
-        found.anti_expression.retain_grad()
-        found.expression.retain_grad()
-        kept.append(found)
-        return found
+    def record(expressions):
+        outputs = encode(expressions)
+        outputs.anti_expression.retain_grad()
+        outputs.expression.retain_grad()
+        unrejected.append(outputs)
+        return outputs
 
-    text.encode = watched
+    text.encode = record
     gradients(model, batch)
-    # It ranks prototypes, and ranks carry none.
-    assert kept[0].anti_expression.grad is None or not kept[0].anti_expression.grad.any()
-    assert kept[0].expression.grad.any()
+    # It ranks prototypes, and ranks have no gradient.
+    assert (
+        unrejected[0].anti_expression.grad is None or not unrejected[0].anti_expression.grad.any()
+    )
+    assert unrejected[0].expression.grad.any()
 
 
-def test_the_mirrored_pass_shares_the_encoder(make_model, make_group):
+def test_mirror_training_shares_the_encoder(make_model, make_group):
     model, calls = make_model(), []
-    model.lavt.encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    model.lavt.encoder.register_forward_pre_hook(
+        lambda _, arguments: calls.append(len(arguments[0]))
+    )
     model.train()([make_group(True, False, True), make_group(True, True)])
     assert calls == [5]
 
 
-def test_the_mirrored_pass_answers_with_the_background(make_model, make_group):
-    """Told to give 0 or 1 everywhere, the two passes cannot both be right."""
+def test_target_of_mirror_training_is_the_background(make_model, make_group):
+    """With constant logits the two passes have complementary losses."""
     model, group = make_model(), make_group(True, False, True)
-    share = float(torch.stack([one["target"].float() for one in group["images"]]).mean())
+    target_share = float(
+        torch.stack([output["target"].float() for output in group["images"]]).mean()
+    )
     with torch.no_grad():
         model.lavt.decoder.classes.weight.zero_()
         model.lavt.decoder.classes.bias.copy_(torch.tensor([20.0, 0.0]))
     losses = model.train()([group])
-    weighed = 1.1 * share + 0.9 * (1 - share)
-    assert losses["loss_mask"].item() == pytest.approx(20 * 1.1 * share / weighed, rel=1e-3)
-    assert losses["loss_mirror"].item() == pytest.approx(20 * 0.9 * (1 - share) / weighed, rel=1e-3)
+    total_weight = 1.1 * target_share + 0.9 * (1 - target_share)
+    assert losses["loss_mask"].item() == pytest.approx(
+        20 * 1.1 * target_share / total_weight, rel=1e-3
+    )
+    assert losses["loss_mirror"].item() == pytest.approx(
+        20 * 0.9 * (1 - target_share) / total_weight, rel=1e-3
+    )
 
 
-def test_single_images_train_without_the_rule(make_model, make_group):
+def test_single_images_train_without_rejection(make_model, make_group):
     from detectron2.structures import BitMasks, Instances
 
     (image,) = make_group(True)["images"]
@@ -284,11 +314,11 @@ def test_single_images_train_without_the_rule(make_model, make_group):
     assert losses["loss_mask"].item() > 0
 
 
-# Bad input ----------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"images": []}, "at least one image in `images`"),
         ({"expression": None}, "a group needs a referring expression"),
@@ -296,12 +326,12 @@ def test_single_images_train_without_the_rule(make_model, make_group):
         ({"images": [torch.zeros(3, 64, 64)]}, "image 0 of a group must be a dict with `image`"),
     ],
 )
-def test_bad_groups_are_named(model, make_group, change, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_groups_raise_an_error(model, make_group, change, message):
+    with pytest.raises(ValueError, match=message):
         model([{**make_group(True), **change}])
 
 
-def test_bad_images_are_named(model, make_model, make_group):
+def test_invalid_images_raise_an_error_with_their_file(model, make_model, make_group):
     group = make_group(True, True)
     group["images"][1]["image"] = torch.zeros(64, 64)
     with pytest.raises(ValueError, match=r"image1.png: `image` must be \[3, H, W\]"):
@@ -312,14 +342,14 @@ def test_bad_images_are_named(model, make_model, make_group):
         model([{"image": torch.zeros(3, 64, 64)}])
     with pytest.raises(ValueError, match="or one `image` and a list of `expressions`"):
         model([{"image": torch.zeros(3, 64, 64), "expressions": "the square"}])
-    flat = make_group(True)
-    flat["images"][0]["image"] = torch.zeros(3, 40, 0)
+    empty = make_group(True)
+    empty["images"][0]["image"] = torch.zeros(3, 40, 0)
     with pytest.raises(ValueError, match=r"image0.png: `image` must be \[3, H, W\].*\[3, 40, 0\]"):
-        model([flat])
-    deep = make_group(True)
-    deep["images"][0]["target"] = torch.zeros(1, 64, 64)
+        model([empty])
+    wrong_shape = make_group(True)
+    wrong_shape["images"][0]["target"] = torch.zeros(1, 64, 64)
     with pytest.raises(ValueError, match=r"image0.png: a training image needs `target` \[H, W\]"):
-        make_model().train()([deep])
+        make_model().train()([wrong_shape])
     tiny = make_group(True)
     tiny["images"][0]["image"] = torch.zeros(3, 20, 20)
     with pytest.raises(ValueError, match="20x20 pixels are too small"):

@@ -1,4 +1,4 @@
-"""The weights of the package find what an expression says, in the images that show it."""
+"""Packaged weights on held-out groups of the picture book."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ CONFIGURATION = Path(__file__).parents[3] / "projects/GRSer/configs/grser_nano_p
 GROUPS = range(6)
 
 
-def test_held_out_groups_are_answered() -> None:
+def test_held_out_groups_are_segmented_and_negatives_rejected() -> None:
     segmenter = Segmenter.from_config(str(CONFIGURATION))
-    overlaps, rejected = [], []
+    ious, rejected = [], []
     for number in GROUPS:
         group = PictureBook(0, "val").group(number)
-        answers = segmenter.refer_group([page.image for page in group.pages], group.text)
-        for page, targets, answer in zip(group.pages, group.targets, answers, strict=True):
-            found, target = answer.masks.any(0), page.mask(*targets)
+        results = segmenter.refer_group([page.image for page in group.pages], group.text)
+        for page, targets, result in zip(group.pages, group.targets, results, strict=True):
+            mask, target = result.masks.any(0), page.mask(*targets)
             if target.any():
-                overlaps.append((found & target).sum() / (found | target).sum())
+                ious.append((mask & target).sum() / (mask | target).sum())
             else:
-                rejected.append(not found.any())
-    assert np.mean(overlaps) > 0.45 and np.mean(rejected) > 0.6
-    assert len(overlaps) > 5 and len(rejected) > 5
+                rejected.append(not mask.any())
+    assert np.mean(ious) > 0.45 and np.mean(rejected) > 0.6
+    assert len(ious) > 5 and len(rejected) > 5
 
 
-def test_weights_of_groups_of_another_size_are_refused() -> None:
-    said = r'grser_nano_picturebook.pth: "triphasic_head\.output_projection\.weight" has another shape than in this'
-    with pytest.raises(ValueError, match=said):
+def test_weights_of_another_group_size_are_rejected() -> None:
+    message = r'nano_picturebook.pth: "triphasic_head\.output_projection\.weight" has another shape'
+    with pytest.raises(ValueError, match=message):
         Segmenter.from_config(str(CONFIGURATION), opts=["MODEL.GRSER.GROUP_SIZE", 4])

@@ -1,4 +1,4 @@
-"""The rule at its border, and the distances that it compares."""
+"""Distances of the rejection head, and the rejection rule."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from tests.projects.grser import formulas
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
-def test_distances_by_the_formula(pooling):
+def test_distances_equal_the_reference(pooling):
     torch.manual_seed(0)
-    compare = NegativeRejectionHead(4, 3, 8, pooling)
+    head = NegativeRejectionHead(4, 3, 8, pooling)
     z, expression, anti = torch.randn(5, 4, 2, 3), torch.randn(5, 3), torch.randn(5, 3)
-    arrays = {k: v.detach().double().numpy() for k, v in compare.named_parameters()}
+    arrays = {k: v.detach().double().numpy() for k, v in head.named_parameters()}
 
-    def common(name: str, x: torch.Tensor) -> np.ndarray:
+    def embed(name: str, x: torch.Tensor) -> np.ndarray:
         linear = x.double().numpy() @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
         return formulas.layer_norm(linear)
 
     pooled = z.mean((2, 3))
     if pooling == "mean_max":
         pooled = torch.cat([pooled, z.flatten(2).max(2).values], 1)
-    seen = common("visual_projection", pooled)
-    for found, words in zip(compare(z, expression, anti), (expression, anti), strict=True):
-        wanted = np.linalg.norm(seen - common("text_projection", words), axis=1)
-        np.testing.assert_allclose(found.detach().numpy(), wanted, atol=1e-5)
+    visual = embed("visual_projection", pooled)
+    for distance, text in zip(head(z, expression, anti), (expression, anti), strict=True):
+        expected = np.linalg.norm(visual - embed("text_projection", text), axis=1)
+        np.testing.assert_allclose(distance.detach().numpy(), expected, atol=1e-5)
 
 
-def test_one_margin_fits_every_group():
-    """Louder images and words are no farther apart, but for the layer norm's epsilon."""
+def test_distances_are_invariant_to_scale():
+    """Features of another scale have equal distances, except for the layer norm's epsilon."""
     torch.manual_seed(0)
-    compare = NegativeRejectionHead(4, 3, 8)
-    torch.nn.init.zeros_(compare.visual_projection.bias)
-    z, words = torch.randn(2, 4, 2, 3) * 10, torch.randn(2, 3)
-    for one, louder in zip(compare(z, words, words), compare(50 * z, words, words), strict=True):
-        torch.testing.assert_close(one, louder, rtol=1e-3, atol=1e-3)
+    head = NegativeRejectionHead(4, 3, 8)
+    torch.nn.init.zeros_(head.visual_projection.bias)
+    z, text = torch.randn(2, 4, 2, 3) * 10, torch.randn(2, 3)
+    for distances, scaled_distances in zip(
+        head(z, text, text), head(50 * z, text, text), strict=True
+    ):
+        torch.testing.assert_close(distances, scaled_distances, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -57,15 +59,15 @@ def test_one_margin_fits_every_group():
         (20.0, 0.0, -1e3, True),
     ],
 )
-def test_the_border_is_outside(near, far, margin, positive):
-    given_ = torch.tensor([near]), torch.tensor([far]), margin
-    assert is_positive(*given_).tolist() == [positive]
+def test_equal_distances_are_negative(near, far, margin, positive):
+    inputs = torch.tensor([near]), torch.tensor([far]), margin
+    assert is_positive(*inputs).tolist() == [positive]
 
 
 @given(*(st.floats(0, 30, width=32) for _ in range(2)), st.floats(-5, 5, width=32))
-def test_confidence_is_above_a_half_where_the_rule_says_yes(near, far, margin):
-    given_ = torch.tensor([near]).double(), torch.tensor([far]).double(), margin
-    sure = float(positive_probability(*given_))
-    assert 0 <= sure <= 1
+def test_probability_is_above_half_for_positive_images(near, far, margin):
+    inputs = torch.tensor([near]).double(), torch.tensor([far]).double(), margin
+    probability = float(positive_probability(*inputs))
+    assert 0 <= probability <= 1
     if abs(far - near - margin) > 1e-6:
-        assert (sure > 0.5) == bool(is_positive(*given_))
+        assert (probability > 0.5) == bool(is_positive(*inputs))

@@ -1,4 +1,4 @@
-"""Training and evaluation through the command line's own trainer, on groups of the picture book."""
+"""Training and evaluation by the trainer on groups of the picture book and public data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = Path(__file__).parents[3] / "projects/GRSer/configs/grser_nano_pictureb
 
 @pytest.fixture
 def cfg(tiny_text, tiny_book, tmp_path):
-    """The nano configuration on groups of three images of 64 pixels and words 32 wide."""
+    """Nano configuration with groups of three images of 64 pixels and a text width of 32."""
     cfg = get_cfg()
     add_hipie_config(cfg)
     plain = cfg.clone()
@@ -46,7 +46,7 @@ def cfg(tiny_text, tiny_book, tmp_path):
     register_all(plain)
 
 
-def run(cfg, steps: int, resume: bool) -> Trainer:
+def train(cfg, steps: int, resume: bool) -> Trainer:
     torch.manual_seed(0)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume)
@@ -56,21 +56,21 @@ def run(cfg, steps: int, resume: bool) -> Trainer:
 
 
 @pytest.mark.slow
-def test_eight_iterations_equal_four_and_four_more(cfg, tmp_path):
-    """Of both kinds of data, whose groups are drawn anew every time."""
-    whole = run(cfg, 8, False)._trainer
+def test_resumed_training_equals_uninterrupted_training(cfg, tmp_path):
+    """Train four and four more of eight iterations on two data sets."""
+    uninterrupted = train(cfg, 8, False)._trainer
     cfg.OUTPUT_DIR = str(tmp_path / "pieces")
-    run(cfg, 4, False)
+    train(cfg, 4, False)
     torch.rand(17)
-    resumed = run(cfg, 8, True)
+    resumed = train(cfg, 8, True)
     assert resumed.start_iter == 4
-    for name, value in whole.model.state_dict().items():
+    for name, value in uninterrupted.model.state_dict().items():
         assert torch.equal(value, resumed._trainer.model.state_dict()[name]), name
 
 
 @pytest.mark.slow
-def test_the_loss_falls(cfg):
-    """On the same groups again and again: the last five steps against the first five."""
+def test_loss_decreases(cfg):
+    """Compare the last five steps on one batch with the first five."""
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
     trainer = Trainer(cfg)
     batch = next(iter(trainer.build_train_loader(cfg)))
@@ -79,15 +79,15 @@ def test_the_loss_falls(cfg):
         group["lr"] = 1e-3
     losses = []
     for _ in range(40):
-        terms = model(batch)
+        loss_terms = model(batch)
         optimizer.zero_grad()
-        sum(terms.values()).backward()
+        sum(loss_terms.values()).backward()
         optimizer.step()
-        losses.append(sum(value.item() for value in terms.values()))
+        losses.append(sum(value.item() for value in loss_terms.values()))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_what_learns_at_which_rate(cfg):
+def test_learning_rates_and_weight_decay(cfg):
     trainer = Trainer(cfg)
     names = {id(p): name for name, p in trainer._trainer.model.named_parameters()}
     rates = {}
@@ -95,8 +95,8 @@ def test_what_learns_at_which_rate(cfg):
         for parameter in group["params"]:
             rate = group["initial_lr"] / cfg.SOLVER.BASE_LR
             rates[names[id(parameter)]] = rate, group["weight_decay"]
-    quarter = (cfg.SOLVER.BACKBONE_MULTIPLIER, 0.01)
-    assert rates["lavt.encoder.backbone.stem.0.weight"] == pytest.approx(quarter)
+    backbone_rate = (cfg.SOLVER.BACKBONE_MULTIPLIER, 0.01)
+    assert rates["lavt.encoder.backbone.stem.0.weight"] == pytest.approx(backbone_rate)
     assert rates["lavt.encoder.fusions.0.query.weight"] == pytest.approx((1, 0.01))
     assert rates["lavt.encoder.norms.0.weight"] == pytest.approx((1, 0))
     assert rates["lavt.decoder.levels.0.0.weight"] == pytest.approx((1, 0.01))
@@ -109,27 +109,27 @@ def results_of(cfg, *names: str) -> dict:
     return json.loads((Path(cfg.OUTPUT_DIR) / "results.json").read_text())
 
 
-def test_groups_are_evaluated(cfg):
-    found = results_of(cfg, "picturebook_val_group")["group"]
-    assert found["groups"] == 1 and found["pairs"] >= 4
-    wanted = {"mIoU-positive", "oIoU-positive", "N-acc", "T-acc", "mIoU"}
-    assert wanted | {f"macro-{name}" for name in wanted} <= set(found)
+def test_evaluation_of_groups(cfg):
+    results = results_of(cfg, "picturebook_val_group")["group"]
+    assert results["groups"] == 1 and results["pairs"] >= 4
+    expected_metrics = {"mIoU-positive", "oIoU-positive", "N-acc", "T-acc", "mIoU"}
+    assert expected_metrics | {f"macro-{name}" for name in expected_metrics} <= set(results)
 
 
-def test_a_model_that_rejects_everything(cfg):
+def test_metrics_of_a_model_that_rejects_all_images(cfg):
     cfg.MODEL.GRSER.TEST.MARGIN = 1e3
-    found = results_of(cfg, "picturebook_val_group")["group"]
-    assert (found["N-acc"], found["T-acc"], found["mIoU-positive"]) == (100, 0, 0)
+    results = results_of(cfg, "picturebook_val_group")["group"]
+    assert (results["N-acc"], results["T-acc"], results["mIoU-positive"]) == (100, 0, 0)
 
 
-def test_ordinary_referring_through_the_same_model(cfg):
-    found = results_of(cfg, "picturebook_val_refer")["refer"]
-    assert {"oIoU", "mIoU", "P@0.5"} <= set(found)
+def test_evaluation_of_single_images(cfg):
+    results = results_of(cfg, "picturebook_val_refer")["refer"]
+    assert {"oIoU", "mIoU", "P@0.5"} <= set(results)
 
 
 @pytest.fixture
-def real_sets(cfg, tmp_path, monkeypatch):
-    """RefCOCO, GRD and co-saliency sets in the very layouts that are read."""
+def public_datasets(cfg, tmp_path, monkeypatch):
+    """RefCOCO, GRD and co-saliency data sets in their public layouts."""
     downloads, root = tmp_path / "downloads", tmp_path / "sets"
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     trees.write_grd(downloads)
@@ -148,24 +148,24 @@ def real_sets(cfg, tmp_path, monkeypatch):
     register_all(cfg)
 
 
-def test_public_sets_are_evaluated(cfg, real_sets):
-    """The rule rejects everything, so that what it does not rule stands out."""
+def test_evaluation_of_public_datasets(cfg, public_datasets):
+    """All images of groups are rejected, those of single images and co-saliency sets are not."""
     cfg.MODEL.GRSER.TEST.MARGIN = 1e3
-    found = results_of(cfg, "grd_intra", "grd_intra_full", "refcoco_unc_val")
-    assert (found["group"]["pairs"], found["group"]["N-acc"]) == (4, 100)
-    assert found["grd_intra_full/group"]["pairs"] == 8
-    assert found["refer"]["oIoU"] > 0 or found["refer"]["mIoU"] == 0
+    results = results_of(cfg, "grd_intra", "grd_intra_full", "refcoco_unc_val")
+    assert (results["group"]["pairs"], results["group"]["N-acc"]) == (4, 100)
+    assert results["grd_intra_full/group"]["pairs"] == 8
+    assert results["refer"]["oIoU"] > 0 or results["refer"]["mIoU"] == 0
     cfg.MODEL.GRSER.TEST.REJECT_NEGATIVES, cfg.MODEL.GRSER.TEST.SOFT_MASKS = False, True
-    grey = results_of(cfg, "coca")["cosaliency"]
-    assert grey["images"] == 4 and 0 < grey["MAE"] < 1
+    soft_results = results_of(cfg, "coca")["cosaliency"]
+    assert soft_results["images"] == 4 and 0 < soft_results["MAE"] < 1
 
 
 @pytest.mark.parametrize("name", ["refcoco_unc_train", "grd_intra_full", "coca"])
-def test_public_sets_make_groups_for_training(cfg, real_sets, name):
+def test_public_datasets_give_training_groups(cfg, public_datasets, name):
     cfg.DATASETS.TRAIN, cfg.DATALOADER.DATASET_RATIO = (name,), ()
     cfg.SOLVER.IMS_PER_BATCH = 1
     loader = iter(Trainer.build_train_loader(cfg))
     for _ in range(4):
         ((group),) = next(loader)
         assert len(group["images"]) == 3 and group["expression"]
-        assert any(one["target"].any() for one in group["images"])
+        assert any(image["target"].any() for image in group["images"])

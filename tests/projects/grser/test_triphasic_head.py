@@ -1,4 +1,4 @@
-"""Triphasic features: what their channels are, and groups of any size."""
+"""Triphasic features: their channels, and groups of any size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def features(head, *given) -> torch.Tensor:
     return head(*given)[0]
 
 
-def scene(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def make_group(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(count)
     draw = [
         torch.randn(*s, generator=generator)
@@ -33,143 +33,146 @@ def scene(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return draw[0], draw[1], draw[2]
 
 
-def by_hand(head: TriphasicHead, maps, expression, anti) -> np.ndarray:
-    """z of a group that fits, in float64."""
+def reference(head: TriphasicHead, maps, expression, anti) -> np.ndarray:
+    """Compute z of a group of `group_size` images in float64."""
     weight, bias = (
         p.detach().double().numpy()
         for p in (head.text_projection.weight, head.text_projection.bias)
     )
-    said, denied = (weight @ one.double().numpy() + bias for one in (expression, anti))
+    projected, anti_projected = (
+        weight @ vector.double().numpy() + bias for vector in (expression, anti)
+    )
     V = maps.double().numpy()
-    language = formulas.language_heatmap(V, said)
+    language = formulas.language_heatmap(V, projected)
     p = formulas.prototypes(V, language)
-    heat = formulas.visual_heatmaps(V, p[formulas.hierarchy(p, said, denied)])
+    heat = formulas.visual_heatmaps(V, p[formulas.hierarchy(p, projected, anti_projected)])
     return np.concatenate([heat, V], 1)
 
 
-def test_equal_to_the_formulas():
-    head, given_ = build(), scene(4)
+def test_features_equal_the_reference():
+    head, inputs = build(), make_group(4)
     np.testing.assert_allclose(
-        features(head, *given_).detach().numpy(), by_hand(head, *given_), atol=2e-5
+        features(head, *inputs).detach().numpy(), reference(head, *inputs), atol=2e-5
     )
 
 
-def test_the_order_is_the_groups_and_can_be_left_out():
-    given_ = scene(4)
-    ordered, plain = features(build(), *given_), features(build(hierarchizer=False), *given_)
-    moved = [
+def test_all_images_share_the_order_of_the_hierarchizer():
+    inputs = make_group(4)
+    ordered, plain = features(build(), *inputs), features(build(hierarchizer=False), *inputs)
+    moved_channels = [
         i
         for i in range(4)
         for j in range(4)
         if torch.allclose(ordered[:, i], plain[:, j], atol=1e-6) and i != j
     ]
-    assert moved
+    assert moved_channels
     for channel in range(4):
-        places = [torch.isclose(ordered[n, channel], plain[n, :4]).all((-1, -2)) for n in range(4)]
-        assert all(torch.equal(place, places[0]) for place in places)
+        matches = [torch.isclose(ordered[n, channel], plain[n, :4]).all((-1, -2)) for n in range(4)]
+        assert all(torch.equal(match, matches[0]) for match in matches)
 
 
-def test_permuting_the_group_permutes_the_answers_and_nothing_else():
-    maps, *words = scene(4)
+def test_permuted_group_permutes_the_features():
+    maps, *expressions = make_group(4)
     order = torch.tensor([3, 1, 0, 2])
     for kind in ("ranked", "pooled"):
         head = build(kind=kind)
         torch.testing.assert_close(
-            features(head, maps[order], *words), features(head, maps, *words)[order]
+            features(head, maps[order], *expressions), features(head, maps, *expressions)[order]
         )
     unordered = build(hierarchizer=False)
     assert not torch.allclose(
-        features(unordered, maps[order], *words), features(unordered, maps, *words)[order]
+        features(unordered, maps[order], *expressions),
+        features(unordered, maps, *expressions)[order],
     )
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
-def test_chunks_answer_for_every_image_once(images, size):
+def test_parts_cover_every_image_once(images, size):
     parts = list(split_and_pad(images, size))
-    assert [i for own, _ in parts for i in range(images)[own]] == list(range(images))
-    for own, members in parts:
-        answered = list(range(images)[own])
-        assert len(members) == size and members[: len(answered)] == answered
-        assert set(members) == set(answered)
-        counts = [members.count(i) for i in answered]
+    assert [i for outputs, _ in parts for i in range(images)[outputs]] == list(range(images))
+    for outputs, members in parts:
+        indices = list(range(images)[outputs])
+        assert len(members) == size and members[: len(indices)] == indices
+        assert set(members) == set(indices)
+        counts = [members.count(i) for i in indices]
         assert max(counts) - min(counts) <= 1
-    assert all(len(range(images)[own]) == size for own, _ in parts[:-1])
+    assert all(len(range(images)[outputs]) == size for outputs, _ in parts[:-1])
 
 
-def test_a_large_group_is_cut_and_its_rest_is_filled():
-    head, (maps, *words) = build(), scene(6)
-    found = features(head, maps, *words)
-    torch.testing.assert_close(found[:4], features(head, maps[:4], *words))
-    torch.testing.assert_close(found[4:], features(head, maps[[4, 5, 4, 5]], *words)[:2])
+def test_large_group_is_split_and_padded():
+    head, (maps, *expressions) = build(), make_group(6)
+    z = features(head, maps, *expressions)
+    torch.testing.assert_close(z[:4], features(head, maps[:4], *expressions))
+    torch.testing.assert_close(z[4:], features(head, maps[[4, 5, 4, 5]], *expressions)[:2])
 
 
-def test_a_group_of_one_sees_itself_in_every_channel():
-    head, (maps, *words) = build(), scene(1)
-    found = features(head, maps, *words)
-    assert found.shape == (1, 4 + WIDTH, 3, 2)
+def test_single_image_is_repeated_in_every_channel():
+    head, (maps, *expressions) = build(), make_group(1)
+    z = features(head, maps, *expressions)
+    assert z.shape == (1, 4 + WIDTH, 3, 2)
     for channel in range(4):
-        torch.testing.assert_close(found[:, channel], found[:, 0])
-    torch.testing.assert_close(found[0], features(head, maps.expand(4, -1, -1, -1), *words)[2])
+        torch.testing.assert_close(z[:, channel], z[:, 0])
+    torch.testing.assert_close(z[0], features(head, maps.expand(4, -1, -1, -1), *expressions)[2])
 
 
-def test_pooled_and_ranked_are_the_same_for_groups_of_their_size():
-    given_ = scene(4)
-    torch.testing.assert_close(features(build(kind="pooled"), *given_), features(build(), *given_))
+def test_pooled_equals_ranked_for_groups_of_group_size():
+    inputs = make_group(4)
+    torch.testing.assert_close(features(build(kind="pooled"), *inputs), features(build(), *inputs))
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 13))
-def test_pooled_takes_groups_of_any_size_at_once(count):
-    """Each summary is the mean of the ranks from floor(k n / 4) to ceil((k + 1) n / 4)."""
-    maps, *words = scene(count)
-    found = features(build(kind="pooled"), maps, *words)
-    whole = features(build(group_size=count), maps, *words)[:, :count]
-    assert found.shape == (count, 4 + WIDTH, 3, 2)
+def test_pooled_heatmaps_of_groups_of_any_size(count):
+    """Channel k is the mean of the ranks from floor(k n / 4) to ceil((k + 1) n / 4)."""
+    maps, *expressions = make_group(count)
+    z = features(build(kind="pooled"), maps, *expressions)
+    all_ranks = features(build(group_size=count), maps, *expressions)[:, :count]
+    assert z.shape == (count, 4 + WIDTH, 3, 2)
     for k in range(4):
         first, last = k * count // 4, -(-(k + 1) * count // 4)
-        torch.testing.assert_close(found[:, k], whole[:, first:last].mean(1))
+        torch.testing.assert_close(z[:, k], all_ranks[:, first:last].mean(1))
 
 
 @pytest.mark.parametrize("count", [3, 6])
-def test_it_also_gives_the_language_heatmaps(count):
-    maps, *words = scene(count)
+def test_language_heatmaps_are_returned(count):
+    maps, *expressions = make_group(count)
     head = build()
-    said = head.text_projection(words[0]).double().detach().numpy()
-    wanted = formulas.language_heatmap(maps.double().numpy(), said)
-    np.testing.assert_allclose(head(maps, *words)[1].detach().numpy(), wanted, atol=1e-5)
+    projected = head.text_projection(expressions[0]).double().detach().numpy()
+    expected = formulas.language_heatmap(maps.double().numpy(), projected)
+    np.testing.assert_allclose(head(maps, *expressions)[1].detach().numpy(), expected, atol=1e-5)
 
 
-def test_the_language_heatmap_as_a_channel():
-    maps, *words = scene(4)
+def test_language_heatmap_is_concatenated():
+    maps, *expressions = make_group(4)
     head = build(language_channel=True)
-    found = features(head, maps, *words)
-    assert found.shape[1] == head.channels == 4 + 1 + WIDTH
-    said = head.text_projection(words[0]).double().detach().numpy()
-    wanted = formulas.language_heatmap(maps.double().numpy(), said)
-    np.testing.assert_allclose(found[:, 4].detach().numpy(), wanted, atol=1e-5)
+    z = features(head, maps, *expressions)
+    assert z.shape[1] == head.channels == 4 + 1 + WIDTH
+    projected = head.text_projection(expressions[0]).double().detach().numpy()
+    expected = formulas.language_heatmap(maps.double().numpy(), projected)
+    np.testing.assert_allclose(z[:, 4].detach().numpy(), expected, atol=1e-5)
 
 
 def test_heatmaps_are_computed_in_full_precision_under_autocast():
-    head, given_ = build(), scene(4)
-    wanted = features(head, *given_)
+    head, inputs = build(), make_group(4)
+    expected = features(head, *inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        found = features(head, *given_)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted)
+        z = features(head, *inputs)
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, expected)
 
 
 @pytest.mark.parametrize("kind", ["ranked", "pooled"])
-def test_gradients_go_to_maps_and_words_not_through_the_order(kind):
-    maps, expression, anti = (one.requires_grad_() for one in scene(4))
+def test_gradients_reach_maps_and_expression_but_not_the_order(kind):
+    maps, expression, anti = (vector.requires_grad_() for vector in make_group(4))
     features(build(kind=kind), maps, expression, anti)[:, :4].square().sum().backward()
     assert maps.grad.flatten(1).abs().sum(1).min() > 0
     assert expression.grad.any()
-    assert anti.grad is None or not anti.grad.any()  # it has a say in the order alone
+    assert anti.grad is None or not anti.grad.any()  # it only determines the order
 
 
-def test_training_begins_with_the_images_own_map_and_a_little_of_the_groups():
+def test_output_projection_is_initialised_close_to_the_identity():
     head = build(language_channel=True)
-    maps, expression, anti = scene(4)
+    maps, expression, anti = make_group(4)
     z = features(head, maps, expression, anti)
     group = z.clone()
     group[:, -WIDTH:] = 0

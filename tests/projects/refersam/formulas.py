@@ -1,4 +1,4 @@
-"""ReferSAM's parts written out in NumPy, float64, from their description; nothing is shared."""
+"""Reference implementation of ReferSAM's modules in NumPy, float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parameters(module: nn.Module) -> Parameters:
     return {k: v.detach().numpy().astype(np.float64) for k, v in module.state_dict().items()}
 
 
-def of(p: Parameters, start: str) -> Parameters:
+def submodule(p: Parameters, start: str) -> Parameters:
     return {k[len(start) + 1 :]: v for k, v in p.items() if k.startswith(start + ".")}
 
 
@@ -41,7 +41,7 @@ def mlp(p: Parameters, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def attend(p, q, k, v, heads, mask=None, lengths=None):
-    """One image: q [Q, C], k and v [S, C]; by head, and by level where lengths are given."""
+    """Attention of one image: q [Q, C], k and v [S, C]; by level if there are `lengths`."""
     queries, keys, values = linear(p, "q_proj", q), linear(p, "k_proj", k), linear(p, "v_proj", v)
     width = queries.shape[1] // heads
     parts = []
@@ -66,60 +66,64 @@ def attend(p, q, k, v, heads, mask=None, lengths=None):
 
 
 def exchange(p, maps, positions, lengths, text, mask, heads):
-    read = attend(of(p, "text_self"), text, text, text, heads, mask)
-    text = norm(p, "norm_text_self", text + read)
-    seen = attend(of(p, "text_to_vision"), text, maps + positions, maps, heads, lengths=lengths)
-    text = norm(p, "norm_text_vision", text + p["gamma_text"][0] * seen)
+    attended = attend(submodule(p, "text_self"), text, text, text, heads, mask)
+    text = norm(p, "norm_text_self", text + attended)
+    attended = attend(
+        submodule(p, "text_to_vision"), text, maps + positions, maps, heads, lengths=lengths
+    )
+    text = norm(p, "norm_text_vision", text + p["gamma_text"][0] * attended)
     text = norm(p, "norm_text_mlp", text + mlp(p, "text_mlp", text))
-    heard = attend(of(p, "vision_to_text"), maps + positions, text, text, heads, mask)
-    maps = norm(p, "norm_vision_text", maps + p["gamma_vision"][0] * heard)
+    attended = attend(submodule(p, "vision_to_text"), maps + positions, text, text, heads, mask)
+    maps = norm(p, "norm_vision_text", maps + p["gamma_vision"][0] * attended)
     return norm(p, "norm_vision_mlp", maps + mlp(p, "vision_mlp", maps)), text
 
 
-def prompt_block(p, tokens, token_positions, maps, map_positions, lengths, words, mask):
-    placed = tokens + token_positions
-    found = attend(of(p, "self_attention"), placed, placed, tokens, 8)
-    tokens = norm(p, "norm_self", tokens + found)
-    placed = tokens + token_positions
-    found = attend(of(p, "to_vision"), placed, maps + map_positions, maps, 8, lengths=lengths)
-    tokens = norm(p, "norm_vision", tokens + found)
-    found = attend(of(p, "to_text"), tokens + token_positions, words, words, 8, mask)
-    tokens = norm(p, "norm_text", tokens + found)
+def prompt_block(p, tokens, token_positions, maps, map_positions, lengths, text, mask):
+    queries = tokens + token_positions
+    attended = attend(submodule(p, "self_attention"), queries, queries, tokens, 8)
+    tokens = norm(p, "norm_self", tokens + attended)
+    queries = tokens + token_positions
+    attended = attend(
+        submodule(p, "to_vision"), queries, maps + map_positions, maps, 8, lengths=lengths
+    )
+    tokens = norm(p, "norm_vision", tokens + attended)
+    attended = attend(submodule(p, "to_text"), tokens + token_positions, text, text, 8, mask)
+    tokens = norm(p, "norm_text", tokens + attended)
     return norm(p, "norm_mlp", tokens + mlp(p, "mlp", tokens))
 
 
-def bilinear(field: np.ndarray, x: float, y: float) -> np.ndarray:
-    """[h, w, C] at pixel coordinates (centres at whole numbers), 0 outside."""
-    height, width = field.shape[:2]
+def bilinear(feature_map: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Bilinear sample of [h, w, C] at pixel coordinates with integer centres, 0 outside."""
+    height, width = feature_map.shape[:2]
     left, top = math.floor(x), math.floor(y)
-    total = np.zeros(field.shape[2])
+    total = np.zeros(feature_map.shape[2])
     for row in (top, top + 1):
         for column in (left, left + 1):
             if 0 <= row < height and 0 <= column < width:
-                total += (1 - abs(y - row)) * (1 - abs(x - column)) * field[row, column]
+                total += (1 - abs(y - row)) * (1 - abs(x - column)) * feature_map[row, column]
     return total
 
 
 def sample(p: Parameters, query, centres, value, sizes: Sizes, heads: int, points: int = 4):
-    """Deformable attention of one image; offsets count pixels of the level they are on."""
+    """Deformable attention of one image; offsets are in pixels of their level."""
     values = linear(p, "value_proj", value)
     width = values.shape[1] // heads
     levels = len(sizes)
     offsets = linear(p, "sampling_offsets", query).reshape(len(query), heads, levels, points, 2)
     weights = softmax(linear(p, "attention_weights", query).reshape(len(query), heads, -1))
-    found = np.zeros((len(query), heads * width))
+    attended = np.zeros((len(query), heads * width))
     start = 0
     for level, (h, w) in enumerate(sizes):
-        field = values[start : start + h * w].reshape(h, w, -1)
+        feature_map = values[start : start + h * w].reshape(h, w, -1)
         start += h * w
         for q, (cx, cy) in enumerate(centres):
             for head in range(heads):
                 at = slice(head * width, (head + 1) * width)
                 for point in range(points):
                     dx, dy = offsets[q, head, level, point]
-                    part = bilinear(field[:, :, at], cx * w - 0.5 + dx, cy * h - 0.5 + dy)
-                    found[q, at] += weights[q, head, level * points + point] * part
-    return linear(p, "output_proj", found)
+                    part = bilinear(feature_map[:, :, at], cx * w - 0.5 + dx, cy * h - 0.5 + dy)
+                    attended[q, at] += weights[q, head, level * points + point] * part
+    return linear(p, "output_proj", attended)
 
 
 def centres(sizes: Sizes) -> list[tuple[float, float]]:
@@ -127,7 +131,7 @@ def centres(sizes: Sizes) -> list[tuple[float, float]]:
 
 
 def sine(height: int, width: int, channels: int) -> np.ndarray:
-    """[h * w, C]: row first, sine and cosine in turn."""
+    """Sine positions [h * w, C], rows first, sine and cosine alternating."""
     half = channels // 2
 
     def waves(number: int, count: int) -> list[float]:

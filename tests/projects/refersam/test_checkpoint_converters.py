@@ -1,4 +1,4 @@
-"""The authors' names and shapes all have their place, and no place stays empty."""
+"""Conversion of the authors' checkpoints and loading of SAM's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.projects.refersam.published import official_shapes
 CONVERTERS = (OFFICIAL_REFERSAM,)
 
 
-def without_memory(sam: str) -> ReferSAM:
-    """The published model, without any numbers."""
+def build_on_meta_device(sam: str) -> ReferSAM:
+    """Build the published model on the meta device."""
     with torch.device("meta"):
         bert = BertModel(BertConfig(), add_pooling_layer=False)
         text = BertExpressionEncoder(bert, load_tokenizer("bert-base-uncased"))
@@ -34,14 +34,14 @@ def empty_state(name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])
-def test_every_published_tensor_has_a_place(name):
-    found = convert_state(empty_state(name), CONVERTERS)
-    own = without_memory(name).state_dict()
-    assert found.layout == "official ReferSAM"
-    assert {k: tuple(v.shape) for k, v in found.state.items()} == {
-        k: tuple(v.shape) for k, v in own.items()
+def test_every_published_tensor_is_converted(name):
+    conversion = convert_state(empty_state(name), CONVERTERS)
+    expected = build_on_meta_device(name).state_dict()
+    assert conversion.layout == "official ReferSAM"
+    assert {k: tuple(v.shape) for k, v in conversion.state.items()} == {
+        k: tuple(v.shape) for k, v in expected.items()
     }
-    assert set(found.dropped) == {
+    assert set(conversion.dropped) == {
         "text_encoder.pooler.dense.weight",
         "text_encoder.pooler.dense.bias",
     }
@@ -50,42 +50,44 @@ def test_every_published_tensor_has_a_place(name):
 @pytest.mark.parametrize(
     ("sam", "millions"), [("vit_b", 288.217242), ("vit_l", 544.9), ("vit_h", 918.6)]
 )
-def test_published_sizes(sam, millions):
-    """The authors' count has BERT's pooler in it."""
+def test_number_of_parameters_is_the_published_one(sam, millions):
+    """The published number includes BERT's pooler."""
     pooler = 768 * 768 + 768
-    found = sum(p.numel() for p in without_memory(sam).parameters()) + pooler
-    assert found / 1e6 == pytest.approx(millions, abs=1e-6 if sam == "vit_b" else 0.06)
+    conversion = sum(p.numel() for p in build_on_meta_device(sam).parameters()) + pooler
+    assert conversion / 1e6 == pytest.approx(millions, abs=1e-6 if sam == "vit_b" else 0.06)
 
 
 def large_shapes() -> dict[str, tuple[int, ...]]:
-    """The authors' names for ViT-L, from those for ViT-H: 8 blocks fewer, heads of 64, not 80."""
-    narrower = {1280: 1024, 3840: 3072, 5120: 4096, 2560: 2048, 640: 512, 80: 64}
+    """Names and shapes for ViT-L, from those for ViT-H: 8 blocks fewer, heads of 64, not 80."""
+    widths = {1280: 1024, 3840: 3072, 5120: 4096, 2560: 2048, 640: 512, 80: 64}
     return {
-        name: tuple(narrower.get(side, side) for side in shape)
+        name: tuple(widths.get(side, side) for side in shape)
         for name, shape in official_shapes("vit_h").items()
         if not re.search(r"\.blocks\.(2[4-9]|3\d)\.", name)
     }
 
 
-def test_every_tensor_of_the_large_variant_has_a_place():
-    """Which blocks see the whole image shows in the lengths of their tables."""
+def test_every_tensor_of_vit_l_is_converted():
+    """Blocks with global attention have longer relative position embeddings."""
     state = {key: torch.empty(shape, device="meta") for key, shape in large_shapes().items()}
-    found = convert_state(state, CONVERTERS).state
-    own = without_memory("vit_l").state_dict()
-    assert set(found) == set(own)
-    other = {key for key in own if own[key].shape != found[key].shape}
-    moved = {
+    conversion = convert_state(state, CONVERTERS).state
+    expected = build_on_meta_device("vit_l").state_dict()
+    assert set(conversion) == set(expected)
+    other = {key for key in expected if expected[key].shape != conversion[key].shape}
+    global_blocks = {
         f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (5, 7, 11, 15, 17) for axis in "hw"
     }
-    assert other == moved
-    assert all(len(own[key]) == 127 for key in moved if key.split(".")[2] in ("5", "11", "17"))
+    assert other == global_blocks
+    assert all(
+        len(expected[key]) == 127 for key in global_blocks if key.split(".")[2] in ("5", "11", "17")
+    )
 
 
-def test_tensors_go_where_they_are_meant(make_model):
-    """By content: what the file says of one part is found in that part, and nowhere else."""
+def test_tensors_are_assigned_to_the_right_parameters(make_model):
+    """Tensors are identified by their values."""
     model = make_model()
     last = "vl_adapter.interactions.3."
-    theirs = (
+    official_names = (
         f"{last}vl_extractor.l_norm2.weight",
         f"{last}extra_vl_extractors.1.p2l_cross_attn.q_proj.bias",
         "vl_adapter.interactions.0.extractor.query_norm.bias",
@@ -93,7 +95,7 @@ def test_tensors_go_where_they_are_meant(make_model):
         "vl_adapter.spm.fc4.bias",
     )
     renamed = convert_state(
-        {name: torch.tensor(i + 1.0) for i, name in enumerate(theirs)}, CONVERTERS
+        {name: torch.tensor(i + 1.0) for i, name in enumerate(official_names)}, CONVERTERS
     ).state
     parts = {
         1.0: model.interactor.interactions[3].pairs[0].exchange.norm_text_self.weight,
@@ -107,9 +109,9 @@ def test_tensors_go_where_they_are_meant(make_model):
         assert names[name] is parts[float(value)]
 
 
-def test_sams_own_files_fill_its_three_parts(make_model):
-    """Under SAM's names, which are ours; everything else is reported as missing."""
-    model = make_model(ruled=False)
+def test_sam_checkpoints_initialise_the_three_modules_of_sam(make_model):
+    """All other tensors are reported as missing."""
+    model = make_model(generated_weights=False)
     parts = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
     state = {
         name: torch.randn_like(value)
@@ -123,7 +125,7 @@ def test_sams_own_files_fill_its_three_parts(make_model):
     assert torch.equal(model.mask_decoder.iou_token.weight, state["mask_decoder.iou_token.weight"])
 
 
-def test_another_variant_is_refused(make_model):
+def test_checkpoint_of_another_variant_is_rejected(make_model):
     state = {k: torch.empty(v) for k, v in official_shapes("vit_b").items() if "blocks.0" in k}
     with pytest.raises(CheckpointError, match="another model.*ReferSAM"):
         load_state(make_model(), state, "refersam_b.pth")

@@ -1,4 +1,4 @@
-"""The nano configuration through the command lines and the API, and what they say of bad input."""
+"""Nano configuration through the command line and the API, and errors for invalid input."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXPRESSIONS = ["the red car on the left", "a dog"]
 
 @pytest.fixture(scope="module")
 def options(tiny_text) -> list[str]:
-    """Words 32 wide, images of 64x64."""
+    """Text width 32, images of 64x64."""
     return ["MODEL.REFERSAM.TEXT.SOURCE", str(tiny_text), "INPUT.SQUARE_SIZE", "64"]
 
 
 @pytest.fixture(scope="module")
 def weights(options, tmp_path_factory) -> Path:
-    """A file of random weights."""
+    """File with random weights."""
     from detectron2.modeling import build_model
 
     torch.manual_seed(0)
@@ -40,8 +40,8 @@ def weights(options, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def page(tmp_path) -> str:
-    """An image that is not square."""
+def image_file(tmp_path) -> str:
+    """File of an image that is not square."""
     pixels = np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "page.png")
     return str(tmp_path / "page.png")
@@ -49,37 +49,39 @@ def page(tmp_path) -> str:
 
 @pytest.fixture
 def command(options, weights, tmp_path):
-    """The fixed end of a command line."""
+    """Build the last arguments of a command line."""
     out = str(tmp_path / "out")
-    return lambda **change: [
-        *("--config-file", change.get("config", CONFIG)),
-        *("--weights", str(change.get("weights", weights)), "--device", "cpu", "--output", out),
-        *("--opts", *options, *change.get("more", [])),
+    return lambda **changes: [
+        *("--config-file", changes.get("config", CONFIG)),
+        *("--weights", str(changes.get("weights", weights)), "--device", "cpu", "--output", out),
+        *("--opts", *options, *changes.get("more", [])),
     ]
 
 
-def test_the_segmenter_answers_every_expression(options, weights, page):
+def test_segmenter_segments_every_expression(options, weights, image_file):
     segmenter = Segmenter.from_config(CONFIG, weights, "cpu", options)
-    found = segmenter.refer(page, EXPRESSIONS)
-    assert found.labels == EXPRESSIONS and found.masks.shape == (2, 60, 100)
+    segmentation = segmenter.refer(image_file, EXPRESSIONS)
+    assert segmentation.labels == EXPRESSIONS and segmentation.masks.shape == (2, 60, 100)
     with pytest.raises(ValueError, match=r"ReferSAM cannot segment\(\)"):
-        segmenter.segment(page, ["dog"])
-    several = segmenter.refer_group([page, page], EXPRESSIONS[0])
-    assert np.array_equal(several[0].masks, several[1].masks)
+        segmenter.segment(image_file, ["dog"])
+    group_results = segmenter.refer_group([image_file, image_file], EXPRESSIONS[0])
+    assert np.array_equal(group_results[0].masks, group_results[1].masks)
 
 
-def test_hipie_refer_and_demo_write_drawings(command, page, tmp_path):
-    main(["refer", page, *EXPRESSIONS, *command()])
+def test_refer_command_and_demo_write_results(command, image_file, tmp_path):
+    main(["refer", image_file, *EXPRESSIONS, *command()])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".png", ".json"}
-    expressions = [word for one in EXPRESSIONS for word in ("--expression", one)]
-    demo.main(["--input", page, *expressions, *command()])
+    expressions = [
+        argument for expression_ in EXPRESSIONS for argument in ("--expression", expression_)
+    ]
+    demo.main(["--input", image_file, *expressions, *command()])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(results[page]["sentences"]) == 2
+    assert len(results[image_file]["sentences"]) == 2
     assert Image.open(tmp_path / "out" / "page_sentences.png").size[0] > 100
 
 
 @pytest.mark.parametrize(
-    ("expression", "change", "said"),
+    ("expression", "changes", "message"),
     [
         ("?!", {}, "\\?!"),
         ("a dog", {"more": ["INPUT.SQUARE_SIZE", "80"]}, "80x80 pixels.*divisible by 32"),
@@ -93,13 +95,15 @@ def test_hipie_refer_and_demo_write_drawings(command, page, tmp_path):
         ),
     ],
 )
-def test_one_expression_for_bad_input(command, page, expression, change, said, tmp_path):
-    with pytest.raises(SystemExit, match=f"(?s){said}") as stop:
-        main(["refer", page, expression, *command(**change)])
+def test_invalid_input_exits_with_one_line(
+    command, image_file, expression, changes, message, tmp_path
+):
+    with pytest.raises(SystemExit, match=f"(?s){message}") as stop:
+        main(["refer", image_file, expression, *command(**changes)])
     assert "\n" not in stop.value.code
     assert not (tmp_path / "out").exists()
 
 
-def test_no_weights_at_all(page):
+def test_missing_weights_exit_with_an_error(image_file):
     with pytest.raises(SystemExit, match="no weights for this configuration"):
-        main(["refer", page, "a dog", "--config-file", CONFIG, "--device", "cpu"])
+        main(["refer", image_file, "a dog", "--config-file", CONFIG, "--device", "cpu"])

@@ -1,4 +1,4 @@
-"""Every configuration of the project can be read, and says what its model can be built from."""
+"""Configurations of ReferSAM."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def read(path: Path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_can_be_read(path):
+def test_configuration_is_valid(path):
     cfg = read(path)
     assert cfg.MODEL.META_ARCHITECTURE == "ReferSAM"
     assert cfg.MODEL.REFERSAM.SAM in VARIANTS
     assert cfg.INPUT.SQUARE_SIZE % 32 == 0 and cfg.INPUT.SQUARE_SIZE > 0
     register_all(cfg)
-    known = set(DatasetCatalog.list())
-    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= known
+    registered = set(DatasetCatalog.list())
+    assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= registered
 
 
-def test_only_sets_with_empty_targets_clear_small_masks():
-    asked = {p.stem: read(p) for p in FILES}
-    some = {name for name, cfg in asked.items() if cfg.MODEL.REFERSAM.TEST.NO_TARGET_PIXELS}
-    assert some == {"refersam_vit_b_grefcoco", "refersam_vit_b_refzom"}
-    assert some == {name for name, cfg in asked.items() if cfg.INPUT.GENERALIZED_EXPRESSIONS}
+def test_only_datasets_without_targets_clear_small_masks():
+    configs = {p.stem: read(p) for p in FILES}
+    clearing = {name for name, cfg in configs.items() if cfg.MODEL.REFERSAM.TEST.NO_TARGET_PIXELS}
+    assert clearing == {"refersam_vit_b_grefcoco", "refersam_vit_b_refzom"}
+    assert clearing == {name for name, cfg in configs.items() if cfg.INPUT.GENERALIZED_EXPRESSIONS}

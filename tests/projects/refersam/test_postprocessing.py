@@ -1,4 +1,4 @@
-"""From logits to masks, and when a mask says that nothing is meant."""
+"""Conversion of mask logits to instances."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ def square(side: int, size: int = 96) -> torch.Tensor:
     return logits
 
 
-def test_a_mask_its_box_and_its_score():
-    found = referring_inference(square(24), (96, 96))
-    assert found.pred_masks.sum() == 24 * 24
-    assert found.pred_boxes.tensor.tolist() == [[0, 0, 24, 24]]
-    assert float(found.scores[0]) == pytest.approx(float(torch.tensor(2.0).sigmoid()))
-    assert found.pred_classes.tolist() == [0]
+def test_mask_box_and_score():
+    instances = referring_inference(square(24), (96, 96))
+    assert instances.pred_masks.sum() == 24 * 24
+    assert instances.pred_boxes.tensor.tolist() == [[0, 0, 24, 24]]
+    assert float(instances.scores[0]) == pytest.approx(float(torch.tensor(2.0).sigmoid()))
+    assert instances.pred_classes.tolist() == [0]
 
 
-def test_zero_is_inside():
+def test_zero_logit_is_foreground():
     assert len(referring_inference(torch.zeros(32, 32), (32, 32))) == 1
 
 
-def test_masks_come_at_the_images_size():
-    found = referring_inference(square(48), (200, 300))
-    assert found.pred_masks.shape == (1, 200, 300)
-    assert float(found.pred_masks.float().mean()) == pytest.approx(0.25, abs=0.01)
+def test_masks_have_the_output_size():
+    instances = referring_inference(square(48), (200, 300))
+    assert instances.pred_masks.shape == (1, 200, 300)
+    assert float(instances.pred_masks.float().mean()) == pytest.approx(0.25, abs=0.01)
 
 
-@pytest.mark.parametrize(("side", "kept"), [(1, False), (2, True), (24, True)])
-def test_small_masks_are_cleared_as_counted_at_480(side, kept):
-    """At 96 pixels one pixel counts as 25; fifty are two of them."""
-    assert len(referring_inference(square(side), (96, 96), no_target_pixels=50)) == kept
+@pytest.mark.parametrize(("side", "count"), [(1, False), (2, True), (24, True)])
+def test_small_masks_are_cleared(side, count):
+    """One pixel of 96x96 counts as 25 pixels of 480x480."""
+    assert len(referring_inference(square(side), (96, 96), no_target_pixels=50)) == count
     assert len(referring_inference(square(side), (96, 96))) == 1
 
 
-def test_an_empty_mask_is_an_empty_answer():
-    found = referring_inference(torch.full((32, 32), -1.0), (40, 50))
-    assert len(found) == 0
-    assert found.pred_masks.shape == (0, 40, 50)
-    assert found.scores.shape == (0,)
+def test_empty_mask_gives_no_instance():
+    instances = referring_inference(torch.full((32, 32), -1.0), (40, 50))
+    assert len(instances) == 0
+    assert instances.pred_masks.shape == (0, 40, 50)
+    assert instances.scores.shape == (0,)

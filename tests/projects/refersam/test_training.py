@@ -1,4 +1,4 @@
-"""Training through the command line's own trainer: it learns, and goes on where it stopped."""
+"""Training by the trainer: resuming, decrease of the loss, and parameter groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = Path(__file__).parents[3] / "projects/ReferSAM/configs/refersam_nano_pi
 
 @pytest.fixture
 def cfg(tiny_text, tiny_book, tmp_path):
-    """The nano configuration on images of 64 pixels and words 32 wide."""
+    """Nano configuration with images of 64 pixels and a text width of 32."""
     from detectron2.config import get_cfg
 
     from hipie import add_hipie_config
@@ -46,7 +46,7 @@ def cfg(tiny_text, tiny_book, tmp_path):
     register_all(plain)
 
 
-def run(cfg, steps: int, resume: bool) -> Trainer:
+def train(cfg, steps: int, resume: bool) -> Trainer:
     torch.manual_seed(0)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume)
@@ -56,25 +56,28 @@ def run(cfg, steps: int, resume: bool) -> Trainer:
 
 
 @pytest.mark.slow
-def test_twenty_iterations_equal_ten_and_ten_more(cfg, tmp_path):
-    whole = run(cfg, 20, False)._trainer
+def test_resumed_training_equals_uninterrupted_training(cfg, tmp_path):
+    uninterrupted = train(cfg, 20, False)._trainer
     cfg.OUTPUT_DIR = str(tmp_path / "pieces")
-    run(cfg, 10, False)
+    train(cfg, 10, False)
     torch.rand(17)
-    resumed = run(cfg, 20, True)
+    resumed = train(cfg, 20, True)
     assert resumed.start_iter == 10
-    for name, value in whole.model.state_dict().items():
+    for name, value in uninterrupted.model.state_dict().items():
         assert torch.equal(value, resumed._trainer.model.state_dict()[name]), name
-    first, second = whole.optimizer.state_dict(), resumed._trainer.optimizer.state_dict()
-    assert first["param_groups"] == second["param_groups"]
-    for key, moments in first["state"].items():
+    state, resumed_state = (
+        uninterrupted.optimizer.state_dict(),
+        resumed._trainer.optimizer.state_dict(),
+    )
+    assert state["param_groups"] == resumed_state["param_groups"]
+    for key, moments in state["state"].items():
         for name, value in moments.items():
-            assert torch.equal(value, second["state"][key][name])
+            assert torch.equal(value, resumed_state["state"][key][name])
 
 
 @pytest.mark.slow
-def test_the_loss_falls(cfg):
-    """On one page again and again; the mean of the last five steps against the first five."""
+def test_loss_decreases(cfg):
+    """Compare the last five steps on one batch with the first five."""
     cfg.DATASETS.TRAIN = ("picturebook_train_refer",)
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.0
     cfg.PICTUREBOOK.TRAIN_PAGES = 8
@@ -91,7 +94,7 @@ def test_the_loss_falls(cfg):
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_groups_of_the_recipe(cfg):
+def test_learning_rates_and_weight_decay(cfg):
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     trainer = Trainer(cfg)
     rates = {}
