@@ -231,7 +231,7 @@ def test_parameters_have_gradients(make_model, make_group):
     )
     without_gradient = {
         name
-        for name, has_gradient in arguments.items()
+        for name, has_gradient in has_gradient_by_name.items()
         if not has_gradient and not name.endswith(expected_without_gradient)
     }
     assert all(name.startswith("text_encoder.model.embeddings") for name in without_gradient), (

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import demo
 from hipie import Segmenter, model_zoo
 from hipie.checkpoint import save_weights
 from hipie.cli.main import main
@@ -43,8 +42,8 @@ def weights(options, tmp_path_factory) -> Path:
 def image_file(tmp_path) -> str:
     """File of an image that is not square."""
     pixels = np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "page.png")
-    return str(tmp_path / "page.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
 
 
 @pytest.fixture
@@ -71,13 +70,11 @@ def test_segmenter_segments_every_expression(options, weights, image_file):
 def test_refer_command_and_demo_write_results(command, image_file, tmp_path):
     main(["refer", image_file, *EXPRESSIONS, *command()])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".png", ".json"}
-    expressions = [
-        argument for expression_ in EXPRESSIONS for argument in ("--expression", expression_)
-    ]
-    demo.main(["--input", image_file, *expressions, *command()])
+    arguments = [value for text in EXPRESSIONS for value in ("--expression", text)]
+    main(["demo", "--input", image_file, *arguments, *command()])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(results[image_file]["sentences"]) == 2
-    assert Image.open(tmp_path / "out" / "page_sentences.png").size[0] > 100
+    assert len(results[image_file]["expressions"]) == 2
+    assert Image.open(tmp_path / "out" / "image_expressions.png").size[0] > 100
 
 
 @pytest.mark.parametrize(

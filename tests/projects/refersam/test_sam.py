@@ -38,7 +38,7 @@ def test_released_file_of_another_type_is_rejected(make_model):
     state = {
         key: torch.zeros(v.shape) for key, v in released_state("vit_b").items() if "blocks.1" in key
     }
-    with pytest.raises(CheckpointError, match="sam_vit_b.pth.*another model.*there and"):
+    with pytest.raises(CheckpointError, match="sam_vit_b.pth.*another model than this ReferSAM"):
         load_state(make_model(), state, "sam_vit_b.pth")
 
 
