@@ -36,10 +36,10 @@ def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
     truth = masks_to_instances(*panoptic_masks(colours, record["segments_info"], NoOpTransform()))
     masks, labels = truth.gt_masks.tensor, truth.gt_classes
     chosen = labels < things
-    found = Instances(truth.image_size)
-    found.pred_masks, found.pred_classes = masks[chosen], labels[chosen]
-    found.pred_boxes = Boxes(truth.gt_boxes.tensor[chosen])
-    found.scores = torch.ones(int(chosen.sum()))
+    scores = Instances(truth.image_size)
+    scores.pred_masks, scores.pred_classes = masks[chosen], labels[chosen]
+    scores.pred_boxes = Boxes(truth.gt_boxes.tensor[chosen])
+    scores.scores = torch.ones(int(chosen.sum()))
     semantic = torch.zeros(classes, *truth.image_size)
     panoptic = torch.zeros(truth.image_size, dtype=torch.int32)
     segments = []
@@ -47,7 +47,7 @@ def perfect_panoptic(record: dict, classes: int, things: int) -> dict:
         semantic[label][mask] = 1
         panoptic[mask] = i + 1
         segments.append({"id": i + 1, "isthing": label < things, "category_id": label})
-    return {"instances": found, "sem_seg": semantic, "panoptic_seg": (panoptic, segments)}
+    return {"instances": scores, "sem_seg": semantic, "panoptic_seg": (panoptic, segments)}
 
 
 def run(cfg: CfgNode, name: str, folder: Path, predict) -> dict:

@@ -35,9 +35,11 @@ def evaluate(inputs: list[dict], outputs: list) -> dict[str, float]:
 
 
 def test_perfect_maps(records: list[dict]) -> None:
-    found = evaluate(records, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
-    assert found["MAE"] == 0 and found["S"] == pytest.approx(1) and found["F_max"] == 1
-    assert found["images"] == 4
+    scores = evaluate(
+        records, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
+    )
+    assert scores["MAE"] == 0 and scores["S"] == pytest.approx(1) and scores["F_max"] == 1
+    assert scores["images"] == 4
 
 
 def test_masks_of_expressions_are_maps(records: list[dict]) -> None:
@@ -53,17 +55,17 @@ def test_groups_with_repeated_and_rejected_images(records: list[dict]) -> None:
     groups = [{"images": [*first, first[0]]}, {"images": second}]
     maps = [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
     rejected = {**maps[3], "positive": False}
-    found = evaluate(groups, [[maps[0], maps[1], maps[0]], [maps[2], rejected]])
-    assert found["images"] == 4
-    assert found["MAE"] == pytest.approx(TRUTH[3].mean() / 4)
+    scores = evaluate(groups, [[maps[0], maps[1], maps[0]], [maps[2], rejected]])
+    assert scores["images"] == 4
+    assert scores["MAE"] == pytest.approx(TRUTH[3].mean() / 4)
 
 
 def test_map_that_is_not_finite_counts_as_zero(records: list[dict]) -> None:
     maps = [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH]
     maps[0]["sem_seg"] = torch.full((1, trees.HEIGHT, trees.WIDTH), float("nan"))
-    found = evaluate(records, maps)
-    assert found["MAE"] == pytest.approx(TRUTH[0].mean() / 4)
-    assert all(np.isfinite(value) for value in found.values())
+    scores = evaluate(records, maps)
+    assert scores["MAE"] == pytest.approx(TRUTH[0].mean() / 4)
+    assert all(np.isfinite(value) for value in scores.values())
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB"])
@@ -75,8 +77,8 @@ def test_masks_of_every_mode_and_size(records: list[dict], tmp_path: Path, mode:
     )
     again = load_cosaliency(tmp_path / "CoCA")
     assert (again[0]["height"], again[0]["width"]) == (trees.HEIGHT, trees.WIDTH)
-    found = evaluate(again, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
-    assert found["F_max"] > 0.99 and found["MAE"] < 0.01
+    scores = evaluate(again, [{"sem_seg": torch.from_numpy(mask)[None].float()} for mask in TRUTH])
+    assert scores["F_max"] > 0.99 and scores["MAE"] < 0.01
 
 
 def test_rotated_photograph_has_its_displayed_size(records: list[dict], tmp_path: Path) -> None:

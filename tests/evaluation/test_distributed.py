@@ -28,8 +28,8 @@ def draw_records(folder: Path) -> tuple[list[dict], list[dict]]:
     records, outputs = [], []
     for number in range(4):
         target = rng.random(SIZE) < 0.5
-        found = Instances(SIZE)
-        found.pred_masks = torch.from_numpy(rng.random((1, *SIZE)) < 0.5)
+        scores = Instances(SIZE)
+        scores.pred_masks = torch.from_numpy(rng.random((1, *SIZE)) < 0.5)
         records.append(
             {
                 "file_name": f"{number}.jpg",
@@ -43,7 +43,7 @@ def draw_records(folder: Path) -> tuple[list[dict], list[dict]]:
                 "part_seg_file_name": str(folder / f"{number}.png"),
             }
         )
-        outputs.append({"referring": [found], "sem_seg": torch.from_numpy(rng.random((3, *SIZE)))})
+        outputs.append({"referring": [scores], "sem_seg": torch.from_numpy(rng.random((3, *SIZE)))})
     return records, outputs
 
 

@@ -88,8 +88,8 @@ def test_rejected_image_has_an_empty_mask() -> None:
         for output in group:
             output["positive"] = False
     evaluator.process(inputs, outputs)
-    found = evaluator.evaluate()["group"]
-    assert found["N-acc"] == 100 and found["T-acc"] == 0 and found["mIoU-positive"] == 0
+    scores = evaluator.evaluate()["group"]
+    assert scores["N-acc"] == 100 and scores["T-acc"] == 0 and scores["mIoU-positive"] == 0
 
 
 def test_missing_and_misshapen_outputs_are_refused() -> None:
@@ -113,9 +113,9 @@ def test_image_of_two_groups_counts_in_both(grouped: bool) -> None:
     inputs, outputs = as_group_outputs(records, pairs) if grouped else (records, outputs)
     evaluator.process(inputs, outputs)
     evaluator.process([{**i, "group_id": i["group_id"] + 100} for i in inputs], outputs)
-    found = evaluator.evaluate()["group"]
-    assert found["pairs"] == 2 * len(pairs)
-    assert found["groups"] == 2 * len({pair[0] for pair in pairs})
+    scores = evaluator.evaluate()["group"]
+    assert scores["pairs"] == 2 * len(pairs)
+    assert scores["groups"] == 2 * len({pair[0] for pair in pairs})
 
 
 def test_expression_of_another_image_is_refused() -> None:

@@ -13,7 +13,7 @@ from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.evaluation import PartPQEvaluator
 
-# Two dataset parts of the cow are one part of the metric; road is stuff, bag has one part.
+# Two dataset parts of the cow are part_class part of the metric; road is stuff, bag has part_class part.
 CLASSES = [
     PartClass("cow", (3,), True, {1: 1, 2: 2, 3: 2}),
     PartClass("bag", (4,), True, {1: 1}),
@@ -55,8 +55,8 @@ def perturb(
     truth = decode_uids(labels)
     ids, info = np.zeros(SIZE, int), []
     parts = np.zeros(SIZE, int)
-    for place, one in enumerate(CLASSES):
-        for name in one.numbers:
+    for place, part_class in enumerate(CLASSES):
+        for name in part_class.numbers:
             for thing in np.unique(truth.objects[truth.classes == name]):
                 mask = (truth.classes == name) & (truth.objects == thing)
                 if rng.random() < 0.15:
@@ -66,7 +66,7 @@ def perturb(
                 number = len(info) + 1
                 ids[moved] = number
                 info.append({"id": number, "category_id": place})
-                table = np.array([0, *(one.parts.get(p, 0) for p in range(1, 4))])
+                table = np.array([0, *(part_class.parts.get(p, 0) for p in range(1, 4))])
                 parts[moved] = table[np.roll(truth.parts, shift, (0, 1))][moved]
     wrong = rng.random(SIZE) < 0.05
     parts[wrong] = rng.choice([0, 1, 2, 255], wrong.sum())
@@ -79,7 +79,7 @@ def perturb(
 def part_pq_by_definition(images: list[tuple]) -> list[float]:
     """Compute PartPQ of every class, mask by mask."""
     values = []
-    for place, one in enumerate(CLASSES):
+    for place, part_class in enumerate(CLASSES):
         total, tp, fp, fn = 0.0, 0, 0, 0
         for labels, ids, info, parts in images:
             truth = decode_uids(labels)
@@ -88,19 +88,19 @@ def part_pq_by_definition(images: list[tuple]) -> list[float]:
             segments = []
             for key in np.unique(labels):
                 name, thing = decode_uids(np.array([[key]])).classes[0, 0], key >= 1000
-                if name not in one.numbers:
+                if name not in part_class.numbers:
                     continue
                 group = decode_uids(np.array([[key]])).objects[0, 0]
                 mask = (truth.classes == name) & (truth.objects == group)
                 known = np.zeros(SIZE, int)
-                for old, new in one.parts.items():
+                for old, new in part_class.parts.items():
                     known[mask & (truth.parts == old)] = new
-                if (one.thing and not thing) or (one.has_parts and not known.any()):
+                if (part_class.thing and not thing) or (part_class.has_parts and not known.any()):
                     crowd |= mask
                 elif not any((mask == m).all() for m, _ in segments):
                     segments.append((mask, known))
-            found = [ids == s["id"] for s in info if s["category_id"] == place]
-            free = [m for m in found if m.any()]
+            scores = [ids == s["id"] for s in info if s["category_id"] == place]
+            free = [m for m in scores if m.any()]
             for mask, known in segments:
                 for j, guess in enumerate(free):  # noqa: B007  (used after the loop)
                     union = (mask | guess).sum() - (void & guess).sum()
@@ -112,7 +112,7 @@ def part_pq_by_definition(images: list[tuple]) -> list[float]:
                     continue
                 free.pop(j)
                 tp += 1
-                if one.has_parts:
+                if part_class.has_parts:
                     valid = ~(void | crowd | (mask & (known == 0)))
                     a, b = known[valid], np.where(guess, parts, 0)[valid]
                     part_ious = []
@@ -141,14 +141,14 @@ def test_equal_to_the_definition(tmp_path: Path, seed: int) -> None:
     register_dataset("hand_made_part_pq", lambda: records, part_pq_classes=CLASSES)
     evaluator = PartPQEvaluator("hand_made_part_pq")
     evaluator.process(records, outputs)
-    found = evaluator.evaluate()["part_pq"]
+    scores = evaluator.evaluate()["part_pq"]
     cow, bag, road = part_pq_by_definition(images)
     assert 20 < cow < 100 and 20 < road < 100
-    assert found["PartPQ-parts"] == pytest.approx(cow, abs=1e-9)
-    assert found["PartPQ-bag"] == pytest.approx(bag, abs=1e-9, nan_ok=True)
-    assert found["PartPQ-road"] == pytest.approx(road, abs=1e-9)
-    assert found["PartPQ-no-parts"] == pytest.approx(np.nanmean([bag, road]), abs=1e-9)
-    assert found["PartPQ"] == pytest.approx(np.nanmean([cow, bag, road]), abs=1e-9)
+    assert scores["PartPQ-parts"] == pytest.approx(cow, abs=1e-9)
+    assert scores["PartPQ-bag"] == pytest.approx(bag, abs=1e-9, nan_ok=True)
+    assert scores["PartPQ-road"] == pytest.approx(road, abs=1e-9)
+    assert scores["PartPQ-no-parts"] == pytest.approx(np.nanmean([bag, road]), abs=1e-9)
+    assert scores["PartPQ"] == pytest.approx(np.nanmean([cow, bag, road]), abs=1e-9)
 
 
 def test_ground_truth_has_full_score(tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_ground_truth_has_full_score(tmp_path: Path) -> None:
     info = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 2}]
     parts = np.array([0, 1, 2, 2])[truth.parts]
     evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
-    found = evaluator.evaluate()["part_pq"]
-    assert found["PartPQ"] == found["PartPQ-parts"] == found["PartPQ-no-parts"] == 100
-    assert np.isnan(found["PartPQ-bag"])
+    scores = evaluator.evaluate()["part_pq"]
+    assert scores["PartPQ"] == scores["PartPQ-parts"] == scores["PartPQ-no-parts"] == 100
+    assert np.isnan(scores["PartPQ-bag"])
     with pytest.raises(ValueError, match=r"a\.tif: the label map has \(24, 30\) pixels, part_seg"):
         evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts[:5]}])
 
@@ -173,7 +173,7 @@ def test_ground_truth_has_full_score(tmp_path: Path) -> None:
 def test_labels_outside_of_the_format_are_refused() -> None:
     with pytest.raises(ValueError, match="10000000, outside of 0 to 9999999"):
         decode_uids(np.array([[10_000_000]]))
-    found = decode_uids(np.array([[7, 7001, 99_999, 700_102, 9_999_999]]))
-    assert found.classes.tolist() == [[7, 7, 99, 7, 99]]
-    assert found.objects.tolist() == [[-1, 1, 999, 1, 999]]
-    assert found.parts.tolist() == [[0, 0, 0, 2, 99]]
+    scores = decode_uids(np.array([[7, 7001, 99_999, 700_102, 9_999_999]]))
+    assert scores.classes.tolist() == [[7, 7, 99, 7, 99]]
+    assert scores.objects.tolist() == [[-1, 1, 999, 1, 999]]
+    assert scores.parts.tolist() == [[0, 0, 0, 2, 99]]

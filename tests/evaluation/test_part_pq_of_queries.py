@@ -73,7 +73,7 @@ def results(
         input_size=(SIDE, SIDE),
         output_size=(SIDE, SIDE),
         settings=InferenceSettings(semantic_on=semantic),
-        owners=part_owners(vocabulary.names, [one.whole for one in vocabulary.classes]),
+        owners=part_owners(vocabulary.names, [c.whole for c in vocabulary.classes]),
     )
 
 
@@ -113,16 +113,16 @@ def test_vocabulary_lists_evaluated_classes_before_parts() -> None:
         known = MetadataCatalog.get(f"{name}_part_pq_val")
         vocabulary = known.vocabulary
         assert len(vocabulary) == classes + parts
-        assert list(vocabulary.names[:classes]) == [one.name for one in known.part_pq_classes]
-        owners = part_owners(vocabulary.names, [one.whole for one in vocabulary.classes])
+        assert list(vocabulary.names[:classes]) == [c.name for c in known.part_pq_classes]
+        owners = part_owners(vocabulary.names, [c.whole for c in vocabulary.classes])
         assert owners[:classes] == [None] * classes
-        for place, one in enumerate(known.part_pq_classes):
-            assert owners.count(place) == len(one.part_names)
+        for index, part_class in enumerate(known.part_pq_classes):
+            assert owners.count(index) == len(part_class.part_names)
 
 
 def test_perfect_queries_have_full_score(record: dict) -> None:
-    found = evaluate(record, STUFF_STRIPES)
-    known = {name: value for name, value in found.items() if not np.isnan(value)}
+    scores = evaluate(record, STUFF_STRIPES)
+    known = {name: value for name, value in scores.items() if not np.isnan(value)}
     names = ("PartPQ", "PartPQ-parts", "PartPQ-no-parts", *(f"PartPQ-{n}" for n in PRESENT))
     assert known == dict.fromkeys(names, 100.0)
 
@@ -132,12 +132,12 @@ def test_wrong_part_lowers_its_segment_only(record: dict) -> None:
         ("person arms", *place) if name == "person head" else (name, *place)
         for name, *place in STUFF_STRIPES
     ]
-    found = evaluate(record, wrong)
+    scores = evaluate(record, wrong)
     # Of the first person, torso and "no part" have IoU 1; the missed head and the arms, which the
     # truth does not have, 0. The second person is correct.
-    assert found["PartPQ-person"] == 100 * (2 / 4 + 1) / 2
-    assert found["PartPQ-parts"] == (75 + 100) / 2
-    assert found["PartPQ-sky"] == found["PartPQ-bus"] == 100
+    assert scores["PartPQ-person"] == 100 * (2 / 4 + 1) / 2
+    assert scores["PartPQ-parts"] == (75 + 100) / 2
+    assert scores["PartPQ-sky"] == scores["PartPQ-bus"] == 100
 
 
 def test_parts_of_other_classes_are_not_predicted(record: dict) -> None:
@@ -146,23 +146,23 @@ def test_parts_of_other_classes_are_not_predicted(record: dict) -> None:
         ("bus windows", *place) if name == "person head" else (name, *place)
         for name, *place in STUFF_STRIPES
     ]
-    found = results(vocabulary, wrong)
-    segments, info = found["panoptic_seg"]
-    assert sorted(vocabulary.names[one["category_id"]] for one in info) == [
+    scores = results(vocabulary, wrong)
+    segments, info = scores["panoptic_seg"]
+    assert sorted(vocabulary.names[segment["category_id"]] for segment in info) == [
         "bus",
         "person",
         "person",
         "sky",
     ]
     assert (segments > 0).all()
-    parts = found["part_seg"]
+    parts = scores["part_seg"]
     assert parts.shape == (SIDE, SIDE) and not parts[:, :8].any()
     assert set(parts[:, 8:24].unique().tolist()) <= {1, 2, 3, 4}
     assert (parts[:, 12:20] == 1).all() and (parts[:, 24:28] == 1).all()
-    assert "instances" in found and len(found["sem_seg"]) == len(vocabulary)
+    assert "instances" in scores and len(scores["sem_seg"]) == len(vocabulary)
 
 
 def test_no_parts_without_the_semantic_map() -> None:
     vocabulary = MetadataCatalog.get(NAME).vocabulary
-    found = results(vocabulary, STUFF_STRIPES, semantic=False)
-    assert set(found) == {"instances", "panoptic_seg"}
+    scores = results(vocabulary, STUFF_STRIPES, semantic=False)
+    assert set(scores) == {"instances", "panoptic_seg"}

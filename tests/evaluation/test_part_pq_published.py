@@ -42,18 +42,18 @@ PUBLISHED = {
 
 def draw_image(classes: list[PartClass], rng: np.random.Generator) -> tuple:
     """Draw a label map as distributed, and a prediction: segments, their classes, parts."""
-    things = [one for one in classes if one.thing]
-    stuff = [one.numbers[0] for one in classes if not one.thing]
+    things = [c for c in classes if c.thing]
+    stuff = [c.numbers[0] for c in classes if not c.thing]
     labels = np.zeros(SIZE, dtype=np.int64)
     labels[:18], labels[18:36] = rng.choice(stuff, 2, replace=False)
     for number in range(1, rng.integers(3, 7)):
         top, left = rng.integers(0, 30), rng.integers(0, 48)
         place = slice(top, top + rng.integers(8, 14)), slice(left, left + rng.integers(8, 16))
-        one = things[rng.integers(len(things))]
+        part_class = things[rng.integers(len(things))]
         shape = labels[place].shape
-        given = np.array([0, *(part for part in one.parts if part)])
+        given = np.array([0, *(part for part in part_class.parts if part)])
         parts = np.repeat(rng.choice(given, (1, shape[1])), shape[0], axis=0)
-        with_object = one.numbers[0] * 1_000 + number
+        with_object = part_class.numbers[0] * 1_000 + number
         labels[place] = np.where(parts > 0, with_object * 100 + parts, with_object)
     if rng.random() < 0.5:
         labels[30:, 50:] = things[rng.integers(len(things))].numbers[0]
@@ -64,10 +64,10 @@ def perturb(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generat
     """Make a prediction: the truth with segments moved, some removed, parts confused."""
     truth = decode_uids(labels)
     ids, parts, info = np.zeros(SIZE, int), np.zeros(SIZE, int), []
-    for place, one in enumerate(classes):
+    for place, part_class in enumerate(classes):
         table = np.zeros(100, int)
-        table[list(one.parts)] = list(one.parts.values())
-        of_class = np.isin(truth.classes, one.numbers)
+        table[list(part_class.parts)] = list(part_class.parts.values())
+        of_class = np.isin(truth.classes, part_class.numbers)
         for number in np.unique(truth.objects[of_class]):
             if rng.random() < 0.15:
                 continue
@@ -75,12 +75,12 @@ def perturb(classes: list[PartClass], labels: np.ndarray, rng: np.random.Generat
             moved = np.roll(of_class & (truth.objects == number), shift, (0, 1))
             info.append({"id": len(info) + 1, "category_id": place})
             ids[moved] = len(info)
-            parts[moved] = table[np.roll(truth.parts, shift, (0, 1))][moved] * one.has_parts
-            if one.has_parts:
+            parts[moved] = table[np.roll(truth.parts, shift, (0, 1))][moved] * part_class.has_parts
+            if part_class.has_parts:
                 wrong = moved & (rng.random(SIZE) < 0.1)
                 parts[wrong] = rng.choice([0, 1, 2, 255], wrong.sum())
     ids[rng.random(SIZE) < 0.02] = 0
-    info = [one for one in info if (ids == one["id"]).any()]
+    info = [segment for segment in info if (ids == segment["id"]).any()]
     return ids, info, parts
 
 
@@ -127,32 +127,34 @@ def test_equal_to_panoptic_parts(root: Path, name: str) -> None:
     records = DatasetCatalog.get(f"{name}_part_pq_val")
     for record, (_, ids, info, parts) in zip(records, draw_images(name), strict=True):
         evaluator.process([record], [{"panoptic_seg": (ids, info), "part_seg": parts}])
-    found = evaluator.evaluate()["part_pq"]
-    assert {key: found[key] for key in PUBLISHED[name]} == pytest.approx(PUBLISHED[name], abs=1e-9)
+    scores = evaluator.evaluate()["part_pq"]
+    assert {key: scores[key] for key in PUBLISHED[name]} == pytest.approx(PUBLISHED[name], abs=1e-9)
 
 
 def test_published_choices_of_classes() -> None:
     pascal, cityscapes = load_part_classes("pascal"), load_part_classes("cityscapes")
     assert [len(pascal), len(cityscapes)] == [59, 19]
-    counts = [sum(len(set(one.parts.values())) for one in two) for two in (pascal, cityscapes)]
+    counts = [sum(len(set(c.parts.values())) for c in classes) for classes in (pascal, cityscapes)]
     # Five of Pascal's classes count as one part each in the published 57.
     assert counts == [57 - 5, 23]
-    for one in (*pascal, *cityscapes):
-        assert sorted(set(one.parts.values())) == list(range(1, len(one.part_names) + 1))
-        assert one.has_parts == bool(one.parts)
-    assert sum(one.thing for one in pascal) == 20 and sum(one.thing for one in cityscapes) == 8
+    for part_class in (*pascal, *cityscapes):
+        assert sorted(set(part_class.parts.values())) == list(
+            range(1, len(part_class.part_names) + 1)
+        )
+        assert part_class.has_parts == bool(part_class.parts)
+    assert sum(c.thing for c in pascal) == 20 and sum(c.thing for c in cityscapes) == 8
     known = MetadataCatalog.get("pascal_part_pq_val")
     assert known.vocabulary.names[:2] == ("aeroplane", "bicycle") and len(known.thing_classes) == 20
 
 
 def test_annotated_objects_contain_their_parts(root: Path) -> None:
     record = DatasetCatalog.get("cityscapes_part_pq_val")[0]
-    found = read_annotation(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
-    assert {one.kind for one in found} == {"thing", "stuff", "part"}
-    for place, one in enumerate(found):
-        if one.kind == "part":
-            whole = next(w for w in reversed(found[:place]) if w.kind == "thing")
-            assert one.label.startswith(whole.label) and not (one.mask & ~whole.mask).any()
+    scores = read_annotation(record, MetadataCatalog.get("cityscapes_part_pq_val")).segments
+    assert {segment.kind for segment in scores} == {"thing", "stuff", "part"}
+    for place, segment in enumerate(scores):
+        if segment.kind == "part":
+            whole = next(w for w in reversed(scores[:place]) if w.kind == "thing")
+            assert segment.label.startswith(whole.label) and not (segment.mask & ~whole.mask).any()
 
 
 def test_outputs_without_parts_are_refused(root: Path) -> None:

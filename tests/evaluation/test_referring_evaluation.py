@@ -109,8 +109,8 @@ def test_box_precision() -> None:
     evaluator = ReferringEvaluator("hand_made_boxes", distributed=False)
     evaluator.process([record], [{"referring": predictions}])
     scores = evaluator.evaluate()["refer"]
-    found = [scores[f"box-P@{x}"] for x in (0.5, 0.7, 0.8, 0.9)]
-    assert found == pytest.approx([60, 40, 20, 20])
+    result = [scores[f"box-P@{x}"] for x in (0.5, 0.7, 0.8, 0.9)]
+    assert result == pytest.approx([60, 40, 20, 20])
 
 
 def test_held_out_expressions_are_reported_separately(records: list[dict]) -> None:

@@ -40,11 +40,11 @@ def test_equal_to_the_formulas(seed: int) -> None:
     register_dataset("hand_made_refzom", lambda: records, evaluator_type="refzom")
     evaluator = RefZOMEvaluator("hand_made_refzom", resized_to=48)
     evaluator.process(records, outputs)
-    found = evaluator.evaluate()["refzom"]
-    assert found.pop("expressions") == len(pairs) and "@48: both masks" in evaluator.protocol
+    scores = evaluator.evaluate()["refzom"]
+    assert scores.pop("expressions") == len(pairs) and "@48: both masks" in evaluator.protocol
     expected = expected_scores(pairs)
     expected |= {f"{name}@48": value for name, value in expected_scores(pairs, 48).items()}
-    assert found == pytest.approx(expected)
+    assert scores == pytest.approx(expected)
 
 
 def test_expressions_without_target_count_in_acc_only() -> None:
@@ -55,8 +55,8 @@ def test_expressions_without_target_count_in_acc_only() -> None:
     register_dataset("hand_made_refzom", lambda: records)
     evaluator = RefZOMEvaluator("hand_made_refzom")
     evaluator.process(records, outputs)
-    found = evaluator.evaluate()["refzom"]
-    assert np.isnan(found["oIoU"]) and np.isnan(found["mIoU"]) and 0 < found["Acc"] < 100
+    scores = evaluator.evaluate()["refzom"]
+    assert np.isnan(scores["oIoU"]) and np.isnan(scores["mIoU"]) and 0 < scores["Acc"] < 100
 
 
 def test_invalid_predictions_are_refused() -> None:

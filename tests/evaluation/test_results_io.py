@@ -9,8 +9,8 @@ from hipie.evaluation import write_results
 
 
 def test_results_are_valid_json(tmp_path: Path) -> None:
-    found = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
-    path = write_results(found, tmp_path / "new")
+    scores = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
+    path = write_results(scores, tmp_path / "new")
     assert path == tmp_path / "new" / "results.json"
     assert json.loads(path.read_text()) == {
         "panoptic_seg": {"PQ": 40.5, "n": 3},

@@ -111,6 +111,6 @@ def test_scores_do_not_depend_on_the_number_of_processes(
     alone = evaluate(1)
     assert sum(math.isfinite(value) for value in alone.values()) > 2
     for shards in (2, 8):
-        found = evaluate(shards)
-        np.testing.assert_equal(found, alone)
-        assert [float(v).hex() for v in found.values()] == [float(v).hex() for v in alone.values()]
+        scores = evaluate(shards)
+        np.testing.assert_equal(scores, alone)
+        assert [float(v).hex() for v in scores.values()] == [float(v).hex() for v in alone.values()]

@@ -92,13 +92,13 @@ def test_overlap_of_rles_equals_that_of_arrays(seed: int) -> None:
 def test_counts_are_decoded_as_pycocotools_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = random_mask(rng, (int(rng.integers(1, 400)), int(rng.integers(1, 400))))
-    found = decode_counts(encode_rle(mask)["counts"])
+    scores = decode_counts(encode_rle(mask)["counts"])
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
     expected = np.diff(np.concatenate([[0], edges, [flat.size]]))
     if flat[0]:
         expected = np.concatenate([[0], expected])
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(scores, expected)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,15 @@ def test_scores_at_both_sizes(seed: int, kind: type) -> None:
     register_dataset("hand_made_sizes", lambda: records)
     evaluator = kind("hand_made_sizes", resized_to=48)
     evaluator.process(records, outputs)
-    (found,) = evaluator.evaluate().values()
+    (scores,) = evaluator.evaluate().values()
     own, resized = expected_scores(pairs, None), expected_scores(pairs, 48)
-    compared = [name for name in own if name in found]
+    compared = [name for name in own if name in scores]
     assert len(compared) >= 4
     for name in compared:
-        assert found[name] == pytest.approx(own[name], abs=1e-9)
-        assert found[f"{name}@48"] == pytest.approx(resized[name], abs=1e-9)
+        assert scores[name] == pytest.approx(own[name], abs=1e-9)
+        assert scores[f"{name}@48"] == pytest.approx(resized[name], abs=1e-9)
     assert own["cIoU"] != resized["cIoU"]
-    assert found["expressions"] == len(pairs)
+    assert scores["expressions"] == len(pairs)
 
 
 def test_polygons_and_uncompressed_counts_are_targets() -> None:
@@ -177,8 +177,8 @@ def test_polygons_and_uncompressed_counts_are_targets() -> None:
 
 def test_box_precision_needs_a_box_for_every_expression() -> None:
     rng = np.random.default_rng(0)
-    truth, found = (rng.uniform(0, 20, (60, 4)) + [0, 0, 1, 1] for _ in range(2))
-    found[::3] = truth[::3] + rng.uniform(-0.5, 0.5, (20, 4))
+    truth, result = (rng.uniform(0, 20, (60, 4)) + [0, 0, 1, 1] for _ in range(2))
+    result[::3] = truth[::3] + rng.uniform(-0.5, 0.5, (20, 4))
     record = {
         "file_name": "0.jpg",
         "image_id": 0,
@@ -191,7 +191,7 @@ def test_box_precision_needs_a_box_for_every_expression() -> None:
         "expressions": [{"expression": "it", "targets": [k]} for k in range(60)],
     }
     predictions = []
-    for k, (x, y, width, height) in enumerate(found):
+    for k, (x, y, width, height) in enumerate(result):
         prediction = make_prediction([np.ones((50, 50), bool)], (50, 50), as_rle=False)
         prediction.pred_boxes = Boxes(torch.tensor([[x, y, x + width, y + height]]))
         predictions.append(prediction[:0] if k == 7 else prediction)
@@ -199,7 +199,7 @@ def test_box_precision_needs_a_box_for_every_expression() -> None:
     evaluator = ReferringEvaluator("hand_made_boxes")
     evaluator.process([record], [{"referring": predictions}])
     scores = evaluator.evaluate()["refer"]
-    ious = mask_util.iou(found, truth, [0] * 60).diagonal().copy()
+    ious = mask_util.iou(result, truth, [0] * 60).diagonal().copy()
     ious[7] = 0
     for x in (0.5, 0.7, 0.9):
         assert scores[f"box-P@{x}"] == pytest.approx(100 * (ious >= x).mean())

@@ -51,13 +51,13 @@ def test_equal_to_pysodmetrics() -> None:
         "f": oracle.Fmeasure(),
         "mae": oracle.MAE(),
     }
-    found = []
+    scores = []
     for number, (grey, mask) in enumerate(pairs()):
         for measure in measures.values():
             measure.step(pred=grey, gt=mask.astype(np.uint8) * 255)
-        found.append(measure_image(str(number), grey, mask))
+        scores.append(measure_image(str(number), grey, mask))
     results = {name: measure.get_results() for name, measure in measures.items()}
-    ours = cosaliency_scores(found)
+    ours = cosaliency_scores(scores)
     assert ours["MAE"] == pytest.approx(results["mae"]["mae"], abs=1e-9)
     for letter, key in (("E", "em"), ("F", "fm")):
         curve = results[letter.lower()][key]["curve"]
@@ -65,16 +65,18 @@ def test_equal_to_pysodmetrics() -> None:
         assert ours[f"{letter}_mean"] == pytest.approx(curve.mean(), abs=1e-9)
         adaptive = results[letter.lower()][key]["adp"]
         assert ours[f"{letter}_adaptive"] == pytest.approx(adaptive, abs=1e-9)
-    for image, theirs in zip(found, measures["f"].changeable_fms, strict=True):
+    for image, theirs in zip(scores, measures["f"].changeable_fms, strict=True):
         np.testing.assert_allclose(image.f_curve, theirs, atol=1e-9)
-    for image, theirs in zip(found, measures["e"].changeable_ems, strict=True):
+    for image, theirs in zip(scores, measures["e"].changeable_ems, strict=True):
         np.testing.assert_allclose(image.e_curve, theirs, atol=1e-9)
     # pysodmetrics gives NaN where the centroid is on the last row or column: a block is empty.
     theirs = np.array(measures["s"].sms)
     known = np.isfinite(theirs)
-    assert known.sum() > 80 and np.isfinite([one.s for one in found]).all()
-    np.testing.assert_allclose(np.array([one.s for one in found])[known], theirs[known], atol=1e-9)
-    assert cosaliency_scores([one for one, k in zip(found, known, strict=True) if k])["S"] == (
+    assert known.sum() > 80 and np.isfinite([image.s for image in scores]).all()
+    np.testing.assert_allclose(
+        np.array([image.s for image in scores])[known], theirs[known], atol=1e-9
+    )
+    assert cosaliency_scores([image for image, k in zip(scores, known, strict=True) if k])["S"] == (
         pytest.approx(theirs[known].mean(), abs=1e-9)
     )
 
@@ -117,5 +119,5 @@ def test_map_of_another_size_is_resized() -> None:
 
 @pytest.mark.parametrize(("grey", "mask"), [(0, False), (255, True), (9, True), (255, False)])
 def test_single_pixel_has_finite_scores(grey: int, mask: bool) -> None:
-    one = measure_image("a", np.array([[grey]], np.uint8), np.array([[mask]]))
-    assert 0 <= one.s <= 1 and 0 <= one.e_adaptive <= 1 and (one.e_curve <= 1).all()
+    image = measure_image("a", np.array([[grey]], np.uint8), np.array([[mask]]))
+    assert 0 <= image.s <= 1 and 0 <= image.e_adaptive <= 1 and (image.e_curve <= 1).all()

@@ -51,12 +51,12 @@ def test_cluster_centres_are_in_the_generated_clusters():
     points = (middles[:, None] + rng.integers(-5, 6, (4, 10, 2))).reshape(-1, 2)
     separated = 0
     for seed in range(10):
-        found = cluster_centres(points, 4, seed)
-        assert found.dtype == int
-        near = np.hypot(*(points[:, None] - found[None]).transpose(2, 0, 1)).argmin(1)
-        for number, centre in enumerate(found):
+        result = cluster_centres(points, 4, seed)
+        assert result.dtype == int
+        near = np.hypot(*(points[:, None] - result[None]).transpose(2, 0, 1)).argmin(1)
+        for number, centre in enumerate(result):
             assert np.abs(points[near == number].mean(0) - centre).max() < 2
-        nearest = np.abs(found[:, None] - middles[None]).max(-1)
+        nearest = np.abs(result[:, None] - middles[None]).max(-1)
         separated += (
             sorted(nearest.argmin(1).tolist()) == [0, 1, 2, 3] and nearest.min(1).max() <= 5
         )
@@ -82,9 +82,9 @@ def test_thresholds_only_remove_masks(sam, pixels):
 
 def test_single_mask_prompts_without_grid(sam, pixels):
     settings = dataclasses.replace(NO_THRESHOLDS, three_masks=False, grid=0, points=(1, 1))
-    found = generate_proposals(sam.encode(pixels), np.array([[10, 10], [50, 30]]), settings, 0)
-    assert found.shape == (2, 60, 90)
-    assert found.dtype == torch.bool
+    result = generate_proposals(sam.encode(pixels), np.array([[10, 10], [50, 30]]), settings, 0)
+    assert result.shape == (2, 60, 90)
+    assert result.dtype == torch.bool
 
 
 def test_stability_is_the_overlap_of_two_thresholds(sam, pixels):

@@ -28,12 +28,12 @@ def test_scores_of_masks_on_a_small_grid():
     good, wide = np.zeros((2, 40, 40), bool)
     good[:10, :20] = True
     wide[:20, :20] = True
-    found = score_masks([good, wide, np.zeros((40, 40), bool)], points, costs, 4)
+    result = score_masks([good, wide, np.zeros((40, 40), bool)], points, costs, 4)
     # Two of the four patches of `wide` take half of the weight at a cost of 0.8.
     empty = 1 - (2 * 0.1 + 14 * 0.8) / 16
-    assert found.similarity.tolist() == pytest.approx([0.9, 1 - (0.1 + 0.8) / 2, empty], abs=1e-6)
-    assert found.purity.tolist() == pytest.approx([2 / 2, 2 / 4, 0], abs=1e-5)
-    assert found.coverage.tolist() == pytest.approx([2 / 3, 2 / 3, 0], abs=1e-5)
+    assert result.similarity.tolist() == pytest.approx([0.9, 1 - (0.1 + 0.8) / 2, empty], abs=1e-6)
+    assert result.purity.tolist() == pytest.approx([2 / 2, 2 / 4, 0], abs=1e-5)
+    assert result.coverage.tolist() == pytest.approx([2 / 3, 2 / 3, 0], abs=1e-5)
 
 
 def test_masks_near_the_best_are_merged():

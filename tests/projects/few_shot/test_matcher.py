@@ -19,17 +19,17 @@ from tests.projects.few_shot.rule_based_weights import ellipse_mask, make_image
 
 def test_prediction_has_the_size_of_the_image(dino, sam, pixels, example):
     pytest.importorskip("ot")
-    found = Matcher(dino, sam, ProposalSettings(draws=4, grid=2)).predict(pixels, [example])
-    assert found.mask.shape == (60, 90)
-    assert 0 <= found.score <= 1
+    result = Matcher(dino, sam, ProposalSettings(draws=4, grid=2)).predict(pixels, [example])
+    assert result.mask.shape == (60, 90)
+    assert 0 <= result.score <= 1
 
 
 def test_same_seed_gives_the_same_mask(dino, sam, example):
     pytest.importorskip("ot")
     settings = ProposalSettings(draws=4, grid=0)
     image = make_image(9, 112, 112)
-    found = [Matcher(dino, sam, settings, seed=3).predict(image, [example]) for _ in range(2)]
-    assert torch.equal(found[0].mask, found[1].mask)
+    result = [Matcher(dino, sam, settings, seed=3).predict(image, [example]) for _ in range(2)]
+    assert torch.equal(result[0].mask, result[1].mask)
 
 
 def test_an_image_matches_itself(dino):
@@ -37,16 +37,16 @@ def test_an_image_matches_itself(dino):
     support, fractions = support_features(dino, [Example(image, mask)])
     similarity = support @ normalized_features(dino, [resize_to_square(image, 112)])[0].T
     torch.testing.assert_close(similarity.diagonal(), torch.ones(64))
-    found = match_patches(similarity, fractions > 0)
-    assert set(found.tolist()) <= set((fractions > 0).nonzero().flatten().tolist())
-    assert len(found) >= 0.9 * int((fractions > 0).sum())
+    result = match_patches(similarity, fractions > 0)
+    assert set(result.tolist()) <= set((fractions > 0).nonzero().flatten().tolist())
+    assert len(result) >= 0.9 * int((fractions > 0).sum())
 
 
 def test_no_usable_mask_gives_an_empty_prediction(dino, sam, pixels, example):
     settings = ProposalSettings(draws=2, grid=0, quality=9.0)
-    found = Matcher(dino, sam, settings).predict(pixels, [example])
-    assert not found.mask.any()
-    assert found.score == 0
+    result = Matcher(dino, sam, settings).predict(pixels, [example])
+    assert not result.mask.any()
+    assert result.score == 0
 
 
 def test_no_example_is_refused(dino, sam, pixels):

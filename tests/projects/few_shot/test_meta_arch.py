@@ -47,13 +47,13 @@ def test_every_method_predicts_a_mask_per_label(method, pixels, example):
         pytest.importorskip("ot")
     model = build_model(config(method)).eval()
     other = Example(example.image, ~example.mask, "table")
-    found = segment(model, pixels, [example, other, example])
-    assert isinstance(found, Segmentation)
-    assert found.labels == ["cup", "table"]
-    assert found.masks.shape == (2, 60, 90)
-    assert found.to_coco()[0]["segmentation"]["size"] == [60, 90]
+    result = segment(model, pixels, [example, other, example])
+    assert isinstance(result, Segmentation)
+    assert result.labels == ["cup", "table"]
+    assert result.masks.shape == (2, 60, 90)
+    assert result.to_coco()[0]["segmentation"]["size"] == [60, 90]
     item = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "examples": [example, example]}
-    assert np.array_equal(model([item])[0]["few_shot"].mask.cpu(), found.masks[0])
+    assert np.array_equal(model([item])[0]["few_shot"].mask.cpu(), result.masks[0])
     with pytest.raises(ValueError, match="FewShot needs `examples`"):
         model([{**item, "examples": []}])
     with pytest.raises(ExampleError, match="there is no example"):
@@ -82,10 +82,10 @@ def test_command_line_evaluates_on_the_picture_book(method, tiny_book, tmp_path)
     ]
     file = str(CONFIGS / f"{method}_random_picturebook.yaml")
     train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
-    found = json.loads((tmp_path / "results.json").read_text())["few_shot"]
-    assert found["episodes"] == 2
-    assert 0 <= found["mIoU"] <= 100
-    assert 0 <= found["FB-IoU"] <= 100
+    result = json.loads((tmp_path / "results.json").read_text())["few_shot"]
+    assert result["episodes"] == 2
+    assert 0 <= result["mIoU"] <= 100
+    assert 0 <= result["FB-IoU"] <= 100
     assert "1 example(s)" in json.loads((tmp_path / "table.json").read_text())[0]["protocol"]
 
 
@@ -106,10 +106,10 @@ def test_segmenter_like_equals_the_predictor(pixels, example, tmp_path):
     file = str(CONFIGS / "prototype_random_picturebook.yaml")
     segmenter = Segmenter.from_config(file, device="cpu")
     Image.fromarray(example.mask).save(tmp_path / "mask.png")
-    found = segmenter.like(pixels, [(example.image, tmp_path / "mask.png", "cup")])
-    assert found.labels == ["cup"]
+    result = segmenter.like(pixels, [(example.image, tmp_path / "mask.png", "cup")])
+    assert result.labels == ["cup"]
     same = segment(segmenter.model, pixels, [example])
-    assert np.array_equal(found.masks, same.masks)
+    assert np.array_equal(result.masks, same.masks)
     with pytest.raises(ValueError, match=r"FewShot cannot segment\(\)"):
         segmenter.segment(pixels, things=["cup"])
 

@@ -23,27 +23,27 @@ def test_pixels_are_summed_per_class_and_ious_averaged():
         EpisodeCounts(1, 30, 40, 40, 50),
         EpisodeCounts(5, 0, 10, 80, 90),
     ]
-    found = few_shot_scores(episodes)
-    assert found["mIoU"] == pytest.approx(100 * ((40 / 60) + 0) / 2)
-    assert found["FB-IoU"] == pytest.approx(100 * (40 / 70 + 190 / 220) / 2)
-    assert found["IoU/episode"] == pytest.approx(100 * (0.5 + 0.75 + 0) / 3)
-    assert found["classes"] == 2
-    assert found["episodes"] == 3
+    scores = few_shot_scores(episodes)
+    assert scores["mIoU"] == pytest.approx(100 * ((40 / 60) + 0) / 2)
+    assert scores["FB-IoU"] == pytest.approx(100 * (40 / 70 + 190 / 220) / 2)
+    assert scores["IoU/episode"] == pytest.approx(100 * (0.5 + 0.75 + 0) / 3)
+    assert scores["classes"] == 2
+    assert scores["episodes"] == 3
 
 
 def test_random_masks_against_sums_over_pixels():
     rng = np.random.default_rng(0)
     masks, targets = rng.random((2, 12, 15, 20)) > 0.6
     classes = rng.integers(0, 4, 12)
-    found = few_shot_scores(count_pixels(int(c), m, t) for c, m, t in zip(classes, masks, targets))
+    scores = few_shot_scores(count_pixels(int(c), m, t) for c, m, t in zip(classes, masks, targets))
     own = []
     for number in np.unique(classes):
         m, t = masks[classes == number], targets[classes == number]
         own.append((m & t).sum() / (m | t).sum())
     sides = [(masks & targets).sum() / (masks | targets).sum()]
     sides.append((~masks & ~targets).sum() / (~masks | ~targets).sum())
-    assert found["mIoU"] == pytest.approx(100 * np.mean(own))
-    assert found["FB-IoU"] == pytest.approx(100 * np.mean(sides))
+    assert scores["mIoU"] == pytest.approx(100 * np.mean(own))
+    assert scores["FB-IoU"] == pytest.approx(100 * np.mean(sides))
 
 
 def test_correct_empty_mask_has_iou_one():
@@ -52,7 +52,7 @@ def test_correct_empty_mask_has_iou_one():
 
 
 def test_no_episodes_give_nan():
-    found = few_shot_scores([])
-    assert found["episodes"] == 0
-    assert math.isnan(found["mIoU"])
-    assert math.isnan(found["FB-IoU"])
+    scores = few_shot_scores([])
+    assert scores["episodes"] == 0
+    assert math.isnan(scores["mIoU"])
+    assert math.isnan(scores["FB-IoU"])

@@ -32,10 +32,10 @@ def test_permuted_object_patches_are_matched(seed):
 
 def test_better_half_of_many_matches_is_kept():
     similarity, inside, order = permuted_features(inside=50)
-    found = match_patches(similarity, inside)
-    assert len(found) == 25 < MAX_MATCHES
-    own = similarity[order[found], found]
-    others = [p for p in (order < 50).nonzero().flatten().tolist() if p not in found.tolist()]
+    result = match_patches(similarity, inside)
+    assert len(result) == 25 < MAX_MATCHES
+    own = similarity[order[result], result]
+    others = [p for p in (order < 50).nonzero().flatten().tolist() if p not in result.tolist()]
     assert own.min() >= similarity[order[others], others].max()
 
 
@@ -70,8 +70,8 @@ def test_equal_to_enumeration_of_all_assignments(seed):
     similarity = rng.uniform(-1, 1, (5, 6))
     inside = rng.random(5) > 0.5
     inside[seed % 5] = True
-    found = match_patches(torch.from_numpy(similarity), torch.from_numpy(inside))
-    assert found.tolist() == matches_by_enumeration(similarity, inside)
+    result = match_patches(torch.from_numpy(similarity), torch.from_numpy(inside))
+    assert result.tolist() == matches_by_enumeration(similarity, inside)
 
 
 def test_all_matches_are_kept_if_none_returns_to_the_object():
@@ -81,6 +81,6 @@ def test_all_matches_are_kept_if_none_returns_to_the_object():
 
 
 def test_patch_centres_in_pixels():
-    found = patch_centres(torch.tensor([0, 9, 63]), 8, 14)
-    assert found.tolist() == [[7, 7], [21, 21], [105, 105]]
+    result = patch_centres(torch.tensor([0, 9, 63]), 8, 14)
+    assert result.tolist() == [[7, 7], [21, 21], [105, 105]]
     assert patch_centres(torch.tensor([3]), 8, 14).tolist() == [[49, 7]]

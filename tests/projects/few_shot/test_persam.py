@@ -13,11 +13,11 @@ from hipie_fewshot.modeling.prompted_decoder import decode_guided_masks
 
 
 def test_prediction_is_a_mask_of_the_image(sam, pixels, example):
-    found = PerSam(sam).predict(pixels, [example])
-    assert isinstance(found, MaskPrediction)
-    assert found.mask.shape == (60, 90)
-    assert found.mask.dtype == torch.bool
-    assert 0 <= found.score <= 1
+    result = PerSam(sam).predict(pixels, [example])
+    assert isinstance(result, MaskPrediction)
+    assert result.mask.shape == (60, 90)
+    assert result.mask.dtype == torch.bool
+    assert 0 <= result.score <= 1
 
 
 def test_each_image_is_encoded_once(sam, pixels, example):
@@ -69,8 +69,8 @@ def test_empty_second_mask_is_the_result(sam, pixels, example, monkeypatch):
         return SamMasks(empty, torch.zeros(1, 3), torch.zeros(1, 3, 32, 32))
 
     monkeypatch.setattr(SamImage, "predict", predict_empty)
-    found = PerSam(sam).predict(pixels, [example])
-    assert not found.mask.any()
+    result = PerSam(sam).predict(pixels, [example])
+    assert not result.mask.any()
     assert len(calls) == 1
 
 

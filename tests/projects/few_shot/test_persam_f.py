@@ -30,9 +30,9 @@ def large_sam():
     return rule_based_sam(512, 8)
 
 
-def close(found: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-5) -> None:
+def close(result: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-5) -> None:
     """Check that values agree within a fraction of the largest absolute value."""
-    assert np.abs(found.numpy() - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+    assert np.abs(result.numpy() - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
@@ -49,7 +49,7 @@ def test_equal_to_the_published_program(large_sam, case, monkeypatch):
     monkeypatch.setattr(SamImage, "predict", recorded)
     example = Example(make_image(30 + case, *shown_size), ellipse_mask(30 + case, *shown_size))
     method = PerSamF(large_sam, steps, rate)
-    found = method.predict(make_image(40 + case, *size), [example])
+    result = method.predict(make_image(40 + case, *size), [example])
     shown, first, second, third = calls
     close(method.fitted([example], large_sam.device).scale_weights, kept[f"weights_{case}"])
     assert shown[0]["points"][0].tolist() == kept[f"shown_point_{case}"].tolist()
@@ -59,9 +59,9 @@ def test_equal_to_the_published_program(large_sam, case, monkeypatch):
     assert boxes == kept[f"boxes_{case}"].tolist()
     close(second[1].best().low_resolution[0, 0, ::8, ::8], kept[f"second_{case}"])
     close(third[1].best().low_resolution[0, 0, ::8, ::8], kept[f"third_{case}"], 3e-5)
-    assert abs(found.score - np.clip(kept[f"score_{case}"], 0, 1)) < 1e-5
+    assert abs(result.score - np.clip(kept[f"score_{case}"], 0, 1)) < 1e-5
     expected = np.unpackbits(kept[f"mask_{case}"], count=size[0] * size[1]).reshape(size)
-    assert (found.mask.numpy() != expected.astype(bool)).mean() < 1e-3
+    assert (result.mask.numpy() != expected.astype(bool)).mean() < 1e-3
 
 
 def loss_float64(weights: np.ndarray, logits: np.ndarray, truth: np.ndarray) -> float:
@@ -138,8 +138,8 @@ def test_empty_mask_is_the_result(sam, pixels, example, monkeypatch):
         return SamMasks(empty, torch.zeros(1, 3), torch.full((1, 3, 32, 32), -1.0))
 
     monkeypatch.setattr(SamImage, "predict", predict_empty)
-    found = method.predict(pixels, [example])
-    assert not found.mask.any() and found.score == 0 and len(calls) == 1
+    result = method.predict(pixels, [example])
+    assert not result.mask.any() and result.score == 0 and len(calls) == 1
 
 
 def test_invalid_settings_and_missing_examples_are_refused(sam, pixels):
@@ -156,5 +156,5 @@ def test_target_is_half_the_sum_of_mean_and_maximum(sam, example):
     cells = mask_cells(sam, example.mask, (8, 8))
     columns = torch.stack([grid[:, y, x] for y, x in cells.nonzero().tolist()])
     expected = F.normalize(columns.mean(0) + columns.max(0).values, dim=0)
-    found = PerSamF(sam, steps=1).fitted([example], sam.device).target.double()
-    torch.testing.assert_close(F.normalize(found, dim=0), expected, atol=1e-5, rtol=1e-5)
+    result = PerSamF(sam, steps=1).fitted([example], sam.device).target.double()
+    torch.testing.assert_close(F.normalize(result, dim=0), expected, atol=1e-5, rtol=1e-5)

@@ -56,10 +56,10 @@ def test_coloured_regions_are_segmented(background, size):
     """Bilinear upsampling rounds the corners, so the IoU at patch 14 stays below 0.95."""
     example = Example(*scene((14, 28)))
     image, mask = scene((56, 42), size, side=84 if size[0] == 224 else 42)
-    found = Prototype(ColourEncoder(), background).predict(image, [example])
-    assert found.mask.shape == size
-    assert iou(found.mask.numpy(), mask) > 0.9
-    assert 0.8 < found.score <= 1
+    result = Prototype(ColourEncoder(), background).predict(image, [example])
+    assert result.mask.shape == size
+    assert iou(result.mask.numpy(), mask) > 0.9
+    assert 0.8 < result.score <= 1
 
 
 def test_every_patch_is_assigned_to_the_right_prototype():
@@ -95,8 +95,8 @@ def test_fully_masked_example_has_no_background_prototype():
     red = np.zeros((112, 112, 3), np.uint8)
     red[..., 0] = 220
     assert compute_prototypes(torch.rand(4, 3), torch.ones(4))[1] is None
-    found = Prototype(ColourEncoder()).predict(image, [Example(red, np.ones((112, 112), bool))])
-    assert iou(found.mask.numpy(), mask) > 0.9
+    result = Prototype(ColourEncoder()).predict(image, [Example(red, np.ones((112, 112), bool))])
+    assert iou(result.mask.numpy(), mask) > 0.9
 
 
 def test_patch_values_are_upsampled_bilinearly():

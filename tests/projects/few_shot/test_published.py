@@ -58,10 +58,10 @@ def large_sam():
 THIRD_ROUND_TOLERANCE = 3e-5
 
 
-def close(found, expected, tolerance=1e-5):
+def close(result, expected, tolerance=1e-5):
     """Within a fraction of the largest absolute value."""
-    found = found.numpy() if torch.is_tensor(found) else found
-    assert np.abs(found - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+    result = result.numpy() if torch.is_tensor(result) else result
+    assert np.abs(result - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", range(len(PERSAM_CASES)))
@@ -84,7 +84,7 @@ def test_persam(large_sam, case, monkeypatch):
         "predict",
         lambda *a, **k: rounds.append((k, predict(*a, **k))) or rounds[-1][1],
     )
-    found = PerSam(large_sam).predict(image, [example])
+    result = PerSam(large_sam).predict(image, [example])
     best = [masks.best() for _, masks in rounds]
     close(best[0].low_resolution[0, 0, ::8, ::8], kept[f"second_{case}"])
     third = best[1].low_resolution[0, 0, ::8, ::8]
@@ -92,7 +92,7 @@ def test_persam(large_sam, case, monkeypatch):
     close(np.array([float(masks.scores) for masks in best]), kept[f"scores_{case}"])
     assert rounds[1][0]["boxes"][0].tolist() == kept[f"box_{case}"].tolist()
     expected = np.unpackbits(kept[f"mask_{case}"], count=size[0] * size[1]).reshape(size)
-    assert (found.mask.numpy() != expected.astype(bool)).mean() < 1e-3
+    assert (result.mask.numpy() != expected.astype(bool)).mean() < 1e-3
 
 
 @pytest.mark.parametrize("case", range(len(MATCHER_CASES)))
@@ -131,9 +131,9 @@ def test_matcher(case):
     close(scores.similarity, kept[f"likeness_{case}"])
     close(scores.purity, kept[f"purity_{case}"])
     close(scores.coverage, kept[f"coverage_{case}"])
-    found = matcher.predict(image, examples)
+    result = matcher.predict(image, examples)
     expected = np.unpackbits(kept[f"mask_{case}"], count=SIDE * SIDE).reshape(SIDE, SIDE)
-    assert (found.mask.numpy() != expected.astype(bool)).mean() < 1e-3
+    assert (result.mask.numpy() != expected.astype(bool)).mean() < 1e-3
 
 
 def test_cases_cover_few_and_many_points_and_masks():

@@ -26,11 +26,11 @@ def squared_distances(region):
     height, width = region.shape
     padded = np.pad(region, 1)
     outside = np.argwhere(~padded)
-    found = np.zeros((height, width), int)
+    result = np.zeros((height, width), int)
     for y in range(height):
         for x in range(width):
-            found[y, x] = ((outside - (y + 1, x + 1)) ** 2).sum(1).min()
-    return found
+            result[y, x] = ((outside - (y + 1, x + 1)) ** 2).sum(1).min()
+    return result
 
 
 def click_by_search(target, mask, clicked):
@@ -59,7 +59,7 @@ def test_clicks_equal_an_exhaustive_search(target, mask, clicked):
 def test_clicks_on_larger_regions_equal_an_exhaustive_search():
     rng = np.random.default_rng(0)
     noise = rng.random((2, 5, 6)) > 0.4
-    target, mask = (np.kron(one, np.ones((6, 6), bool)) for one in noise)
+    target, mask = (np.kron(blocks, np.ones((6, 6), bool)) for blocks in noise)
     none = np.zeros_like(target)
     assert next_click(target, mask, none) == click_by_search(target, mask, none)
 

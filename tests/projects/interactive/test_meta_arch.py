@@ -41,10 +41,10 @@ def test_configurations_name_the_architecture_and_a_data_set(file):
 def test_prompts_give_instances(model, pixels):
     item = {"image": torch.from_numpy(pixels).permute(2, 0, 1)}
     prompts = [Prompt(inside=[(40, 30)]), {"box": (5, 5, 50, 50)}]
-    found = model([{**item, "prompts": prompts}])[0]["instances"]
+    result = model([{**item, "prompts": prompts}])[0]["instances"]
     same = segment(model.sam, pixels, prompts)
-    assert np.array_equal(found.pred_masks.numpy(), same.masks)
-    assert found.scores.tolist() == pytest.approx(same.scores.tolist())
+    assert np.array_equal(result.pred_masks.numpy(), same.masks)
+    assert result.scores.tolist() == pytest.approx(same.scores.tolist())
     assert len(model([{**item, "prompts": []}])[0]["instances"]) == 0
     with pytest.raises(ValueError, match="needs `prompts` or `targets`"):
         model([item])
@@ -66,9 +66,9 @@ def test_bfloat16_masks_are_similar(model, pixels):
 def test_segmenter_prompt_equals_segment(model, pixels):
     segmenter = Segmenter.from_config(CONFIGS / "sam_random_picturebook.yaml", device="cpu")
     prompts = [{"inside": [(40, 30)], "label": "cup"}]
-    found = segmenter.prompt(pixels, prompts)
-    assert found.labels == ["cup"]
-    assert np.array_equal(found.masks, segment(model.sam, pixels, prompts).masks)
+    result = segmenter.prompt(pixels, prompts)
+    assert result.labels == ["cup"]
+    assert np.array_equal(result.masks, segment(model.sam, pixels, prompts).masks)
     with pytest.raises(ValueError, match=r"InteractiveSAM cannot refer\(\)"):
         segmenter.refer(pixels, "the cup")
 
@@ -117,9 +117,9 @@ def test_command_line_evaluates_on_the_picture_book(tiny_book, tmp_path):
     ]
     file = str(CONFIGS / "sam_random_picturebook.yaml")
     train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
-    found = json.loads((tmp_path / "results.json").read_text())["interactive"]
-    assert found["objects"] > 2
-    assert 1 <= found["NoC@85"] <= found["NoC@90"] <= 2
-    assert 0 <= found["mIoU@1"] <= 100
+    result = json.loads((tmp_path / "results.json").read_text())["interactive"]
+    assert result["objects"] > 2
+    assert 1 <= result["NoC@85"] <= result["NoC@90"] <= 2
+    assert 0 <= result["mIoU@1"] <= 100
     row = json.loads((tmp_path / "table.json").read_text())[0]
     assert "at most 2 simulated clicks" in row["protocol"]

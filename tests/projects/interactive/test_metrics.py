@@ -16,20 +16,20 @@ def test_scores_of_three_objects():
         [0.85, 0.80, 0.90, 0.20],  # reaches 85 at once, exactly; 90 at the third
         [0.10, 0.20, 0.30, 0.84],  # never
     ]
-    found = interactive_scores(ious, 4)
-    assert found["NoC@85"] == pytest.approx((2 + 1 + 4) / 3)
-    assert found["NoC@90"] == pytest.approx((3 + 3 + 4) / 3)
-    assert found["failed@85"] == found["failed@90"] == pytest.approx(100 / 3)
-    assert found["mIoU@1"] == pytest.approx(100 * (0.5 + 0.85 + 0.1) / 3)
-    assert found["mIoU@4"] == pytest.approx(100 * (0.95 + 0.2 + 0.84) / 3)
-    assert "mIoU@5" not in found
-    assert found["objects"] == 3
+    scores = interactive_scores(ious, 4)
+    assert scores["NoC@85"] == pytest.approx((2 + 1 + 4) / 3)
+    assert scores["NoC@90"] == pytest.approx((3 + 3 + 4) / 3)
+    assert scores["failed@85"] == scores["failed@90"] == pytest.approx(100 / 3)
+    assert scores["mIoU@1"] == pytest.approx(100 * (0.5 + 0.85 + 0.1) / 3)
+    assert scores["mIoU@4"] == pytest.approx(100 * (0.95 + 0.2 + 0.84) / 3)
+    assert "mIoU@5" not in scores
+    assert scores["objects"] == 3
 
 
 def test_reaching_the_level_with_the_last_click_is_no_failure():
-    found = interactive_scores([[0.0] * 19 + [0.9]], 20)
-    assert found["NoC@90"] == 20
-    assert found["failed@90"] == 0
+    scores = interactive_scores([[0.0] * 19 + [0.9]], 20)
+    assert scores["NoC@90"] == 20
+    assert scores["failed@90"] == 0
     assert interactive_scores([[0.0] * 20], 20)["failed@90"] == 100
 
 
@@ -41,7 +41,7 @@ def test_number_of_clicks_equals_a_loop():
 
 
 def test_no_objects_give_nan():
-    found = interactive_scores([], 20)
-    assert found["objects"] == 0
-    assert math.isnan(found["NoC@85"])
-    assert math.isnan(found["mIoU@20"])
+    scores = interactive_scores([], 20)
+    assert scores["objects"] == 0
+    assert math.isnan(scores["NoC@85"])
+    assert math.isnan(scores["mIoU@20"])

@@ -89,8 +89,8 @@ def test_64_prompts_encode_the_image_once(sam, pixels, encoded):
     rng = np.random.default_rng(0)
     prompts = [Prompt(inside=[(int(x), int(y))]) for x, y in rng.integers(0, 60, (40, 2))]
     prompts += [Prompt(box=(x, 5, x + 20, 30)) for x in range(24)]
-    found = segment(sam, pixels, prompts)
-    assert len(found) == 64
+    result = segment(sam, pixels, prompts)
+    assert len(result) == 64
     assert len(encoded) == 1
 
 

@@ -16,11 +16,11 @@ SIZE = (100, 160)
 
 def distance_to_polyline(point, polyline):
     """Compute the distance of a point to the nearest segment of a polyline."""
-    found = []
+    result = []
     for a, b in zip(polyline[:-1], polyline[1:]):
         along = np.clip(np.dot(point - a, b - a) / max(np.dot(b - a, b - a), 1e-12), 0, 1)
-        found.append(np.hypot(*(point - a - along * (b - a))))
-    return min(found)
+        result.append(np.hypot(*(point - a - along * (b - a))))
+    return min(result)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -14,7 +14,7 @@ from hipie_interactive.session import Session, segment
 def test_steps_equal_sam_predictor_with_its_last_mask(sam, pixels, encoded):
     session = Session(sam, pixels, "thing")
     session.add(Prompt(inside=[(40, 30)]))
-    found = session.add({"outside": [(10, 10)], "inside": [(60, 40)]})
+    result = session.add({"outside": [(10, 10)], "inside": [(60, 40)]})
     assert len(encoded) == 1
     predictor = SamPredictor(sam.model)
     predictor.set_image(pixels)
@@ -24,10 +24,10 @@ def test_steps_equal_sam_predictor_with_its_last_mask(sam, pixels, encoded):
     masks, scores, _ = predictor.predict(
         points, np.array([1, 1, 0]), mask_input=best[None], multimask_output=False
     )
-    assert isinstance(found, Segmentation)
-    assert found.labels == ["thing"]
-    assert found.scores[0] == pytest.approx(scores[0], abs=1e-5)
-    assert (found.masks[0] != masks[0]).mean() < 1e-3
+    assert isinstance(result, Segmentation)
+    assert result.labels == ["thing"]
+    assert result.scores[0] == pytest.approx(scores[0], abs=1e-5)
+    assert (result.masks[0] != masks[0]).mean() < 1e-3
 
 
 def test_undo_restores_the_previous_mask(sam, pixels):
@@ -64,9 +64,11 @@ def test_new_box_or_polygon_replaces_the_box(sam, pixels):
 
 
 def test_prompts_as_dicts(sam, pixels):
-    found = segment(sam, pixels, [{"inside": [(40, 30)], "label": "cup"}, Prompt(box=(1, 1, 9, 9))])
-    assert found.labels == ["cup", "object"]
-    assert found.to_coco()[0]["segmentation"]["size"] == [60, 90]
+    result = segment(
+        sam, pixels, [{"inside": [(40, 30)], "label": "cup"}, Prompt(box=(1, 1, 9, 9))]
+    )
+    assert result.labels == ["cup", "object"]
+    assert result.to_coco()[0]["segmentation"]["size"] == [60, 90]
     with pytest.raises(PromptError, match='a prompt has no "clicks"; it has inside, outside'):
         segment(sam, pixels, [{"clicks": [(1, 1)]}])
     with pytest.raises(PromptError, match="there is no prompt"):

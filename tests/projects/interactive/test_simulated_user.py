@@ -41,7 +41,7 @@ class DiscPainter:
 
 def test_rounds_equal_sam_predictor_with_the_same_clicks(sam, pixels, image):
     target = squares()[1]
-    found = simulate_clicks(image, target[None], 4)[0]
+    result = simulate_clicks(image, target[None], 4)[0]
     predictor = SamPredictor(sam.model)
     predictor.set_image(pixels)
     mask, clicked, low, places, kinds = np.zeros_like(target), np.zeros_like(target), None, [], []
@@ -55,13 +55,13 @@ def test_rounds_equal_sam_predictor_with_the_same_clicks(sam, pixels, image):
         )
         best = int(scores.argmax())
         mask, low = masks[best], logits[best][None]
-        assert found.clicks[step] == click
-        assert found.ious[step] == pytest.approx(iou(mask, target), abs=2e-3)
+        assert result.clicks[step] == click
+        assert result.ious[step] == pytest.approx(iou(mask, target), abs=2e-3)
 
 
 def test_image_is_encoded_once_for_all_objects_and_clicks(sam, pixels, encoded):
-    found = simulate_clicks(sam.encode(pixels), squares(), 6)
-    assert [len(clicks.ious) for clicks in found] == [6, 6, 6]
+    result = simulate_clicks(sam.encode(pixels), squares(), 6)
+    assert [len(clicks.ious) for clicks in result] == [6, 6, 6]
     assert len(encoded) == 1
 
 
@@ -75,8 +75,8 @@ def test_objects_are_independent(image):
 
 def test_iou_rises_on_a_responsive_model():
     painter = DiscPainter((60, 90), 5)
-    found = simulate_clicks(painter, squares()[:2], 20)
-    for clicks in found:
+    result = simulate_clicks(painter, squares()[:2], 20)
+    for clicks in result:
         assert clicks.ious[-1] > 0.7
         assert clicks.ious[-1] > clicks.ious[0]
     points, labels, multimask, given = painter.rounds[0]
@@ -89,11 +89,11 @@ def test_iou_rises_on_a_responsive_model():
 
 def test_finished_object_gets_no_more_clicks():
     painter = DiscPainter((60, 90), 0)
-    found = simulate_clicks(painter, squares()[[2, 0]], 3)
-    assert found[0].ious == (1.0, 1.0, 1.0)
-    assert len(found[0].clicks) == 1
+    result = simulate_clicks(painter, squares()[[2, 0]], 3)
+    assert result[0].ious == (1.0, 1.0, 1.0)
+    assert len(result[0].clicks) == 1
     assert [len(call[0]) for call in painter.rounds] == [2, 1, 1]
-    assert len(found[1].clicks) == 3
+    assert len(result[1].clicks) == 3
 
 
 def test_invalid_targets_are_refused(image):
