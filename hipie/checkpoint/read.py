@@ -34,7 +34,7 @@ ZIP_START, PICKLE_START = b"P", b"\x80"
 _DOWNLOADS = (("sam_vit_", "SAM's authors", "https://dl.fbaipublicfiles.com/segment_anything/"),)
 
 # What torch's weights-only reader may build beside tensors: arrays and numbers of NumPy.
-_SAFE_GLOBALS = [(stand_in, name) for name, stand_in in NUMPY_STAND_INS.items()]
+_SAFE_GLOBALS: list[Any] = [(stand_in, name) for name, stand_in in NUMPY_STAND_INS.items()]
 _REFUSED = "refused, and nothing of it was run"
 _TRUNCATED = "the file is truncated or is no file of weights"
 _DAMAGED = (

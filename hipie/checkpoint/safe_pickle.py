@@ -15,7 +15,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class DTypeStandIn:
         if not isinstance(code, str) or not _PLAIN_DTYPE.fullmatch(code):
             raise TypeError(f"arrays of {code!r} are not plain")
         self.code = code.lstrip("<>=|")
-        self.order = "="
+        self.order: Literal["<", ">", "=", "|"] = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1]
@@ -56,7 +56,7 @@ class DTypeStandIn:
 
     def dtype(self) -> np.dtype[Any]:
         """Return NumPy's data type."""
-        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[call-overload]
+        return np.dtype(self.code).newbyteorder(self.order)
 
 
 class ArrayStandIn:

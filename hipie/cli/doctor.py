@@ -1,6 +1,6 @@
-"""``python -m hipie doctor``: what is installed, what runs, and what to type to mend the rest.
+"""`hipie doctor`: report installed packages, usable kernels, and commands for what is missing.
 
-Exits with 1 where a kernel that this machine could use is missing.
+The exit status is 1 where a kernel that this machine could use is missing.
 """
 
 from __future__ import annotations
@@ -20,25 +20,29 @@ DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookre
 
 
 def report() -> tuple[list[str], bool]:
-    """Lines to print, and whether all is well."""
-    lines, well = [], True
+    """Report installed packages, usable kernels and compilers.
+
+    Returns:
+        The lines to print, and whether everything is installed and built.
+    """
+    lines, complete = [], True
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device in devices:
-        found = explain(torch.empty((1, 1, 1, 1), device=device))
-        lines += [f"deformable attention on {device}:", *_indent(str(found)), ""]
-        well = well and found.mend is None
+        explanation = explain(torch.empty((1, 1, 1, 1), device=device))
+        lines += [f"deformable attention on {device}:", *_indent(str(explanation)), ""]
+        complete = complete and explanation.mend is None
     lines.append("packages:")
     for name in ("hipie", "torchvision", "transformers", "timm", "numpy"):
         lines.append(f"  {name} {_version(name)}")
     if importlib.util.find_spec("detectron2") is None:
-        well = False
-        lines.append(f"  detectron2 is not installed; mend: {DETECTRON2}")
+        complete = False
+        lines.append(f"  detectron2 is not installed; install it with: {DETECTRON2}")
     else:
         lines.append(f"  detectron2 {_version('detectron2', 'sal-detectron2')}")
     compilers = [name for name in ("c++", "nvcc") if shutil.which(name)]
-    lines.append(f"compilers: {', '.join(compilers) or 'none found'}")
+    lines.append(f"compilers: {', '.join(compilers) or 'none'}")
     lines.append(f"to build the operator again: {build_command(devices[-1])}")
-    return lines, well
+    return lines, complete
 
 
 def _indent(text: str) -> list[str]:
@@ -55,11 +59,16 @@ def _version(*names: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; 0 where all is well, else 1."""
-    argparse.ArgumentParser(prog="hipie doctor", description=report.__doc__).parse_args(arguments)
-    lines, well = report()
+    """Print the report.
+
+    Returns:
+        0 if everything is installed and built, else 1.
+    """
+    description = "Report installed packages, usable kernels and compilers."
+    argparse.ArgumentParser(prog="hipie doctor", description=description).parse_args(arguments)
+    lines, complete = report()
     print("\n".join(lines))
-    return 0 if well else 1
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Every configuration key that `hipie` adds to Detectron2's, its default, and what it means.
+"""Every configuration key that `hipie` adds to Detectron2's, with its default.
 
-The defaults are the published HIPIE R50 model; `configs/` holds what differs. Detectron2's own keys
-keep their meaning.
+The defaults are those of the published HIPIE R50 model; the files in `configs/` have the
+differences. Detectron2's own keys keep their meaning.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
     cfg.MODEL.VIT = _vit_keys()
-    _add_recipe_keys(cfg)
+    _add_solver_keys(cfg)
     _add_data_keys(cfg)
     add_project_configs(cfg)
 
 
 def _model_keys() -> CN:
     node = CN()
-    # Channels of every level, query and word-to-pixel score inside the two branches.
+    # Channels of feature levels and queries in both branches.
     node.HIDDEN_DIM = 256
     # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on.
     node.SIZE_DIVISIBILITY = 32
     node.PAD_AT_TEST = False
-    # A query joins the panoptic map when its best class score is above this ...
+    # A query joins the panoptic map if its best class score is above this ...
     node.OBJECT_MASK_THRESHOLD = 0.25
-    # ... and keeps its segment when it won this share of its own mask.
+    # ... and keeps its segment if it has at least this share of its own mask.
     node.OVERLAP_THRESHOLD = 0.8
 
     node.TEXT = CN()
@@ -59,17 +59,17 @@ def _model_keys() -> CN:
     node.THINGS.NUM_HEADS = 8
     node.THINGS.NUM_POINTS = 4
     node.THINGS.DIM_FEEDFORWARD = 2048
-    # Words and pixels see each other before the thing encoder; off: only at the class heads.
+    # Fuse text and image features before the thing encoder; off: text enters at the class heads.
     node.THINGS.EARLY_FUSION = True
     node.THINGS.FUSION_EMBED_DIM = 2048
     node.THINGS.FUSION_HEADS = 8
     node.THINGS.FUSION_DROPOUT = 0.1
     node.THINGS.MASK_CHANNELS = 8
-    # Noised copies of the objects that the decoder learns to clean up; 0 turns denoising off.
+    # Noised ground-truth queries that the decoder learns to denoise; 0: no denoising.
     node.THINGS.DENOISING_QUERIES = 200
 
     node.STUFF = CN()
-    # Stuff has a decoder of its own; off: the thing branch finds stuff and parts too.
+    # Stuff has a decoder of its own; off: the thing branch predicts stuff and parts as well.
     node.STUFF.ENABLED = True
     node.STUFF.NUM_QUERIES = 300
     node.STUFF.ENCODER_LAYERS = 6
@@ -81,14 +81,14 @@ def _model_keys() -> CN:
     node.STUFF.DENOISING_NOISE = 0.4
 
     node.LOSS = CN()
-    # Points at which mask losses are taken.
+    # Points per mask at which mask losses are computed.
     node.LOSS.NUM_POINTS = 12544
-    # Two slips of the published training: stuff learns boxes of the unpadded image, and masks of
-    # denoising queries are centred on other queries' references.
+    # Two errors of the published training: boxes of stuff are relative to the unpadded image, and
+    # masks of denoising queries are centered at other queries' reference points.
     node.LOSS.OFFICIAL_BOX_FRAMES = True
-    # Average the normalisers of the losses over processes (the published rule is off).
+    # Average the normalizers of the losses over processes (published: off).
     node.LOSS.AVERAGE_NORMALIZERS = False
-    # Also teach the box-quality head of the last layer, which inference reads (published: off).
+    # Supervise the IoU head of the last layer, which inference reads (published: off).
     node.LOSS.SUPERVISE_LAST_IOU = False
     # A part is also positive for its whole's name wherever the caption has it (part training).
     node.LOSS.PROPAGATE_PART_TO_WHOLE = False
@@ -128,21 +128,21 @@ def _model_keys() -> CN:
 
 def _clip_keys() -> CN:
     node = CN()
-    # CLIP looks at every mask too, and its scores join the model's own.
+    # Combine the model's class scores with CLIP's scores of every mask.
     node.ENABLED = False
-    # A name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
-    # "random:NAME"; OpenAI's weights take the matching activation by themselves.
+    # A model of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
+    # "random:NAME"; OpenAI's weights select the matching activation.
     node.MODEL = "ViT-L-14-336"
     node.WEIGHTS = "openai"
-    # How much CLIP counts, of things and of stuff, for classes that TRAIN_VOCABULARY names ...
+    # Weight of CLIP, for things and for stuff, of classes in TRAIN_VOCABULARY ...
     node.ALPHA = (0.35, 0.35)
-    # ... and for all others.
+    # ... and of all other classes.
     node.BETA = (0.7, 0.7)
     # "multiply" (p^(1-a) c^a) or "add" ((1-a) p + a c).
     node.ENSEMBLE = "multiply"
-    # Temperature of the softmax over classes of things before CLIP joins.
+    # Temperature of the softmax over the classes of things before the ensemble.
     node.THING_TEMPERATURE = 0.06
-    # What training knew: a public vocabulary, or a registered data set.
+    # Classes of the training: a public vocabulary, or a registered data set.
     node.TRAIN_VOCABULARY = "coco_panoptic"
     return node
 
@@ -152,22 +152,23 @@ def _test_keys() -> CN:
     node.INSTANCE_ON = True
     node.SEMANTIC_ON = True
     node.PANOPTIC_ON = True
-    # At test an expression is compared before it has seen the image, in training after: what the
-    # published weights expect. Off: after, in both.
+    # At test expressions are compared by their features before the fusion, in training by those
+    # after it, as the published weights expect. Off: after it in both.
     node.UNFUSED_EXPRESSION_FEATURES = True
-    # How the logits of a class's tokens become one: "mean" or "max".
+    # Reduction of the logits of a class's tokens: "mean" or "max".
     node.TOKEN_POOLING = "mean"
     node.NMS_THRESHOLD = 0.7
-    # Temperature of the softmax over classes in the merge.
+    # Temperature of the softmax over classes in panoptic inference.
     node.TEMPERATURE = 0.06
-    # The panoptic map scores smaller vocabularies as if they had so many classes, the further ones
-    # absent; else one or two names are always sure. 0: never (published). `Segmenter` takes 133.
+    # Smaller vocabularies are filled with absent classes to this number before the softmax of
+    # panoptic inference; otherwise one or two classes always score high. 0: off (published).
+    # `Segmenter` uses 133.
     node.MIN_SOFTMAX_CLASSES = 0
-    # The stuff decoder also scores things in the merge.
+    # The stuff decoder scores things as well in panoptic inference.
     node.THING_SCORES_FROM_STUFF_DECODER = False
-    # Only the stuff decoder feeds the semantic and panoptic merge.
+    # Semantic and panoptic inference use the stuff decoder only.
     node.PANOPTIC_FROM_STUFF_DECODER_ONLY = False
-    # In the semantic map the parts of a pixel agree about whose parts they are.
+    # Parts at a pixel of the semantic map belong to the same whole.
     node.CONSISTENT_PARTS = False
     return node
 
@@ -177,17 +178,17 @@ def _vit_keys() -> CN:
     node.EMBED_DIM = 1280
     node.DEPTH = 32
     node.NUM_HEADS = 16
-    # The size of images that the tables of relative positions are made for.
+    # Image size of the tables of relative positions.
     node.IMAGE_SIZE = 1024
-    # The size that the table of absolute positions comes from.
+    # Image size of the pre-trained table of absolute positions.
     node.PRETRAIN_IMAGE_SIZE = 224
     node.WINDOW_SIZE = 14
-    # Blocks that look through windows; all others see the whole image. The published ViT-H has
-    # the list of a ViT-B, so that its blocks from 11 on are all global.
+    # Blocks with window attention; all others have global attention. The published ViT-H has the
+    # list of a ViT-B, so that its blocks from 11 on are all global.
     node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
-    # Chance that the last block is skipped in training; earlier ones less, down to 0.
+    # Drop-path rate of the last block; it grows linearly from 0.
     node.DROP_PATH = 0.5
-    # Compute the blocks again for gradients instead of keeping what they computed.
+    # Recompute the activations of the blocks in the backward pass.
     node.CHECKPOINT_ACTIVATIONS = False
     return node
 
@@ -197,24 +198,24 @@ def _timm_keys() -> CN:
     node.NAME = "tf_efficientnet_lite0"
     # "" (random), "package" (the ImageNet weights of an installed package), or a file.
     node.WEIGHTS = ""
-    # Batch norm keeps its statistics and scales.
+    # Batch norms are frozen.
     node.FREEZE_NORM = True
     return node
 
 
-def _add_recipe_keys(cfg: CN) -> None:
+def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 0.01
-    # Learning rates of the parts that start from trained weights, times BASE_LR.
+    # Learning rates of pre-trained modules, as multiples of BASE_LR.
     cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.1
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.1
-    # Of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) to this power.
+    # Power of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) ** POLY_POWER.
     cfg.SOLVER.POLY_POWER = 0.9
     # Bound of the norm of the gradient of all parameters together; 0: no clipping.
     cfg.SOLVER.MAX_GRAD_NORM = 0.1
-    # Checkpoints that stay on disk besides the final one.
+    # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0
     # Modules or files with architectures, data sets or evaluators, imported before anything is
@@ -222,33 +223,35 @@ def _add_recipe_keys(cfg: CN) -> None:
     cfg.IMPORTS = ()
     # Evaluate in bfloat16.
     cfg.TEST.BFLOAT16 = False
-    # Count COCO's AP with the package faster-coco-eval instead of pycocotools.
+    # Compute COCO's AP with the package faster-coco-eval instead of pycocotools.
     cfg.TEST.FASTER_COCO_EVAL = False
 
 
 def _add_data_keys(cfg: CN) -> None:
-    # People's own data: a [name, instances JSON in COCO's format, folder of the images] each;
-    # DATASETS.TRAIN and DATASETS.TEST then take the names.
+    # Own data sets: [name, instances JSON in COCO's format, folder of the images] each, to be used
+    # by name in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
-    # How often each of DATASETS.TRAIN is drawn, relative to the others; () = equally.
+    # Relative sampling frequency of each of DATASETS.TRAIN; (): equal.
     cfg.DATALOADER.DATASET_RATIO = ()
-    # Images in a batch of each of DATASETS.TRAIN; () = SOLVER.IMS_PER_BATCH for all.
+    # Batch size of each of DATASETS.TRAIN; (): SOLVER.IMS_PER_BATCH.
     cfg.DATALOADER.DATASET_BATCH_SIZE = ()
-    # Expressions that share one image in a training batch.
+    # Expressions per image in a training batch.
     cfg.INPUT.EXPRESSIONS_PER_IMAGE = 4
-    # Train also with expressions that describe several objects, or none.
+    # Train with expressions that describe several objects or none as well.
     cfg.INPUT.GENERALIZED_EXPRESSIONS = False
-    # How often a training image with expressions is mirrored, and left and right in its words.
+    # Probability of a horizontal flip of a training image with expressions; "left" and "right" in
+    # the expressions are swapped.
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.5
-    # Images with expressions are resized to a square of this side, whatever their shape; 0: by
-    # MIN_SIZE_* and MAX_SIZE_*, keeping it.
+    # Images with expressions are resized to a square of this side; 0: by MIN_SIZE_* and MAX_SIZE_*,
+    # with their aspect ratio.
     cfg.INPUT.SQUARE_SIZE = 0
-    # Of a training image with more objects than this, so many are drawn; 0 = all are kept.
+    # At most this many objects of a training image are sampled; 0: all are kept.
     cfg.INPUT.MAX_OBJECTS = 0
-    # A connected piece of a part smaller than this many pixels is not an object.
+    # Smallest area of a connected component of a part that is an object, in pixels.
     cfg.INPUT.MIN_PART_AREA = 100
-    # How often an image is fitted into a square of SIZE times a scale drawn from MIN_SCALE to
-    # MAX_SCALE, and cropped or padded to SIZE, before it is resized. Never with expressions.
+    # Large-scale jitter: with this probability an image is resized into a square of SIZE times a
+    # scale from MIN_SCALE to MAX_SCALE, and cropped or padded to SIZE, before it is resized. Not
+    # for images with expressions.
     cfg.INPUT.LSJ = CN()
     cfg.INPUT.LSJ.PROBABILITY = 0.5
     cfg.INPUT.LSJ.MIN_SCALE = 0.1
@@ -260,9 +263,9 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.PICTUREBOOK.TRAIN_PAGES = 6000
     cfg.PICTUREBOOK.VAL_PAGES = 500
     cfg.PICTUREBOOK.UNSEEN_PAGES = 200
-    # Groups of 4 to 8 pages, drawn apart from the pages above.
+    # Groups of 4 to 8 pages, in addition to the pages above.
     cfg.PICTUREBOOK.TRAIN_GROUPS = 400
     cfg.PICTUREBOOK.VAL_GROUPS = 60
     cfg.PICTUREBOOK.UNSEEN_GROUPS = 40
-    # Where pages are drawn; "" = under Detectron2's data set root.
+    # Folder of the drawn pages; "": below Detectron2's data set root.
     cfg.PICTUREBOOK.ROOT = ""

@@ -1,13 +1,12 @@
-"""Merge a file and a command line into a configuration; one sentence names what does not fit."""
+"""Merging of files and command lines into a configuration, and its validation."""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
-from operator import contains
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ _COUNTS = (
     ),
     "MODEL.HIPIE.THINGS.FUSION_HEADS",
 )
-# Group norms have 32 groups; every head has as many channels as the others.
+# Group norms have 32 groups; all heads have the same number of channels.
 _MULTIPLES = (
     ("MODEL.HIPIE.HIDDEN_DIM", 32),
     ("MODEL.HIPIE.HIDDEN_DIM", "MODEL.HIPIE.THINGS.NUM_HEADS"),
@@ -44,7 +43,7 @@ _MULTIPLES = (
 
 
 class ConfigError(ValueError):
-    """A key or value that no configuration of this package has; the message names it."""
+    """Key or value that a configuration cannot have; the message names it."""
 
 
 def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any] = ()) -> None:
@@ -53,13 +52,13 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
     No code of a file runs: YAML's tags for Python objects are refused.
 
     Args:
-        cfg: with every key that may occur.
-        file: Detectron2's format, with `_BASE_`; "" for none.
+        cfg: configuration with every key that may occur.
+        file: in Detectron2's format, with `_BASE_`; "" for none.
         options: KEY VALUE KEY VALUE ...
 
     Raises:
-        ConfigError: for a file that cannot be read, a key that does not exist (with the nearest
-            ones), a value of another type, or a key without a value.
+        ConfigError: for a file that cannot be read, an unknown key (with the nearest ones), a value
+            of another type, or a key without a value.
     """
     if file:
         _merge_file(cfg, str(file))
@@ -95,19 +94,20 @@ def listed_imports(file: str | os.PathLike[str]) -> list[str]:
 
 
 def check(cfg: CfgNode) -> None:
-    """Find values that have the right type and still cannot work, before anything is built.
+    """Check values that have the right type and cannot work, before anything is built.
 
     Raises:
         ConfigError: naming the key and what it may be.
     """
-    for key, allowed in _CHOICES.items():
-        _require(cfg, key, partial(contains, allowed), " or ".join(allowed))
+    for key, choices in _CHOICES.items():
+        _require(cfg, key, _value(cfg, key) in choices, " or ".join(choices))
     for key in _COUNTS:
-        _require(cfg, key, lambda value: value >= 1, "at least 1")
+        _require(cfg, key, _value(cfg, key) >= 1, "at least 1")
     for key, divisor in _MULTIPLES:
         step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
-        rule = f"a multiple of {step}" + ("" if step == divisor else f", which is {divisor}")
-        _require(cfg, key, partial(_is_multiple, step), rule)
+        source = "" if step == divisor else f", which is {divisor}"
+        value = _value(cfg, key)
+        _require(cfg, key, value > 0 and value % step == 0, f"a multiple of {step}{source}")
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
@@ -117,7 +117,7 @@ def check(cfg: CfgNode) -> None:
 
 
 def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:
-    """Full names of all values, such as "SOLVER.MAX_ITER"."""
+    """Yield the full names of all values, such as "SOLVER.MAX_ITER"."""
     for name, value in cfg.items():
         if isinstance(value, CfgNode):
             yield from keys(value, f"{start}{name}.")
@@ -150,19 +150,15 @@ def _unknown(key: str, known: set[str]) -> str:
 
 
 def _wrong_value(key: str, value: Any, cfg: CfgNode) -> str:
-    now = _value(cfg, key)
-    return f"{key} cannot be {value!r}: it is of type {type(now).__name__}, such as {now!r}"
+    current = _value(cfg, key)
+    kind = type(current).__name__
+    return f"{key} cannot be {value!r}: it is of type {kind}, such as {current!r}"
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
     return reduce(getattr, key.split("."), cfg)
 
 
-def _is_multiple(step: int, value: int) -> bool:
-    return value > 0 and value % step == 0
-
-
-def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], rule: str) -> None:
-    value = _value(cfg, key)
-    if not holds(value):
-        raise ConfigError(f"{key} is {value!r}; it has to be {rule}")
+def _require(cfg: CfgNode, key: str, valid: bool, requirement: str) -> None:
+    if not valid:
+        raise ConfigError(f"{key} is {_value(cfg, key)!r}; it has to be {requirement}")

@@ -1,4 +1,4 @@
-"""`hipie train`, `hipie eval` and train_net.py: from drawn images to checkpoints and results.json."""
+"""Command line of training and evaluation: `hipie train`, `hipie eval` and train_net.py."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hipie.cli import eval as eval_command
 from hipie.cli import train
 from hipie.engine.trainer import Trainer
 from hipie.projects import project_folders
@@ -34,8 +35,8 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def logging_as_before():
-    """Detectron2's setup adds handlers that write into the test's folder."""
+def restored_logging():
+    """Restore the loggers; Detectron2's setup adds handlers that write to the test's folder."""
     names = ("detectron2", "fvcore", "hipie", *project_folders())
     before = {name: list(logging.getLogger(name).handlers) for name in names}
     yield
@@ -47,39 +48,39 @@ def logging_as_before():
         logging.getLogger(name).propagate = True
 
 
-def test_two_steps_and_an_evaluation(monkeypatch, logging_as_before, tiny_options, tmp_path):
+def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options, tmp_path):
     done = call("SOLVER.MAX_ITER", "2", *tiny_options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     folder = tmp_path / "output"
     results = json.loads((folder / "results.json").read_text())
-    asked = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "parts": "mIoU"}
-    for task, metric in {**asked, "refer": "oIoU"}.items():
+    metrics = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "parts": "mIoU"}
+    for task, metric in {**metrics, "refer": "oIoU"}.items():
         assert 0 <= results[task][metric] <= 100
     rows = json.loads((folder / "table.json").read_text())
-    assert {row["task"] for row in rows} >= {*asked, "refer"}
+    assert {row["task"] for row in rows} >= {*metrics, "refer"}
     assert all(row["protocol"] and row["protocol"] in done.stdout for row in rows)
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     (line,) = [one for one in done.stdout.splitlines() if "hipie.engine.event_writers" in one]
     assert "2/2  loss" in line and "stuff" in line
     assert len(line) < 250
 
-    # The same weights judged again, from the file, find the same.
+    # Evaluation of the saved weights has the same results.
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
-    run_here(monkeypatch, "--eval-only", *weights, *tiny_options)
-    found = json.loads((folder / "results.json").read_text())
+    run_command(monkeypatch, "--eval-only", *weights, *tiny_options)
+    repeated = json.loads((folder / "results.json").read_text())
     for task, numbers in results.items():
-        assert found[task] == pytest.approx(numbers, abs=1e-3, nan_ok=True), task
+        assert repeated[task] == pytest.approx(numbers, abs=1e-3, nan_ok=True), task
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_options, tmp_path):
+def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
     options = ["SOLVER.MAX_ITER", "5000", "DATASETS.TEST", "()", *tiny_options]
-    output = tmp_path / "said.txt"
-    with output.open("w") as said:
+    output = tmp_path / "output.txt"
+    with output.open("w") as stream:
         process = subprocess.Popen(
             command(*options),
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=said,
+            stdout=stream,
             stderr=subprocess.STDOUT,
         )
     try:
@@ -104,7 +105,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_options, tmp_path):
     assert final["iteration"] == reached + 2
 
 
-def run_here(monkeypatch, *arguments: str) -> None:
+def run_command(monkeypatch, *arguments: str) -> None:
     run_in_this_process(monkeypatch)
     train.main(["--config-file", TINY, *arguments])
 
@@ -115,7 +116,7 @@ def run_in_this_process(monkeypatch) -> None:
 
 
 def state_of(trainer: Trainer) -> dict:
-    """Weights, the optimiser with its moments, and the schedule."""
+    """Weights, optimizer state and schedule."""
     inner = trainer._trainer
     return {
         "weights": {k: v.clone() for k, v in inner.model.state_dict().items()},
@@ -125,7 +126,7 @@ def state_of(trainer: Trainer) -> dict:
 
 
 def assert_equal(one, other, place="") -> None:
-    """To the bit, through dicts and lists."""
+    """Compare nested dicts and lists of tensors bit by bit."""
     assert type(one) is type(other), place
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), place
@@ -142,8 +143,8 @@ def assert_equal(one, other, place="") -> None:
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
-    """All three tasks, all draws, all optimiser groups, from new objects after the resume."""
+def test_resumed_training_is_bit_exact(tiny_cfg, tmp_path, bfloat16):
+    """All three tasks, random numbers and optimizer groups, with new objects after the resume."""
     tiny_cfg.DATASETS.TEST = ()
     tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 10
     tiny_cfg.SOLVER.AMP.ENABLED = bfloat16
@@ -157,21 +158,21 @@ def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
         trainer.train()
         return trainer
 
-    tiny_cfg.OUTPUT_DIR = str(tmp_path / "whole")
-    whole = state_of(run(20, False))
-    tiny_cfg.OUTPUT_DIR = str(tmp_path / "pieces")
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "uninterrupted")
+    uninterrupted = state_of(run(20, False))
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "resumed")
     run(10, False)
     torch.rand(17)
     resumed = run(20, True)
     assert resumed.start_iter == 10
-    assert_equal(whole, state_of(resumed))
-    moved = torch.load(tmp_path / "pieces/model_0000009.pth", weights_only=True)["model"]
-    last = whole["weights"]
+    assert_equal(uninterrupted, state_of(resumed))
+    moved = torch.load(tmp_path / "resumed/model_0000009.pth", weights_only=True)["model"]
+    last = uninterrupted["weights"]
     assert sum(not torch.equal(moved[key], last[key]) for key in moved) > 50
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR; near ones"),
         (["SOLVER.MAX_ITER", "abc"], "SOLVER.MAX_ITER cannot be 'abc'"),
@@ -183,63 +184,63 @@ def test_twenty_iterations_equal_ten_and_ten_more(tiny_cfg, tmp_path, bfloat16):
         (["PICTUREBOOK.VAL_PAGES", "0"], "needs at least one page"),
     ],
 )
-def test_bad_input_ends_with_one_expression(
-    monkeypatch, logging_as_before, tiny_options, options, said
+def test_wrong_input_exits_with_one_line(
+    monkeypatch, restored_logging, tiny_options, options, expected
 ):
     with pytest.raises(SystemExit) as ended:
-        run_here(monkeypatch, *tiny_options, *options)
+        run_command(monkeypatch, *tiny_options, *options)
     message = ended.value.code
     assert message.startswith("hipie train: ")
-    assert said in message
+    assert expected in message
     assert "\n" not in message
 
 
-def test_a_test_set_that_cannot_be_read_ends_before_the_training(
-    monkeypatch, logging_as_before, tiny_options, tmp_path
+def test_unreadable_test_set_is_an_error_before_training(
+    monkeypatch, restored_logging, tiny_options, tmp_path
 ):
     monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("it trained"))
     with pytest.raises(SystemExit, match="Dataset 'nothing' is not registered"):
-        run_here(monkeypatch, *tiny_options, "DATASETS.TEST", "('nothing',)")
+        run_command(monkeypatch, *tiny_options, "DATASETS.TEST", "('nothing',)")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
     with pytest.raises(SystemExit, match="empty/refcoco/"):
-        run_here(monkeypatch, *tiny_options, "DATASETS.TEST", "('refcoco_unc_val',)")
+        run_command(monkeypatch, *tiny_options, "DATASETS.TEST", "('refcoco_unc_val',)")
 
 
-def test_an_unknown_configuration_is_named(monkeypatch):
+def test_unknown_configuration_is_an_error(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         train.run_process(train.parse_arguments(["--config-file", "nano/hipie_nono"]))
     assert 'no configuration "nano/hipie_nono"; near ones are nano/' in ended.value.code
 
 
-def test_where_an_error_came_from_is_in_the_log(
-    monkeypatch, logging_as_before, tiny_options, tmp_path, capsys
+def test_traceback_is_in_the_log_only(
+    monkeypatch, restored_logging, tiny_options, tmp_path, capsys
 ):
     with pytest.raises(SystemExit):
-        run_here(monkeypatch, *tiny_options, "MODEL.WEIGHTS", "nowhere.pth")
+        run_command(monkeypatch, *tiny_options, "MODEL.WEIGHTS", "nowhere.pth")
     assert "Traceback" not in capsys.readouterr().out
     assert "Traceback" in (tmp_path / "output/log.txt").read_text()
 
 
-def test_what_projects_say_is_in_the_log(monkeypatch, logging_as_before, tiny_options, tmp_path):
+def test_messages_of_projects_are_in_the_log(monkeypatch, restored_logging, tiny_options, tmp_path):
     projects = project_folders()
     assert projects
 
     def evaluated(*_: object) -> None:
         for name in projects:
-            logging.getLogger(f"{name}.mappers").warning("a word of %s", name)
+            logging.getLogger(f"{name}.mappers").warning("message of %s", name)
 
     monkeypatch.setattr(Trainer, "test", evaluated)
-    run_here(monkeypatch, "--eval-only", *tiny_options)
-    said = (tmp_path / "output/log.txt").read_text()
-    assert all(f"a word of {name}" in said for name in projects)
+    run_command(monkeypatch, "--eval-only", *tiny_options)
+    log = (tmp_path / "output/log.txt").read_text()
+    assert all(f"message of {name}" in log for name in projects)
 
 
-def test_two_ways_to_be_many_exclude_each_other():
+def test_gpus_and_cpu_workers_are_exclusive():
     with pytest.raises(SystemExit, match="--num-gpus and --cpu-workers"):
         train.main(["--num-gpus", "2", "--cpu-workers", "2"])
 
 
-def test_an_error_of_a_worker_is_its_last_line():
+def test_message_of_a_worker_error_is_its_last_line():
     passed_on = (
         "Caught ValueError in worker 0.\nTraceback (most recent call last):\n  f()\nbad page"
     )
@@ -247,3 +248,19 @@ def test_an_error_of_a_worker_is_its_last_line():
     assert train.one_line_message(ValueError("a\n  b")) == "a b"
     assert train.one_line_message(KeyError("no such data set")) == "no such data set"
     assert train.one_line_message(OSError()) == "OSError"
+
+
+def test_hipie_eval_evaluates_only(monkeypatch, restored_logging, tiny_options):
+    calls = []
+    run_in_this_process(monkeypatch)
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model: calls.append(cfg.MODEL.WEIGHTS))
+    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("it trained"))
+    assert eval_command.main(["--config-file", TINY, *tiny_options]) == 0
+    assert calls == [""]
+    with pytest.raises(SystemExit, match="^hipie eval: there is no key SOLVER.MAX_ITR"):
+        eval_command.main(["--config-file", TINY, "SOLVER.MAX_ITR", "3"])
+
+
+def test_module_that_does_not_exist_is_an_error(monkeypatch):
+    with pytest.raises(SystemExit, match="hipie train: there is no module absent_module to import"):
+        run_command(monkeypatch, "--import", "absent_module")
