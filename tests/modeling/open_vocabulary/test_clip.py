@@ -74,8 +74,8 @@ def test_mask_features_equal_class_token_copies_with_an_attention_mask(clip, ima
         for block in visual.transformer.resblocks:
             tokens = block(tokens, attn_mask=added)
         expected = project(visual, tokens[0, :count])
-        found = clip.encode(image).mask_features(patch_masks)
-    assert torch.allclose(found, expected, atol=1e-5)
+        features = clip.encode(image).mask_features(patch_masks)
+    assert torch.allclose(features, expected, atol=1e-5)
 
 
 def test_position_embeddings_are_resized_for_other_grids(clip, image):
@@ -89,13 +89,13 @@ def test_position_embeddings_are_resized_for_other_grids(clip, image):
 
 def test_text_features_are_averaged_over_templates(clip):
     templates = ("a photo of a {}.", "art of the {}.", "{}")
-    found = clip.text_features(["cat", "zebra crossing"], templates)
+    features = clip.text_features(["cat", "zebra crossing"], templates)
     for row, name in enumerate(("cat", "zebra crossing")):
         texts = clip.tokenizer([template.replace("{}", name) for template in templates])
         with torch.no_grad():
             each = clip.model.encode_text(texts, normalize=True).double()
         mean = each.mean(0)
-        assert torch.allclose(found[row].double(), mean / mean.norm(), atol=1e-6)
+        assert torch.allclose(features[row].double(), mean / mean.norm(), atol=1e-6)
     assert len(prompt_templates("imagenet")) == 80 and len(prompt_templates("simple")) == 7
 
 
@@ -133,15 +133,15 @@ def test_encoders_without_class_token_use_crops(image, masks):
     net.visual.image_mean, net.visual.image_std = (0.5,) * 3, (0.5,) * 3
     clip = Clip(net, open_clip.get_tokenizer("ViT-B-32"))
     assert not has_class_token(net.visual)
-    found = clip.mask_features(image, masks)
-    assert found.shape == (4, 16)
+    features = clip.mask_features(image, masks)
+    assert features.shape == (4, 16)
     whole = clip.image_features(image[None])[0]
-    assert torch.allclose(found[0], whole, atol=1e-5)
+    assert torch.allclose(features[0], whole, atol=1e-5)
     alone = clip.mask_features(image, masks[2:3])[0]
-    assert torch.allclose(alone, found[2], atol=1e-5)
+    assert torch.allclose(alone, features[2], atol=1e-5)
     outside = image.clone()
     outside[:, :30] = 0.0
-    assert torch.allclose(clip.mask_features(outside, masks[2:3])[0], found[2], atol=1e-5)
+    assert torch.allclose(clip.mask_features(outside, masks[2:3])[0], features[2], atol=1e-5)
     with pytest.raises(ValueError, match="no class token"):
         clip.encode(image)
 
@@ -198,8 +198,8 @@ def test_texts_without_padding_equal_encode_text(clip):
     for texts in (["cat"], ["a photo of a zebra crossing.", "dog", ""], ["cat", long]):
         ids = clip.tokenizer(texts)
         with torch.no_grad():
-            expected, found = clip.model.encode_text(ids), encode_texts(clip.model, ids)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            expected, features = clip.model.encode_text(ids), encode_texts(clip.model, ids)
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_other_text_encoders_are_called_unchanged():

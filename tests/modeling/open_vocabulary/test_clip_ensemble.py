@@ -154,7 +154,7 @@ def test_instance_scores_equal_the_formula(probabilities):
     logits[:, 3] = -9999
     ensemble = ScoreEnsemble((0.2, 0.2), (0.45, 0.45), thing_temperature=0.01)
     weights = ensemble.weights(IN_TRAINING, THING)
-    found = ensemble.instance_scores(logits, iou_logits, clip, weights)
+    scores = ensemble.instance_scores(logits, iou_logits, clip, weights)
     sure = 1 / (1 + (-logits).exp()) / 0.01
     own = (sure - sure.amax(1, keepdim=True)).exp()
     own = own / own.sum(1, keepdim=True)
@@ -163,26 +163,28 @@ def test_instance_scores_equal_the_formula(probabilities):
             x = float(own[q, k]) ** (1 - a) * float(clip[q, k]) ** a
             iou = 1 / (1 + math.exp(-float(iou_logits[q, 0])))
             expected = math.sqrt((x / (1 + x)) ** 0.3 * iou**1.7)
-            assert float(found[q, k]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert (found[:, 3] == 0).all()
+            assert float(scores[q, k]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert (scores[:, 3] == 0).all()
 
 
 def test_single_class_uses_a_sigmoid():
     ensemble = ScoreEnsemble((0.5, 0.5), (0.5, 0.5))
     logits, iou_logits = torch.tensor([[0.4]]), torch.tensor([[2.0]])
-    found = ensemble.instance_scores(logits, iou_logits, torch.tensor([[0.3]]), torch.tensor([0.5]))
+    scores = ensemble.instance_scores(
+        logits, iou_logits, torch.tensor([[0.3]]), torch.tensor([0.5])
+    )
     x = math.sqrt(1 / (1 + math.exp(-0.4)) * 0.3)
     iou = 1 / (1 + math.exp(-2))
-    assert float(found) == pytest.approx(math.sqrt((x / (1 + x)) ** 0.3 * iou**1.7), abs=1e-6)
+    assert float(scores) == pytest.approx(math.sqrt((x / (1 + x)) ** 0.3 * iou**1.7), abs=1e-6)
 
 
 def test_sum_over_classes_is_kept(probabilities):
     own, clip = probabilities
     ensemble = ScoreEnsemble()
     weights = ensemble.weights(IN_TRAINING, THING)
-    found = ensemble.panoptic_scores(own * 0.25, clip, weights)
-    torch.testing.assert_close(found.sum(-1), torch.full((6,), 0.25))
-    torch.testing.assert_close(found * 4, ensemble.panoptic_scores(own, clip, weights))
+    scores = ensemble.panoptic_scores(own * 0.25, clip, weights)
+    torch.testing.assert_close(scores.sum(-1), torch.full((6,), 0.25))
+    torch.testing.assert_close(scores * 4, ensemble.panoptic_scores(own, clip, weights))
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,15 @@ def model(tiny_cfg):
 
 
 def predict(model, *images: torch.Tensor) -> list[dict]:
-    return model([{"image": one, "vocabulary": VOCABULARY} for one in images])
+    return model([{"image": image, "vocabulary": VOCABULARY} for image in images])
 
 
 def classes_of(result: dict) -> torch.Tensor:
-    """The panoptic map with classes instead of segments, -1 where there is none."""
+    """Class of every pixel of the panoptic map, -1 without a segment."""
     ids, segments = result["panoptic_seg"]
     table = torch.full((int(ids.max()) + 1,), -1)
-    for one in segments:
-        table[one["id"]] = one["category_id"]
+    for segment in segments:
+        table[segment["id"]] = segment["category_id"]
     return table[ids.long()]
 
 
@@ -49,19 +49,19 @@ def with_clip(model, weight: float, **options) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("least", [0, 133])
-def test_a_weight_of_0_leaves_the_maps_as_they_are(model, least):
-    """Not the things: even alone, their scores are taken by another formula beside CLIP."""
-    model.settings = replace(model.settings, nms_threshold=1.0, min_softmax_classes=least)
+@pytest.mark.parametrize("min_classes", [0, 133])
+def test_weight_0_keeps_the_maps(model, min_classes):
+    """Instance scores change, since the ensemble has another formula for them."""
+    model.settings = replace(model.settings, nms_threshold=1.0, min_softmax_classes=min_classes)
     alone = predict(model, random_image(0))[0]
-    joined = predict(with_clip(model, 0.0), random_image(0))[0]
-    torch.testing.assert_close(joined["sem_seg"], alone["sem_seg"], atol=1e-4, rtol=1e-4)
-    assert (classes_of(joined) == classes_of(alone)).float().mean() > 0.99
-    assert not torch.allclose(joined["instances"].scores, alone["instances"].scores, atol=1e-3)
+    combined = predict(with_clip(model, 0.0), random_image(0))[0]
+    torch.testing.assert_close(combined["sem_seg"], alone["sem_seg"], atol=1e-4, rtol=1e-4)
+    assert (classes_of(combined) == classes_of(alone)).float().mean() > 0.99
+    assert not torch.allclose(combined["instances"].scores, alone["instances"].scores, atol=1e-3)
 
 
-def test_the_maps_are_those_of_the_formula(model):
-    """All queries of both branches, their masks cut to the image, CLIP asked about each."""
+def test_maps_equal_the_formula(model):
+    """Stuff queries with masks cropped to the image, each classified by CLIP."""
     model.settings = replace(
         model.settings, nms_threshold=1.0, panoptic_from_stuff_decoder_only=True
     )
@@ -70,45 +70,45 @@ def test_the_maps_are_those_of_the_formula(model):
     raw = model.predict_raw(inputs).stuff
     spans = model.text_encoder([vocabulary_caption(VOCABULARY)]).token_spans[0]
     logits = torch.stack([raw.token_logits[0][:, list(span)].mean(-1) for span in spans], -1)
-    own = panoptic_scores(logits)
+    scores_of_model = panoptic_scores(logits)
     masks = torch.nn.functional.interpolate(
         raw.mask_logits[0][None].float(), scale_factor=4, mode="bilinear"
     )[0, :, :64, :96]
-    found = predict(with_clip(model, 0.3), pixels)[0]["sem_seg"]
+    output = predict(with_clip(model, 0.3), pixels)[0]["sem_seg"]
     clip = model.clip_ensemble.clip
     image = pixels / 255
-    shown = torch.nn.functional.interpolate(masks[None], size=(64, 64), mode="bilinear")[0]
-    reached = torch.nn.functional.max_pool2d(shown, 8) >= 0
-    features = clip.encode(image).mask_features(reached)
+    resized = torch.nn.functional.interpolate(masks[None], size=(64, 64), mode="bilinear")[0]
+    patch_masks = torch.nn.functional.max_pool2d(resized, 8) >= 0
+    features = clip.encode(image).mask_features(patch_masks)
     texts = clip.text_features(["red car", "dog", "grass", "open sky"])
     cosines = torch.nn.functional.normalize(features, dim=-1) @ texts.t()
-    theirs = (cosines * clip.logit_scale).double().softmax(-1)
-    joined = own.double() ** 0.7 * theirs**0.3
-    joined = joined / joined.sum(-1, keepdim=True)
-    assert (joined - own).abs().max() > 1e-3
+    clip_probabilities = (cosines * clip.logit_scale).double().softmax(-1)
+    combined = scores_of_model.double() ** 0.7 * clip_probabilities**0.3
+    combined = combined / combined.sum(-1, keepdim=True)
+    assert (combined - scores_of_model).abs().max() > 1e-3
     torch.testing.assert_close(
-        found, semantic_inference(joined.float(), masks), atol=1e-4, rtol=1e-4
+        output, semantic_inference(combined.float(), masks), atol=1e-4, rtol=1e-4
     )
 
 
-def test_company_changes_nothing(model):
+def test_batch_equals_single_images(model):
     with_clip(model, 0.5)
     small, large = random_image(2, 64, 80), random_image(3, 96, 96)
-    alone, together = predict(model, small)[0], predict(model, small, large)[0]
-    assert alone["sem_seg"].shape == together["sem_seg"].shape == (4, 64, 80)
-    one = model.clip_ensemble.mask_scores(small, model.pixel_mean, VOCABULARY)
-    assert one.size == (64, 80), "CLIP sees the image, not the batch's canvas"
+    alone, batched = predict(model, small)[0], predict(model, small, large)[0]
+    assert alone["sem_seg"].shape == batched["sem_seg"].shape == (4, 64, 80)
+    scores = model.clip_ensemble.mask_scores(small, model.pixel_mean, VOCABULARY)
+    assert scores.size == (64, 80), "CLIP encodes the image, not the canvas of the batch"
 
 
-def test_one_name_and_no_surviving_mask(model):
+def test_single_class(model):
     with_clip(model, 0.5)
-    one = Vocabulary.from_names(["dog"])
-    found = model([{"image": random_image(4), "vocabulary": one}])[0]
-    assert found["sem_seg"].shape == (1, 64, 96)
-    assert ((found["instances"].scores >= 0) & (found["instances"].scores <= 1)).all()
+    vocabulary = Vocabulary.from_names(["dog"])
+    output = model([{"image": random_image(4), "vocabulary": vocabulary}])[0]
+    assert output["sem_seg"].shape == (1, 64, 96)
+    assert ((output["instances"].scores >= 0) & (output["instances"].scores <= 1)).all()
 
 
-def test_clip_is_in_no_checkpoint_and_not_trained(model):
+def test_clip_is_not_in_checkpoints_and_not_trained(model):
     before = set(model.state_dict())
     with_clip(model, 0.5)
     predict(model, random_image(5))
@@ -116,7 +116,7 @@ def test_clip_is_in_no_checkpoint_and_not_trained(model):
     assert not any(p.requires_grad for p in model.clip_ensemble.clip.model.parameters())
 
 
-def test_from_a_configuration(tiny_cfg):
+def test_ensemble_is_built_from_the_configuration(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.CLIP.ENABLED = True
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "random:tiny"
     tiny_cfg.MODEL.HIPIE.CLIP.ALPHA = (0.1, 0.2)

@@ -71,14 +71,14 @@ def image() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def masks(official) -> torch.Tensor:
-    found = F.interpolate(3 * official["clip_base"] - 2.5, size=(96, 144), mode="bilinear")[0]
-    found[9] = -5
-    return found
+    output = F.interpolate(3 * official["clip_base"] - 2.5, size=(96, 144), mode="bilinear")[0]
+    output[9] = -5
+    return output
 
 
-def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def largest_difference(output: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference in standard deviations of the expected values."""
-    return float((found - expected).abs().max() / expected.std())
+    return float((output - expected).abs().max() / expected.std())
 
 
 def test_texts(clip, official):
@@ -90,10 +90,12 @@ def test_texts(clip, official):
 def test_masks(clip, official, image, masks):
     patch_masks = patches_of_soft_masks(masks, clip.image_size, clip.patch_size)
     assert not patch_masks[9].any() and patch_masks.any()
-    found = clip.encode(image).mask_features(patch_masks)
+    output = clip.encode(image).mask_features(patch_masks)
     expected = official["clip_mask_embed"][0]
-    assert largest_difference(F.normalize(found, dim=-1), F.normalize(expected, dim=-1)) < TOLERANCE
-    scores = clip_class_logits(clip, F.normalize(found, dim=-1), PROMPTS)
+    assert (
+        largest_difference(F.normalize(output, dim=-1), F.normalize(expected, dim=-1)) < TOLERANCE
+    )
+    scores = clip_class_logits(clip, F.normalize(output, dim=-1), PROMPTS)
     assert largest_difference(scores, official["clip_mask_logits"][0]) < TOLERANCE
 
 

@@ -1,4 +1,4 @@
-"""Published numbers of the inference steps."""
+"""Published values of the inference steps."""
 
 from __future__ import annotations
 

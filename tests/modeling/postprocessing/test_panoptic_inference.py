@@ -1,4 +1,4 @@
-"""Semantic and panoptic maps: published numbers, a plain loop, properties."""
+"""Semantic and panoptic inference, compared with published values and a loop."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ IS_THING = [True] * 5 + [False] * 3
 
 
 def rows_of(segments: list[dict]) -> list[list[int]]:
-    return [[one["id"], int(one["isthing"]), one["category_id"]] for one in segments]
+    return [
+        [segment["id"], int(segment["isthing"]), segment["category_id"]] for segment in segments
+    ]
 
 
 def plain_panoptic(scores: Tensor, masks: Tensor, is_thing: list[bool], low: float, share: float):
-    """The published loop over queries, in float64."""
+    """Published loop over queries in float64."""
     best, labels = scores.double().max(1)
     keep = best > low
     best, labels, p = best[keep], labels[keep], masks.double().sigmoid()[keep]
@@ -52,20 +54,20 @@ def plain_panoptic(scores: Tensor, masks: Tensor, is_thing: list[bool], low: flo
 
 
 def test_official_semantic(official) -> None:
-    found = semantic_inference(official["scores"], official["masks"].float())
-    assert torch.allclose(found[:, ::6, ::8], official["semantic"], atol=5e-3)
+    output = semantic_inference(official["scores"], official["masks"].float())
+    assert torch.allclose(output[:, ::6, ::8], official["semantic"], atol=5e-3)
 
 
 @pytest.mark.parametrize(("name", "overlap"), [("default", 0.8), ("loose", 0.3)])
 def test_official_panoptic(official, name: str, overlap: float) -> None:
-    found, segments = panoptic_inference(
+    output, segments = panoptic_inference(
         official["scores"],
         official["masks"].float(),
         IS_THING,
         PanopticThresholds(0.25, overlap),
     )
-    assert found.dtype == torch.int32
-    assert torch.equal(found, official[f"panoptic_{name}"].int())
+    assert output.dtype == torch.int32
+    assert torch.equal(output, official[f"panoptic_{name}"].int())
     assert rows_of(segments) == official[f"segments_{name}"].tolist()
 
 
@@ -77,20 +79,20 @@ def test_official_panoptic(official, name: str, overlap: float) -> None:
     st.sampled_from([0.0, 0.25, 0.5, 0.9]),
     st.sampled_from([0.0, 0.3, 0.8]),
 )
-def test_panoptic_against_a_plain_loop(
+def test_panoptic_equals_a_loop(
     seed: int, queries: int, classes: int, low: float, share: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = (4 * torch.randn(queries, classes, generator=generator)).softmax(-1)
     masks = 3 * torch.randn(queries, 6, 5, generator=generator)
     is_thing = [k % 2 == 0 for k in range(classes)]
-    found, segments = panoptic_inference(scores, masks, is_thing, PanopticThresholds(low, share))
+    output, segments = panoptic_inference(scores, masks, is_thing, PanopticThresholds(low, share))
     expected, rows = plain_panoptic(scores, masks, is_thing, low, share)
-    assert torch.equal(found, expected)
+    assert torch.equal(output, expected)
     assert rows_of(segments) == rows
 
 
-def test_semantic_against_float64() -> None:
+def test_semantic_equals_float64() -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
     exact = torch.einsum("qk,qhw->khw", scores.double(), masks.double().sigmoid())
     assert torch.allclose(semantic_inference(scores, masks).double(), exact, atol=1e-5)
@@ -98,28 +100,28 @@ def test_semantic_against_float64() -> None:
 
 @pytest.mark.parametrize("step", [1, 3, 20])
 @pytest.mark.parametrize("height", [1, 4, 9])
-def test_parts_of_queries_and_of_rows_change_nothing(step: int, height: int) -> None:
+def test_chunks_of_queries_and_rows_give_equal_maps(step: int, height: int) -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
-    parts, pieces = (
+    semantic, panoptic = (
         SemanticAccumulator(scores, (9, 7)),
         PanopticAccumulator(scores, [True] * 6, (9, 7)),
     )
-    every = torch.arange(20)
+    all_queries = torch.arange(20)
     for top in range(0, 9, height):
         rows = slice(top, min(top + height, 9))
         for start in range(0, 20, step):
-            queries = every[start : start + step]
+            queries = all_queries[start : start + step]
             probabilities = masks[queries, rows].sigmoid().transpose(0, 1)
-            parts.add(queries, rows, probabilities)
-            pieces.add(queries, rows, probabilities)
-    assert torch.allclose(parts.result(), semantic_inference(scores, masks), atol=1e-5)
+            semantic.add(queries, rows, probabilities)
+            panoptic.add(queries, rows, probabilities)
+    assert torch.allclose(semantic.result(), semantic_inference(scores, masks), atol=1e-5)
     expected, segments = panoptic_inference(scores, masks, [True] * 6)
-    assert torch.equal(pieces.result()[0], expected)
-    assert pieces.result()[1] == segments
+    assert torch.equal(panoptic.result()[0], expected)
+    assert panoptic.result()[1] == segments
 
 
 @pytest.mark.parametrize("own", [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1] * 5])
-def test_classes_that_score_alike_are_summed_once(own: list[int]) -> None:
+def test_classes_with_equal_scores_are_summed_once(own: list[int]) -> None:
     apart = torch.tensor(own, dtype=torch.bool)
     scores, masks = torch.rand(20, 5), torch.rand(9, 20, 7)
     scores = torch.where(apart, scores, torch.rand(20, 1))
@@ -129,47 +131,47 @@ def test_classes_that_score_alike_are_summed_once(own: list[int]) -> None:
     assert torch.allclose(plain.result(), short.result(), atol=1e-5)
 
 
-def test_permuting_classes_permutes_labels_and_nothing_else(official) -> None:
+def test_permuted_classes_permute_labels(official) -> None:
     scores, masks = official["scores"], official["masks"].float()
     order = [7, 3, 0, 5, 1, 6, 2, 4]
-    turned_things = [IS_THING[k] for k in order]
-    turned = semantic_inference(scores[:, order], masks)
-    assert torch.allclose(turned, semantic_inference(scores, masks)[order], atol=1e-6)
+    permuted_things = [IS_THING[k] for k in order]
+    permuted = semantic_inference(scores[:, order], masks)
+    assert torch.allclose(permuted, semantic_inference(scores, masks)[order], atol=1e-6)
     straight, segments = panoptic_inference(scores, masks, IS_THING)
-    found, turned_segments = panoptic_inference(scores[:, order], masks, turned_things)
-    assert torch.equal(found, straight)
-    assert [order[one["category_id"]] for one in turned_segments] == [
-        one["category_id"] for one in segments
+    output, permuted_segments = panoptic_inference(scores[:, order], masks, permuted_things)
+    assert torch.equal(output, straight)
+    assert [order[segment["category_id"]] for segment in permuted_segments] == [
+        segment["category_id"] for segment in segments
     ]
 
 
-def test_stuff_of_one_class_shares_an_id_and_things_do_not() -> None:
+def test_stuff_of_one_class_is_one_segment() -> None:
     scores = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     masks = torch.full((2, 2, 4), -9.0)
     masks[0, :, :2] = masks[1, :, 2:] = 9.0
-    found, segments = panoptic_inference(scores, masks, [False, True])
-    assert found.unique().tolist() == [1]
+    output, segments = panoptic_inference(scores, masks, [False, True])
+    assert output.unique().tolist() == [1]
     assert rows_of(segments) == [[1, 0, 0]]
     assert segments[0]["score"] == pytest.approx(0.9)
-    found, segments = panoptic_inference(scores, masks, [True, False])
-    assert found[0].tolist() == [1, 1, 2, 2]
+    output, segments = panoptic_inference(scores, masks, [True, False])
+    assert output[0].tolist() == [1, 1, 2, 2]
     assert len(segments) == 2
 
 
-def test_no_query_is_an_empty_map() -> None:
-    found, segments = panoptic_inference(torch.zeros(0, 3), torch.zeros(0, 4, 5), [True] * 3)
-    assert found.shape == (4, 5)
-    assert not found.any()
+def test_no_queries_give_an_empty_map() -> None:
+    output, segments = panoptic_inference(torch.zeros(0, 3), torch.zeros(0, 4, 5), [True] * 3)
+    assert output.shape == (4, 5)
+    assert not output.any()
     assert segments == []
     assert semantic_inference(torch.zeros(0, 3), torch.zeros(0, 4, 5)).eq(0).all()
 
 
-def test_bfloat16_autocast_does_not_coarsen_the_sums() -> None:
+def test_sums_ignore_bfloat16_autocast() -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
     exact = semantic_inference(scores, masks)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(semantic_inference(scores, masks), exact)
 
 
-def test_thresholds_are_the_published_ones() -> None:
+def test_default_thresholds_are_the_published_ones() -> None:
     assert PanopticThresholds() == PanopticThresholds(object_mask=0.25, overlap=0.8)

@@ -1,4 +1,4 @@
-"""Parts shared out among the instances of their wholes."""
+"""Assignment of parts to the instances of their wholes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def scores() -> torch.Tensor:
     return scores
 
 
-def test_parts_go_to_instances_of_their_whole(scores: torch.Tensor) -> None:
+def test_parts_are_assigned_to_instances_of_their_whole(scores: torch.Tensor) -> None:
     masks = torch.ones(2, 40, 40, dtype=torch.bool)
     masks[1, :, :5] = False
-    found = assign_parts(scores, masks, ["dog", "cat"], WHOLES)
-    assert [(one.instance, one.part) for one in found] == [(0, 1), (0, 2), (1, 3)]
-    assert all(one.mask.sum() == 400 for one in found)
-    assert torch.equal(found[0].mask, part_class_map(scores) == 1)
-    assert all(one.score == pytest.approx(0.7) for one in found)
+    parts = assign_parts(scores, masks, ["dog", "cat"], WHOLES)
+    assert [(part.instance, part.part) for part in parts] == [(0, 1), (0, 2), (1, 3)]
+    assert all(part.mask.sum() == 400 for part in parts)
+    assert torch.equal(parts[0].mask, part_class_map(scores) == 1)
+    assert all(part.score == pytest.approx(0.7) for part in parts)
 
 
-def test_a_part_stays_inside_its_instance(scores: torch.Tensor) -> None:
+def test_part_is_inside_its_instance(scores: torch.Tensor) -> None:
     masks = torch.zeros(1, 40, 40, dtype=torch.bool)
     masks[0, :11, 20:30] = True
     (only,) = assign_parts(scores, masks, ["dog"], WHOLES)
@@ -39,7 +39,7 @@ def test_a_part_stays_inside_its_instance(scores: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("pixels", "count"), [(100, 0), (101, 1)])
-def test_more_than_so_many_pixels(scores: torch.Tensor, pixels: int, count: int) -> None:
+def test_minimum_size(scores: torch.Tensor, pixels: int, count: int) -> None:
     masks = torch.zeros(1, 40, 40, dtype=torch.bool)
     inside = torch.zeros(400, dtype=torch.bool)
     inside[:pixels] = True
@@ -48,8 +48,8 @@ def test_more_than_so_many_pixels(scores: torch.Tensor, pixels: int, count: int)
     assert len(assign_parts(scores, masks, ["dog"], WHOLES, min_pixels=0)) == 1
 
 
-def test_nothing_to_share(scores: torch.Tensor) -> None:
+def test_no_instances_or_no_parts(scores: torch.Tensor) -> None:
     none = torch.zeros(0, 40, 40, dtype=torch.bool)
     assert assign_parts(scores, none, [], WHOLES) == []
-    one = torch.ones(1, 40, 40, dtype=torch.bool)
-    assert assign_parts(scores, one, ["tree"], WHOLES) == []
+    mask = torch.ones(1, 40, 40, dtype=torch.bool)
+    assert assign_parts(scores, mask, ["tree"], WHOLES) == []
