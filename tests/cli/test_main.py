@@ -213,7 +213,7 @@ def test_doctor_is_a_command(monkeypatch, capsys) -> None:
 def test_every_listed_command_exists() -> None:
     for module, _ in COMMANDS.values():
         command = importlib.import_module(module).main
-        assert len(inspect.signature(command).parameters) == 1, module
+        inspect.signature(command).bind(["--help"])
 
 
 def test_ctrl_c_ends_a_command_without_a_message(monkeypatch) -> None:
