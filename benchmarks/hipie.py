@@ -137,7 +137,7 @@ def _started(way: str, count: int, options: argparse.Namespace) -> subprocess.Po
 def _request(process: subprocess.Popen, request: str) -> float:
     print(request, file=process.stdin, flush=True)
     for line in process.stdout:
-        if line.startswith("answer "):
+        if line.startswith("result "):
             return float(line.split()[1])
     raise SystemExit(f"a process that was measured ended with status {process.wait()}")
 
@@ -155,9 +155,9 @@ def turns(options: argparse.Namespace) -> None:
             start = time.perf_counter()
             if request == "image":
                 model([item])
-            answers = {"peak": resident("VmHWM"), "loaded": loaded}
-            answers["image"] = time.perf_counter() - start
-            print("answer", answers[request], flush=True)
+            values = {"peak": resident("VmHWM"), "loaded": loaded}
+            values["image"] = time.perf_counter() - start
+            print("result", values[request], flush=True)
 
 
 def resident(kind: str) -> int:
@@ -181,7 +181,7 @@ def expressions(options: argparse.Namespace) -> None:
         options.repeats,
     )
     print(
-        f"{options.model} {options.size}: one expression {single:.2f} s; ten in one call {ten:.2f} s, "
+        f"{options.model} {options.size}: one expression {single:.2f} s; ten at once {ten:.2f} s, "
         f"{ten / single:.2f} times; ten calls with encoded images {encode + 10 * encoded:.2f} s, "
         f"{(encode + 10 * encoded) / (10 * single):.2f} of ten calls without"
     )
@@ -192,14 +192,14 @@ def names(options: argparse.Namespace) -> None:
     model = build(options.model)
     rows = []
     for count in (10, 20, 50, 100, 200, 500, 1000, 2000):
-        words = vocabulary(count)
-        item = {**image(options.size), "vocabulary": words}
+        classes = vocabulary(count)
+        item = {**image(options.size), "vocabulary": classes}
         start = time.perf_counter()
         model([item])
         first = time.perf_counter() - start
         (later,) = medians([lambda item=item: model([item])], options.repeats)
-        rows.append((len(words), first, later))
-        print(f"{len(words):>5} names: first image {first:.2f} s, later ones {later:.2f} s")
+        rows.append((len(classes), first, later))
+        print(f"{len(classes):>5} names: first image {first:.2f} s, later ones {later:.2f} s")
     if options.plot:
         _plot(rows, options.plot, f"{options.model}, {options.size}, {options.threads} threads")
 

@@ -53,6 +53,7 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
     """Patch `model` so that it computes as the published program does.
 
     Args:
+        model: the model.
         max_tokens: length that every caption is padded to, a multiple of 512.
     """
     encoder, things, stuff = model.text_encoder, model.things, model.stuff

@@ -1,9 +1,9 @@
-"""Tensors that travel between the modules of a model.
+"""Tensors that are passed between the modules of a model.
 
-Shapes: B images or (image, expression) pairs, N queries of a layer, Q matching queries, M objects of
-a batch, K classes, T tokens, C channels, L feature levels, S tokens of all levels, H x W pixels of
-the padded canvas. Boxes are (centre x, centre y, width, height) in 0..1 of the unpadded image for
-things and of the padded canvas for stuff.
+Shapes: B images or (image, expression) pairs, N queries of a layer, Q matching queries, M objects
+of a batch, K classes, T tokens, C channels, L feature levels, S tokens of all levels, H x W pixels
+of the padded canvas. Boxes are (centre x, centre y, width, height) in 0..1 of the unpadded image
+for things and of the padded canvas for stuff.
 """
 
 from __future__ import annotations
@@ -142,10 +142,27 @@ class LayerOutput:
         return self._indexed(lambda tensor: tensor[image : image + 1])
 
     def _indexed(self, index: Callable[[Tensor], Tensor]) -> LayerOutput:
-        tensors = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else index(tensor)
+
         return LayerOutput(
-            **{name: None if one is None else index(one) for name, one in tensors.items()}
+            boxes=index(self.boxes),
+            logits=optional(self.logits),
+            class_embeddings=optional(self.class_embeddings),
+            mask_embeddings=optional(self.mask_embeddings),
+            mask_centers=optional(self.mask_centers),
+            iou_logits=optional(self.iou_logits),
         )
+
+    def require_logits(self) -> Tensor:
+        """Return the class logits.
+
+        Raises:
+            ValueError: if the layer has none.
+        """
+        if self.logits is None:
+            raise ValueError("a layer has no class logits: it was computed without text")
+        return self.logits
 
 
 @dataclass(frozen=True)
@@ -153,7 +170,7 @@ class DecoderOutput:
     """Output of one decoder (things or stuff) for B images.
 
     Attributes:
-        layers: one entry a supervised layer, the last one last. At inference only the last.
+        layers: one entry a supervised layer in order; at inference only the last.
         mask_features: B tensors [C, h, w] that the mask head combines with mask embeddings.
         references: [B, Q, 4] boxes that entered the first layer.
         proposal_index: [B, Q] token that every matching query came from, counted in the order of
@@ -204,7 +221,8 @@ class MaskHead(Protocol):
         Args:
             layer: with `mask_embeddings` (and `mask_centers` where the head uses coordinates).
             mask_features: B tensors [C, h, w].
-            image_index, query_index: [n] int64.
+            image_index: [n] int64.
+            query_index: [n] int64.
             points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
 
         Returns:
@@ -281,7 +299,7 @@ class ImageFeatures:
         canvas_size: (H, W) they are padded to.
         things: projected levels of the thing encoder, from stride 8 on.
         stuff: output of the stuff decoder without class logits (late fusion: text is read by its
-            class head only); None if the model has no such decoder or it was not asked for.
+            class head only); None if the model has no such decoder or it was not requested.
     """
 
     image_sizes: tuple[Size, ...]

@@ -23,7 +23,7 @@ class StoredMasks:
 
     def __init__(self, size: tuple[int, int] = MASK_SIZE) -> None:
         self.size = size
-        self.drawn: list[int] = []
+        self.queries: list[int] = []
 
     def logits(
         self,
@@ -34,7 +34,7 @@ class StoredMasks:
         points: Tensor | None = None,
     ) -> Tensor:
         """Masks of chosen queries, or their samples at points."""
-        self.drawn = query_index.tolist()
+        self.queries = query_index.tolist()
         masks = layer.mask_embeddings[image_index, query_index].unflatten(1, self.size)
         if points is None:
             return masks

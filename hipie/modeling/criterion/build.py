@@ -10,8 +10,8 @@ CRITERION_REGISTRY = Registry("CRITERION")
 CRITERION_REGISTRY.__doc__ = """
 Criteria by name, chosen by `MODEL.HIPIE.LOSS.THING_CRITERION` and `STUFF_CRITERION`. An entry is a
 module that is built from a configuration, `MyCriterion(cfg)`, and is called as
-`criterion(output, targets, mask_head, text_mask)` with a `DecoderOutput`, one `Targets` an image, the
-decoder's `MaskHead` and [B, T] bool; it returns scalars by name.
+`criterion(output, targets, mask_head, text_mask)` with a `DecoderOutput`, one `Targets` an image,
+the decoder's `MaskHead` and [B, T] bool; it returns scalars by name.
 """
 
 

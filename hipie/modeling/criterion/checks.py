@@ -43,9 +43,7 @@ def require_finite_layer(layer: LayerOutput, text_mask: Tensor | None, name: str
     Raises:
         NonFiniteError: naming the tensor.
     """
-    if layer.logits is None:
-        raise ValueError(f"{name} has no class logits")
-    logits = layer.logits.detach()
+    logits = layer.require_logits().detach()
     if text_mask is not None:
         logits = logits.masked_fill(~text_mask.bool()[:, None, :], 0.0)
     require_finite(logits, f"class logits of {name}")

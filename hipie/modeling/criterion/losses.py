@@ -242,7 +242,9 @@ class LossRegistry(Registry):
         """Decorator that registers a function as a `LossTerm` under the function's own name.
 
         Args:
-            name, weight_key, group: see `LossTerm`.
+            name: the loss is logged as `loss_<name>`; letters only.
+            weight_key: see `LossTerm`.
+            group: see `LossTerm`.
         """
 
         def register(function: LossFunction) -> LossFunction:
@@ -262,8 +264,7 @@ LOSS_REGISTRY = LossRegistry("LOSS")
 @LOSS_REGISTRY.register_term("ce", weight_key="CLASS", group="ce")
 def class_loss(matched: MatchedLayer) -> Tensor:
     """Token focal loss of all queries; the positives of a matched query are its object's tokens."""
-    logits, matching = matched.layer.logits, matched.matching
-    assert logits is not None, "the class head has not read the text"
+    logits, matching = matched.layer.require_logits(), matched.matching
     positive = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     positive[matching.image_index, matching.query_index] = matched.positive_map[
         matching.target_index
@@ -287,7 +288,7 @@ def giou_loss(matched: MatchedLayer) -> Tensor:
 
 @LOSS_REGISTRY.register_term("boxiou", weight_key="IOU", group="box")
 def iou_loss(matched: MatchedLayer) -> Tensor | None:
-    """Binary cross entropy of the predicted IoU against the IoU of the pair; boxes get no gradient."""
+    """Binary cross entropy of the predicted IoU against that of the pair; none for the boxes."""
     if not matched.supervise_iou or matched.layer.iou_logits is None:
         return None
     boxes, targets = (box_cxcywh_to_xyxy(boxes.detach()) for boxes in matched.paired_boxes)
@@ -318,9 +319,7 @@ def mask_dice_loss(matched: MatchedLayer) -> Tensor | None:
 def _mask_loss(
     matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor | None:
-    if matched.masks is None:
-        return None
-    if len(matched.matching) == 0:
+    if matched.masks is not None and len(matched.matching) == 0:
         return matched.zero()
     points = matched.paired_points
     return None if points is None else per_pair(*points).sum()

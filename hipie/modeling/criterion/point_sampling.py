@@ -67,8 +67,8 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
     """Draw points for the mask losses of n predictions.
 
-    Three times as many points are drawn at random; three quarters of `num_points` are those of them
-    whose logits are nearest to 0, the rest is drawn anew. Uses torch's global generator.
+    Three times as many points are sampled at random; three quarters of `num_points` are those of them
+    whose logits are nearest to 0, the rest is sampled anew. Uses torch's global generator.
 
     Args:
         masks: [n, h, w] logits.
@@ -77,10 +77,10 @@ def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
     Returns:
         [n, num_points, 2], x and y in 0..1.
     """
-    drawn = torch.rand(len(masks), num_points * OVERSAMPLE_RATIO, 2, device=masks.device)
+    candidates = torch.rand(len(masks), num_points * OVERSAMPLE_RATIO, 2, device=masks.device)
     num_uncertain = int(IMPORTANCE_RATIO * num_points)
-    uncertainty = -point_sample(masks, drawn).abs()
+    uncertainty = -point_sample(masks, candidates).abs()
     chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
-    uncertain = drawn.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
     random = torch.rand(len(masks), num_points - num_uncertain, 2, device=masks.device)
     return torch.cat([uncertain, random], dim=1)

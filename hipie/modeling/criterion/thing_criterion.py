@@ -199,8 +199,9 @@ class ThingCriterion(nn.Module):
         """Reciprocals of the pairs and of the thing pairs of every layer; 1 if there is a thing."""
         device = objects.boxes.device
         pairs = torch.tensor([float(len(layer.matching)) for layer in layers], device=device)
-        has_box = [layer.has_box for layer in layers if layer.has_box is not None]
-        things = torch.stack([pairs_with_box.sum().float() for pairs_with_box in has_box])
+        things = torch.stack(
+            [objects.is_thing[layer.matching.target_index].sum().float() for layer in layers]
+        )
         counts = torch.cat([pairs, things, objects.is_thing.sum().float()[None]])
         if self.average_normalizers:
             counts = average_over_processes(counts)

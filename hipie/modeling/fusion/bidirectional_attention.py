@@ -128,7 +128,7 @@ class BidirectionalFusion(nn.Module):
         return self._split_heads(self.text_value(text)) @ out
 
     def _mix(self, weights: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens averaged by weights [B, n, T, S]: [B, n, T, width], and the weights' sums."""
+        """Image tokens averaged by weights [B, n, T, S]: [B, n, T, width], and sums of weights."""
         mixed = weights.flatten(1, 2).to(visual.dtype) @ visual
         return mixed.unflatten(1, weights.shape[1:3]), weights.sum(3, keepdim=True)
 

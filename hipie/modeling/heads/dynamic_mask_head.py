@@ -32,10 +32,11 @@ class MaskFeatures(nn.Module):
         self.fine = nn.Conv2d(width, width, 3, padding=1)
         self.narrow = nn.Conv2d(width, width // 4, 3, padding=1)
         self.out = nn.Conv2d(width // 4, out_channels, 3, padding=1)
-        for layer in (self.coarse, self.middle, self.fine, self.narrow, self.out):
-            assert layer.bias is not None
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_uniform_(parameter, a=1)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """[B, width, ...] of strides 8, 16, 32 -> [B, out_channels, H/8, W/8]."""
@@ -62,9 +63,11 @@ class DynamicMaskHead(nn.Module):
         c = channels
         self.sizes = [(c + 2) * c, c * c, c, c, c, 1]
         self.controller = MLP(width, width, sum(self.sizes), 3)
-        for layer in self.controller.linear_layers():
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.controller.named_parameters():
+            if name.endswith("weight"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
 
     def logits(
         self,
@@ -79,7 +82,8 @@ class DynamicMaskHead(nn.Module):
         Args:
             layer: with `mask_embeddings` [B, N, width] and `mask_centers` [B, N, 2].
             mask_features: B tensors [channels, H / 8, W / 8].
-            image_index, query_index: [n] int64.
+            image_index: [n] int64.
+            query_index: [n] int64.
             points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
 
         Returns:

@@ -27,7 +27,8 @@ class MaskEmbeddingHead:
         Args:
             layer: with `mask_embeddings` [B, N, C].
             mask_features: B tensors [C, H / 4, W / 4].
-            image_index, query_index: [n] int64.
+            image_index: [n] int64.
+            query_index: [n] int64.
             points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
 
         Returns:

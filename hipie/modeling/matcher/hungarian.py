@@ -76,8 +76,6 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: naming `name`, if a cost or a mask is nan or infinite.
         """
-        logits = layer.logits
-        assert logits is not None, "the class head has not read the text"
         pairs = []
         for image in range(targets.num_images):
             objects = targets.of_image(image)
@@ -90,7 +88,7 @@ class HungarianMatcher:
                 frame = 1.0 if masks.frames is None else masks.frames[image]
                 point_targets = point_sample_masks(targets.masks, index, points * frame)
             cost = matching_cost(
-                logits[image],
+                layer.require_logits()[image],
                 layer.boxes[image],
                 targets.boxes[objects],
                 targets.positive_map[objects],

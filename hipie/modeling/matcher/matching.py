@@ -15,8 +15,8 @@ from hipie.structures import BatchedTargets, DenoisingLayout, LayerOutput, MaskC
 
 MATCHER_REGISTRY = Registry("MATCHER")
 MATCHER_REGISTRY.__doc__ = """
-Matchers by name, chosen by `MODEL.HIPIE.LOSS.THING_MATCHER` and `STUFF_MATCHER`. An entry is a class
-whose instances are a `Matcher` and that is built from a configuration: `MyMatcher(cfg)`.
+Matchers by name, chosen by `MODEL.HIPIE.LOSS.THING_MATCHER` and `STUFF_MATCHER`. An entry is a
+class whose instances are a `Matcher` and that is built from a configuration: `MyMatcher(cfg)`.
 """
 
 

@@ -35,18 +35,16 @@ class SimOTAMatcher:
         self,
         layer: LayerOutput,
         targets: BatchedTargets,
-        masks: MaskContext | None = None,  # noqa: ARG002
-        name: str = "a layer",  # noqa: ARG002
+        masks: MaskContext | None = None,
+        name: str = "a layer",
     ) -> Matching:
         """See `hipie.modeling.matcher.matching.Matcher`; masks do not count."""
-        logits = layer.logits
-        assert logits is not None, "the class head has not read the text"
         pairs = []
         for image in range(targets.num_images):
             objects = targets.of_image(image)
             things = targets.is_thing[objects].nonzero().flatten() + objects.start
             query_index, chosen = sim_ota(
-                logits[image],
+                layer.require_logits()[image],
                 layer.boxes[image],
                 targets.boxes[things],
                 targets.positive_map[things],

@@ -250,7 +250,8 @@ class HIPIE(SegmentationModel):
         """
         if image_features is not None and len(image_features) not in (1, len(batched_inputs)):
             raise ValueError(
-                f"there are {len(batched_inputs)} inputs and features of {len(image_features)} images"
+                f"there are {len(batched_inputs)} inputs and features of "
+                f"{len(image_features)} images"
             )
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
         with_expressions = [i for i, item in enumerate(batched_inputs) if "expressions" in item]
@@ -278,8 +279,9 @@ class HIPIE(SegmentationModel):
         Args:
             batched_inputs: as for the results, all with a vocabulary or all with expressions;
                 (image, expression) pairs count in order.
-            thing_masks, stuff_masks: the queries whose masks are computed, the same for all images;
-                None = all of them, [] = none.
+            thing_masks: the thing queries whose masks are computed, the same for all images; None =
+                all of them, [] = none.
+            stuff_masks: likewise the stuff queries.
 
         Raises:
             ValueError: if images with vocabularies and images with expressions are mixed, or the
@@ -290,8 +292,6 @@ class HIPIE(SegmentationModel):
             raise ValueError(
                 "raw predictions need a vocabulary in every input or expressions in every input"
             )
-        if self.stuff is None:
-            raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
         with torch.no_grad():
             return self._predict_raw(batched_inputs, thing_masks, stuff_masks)
 
@@ -301,7 +301,8 @@ class HIPIE(SegmentationModel):
         thing_masks: Sequence[int] | Tensor | None = None,
         stuff_masks: Sequence[int] | Tensor | None = None,
     ) -> RawPredictions:
-        assert self.stuff is not None
+        if self.stuff is None:
+            raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
         features = self._encode_images(batched_inputs)
         if "expressions" in batched_inputs[0]:
             expressions, image_index = _pairs(batched_inputs)
@@ -311,14 +312,14 @@ class HIPIE(SegmentationModel):
                 features.things, features.image_sizes, expressions
             )
             stuff_text = self._expression_features(text, fused_text, training=False)
-            stuff = self.stuff.classify(features.stuff, stuff_text)
+            stuff = features.stuff and self.stuff.classify(features.stuff, stuff_text)
         else:
             output = self._decode_vocabularies(
                 features, [self._vocabulary(item) for item in batched_inputs]
             )
-            assert output.stuff is not None
             things, stuff = output.things, output.stuff
             fused_text, memory = output.fused_text, output.encoder_memory
+        assert stuff is not None  # encoded above, since there is a stuff decoder
         return RawPredictions(
             things=raw_branch(things, self.things.mask_head, thing_masks),
             stuff=raw_branch(stuff, self.stuff.mask_head, stuff_masks),
@@ -333,7 +334,8 @@ class HIPIE(SegmentationModel):
         """Run the network on images with vocabularies, without postprocessing.
 
         Args:
-            batched_inputs, image_features: as for `inference`; one row of features an input.
+            batched_inputs: as for `inference`.
+            image_features: as for `inference`, of one image an input.
         """
         vocabularies = [self._vocabulary(item) for item in batched_inputs]
         return self._decode_inputs(batched_inputs, vocabularies, image_features)

@@ -52,7 +52,8 @@ def pad_images(
 
     Args:
         images: B tensors [3, h, w], uint8 or float, 0..255.
-        mean, std: [3, 1, 1]; their device is the batch's.
+        mean: [3, 1, 1]; its device is the batch's.
+        std: [3, 1, 1].
         divisibility: the canvas's sides are multiples of this (0 or 1: no further padding).
 
     Returns:

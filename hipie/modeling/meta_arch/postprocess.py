@@ -59,7 +59,8 @@ def vocabulary_results(
         item: its input dict.
         vocabulary: its classes.
         settings: of the model.
-        thing_mask_head, stuff_mask_head: of the decoders.
+        thing_mask_head: of the thing decoder.
+        stuff_mask_head: of the stuff decoder, if there is one.
         clip_scores: of the image, if CLIP is enabled.
     """
     settings = requested_settings(item, settings)
@@ -114,7 +115,7 @@ def raw_branch(
         requested.repeat(batch),
     )
     return RawBranch(
-        token_logits=last.logits,
+        token_logits=last.require_logits(),
         boxes=last.boxes,
         mask_logits=masks.unflatten(0, (batch, len(requested))),
         references=output.references,

@@ -26,16 +26,20 @@ class InputProjections(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], width: int) -> None:
         super().__init__()
-        convolutions = [nn.Conv2d(channels, width, 1) for channels in in_channels]
-        convolutions.append(nn.Conv2d(in_channels[-1], width, 3, stride=2, padding=1))
-        for convolution in convolutions:
-            assert convolution.bias is not None
-            nn.init.xavier_uniform_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
         self.levels = nn.ModuleList(
-            nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, width))
-            for convolution in convolutions
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(NORM_GROUPS, width))
+            for channels in in_channels
         )
+        self.levels.append(
+            nn.Sequential(
+                nn.Conv2d(in_channels[-1], width, 3, stride=2, padding=1),
+                nn.GroupNorm(NORM_GROUPS, width),
+            )
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """[B, C_i, h_i, w_i] of strides 8, 16, 32 -> [B, width, ...] of strides 8, 16, 32, 64."""

@@ -112,7 +112,7 @@ def corner_noise(boxes: Tensor, negative: Tensor) -> Tensor:
 
 
 def center_size_noise(scale: float) -> BoxNoise:
-    """Noise that shifts centres by up to scale / 2 of the size and sizes by up to scale (DN-DETR)."""
+    """Noise that shifts centres by scale / 2 of the size at most, and sizes by scale (DN-DETR)."""
     return partial(_shift_center_and_size, scale=scale)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,14 +93,25 @@ class EncoderLayer(nn.Module):
         step = tokens.shape[1]
         if not torch.is_grad_enabled():
             step = max(1, TOKENS_PER_CHUNK // len(tokens))
+        chunks = token_chunks(tokens.shape[1], step)
         values = concatenate(
-            [self.attention.values(*chunk) for chunk in split_tokens(step, tokens, padding_mask)]
+            [
+                self.attention.values(
+                    tokens[:, chunk], None if padding_mask is None else padding_mask[:, chunk]
+                )
+                for chunk in chunks
+            ]
         )
-        chunks = split_tokens(step, tokens, levels.position_embeddings, reference_points)
         return concatenate(
             [
-                self._encode_chunk(chunk, positions, references, values, levels)
-                for chunk, positions, references in chunks
+                self._encode_chunk(
+                    tokens[:, chunk],
+                    levels.position_embeddings[:, chunk],
+                    reference_points[:, chunk],
+                    values,
+                    levels,
+                )
+                for chunk in chunks
             ]
         )
 
@@ -123,17 +133,13 @@ class EncoderLayer(nn.Module):
         return self.feed_forward(self.norm(tokens + attended))
 
 
-def split_tokens(step: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Split tensors [B, S, ...] along S into chunks of `step`; None stays None."""
-    length = next(tensor.shape[1] for tensor in tensors if tensor is not None)
-    for start in range(0, length, step):
-        yield tuple(
-            None if tensor is None else tensor[:, start : start + step] for tensor in tensors
-        )
+def token_chunks(count: int, step: int) -> list[slice]:
+    """Slices of `step` of so many tokens."""
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def concatenate(chunks: Sequence[Tensor]) -> Tensor:
-    """Inverse of `split_tokens`; a single chunk is not copied."""
+    """Concatenate chunks [B, n, ...] along the tokens; a single chunk is not copied."""
     return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
 
 
@@ -168,7 +174,8 @@ class DecoderLayer(nn.Module):
         """Update the queries.
 
         Args:
-            queries, positions: [B, N, width].
+            queries: [B, N, width].
+            positions: [B, N, width].
             references: [B, N, L, 4] boxes on every level's canvas.
             memory: [B, S, width].
             levels: shapes and start indices of the memory's levels.

@@ -56,7 +56,6 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 def build_box_head(width: int) -> MLP:
     """Three-layer box regression head in logit space, initialised to a zero offset."""
     head = MLP(width, width, 4, 3)
-    last = head.linear_layers()[-1]
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in head.layers[-1].parameters():
+        nn.init.zeros_(parameter)
     return head

@@ -1,4 +1,4 @@
-"""Decoder of things: two-stage Deformable DETR with denoising, dynamic masks and IoU heads (DINO)."""
+"""Decoder of things: two-stage Deformable DETR with denoising and dynamic masks (DINO)."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_criteria_need_proposals(batch, losses):
 
 
 def test_mask_losses_of_one_object_have_the_published_weight(branch, batch, losses):
-    """Undecided masks of an empty object cost ln 2 a point (times 3/4 and 1/4 in the focal loss)."""
+    """Undecided masks of an empty object cost ln 2 a point (3/16 of it in the focal loss)."""
     del batch.targets[1:]
     batch.replace_target(
         0,

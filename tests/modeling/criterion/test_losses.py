@@ -167,15 +167,15 @@ def matched(mask_head):
 
 def test_masks_of_matched_queries_only_are_computed(matched, mask_head):
     mask_cross_entropy_loss(matched(0, 3, 1, 2))
-    assert mask_head.drawn == [0, 3, 1, 2]
+    assert mask_head.queries == [0, 3, 1, 2]
 
 
 def test_mask_terms_share_their_points(matched, mask_head):
     layer = matched(1, 4)
     mask_cross_entropy_loss(layer)
-    mask_head.drawn = []
+    mask_head.queries = []
     mask_dice_loss(layer)
-    assert mask_head.drawn == []
+    assert mask_head.queries == []
 
 
 def test_mask_terms_are_means_over_points_and_sums_over_pairs(matched):

@@ -34,14 +34,14 @@ def shares(tmp_path_factory):
 def equal_to_one_process(shares: list[dict], option: str) -> list[bool]:
     """Whether the mean of both, which parallel training applies, equals that of one process."""
     means = [(a + b) / 2 for a, b in zip(shares[0][option], shares[1][option], strict=True)]
-    whole = shares[0]["whole"]
-    return [torch.allclose(a, b, atol=1e-7, rtol=1e-4) for a, b in zip(whole, means, strict=True)]
+    single = shares[0]["single"]
+    return [torch.allclose(a, b, atol=1e-7, rtol=1e-4) for a, b in zip(single, means, strict=True)]
 
 
 def test_averaged_normalizers_give_the_gradients_of_one_process(shares):
     same = equal_to_one_process(shares, "average")
     assert len(same) == 2 * THING_LEAVES and all(same)
-    assert any(gradient.abs().sum() > 0 for gradient in shares[0]["whole"])
+    assert any(gradient.abs().sum() > 0 for gradient in shares[0]["single"])
 
 
 def test_published_normalizers_of_things_are_those_of_each_process(shares):

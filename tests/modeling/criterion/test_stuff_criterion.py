@@ -48,12 +48,12 @@ def test_boxes_are_in_the_frame_of_the_canvas(make_stuff_batch, criterion):
 
 
 def test_denoising_losses_are_means_over_groups(make_stuff_batch, criterion):
-    one = make_stuff_batch([[True, False]], groups=1)
-    two = make_stuff_batch([[True, False]], groups=2)
-    two.replace_denoising_boxes(one.output.denoising[0].boxes.detach().repeat(1, 2, 1))
-    one.replace_denoising_boxes(one.output.denoising[0].boxes.detach())
-    two.targets = one.targets
-    first, second = one.run(criterion), two.run(criterion)
+    single = make_stuff_batch([[True, False]], groups=1)
+    double = make_stuff_batch([[True, False]], groups=2)
+    double.replace_denoising_boxes(single.output.denoising[0].boxes.detach().repeat(1, 2, 1))
+    single.replace_denoising_boxes(single.output.denoising[0].boxes.detach())
+    double.targets = single.targets
+    first, second = single.run(criterion), double.run(criterion)
     torch.testing.assert_close(first["loss_bbox_dn_maskdino"], second["loss_bbox_dn_maskdino"])
 
 

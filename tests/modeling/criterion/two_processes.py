@@ -1,7 +1,7 @@
 """One of two processes that share a batch: `two_processes.py RANK FILE OUTPUT`.
 
-Writes the gradients of its losses with respect to the leaves of the whole batch, and, before it
-joins the other process, those of the whole batch in one process.
+Writes the gradients of its losses with respect to the leaves of the full batch, and, before it
+joins the other process, those of the full batch in one process.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
     rank, rendezvous, output = sys.argv[1:]
     torch.set_num_threads(1)
     point_sampling.torch = hungarian.torch = SamePoints()
-    computed = {"whole": gradients(0, 1, average=False)}
+    computed = {"single": gradients(0, 1, average=False)}
     dist.init_process_group(
         "gloo",
         init_method=f"file://{rendezvous}",

@@ -51,8 +51,8 @@ def test_equals_explicit_loops() -> None:
     fusion = make_fusion().double()
     visual, text, real = inputs()
     output = fusion(visual, text, real)
-    for one, expected in zip(output, fuse_by_loops(fusion, visual, text, real), strict=True):
-        torch.testing.assert_close(one, expected, atol=1e-6, rtol=1e-6)
+    for fused, expected in zip(output, fuse_by_loops(fusion, visual, text, real), strict=True):
+        torch.testing.assert_close(fused, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_padded_tokens_do_not_change_the_image() -> None:

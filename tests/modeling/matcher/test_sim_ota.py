@@ -73,11 +73,11 @@ def naive_sim_ota(logits, boxes, objects, positive):
     return pairs
 
 
-def random_case(seed, queries, number, spread):
+def random_case(seed, queries, number, noise):
     generator = torch.Generator().manual_seed(seed)
     objects = torch.rand(number, 4, generator=generator) * 0.4 + 0.2
     boxes = objects[torch.randint(number, (queries,), generator=generator)]
-    boxes = (boxes + spread * torch.randn(queries, 4, generator=generator)).clamp(0.02, 0.95)
+    boxes = (boxes + noise * torch.randn(queries, 4, generator=generator)).clamp(0.02, 0.95)
     logits = torch.randn(queries, 8, generator=generator)
     positive = torch.rand(number, 8, generator=generator) > 0.6
     positive[:, 0] = True
@@ -96,10 +96,10 @@ def test_published_pairs():
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
-    ("queries", "number", "spread"), [(40, 5, 0.05), (12, 8, 0.02), (7, 7, 0.2), (4, 6, 0.1)]
+    ("queries", "number", "noise"), [(40, 5, 0.05), (12, 8, 0.02), (7, 7, 0.2), (4, 6, 0.1)]
 )
-def test_equals_a_naive_implementation(seed, queries, number, spread):
-    case = random_case(seed, queries, number, spread)
+def test_equals_a_naive_implementation(seed, queries, number, noise):
+    case = random_case(seed, queries, number, noise)
     query, chosen = sim_ota(*case)
     assert list(zip(query.tolist(), chosen.tolist(), strict=True)) == naive_sim_ota(*case)
 

@@ -32,20 +32,20 @@ def make_image(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
 
 
 def make_instances(labels: list[int], height: int = 64, width: int = 96) -> Instances:
-    """Rectangles of the given classes, one beside the other."""
+    """Rectangles of the given classes, side by side."""
     masks = torch.zeros(len(labels), height, width, dtype=torch.bool)
     for i in range(len(labels)):
         masks[i, 8 + 4 * i : 40, 12 * i : 12 * i + 20] = True
     boxes = [[12 * i, 8 + 4 * i, 12 * i + 20, 40] for i in range(len(labels))]
-    found = Instances((height, width))
-    found.gt_classes = torch.tensor(labels, dtype=torch.int64)
-    found.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    found.gt_masks = BitMasks(masks)
-    return found
+    instances = Instances((height, width))
+    instances.gt_classes = torch.tensor(labels, dtype=torch.int64)
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_masks = BitMasks(masks)
+    return instances
 
 
 def training_input(task: str, seed: int = 0, labels: list[int] | None = None, **changes) -> dict:
-    """One training dict of a task."""
+    """Training input of a task."""
     labels = [0, 1, 2] if labels is None else labels
     if task == "referring":
         text = {"expressions": ["the red car", "a dog on the left"]}
@@ -79,8 +79,8 @@ def model(tiny_cfg):
     return randomise_zero_heads(build_model(tiny_cfg)).eval()
 
 
-def close(one, other, tolerance: float = 1e-4) -> None:
-    torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+def close(first, second, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(first, second, atol=tolerance, rtol=tolerance)
 
 
 def assert_same_instances(first: Instances, second: Instances) -> None:
@@ -106,58 +106,58 @@ def assert_same_results(first: dict, second: dict) -> None:
 
 
 def test_results_have_the_shapes_of_detectron2(model):
-    (found,) = model(
+    (result,) = model(
         [{"image": make_image(0), "vocabulary": VOCABULARY, "height": 50, "width": 70}]
     )
-    assert found.keys() == {"instances", "sem_seg", "panoptic_seg"}
-    assert found["sem_seg"].shape == (4, 50, 70)
-    assert found["instances"].image_size == (50, 70)
-    assert found["instances"].pred_masks.shape[1:] == (50, 70)
-    assert set(found["instances"].pred_classes.tolist()) <= {0, 1}
-    segments, described = found["panoptic_seg"]
+    assert result.keys() == {"instances", "sem_seg", "panoptic_seg"}
+    assert result["sem_seg"].shape == (4, 50, 70)
+    assert result["instances"].image_size == (50, 70)
+    assert result["instances"].pred_masks.shape[1:] == (50, 70)
+    assert set(result["instances"].pred_classes.tolist()) <= {0, 1}
+    segments, infos = result["panoptic_seg"]
     assert segments.shape == (50, 70)
-    assert set(segments.unique().tolist()) - {0} == {one["id"] for one in described}
-    assert all(one["isthing"] == (one["category_id"] < 2) for one in described)
+    assert set(segments.unique().tolist()) - {0} == {info["id"] for info in infos}
+    assert all(info["isthing"] == (info["category_id"] < 2) for info in infos)
 
 
 def test_without_a_size_results_are_as_large_as_the_image(model):
-    (found,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
-    assert found["sem_seg"].shape == (4, 64, 96)
+    (result,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
+    assert result["sem_seg"].shape == (4, 64, 96)
 
 
-def test_a_batch_equals_its_images_one_by_one(model):
+def test_a_batch_equals_single_images(model):
     batch = [{"image": make_image(seed), "vocabulary": VOCABULARY} for seed in range(3)]
     together = model(batch)
-    for one, found in zip(batch, together, strict=True):
-        assert_same_results(model([one])[0], found)
+    for item, result in zip(batch, together, strict=True):
+        assert_same_results(model([item])[0], result)
 
 
-def test_expressions_in_a_batch_equal_expressions_one_by_one(model):
+def test_expressions_of_a_batch_equal_single_ones(model):
     expressions = ["the red car", "a small dog on the left of the house", "it"]
     batch = [{"image": make_image(seed), "expressions": expressions} for seed in range(2)]
     together = model(batch)
-    for one, found in zip(batch, together, strict=True):
+    for item, result in zip(batch, together, strict=True):
         for i, expression in enumerate(expressions):
-            (alone,) = model([{**one, "expressions": [expression]}])[0]["referring"]
-            assert_same_instances(alone, found["referring"][i])
+            (alone,) = model([{**item, "expressions": [expression]}])[0]["referring"]
+            assert_same_instances(alone, result["referring"][i])
 
 
 def test_more_expressions_than_a_chunk(model):
-    expressions = [f"the {word} one" for word in "abcdefghijklmnopqrs"]
-    (found,) = model([{"image": make_image(0), "expressions": expressions}])
-    assert len(found["referring"]) == 19
-    assert all(len(one) == 1 for one in found["referring"])
+    expressions = [f"the {letter} dog" for letter in "abcdefghijklmnopqrs"]
+    (result,) = model([{"image": make_image(0), "expressions": expressions}])
+    assert len(result["referring"]) == 19
+    assert all(len(instances) == 1 for instances in result["referring"])
     (alone,) = model([{"image": make_image(0), "expressions": expressions[-1:]}])[0]["referring"]
-    assert_same_instances(alone, found["referring"][-1])
+    assert_same_instances(alone, result["referring"][-1])
 
 
 def test_vocabularies_and_expressions_may_mix(model):
-    words = {"image": make_image(0), "vocabulary": VOCABULARY}
-    said = {"image": make_image(1), "expressions": ["the red car", "a dog"]}
-    found = model([said, words, said])
-    assert_same_results(found[0], model([said])[0])
-    assert_same_results(found[1], model([words])[0])
-    assert_same_results(found[2], found[0])
+    with_vocabulary = {"image": make_image(0), "vocabulary": VOCABULARY}
+    with_expressions = {"image": make_image(1), "expressions": ["the red car", "a dog"]}
+    results = model([with_expressions, with_vocabulary, with_expressions])
+    assert_same_results(results[0], model([with_expressions])[0])
+    assert_same_results(results[1], model([with_vocabulary])[0])
+    assert_same_results(results[2], results[0])
 
 
 def test_image_features_give_the_same_results(model):
@@ -229,14 +229,14 @@ def test_image_features_can_be_pickled(model):
 
 
 def test_permuted_token_spans_permute_results(model, monkeypatch):
-    """The caption stays; which class owns which tokens is permuted."""
+    """The caption is fixed; the assignment of tokens to classes is permuted."""
     order = [2, 0, 3, 1]
     plain = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
     read = model.text_encoder.forward
 
     def permuted(captions):
         text = read(captions)
-        spans = tuple(tuple(one[i] for i in order) for one in text.token_spans)
+        spans = tuple(tuple(spans[i] for i in order) for spans in text.token_spans)
         return replace(text, token_spans=spans)
 
     from hipie.modeling.meta_arch import hipie as universal
@@ -245,15 +245,15 @@ def test_permuted_token_spans_permute_results(model, monkeypatch):
     moved = Vocabulary([VOCABULARY.classes[i] for i in order])
     monkeypatch.setattr(universal, "vocabulary_caption", lambda vocabulary: caption)
     monkeypatch.setattr(model.text_encoder, "forward", permuted)
-    found = model([{"image": make_image(0), "vocabulary": moved}])[0]
-    close(found["sem_seg"], plain["sem_seg"][order], 1e-5)
+    result = model([{"image": make_image(0), "vocabulary": moved}])[0]
+    close(result["sem_seg"], plain["sem_seg"][order], 1e-5)
     place = torch.tensor([order.index(i) for i in range(4)])
-    close(found["instances"].scores, plain["instances"].scores, 1e-6)
-    assert torch.equal(found["instances"].pred_classes, place[plain["instances"].pred_classes])
-    close(found["instances"].pred_boxes.tensor, plain["instances"].pred_boxes.tensor, 1e-4)
-    assert torch.equal(found["instances"].pred_masks, plain["instances"].pred_masks)
-    assert sorted(one["category_id"] for one in found["panoptic_seg"][1]) == sorted(
-        int(place[one["category_id"]]) for one in plain["panoptic_seg"][1]
+    close(result["instances"].scores, plain["instances"].scores, 1e-6)
+    assert torch.equal(result["instances"].pred_classes, place[plain["instances"].pred_classes])
+    close(result["instances"].pred_boxes.tensor, plain["instances"].pred_boxes.tensor, 1e-4)
+    assert torch.equal(result["instances"].pred_masks, plain["instances"].pred_masks)
+    assert sorted(info["category_id"] for info in result["panoptic_seg"][1]) == sorted(
+        int(place[info["category_id"]]) for info in plain["panoptic_seg"][1]
     )
 
 
@@ -296,12 +296,12 @@ def test_images_with_stuff_only_have_no_thing_losses(model):
 
 def test_the_same_seed_gives_the_same_losses(model):
     model.train()
-    found = []
+    results = []
     for _ in range(2):
         torch.manual_seed(3)
-        found.append(model([training_input("detection")]))
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+        results.append(model([training_input("detection")]))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
 def test_parts_are_positive_for_their_whole_by_option(model):
@@ -333,12 +333,12 @@ def test_bfloat16_autocast(model, training):
                 assert all(grad.isfinite().all() and grad.dtype == torch.float32 for grad in grads)
             return
         mixed = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
-        said = model([{"image": make_image(0), "expressions": ["the dog"]}])[0]
+        referring = model([{"image": make_image(0), "expressions": ["the dog"]}])[0]
     plain = model([{"image": make_image(0), "vocabulary": VOCABULARY}])[0]
     assert mixed["sem_seg"].isfinite().all()
     difference = (mixed["sem_seg"] - plain["sem_seg"]).abs().mean()
     assert 0 < difference < 0.1 * plain["sem_seg"].abs().mean()
-    assert len(said["referring"][0]) == 1
+    assert len(referring["referring"][0]) == 1
 
 
 @pytest.mark.parametrize("height", [33, 64])
@@ -348,14 +348,16 @@ def test_any_size_of_image(model, height, width):
         {"image": make_image(0, height, width), "vocabulary": VOCABULARY},
         {"image": make_image(1, 48, 48), "vocabulary": VOCABULARY},
     ]
-    found = model(batch)
-    assert [tuple(one["sem_seg"].shape[1:]) for one in found] == [(height, width), (48, 48)]
+    results = model(batch)
+    assert [tuple(result["sem_seg"].shape[1:]) for result in results] == [(height, width), (48, 48)]
 
 
 def test_bytes_and_floats_are_the_same_image(model):
     image = make_image(0).byte()
-    found = model([{"image": one, "vocabulary": VOCABULARY} for one in (image, image.float())])
-    assert_same_results(found[0], found[1])
+    results = model(
+        [{"image": pixels, "vocabulary": VOCABULARY} for pixels in (image, image.float())]
+    )
+    assert_same_results(results[0], results[1])
 
 
 def test_a_batch_of_two_tasks_is_refused(model):
@@ -451,13 +453,13 @@ def test_default_predictor_of_detectron2_works(model, tiny_cfg, tmp_path):
     tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
     predictor = DefaultPredictor(tiny_cfg)
     rgb = make_image(0, 100, 120).byte().permute(1, 2, 0).numpy()
-    found = predictor(np.ascontiguousarray(rgb[:, :, ::-1]))
+    result = predictor(np.ascontiguousarray(rgb[:, :, ::-1]))
     classes = predictor.metadata.stuff_classes
-    assert found["sem_seg"].shape == (len(classes), 100, 120)
-    assert found["instances"].image_size == (100, 120)
+    assert result["sem_seg"].shape == (len(classes), 100, 120)
+    assert result["instances"].image_size == (100, 120)
     resized = predictor.aug.get_transform(rgb).apply_image(rgb)
     image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    assert_same_results(found, model([{"image": image, "height": 100, "width": 120}])[0])
+    assert_same_results(result, model([{"image": image, "height": 100, "width": 120}])[0])
 
 
 def test_gradients_of_two_processes_equal_those_of_one(tmp_path, tiny_options):
@@ -503,9 +505,9 @@ def test_too_large_image_is_refused_with_a_size_that_fits(model, monkeypatch):
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 40), (33, 64)])
 def test_images_smaller_than_a_window(tiny_published, height, width):
-    (found,) = tiny_published([{"image": make_image(0, height, width), "vocabulary": VOCABULARY}])
-    assert found["sem_seg"].shape == (4, height, width)
-    assert found["sem_seg"].isfinite().all()
+    (result,) = tiny_published([{"image": make_image(0, height, width), "vocabulary": VOCABULARY}])
+    assert result["sem_seg"].shape == (4, height, width)
+    assert result["sem_seg"].isfinite().all()
 
 
 @pytest.mark.parametrize("option", ["MODEL.HIPIE.THINGS.EARLY_FUSION", "MODEL.HIPIE.STUFF.ENABLED"])
@@ -516,9 +518,9 @@ def test_models_without_early_fusion_or_stuff_decoder(tiny_cfg, option):
         losses = model.train()([training_input(task)])
         assert all(value.isfinite() for value in losses.values())
         sum(losses.values()).backward()
-    (found,) = model.eval()([{"image": make_image(0), "vocabulary": VOCABULARY}])
-    assert found["sem_seg"].shape == (4, 64, 96)
-    assert found["sem_seg"].sum(0).isfinite().all()
+    (result,) = model.eval()([{"image": make_image(0), "vocabulary": VOCABULARY}])
+    assert result["sem_seg"].shape == (4, 64, 96)
+    assert result["sem_seg"].sum(0).isfinite().all()
     names = dict(model.named_parameters())
     assert any(name.startswith("things.fusion.") for name in names) == (
         option != "MODEL.HIPIE.THINGS.EARLY_FUSION"
@@ -532,9 +534,9 @@ def test_without_a_stuff_decoder_thing_queries_predict_stuff(tiny_cfg):
     tiny_cfg.MODEL.HIPIE.STUFF.ENABLED = False
     model = randomise_zero_heads(build_model(tiny_cfg)).eval()
     only_stuff = Vocabulary.from_names(stuff=["grass", "open sky"])
-    (found,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
+    (result,) = model([{"image": make_image(0), "vocabulary": VOCABULARY}])
     (other,) = model([{"image": make_image(0), "vocabulary": only_stuff}])
-    assert (found["sem_seg"].std((1, 2)) > 0).all()
+    assert (result["sem_seg"].std((1, 2)) > 0).all()
     assert (other["sem_seg"].std((1, 2)) > 0).all()
     with pytest.raises(ValueError, match="ENABLED"):
         model.predict_raw([{"image": make_image(0), "vocabulary": VOCABULARY}])

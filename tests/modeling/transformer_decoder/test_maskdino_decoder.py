@@ -43,8 +43,8 @@ def make_memory(batch: int = 2) -> FeatureLevels:
 
 def layer_norm(x: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
     x = x.double()
-    spread = torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + norm.eps)
-    return (x - x.mean(-1, keepdim=True)) / spread * norm.weight.double() + norm.bias.double()
+    deviation = torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + norm.eps)
+    return (x - x.mean(-1, keepdim=True)) / deviation * norm.weight.double() + norm.bias.double()
 
 
 def test_proposals_follow_the_formula() -> None:
@@ -190,8 +190,8 @@ def run(
     return branch(features, class_text=text, pooled_text=pooled, targets=targets)
 
 
-def close(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> None:
-    torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+def close(first: Tensor, second: Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(first, second, atol=tolerance, rtol=tolerance)
 
 
 def all_masks(branch: StuffBranch, output: DecoderOutput, layer: LayerOutput, image: int) -> Tensor:
