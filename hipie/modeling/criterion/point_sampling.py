@@ -67,8 +67,8 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
     """Draw points for the mask losses of n predictions.
 
-    Three times as many points are sampled at random; three quarters of `num_points` are those of them
-    whose logits are nearest to 0, the rest is sampled anew. Uses torch's global generator.
+    Three times as many points are sampled at random; three quarters of `num_points` are those of
+    them whose logits are nearest to 0, the rest is sampled anew. Uses torch's global generator.
 
     Args:
         masks: [n, h, w] logits.

@@ -20,10 +20,6 @@ class MLP(nn.Module):
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
-    def linear_layers(self) -> list[nn.Linear]:
-        """Linear layers from the input to the output."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_width] -> [..., out_width]."""
         for layer in self.layers[:-1]:

@@ -304,10 +304,10 @@ class HIPIE(SegmentationModel):
         if self.stuff is None:
             raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
         features = self._encode_images(batched_inputs)
+        stuff: DecoderOutput | None
         if "expressions" in batched_inputs[0]:
             expressions, image_index = _pairs(batched_inputs)
             features = features.select(image_index)
-            assert features.stuff is not None
             text, fused_text, things, memory = self._decode_expressions(
                 features.things, features.image_sizes, expressions
             )
