@@ -1,4 +1,4 @@
-"""Weights and images by rule, the same on every machine and with every library's version."""
+"""Tensors generated from names, independent of machine and library versions."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor, nn
 
 
-def numbers(name: str, *shape: int) -> Tensor:
-    """Normal numbers that depend on a name alone."""
-    drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    return torch.from_numpy(drawn.astype(np.float32))
+def normal_tensor(name: str, *shape: int) -> Tensor:
+    """Standard normal tensor, seeded by a name."""
+    normal = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    return torch.from_numpy(normal.astype(np.float32))
 
 
-def unit(name: str, *shape: int) -> Tensor:
-    """Rows of unit length."""
-    return nn.functional.normalize(numbers(name, *shape), dim=-1)
+def unit_tensor(name: str, *shape: int) -> Tensor:
+    """Tensor with rows of unit length, seeded by a name."""
+    return nn.functional.normalize(normal_tensor(name, *shape), dim=-1)
 
 
 @torch.no_grad()
-def rule(module: nn.Module) -> nn.Module:
-    """Give every parameter its numbers: gains around 1, all else as wide as its inputs allow."""
+def fill_from_names(module: nn.Module) -> nn.Module:
+    """Fill every parameter from its name, with norm weights around 1."""
     for name, value in module.named_parameters():
-        made = numbers(name, *value.shape)
+        values = normal_tensor(name, *value.shape)
         if value.ndim < 2:
             gain = "ln_" in name or "norm" in name
-            made = 0.1 * made + (1.0 if gain and name.endswith("weight") else 0.0)
+            values = 0.1 * values + (1.0 if gain and name.endswith("weight") else 0.0)
         else:
-            made = made * (1.5 / value[0].numel() ** 0.5)
-        value.copy_(made)
+            values = values * (1.5 / value[0].numel() ** 0.5)
+        value.copy_(values)
     return module

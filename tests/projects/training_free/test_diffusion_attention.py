@@ -1,4 +1,4 @@
-"""Attention of a U-Net: recorded, laid over words, spread; with diffusers on a tiny pipeline."""
+"""Attention maps of a U-Net, and of a tiny pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -13,70 +13,82 @@ from hipie_training_free.modeling.attention_maps import (
     propagate_by_self_attention,
     token_columns,
 )
-from tests.projects.training_free.ruled import numbers
+from tests.projects.training_free.ruled import normal_tensor
 
 
 class Attention(nn.Module):
-    """The part of diffusers' attention that the recorder relies on."""
+    """Interface of diffusers' attention that the recorder uses."""
 
-    def __init__(self, width: int, words: int | None) -> None:
+    def __init__(self, width: int, text_width: int | None) -> None:
         super().__init__()
-        self.is_cross_attention = words is not None
-        self.ask = nn.Linear(width, width)
-        self.tell = nn.Linear(words or width, width)
+        self.is_cross_attention = text_width is not None
+        self.to_query = nn.Linear(width, width)
+        self.to_key = nn.Linear(text_width or width, width)
 
     def get_attention_scores(self, query: Tensor, key: Tensor, mask: None = None) -> Tensor:
         return (query @ key.transpose(1, 2)).softmax(-1)
 
     def forward(self, x: Tensor, text: Tensor | None = None) -> Tensor:
-        told = self.tell(x if text is None else text)
-        return x + self.get_attention_scores(self.ask(x), told) @ told
+        key = self.to_key(x if text is None else text)
+        return x + self.get_attention_scores(self.to_query(x), key) @ key
 
 
 class SmallUNet(nn.Module):
-    """Self- and cross-attention at 1/2 and at 1/4 of a latent."""
+    """U-Net with self- and cross-attention at strides 2 and 4."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.own = nn.ModuleList(Attention(4, None) for _ in range(2))
-        self.cross = nn.ModuleList(Attention(4, 6) for _ in range(2))
+        self.self_attention = nn.ModuleList(Attention(4, None) for _ in range(2))
+        self.cross_attention = nn.ModuleList(Attention(4, 6) for _ in range(2))
 
     def forward(self, latent: Tensor, text: Tensor) -> Tensor:
-        for shrink, own, cross in zip((2, 4), self.own, self.cross):
-            small = nn.functional.avg_pool2d(latent, shrink).flatten(2).transpose(1, 2)
-            latent = latent + cross(own(small), text).mean()
+        for stride, self_attention, cross_attention in zip(
+            (2, 4), self.self_attention, self.cross_attention
+        ):
+            small = nn.functional.avg_pool2d(latent, stride).flatten(2).transpose(1, 2)
+            latent = latent + cross_attention(self_attention(small), text).mean()
         return latent
 
 
-def test_what_is_recorded_is_the_attention_and_nothing_changes():
-    network, latent, text = SmallUNet(), numbers("latent", 1, 4, 8, 12), numbers("text", 1, 5, 6)
-    plain = network(latent, text)
-    with AttentionRecorder(network) as seen:
-        assert torch.equal(network(latent, text), plain)
-    assert [tuple(one.shape) for one in seen.cross_attention] == [(1, 24, 5), (1, 6, 5)]
-    assert [tuple(one.shape) for one in seen.self_attention] == [(1, 24, 24), (1, 6, 6)]
-    torch.testing.assert_close(seen.cross_attention[0].sum(-1), torch.ones(1, 24))
+def test_recording_keeps_results():
+    network, latent, text = (
+        SmallUNet(),
+        normal_tensor("latent", 1, 4, 8, 12),
+        normal_tensor("text", 1, 5, 6),
+    )
+    expected = network(latent, text)
+    with AttentionRecorder(network) as recorder:
+        assert torch.equal(network(latent, text), expected)
+    assert [tuple(attention.shape) for attention in recorder.cross_attention] == [
+        (1, 24, 5),
+        (1, 6, 5),
+    ]
+    assert [tuple(attention.shape) for attention in recorder.self_attention] == [
+        (1, 24, 24),
+        (1, 6, 6),
+    ]
+    torch.testing.assert_close(recorder.cross_attention[0].sum(-1), torch.ones(1, 24))
     network(latent, text)
-    assert len(seen.cross_attention) == 2, "nothing is kept any more"
+    assert len(recorder.cross_attention) == 2, "recording has ended"
 
 
-def test_a_network_without_attention():
+def test_network_without_attention_raises_an_error():
     with pytest.raises(TrainingFreeError, match="no attention modules that can be recorded"):
         AttentionRecorder(nn.Linear(2, 2))
 
 
-def test_a_planted_word_is_found_where_it_is():
-    truth = torch.zeros(16, 24, dtype=torch.bool)
-    truth[4:12, 8:20] = True
+def test_cross_attention_map_has_the_region_of_the_phrase():
+    target = torch.zeros(16, 24, dtype=torch.bool)
+    target[4:12, 8:20] = True
     maps = []
-    for shrink in (2, 4, 8):
-        share = nn.functional.avg_pool2d(truth[None].float(), shrink).flatten()
-        if shrink == 8:
-            share = 1 - share  # a layer that is not asked
+    for stride in (2, 4, 8):
+        share = nn.functional.avg_pool2d(target[None].float(), stride).flatten()
+        if stride == 8:
+            share = 1 - share  # a layer of an unused stride
         maps.append(torch.stack([1 - share, share / 2, share / 2], 1).expand(3, -1, -1))
-    found = cross_attention_map(maps, [1, 2], (16, 24))
-    mask = found > found.max() / 2
-    assert ((mask & truth).sum() / (mask | truth).sum()) > 0.95
+    output = cross_attention_map(maps, [1, 2], (16, 24))
+    mask = output > output.max() / 2
+    assert ((mask & target).sum() / (mask | target).sum()) > 0.95
     with pytest.raises(TrainingFreeError, match="no token in the prompt"):
         cross_attention_map(maps, [], (16, 24))
     with pytest.raises(
@@ -85,18 +97,18 @@ def test_a_planted_word_is_found_where_it_is():
         cross_attention_map(maps, [1], (16, 24), (3,))
 
 
-def test_self_attention_completes_what_belongs_together():
+def test_self_attention_propagates_inside_a_region():
     region = torch.zeros(8, 8, dtype=torch.bool)
     region[2:6, 2:6] = True
-    same = (region.flatten()[:, None] == region.flatten()).float()
+    similarity = (region.flatten()[:, None] == region.flatten()).float()
     seed = torch.zeros(8, 8)
     seed[3, 3] = 1.0
-    found = propagate_by_self_attention(seed, [2 * same.expand(2, -1, -1)], 1)
-    assert torch.allclose(found[region], torch.tensor(1 / 16)) and not found[~region].any()
-    assert torch.equal(propagate_by_self_attention(seed, [same[None]], 0), seed)
+    output = propagate_by_self_attention(seed, [2 * similarity.expand(2, -1, -1)], 1)
+    assert torch.allclose(output[region], torch.tensor(1 / 16)) and not output[~region].any()
+    assert torch.equal(propagate_by_self_attention(seed, [similarity[None]], 0), seed)
 
 
-def test_a_word_stands_where_its_pieces_do():
+def test_token_columns_of_a_phrase():
     assert token_columns([9, 4, 5, 6, 5, 6, 2], [5, 6]) == [2, 3]
     assert token_columns([9, 4], [5]) == []
 
@@ -109,31 +121,31 @@ def diffusion():
     return load_diffusion("random:tiny")
 
 
-def test_diffusers_own_attention_is_recorded(diffusion):
-    latent, hidden = numbers("noisy", 1, 4, 16, 16), numbers("words", 1, 77, 32)
-    before = {type(one) for one in diffusion.unet.attn_processors.values()}
-    plain = diffusion.unet(latent, 100, hidden).sample
-    with AttentionRecorder(diffusion.unet) as seen:
+def test_attention_of_diffusers_is_recorded(diffusion):
+    latent, hidden = normal_tensor("noisy", 1, 4, 16, 16), normal_tensor("words", 1, 77, 32)
+    processors = {type(attention) for attention in diffusion.unet.attn_processors.values()}
+    expected = diffusion.unet(latent, 100, hidden).sample
+    with AttentionRecorder(diffusion.unet) as recorder:
         recorded = diffusion.unet(latent, 100, hidden).sample
-    torch.testing.assert_close(recorded, plain, atol=1e-5, rtol=1e-5)
-    assert {one.shape[2] for one in seen.cross_attention} == {77}
-    assert {one.shape[1] for one in seen.self_attention} >= {256, 64}
-    assert {type(one) for one in diffusion.unet.attn_processors.values()} == before
+    torch.testing.assert_close(recorded, expected, atol=1e-5, rtol=1e-5)
+    assert {attention.shape[2] for attention in recorder.cross_attention} == {77}
+    assert {attention.shape[1] for attention in recorder.self_attention} >= {256, 64}
+    assert {type(attention) for attention in diffusion.unet.attn_processors.values()} == processors
 
 
-def test_words_have_maps(diffusion):
+def test_phrase_maps_of_a_pipeline(diffusion):
     image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
-    found = diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1)
-    assert found.shape == (2, 16, 16) and torch.isfinite(found).all()
-    assert not torch.allclose(found[0], found[1])
-    assert torch.equal(found, diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1))
+    output = diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1)
+    assert output.shape == (2, 16, 16) and torch.isfinite(output).all()
+    assert not torch.allclose(output[0], output[1])
+    assert torch.equal(output, diffusion.phrase_maps(image, ["dog", "fire hydrant"], 100, 1))
     with pytest.raises(TrainingFreeError, match=r"step 1000 of the diffusion is outside 0..999"):
         diffusion.phrase_maps(image, ["dog"], 1000, 1)
     with pytest.raises(TrainingFreeError, match="is too long for a diffusion prompt"):
         diffusion.phrase_maps(image, ["dog " * 90], 100, 1)
 
 
-def test_without_diffusers_the_package_is_named(monkeypatch):
+def test_missing_diffusers_raises_an_error_with_the_package(monkeypatch):
     import sys
 
     from hipie_training_free.modeling.stable_diffusion import load_diffusion

@@ -1,4 +1,4 @@
-"""Bad input gets one clear expression."""
+"""Errors for invalid input."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hipie_training_free.modeling.tokencut import token_cut
 from hipie_training_free.sliding_window import SlidingWindowConfig, sliding_window_inference
 
 
-def item(**more):
+def make_input(**overrides):
     image = torch.randint(0, 255, (3, 64, 64), generator=torch.Generator().manual_seed(0))
-    return {"image": image, "vocabulary": Vocabulary.from_names(["dog", "cat"]), **more}
+    return {"image": image, "vocabulary": Vocabulary.from_names(["dog", "cat"]), **overrides}
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("CLIP.MODEL", "ViT-B-61", 'no CLIP model "ViT-B-61"; near ones are .*ViT-B-16'),
         ("CLIP.MODEL", "random:tony", 'no CLIP model "tony"; near ones are tiny'),
@@ -42,22 +42,24 @@ def item(**more):
         ("ATTENTION_MASS", "0.0", "share of the attention is 0.0"),
     ],
 )
-def test_settings(configs, key, value, said):
-    own = {"GEM": "gem", "REFERRING": "global_local", "KMEANS": "kmeans", "DINO": "tokencut"}
-    start = key.split(".")[0]
-    method = "class_attention" if start.startswith("ATTENTION") else own.get(start, "maskclip")
+def test_invalid_configuration_raises_an_error(configs, key, value, message):
+    method_of = {"GEM": "gem", "REFERRING": "global_local", "KMEANS": "kmeans", "DINO": "tokencut"}
+    section = key.split(".")[0]
+    method = (
+        "class_attention" if section.startswith("ATTENTION") else method_of.get(section, "maskclip")
+    )
     options = [f"MODEL.TRAINING_FREE.{key}", value]
-    with pytest.raises(ValueError, match=said):
-        found = Segmenter.from_config(configs / f"{method}_random.yaml", None, "cpu", options)
-        found.segment(item()["image"].permute(1, 2, 0).byte().numpy(), ["dog"])
+    with pytest.raises(ValueError, match=message):
+        output = Segmenter.from_config(configs / f"{method}_random.yaml", None, "cpu", options)
+        output.segment(make_input()["image"].permute(1, 2, 0).byte().numpy(), ["dog"])
 
 
-def test_a_folder_without_a_model(tmp_path):
+def test_folder_without_a_model_raises_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         Dino.from_source(str(tmp_path))
 
 
-def test_a_transformer_from_a_folder_and_a_file(dino, tmp_path):
+def test_invalid_weights_and_models_raise_an_error(dino, tmp_path):
     from safetensors.torch import save_file
 
     save_file(dino.network.state_dict(), tmp_path / "weights.safetensors")
@@ -69,62 +71,62 @@ def test_a_transformer_from_a_folder_and_a_file(dino, tmp_path):
         Dino.from_source("random:resnet18")
 
 
-def test_a_vocabulary_of_one_name_takes_the_whole_image(clip):
-    only = item(vocabulary=Vocabulary.from_names(["dog"]))
-    found = MaskCLIP(clip=clip).eval()([only])[0]
-    assert (found["sem_seg"] == 1).all() and len(found["panoptic_seg"][1]) == 1
+def test_single_class_covers_the_image(clip):
+    single = make_input(vocabulary=Vocabulary.from_names(["dog"]))
+    output = MaskCLIP(clip=clip).eval()([single])[0]
+    assert (output["sem_seg"] == 1).all() and len(output["panoptic_seg"][1]) == 1
 
 
-def test_background_alone_is_no_vocabulary(clip):
+def test_vocabulary_needs_a_class_besides_background(clip):
     model = MaskCLIP(clip=clip, inference=InferenceConfig(0.5)).eval()
     with pytest.raises(ValueError, match='a class besides "background"'):
-        model([item(vocabulary=Vocabulary.from_names(stuff=["background"]))])
-    words = Vocabulary.from_names(["dog"], ["background", "sky"])
-    sure = MaskCLIP(
+        model([make_input(vocabulary=Vocabulary.from_names(stuff=["background"]))])
+    vocabulary = Vocabulary.from_names(["dog"], ["background", "sky"])
+    uncertain = MaskCLIP(
         clip=clip, inference=InferenceConfig(1.0), classification=ClassificationConfig(scale=0.0)
-    ).eval()([item(vocabulary=words)])[0]
-    assert (sure["sem_seg"].argmax(0) == 1).all() and not sure["panoptic_seg"][1]
+    ).eval()([make_input(vocabulary=vocabulary)])[0]
+    assert (uncertain["sem_seg"].argmax(0) == 1).all() and not uncertain["panoptic_seg"][1]
 
 
 def test_memory_of_a_large_vocabulary_is_estimated(clip):
     names = Vocabulary.from_names([f"thing {number}" for number in range(1000)])
-    size = MaskCLIP(clip=clip).inference_size([item(vocabulary=names, height=500, width=400)])
+    size = MaskCLIP(clip=clip).inference_size([make_input(vocabulary=names, height=500, width=400)])
     assert size.num_classes == 1000 and size.output_pixels == 500 * 400
 
 
-def test_without_words(clip):
+def test_missing_vocabulary_raises_an_error(clip):
     with pytest.raises(ValueError, match="neither `vocabulary` nor `expressions`"):
-        MaskCLIP(clip=clip).eval()([{"image": item()["image"]}])
+        MaskCLIP(clip=clip).eval()([{"image": make_input()["image"]}])
 
 
-def test_no_image(clip):
+def test_invalid_image_raises_an_error_with_its_file(clip):
     with pytest.raises(ValueError, match=r"page.png: images have to be \[3, H, W\]"):
-        MaskCLIP(clip=clip).eval()([item(image=torch.zeros(1, 8, 8), file_name="page.png")])
+        MaskCLIP(clip=clip).eval()([make_input(image=torch.zeros(1, 8, 8), file_name="page.png")])
 
 
-def test_there_is_nothing_to_train(clip):
+def test_training_mode_raises_an_error(clip):
     with pytest.raises(ValueError, match="MaskCLIP has nothing to train"):
-        MaskCLIP(clip=clip).train()([item()])
+        MaskCLIP(clip=clip).train()([make_input()])
 
 
-def test_an_image_smaller_than_a_patch(clip):
-    tiny = item(image=torch.full((3, 3, 5), 200.0))
-    found = SCLIP(clip=clip, sliding_window=SlidingWindowConfig(32, 16)).eval()([tiny])[0]
-    assert found["sem_seg"].shape == (2, 3, 5)
+def test_image_smaller_than_a_patch(clip):
+    small = make_input(image=torch.full((3, 3, 5), 200.0))
+    output = SCLIP(clip=clip, sliding_window=SlidingWindowConfig(32, 16)).eval()([small])[0]
+    assert output["sem_seg"].shape == (2, 3, 5)
 
 
-def test_windows_that_leave_gaps():
+def test_stride_above_the_window_raises_an_error():
     with pytest.raises(ValueError, match="windows of 8 pixels cannot have a stride of 9"):
         sliding_window_inference(torch.zeros(1, 3, 32, 32), 8, 9, lambda crop: crop[0])
 
 
-def test_a_tower_without_a_class_token(clip, monkeypatch):
+def test_tower_without_class_token_raises_an_error(clip, monkeypatch):
     monkeypatch.setattr(clip.visual, "pool_type", "avg")
     with pytest.raises(ValueError, match="no class token"):
         GEM(clip=clip)
 
 
-def test_masks(clip):
+def test_invalid_masks_raise_an_error(clip):
     image, empty = torch.rand(3, 20, 30), torch.zeros(1, 20, 30, dtype=torch.bool)
     with pytest.raises(ValueError, match="mask 0 is empty"):
         mask_features(clip, image, empty, blocks=1)
@@ -132,16 +134,16 @@ def test_masks(clip):
         mask_features(clip, image, torch.ones(1, 9, 9, dtype=torch.bool), blocks=1)
 
 
-def test_expressions(clip):
+def test_referring_without_proposals_or_expressions(clip):
     model = GlobalLocalCLIP(
         clip=clip, proposals=lambda image: torch.zeros(0, 64, 64, dtype=torch.bool), blocks=1
     ).eval()
-    assert len(model([item(expressions=["a dog"])])[0]["referring"][0]) == 0
+    assert len(model([make_input(expressions=["a dog"])])[0]["referring"][0]) == 0
     with pytest.raises(ValueError, match="page.png: GlobalLocalCLIP needs `expressions`"):
-        model([item(file_name="page.png")])
+        model([make_input(file_name="page.png")])
 
 
-def test_groups():
+def test_invalid_arguments_of_groupings_raise_an_error():
     with pytest.raises(ValueError, match="at least one cluster"):
         kmeans_groups(torch.rand(5, 3), 0)
     assert kmeans_groups(torch.ones(5, 3), 4).tolist() == [0] * 5
@@ -153,15 +155,15 @@ def test_groups():
         token_cut(torch.rand(6, 3), (2, 4))
 
 
-def test_sams_proposals_are_masks_of_the_image():
+def test_sam_proposals_have_the_size_of_the_image():
     from hipie.modeling.sam.predictor import Sam
     from hipie_training_free.modeling.mask_proposals import sam_proposals
 
     sam = Sam.from_source("random:tiny")
-    found = sam_proposals(sam, 2)(torch.rand(3, 40, 60))
-    assert found.dtype == torch.bool and found.shape[1:] == (40, 60)
+    output = sam_proposals(sam, 2)(torch.rand(3, 40, 60))
+    assert output.dtype == torch.bool and output.shape[1:] == (40, 60)
 
 
-def test_the_base_configuration_says_where_it_is_read(configs):
+def test_unknown_configuration_raises_an_error(configs):
     with pytest.raises(ValueError, match="no configuration"):
         Segmenter.from_config(Path(configs) / "maskclip_vit_b61.yaml")

@@ -1,4 +1,4 @@
-"""The architectures as people use them: segmenter, command line, Detectron2's evaluators."""
+"""Architectures with the segmenter, the command line and Detectron2's evaluators."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GROUPS = ("class_attention", "kmeans", "tokencut")
 THINGS, STUFF = ["dog", ("car", "automobile")], ["grass", "sky"]
 
 
-def needs(method: str) -> None:
+def skip_if_missing(method: str) -> None:
     if method == "diffusion":
         pytest.importorskip("diffusers", reason="the optional package diffusers is not installed")
 
 
 @pytest.fixture(scope="session")
 def page(tmp_path_factory) -> Image.Image:
-    """A page of the picture book."""
+    """Page of the picture book."""
     from hipie.data.picturebook import PictureBook
 
     return Image.fromarray(PictureBook(0, "val").page(1).image)
@@ -34,65 +34,74 @@ def page(tmp_path_factory) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def build(configs):
-    made: dict[str, Segmenter] = {}
+    segmenters: dict[str, Segmenter] = {}
 
-    def one(method: str) -> Segmenter:
-        if method not in made:
-            made[method] = Segmenter.from_config(configs / f"{method}_random.yaml", device="cpu")
-        return made[method]
+    def build_once(method: str) -> Segmenter:
+        if method not in segmenters:
+            segmenters[method] = Segmenter.from_config(
+                configs / f"{method}_random.yaml", device="cpu"
+            )
+        return segmenters[method]
 
-    return one
+    return build_once
 
 
 @pytest.mark.parametrize("method", [*DENSE, *GROUPS, "diffusion"])
-def test_the_segmenter_answers_and_draws_a_page(build, page, tmp_path, method):
-    needs(method)
-    found = build(method).segment(page, THINGS, STUFF)
-    assert isinstance(found, Segmentation) and len(found) >= 1
-    assert set(found.labels) <= {"dog", "car", "grass", "sky"}
-    assert found.masks.shape == (len(found), page.height, page.width)
-    assert found.masks.sum(0).max() == 1, "segments do not overlap"
+def test_segmenter_segments_and_saves_an_image(build, page, tmp_path, method):
+    skip_if_missing(method)
+    segmentation = build(method).segment(page, THINGS, STUFF)
+    assert isinstance(segmentation, Segmentation) and len(segmentation) >= 1
+    assert set(segmentation.labels) <= {"dog", "car", "grass", "sky"}
+    assert segmentation.masks.shape == (len(segmentation), page.height, page.width)
+    assert segmentation.masks.sum(0).max() == 1, "segments do not overlap"
     if method != "diffusion":
-        assert found.masks.any(0).all(), "without a background every pixel is of some segment"
-    assert ((found.scores >= 0) & (found.scores <= 1)).all()
-    drawn = Image.open(found.save(tmp_path / "page.png", title=method))
-    assert drawn.width > page.width
-    plain = np.asarray(page.convert("RGB"), float)
-    assert not np.allclose(np.asarray(drawn.convert("RGB").resize(page.size), float), plain, atol=1)
-    assert json.loads(found.save(tmp_path / "page.json").read_text())[0]["label"] in found.labels
+        assert segmentation.masks.any(0).all(), (
+            "without a background every pixel is of some segment"
+        )
+    assert ((segmentation.scores >= 0) & (segmentation.scores <= 1)).all()
+    drawing = Image.open(segmentation.save(tmp_path / "page.png", title=method))
+    assert drawing.width > page.width
+    original = np.asarray(page.convert("RGB"), float)
+    assert not np.allclose(
+        np.asarray(drawing.convert("RGB").resize(page.size), float), original, atol=1
+    )
+    assert (
+        json.loads(segmentation.save(tmp_path / "page.json").read_text())[0]["label"]
+        in segmentation.labels
+    )
 
 
-def test_the_segmenter_answers_expressions(build, page, tmp_path):
+def test_segmenter_segments_expressions(build, page, tmp_path):
     segmenter = build("global_local")
     expressions = ["the red car on the left", "a dog"]
-    found = segmenter.refer(page, expressions)
-    assert found.labels == expressions and found.masks.any((1, 2)).all()
-    assert Image.open(found.save(tmp_path / "page.png")).width > page.width
+    segmentation = segmenter.refer(page, expressions)
+    assert segmentation.labels == expressions and segmentation.masks.any((1, 2)).all()
+    assert Image.open(segmentation.save(tmp_path / "page.png")).width > page.width
     with pytest.raises(ValueError, match=r"GlobalLocalCLIP cannot segment\(\)"):
         segmenter.segment(page, ["dog"])
 
 
 @pytest.mark.parametrize("method", [*DENSE, *GROUPS])
-def test_bfloat16_gives_finite_scores(build, method):
+def test_bfloat16_scores_are_finite(build, method):
     item = {
         "image": torch.randint(0, 255, (3, 60, 90)),
         "vocabulary": Vocabulary.from_names(THINGS, STUFF),
     }
     with torch.autocast("cpu", torch.bfloat16):
-        found = build(method).model([item])[0]["sem_seg"]
-    assert found.dtype == torch.float32 and torch.isfinite(found).all()
-    assert float(found.min()) >= 0 and float(found.max()) <= 1.001
+        segmentation = build(method).model([item])[0]["sem_seg"]
+    assert segmentation.dtype == torch.float32 and torch.isfinite(segmentation).all()
+    assert float(segmentation.min()) >= 0 and float(segmentation.max()) <= 1.001
 
 
-def test_blue_first_images_are_turned_around(build):
+def test_bgr_images_are_converted(build):
     model = build("maskclip").model
     image = torch.randint(0, 255, (3, 64, 64))
-    words = Vocabulary.from_names(THINGS)
-    expected = model([{"image": image, "vocabulary": words}])[0]["sem_seg"]
+    vocabulary = Vocabulary.from_names(THINGS)
+    expected = model([{"image": image, "vocabulary": vocabulary}])[0]["sem_seg"]
     model.config = InferenceConfig(image_format="BGR")
-    turned = model([{"image": image.flip(0), "vocabulary": words}])[0]["sem_seg"]
+    from_bgr = model([{"image": image.flip(0), "vocabulary": vocabulary}])[0]["sem_seg"]
     model.config = InferenceConfig(image_format="RGB")
-    assert torch.equal(turned, expected)
+    assert torch.equal(from_bgr, expected)
 
 
 @pytest.mark.parametrize("method", ["maskclip", "tokencut", "global_local"])
@@ -110,8 +119,8 @@ def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path
     assert 0 <= results[task][metric] <= 100
 
 
-def test_every_configuration_builds_its_architecture(configs):
-    """Weights are fetched by name only when a model is built, so here only the keys are read."""
+def test_configurations_name_registered_architectures(configs):
+    """Only keys are checked, since building a model downloads its weights."""
     from detectron2.modeling import META_ARCH_REGISTRY
 
     from hipie.modeling.open_vocabulary.clip_loading import require_clip
