@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def clicks(sam: Sam, repeats: int) -> float:
 
 
 def examples(
-    name: str, build: Callable[[], FewShotMethod], networks: str, shots: int, repeats: int
+    name: str, build: Callable[[], FewShotMethod[Any]], networks: str, shots: int, repeats: int
 ) -> float:
     """Compare a query image for cached examples with one for new examples.
 
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     sam, dino = Sam.from_source(options.sam), Dino.from_source(options.dino, size=options.size)
-    methods: dict[str, tuple[Callable[[], FewShotMethod], str]] = {
+    methods: dict[str, tuple[Callable[[], FewShotMethod[Any]], str]] = {
         "prototype": (lambda: Prototype(dino), options.dino),
         "PerSAM": (lambda: PerSam(sam), options.sam),
         "PerSAM-F": (lambda: PerSamF(sam, options.steps), options.sam),

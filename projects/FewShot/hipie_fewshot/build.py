@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -18,7 +19,7 @@ from hipie_fewshot.modeling.persam_f import PerSamF
 from hipie_fewshot.modeling.prototype import Prototype
 
 
-def build_method(cfg: CfgNode) -> FewShotMethod:
+def build_method(cfg: CfgNode) -> FewShotMethod[Any]:
     """Build the method that `MODEL.FEWSHOT.METHOD` names, with its networks.
 
     Raises:
@@ -76,7 +77,7 @@ def _build_sam(node: CfgNode) -> Sam:
     return Sam.from_source(node.SAM, node.SAM_WEIGHTS)
 
 
-METHODS: dict[str, Callable[[CfgNode], FewShotMethod]] = {
+METHODS: dict[str, Callable[[CfgNode], FewShotMethod[Any]]] = {
     "prototype": _build_prototype,
     "persam": _build_persam,
     "persam_f": _build_persam_f,

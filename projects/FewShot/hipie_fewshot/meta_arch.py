@@ -33,7 +33,7 @@ class FewShot(SegmentationModel):
     tasks = frozenset({"few_shot"})
 
     @configurable
-    def __init__(self, *, method: FewShotMethod) -> None:
+    def __init__(self, *, method: FewShotMethod[Any]) -> None:
         super().__init__()
         self.method = method
         networks = (getattr(method, name, None) for name in ("sam", "dino"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from hipie.segmentation import Segment, Segmentation
@@ -45,16 +44,25 @@ class FewShotPredictor(TaskPredictor):
         for given in examples:
             example = given if isinstance(given, Example) else Example.read(*given)
             examples_by_label.setdefault(example.label, []).append(example)
-        return [self._predict_image(image.pixels, examples_by_label) for image in images]
+        return [self._predict_image(image, examples_by_label) for image in images]
 
+    def encode(self, image: PreparedImage) -> None:
+        """Compute the method's encoding of a query image."""
+        self._encoded(image)
+
+    @torch.no_grad()
+    def _encoded(self, image: PreparedImage) -> Any:
+        """Return the method's encoding of a query image, computed once."""
+        return image.cached("few_shot_query", lambda: self.model.method.encode(image.pixels))
+
+    @torch.no_grad()
     def _predict_image(
-        self, pixels: np.ndarray, examples_by_label: dict[str, list[Example]]
+        self, image: PreparedImage, examples_by_label: dict[str, list[Example]]
     ) -> Segmentation:
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        inputs = [{"image": tensor, "examples": support} for support in examples_by_label.values()]
+        query = self._encoded(image)
         segments = []
-        for label, output in zip(examples_by_label, self.model(inputs), strict=True):
-            prediction = output["few_shot"]
+        for label, examples in examples_by_label.items():
+            prediction = self.model.method.predict_encoded(query, examples)
             mask = prediction.mask.cpu().numpy()
             segments.append(Segment(label, "thing", mask, prediction.score))
-        return Segmentation(pixels, tuple(segments))
+        return Segmentation(image.pixels, tuple(segments))

@@ -114,6 +114,25 @@ def test_segmenter_like_equals_the_predictor(pixels, example, tmp_path):
         segmenter.segment(pixels, things=["cup"])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_query_image_is_encoded_once_for_all_labels(method, pixels, example, monkeypatch):
+    if method == "matcher":
+        pytest.importorskip("ot")
+    file = str(CONFIGS / f"{method}_random_picturebook.yaml")
+    segmenter = Segmenter.from_config(file, device="cpu")
+    other = Example(example.image, ~example.mask, "table")
+    expected = segmenter.like(pixels, [example, other])
+    calls = []
+    encode = segmenter.model.method.encode
+    monkeypatch.setattr(
+        segmenter.model.method, "encode", lambda image: calls.append(1) or encode(image)
+    )
+    segmenter.set_image(pixels)
+    assert np.array_equal(segmenter.like(examples=[example, other]).masks, expected.masks)
+    assert segmenter.like(examples=[other]).labels == ["table"]
+    assert len(calls) == 1
+
+
 @pytest.fixture
 def files(pixels, example, in_tmp):
     Image.fromarray(pixels).save("query.png")

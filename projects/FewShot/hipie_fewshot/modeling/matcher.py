@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hipie.modeling.sam.predictor import Sam
+from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings, generate_proposals
 from hipie_fewshot.modeling.mask_selection import SelectionSettings, score_masks, select_masks
-from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.method import FewShotMethod, MaskPrediction
 from hipie_fewshot.modeling.patch_features import (
     normalized_features,
     patch_centres,
@@ -29,7 +31,21 @@ from hipie_fewshot.modeling.patch_matching import match_patches
 from hipie_fewshot.support_set import Example
 
 
-class Matcher:
+class MatcherQuery(NamedTuple):
+    """Encoded query image.
+
+    Attributes:
+        patches: [g * g, C] unit-length features of DINO.
+        square: SAM's encoding of the image at DINO's input size.
+        size: (height, width) of the image.
+    """
+
+    patches: Tensor
+    square: SamImage
+    size: tuple[int, int]
+
+
+class Matcher(FewShotMethod[MatcherQuery]):
     """Matcher on the square input of DINO.
 
     Args:
@@ -52,38 +68,34 @@ class Matcher:
         self.seed = seed
         self.support_features = FeatureCache(partial(support_features, dino))
 
-    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
-        """Segment the examples' object in a query image [H, W, 3].
+    def encode(self, image: NDArray[np.uint8]) -> MatcherQuery:
+        """Compute the features of DINO and SAM of a query image [H, W, 3]."""
+        square = resize_to_square(image, self.dino.image_size)
+        patches = normalized_features(self.dino, [square])[0]
+        return MatcherQuery(patches, self.sam.encode(square), (image.shape[0], image.shape[1]))
+
+    def predict_encoded(self, query: MatcherQuery, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in an encoded query image.
+
+        Returns:
+            An empty mask of score 0 if no proposal passes the thresholds.
 
         Raises:
             ExampleError: if there are no examples.
         """
-        square = resize_to_square(image, self.dino.image_size)
-        prediction = self.predict_square(square, examples)
-        height, width = image.shape[:2]
-        mask = cv2.resize(
-            prediction.mask.cpu().numpy().astype(np.uint8),
-            (width, height),
-            interpolation=cv2.INTER_NEAREST_EXACT,
-        )
-        return MaskPrediction(torch.from_numpy(mask.astype(bool)), prediction.score)
-
-    def predict_square(self, square: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
-        """Segment a query image at DINO's input size [S, S, 3].
-
-        Returns:
-            A mask [S, S]; an empty one of score 0 if no proposal passes the thresholds.
-        """
         support, fractions = self.support_features(examples, self.dino.device)
-        similarity: Tensor = (support @ normalized_features(self.dino, [square])[0].T).float()
+        similarity = (support @ query.patches.T).float()
         inside = fractions > 0
         side = self.dino.image_size // self.dino.patch_size
         matches = match_patches(similarity, inside)
         points = patch_centres(matches, side, self.dino.patch_size)
-        masks = generate_proposals(self.sam.encode(square), points, self.proposals, self.seed)
+        masks = generate_proposals(query.square, points, self.proposals, self.seed)
         if not len(masks):
-            return MaskPrediction(masks.new_zeros(square.shape[:2], dtype=torch.bool), 0.0)
+            return MaskPrediction(torch.zeros(query.size, dtype=torch.bool), 0.0)
         costs = ((1 - similarity[inside]) / 2).cpu().numpy()
         scores = score_masks(list(masks.cpu().numpy()), points, costs, side)
         selected, score = select_masks(scores, self.selection)
-        return MaskPrediction(masks[selected].any(0), float(np.clip(score, 0, 1)))
+        square = masks[selected].any(0).cpu().numpy().astype(np.uint8)
+        height, width = query.size
+        mask = cv2.resize(square, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return MaskPrediction(torch.from_numpy(mask.astype(bool)), float(np.clip(score, 0, 1)))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hipie_fewshot.support_set import Example
+from hipie_fewshot.support_set import Example, require_examples
+
+Query = TypeVar("Query")
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,34 @@ class MaskPrediction:
     score: float
 
 
-class FewShotMethod(Protocol):
+class FewShotMethod(ABC, Generic[Query]):
     """Method that segments the object of support examples in a query image."""
 
-    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
+    @abstractmethod
+    def encode(self, image: NDArray[np.uint8]) -> Query:
+        """Compute what the method needs of a query image and no example changes.
+
+        Args:
+            image: [H, W, 3] uint8 RGB.
+        """
+
+    @abstractmethod
+    def predict_encoded(self, query: Query, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in an encoded query image.
+
+        Args:
+            query: result of `encode`.
+            examples: support examples of one class.
+
+        Raises:
+            ExampleError: if there are no examples.
+        """
+
+    def predict(self, image: NDArray[np.uint8], examples: Sequence[Example]) -> MaskPrediction:
         """Segment the examples' object in a query image [H, W, 3] uint8 RGB.
 
         Raises:
             ExampleError: if there are no examples.
         """
+        require_examples(examples)
+        return self.predict_encoded(self.encode(image), examples)

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
@@ -21,14 +22,14 @@ from hipie_fewshot.modeling.location_prior import (
     location_prior,
     target_embedding,
 )
-from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.method import FewShotMethod, MaskPrediction
 from hipie_fewshot.modeling.prompted_decoder import decode_guided_masks
 from hipie_fewshot.support_set import Example
 
 POSITIVE, NEGATIVE = 1, 0
 
 
-class PerSam:
+class PerSam(FewShotMethod[SamImage]):
     """Training-free personalisation of SAM.
 
     Args:
@@ -41,8 +42,12 @@ class PerSam:
         self.stretched_guidance = stretched_guidance
         self.target = FeatureCache(partial(target_embedding, sam))
 
-    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
-        """Segment the examples' object in a query image [H, W, 3].
+    def encode(self, image: NDArray[np.uint8]) -> SamImage:
+        """Compute SAM's features of a query image [H, W, 3]."""
+        return self.sam.encode(image)
+
+    def predict_encoded(self, query: SamImage, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in an encoded query image.
 
         Three rounds of SAM: the most similar point as positive and the least similar as negative
         prompt, with guidance; the same points with the resulting mask; and with its box as well.
@@ -51,13 +56,12 @@ class PerSam:
             ExampleError: if there are no examples.
         """
         target = self.target(examples, self.sam.device)
-        encoded = self.sam.encode(image)
-        prior = location_prior(encoded, target, self.stretched_guidance)
-        logits = guided_mask_logits(encoded, prior, target)
-        masks = refine_mask(encoded, prior.points, logits)
+        prior = location_prior(query, target, self.stretched_guidance)
+        logits = guided_mask_logits(query, prior, target)
+        masks = refine_mask(query, prior.points, logits)
         box = mask_to_box(masks.masks[0, 0])
         if box is not None:
-            masks = refine_mask(encoded, prior.points, masks.low_resolution[:, 0], box)
+            masks = refine_mask(query, prior.points, masks.low_resolution[:, 0], box)
         return MaskPrediction(masks.masks[0, 0], float(masks.scores[0, 0].clamp(0, 1)))
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fvcore.nn import sigmoid_focal_loss
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -19,7 +20,7 @@ from hipie.modeling.criterion.losses import dice
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.location_prior import masked_features, most_similar_point
-from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.method import FewShotMethod, MaskPrediction
 from hipie_fewshot.modeling.persam import POSITIVE, mask_to_box, refine_mask
 from hipie_fewshot.support_set import Example
 
@@ -41,7 +42,7 @@ class FittedExamples(NamedTuple):
     scale_weights: Tensor
 
 
-class PerSamF:
+class PerSamF(FewShotMethod[SamImage]):
     """Personalisation of SAM with two learned numbers, fitted once for the same examples.
 
     Args:
@@ -63,8 +64,12 @@ class PerSamF:
         self.steps, self.learning_rate = steps, learning_rate
         self.fitted = FeatureCache(self._fit)
 
-    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
-        """Segment the examples' object in a query image [H, W, 3].
+    def encode(self, image: NDArray[np.uint8]) -> SamImage:
+        """Compute SAM's features of a query image [H, W, 3]."""
+        return self.sam.encode(image)
+
+    def predict_encoded(self, query: SamImage, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object in an encoded query image.
 
         Three rounds of SAM: the most similar point, with the weighted sum of SAM's three masks;
         the point with that mask and its box; the point with the best resulting mask and its box.
@@ -74,15 +79,14 @@ class PerSamF:
             ExampleError: if there are no examples.
         """
         target, weights = self.fitted(examples, self.sam.device)
-        encoded = self.sam.encode(image)
-        point = most_similar_point(encoded, target)
-        logits = weighted_mask_sum(weights, _multi_scale_logits(encoded, point))[None]
-        mask, score = upsample_logits(encoded, logits)[0] > 0, 0.0
+        point = most_similar_point(query, target)
+        logits = weighted_mask_sum(weights, _multi_scale_logits(query, point))[None]
+        mask, score = upsample_logits(query, logits)[0] > 0, 0.0
         for _ in range(2):
             box = mask_to_box(mask)
             if box is None:
                 break
-            masks = refine_mask(encoded, point, logits, box)
+            masks = refine_mask(query, point, logits, box)
             mask, logits = masks.masks[0, 0], masks.low_resolution[:, 0]
             score = float(masks.scores[0, 0].clamp(0, 1))
         return MaskPrediction(mask, score)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hipie_fewshot.feature_cache import FeatureCache
 from hipie_fewshot.modeling.dino import Dino
-from hipie_fewshot.modeling.method import MaskPrediction
+from hipie_fewshot.modeling.method import FewShotMethod, MaskPrediction
 from hipie_fewshot.modeling.patch_features import (
     normalized_features,
     resize_to_square,
@@ -22,7 +24,19 @@ from hipie_fewshot.support_set import Example
 FOREGROUND_FRACTION = 0.5
 
 
-class Prototype:
+class PrototypeQuery(NamedTuple):
+    """Encoded query image.
+
+    Attributes:
+        patches: [g * g, C] unit-length features.
+        size: (height, width) of the image.
+    """
+
+    patches: Tensor
+    size: tuple[int, int]
+
+
+class Prototype(FewShotMethod[PrototypeQuery]):
     """Nearest prototype by cosine similarity of DINO features.
 
     Args:
@@ -39,21 +53,25 @@ class Prototype:
             lambda examples: compute_prototypes(*support_features(dino, examples))
         )
 
-    def predict(self, image: np.ndarray, examples: Sequence[Example]) -> MaskPrediction:
-        """Segment the examples' object in a query image [H, W, 3].
+    def encode(self, image: NDArray[np.uint8]) -> PrototypeQuery:
+        """Compute the patch features of a query image [H, W, 3]."""
+        square = resize_to_square(image, self.dino.image_size)
+        patches = normalized_features(self.dino, [square])[0]
+        return PrototypeQuery(patches, (image.shape[0], image.shape[1]))
+
+    def predict_encoded(self, query: PrototypeQuery, examples: Sequence[Example]) -> MaskPrediction:
+        """Segment the examples' object by its prototype.
 
         Raises:
             ExampleError: if there are no examples.
         """
         foreground, background = self.prototypes(examples, self.dino.device)
-        square = resize_to_square(image, self.dino.image_size)
-        patches = normalized_features(self.dino, [square])[0]
+        patches, size = query
         similarity = patches @ foreground
         if self.background and background is not None:
             margin = similarity - patches @ background
         else:
             margin = similarity - (similarity.max() + similarity.min()) / 2
-        size = image.shape[0], image.shape[1]
         mask = upsample_patch_values(margin, size) > 0
         inside = upsample_patch_values(similarity, size)[mask]
         score = float(inside.mean().clamp(0, 1)) if len(inside) else 0.0
