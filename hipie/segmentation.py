@@ -235,7 +235,7 @@ class Segmentation:
         Raises:
             ValueError: for a label without a category id.
         """
-        chosen = [one for one in self.segments if one.kind != "stuff" and one.area]
+        chosen = [segment for segment in self.segments if segment.kind != "stuff" and segment.area]
         instances = Instances(self.image.shape[:2])
         masks = [torch.from_numpy(segment.mask) for segment in chosen]
         empty = torch.zeros((0, *self.image.shape[:2]), dtype=torch.bool)

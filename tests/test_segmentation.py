@@ -105,8 +105,8 @@ def test_coco_results_decode_to_the_masks() -> None:
 def test_coco_results_with_ids_are_evaluated_by_pycocotools(tmp_path: Path) -> None:
     result = panoptic_example()
     ids = {"dog": 18, "cat": 17, "grass": 193}
-    results = [one for one in result.to_coco(7, ids) if one["kind"] == "thing"]
-    assert [one["category_id"] for one in results] == [18, 18]
+    results = [entry for entry in result.to_coco(7, ids) if entry["kind"] == "thing"]
+    assert [entry["category_id"] for entry in results] == [18, 18]
     truth = COCO(_instance_truth(tmp_path, result, image_id=7, category_id=18))
     (tmp_path / "results.json").write_text(json.dumps(results))
     evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "segm")
