@@ -83,7 +83,7 @@ def run_process(args: argparse.Namespace) -> None:
     """
     try:
         run(args)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
         logger.debug("Traceback of the error:", exc_info=True)
         sys.exit(f"{args.program}: {one_line_message(error)}")
 

@@ -140,8 +140,8 @@ class MappedDatasets(Dataset[Record]):
     """Several data sets, each with its mapper, indexed by `Draw`."""
 
     def __init__(self, datasets: Sequence[MappedDataset]) -> None:
-        self._records = [DatasetFromList(list(one.records), copy=False) for one in datasets]
-        self._mappers = [one.mapper for one in datasets]
+        self._records = [DatasetFromList(list(part.records), copy=False) for part in datasets]
+        self._mappers = [part.mapper for part in datasets]
 
     def __getitem__(self, draw: Draw) -> Record:
         record = self._records[draw.dataset][draw.index]
