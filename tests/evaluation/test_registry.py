@@ -1,0 +1,121 @@
+"""Registry of evaluators: data sets of Detectron2, of this package, and of architectures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
+from PIL import Image
+
+from hipie.config import add_hipie_config
+from hipie.evaluation import EVALUATOR_REGISTRY, build_evaluator
+from hipie.evaluation import build as evaluator_build
+from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, FilteredCOCOEvaluator
+from hipie.modeling.meta_arch.base import SegmentationModel
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    return cfg
+
+
+def test_every_data_set_of_detectron2_has_an_evaluator() -> None:
+    names = [name for name in DatasetCatalog.list() if name.startswith(("coco", "lvis", "city"))]
+    types = {MetadataCatalog.get(name).get("evaluator_type") for name in names}
+    assert {"coco", "coco_panoptic_seg", "lvis", "cityscapes_instance"} <= types
+    assert all(kind in EVALUATOR_REGISTRY for kind in types)
+
+
+def test_data_set_of_detectron2s_reader_is_evaluated_from_its_file(
+    cfg: CfgNode, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "1.png")
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 6, "width": 8}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [1, 1, 4, 3],
+                "area": 12,
+                "iscrowd": 0,
+                "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]],
+            }
+        ],
+        "categories": [{"id": 7, "name": "bottle"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    register_coco_instances("bottles", {}, str(tmp_path / "instances.json"), str(tmp_path))
+    try:
+        evaluator = build_evaluator(cfg, "bottles", str(tmp_path / "output"))
+    finally:
+        DatasetCatalog.remove("bottles")
+        MetadataCatalog.remove("bottles")
+    assert isinstance(evaluator, COCOInstanceEvaluator)
+    assert not isinstance(evaluator, FilteredCOCOEvaluator)
+
+
+def test_lvis_without_its_package_is_a_clear_error(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*arguments: Any, **options: Any) -> None:
+        raise ImportError("No module named 'lvis'")
+
+    monkeypatch.setattr(evaluator_build, "LVISEvaluator", missing)
+    with pytest.raises(ValueError, match="lvis_v1_val needs the package lvis: pip install lvis"):
+        build_evaluator(cfg, "lvis_v1_val")
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluator"),
+    [
+        ("cityscapes_fine_instance_seg_val", "CityscapesInstanceEvaluator"),
+        ("cityscapes_fine_sem_seg_val", "CityscapesSemSegEvaluator"),
+        ("voc_2007_val", "PascalVOCDetectionEvaluator"),
+    ],
+)
+def test_detectron2s_evaluators_are_used_for_its_data_sets(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, name: str, evaluator: str
+) -> None:
+    monkeypatch.setattr(evaluator_build, evaluator, lambda dataset_name: (evaluator, dataset_name))
+    assert build_evaluator(cfg, name) == (evaluator, name)
+
+
+def test_cityscapes_panoptic_is_evaluated_by_pq(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(COCOPanopticEvaluator, "__init__", lambda *arguments: None)
+    evaluator = build_evaluator(cfg, "cityscapes_fine_panoptic_val")
+    assert isinstance(evaluator, COCOPanopticEvaluator)
+
+
+class Silent(DatasetEvaluator):
+    """Evaluator without results."""
+
+
+class OwnPredictions(SegmentationModel):
+    """Architecture that names its evaluator."""
+
+    @classmethod
+    def evaluator(cls, cfg: CfgNode, dataset_name: str) -> str | None:
+        return "silent" if dataset_name == "coco_2017_val" else None
+
+
+def test_an_architecture_names_its_evaluator(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "OwnPredictions", OwnPredictions)
+    monkeypatch.setitem(EVALUATOR_REGISTRY._obj_map, "silent", lambda *arguments: Silent())
+    cfg.MODEL.META_ARCHITECTURE = "OwnPredictions"
+    assert isinstance(build_evaluator(cfg, "coco_2017_val"), Silent)
+    with pytest.raises(ValueError, match='nowhere has the evaluator_type "None"; registered are'):
+        build_evaluator(cfg, "nowhere")
+    MetadataCatalog.remove("nowhere")
