@@ -106,6 +106,7 @@ bench: $(DONE)/package
 		$(PY) benchmarks/open_vocabulary.py $$part || exit 1; done
 	$(PY) benchmarks/training_free.py
 	$(PY) benchmarks/clicks_and_examples.py
+	$(PY) benchmarks/encode_once.py
 	$(PY) benchmarks/data.py
 	$(PY) benchmarks/picturebook.py --pages 40
 

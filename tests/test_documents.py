@@ -57,9 +57,14 @@ def test_configuration_keys_exist(document):
     cfg = get_cfg()
     add_hipie_config(cfg)
     known = set(keys(cfg))
-    known |= {".".join(name.split(".")[:2]) for name in known}
+    known |= {name.rpartition(".")[0] for name in known} | {
+        name.rsplit(".", 2)[0] for name in known
+    }
     short = {re.sub(r"^MODEL\.[A-Z_]+\.", "", name) for name in known}
-    for key in set(KEY.findall(document.read_text(encoding="utf-8"))):
+    text = document.read_text(encoding="utf-8")
+    if document.name == "CHANGELOG.md":  # the first column of its tables has former names
+        text = re.sub(r"^\| `[^|]*\|", "", text, flags=re.MULTILINE)
+    for key in set(KEY.findall(text)):
         assert key in known | short, f"{document}: there is no key {key}"
 
 

@@ -22,7 +22,8 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 CPP_COMMENT_OR_STRING = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", re.DOTALL)
 CPP = {".h", ".cpp", ".cu", ".cuh"}
-PICTURE = re.compile(r"\bpictures?\b(?![ -]?books?\b)", re.IGNORECASE)
+# Not after a dot: parameter names of former checkpoints, which converters rename.
+PICTURE = re.compile(r"(?<!\.)\bpictures?\b(?![ -]?books?\b)", re.IGNORECASE)
 
 
 def words(identifier: str) -> list[str]:
