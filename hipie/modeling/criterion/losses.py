@@ -242,7 +242,7 @@ class LossRegistry(Registry):
         """Decorator that registers a function as a `LossTerm` under the function's own name.
 
         Args:
-            name: the loss is logged as `loss_<name>`; letters only.
+            name: the loss is logged as `loss_<name>`.
             weight_key: see `LossTerm`.
             group: see `LossTerm`.
         """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hipie.modeling.transformer_decoder.position_encoding import sine_position_embedding
+
 STRIDES = (8, 16, 32)
-TEMPERATURE = 10000.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,11 @@ def sine_positions(sizes: tuple[tuple[int, int], ...], width: int, device: torch
     Returns:
         [S, width] float32.
     """
-    half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=device).div(2).floor() * (2.0 / half)
-    period = TEMPERATURE**exponent
-    embeddings = []
-    for num_rows, num_columns in sizes:
-        by_row = _sines(num_rows, period)[:, None].expand(-1, num_columns, -1)
-        by_column = _sines(num_columns, period)[None].expand(num_rows, -1, -1)
-        embeddings.append(torch.cat([by_row, by_column], dim=-1).flatten(0, 1))
-    return torch.cat(embeddings)
+    maps = [
+        sine_position_embedding(torch.zeros(1, *size, dtype=torch.bool, device=device), width)
+        for size in sizes
+    ]
+    return torch.cat([embedding[0].flatten(1).t() for embedding in maps])
 
 
 def level_positions(geometry: MultiScaleGeometry, level_embedding: Tensor) -> Tensor:
@@ -81,13 +77,6 @@ def level_positions(geometry: MultiScaleGeometry, level_embedding: Tensor) -> Te
     )
     sines = sine_positions(geometry.sizes, level_embedding.shape[1], level_embedding.device)
     return (sines + levels)[None]
-
-
-def _sines(count: int, period: Tensor) -> Tensor:
-    index = torch.arange(1, count + 1, dtype=torch.float32, device=period.device)
-    angle = (index / (count + 1e-6) * (2 * math.pi))[:, None] / period
-    even = torch.arange(len(period), device=period.device) % 2 == 0
-    return torch.where(even, angle.sin(), angle.cos())
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:
