@@ -1,13 +1,13 @@
-"""What CLIP and SAM cost beside HIPIE, and what very large vocabularies cost.
+"""Run time of CLIP and SAM beside HIPIE, and of very large vocabularies.
 
-Times are medians of calls that take turns within one run, after a warm-up; weights are random and
-the image is noise, on which times do not depend. Every line ends with a ratio: it is what counts.
+Times are medians of alternating calls within one run, after a warm-up; weights and images are
+random, on which times do not depend. Every line ends with a ratio.
 
     python benchmarks/open_vocabulary.py masks    100 masks of an image against one, and crops
-    python benchmarks/open_vocabulary.py names    10,000 names at the CLIP head against 100, once
-                                                  their texts are known
+    python benchmarks/open_vocabulary.py names    classification by CLIP into 10,000 classes against
+                                                  100, with cached text features
     python benchmarks/open_vocabulary.py prompts  64 prompts to SAM on one image
-    python benchmarks/open_vocabulary.py fusion   early fusion of many tokens, in chunks
+    python benchmarks/open_vocabulary.py fusion   early fusion of many tokens in chunks
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-# This file's own name must not hide the package's.
+# This file's name must not shadow the package's.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
 from hipie.modeling.fusion.chunked import fuse_in_chunks
@@ -36,7 +36,7 @@ MEBIBYTE = 2**20
 
 
 def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each job, run in turns after one warm-up each."""
+    """Median seconds of alternating jobs after one warm-up each."""
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(repeats + 1):
         for job, seconds in zip(jobs, times, strict=True):
@@ -53,7 +53,7 @@ def noise(*size: int, seed: int = 0) -> torch.Tensor:
 
 
 def blobs(count: int, side: int = 224) -> torch.Tensor:
-    """[count, side, side] soft masks of rectangles here and there, as logits."""
+    """[count, side, side] mask logits of random rectangles."""
     corner = (noise(count, 2, seed=1) * side * 0.7).long()
     size = (noise(count, 2, seed=2) * side * 0.3).long() + 8
     masks = torch.full((count, side, side), -6.0)
@@ -63,15 +63,15 @@ def blobs(count: int, side: int = 224) -> torch.Tensor:
 
 
 def masks(options: argparse.Namespace) -> dict[str, float]:
-    """All masks in one pass, one mask, and one crop a mask, from pixels to features."""
+    """Compare all masks in one pass, a single mask, and one crop a mask."""
     clip, image, many = Clip.from_source(options.clip), noise(3, 480, 640), blobs(options.masks)
-    shown = torch.nn.functional.interpolate(many[:, None], (480, 640))[:, 0] > 0
+    binary = torch.nn.functional.interpolate(many[:, None], (480, 640))[:, 0] > 0
 
     def in_one_pass(count: int) -> torch.Tensor:
-        return clip.mask_features(image, shown[:count])
+        return clip.mask_features(image, binary[:count])
 
     def cropped() -> torch.Tensor:
-        parts = mask_crops(image, shown[: options.single], clip.image_size, 32)
+        parts = mask_crops(image, binary[: options.single], clip.image_size, 32)
         return torch.cat([clip.image_features(part) for part in parts])
 
     one, every, crops = medians(
@@ -86,124 +86,123 @@ def masks(options: argparse.Namespace) -> dict[str, float]:
     return {"masks": every / one, "crops": crops / every}
 
 
-def invented(count: int) -> list[str]:
-    """So many names of two words."""
+def synthetic_names(count: int) -> list[str]:
+    """`count` different names of two words."""
     words = ["".join(parts) for parts in product(SYLLABLES, repeat=3)]
-    return [f"{one} {two}" for one, two in islice(product(words, words), count)]
+    return [f"{first} {second}" for first, second in islice(product(words, words), count)]
 
 
 def names(options: argparse.Namespace) -> dict[str, float]:
-    """An image's masks judged among few names and among many, whose texts are known by then.
+    """Compare classification of an image's masks into few and many classes with cached texts.
 
-    Texts are encoded once in a model's life, which takes the text tower minutes on one core for
-    10,000 of them. So that is measured on the few, and then done without the tower's blocks: with
-    random weights their features would be noise as well, and as long.
+    Encoding 10,000 texts takes the text encoder minutes on one core. It is measured with the few
+    names, and the many are encoded without the encoder's blocks: with random weights the features
+    are noise of the same length in both cases.
     """
     clip, image, logits = Clip.from_source(options.clip), noise(3, 480, 640), blobs(options.masks)
-    few, many = (invented(count) for count in (options.few, options.many))
+    few, many = (synthetic_names(count) for count in (options.few, options.many))
     start = time.perf_counter()
     clip.text_features(few)
     once = (time.perf_counter() - start) / len(few)
     clip.model.transformer.resblocks = torch.nn.ModuleList()
     clip.text_features(many)
 
-    def judge(words: list[str]) -> None:
-        classes = ClassPrompts(
-            tuple((word,) for word in words), (False,) * len(words), (True,) * len(words)
-        )
-        opinion = ClipMaskScores(clip, image, classes, ScoreEnsemble())
-        visible = opinion.patch_masks(logits)
-        own = torch.zeros(len(logits), len(words))
-        opinion.instance_scores(own, torch.zeros(len(logits), 1), visible)
+    def classify(class_names: list[str]) -> None:
+        count = len(class_names)
+        prompts = tuple((name,) for name in class_names)
+        classes = ClassPrompts(prompts, (False,) * count, (True,) * count)
+        scores = ClipMaskScores(clip, image, classes, ScoreEnsemble())
+        class_logits, iou_logits = torch.zeros(len(logits), count), torch.zeros(len(logits), 1)
+        scores.instance_scores(class_logits, iou_logits, scores.patch_masks(logits))
 
-    small, large = medians([lambda: judge(few), lambda: judge(many)], options.repeats)
+    small, large = medians([lambda: classify(few), lambda: classify(many)], options.repeats)
     print(
-        f"{options.clip}: a name is read once, in {1000 * once:.1f} ms; then {options.masks} masks "
-        f"of an image among {len(few)} names take {small:.3f} s, among {len(many)} {large:.3f} s "
+        f"{options.clip}: a name is encoded once in {1000 * once:.1f} ms; {options.masks} masks "
+        f"of an image take {small:.3f} s with {len(few)} classes, {large:.3f} s with {len(many)} "
         f"({large / small:.2f} times)"
     )
     return {"names": large / small}
 
 
 def prompts(options: argparse.Namespace) -> dict[str, float]:
-    """Encoding an image, and answering prompts about it, together and one by one."""
+    """Compare batched prompts with single prompts on an image that is encoded once."""
     sam = Sam.from_source(options.sam)
     image = (noise(480, 640, 3) * 255).byte().numpy()
     calls = []
     encoder = sam.model.image_encoder
-    own = encoder.forward
-    encoder.forward = lambda pixels: calls.append(len(pixels)) or own(pixels)
+    forward = encoder.forward
+    encoder.forward = lambda pixels: calls.append(len(pixels)) or forward(pixels)
     grid = torch.cartesian_prod(torch.linspace(20, 620, 8), torch.linspace(20, 460, 8))[:, None]
     start = time.perf_counter()
-    picture = sam.encode(image)
+    encoded = sam.encode(image)
     encoding = time.perf_counter() - start
     ones = torch.ones(len(grid), 1)
 
     def one_by_one() -> None:
         for point in grid[: options.single]:
-            picture.predict(points=point[None], labels=ones[:1])
+            encoded.predict(points=point[None], labels=ones[:1])
 
-    together, apart = medians(
-        [lambda: picture.predict(points=grid, labels=ones), one_by_one], options.repeats
+    batched, single = medians(
+        [lambda: encoded.predict(points=grid, labels=ones), one_by_one], options.repeats
     )
-    apart *= len(grid) / options.single
-    encoder.forward = own
+    single *= len(grid) / options.single
+    encoder.forward = forward
     if calls != [1]:
         raise SystemExit(f"the image was encoded {len(calls)} times")
     print(
-        f"{options.sam}: encoded once in {encoding:.2f} s; {len(grid)} prompts {together:.2f} s, "
-        f"one by one {apart:.2f} s ({apart / together:.2f} times); {len(grid)} images encoded "
-        f"for them would take {(len(grid) * encoding + apart) / (encoding + together):.1f} times "
-        "as long in all"
+        f"{options.sam}: encoded once in {encoding:.2f} s; {len(grid)} prompts {batched:.2f} s, "
+        f"one by one {single:.2f} s ({single / batched:.2f} times); {len(grid)} images encoded "
+        f"for them would take {(len(grid) * encoding + single) / (encoding + batched):.1f} times "
+        "as long in total"
     )
-    return {"prompts": apart / together}
+    return {"prompts": single / batched}
 
 
 def fusion(options: argparse.Namespace) -> dict[str, float]:
-    """One way of fusing in a process of its own each, so that its peak memory shows."""
-    found = {}
-    for way in ("nothing", "chunks", "whole"):
-        command = [sys.executable, __file__, "fuse", "--way", way]
-        command += ["--pieces", str(options.pieces), "--pixels", str(options.pixels)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds, peak, total, first = (float(word) for word in ended.stdout.split())
-        found[way] = (seconds, peak, total, first)
-    base = found["nothing"][1]
-    for way in ("chunks", "whole"):
-        seconds, peak, *_ = found[way]
-        print(f"{way}: {seconds:.2f} s, {(peak - base) / MEBIBYTE:.0f} MiB beside its inputs")
-    sums = [found[way][2] for way in ("chunks", "whole")]
+    """Compare fusion in chunks and at once, each in a process of its own to measure peak memory."""
+    measured = {}
+    for mode in ("none", "chunks", "full"):
+        command = [sys.executable, __file__, "fuse", "--mode", mode]
+        command += ["--tokens", str(options.tokens), "--pixels", str(options.pixels)]
+        completed = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, peak, total, first = (float(number) for number in completed.stdout.split())
+        measured[mode] = (seconds, peak, total, first)
+    base = measured["none"][1]
+    for mode in ("chunks", "full"):
+        seconds, peak, *_ = measured[mode]
+        print(f"{mode}: {seconds:.2f} s, {(peak - base) / MEBIBYTE:.0f} MiB beside its inputs")
+    sums = [measured[mode][2] for mode in ("chunks", "full")]
     print(
-        f"{options.pieces} tokens and {options.pixels} pixels: chunks take "
-        f"{(found['chunks'][1] - base) / (found['whole'][1] - base):.2f} of the memory of one "
-        f"piece, {found['chunks'][0] / found['whole'][0]:.2f} of its time; mean magnitudes differ "
+        f"{options.tokens} tokens and {options.pixels} pixels: chunks take "
+        f"{(measured['chunks'][1] - base) / (measured['full'][1] - base):.2f} of the memory of full "
+        f"attention, {measured['chunks'][0] / measured['full'][0]:.2f} of its time; mean magnitudes differ "
         f"by {abs(sums[0] - sums[1]) / sums[1]:.1e}"
     )
-    return {"memory": (found["chunks"][1] - base) / (found["whole"][1] - base)}
+    return {"memory": (measured["chunks"][1] - base) / (measured["full"][1] - base)}
 
 
 def fuse(options: argparse.Namespace) -> None:
-    """One process of `fusion`."""
+    """Run one mode of `fusion` and print its time, peak memory and mean magnitudes."""
     torch.manual_seed(0)
-    made = BidirectionalFusion(256, 768).eval()
-    visual, text = noise(1, options.pixels, 256) - 0.5, noise(1, options.pieces, 768) - 0.5
-    mask = torch.ones(1, options.pieces, dtype=torch.bool)
+    fusion_layer = BidirectionalFusion(256, 768).eval()
+    visual, text = noise(1, options.pixels, 256) - 0.5, noise(1, options.tokens, 768) - 0.5
+    mask = torch.ones(1, options.tokens, dtype=torch.bool)
     start = time.perf_counter()
-    found = (visual, text)
+    fused = (visual, text)
     with torch.no_grad():
-        if options.way == "chunks":
-            found = fuse_in_chunks(made, visual, text, mask)
-        elif options.way == "whole":
-            found = made(visual, text, mask)
+        if options.mode == "chunks":
+            fused = fuse_in_chunks(fusion_layer, visual, text, mask)
+        elif options.mode == "full":
+            fused = fusion_layer(visual, text, mask)
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    total = sum(float(one.abs().mean()) for one in found)
-    print(seconds, peak, total, float(found[0][0, 0, 0]))
+    total = sum(float(tensor.abs().mean()) for tensor in fused)
+    print(seconds, peak, total, float(fused[0][0, 0, 0]))
 
 
 def main() -> None:
-    """Read the command line and print one part."""
+    """Run the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["masks", "names", "prompts", "fusion", "fuse"])
     parser.add_argument("--clip", default="random:ViT-B-16")
@@ -212,9 +211,9 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=10_000)
     parser.add_argument("--single", type=int, default=8, help="crops or prompts measured, of all")
-    parser.add_argument("--pieces", type=int, default=12_000)
+    parser.add_argument("--tokens", type=int, default=12_000)
     parser.add_argument("--pixels", type=int, default=4_500)
-    parser.add_argument("--way", choices=["nothing", "chunks", "whole"], default="chunks")
+    parser.add_argument("--mode", choices=["none", "chunks", "full"], default="chunks")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

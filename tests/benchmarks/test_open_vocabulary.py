@@ -1,4 +1,4 @@
-"""The programs about CLIP and SAM, at their smallest."""
+"""Benchmarks of CLIP and SAM with the smallest models."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def costs():
     ("part", "figures"),
     [("masks", {"masks", "crops"}), ("names", {"names"}), ("prompts", {"prompts"})],
 )
-def test_every_part_ends_with_ratios(costs, part, figures, capsys) -> None:
-    found = getattr(costs, part)(SMALL)
-    assert set(found) == figures and all(value > 0 for value in found.values())
+def test_every_part_prints_ratios(costs, part, figures, capsys) -> None:
+    results = getattr(costs, part)(SMALL)
+    assert set(results) == figures and all(value > 0 for value in results.values())
     assert "times" in capsys.readouterr().out
 
 
 def test_names_are_distinct(costs) -> None:
-    assert len(set(costs.invented(20_000))) == 20_000
+    assert len(set(costs.synthetic_names(20_000))) == 20_000
 
 
-def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
+def test_sweep_equals_single_evaluations(tiny_cfg, tmp_path) -> None:
     tiny_cfg.MODEL.HIPIE.CLIP.ENABLED = True
     tiny_cfg.MODEL.HIPIE.CLIP.MODEL = "random:tiny"
     tiny_cfg.MODEL.HIPIE.OBJECT_MASK_THRESHOLD = 0.0
@@ -59,27 +59,27 @@ def test_a_sweep_gives_what_single_evaluations_give(tiny_cfg, tmp_path) -> None:
     model, name = build_model(tiny_cfg).eval(), "picturebook_val_panoptic"
     sweeps = program("clip_sweep")
     pairs = [(0.0, 0.0), (0.9, 0.9)]
-    found = sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path / "swept")
+    results = sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path / "swept")
     model.clip_ensemble.ensemble = ScoreEnsemble((0.9, 0.9), (0.9, 0.9))
-    judge = build_evaluator(tiny_cfg, name, str(tmp_path / "alone"))
-    judge.reset()
+    evaluator = build_evaluator(tiny_cfg, name, str(tmp_path / "alone"))
+    evaluator.reset()
     for inputs in build_test_loader(tiny_cfg, name):
-        judge.process(inputs, model(inputs))
-    alone = judge.evaluate()
-    assert found[0.9, 0.9]["sem_seg"]["mIoU"] == pytest.approx(alone["sem_seg"]["mIoU"])
-    assert found[0.0, 0.0]["sem_seg"] != found[0.9, 0.9]["sem_seg"]
-    said = sweeps.table(found | {(0.0, 0.9): alone, (0.9, 0.0): alone}, [0.0, 0.9], [0.0, 0.9])
-    assert "sem_seg mIoU" in said and "swing" in said
+        evaluator.process(inputs, model(inputs))
+    alone = evaluator.evaluate()
+    assert results[0.9, 0.9]["sem_seg"]["mIoU"] == pytest.approx(alone["sem_seg"]["mIoU"])
+    assert results[0.0, 0.0]["sem_seg"] != results[0.9, 0.9]["sem_seg"]
+    table = sweeps.table(results | {(0.0, 0.9): alone, (0.9, 0.0): alone}, [0.0, 0.9], [0.0, 0.9])
+    assert "sem_seg mIoU" in table and "swing" in table
     model.clip_ensemble = None
-    with pytest.raises(ValueError, match="CLIP is off"):
+    with pytest.raises(ValueError, match="CLIP is disabled"):
         sweeps.sweep(tiny_cfg, model, name, pairs, tmp_path)
 
 
-def test_clicks_and_examples_pay_once(capsys) -> None:
+def test_clicks_and_examples_reuse_features(capsys) -> None:
     pytest.importorskip("hipie_fewshot")
     pytest.importorskip("hipie_interactive")
     small = ["--sam", "random:tiny", "--dino", "random:tiny", "--size", "112"]
-    found = program("clicks_and_examples").main([*small, "--repeats", "1", "--steps", "200"])
-    assert set(found) == {"clicks", "prototype", "PerSAM", "PerSAM-F"}
-    assert found["PerSAM-F"] > 1.2, "the fit is made once"
+    results = program("clicks_and_examples").main([*small, "--repeats", "1", "--steps", "200"])
+    assert set(results) == {"clicks", "prototype", "PerSAM", "PerSAM-F"}
+    assert results["PerSAM-F"] > 1.2, "the fit is made once"
     assert capsys.readouterr().out.count("times)") == 4
