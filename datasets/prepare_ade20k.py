@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""ADE20K's SceneParse150: label maps from 0, instances, and panoptic segments.
+"""ADE20K SceneParse150: semantic label maps, instances and panoptic segments.
 
     python datasets/prepare_ade20k.py [--root datasets] [--workers N]
     python datasets/prepare_ade20k.py --check [--root datasets]
@@ -52,13 +52,13 @@ SOURCES = [
 ]
 FOLDERS = {"train": "training", "val": "validation"}
 PUBLISHED = {"train": 20_210, "val": 2_000}
-IGNORED = 255
+IGNORE_LABEL = 255
 
 
 def prepare(root: Path, workers: int) -> None:
     """Write all files of both splits."""
     place = root / "ade/ADEChallengeData2016"
-    table = lookup_table([(0, IGNORED), *((i + 1, i) for i in range(150))], 151)
+    table = lookup_table([(0, IGNORE_LABEL), *((i + 1, i) for i in range(150))], 151)
     for split, folder in FOLDERS.items():
         records = load_label_maps(place / "annotations" / folder, place / "images" / folder)
         maps = [Path(record["sem_seg_file_name"]) for record in records]
@@ -69,7 +69,7 @@ def prepare(root: Path, workers: int) -> None:
 
 
 def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) -> None:
-    """Write the panoptic maps of a split and both its JSON files, unless they are newer."""
+    """Write the panoptic maps of a split and both JSON files, unless they are up to date."""
     panoptic = place / f"ade20k_panoptic_{split}"
     jobs = [
         Job(
@@ -88,28 +88,28 @@ def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) 
     ):
         return
     things = list(load_classes("ade20k_150").things)
-    found = list(parallel_map(partial(annotate, things), jobs, workers, f"segments of {split}"))
+    annotated = list(parallel_map(partial(annotate, things), jobs, workers, f"segments of {split}"))
     names = [path.stem for path in maps]
-    write_json(targets[0], panoptic_content(names, found))
-    write_json(targets[1], instance_content(names, found))
+    write_json(targets[0], panoptic_content(names, annotated))
+    write_json(targets[1], instance_content(names, annotated))
 
 
-def images_of(names: Sequence[str], found: Sequence[ImageAnnotations]) -> list[dict[str, Any]]:
-    """COCO's `images`; the id is the name."""
+def images_of(names: Sequence[str], annotated: Sequence[ImageAnnotations]) -> list[dict[str, Any]]:
+    """Return COCO's `images`; the id is the name."""
     return [
         {"id": name, "file_name": f"{name}.jpg", "width": one.size[0], "height": one.size[1]}
-        for name, one in zip(names, found, strict=True)
+        for name, one in zip(names, annotated, strict=True)
     ]
 
 
-def panoptic_content(names: Sequence[str], found: Sequence[ImageAnnotations]) -> dict[str, Any]:
-    """A COCO panoptic file."""
+def panoptic_content(names: Sequence[str], annotated: Sequence[ImageAnnotations]) -> dict[str, Any]:
+    """Return the content of a COCO panoptic file."""
     classes = load_classes("ade20k_150")
     return {
-        "images": images_of(names, found),
+        "images": images_of(names, annotated),
         "annotations": [
             {"image_id": name, "file_name": f"{name}.png", "segments_info": one.segments}
-            for name, one in zip(names, found, strict=True)
+            for name, one in zip(names, annotated, strict=True)
         ],
         "categories": [
             {"id": number, "name": one.name, "isthing": int(one.kind == "thing")}
@@ -118,16 +118,16 @@ def panoptic_content(names: Sequence[str], found: Sequence[ImageAnnotations]) ->
     }
 
 
-def instance_content(names: Sequence[str], found: Sequence[ImageAnnotations]) -> dict[str, Any]:
-    """A COCO instance file."""
+def instance_content(names: Sequence[str], annotated: Sequence[ImageAnnotations]) -> dict[str, Any]:
+    """Return the content of a COCO instance file."""
     classes = load_classes("ade20k_150")
     objects = [
         {"image_id": name, **annotation}
-        for name, one in zip(names, found, strict=True)
+        for name, one in zip(names, annotated, strict=True)
         for annotation in one.objects
     ]
     return {
-        "images": images_of(names, found),
+        "images": images_of(names, annotated),
         "annotations": [{"id": number, **one} for number, one in enumerate(objects, 1)],
         "categories": [
             {"id": number, "name": classes.vocabulary.classes[place].name}
@@ -137,20 +137,20 @@ def instance_content(names: Sequence[str], found: Sequence[ImageAnnotations]) ->
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """Classes, segments and objects of both splits."""
+    """Yield the checks of classes, segments and objects of both splits."""
     place = root / "ade/ADEChallengeData2016"
     for split, folder in FOLDERS.items():
         images = place / "images" / folder
         load = partial(load_label_maps, place / "annotations_detectron2" / folder, images)
-        numbers = [*range(150), IGNORED]
+        labels = [*range(150), IGNORE_LABEL]
         count = PUBLISHED.get(split)
-        yield f"classes of {split}", partial(check_label_maps, load, numbers, count, workers)
+        yield f"classes of {split}", partial(check_label_maps, load, labels, count, workers)
         yield f"segments of {split}", partial(_count_segments, place, split, images)
         yield f"objects of {split}", partial(_count_objects, place, split, images)
 
@@ -171,9 +171,9 @@ def _count_objects(place: Path, split: str, images: Path) -> str:
     return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} images"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""ADE20K's full data set: 847 classes, shorter side at most 512.
+"""ADE20K, full data set: 847 classes, images with a shorter side of at most 512.
 
     python datasets/prepare_ade20k_full.py [--root datasets] [--workers N]
     python datasets/prepare_ade20k_full.py --check [--root datasets]
 
-Unpack the archive in `ade/`, so that there is `ade/ADE20K_2021_17_01/images/ADE/`. Written beside
+Unpack the archive to `ade/ADE20K_2021_17_01/images/ADE/`. Written beside
 it: `images_detectron2/` and `annotations_detectron2/` (16-bit TIFF, 65535 = no class). The index,
 a pickle, is not read.
 """
@@ -34,7 +34,7 @@ SOURCES = [
 ]
 FOLDERS = ("training", "validation")
 PUBLISHED = {"training": 25_574, "validation": 2_000}
-IGNORED, LARGEST_NUMBER = 65535, 25 * 256 + 255
+IGNORE_LABEL, MAX_LABEL = 65535, 25 * 256 + 255
 
 
 def prepare(root: Path, workers: int) -> None:
@@ -42,22 +42,22 @@ def prepare(root: Path, workers: int) -> None:
     place = root / "ade/ADE20K_2021_17_01"
     originals = load_classes("ade20k_847").originals
     pairs = [(number, i) for i, numbers in enumerate(originals) for number in numbers]
-    table = lookup_table(pairs, LARGEST_NUMBER + 1, IGNORED)
+    table = lookup_table(pairs, MAX_LABEL + 1, IGNORE_LABEL)
     for folder in FOLDERS:
         given = place / "images/ADE" / folder
         labels = sorted(given.rglob("*_seg.png"))
         if not labels:
             raise FileNotFoundError(f"{given}: there is no *_seg.png below it")
         images = place / "images_detectron2" / folder
-        pictures = [Job((image_of(one),), images / image_of(one).name) for one in labels]
-        convert_all(reduce_image, pictures, workers, f"images of {folder}")
+        image_jobs = [Job((image_of(one),), images / image_of(one).name) for one in labels]
+        convert_all(reduce_image, image_jobs, workers, f"images of {folder}")
         maps = place / "annotations_detectron2" / folder
         jobs = [Job((one,), maps / f"{image_of(one).stem}.tif") for one in labels]
         convert_all(partial(reduce_classes, table), jobs, workers, f"classes of {folder}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """Label maps of both splits."""
+    """Yield the checks of both splits."""
     place = root / "ade/ADE20K_2021_17_01"
     for folder in FOLDERS:
         load = partial(
@@ -66,13 +66,13 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
             place / "images_detectron2" / folder,
             label_suffix=".tif",
         )
-        numbers = [*range(847), IGNORED]
-        yield folder, partial(check_label_maps, load, numbers, PUBLISHED.get(folder), workers)
+        labels = [*range(847), IGNORE_LABEL]
+        yield folder, partial(check_label_maps, load, labels, PUBLISHED.get(folder), workers)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

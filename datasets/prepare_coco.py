@@ -5,8 +5,8 @@
     python datasets/prepare_coco.py --check [--root datasets]
 
 Unpack everything under `coco/`: `train2017/`, `val2017/`, `annotations/`, `panoptic_train2017/`,
-`panoptic_val2017/`. A split whose JSON is not there is left out. Where Detectron2's
-`annotations/panoptic_val2017_100.json` is, the maps of its 100 images get folders of their own.
+`panoptic_val2017/`. Splits without a JSON are skipped. Where Detectron2's
+`annotations/panoptic_val2017_100.json` is, the maps of its 100 images are written to separate folders.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from hipie.vocabularies.tables import load_classes
 ADDRESS = "http://images.cocodataset.org"
 FLICKR, ANNOTATIONS = "Flickr's terms", "CC BY 4.0"
 SOURCES = [
-    DownloadSource("pictures", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
-    DownloadSource("pictures", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
+    DownloadSource("images", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
+    DownloadSource("images", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
     DownloadSource(
         "instances", f"{ADDRESS}/annotations/annotations_trainval2017.zip", "241 MB", ANNOTATIONS
     ),
     DownloadSource(
         "segments",
         f"{ADDRESS}/annotations/panoptic_annotations_trainval2017.zip",
-        "821 MB; its two archives of PNGs have to be unpacked too",
+        "821 MB; unpack its two archives of PNGs as well",
         ANNOTATIONS,
     ),
     DownloadSource(
@@ -47,18 +47,18 @@ SOURCES = [
         ANNOTATIONS,
     ),
 ]
-# Name in the files -> images, maps to read, semantic maps to write.
+# Name of the split -> folders of images, panoptic maps, semantic maps to write.
 SPLITS = {
     "train2017": ("train2017", "panoptic_train2017", "panoptic_semseg_train2017"),
     "val2017": ("val2017", "panoptic_val2017", "panoptic_semseg_val2017"),
     "val2017_100": ("val2017", "panoptic_val2017", "panoptic_thing_stuff_val2017_100"),
 }
 PUBLISHED = {"train2017": 118_287, "val2017": 5_000, "val2017_100": 100}
-IGNORED = 255
+IGNORE_LABEL = 255
 
 
 def prepare(root: Path, workers: int) -> None:
-    """Write the semantic maps of every split whose JSON is there."""
+    """Write the semantic maps of every split that has a JSON."""
     place = root / "coco"
     contiguous = load_classes("coco_panoptic").contiguous
     splits = _present(place)
@@ -72,7 +72,7 @@ def prepare(root: Path, workers: int) -> None:
             Job(
                 (Path(record["pan_seg_file_name"]),),
                 place / semantic / Path(record["pan_seg_file_name"]).name,
-                [(one["id"], one["category_id"]) for one in record["segments_info"]],
+                [(segment["id"], segment["category_id"]) for segment in record["segments_info"]],
             )
             for record in records
         ]
@@ -85,15 +85,15 @@ def prepare(root: Path, workers: int) -> None:
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """Instances and semantic maps of the splits that are there."""
+    """Yield the checks of instances and semantic maps of the existing splits."""
     place = root / "coco"
-    numbers = [*range(133), IGNORED]
+    labels = [*range(133), IGNORE_LABEL]
     for split in _present(place) or ["val2017"]:
         images, _, semantic = SPLITS[split]
         load = partial(_records, place, split, place / images, place / semantic)
         yield (
             f"semantic maps of {split}",
-            partial(check_label_maps, load, numbers, PUBLISHED.get(split), workers),
+            partial(check_label_maps, load, labels, PUBLISHED.get(split), workers),
         )
         file = place / "annotations" / f"instances_{split}.json"
         if file.is_file():
@@ -101,11 +101,13 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
 
 
 def _present(place: Path) -> list[str]:
-    return [one for one in SPLITS if (place / "annotations" / f"panoptic_{one}.json").is_file()]
+    return [
+        split for split in SPLITS if (place / "annotations" / f"panoptic_{split}.json").is_file()
+    ]
 
 
 def _records(place: Path, split: str, images: Path, semantic: Path) -> list[dict]:
-    """The records of the panoptic JSON, each of which must have its maps."""
+    """Return the records of the panoptic JSON; raise if one has no maps."""
     file = place / "annotations" / f"panoptic_{split}.json"
     contiguous = dict(load_classes("coco_panoptic").contiguous)
     records = load_coco_panoptic(file, place / f"panoptic_{split}", images, contiguous, semantic)
@@ -121,9 +123,9 @@ def _count_objects(file: Path, images: Path) -> str:
     return count_objects(load_coco_instances(file, images, ids))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Co-saliency sets, CoCA, CoSal2015 and CoSOD3k, and DUTS_class and COCO9213 to train on: `cosod/`.
+"""Co-saliency data sets CoCA, CoSal2015, CoSOD3k; for training DUTS_class, COCO9213: `cosod/`.
 
     python datasets/prepare_cosod.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_cosod.py --check [--root datasets]
 
-DOWNLOADS holds a folder or a zip archive for each set, called like it (those that are there are
+DOWNLOADS contains a folder or zip archive with the name of each data set (existing ones are
 prepared), with images in `image/<group>` and masks in `binary/<group>`, `gt/<group>` or
 `GroundTruth/<group>`. All become `image/<group>/<name>.jpg` and `gt/<group>/<name>.png`.
 """
@@ -34,73 +34,78 @@ SOURCES = [
         "COCO9213", "https://github.com/blanclist/ICNet", "9,213 images, to train", "COCO's"
     ),
 ]
-SETS = {
+DATASETS = {
     "CoCA": (80, 1_295),
     "CoSal2015": (50, 2_015),
     "CoSOD3k": (160, 3_316),
     "DUTS_class": None,
     "COCO9213": None,
 }
-"""Groups and images, as published; of training sets whatever is there."""
+"""Published numbers of groups and images; None = any."""
 IMAGE_FOLDERS = ("image", "images", "img")
 MASK_FOLDERS = ("binary", "gt", "groundtruth", "gts")
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Copy the sets that are there."""
-    found = 0
-    for name in SETS:
-        images = delivery.below(*(f"{name}/{folder}" for folder in IMAGE_FOLDERS))
-        masks = delivery.below(*(f"{name}/{folder}" for folder in MASK_FOLDERS))
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the data sets that the downloads contain."""
+    copied = 0
+    for name in DATASETS:
+        images = source_files.below(*(f"{name}/{folder}" for folder in IMAGE_FOLDERS))
+        masks = source_files.below(*(f"{name}/{folder}" for folder in MASK_FOLDERS))
         if not images:
             continue
-        found += 1
-        copy_set(delivery, root / "cosod" / name, images, masks)
-    if not found:
-        raise SourceError(f"{delivery.folder}: there is none of {', '.join(SETS)} with an image/")
+        copied += 1
+        copy_dataset(source_files, root / "cosod" / name, images, masks)
+    if not copied:
+        raise SourceError(
+            f"{source_files.folder}: there is no folder image/ of {', '.join(DATASETS)}"
+        )
 
 
-def copy_set(
-    delivery: SourceFiles, here: Path, images: dict[str, str], masks: dict[str, str]
+def copy_dataset(
+    source_files: SourceFiles, target_root: Path, images: dict[str, str], masks: dict[str, str]
 ) -> None:
-    """Copy a set's images with their masks; notes and other files are left out."""
+    """Copy the images and masks of a data set; other files are skipped."""
     mask_of = {PurePosixPath(path).with_suffix(""): name for path, name in masks.items()}
     pairs = []
     for path, name in sorted(images.items()):
-        place = PurePosixPath(path)
-        if place.suffix.lower() not in IMAGE_SUFFIXES or len(place.parts) != 2:
+        relative = PurePosixPath(path)
+        if relative.suffix.lower() not in IMAGE_SUFFIXES or len(relative.parts) != 2:
             continue
-        if place.with_suffix("") not in mask_of:
-            raise SourceError(f"{delivery.folder}: {name} has no mask")
-        pairs.append((name, here / "image" / place))
-        mask, target = mask_of[place.with_suffix("")], here / "gt" / place.with_suffix(".png")
+        if relative.with_suffix("") not in mask_of:
+            raise SourceError(f"{source_files.folder}: {name} has no mask")
+        pairs.append((name, target_root / "image" / relative))
+        mask, target = (
+            mask_of[relative.with_suffix("")],
+            target_root / "gt" / relative.with_suffix(".png"),
+        )
         if mask.lower().endswith(".png"):
             pairs.append((mask, target))
         elif not target.is_file():
-            write_png(delivery, mask, target)
-    delivery.copy_all(pairs, here.name)
+            write_png(source_files, mask, target)
+    source_files.copy_all(pairs, target_root.name)
 
 
-def write_png(delivery: SourceFiles, name: str, target: Path) -> None:
-    """Write a mask that comes in another format as a grey PNG.
+def write_png(source_files: SourceFiles, name: str, target: Path) -> None:
+    """Convert a mask of another format to a grey PNG.
 
     Raises:
-        SourceError: if it is no image.
+        SourceError: if it is not an image.
     """
-    with delivery.open(name) as stream:
+    with source_files.open(name) as stream:
         content = stream.read()
     try:
         with Image.open(io.BytesIO(content)) as image, atomic_write(target) as stream:
             image.convert("L").save(stream, format="PNG")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise SourceError(f"{delivery.folder}: {name} is no image ({error})") from error
+        raise SourceError(f"{source_files.folder}: {name} is not an image ({error})") from error
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """The sets that are there; all, if none is."""
-    there = [name for name in SETS if (root / "cosod" / name).is_dir()]
-    for name in there or [name for name, published in SETS.items() if published]:
-        yield name, partial(_count, root / "cosod" / name, SETS[name])
+    """Yield the checks of the existing data sets; of all test sets if there is none."""
+    existing = [name for name in DATASETS if (root / "cosod" / name).is_dir()]
+    for name in existing or [name for name, published in DATASETS.items() if published]:
+        yield name, partial(_count, root / "cosod" / name, DATASETS[name])
 
 
 def _count(folder: Path, published: tuple[int, int] | None) -> str:
@@ -114,9 +119,9 @@ def _count(folder: Path, published: tuple[int, int] | None) -> str:
     return f"{groups} groups with {len(records)} images"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

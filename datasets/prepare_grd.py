@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""GRD, distributed as D3, expressions over groups of images: `grd/`.
+"""GRD (distributed as D3), expressions over groups of images: `grd/`.
 
     python datasets/prepare_grd.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_grd.py --check [--root datasets]
 
-DOWNLOADS holds d3_images.zip and d3_pkl.zip, or what is in them.
+DOWNLOADS contains d3_images.zip and d3_pkl.zip, or their contents.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SOURCES = [
     )
 ]
 TABLES = ("images", "annotations", "sentences", "groups")
-PUBLISHED = {"groups": 106, "sentences": 316, "expressions with absence": 422}
+PUBLISHED = {"groups": 106, "expressions": 316, "with expressions of absence": 422}
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Copy the four tables, then the images that they name."""
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the four tables and the images that they list."""
     here = root / "grd"
     for name in TABLES:
-        delivery.copy(delivery.find(f"{name}.pkl"), here / "pkl" / f"{name}.pkl")
+        source_files.copy(source_files.find(f"{name}.pkl"), here / "pkl" / f"{name}.pkl")
     names = {
         Path(record["file_name"]) for record in load_grd(here / "pkl", "", absence_expressions=True)
     }
@@ -44,33 +44,34 @@ def prepare(delivery: SourceFiles, root: Path) -> None:
     for name in sorted(names):
         if name.is_absolute() or ".." in name.parts:
             raise SourceError(f"{here / 'pkl/images.pkl'}: the image {name} leaves its folder")
-        images.append((delivery.find(name.as_posix()), here / "images" / name))
-    delivery.copy_all(images, "pictures")
+        images.append((source_files.find(name.as_posix()), here / "images" / name))
+    source_files.copy_all(images, "images")
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """The two benchmarks."""
-    yield "GRD, what is there", partial(_count, root, False)
-    yield "GRD, and what is missing", partial(_count, root, True)
+    """Yield the checks of both benchmarks."""
+    yield "GRD, expressions of presence", partial(_count, root, False)
+    yield "GRD, with expressions of absence", partial(_count, root, True)
 
 
 def _count(root: Path, absence: bool) -> str:
     records = load_grd(root / "grd/pkl", root / "grd/images", absence_expressions=absence)
-    words = count_expressions(records)
+    summary = count_expressions(records)
     groups = len({record["group_id"] for record in records})
-    said = len({s["sent_id"] for record in records for s in record["expressions"]})
-    wanted = PUBLISHED["expressions with absence" if absence else "sentences"]
-    if (groups, said) != (PUBLISHED["groups"], wanted):
+    sent_ids = {entry["sent_id"] for record in records for entry in record["expressions"]}
+    expressions = len(sent_ids)
+    published = PUBLISHED["with expressions of absence" if absence else "expressions"]
+    if (groups, expressions) != (PUBLISHED["groups"], published):
         raise DatasetError(
-            f"{groups} groups with {said} expressions; published are {PUBLISHED['groups']} with "
-            f"{wanted}"
+            f"{groups} groups with {expressions} expressions; published are {PUBLISHED['groups']} with "
+            f"{published}"
         )
-    return f"{groups} groups with {said} expressions; {words}"
+    return f"{groups} groups with {expressions} expressions; {summary}"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""gRefCOCO, expressions about one thing, several or none: `grefcoco/`.
+"""gRefCOCO, expressions with one target, several or none: `grefcoco/`.
 
     python datasets/prepare_grefcoco.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_grefcoco.py --check [--root datasets]
 
-DOWNLOADS holds `grefs(unc).json` and `instances.json`, or a zip archive with them. The images
+DOWNLOADS contains `grefs(unc).json` and `instances.json`, or a zip archive with them. The images
 are COCO's `coco/train2014`.
 """
 
@@ -27,9 +27,7 @@ SOURCES = [
         "two JSON files, about 260,000 expressions",
         "see there",
     ),
-    DownloadSource(
-        "its images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"
-    ),
+    DownloadSource("images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]
 FILES = {
     "grefs(unc).json": ("grefs(unc).json", "grefcoco/grefs(unc).json"),
@@ -37,14 +35,14 @@ FILES = {
 }
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
+def prepare(source_files: SourceFiles, root: Path) -> None:
     """Copy the two files."""
-    for name, ends in FILES.items():
-        delivery.copy(delivery.find(*ends), root / "grefcoco" / name)
+    for name, suffixes in FILES.items():
+        source_files.copy(source_files.find(*suffixes), root / "grefcoco" / name)
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """All splits."""
+    """Yield the checks of all splits."""
     for split in ("train", "val", "testA", "testB"):
         yield f"gRefCOCO {split}", partial(_count, root, split)
 
@@ -55,9 +53,9 @@ def _count(root: Path, split: str) -> str:
     return count_expressions(load_refcoco(*files, root / "coco/train2014", split))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

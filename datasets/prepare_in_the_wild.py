@@ -4,8 +4,8 @@
     python datasets/prepare_in_the_wild.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_in_the_wild.py --check [--root datasets]
 
-DOWNLOADS holds zip archives, one a data set or one for all, or what is in them. The data sets that
-are there are copied, images and annotations, into the folders in which they are distributed.
+DOWNLOADS contains zip archives, one per data set or one for all, or their contents. The images
+and annotations of existing data sets are copied with their folder structure.
 """
 
 from __future__ import annotations
@@ -38,38 +38,43 @@ SOURCES = [
     ),
 ]
 FAMILIES = ("odinw", "seginw")
-NAMED = 5
+MAX_LISTED = 5
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Copy the data sets that are there."""
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the data sets that the downloads contain."""
     pairs = []
     for family in FAMILIES:
         for name in collection_datasets(family):
             for folder in {images for _, images, _ in collection_splits(family, name)}:
-                inside = delivery.below(folder.removeprefix(f"{family}/"))
-                pairs += [(found, root / folder / path) for path, found in inside.items()]
+                files = source_files.below(folder.removeprefix(f"{family}/"))
+                pairs += [(name, root / folder / path) for path, name in files.items()]
     if not pairs:
-        raise SourceError(f"{delivery.folder}: there is no data set of ODinW or SegInW here")
-    delivery.copy_all(sorted(set(pairs)), "images and annotations")
+        raise SourceError(f"{source_files.folder}: there is no data set of ODinW or SegInW here")
+    source_files.copy_all(sorted(set(pairs)), "images and annotations")
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """Every split of the collections that are there (of both, if none is)."""
-    for family in [one for one in FAMILIES if (root / one).is_dir()] or FAMILIES:
+    """Yield the checks of every split of the existing collections; of both if there is none."""
+    for family in [family for family in FAMILIES if (root / family).is_dir()] or FAMILIES:
         missing = []
         for name in collection_datasets(family):
-            files = {split: (images, file) for split, images, file in _whole_splits(family, name)}
-            there = {split: one for split, one in files.items() if (root / one[1]).is_file()}
-            if not there:
+            files = {split: (images, file) for split, images, file in _full_splits(family, name)}
+            existing = {
+                split: paths for split, paths in files.items() if (root / paths[1]).is_file()
+            }
+            if not existing:
                 missing.append(name)
-            for split, (images, file) in there.items():
+            for split, (images, file) in existing.items():
                 yield f"{family} {name} {split}", partial(_count, root, family, name, images, file)
-        yield f"{family}: data sets", partial(_all_there, missing, len(collection_datasets(family)))
+        yield (
+            f"{family}: data sets",
+            partial(_check_complete, missing, len(collection_datasets(family))),
+        )
 
 
-def _whole_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
-    """The splits that are not few-shot ones."""
+def _full_splits(family: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """Return the splits that are not few-shot splits."""
     return (row for row in collection_splits(family, name) if "fewshot" not in row[2])
 
 
@@ -78,18 +83,18 @@ def _count(root: Path, family: str, name: str, images: str, file: str) -> str:
     return count_objects(load_coco_instances(root / file, root / images, contiguous))
 
 
-def _all_there(missing: list[str], wanted: int) -> str:
+def _check_complete(missing: list[str], count: int) -> str:
     if missing:
-        others = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        others = f" and {len(missing) - MAX_LISTED} more" if len(missing) > MAX_LISTED else ""
         raise DatasetError(
-            f"{len(missing)} of {wanted} are missing: {', '.join(missing[:NAMED])}{others}"
+            f"{len(missing)} of {count} are missing: {', '.join(missing[:MAX_LISTED])}{others}"
         )
-    return f"all {wanted} are there"
+    return f"all {count} exist"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

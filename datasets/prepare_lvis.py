@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""LVIS v1 and PACO, which is made in its format: `lvis/` and `paco/`.
+"""LVIS v1 and PACO: `lvis/` and `paco/`.
 
     python datasets/prepare_lvis.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_lvis.py --check [--root datasets]
 
-DOWNLOADS holds the archives, or the JSON files in them; those that are there are copied. The
-images are COCO's `coco/train2017` and `coco/val2017`; those of PACO-Ego4D, which Ego4D gives
-after registration, lie in `ego4d/v1/paco_frames`.
+DOWNLOADS contains the archives, or their JSON files; existing ones are copied. The
+images are COCO's `coco/train2017` and `coco/val2017`; those of PACO-Ego4D, which Ego4D provides
+after registration, are in `ego4d/v1/paco_frames`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SOURCES = [
     DownloadSource("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
     DownloadSource("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
     DownloadSource("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; images Ego4D's own"),
-    DownloadSource("their images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
+    DownloadSource("images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
 ]
-# File -> images, as published.
+# File -> published number of images.
 PUBLISHED = {
     "lvis/lvis_v1_train.json": 100_170,
     "lvis/lvis_v1_val.json": 19_809,
@@ -47,21 +47,21 @@ PUBLISHED = {
 }
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Copy the annotation files that are there."""
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the annotation files that the downloads contain."""
     pairs = [
-        (delivery.find(Path(file).name), root / file)
+        (source_files.find(Path(file).name), root / file)
         for file in PUBLISHED
-        if delivery.ending_with(Path(file).name)
+        if source_files.ending_with(Path(file).name)
     ]
     if not pairs:
-        raise SourceError(f"{delivery.folder}: there is no lvis_v1_*.json, nor paco_*.json here")
-    delivery.copy_all(pairs, "annotations")
+        raise SourceError(f"{source_files.folder}: there is no lvis_v1_*.json or paco_*.json here")
+    source_files.copy_all(pairs, "annotations")
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """The files that are there; LVIS, if none is."""
-    for file in [one for one in PUBLISHED if (root / one).is_file()] or list(PUBLISHED)[:2]:
+    """Yield the checks of the existing files; of LVIS if there is none."""
+    for file in [name for name in PUBLISHED if (root / name).is_file()] or list(PUBLISHED)[:2]:
         yield Path(file).stem, partial(_count, root, file)
 
 
@@ -75,9 +75,9 @@ def _count(root: Path, file: str) -> str:
     return count_objects(records, PUBLISHED[file])
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Objects365, versions 1 and 2: annotations that name images as they lie on disk.
+"""Objects365, versions 1 and 2: annotations with the paths of images on disk.
 
     python datasets/prepare_objects365.py [--root datasets]
     python datasets/prepare_objects365.py --check [--root datasets]
 
 Version 2: unpack the images as `Objects365/images/{train,val}/patch*/*.jpg` (or without the
-folders of patches), and put `zhiyuan_objv2_{train,val}.json` into `instance365/`. Written beside
+folders of patches), and store `zhiyuan_objv2_{train,val}.json` in `instance365/`. Written beside
 them: `zhiyuan_objv2_{train,val}_new.json`, without the images that cannot be downloaded. HIPIE's
 `instance_365_{train,val}.json`, which have masks, are used as they are.
 Version 1: `objects365/{train,val}/` and `objects365/annotations/objects365_{train,val}.json`.
@@ -47,8 +47,8 @@ SOURCES = [
     ),
 ]
 SPLITS = ("train", "val")
-MOST_MISSING = 0.01
-# Annotations -> images, vocabulary, how many images were published (None = any number).
+MAX_MISSING_SHARE = 0.01
+# Annotations -> image folder, vocabulary, published number of images (None = any).
 FILES = {
     "instance365/zhiyuan_objv2_train_new.json": ("Objects365/images/train", "obj365v2", None),
     "instance365/zhiyuan_objv2_val_new.json": ("Objects365/images/val", "obj365v2", None),
@@ -60,57 +60,59 @@ FILES = {
 
 
 def prepare(root: Path, _workers: int) -> None:
-    """Write version 2's annotations of the splits that are there."""
-    found = [root / file for file in FILES if (root / file).is_file()]
+    """Write the annotations of the existing splits of version 2."""
+    existing = [root / file for file in FILES if (root / file).is_file()]
     for split in SPLITS:
         source = root / "instance365" / f"zhiyuan_objv2_{split}.json"
         if source.is_file():
-            found.append(source)
-            write_names_on_disk(source, root / "Objects365/images" / split)
-    if not found:
+            existing.append(source)
+            write_paths_on_disk(source, root / "Objects365/images" / split)
+    if not existing:
         raise FileNotFoundError(f"{root}: there is neither {' nor '.join(FILES)}")
 
 
-def write_names_on_disk(source: Path, pictures: Path) -> None:
+def write_paths_on_disk(source: Path, image_root: Path) -> None:
     """Write `..._new.json` beside the file, unless it is newer than file and images.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        DatasetError: if more than a hundredth of the images are missing.
+        DatasetError: if more than 1 % of the images are missing.
     """
     target = source.with_name(f"{source.stem}_new.json")
-    folders = [Path(one) for one, _, _ in os.walk(pictures)]
+    folders = [Path(one) for one, _, _ in os.walk(image_root)]
     if not folders:
-        raise FileNotFoundError(f"{pictures}: there is no such folder")
+        raise FileNotFoundError(f"{image_root}: there is no such folder")
     if is_up_to_date(target, [source, *folders]):
         return
-    there = {
-        f"{one.relative_to(pictures).as_posix()}/{name}".removeprefix("./")
-        for one in tqdm(folders, desc=f"images of {pictures.name}", unit="folder", leave=False)
+    names_on_disk = {
+        f"{one.relative_to(image_root).as_posix()}/{name}".removeprefix("./")
+        for one in tqdm(folders, desc=f"images of {image_root.name}", unit="folder", leave=False)
         for name in os.listdir(one)
     }
     content = read_json(source, ("images", "annotations", "categories"))
     kept, missing = [], []
-    left_out: set[int | str] = set()
+    missing_ids: set[int | str] = set()
     for number, image in images_by_id(source, content).items():
         parts = PurePosixPath(image["file_name"]).parts
-        name = next((one for one in ("/".join(parts[-2:]), parts[-1]) if one in there), None)
+        name = next(
+            (one for one in ("/".join(parts[-2:]), parts[-1]) if one in names_on_disk), None
+        )
         if name is None:
             missing.append(image["file_name"])
-            left_out.add(number)
+            missing_ids.add(number)
         else:
             kept.append({**image, "file_name": name})
-    if len(missing) > MOST_MISSING * len(content["images"]):
+    if len(missing) > MAX_MISSING_SHARE * len(content["images"]):
         raise DatasetError(
             f"{source}: the image {missing[0]} and {len(missing) - 1} others of "
-            f"{len(content['images'])} are not in {pictures}"
+            f"{len(content['images'])} are not in {image_root}"
         )
     content["images"] = kept
-    content["annotations"] = [one for one in content["annotations"] if not _is_of(one, left_out)]
+    content["annotations"] = [one for one in content["annotations"] if not _is_of(one, missing_ids)]
     with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
     if missing:
-        print(f"{target}: {len(missing)} images are missing and left out")
+        print(f"{target}: {len(missing)} images are missing and were skipped")
 
 
 def _is_of(annotation: Any, images: set[int | str]) -> bool:
@@ -119,21 +121,21 @@ def _is_of(annotation: Any, images: set[int | str]) -> bool:
 
 
 def checks(root: Path, _workers: int) -> Iterator[Check]:
-    """The files that are there; version 2's, if none is."""
-    there = {file: row for file, row in FILES.items() if (root / file).is_file()}
-    for file in there or list(FILES)[:2]:
+    """Yield the checks of the existing files; of version 2 if there is none."""
+    existing = {file: row for file, row in FILES.items() if (root / file).is_file()}
+    for file in existing or list(FILES)[:2]:
         yield Path(file).stem, partial(_count, root, file)
 
 
 def _count(root: Path, file: str) -> str:
-    pictures, vocabulary, published = FILES[file]
+    images, vocabulary, published = FILES[file]
     contiguous = dict(load_classes(vocabulary).contiguous)
-    return count_objects(load_coco_instances(root / file, root / pictures, contiguous), published)
+    return count_objects(load_coco_instances(root / file, root / images, contiguous), published)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Pascal and Cityscapes Panoptic Parts: one number a pixel for 200, 57 or 50 phrases.
+"""Pascal and Cityscapes Panoptic Parts: label maps of 200, 57 or 50 classes.
 
     python datasets/prepare_panoptic_parts.py [--root datasets] [--workers N]
     python datasets/prepare_panoptic_parts.py --check [--root datasets]
 
 Pascal: unpack VOC 2010 in `VOCdevkit/`, and the labels of Pascal Panoptic Parts as
-`pascal_parts/labels/{training,validation}/*.tif` (and `test`, where one has it). Written beside
-them: `..._pano/` (200 phrases) and `..._merged/` (57).
+`pascal_parts/labels/{training,validation}/*.tif` (and `test` if available). Written beside
+them: `..._pano/` (200 classes) and `..._merged/` (57).
 Cityscapes: `cityscapes/leftImg8bit/` and `cityscapes/gtFinePanopticParts/{train,val}/`. Written:
-`images_all/` (links where that can be) and `gtFinePanopticPartsRemapped/`. In all, 0 is ignored.
+`images_all/` (links where possible) and `gtFinePanopticPartsRemapped/`. The label 0 is ignored.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ SPLITS = ("training", "validation", "test")
 CITY_SPLITS = ("train", "val")
 LABELS, IMAGE = "_gtFinePanopticParts.tif", "_leftImg8bit.png"
 PUBLISHED = {"training": 4_998, "validation": 5_105, "train": 2_975, "val": 500}
-# Cityscapes' classes that are no phrase: vehicle, borders, static and dynamic things.
-CITY_NOTHING = range(1, 6)
+# Cityscapes' classes without a label: ego vehicle, borders, static and dynamic objects.
+CITY_IGNORED = range(1, 6)
 
 
 def city_table() -> np.ndarray:
-    """From class * 100 + part to a number that is written, for Cityscapes."""
+    """Return the lookup table of Cityscapes from class * 100 + part to labels."""
     originals = load_classes("cityscapes_panoptic_parts").originals
-    pairs = [(n, place) for place, numbers in enumerate(originals, 1) for n in numbers]
-    return lookup_table([*((n, IGNORE_LABEL) for n in (0, *CITY_NOTHING)), *pairs], NUM_LABELS)
+    pairs = [(n, position) for position, numbers in enumerate(originals, 1) for n in numbers]
+    return lookup_table([*((n, IGNORE_LABEL) for n in (0, *CITY_IGNORED)), *pairs], NUM_LABELS)
 
 
 def prepare(root: Path, workers: int) -> None:
-    """Write the maps of what is unpacked."""
+    """Write the label maps of the existing data sets."""
     labels, city = root / "pascal_parts/labels", root / "cityscapes"
     given = [labels / split for split in SPLITS if (labels / split).is_dir()]
     city_given = city / "gtFinePanopticParts"
     if not given and not city_given.is_dir():
-        raise FileNotFoundError(f"{labels / 'validation'} nor {city_given} is there")
+        raise FileNotFoundError(f"neither {labels / 'validation'} nor {city_given} exists")
     for folder in given:
         for name, table in part_tables().items():
             target = labels / f"{folder.name}_{name}"
@@ -86,7 +86,7 @@ def prepare(root: Path, workers: int) -> None:
 
 
 def prepare_city(place: Path, split: str, workers: int) -> None:
-    """Write the maps of one split of Cityscapes, and gather its images."""
+    """Write the label maps of one split of Cityscapes, and link its images."""
     folder = place / "gtFinePanopticParts" / split
     names = [
         path.relative_to(folder).as_posix().removesuffix(LABELS)
@@ -96,12 +96,12 @@ def prepare_city(place: Path, split: str, workers: int) -> None:
     maps = [Job((folder / f"{one}{LABELS}",), target / f"{one}{LABELS}") for one in names]
     convert_all(partial(relabel_parts, city_table()), maps, workers, f"Cityscapes {split}")
     given, images = place / "leftImg8bit" / split, place / "images_all" / split
-    pictures = [Job((given / f"{one}{IMAGE}",), images / f"{one}{IMAGE}") for one in names]
-    convert_all(link_image, pictures, workers, f"images of Cityscapes {split}")
+    links = [Job((given / f"{one}{IMAGE}",), images / f"{one}{IMAGE}") for one in names]
+    convert_all(link_image, links, workers, f"images of Cityscapes {split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """All label maps of what is prepared."""
+    """Yield the checks of all existing label maps."""
     labels, city = root / "pascal_parts/labels", root / "cityscapes"
     rows = [
         (labels / f"{split}_{name}", root / "VOCdevkit/VOC2010/JPEGImages", count, split)
@@ -112,21 +112,21 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
         (city / "gtFinePanopticPartsRemapped" / split, city / "images_all" / split, 50, split)
         for split in CITY_SPLITS
     ]
-    for maps, images, phrases, split in [row for row in rows if row[0].is_dir()] or rows[:1]:
-        endings = {"label_suffix": ".tif"}
+    for maps, images, classes, split in [row for row in rows if row[0].is_dir()] or rows[:1]:
+        suffixes = {"label_suffix": ".tif"}
         if split in CITY_SPLITS:
-            endings = {"label_suffix": LABELS, "image_suffix": IMAGE}
-        load = partial(load_label_maps, maps, images, key="part_seg_file_name", **endings)
-        numbers, count = range(phrases + 1), PUBLISHED.get(split)
+            suffixes = {"label_suffix": LABELS, "image_suffix": IMAGE}
+        load = partial(load_label_maps, maps, images, key="part_seg_file_name", **suffixes)
+        labels, count = range(classes + 1), PUBLISHED.get(split)
         yield (
             f"{maps.parent.name}/{maps.name}",
-            partial(check_label_maps, load, numbers, count, workers),
+            partial(check_label_maps, load, labels, count, workers),
         )
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

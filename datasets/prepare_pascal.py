@@ -6,7 +6,7 @@
 
 Unpack VOC 2012 and VOC 2010, so that there are `VOCdevkit/VOC2012/` and `VOCdevkit/VOC2010/`, and
 Context's trainval.tar.gz in the latter: `VOCdevkit/VOC2010/trainval/*.mat`. Written:
-`pascal_voc_d2/` and `pascal_ctx_d2/`; images are linked to, not copied, where that can be.
+`pascal_voc_d2/` and `pascal_ctx_d2/`; images are linked where possible, else copied.
 
 Context's splits are VOC 2010's lists of training and validation. Its 59 classes are made from the
 459 by their names. Published numbers for 59 classes come from masks of the Detail API, a later
@@ -50,13 +50,13 @@ PUBLISHED = {
     ("context", "training"): 4_998,
     ("context", "validation"): 5_105,
 }
-IGNORED, WIDE_IGNORED = 255, 65535
-# A class of the 459 that has another name among the 59.
+IGNORE_LABEL, IGNORE_LABEL_16_BIT = 255, 65535
+# Class of the 59 -> its name among the 459.
 RENAMED = {"diningtable": "table"}
 
 
 def prepare(root: Path, workers: int) -> None:
-    """Write the maps of what is unpacked."""
+    """Write the label maps of the existing data sets."""
     devkit = root / "VOCdevkit"
     given = [
         (prepare_voc, devkit / "VOC2012/SegmentationClass"),
@@ -64,17 +64,19 @@ def prepare(root: Path, workers: int) -> None:
     ]
     present = [write for write, folder in given if folder.is_dir()]
     if not present:
-        raise FileNotFoundError(" nor ".join(str(folder) for _, folder in given) + " is there")
+        raise FileNotFoundError(
+            "there is neither " + " nor ".join(str(folder) for _, folder in given)
+        )
     for write in present:
         write(root, workers)
 
 
 def prepare_voc(root: Path, workers: int) -> None:
-    """Write 21 and 20 classes of VOC 2012."""
+    """Write the label maps of VOC 2012 with 21 and 20 classes."""
     place, given = root / "pascal_voc_d2", root / "VOCdevkit/VOC2012"
-    with_background = lookup_table([(i, i) for i in (*range(21), IGNORED)], 256)
+    with_background = lookup_table([(i, i) for i in (*range(21), IGNORE_LABEL)], 256)
     without = lookup_table(
-        [(0, IGNORED), (IGNORED, IGNORED), *((i + 1, i) for i in range(20))], 256
+        [(0, IGNORE_LABEL), (IGNORE_LABEL, IGNORE_LABEL), *((i + 1, i) for i in range(20))], 256
     )
     for folder, split in SPLITS.items():
         names = _names(given / "ImageSets/Segmentation" / f"{split}.txt")
@@ -87,15 +89,15 @@ def prepare_voc(root: Path, workers: int) -> None:
 
 
 def prepare_context(root: Path, workers: int) -> None:
-    """Write 459 and 59 classes of Context."""
+    """Write the label maps of Context with 459 and 59 classes."""
     place, given = root / "pascal_ctx_d2", root / "VOCdevkit/VOC2010"
-    all_of_them = lookup_table([(0, WIDE_IGNORED), *((i + 1, i) for i in range(459))], 460)
+    table_of_459 = lookup_table([(0, IGNORE_LABEL_16_BIT), *((i + 1, i) for i in range(459))], 460)
     for folder, split in SPLITS.items():
         listed = _names(given / "ImageSets/Main" / f"{split}.txt")
         names = [one for one in listed if (given / "trainval" / f"{one}.mat").is_file()]
         _images(given, place, folder, names, workers)
         for name, ending, table in (
-            ("annotations_ctx459", ".tif", all_of_them),
+            ("annotations_ctx459", ".tif", table_of_459),
             ("annotations_ctx59", ".png", table_of_59()),
         ):
             maps = place / name / folder
@@ -106,11 +108,11 @@ def prepare_context(root: Path, workers: int) -> None:
 
 
 def table_of_59() -> np.ndarray:
-    """From the 459 numbers of the files to the 59 positions; the others are ignored."""
+    """Return the lookup table from the 459 labels of the files to the 59; others are ignored."""
     wide = load_vocabulary("pascal_context_459").names
     narrow = load_vocabulary("pascal_context_59").names
     pairs = [(wide.index(RENAMED.get(name, name)) + 1, i) for i, name in enumerate(narrow)]
-    return lookup_table(pairs, 460, IGNORED)
+    return lookup_table(pairs, 460, IGNORE_LABEL)
 
 
 def _names(file: Path) -> list[str]:
@@ -128,15 +130,15 @@ def _images(given: Path, place: Path, folder: str, names: Sequence[str], workers
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """All label maps of what is prepared."""
+    """Yield the checks of all existing label maps."""
     rows = [
-        ("pascal_voc_d2", "annotations_pascal21", ".png", 21, IGNORED, "voc"),
-        ("pascal_voc_d2", "annotations_pascal20", ".png", 20, IGNORED, "voc"),
-        ("pascal_ctx_d2", "annotations_ctx59", ".png", 59, IGNORED, "context"),
-        ("pascal_ctx_d2", "annotations_ctx459", ".tif", 459, WIDE_IGNORED, "context"),
+        ("pascal_voc_d2", "annotations_pascal21", ".png", 21, IGNORE_LABEL, "voc"),
+        ("pascal_voc_d2", "annotations_pascal20", ".png", 20, IGNORE_LABEL, "voc"),
+        ("pascal_ctx_d2", "annotations_ctx59", ".png", 59, IGNORE_LABEL, "context"),
+        ("pascal_ctx_d2", "annotations_ctx459", ".tif", 459, IGNORE_LABEL_16_BIT, "context"),
     ]
-    there = [row for row in rows if (root / row[0]).is_dir()] or rows
-    for place, name, ending, classes, ignored, kind in there:
+    existing = [row for row in rows if (root / row[0]).is_dir()] or rows
+    for place, name, ending, classes, ignored, kind in existing:
         for folder in SPLITS:
             load = partial(
                 load_label_maps,
@@ -144,13 +146,13 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
                 root / place / "images" / folder,
                 label_suffix=ending,
             )
-            numbers, count = [*range(classes), ignored], PUBLISHED.get((kind, folder))
-            yield f"{name} {folder}", partial(check_label_maps, load, numbers, count, workers)
+            labels, count = [*range(classes), ignored], PUBLISHED.get((kind, folder))
+            yield f"{name} {folder}", partial(check_label_maps, load, labels, count, workers)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

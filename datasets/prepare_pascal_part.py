@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Pascal-Part: one number a pixel for 200 or 57 phrases, from its MATLAB files.
+"""Pascal-Part: label maps of 200 or 57 classes from its MATLAB files.
 
     python datasets/prepare_pascal_part.py [--root datasets] [--workers N]
     python datasets/prepare_pascal_part.py --check [--root datasets]
 
 Unpack VOC 2010 in `VOCdevkit/`, and Pascal-Part's annotations as
 `VOCdevkit/VOC2010/Annotations_Part/*.mat`. Written: `pascal_part/labels/{training,validation}/`, in
-the numbers of Pascal Panoptic Parts (class, object, part), and from them `..._pano/` (200 phrases)
+the encoding of Pascal Panoptic Parts (class, object, part), and from them `..._pano/` (200 classes)
 and `..._merged/` (57), where 0 is ignored. Splits are VOC 2010's lists.
 
 Published results come from Pascal Panoptic Parts (`prepare_panoptic_parts.py`), which joins these
@@ -43,11 +43,11 @@ SOURCES = [
 ]
 SPLITS = {"training": "train", "validation": "val"}
 PUBLISHED = {"training": 4_998, "validation": 5_105}
-PHRASES = {"pano": 200, "merged": 57}
+NUM_CLASSES = {"pano": 200, "merged": 57}
 
 
 def prepare(root: Path, workers: int) -> None:
-    """Write the maps of the files that are there."""
+    """Write the label maps of the existing files."""
     given, target = root / "VOCdevkit/VOC2010", root / "pascal_part/labels"
     source = given / "Annotations_Part"
     if not source.is_dir():
@@ -61,19 +61,19 @@ def prepare(root: Path, workers: int) -> None:
             for name in listed.read_text(encoding="ascii").split()
             if (source / f"{name}.mat").is_file()
         ]
-        whole = target / folder
-        jobs = [Job((source / f"{one}.mat",), whole / f"{one}.tif") for one in names]
+        uid_root = target / folder
+        jobs = [Job((source / f"{one}.mat",), uid_root / f"{one}.tif") for one in names]
         convert_all(number_parts, jobs, workers, f"Pascal-Part {folder}")
         for kind, table in part_tables().items():
             place = target / f"{folder}_{kind}"
-            jobs = [Job((whole / f"{one}.tif",), place / f"{one}.tif") for one in names]
+            jobs = [Job((uid_root / f"{one}.tif",), place / f"{one}.tif") for one in names]
             convert_all(partial(relabel_parts, table), jobs, workers, place.name)
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
-    """All label maps of phrases."""
+    """Yield the checks of all label maps."""
     for folder in SPLITS:
-        for kind, count in PHRASES.items():
+        for kind, count in NUM_CLASSES.items():
             load = partial(
                 load_label_maps,
                 root / "pascal_part/labels" / f"{folder}_{kind}",
@@ -81,13 +81,13 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
                 label_suffix=".tif",
                 key="part_seg_file_name",
             )
-            numbers, published = range(count + 1), PUBLISHED.get(folder)
-            yield f"{folder}_{kind}", partial(check_label_maps, load, numbers, published, workers)
+            labels, published = range(count + 1), PUBLISHED.get(folder)
+            yield f"{folder}_{kind}", partial(check_label_maps, load, labels, published, workers)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run_in_place(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_in_place(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

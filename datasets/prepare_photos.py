@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Get three annotated photographs: Pascal VOC 2011's, in COCO's format.
+"""Download three annotated photographs of Pascal VOC 2011 in COCO's format.
 
     python datasets/prepare_photos.py [--root datasets/photos]
 
-They come with the source distribution of labelme (an annotation tool; GPL-3.0, the photographs
+They are part of the source distribution of labelme (an annotation tool; GPL-3.0, the photographs
 under Flickr's terms), which pip downloads. Nothing of it is installed or run apart from what pip
-does to read its name. What is there already and sound is kept.
+does to read its name. Existing files with the right checksum are kept.
 """
 
 from __future__ import annotations
@@ -38,30 +38,33 @@ SHA256 = {
 
 
 class PhotosError(ValueError):
-    """The photographs could not be had; the message says why."""
+    """The photographs could not be downloaded or unpacked."""
 
 
-def is_sound(root: Path) -> bool:
-    """Whether all files are in `root`, byte by byte."""
+def is_complete(root: Path) -> bool:
+    """Return whether all files are in `root` with the right checksum."""
     return all(
-        (root / name).is_file() and hashlib.sha256((root / name).read_bytes()).hexdigest() == wanted
-        for name, wanted in SHA256.items()
+        (root / name).is_file()
+        and hashlib.sha256((root / name).read_bytes()).hexdigest() == expected
+        for name, expected in SHA256.items()
     )
 
 
 def download(folder: Path) -> Path:
-    """labelme's source distribution, in `folder`.
+    """Download labelme's source distribution to `folder`.
 
     Raises:
-        PhotosError: if pip does not get it.
+        PhotosError: if pip fails.
     """
-    wanted = folder / "wanted.txt"
-    wanted.write_text(SOURCE, encoding="utf-8")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(SOURCE, encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--no-binary=:all:", "--require-hashes"]
-    command += [f"--requirement={wanted}", f"--dest={folder}"]
+    command += [f"--requirement={requirements}", f"--dest={folder}"]
     if subprocess.run(command).returncode:
-        raise PhotosError("pip did not get labelme's source distribution: the lines above say why")
+        raise PhotosError(
+            "pip could not download labelme's source distribution; its messages are above"
+        )
     return next(folder.glob("*.tar.gz"))
 
 
@@ -72,24 +75,24 @@ def unpack(archive: Path, root: Path) -> None:
         PhotosError: if the archive lacks a file, or holds another one of its name.
     """
     with tarfile.open(archive) as content:
-        for name, wanted in SHA256.items():
+        for name, expected in SHA256.items():
             try:
                 data = content.extractfile(f"{INSIDE}/{name}").read()
             except (KeyError, AttributeError):
                 raise PhotosError(f"{archive.name} has no {INSIDE}/{name}") from None
-            if hashlib.sha256(data).hexdigest() != wanted:
-                raise PhotosError(f"{archive.name}: {name} is not the file that is expected")
+            if hashlib.sha256(data).hexdigest() != expected:
+                raise PhotosError(f"{archive.name}: {name} has another checksum than expected")
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("datasets/photos"), metavar="FOLDER")
-    root = parser.parse_args(words).root
-    if is_sound(root):
-        print(f"{root}: three photographs and their annotations are there")
+    root = parser.parse_args(arguments).root
+    if is_complete(root):
+        print(f"{root}: three photographs and their annotations exist")
         return 0
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except PhotosError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{root}: three photographs and their annotations are written")
+    print(f"{root}: three photographs and their annotations were written")
     return 0
 
 

@@ -4,11 +4,11 @@
     python datasets/prepare_refcoco.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_refcoco.py --check [--root datasets]
 
-DOWNLOADS holds refcoco.zip, refcoco+.zip and refcocog.zip, or what is in them. The pickles and
-`instances.json` are copied; from them the files of HIPIE and UNINEXT are made, where an object with
-its expressions is an "image" (`refcoco-unc`, `refcocoplus-unc`, `refcocog-umd`, `refcocog-google`),
-and all training splits one after another (`refcoco-mixed`), once more without the images that
-some validation or test split has (`..._filter.json`). The images are COCO's `coco/train2014`.
+DOWNLOADS contains refcoco.zip, refcoco+.zip and refcocog.zip, or their contents. The pickles and
+`instances.json` are copied; the files of HIPIE and UNINEXT are made from them, with one entry of
+`images` per object (`refcoco-unc`, `refcocoplus-unc`, `refcocog-umd`, `refcocog-google`),
+and all training splits joined (`refcoco-mixed`), also without the images of
+validation and test splits (`..._filter.json`). The images are COCO's `coco/train2014`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,12 @@ SOURCES = [
     ),
     DownloadSource("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
     DownloadSource("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
-    DownloadSource(
-        "their images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"
-    ),
+    DownloadSource("images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
 ]
-# Folder, name after `refs`, HIPIE's name, splits, HIPIE's splits.
+# Folder, name of the split (`refs(<name>).p`), HIPIE's name, splits.
 UNC = ("train", "val", "testA", "testB")
 UMD = ("train", "val", "test")
-SETS = (
+DATASETS = (
     ("refcoco", "unc", "refcoco-unc", UNC),
     ("refcocog", "umd", "refcocog-umd", UMD),
     ("refcoco+", "unc", "refcocoplus-unc", UNC),
@@ -62,23 +60,27 @@ PUBLISHED = {
 }
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Write the whole tree."""
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the files as distributed, and write those of HIPIE."""
     for folder in ("refcoco", "refcoco+", "refcocog"):
-        delivery.copy(delivery.find(f"{folder}/instances.json"), root / folder / "instances.json")
-        for by in ("unc", "umd", "google"):
-            name = f"{folder}/refs({by}).p"
-            if delivery.ending_with(name) or any(row[:2] == (folder, by) for row in SETS):
-                delivery.copy(delivery.find(name), root / name)
-    for folder, by, name, splits in SETS:
+        source_files.copy(
+            source_files.find(f"{folder}/instances.json"), root / folder / "instances.json"
+        )
+        for split_name in ("unc", "umd", "google"):
+            name = f"{folder}/refs({split_name}).p"
+            if source_files.ending_with(name) or any(
+                row[:2] == (folder, split_name) for row in DATASETS
+            ):
+                source_files.copy(source_files.find(name), root / name)
+    for folder, split_name, name, splits in DATASETS:
         for split in tqdm(splits, desc=name, unit="split", leave=False):
-            write_objects(root, folder, by, name, split)
+            write_objects(root, folder, split_name, name, split)
     write_mixed(root)
 
 
-def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> None:
-    """Write HIPIE's file of one split unless it is newer than what it is made from."""
-    refs, instances = root / folder / f"refs({by}).p", root / folder / "instances.json"
+def write_objects(root: Path, folder: str, split_name: str, name: str, split: str) -> None:
+    """Write HIPIE's file of one split unless it is up to date."""
+    refs, instances = root / folder / f"refs({split_name}).p", root / folder / "instances.json"
     target = root / "annotations" / name / f"instances_{split}.json"
     if is_up_to_date(target, (refs, instances)):
         return
@@ -89,18 +91,18 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
         number = len(images) + 1
         kept = {key: record[key] for key in ("file_name", "height", "width")}
         origin = {"original_id": record["image_id"], "ref_id": expressions[0]["ref_id"]}
-        words = [expression["expression"] for expression in expressions]
-        images.append({**kept, "id": number, "expressions": words, **origin})
-        runs = to_rle(annotation["segmentation"], record["height"], record["width"])
+        texts = [expression["expression"] for expression in expressions]
+        images.append({**kept, "id": number, "expressions": texts, **origin})
+        rle = to_rle(annotation["segmentation"], record["height"], record["width"])
         annotations.append(
             {
                 "id": number,
                 "image_id": number,
                 "category_id": 1,
                 "iscrowd": 0,
-                "bbox": annotation.get("bbox") or mask_util.toBbox(runs).tolist(),
+                "bbox": annotation.get("bbox") or mask_util.toBbox(rle).tolist(),
                 "segmentation": annotation["segmentation"],
-                "area": int(mask_util.area(runs)),
+                "area": int(mask_util.area(rle)),
             }
         )
     write_coco(target, images, annotations)
@@ -109,7 +111,7 @@ def write_objects(root: Path, folder: str, by: str, name: str, split: str) -> No
 def objects_of(
     records: list[dict[str, Any]],
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Every ref of exactly one object: image, annotation, expressions; by the ref's number."""
+    """Yield record, annotation and expressions of every ref with one target, sorted by ref id."""
     refs: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for record in records:
         for expression in record["expressions"]:
@@ -121,11 +123,11 @@ def objects_of(
 
 
 def write_mixed(root: Path) -> None:
-    """Write the training splits one after another, and the same without tested images."""
+    """Write the joined training splits, with and without the images of other splits."""
     place = root / "annotations"
     tested_files = [
         place / name / f"instances_{split}.json"
-        for _, _, name, splits in SETS
+        for _, _, name, splits in DATASETS
         for split in splits
         if split != "train" and name in MIXED
     ]
@@ -147,43 +149,43 @@ def write_mixed(root: Path) -> None:
 
 
 def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> None:
-    """Write a COCO file, whole or not at all."""
+    """Write a COCO file atomically."""
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """All splits, in both forms."""
-    pictures = root / "coco/train2014"
-    for folder, by, name, splits in SETS:
-        refs, instances = root / folder / f"refs({by}).p", root / folder / "instances.json"
+    """Yield the checks of all splits in both formats."""
+    image_root = root / "coco/train2014"
+    for folder, split_name, name, splits in DATASETS:
+        refs, instances = root / folder / f"refs({split_name}).p", root / folder / "instances.json"
         for split in splits:
-            published = PUBLISHED.get((folder, by, split))
+            published = PUBLISHED.get((folder, split_name, split))
             yield (
-                f"{folder} {by} {split}",
-                partial(_count_refs, refs, instances, pictures, split, published),
+                f"{folder} {split_name} {split}",
+                partial(_count_refs, refs, instances, image_root, split, published),
             )
             file = root / "annotations" / name / f"instances_{split}.json"
-            yield f"{name} {split}", partial(_count_objects, file, pictures)
+            yield f"{name} {split}", partial(_count_objects, file, image_root)
     for end in ("", "_filter"):
         file = root / "annotations/refcoco-mixed" / f"instances_train{end}.json"
-        yield f"refcoco-mixed{end}", partial(_count_objects, file, pictures)
+        yield f"refcoco-mixed{end}", partial(_count_objects, file, image_root)
 
 
 def _count_refs(
-    refs: Path, instances: Path, pictures: Path, split: str, published: tuple[int, int] | None
+    refs: Path, instances: Path, image_root: Path, split: str, published: tuple[int, int] | None
 ) -> str:
-    return count_expressions(load_refcoco(refs, instances, pictures, split), published)
+    return count_expressions(load_refcoco(refs, instances, image_root, split), published)
 
 
-def _count_objects(file: Path, pictures: Path) -> str:
-    return count_expressions(load_uninext_refer(file, pictures))
+def _count_objects(file: Path, image_root: Path) -> str:
+    return count_expressions(load_uninext_refer(file, image_root))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

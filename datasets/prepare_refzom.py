@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Ref-ZOM, expressions about one thing, several or none: `ref-zom/`.
+"""Ref-ZOM, expressions with one target, several or none: `ref-zom/`.
 
     python datasets/prepare_refzom.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_refzom.py --check [--root datasets]
 
-DOWNLOADS holds `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive with
-them. Ref-ZOM wants COCO's `train2014` and `val2014` merged into one folder; here they stay where
-they are (`coco/train2014`, `coco/val2014`), and `instances.json` says in which of them each is.
+DOWNLOADS contains `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive with
+them. Ref-ZOM expects COCO's `train2014` and `val2014` in one folder; here they stay separate
+(`coco/train2014`, `coco/val2014`), and `instances.json` is written with the folder of each image.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFi
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
     DownloadSource("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
-    DownloadSource("its images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
+    DownloadSource("images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
 ]
 FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
 
 
-def prepare(delivery: SourceFiles, root: Path) -> None:
-    """Copy the refs, and `instances.json` with every image's folder in its name."""
+def prepare(source_files: SourceFiles, root: Path) -> None:
+    """Copy the refs, and write `instances.json` with the folder of each image."""
     here = root / "ref-zom"
-    refs = delivery.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
-    delivery.copy(refs, here / "refs(final).p")
+    refs = source_files.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
+    source_files.copy(refs, here / "refs(final).p")
     as_distributed = here / "instances_as_distributed.json"
-    delivery.copy(delivery.find("ref-zom/instances.json", "instances.json"), as_distributed)
+    source_files.copy(source_files.find("ref-zom/instances.json", "instances.json"), as_distributed)
     target = here / "instances.json"
     if is_up_to_date(target, [as_distributed]):
         return
@@ -52,20 +52,20 @@ def prepare(delivery: SourceFiles, root: Path) -> None:
 
 
 def with_folder(name: str, file: Path) -> str:
-    """An image's name with COCO's folder before it.
+    """Return an image's name with COCO's folder.
 
     Raises:
-        SourceError: if it is not named as COCO's images of 2014 are.
+        SourceError: if it is not the name of an image of COCO 2014.
     """
-    bare = name.rsplit("/", 1)[-1]
+    name_only = name.rsplit("/", 1)[-1]
     for start, folder in FOLDERS.items():
-        if bare.startswith(start):
-            return f"{folder}/{bare}"
+        if name_only.startswith(start):
+            return f"{folder}/{name_only}"
     raise SourceError(f"{file}: the image {name} is in neither train2014 nor val2014")
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """Both splits."""
+    """Yield the checks of both splits."""
     for split in ("train", "test"):
         yield f"Ref-ZOM {split}", partial(_count, root, split)
 
@@ -76,9 +76,9 @@ def _count(root: Path, split: str) -> str:
     return count_expressions(load_refcoco(*files, root / "coco", split))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    return run(words, __doc__.split("\n")[0], SOURCES, prepare, checks)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run(arguments, (__doc__ or "").split("\n")[0], SOURCES, prepare, checks)
 
 
 if __name__ == "__main__":

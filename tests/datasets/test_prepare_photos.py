@@ -45,7 +45,7 @@ def test_files_are_written_and_not_fetched_again(program, tmp_path, monkeypatch,
     assert (root / "JPEGImages/1.jpg").read_bytes() == b"an image"
     monkeypatch.setattr(program, "download", lambda folder: pytest.fail("fetched twice"))
     assert program.main(["--root", str(root)]) == 0
-    assert "are there" in capsys.readouterr().out
+    assert "exist" in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_fetched_again(program, tmp_path, monkeypatch):
@@ -54,16 +54,16 @@ def test_a_damaged_file_is_fetched_again(program, tmp_path, monkeypatch):
     root = tmp_path / "photos"
     program.main(["--root", str(root)])
     (root / "JPEGImages/1.jpg").write_bytes(b"a pic")
-    assert not program.is_sound(root)
+    assert not program.is_complete(root)
     program.main(["--root", str(root)])
-    assert program.is_sound(root)
+    assert program.is_complete(root)
 
 
 def test_another_file_of_that_name_is_refused(program, tmp_path, monkeypatch, capsys):
     made = archive(tmp_path, {**program.files, "JPEGImages/1.jpg": b"other"}, program.INSIDE)
     monkeypatch.setattr(program, "download", lambda folder: made)
     assert program.main(["--root", str(tmp_path / "photos")]) == 2
-    assert "JPEGImages/1.jpg is not the file that is expected" in capsys.readouterr().err
+    assert "JPEGImages/1.jpg has another checksum than expected" in capsys.readouterr().err
     assert not (tmp_path / "photos/JPEGImages/1.jpg").exists()
 
 
@@ -83,4 +83,4 @@ def test_a_failing_pip_is_said_in_one_expression(program, tmp_path, monkeypatch,
 
     monkeypatch.setattr(program.subprocess, "run", fail)
     assert program.main(["--root", str(tmp_path / "photos")]) == 2
-    assert capsys.readouterr().err.startswith("error: pip did not get")
+    assert capsys.readouterr().err.startswith("error: pip could not download")

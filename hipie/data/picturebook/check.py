@@ -1,4 +1,4 @@
-"""Checking that a split on disk is whole and that its files agree with each other."""
+"""Check that a split on disk is complete and that its files are consistent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .files import read_json
 from .referring import GREFS
 
 
-def check_split(root: str | Path, split: str, most_pages: int | None = None) -> list[str]:
-    """Sentences that say what is wrong with a split; an empty list when all is well.
+def check_split(root: str | Path, split: str, max_pages: int | None = None) -> list[str]:
+    """Check a split and return messages about its faults.
 
     Args:
-        most_pages: look into at most so many pages; None for all of them.
+        root: folder of the book.
+        split: "train", "val" or "unseen".
+        max_pages: check at most this many pages; None = all.
     """
     root = Path(root)
     done = finished(root, split)
@@ -35,17 +37,17 @@ def check_split(root: str | Path, split: str, most_pages: int | None = None) -> 
     parts = _by_image(read_json(root / f"parts_{split}.json")["annotations"])
     problems: list[str] = []
     rows = zip(instances["images"], panoptic["annotations"], strict=True)
-    for image, record in list(rows)[:most_pages]:
+    for image, record in list(rows)[:max_pages]:
         own = things.get(image["id"], [])
         problems += _check_page(root, split, image, record, own, parts.get(image["id"], []))
-    return problems + list(_check_sentences(root, split, instances["annotations"]))
+    return problems + list(_check_expressions(root, split, instances["annotations"]))
 
 
 def _by_image(annotations: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    gathered: dict[int, list[dict[str, Any]]] = {}
+    by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in annotations:
-        gathered.setdefault(annotation["image_id"], []).append(annotation)
-    return gathered
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    return by_image
 
 
 def _check_page(
@@ -60,18 +62,18 @@ def _check_page(
     names = (f"images/{split}/{stem}.jpg",) + tuple(
         f"{folder}_{split}/{stem}.png" for folder in ("panoptic", "semantic", "parts")
     )
-    pictures = [cv2.imread(str(root / name), cv2.IMREAD_UNCHANGED) for name in names]
-    for name, picture in zip(names, pictures, strict=True):
-        if picture is None:
+    arrays = [cv2.imread(str(root / name), cv2.IMREAD_UNCHANGED) for name in names]
+    for name, array in zip(names, arrays, strict=True):
+        if array is None:
             return [f"{root / name} is missing or unreadable"]
-        if picture.shape[:2] != (image["height"], image["width"]):
-            return [f"{root / name} has the shape {picture.shape[:2]}"]
-    _, coded, semantic, labels = pictures
+        if array.shape[:2] != (image["height"], image["width"]):
+            return [f"{root / name} has the shape {array.shape[:2]}"]
+    _, coded, semantic, labels = arrays
     ids = coded[..., ::-1].astype(np.int64) @ np.array([1, 256, 65536])
-    found = list(_check_segments(record, ids, semantic))
-    found += list(_check_things(things, ids))
-    found += list(_check_parts(parts, {t["id"]: t for t in things}, labels))
-    return [f"{split} page {stem}: {problem}" for problem in found]
+    problems = list(_check_segments(record, ids, semantic))
+    problems += list(_check_things(things, ids))
+    problems += list(_check_parts(parts, {t["id"]: t for t in things}, labels))
+    return [f"{split} page {stem}: {problem}" for problem in problems]
 
 
 def _check_segments(
@@ -115,11 +117,11 @@ def _check_parts(
         yield "the parts and the label map of parts disagree"
 
 
-def _check_sentences(root: Path, split: str, things: list[dict[str, Any]]) -> Iterator[str]:
+def _check_expressions(root: Path, split: str, things: list[dict[str, Any]]) -> Iterator[str]:
     known = {thing["id"]: thing for thing in things}
     for reference in read_json(root / GREFS):
         if reference["split"] != split or reference["no_target"]:
             continue
         for target in reference["ann_id"]:
             if target not in known or known[target]["image_id"] != reference["image_id"]:
-                yield f"sentence {reference['ref_id']} points at {target}, not a thing of its page"
+                yield f"expression {reference['ref_id']} points at {target}, not a thing of its page"

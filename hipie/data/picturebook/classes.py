@@ -55,6 +55,7 @@ class ThingClass:
 
     @property
     def plural_name(self) -> str:
+        """Plural of the name."""
         return self.plural or self.name + "s"
 
     def phrase(self, part: str) -> str:
@@ -76,9 +77,9 @@ def _grounds(**preferences: float) -> tuple[tuple[str, float], ...]:
 
 
 def _parts(*names: str, **nested: tuple[str, ...]) -> tuple[PartClass, ...]:
-    found = [PartClass(name) for name in names]
-    found += [PartClass(name, parent) for parent, inner in nested.items() for name in inner]
-    return tuple(found)
+    parts = [PartClass(name) for name in names]
+    parts += [PartClass(name, parent) for parent, inner in nested.items() for name in inner]
+    return tuple(parts)
 
 
 _LAND = _grounds(grass=1, road=0.5, sand=1, snow=1, pavement=1, floor=1, carpet=1)

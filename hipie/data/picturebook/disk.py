@@ -30,8 +30,9 @@ import numpy as np
 from . import records
 from .book import VERSION, PictureBook
 from .files import locked, read_json, write_jpeg, write_json, write_png
+from .grouping import collect_groups, write_group
 from .numbering import image_id, stem
-from .referring import merge_sentences
+from .referring import merge_expressions
 
 Progress = Callable[[int, int], None]
 _CHUNK = 32
@@ -39,18 +40,18 @@ _FOLDERS = ("images/{}", "panoptic_{}", "semantic_{}", "parts_{}")
 
 
 class PictureBookError(ValueError):
-    """A folder that cannot take, or does not hold, the split asked for."""
+    """A folder with another book, or a split with other settings."""
 
 
 def settings(seed: int, split: str, count: int, groups: int) -> dict[str, Any]:
-    """What a finished split is known by, with a digest of it."""
-    chosen = {"version": VERSION, "seed": seed, "split": split, "count": count, "groups": groups}
-    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
-    return {**chosen, "digest": digest}
+    """Return the settings of a split, with a digest of them."""
+    values = {"version": VERSION, "seed": seed, "split": split, "count": count, "groups": groups}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {**values, "digest": digest}
 
 
 def finished(root: str | Path, split: str) -> dict[str, Any] | None:
-    """The settings of a finished split, or None."""
+    """Return the settings of a finished split, or None."""
     marker = Path(root) / f".done_{split}.json"
     return read_json(marker) if marker.exists() else None
 
@@ -64,19 +65,28 @@ def write_split(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Draw `count` pages (and `groups` groups) of a split under `root`, once.
+    """Draw the pages and groups of a split to disk.
 
-    Does nothing when exactly this is there already; completes what an interrupted run left. Several
+    A finished split with the same settings is kept, and an interrupted one is completed. Several
     splits may be written at the same time.
 
     Args:
-        progress: called with (pages done, pages in all), groups counted as pages too.
+        root: folder of the book.
+        seed: seed of the book.
+        split: "train", "val" or "unseen".
+        count: number of pages.
+        groups: number of groups.
+        workers: number of processes.
+        progress: called with the numbers of finished and of all pages; groups count as pages.
+
+    Returns:
+        `root`.
 
     Raises:
-        PictureBookError: when `root` holds another seed or version, or `count` is not positive.
+        PictureBookError: if `root` has another seed or version, or `count` is not positive.
     """
     root = Path(root)
-    wanted = settings(seed, split, count, groups)
+    expected = settings(seed, split, count, groups)
     PictureBook(seed, split)
     if count < 1 or groups < 0:
         raise PictureBookError(
@@ -84,16 +94,16 @@ def write_split(
         )
     _claim(root, seed)
     with locked(root / f".lock_{split}"):
-        if finished(root, split) != wanted:
-            _fill(root, wanted, workers, progress)
+        if finished(root, split) != expected:
+            _fill(root, expected, workers, progress)
     return root
 
 
-def _fill(root: Path, wanted: dict[str, Any], workers: int, progress: Progress | None) -> None:
-    """Draw what is missing of a split, then join it. The caller holds the split's lock."""
-    seed, split, count, groups = (wanted[key] for key in ("seed", "split", "count", "groups"))
+def _fill(root: Path, expected: dict[str, Any], workers: int, progress: Progress | None) -> None:
+    """Draw the missing pages of a split and join its files; the caller holds the split's lock."""
+    seed, split, count, groups = (expected[key] for key in ("seed", "split", "count", "groups"))
     (root / f".done_{split}.json").unlink(missing_ok=True)
-    work = root / ".work" / f"{split}_{wanted['digest'][:12]}"
+    work = root / ".work" / f"{split}_{expected['digest'][:12]}"
     work.mkdir(parents=True, exist_ok=True)
     done = 0
     for size in _run(_tasks(work, count, groups), root, seed, split, workers):
@@ -101,12 +111,12 @@ def _fill(root: Path, wanted: dict[str, Any], workers: int, progress: Progress |
         if progress is not None:
             progress(done, count + groups)
     _collect(root, work, seed, split, count, groups)
-    write_json(root / f".done_{split}.json", wanted)
+    write_json(root / f".done_{split}.json", expected)
     shutil.rmtree(work)
 
 
 def _claim(root: Path, seed: int) -> None:
-    """Mark a folder as this book's, or say that it is another's."""
+    """Mark a folder as this book's; raise if it is another book's."""
     root.mkdir(parents=True, exist_ok=True)
     label, mine = root / "book.json", {"seed": seed, "version": VERSION}
     with locked(root / ".lock"):
@@ -158,8 +168,6 @@ def _run(tasks: list[Any], root: Path, seed: int, split: str, workers: int) -> I
 def _draw(root: Path, seed: int, split: str, kind: str, first: int, last: int, result: Path) -> int:
     book = PictureBook(seed, split)
     if kind == "groups":
-        from .grouping import write_group
-
         content = [write_group(root, book, index) for index in range(first, last)]
     else:
         content = [_write_page(root, book, index) for index in range(first, last)]
@@ -177,7 +185,7 @@ def _write_page(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     write_png(root / f"panoptic_{split}/{name}.png", coded)
     write_png(root / f"semantic_{split}/{name}.png", records.semantic_map(page))
     write_png(root / f"parts_{split}/{name}.png", records.part_label_map(page))
-    references, kinds = records.sentence_records(page, image)
+    references, kinds = records.expression_records(page, image)
     return {
         "image": records.image_record(page, image, f"{name}.jpg"),
         "instances": records.instance_records(page, image),
@@ -216,10 +224,8 @@ def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: 
     for folder in _FOLDERS:
         _sweep(root / folder.format(split), count)
     with locked(root / ".lock"):
-        merge_sentences(root, seed, split, _flat(pages, "references"), _flat(pages, "kinds"))
+        merge_expressions(root, seed, split, _flat(pages, "references"), _flat(pages, "kinds"))
     if groups:
-        from .grouping import collect_groups
-
         drawn = [group for path in sorted(work.glob("groups_*.json")) for group in read_json(path)]
         collect_groups(root, split, drawn)
 

@@ -3,8 +3,8 @@
     groups/<split>/{images,annotations,sentences,groups}.pkl     pickle protocol 2
     images/groups_<split>/000000_0.jpg                            page 0 of group 0
 
-`file_name` is relative to images/. An image's target for a sentence is the union of its annotations
-whose `sent_id` holds the sentence; without any, the image is negative.
+`file_name` is relative to images/. The target of an expression in an image is the union of the
+image's annotations whose `sent_id` contains the expression; without any, the image is negative.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .files import write_bytes, write_jpeg
 from .groups import Group
 from .numbering import annotation_id, group_image_id, stem
 
-_SENTENCES_A_GROUP = 4
+_EXPRESSIONS_PER_GROUP = 4
 
 
 def write_group(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
@@ -32,20 +32,24 @@ def write_group(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
         write_jpeg(root / "images" / name, page.image)
         image = group_image_id(book.split, index, place)
         images.append(_image(group, place, image, name))
-    sentences = [{"text": sentence.text, "absent": sentence.absent} for sentence in group.sentences]
-    return {"index": index, "scene": group.pages[0].scene, "images": images, "sentences": sentences}
+    return {
+        "index": index,
+        "scene": group.pages[0].scene,
+        "images": images,
+        "expressions": [{"text": e.text, "absent": e.absent} for e in group.expressions],
+    }
 
 
 def _image(group: Group, place: int, image: int, name: str) -> dict[str, Any]:
     page = group.pages[place]
     annotations = []
     for thing in page.things:
-        said = [k for k, s in enumerate(group.sentences) if thing.id in s.targets[place]]
-        if said:
+        matching = [k for k, e in enumerate(group.expressions) if thing.id in e.targets[place]]
+        if matching:
             annotations.append(
                 {
                     "id": annotation_id(image, thing.id), "category_id": CATEGORY_IDS[thing.name],
-                    "said": said, "segmentation": records.rle(page.mask(thing.id)),
+                    "expressions": matching, "segmentation": records.rle(page.mask(thing.id)),
                     "bbox": list(thing.bbox), "area": thing.area,
                 }
             )  # fmt: skip
@@ -83,12 +87,12 @@ def collect_groups(root: Path, split: str, drawn: list[dict[str, Any]]) -> None:
 
 def _add_group(tables: dict[str, dict[int, dict[str, Any]]], group: dict[str, Any]) -> None:
     number = group["index"] + 1
-    first = group["index"] * _SENTENCES_A_GROUP + 1
-    ids = [first + k for k in range(len(group["sentences"]))]
-    for identity, sentence in zip(ids, group["sentences"], strict=True):
+    first = group["index"] * _EXPRESSIONS_PER_GROUP + 1
+    ids = [first + k for k in range(len(group["expressions"]))]
+    for identity, expression in zip(ids, group["expressions"], strict=True):
         tables["sentences"][identity] = {
             "id": identity, "anno_id": [], "group_id": [number],
-            "is_negative": sentence["absent"], "raw_sent": sentence["text"], "raw_sent_zh": "",
+            "is_negative": expression["absent"], "raw_sent": expression["text"], "raw_sent_zh": "",
         }  # fmt: skip
     for image in group["images"]:
         tables["images"][image["id"]] = {
@@ -97,17 +101,17 @@ def _add_group(tables: dict[str, dict[int, dict[str, Any]]], group: dict[str, An
             "group_id": number, "flickr_url": "", "license": 1,
         }  # fmt: skip
         for annotation in image["annotations"]:
-            said = [ids[k] for k in annotation["said"]]
+            sent_ids = [ids[k] for k in annotation["expressions"]]
             tables["annotations"][annotation["id"]] = {
                 "id": annotation["id"], "image_id": image["id"], "group_id": number,
-                "sent_id": said, "segmentation": annotation["segmentation"],
+                "sent_id": sent_ids, "segmentation": annotation["segmentation"],
                 "bbox": annotation["bbox"], "area": annotation["area"], "iscrowd": 0,
             }  # fmt: skip
-            for identity in said:
+            for identity in sent_ids:
                 tables["sentences"][identity]["anno_id"].append(annotation["id"])
-    shown = [k for k, s in zip(ids, group["sentences"], strict=True) if not s["absent"]]
+    shown = [k for k, s in zip(ids, group["expressions"], strict=True) if not s["absent"]]
     tables["groups"][number] = {
         "id": number, "img_id": [image["id"] for image in group["images"]],
         "pos_sent_id": shown, "inner_sent_id": ids, "outer_sent_id": [],
-        "scene": group["scene"], "group_name": group["sentences"][0]["text"], "group_name_zh": "",
+        "scene": group["scene"], "group_name": group["expressions"][0]["text"], "group_name_zh": "",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Groups: a sentence and related pages, of which some show what it says and others do not."""
+"""Groups: an expression and related pages, of which only some show its target."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .book import draw_page
 from .classes import COLOURS, PATTERNS, SEEN_THINGS, THINGS, held_out
+from .composition import draw_page
 from .numbering import PAGES_A_GROUP
 from .page import Page
 from .placing import Veto, Wish
-from .queries import Query, sentence
+from .queries import Query, describe
 
-_SMALLEST = 4
+_MIN_PAGES = 4
 
 
 @dataclass(frozen=True)
-class GroupSentence:
-    """One sentence over a group; `targets[i]` are the ids of its things on page i, maybe none.
+class GroupExpression:
+    """An expression over a group.
 
-    `absent` marks a sentence that says what things lack ("a dog that is not red").
+    Attributes:
+        text: the expression.
+        query: its meaning.
+        targets: for each page the ids of the targets; empty on negative pages.
+        absent: whether it is an expression of absence ("a dog that is not red").
     """
 
     text: str
@@ -31,29 +35,32 @@ class GroupSentence:
 
 @dataclass(frozen=True)
 class Group:
-    """Pages that share a theme; the first of `sentences` is the one that the group was drawn for.
+    """Related pages with their expressions.
 
-    It has a target on at least one page and none on at least one other.
+    The group is drawn for the first of `expressions`, which has a target on at least one page and
+    none on at least one other.
     """
 
     index: int
     split: str
     pages: tuple[Page, ...]
-    sentences: tuple[GroupSentence, ...]
+    expressions: tuple[GroupExpression, ...]
 
     @property
     def text(self) -> str:
-        return self.sentences[0].text
+        """Text of the first expression."""
+        return self.expressions[0].text
 
     @property
     def targets(self) -> tuple[tuple[int, ...], ...]:
-        return self.sentences[0].targets
+        """Targets of the first expression."""
+        return self.expressions[0].targets
 
 
 def draw_group(rng: np.random.Generator, split: str, index: int) -> Group:
     """Draw 4 to 8 pages for one query; the pages without it show the same class or colour."""
     query = _subject(rng, split)
-    count = int(rng.integers(_SMALLEST, PAGES_A_GROUP + 1))
+    count = int(rng.integers(_MIN_PAGES, PAGES_A_GROUP + 1))
     positive = int(rng.integers(1, count))
     order = rng.permutation(count)
     pages = []
@@ -110,9 +117,9 @@ def _related(rng: np.random.Generator, query: Query, split: str) -> list[Wish]:
     return [Wish(name, colour=colour)]
 
 
-def _over(pages: list[Page], query: Query) -> GroupSentence:
+def _over(pages: list[Page], query: Query) -> GroupExpression:
     chosen = [query.select(page.things) or frozenset() for page in pages]
     article = "" if query.colour is None and query.pattern is None else "the "
-    text = article + sentence(query, 1, 0)
+    text = article + describe(query, 1, 0)
     targets = tuple(tuple(sorted(ids)) for ids in chosen)
-    return GroupSentence(text, query, targets, absent=query.but is not None)
+    return GroupExpression(text, query, targets, absent=query.but is not None)

@@ -1,4 +1,4 @@
-"""Numbers of pages, things, parts and sentences in the files: unique over all splits of a book."""
+"""Numbers of pages, things, parts and expressions in the files: unique over all splits of a book."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def part_annotation_id(image: int, part: int) -> int:
     return image * 512 + part
 
 
-def sentence_id(image: int, place: int) -> int:
-    """The id of sentence `place` (0-based) of a page: at most 128 a page."""
+def expression_id(image: int, place: int) -> int:
+    """Return the id of expression `place` (0-based) of a page: at most 128 per page."""
     return image * 128 + place
 
 

@@ -1,4 +1,4 @@
-"""What a page of the picture book holds."""
+"""A page of the picture book and its annotations."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence, the ids of the things that it describes, and how it describes them.
+    """A referring expression with the ids of its targets.
 
     `kind` is "class", "attribute", "place", "relation" or "superlative"; `number` is "one",
-    "several" or "none"; `query` is what the sentence means; `novel` tells whether it names a thing
+    "several" or "none"; `query` is its meaning; `novel` tells whether it names a thing
     or pair that training never shows.
     """
 
@@ -65,8 +65,16 @@ class Page:
 
     @property
     def things(self) -> tuple[Segment, ...]:
+        """Segments that are things."""
         return tuple(segment for segment in self.segments if segment.kind == "thing")
 
     def mask(self, *ids: int) -> NDArray[Any]:
         """Union, bool [H,W], of the segments of these ids; empty for none."""
         return np.isin(self.panoptic, ids)
+
+
+def mask_box(mask: NDArray[Any]) -> tuple[int, int, int, int]:
+    """Return the box (x, y, width, height) of a mask, bool [H, W], that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1

@@ -42,12 +42,12 @@ class Wish:
     pattern: str | None = None
 
     def matches(self, made: Wish) -> bool:
-        """Whether a thing as drawn is what this wish asks for."""
+        """Return whether a drawn thing satisfies this wish."""
         pairs = (
             (self.name, made.name), (self.colour, made.colour),
             (self.size, made.size), (self.pattern, made.pattern),
         )  # fmt: skip
-        return all(wanted is None or wanted == has for wanted, has in pairs)
+        return all(required is None or required == actual for required, actual in pairs)
 
 
 @dataclass(frozen=True)

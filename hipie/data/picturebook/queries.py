@@ -1,7 +1,7 @@
-"""What a sentence means: a predicate over the things of a page that may also say "unclear".
+"""Queries: three-valued predicates over the things of a page, and their wording.
 
 Positions and sizes count as true or false only when they are so by a margin; between the margins
-the query is unclear for the page, and no sentence is made from it.
+the query is unclear for the page, and no expression is made from it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Query:
     also: Query | None = None
 
     def select(self, things: Sequence[Segment]) -> frozenset[int] | None:
-        """Ids of the things described; None where the page leaves it unclear."""
+        """Return the ids of the selected things; None if the page leaves it unclear."""
         chosen = [thing for thing in things if self._fits(thing)]
         if self.ground is not None:
             if any(thing.ground is None for thing in chosen):
@@ -56,21 +56,21 @@ class Query:
             if winner is None:
                 return None
             chosen = [winner]
-        found = frozenset(thing.id for thing in chosen)
+        selected = frozenset(thing.id for thing in chosen)
         if self.also is None:
-            return found
+            return selected
         more = self.also.select(things)
-        return None if more is None else found | more
+        return None if more is None else selected | more
 
     def _fits(self, thing: Segment) -> bool:
-        wanted = (
+        pairs = (
             (self.colour, thing.colour),
             (self.size, thing.size),
             (self.pattern, thing.pattern),
         )
         return (
             thing.name == self.name
-            and all(want is None or want == have for want, have in wanted)
+            and all(required is None or required == actual for required, actual in pairs)
             and (self.but is None or thing.colour != self.but)
         )
 
@@ -91,12 +91,12 @@ class Query:
         return kept
 
     def names_novel(self) -> str:
-        """ "class" or "pair" when the words name what training never shows, else ""."""
-        found = {q.names_novel() for q in (self.anchor, self.also) if q is not None}
+        """Return "class" or "pair" if the query names what is held out from training, else ""."""
+        novel = {q.names_novel() for q in (self.anchor, self.also) if q is not None}
         words = (self.colour, self.pattern, self.but)
-        if self.name in UNSEEN_THINGS or "class" in found:
+        if self.name in UNSEEN_THINGS or "class" in novel:
             return "class"
-        if any((word, self.name) in HELD_OUT_PAIRS for word in words) or "pair" in found:
+        if any((word, self.name) in HELD_OUT_PAIRS for word in words) or "pair" in novel:
             return "pair"
         return ""
 
@@ -164,8 +164,8 @@ def noun(query: Query, plural: bool = False) -> str:
     return " ".join(words)
 
 
-def sentence(query: Query, count: int, style: int) -> str:
-    """A sentence for a query that selects `count` things; `style` varies the wording."""
+def describe(query: Query, count: int, style: int) -> str:
+    """Return the wording of a query that selects `count` things; `style` (0, 1, 2) varies it."""
     if query.also is not None:
         first, second = noun(query).strip(), noun(query.also)
         return f"the {first} and the {second}"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from .classes import CATEGORY_IDS, CLASS_NAMES, PART_IDS, PARTS, THINGS
-from .numbering import annotation_id, part_annotation_id, sentence_id
-from .page import Expression, Page
+from .numbering import annotation_id, expression_id, part_annotation_id
+from .page import Expression, Page, mask_box
 
 Record = dict[str, Any]
 LICENCES = [
@@ -136,13 +136,6 @@ def part_records(page: Page, image: int) -> list[Record]:
     """One a visible part. `thing_id` is the id in the instances file, `parent_id` one in this."""
     records = []
     for part in page.parts:
-        rows, columns = np.flatnonzero(part.mask.any(1)), np.flatnonzero(part.mask.any(0))
-        box = [
-            int(columns[0]),
-            int(rows[0]),
-            int(columns[-1] - columns[0] + 1),
-            int(rows[-1] - rows[0] + 1),
-        ]
         parent = None if part.parent is None else part_annotation_id(image, part.parent)
         records.append(
             {
@@ -154,7 +147,7 @@ def part_records(page: Page, image: int) -> list[Record]:
                 "parent_id": parent,
                 "iscrowd": 0,
                 "area": int(part.mask.sum()),
-                "bbox": box,
+                "bbox": list(mask_box(part.mask)),
                 "segmentation": rle(part.mask),
             }
         )
@@ -183,14 +176,14 @@ def _by_segment(page: Page, values: dict[str, int], empty: int) -> NDArray[Any]:
     return table[page.panoptic]
 
 
-def sentence_records(page: Page, image: int) -> tuple[list[Record], list[Record]]:
-    """gRefCOCO references of a page, one a sentence, and what kind of sentence each is."""
+def expression_records(page: Page, image: int) -> tuple[list[Record], list[Record]]:
+    """Return the gRefCOCO refs of a page, one per expression, and the kind of each expression."""
     references, kinds = [], []
     for place, expression in enumerate(page.expressions):
         references.append(_reference(page, image, place, expression))
         kinds.append(
             {
-                "sent_id": sentence_id(image, place),
+                "sent_id": expression_id(image, place),
                 "image_id": image,
                 "split": page.split,
                 "kind": expression.kind,
@@ -203,7 +196,7 @@ def sentence_records(page: Page, image: int) -> tuple[list[Record], list[Record]
 
 def _reference(page: Page, image: int, place: int, expression: Expression) -> Record:
     names = {segment.id: segment.name for segment in page.segments}
-    identity = sentence_id(image, place)
+    identity = expression_id(image, place)
     stem = f"{page.split}/{page.index:06d}"
     return {
         "ref_id": identity,
@@ -214,10 +207,10 @@ def _reference(page: Page, image: int, place: int, expression: Expression) -> Re
         "no_target": not expression.targets,
         "file_name": f"{stem}_{identity}.jpg",
         "sent_ids": [identity],
-        "sentences": [sentence_fields(expression.text, identity)],
+        "sentences": [expression_fields(expression.text, identity)],
     }
 
 
-def sentence_fields(text: str, identity: int) -> Record:
+def expression_fields(text: str, identity: int) -> Record:
     """One entry of RefCOCO's `sentences`; the text is already clean, so raw and sent agree."""
     return {"tokens": text.split(), "raw": text, "sent_id": identity, "sent": text}

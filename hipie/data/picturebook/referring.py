@@ -1,10 +1,10 @@
 """RefCOCO's and gRefCOCO's files, which hold all splits together.
 
-refer/refs(picturebook).p       RefCOCO: pickled (protocol 2) list of dicts, one a thing that
-                                sentences describe alone; `split` is train, val or unseen
+refer/refs(picturebook).p       RefCOCO: pickled (protocol 2) list of dicts, one per thing
+                                that an expression describes alone; `split` is train, val or unseen
 refer/instances.json            COCO instances of all splits; file_name is relative to images/
 refer/sentences.json            {sent_id: {kind, number, novel, ...}} for both data sets
-grefer/grefs(picturebook).json  gRefCOCO: one a sentence, `ann_id` a list, [-1] for no target
+grefer/grefs(picturebook).json  gRefCOCO: one per expression, `ann_id` a list, [-1] for no target
 grefer/instances.json           the same as refer/instances.json
 """
 
@@ -24,10 +24,10 @@ REFS = "refer/refs(picturebook).p"
 KINDS = "refer/sentences.json"
 
 
-def merge_sentences(
+def merge_expressions(
     root: Path, seed: int, split: str, references: list[dict[str, Any]], kinds: list[dict[str, Any]]
 ) -> None:
-    """Replace one split's sentences in the shared files. The caller holds the folder's lock."""
+    """Replace one split's expressions in the shared files; the caller holds the folder's lock."""
     everything = _others(root / GREFS, split, []) + references
     everything.sort(key=lambda reference: reference["ref_id"])
     known = {key: row for key, row in _table(root / KINDS).items() if row["split"] != split}
@@ -51,13 +51,13 @@ def _table(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def single_references(references: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """RefCOCO's references: the sentences about one thing, gathered by thing."""
-    gathered: dict[int, dict[str, Any]] = {}
+    """Return RefCOCO's refs: the expressions with one target, grouped by target."""
+    by_thing: dict[int, dict[str, Any]] = {}
     for reference in references:
         if reference["no_target"] or len(reference["ann_id"]) != 1:
             continue
         thing = reference["ann_id"][0]
-        entry = gathered.setdefault(
+        entry = by_thing.setdefault(
             thing,
             {
                 "sent_ids": [], "file_name": _suffixed(reference["file_name"], thing),
@@ -68,7 +68,7 @@ def single_references(references: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )  # fmt: skip
         entry["sent_ids"] += reference["sent_ids"]
         entry["sentences"] += reference["sentences"]
-    return list(gathered.values())
+    return list(by_thing.values())
 
 
 def _suffixed(file_name: str, thing: int) -> str:

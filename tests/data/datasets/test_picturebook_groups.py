@@ -36,7 +36,7 @@ def test_groups_are_those_of_the_book(root: Path) -> None:
         assert len(read) == len(group.pages)
         for place, record in enumerate(read):
             said = [(s["expression"], len(s["targets"])) for s in record["expressions"]]
-            assert said == [(s.text, len(s.targets[place])) for s in group.sentences]
+            assert said == [(s.text, len(s.targets[place])) for s in group.expressions]
 
 
 def test_fewer_groups_are_the_first_and_nothing_is_drawn_again(root: Path) -> None:

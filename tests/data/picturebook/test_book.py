@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hipie.data.picturebook import VERSION, PictureBook, classes
-from hipie.data.picturebook.book import draw_page
+from hipie.data.picturebook.composition import draw_page
 from hipie.data.picturebook.placing import Wish
 
 PINNED = {

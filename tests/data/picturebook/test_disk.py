@@ -134,14 +134,14 @@ def test_grd_pickles(small_book: Path) -> None:
     for group in groups.values():
         source = PictureBook(0, "val").group(group["id"] - 1)
         said = [sentences[i]["raw_sent"] for i in group["inner_sent_id"]]
-        assert said == [s.text for s in source.sentences]
+        assert said == [s.text for s in source.expressions]
         assert not set(group["inner_sent_id"]) & set(group["outer_sent_id"])
         for place, image in enumerate(group["img_id"]):
             assert (small_book / "images" / images[image]["file_name"]).exists()
             for number, identity in enumerate(group["inner_sent_id"]):
                 own = [annotations[a] for a in images[image]["anno_id"]]
                 found = {a["id"] % 32 for a in own if identity in a["sent_id"]}
-                assert found == set(source.sentences[number].targets[place])
+                assert found == set(source.expressions[number].targets[place])
 
 
 def test_nothing_is_drawn_twice(small_book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

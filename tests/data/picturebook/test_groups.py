@@ -12,7 +12,7 @@ def test_some_pages_of_a_group_show_the_target_and_some_do_not(split: str) -> No
         assert 4 <= len(group.pages) <= 8
         shown = [bool(targets) for targets in group.targets]
         assert any(shown) and not all(shown)
-        for sentence in group.sentences:
+        for sentence in group.expressions:
             for page, targets in zip(group.pages, sentence.targets, strict=True):
                 things = [t for t in page.things if t.name == sentence.query.name]
                 wanted = {
@@ -25,7 +25,7 @@ def test_some_pages_of_a_group_show_the_target_and_some_do_not(split: str) -> No
                 assert wanted == set(targets)
             assert sentence.absent == ("not" in sentence.text.split())
         if split != "unseen":
-            assert all(sentence.query.names_novel() == "" for sentence in group.sentences)
+            assert all(sentence.query.names_novel() == "" for sentence in group.expressions)
 
 
 def test_a_group_is_a_function_of_its_number() -> None:

@@ -24,7 +24,7 @@ def test_it_draws_and_checks(
     assert program.main([*common, "--count", "2", "--groups", "0", "--seed", "9"]) == 0
     assert "2/2 pages" in capsys.readouterr().err
     assert program.main([*common, "--check"]) == 0
-    assert "agree" in capsys.readouterr().out
+    assert "are consistent" in capsys.readouterr().out
     (tmp_path / "images/val/000000.jpg").unlink()
     assert program.main([*common, "--check"]) == 1
     assert "000000.jpg is missing" in capsys.readouterr().out

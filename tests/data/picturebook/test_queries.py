@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipie.data.picturebook.queries import Query, noun, sentence
+from hipie.data.picturebook.queries import Query, describe, noun
 from hipie.data.picturebook.segment import Segment
 
 
@@ -75,10 +75,10 @@ def test_words() -> None:
     assert noun(Query("person", "red"), plural=True) == "people in red"
     assert noun(Query("dog", but="red")) == "dog that is not red"
     assert noun(Query("bird", extreme="largest")) == "largest bird"
-    assert sentence(Query("dog"), 2, 0) == "the two dogs"
-    assert sentence(Query("dog"), 3, 1) == "all the dogs"
-    assert sentence(Query("dog"), 1, 0) == "dog"
-    assert sentence(Query("dog", also=Query("cat", "red")), 2, 1) == "the dog and the red cat"
+    assert describe(Query("dog"), 2, 0) == "the two dogs"
+    assert describe(Query("dog"), 3, 1) == "all the dogs"
+    assert describe(Query("dog"), 1, 0) == "dog"
+    assert describe(Query("dog", also=Query("cat", "red")), 2, 1) == "the dog and the red cat"
 
 
 def test_novel_words_are_found_wherever_they_stand() -> None:

@@ -1,4 +1,4 @@
-"""Sentences for a page: one thing, several things, or none that the page shows."""
+"""Referring expressions of a page, with one target, several or none."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import numpy as np
 
 from .classes import COLOURS, PATTERNS, SEEN_THINGS, SIZES, THINGS
 from .page import Expression
-from .queries import EXTREMES, SIDES, Query, sentence
+from .queries import EXTREMES, SIDES, Query, describe
 from .segment import Segment
 
 Candidate = tuple[str, Query]
-MOST_SINGLES = 3
-"""At most so many sentences for one thing."""
+MAX_EXPRESSIONS_PER_THING = 3
 
 
-def write_sentences(
+def write_expressions(
     rng: np.random.Generator, things: Sequence[Segment], split: str
 ) -> tuple[Expression, ...]:
-    """Up to three sentences a thing, three for several things and two for none.
+    """Write up to three expressions per thing, three with several targets and two without.
 
-    Every sentence is checked over all things of the page. Outside the split `unseen`, no sentence
-    names a thing or pair that training holds out.
+    The targets of every expression are computed over all things of the page. Except in the split
+    "unseen", no expression names a class or pair that is held out from training.
+
+    Args:
+        rng: generator of the page.
+        things: things of the page.
+        split: "train", "val" or "unseen".
     """
     pen = _Writer(rng, things, split)
     for thing in things:
@@ -56,7 +60,7 @@ class _Writer:
         novel = query.names_novel()
         if novel and self.split != "unseen":
             return False
-        text = sentence(query, len(targets), int(self.rng.integers(3)))
+        text = describe(query, len(targets), int(self.rng.integers(3)))
         if text in self._texts or query in self._queries:
             return False
         self._texts.add(text)
@@ -68,10 +72,10 @@ class _Writer:
         return True
 
     def single(self, thing: Segment) -> None:
-        """Sentences of different kinds for one thing, the plain ones first tried."""
+        """Write expressions of different kinds for one thing."""
         done: set[str] = set()
         for kind, query in self._about(thing):
-            if len(done) == MOST_SINGLES:
+            if len(done) == MAX_EXPRESSIONS_PER_THING:
                 return
             if (
                 kind not in done
@@ -122,7 +126,7 @@ class _Writer:
                     yield "relation", Query(thing.name, thing.colour, side=side, anchor=anchor)
 
     def several(self) -> None:
-        """Up to three sentences that describe more than one thing."""
+        """Write up to three expressions that describe more than one thing."""
         options: list[Query] = []
         for name in sorted({thing.name for thing in self.things}):
             same = [thing for thing in self.things if thing.name == name]
@@ -158,7 +162,7 @@ class _Writer:
                 return
 
     def none(self) -> None:
-        """Two sentences that nothing on the page satisfies, most by one changed word."""
+        """Write two expressions without a target, most of them with one changed word."""
         names = SEEN_THINGS if self.split != "unseen" else tuple(thing.name for thing in THINGS)
         added = 0
         for _ in range(16):
