@@ -15,10 +15,10 @@ _FUSION = {
 }
 # The levels of LAVT's decoder count down from 4, each with two convolutions and two norms.
 _DECODER = {
-    rf"{kind}{step}_{level}": f"levels.{4 - level}.{3 * (step - 1) + place}"
+    rf"{kind}{step}_{level}": f"levels.{4 - level}.{3 * (step - 1) + index}"
     for level in (4, 3, 2)
     for step in (1, 2)
-    for place, kind in enumerate(("conv", "bn"))
+    for index, kind in enumerate(("conv", "bn"))
 }
 
 
@@ -36,15 +36,16 @@ LAVT_RULES: tuple[Rename, ...] = (
     *_backbone_rules(r"backbone\."),
     *(
         Rename(
-            rf"backbone\.layers\.(\d)\.fusion\.{theirs}\.(\w+)", _ENCODER + rf"fusions.\1.{ours}.\2"
+            rf"backbone\.layers\.(\d)\.fusion\.{official}\.(\w+)",
+            _ENCODER + rf"fusions.\1.{name}.\2",
         )
-        for theirs, ours in _FUSION.items()
+        for official, name in _FUSION.items()
     ),
     Rename(r"backbone\.layers\.(\d)\.res_gate\.(.+)", _ENCODER + r"gates.\1.\2"),
     Rename(r"backbone\.norm(\d)\.(\w+)", _ENCODER + r"norms.\1.\2"),
     *(
-        Rename(rf"classifier\.{theirs}\.(\w+)", rf"lavt.decoder.{ours}.\1")
-        for theirs, ours in _DECODER.items()
+        Rename(rf"classifier\.{official}\.(\w+)", rf"lavt.decoder.{name}.\1")
+        for official, name in _DECODER.items()
     ),
     Rename(r"classifier\.conv1_1\.(\w+)", r"lavt.decoder.classes.\1"),
     Rename(r"text_encoder\.pooler\..+", None),  # unused

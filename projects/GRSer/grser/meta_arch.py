@@ -13,7 +13,7 @@ from torch import Tensor
 from grser.build import build_components
 from grser.checkpoint_converters import NAMES_BEFORE_RENAMING, OFFICIAL_LAVT, RELEASED_SWIN
 from grser.data.dataset import grser_groups, has_groups
-from grser.modeling.criterion import Distances, GroupCriterion, is_shown
+from grser.modeling.criterion import Distances, GroupCriterion, has_target
 from grser.modeling.image_batch import Group, groups_from_input, stack_images, stack_targets
 from grser.modeling.lavt import LAVT, upsample
 from grser.modeling.negative_rejection import (
@@ -164,8 +164,8 @@ class GRSer(SegmentationModel):
         distance, anti_distance = self.rejection_head(
             z[has_negatives], expression[group_of], anti_expression[group_of]
         )
-        shown = is_shown(targets)[has_negatives]
-        losses |= self.criterion.triplet(Distances(distance, anti_distance, shown))
+        positive = has_target(targets)[has_negatives]
+        losses |= self.criterion.triplet(Distances(distance, anti_distance, positive))
         if mirror:
             losses |= self.criterion.mirror(by_pass[1], targets, heatmaps, anti_heatmaps)
         return losses

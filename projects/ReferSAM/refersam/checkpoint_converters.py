@@ -50,18 +50,18 @@ _ADAPTER = {
 
 def _pair(extractor: str, exchange: str, number: int) -> list[Rename]:
     """Rules of an extractor and a fusion of an interaction block, its pair `number`."""
-    ours = rf"interactor.interactions.\1.pairs.{number}"
+    pair = rf"interactor.interactions.\1.pairs.{number}"
     return [
         *(
-            Rename(rf"{_BLOCK}{extractor}\.{name}\.(.+)", rf"{ours}.extractor.{new}.\2")
+            Rename(rf"{_BLOCK}{extractor}\.{name}\.(.+)", rf"{pair}.extractor.{new}.\2")
             for name, new in _SAMPLING.items()
         ),
         *(
-            Rename(rf"{_BLOCK}{exchange}\.{name}\.(.+)", rf"{ours}.exchange.{new}.\2")
+            Rename(rf"{_BLOCK}{exchange}\.{name}\.(.+)", rf"{pair}.exchange.{new}.\2")
             for name, new in _EXCHANGE.items()
         ),
         *(
-            Rename(rf"{_BLOCK}{exchange}\.{name}", rf"{ours}.exchange.{new}")
+            Rename(rf"{_BLOCK}{exchange}\.{name}", rf"{pair}.exchange.{new}")
             for name, new in _GAMMAS.items()
         ),
     ]
@@ -73,7 +73,7 @@ RULES: tuple[Rename, ...] = (
     Rename(r"text_encoder\.(.+)", r"text_encoder.model.\1"),
     Rename(r"sam_prompt_encoder\.(.+)", r"prompt_encoder.\1"),
     Rename(r"sam_mask_decoder\.(.+)", r"mask_decoder.\1"),
-    *(Rename(rf"vl_adapter\.{theirs}", ours) for theirs, ours in _ADAPTER.items()),
+    *(Rename(rf"vl_adapter\.{official}", name) for official, name in _ADAPTER.items()),
     *(
         Rename(rf"vl_adapter\.spm\.conv{i}\.(.+)", rf"interactor.spatial_prior.stages.{i - 2}.\1")
         for i in (2, 3, 4)

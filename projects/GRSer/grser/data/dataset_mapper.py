@@ -127,13 +127,13 @@ class GroupTrainingMapper:
         if self.negatives and len(negatives):
             limit = min(self.max_positives, max(self.images_per_group - 1, 1), len(positives))
             num_positives = int(rng.integers(1, limit + 1))
-        chosen = [positives[i] for i in _choose(rng, len(positives), num_positives)]
-        num_negatives = self.images_per_group - len(chosen)
+        images = [positives[i] for i in _choose(rng, len(positives), num_positives)]
+        num_negatives = self.images_per_group - len(images)
         if num_negatives:
-            chosen += [
+            images += [
                 (int(negatives[i]), None) for i in _choose(rng, len(negatives), num_negatives)
             ]
-        return [chosen[i] for i in rng.permutation(len(chosen))]
+        return [images[i] for i in rng.permutation(len(images))]
 
     def _read(
         self, rng: np.random.Generator, index: int, annotations: list[int] | None, *, flip: bool

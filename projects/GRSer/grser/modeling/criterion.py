@@ -157,6 +157,6 @@ def heatmap_loss(heatmaps: Tensor, anti_heatmaps: Tensor, target: Tensor) -> Ten
     return F.binary_cross_entropy_with_logits(LOGIT_SCALE * (heatmaps - anti_heatmaps), share)
 
 
-def is_shown(targets: Tensor) -> Tensor:
-    """[N, H, W] target masks -> [N] bool, the images that show their target."""
+def has_target(targets: Tensor) -> Tensor:
+    """Return which target masks [N, H, W] are not empty: [N] bool."""
     return targets.flatten(1).any(1)

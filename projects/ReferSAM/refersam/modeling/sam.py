@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ def _nearest_valid(side: int) -> int:
     return max(DIVISOR, round(side / DIVISOR) * DIVISOR)
 
 
-def _segment_anything():
+def _segment_anything() -> Any:
     try:
         from segment_anything import modeling
     except ImportError as error:
