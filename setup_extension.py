@@ -38,11 +38,12 @@ class OperatorBuild(BuildExtension):
         super().__init__(*arguments, **{**options, "no_python_abi_suffix": True})
 
     def build_extensions(self) -> None:
-        wanted = self.extensions
-        self.extensions = [module for module in wanted if module.name != CUDA_MODULE]
+        """Build the CPU library, then the CUDA library; report a failure of the latter."""
+        requested = self.extensions
+        self.extensions = [module for module in requested if module.name != CUDA_MODULE]
         super().build_extensions()
         built = self.extensions
-        self.extensions = [module for module in wanted if module.name == CUDA_MODULE]
+        self.extensions = [module for module in requested if module.name == CUDA_MODULE]
         if self.extensions:
             try:
                 super().build_extensions()

@@ -11,7 +11,8 @@ of two ways measured in turns in one run.
 - parsing: 50,000 references with their objects, `load_refcoco` (seconds, and the memory that it
   adds to a process of its own) against unpickling and parsing alone
 - loading: 200 images of 640x480 with polygons, this package's mapper against Detectron2's
-- confusion: 2,000 label maps of 847 classes at 512x512, `confusion_matrix` against Detectron2's counting
+- confusion: 2,000 label maps of 847 classes at 512x512, `confusion_matrix` against
+  Detectron2's counting
 
 `--scale 0.1` takes a tenth of each.
 """

@@ -184,6 +184,7 @@ def measure_kernel(shape: Shape, repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=15)

@@ -43,8 +43,8 @@ Registry of functions `(cfg, dataset_name, output_folder) -> DatasetEvaluator`.
 
 A data set names its function by `evaluator_type` in its metadata. An architecture whose predictions
 have a form of their own names another one; see `SegmentationModel.evaluator`. `output_folder` is
-None where predictions are not written. The metadata's `result_name` renames the task in the results,
-and with `resized_to` masks of expressions are compared a second time after resizing.
+None where predictions are not written. The metadata's `result_name` renames the task in the
+results, and with `resized_to` masks of expressions are compared a second time after resizing.
 """
 
 

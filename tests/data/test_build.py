@@ -190,7 +190,7 @@ def test_an_architecture_names_the_mapper_of_its_own_records(
 
 
 def test_a_task_without_a_mapper_is_named(cfg: CfgNode) -> None:
-    register_dataset("hand_made_task", lambda: [], task="audio")
+    register_dataset("hand_made_task", list, task="audio")
     with pytest.raises(ValueError, match=r'hand_made_task has the task "audio".*referring'):
         build_test_loader(cfg, "hand_made_task")
 

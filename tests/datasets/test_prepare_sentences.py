@@ -1,5 +1,7 @@
-"""RefCOCO's family, gRefCOCO, Ref-ZOM, GRD and co-saliency: from the files as distributed to
-registered data sets, with numbers that were counted by hand."""
+"""Preparation of RefCOCO and its relatives, gRefCOCO, Ref-ZOM, GRD and co-saliency data sets.
+
+From the files as distributed to registered data sets, with numbers that were counted by hand.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.evaluation import PartPQEvaluator
 
-# Two dataset parts of the cow are part_class part of the metric; road is stuff, bag has part_class part.
+# Two dataset parts of the cow are one part of the metric; road is stuff, bag has one part.
 CLASSES = [
     PartClass("cow", (3,), True, {1: 1, 2: 2, 3: 2}),
     PartClass("bag", (4,), True, {1: 1}),

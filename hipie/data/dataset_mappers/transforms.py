@@ -66,7 +66,8 @@ def sample_augmentation(
 
     Args:
         rng: generator of the item.
-        height, width: size of the image, pixels.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
         min_sizes: lengths of the shorter side to sample from, pixels.
         max_size: longest length of the longer side, pixels.
         flip_prob: probability of a horizontal flip.
@@ -94,8 +95,10 @@ def resize_transform(
     """Return the resize of a test image.
 
     Args:
-        height, width: size of the image, pixels.
-        min_size, max_size: length of the shorter side, and limit of the longer one, pixels.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
+        min_size: length of the shorter side, pixels.
+        max_size: limit of the longer side, pixels.
         square_size: side of a square to resize to instead; 0 keeps the aspect ratio.
     """
     new_height, new_width = _new_shape(height, width, min_size, max_size, square_size)

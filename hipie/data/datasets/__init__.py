@@ -28,11 +28,11 @@ __all__ = [
     "load_part_maps",
     "load_refcoco",
     "register_all",
-    "register_public_datasets",
     "register_coco",
     "register_default_datasets",
     "register_picturebook",
     "register_picturebook_groups",
+    "register_public_datasets",
 ]
 
 

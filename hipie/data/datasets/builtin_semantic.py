@@ -157,7 +157,8 @@ def register_semantic(
 
     Args:
         name: name of the data set.
-        images, maps: folders of images (.jpg) and of label maps with the same names.
+        images: folder of images (.jpg).
+        maps: folder of label maps with the same names.
         classes: classes of the data set.
         label_suffix: suffix of the label maps.
         ignore_label: the value without a class.
@@ -188,9 +189,11 @@ def register_parts(
 
     Args:
         name: name of the data set.
-        images, maps: folders of images and of label maps with the same names up to the suffixes.
+        images: folder of images.
+        maps: folder of label maps with the same names up to the suffixes.
         classes: parts, and the classes without parts.
-        label_suffix, image_suffix: suffixes of the label maps and images.
+        label_suffix: suffix of the label maps.
+        image_suffix: suffix of the images.
     """
     vocabulary = classes.vocabulary
     groups = {"part_groups": [g - 1 for g in classes.groups]} if any(classes.groups) else {}
@@ -229,9 +232,11 @@ def register_part_pq(
 
     Args:
         name: name of the data set.
-        images, maps: folders of images and of label maps with the same names up to the suffixes.
+        images: folder of images.
+        maps: folder of label maps with the same names up to the suffixes.
         classes: name for `load_part_classes`.
-        label_suffix, image_suffix: suffixes of the label maps and images.
+        label_suffix: suffix of the label maps.
+        image_suffix: suffix of the images.
     """
     part_classes = load_part_classes(classes)
     register_builtin(

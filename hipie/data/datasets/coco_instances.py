@@ -1,7 +1,7 @@
 """Reader of COCO instance files that checks every entry.
 
-Detectron2's reader trusts its files. This one is for custom files as well: errors name the file, the
-entry and the key; faults that can be repaired are repaired, with a warning.
+Detectron2's reader trusts its files. This one is for custom files as well: errors name the file,
+the entry and the key; faults that can be repaired are repaired, with a warning.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def odinw_splits(name: str) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def _odinw_folders() -> dict[str, tuple[str, bool, bool, bool]]:
-    """Return the folder of every set; whether it is single, has a minival, and lacks a test split."""
+    """Return each set's folder and whether it is single, has a minival, and lacks a test split."""
     text = files(__package__).joinpath("odinw_folders.tsv").read_text(encoding="utf-8")
     return {
         row["set"]: (

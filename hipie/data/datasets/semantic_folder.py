@@ -27,7 +27,8 @@ def load_label_maps(
     Args:
         label_root: folder of the maps `<name><label_suffix>`, PNG or TIFF, 8 or 16 bits.
         image_root: folder of the images `<name><image_suffix>`, with the same subfolders.
-        label_suffix, image_suffix: the parts in which the names differ.
+        label_suffix: end of the label maps' names.
+        image_suffix: end of the images' names.
         key: key of the map in the records: "sem_seg_file_name", "part_seg_file_name", ...
 
     Returns:

@@ -34,7 +34,8 @@ def check_segmentation(where: str, segmentation: Any, height: int, width: int) -
     Args:
         where: the file and the annotation, for the error message.
         segmentation: the parsed `segmentation`, of any type.
-        height, width: size of the image, pixels.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
 
     Raises:
         DatasetError: naming the file, the annotation and the fault.
@@ -54,7 +55,8 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
 
     Args:
         segmentation: one that `check_segmentation` accepts; several polygons are joined.
-        height, width: size of the image, pixels.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
     """
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))

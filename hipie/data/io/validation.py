@@ -107,7 +107,9 @@ def check_optional(where: str, entry: dict[str, Any], fields: Mapping[str, Field
     """Check the types of those fields that an entry has.
 
     Args:
-        where, entry, fields: as for `check_entry`.
+        where: as for `check_entry`.
+        entry: as for `check_entry`.
+        fields: as for `check_entry`.
 
     Raises:
         DatasetError: naming the file, the entry and the key.

@@ -43,7 +43,8 @@ def mask_overlap(prediction: RLE | NDArray[Any], target: RLE | NDArray[Any]) -> 
     """Count the overlap of a predicted mask and a target of the same size.
 
     Args:
-        prediction, target: RLE, or bool array [H, W].
+        prediction: RLE, or bool array [H, W].
+        target: RLE, or bool array [H, W].
     """
     if isinstance(prediction, np.ndarray) or isinstance(target, np.ndarray):
         return _array_overlap(_to_array(prediction), _to_array(target))
@@ -97,7 +98,8 @@ def predicted_mask(
         instances: with `pred_masks` [n, H, W], or with Detectron2's `pred_masks_rle`, a list of n
             RLEs; n = 0 is an empty mask.
         file_name: of the image, for the error message.
-        height, width: of the image.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
 
     Returns:
         An RLE for RLEs, else bool [H, W].

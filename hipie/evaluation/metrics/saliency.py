@@ -35,7 +35,7 @@ class ThresholdCurve:
 
 
 def normalize_map(grey: NDArray[Any]) -> NDArray[Any]:
-    """Scale a map, uint8 [H, W], to a minimum of 0 and a maximum of 1; a constant map by 1 / 255."""
+    """Scale a map, uint8 [H, W], to the range 0..1; a constant map is divided by 255."""
     values: NDArray[Any] = grey / 255.0
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else values

@@ -14,7 +14,7 @@ WORKING_BYTES = 32 * 2**20
 class GridAttention(Attention):
     """Detectron2's attention, computed for a few rows of queries at a time.
 
-    The score of the query q at row i, column j and the key at row k, column l, with head width d, is
+    The score of the query q at row i, column j and the key at row k, column l, head width d, is
     q . key / sqrt(d) + q . height[i - k] + q . width[j - l] (Li et al., 2022, MViTv2, equation 4).
     Parameters and results are those of `detectron2.modeling.backbone.vit.Attention` with
     `use_rel_pos`.

@@ -53,7 +53,7 @@ class Clip:
 
     @classmethod
     def from_source(cls, model: str, weights: str = "") -> Clip:
-        """Load a model by name, from a folder or a file, or with random weights: see `load_clip`."""
+        """Load a model by name, from a folder or a file, or with random weights (`load_clip`)."""
         return cls(*load_clip(model, weights))
 
     @property

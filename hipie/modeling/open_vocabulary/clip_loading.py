@@ -1,4 +1,4 @@
-"""Loading of CLIP models by name through `open_clip`, from folders and files, or with random weights."""
+"""Loading of CLIP models by name (`open_clip`), from folders and files, or with random weights."""
 
 from __future__ import annotations
 

@@ -181,8 +181,8 @@ class SamImage:
             points: [N, P, 2] x and y in pixels of the image.
             labels: [N, P] 1 = inside, 0 = outside.
             boxes: [N, 4] x1, y1, x2, y2 in pixels.
-            masks: [N, 1, h, w] or [N, h, w] logits of an earlier prediction's `low_resolution`, or of
-                `mask_prompts`.
+            masks: [N, 1, h, w] or [N, h, w] logits of an earlier prediction's `low_resolution`, or
+                of `mask_prompts`.
             multimask: predict three masks for each prompt, for ambiguous prompts.
 
         Raises:

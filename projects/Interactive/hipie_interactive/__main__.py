@@ -1,4 +1,4 @@
-"""Interactive segmentation of one object: `python -m hipie_interactive --image a.jpg --click 120,80`."""
+"""Interactive segmentation: `python -m hipie_interactive --image a.jpg --click 120,80`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of two processes that train on a batch of two: `... RANK RENDEZVOUS_FILE OUTPUT KEY VALUE...`.
+"""One of two processes that train on a batch: `... RANK RENDEZVOUS_FILE OUTPUT KEY VALUE...`.
 
 Writes the gradients of the batch in one process ("single") and those averaged over both processes
 with one image each ("distributed"), by task and parameter. Random numbers depend on all dimensions

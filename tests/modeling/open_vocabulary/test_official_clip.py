@@ -1,4 +1,4 @@
-"""CLIP scores of the published program: ViT-B-32 with weights computed by a rule, ten soft masks."""
+"""CLIP scores of the published program: ViT-B-32, weights computed by a rule, ten soft masks."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def count_calls(encoder: BertTextEncoder) -> list[int]:
 
 
 def published_windows(model: BertModel, ids: Tensor, length: int) -> Tensor:
-    """Hidden states of one caption in a buffer of `length` as the published program computes them."""
+    """Hidden states of a caption in a buffer of `length`, as the published program has them."""
     buffer = torch.zeros(length, dtype=torch.long)
     buffer[: len(ids)] = ids
     inputs, masks, positions = [], [], []

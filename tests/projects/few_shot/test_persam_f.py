@@ -90,7 +90,7 @@ def test_correct_mask_gets_the_largest_weight(right):
 
 
 def test_first_step_descends_the_gradient():
-    """AdamW's first step has the sign of the gradient, which is compared with finite differences."""
+    """AdamW's first step has the sign of the gradient, here by finite differences."""
     truth = torch.from_numpy(ellipse_mask(5, 20, 30))
     logits = torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0)) * 3
     weights = fit_scale_weights([logits], [truth], steps=1, learning_rate=1e-3).double().numpy()

@@ -117,7 +117,8 @@ def fit_scale_weights(
     Args:
         logits: [3, H, W] of each example.
         targets: [H, W] bool of each example.
-        steps, learning_rate: see `PerSamF`.
+        steps: see `PerSamF`.
+        learning_rate: see `PerSamF`.
 
     Returns:
         [3] of sum 1; single weights may lie outside 0..1.
