@@ -1,4 +1,4 @@
-"""Evaluation for several pairs of CLIP's ensemble weights, alpha and beta.
+r"""Evaluation for several pairs of CLIP's ensemble weights, alpha and beta.
 
 Every image is processed once by the model and once by CLIP; the scores are combined and evaluated
 for each pair. The configuration must enable CLIP, and needs weights:
@@ -86,7 +86,7 @@ def sweep(
 def table(
     results: dict[Pair, dict[str, Any]], alphas: Sequence[float], betas: Sequence[float]
 ) -> str:
-    """Format one table for each task: alpha in rows, beta in columns, and the range of the metric."""
+    """Format one table a task: alpha in rows, beta in columns, and the range of the metric."""
     lines = []
     first = next(iter(results.values()))
     for task, metric in METRICS.items():

@@ -174,9 +174,9 @@ def fusion(options: argparse.Namespace) -> dict[str, float]:
     sums = [measured[mode][2] for mode in ("chunks", "full")]
     print(
         f"{options.tokens} tokens and {options.pixels} pixels: chunks take "
-        f"{(measured['chunks'][1] - base) / (measured['full'][1] - base):.2f} of the memory of full "
-        f"attention, {measured['chunks'][0] / measured['full'][0]:.2f} of its time; mean magnitudes differ "
-        f"by {abs(sums[0] - sums[1]) / sums[1]:.1e}"
+        f"{(measured['chunks'][1] - base) / (measured['full'][1] - base):.2f} of the memory "
+        f"of full attention, {measured['chunks'][0] / measured['full'][0]:.2f} of its time; "
+        f"mean magnitudes differ by {abs(sums[0] - sums[1]) / sums[1]:.1e}"
     )
     return {"memory": (measured["chunks"][1] - base) / (measured["full"][1] - base)}
 

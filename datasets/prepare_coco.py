@@ -6,7 +6,8 @@
 
 Unpack everything under `coco/`: `train2017/`, `val2017/`, `annotations/`, `panoptic_train2017/`,
 `panoptic_val2017/`. Splits without a JSON are skipped. Where Detectron2's
-`annotations/panoptic_val2017_100.json` is, the maps of its 100 images are written to separate folders.
+`annotations/panoptic_val2017_100.json` is, the maps of its 100 images are written to separate
+folders.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def _count(root: Path, absence: bool) -> str:
     published = PUBLISHED["with expressions of absence" if absence else "expressions"]
     if (groups, expressions) != (PUBLISHED["groups"], published):
         raise DatasetError(
-            f"{groups} groups with {expressions} expressions; published are {PUBLISHED['groups']} with "
-            f"{published}"
+            f"{groups} groups with {expressions} expressions; published are "
+            f"{PUBLISHED['groups']} with {published}"
         )
     return f"{groups} groups with {expressions} expressions; {summary}"
 

@@ -4,8 +4,8 @@
     python datasets/prepare_refzom.py --source DOWNLOADS [--root datasets]
     python datasets/prepare_refzom.py --check [--root datasets]
 
-DOWNLOADS contains `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive with
-them. Ref-ZOM expects COCO's `train2014` and `val2014` in one folder; here they stay separate
+DOWNLOADS contains `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive
+with them. Ref-ZOM expects COCO's `train2014` and `val2014` in one folder; here they stay separate
 (`coco/train2014`, `coco/val2014`), and `instances.json` is written with the folder of each image.
 """
 

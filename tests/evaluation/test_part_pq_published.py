@@ -1,7 +1,8 @@
 """PartPQ with the published choices of classes, against numbers of panoptic_parts 2.0rc6.
 
 That package evaluated the label maps and predictions that `draw_image` makes (its
-`annotation_parsing`, `prediction_parsing`, `generate_ignore_info_tiff` and `pq_part` on its own specifications).
+`annotation_parsing`, `prediction_parsing`, `generate_ignore_info_tiff` and `pq_part` on its own
+specifications).
 """
 
 from __future__ import annotations

@@ -124,4 +124,4 @@ def _check_expressions(root: Path, split: str, things: list[dict[str, Any]]) -> 
             continue
         for target in reference["ann_id"]:
             if target not in known or known[target]["image_id"] != reference["image_id"]:
-                yield f"expression {reference['ref_id']} points at {target}, not a thing of its page"
+                yield f"expression {reference['ref_id']} has the target {target} of another page"

@@ -1,4 +1,4 @@
-"""Numbers of pages, things, parts and expressions in the files: unique over all splits of a book."""
+"""Ids of pages, things, parts and expressions, unique over all splits of a book."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ def paint(
     """Paint a map of stuff.
 
     Args:
+        rng: generator of the textures.
         stuff: int8 [H,W], index into `STUFF`.
         marks: bool [H,W], the white lines of a road; None without.
 

@@ -35,7 +35,7 @@ def freeze_norms(net: nn.Module, input_size: Sequence[int]) -> None:
         activation = nn.Sequential(norm.drop, norm.act) if has_activation else nn.Identity()
         net.set_submodule(conv_name, fused)
         net.set_submodule(norm_name, activation)
-    freeze_batch_norm_2d(net)  # type: ignore[no-untyped-call]
+    freeze_batch_norm_2d(net)
 
 
 def _convolution_norm_pairs(net: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:

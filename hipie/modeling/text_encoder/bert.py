@@ -134,7 +134,7 @@ class BertTextEncoder(TextEncoder):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BertTextEncoder:
         """Clear the feature cache when parameters are moved or converted."""
         self._cache.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)
 
     def _tokenize(self, caption: Caption) -> TokenizedCaption:
         tokenized = self._tokenized.pop(caption, None)
