@@ -57,6 +57,6 @@ class FeatureCache(Generic[Features]):
 
 def _digest(example: Example) -> bytes:
     digest = hashlib.blake2b(str(example.image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(example.image))
-    digest.update(np.packbits(example.mask))
+    digest.update(np.ascontiguousarray(example.image).data)
+    digest.update(np.packbits(example.mask).data)
     return digest.digest()

@@ -53,9 +53,9 @@ class Example:
             mask: the same, non-black pixels are the object; or a bool array [H, W].
             label: class name of the object.
         """
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-            mask = to_rgb_array(mask).any(axis=2)
-        return cls(to_rgb_array(image), mask, label)
+        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+            return cls(to_rgb_array(image), mask, label)
+        return cls(to_rgb_array(image), to_rgb_array(mask).any(axis=2), label)
 
 
 def to_rgb_array(image: ImageSource) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors import PreparedImage, TaskPredictor, register_task_predictor
+from hipie_fewshot.meta_arch import FewShot
 from hipie_fewshot.support_set import Example, require_examples
 
 
@@ -17,6 +18,7 @@ class FewShotPredictor(TaskPredictor):
     """Segment the objects of support examples in images."""
 
     model_task = "few_shot"
+    model: FewShot
 
     def predict(
         self,

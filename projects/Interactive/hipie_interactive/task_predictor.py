@@ -12,6 +12,7 @@ from hipie.task_predictors import (
     encode_with_sam,
     register_task_predictor,
 )
+from hipie_interactive.meta_arch import InteractiveSAM
 from hipie_interactive.modeling.prompts import Prompt
 from hipie_interactive.session import parse_prompts, segment_encoded
 
@@ -21,6 +22,7 @@ class InteractivePredictor(TaskPredictor):
     """Segment the objects of prompts in images."""
 
     model_task = "interactive"
+    model: InteractiveSAM
 
     def encode(self, image: PreparedImage) -> None:
         """Compute SAM's features of an image."""
