@@ -221,7 +221,7 @@ def test_objects365(root, capsys):
     module = program("objects365")
     assert module.main(["--root", str(root)]) == 0
     said = capsys.readouterr().out
-    assert "1 images are missing and left out" in said
+    assert "1 images are missing and were skipped" in said
     assert "ok       zhiyuan_objv2_val_new: 119 objects in 119 images" in said
     records = DatasetCatalog.get("objects365_v2_val")
     assert [record["image_id"] for record in records] == list(range(1, 120))
