@@ -1,9 +1,10 @@
 """Registration of data sets in COCO's formats: COCO, LVIS, PACO, Objects365.
 
-COCO 2017: `coco_2017_{train,val}`, and `_{train,val,val_100}_panoptic_with_sem_seg`, `_sem_seg`.
+COCO 2017: `coco_2017_{train,val}_instance`, `coco_2017_{train,val}_sem_seg` and
+`coco_2017_{train,val,val_100}_panoptic_with_sem_seg`.
 LVIS v1: `lvis_v1_{train,val}_federated`. PACO: `paco_lvis_{train,val,test}`,
 `paco_ego4d_{train,val,test_dev}`. Objects365: `objects365_{train,val}`,
-`objects365_v2_{train,val}` (boxes), and `objects365_v2_{train,val}_segm` (masks made from the boxes).
+`objects365_v2_{train,val}` (boxes), `objects365_v2_{train,val}_segm` (masks made from the boxes).
 """
 
 from __future__ import annotations
