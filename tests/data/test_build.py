@@ -74,7 +74,7 @@ def test_one_task_a_batch_in_proportion(cfg: CfgNode) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_going_on_in_the_middle_with_any_workers(cfg: CfgNode, workers: int) -> None:
+def test_resuming_with_any_number_of_workers(cfg: CfgNode, workers: int) -> None:
     straight = batches(cfg, 6)
     cfg.DATALOADER.NUM_WORKERS = workers
     for expected, found in zip(straight[2:], batches(cfg, 4, start=2), strict=True):

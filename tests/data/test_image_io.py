@@ -128,7 +128,7 @@ def test_truncated_file_is_named(
         read_image(path)
 
 
-def test_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (64, 64)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="big.png: the image has too many pixels"):
@@ -164,7 +164,7 @@ def test_arrays(array: np.ndarray, pixel: list[int]) -> None:
         (np.full((2, 3), np.nan), "0..1"),
     ],
 )
-def test_bad_arrays_say_why(array: np.ndarray, word: str) -> None:
+def test_invalid_arrays_are_reported(array: np.ndarray, word: str) -> None:
     with pytest.raises(ImageError, match=word):
         as_rgb(array)
 

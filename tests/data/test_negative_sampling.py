@@ -21,7 +21,7 @@ def draw(
     return sample_vocabulary(rng, set(present), list(candidates), token_counts, max_tokens)
 
 
-def test_names_are_distinct_and_hold_what_is_present() -> None:
+def test_classes_are_distinct_and_include_present_ones() -> None:
     for seed in range(30):
         named = draw(seed)
         assert len(set(named)) == len(named)
@@ -29,7 +29,7 @@ def test_names_are_distinct_and_hold_what_is_present() -> None:
         assert 2 <= len(named) <= 87
 
 
-def test_negatives_are_many_half_the_time() -> None:
+def test_half_of_the_captions_have_all_negatives() -> None:
     sizes = np.array([len(draw(seed, present=())) for seed in range(300)])
     assert 0.4 < (sizes == 85).mean() < 0.62
     assert sizes.min() < 10
@@ -53,7 +53,7 @@ def test_captions_fit() -> None:
         assert set(named) <= {1, 2, 3, 4} and len(named) == 3
 
 
-def test_a_long_name_does_not_shut_out_the_rest() -> None:
+def test_long_names_do_not_exclude_others() -> None:
     token_counts = [2] * 200
     token_counts[3] = 100
     for seed in range(10):
@@ -61,7 +61,7 @@ def test_a_long_name_does_not_shut_out_the_rest() -> None:
         assert 3 not in named and 5 in named
 
 
-def test_sub_vocabulary_keeps_order_and_mirrors_names() -> None:
+def test_vocabulary_subset_keeps_order_and_flips_names() -> None:
     words = Vocabulary(
         [
             VocabularyClass("dog", "thing", ("puppy",)),

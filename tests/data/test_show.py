@@ -104,7 +104,7 @@ def test_unknown_command_prints_usage(capsys) -> None:
         ("objects365_v2", "val", "objects365_v2_val"),
     ],
 )
-def test_split_is_view_anywhere_in_the_name(name: str, split: str, whole: str) -> None:
+def test_split_is_matched_anywhere_in_the_name(name: str, split: str, whole: str) -> None:
     register_public_datasets()
     register_picturebook()
     assert find_split(name, split) == whole

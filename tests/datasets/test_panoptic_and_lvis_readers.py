@@ -64,7 +64,7 @@ def write_lvis(root: Path) -> Path:
     return file
 
 
-def test_lvis_as_its_own_reader(root: Path) -> None:
+def test_lvis_records_equal_those_of_its_own_reader(root: Path) -> None:
     lvis = pytest.importorskip("lvis", reason="lvis is not installed")
     theirs = lvis.LVIS(str(write_lvis(root)))
     ours = {record["image_id"]: record for record in DatasetCatalog.get("lvis_v1_val_federated")}
@@ -95,7 +95,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_segments_as_panopticapi_counts_them(root: Path, name: str) -> None:
+def test_segments_equal_those_of_panopticapi(root: Path, name: str) -> None:
     evaluation = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is missing")
     write, file = SETS[name]
     write(root)

@@ -151,7 +151,7 @@ WRITERS = {"lvis": write_lvis, "in_the_wild": lambda got, root: write_in_the_wil
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_was_stopped_is_completed(name, got, root, tmp_path, monkeypatch, capsys):
+def test_interrupted_runs_are_completed(name, got, root, tmp_path, monkeypatch, capsys):
     WRITERS[name](got, root)
     module = program(name)
     module.PUBLISHED = dict.fromkeys(getattr(module, "PUBLISHED", ()))
@@ -176,7 +176,7 @@ def test_what_was_stopped_is_completed(name, got, root, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_is_wrong_is_said(name, got, root, capsys):
+def test_faults_are_reported(name, got, root, capsys):
     module = program(name)
     assert module.main(["--root", str(root)]) == 2
     assert "http" in capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said(name, got, root, capsys):
     assert "PROBLEM" in capsys.readouterr().out
 
 
-def test_archives_are_found_whatever_folder_they_begin_with(got, tmp_path):
+def test_archives_with_any_root_folder_are_found(got, tmp_path):
     made = tmp_path / "made"
     trees.write_image(made / "train/a.jpg")
     zipped(got / "one.zip", made, "SegInW/Hand/")

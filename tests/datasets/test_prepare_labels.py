@@ -290,7 +290,7 @@ def test_cityscapes_parts(root):
     assert (names[left - 1], right) == ("person arm", 0)
 
 
-def test_a_number_without_a_meaning_is_named(root, capsys):
+def test_unknown_label_is_named(root, capsys):
     write_image(root / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg")
     path = root / "pascal_parts/labels/validation/2008_000001.tif"
     label_map(path, uids(12_001_02, 8_000_99))
@@ -384,7 +384,7 @@ def test_several_processes_write_the_same(root):
 @pytest.mark.parametrize(
     "name", ["coco", "ade20k", "ade20k_full", "pascal", "panoptic_parts", "pascal_part"]
 )
-def test_an_empty_tree_says_where_the_files_are_from(root, name, capsys):
+def test_missing_files_list_their_sources(root, name, capsys):
     assert run(program(name), root) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "The files are from:" in said and "http" in said

@@ -74,7 +74,7 @@ def test_an_archive_without_them_is_named(program, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.startswith("error: made.tar.gz has no labelme")
 
 
-def test_a_failing_pip_is_said_in_one_expression(program, tmp_path, monkeypatch, capsys):
+def test_failing_pip_is_reported_in_one_line(program, tmp_path, monkeypatch, capsys):
     def fail(command):
         assert "--require-hashes" in command and "--no-deps" in command
         wanted = next(word for word in command if word.startswith("--requirement="))

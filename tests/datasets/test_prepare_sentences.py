@@ -218,7 +218,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_again_and_after_an_interruption(
+def test_repeated_and_interrupted_runs(
     tmp_path: Path, root: Path, name: str, monkeypatch, capsys
 ) -> None:
     """A second run changes nothing; one that was stopped anywhere is completed by the next."""
@@ -256,7 +256,7 @@ def test_again_and_after_an_interruption(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_is_wrong_is_said(tmp_path: Path, root: Path, name: str, capsys) -> None:
+def test_faults_are_reported(tmp_path: Path, root: Path, name: str, capsys) -> None:
     module = program(name)
     assert run(module, root) == 2
     assert "http" in capsys.readouterr().out

@@ -50,7 +50,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("name", "known"), PUBLISHED.items())
-def test_as_the_published_reader(root: Path, name: str, known: tuple[int, int, int]) -> None:
+def test_records_equal_those_of_the_published_reader(
+    root: Path, name: str, known: tuple[int, int, int]
+) -> None:
     records = DatasetCatalog.get(name)
     expressions = [expression for record in records for expression in record["expressions"]]
     key = "sent_id" if name.startswith("grd") else "ref_id"

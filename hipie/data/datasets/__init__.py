@@ -1,4 +1,4 @@
-"""Readers of data sets on disk, and their registration in Detectron2's catalogs."""
+"""Readers of data sets, and their registration in Detectron2's catalogs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def register_default_datasets() -> None:
 
 
 def register_all(cfg: CfgNode) -> None:
-    """Register the public data sets, the picture book, and people's own as the configuration says.
+    """Register the public data sets, the picture book and custom data sets of a configuration.
 
     Args:
         cfg: reads PICTUREBOOK and DATASETS.COCO_FORMAT.

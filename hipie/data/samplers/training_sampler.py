@@ -1,7 +1,7 @@
-"""Which items make up training batch t: a function of the seed and t, and of nothing else.
+"""Batch sampler for training: batch t is a function of the seed and t only.
 
-So training can stop after any iteration and go on with the next, with any number of workers, and
-P processes share a batch that is the same for every P.
+Training can therefore stop after any iteration and resume with the next one, with any number of
+workers, and the batches are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Streams of the random generator.
 SCHEDULE, ORDER, ITEM = 0, 1, 2
 
 
@@ -24,9 +25,9 @@ class Draw:
     """One item of a batch.
 
     Attributes:
-        dataset: position of its data set.
-        index: position of the record in the data set.
-        seed: of everything that is drawn for the item.
+        dataset: index of the data set.
+        index: index of the record in the data set.
+        seed: seed of the item's random numbers.
     """
 
     dataset: int
@@ -35,17 +36,17 @@ class Draw:
 
 
 class BatchSampler:
-    """Batches of one data set (so of one task) and, where possible, of one orientation.
+    """Sampler of batches with one data set (so one task) and, if possible, one orientation.
 
-    The data sets take turns in blocks: a block holds every data set as often as its ratio says, in
-    an order of its own. A data set is gone through in passes; in a pass every item comes once,
-    except that the last batch of an orientation is filled up with its first items.
+    Iterations are divided into blocks; a block contains every data set in proportion to its ratio, in
+    random order. Each data set is iterated in passes; a pass contains every item once, except that
+    the last batch of an orientation is filled up with its first items.
 
     Args:
-        is_wide: for every data set, whether each of its items is wider than high.
-        ratios: how often each data set is drawn, relative to the others.
+        is_wide: for every data set, whether each item is wider than high.
+        ratios: relative frequencies of the data sets.
         batch_sizes: items in a batch of each data set, over all processes.
-        seed: decides every batch.
+        seed: determines all batches.
 
     Raises:
         ValueError: if the lists differ in length, a data set is empty, a ratio is negative or all
@@ -73,13 +74,13 @@ class BatchSampler:
         self.seed = seed
         self.batch_sizes = tuple(int(size) for size in batch_sizes)
         self._buckets = [_by_orientation(wide) for wide in is_wide]
-        self._turns = np.repeat(np.arange(len(ratios)), _whole_numbers(ratios))
+        self._schedule = np.repeat(np.arange(len(ratios)), _integer_ratios(ratios))
         self._pass_order = lru_cache(maxsize=2 * len(ratios))(self._draw_pass)
         self._block_order = lru_cache(maxsize=2)(self._draw_block)
 
     def batch(self, iteration: int) -> list[Draw]:
-        """The items of the global batch of one iteration (0-based)."""
-        dataset, number = self._turn(iteration)
+        """Return the items of the global batch of an iteration (0-based)."""
+        dataset, number = self._dataset_of(iteration)
         passes, place = divmod(number, self._batches_a_pass(dataset))
         indices = self._pass_order(dataset, passes)[place]
         return [
@@ -88,7 +89,7 @@ class BatchSampler:
         ]
 
     def share(self, start: int = 0, rank: int = 0, processes: int = 1) -> Iterator[list[Draw]]:
-        """This process's part of every batch from iteration `start` on, without end.
+        """Yield this process's items of every batch, endlessly.
 
         Item i of a batch goes to process i modulo `processes`.
 
@@ -105,16 +106,16 @@ class BatchSampler:
             yield self.batch(iteration)[rank::processes]
             iteration += 1
 
-    def _turn(self, iteration: int) -> tuple[int, int]:
-        """Whose turn it is, and how many turns that data set had before."""
-        block, place = divmod(iteration, len(self._turns))
+    def _dataset_of(self, iteration: int) -> tuple[int, int]:
+        """Return the data set of an iteration, and how many batches of it came before."""
+        block, place = divmod(iteration, len(self._schedule))
         order = self._block_order(block)
         dataset = int(order[place])
-        a_block = int((self._turns == dataset).sum())
+        a_block = int((self._schedule == dataset).sum())
         return dataset, block * a_block + int((order[:place] == dataset).sum())
 
     def _draw_block(self, block: int) -> NDArray[Any]:
-        return np.random.default_rng([self.seed, SCHEDULE, block]).permutation(self._turns)
+        return np.random.default_rng([self.seed, SCHEDULE, block]).permutation(self._schedule)
 
     def _batches_a_pass(self, dataset: int) -> int:
         size = self.batch_sizes[dataset]
@@ -135,8 +136,8 @@ def _by_orientation(is_wide: Sequence[bool]) -> list[NDArray[Any]]:
     return [bucket for bucket in (np.flatnonzero(wide), np.flatnonzero(~wide)) if len(bucket)]
 
 
-def _whole_numbers(ratios: Sequence[float]) -> list[int]:
-    """Ratios as the smallest whole numbers with the same proportions (to a hundredth)."""
+def _integer_ratios(ratios: Sequence[float]) -> list[int]:
+    """Convert ratios to the smallest integers with the same proportions (up to 1/100)."""
     parts = [Fraction(ratio).limit_denominator(100) for ratio in ratios]
     scale = lcm(*(part.denominator for part in parts))
     numbers = [int(part * scale) for part in parts]

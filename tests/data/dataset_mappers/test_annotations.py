@@ -37,7 +37,7 @@ def test_panoptic_ids_use_all_three_channels() -> None:
     assert (flipped == masks[:, :, ::-1]).all()
 
 
-def test_parts_are_connected_pieces() -> None:
+def test_part_masks_are_connected_components() -> None:
     labels = np.array(
         [
             [1, 0, 1, 1, 0, 3],

@@ -50,7 +50,7 @@ def make(training: bool = True, expressions: int = 3) -> ReferringDatasetMapper:
     )
 
 
-def test_expressions_point_at_their_square_mirrored_or_not(record: dict) -> None:
+def test_targets_match_expressions_with_and_without_flip(record: dict) -> None:
     mirrored = set()
     for seed in range(40):
         item = make()(record, (seed,))
@@ -74,7 +74,7 @@ def test_expressions_point_at_their_square_mirrored_or_not(record: dict) -> None
     assert mirrored == {True, False}
 
 
-def test_new_objects_come_first(record: dict) -> None:
+def test_expressions_with_new_targets_are_sampled_first(record: dict) -> None:
     for seed in range(20):
         words = make()(record, (seed,))["expressions"]
         assert {next(c for c in w if c.isdigit()) for w in words} == {"0", "1", "2"}
@@ -82,7 +82,7 @@ def test_new_objects_come_first(record: dict) -> None:
         assert len(make(expressions=1)(record, (seed,))["expressions"]) == 1
 
 
-def test_one_seed_one_item(record: dict) -> None:
+def test_seed_determines_the_item(record: dict) -> None:
     first, again = make()(record, (3, 4)), make()(record, (3, 4))
     assert first["expressions"] == again["expressions"]
     assert torch.equal(first["image"], again["image"])
@@ -97,13 +97,13 @@ def test_all_expressions_at_test(record: dict) -> None:
     assert item["image"].shape == (3, 40, 60)
 
 
-def test_nothing_to_learn_from_is_said(record: dict) -> None:
+def test_error_names_records_without_usable_expressions(record: dict) -> None:
     record["expressions"] = record["expressions"][5:]
     with pytest.raises(ValueError, match=r"a.png: none of its expressions"):
         make()(record, (0,))
 
 
-def test_squares_whatever_the_shape(record: dict) -> None:
+def test_square_size_resizes_to_a_square(record: dict) -> None:
     for training in (True, False):
         mapper = ReferringDatasetMapper(
             training=training, min_sizes=(40,), max_size=100, square_size=64
@@ -114,7 +114,7 @@ def test_squares_whatever_the_shape(record: dict) -> None:
     assert item["expressions"][-1] == "a dog"
 
 
-def test_mirrored_never_or_always(record: dict) -> None:
+def test_flip_probability_0_and_1(record: dict) -> None:
     def middles(mirror: float) -> set[bool]:
         mapper = ReferringDatasetMapper(
             training=True, min_sizes=(40,), max_size=100, max_expressions=1, flip_prob=mirror

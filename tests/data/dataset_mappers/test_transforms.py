@@ -18,7 +18,7 @@ def draw(seed: int, height: int = 60, width: int = 90, **settings):
     return sample_augmentation(np.random.default_rng(seed), height, width, **arguments)
 
 
-def test_a_seed_decides_everything() -> None:
+def test_seed_determines_the_augmentation() -> None:
     image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     for seed in range(12):
         np.random.seed(seed + 1)
@@ -36,7 +36,7 @@ def test_sizes_without_jitter() -> None:
     assert long.shape[:2] == (10, 100)
 
 
-def test_mirror() -> None:
+def test_flip() -> None:
     image = np.zeros((60, 90, 3), np.uint8)
     image[:, :45] = 200
     flags = []
@@ -88,6 +88,6 @@ def test_plain_resize_of_extremes() -> None:
         ("", ""),
     ],
 )
-def test_sides_swap(expression: str, flipped: str) -> None:
+def test_flip_text_swaps_left_and_right(expression: str, flipped: str) -> None:
     assert flip_text(expression) == flipped
     assert flip_text(flipped) == expression

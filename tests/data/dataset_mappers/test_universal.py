@@ -52,7 +52,7 @@ def make(**changes) -> UniversalDatasetMapper:
     return UniversalDatasetMapper(WORDS, **{**settings, **changes})
 
 
-def test_masks_lie_on_their_pixels_and_classes_on_their_names(panoptic: dict) -> None:
+def test_masks_and_classes_match_the_image(panoptic: dict) -> None:
     for seed in range(20):
         item = make(jitter=LargeScaleJitter(0.5, 0.5, 1.5, 64))(panoptic, (seed,))
         assert item["task"] == "detection" and item["image"].dtype == torch.uint8
@@ -66,7 +66,7 @@ def test_masks_lie_on_their_pixels_and_classes_on_their_names(panoptic: dict) ->
         assert (item["height"], item["width"], item["image_id"]) == (HEIGHT, WIDTH, 5)
 
 
-def test_one_seed_one_item(panoptic: dict) -> None:
+def test_seed_determines_the_item(panoptic: dict) -> None:
     mapper = make(jitter=LargeScaleJitter(0.5, 0.5, 1.5, 64))
     first, again, other = (mapper(panoptic, seed) for seed in ((1, 2), (1, 2), (1, 3)))
     assert torch.equal(first["image"], again["image"])
@@ -77,7 +77,7 @@ def test_one_seed_one_item(panoptic: dict) -> None:
     )
 
 
-def test_names_mirror_with_the_image(panoptic: dict) -> None:
+def test_flipped_images_flip_class_names(panoptic: dict) -> None:
     sides = set()
     for seed in range(40):
         item = make(negative_candidates=[6])(panoptic, (seed,))
@@ -105,7 +105,7 @@ def test_unseen_names_are_never_negatives(panoptic: dict) -> None:
         assert names <= {"thing 0", "thing 1", "thing 2", "sky"}
 
 
-def test_where_not_all_was_looked_for_only_what_is_certainly_absent_is_named(panoptic) -> None:
+def test_federated_records_use_verified_negatives_only(panoptic) -> None:
     panoptic["neg_category_ids"] = [4, 0, 1]
     mapper, named = make(negative_candidates=[0, 1, 2, 3]), set()
     for seed in range(30):
@@ -118,7 +118,7 @@ def test_where_not_all_was_looked_for_only_what_is_certainly_absent_is_named(pan
     assert set(mapper(panoptic, (0,))["vocabulary"].names) == {"thing 2", "sky"}
 
 
-def test_what_is_there_but_not_drawn_is_no_negative(panoptic: dict) -> None:
+def test_unsampled_present_classes_are_not_negatives(panoptic: dict) -> None:
     drawn = set()
     for seed in range(20):
         item = make(max_objects=1)(panoptic, (seed,))
@@ -167,7 +167,7 @@ def test_coco_annotations(panoptic: dict) -> None:
     assert item["vocabulary"].names[int(item["instances"].gt_classes[0])] == "thing 2"
 
 
-def test_at_test_the_whole_vocabulary_and_no_answers(panoptic: dict) -> None:
+def test_test_items_have_the_full_vocabulary_and_no_instances(panoptic: dict) -> None:
     item = make(training=False)(panoptic)
     assert item["vocabulary"] == WORDS and "instances" not in item
     assert item["image"].shape == (3, 48, 64)

@@ -168,7 +168,7 @@ def test_label_maps(tmp_path: Path, ending: str) -> None:
     assert refused > 30
 
 
-def test_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
+def test_invalid_sizes_allocate_no_memory(tmp_path: Path) -> None:
     file, content = instances(tmp_path)
     content["annotations"][1]["segmentation"] = {"size": [10**6, 10**6], "counts": [0, 10**12]}
     file.write_bytes(as_json(content))

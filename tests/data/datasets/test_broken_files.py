@@ -100,7 +100,7 @@ def test_refcoco_with_broken_refs_left_out(tmp_path: Path, caplog) -> None:
     assert len(caplog.messages) > 100 and all("refs.p" in one for one in caplog.messages)
 
 
-def test_object_expressions(tmp_path: Path) -> None:
+def test_uninext_refer(tmp_path: Path) -> None:
     content = trees.instances([1, 2], 1)
     for image in content["images"]:
         image["expressions"] = ["the thing", "it"]

@@ -147,7 +147,7 @@ def test_semantic(root, name, known):
     assert areas(mapped(name, record)) == {names[left]: trees.HALF, names[right]: trees.HALF}
 
 
-def test_of_many_objects_some_are_drawn(root):
+def test_max_objects_limits_the_objects(root):
     name = "coco_2017_val_panoptic_with_sem_seg"
     record = DatasetCatalog.get(name)[0]
     drawn = {tuple(areas(mapped(name, {**record, "image_id": 0}, max_objects=1))) for _ in "ab"}
@@ -206,7 +206,7 @@ def answer(record: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", ["coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"])
-def test_the_truth_scores_full(root, name, cfg, tmp_path):
+def test_ground_truth_scores_100(root, name, cfg, tmp_path):
     pytest.importorskip("panopticapi")
     judge = build_evaluator(cfg, name, str(tmp_path))
     judge.reset()
@@ -217,7 +217,7 @@ def test_the_truth_scores_full(root, name, cfg, tmp_path):
     assert found["panoptic_seg"]["PQ"] == found["sem_seg"]["mIoU"] == pytest.approx(100)
 
 
-def test_odinw_is_judged_by_the_categories_of_its_file(cfg, tmp_path):
+def test_odinw_is_evaluated_by_the_categories_of_its_file(cfg, tmp_path):
     folder = tmp_path / "odinw/BCCD/BCCD.v3-raw.coco/valid"
     file = folder / "annotations_without_background.json"
     categories = {1: "Platelets", 2: "RBC"}
@@ -239,7 +239,7 @@ def test_odinw_is_judged_by_the_categories_of_its_file(cfg, tmp_path):
     register_public_datasets()
 
 
-def test_the_environment_says_where(monkeypatch, tmp_path):
+def test_environment_variable_sets_the_root(monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_public_datasets()
     meta = MetadataCatalog.get("ade20k_full_sem_seg_val")

@@ -23,7 +23,7 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine.json"
 
 
-def test_one_line_is_enough(mine: Path) -> None:
+def test_register_coco_without_vocabulary(mine: Path) -> None:
     register_coco("shelves", mine, mine.parent)
     meta = MetadataCatalog.get("shelves")
     assert meta.thing_classes == ["cup", "jug"]
@@ -33,7 +33,7 @@ def test_one_line_is_enough(mine: Path) -> None:
     assert record["annotations"][0]["category_id"] == 1
 
 
-def test_better_names(mine: Path) -> None:
+def test_register_coco_with_vocabulary(mine: Path) -> None:
     words = Vocabulary.from_names(things=[("tea cup", "mug"), "jug"])
     register_coco("shelves", mine, mine.parent, words)
     assert MetadataCatalog.get("shelves").thing_classes == ["tea cup", "jug"]

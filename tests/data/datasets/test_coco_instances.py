@@ -154,7 +154,7 @@ def test_missing_json(tmp_path: Path) -> None:
         ({"segmentation": [SQUARE], "bbox": [10, 10, 5]}, "has an empty box"),
     ],
 )
-def test_useless_annotations_are_left_out(
+def test_unusable_annotations_are_dropped(
     load: Callable, caplog: pytest.LogCaptureFixture, annotation: dict, words: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -165,7 +165,9 @@ def test_useless_annotations_are_left_out(
     assert "mine.json: annotation 2 " in message and words in message
 
 
-def test_crossing_polygon_is_kept(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
+def test_self_intersecting_polygon_is_kept(
+    load: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         records = load(content({"segmentation": [BOW_TIE]}))
     assert records[1]["annotations"][0]["segmentation"] == [BOW_TIE]
@@ -193,7 +195,7 @@ def test_bad_polygons_among_good_ones(load: Callable, caplog: pytest.LogCaptureF
     assert "fewer than three corners" in caplog.text
 
 
-def test_one_warning_for_many(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_grouped(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         load(content(*({"segmentation": []} for _ in range(8))))
     assert len(caplog.records) == 1

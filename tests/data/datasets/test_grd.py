@@ -82,7 +82,7 @@ def test_faults_are_named(
         load_grd(tmp_path, "", absence_expressions=True)
 
 
-def test_tables_that_are_none(tmp_path: Path) -> None:
+def test_invalid_tables_are_named(tmp_path: Path) -> None:
     write(tmp_path, trees.grd_tables() | {"images": [1]})
     with pytest.raises(DatasetError, match=r"images\.pkl: expected a dictionary, not a list"):
         load_grd(tmp_path, "")

@@ -70,7 +70,7 @@ def test_records(load, tmp_path) -> None:
         (lambda c: c["images"][1].update(file_name="train2017/3.jpg"), r'"train2017/3\.jpg" of'),
     ],
 )
-def test_what_is_wrong_is_named(load, change, said) -> None:
+def test_faults_are_named(load, change, said) -> None:
     bad = content()
     change(bad)
     with pytest.raises(DatasetError, match=said):

@@ -92,14 +92,14 @@ def test_more_than_fifty() -> None:
     assert len(malicious()) > 50
 
 
-def test_a_codec_that_is_none_of_pickles(tmp_path: Path) -> None:
+def test_other_codecs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.pkl").write_bytes(b"c_codecs\nencode\n(S'abc'\nS'rot13'\ntR.")
     with pytest.raises(UnsafePickleError, match="the encoding rot13"):
         read_plain_pickle(tmp_path / "t.pkl", arrays=True)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_where_they_are_asked_for(tmp_path: Path, protocol: int) -> None:
+def test_arrays_are_read_on_request(tmp_path: Path, protocol: int) -> None:
     content = {1: {"bbox": np.array([[1.5, 2]]), "ids": np.array([1, 2]), "area": np.float64(7)}}
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(content, protocol))
     found = read_plain_pickle(tmp_path / "t.pkl", arrays=True)[1]

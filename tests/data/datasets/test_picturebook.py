@@ -28,14 +28,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     register_picturebook()
 
 
-def test_nothing_is_drawn_before_it_is_read(tmp_path: Path) -> None:
+def test_nothing_is_drawn_before_first_use(tmp_path: Path) -> None:
     register_picturebook(seed=3, counts=COUNTS, root=tmp_path / "new")
     MetadataCatalog.get("picturebook_train_panoptic")
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "val", "unseen"])
-def test_panoptic_is_what_the_book_draws(root: Path, split: str) -> None:
+def test_panoptic_records_match_the_drawn_pages(root: Path, split: str) -> None:
     register_picturebook(seed=3, counts=COUNTS, root=root)
     records = DatasetCatalog.get(f"picturebook_{split}_panoptic")
     meta = MetadataCatalog.get(f"picturebook_{split}_panoptic")
@@ -84,7 +84,7 @@ def test_part_maps_lie_inside_their_wholes(root: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "unseen"])
-def test_sentences_point_at_their_things(root: Path, split: str) -> None:
+def test_targets_match_the_drawn_expressions(root: Path, split: str) -> None:
     register_picturebook(seed=3, counts=COUNTS, root=root)
     single = DatasetCatalog.get(f"picturebook_{split}_refer")
     general = DatasetCatalog.get(f"picturebook_{split}_grefer")
@@ -142,7 +142,7 @@ def test_bad_counts(counts: dict, words: str) -> None:
         register_picturebook(counts=counts)
 
 
-def test_configuration_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_sets_seed_and_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = get_cfg()
     add_hipie_config(cfg)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

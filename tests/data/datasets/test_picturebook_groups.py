@@ -19,7 +19,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     register_picturebook_groups()
 
 
-def test_nothing_is_drawn_before_it_is_read(root: Path) -> None:
+def test_nothing_is_drawn_before_first_use(root: Path) -> None:
     register_picturebook_groups(3, root=root / "new")
     assert MetadataCatalog.get("picturebook_val_group").evaluator_type == "group"
     assert MetadataCatalog.get("picturebook_unseen_group").result_name == "group_unseen"

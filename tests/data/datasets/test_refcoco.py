@@ -61,7 +61,7 @@ def load(folder: Path, refs: list[dict], split: str, as_json: bool = False) -> l
     return load_refcoco(path, folder / "instances.json", folder / "images", split)
 
 
-def test_expressions_gather_by_image(instances: Path) -> None:
+def test_expressions_are_grouped_by_image(instances: Path) -> None:
     refs = [
         ref(5, 104, "train", 2),
         ref(1, 101, "train", 1, "The dog", "Dog LEFT"),

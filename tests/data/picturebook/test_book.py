@@ -37,7 +37,7 @@ def _same(first, second) -> bool:
     )
 
 
-def test_a_page_is_a_function_of_seed_split_and_index() -> None:
+def test_page_is_determined_by_seed_split_and_index() -> None:
     once = PictureBook(4, "val").page(7)
     other = PictureBook(4, "val")
     other.page(3)
@@ -48,7 +48,7 @@ def test_a_page_is_a_function_of_seed_split_and_index() -> None:
 
 
 @pytest.mark.parametrize("split", classes.SPLITS)
-def test_pages_keep_their_promises(split: str) -> None:
+def test_page_annotations_are_consistent(split: str) -> None:
     book = PictureBook(1, split)
     counts = []
     for index in range(12):
@@ -99,7 +99,7 @@ def _check_parts(page) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_training_never_sees_or_reads_what_is_held_out(split: str) -> None:
+def test_held_out_classes_and_pairs_are_not_in_training(split: str) -> None:
     for index in range(60):
         page = PictureBook(2, split).page(index)
         for thing in page.things:
@@ -139,7 +139,7 @@ def test_things_hide_one_another() -> None:
     assert hidden >= 3
 
 
-def test_wishes_are_granted_and_vetoes_kept() -> None:
+def test_wishes_and_vetoes_are_respected() -> None:
     wish = Wish("cat", colour="green", size="large", pattern="striped")
     page = draw_page(np.random.default_rng(0), "train", 0, [wish], Wish("kite").matches)
     found = [t for t in page.things if t.name == "cat" and t.colour == "green"]
@@ -158,7 +158,7 @@ def test_there_is_no_page_minus_one() -> None:
         PictureBook().page(-1)
 
 
-def test_the_world_of_this_version_stays_as_it_is() -> None:
+def test_pages_of_this_version_are_unchanged() -> None:
     """Pages that are trained on must not change; a change of the world is a change of VERSION."""
     assert VERSION == 1
     drawn = {

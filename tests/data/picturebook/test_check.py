@@ -15,7 +15,7 @@ def copy(small_book: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_book, tmp_path / "copy"))
 
 
-def test_a_missing_picture_is_named(copy: Path) -> None:
+def test_missing_image_is_reported(copy: Path) -> None:
     (copy / "images/val/000001.jpg").unlink()
     assert any("images/val/000001.jpg is missing" in line for line in check_split(copy, "val"))
 
@@ -32,7 +32,7 @@ def test_a_changed_map_is_noticed(copy: Path, folder: str, words: str) -> None:
     assert any("page 000000" in line and words in line for line in check_split(copy, "val"))
 
 
-def test_a_sentence_about_another_page_is_noticed(copy: Path) -> None:
+def test_expression_with_target_on_another_page_is_reported(copy: Path) -> None:
     path = copy / "grefer/grefs(picturebook).json"
     references = json.loads(path.read_text())
     wrong = next(r for r in references if r["split"] == "val" and not r["no_target"])
@@ -41,7 +41,7 @@ def test_a_sentence_about_another_page_is_noticed(copy: Path) -> None:
     assert any(str(wrong["ref_id"]) in line for line in check_split(copy, "val"))
 
 
-def test_an_unfinished_split_is_said_to_be_so(tmp_path: Path) -> None:
+def test_unfinished_split_is_reported(tmp_path: Path) -> None:
     assert "no finished split" in check_split(tmp_path, "train")[0]
 
 

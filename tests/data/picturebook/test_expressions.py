@@ -76,7 +76,7 @@ def _described(text: str, things) -> set[int]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_sentences_are_true_of_exactly_their_things(split: str) -> None:
+def test_expressions_describe_exactly_their_targets(split: str) -> None:
     book = PictureBook(6, split)
     for index in range(40):
         page = book.page(index)
@@ -87,7 +87,7 @@ def test_sentences_are_true_of_exactly_their_things(split: str) -> None:
             assert expression.number == number
 
 
-def test_every_kind_of_sentence_occurs() -> None:
+def test_every_kind_of_expression_occurs() -> None:
     kinds, numbers = set(), set()
     for index in range(40):
         page = PictureBook(0, "train").page(index)
@@ -102,6 +102,6 @@ def test_every_kind_of_sentence_occurs() -> None:
     assert numbers == {"one", "several", "none"}
 
 
-def test_unseen_pages_name_what_is_new() -> None:
+def test_unseen_pages_have_novel_expressions() -> None:
     found = {e.novel for i in range(40) for e in PictureBook(0, "unseen").page(i).expressions}
     assert found == {"", "class", "pair"}

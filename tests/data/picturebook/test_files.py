@@ -10,9 +10,7 @@ import pytest
 from hipie.data.picturebook.files import locked, read_json, write_bytes, write_json, write_png
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "a.json"
     write_json(path, {"old": 1})
 
@@ -42,7 +40,7 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "x.json")
 
 
-def test_a_lock_is_given_back(tmp_path: Path) -> None:
+def test_lock_is_released(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path / "folder" / ".lock"):
             assert (tmp_path / "folder" / ".lock").exists()

@@ -17,7 +17,7 @@ def program() -> ModuleType:
     return module
 
 
-def test_it_draws_and_checks(
+def test_program_draws_and_checks(
     program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     common = ["--root", str(tmp_path), "--split", "val"]
@@ -30,7 +30,7 @@ def test_it_draws_and_checks(
     assert "000000.jpg is missing" in capsys.readouterr().out
 
 
-def test_another_seed_is_refused_in_one_line(
+def test_another_seed_is_refused(
     program: ModuleType, small_book: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program.main(["--root", str(small_book), "--seed", "5", "--count", "2"]) == 2

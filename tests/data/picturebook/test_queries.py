@@ -22,7 +22,7 @@ def test_attributes_narrow_and_but_excludes() -> None:
     assert Query("dog", colour="blue", also=Query("cat")).select(things) == {2, 3}
 
 
-def test_an_unclear_ground_makes_the_sentence_unclear() -> None:
+def test_unclear_ground_makes_the_query_unclear() -> None:
     things = [_thing(1), _thing(2, ground=None)]
     assert Query("dog", ground="grass").select(things) is None
     assert Query("dog", ground="grass").select(things[:1]) == {1}
@@ -66,7 +66,7 @@ def test_left_and_right_never_both_hold(x: int, wide: int, other: int, broad: in
     assert bool(left) == bool(mirrored)
 
 
-def test_words() -> None:
+def test_wording() -> None:
     assert (
         noun(Query("car", "red", "small", "striped", ground="road"))
         == "small striped red car on the road"
@@ -81,7 +81,7 @@ def test_words() -> None:
     assert describe(Query("dog", also=Query("cat", "red")), 2, 1) == "the dog and the red cat"
 
 
-def test_novel_words_are_found_wherever_they_stand() -> None:
+def test_novel_names_are_detected_in_nested_queries() -> None:
     assert Query("horse").names_novel() == "class"
     assert Query("dog", "purple").names_novel() == "pair"
     assert Query("cat", side="left", anchor=Query("bus")).names_novel() == "class"

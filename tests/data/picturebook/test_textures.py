@@ -28,7 +28,7 @@ def test_an_unknown_texture_is_named() -> None:
         tile("lava")
 
 
-def test_views_have_the_size_asked_for_and_ground_shrinks_with_distance() -> None:
+def test_views_have_the_requested_size_and_ground_shrinks_with_distance() -> None:
     offset = np.zeros(2)
     assert upright("wall", 50, 30, 1.0, offset).shape == (30, 50)
     ground = lying("pavement", 400, 200, 1.0, offset)

@@ -37,7 +37,7 @@ def a_dog_and_a_boat(path: Path) -> None:
     write_annotation(path, [dog, boat])
 
 
-def test_objects_parts_and_what_lies_on_top(tmp_path: Path) -> None:
+def test_later_objects_and_parts_are_pasted_on_top(tmp_path: Path) -> None:
     path = tmp_path / "2008_000002.mat"
     a_dog_and_a_boat(path)
     labels = read_pascal_part(path)
@@ -78,7 +78,7 @@ def test_every_number_of_panoptic_parts_has_a_name() -> None:
         (20, "screen", "tvmonitor screen", "tvmonitor screen"),
     ],
 )
-def test_names_become_phrases(kind: int, name: str, phrase: str, merged: str) -> None:
+def test_part_names_map_to_classes(kind: int, name: str, phrase: str, merged: str) -> None:
     number = 100 * kind + part_numbers()[kind][name]
     for table, words in (("pano", phrase), ("merged", merged)):
         names = load_classes(f"pascal_parts_{table}").vocabulary.names

@@ -17,20 +17,20 @@ def make(seed: int = 3, ratios=(2.0, 1.0, 1.0), sizes=(4, 4, 2)) -> BatchSampler
     return BatchSampler(WIDE, ratios, sizes, seed)
 
 
-def test_going_on_in_the_middle_gives_the_same_batches() -> None:
+def test_resuming_gives_the_same_batches() -> None:
     straight = list(islice(make().share(), 60))
     for start in (1, 17, 59):
         assert list(islice(make().share(start), 60 - start)) == straight[start:]
 
 
-def test_a_batch_does_not_depend_on_what_was_asked_before() -> None:
+def test_batches_do_not_depend_on_earlier_calls() -> None:
     asked_late = make()
     for t in (200, 3, 77):
         asked_late.batch(t)
     assert asked_late.batch(10) == make().batch(10)
 
 
-def test_processes_share_the_batch_that_one_would_get() -> None:
+def test_processes_divide_the_batch_of_one_process() -> None:
     whole = list(islice(make().share(), 30))
     shares = [list(islice(make().share(0, rank, 2), 30)) for rank in range(2)]
     for t, batch in enumerate(whole):
