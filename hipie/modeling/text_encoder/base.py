@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -21,7 +21,7 @@ A registered object is called with the configuration and returns a `TextEncoder`
 """
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
     """Interface of text encoders: captions to one feature vector a token.
 
     A subclass is registered in `TEXT_ENCODER_REGISTRY` and chosen by its name:

@@ -83,3 +83,11 @@ def test_unknown_names_and_other_modules_are_rejected(cfg: CfgNode, registered: 
     cfg.MODEL.HIPIE.TEXT.ENCODER = "LSTM"
     with pytest.raises(KeyError, match="LSTM"):
         build_text_encoder(cfg)
+
+
+def test_incomplete_text_encoders_are_rejected() -> None:
+    class Incomplete(TextEncoder):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Incomplete()
