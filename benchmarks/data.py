@@ -1,4 +1,4 @@
-"""How fast are reading, mapping and judging, against the obvious way and Detectron2's?
+"""Speed of readers, dataset mappers and evaluators, against baselines and Detectron2.
 
     python benchmarks/data.py [--only referring parsing loading confusion] [--scale 1.0]
         [--output FOLDER]
@@ -55,7 +55,7 @@ ROUNDS = 3
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
-    """A roundish mask with a wavy edge, uint8 [H, W], in columns."""
+    """Return a round mask with a wavy edge, uint8 [H, W], in Fortran order."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     row, column = rng.uniform(100, 380), rng.uniform(120, 520)
     high, wide, turn = rng.uniform(30, 120), rng.uniform(30, 120), rng.uniform(0, 6)
@@ -66,7 +66,7 @@ def blob(rng: np.random.Generator) -> np.ndarray:
 
 
 def timed(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The best processor time of each way, in seconds; the ways take turns."""
+    """Return the lowest CPU time of each variant, in seconds; variants alternate."""
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, way in ways.items():
@@ -77,7 +77,7 @@ def timed(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str,
 
 
 def referring(scale: float) -> dict[str, float]:
-    """Run lengths against decoded masks."""
+    """Compare IoU of RLEs with IoU of decoded masks."""
     rng = np.random.default_rng(0)
     pool = [mask_util.encode(blob(rng)) for _ in range(200)]
     number = max(10, int(PREDICTIONS * scale))
@@ -126,7 +126,7 @@ def referring(scale: float) -> dict[str, float]:
 
 
 def write_references(folder: Path, number: int) -> None:
-    """RefCOCO's two files, of its size: 2.5 refs an image, 2.8 expressions a ref."""
+    """Write files of RefCOCO's format and size: 2.5 refs per image, 2.8 expressions per ref."""
     rng = np.random.default_rng(0)
     words = ["the", "left", "man", "in", "red", "shirt", "next", "to", "a", "dog", "big", "one"]
     images, annotations, refs = [], [], []
@@ -172,7 +172,7 @@ def write_references(folder: Path, number: int) -> None:
 
 
 def parse(folder: Path) -> dict[str, float]:
-    """Parse the files in `folder`, and say how long it took and how much memory there was."""
+    """Parse the files in `folder`, and return time and memory."""
     Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak of the memory so far.
     before = peak_memory()
     start = time.process_time()
@@ -183,13 +183,13 @@ def parse(folder: Path) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """The most memory that this process had so far, bytes (Linux)."""
+    """Return the peak memory of this process, bytes (Linux)."""
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return 1024 * int(line)
 
 
 def parsing(scale: float) -> dict[str, float]:
-    """`load_refcoco` against unpickling and parsing alone."""
+    """Compare `load_refcoco` with unpickling and parsing alone."""
     number = max(10, int(REFERENCES * scale))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -213,7 +213,7 @@ def parsing(scale: float) -> dict[str, float]:
 
 
 def loading(scale: float) -> dict[str, float]:
-    """This package's mapper against Detectron2's, on the same files and with the same resize."""
+    """Compare the dataset mapper with Detectron2's on the same files and with the same resize."""
     rng = np.random.default_rng(0)
     number = max(4, int(IMAGES * scale))
     with tempfile.TemporaryDirectory() as place:
@@ -270,7 +270,7 @@ def loading(scale: float) -> dict[str, float]:
 
 
 def counting(scale: float) -> dict[str, float]:
-    """`confusion_matrix` against the counting of Detectron2's `SemSegEvaluator`."""
+    """Compare `confusion_matrix` with Detectron2's `SemSegEvaluator`."""
     rng = np.random.default_rng(0)
     number = max(4, int(LABEL_MAPS * scale))
     pool = []
@@ -318,7 +318,7 @@ SECTIONS = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes, default 1")

@@ -127,7 +127,7 @@ def test_refzom(tmp_path: Path, root: Path) -> None:
 def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     trees.write_grd(tmp_path / "got", protocol)
     module = program("grd")
-    published = {"groups": 2, "sentences": 2, "expressions with absence": 4}
+    published = {"groups": 2, "expressions": 2, "with expressions of absence": 4}
     monkeypatch.setattr(module, "PUBLISHED", published)
     assert run(module, root, "--source", str(tmp_path / "got")) == 0
     records = DatasetCatalog.get("grd_intra")
@@ -170,13 +170,13 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
 def test_grd_of_another_size_is_reported(tmp_path: Path, root: Path, capsys) -> None:
     trees.write_grd(tmp_path / "got")
     assert run(program("grd"), root, "--source", str(tmp_path / "got")) == 1
-    assert "PROBLEM  GRD, what is there: 2 groups with 2 expressions" in capsys.readouterr().out
+    assert "PROBLEM  GRD, expressions of presence: 2 groups with 2 expressions" in capsys.readouterr().out
 
 
 def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
     trees.write_cosod(tmp_path / "got")
     module = program("cosod")
-    monkeypatch.setattr(module, "SETS", dict.fromkeys(module.SETS, (2, 4)))
+    monkeypatch.setattr(module, "DATASETS", dict.fromkeys(module.DATASETS, (2, 4)))
     assert run(module, root, "--source", str(tmp_path / "got")) == 0
     for name in ("coca", "cosod3k"):
         records = DatasetCatalog.get(name)
