@@ -170,7 +170,10 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
 def test_grd_of_another_size_is_reported(tmp_path: Path, root: Path, capsys) -> None:
     trees.write_grd(tmp_path / "got")
     assert run(program("grd"), root, "--source", str(tmp_path / "got")) == 1
-    assert "PROBLEM  GRD, expressions of presence: 2 groups with 2 expressions" in capsys.readouterr().out
+    assert (
+        "PROBLEM  GRD, expressions of presence: 2 groups with 2 expressions"
+        in capsys.readouterr().out
+    )
 
 
 def test_cosod(tmp_path: Path, root: Path, monkeypatch) -> None:
