@@ -1,6 +1,6 @@
 """GRSer: the things that an expression describes across a group of images.
 
-Wu, Zhang, Xie, Liu, Zhou, "Advancing Referring Expression Segmentation Beyond Single Image", ICCV
+Wu, Zhang, Xie, Zhu, Zhao, "Advancing Referring Expression Segmentation Beyond Single Image", ICCV
 2023. Importing the package registers the architecture `GRSer`.
 """
 
