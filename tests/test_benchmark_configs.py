@@ -1,4 +1,4 @@
-"""Every published stage and evaluation: its data sets are known, its model builds and sees."""
+"""Published training stages and evaluations: registered data sets, models that build and run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from hipie.config import add_hipie_config
+from hipie import add_hipie_config
 from hipie.config.loading import check, keys, merge
 from hipie.data.datasets import register_public_datasets
 from tests import benchmark_trees as trees
@@ -66,7 +66,7 @@ def read(path: Path, *options: str) -> object:
 
 def reduced_options(text: Path) -> list[str]:
     pairs = {**REDUCED, "MODEL.HIPIE.TEXT.SOURCE": str(text)}
-    return [str(word) for pair in pairs.items() for word in pair]
+    return [str(item) for pair in pairs.items() for item in pair]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,13 +74,13 @@ def _registered():
     register_public_datasets()
 
 
-def test_there_are_as_many_as_published_and_part_pq():
+def test_the_number_of_configurations():
     assert len(EVALUATIONS) == 2 * (8 + 1)
     assert len(STAGES) == 2 * 4
 
 
 @pytest.mark.parametrize("path", [*STAGES, *EVALUATIONS], ids=by_name)
-def test_names_are_registered_and_files_are_short(path):
+def test_data_sets_are_registered_and_files_are_short(path):
     cfg = read(path)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         assert name in DatasetCatalog, name
@@ -88,25 +88,24 @@ def test_names_are_registered_and_files_are_short(path):
     assert len(path.read_text().splitlines()) < 60
     published = read(ROOT / "configs/universal/hipie_r50.yaml")
     for key in ("THINGS.NUM_QUERIES", "STUFF.NUM_QUERIES", "OBJECT_MASK_THRESHOLD"):
-        values = [dict_of(one)[f"MODEL.HIPIE.{key}"] for one in (cfg, published)]
-        assert values[0] == values[1]
+        assert dict_of(cfg)[f"MODEL.HIPIE.{key}"] == dict_of(published)[f"MODEL.HIPIE.{key}"]
 
 
 def dict_of(cfg) -> dict:
     """Every value of a configuration by its full name."""
-    found = {}
+    values = {}
     for key in keys(cfg):
         node = cfg
         for name in key.split("."):
             node = node[name]
-        found[key] = node
-    return found
+        values[key] = node
+    return values
 
 
 @pytest.mark.parametrize(
     "path", [p for p in (*STAGES, *EVALUATIONS) if "vit_h" in p.name], ids=by_name
 )
-def test_the_twins_differ_in_the_backbone_only(path):
+def test_r50_and_vit_h_differ_in_the_backbone_only(path):
     twin = path.with_name(path.name.replace("vit_h", "r50"))
     large, small = dict_of(read(path)), dict_of(read(twin))
     differing = {key for key in large if large[key] != small[key]}
@@ -130,9 +129,9 @@ def test_the_stages_are_the_published_recipe():
         (32, (55100, 84000), 91990),
         (32, (50000, 72000), 91990),
     ]
-    for one in solver.values():
-        assert (one.BASE_LR, one.WEIGHT_DECAY, one.WARMUP_ITERS) == (1e-4, 0.01, 2000)
-        assert (one.WARMUP_FACTOR, one.MAX_GRAD_NORM) == (0, 0.1)
+    for stage in solver.values():
+        assert (stage.BASE_LR, stage.WEIGHT_DECAY, stage.WARMUP_ITERS) == (1e-4, 0.01, 2000)
+        assert (stage.WARMUP_FACTOR, stage.MAX_GRAD_NORM) == (0, 0.1)
     assert stages["parts"].DATALOADER.DATASET_RATIO == (3.0, 1.0, 1.0)
     assert stages["parts"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE
     assert not stages["joint"].MODEL.HIPIE.LOSS.PROPAGATE_PART_TO_WHOLE
@@ -146,30 +145,30 @@ def test_the_stages_are_the_published_recipe():
 
 
 @pytest.mark.parametrize("path", [*STAGES, *EVALUATIONS], ids=by_name)
-def test_a_reduced_model_sees_an_image(path, tiny_text):
+def test_a_reduced_model_predicts(path, tiny_text):
     cfg = read(path, *reduced_options(tiny_text))
     model = build_model(cfg).eval()
     item = {"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 32, "width": 48}
     tests = cfg.DATASETS.TEST
     if not tests or MetadataCatalog.get(tests[0]).evaluator_type == "refer":
         item["expressions"] = ["the dog", "the second cat from the left"]
-        (found,) = model([item])
-        assert len(found["referring"]) == 2
-        assert all(one.pred_masks.shape == (1, 32, 48) for one in found["referring"])
+        (result,) = model([item])
+        assert len(result["referring"]) == 2
+        assert all(r.pred_masks.shape == (1, 32, 48) for r in result["referring"])
         return
-    (found,) = model([item])
+    (result,) = model([item])
     vocabulary = MetadataCatalog.get(tests[0]).vocabulary
-    assert found["sem_seg"].shape == (len(vocabulary), 32, 48)
-    assert found["sem_seg"].isfinite().all()
-    assert found["panoptic_seg"][0].shape == (32, 48)
-    assert ("part_seg" in found) == ("part_pq" in path.name)
+    assert result["sem_seg"].shape == (len(vocabulary), 32, 48)
+    assert result["sem_seg"].isfinite().all()
+    assert result["panoptic_seg"][0].shape == (32, 48)
+    assert ("part_seg" in result) == ("part_pq" in path.name)
     if cfg.MODEL.HIPIE.TEST.INSTANCE_ON:
-        classes = found["instances"].pred_classes
+        classes = result["instances"].pred_classes
         assert not len(classes) or int(classes.max()) < len(vocabulary)
 
 
 def write_trees(root: Path, names: tuple[str, ...]) -> None:
-    """Whatever a configuration is judged on."""
+    """Write trees of the data sets that a configuration evaluates on."""
     trees.coco(root)
     trees.ade20k(root)
     trees.pascal(root)
@@ -213,7 +212,7 @@ def test_stages_train(path, tiny_text, tmp_path, monkeypatch):
     trees.refcoco(root, "refcoco-mixed", "train")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     output = tmp_path / "output"
-    options = [str(word) for pair in TRAINING.items() for word in pair]
+    options = [str(item) for pair in TRAINING.items() for item in pair]
     done = train_net("--config-file", path, *reduced_options(tiny_text), *options, output=output)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (output / "model_final.pth").is_file()
@@ -258,14 +257,14 @@ QUICK = (
         for path in EVALUATIONS
     ],
 )
-def test_evaluation_runs_to_the_table(path, tiny_text, tmp_path, monkeypatch):
+def test_evaluations_write_results(path, tiny_text, tmp_path, monkeypatch):
     write_trees(tmp_path / "sets", read(path).DATASETS.TEST)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
     output = tmp_path / "output"
     options = ["--eval-only", *reduced_options(tiny_text)]
     done = train_net("--config-file", path, *options, output=output)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    found = json.loads((output / "results.json").read_text())
+    result = json.loads((output / "results.json").read_text())
     kind = path.stem.removeprefix("hipie_r50_").removeprefix("hipie_vit_h_")
     for task, score in SCORES[kind].items():
-        assert score in found[task], (task, list(found))
+        assert score in result[task], (task, list(result))

@@ -38,9 +38,9 @@ class Draw:
 class BatchSampler:
     """Sampler of batches with one data set (so one task) and, if possible, one orientation.
 
-    Iterations are divided into blocks; a block contains every data set in proportion to its ratio, in
-    random order. Each data set is iterated in passes; a pass contains every item once, except that
-    the last batch of an orientation is filled up with its first items.
+    Iterations are divided into blocks; a block contains every data set in proportion to its ratio,
+    in random order. Each data set is iterated in passes; a pass contains every item once, except
+    that the last batch of an orientation is filled up with its first items.
 
     Args:
         is_wide: for every data set, whether each item is wider than high.
