@@ -13,6 +13,8 @@ from detectron2.modeling import build_model
 from hipie import model_zoo
 from hipie.checkpoint.converters.conversion import convert_state
 from hipie.modeling.meta_arch.hipie import HIPIE
+from hipie.modeling.transformer_decoder import maskdino_decoder, thing_decoder
+from hipie.modeling.transformer_decoder.proposals import topk_tokens
 from tests.published import Case, deterministic_weights, fixed_uniform, official_shapes
 
 FEATURES = 2e-4
@@ -121,19 +123,36 @@ def test_results_equal_the_published_ones(name: str, published_model) -> None:
     ] == [{key: segment[key] for key in ("id", "isthing", "category_id")} for segment in expected]
 
 
-@pytest.mark.parametrize(("name", "share"), [("names12", 0.98), ("names133", 0.85)])
-def test_bfloat16_keeps_the_panoptic_map(name: str, share: float, published_model) -> None:
-    """Rounding may reorder proposals, whose rank decides the learned query.
+@pytest.mark.parametrize("name", ["names12", "names133"])
+def test_bfloat16_keeps_the_panoptic_map(name: str, published_model, monkeypatch) -> None:
+    """With the proposals of float32, bfloat16 gives nearly the same segments and classes.
 
-    Random weights have proposals with nearly equal scores; trained ones hardly do.
+    Random weights have proposals with nearly equal scores. Which of them rounding prefers depends
+    on the processor, and the learned query depends on the rank, so the selection is replayed.
     """
     case = Case(name)
     model = prepared(case, published_model)
+    selected: list[torch.Tensor] = []
+
+    def record(scores: torch.Tensor, count: int) -> torch.Tensor:
+        selected.append(topk_tokens(scores, count))
+        return selected[-1]
+
+    def replay(scores: torch.Tensor, count: int) -> torch.Tensor:
+        return selected.pop(0)
+
+    def select_by(function) -> None:
+        monkeypatch.setattr(thing_decoder, "topk_tokens", function)
+        monkeypatch.setattr(maskdino_decoder, "topk_tokens", function)
+
     with torch.no_grad():
+        select_by(record)
         (exact,) = model(case.inputs())
+        assert len(selected) == 2
+        select_by(replay)
         with torch.autocast("cpu", torch.bfloat16):
             (coarse,) = model(case.inputs())
-    assert segment_agreement(exact, coarse) >= share
+    assert segment_agreement(exact, coarse) >= 0.95
     labels = [result["sem_seg"].argmax(0) for result in (exact, coarse)]
     assert (labels[0] == labels[1]).float().mean() >= 0.9
 
