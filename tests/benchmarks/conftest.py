@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def tiny_program(tiny_cfg, tiny_options, tmp_path):
-    """Words of a command line that ask a tiny model with random weights about tiny pages."""
+    """Command-line arguments for a tiny model with random weights on tiny pages."""
     weights = tmp_path / "tiny.pth"
     torch.save({"model": build_model(tiny_cfg).state_dict()}, weights)
     output = tmp_path / "found"

@@ -180,8 +180,9 @@ class GroupTestMapper:
 
     def _read(self, record: dict[str, Any]) -> dict[str, Any]:
         image, config = read_record_image(record), self.image_config
+        height, width = image.shape[:2]
         resize = resize_transform(
-            *image.shape[:2], config.min_sizes[0], config.max_size, config.square
+            height, width, config.min_sizes[0], config.max_size, config.square
         )
         return {
             **{key: record[key] for key in RECORD_KEYS},

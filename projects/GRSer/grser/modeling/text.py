@@ -55,7 +55,8 @@ class ExpressionEncoder(BertTextEncoder):
         """
         if max_tokens < NUM_MARKERS + 1:
             raise ValueError(
-                f"MODEL.GRSER.TEXT.MAX_TOKENS is {max_tokens}; two markers and a word are 3"
+                f"MODEL.GRSER.TEXT.MAX_TOKENS must be at least {NUM_MARKERS + 1} (two markers and "
+                f"a token), and is {max_tokens}"
             )
         encoder = cls.from_source(source, frozen=frozen)
         prefix_tokens = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])

@@ -106,7 +106,8 @@ class Interactor(nn.Module):
             capture.record(f"spm_c{index}", level)
         patches = encoder.patch_embed(images)
         capture.record("patch_embed", patches)
-        geometry = self._geometry(*images.shape[-2:], images.device)
+        height, width = images.shape[-2:]
+        geometry = self._geometry(height, width, images.device)
         patches = add_position_embedding(encoder, patches).flatten(1, 2)
         maps = torch.cat(levels, dim=1)
         context = self.context.weight.expand(len(text), -1, -1)
