@@ -80,11 +80,11 @@ def check_size(size: InferenceSize, device: torch.device) -> None:
     if needed <= free:
         return
     shrink = (free / needed) ** 0.5
-    fitting = f"{max(int(height * shrink), 1)} x {max(int(width * shrink), 1)}"
+    fitting_size = f"{max(int(height * shrink), 1)} x {max(int(width * shrink), 1)}"
     images = f"{size.num_images} images" if size.num_images > 1 else "an image"
     raise ImageTooLargeError(
         f"{images} of {height} x {width} pixels and {size.num_classes} classes would need about "
-        f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {fitting} pixels would fit"
+        f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {fitting_size} pixels would fit"
     )
 
 

@@ -235,16 +235,20 @@ class Segmentation:
         Raises:
             ValueError: for a label without a category id.
         """
-        chosen = [segment for segment in self.segments if segment.kind != "stuff" and segment.area]
+        segments = [
+            segment for segment in self.segments if segment.kind != "stuff" and segment.area
+        ]
         instances = Instances(self.image.shape[:2])
-        masks = [torch.from_numpy(segment.mask) for segment in chosen]
+        masks = [torch.from_numpy(segment.mask) for segment in segments]
         empty = torch.zeros((0, *self.image.shape[:2]), dtype=torch.bool)
         instances.pred_masks = torch.stack(masks) if masks else empty
-        boxes = torch.tensor([segment.box for segment in chosen], dtype=torch.float32)
+        boxes = torch.tensor([segment.box for segment in segments], dtype=torch.float32)
         instances.pred_boxes = Boxes(boxes.reshape(-1, 4))
-        instances.scores = torch.tensor([segment.score for segment in chosen], dtype=torch.float32)
+        instances.scores = torch.tensor(
+            [segment.score for segment in segments], dtype=torch.float32
+        )
         ids = self._category_ids(category_ids)
-        classes = [_category_id(segment.label, ids) for segment in chosen]
+        classes = [_category_id(segment.label, ids) for segment in segments]
         instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
         return instances
 
@@ -286,9 +290,9 @@ class Segmentation:
         ]
         return torch.from_numpy(panoptic), infos
 
-    def _category_ids(self, given: Mapping[str, int] | None) -> Mapping[str, int]:
-        if given is not None:
-            return given
+    def _category_ids(self, category_ids: Mapping[str, int] | None) -> Mapping[str, int]:
+        if category_ids is not None:
+            return category_ids
         return {name: position for position, name in enumerate(self.class_names)}
 
 

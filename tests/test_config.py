@@ -69,8 +69,8 @@ def test_options_follow_the_file(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["SOLVER.MAX_ITR", "3"], r"no key SOLVER\.MAX_ITR; near ones are SOLVER\.MAX_ITER"),
-        (["NUM_QUERIES", "3"], r"no key NUM_QUERIES; near ones are MODEL\.\S+NUM_QUERIES"),
+        (["SOLVER.MAX_ITR", "3"], r"no key SOLVER\.MAX_ITR; similar names are SOLVER\.MAX_ITER"),
+        (["NUM_QUERIES", "3"], r"no key NUM_QUERIES; similar names are MODEL\.\S+NUM_QUERIES"),
         (["SOLVER.MAX_ITER.X", "3"], r"no key SOLVER\.MAX_ITER\.X"),
         (["SOLVER", "3"], "no key SOLVER"),
         (["SOLVER.MAX_ITER", "abc"], r"SOLVER\.MAX_ITER cannot be 'abc': it is of type int"),
@@ -88,7 +88,10 @@ def test_invalid_options_are_named(cfg, options, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("MODEL:\n  HIPIE:\n    WIDHT: 3\n", r"MODEL\.HIPIE\.WIDHT; near ones are MODEL\.HIPIE\."),
+        (
+            "MODEL:\n  HIPIE:\n    WIDHT: 3\n",
+            r"MODEL\.HIPIE\.WIDHT; similar names are MODEL\.HIPIE\.",
+        ),
         ("SOLVER:\n  MAX_ITER: many\n", r"SOLVER\.MAX_ITER"),
         ("SOLVER: [\n", "is not YAML"),
         ("- a\n- b\n", r"bad\.yaml: "),

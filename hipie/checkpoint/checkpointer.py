@@ -99,9 +99,9 @@ class Checkpointer(DetectionCheckpointer):
 
     def _aligned(self, state: dict[str, Tensor], author: str | None) -> dict[str, Tensor]:
         """Rename the tensors of a backbone's file by Detectron2's heuristics."""
-        own = self.model.state_dict()
+        model_state = self.model.state_dict()
         aligned: dict[str, Tensor] = align_and_update_state_dicts(
-            own, state, c2_conversion=author == "Caffe2"
+            model_state, state, c2_conversion=author == "Caffe2"
         )
         return aligned
 

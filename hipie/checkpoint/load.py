@@ -90,26 +90,28 @@ def load_state(
         CheckpointError: see `load_weights`.
     """
     converted = convert_state(strip_module_prefix(state), checkpoint_converters(model))
-    own = model.state_dict()
-    unexpected = [name for name in converted.state if name not in own]
+    model_state = model.state_dict()
+    unexpected = [name for name in converted.state if name not in model_state]
     mismatched = [
         name
         for name, value in converted.state.items()
-        if name in own and value.shape != own[name].shape
+        if name in model_state and value.shape != model_state[name].shape
     ]
-    misfits = {*unexpected, *mismatched}
-    fitting = {name: value for name, value in converted.state.items() if name not in misfits}
+    rejected = {*unexpected, *mismatched}
+    loadable = {name: value for name, value in converted.state.items() if name not in rejected}
     strict = not in_part and converted.complete
-    too_many = strict and len(misfits) > MAX_MISFIT_SHARE * len(converted.state)
-    if not fitting or (too_many and len(fitting) < (1 - MAX_MISFIT_SHARE) * len(own)):
-        raise CheckpointError(_other_model_message(origin, model, converted.state, own, misfits))
-    model.load_state_dict(fitting, strict=False)
+    too_many = strict and len(rejected) > MAX_MISFIT_SHARE * len(converted.state)
+    if not loadable or (too_many and len(loadable) < (1 - MAX_MISFIT_SHARE) * len(model_state)):
+        raise CheckpointError(
+            _other_model_message(origin, model, converted.state, model_state, rejected)
+        )
+    model.load_state_dict(loadable, strict=False)
     return LoadReport(
-        tuple(_missing(model, own, fitting)),
+        tuple(_missing(model, model_state, loadable)),
         tuple(unexpected),
         tuple(mismatched),
         converted.dropped,
-        len(fitting),
+        len(loadable),
     )
 
 
@@ -130,12 +132,15 @@ def load_exact_weights(model: nn.Module, path: str | Path, model_name: str) -> N
 
 
 def check_exact_state(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path, model_name: str
+    model_state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    model_name: str,
 ) -> None:
     """Check that two state dicts have the same names and shapes.
 
     Args:
-        own: state dict of the model.
+        model_state: state dict of the model.
         state: state dict of the file.
         path: of the file, used in error messages.
         model_name: likewise.
@@ -143,15 +148,15 @@ def check_exact_state(
     Raises:
         CheckpointError: naming the first tensor that differs.
     """
-    for name in sorted(own.keys() | state.keys()):
+    for name in sorted(model_state.keys() | state.keys()):
         if name not in state:
             raise CheckpointError(f'{path} has no "{name}", so it is not a {model_name}')
-        if name not in own:
+        if name not in model_state:
             raise CheckpointError(f'{path} has a "{name}", so it is not a {model_name}')
-        if state[name].shape != own[name].shape:
+        if state[name].shape != model_state[name].shape:
             raise CheckpointError(
                 f'{path}: "{name}" is {tuple(state[name].shape)} in the file and '
-                f"{tuple(own[name].shape)} in a {model_name}"
+                f"{tuple(model_state[name].shape)} in a {model_name}"
             )
 
 
@@ -162,16 +167,18 @@ def storage_key(value: Tensor) -> tuple[object, ...]:
     return (value.device, value.data_ptr(), value.shape, value.stride())
 
 
-def _missing(model: nn.Module, own: dict[str, Tensor], fitting: Iterable[str]) -> list[str]:
+def _missing(
+    model: nn.Module, model_state: dict[str, Tensor], loadable: Iterable[str]
+) -> list[str]:
     """Names that neither the file, nor another name of the same tensor, nor a package provides."""
     external = external_weight_prefixes(model)
     names_of = defaultdict(set)
-    for name, value in own.items():
+    for name, value in model_state.items():
         names_of[storage_key(value)].add(name)
-    loaded = set(fitting)
+    loaded = set(loadable)
     return [
         name
-        for name, value in own.items()
+        for name, value in model_state.items()
         if not loaded & {name, *names_of[storage_key(value)]} and not name.startswith(external)
     ]
 
@@ -180,25 +187,27 @@ def _other_model_message(
     origin: str,
     model: nn.Module,
     state: dict[str, Tensor],
-    own: dict[str, Tensor],
-    misfits: set[str],
+    model_state: dict[str, Tensor],
+    rejected: set[str],
 ) -> str:
     kind = type(model).__name__
-    name = next((name for name in state if name in misfits), "")
+    name = next((name for name in state if name in rejected), "")
     if not name:
         return f"{origin}: none of its tensors is for this {kind}"
-    file_backbone, own_backbone = _backbone_kind(state), _backbone_kind(own)
-    if file_backbone and own_backbone and file_backbone != own_backbone:
+    file_backbone, model_backbone = _backbone_kind(state), _backbone_kind(model_state)
+    if file_backbone and model_backbone and file_backbone != model_backbone:
         return (
             f"{origin}: these are weights of a model with {file_backbone} as backbone, and this "
-            f"{kind} has {own_backbone}; the configuration must name the same"
+            f"{kind} has {model_backbone}; the configuration must name the same"
         )
     reason = "the model has no such tensor"
-    if name in own:
-        reason = f"it is {_shape(state[name])} in the file and {_shape(own[name])} in the model"
+    if name in model_state:
+        reason = (
+            f"it is {_shape(state[name])} in the file and {_shape(model_state[name])} in the model"
+        )
     return (
         f"{origin}: these are weights of another model than this {kind}: "
-        f'{len(misfits)} of {len(state)} tensors do not fit, the first is "{name}" ({reason})'
+        f'{len(rejected)} of {len(state)} tensors do not fit, the first is "{name}" ({reason})'
     )
 
 

@@ -10,8 +10,8 @@ from hipie.cli import train
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate a model on the test sets of its configuration; see `hipie.cli.train.main`."""
-    given = sys.argv[1:] if arguments is None else arguments
-    return train.main(["--eval-only", *given], program="hipie eval")
+    options = sys.argv[1:] if arguments is None else arguments
+    return train.main(["--eval-only", *options], program="hipie eval")
 
 
 if __name__ == "__main__":

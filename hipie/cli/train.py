@@ -120,8 +120,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     for name in ("hipie", *project_names()):
-        own = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-        for handler in own.handlers:
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        for handler in logger.handlers:
             # Tracebacks are logged at debug level: in log.txt, not on the screen.
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setLevel(logging.INFO)

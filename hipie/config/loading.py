@@ -64,10 +64,10 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
         _merge_file(cfg, str(file))
     if len(options) % 2:
         raise ConfigError(f"{options[-1]} has no value: options are KEY VALUE pairs")
-    known = set(keys(cfg))
+    known_keys = set(keys(cfg))
     for key, value in zip(options[::2], options[1::2], strict=True):
-        if key not in known:
-            raise ConfigError(_unknown(key, known))
+        if key not in known_keys:
+            raise ConfigError(_unknown(key, known_keys))
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError, SyntaxError) as error:
@@ -140,12 +140,12 @@ def _merge_file(cfg: CfgNode, file: str) -> None:
         raise ConfigError(f"{error.filename or file} cannot be read: {reason}") from error
 
 
-def _unknown(key: str, known: set[str]) -> str:
-    ends = {name.rpartition(".")[2]: name for name in sorted(known)}
-    near = difflib.get_close_matches(key, known, 2, 0.7) or [
+def _unknown(key: str, known_keys: set[str]) -> str:
+    ends = {name.rpartition(".")[2]: name for name in sorted(known_keys)}
+    suggestions = difflib.get_close_matches(key, known_keys, 2, 0.7) or [
         ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], ends, 2, 0.7)
     ]
-    hint = f"; near ones are {', '.join(near)}" if near else ""
+    hint = f"; similar names are {', '.join(suggestions)}" if suggestions else ""
     return f"there is no key {key}{hint}{broken_projects()}"
 
 

@@ -90,12 +90,12 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         training: whether annotations are needed.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    own = metadata.get("vocabulary")
+    dataset_vocabulary = metadata.get("vocabulary")
     records = [
-        _completed(record, first_id=0 if own else 1)
+        _completed(record, first_id=0 if dataset_vocabulary else 1)
         for record in _records(cfg, dataset_name, training)
     ]
-    vocabulary = own or Vocabulary.from_metadata(metadata)
+    vocabulary = dataset_vocabulary or Vocabulary.from_metadata(metadata)
     if not training:
         return MappedDataset(
             records, UniversalDatasetMapper(vocabulary, **_image_options(cfg, training))
@@ -245,10 +245,10 @@ def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:
     if not training:
         return records
     no_target = cfg.INPUT.GENERALIZED_EXPRESSIONS
-    kept = [record for record in records if _has_objects(record, no_target)]
-    if not kept:
+    non_empty = [record for record in records if _has_objects(record, no_target)]
+    if not non_empty:
         raise ValueError(f"no image of the data set {dataset_name} has an object to learn from")
-    return kept
+    return non_empty
 
 
 def _has_objects(record: Record, no_target: bool) -> bool:

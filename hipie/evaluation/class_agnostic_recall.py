@@ -125,17 +125,17 @@ class ClassAgnosticRecall(DatasetEvaluator):
         return OrderedDict({self._result_name: scores})
 
 
-def wilson_interval(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Compute Wilson's score interval of a proportion, 0..1 (Wilson, JASA 1927).
 
     Args:
-        hits: successes.
-        trials: of them; without any the interval is (0, 1).
+        successes: number of successful trials.
+        trials: number of trials; without any the interval is (0, 1).
         z: quantile of the normal distribution; by default for 95 %.
     """
     if trials == 0:
         return 0.0, 1.0
-    share = hits / trials
+    share = successes / trials
     margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     centre, scale = share + z * z / (2 * trials), 1 + z * z / trials
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)

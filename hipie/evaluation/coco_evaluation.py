@@ -112,18 +112,20 @@ class FilteredCOCOEvaluator(COCOInstanceEvaluator):
     ) -> None:
         records = DatasetCatalog.get(dataset_name)
         super().__init__(dataset_name, output_folder, faster=faster)
-        kept = {a["id"]: (a, record) for record in records for a in record["annotations"]}
+        kept_annotations = {
+            a["id"]: (a, record) for record in records for a in record["annotations"]
+        }
         content = self._coco_api.dataset
         completed = [
-            _complete_annotation(annotation, *kept[annotation["id"]])
+            _complete_annotation(annotation, *kept_annotations[annotation["id"]])
             for annotation in content["annotations"]
-            if annotation["id"] in kept
+            if annotation["id"] in kept_annotations
         ]
         content["annotations"] = [{**a, "id": number} for number, a in enumerate(completed, 1)]
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
         self._metadata = self._metadata_of_file()
-        has_masks = all("segmentation" in annotation for annotation, _ in kept.values())
+        has_masks = all("segmentation" in annotation for annotation, _ in kept_annotations.values())
         self._tasks = ("bbox", "segm") if has_masks else ("bbox",)
 
     def _metadata_of_file(self) -> Metadata:
@@ -164,19 +166,23 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
 
 
 def _complete_annotation(
-    annotation: dict[str, Any], kept: dict[str, Any], record: dict[str, Any]
+    annotation: dict[str, Any], kept_annotation: dict[str, Any], record: dict[str, Any]
 ) -> dict[str, Any]:
     """Return a file's annotation with the box and mask that the reader kept, and an area."""
-    completed = {**annotation, "bbox": kept["bbox"], "iscrowd": kept["iscrowd"]}
-    if "segmentation" in kept:
-        completed["segmentation"] = kept["segmentation"]
+    completed = {
+        **annotation,
+        "bbox": kept_annotation["bbox"],
+        "iscrowd": kept_annotation["iscrowd"],
+    }
+    if "segmentation" in kept_annotation:
+        completed["segmentation"] = kept_annotation["segmentation"]
     if "area" not in completed:
-        completed["area"] = _annotation_area(kept, record)
+        completed["area"] = _annotation_area(kept_annotation, record)
     return completed
 
 
-def _annotation_area(kept: dict[str, Any], record: dict[str, Any]) -> float:
-    if "segmentation" not in kept:
-        return float(kept["bbox"][2] * kept["bbox"][3])
-    mask = decode_mask(kept["segmentation"], record["height"], record["width"])
+def _annotation_area(kept_annotation: dict[str, Any], record: dict[str, Any]) -> float:
+    if "segmentation" not in kept_annotation:
+        return float(kept_annotation["bbox"][2] * kept_annotation["bbox"][3])
+    mask = decode_mask(kept_annotation["segmentation"], record["height"], record["width"])
     return float(mask.sum())

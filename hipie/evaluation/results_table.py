@@ -97,14 +97,14 @@ class ResultsTable:
 def _average(name: str, collection: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     task, metric = COLLECTION_METRICS[collection]
     values = [float(row["metrics"].get(metric, math.nan)) for row in rows]
-    known = [value for value in values if not math.isnan(value)]
+    valid_values = [value for value in values if not math.isnan(value)]
     return {
         "dataset": f"{name} ({len(rows)} sets)",
         "task": task,
         "protocol": f"{PROTOCOLS[task]}; mean over sets",
         "metrics": {
             f"mean {metric}": nanmean(values),
-            f"median {metric}": statistics.median(known) if known else math.nan,
+            f"median {metric}": statistics.median(valid_values) if valid_values else math.nan,
             "sets": len(rows),
         },
     }

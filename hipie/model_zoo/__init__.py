@@ -71,13 +71,15 @@ def get_config_file(name: str) -> Path:
     files = _config_files()
     if requested in files:
         return files[requested]
-    matches = sorted(known for known, file in files.items() if file.name == requested)
+    matches = sorted(config_name for config_name, file in files.items() if file.name == requested)
     if len(matches) == 1:
         return files[matches[0]]
     if matches:
         raise ValueError(f'the configuration "{name}" can be {" or ".join(matches)}')
-    near = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
-    raise ValueError(f'there is no configuration "{name}"; near ones are {", ".join(near)}')
+    suggestions = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
+    raise ValueError(
+        f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'
+    )
 
 
 def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = ()) -> CfgNode:

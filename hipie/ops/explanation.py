@@ -74,15 +74,18 @@ def explain(
             check_levels(value, spatial_shapes, level_start_index)
         except ValueError as error:
             refused = str(error)
-    reasons = {_cpu_name(): _why_not_cpu(device), "native CUDA kernel": _why_not_cuda(device)}
-    able = [name for name, reason in reasons.items() if reason is None]
-    chosen = able[0] if able else PLAIN
+    reasons = {
+        _cpu_name(): _cpu_unavailable_reason(device),
+        "native CUDA kernel": _cuda_unavailable_reason(device),
+    }
+    usable = [name for name, reason in reasons.items() if reason is None]
+    implementation = usable[0] if usable else PLAIN
     rejected = {name: reason for name, reason in reasons.items() if reason is not None}
-    if able:
+    if usable:
         rejected[PLAIN] = "there is a kernel"
     broken = {"cpu": cpu_problem, "cuda": cuda_problem}.get(device)
     return Explanation(
-        implementation=None if refused else chosen,
+        implementation=None if refused else implementation,
         refused=refused,
         rejected=rejected,
         versions=versions(),
@@ -96,11 +99,11 @@ def _cpu_name() -> str:
     return f"native CPU kernel ({torch.ops.hipie.cpu_instruction_set()})"
 
 
-def _why_not_cpu(device: str) -> str | None:
+def _cpu_unavailable_reason(device: str) -> str | None:
     return cpu_problem if device == "cpu" else f"the tensors are on {device}"
 
 
-def _why_not_cuda(device: str) -> str | None:
+def _cuda_unavailable_reason(device: str) -> str | None:
     return cuda_problem if device == "cuda" else f"the tensors are on {device}"
 
 

@@ -71,10 +71,10 @@ class ClassRequest:
         vocabulary = Vocabulary.from_names(things=[*things, *added], stuff=stuff)
         if not parts:
             return cls(vocabulary)
-        kept: list[VocabularyClass] = [c for c in vocabulary.classes if c.name not in wholes]
+        own_classes: list[VocabularyClass] = [c for c in vocabulary.classes if c.name not in wholes]
         if any(parts.values()):
-            kept += Vocabulary.from_names(parts=parts).classes
-        return cls(vocabulary, Vocabulary(tuple(kept)), wholes)
+            own_classes += Vocabulary.from_names(parts=parts).classes
+        return cls(vocabulary, Vocabulary(tuple(own_classes)), wholes)
 
 
 @register_task_predictor("universal")
@@ -284,12 +284,12 @@ def refine_parts_of(
         replace(part, mask=mask & whole.mask if consistent else mask)
         for (whole, part), mask in zip(pairs, refined, strict=True)
     )
-    kept = [
+    kept_parts = [
         [part for part in (next(parts) for _ in whole.parts) if part.mask.any()] for whole in wholes
     ]
-    flat = [part for of_whole in kept for part in of_whole]
+    flat = [part for of_whole in kept_parts for part in of_whole]
     deeper = iter(refine_parts_of(sam_image, flat, consistent))
     return [
         replace(whole, parts=tuple(next(deeper) for _ in of_whole))
-        for whole, of_whole in zip(wholes, kept, strict=True)
+        for whole, of_whole in zip(wholes, kept_parts, strict=True)
     ]

@@ -76,7 +76,7 @@ def load_classes(name: str) -> ClassTable:
     tables = _tables()
     if name not in tables:
         similar = difflib.get_close_matches(name, tables, 3, 0.5)
-        hint = f"; near ones are {', '.join(similar)}" if similar else ""
+        hint = f"; similar names are {', '.join(similar)}" if similar else ""
         raise ValueError(f'there is no vocabulary "{name}"{hint}')
     return tables[name]
 

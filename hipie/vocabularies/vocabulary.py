@@ -158,9 +158,9 @@ class Vocabulary:
         Raises:
             VocabularyError: if there is no class, or a name occurs twice or has no letter or digit.
         """
-        for given in (things, stuff):
-            if isinstance(given, str):
-                raise VocabularyError(f'class names must be a list, not the one string "{given}"')
+        for class_names in (things, stuff):
+            if isinstance(class_names, str):
+                raise VocabularyError(f'class names must be a list, not the string "{class_names}"')
         classes = [_named(name, "thing") for name in things]
         classes += [_named(name, "stuff") for name in stuff]
         return cls((*classes, *_part_classes(parts or {})))
@@ -225,7 +225,7 @@ def _part_classes(parts: Parts) -> list[VocabularyClass]:
     for whole, names in pending:
         if isinstance(names, str):
             raise VocabularyError(
-                f'the parts of "{whole}" must be a list, not the one string "{names}"'
+                f'the parts of "{whole}" must be a list, not the string "{names}"'
             )
         root = roots.get(whole, whole)
         for name in names:
@@ -260,8 +260,8 @@ def _is_thing(
 
 def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
     """Class of a name or a (name, synonym, ...) sequence, prefixed by its whole if it has one."""
-    given: Any = name
-    first, *synonyms = list(given) or [""] if isinstance(given, list | tuple) else [given]
+    names: Any = name
+    first, *synonyms = list(names) or [""] if isinstance(names, list | tuple) else [names]
     if whole is not None and any(character.isalnum() for character in str(first)):
         first = f"{whole} {first}"
         synonyms = [f"{whole} {synonym}" for synonym in synonyms]

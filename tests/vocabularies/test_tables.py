@@ -190,5 +190,7 @@ def test_every_class_has_word_caption_length(name, tokenizer):
 
 
 def test_unknown_name_suggests_similar_ones():
-    with pytest.raises(ValueError, match=r'no vocabulary "coco_panoptik"; near ones are coco_pano'):
+    with pytest.raises(
+        ValueError, match=r'no vocabulary "coco_panoptik"; similar names are coco_pano'
+    ):
         load_vocabulary("coco_panoptik")

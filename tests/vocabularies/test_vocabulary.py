@@ -73,7 +73,7 @@ def test_duplicate_names_are_rejected(pair: tuple[str, str]) -> None:
 
 
 def test_wrong_types_are_rejected() -> None:
-    with pytest.raises(VocabularyError, match='the one string "dog"'):
+    with pytest.raises(VocabularyError, match='the string "dog"'):
         Vocabulary.from_names("dog")
     with pytest.raises(VocabularyError, match='parts of "dog"'):
         Vocabulary.from_names(parts={"dog": "head"})

@@ -36,11 +36,11 @@ def panoptic_masks(
     Returns:
         (bool [N, h, w], classes int64 [N]).
     """
-    kept = [s for s in segments if not s.get("iscrowd", 0)]
+    non_crowd = [s for s in segments if not s.get("iscrowd", 0)]
     panoptic = transform.apply_segmentation(colours).astype(np.int32)
     ids = panoptic[:, :, 0] + 256 * panoptic[:, :, 1] + 65536 * panoptic[:, :, 2]
-    segment_ids = np.array([s["id"] for s in kept], dtype=np.int32)
-    classes = np.array([s["category_id"] for s in kept], dtype=np.int64)
+    segment_ids = np.array([s["id"] for s in non_crowd], dtype=np.int32)
+    classes = np.array([s["category_id"] for s in non_crowd], dtype=np.int64)
     return ids[None] == segment_ids[:, None, None], classes
 
 

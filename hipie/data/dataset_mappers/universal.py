@@ -135,8 +135,8 @@ class UniversalDatasetMapper:
     def _sample_objects(self, rng: np.random.Generator, instances: Instances) -> Instances:
         if not 0 < self.max_objects < len(instances):
             return instances
-        kept = rng.choice(len(instances), size=self.max_objects, replace=False)
-        return instances[np.sort(kept)]
+        sampled = rng.choice(len(instances), size=self.max_objects, replace=False)
+        return instances[np.sort(sampled)]
 
     def _caption_candidates(self, record: dict[str, Any], instances: Instances) -> list[int]:
         """Return the classes that may be added to the caption without an object of them."""
@@ -177,6 +177,6 @@ class UniversalDatasetMapper:
         positions = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
         positions[selected] = np.arange(len(selected))
         classes = positions[instances.gt_classes.numpy()]
-        kept = instances[np.flatnonzero(classes >= 0)]
-        kept.gt_classes = kept.gt_classes.new_tensor(classes[classes >= 0])
-        return vocabulary_subset(self.vocabulary, selected, flipped), kept
+        in_caption = instances[np.flatnonzero(classes >= 0)]
+        in_caption.gt_classes = in_caption.gt_classes.new_tensor(classes[classes >= 0])
+        return vocabulary_subset(self.vocabulary, selected, flipped), in_caption

@@ -201,8 +201,12 @@ def _coco_annotation(
     check_optional(where, annotation, {"iscrowd": FLAG})
     if "segmentation" not in annotation:
         raise DatasetError(f'{where} has no "segmentation"')
-    given = annotation["segmentation"]
-    segmentations = given if isinstance(given, list) and _is_rle_list(given) else [given]
+    segmentation = annotation["segmentation"]
+    segmentations = (
+        segmentation
+        if isinstance(segmentation, list) and _is_rle_list(segmentation)
+        else [segmentation]
+    )
     for segmentation in segmentations:
         check_segmentation(where, segmentation, height, width)
     rles = [to_rle(segmentation, height, width) for segmentation in segmentations]

@@ -86,19 +86,19 @@ def read_pascal_part(path: Path) -> NDArray[Any]:
     size = objects[0][1].shape
     labels = np.zeros(size, dtype=np.int32)
     for number, (class_id, mask, parts) in enumerate(objects, 1):
-        known = part_numbers().get(class_id)
-        if known is None:
+        numbers_by_part = part_numbers().get(class_id)
+        if numbers_by_part is None:
             raise DatasetError(
                 f"{path}: object {number} has the class {class_id}, which is not in 1 to 20"
             )
         uid = class_id * 1000 + number
         labels[_check_size(path, mask, size)] = uid
         for name, part_mask in parts:
-            if name not in known:
+            if name not in numbers_by_part:
                 raise DatasetError(
                     f'{path}: object {number} of class {class_id} has the unknown part "{name}"'
                 )
-            labels[_check_size(path, part_mask, size)] = uid * 100 + known[name]
+            labels[_check_size(path, part_mask, size)] = uid * 100 + numbers_by_part[name]
     return labels
 
 

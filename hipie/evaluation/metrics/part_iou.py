@@ -33,16 +33,16 @@ def confusion_matrix(predicted: NDArray[Any], truth: NDArray[Any], classes: int)
 
 def class_ious(matrix: NDArray[Any]) -> NDArray[Any]:
     """Compute the IoU, 0..1, of every class; NaN for classes without ground truth."""
-    hits = matrix.diagonal().astype(np.float64)
+    true_positives = matrix.diagonal().astype(np.float64)
     truth = matrix.sum(axis=1)
-    unions = truth + matrix.sum(axis=0) - hits
-    return np.divide(hits, unions, out=np.full(len(matrix), np.nan), where=truth > 0)
+    unions = truth + matrix.sum(axis=0) - true_positives
+    return np.divide(true_positives, unions, out=np.full(len(matrix), np.nan), where=truth > 0)
 
 
 def mean_iou(ious: NDArray[Any]) -> float:
     """Compute the mean, in percent, of the IoUs that are not NaN; NaN without such IoUs."""
-    known = ious[~np.isnan(ious)]
-    return 100.0 * float(known.mean()) if len(known) else float("nan")
+    valid_ious = ious[~np.isnan(ious)]
+    return 100.0 * float(valid_ious.mean()) if len(valid_ious) else float("nan")
 
 
 def group_confusion_matrix(matrix: NDArray[Any], groups: Sequence[int]) -> NDArray[Any]:

@@ -70,8 +70,8 @@ def count_image(
     Returns:
         One entry a class.
     """
-    known = [number for part_class in classes for number in part_class.numbers]
-    void = ~np.isin(truth.classes, known)
+    class_numbers = [number for part_class in classes for number in part_class.numbers]
+    void = ~np.isin(truth.classes, class_numbers)
     return [
         _count_class(truth, predictions.get(index, ()), part_class, void)
         for index, part_class in enumerate(classes)

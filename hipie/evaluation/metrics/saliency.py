@@ -89,28 +89,37 @@ def _count_at_adaptive_threshold(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Count true and false positives at twice the map's mean, int64 [1]."""
     positive = grey >= min(2 * grey.mean(), 1.0)
-    hits = np.count_nonzero(positive & mask)
-    return np.array([hits]), np.array([np.count_nonzero(positive) - hits])
+    true_positives = np.count_nonzero(positive & mask)
+    return np.array([true_positives]), np.array([np.count_nonzero(positive) - true_positives])
 
 
-def _f_scores(hits: NDArray[Any], false_hits: NDArray[Any], area: int) -> NDArray[Any]:
-    precision = hits / np.maximum(hits + false_hits, 1)
-    recall = hits / max(area, 1)
+def _f_scores(
+    true_positives: NDArray[Any], false_positives: NDArray[Any], area: int
+) -> NDArray[Any]:
+    precision = true_positives / np.maximum(true_positives + false_positives, 1)
+    recall = true_positives / max(area, 1)
     numerator = (1 + BETA_SQUARED) * precision * recall
     denominator = BETA_SQUARED * precision + recall
-    return np.divide(numerator, denominator, out=np.zeros(len(hits)), where=numerator > 0)
+    return np.divide(numerator, denominator, out=np.zeros(len(true_positives)), where=numerator > 0)
 
 
-def _e_scores(hits: NDArray[Any], false_hits: NDArray[Any], area: int, pixels: int) -> NDArray[Any]:
-    positive, normalizer = hits + false_hits, max(pixels - 1, 1)
+def _e_scores(
+    true_positives: NDArray[Any], false_positives: NDArray[Any], area: int, pixels: int
+) -> NDArray[Any]:
+    positive, normalizer = true_positives + false_positives, max(pixels - 1, 1)
     if area == 0:
         return np.asarray((pixels - positive) / normalizer)
     if area == pixels:
         return np.asarray(positive / normalizer)
-    missed = area - hits
+    false_negatives = area - true_positives
     # Number of pixels by (value of the thresholded map, value of the mask).
-    counts = {(1, 1): hits, (1, 0): false_hits, (0, 1): missed, (0, 0): pixels - positive - missed}
-    total = np.zeros(len(hits))
+    counts = {
+        (1, 1): true_positives,
+        (1, 0): false_positives,
+        (0, 1): false_negatives,
+        (0, 0): pixels - positive - false_negatives,
+    }
+    total = np.zeros(len(true_positives))
     for (map_value, mask_value), count in counts.items():
         map_bias, mask_bias = map_value - positive / pixels, mask_value - area / pixels
         alignment = 2 * map_bias * mask_bias / (map_bias**2 + mask_bias**2 + EPSILON)

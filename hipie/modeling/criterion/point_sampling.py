@@ -80,7 +80,7 @@ def uncertain_points(masks: Tensor, num_points: int) -> Tensor:
     candidates = torch.rand(len(masks), num_points * OVERSAMPLE_RATIO, 2, device=masks.device)
     num_uncertain = int(IMPORTANCE_RATIO * num_points)
     uncertainty = -point_sample(masks, candidates).abs()
-    chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
-    uncertain = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    selected = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
+    uncertain = candidates.gather(1, selected[:, :, None].expand(-1, -1, 2))
     random = torch.rand(len(masks), num_points - num_uncertain, 2, device=masks.device)
     return torch.cat([uncertain, random], dim=1)

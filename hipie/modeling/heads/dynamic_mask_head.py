@@ -91,9 +91,12 @@ class DynamicMaskHead(nn.Module):
         """
         if layer.mask_embeddings is None or layer.mask_centers is None:
             raise ValueError("dynamic masks need the mask embeddings and mask centres of a layer")
-        chosen = (image_index, query_index)
+        selected = (image_index, query_index)
         masks = self(
-            mask_features, layer.mask_embeddings[chosen], layer.mask_centers[chosen], image_index
+            mask_features,
+            layer.mask_embeddings[selected],
+            layer.mask_centers[selected],
+            image_index,
         )
         return masks if points is None else sample_at_points(masks, points)
 

@@ -41,8 +41,8 @@ class MaskEmbeddingHead:
         embeddings = layer.mask_embeddings[image_index[order], query_index[order]].split(counts)
         if points is None:
             masks = [
-                torch.einsum("nc,chw->nhw", chosen, features.to(chosen.dtype))
-                for chosen, features in zip(embeddings, mask_features, strict=True)
+                torch.einsum("nc,chw->nhw", image_embeddings, features.to(image_embeddings.dtype))
+                for image_embeddings, features in zip(embeddings, mask_features, strict=True)
             ]
             return torch.cat(masks)[order.argsort()]
         if len(order) == 0:
@@ -50,9 +50,9 @@ class MaskEmbeddingHead:
         # Half precision would move the points by fractions of a pixel.
         with torch.autocast(image_index.device.type, enabled=False):
             logits = [
-                chosen.float() @ sample_at_points(features.float(), points)
-                for chosen, features in zip(embeddings, mask_features, strict=True)
-                if len(chosen)
+                image_embeddings.float() @ sample_at_points(features.float(), points)
+                for image_embeddings, features in zip(embeddings, mask_features, strict=True)
+                if len(image_embeddings)
             ]
         return torch.cat(logits)[order.argsort()]
 

@@ -97,8 +97,8 @@ class HungarianMatcher:
                 point_targets=point_targets,
                 has_box=None if self.stuff_boxes else targets.is_thing[objects],
             )
-            query_index, chosen = assign(cost, f"matching cost of {name}")
-            pairs.append((query_index, objects.start + chosen))
+            query_index, target_index = assign(cost, f"matching cost of {name}")
+            pairs.append((query_index, objects.start + target_index))
         return Matching.concatenate(pairs)
 
     @staticmethod

@@ -43,13 +43,13 @@ class SimOTAMatcher:
         for image in range(targets.num_images):
             objects = targets.of_image(image)
             things = targets.is_thing[objects].nonzero().flatten() + objects.start
-            query_index, chosen = sim_ota(
+            query_index, target_index = sim_ota(
                 layer.require_logits()[image],
                 layer.boxes[image],
                 targets.boxes[things],
                 targets.positive_map[things],
             )
-            pairs.append((query_index, things[chosen]))
+            pairs.append((query_index, things[target_index]))
         return Matching.concatenate(pairs)
 
 
@@ -99,8 +99,8 @@ def _assign(cost: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
     candidates = min(NUM_CANDIDATES, len(cost))
     dynamic_k = iou.topk(candidates, dim=0).values.sum(dim=0).int().clamp(1, candidates)
     cheapest = cost.topk(candidates, dim=0, largest=False).indices
-    chosen = torch.arange(candidates, device=cost.device)[:, None] < dynamic_k
-    match = torch.zeros_like(cost, dtype=torch.bool).scatter_(0, cheapest, chosen)
+    selected = torch.arange(candidates, device=cost.device)[:, None] < dynamic_k
+    match = torch.zeros_like(cost, dtype=torch.bool).scatter_(0, cheapest, selected)
     conflicting = match.sum(dim=1) > 1
     _resolve_conflicts(match, cost, conflicting)
     _match_unmatched_objects(match, cost, conflicting)

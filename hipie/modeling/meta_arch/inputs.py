@@ -103,9 +103,9 @@ def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
     Raises:
         ValueError: if there is neither.
     """
-    given = item.get("vocabulary")
-    if given:
-        return given
+    vocabulary = item.get("vocabulary")
+    if vocabulary:
+        return vocabulary
     if not default_dataset:
         raise ValueError(
             "an image has neither `vocabulary` nor `expressions`, and DATASETS.TRAIN or "

@@ -234,7 +234,9 @@ class ClipMaskScores:
         """
         clip = self.probabilities(patch_masks)
         weights = self._weights(clip)
-        return [self.ensemble.panoptic_scores(own, clip, weights) for own in scores]
+        return [
+            self.ensemble.panoptic_scores(class_scores, clip, weights) for class_scores in scores
+        ]
 
     def _weights(self, clip: Tensor) -> Tensor:
         return self.ensemble.weights(self.classes.in_training, self.classes.is_thing, clip.device)

@@ -38,5 +38,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     similar = [by_lower[match] for match in matches] or (names if len(names) <= 8 else [])
     message = f'there is no {kind} "{name}"'
     if similar:
-        message += f"; near ones are {', '.join(similar)}"
+        message += f"; similar names are {', '.join(similar)}"
     return OpenVocabularyError(message + (f" ({hint})" if hint else ""))

@@ -45,14 +45,14 @@ def non_overlapping_segments(
     segments: list[tuple[int, float, Tensor]] = []
     stuff_segment: dict[int, int] = {}
     for index in order:
-        own, label, score = owner == index, int(classes[index]), float(scores[index])
-        if not own.any():
+        visible, label, score = owner == index, int(classes[index]), float(scores[index])
+        if not visible.any():
             continue
         if is_thing[label] or label not in stuff_segment:
             stuff_segment.setdefault(label, len(segments))
-            segments.append((label, score, own))
+            segments.append((label, score, visible))
         else:
             position = stuff_segment[label]
             _, other_score, mask = segments[position]
-            segments[position] = (label, max(score, other_score), mask | own)
+            segments[position] = (label, max(score, other_score), mask | visible)
     return segments

@@ -133,13 +133,13 @@ class MaskRowUpsampler:
     def _widen(self, first: int, last: int) -> None:
         """Keep exactly the rows [first, last) of the small masks at the width of the result."""
         reusable = self._start <= first < self._start + len(self._wide)
-        kept = self._wide[first - self._start :] if reusable else self._wide[:0]
-        stop = first + len(kept)
+        reused = self._wide[first - self._start :] if reusable else self._wide[:0]
+        stop = first + len(reused)
         if last > stop:
             lines = self._small[stop:last].flatten(0, 1)
             widened = _resize_lines(lines, self._input_width, self._width)
-            kept = torch.cat([kept, widened.view(last - stop, -1, self._width)])
-        self._wide, self._start = kept, first
+            reused = torch.cat([reused, widened.view(last - stop, -1, self._width)])
+        self._wide, self._start = reused, first
 
 
 def _source_rows(weights: Tensor) -> tuple[int, list[float]]:

@@ -75,8 +75,8 @@ class PanopticAccumulator:
         value, first = (probabilities * self._best[queries][:, None]).max(1)
         better = value > self._value[rows]
         torch.maximum(value, self._value[rows], out=self._value[rows])
-        own = inside.gather(1, first[:, None])[:, 0]
-        self._inside[rows] = torch.where(better, own, self._inside[rows])
+        winner_inside = inside.gather(1, first[:, None])[:, 0]
+        self._inside[rows] = torch.where(better, winner_inside, self._inside[rows])
         self._winner[rows] = torch.where(better, queries.int()[first], self._winner[rows])
 
     def result(self) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -88,13 +88,15 @@ class PanopticAccumulator:
         count = len(self._areas)
         assigned = self._value >= 0
         won = torch.bincount(self._winner[assigned], minlength=count).tolist()
-        kept = torch.bincount(self._winner[assigned & self._inside], minlength=count).tolist()
+        inside_pixels = torch.bincount(
+            self._winner[assigned & self._inside], minlength=count
+        ).tolist()
         areas, scores, labels = self._areas.tolist(), self._best.tolist(), self._labels.tolist()
         segment_ids = torch.zeros(count + 1, dtype=torch.int32)
         segments: list[dict[str, Any]] = []
         stuff_ids: dict[int, int] = {}
         for query in self.is_candidate.nonzero().flatten().tolist():
-            if kept[query] == 0 or won[query] / areas[query] < self._overlap:
+            if inside_pixels[query] == 0 or won[query] / areas[query] < self._overlap:
                 continue
             label = labels[query]
             if label in stuff_ids:

@@ -81,9 +81,11 @@ def assign_parts(
     parts: list[InstancePart] = []
     for instance, (mask, label) in enumerate(zip(masks.bool(), labels, strict=True)):
         same_class = [
-            other.bool() for other, own in zip(masks, labels, strict=True) if own == label
+            other.bool()
+            for other, other_label in zip(masks, labels, strict=True)
+            if other_label == label
         ]
-        position = sum(own == label for own in labels[:instance])
+        position = sum(other_label == label for other_label in labels[:instance])
         for part in assignment.children(label):
             region = assignment.region(part, mask, same_class, position)
             tree = assignment.tree(part, instance, region, 1)
@@ -110,7 +112,11 @@ class _PartAssignment:
 
     def children(self, whole: str) -> list[int]:
         """Classes that are direct parts of a class name."""
-        return [part for part, own in enumerate(self._wholes) if own and own == whole]
+        return [
+            part
+            for part, part_whole in enumerate(self._wholes)
+            if part_whole and part_whole == whole
+        ]
 
     def region(
         self, part: int, mask: Tensor, same_class: Sequence[Tensor], position: int

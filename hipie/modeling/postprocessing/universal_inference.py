@@ -141,22 +141,22 @@ def universal_inference(
         else:
             patches = _thing_patch_masks(masks, len(class_logits), clip_scores)
             scores = clip_scores.instance_scores(class_logits, things.iou_logits, patches)
-        kept = class_aware_nms(scores, layer.boxes[0].float(), settings.nms_threshold)
+        nms_indices = class_aware_nms(scores, layer.boxes[0].float(), settings.nms_threshold)
         results: dict[str, Any] = {}
         # Maps first: they need most of the masks, which instances then share.
         if settings.semantic_on or settings.panoptic_on:
             groups = []
             if stuff is None or not settings.panoptic_from_stuff_decoder_only:
-                groups.append(_QueryGroup(masks, kept, class_logits[kept]))
+                groups.append(_QueryGroup(masks, nms_indices, class_logits[nms_indices]))
             if stuff is not None:
                 groups += _stuff_groups(stuff, token_spans, is_thing, settings)
             results.update(_dense_maps(groups, is_thing, owners, frame, settings, clip_scores))
         if settings.instance_on:
             allowed = is_thing if any(is_thing) else None
             row, label, score = topk_query_class_pairs(
-                scores[kept], settings.detections_per_image, allowed
+                scores[nms_indices], settings.detections_per_image, allowed
             )
-            results["instances"] = instance_inference(masks, kept[row], score, label, frame)
+            results["instances"] = instance_inference(masks, nms_indices[row], score, label, frame)
         if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
             panoptic_map, segments = results["panoptic_seg"]
             results["part_seg"] = part_segmentation(

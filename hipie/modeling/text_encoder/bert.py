@@ -236,8 +236,10 @@ class _WeightsState:
             self._versions == other._versions
             and self._types == other._types
             and all(
-                own is theirs
-                for own, theirs in zip(self._parameters, other._parameters, strict=True)
+                parameter is other_parameter
+                for parameter, other_parameter in zip(
+                    self._parameters, other._parameters, strict=True
+                )
             )
         )
 

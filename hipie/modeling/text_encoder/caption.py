@@ -116,8 +116,8 @@ def split_into_windows(
                 f"tokens {start} to {start + window - 2} of a caption contain no full stop "
                 "between two class names where the caption could be split"
             )
-        own = (*candidates[: ends[-1]], special_tokens.end)
+        segment_ids = (*candidates[: ends[-1]], special_tokens.end)
         prefix = (special_tokens.start,) if start else ()
-        windows.append(Window(prefix + own, start, len(prefix)))
-        start += len(own)
+        windows.append(Window(prefix + segment_ids, start, len(prefix)))
+        start += len(segment_ids)
     return windows

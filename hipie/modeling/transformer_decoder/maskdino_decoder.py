@@ -227,12 +227,14 @@ class StuffBranch(nn.Module):
         )
 
     def _predict(
-        self, queries: Sequence[Tensor], boxes: Sequence[Tensor], text: Tensor, chosen: slice
+        self, queries: Sequence[Tensor], boxes: Sequence[Tensor], text: Tensor, query_slice: slice
     ) -> tuple[LayerOutput, ...]:
         last = len(queries) - 1
         outputs = []
         for state in range(len(queries)):
-            output = self._describe(state, queries[state][:, chosen], boxes[state][:, chosen])
+            output = self._describe(
+                state, queries[state][:, query_slice], boxes[state][:, query_slice]
+            )
             head = self.class_heads[-1 if state == last else state]
             outputs.append(self._classify(output, head, text))
         return tuple(outputs)

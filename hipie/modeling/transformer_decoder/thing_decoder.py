@@ -191,12 +191,12 @@ class ThingBranch(ThingEncoder):
         num_layers = len(queries)
         first = 0 if (training if all_layers is None else all_layers) else num_layers - 1
 
-        def predict(chosen: slice, centers: Sequence[Tensor]) -> tuple[LayerOutput, ...]:
+        def predict(query_slice: slice, centers: Sequence[Tensor]) -> tuple[LayerOutput, ...]:
             return tuple(
                 self._predict(
                     layer,
-                    queries[layer][:, chosen],
-                    boxes_of_layers[layer][:, chosen],
+                    queries[layer][:, query_slice],
+                    boxes_of_layers[layer][:, query_slice],
                     centers[layer],
                     class_text,
                 )

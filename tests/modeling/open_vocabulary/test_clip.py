@@ -169,7 +169,7 @@ def test_no_masks_and_invalid_masks(clip, image, masks):
     [
         ([], "one", "at least one class name"),
         (["cat", " "], "one", "empty string"),
-        (["cat"], "imagnet", "near ones are imagenet"),
+        (["cat"], "imagnet", "similar names are imagenet"),
         (["cat"], (), "at least one prompt template"),
         (["cat"], ("a photo",), "needs one"),
     ],

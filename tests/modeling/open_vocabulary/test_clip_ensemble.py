@@ -76,7 +76,9 @@ def test_unseen_classes_of_a_data_set_are_not_in_training():
     classes = ensemble.mask_scores(torch.zeros(3, 20, 30), MEAN, VOCABULARY).classes
     assert classes.in_training == (False, False, True, False, False)
     wrong = ClipEnsemble("random:tiny", train_vocabulary="coco_panoptics")
-    with pytest.raises(ValueError, match=r"CLIP.TRAIN_VOCABULARY\) .*near ones are coco_panoptic"):
+    with pytest.raises(
+        ValueError, match=r"CLIP.TRAIN_VOCABULARY\) .*similar names are coco_panoptic"
+    ):
         wrong.mask_scores(torch.zeros(3, 20, 30), MEAN, VOCABULARY)
 
 
@@ -91,7 +93,7 @@ def test_image_is_converted_to_rgb_and_padded_with_the_mean():
 
 
 def test_names_are_checked_before_loading():
-    with pytest.raises(ValueError, match="near ones are ViT-L-14-336"):
+    with pytest.raises(ValueError, match="similar names are ViT-L-14-336"):
         ClipEnsemble("ViT-L-14-366", "openai")
     resnet = ClipEnsemble("random:RN50")
     with pytest.raises(ValueError, match="no class token"):

@@ -19,9 +19,9 @@ from hipie.modeling.open_vocabulary.clip_loading import _TINY, load_clip
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
-        ("ViT-L-14-337", "openai", "near ones are ViT-L-14-336"),
-        ("random:ViT-B-23", "", "near ones are .*ViT-B-32"),
-        ("ViT-B-16", "opnai", "near ones are openai"),
+        ("ViT-L-14-337", "openai", "similar names are ViT-L-14-336"),
+        ("random:ViT-B-23", "", "similar names are .*ViT-B-32"),
+        ("ViT-B-16", "opnai", "similar names are openai"),
         ("ViT-B-16", "", "needs weights: one of openai"),
         ("hf-hub:timm/x", "openai", "includes weights"),
     ],

@@ -121,7 +121,7 @@ def test_masks_of_another_size_are_rejected(sam, pixels):
 
 
 def test_unknown_types_and_files_are_reported(tmp_path, sam):
-    with pytest.raises(ValueError, match='no SAM model "vit_g"; near ones are'):
+    with pytest.raises(ValueError, match='no SAM model "vit_g"; similar names are'):
         load_sam("vit_g")
     with pytest.raises(ValueError, match="needs the file"):
         load_sam("vit_b")

@@ -49,7 +49,7 @@ def test_random_weights_are_reproducible():
 
 
 def test_unknown_names_and_wrong_files_are_refused(tmp_path):
-    with pytest.raises(OpenVocabularyError, match="near ones are .*vit_small_patch14_dinov2"):
+    with pytest.raises(OpenVocabularyError, match="similar names are .*vit_small_patch14_dinov2"):
         Dino.from_source("vit_smal_patch14_dinov2")
     with pytest.raises(OpenVocabularyError, match="the size 100 is no multiple of .* patch of 14"):
         Dino.from_source("random:tiny", size=100)

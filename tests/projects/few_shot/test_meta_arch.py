@@ -61,9 +61,9 @@ def test_every_method_predicts_a_mask_per_label(method, pixels, example):
 
 
 def test_unknown_names_are_refused_with_similar_ones():
-    with pytest.raises(ValueError, match='no few-shot method "persan"; near ones are persam'):
+    with pytest.raises(ValueError, match='no few-shot method "persan"; similar names are persam'):
         build_model(config("persam", "MODEL.FEWSHOT.METHOD", "persan"))
-    with pytest.raises(ValueError, match='there is no SAM model "vit_bb"; near ones are vit_b'):
+    with pytest.raises(ValueError, match='there is no SAM model "vit_bb"; similar names are vit_b'):
         build_model(config("persam", "MODEL.FEWSHOT.SAM", "vit_bb"))
     with pytest.raises(ValueError, match='there is no ViT of timm "vit_larg_patch14_dinov2"'):
         build_model(config("prototype", "MODEL.FEWSHOT.DINO", "vit_larg_patch14_dinov2"))

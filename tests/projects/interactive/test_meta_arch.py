@@ -79,7 +79,7 @@ def test_image_without_objects_has_no_clicks(model, pixels):
 
 
 def test_invalid_settings_are_refused():
-    with pytest.raises(ValueError, match='there is no SAM model "vit_bb"; near ones are vit_b'):
+    with pytest.raises(ValueError, match='there is no SAM model "vit_bb"; similar names are vit_b'):
         build_model(config("MODEL.INTERACTIVE.SAM", "vit_bb"))
     with pytest.raises(ValueError, match="SAM vit_b needs the file of weights"):
         build_model(config("MODEL.INTERACTIVE.SAM", "vit_b"))

@@ -27,18 +27,18 @@ def make_input(**overrides):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("CLIP.MODEL", "ViT-B-61", 'no CLIP model "ViT-B-61"; near ones are .*ViT-B-16'),
-        ("CLIP.MODEL", "random:tony", 'no CLIP model "tony"; near ones are tiny'),
+        ("CLIP.MODEL", "ViT-B-61", 'no CLIP model "ViT-B-61"; similar names are .*ViT-B-16'),
+        ("CLIP.MODEL", "random:tony", 'no CLIP model "tony"; similar names are tiny'),
         ("DINO.MODEL", "vit_smal_patch16_224.dino", "no DINO model .*vit_small_patch16_224"),
-        ("TEMPLATES", "imagenets", 'templates "imagenets"; near ones are imagenet'),
+        ("TEMPLATES", "imagenets", 'templates "imagenets"; similar names are imagenet'),
         ("BACKGROUND", "1.5", "BACKGROUND is 1.5; it has to be in 0..1"),
         ("GEM.BLOCKS", "9", "9 last blocks are requested, and the image tower has 3"),
-        ("REFERRING.PROPOSALS", "sum", 'kind of proposals "sum"; near ones are .*sam'),
+        ("REFERRING.PROPOSALS", "sum", 'kind of proposals "sum"; similar names are .*sam'),
         ("REFERRING.GLOBAL", "2.0", "REFERRING.GLOBAL is 2.0"),
         ("KMEANS.CLUSTERS", "0", "at least one cluster"),
         ("PAMR.STEPS", "-1", "PAMR needs 0 or more steps"),
         ("PAMR.DILATIONS", "(0, 8)", "distances of 1 or more pixels, and not 0 with .0, 8."),
-        ("ATTENTION_MAS", "1", "near ones are MODEL.TRAINING_FREE.ATTENTION_MASS"),
+        ("ATTENTION_MAS", "1", "similar names are MODEL.TRAINING_FREE.ATTENTION_MASS"),
         ("ATTENTION_MASS", "0.0", "share of the attention is 0.0"),
     ],
 )
