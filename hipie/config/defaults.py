@@ -225,6 +225,9 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.TEST.BFLOAT16 = False
     # Compute COCO's AP with the package faster-coco-eval instead of pycocotools.
     cfg.TEST.FASTER_COCO_EVAL = False
+    # Evaluate LVIS by AP_fixed (the best 10,000 detections of each class over the data set) instead
+    # of AP (the best 300 of each image).
+    cfg.TEST.LVIS_FIXED_AP = False
 
 
 def _add_data_keys(cfg: CN) -> None:

@@ -5,6 +5,7 @@ from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall, wilson_i
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
 from hipie.evaluation.group_evaluation import GroupReferringEvaluator
+from hipie.evaluation.lvis_evaluation import LVISInstanceEvaluator
 from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
@@ -18,6 +19,7 @@ __all__ = [
     "CoSaliencyEvaluator",
     "GeneralizedReferringEvaluator",
     "GroupReferringEvaluator",
+    "LVISInstanceEvaluator",
     "PartEvaluator",
     "PartPQEvaluator",
     "RefZOMEvaluator",

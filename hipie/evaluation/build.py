@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -14,7 +15,6 @@ from detectron2.evaluation import (
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
-    LVISEvaluator,
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
@@ -31,12 +31,14 @@ from hipie.evaluation.coco_evaluation import (
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
 from hipie.evaluation.group_evaluation import GroupReferringEvaluator
+from hipie.evaluation.lvis_evaluation import MAX_DETECTIONS_PER_IMAGE, LVISInstanceEvaluator
 from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
 from hipie.modeling.meta_arch.base import meta_architecture
 
+logger = logging.getLogger(__name__)
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Registry of functions `(cfg, dataset_name, output_folder) -> DatasetEvaluator`.
@@ -54,7 +56,7 @@ def build_evaluator(
     """Build the evaluator of a registered data set.
 
     Args:
-        cfg: reads MODEL.META_ARCHITECTURE, MODEL.HIPIE.TEST and TEST.FASTER_COCO_EVAL.
+        cfg: reads MODEL.META_ARCHITECTURE, MODEL.HIPIE.TEST and TEST.
         dataset_name: a name in Detectron2's catalogs.
         output_folder: where predictions are written; None = nowhere.
 
@@ -116,17 +118,15 @@ def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> Datas
 
 @EVALUATOR_REGISTRY.register()
 def lvis(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
-    """Build the evaluator of LVIS's box and mask AP.
-
-    Raises:
-        ValueError: if the package lvis is not installed.
-    """
-    try:
-        return LVISEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_folder)
-    except ImportError as error:
-        raise ValueError(
-            f"the data set {dataset_name} needs the package lvis: pip install lvis"
-        ) from error
+    """Build the evaluator of LVIS's box and mask AP, or of AP_fixed with `TEST.LVIS_FIXED_AP`."""
+    if cfg.TEST.DETECTIONS_PER_IMAGE < MAX_DETECTIONS_PER_IMAGE:
+        logger.warning(
+            "%s: LVIS counts %d detections an image, but TEST.DETECTIONS_PER_IMAGE is %d",
+            dataset_name,
+            MAX_DETECTIONS_PER_IMAGE,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+    return LVISInstanceEvaluator(dataset_name, output_folder, fixed=cfg.TEST.LVIS_FIXED_AP)
 
 
 @EVALUATOR_REGISTRY.register()

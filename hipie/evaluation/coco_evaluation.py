@@ -17,8 +17,11 @@ from pycocotools.cocoeval import COCOeval
 from hipie.data.dataset_mappers.annotations import decode_mask
 
 
-def load_faster_coco_eval() -> type:
+def load_faster_coco_eval(purpose: str = "TEST.FASTER_COCO_EVAL") -> type:
     """Import the replacement of pycocotools' `COCOeval` from faster-coco-eval.
+
+    Args:
+        purpose: what needs the package, for the error message.
 
     Raises:
         ValueError: if the package is not installed.
@@ -27,7 +30,7 @@ def load_faster_coco_eval() -> type:
         from faster_coco_eval import COCOeval_faster
     except ModuleNotFoundError as error:
         raise ValueError(
-            "TEST.FASTER_COCO_EVAL needs the package faster-coco-eval: "
+            f"{purpose} needs the package faster-coco-eval: "
             'pip install faster-coco-eval (or "hipie[fast_evaluation]")'
         ) from error
     faster: type = COCOeval_faster

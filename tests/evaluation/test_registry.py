@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
@@ -63,17 +62,6 @@ def test_data_set_of_detectron2s_reader_is_evaluated_from_its_file(
         MetadataCatalog.remove("bottles")
     assert isinstance(evaluator, COCOInstanceEvaluator)
     assert not isinstance(evaluator, FilteredCOCOEvaluator)
-
-
-def test_lvis_without_its_package_is_a_clear_error(
-    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(*arguments: Any, **options: Any) -> None:
-        raise ImportError("No module named 'lvis'")
-
-    monkeypatch.setattr(evaluator_build, "LVISEvaluator", missing)
-    with pytest.raises(ValueError, match="lvis_v1_val needs the package lvis: pip install lvis"):
-        build_evaluator(cfg, "lvis_v1_val")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,248 @@
+"""Evaluator of LVIS's box and mask AP (Gupta et al., CVPR 2019), and of AP_fixed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from numpy.typing import NDArray
+
+from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, load_faster_coco_eval
+
+MAX_DETECTIONS_PER_IMAGE = 300
+MAX_FIXED_DETECTIONS_PER_CLASS = 10_000
+AREA_RANGES = ("all", "small", "medium", "large")
+FREQUENCIES = ("r", "c", "f")
+FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+Annotation = dict[str, Any]
+
+
+class LVISInstanceEvaluator(COCOInstanceEvaluator):
+    """LVIS's AP of boxes and masks, computed by faster-coco-eval; the package lvis is not needed.
+
+    LVIS is federated: a class is evaluated only on the images where it has an object or is listed
+    in `neg_category_ids`. Where it is in `not_exhaustive_category_ids`, detections that match no
+    object are ignored. Of each image the 300 best detections of all classes count, or with
+    `fixed`, of each class the 10,000 best of the whole data set (AP_fixed of Dave et al.,
+    "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details", 2021).
+
+    Results of each task are AP, AP50, AP75, APs, APm, APl, and APr, APc, APf of rare, common and
+    frequent classes, in percent; NaN where no class has an object. A file without annotations
+    gives no results, only the file of predictions.
+
+    Args:
+        dataset_name: a registered data set whose `json_file` has LVIS's format. Without
+            `thing_dataset_id_to_contiguous_id` the classes are in the order of the category ids.
+        output_folder: where predictions are written; None = nowhere.
+        fixed: compute AP_fixed.
+
+    Raises:
+        ValueError: if faster-coco-eval is not installed, or the file has not LVIS's format.
+    """
+
+    def __init__(
+        self, dataset_name: str, output_folder: str | None = None, *, fixed: bool = False
+    ) -> None:
+        load_faster_coco_eval(f"the data set {dataset_name}")
+        super().__init__(dataset_name, output_folder, faster=True)
+        self._fixed = fixed
+        limit = "10,000 a class over the data set" if fixed else "300 an image"
+        self.protocol = f"LVIS {'AP_fixed' if fixed else 'AP'}, IoU 0.5 to 0.95, at most {limit}"
+        metadata = MetadataCatalog.get(dataset_name)
+        content = self._coco_api.dataset
+        _check_lvis_format(metadata.json_file, content)
+        if metadata.get("thing_dataset_id_to_contiguous_id") is None:
+            self._metadata: Metadata = _metadata_of_file(content)
+
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
+    ) -> None:
+        """Fill `self._results`; called by `evaluate` on the first process."""
+        results = [result for image in predictions for result in image["instances"]]
+        self._restore_category_ids(results)
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "lvis_instances_results.json")
+            with open(path, "w") as file:
+                json.dump(results, file)
+        if not self._do_evaluation:
+            return
+        results = best_per_class(results) if self._fixed else best_per_image(results)
+        has_masks = not results or any("segmentation" in result for result in results)
+        for task in ("bbox", "segm") if has_masks else ("bbox",):
+            self._results[task] = lvis_metrics(self._coco_api.dataset, results, task)
+
+
+def best_per_image(
+    results: Sequence[Annotation], limit: int = MAX_DETECTIONS_PER_IMAGE
+) -> list[Annotation]:
+    """Return the detections of highest score of each image, of all classes together.
+
+    Args:
+        results: detections in COCO's format.
+        limit: maximum number per image; of equal scores the first are kept.
+    """
+    return _best_of_groups(results, "image_id", limit)
+
+
+def best_per_class(
+    results: Sequence[Annotation], limit: int = MAX_FIXED_DETECTIONS_PER_CLASS
+) -> list[Annotation]:
+    """Return the detections of highest score of each class, of all images together.
+
+    Args:
+        results: detections in COCO's format.
+        limit: maximum number per class; of equal scores those of lower image ids are kept.
+    """
+    ordered = sorted(results, key=lambda result: result["image_id"])
+    return _best_of_groups(ordered, "category_id", limit)
+
+
+def lvis_metrics(
+    content: dict[str, Any], results: Sequence[Annotation], task: str
+) -> dict[str, float]:
+    """Compute LVIS's metrics of all given detections.
+
+    The classes are evaluated one by one, each on its own images, since a class of LVIS has few:
+    tables of all pairs of an image and a class take gigabytes.
+
+    Args:
+        content: an annotation file in LVIS's format.
+        results: detections in COCO's format, with the category ids of the file.
+        task: "bbox" or "segm".
+
+    Returns:
+        Metrics in percent; NaN where no class has an object.
+    """
+    annotations, detections = defaultdict(list), defaultdict(list)
+    for annotation in content["annotations"]:
+        annotations[annotation["category_id"]].append(annotation)
+    for result in results:
+        detections[result["category_id"]].append(result)
+    verified_images: defaultdict[int, set[int]] = defaultdict(set)
+    for image in content["images"]:
+        for category_id in image["neg_category_ids"]:
+            verified_images[category_id].add(image["id"])
+    images = {image["id"]: image for image in content["images"]}
+    curves, frequencies = [], []
+    for category in content["categories"]:
+        objects = annotations[category["id"]]
+        if not objects:
+            continue  # a class without any object has no precision
+        image_ids = verified_images[category["id"]] | {entry["image_id"] for entry in objects}
+        selected = [entry for entry in detections[category["id"]] if entry["image_id"] in image_ids]
+        class_images = [images[image_id] for image_id in sorted(image_ids)]
+        curves.append(_class_precision(category, class_images, objects, selected, task))
+        frequencies.append(category["frequency"])
+    return _summarize(np.array(curves).reshape(len(curves), 10, 101, len(AREA_RANGES)), frequencies)
+
+
+def _metadata_of_file(content: dict[str, Any]) -> Metadata:
+    """Return metadata whose class indices follow the order of the category ids."""
+    ids = sorted(category["id"] for category in content["categories"])
+    contiguous_ids = {category_id: index for index, category_id in enumerate(ids)}
+    return Metadata().set(thing_dataset_id_to_contiguous_id=contiguous_ids)
+
+
+def _summarize(precision: NDArray[np.float64], frequencies: Sequence[str]) -> dict[str, float]:
+    """Average precision [classes, IoU thresholds, recalls, area ranges], where it is not -1."""
+    metrics = {
+        "AP": _mean(precision[..., 0]),
+        "AP50": _mean(precision[:, 0, :, 0]),
+        "AP75": _mean(precision[:, 5, :, 0]),
+    }
+    for index, name in enumerate(AREA_RANGES[1:], 1):
+        metrics[f"AP{name[0]}"] = _mean(precision[..., index])
+    for frequency in FREQUENCIES:
+        selected = np.array([value == frequency for value in frequencies], dtype=bool)
+        metrics[f"AP{frequency}"] = _mean(precision[selected, :, :, 0])
+    return metrics
+
+
+def _class_precision(
+    category: Annotation,
+    images: Sequence[Annotation],
+    objects: Sequence[Annotation],
+    detections: Sequence[Annotation],
+    task: str,
+) -> NDArray[np.float64]:
+    """Compute the precision of a class [IoU thresholds, recalls, area ranges]; -1: no object."""
+    from faster_coco_eval import COCO
+
+    def as_coco(entries: list[Annotation]) -> Any:
+        # Numbers start at 1: an annotation with the id 0 is never matched.
+        annotations = [{**entry, "id": i, "iscrowd": 0} for i, entry in enumerate(entries, 1)]
+        return COCO({"images": list(images), "categories": [category], "annotations": annotations})
+
+    counts: defaultdict[int, int] = defaultdict(int)
+    for detection in detections:
+        counts[detection["image_id"]] += 1
+    truth = as_coco([dict(entry) for entry in objects])
+    predicted = as_coco([_with_area(entry, task) for entry in detections])
+    evaluation = load_faster_coco_eval()(
+        truth, predicted, task, lvis_style=True, print_function=_ignore
+    )
+    evaluation.params.maxDets = [max(counts.values(), default=1)]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision: NDArray[np.float64] = np.asarray(evaluation.eval["precision"])
+    return precision[:, :, 0, :, 0]
+
+
+def _with_area(detection: Annotation, task: str) -> Annotation:
+    """Return a detection with the area by which LVIS assigns it to a size, of its box or mask."""
+    if task == "segm":
+        return {**detection, "area": float(mask_util.area(detection["segmentation"]))}
+    return {**detection, "area": float(detection["bbox"][2] * detection["bbox"][3])}
+
+
+def _best_of_groups(results: Sequence[Annotation], key: str, limit: int) -> list[Annotation]:
+    groups = defaultdict(list)
+    for result in results:
+        groups[result[key]].append(result)
+    best = [sorted(group, key=_score, reverse=True)[:limit] for group in groups.values()]
+    return list(itertools.chain.from_iterable(best))
+
+
+def _score(result: Annotation) -> float:
+    return float(result["score"])
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
+    known = precision[precision > -1]
+    return 100.0 * float(known.mean()) if known.size else float("nan")
+
+
+def _ignore(*messages: Any) -> None:
+    """Print nothing."""
+
+
+def _check_lvis_format(file: str, content: dict[str, Any]) -> None:
+    """Raise a ValueError that names the first entry which is not as in LVIS's files."""
+    for category in content["categories"]:
+        if category.get("frequency") not in FREQUENCIES:
+            raise ValueError(
+                f'{file}: category {category["id"]} needs "frequency", one of r, c and f, to be '
+                "evaluated as LVIS"
+            )
+    if "annotations" not in content:
+        return
+    for image in content["images"]:
+        for key in FEDERATED_KEYS:
+            if key not in image:
+                raise ValueError(
+                    f'{file}: image {image["id"]} needs "{key}" to be evaluated as LVIS'
+                )
+    for annotation in content["annotations"]:
+        if "area" not in annotation:
+            raise ValueError(
+                f'{file}: annotation {annotation["id"]} needs "area" to be evaluated as LVIS'
+            )
