@@ -54,12 +54,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "hipie/modeling/criterion/thing_criterion.py": (
         "modeling/criterion/test_both_criteria.py",
         "modeling/criterion/test_thing_criterion.py",
-        "modeling/criterion/test_normalizers.py",
+        "modeling/criterion/test_normalizer_averaging.py",
     ),
     "hipie/modeling/criterion/stuff_criterion.py": (
         "modeling/criterion/test_both_criteria.py",
         "modeling/criterion/test_stuff_criterion.py",
-        "modeling/criterion/test_normalizers.py",
+        "modeling/criterion/test_normalizer_averaging.py",
     ),
     "hipie/modeling/postprocessing/panoptic_inference.py": (
         "modeling/postprocessing/test_panoptic_inference.py",
