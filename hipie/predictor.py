@@ -141,7 +141,7 @@ class Segmenter:
         return self
 
     def reset_image(self) -> None:
-        """Forget the image of `set_image` and its features."""
+        """Discard the image of `set_image` and its features."""
         self._image = None
 
     def segment(
@@ -188,7 +188,7 @@ class Segmenter:
         things: Sequence[Name] = (),
         stuff: Sequence[Name] = (),
     ) -> Segmentation:
-        """Give class names to masks; small masks are painted over large ones.
+        """Classify masks by class names; where masks overlap, the smaller one takes precedence.
 
         The class of a mask is the one whose semantic score, summed over its pixels, is largest.
         Masks of one stuff class become one segment.
@@ -216,7 +216,7 @@ class Segmenter:
         stuff: Sequence[Name] = (),
         **options: float,
     ) -> Segmentation:
-        """Give class names to SAM's automatic masks; empty where SAM proposes none.
+        """Classify SAM's automatic masks by class names; empty if SAM proposes none.
 
         Args:
             image: see `set_image`; None for the image that was set.
@@ -279,7 +279,7 @@ class Segmenter:
         return predictor.predict([self.prepare(image)], prompts=prompts)[0]
 
     def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
-        """Segment what example masks show: one segment for each of their labels.
+        """Segment the objects that example masks show: one segment for each label.
 
         Args:
             image: see `set_image`; None for the image that was set.
@@ -371,7 +371,7 @@ def _read(image: ImageLike) -> NDArray[Any]:
 
 
 def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:
-    """Refuse weights with tensors of other shapes than the model's."""
+    """Check that no tensor of the weights has another shape than in the model."""
     if report is not None and report.mismatched:
         raise ValueError(
             f'{weights}: "{report.mismatched[0]}" has another shape than in this configuration, '

@@ -284,7 +284,7 @@ class ImageQueries:
         return self.layer.iou_logits[0]
 
     def masks(self, query_index: Tensor) -> Tensor:
-        """Mask logits of chosen queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
+        """Mask logits of selected queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
         image_index = torch.zeros_like(query_index)
         masks = self.mask_head.logits(self.layer, self.mask_features, image_index, query_index)
         return masks.float()

@@ -10,7 +10,7 @@ from hipie.checkpoint.converters.conversion import CheckpointConverter
 
 
 class CheckpointableModel(nn.Module):
-    """Module that declares which checkpoint layouts it reads and which weights it takes elsewhere.
+    """Module that declares its checkpoint converters and the weights that a package provides.
 
     Weights that an installed package provides (a frozen pre-trained text encoder) are left out of
     checkpoints, and `load_state_dict` does not report them as missing, whoever calls it.

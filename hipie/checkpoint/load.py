@@ -170,7 +170,7 @@ def storage_key(value: Tensor) -> tuple[object, ...]:
 def _missing(
     model: nn.Module, model_state: dict[str, Tensor], loadable: Iterable[str]
 ) -> list[str]:
-    """Names that neither the file, nor another name of the same tensor, nor a package provides."""
+    """Return the names of tensors that the file, tied parameters and packages do not provide."""
     external = external_weight_prefixes(model)
     names_of = defaultdict(set)
     for name, value in model_state.items():

@@ -94,7 +94,9 @@ def read_state(path: str | Path) -> dict[str, Any]:
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: {_TRUNCATED}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: the file holds a {type(content).__name__}, no weights")
+        raise CheckpointError(
+            f"{path}: the file contains a {type(content).__name__} instead of weights"
+        )
     if file.suffix == ".pkl" and "__author__" not in content:
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
     key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
@@ -136,7 +138,7 @@ def _tensors(state: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(value, Tensor):
             tensors[name] = value
     if not tensors:
-        raise CheckpointError(f"{path}: the file holds no weights")
+        raise CheckpointError(f"{path}: the file contains no weights")
     return tensors
 
 

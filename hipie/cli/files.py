@@ -38,7 +38,7 @@ def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
 
 
 def require_separate_output(images: Sequence[str], folder: str, stem: str) -> None:
-    """Refuse a drawing `stem`.png in a folder where it would overwrite one of the images.
+    """Check that the drawing `stem`.png would not overwrite one of the images.
 
     Raises:
         ValueError: naming the image.
@@ -47,7 +47,7 @@ def require_separate_output(images: Sequence[str], folder: str, stem: str) -> No
     for image in images:
         if Path(image).resolve() == drawing:
             raise ValueError(
-                f"--output {folder} would write over the image {image}; name another folder"
+                f"--output {folder} would overwrite the image {image}; name another folder"
             )
 
 

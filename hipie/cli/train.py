@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         Trainer.test(cfg, model)
         return
-    # A test set that cannot be read is an error now, not after days of training.
+    # Evaluators are built first, so that an unreadable test set is an error before training.
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
         Trainer.build_evaluator(cfg, name)

@@ -36,7 +36,7 @@ def _model_keys() -> CN:
     # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on.
     node.SIZE_DIVISIBILITY = 32
     node.PAD_AT_TEST = False
-    # A query joins the panoptic map if its best class score is above this ...
+    # A query is in the panoptic map if its best class score is above this ...
     node.OBJECT_MASK_THRESHOLD = 0.25
     # ... and keeps its segment if it has at least this share of its own mask.
     node.OVERLAP_THRESHOLD = 0.8

@@ -222,7 +222,7 @@ def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
 
 
 def _token_counts(vocabulary: Vocabulary, source: str) -> list[int]:
-    """Tokens that each class takes in a caption of the text encoder `source`."""
+    """Count the tokens of each class in a caption of the text encoder `source`."""
     tokenizer = load_tokenizer(source)
     texts = [f"{name}. " for name in vocabulary.names]
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -236,7 +236,7 @@ def _jitter(cfg: CfgNode) -> LargeScaleJitter | None:
 
 
 def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:
-    """All records of a data set; in training those with something to learn.
+    """Return the records of a data set; in training only those with ground truth.
 
     Raises:
         ValueError: if there are none in training.
@@ -264,7 +264,7 @@ def _has_objects(record: Record, no_target: bool) -> bool:
 
 
 def _completed(record: Record, *, first_id: int) -> Record:
-    """Return a record of any reader with what those of this package's readers have.
+    """Return a record with the fields that this package's readers provide.
 
     Detectron2's reader of LVIS leaves the ids of absent classes as they are in the file, from 1.
     """

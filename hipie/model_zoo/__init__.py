@@ -75,7 +75,7 @@ def get_config_file(name: str) -> Path:
     if len(matches) == 1:
         return files[matches[0]]
     if matches:
-        raise ValueError(f'the configuration "{name}" can be {" or ".join(matches)}')
+        raise ValueError(f'the name "{name}" is ambiguous: {" or ".join(matches)}')
     suggestions = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
     raise ValueError(
         f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'

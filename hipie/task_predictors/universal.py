@@ -66,8 +66,8 @@ class ClassRequest:
             if isinstance(names, str):
                 raise VocabularyError(f'class names must be a list, not the string "{names}"')
         wholes = root_wholes(parts or {})
-        first_names = {name if isinstance(name, str) else name[0] for name in things if name}
-        added = [whole for whole in wholes if whole not in first_names]
+        thing_names = {name if isinstance(name, str) else name[0] for name in things if name}
+        added = [whole for whole in wholes if whole not in thing_names]
         vocabulary = Vocabulary.from_names(things=[*things, *added], stuff=stuff)
         if not parts:
             return cls(vocabulary)
@@ -252,9 +252,11 @@ def refine_segments(
         refined = without_overlap(refined, torch.tensor([segments[row].score for row in rows]))
     masks = refined.cpu().numpy()
     thing_pixels = masks.any(0)
-    mask_of = dict(zip(rows, masks, strict=True))
+    mask_by_row = dict(zip(rows, masks, strict=True))
     return [
-        replace(segment, mask=mask_of[row] if row in mask_of else segment.mask & ~thing_pixels)
+        replace(
+            segment, mask=mask_by_row[row] if row in mask_by_row else segment.mask & ~thing_pixels
+        )
         for row, segment in enumerate(segments)
     ]
 
@@ -287,9 +289,9 @@ def refine_parts_of(
     kept_parts = [
         [part for part in (next(parts) for _ in whole.parts) if part.mask.any()] for whole in wholes
     ]
-    flat = [part for of_whole in kept_parts for part in of_whole]
-    deeper = iter(refine_parts_of(sam_image, flat, consistent))
+    flat = [part for whole_parts in kept_parts for part in whole_parts]
+    refined_nested = iter(refine_parts_of(sam_image, flat, consistent))
     return [
-        replace(whole, parts=tuple(next(deeper) for _ in of_whole))
-        for whole, of_whole in zip(wholes, kept_parts, strict=True)
+        replace(whole, parts=tuple(next(refined_nested) for _ in whole_parts))
+        for whole, whole_parts in zip(wholes, kept_parts, strict=True)
     ]

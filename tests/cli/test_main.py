@@ -191,7 +191,7 @@ def test_input_images_are_never_overwritten(image, monkeypatch, command) -> None
     more = ["the dog"] if command[0] == "refer" else []
     with pytest.raises(SystemExit) as stop:
         main([*command, image, *more, "--config-file", TINY, "--output", "."])
-    assert "--output . would write over the image" in stop.value.code
+    assert "--output . would overwrite the image" in stop.value.code
     assert Path(image).read_bytes() == before
 
 

@@ -35,7 +35,7 @@ def test_projects_have_configurations_by_name(name, in_tmp):
 
 
 def test_a_name_in_two_folders_is_an_error(in_tmp):
-    with pytest.raises(ValueError, match=r"can be eval/hipie_r50_parts\.yaml or universal/"):
+    with pytest.raises(ValueError, match=r"is ambiguous: eval/hipie_r50_parts\.yaml or universal/"):
         model_zoo.get_config_file("hipie_r50_parts")
     assert model_zoo.get_config_file("universal/hipie_r50_parts").is_file()
 

@@ -156,7 +156,7 @@ def _add_ref(
     where: str,
     text_field: str,
 ) -> None:
-    """Add the expressions and objects of a ref to its image's record; all or, on errors, none."""
+    """Add the expressions and objects of a ref to its image's record, unless one is invalid."""
     image = instances.images.get(ref["image_id"])
     if image is None:
         raise DatasetError(

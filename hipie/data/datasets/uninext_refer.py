@@ -79,7 +79,7 @@ def _annotation_by_image(
         if image is None:
             raise DatasetError(f"{where} is of image {image_id}, which is not listed")
         if image_id in annotations:
-            raise DatasetError(f"{where} is the second one of image {image_id}")
+            raise DatasetError(f"{where} is the second annotation of image {image_id}")
         check_optional(where, entry, {"bbox": XYWH_BOX})
         if "segmentation" not in entry:
             raise DatasetError(f'{where} has no "segmentation"')

@@ -1,7 +1,7 @@
-"""The picture book: an endless, annotated, procedural world that ships with the package.
+"""Picture book: a procedural, fully annotated data set that ships with the package.
 
 `PictureBook(seed, split).page(i)` draws a page; `write_split` writes many to disk in the formats
-of COCO panoptic, COCO instances, part maps, RefCOCO, gRefCOCO and GRD. `classes` has the words.
+of COCO panoptic, COCO instances, part maps, RefCOCO, gRefCOCO and GRD. `classes` lists the classes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture book: pages and groups of a procedural world, each determined by its number."""
+"""Generator of the pages and groups of a split, each determined by seed, split and index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .classes import SPLITS
 from .composition import draw_page
 from .groups import Group, draw_group
 from .page import Page
-from .placing import novel_wish
+from .placing import sample_novel_spec
 
 VERSION = 1
 """Incremented when the same (seed, split, index) would give other pixels or annotations."""
@@ -19,10 +19,10 @@ _PAGES, _GROUPS = 0, 1
 
 
 class PictureBook:
-    """Pages and groups of one split.
+    """Random-access generator of the pages and groups of one split.
 
     Args:
-        seed: seed of the book; other seeds draw other pages of the same world.
+        seed: seed of the book; other seeds give other pages with the same classes.
         split: "train", "val" or "unseen". Their random streams are disjoint, and only "unseen"
             shows `UNSEEN_THINGS` and `HELD_OUT_PAIRS`, on every page.
 
@@ -48,8 +48,8 @@ class PictureBook:
     def page(self, index: int) -> Page:
         """Draw page `index` (0, 1, ...)."""
         rng = self.random(_PAGES, index)
-        wishes = (novel_wish(rng),) if self.split == "unseen" else ()
-        return draw_page(rng, self.split, index, wishes)
+        required_things = (sample_novel_spec(rng),) if self.split == "unseen" else ()
+        return draw_page(rng, self.split, index, required_things)
 
     def group(self, index: int) -> Group:
         """Draw group `index`: an expression and pages, some of which show its target."""

@@ -26,20 +26,22 @@ def check_split(root: str | Path, split: str, max_pages: int | None = None) -> l
         max_pages: check at most this many pages; None = all.
     """
     root = Path(root)
-    done = finished(root, split)
-    if done is None:
-        return [f"{root} holds no finished split {split!r}"]
+    settings = finished(root, split)
+    if settings is None:
+        return [f"{root} has no finished split {split!r}"]
     instances = read_json(root / f"instances_{split}.json")
     panoptic = read_json(root / f"panoptic_{split}.json")
-    if len(instances["images"]) != done["count"]:
-        return [f"instances_{split}.json has {len(instances['images'])} pages, not {done['count']}"]
+    if len(instances["images"]) != settings["count"]:
+        return [
+            f"instances_{split}.json has {len(instances['images'])} pages, not {settings['count']}"
+        ]
     things = _by_image(instances["annotations"])
     parts = _by_image(read_json(root / f"parts_{split}.json")["annotations"])
     problems: list[str] = []
     rows = zip(instances["images"], panoptic["annotations"], strict=True)
     for image, record in list(rows)[:max_pages]:
-        own = things.get(image["id"], [])
-        problems += _check_page(root, split, image, record, own, parts.get(image["id"], []))
+        page_things = things.get(image["id"], [])
+        problems += _check_page(root, split, image, record, page_things, parts.get(image["id"], []))
     return problems + list(_check_expressions(root, split, instances["annotations"]))
 
 
@@ -68,8 +70,8 @@ def _check_page(
             return [f"{root / name} is missing or unreadable"]
         if array.shape[:2] != (image["height"], image["width"]):
             return [f"{root / name} has the shape {array.shape[:2]}"]
-    _, coded, semantic, labels = arrays
-    ids = coded[..., ::-1].astype(np.int64) @ np.array([1, 256, 65536])
+    _, encoded, semantic, labels = arrays
+    ids = encoded[..., ::-1].astype(np.int64) @ np.array([1, 256, 65536])
     problems = list(_check_segments(record, ids, semantic))
     problems += list(_check_things(things, ids))
     problems += list(_check_parts(parts, {t["id"]: t for t in things}, labels))
@@ -82,7 +84,7 @@ def _check_segments(
     for segment in record["segments_info"]:
         mask = ids == segment["id"]
         if mask.sum() != segment["area"]:
-            yield f"segment {segment['id']} covers {mask.sum()} pixels, not {segment['area']}"
+            yield f"segment {segment['id']} has {mask.sum()} pixels, not {segment['area']}"
         elif (semantic[mask] != segment["category_id"] - 1).any():
             name = CLASS_NAMES[segment["category_id"] - 1]
             yield f"segment {segment['id']} is {name}, but the semantic map disagrees"
@@ -111,17 +113,20 @@ def _check_parts(
         if row.whole != names[whole["category_id"]]:
             yield f"part {part['id']} is a {row.name} of a {names[whole['category_id']]}"
         if (mask & ~coco_mask.decode(whole["segmentation"]).astype(bool)).any():
-            yield f"part {part['id']} leaves its thing {whole['id']}"
+            yield f"part {part['id']} extends beyond its thing {whole['id']}"
     has_parts = np.isin(labels, [n for n, row in enumerate(PARTS, 1) if row.whole is not None])
     if not np.array_equal(np.where(has_parts, labels, 0), drawn):
         yield "the parts and the label map of parts disagree"
 
 
 def _check_expressions(root: Path, split: str, things: list[dict[str, Any]]) -> Iterator[str]:
-    known = {thing["id"]: thing for thing in things}
+    things_by_id = {thing["id"]: thing for thing in things}
     for reference in read_json(root / GREFS):
         if reference["split"] != split or reference["no_target"]:
             continue
         for target in reference["ann_id"]:
-            if target not in known or known[target]["image_id"] != reference["image_id"]:
+            if (
+                target not in things_by_id
+                or things_by_id[target]["image_id"] != reference["image_id"]
+            ):
                 yield f"expression {reference['ref_id']} has the target {target} of another page"

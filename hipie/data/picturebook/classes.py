@@ -1,4 +1,4 @@
-"""The words of the picture book: things, stuff, parts, attributes, and what training never sees.
+"""Classes and attributes of the picture book, and those that are held out of training.
 
 Category ids are 1-based over `THINGS` then `STUFF`, the same in every file and every split.
 Label maps of parts hold the 1-based index into `PARTS`; 0 is ignored.
@@ -24,24 +24,24 @@ PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted")
 
 @dataclass(frozen=True)
 class PartClass:
-    """One part of a thing. `parent` names the part that holds it; None for the thing itself."""
+    """Part class of a thing; `parent` is the part that contains it, None for the thing itself."""
 
     name: str
     parent: str | None = None
 
     @property
     def level(self) -> int:
-        """1 for a part of the whole, 2 for a part of a part."""
+        """Depth in the part hierarchy: 1 for a part of the thing, 2 for a part of a part."""
         return 1 if self.parent is None else 2
 
 
 @dataclass(frozen=True)
 class ThingClass:
-    """A countable class: its name, its proportions and where it may stand.
+    """Countable class: its names, proportions, parts and the stuff that it may be placed on.
 
-    `height` is that of a medium one as a fraction of the page's shorter side; `aspect` is width
-    over height; `grounds` maps kinds of stuff that may lie under its foot to a preference;
-    `hangs` means that it is surrounded by its ground, as a fish is, rather than stands on it.
+    `height` is the height at medium size as a fraction of the page's shorter side; `aspect` is
+    width over height; `grounds` are pairs (stuff that it may be placed on, sampling weight);
+    `floating`: it is surrounded by its ground, as a fish is, and does not touch it at its foot.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ThingClass:
     grounds: tuple[tuple[str, float], ...]
     parts: tuple[PartClass, ...] = ()
     plural: str = ""
-    hangs: bool = False
+    floating: bool = False
 
     @property
     def plural_name(self) -> str:
@@ -59,13 +59,13 @@ class ThingClass:
         return self.plural or self.name + "s"
 
     def phrase(self, part: str) -> str:
-        """The phrase a vocabulary uses for a part, such as "car wheel"."""
+        """Return the class name of a part, such as "car wheel"."""
         return f"{self.name} {part}"
 
 
 @dataclass(frozen=True)
 class StuffClass:
-    """An uncountable class; `preposition` is the word for a thing placed there."""
+    """Uncountable class; `preposition` is used in expressions such as "in the sky"."""
 
     name: str
     synonyms: tuple[str, ...]
@@ -182,10 +182,10 @@ CATEGORY_IDS: dict[str, int] = {name: number for number, name in enumerate(CLASS
 
 @dataclass(frozen=True)
 class PartPhrase:
-    """One row of the parts vocabulary.
+    """Class of the parts vocabulary.
 
-    `whole` is None for a class without parts, which stands for itself; `parent` is the phrase of
-    the part that holds a part of level 2.
+    `whole` is None for a class without parts; `parent` is the class name of the part that
+    contains a part of level 2.
     """
 
     name: str
@@ -217,5 +217,5 @@ PART_IDS: dict[str, int] = {row.name: number for number, row in enumerate(PARTS,
 
 
 def held_out(thing: str, *attributes: str) -> bool:
-    """Whether training must not see this thing with one of these attributes, or at all."""
+    """Return whether a thing class, or its pair with an attribute, is held out of training."""
     return thing in UNSEEN_THINGS or any((a, thing) in HELD_OUT_PAIRS for a in attributes)

@@ -1,4 +1,4 @@
-"""Composition of a page: scene, things, shadows, parts, segments and expressions."""
+"""Composition of a page from a scene and things, with its annotations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from .classes import STUFF, THING_BY_NAME
 from .expressions import write_expressions
 from .page import Page, Part, mask_box
-from .placing import Placed, Placer, Veto, Wish, choose_scene, complete
+from .placing import (
+    PlacedThing,
+    Placer,
+    ThingPredicate,
+    ThingSpec,
+    complete_spec,
+    sample_scene_name,
+)
 from .scenes import Scene, make_scene
 from .segment import Segment
 
-_COUNT_ODDS = (0.05, 0.08, 0.12, 0.16, 0.17, 0.14, 0.11, 0.08, 0.05, 0.04)
-_LEAST_SIDE = 12
-_LEAST_SHOWN = 0.35
-_LEAST_STUFF = 60
+_COUNT_PROBABILITIES = (0.05, 0.08, 0.12, 0.16, 0.17, 0.14, 0.11, 0.08, 0.05, 0.04)
+_MIN_VISIBLE_SIDE = 12
+_MIN_VISIBLE_FRACTION = 0.35
+_MIN_STUFF_AREA = 60
 _ATTEMPTS = 60
 
 
@@ -27,54 +34,67 @@ def draw_page(
     rng: np.random.Generator,
     split: str,
     index: int,
-    wishes: Sequence[Wish] = (),
-    veto: Veto | None = None,
+    required_things: Sequence[ThingSpec] = (),
+    is_forbidden: ThingPredicate | None = None,
 ) -> Page:
-    """Draw a page that shows all wishes and at least one thing, and nothing that `veto` matches.
+    """Draw a page with all required things, at least one thing, and no forbidden ones.
 
     Args:
         rng: generator of the page.
         split: "train", "val" or "unseen".
         index: number of the page.
-        wishes: required things.
-        veto: returns whether a thing is forbidden.
+        required_things: specifications, each of which some visible thing matches.
+        is_forbidden: returns whether a thing that is not required must not appear.
 
     Raises:
-        RuntimeError: if the wishes cannot be shown together.
+        RuntimeError: if no page with all required things was found.
     """
     for _ in range(_ATTEMPTS):
-        scene, placed = _compose_scene(rng, split, wishes, veto)
+        scene, placed = _compose_scene(rng, split, required_things, is_forbidden)
         placed, owner = _visible(scene, placed)
-        shown = [item.wish for item in placed]
-        if shown and all(any(wish.matches(made) for made in shown) for wish in wishes):
+        shown = [item.spec for item in placed]
+        if shown and all(
+            any(spec.matches(drawn_spec) for drawn_spec in shown) for spec in required_things
+        ):
             return _assemble(rng, scene, placed, owner, split, index)
-    raise RuntimeError(f"no page can show {', '.join(map(str, wishes))}")
+    raise RuntimeError(f"no page could be drawn with all of {', '.join(map(str, required_things))}")
 
 
 def _compose_scene(
-    rng: np.random.Generator, split: str, wishes: Sequence[Wish], veto: Veto | None
-) -> tuple[Scene, list[Placed]]:
-    short = int(320 + 128 * rng.uniform() ** 2)
-    long = min(640, int(short * rng.uniform(1.0, 1.5)))
-    width, height = (long, short) if rng.random() < 0.7 else (short, long)
-    scene = make_scene(rng, choose_scene(rng, [w.name for w in wishes if w.name]), width, height)
+    rng: np.random.Generator,
+    split: str,
+    required_things: Sequence[ThingSpec],
+    is_forbidden: ThingPredicate | None,
+) -> tuple[Scene, list[PlacedThing]]:
+    shorter_side = int(320 + 128 * rng.uniform() ** 2)
+    longer_side = min(640, int(shorter_side * rng.uniform(1.0, 1.5)))
+    width, height = (
+        (longer_side, shorter_side) if rng.random() < 0.7 else (shorter_side, longer_side)
+    )
+    scene = make_scene(
+        rng, sample_scene_name(rng, [w.name for w in required_things if w.name]), width, height
+    )
     placer = Placer(rng, scene)
-    count = max(len(wishes), 1 + int(rng.choice(len(_COUNT_ODDS), p=_COUNT_ODDS)))
-    queue = list(wishes) + [Wish()] * (count - len(wishes))
-    for number, wish in enumerate(queue):
-        required = number < len(wishes)
+    count = max(
+        len(required_things), 1 + int(rng.choice(len(_COUNT_PROBABILITIES), p=_COUNT_PROBABILITIES))
+    )
+    specs = list(required_things) + [ThingSpec()] * (count - len(required_things))
+    for number, spec in enumerate(specs):
+        required = number < len(required_things)
         if not required and placer.placed and rng.random() < 0.33:
-            wish = Wish(placer.placed[rng.integers(len(placer.placed))].wish.name)
-        made = complete(rng, wish, placer.kinds, split, None if required else veto)
-        if made is not None:
-            placer.put(made)
-    return scene, placer.ordered()
+            spec = ThingSpec(placer.placed[rng.integers(len(placer.placed))].spec.name)
+        thing_spec = complete_spec(
+            rng, spec, placer.kinds, split, None if required else is_forbidden
+        )
+        if thing_spec is not None:
+            placer.place(thing_spec)
+    return scene, placer.far_to_near()
 
 
 def _assemble(
     rng: np.random.Generator,
     scene: Scene,
-    placed: list[Placed],
+    placed: list[PlacedThing],
     owner: NDArray[Any],
     split: str,
     index: int,
@@ -104,12 +124,12 @@ def _assemble(
 
 
 def _window(
-    item: Placed, shape: tuple[int, ...]
+    item: PlacedThing, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of the page and of the sprite where the two meet."""
-    tall, wide = item.sprite.labels.shape
+    """Return the slices of the page and of the sprite where the two overlap."""
+    height, width = item.sprite.labels.shape
     y0, x0 = max(item.top, 0), max(item.left, 0)
-    y1, x1 = min(item.top + tall, shape[0]), min(item.left + wide, shape[1])
+    y1, x1 = min(item.top + height, shape[0]), min(item.left + width, shape[1])
     page = (slice(y0, max(y0, y1)), slice(x0, max(x0, x1)))
     sprite = (
         slice(y0 - item.top, max(y0, y1) - item.top),
@@ -118,8 +138,8 @@ def _window(
     return page, sprite
 
 
-def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], NDArray[Any]]:
-    """Drop, from the most hidden on, things of which too little shows; who owns which pixel."""
+def _visible(scene: Scene, placed: list[PlacedThing]) -> tuple[list[PlacedThing], NDArray[Any]]:
+    """Drop things that are mostly hidden, the most hidden first; return the rest and an id map."""
     while True:
         owner = np.zeros(scene.stuff.shape, np.int32)
         for number, item in enumerate(placed, 1):
@@ -130,59 +150,59 @@ def _visible(scene: Scene, placed: list[Placed]) -> tuple[list[Placed], NDArray[
             page, _ = _window(item, owner.shape)
             mask = owner[page] == number
             share = mask.sum() / max(1, (item.sprite.labels > 0).sum())
-            high, wide = mask.any(1).sum(), mask.any(0).sum()
-            if share < _LEAST_SHOWN or min(high, wide) < _LEAST_SIDE:
+            height, width = mask.any(1).sum(), mask.any(0).sum()
+            if share < _MIN_VISIBLE_FRACTION or min(height, width) < _MIN_VISIBLE_SIDE:
                 worst, shown = (number, share) if worst is None or share < shown else (worst, shown)
         if worst is None:
             return placed, owner
         placed = [item for number, item in enumerate(placed, 1) if number != worst]
 
 
-def _shadow(canvas: NDArray[Any], item: Placed) -> None:
-    """Darken the ground under a standing thing with a soft ellipse."""
-    if item.hangs:
+def _shadow(canvas: NDArray[Any], item: PlacedThing) -> None:
+    """Draw a soft elliptic shadow under a thing that stands on its ground."""
+    if item.floating:
         return
-    wide = int(item.height * THING_BY_NAME[item.wish.name].aspect * 1.15)
-    tall = max(4, wide // 6)
-    y = np.linspace(-1, 1, tall, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, wide, dtype=np.float32)[None]
+    width = int(item.height * THING_BY_NAME[item.spec.name].aspect * 1.15)
+    height = max(4, width // 6)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     shade = 1 - 0.36 * np.clip(1.25 * (1 - x * x - y * y), 0, 1)
     foot = (item.left + item.sprite.foot[0], item.top + item.sprite.foot[1])
-    top, left = foot[1] - tall // 2, foot[0] - wide // 2
-    page = canvas[max(top, 0) : max(top + tall, 0), max(left, 0) : max(left + wide, 0)]
+    top, left = foot[1] - height // 2, foot[0] - width // 2
+    page = canvas[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
     first, start = max(-top, 0), max(-left, 0)
     page *= shade[first : first + page.shape[0], start : start + page.shape[1], None]
 
 
-def _compose(canvas: NDArray[Any], part_map: NDArray[Any], item: Placed, base: int) -> None:
+def _compose(canvas: NDArray[Any], part_map: NDArray[Any], item: PlacedThing, base: int) -> None:
     page, inside = _window(item, part_map.shape)
-    cover = item.sprite.cover[inside][..., None]
-    canvas[page] = canvas[page] * (1 - cover) + item.sprite.colours[inside]
+    alpha = item.sprite.alpha[inside][..., None]
+    canvas[page] = canvas[page] * (1 - alpha) + item.sprite.colours[inside]
     labels = item.sprite.labels[inside]
-    has_parts = bool(THING_BY_NAME[item.wish.name].parts)
+    has_parts = bool(THING_BY_NAME[item.spec.name].parts)
     target = part_map[page]
     target[labels > 0] = base + labels[labels > 0] if has_parts else 0
 
 
 def _segments(
-    scene: Scene, placed: list[Placed], owner: NDArray[Any]
+    scene: Scene, placed: list[PlacedThing], owner: NDArray[Any]
 ) -> tuple[NDArray[Any], list[Segment]]:
     panoptic = owner.copy()
     segments = []
     for number, item in enumerate(placed, 1):
         mask = owner == number
-        wish = item.wish
+        spec = item.spec
         segments.append(
             Segment(
-                number, wish.name, "thing", mask_box(mask), int(mask.sum()), wish.colour, wish.size,
-                wish.pattern, item.ground, item.height,
+                number, spec.name, "thing", mask_box(mask), int(mask.sum()), spec.colour, spec.size,
+                spec.pattern, item.ground, item.height,
             )
         )  # fmt: skip
     free = owner == 0
     for number, stuff in enumerate(STUFF):
         mask = free & (scene.stuff == number)
         area = int(mask.sum())
-        if area < _LEAST_STUFF:
+        if area < _MIN_STUFF_AREA:
             continue
         identity = len(segments) + 1
         panoptic[mask] = identity
@@ -190,16 +210,18 @@ def _segments(
     return panoptic, segments
 
 
-def _parts(placed: list[Placed], bases: list[int], part_map: NDArray[Any]) -> tuple[Part, ...]:
+def _parts(placed: list[PlacedThing], bases: list[int], part_map: NDArray[Any]) -> tuple[Part, ...]:
     parts = []
     for thing_id, (item, base) in enumerate(zip(placed, bases, strict=True), 1):
-        thing = THING_BY_NAME[item.wish.name]
+        thing = THING_BY_NAME[item.spec.name]
         if not thing.parts:
             continue
         page, _ = _window(item, part_map.shape)
         local = part_map[page]
         for number, (name, parent) in enumerate(item.sprite.parts):
-            inner = [k for k, (_, held_by) in enumerate(item.sprite.parts) if held_by == number]
+            inner = [
+                k for k, (_, part_parent) in enumerate(item.sprite.parts) if part_parent == number
+            ]
             ids = [base + k + 1 for k in (number, *inner)]
             inside = np.isin(local, ids)
             if not inside.any():
@@ -216,7 +238,7 @@ def _parts(placed: list[Placed], bases: list[int], part_map: NDArray[Any]) -> tu
 
 
 def _finish(rng: np.random.Generator, scene: Scene, canvas: NDArray[Any]) -> NDArray[Any]:
-    """Tint the page by the hour, darken its corners a little, and give it the grain of paper."""
+    """Apply the scene's tint, vignetting and low-frequency noise; return uint8 RGB."""
     height, width = scene.stuff.shape
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
     x = np.linspace(-1, 1, width, dtype=np.float32)[None] ** 2

@@ -1,4 +1,4 @@
-"""Writing a split of the picture book in the formats that real data sets have on disk.
+"""Writer of a picture book split in the formats of COCO, RefCOCO, gRefCOCO and GRD.
 
 Under `root`, which holds one seed and version:
 
@@ -40,7 +40,7 @@ _FOLDERS = ("images/{}", "panoptic_{}", "semantic_{}", "parts_{}")
 
 
 class PictureBookError(ValueError):
-    """A folder with another book, or a split with other settings."""
+    """Folder that holds another picture book, or a split with other settings."""
 
 
 def settings(seed: int, split: str, count: int, groups: int) -> dict[str, Any]:
@@ -92,73 +92,78 @@ def write_split(
         raise PictureBookError(
             f"count must be at least 1 and groups at least 0, not {count} and {groups}"
         )
-    _claim(root, seed)
+    _check_root_owner(root, seed)
     with locked(root / f".lock_{split}"):
         if finished(root, split) != expected:
-            _fill(root, expected, workers, progress)
+            _write_missing(root, expected, workers, progress)
     return root
 
 
-def _fill(root: Path, expected: dict[str, Any], workers: int, progress: Progress | None) -> None:
-    """Draw the missing pages of a split and join its files; the caller holds the split's lock."""
+def _write_missing(
+    root: Path, expected: dict[str, Any], workers: int, progress: Progress | None
+) -> None:
+    """Draw the missing pages of a split and merge its files; the caller holds the split's lock."""
     seed, split, count, groups = (expected[key] for key in ("seed", "split", "count", "groups"))
     (root / f".done_{split}.json").unlink(missing_ok=True)
-    work = root / ".work" / f"{split}_{expected['digest'][:12]}"
-    work.mkdir(parents=True, exist_ok=True)
+    work_folder = root / ".work" / f"{split}_{expected['digest'][:12]}"
+    work_folder.mkdir(parents=True, exist_ok=True)
     done = 0
-    for size in _run(_tasks(work, count, groups), root, seed, split, workers):
+    for size in _run_tasks(_tasks(work_folder, count, groups), root, seed, split, workers):
         done += size
         if progress is not None:
             progress(done, count + groups)
-    _collect(root, work, seed, split, count, groups)
+    _merge_results(root, work_folder, seed, split, count, groups)
     write_json(root / f".done_{split}.json", expected)
-    shutil.rmtree(work)
+    shutil.rmtree(work_folder)
 
 
-def _claim(root: Path, seed: int) -> None:
-    """Mark a folder as this book's; raise if it is another book's."""
+def _check_root_owner(root: Path, seed: int) -> None:
+    """Record seed and version of a new folder, or check those of an existing one."""
     root.mkdir(parents=True, exist_ok=True)
-    label, mine = root / "book.json", {"seed": seed, "version": VERSION}
+    label, expected = root / "book.json", {"seed": seed, "version": VERSION}
     with locked(root / ".lock"):
         if label.exists():
-            there = read_json(label)
-            if there != mine:
+            existing = read_json(label)
+            if existing != expected:
                 raise PictureBookError(
-                    f"{root} holds the book of seed {there.get('seed')}, version "
-                    f"{there.get('version')}; seed {seed}, version {VERSION} needs its own folder"
+                    f"{root} holds the picture book of seed {existing.get('seed')}, version "
+                    f"{existing.get('version')}; choose another folder for seed {seed}, version "
+                    f"{VERSION}"
                 )
         else:
-            write_json(label, mine)
+            write_json(label, expected)
 
 
-def _tasks(work: Path, count: int, groups: int) -> list[tuple[str, int, int, Path]]:
+def _tasks(work_folder: Path, count: int, groups: int) -> list[tuple[str, int, int, Path]]:
     tasks = []
     for kind, total in (("pages", count), ("groups", groups)):
         step = _CHUNK if kind == "pages" else max(1, _CHUNK // 8)
         for first in range(0, total, step):
-            tasks.append((kind, first, min(first + step, total), work / f"{kind}_{first:07d}.json"))
+            tasks.append(
+                (kind, first, min(first + step, total), work_folder / f"{kind}_{first:07d}.json")
+            )
     return tasks
 
 
-def _run(tasks: list[Any], root: Path, seed: int, split: str, workers: int) -> Iterator[int]:
-    """Do the tasks that have no result yet; yield the size of each as it is there."""
-    left = []
+def _run_tasks(tasks: list[Any], root: Path, seed: int, split: str, workers: int) -> Iterator[int]:
+    """Run the tasks without a result file; yield the number of pages of each finished task."""
+    remaining = []
     for task in tasks:
         if task[3].exists():
             yield task[2] - task[1]
         else:
-            left.append(task)
+            remaining.append(task)
     if workers <= 1:
-        for task in left:
+        for task in remaining:
             yield _draw(root, seed, split, *task)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        waiting = [pool.submit(_draw, root, seed, split, *task) for task in left]
+        futures = [pool.submit(_draw, root, seed, split, *task) for task in remaining]
         try:
-            for future in as_completed(waiting):
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -178,11 +183,11 @@ def _draw(root: Path, seed: int, split: str, kind: str, first: int, last: int, r
 def _write_page(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     page, split = book.page(index), book.split
     name, image = stem(index), image_id(book.split, index)
-    coded = np.zeros((*page.panoptic.shape, 3), np.uint8)
+    encoded = np.zeros((*page.panoptic.shape, 3), np.uint8)
     for channel in range(3):
-        coded[..., channel] = (page.panoptic >> (8 * channel)) & 255
+        encoded[..., channel] = (page.panoptic >> (8 * channel)) & 255
     write_jpeg(root / f"images/{split}/{name}.jpg", page.image)
-    write_png(root / f"panoptic_{split}/{name}.png", coded)
+    write_png(root / f"panoptic_{split}/{name}.png", encoded)
     write_png(root / f"semantic_{split}/{name}.png", records.semantic_map(page))
     write_png(root / f"parts_{split}/{name}.png", records.part_label_map(page))
     references, kinds = records.expression_records(page, image)
@@ -196,16 +201,18 @@ def _write_page(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     }
 
 
-def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: int) -> None:
-    """Join the results of all tasks into the files of the split, and into the shared ones."""
-    pages = [page for path in sorted(work.glob("pages_*.json")) for page in read_json(path)]
+def _merge_results(
+    root: Path, work_folder: Path, seed: int, split: str, count: int, groups: int
+) -> None:
+    """Merge the results of all tasks into the files of the split and those of all splits."""
+    pages = [page for path in sorted(work_folder.glob("pages_*.json")) for page in read_json(path)]
     head = {"info": records.info(seed, VERSION, split), "licenses": records.LICENCES}
     head["images"] = [page["image"] for page in pages]
     write_json(
         root / f"instances_{split}.json",
         {
             **head,
-            "annotations": _flat(pages, "instances"),
+            "annotations": _concatenate(pages, "instances"),
             "categories": records.thing_categories(),
         },
     )
@@ -219,24 +226,32 @@ def _collect(root: Path, work: Path, seed: int, split: str, count: int, groups: 
     )
     write_json(
         root / f"parts_{split}.json",
-        {**head, "annotations": _flat(pages, "parts"), "categories": records.part_categories()},
+        {
+            **head,
+            "annotations": _concatenate(pages, "parts"),
+            "categories": records.part_categories(),
+        },
     )
     for folder in _FOLDERS:
-        _sweep(root / folder.format(split), count)
+        _remove_stale_files(root / folder.format(split), count)
     with locked(root / ".lock"):
-        merge_expressions(root, seed, split, _flat(pages, "references"), _flat(pages, "kinds"))
+        merge_expressions(
+            root, seed, split, _concatenate(pages, "references"), _concatenate(pages, "kinds")
+        )
     if groups:
-        drawn = [group for path in sorted(work.glob("groups_*.json")) for group in read_json(path)]
+        drawn = [
+            group for path in sorted(work_folder.glob("groups_*.json")) for group in read_json(path)
+        ]
         collect_groups(root, split, drawn)
 
 
-def _sweep(folder: Path, count: int) -> None:
-    """Remove pages beyond `count`, and what a killed process left half written."""
+def _remove_stale_files(folder: Path, count: int) -> None:
+    """Remove pages with an index from `count` on, and temporary files of killed processes."""
     for path in folder.iterdir():
-        surplus = path.stem.isdigit() and int(path.stem) >= count
-        if surplus or path.name.startswith("."):
+        is_surplus = path.stem.isdigit() and int(path.stem) >= count
+        if is_surplus or path.name.startswith("."):
             path.unlink()
 
 
-def _flat(pages: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+def _concatenate(pages: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     return [record for page in pages for record in page[key]]

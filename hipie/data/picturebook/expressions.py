@@ -1,4 +1,4 @@
-"""Referring expressions of a page, with one target, several or none."""
+"""Generation of referring expressions for a page, with one, several or no target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_EXPRESSIONS_PER_THING = 3
 def write_expressions(
     rng: np.random.Generator, things: Sequence[Segment], split: str
 ) -> tuple[Expression, ...]:
-    """Write up to three expressions per thing, three with several targets and two without.
+    """Generate up to three expressions per thing, three with several targets and two without.
 
     The targets of every expression are computed over all things of the page. Except in the split
     "unseen", no expression names a class or pair that is held out from training.
@@ -28,28 +28,30 @@ def write_expressions(
         things: things of the page.
         split: "train", "val" or "unseen".
     """
-    pen = _Writer(rng, things, split)
+    writer = _ExpressionWriter(rng, things, split)
     for thing in things:
-        pen.single(thing)
-    pen.several()
-    pen.none()
-    return tuple(pen.written)
+        writer.write_single_target(thing)
+    writer.write_multiple_targets()
+    writer.write_no_target()
+    return tuple(writer.written)
 
 
-def _kind(query: Query) -> str:
+def _query_kind(query: Query) -> str:
     if query.anchor is not None:
         return "relation"
     if query.extreme is not None:
         return "superlative"
     if query.ground is not None:
         return "place"
-    words = (query.colour, query.size, query.pattern, query.but)
-    if any(words) or (query.also is not None and _kind(query.also) == "attribute"):
+    attributes = (query.colour, query.size, query.pattern, query.excluded_colour)
+    if any(attributes) or (
+        query.other_query is not None and _query_kind(query.other_query) == "attribute"
+    ):
         return "attribute"
     return "class"
 
 
-class _Writer:
+class _ExpressionWriter:
     def __init__(self, rng: np.random.Generator, things: Sequence[Segment], split: str) -> None:
         self.rng, self.things, self.split = rng, things, split
         self.written: list[Expression] = []
@@ -67,24 +69,24 @@ class _Writer:
         self._queries.add(query)
         number = ("none", "one")[len(targets)] if len(targets) < 2 else "several"
         self.written.append(
-            Expression(text, tuple(sorted(targets)), _kind(query), number, query, novel)
+            Expression(text, tuple(sorted(targets)), _query_kind(query), number, query, novel)
         )
         return True
 
-    def single(self, thing: Segment) -> None:
-        """Write expressions of different kinds for one thing."""
-        done: set[str] = set()
-        for kind, query in self._about(thing):
-            if len(done) == MAX_EXPRESSIONS_PER_THING:
+    def write_single_target(self, thing: Segment) -> None:
+        """Add expressions of different kinds for one thing."""
+        written_kinds: set[str] = set()
+        for kind, query in self._candidates(thing):
+            if len(written_kinds) == MAX_EXPRESSIONS_PER_THING:
                 return
             if (
-                kind not in done
+                kind not in written_kinds
                 and query.select(self.things) == frozenset({thing.id})
                 and self.add(query, frozenset({thing.id}))
             ):
-                done.add(kind)
+                written_kinds.add(kind)
 
-    def _about(self, thing: Segment) -> Iterator[Candidate]:
+    def _candidates(self, thing: Segment) -> Iterator[Candidate]:
         name = thing.name
         order = self.rng.permutation(5)
         for choice in order:
@@ -125,13 +127,13 @@ class _Writer:
                     yield "relation", Query(thing.name, side=side, anchor=anchor)
                     yield "relation", Query(thing.name, thing.colour, side=side, anchor=anchor)
 
-    def several(self) -> None:
-        """Write up to three expressions that describe more than one thing."""
+    def write_multiple_targets(self) -> None:
+        """Add up to three expressions that describe more than one thing."""
         options: list[Query] = []
         for name in sorted({thing.name for thing in self.things}):
-            same = [thing for thing in self.things if thing.name == name]
+            same_class = [thing for thing in self.things if thing.name == name]
             options.append(Query(name))
-            for thing in same:
+            for thing in same_class:
                 options += [
                     Query(name, colour=thing.colour),
                     Query(name, pattern=thing.pattern),
@@ -152,7 +154,7 @@ class _Writer:
                     first = Query(a.name, colour=a.colour if self.rng.random() < 0.5 else None)
                     second = Query(b.name, colour=b.colour if self.rng.random() < 0.5 else None)
                     if all(len(q.select(self.things) or ()) == 1 for q in (first, second)):
-                        options.append(Query(first.name, first.colour, also=second))
+                        options.append(Query(first.name, first.colour, other_query=second))
         added = 0
         for number in self.rng.permutation(len(options)):
             targets = options[number].select(self.things)
@@ -161,18 +163,18 @@ class _Writer:
             if added == 3:
                 return
 
-    def none(self) -> None:
-        """Write two expressions without a target, most of them with one changed word."""
+    def write_no_target(self) -> None:
+        """Add two expressions without a target, most of them with one changed attribute."""
         names = SEEN_THINGS if self.split != "unseen" else tuple(thing.name for thing in THINGS)
         added = 0
         for _ in range(16):
             if added == 2:
                 return
-            query = self._false(names)
+            query = self._sample_absent_query(names)
             if query.select(self.things) == frozenset() and self.add(query, frozenset()):
                 added += 1
 
-    def _false(self, names: Sequence[str]) -> Query:
+    def _sample_absent_query(self, names: Sequence[str]) -> Query:
         rng = self.rng
         colour = str(rng.choice(list(COLOURS)))
         if not self.things or rng.random() < 0.3:

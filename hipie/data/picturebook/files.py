@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Atomic writing of JSON, PNG and JPEG files, and a lock between processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write next to `path`, then rename over it."""
+    """Write bytes atomically: to a temporary file that is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -29,33 +29,33 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; raises ValueError naming the file when it is cut or not JSON."""
+    """Read JSON; raise ValueError naming the file if it is truncated or not JSON."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from error
+        raise ValueError(f"{path} is not a complete JSON file: {error}") from error
 
 
 def write_png(path: Path, labels: NDArray[Any]) -> None:
-    """Write a uint8 label map [H,W], or RGB [H,W,3]."""
+    """Write a uint8 label map [H, W] or RGB image [H, W, 3] as PNG, atomically."""
     pixels = labels[..., ::-1] if labels.ndim == 3 else labels
     write_bytes(path, cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def write_jpeg(path: Path, image: NDArray[Any], quality: int = 95) -> None:
-    """Write uint8 RGB [H,W,3] as a JPEG."""
+    """Write a uint8 RGB image [H, W, 3] as JPEG, atomically."""
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     write_bytes(path, coded.tobytes())
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes on one machine while several splits are written at once."""
+    """Hold an exclusive file lock between processes on one machine."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)

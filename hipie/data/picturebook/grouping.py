@@ -1,4 +1,4 @@
-"""Groups on disk, in the pickles of GRD (D3): dictionaries keyed by integer ids.
+"""Writer of groups in the format of GRD (D3): pickled dictionaries keyed by integer ids.
 
     groups/<split>/{images,annotations,sentences,groups}.pkl     pickle protocol 2
     images/groups_<split>/000000_0.jpg                            page 0 of group 0
@@ -27,11 +27,11 @@ def write_group(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     """Draw a group, write its pages, and return its records for `collect_groups`."""
     group = book.group(index)
     images = []
-    for place, page in enumerate(group.pages):
-        name = f"groups_{book.split}/{stem(index)}_{place}.jpg"
+    for position, page in enumerate(group.pages):
+        name = f"groups_{book.split}/{stem(index)}_{position}.jpg"
         write_jpeg(root / "images" / name, page.image)
-        image = group_image_id(book.split, index, place)
-        images.append(_image(group, place, image, name))
+        image = group_image_id(book.split, index, position)
+        images.append(_image(group, position, image, name))
     return {
         "index": index,
         "scene": group.pages[0].scene,
@@ -40,11 +40,11 @@ def write_group(root: Path, book: PictureBook, index: int) -> dict[str, Any]:
     }
 
 
-def _image(group: Group, place: int, image: int, name: str) -> dict[str, Any]:
-    page = group.pages[place]
+def _image(group: Group, position: int, image: int, name: str) -> dict[str, Any]:
+    page = group.pages[position]
     annotations = []
     for thing in page.things:
-        matching = [k for k, e in enumerate(group.expressions) if thing.id in e.targets[place]]
+        matching = [k for k, e in enumerate(group.expressions) if thing.id in e.targets[position]]
         if matching:
             annotations.append(
                 {
@@ -64,7 +64,7 @@ def _image(group: Group, place: int, image: int, name: str) -> dict[str, Any]:
 
 
 def collect_groups(root: Path, split: str, drawn: list[dict[str, Any]]) -> None:
-    """Write the four pickles of a split, and drop pages of groups that it no longer has."""
+    """Write the four pickles of a split, and delete images of groups that are not in it."""
     tables: dict[str, dict[int, dict[str, Any]]] = {
         "images": {},
         "annotations": {},
@@ -73,15 +73,15 @@ def collect_groups(root: Path, split: str, drawn: list[dict[str, Any]]) -> None:
     }
     for group in drawn:
         _add_group(tables, group)
-    everything = list(tables["sentences"])
+    all_ids = list(tables["sentences"])
     for row in tables["groups"].values():
-        own = set(row["inner_sent_id"])
-        row["outer_sent_id"] = [identity for identity in everything if identity not in own]
+        inner_ids = set(row["inner_sent_id"])
+        row["outer_sent_id"] = [identity for identity in all_ids if identity not in inner_ids]
     for name, table in tables.items():
         write_bytes(root / "groups" / split / f"{name}.pkl", pickle.dumps(table, protocol=2))
-    known = {Path(row["file_name"]).name for row in tables["images"].values()}
+    used_names = {Path(row["file_name"]).name for row in tables["images"].values()}
     for path in (root / "images" / f"groups_{split}").glob("*.jpg"):
-        if path.name not in known:
+        if path.name not in used_names:
             path.unlink()
 
 
@@ -109,9 +109,9 @@ def _add_group(tables: dict[str, dict[int, dict[str, Any]]], group: dict[str, An
             }  # fmt: skip
             for identity in sent_ids:
                 tables["sentences"][identity]["anno_id"].append(annotation["id"])
-    shown = [k for k, s in zip(ids, group["expressions"], strict=True) if not s["absent"]]
+    positive_ids = [k for k, s in zip(ids, group["expressions"], strict=True) if not s["absent"]]
     tables["groups"][number] = {
         "id": number, "img_id": [image["id"] for image in group["images"]],
-        "pos_sent_id": shown, "inner_sent_id": ids, "outer_sent_id": [],
+        "pos_sent_id": positive_ids, "inner_sent_id": ids, "outer_sent_id": [],
         "scene": group["scene"], "group_name": group["expressions"][0]["text"], "group_name_zh": "",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Groups: an expression and related pages, of which only some show its target."""
+"""Generation of groups: expressions over related pages, some of which show the target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .classes import COLOURS, PATTERNS, SEEN_THINGS, THINGS, held_out
 from .composition import draw_page
 from .numbering import PAGES_A_GROUP
 from .page import Page
-from .placing import Veto, Wish
+from .placing import ThingPredicate, ThingSpec
 from .queries import Query, describe
 
 _MIN_PAGES = 4
@@ -22,7 +22,7 @@ class GroupExpression:
 
     Attributes:
         text: the expression.
-        query: its meaning.
+        query: the query that the text describes.
         targets: for each page the ids of the targets; empty on negative pages.
         absent: whether it is an expression of absence ("a dog that is not red").
     """
@@ -58,27 +58,31 @@ class Group:
 
 
 def draw_group(rng: np.random.Generator, split: str, index: int) -> Group:
-    """Draw 4 to 8 pages for one query; the pages without it show the same class or colour."""
-    query = _subject(rng, split)
+    """Draw 4 to 8 pages for a sampled query; negative pages share its class or its colour."""
+    query = _sample_query(rng, split)
     count = int(rng.integers(_MIN_PAGES, PAGES_A_GROUP + 1))
     positive = int(rng.integers(1, count))
     order = rng.permutation(count)
     pages = []
-    for place in range(count):
-        if order[place] < positive:
-            wishes = [_wish(query)]
-            pages.append(draw_page(rng, split, place, wishes))
+    for position in range(count):
+        if order[position] < positive:
+            required_things = [_spec_of(query)]
+            pages.append(draw_page(rng, split, position, required_things))
         else:
-            pages.append(draw_page(rng, split, place, _related(rng, query, split), _refuses(query)))
+            pages.append(
+                draw_page(
+                    rng, split, position, _sample_related(rng, query, split), _matches_query(query)
+                )
+            )
     queries = [query, Query(query.name)]
     if query.colour is not None:
-        queries.append(Query(query.name, but=query.colour))
-    written = tuple(_over(pages, one) for one in dict.fromkeys(queries))
-    return Group(index, split, tuple(pages), written)
+        queries.append(Query(query.name, excluded_colour=query.colour))
+    group_expressions = tuple(_expression_over(pages, member) for member in dict.fromkeys(queries))
+    return Group(index, split, tuple(pages), group_expressions)
 
 
-def _subject(rng: np.random.Generator, split: str) -> Query:
-    """A class, a coloured thing or a patterned thing that the split may name."""
+def _sample_query(rng: np.random.Generator, split: str) -> Query:
+    """Sample a class, with or without a colour or pattern, that the split may contain."""
     names = SEEN_THINGS if split != "unseen" else tuple(thing.name for thing in THINGS)
     while True:
         name, choice = str(rng.choice(names)), rng.random()
@@ -92,34 +96,34 @@ def _subject(rng: np.random.Generator, split: str) -> Query:
             return query
 
 
-def _wish(query: Query) -> Wish:
-    return Wish(query.name, query.colour, query.size, query.pattern)
+def _spec_of(query: Query) -> ThingSpec:
+    return ThingSpec(query.name, query.colour, query.size, query.pattern)
 
 
-def _refuses(query: Query) -> Veto:
-    return _wish(query).matches
+def _matches_query(query: Query) -> ThingPredicate:
+    return _spec_of(query).matches
 
 
-def _related(rng: np.random.Generator, query: Query, split: str) -> list[Wish]:
-    """One thing that makes a page without the target look like the others."""
+def _sample_related(rng: np.random.Generator, query: Query, split: str) -> list[ThingSpec]:
+    """Sample the required thing of a negative page: the query with one attribute changed."""
     choice = rng.random()
     if choice < 0.6 and query.colour is not None:
         others = [c for c in COLOURS if c != query.colour]
         allowed = [c for c in others if split == "unseen" or not held_out(query.name, c)]
-        return [Wish(query.name, colour=allowed[rng.integers(len(allowed))])]
+        return [ThingSpec(query.name, colour=allowed[rng.integers(len(allowed))])]
     if choice < 0.6 and query.pattern is not None:
-        return [Wish(query.name, pattern="plain")]
+        return [ThingSpec(query.name, pattern="plain")]
     names = [n for n in SEEN_THINGS if n != query.name]
     name = names[rng.integers(len(names))]
     colour = query.colour
     if colour is not None and split != "unseen" and held_out(name, colour):
         colour = None
-    return [Wish(name, colour=colour)]
+    return [ThingSpec(name, colour=colour)]
 
 
-def _over(pages: list[Page], query: Query) -> GroupExpression:
-    chosen = [query.select(page.things) or frozenset() for page in pages]
+def _expression_over(pages: list[Page], query: Query) -> GroupExpression:
+    selected_ids = [query.select(page.things) or frozenset() for page in pages]
     article = "" if query.colour is None and query.pattern is None else "the "
     text = article + describe(query, 1, 0)
-    targets = tuple(tuple(sorted(ids)) for ids in chosen)
-    return GroupExpression(text, query, targets, absent=query.but is not None)
+    targets = tuple(tuple(sorted(ids)) for ids in selected_ids)
+    return GroupExpression(text, query, targets, absent=query.excluded_colour is not None)

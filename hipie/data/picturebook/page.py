@@ -14,10 +14,10 @@ from .segment import Segment
 
 @dataclass(frozen=True)
 class Part:
-    """One visible part of one thing.
+    """Visible part of a thing.
 
-    `mask` (bool [H,W]) includes the parts inside it: a head includes its eyes. `parent` is the id
-    of the part that holds it, None for level 1.
+    `mask` (bool [H,W]) includes nested parts: a head includes its eyes. `parent` is the id
+    of the part that contains it, None for level 1.
     """
 
     id: int
@@ -33,8 +33,8 @@ class Expression:
     """A referring expression with the ids of its targets.
 
     `kind` is "class", "attribute", "place", "relation" or "superlative"; `number` is "one",
-    "several" or "none"; `query` is its meaning; `novel` tells whether it names a thing
-    or pair that training never shows.
+    "several" or "none"; `query` is the query that it describes; `novel` is "class" or "pair"
+    if it names a class or pair that is held out of training, else "".
     """
 
     text: str
@@ -47,7 +47,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Page:
-    """One drawn page with its annotations.
+    """Rendered page with its annotations.
 
     `image` uint8 [H,W,3] RGB; `panoptic` int32 [H,W] holds ids of `segments`, 0 is unlabelled;
     `part_map` int32 [H,W] holds ids of `parts` (the innermost one), 0 elsewhere.
@@ -65,16 +65,16 @@ class Page:
 
     @property
     def things(self) -> tuple[Segment, ...]:
-        """Segments that are things."""
+        """Return the segments that are things."""
         return tuple(segment for segment in self.segments if segment.kind == "thing")
 
     def mask(self, *ids: int) -> NDArray[Any]:
-        """Union, bool [H,W], of the segments of these ids; empty for none."""
+        """Return the union [H, W] bool of the segments with these ids; empty without ids."""
         return np.isin(self.panoptic, ids)
 
 
 def mask_box(mask: NDArray[Any]) -> tuple[int, int, int, int]:
-    """Return the box (x, y, width, height) of a mask, bool [H, W], that is not empty."""
+    """Return the box (x, y, width, height) of a non-empty mask [H, W] bool."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     left, top = int(columns[0]), int(rows[0])
     return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1

@@ -1,4 +1,4 @@
-"""Painting stuff: palettes that share their colours, textures that tell the kinds apart."""
+"""Rendering of stuff with sampled palettes and textures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .classes import STUFF
-from .textures import lying, upright
+from .textures import backdrop_texture, ground_texture
 
 INDEX: dict[str, int] = {stuff.name: number for number, stuff in enumerate(STUFF)}
 _STANDING = ("sky", "mountain", "wall")
@@ -91,7 +91,7 @@ TINTS: tuple[tuple[float, float, float], ...] = (
 def paint(
     rng: np.random.Generator, stuff: NDArray[Any], marks: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """Paint a map of stuff.
+    """Render a label map of stuff as an RGB image.
 
     Args:
         rng: generator of the textures.
@@ -120,21 +120,21 @@ def paint(
             painted[marks[rows]] = np.clip(base + 62, 0, 252)
         if kind == "sky" and rng.random() < 0.45:
             painted = _sun(rng, painted, scale)
-        chosen = mask[rows][..., None]
-        canvas[rows] = np.where(chosen, painted, canvas[rows])
+        selected = mask[rows][..., None]
+        canvas[rows] = np.where(selected, painted, canvas[rows])
     _edges(canvas, stuff)
     return canvas
 
 
 def _sun(rng: np.random.Generator, painted: NDArray[Any], scale: float) -> NDArray[Any]:
-    """Let a pale disc with a halo shine through the sky."""
+    """Blend a pale disc with a halo, the sun, into the sky."""
     height, width = painted.shape[:2]
-    at = rng.uniform((0.08, 0.12), (0.92, 0.5)) * (width, height)
+    centre = rng.uniform((0.08, 0.12), (0.92, 0.5)) * (width, height)
     radius = rng.uniform(13, 24) * scale
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    away = np.hypot(x - at[0], y - at[1]) / radius
-    halo = 0.55 * np.exp(-np.maximum(away - 1, 0) * 0.9)
-    share = np.where(away < 1, 0.92, halo)[..., None].astype(np.float32)
+    distance = np.hypot(x - centre[0], y - centre[1]) / radius
+    halo = 0.55 * np.exp(-np.maximum(distance - 1, 0) * 0.9)
+    share = np.where(distance < 1, 0.92, halo)[..., None].astype(np.float32)
     return painted * (1 - share) + share * np.array((255, 244, 206), np.float32)
 
 
@@ -146,14 +146,14 @@ def _relief(
     strength = STRENGTH[kind] * rng.uniform(0.8, 1.15)
     name = "wall striped" if kind == "wall" and rng.random() < 0.4 else kind
     if kind in _STANDING:
-        return upright(name, width, height, scale, offset), strength
-    return lying(name, width, height, scale, offset), strength
+        return backdrop_texture(name, width, height, scale, offset), strength
+    return ground_texture(name, width, height, scale, offset), strength
 
 
 def _edges(canvas: NDArray[Any], stuff: NDArray[Any]) -> None:
-    """Darken a thin line where two kinds of stuff meet, as an ink line would."""
+    """Darken the borders between stuff classes, in place."""
     border = np.zeros(stuff.shape, np.uint8)
     border[1:] |= stuff[1:] != stuff[:-1]
     border[:, 1:] |= stuff[:, 1:] != stuff[:, :-1]
-    soft = cv2.GaussianBlur(border.astype(np.float32), (3, 3), 0.8)
-    canvas *= 1 - 0.34 * np.minimum(soft * 1.6, 1)[..., None]
+    blurred = cv2.GaussianBlur(border.astype(np.float32), (3, 3), 0.8)
+    canvas *= 1 - 0.34 * np.minimum(blurred * 1.6, 1)[..., None]

@@ -1,4 +1,4 @@
-"""A pen that draws one thing, part by part, into an antialiased sprite with part labels."""
+"""Drawing of a thing, part by part, into an antialiased sprite with part labels."""
 
 from __future__ import annotations
 
@@ -15,51 +15,53 @@ from .classes import COLOURS
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 COAT = "coat"
-"""The fill that carries a thing's colour and pattern."""
+"""Fill with the thing's colour and pattern."""
 _SUPER = 2
 _SHIFT = 4
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """The colour that is `share` of the second and the rest of the first."""
+    """Interpolate two colours: (1 - share) * first + share * second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def darker(colour: Colour, share: float = 0.4) -> Colour:
-    """A colour mixed with the darkest ink."""
+    """Mix a colour with near-black; `share` is the weight of the latter."""
     return mix(colour, (24, 20, 34), share)
 
 
 def lighter(colour: Colour, share: float = 0.4) -> Colour:
-    """A colour mixed with the lightest paper."""
+    """Mix a colour with near-white; `share` is the weight of the latter."""
     return mix(colour, (255, 252, 244), share)
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn thing: colours times cover [h,w,3] and cover [h,w] (float32 0..1), labels uint8.
+    """Rendered thing: `alpha` [h, w] in 0..1, `colours` [h, w, 3] premultiplied by it, `labels`.
 
-    `labels` holds 0 outside, else 1 + an index into `parts`: (part name, index of the part that
-    holds it or -1). `foot` is the pixel of the sprite, (x, y), that stands on the ground.
+    `labels` (uint8 [h, w]) is 0 outside, else 1 + an index into `parts`, which holds (part name,
+    index of the parent part or -1). `foot` is the ground contact (x, y) in sprite pixels.
     """
 
     colours: NDArray[Any]
-    cover: NDArray[Any]
+    alpha: NDArray[Any]
     labels: NDArray[Any]
     parts: tuple[tuple[str, int], ...]
     foot: tuple[int, int]
 
 
 class Pen:
-    """Draws in units of the thing's height: x in 0..aspect, y in 0 (top) .. 1 (foot).
+    """Canvas in units of the thing's height: x in 0..aspect, y from 0 (top) to 1 (foot).
 
     Args:
         height: pixels of the thing's height on the page.
         aspect: width over height of the thing.
-        colour, pattern: what `COAT` looks like.
+        colour: key of `COLOURS`, the colour of `COAT`.
+        pattern: one of `PATTERNS`, drawn on `COAT`.
         rng: source of the pattern's phase and angle.
-        flip: mirror left and right. tilt: clockwise turn in radians about the foot.
+        flip: flip horizontally.
+        tilt: clockwise rotation about the foot in radians.
         line: outline width in page pixels.
     """
 
@@ -90,9 +92,9 @@ class Pen:
         self._offset = foot - self._matrix @ np.array([aspect / 2, 1.0])
         self._scale = scale
         self._foot = (int(foot[0] / _SUPER), int(foot[1] / _SUPER))
-        width, tall = self._size
-        self._canvas = np.zeros((tall, width, 3), np.uint8)
-        self._labels = np.zeros((tall, width), np.uint8)
+        width, canvas_height = self._size
+        self._canvas = np.zeros((canvas_height, width, 3), np.uint8)
+        self._labels = np.zeros((canvas_height, width), np.uint8)
         self._coat_image = self._paint_coat(pattern, height, rng)
         self._parts: list[tuple[str, int]] = []
         self._label = 0
@@ -103,12 +105,12 @@ class Pen:
         phase, angle = rng.uniform(0, 1, 2)
         if pattern == "plain":
             return None
-        width, tall = self._size
+        width, canvas_height = self._size
         luminance = 0.3 * self.coat[0] + 0.59 * self.coat[1] + 0.11 * self.coat[2]
         second = darker(self.coat, 0.5) if luminance > 135 else lighter(self.coat, 0.72)
         period = max(0.16 * height, 7.0) * _SUPER
         turn = (angle - 0.5) * 1.2
-        y, x = np.mgrid[0:tall, 0:width].astype(np.float32)
+        y, x = np.mgrid[0:canvas_height, 0:width].astype(np.float32)
         along = (x * np.cos(turn) + y * np.sin(turn)) / period + phase
         across = (-x * np.sin(turn) + y * np.cos(turn)) / period + phase
         if pattern == "striped":
@@ -122,24 +124,24 @@ class Pen:
         )
 
     def part(self, name: str, parent: int = -1) -> int:
-        """Begin one part: shapes that follow belong to it. Returns its index."""
+        """Start a part, to which all following shapes belong; return its index."""
         self._parts.append((name, parent))
         self._label = len(self._parts)
         return self._label - 1
 
     def resume(self, index: int) -> None:
-        """Let shapes that follow belong to the part of this index again."""
+        """Continue the part with this index: following shapes belong to it."""
         self._label = index + 1
 
-    def _place(self, points: NDArray[Any]) -> NDArray[Any]:
+    def _to_fixed_point(self, points: NDArray[Any]) -> NDArray[Any]:
         placed = points @ self._matrix.T + self._offset
         return np.round(placed * (1 << _SHIFT)).astype(np.int32)
 
     def polygon(
         self, points: Sequence[Point] | NDArray[Any], fill: Colour | str, outline: bool = True
     ) -> None:
-        """Fill a closed polygon; outline it with the fill's darker shade."""
-        corners = [self._place(np.asarray(points, dtype=np.float64))]
+        """Fill a closed polygon; outline it with a darker shade of the fill."""
+        corners = [self._to_fixed_point(np.asarray(points, dtype=np.float64))]
         label = self._label
         colour = self.coat if isinstance(fill, str) else fill  # the only text is COAT
         if fill == COAT and self._coat_image is not None:
@@ -162,7 +164,7 @@ class Pen:
     def line(self, points: Sequence[Point], colour: Colour, width: float | None = None) -> None:
         """Stroke an open line; `width` in units of height, else the outline's."""
         pixels = self._line if width is None else max(self._line, round(width * self._scale))
-        placed = [self._place(np.asarray(points, dtype=np.float64))]
+        placed = [self._to_fixed_point(np.asarray(points, dtype=np.float64))]
         self._stroke(placed, colour, pixels, False, self._label)
 
     def blob(self, points: Sequence[Point], fill: Colour | str, outline: bool = True) -> None:
@@ -206,19 +208,19 @@ class Pen:
         half = np.linspace(first, last, len(path))[:, None]
         self.polygon(np.concatenate([path + normal * half, (path - normal * half)[::-1]]), fill)
 
-    def finish(self) -> Sprite:
-        """Shrink to page pixels. A pixel belongs to the thing where its cover is at least half."""
-        width, tall = self._size[0] // _SUPER, self._size[1] // _SUPER
+    def to_sprite(self) -> Sprite:
+        """Downsample to page pixels; pixels with alpha below 0.5 get label 0."""
+        width, canvas_height = self._size[0] // _SUPER, self._size[1] // _SUPER
         inside = (self._labels > 0).astype(np.float32)
-        cover = cv2.resize(inside, (width, tall), interpolation=cv2.INTER_AREA)
+        alpha = cv2.resize(inside, (width, canvas_height), interpolation=cv2.INTER_AREA)
         drawn = self._canvas.astype(np.float32) * inside[..., None]
-        colours = cv2.resize(drawn, (width, tall), interpolation=cv2.INTER_AREA)
-        labels = np.zeros((tall, width), np.uint8)
+        colours = cv2.resize(drawn, (width, canvas_height), interpolation=cv2.INTER_AREA)
+        labels = np.zeros((canvas_height, width), np.uint8)
         for dy, dx in ((0, 0), (1, 1), (0, 1), (1, 0)):
             sampled = self._labels[dy::_SUPER, dx::_SUPER]
             labels = np.where(labels == 0, sampled, labels)
-        labels[cover < 0.5] = 0
-        return Sprite(colours, cover, labels, tuple(self._parts), self._foot)
+        labels[alpha < 0.5] = 0
+        return Sprite(colours, alpha, labels, tuple(self._parts), self._foot)
 
 
 def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
@@ -228,7 +230,7 @@ def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
 
 
 def smooth(points: NDArray[Any], closed: bool, steps: int = 6) -> NDArray[Any]:
-    """Points along the Catmull-Rom spline through `points` [N,2]."""
+    """Sample the Catmull-Rom spline through `points` [N, 2]."""
     if closed:
         before, after, later = np.roll(points, 1, 0), np.roll(points, -1, 0), np.roll(points, -2, 0)
     else:
@@ -244,7 +246,7 @@ def smooth(points: NDArray[Any], closed: bool, steps: int = 6) -> NDArray[Any]:
 
 
 def ellipse_points(centre: Point, radii: Point, turn: float = 0.0, count: int = 28) -> NDArray[Any]:
-    """Points [count,2] on an ellipse."""
+    """Return points [count, 2] on an ellipse."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
     cosine, sine = np.cos(turn), np.sin(turn)
@@ -252,7 +254,7 @@ def ellipse_points(centre: Point, radii: Point, turn: float = 0.0, count: int = 
 
 
 def box_points(x0: float, y0: float, x1: float, y1: float, round_: float) -> NDArray[Any]:
-    """Corners of a rectangle, each replaced by a quarter circle when `round_` > 0."""
+    """Return the corners of a rectangle, or quarter circles in their place if `round_` > 0."""
     if round_ <= 0:
         return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
     radius = min(round_, (x1 - x0) / 2, (y1 - y0) / 2)

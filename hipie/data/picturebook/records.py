@@ -1,4 +1,4 @@
-"""A page as the annotation records of COCO, Pascal-like part maps, RefCOCO and gRefCOCO."""
+"""Conversion of a page to annotation records of COCO, RefCOCO and gRefCOCO, and to label maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCE = "drawn by hipie's picture book"
 
 
 def info(seed: int, version: int, split: str) -> Record:
-    """The `info` field of a COCO file."""
+    """Return the `info` field of a COCO file."""
     return {
         "description": f"Picture book, {split} pages, seed {seed}, version {version}: {SOURCE}",
         "version": str(version),
@@ -30,7 +30,7 @@ def info(seed: int, version: int, split: str) -> Record:
 
 
 def thing_categories() -> list[Record]:
-    """Categories of the things, as COCO's instance files list them."""
+    """Return the categories of things for COCO instance files."""
     return [
         {"id": CATEGORY_IDS[thing.name], "name": thing.name, "supercategory": "thing"}
         for thing in THINGS
@@ -38,7 +38,7 @@ def thing_categories() -> list[Record]:
 
 
 def panoptic_categories() -> list[Record]:
-    """Things, then stuff; `isthing` 1 or 0; a colour of its own for each."""
+    """Return the categories of things, then stuff, for COCO panoptic files."""
     rows = []
     for number, name in enumerate(CLASS_NAMES):
         thing = number < len(THINGS)
@@ -56,7 +56,7 @@ def panoptic_categories() -> list[Record]:
 
 
 def part_categories() -> list[Record]:
-    """The parts vocabulary: `id` is the value in the label maps."""
+    """Return the categories of parts; `id` is the value in the label maps."""
     return [
         {
             "id": PART_IDS[row.name],
@@ -73,13 +73,13 @@ def part_categories() -> list[Record]:
 
 
 def rle(mask: NDArray[Any]) -> Record:
-    """COCO's compressed run lengths of a bool mask, ready for JSON."""
+    """Encode a bool mask as COCO's compressed RLE, serialisable as JSON."""
     coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode("ascii")}
 
 
 def image_record(page: Page, image: int, file_name: str) -> Record:
-    """A page's entry in COCO's list of images."""
+    """Return the entry of a page in COCO's list of images."""
     height, width = page.image.shape[:2]
     return {
         "id": image,
@@ -93,7 +93,7 @@ def image_record(page: Page, image: int, file_name: str) -> Record:
 
 
 def instance_records(page: Page, image: int) -> list[Record]:
-    """COCO instances: one a thing, with its attributes beside COCO's fields."""
+    """Return one COCO annotation per thing, with its attributes as extra fields."""
     return [
         {
             "id": annotation_id(image, segment.id),
@@ -115,7 +115,7 @@ def instance_records(page: Page, image: int) -> list[Record]:
 
 
 def panoptic_record(page: Page, image: int, file_name: str) -> Record:
-    """A page's annotation in COCO's panoptic JSON."""
+    """Return the COCO panoptic annotation of a page."""
     return {
         "image_id": image,
         "file_name": file_name,
@@ -133,7 +133,10 @@ def panoptic_record(page: Page, image: int, file_name: str) -> Record:
 
 
 def part_records(page: Page, image: int) -> list[Record]:
-    """One a visible part. `thing_id` is the id in the instances file, `parent_id` one in this."""
+    """Return one annotation per visible part.
+
+    `thing_id` is an id of the instances file, `parent_id` an id of this file.
+    """
     records = []
     for part in page.parts:
         parent = None if part.parent is None else part_annotation_id(image, part.parent)
@@ -155,12 +158,12 @@ def part_records(page: Page, image: int) -> list[Record]:
 
 
 def semantic_map(page: Page) -> NDArray[Any]:
-    """uint8 [H,W]: index into `CLASS_NAMES`, 255 where unlabelled."""
+    """Return the semantic label map, uint8 [H, W]: index into `CLASS_NAMES`, 255 = ignored."""
     return _by_segment(page, {name: number for number, name in enumerate(CLASS_NAMES)}, 255)
 
 
 def part_label_map(page: Page) -> NDArray[Any]:
-    """uint8 [H,W]: 1-based index into `PARTS`, innermost part first; 0 where unlabelled."""
+    """Return the map of innermost parts, uint8 [H, W]: 1-based index into `PARTS`, 0 = none."""
     whole = {row.name: PART_IDS[row.name] for row in PARTS if row.whole is None}
     labels = _by_segment(page, whole, 0)
     table = np.zeros(int(page.part_map.max()) + 1, np.uint8)
@@ -179,11 +182,11 @@ def _by_segment(page: Page, values: dict[str, int], empty: int) -> NDArray[Any]:
 def expression_records(page: Page, image: int) -> tuple[list[Record], list[Record]]:
     """Return the gRefCOCO refs of a page, one per expression, and the kind of each expression."""
     references, kinds = [], []
-    for place, expression in enumerate(page.expressions):
-        references.append(_reference(page, image, place, expression))
+    for position, expression in enumerate(page.expressions):
+        references.append(_reference(page, image, position, expression))
         kinds.append(
             {
-                "sent_id": expression_id(image, place),
+                "sent_id": expression_id(image, position),
                 "image_id": image,
                 "split": page.split,
                 "kind": expression.kind,
@@ -194,9 +197,9 @@ def expression_records(page: Page, image: int) -> tuple[list[Record], list[Recor
     return references, kinds
 
 
-def _reference(page: Page, image: int, place: int, expression: Expression) -> Record:
+def _reference(page: Page, image: int, position: int, expression: Expression) -> Record:
     names = {segment.id: segment.name for segment in page.segments}
-    identity = expression_id(image, place)
+    identity = expression_id(image, position)
     stem = f"{page.split}/{page.index:06d}"
     return {
         "ref_id": identity,
@@ -212,5 +215,5 @@ def _reference(page: Page, image: int, place: int, expression: Expression) -> Re
 
 
 def expression_fields(text: str, identity: int) -> Record:
-    """One entry of RefCOCO's `sentences`; the text is already clean, so raw and sent agree."""
+    """Return an entry of RefCOCO's `sentences`; the normalised text equals the raw text."""
     return {"tokens": text.split(), "raw": text, "sent_id": identity, "sent": text}

@@ -1,4 +1,4 @@
-"""RefCOCO's and gRefCOCO's files, which hold all splits together.
+"""Writer of referring expressions in the formats of RefCOCO and gRefCOCO, all splits in one file.
 
 refer/refs(picturebook).p       RefCOCO: pickled (protocol 2) list of dicts, one per thing
                                 that an expression describes alone; `split` is train, val or unseen
@@ -21,32 +21,34 @@ from .files import read_json, write_bytes, write_json
 
 GREFS = "grefer/grefs(picturebook).json"
 REFS = "refer/refs(picturebook).p"
-KINDS = "refer/sentences.json"
+KINDS_FILE = "refer/sentences.json"
 
 
 def merge_expressions(
     root: Path, seed: int, split: str, references: list[dict[str, Any]], kinds: list[dict[str, Any]]
 ) -> None:
     """Replace one split's expressions in the shared files; the caller holds the folder's lock."""
-    everything = _others(root / GREFS, split, []) + references
-    everything.sort(key=lambda reference: reference["ref_id"])
-    known = {key: row for key, row in _table(root / KINDS).items() if row["split"] != split}
-    known.update({str(row["sent_id"]): row for row in kinds})
+    all_references = _other_splits(root / GREFS, split, []) + references
+    all_references.sort(key=lambda reference: reference["ref_id"])
+    kinds_by_expression = {
+        key: row for key, row in _read_kinds(root / KINDS_FILE).items() if row["split"] != split
+    }
+    kinds_by_expression.update({str(row["sent_id"]): row for row in kinds})
     instances = _all_instances(root, seed)
     write_json(root / "refer/instances.json", instances)
     write_json(root / "grefer/instances.json", instances)
-    write_json(root / KINDS, known)
-    write_bytes(root / REFS, pickle.dumps(single_references(everything), protocol=2))
-    write_json(root / GREFS, everything)
+    write_json(root / KINDS_FILE, kinds_by_expression)
+    write_bytes(root / REFS, pickle.dumps(single_references(all_references), protocol=2))
+    write_json(root / GREFS, all_references)
 
 
-def _others(path: Path, split: str, empty: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _other_splits(path: Path, split: str, empty: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not path.exists():
         return empty
     return [reference for reference in read_json(path) if reference["split"] != split]
 
 
-def _table(path: Path) -> dict[str, dict[str, Any]]:
+def _read_kinds(path: Path) -> dict[str, dict[str, Any]]:
     return read_json(path) if path.exists() else {}
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Segment:
-    """One thing or one kind of stuff on a page.
+    """Thing, or all pixels of a stuff class, on a page.
 
     `bbox` is (x, y, width, height) of the visible pixels, `area` their number. `colour`, `size`,
-    `pattern`, `ground` and `height` are None for stuff; `ground` is the stuff a thing stands on or
-    hangs in, None where that is not clear; `height` is its drawn height in pixels, whether hidden
-    or not.
+    `pattern`, `ground` and `height` are None for stuff; `ground` is the stuff a thing is on or
+    in, None if it is ambiguous; `height` is the drawn height in pixels, occluded parts included.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""Textures of stuff: tiles that repeat without a seam, drawn once a process from fixed seeds."""
+"""Procedural textures of stuff: seamless tiles, drawn once a process from fixed seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TILE = 512
 
 
 def _noise(rng: np.random.Generator, across: int, down: int) -> NDArray[Any]:
-    """Smooth periodic noise with this many bumps each way, zero mean, unit deviation."""
+    """Sample smooth periodic noise on a grid of `down` x `across`, zero mean, unit deviation."""
     grid = rng.standard_normal((down, across)).astype(np.float32)
     padded = np.pad(grid, 3, mode="wrap")
     size = (round(TILE * (across + 6) / across), round(TILE * (down + 6) / down))
@@ -26,7 +26,7 @@ def _noise(rng: np.random.Generator, across: int, down: int) -> NDArray[Any]:
 
 
 def _wrapped(draw: Callable[[NDArray[Any]], None], points: NDArray[Any], reach: int) -> None:
-    """Call `draw(points)` at every shift by which the stroke reaches over the tile's border."""
+    """Call `draw` for a stroke and its periodic copies that overlap the tile."""
     low, high = points.min(0) - reach, points.max(0) + reach
     for dx in (-TILE, 0, TILE):
         for dy in (-TILE, 0, TILE):
@@ -46,9 +46,9 @@ def _strokes(
         points = shape(rng) + rng.uniform(0, TILE, 2)
         value = float(rng.uniform(min(values), max(values)))
 
-        def draw(at: NDArray[Any], value: float = value) -> None:
-            fixed = [np.round(at * 16).astype(np.int32)]
-            cv2.polylines(tile, fixed, False, value, thickness, cv2.LINE_AA, 4)
+        def draw(shifted: NDArray[Any], value: float = value) -> None:
+            fixed_point = [np.round(shifted * 16).astype(np.int32)]
+            cv2.polylines(tile, fixed_point, False, value, thickness, cv2.LINE_AA, 4)
 
         _wrapped(draw, points, thickness + 1)
 
@@ -117,9 +117,9 @@ def _snow(rng: np.random.Generator) -> NDArray[Any]:
         for turn in np.arange(3) * np.pi / 3:
             tip = reach * np.array([np.cos(turn), np.sin(turn)])
 
-            def draw(at: NDArray[Any]) -> None:
-                fixed = [np.round(at * 16).astype(np.int32)]
-                cv2.polylines(tile, fixed, False, -1.3, 1, cv2.LINE_AA, 4)
+            def draw(shifted: NDArray[Any]) -> None:
+                fixed_point = [np.round(shifted * 16).astype(np.int32)]
+                cv2.polylines(tile, fixed_point, False, -1.3, 1, cv2.LINE_AA, 4)
 
             _wrapped(draw, np.array([centre - tip, centre + tip]), 2)
     return tile
@@ -127,20 +127,24 @@ def _snow(rng: np.random.Generator) -> NDArray[Any]:
 
 def _pavement(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.zeros((TILE, TILE), np.float32)
-    high, wide = 16, 32
-    for row in range(TILE // high):
-        shift = (row % 2) * wide // 2
-        for column in range(TILE // wide):
-            x, y = column * wide + shift, row * high
+    brick_height, brick_width = 16, 32
+    for row in range(TILE // brick_height):
+        shift = (row % 2) * brick_width // 2
+        for column in range(TILE // brick_width):
+            x, y = column * brick_width + shift, row * brick_height
             value = float(rng.uniform(-0.25, 0.55))
             for dx in (0, -TILE):
-                cv2.rectangle(tile, (x + dx, y), (x + dx + wide - 1, y + high - 1), value, -1)
-                cv2.rectangle(tile, (x + dx, y), (x + dx + wide - 1, y + high - 1), -0.95, 1)
+                cv2.rectangle(
+                    tile, (x + dx, y), (x + dx + brick_width - 1, y + brick_height - 1), value, -1
+                )
+                cv2.rectangle(
+                    tile, (x + dx, y), (x + dx + brick_width - 1, y + brick_height - 1), -0.95, 1
+                )
     return tile + 0.06 * _noise(rng, 64, 64)
 
 
 def _wall(rng: np.random.Generator) -> NDArray[Any]:
-    """Wallpaper: rows of small flowers of five dots."""
+    """Draw wallpaper with rows of flowers of five dots."""
     tile = np.zeros((TILE, TILE), np.float32)
     step = 32
     for row in range(TILE // step):
@@ -150,14 +154,14 @@ def _wall(rng: np.random.Generator) -> NDArray[Any]:
                 cv2.circle(tile, (x, y), 2, -0.75, -1, cv2.LINE_AA)
                 continue
             for turn in np.arange(5) * 2 * np.pi / 5:
-                at = (round(x + 6 * np.cos(turn)), round(y + 6 * np.sin(turn)))
-                cv2.circle(tile, at, 4, 0.9, -1, cv2.LINE_AA)
+                centre = (round(x + 6 * np.cos(turn)), round(y + 6 * np.sin(turn)))
+                cv2.circle(tile, centre, 4, 0.9, -1, cv2.LINE_AA)
             cv2.circle(tile, (x, y), 3, -0.7, -1, cv2.LINE_AA)
     return tile
 
 
 def _wall_striped(rng: np.random.Generator) -> NDArray[Any]:
-    """Wallpaper: broad upright bands with a thin line between."""
+    """Draw wallpaper with vertical stripes."""
     x = np.arange(TILE)
     band = np.where((x // 16) % 2 == 0, 0.45, -0.3)
     band = np.where(x % 16 == 0, -0.8, band).astype(np.float32)
@@ -167,16 +171,16 @@ def _wall_striped(rng: np.random.Generator) -> NDArray[Any]:
 def _floor(rng: np.random.Generator) -> NDArray[Any]:
     tile = np.zeros((TILE, TILE), np.float32)
     grain = _noise(rng, 4, 128)
-    wide = 32
-    for row in range(TILE // wide):
+    board_width = 32
+    for row in range(TILE // board_width):
         shift = int(rng.integers(TILE))
-        for piece in range(3):
+        for board in range(3):
             value = float(rng.uniform(-0.35, 0.35))
-            x, y, long = shift + piece * 171, row * wide, 171
+            x, y, long = shift + board * 171, row * board_width, 171
             for dx in (-TILE, 0, TILE):
-                tile[y : y + wide, max(0, x + dx) : max(0, min(TILE, x + dx + long))] = value
-                cv2.line(tile, (x + dx, y), (x + dx, y + wide - 1), -1.0, 2)
-        tile[row * wide : row * wide + 2] = -1.0
+                tile[y : y + board_width, max(0, x + dx) : max(0, min(TILE, x + dx + long))] = value
+                cv2.line(tile, (x + dx, y), (x + dx, y + board_width - 1), -1.0, 2)
+        tile[row * board_width : row * board_width + 2] = -1.0
     return tile + 0.16 * grain
 
 
@@ -196,17 +200,19 @@ _TILES = {
 
 @cache
 def tile(name: str) -> NDArray[Any]:
-    """The tile of this name; raises KeyError for a name that has none."""
+    """Return the tile of a texture; raise KeyError for an unknown name."""
     number = list(_TILES).index(name) if name in _TILES else None
     if number is None:
-        raise KeyError(f"no texture is called {name!r}; there are {', '.join(_TILES)}")
+        raise KeyError(f"there is no texture {name!r}; there are {', '.join(_TILES)}")
     drawn = np.ascontiguousarray(_TILES[name](np.random.default_rng([2305, number])), np.float32)
     drawn.setflags(write=False)
     return drawn
 
 
-def upright(name: str, width: int, height: int, scale: float, offset: NDArray[Any]) -> NDArray[Any]:
-    """The tile seen face on, [height,width], enlarged by `scale`, shifted by `offset` (x, y)."""
+def backdrop_texture(
+    name: str, width: int, height: int, scale: float, offset: NDArray[Any]
+) -> NDArray[Any]:
+    """Return a texture in frontal view [height, width], scaled and shifted by `offset` (x, y)."""
     step = 1.0 / scale
     matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -215,10 +221,10 @@ def upright(name: str, width: int, height: int, scale: float, offset: NDArray[An
     )
 
 
-def lying(
+def ground_texture(
     name: str, width: int, height: int, scale: float, offset: NDArray[Any], far: float = 0.55
 ) -> NDArray[Any]:
-    """The tile as ground, [height,width], smaller at the top row than at the bottom one."""
+    """Return a texture in perspective view [height, width], smaller at the top (the horizon)."""
     rise = (1 - far) / max(height, 1)
     reach = height / (1 - far) / scale
     step = 1.0 / scale

@@ -39,7 +39,7 @@ def freeze_norms(net: nn.Module, input_size: Sequence[int]) -> None:
 
 
 def _convolution_norm_pairs(net: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:
-    """Names of every convolution and the batch norm whose input is its output."""
+    """Return pairs of names: a convolution and the batch norm that directly follows it."""
     norms = {
         name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)
     }

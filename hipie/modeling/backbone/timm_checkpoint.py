@@ -46,7 +46,7 @@ def read_timm_weights(
 def rename_in_order(
     model_state: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Give the n-th float tensor the name of the n-th float tensor of `model_state`.
+    """Rename the float tensors of `state`, in order, to those of `model_state`.
 
     Integer counters keep the values of `model_state`.
 

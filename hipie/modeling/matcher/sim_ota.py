@@ -28,7 +28,7 @@ class SimOTAMatcher:
     """Match every thing with several queries; stuff is not matched."""
 
     def __init__(self, cfg: CfgNode | None = None) -> None:
-        """Take no options: the costs are those of the published system, whatever `cfg` says."""
+        """Accept no options: the costs are those of the published system for any `cfg`."""
 
     @torch.no_grad()
     def __call__(

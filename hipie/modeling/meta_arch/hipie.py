@@ -198,7 +198,7 @@ class HIPIE(SegmentationModel):
         targets = [
             target for item in inputs for target in expression_targets(item, canvas, self.device)
         ]
-        expressions, image_index = _pairs(inputs)
+        expressions, image_index = _image_expression_pairs(inputs)
         levels = self.things.project(features, padding_mask)
         levels = levels.select(torch.tensor(image_index, device=self.device))
         sizes = tuple(sizes[i] for i in image_index)
@@ -262,7 +262,7 @@ class HIPIE(SegmentationModel):
         ):
             if index:
                 inputs = [batched_inputs[i] for i in index]
-                features = image_features and _features_of(image_features, index)
+                features = image_features and _select_features(image_features, index)
                 for i, result in zip(index, infer(inputs, features), strict=True):
                     results[i] = result
         return results
@@ -306,7 +306,7 @@ class HIPIE(SegmentationModel):
         features = self._encode_images(batched_inputs)
         stuff: DecoderOutput | None
         if "expressions" in batched_inputs[0]:
-            expressions, image_index = _pairs(batched_inputs)
+            expressions, image_index = _image_expression_pairs(batched_inputs)
             features = features.select(image_index)
             text, fused_text, things, memory = self._decode_expressions(
                 features.things, features.image_sizes, expressions
@@ -400,7 +400,7 @@ class HIPIE(SegmentationModel):
     ) -> list[dict[str, Any]]:
         sizes = _image_sizes(inputs, features)
         features = features or self._encode_images(inputs, stuff=False)
-        expressions, image_index = _pairs(inputs)
+        expressions, image_index = _image_expression_pairs(inputs)
         results: list[dict[str, Any]] = [{"referring": []} for _ in inputs]
         for start in range(0, len(expressions), EXPRESSIONS_PER_CHUNK):
             chunk = slice(start, start + EXPRESSIONS_PER_CHUNK)
@@ -523,7 +523,7 @@ class HIPIE(SegmentationModel):
         return vocabulary_of(item, self.input_config.test_dataset)
 
 
-def _pairs(inputs: Inputs) -> tuple[list[str], list[int]]:
+def _image_expression_pairs(inputs: Inputs) -> tuple[list[str], list[int]]:
     """All expressions of a batch in order, and the index of each one's image."""
     pairs = [(text, i) for i, item in enumerate(inputs) for text in item["expressions"]]
     return [text for text, _ in pairs], [i for _, i in pairs]
@@ -536,8 +536,8 @@ def _image_sizes(inputs: Inputs, features: ImageFeatures | None) -> tuple[Size, 
     return tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
 
 
-def _features_of(features: ImageFeatures, index: Sequence[int]) -> ImageFeatures:
-    """Features of some inputs; those of a single image serve every input."""
+def _select_features(features: ImageFeatures, index: Sequence[int]) -> ImageFeatures:
+    """Select the features of inputs; those of a single image are shared by all inputs."""
     if len(features) == 1:
         return features if len(index) == 1 else features.select([0] * len(index))
     return features if list(index) == list(range(len(features))) else features.select(index)

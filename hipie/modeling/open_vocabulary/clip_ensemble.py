@@ -77,27 +77,27 @@ class ScoreEnsemble:
         ]
         return torch.tensor(weights, dtype=torch.float32, device=device)
 
-    def combine(self, probabilities: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+    def combine(self, probabilities: Tensor, clip_probabilities: Tensor, weights: Tensor) -> Tensor:
         """Compute the logarithm of the combined probabilities, which need not sum to 1.
 
         Args:
             probabilities: [..., K] of the model.
-            clip: [..., K] probabilities of CLIP.
+            clip_probabilities: [..., K] probabilities of CLIP.
             weights: [K], see `weights`.
         """
         if self.method == "add":
-            return torch.log((1 - weights) * probabilities + weights * clip + EPSILON)
-        return torch.xlogy(1 - weights, probabilities) + torch.xlogy(weights, clip)
+            return torch.log((1 - weights) * probabilities + weights * clip_probabilities + EPSILON)
+        return torch.xlogy(1 - weights, probabilities) + torch.xlogy(weights, clip_probabilities)
 
     def instance_scores(
-        self, class_logits: Tensor, iou_logits: Tensor, clip: Tensor, weights: Tensor
+        self, class_logits: Tensor, iou_logits: Tensor, clip_probabilities: Tensor, weights: Tensor
     ) -> Tensor:
         """Compute instance scores from class logits, CLIP's probabilities and the predicted IoU.
 
         Args:
             class_logits: [Q, K]; masked classes have -1000 or less and score 0.
             iou_logits: [Q, 1].
-            clip: [Q, K] probabilities of CLIP.
+            clip_probabilities: [Q, K] probabilities of CLIP.
             weights: [K].
 
         Returns:
@@ -106,22 +106,24 @@ class ScoreEnsemble:
         probabilities = class_logits.float().sigmoid()
         if probabilities.shape[-1] > 1:
             probabilities = (probabilities / self.thing_temperature).softmax(-1)
-        combined = self.combine(probabilities, clip, weights).sigmoid()
+        combined = self.combine(probabilities, clip_probabilities, weights).sigmoid()
         combined = combined.masked_fill(class_logits <= MASKED_LOGIT_LIMIT, 0.0)
         iou = iou_logits.float().sigmoid()
         return (combined**CLASS_POWER * iou**IOU_POWER).sqrt()
 
-    def panoptic_scores(self, scores: Tensor, clip: Tensor, weights: Tensor) -> Tensor:
+    def panoptic_scores(
+        self, scores: Tensor, clip_probabilities: Tensor, weights: Tensor
+    ) -> Tensor:
         """Combine the scores of queries that compete for pixels, keeping their sum over classes.
 
         Args:
             scores: [N, K] of the model. They sum to less than 1 where a small vocabulary is scored
                 as a large one, and keep that sum.
-            clip: [N, K] probabilities of CLIP.
+            clip_probabilities: [N, K] probabilities of CLIP.
             weights: [K].
         """
         total = scores.sum(-1, keepdim=True)
-        return self.combine(scores / total, clip, weights).softmax(-1) * total
+        return self.combine(scores / total, clip_probabilities, weights).softmax(-1) * total
 
 
 @dataclass(frozen=True)
@@ -224,22 +226,27 @@ class ClipMaskScores:
         self, class_logits: Tensor, iou_logits: Tensor, patch_masks: Tensor
     ) -> Tensor:
         """[Q, K] instance scores; see `ScoreEnsemble.instance_scores`."""
-        clip = self.probabilities(patch_masks)
-        return self.ensemble.instance_scores(class_logits, iou_logits, clip, self._weights(clip))
+        clip_probabilities = self.probabilities(patch_masks)
+        return self.ensemble.instance_scores(
+            class_logits, iou_logits, clip_probabilities, self._weights(clip_probabilities)
+        )
 
     def panoptic_scores(self, scores: Sequence[Tensor], patch_masks: Tensor) -> list[Tensor]:
         """Combine several score tensors [N, K] of the same masks.
 
         See `ScoreEnsemble.panoptic_scores`.
         """
-        clip = self.probabilities(patch_masks)
-        weights = self._weights(clip)
+        clip_probabilities = self.probabilities(patch_masks)
+        weights = self._weights(clip_probabilities)
         return [
-            self.ensemble.panoptic_scores(class_scores, clip, weights) for class_scores in scores
+            self.ensemble.panoptic_scores(class_scores, clip_probabilities, weights)
+            for class_scores in scores
         ]
 
-    def _weights(self, clip: Tensor) -> Tensor:
-        return self.ensemble.weights(self.classes.in_training, self.classes.is_thing, clip.device)
+    def _weights(self, clip_probabilities: Tensor) -> Tensor:
+        return self.ensemble.weights(
+            self.classes.in_training, self.classes.is_thing, clip_probabilities.device
+        )
 
 
 class ClipEnsemble:

@@ -131,7 +131,7 @@ class MaskRowUpsampler:
         return rows
 
     def _widen(self, first: int, last: int) -> None:
-        """Keep exactly the rows [first, last) of the small masks at the width of the result."""
+        """Cache the rows [first, last) of the small masks, resized to the width of the result."""
         reusable = self._start <= first < self._start + len(self._wide)
         reused = self._wide[first - self._start :] if reusable else self._wide[:0]
         stop = first + len(reused)
@@ -143,7 +143,7 @@ class MaskRowUpsampler:
 
 
 def _source_rows(weights: Tensor) -> tuple[int, list[float]]:
-    """First index and weights of the input rows that one row of the result is mixed from."""
+    """First index and weights of the input rows that one row of the result is interpolated from."""
     used = weights.nonzero().flatten().tolist()
     return used[0], weights[used[0] : used[-1] + 1].tolist()
 

@@ -244,7 +244,7 @@ def _dense_maps(
 
 
 def _thing_patch_masks(masks: QueryMasks, count: int, clip_scores: ClipMaskScores) -> Tensor:
-    """CLIP patches of all thing masks, on the canvas that the image has if it is the only one."""
+    """CLIP patches of all thing masks, on the canvas of a batch of this image only."""
     # Both decoders compute masks at twice the size of the features of stride 8.
     height, width = (2 * -(-side // 8) for side in clip_scores.size)
     queries = torch.arange(count, device=masks.layer.boxes.device)

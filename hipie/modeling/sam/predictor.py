@@ -285,10 +285,10 @@ def _check_points(points: Tensor, labels: Tensor, size: tuple[int, int]) -> None
             f"the point ({x:g}, {y:g}) is outside the image, which is {size[1]} wide and "
             f"{size[0]} high"
         )
-    for own_points, own_labels in zip(points.tolist(), labels.tolist(), strict=True):
-        label_of = dict(zip(map(tuple, own_points), own_labels, strict=True))
-        for point, label in zip(map(tuple, own_points), own_labels, strict=True):
-            if label_of[point] != label:
+    for prompt_points, prompt_labels in zip(points.tolist(), labels.tolist(), strict=True):
+        label_by_point = dict(zip(map(tuple, prompt_points), prompt_labels, strict=True))
+        for point, label in zip(map(tuple, prompt_points), prompt_labels, strict=True):
+            if label_by_point[point] != label:
                 raise OpenVocabularyError(
                     f"the point ({point[0]:g}, {point[1]:g}) is both inside and outside the object"
                 )

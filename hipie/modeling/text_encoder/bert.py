@@ -122,7 +122,7 @@ class BertTextEncoder(TextEncoder):
     def forward(self, captions: Sequence[Caption]) -> TextFeatures:
         """Encode B captions; see `TextEncoder.forward`."""
         if not captions:
-            raise ValueError("the text encoder was given no caption")
+            raise ValueError("the text encoder needs at least one caption")
         unique = list(dict.fromkeys(captions))
         tokenized = [self._tokenize(caption) for caption in unique]
         features = self._pad(tokenized, self._encode_cached([caption.ids for caption in tokenized]))

@@ -58,7 +58,7 @@ def propagate_part_to_whole(
     wholes: Vocabulary | Collection[str] = PASCAL_WHOLES,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Tensor:
-    """Share the name of a whole among its parts: HIPIE's hierarchical supervision.
+    """Mark the tokens of a whole's name as positive for its parts (hierarchical supervision).
 
     Where the name of a whole is a single token that occurs 2 to 29 times in the caption, an object
     that is positive for one occurrence becomes positive for all of them.

@@ -136,7 +136,7 @@ class _CharacterToToken:
         self._starts = [start for start, _, _ in self._tokens]
 
     def first(self, characters: range) -> int | None:
-        """Position of the token of the first of the characters that belongs to a token."""
+        """Return the token position of the first character that belongs to a token."""
         for character in characters:
             index = bisect_right(self._starts, character) - 1
             if index >= 0 and character < self._tokens[index][1]:

@@ -149,7 +149,7 @@ class StuffBranch(nn.Module):
         self.denoising_content = TextProjection(text_width, width)
 
     def decode(self, features: Sequence[Tensor]) -> DecoderOutput:
-        """Everything of inference that needs no text: the last layer, without class logits.
+        """Compute the output of the last layer without class logits; independent of text.
 
         Args:
             features: res3, res4, res5: [B, C_i, h_i, w_i].

@@ -187,7 +187,7 @@ class ThingBranch(ThingEncoder):
         count = noised.layout.num_queries if noised else 0
         matching = slice(count + self.num_background, None)
         sizes = start.new_tensor([[(width, height)] for height, width in image_sizes])
-        queries, references, boxes_of_layers = decoded
+        queries, references, layer_boxes = decoded
         num_layers = len(queries)
         first = 0 if (training if all_layers is None else all_layers) else num_layers - 1
 
@@ -196,7 +196,7 @@ class ThingBranch(ThingEncoder):
                 self._predict(
                     layer,
                     queries[layer][:, query_slice],
-                    boxes_of_layers[layer][:, query_slice],
+                    layer_boxes[layer][:, query_slice],
                     centers[layer],
                     class_text,
                 )

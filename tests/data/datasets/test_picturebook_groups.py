@@ -53,7 +53,7 @@ def test_another_book_needs_another_folder(root: Path) -> None:
     register_picturebook_groups(3, {"val": 2}, root)
     DatasetCatalog.get("picturebook_val_group")
     register_picturebook_groups(4, {"val": 2}, root)
-    with pytest.raises(PictureBookError, match="holds the book of seed 3"):
+    with pytest.raises(PictureBookError, match="holds the picture book of seed 3"):
         DatasetCatalog.get("picturebook_val_group")
 
 

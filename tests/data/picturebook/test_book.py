@@ -7,7 +7,7 @@ import pytest
 
 from hipie.data.picturebook import VERSION, PictureBook, classes
 from hipie.data.picturebook.composition import draw_page
-from hipie.data.picturebook.placing import Wish
+from hipie.data.picturebook.placing import ThingSpec
 
 PINNED = {
     "train": [
@@ -140,8 +140,8 @@ def test_things_hide_one_another() -> None:
 
 
 def test_wishes_and_vetoes_are_respected() -> None:
-    wish = Wish("cat", colour="green", size="large", pattern="striped")
-    page = draw_page(np.random.default_rng(0), "train", 0, [wish], Wish("kite").matches)
+    spec = ThingSpec("cat", colour="green", size="large", pattern="striped")
+    page = draw_page(np.random.default_rng(0), "train", 0, [spec], ThingSpec("kite").matches)
     found = [t for t in page.things if t.name == "cat" and t.colour == "green"]
     assert any(t.size == "large" and t.pattern == "striped" for t in found)
     assert all(thing.name != "kite" for thing in page.things)

@@ -12,20 +12,20 @@ def test_some_pages_of_a_group_show_the_target_and_some_do_not(split: str) -> No
         assert 4 <= len(group.pages) <= 8
         shown = [bool(targets) for targets in group.targets]
         assert any(shown) and not all(shown)
-        for sentence in group.expressions:
-            for page, targets in zip(group.pages, sentence.targets, strict=True):
-                things = [t for t in page.things if t.name == sentence.query.name]
+        for expression in group.expressions:
+            for page, targets in zip(group.pages, expression.targets, strict=True):
+                things = [t for t in page.things if t.name == expression.query.name]
                 wanted = {
                     t.id
                     for t in things
-                    if sentence.query.colour in (None, t.colour)
-                    and sentence.query.pattern in (None, t.pattern)
-                    and t.colour != sentence.query.but
+                    if expression.query.colour in (None, t.colour)
+                    and expression.query.pattern in (None, t.pattern)
+                    and t.colour != expression.query.excluded_colour
                 }
                 assert wanted == set(targets)
-            assert sentence.absent == ("not" in sentence.text.split())
+            assert expression.absent == ("not" in expression.text.split())
         if split != "unseen":
-            assert all(sentence.query.names_novel() == "" for sentence in group.expressions)
+            assert all(expression.query.names_novel() == "" for expression in group.expressions)
 
 
 def test_a_group_is_a_function_of_its_number() -> None:

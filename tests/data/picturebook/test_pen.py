@@ -14,7 +14,7 @@ def test_a_drawing_fills_its_box_and_shows_its_parts(thing) -> None:
         rng = np.random.default_rng(seed)
         pen = Pen(90, thing.aspect, "red", "plain", rng, flip=bool(seed % 2))
         DRAWINGS[thing.name](pen, rng)
-        sprite = pen.finish()
+        sprite = pen.to_sprite()
         rows = np.flatnonzero((sprite.labels > 0).any(1))
         columns = np.flatnonzero((sprite.labels > 0).any(0))
         assert abs(rows[-1] - sprite.foot[1]) <= 5
@@ -30,7 +30,7 @@ def test_parts_of_parts_are_held_by_the_part_of_that_name() -> None:
     person = next(thing for thing in THINGS if thing.name == "person")
     pen = Pen(120, person.aspect, "blue", "plain", np.random.default_rng(0))
     DRAWINGS["person"](pen, np.random.default_rng(0))
-    parts = pen.finish().parts
+    parts = pen.to_sprite().parts
     held = {name: parts[parent][0] for name, parent in parts if parent >= 0}
     assert held == {"eye": "head", "mouth": "head"}
 
@@ -39,8 +39,8 @@ def test_cover_is_at_least_half_exactly_where_labelled() -> None:
     pen = Pen(40, 1.0, "green", "dotted", np.random.default_rng(3))
     pen.part("whole")
     pen.ellipse((0.5, 0.5), (0.5, 0.5), COAT)
-    sprite = pen.finish()
-    assert np.array_equal(sprite.labels > 0, sprite.cover >= 0.5)
+    sprite = pen.to_sprite()
+    assert np.array_equal(sprite.labels > 0, sprite.alpha >= 0.5)
     assert np.pi * 20**2 * 0.95 < (sprite.labels > 0).sum() < np.pi * 22**2
 
 
@@ -50,7 +50,7 @@ def test_patterns_change_colours_and_not_shapes() -> None:
         pen = Pen(60, 1.0, "blue", pattern, np.random.default_rng(5))
         pen.part("whole")
         pen.box(0, 0, 1, 1, COAT)
-        drawn[pattern] = pen.finish()
+        drawn[pattern] = pen.to_sprite()
     shades = {
         name: np.unique(s.colours[30:50, 30:50].reshape(-1, 3), axis=0) for name, s in drawn.items()
     }
@@ -64,7 +64,7 @@ def test_flip_mirrors_and_tilt_turns_about_the_foot() -> None:
         pen = Pen(80, 1.0, "red", "plain", np.random.default_rng(0), **how)
         pen.part("whole")
         pen.box(0.6, 0.0, 1.0, 0.4, COAT)
-        return np.argwhere(pen.finish().labels > 0).mean(0)
+        return np.argwhere(pen.to_sprite().labels > 0).mean(0)
 
     straight, flipped, turned = mark(), mark(flip=True), mark(tilt=0.2)
     middle = (np.array([straight, flipped]).mean(0))[1]

@@ -17,9 +17,9 @@ def test_attributes_narrow_and_but_excludes() -> None:
     things = [_thing(1), _thing(2, colour="blue"), _thing(3, "cat")]
     assert Query("dog").select(things) == {1, 2}
     assert Query("dog", colour="blue").select(things) == {2}
-    assert Query("dog", but="blue").select(things) == {1}
+    assert Query("dog", excluded_colour="blue").select(things) == {1}
     assert Query("dog", size="large").select(things) == frozenset()
-    assert Query("dog", colour="blue", also=Query("cat")).select(things) == {2, 3}
+    assert Query("dog", colour="blue", other_query=Query("cat")).select(things) == {2, 3}
 
 
 def test_unclear_ground_makes_the_query_unclear() -> None:
@@ -73,17 +73,19 @@ def test_wording() -> None:
     )
     assert noun(Query("person", "red", pattern="dotted")) == "person in a dotted red shirt"
     assert noun(Query("person", "red"), plural=True) == "people in red"
-    assert noun(Query("dog", but="red")) == "dog that is not red"
+    assert noun(Query("dog", excluded_colour="red")) == "dog that is not red"
     assert noun(Query("bird", extreme="largest")) == "largest bird"
     assert describe(Query("dog"), 2, 0) == "the two dogs"
     assert describe(Query("dog"), 3, 1) == "all the dogs"
     assert describe(Query("dog"), 1, 0) == "dog"
-    assert describe(Query("dog", also=Query("cat", "red")), 2, 1) == "the dog and the red cat"
+    assert (
+        describe(Query("dog", other_query=Query("cat", "red")), 2, 1) == "the dog and the red cat"
+    )
 
 
 def test_novel_names_are_detected_in_nested_queries() -> None:
     assert Query("horse").names_novel() == "class"
     assert Query("dog", "purple").names_novel() == "pair"
     assert Query("cat", side="left", anchor=Query("bus")).names_novel() == "class"
-    assert Query("cat", also=Query("house", pattern="striped")).names_novel() == "pair"
+    assert Query("cat", other_query=Query("house", pattern="striped")).names_novel() == "pair"
     assert Query("dog", "red").names_novel() == ""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hipie.data.picturebook.classes import STUFF
-from hipie.data.picturebook.textures import TILE, lying, tile, upright
+from hipie.data.picturebook.textures import TILE, backdrop_texture, ground_texture, tile
 
 
 @pytest.mark.parametrize("name", [*(stuff.name for stuff in STUFF), "wall striped"])
@@ -30,8 +30,8 @@ def test_an_unknown_texture_is_named() -> None:
 
 def test_views_have_the_requested_size_and_ground_shrinks_with_distance() -> None:
     offset = np.zeros(2)
-    assert upright("wall", 50, 30, 1.0, offset).shape == (30, 50)
-    ground = lying("pavement", 400, 200, 1.0, offset)
+    assert backdrop_texture("wall", 50, 30, 1.0, offset).shape == (30, 50)
+    ground = ground_texture("pavement", 400, 200, 1.0, offset)
     assert ground.shape == (200, 400)
     steep = np.abs(np.diff(ground, axis=0)).max(1) > 0.6
     assert steep[:60].sum() > steep[140:].sum()

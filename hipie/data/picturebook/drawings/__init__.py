@@ -1,4 +1,4 @@
-"""How each thing is drawn: one function a class, found by its name in `DRAWINGS`."""
+"""Drawing functions of the thing classes, by class name in `DRAWINGS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Animals in profile, facing right, or sitting."""
+"""Drawing functions of animals, in profile or sitting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Things without parts: toys and household objects."""
+"""Drawing functions of toys and household objects, which have no parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The person: a big head with eyes and a mouth, a shirt in the thing's colour."""
+"""Drawing function of the person."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DARK = (34, 28, 34)
 
 
 def person(pen: Pen, rng: np.random.Generator) -> None:
-    """Draw a person, facing us: legs, arms, torso, head, and in the head eyes and mouth."""
+    """Draw a person from the front: legs, arms, torso, and a head with eyes and mouth."""
     skin = SKINS[rng.integers(len(SKINS))]
     hair = HAIRS[rng.integers(len(HAIRS))]
     trousers = TROUSERS[rng.integers(len(TROUSERS))]

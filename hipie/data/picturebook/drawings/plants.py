@@ -1,4 +1,4 @@
-"""Trees and flowers."""
+"""Drawing functions of trees and flowers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Things that people build: car, bus, boat and house."""
+"""Drawing functions of vehicles and houses."""
 
 from __future__ import annotations
 
