@@ -174,6 +174,22 @@ def test_the_architecture_document_maps_forty_names_to_existing_ones():
     assert not offenders, "\n".join(offenders)
 
 
+def test_source_tree_of_the_architecture_document_is_that_on_disk():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    tree = text.split("## Source tree")[1].split("```")[1]
+    named = set(re.findall(r"\b\w+(?:/|\.py)", tree))
+    for package in ("hipie", "hipie/modeling"):
+        on_disk = {
+            path.name if path.is_file() else f"{path.name}/"
+            for path in (ROOT / package).iterdir()
+            if (path.suffix == ".py" or (path / "__init__.py").is_file())
+            and not path.name.startswith("__")
+        }
+        assert on_disk <= named, f"{package}: {sorted(on_disk - named)}"
+    for name in re.findall(r"^ +(\w+/|\w+\.py) ", tree, flags=re.MULTILINE):
+        assert any((ROOT / part / name).exists() for part in ("hipie", "hipie/modeling")), name
+
+
 def test_paths_of_documents_exist():
     """Paths of the source tree in backquotes, from the root or from hipie/ or a project."""
     missing = []
