@@ -110,5 +110,5 @@ def _container_free_bytes() -> int | None:
     limit, stat = CONTROL_GROUP / "memory.max", CONTROL_GROUP / "memory.stat"
     if not (limit.is_file() and stat.is_file()) or limit.read_text().strip() == "max":
         return None
-    used = dict(line.split() for line in stat.read_text().splitlines())
-    return max(int(limit.read_text()) - int(used.get("anon", 0)), 0)
+    statistics = dict(line.split() for line in stat.read_text().splitlines())
+    return max(int(limit.read_text()) - int(statistics.get("anon", 0)), 0)

@@ -141,7 +141,7 @@ def test_broken_image_can_be_skipped(run_on_three_images) -> None:
     assert all(set(entries) == {"expressions", "group"} for entries in results.values())
 
 
-def test_model_of_groups_segments_the_group_alone(run_on_three_images) -> None:
+def test_group_results_replace_single_image_results(run_on_three_images) -> None:
     results = run_on_three_images("--skip-broken", tasks=("referring", "group"))
     for entries in results.values():
         assert set(entries) == {"group"} and entries["group"]["the dog"]["shown"]

@@ -100,8 +100,8 @@ def read_state(path: str | Path) -> dict[str, Any]:
     if file.suffix == ".pkl" and "__author__" not in content:
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
     key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
-    rest = {name: value for name, value in content.items() if name != key} if key else {}
-    return {"model": _tensors(content[key] if key else content, path), **rest}
+    other_content = {name: value for name, value in content.items() if name != key} if key else {}
+    return {"model": _tensors(content[key] if key else content, path), **other_content}
 
 
 def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -69,10 +69,10 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     name = architecture and architecture.dataset_mapper(cfg, dataset_name, training)
     name = name or MetadataCatalog.get(dataset_name).get("task", DEFAULT_TASK)
     if name not in DATASET_MAPPER_REGISTRY:
-        known = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
+        registered_names = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
         raise ValueError(
             f'the data set {dataset_name} has the task "{name}", for which no dataset mapper is '
-            f"registered; there are {known}"
+            f"registered; there are {registered_names}"
         )
     return DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
 

@@ -71,10 +71,15 @@ def find_split(name: str, split: str) -> str:
         ValueError: if there is no such data set.
     """
     matches = [
-        known
-        for known in DatasetCatalog
-        if name in (known.replace(f"{sign}{split}", "", 1) for sign in "_-" if sign in known)
-        and known != name
+        registered_name
+        for registered_name in DatasetCatalog
+        if name
+        in (
+            registered_name.replace(f"{separator}{split}", "", 1)
+            for separator in "_-"
+            if separator in registered_name
+        )
+        and registered_name != name
     ]
     if len(matches) != 1:
         raise ValueError(

@@ -41,12 +41,12 @@ def loss_group(term: str) -> tuple[str, str] | None:
     """
     if not term.startswith(PREFIX):
         return None
-    rest = f"{term.removeprefix(PREFIX)}_"
-    names = [entry.name for _, entry in LOSS_REGISTRY if rest.startswith(f"{entry.name}_")]
+    suffixed_term = f"{term.removeprefix(PREFIX)}_"
+    names = [entry.name for _, entry in LOSS_REGISTRY if suffixed_term.startswith(f"{entry.name}_")]
     if not names:
         return None
     name = max(names, key=len)
-    suffix = rest.removeprefix(name)
+    suffix = suffixed_term.removeprefix(name)
     if "_dn" in suffix:
         return "denoising", ""
     branch = "stuff" if suffix.endswith("_maskdino_") else "things"
@@ -73,9 +73,9 @@ class ProgressPrinter(EventWriter):
         if storage.iter >= self._max_iter:
             return
         line = [f"{storage.iter + 1}/{self._max_iter}"]
-        left = self._seconds_left(storage)
-        if left is not None:
-            line.append(f"{timedelta(seconds=round(left))} left")
+        seconds_left = self._seconds_left(storage)
+        if seconds_left is not None:
+            line.append(f"{timedelta(seconds=round(seconds_left))} left")
         if (total := recent_mean(storage, "total_loss")) is not None:
             line.append(f"loss {total:.4g}")
         line += group_sums(storage)
@@ -93,14 +93,14 @@ class ProgressPrinter(EventWriter):
         """Estimate from the recorded step times, or from the clock where there are none."""
         steps = self._max_iter - storage.iter - 1
         if "time" in storage.histories():
-            left = storage.history("time").median(1000) * steps
-            storage.put_scalar("eta_seconds", left, smoothing_hint=False)
-            return left
-        now = time.perf_counter()
+            seconds_left = storage.history("time").median(1000) * steps
+            storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False)
+            return seconds_left
+        current_time = time.perf_counter()
         if self._start is None:
-            self._start = (storage.iter, now)
-        done = storage.iter - self._start[0]
-        return (now - self._start[1]) / done * steps if done else None
+            self._start = (storage.iter, current_time)
+        elapsed_steps = storage.iter - self._start[0]
+        return (current_time - self._start[1]) / elapsed_steps * steps if elapsed_steps else None
 
 
 def recent_mean(storage: EventStorage, name: str) -> float | None:

@@ -60,13 +60,13 @@ def test_failure_of_mallopt_is_reported(monkeypatch):
     assert malloc.keep_freed_memory() is False
 
 
-def test_other_systems_are_left_alone(monkeypatch):
+def test_other_systems_are_unchanged(monkeypatch):
     monkeypatch.setattr(malloc.sys, "platform", "darwin")
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
     assert malloc.keep_freed_memory() is False
 
 
-def test_library_without_mallopt_is_left_alone(monkeypatch):
+def test_library_without_mallopt_is_unchanged(monkeypatch):
     monkeypatch.setattr(malloc.sys, "platform", "linux")
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: object())
     assert malloc.keep_freed_memory() is False

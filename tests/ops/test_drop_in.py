@@ -8,7 +8,7 @@ import torch
 from hipie.ops import ms_deform_attn
 
 
-def test_stands_in_for_the_original_extension(make_problem, monkeypatch):
+def test_module_replaces_the_original_extension(make_problem, monkeypatch):
     monkeypatch.setitem(sys.modules, "MultiScaleDeformableAttention", None)
     drop_in = importlib.import_module("hipie.ops.drop_in")
     drop_in.install()

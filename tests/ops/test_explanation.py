@@ -16,7 +16,7 @@ def test_names_the_native_kernel(make_problem, dtype):
     assert "runs:    native CPU kernel" in str(found)
 
 
-def test_says_why_it_would_refuse(make_problem):
+def test_invalid_arguments_are_explained(make_problem):
     value, *rest = make_problem([(3, 4)])
     found = explain(value[:, :-1], *rest)
     assert found.implementation is None
@@ -30,7 +30,7 @@ def test_another_device_runs_in_plain_pytorch():
     assert found.rejected["native CUDA kernel"] == "the tensors are on meta"
 
 
-def test_a_broken_build_comes_with_the_command_that_mends_it(monkeypatch):
+def test_broken_build_reports_the_build_command(monkeypatch):
     monkeypatch.setattr(explanation, "cpu_problem", "it was not built")
     found = explain()
     assert found.implementation == "plain PyTorch"

@@ -25,7 +25,7 @@ def test_has_the_published_parameters():
     }
 
 
-def test_starts_with_one_direction_a_head_and_one_step_more_a_point():
+def test_initial_offsets_are_rays_with_one_direction_per_head():
     module = MSDeformAttn(32, 2, 8, 3)
     bias = module.sampling_offsets.bias.detach().view(8, 2, 3, 2)
     assert torch.allclose(bias[0, :, :, 0], torch.tensor([1.0, 2.0, 3.0]).expand(2, 3))
@@ -42,7 +42,7 @@ def identity(module):
     return module
 
 
-def test_without_offsets_a_point_reads_what_lies_there():
+def test_zero_offsets_sample_the_reference_points():
     module = identity(MSDeformAttn(4, 1, 2, 4))
     value = torch.randn(1, 48, 4)
     reference = torch.tensor([(2.5 / 8, 1.5 / 6)]).view(1, 1, 1, 2)
@@ -97,7 +97,7 @@ def test_trains_under_bfloat16_autocast():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
-def test_refuses_widths_and_references_that_do_not_fit():
+def test_invalid_widths_and_references_are_rejected():
     with pytest.raises(ValueError, match="value width 10 does not divide by 4 heads"):
         MSDeformAttn(10, 2, 4, 4)
     with pytest.raises(ValueError, match="must end in 2 or 4 numbers"):

@@ -141,7 +141,7 @@ def test_locations_that_are_no_numbers_count_as_outside(make_problem, bad, dtype
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"queries": 0}, {"points": 0}])
-def test_nothing_to_do(make_problem, empty):
+def test_empty_input(make_problem, empty):
     arguments = make_problem(SHAPES, **empty)
     value = arguments[0].requires_grad_()
     output = ms_deform_attn(value, *arguments[1:])
@@ -151,7 +151,7 @@ def test_nothing_to_do(make_problem, empty):
     assert value.grad.eq(0).all()
 
 
-def test_a_level_without_pixels_adds_nothing(make_problem):
+def test_empty_level_contributes_nothing(make_problem):
     with_empty = make_problem([(3, 4), (0, 5), (2, 2)])
     wanted = ms_deform_attn_reference(*map(exact, with_empty))
     assert relative(ms_deform_attn(*with_empty), wanted) < 1e-5
@@ -324,7 +324,7 @@ def test_the_plain_backward_is_the_kernels(make_problem):
         assert torch.allclose(mine, other, atol=1e-12)
 
 
-def test_runs_in_plain_pytorch_where_nothing_was_built(tmp_path):
+def test_plain_pytorch_runs_without_compiled_kernels(tmp_path):
     """In a copy of the package without its libraries, as a broken build leaves it."""
     folder = tmp_path / "hipie" / "ops"
     folder.mkdir(parents=True)

@@ -62,7 +62,7 @@ def test_sums_bfloat16_in_float32(make_problem):
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"queries": 0}, {"points": 0}])
-def test_nothing_to_do_still_has_a_gradient(make_problem, empty):
+def test_empty_input_has_a_gradient(make_problem, empty):
     arguments = make_problem([(4, 6)], **empty)
     value = arguments[0].requires_grad_()
     output = ms_deform_attn_reference(value, *arguments[1:])

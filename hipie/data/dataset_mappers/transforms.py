@@ -38,7 +38,7 @@ class LargeScaleJitter:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One sampled augmentation.
+    """Sampled augmentation of an image.
 
     Attributes:
         transform: applies to the image and to its label maps.

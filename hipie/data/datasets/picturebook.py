@@ -147,17 +147,20 @@ def ensure_pages_drawn(root: str | os.PathLike[str], seed: int, split: str, coun
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     with file_lock(str(root / f".{split}")):
-        present = finished(root, split)
-        if present and (present["seed"], present["version"]) == (seed, VERSION):
-            if present["count"] == count or (split == "train" and present["count"] > count):
+        stored = finished(root, split)
+        if stored and (stored["seed"], stored["version"]) == (
+            seed,
+            VERSION,
+        ):
+            if stored["count"] == count or (split == "train" and stored["count"] > count):
                 return
-            if present["count"] > count:
+            if stored["count"] > count:
                 raise PictureBookError(
-                    f'{root}: the split "{split}" has {present["count"]} pages, not the '
+                    f'{root}: the split "{split}" has {stored["count"]} pages, not the '
                     f"configured {count}; set PICTUREBOOK.ROOT to another folder"
                 )
         logger.info('Drawing %d pages of the picture book ("%s") to %s', count, split, root)
-        groups = present["groups"] if present else 0
+        groups = stored["groups"] if stored else 0
         workers = _num_workers(count, MIN_PAGES_FOR_WORKERS)
         _draw(root, seed, split, count, groups, workers, f"Drawing {split}", "page")
 
@@ -170,9 +173,12 @@ def ensure_groups_drawn(root: Path, seed: int, split: str, count: int) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     with file_lock(str(root / f".groups_{split}")):
-        present = finished(root, split)
-        same_book = present and (present["seed"], present["version"]) == (seed, VERSION)
-        if present and same_book and present["groups"] >= count:
+        stored = finished(root, split)
+        same_book = stored and (
+            stored["seed"],
+            stored["version"],
+        ) == (seed, VERSION)
+        if stored and same_book and stored["groups"] >= count:
             return
         logger.info('Drawing %d groups of the picture book ("%s") to %s', count, split, root)
         workers = _num_workers(count, MIN_GROUPS_FOR_WORKERS)

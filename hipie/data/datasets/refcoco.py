@@ -186,8 +186,8 @@ def _annotation_ids(ref: dict[str, Any]) -> list[int]:
 
 def _position(record: dict[str, Any], annotation: dict[str, Any]) -> int:
     """Return the position of an annotation in the record; it is appended if it is new."""
-    for position, present in enumerate(record["annotations"]):
-        if present["id"] == annotation["id"]:
+    for position, existing in enumerate(record["annotations"]):
+        if existing["id"] == annotation["id"]:
             return position
     record["annotations"].append(annotation)
     return len(record["annotations"]) - 1

@@ -134,20 +134,20 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    known: ClassVar[dict[str, Any]] = {}
+    allowed: ClassVar[dict[str, Any]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
-        if full_name not in self.known:
+        if full_name not in self.allowed:
             raise CodeInPickle(f"it needs {full_name}")
-        return self.known[full_name]
+        return self.allowed[full_name]
 
     def persistent_load(self, pid: Any) -> Any:
         raise CodeInPickle("it needs an object from outside the file")
 
 
 class _ArrayUnpickler(_PlainUnpickler):
-    known: ClassVar[dict[str, Any]] = {"_codecs.encode": _latin1_bytes, **NUMPY_STAND_INS}
+    allowed: ClassVar[dict[str, Any]] = {"_codecs.encode": _latin1_bytes, **NUMPY_STAND_INS}
 
 
 def _plain_opcodes(length: int) -> re.Pattern[bytes]:

@@ -32,7 +32,7 @@ IMAGE_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
 
 @dataclass(frozen=True)
 class Job:
-    """One file to write.
+    """Conversion job of one output file.
 
     Attributes:
         sources: files that it is computed from.

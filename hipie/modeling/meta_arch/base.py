@@ -36,7 +36,7 @@ class SegmentationModel(CheckpointableModel):
 
     @classmethod
     def requires_checkpoint(cls) -> bool:
-        """Whether the model is useless without a checkpoint (`MODEL.WEIGHTS`).
+        """Whether the model needs a checkpoint (`MODEL.WEIGHTS`).
 
         False for architectures that are built from pre-trained networks.
         """

@@ -194,11 +194,11 @@ class ClipMaskScores:
 
     @cached_property
     def encoded_image(self) -> EncodedImage:
-        """The image in CLIP's image encoder."""
+        """Features of the image in CLIP's image encoder."""
         return self.clip.encode(self.image)
 
     def with_ensemble(self, ensemble: ScoreEnsemble) -> ClipMaskScores:
-        """The same encoded image with another ensemble."""
+        """Return scores for the same encoded image with another ensemble."""
         other = ClipMaskScores(self.clip, self.image, self.classes, ensemble)
         other.encoded_image = self.encoded_image
         return other

@@ -23,16 +23,18 @@ def missing_package(component: str, package: str, extra: str) -> ModuleNotFoundE
     )
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> OpenVocabularyError:
+def unknown_name(
+    kind: str, name: str, valid_names: Iterable[str], hint: str = ""
+) -> OpenVocabularyError:
     """Build the error for an unknown name.
 
     Args:
         kind: "CLIP model", "SAM model", ...
         name: the unknown name.
-        known: valid names; the most similar ones are suggested, or all of a few.
+        valid_names: valid names; the most similar ones are suggested, or all of a few.
         hint: other values that would have been valid.
     """
-    names = sorted(known)
+    names = sorted(valid_names)
     by_lower = {candidate.lower(): candidate for candidate in names}
     matches = difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)
     similar = [by_lower[match] for match in matches] or (names if len(names) <= 8 else [])

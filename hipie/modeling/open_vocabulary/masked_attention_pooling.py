@@ -135,8 +135,8 @@ def patches_of_soft_masks(
     Returns:
         [N, size / patch] bool.
     """
-    full = F.interpolate(mask_logits.float()[None], size=size, mode="bilinear")[0]
-    return F.max_pool2d(full.sigmoid()[None], patch, patch)[0] >= MASK_THRESHOLD
+    resized_logits = F.interpolate(mask_logits.float()[None], size=size, mode="bilinear")[0]
+    return F.max_pool2d(resized_logits.sigmoid()[None], patch, patch)[0] >= MASK_THRESHOLD
 
 
 def patches_of_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -54,10 +54,10 @@ def upsample_to_input(mask_logits: Tensor, input_size: Size) -> Tensor:
     Returns:
         [N, height, width] float32.
     """
-    full = F.interpolate(
+    upsampled = F.interpolate(
         mask_logits.float()[None], scale_factor=STRIDE, mode="bilinear", align_corners=False
     )
-    return full[0, :, : input_size[0], : input_size[1]]
+    return upsampled[0, :, : input_size[0], : input_size[1]]
 
 
 def upsample_instance_masks(
@@ -144,13 +144,13 @@ class MaskRowUpsampler:
 
 def _source_rows(weights: Tensor) -> tuple[int, list[float]]:
     """First index and weights of the input rows that one row of the result is interpolated from."""
-    used = weights.nonzero().flatten().tolist()
-    return used[0], weights[used[0] : used[-1] + 1].tolist()
+    source_index = weights.nonzero().flatten().tolist()
+    return source_index[0], weights[source_index[0] : source_index[-1] + 1].tolist()
 
 
 def _resize_lines(lines: Tensor, input_length: int, size: int) -> Tensor:
     """Upsample lines [N, n] by four, crop them to `input_length`, and resize to [N, size]."""
-    full = F.interpolate(lines[None], scale_factor=STRIDE, mode="linear")[:, :, :input_length]
+    upsampled = F.interpolate(lines[None], scale_factor=STRIDE, mode="linear")[:, :, :input_length]
     if input_length != size:
-        full = F.interpolate(full, size=size, mode="linear")
-    return full[0]
+        upsampled = F.interpolate(upsampled, size=size, mode="linear")
+    return upsampled[0]

@@ -41,5 +41,5 @@ def panoptic_scores(
     added = min_softmax_classes - scaled.shape[-1]
     if added <= 0:
         return scaled.softmax(-1)
-    absent = scaled.new_full((*scaled.shape[:-1], 1), added).log()
-    return (scaled - torch.cat([scaled, absent], dim=-1).logsumexp(-1, keepdim=True)).exp()
+    absent_logit = scaled.new_full((*scaled.shape[:-1], 1), added).log()
+    return (scaled - torch.cat([scaled, absent_logit], dim=-1).logsumexp(-1, keepdim=True)).exp()

@@ -49,11 +49,11 @@ class SemanticAccumulator:
             distinct = scored_classes.nonzero().flatten()
             computed = torch.cat([distinct, (~scored_classes).nonzero()[0]])
             sums = (scores[computed] @ probabilities.float()).transpose(0, 1)
-            used = 0
+            offset = 0
             for first, last, is_distinct in _runs(scored_classes.tolist()):
-                part = sums[used : used + last - first] if is_distinct else sums[-1:]
+                part = sums[offset : offset + last - first] if is_distinct else sums[-1:]
                 self._sums[first:last, rows] += part
-                used += last - first if is_distinct else 0
+                offset += last - first if is_distinct else 0
 
     def result(self) -> Tensor:
         """[K, H, W] accumulated scores."""

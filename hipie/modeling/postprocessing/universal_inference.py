@@ -153,10 +153,12 @@ def universal_inference(
             results.update(_dense_maps(groups, is_thing, owners, frame, settings, clip_scores))
         if settings.instance_on:
             allowed = is_thing if any(is_thing) else None
-            row, label, score = topk_query_class_pairs(
+            nms_row, label, score = topk_query_class_pairs(
                 scores[nms_indices], settings.detections_per_image, allowed
             )
-            results["instances"] = instance_inference(masks, nms_indices[row], score, label, frame)
+            results["instances"] = instance_inference(
+                masks, nms_indices[nms_row], score, label, frame
+            )
         if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
             panoptic_map, segments = results["panoptic_seg"]
             results["part_seg"] = part_segmentation(
@@ -224,15 +226,15 @@ def _dense_maps(
             continue
         mask_logits = group.masks(queries)
         upsampler = MaskRowUpsampler(mask_logits, frame.input_size, frame.output_size)
-        scored = (group.class_logits > MASKED_LOGIT).any(0) if clip_scores is None else None
-        sources.append((rows, upsampler, scored))
+        scored_classes = (group.class_logits > MASKED_LOGIT).any(0) if clip_scores is None else None
+        sources.append((rows, upsampler, scored_classes))
     height, width = frame.output_size
     max_queries = max((len(rows) for rows, _, _ in sources), default=0)
     for band in row_bands(height, 4 * width * max_queries):
-        for rows, upsampler, scored in sources:
+        for rows, upsampler, scored_classes in sources:
             probabilities = upsampler(band.start, band.stop).sigmoid_()
             if semantic is not None:
-                semantic.add(rows, band, probabilities, scored)
+                semantic.add(rows, band, probabilities, scored_classes)
             if panoptic is not None:
                 panoptic.add(rows, band, probabilities)
     results: dict[str, Any] = {}

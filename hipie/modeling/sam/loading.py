@@ -52,9 +52,9 @@ def load_sam(model: str, weights: str = "") -> Sam:
     return sam.eval()
 
 
-def _require_type(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name("SAM model", name, known)
+def _require_type(name: str, types: tuple[str, ...]) -> None:
+    if name not in types:
+        raise unknown_name("SAM model", name, types)
 
 
 def _build_tiny(side: int = 128, patch: int = 16, width: int = 32) -> Sam:

@@ -44,12 +44,12 @@ class DenoisingQueries:
 
     Attributes:
         references: [B, D, 4] noised boxes, cxcywh in 0..1 (0.5 where unused).
-        used: [B, D] bool, False where an image has no object for the query.
+        is_used: [B, D] bool, False where an image has no object for the query.
         layout: order of the copies.
     """
 
     references: Tensor
-    used: Tensor
+    is_used: Tensor
     layout: DenoisingLayout
 
 
@@ -89,11 +89,11 @@ def build_denoising_queries(
     negative = (copy % copies == 1).repeat_interleave(len(object_index))
     originals = torch.cat([image_boxes.float() for image_boxes in boxes]).repeat(len(copy), 1)
     references = originals.new_full((len(counts), layout.num_queries, 4), 0.5)
-    used = torch.zeros(references.shape[:2], dtype=torch.bool, device=device)
+    is_used = torch.zeros(references.shape[:2], dtype=torch.bool, device=device)
     index = (image_index.repeat(len(copy)), query_index)
     references[index] = inverse_sigmoid(noise(originals, negative)).sigmoid()
-    used[index] = True
-    return DenoisingQueries(references, used, layout)
+    is_used[index] = True
+    return DenoisingQueries(references, is_used, layout)
 
 
 def corner_noise(boxes: Tensor, negative: Tensor) -> Tensor:

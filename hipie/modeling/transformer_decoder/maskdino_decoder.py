@@ -199,7 +199,7 @@ class StuffBranch(nn.Module):
         count, mask = 0, None
         if noised is not None:
             count = noised.layout.num_queries
-            noised_content = self.denoising_content(pooled_text) * noised.used[..., None]
+            noised_content = self.denoising_content(pooled_text) * noised.is_used[..., None]
             queries = torch.cat([noised_content.to(queries.dtype), queries], dim=1)
             references = torch.cat([noised.references, references], dim=1)
             mask = denoising_attention_mask(noised.layout, topk.shape[1], references.device)

@@ -258,7 +258,7 @@ class ThingBranch(ThingEncoder):
         references = torch.cat([background.float(), start], dim=1)
         if noised is None:
             return queries, references, memory, levels, None
-        noised_content = self.denoising_content(pooled_text) * noised.used[..., None]
+        noised_content = self.denoising_content(pooled_text) * noised.is_used[..., None]
         mask = denoising_attention_mask(noised.layout, references.shape[1], start.device)
         return (
             torch.cat([noised_content.to(queries.dtype), queries], dim=1),

@@ -1,4 +1,4 @@
-"""Bounded cache of what a few-shot method computes from its support examples."""
+"""Bounded cache of the features of support examples."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class GroupPredictor(TaskPredictor):
     model_task = "group"
 
     def predict(self, images: Sequence[PreparedImage], *, expression: str) -> list[Segmentation]:
-        """Segment what an expression describes across all images together.
+        """Segment the object that an expression describes, comparing all images.
 
         Args:
             images: the group, one or more.

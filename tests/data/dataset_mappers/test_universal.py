@@ -129,7 +129,7 @@ def test_unsampled_present_classes_are_not_negatives(panoptic: dict) -> None:
     assert drawn == {"thing 2", "sky"}
 
 
-def test_a_crop_never_loses_everything(panoptic: dict) -> None:
+def test_crops_keep_at_least_one_object(panoptic: dict) -> None:
     panoptic["segments_info"] = panoptic["segments_info"][:1]
     mapper = make(jitter=LargeScaleJitter(1.0, 8.0, 9.0, 64))
     for seed in range(20):

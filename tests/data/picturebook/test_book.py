@@ -126,7 +126,7 @@ def test_every_unseen_page_shows_something_new() -> None:
     assert kinds == {True, False}
 
 
-def test_things_hide_one_another() -> None:
+def test_things_occlude_each_other() -> None:
     hidden = 0
     for index in range(15):
         page = PictureBook(0, "train").page(index)
@@ -153,7 +153,7 @@ def test_bad_books_are_refused(arguments) -> None:
         PictureBook(*arguments)
 
 
-def test_there_is_no_page_minus_one() -> None:
+def test_negative_page_index_is_rejected() -> None:
     with pytest.raises(ValueError, match="-1"):
         PictureBook().page(-1)
 

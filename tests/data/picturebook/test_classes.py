@@ -39,6 +39,6 @@ def test_a_person_has_parts_of_parts() -> None:
     assert len(classes.PARTS) < 255
 
 
-def test_held_out_tells_classes_and_pairs() -> None:
+def test_held_out_classes_and_pairs() -> None:
     assert classes.held_out("horse") and classes.held_out("dog", "purple", "plain")
     assert not classes.held_out("dog", "red", "plain")

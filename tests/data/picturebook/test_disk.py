@@ -63,7 +63,7 @@ def test_files_hold_the_pages(small_book: Path, split: str) -> None:
         assert all(np.array_equal(masks[part.id], part.mask) for part in page.parts)
 
 
-def test_label_maps_say_class_and_part(small_book: Path) -> None:
+def test_label_maps_encode_class_and_part(small_book: Path) -> None:
     page = PictureBook(0, "train").page(0)
     semantic, labels = semantic_map(page), part_label_map(page)
     for segment in page.segments:
@@ -185,7 +185,7 @@ def test_fewer_pages_replace_more(tmp_path: Path) -> None:
     assert finished(tmp_path, "val")["count"] == 2
 
 
-def test_one_folder_holds_one_seed(small_book: Path) -> None:
+def test_folder_of_another_seed_is_rejected(small_book: Path) -> None:
     with pytest.raises(PictureBookError, match="seed 0, version 1"):
         write_split(small_book, 1, "train", 3)
 

@@ -29,7 +29,7 @@ def test_unclear_ground_makes_the_query_unclear() -> None:
     assert Query("dog", ground="road").select(things[:1]) == frozenset()
 
 
-def test_sides_need_clear_room_and_one_anchor() -> None:
+def test_side_relations_need_separated_boxes_and_one_anchor() -> None:
     cat = _thing(9, "cat", x=100)
     left = Query("dog", side="left", anchor=Query("cat"))
     assert left.select([_thing(1, x=10), _thing(2, x=200), cat]) == {1}

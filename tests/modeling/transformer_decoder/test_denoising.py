@@ -45,7 +45,7 @@ def test_copies_are_in_the_order_of_the_layout(negatives: bool) -> None:
         for g in range(layout.num_groups):
             for i in range(layout.max_objects):
                 query = g * layout.group_size + i
-                assert copies.used[b, query] == (i < len(target))
+                assert copies.is_used[b, query] == (i < len(target))
                 expected = target.boxes[i] if i < len(target) else torch.full((4,), 0.5)
                 torch.testing.assert_close(copies.references[b, query], expected)
                 if negatives and i < len(target):
@@ -56,7 +56,7 @@ def test_copies_are_in_the_order_of_the_layout(negatives: bool) -> None:
 def test_there_is_at_least_one_group() -> None:
     copies = noised_copies([make_targets(9)], 4, True)
     assert copies.layout.num_groups == 1
-    assert copies.used.all()
+    assert copies.is_used.all()
 
 
 def test_without_objects_or_queries_there_is_none() -> None:

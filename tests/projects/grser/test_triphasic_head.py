@@ -87,7 +87,7 @@ def test_permuted_group_permutes_the_features():
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
-def test_parts_cover_every_image_once(images, size):
+def test_padded_subgroups_contain_every_image_once(images, size):
     parts = list(split_and_pad(images, size))
     assert [i for outputs, _ in parts for i in range(images)[outputs]] == list(range(images))
     for outputs, members in parts:

@@ -1,4 +1,4 @@
-"""Dense image features of timm's vision transformers, DINOv2 above all."""
+"""Dense image features of timm's vision transformers, such as DINOv2."""
 
 from __future__ import annotations
 

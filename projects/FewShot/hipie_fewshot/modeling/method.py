@@ -34,7 +34,7 @@ class FewShotMethod(ABC, Generic[Query]):
 
     @abstractmethod
     def encode(self, image: NDArray[np.uint8]) -> Query:
-        """Compute what the method needs of a query image and no example changes.
+        """Compute the features of a query image that do not depend on the examples.
 
         Args:
             image: [H, W, 3] uint8 RGB.
