@@ -29,11 +29,11 @@ ARMS = {
     ),
 }
 METRICS = {
-    "PQ": ("panoptic_seg", "PQ"),
-    "mask AP": ("segm", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-    "parts mIoU": ("parts", "mIoU"),
-    "referring oIoU": ("refer", "oIoU"),
+    "PQ": ("picturebook_val_panoptic", "panoptic_seg", "PQ"),
+    "mask AP": ("picturebook_val_panoptic", "segm", "AP"),
+    "mIoU": ("picturebook_val_panoptic", "sem_seg", "mIoU"),
+    "parts mIoU": ("picturebook_val_parts", "parts", "mIoU"),
+    "referring oIoU": ("picturebook_val_refer", "refer", "oIoU"),
 }
 
 
@@ -67,7 +67,9 @@ def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | Non
     if not path.is_file():
         return None
     results = json.loads(path.read_text())
-    return {name: results[task][metric] for name, (task, metric) in METRICS.items()}
+    return {
+        name: results[dataset][task][metric] for name, (dataset, task, metric) in METRICS.items()
+    }
 
 
 def main() -> None:

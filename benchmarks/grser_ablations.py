@@ -76,7 +76,7 @@ def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | Non
     path = folder(arm, seed, options) / "results.json"
     if not path.is_file():
         return None
-    results = json.loads(path.read_text())[TASK]
+    results = json.loads(path.read_text())[DATA][TASK]
     return {name: results[metric] for name, metric in METRICS.items()}
 
 

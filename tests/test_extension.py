@@ -229,7 +229,8 @@ def test_one_file_each_adds_an_architecture_an_evaluator_a_text_encoder_a_data_s
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     results = json.loads((tmp_path / "output/results.json").read_text())
-    assert results["count"]["images"] == 4
+    assert results == {"coloured_squares": {"count": results["coloured_squares"]["count"]}}
+    assert results["coloured_squares"]["count"]["images"] == 4
     lines = (tmp_path / "output/metrics.json").read_text().splitlines()
     metrics = {key: value for line in lines for key, value in json.loads(line).items()}
     assert metrics["loss_center"] > 0 and metrics["loss_center_0"] > 0

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+from pathlib import Path
 from typing import Any
 
+from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 
 logger = logging.getLogger(__name__)
+
+
+class LimitedCheckpointer(PeriodicCheckpointer):
+    """Detectron2's periodic checkpointer, whose limit counts files of earlier runs as well.
+
+    A resumed run keeps the newest `max_to_keep` checkpoints up to the iteration from which it
+    continues, including those that `CheckpointOnSignal` saved. Files of later iterations, and all
+    files if the run starts anew, are of another run and stay.
+    """
+
+    def before_train(self) -> None:
+        """Count the checkpoints of the resumed run, and delete those beyond the limit."""
+        super().before_train()
+        folder = self.checkpointer.save_dir
+        if self.max_to_keep is None or not folder or not self.trainer.start_iter:
+            return
+        pattern = re.compile(rf"{re.escape(self.file_prefix)}_(\d+)\.pth")
+        numbered = {
+            int(match[1]): str(path)
+            for path in Path(folder).iterdir()
+            if (match := pattern.fullmatch(path.name)) and int(match[1]) < self.trainer.start_iter
+        }
+        files = [numbered[iteration] for iteration in sorted(numbered)]
+        excess = max(0, len(files) - self.max_to_keep)
+        for file in files[:excess]:
+            Path(file).unlink(missing_ok=True)
+        self.recent_checkpoints = files[excess:]
 
 
 class CheckpointOnSignal(HookBase):

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hipie.checkpoint import Checkpointer
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
-from hipie.engine.hooks import CheckpointOnSignal
+from hipie.engine.hooks import CheckpointOnSignal, LimitedCheckpointer
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import build_optimizer
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
@@ -156,7 +156,8 @@ class Trainer(DefaultTrainer):
             evaluators: one evaluator per data set; None = `build_evaluator`.
 
         Returns:
-            Metrics by task; see `add_results`. Empty on all but the first process.
+            {data set: {task: {metric: number}}}, whatever the number of data sets. Empty on all but
+            the first process.
         """
         results: OrderedDict[str, Any] = OrderedDict()
         table = ResultsTable()
@@ -169,7 +170,7 @@ class Trainer(DefaultTrainer):
                 metrics = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)
-                add_results(results, name, metrics)
+                results[name] = metrics
                 table.add(name, metrics, evaluator)
         if comm.is_main_process():
             path = write_results(results, cfg.OUTPUT_DIR)
@@ -190,7 +191,7 @@ class Trainer(DefaultTrainer):
             if hook is not None and not isinstance(hook, hooks.PeriodicCheckpointer)
         ]
         if comm.is_main_process():
-            periodic = hooks.PeriodicCheckpointer(
+            periodic = LimitedCheckpointer(
                 self.checkpointer,
                 self.cfg.SOLVER.CHECKPOINT_PERIOD,
                 max_to_keep=self.cfg.SOLVER.MAX_CHECKPOINTS,
@@ -210,12 +211,6 @@ class Trainer(DefaultTrainer):
             JSONWriter(str(folder / "metrics.json"), WINDOW_SIZE),
             TensorboardXWriter(str(folder), WINDOW_SIZE),
         ]
-
-
-def add_results(results: dict[str, Any], dataset_name: str, metrics: dict[str, Any]) -> None:
-    """Add the metrics of a data set; a task that is already there gets the key "dataset/task"."""
-    for task, values in metrics.items():
-        results[f"{dataset_name}/{task}" if task in results else task] = values
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:

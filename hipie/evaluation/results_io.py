@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 
-def write_results(results: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
+def write_results(results: Mapping[str, Mapping[str, Any]], folder: str | os.PathLike[str]) -> Path:
     """Write results as `results.json` atomically.
 
     Args:
-        results: Detectron2's results, {task: {metric: number}}.
+        results: {data set: {task: {metric: number}}} of a training or evaluation run; benchmarks
+            write tables of their own, {name: {metric: number}}.
         folder: created if it does not exist.
 
     Returns:

@@ -23,9 +23,9 @@ def test_metrics_are_read_from_evaluation_results(tmp_path) -> None:
     assert ablations.read("full", 0, options) is None
     folder = ablations.folder("full", 0, options)
     folder.mkdir()
-    results: dict[str, dict[str, float]] = {}
-    for number, (task, metric) in enumerate(ablations.METRICS.values()):
-        results.setdefault(task, {})[metric] = number
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for number, (dataset, task, metric) in enumerate(ablations.METRICS.values()):
+        results.setdefault(dataset, {}).setdefault(task, {})[metric] = number
     (folder / "results.json").write_text(json.dumps(results))
     metrics = ablations.read("full", 0, options)
     assert metrics == {name: number for number, name in enumerate(ablations.METRICS)}

@@ -59,7 +59,8 @@ def test_arm_with_results_is_read_and_not_trained(calls, tmp_path) -> None:
         folder = ablations.folder("full", seed, options)
         folder.mkdir()
         metrics = dict.fromkeys(ablations.METRICS.values(), value)
-        (folder / "results.json").write_text(json.dumps({ablations.TASK: metrics}))
+        results = {ablations.DATA: {ablations.TASK: metrics}}
+        (folder / "results.json").write_text(json.dumps(results))
         ablations.train("full", seed, options)
     assert not calls
     first, *_, row, missing = ablations.table(options).splitlines()

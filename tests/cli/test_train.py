@@ -54,8 +54,11 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
     folder = tmp_path / "output"
     results = json.loads((folder / "results.json").read_text())
     metrics = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "parts": "mIoU"}
+    panoptic, parts, refer = (f"picturebook_val_{name}" for name in ("panoptic", "parts", "refer"))
+    assert list(results) == [panoptic, parts, refer]
+    datasets = {**dict.fromkeys(metrics, panoptic), "parts": parts, "refer": refer}
     for task, metric in {**metrics, "refer": "oIoU"}.items():
-        assert 0 <= results[task][metric] <= 100
+        assert 0 <= results[datasets[task]][task][metric] <= 100
     rows = json.loads((folder / "table.json").read_text())
     assert {row["task"] for row in rows} >= {*metrics, "refer"}
     assert all(row["protocol"] and row["protocol"] in done.stdout for row in rows)
@@ -68,8 +71,12 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
     run_command(monkeypatch, "--eval-only", *weights, *tiny_options)
     repeated = json.loads((folder / "results.json").read_text())
-    for task, numbers in results.items():
-        assert repeated[task] == pytest.approx(numbers, abs=1e-3, nan_ok=True), task
+    assert repeated.keys() == results.keys()
+    for dataset, tasks in results.items():
+        assert repeated[dataset].keys() == tasks.keys()
+        for task, numbers in tasks.items():
+            expected = pytest.approx(numbers, abs=1e-3, nan_ok=True)
+            assert repeated[dataset][task] == expected, (dataset, task)
 
 
 def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):

@@ -69,7 +69,7 @@ def train_until_required(cfg: CfgNode, task: str, iterations: range) -> float:
         trainer._hooks = [h for h in trainer._hooks if type(h).__name__ != "EvalHook"]
         trainer.max_iter = max(end, trainer.start_iter)
         trainer.train()
-        value = Trainer.test(cfg, trainer.model)[result][metric]
+        value = Trainer.test(cfg, trainer.model)[cfg.DATASETS.TEST[0]][result][metric]
         if value >= REQUIRED:
             break
     return value

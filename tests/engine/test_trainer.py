@@ -17,9 +17,10 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 
 from hipie.config import add_hipie_config
+from hipie.engine import trainer as trainer_module
 from hipie.engine.hooks import CheckpointOnSignal
 from hipie.engine.optimizer import build_optimizer
-from hipie.engine.trainer import Trainer, add_results, step_seed, wrap_for_processes
+from hipie.engine.trainer import Trainer, step_seed, wrap_for_processes
 
 
 @pytest.fixture(autouse=True)
@@ -256,6 +257,37 @@ def test_at_most_max_checkpoints_are_kept(make_trainer, tmp_path):
     assert kept == ["model_0000014.pth", "model_0000019.pth", "model_final.pth"]
 
 
+def numbered_checkpoints(folder: Path) -> list[int]:
+    """Iterations of the checkpoints in a folder."""
+    return sorted(int(path.stem[6:]) for path in folder.glob("model_[0-9]*.pth"))
+
+
+def test_at_most_max_checkpoints_are_kept_after_a_resume(make_trainer, tmp_path):
+    limit = ("SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_CHECKPOINTS", 3)
+    first = make_trainer(*limit)
+    first.register_hooks([StopAt(8, signal.SIGTERM)])
+    with pytest.raises(SystemExit):
+        run(first)
+    assert numbered_checkpoints(tmp_path) == [3, 5, 7, 8]
+    second = make_trainer(*limit)
+    second.register_hooks([StopAt(12, signal.SIGTERM)])
+    with pytest.raises(SystemExit):
+        run(second, resume=True)
+    assert numbered_checkpoints(tmp_path) == [8, 9, 11, 12]
+    run(make_trainer(*limit), resume=True)
+    assert numbered_checkpoints(tmp_path) == [15, 17, 19]
+
+
+def test_limit_of_checkpoints_leaves_files_of_other_runs(make_trainer, tmp_path):
+    (tmp_path / "model_0000001.pth").write_text("weights of an earlier run")
+    (tmp_path / "model_0000099.pth").write_text("weights of a longer run")
+    limit = ("SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.MAX_CHECKPOINTS", 1)
+    run(make_trainer(*limit))
+    assert numbered_checkpoints(tmp_path) == [1, 19, 99]
+    run(make_trainer(*limit, "SOLVER.MAX_ITER", 25), resume=True)
+    assert numbered_checkpoints(tmp_path) == [24, 99]
+
+
 def test_non_finite_loss_is_an_error(make_trainer):
     class Broken(ToyTrainer):
         @classmethod
@@ -273,8 +305,34 @@ def test_one_process_has_no_wrapper():
     assert wrap_for_processes(model) is model
 
 
-def test_one_task_of_two_data_sets_has_two_results():
-    results: dict = {}
-    add_results(results, "first", {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}})
-    add_results(results, "second", {"segm": {"AP": 3.0}})
-    assert results == {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}, "second/segm": {"AP": 3.0}}
+METRICS = {
+    "first": {"segm": {"AP": 1.0}, "bbox": {"AP": 2.0}},
+    "second": {"segm": {"AP": 3.0}},
+}
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("second", "first"), ("second",)])
+def test_results_have_one_shape_for_any_order_of_test_sets(
+    make_trainer, monkeypatch, tmp_path, names
+):
+    class Evaluated(ToyTrainer):
+        test = Trainer.test
+
+        @classmethod
+        def build_test_loader(cls, cfg, name):
+            return name
+
+        @classmethod
+        def build_evaluator(cls, cfg, name):
+            return None
+
+    monkeypatch.setattr(trainer_module, "inference_on_dataset", lambda _, name, __: METRICS[name])
+    trainer = make_trainer("DATASETS.TEST", names, kind=Evaluated)
+    results = Trainer.test.__func__(Evaluated, trainer.cfg, Toy())
+    expected = {name: METRICS[name] for name in names}
+    assert results == expected
+    assert json.loads((tmp_path / "results.json").read_text()) == expected
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert {(row["dataset"], row["task"]) for row in rows} == {
+        (name, task) for name in names for task in METRICS[name]
+    }

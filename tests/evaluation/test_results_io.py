@@ -9,12 +9,11 @@ from hipie.evaluation import write_results
 
 
 def test_results_are_valid_json(tmp_path: Path) -> None:
-    scores = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
-    path = write_results(scores, tmp_path / "new")
+    tasks = {"panoptic_seg": {"PQ": np.float32(40.5), "n": 3}, "segm": {"AP": float("nan")}}
+    path = write_results({"first": tasks}, tmp_path / "new")
     assert path == tmp_path / "new" / "results.json"
     assert json.loads(path.read_text()) == {
-        "panoptic_seg": {"PQ": 40.5, "n": 3},
-        "segm": {"AP": None},
+        "first": {"panoptic_seg": {"PQ": 40.5, "n": 3}, "segm": {"AP": None}}
     }
     assert list(path.parent.iterdir()) == [path]
 

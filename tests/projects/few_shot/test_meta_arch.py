@@ -82,7 +82,8 @@ def test_command_line_evaluates_on_the_picture_book(method, tiny_book, tmp_path)
     ]
     file = str(CONFIGS / f"{method}_random_picturebook.yaml")
     train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
-    result = json.loads((tmp_path / "results.json").read_text())["few_shot"]
+    (tasks,) = json.loads((tmp_path / "results.json").read_text()).values()
+    result = tasks["few_shot"]
     assert result["episodes"] == 2
     assert 0 <= result["mIoU"] <= 100
     assert 0 <= result["FB-IoU"] <= 100

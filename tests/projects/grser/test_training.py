@@ -110,7 +110,7 @@ def results_of(cfg, *names: str) -> dict:
 
 
 def test_evaluation_of_groups(cfg):
-    results = results_of(cfg, "picturebook_val_group")["group"]
+    results = results_of(cfg, "picturebook_val_group")["picturebook_val_group"]["group"]
     assert results["groups"] == 1 and results["pairs"] >= 4
     expected_metrics = {"mIoU-positive", "oIoU-positive", "N-acc", "T-acc", "mIoU"}
     assert expected_metrics | {f"macro-{name}" for name in expected_metrics} <= set(results)
@@ -118,12 +118,12 @@ def test_evaluation_of_groups(cfg):
 
 def test_metrics_of_a_model_that_rejects_all_images(cfg):
     cfg.MODEL.GRSER.TEST.MARGIN = 1e3
-    results = results_of(cfg, "picturebook_val_group")["group"]
+    results = results_of(cfg, "picturebook_val_group")["picturebook_val_group"]["group"]
     assert (results["N-acc"], results["T-acc"], results["mIoU-positive"]) == (100, 0, 0)
 
 
 def test_evaluation_of_single_images(cfg):
-    results = results_of(cfg, "picturebook_val_refer")["refer"]
+    results = results_of(cfg, "picturebook_val_refer")["picturebook_val_refer"]["refer"]
     assert {"oIoU", "mIoU", "P@0.5"} <= set(results)
 
 
@@ -152,11 +152,12 @@ def test_evaluation_of_public_datasets(cfg, public_datasets):
     """All images of groups are rejected, those of single images and co-saliency sets are not."""
     cfg.MODEL.GRSER.TEST.MARGIN = 1e3
     results = results_of(cfg, "grd_intra", "grd_intra_full", "refcoco_unc_val")
-    assert (results["group"]["pairs"], results["group"]["N-acc"]) == (4, 100)
-    assert results["grd_intra_full/group"]["pairs"] == 8
-    assert results["refer"]["oIoU"] > 0 or results["refer"]["mIoU"] == 0
+    intra, refcoco = results["grd_intra"]["group"], results["refcoco_unc_val"]["refer"]
+    assert (intra["pairs"], intra["N-acc"]) == (4, 100)
+    assert results["grd_intra_full"]["group"]["pairs"] == 8
+    assert refcoco["oIoU"] > 0 or refcoco["mIoU"] == 0
     cfg.MODEL.GRSER.TEST.REJECT_NEGATIVES, cfg.MODEL.GRSER.TEST.SOFT_MASKS = False, True
-    soft_results = results_of(cfg, "coca")["cosaliency"]
+    soft_results = results_of(cfg, "coca")["coca"]["cosaliency"]
     assert soft_results["images"] == 4 and 0 < soft_results["MAE"] < 1
 
 

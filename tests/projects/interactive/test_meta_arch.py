@@ -117,7 +117,8 @@ def test_command_line_evaluates_on_the_picture_book(tiny_book, tmp_path):
     ]
     file = str(CONFIGS / "sam_random_picturebook.yaml")
     train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
-    result = json.loads((tmp_path / "results.json").read_text())["interactive"]
+    (tasks,) = json.loads((tmp_path / "results.json").read_text()).values()
+    result = tasks["interactive"]
     assert result["objects"] > 2
     assert 1 <= result["NoC@85"] <= result["NoC@90"] <= 2
     assert 0 <= result["mIoU@1"] <= 100

@@ -115,8 +115,9 @@ def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path
     file = str(configs / f"{method}_random.yaml")
     train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     results = json.loads((tmp_path / "results.json").read_text())
+    (tasks,) = results.values()
     task, metric = ("refer", "oIoU") if method == "global_local" else ("sem_seg", "mIoU")
-    assert 0 <= results[task][metric] <= 100
+    assert 0 <= tasks[task][metric] <= 100
 
 
 def test_configurations_name_registered_architectures(configs):
