@@ -16,6 +16,7 @@ import torch
 
 from hipie.cli import eval as eval_command
 from hipie.cli import train
+from hipie.engine.launch import _free_port
 from hipie.engine.trainer import Trainer
 from hipie.projects import project_folders
 
@@ -110,6 +111,64 @@ def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
     assert f"Starting training from iteration {reached + 1}" in done.stdout
     final = torch.load(tmp_path / "output/model_final.pth", weights_only=True)
     assert final["iteration"] == reached + 2
+
+
+SAVE_EVERY_PROCESS = """
+import torch
+from detectron2.utils import comm
+
+from hipie.engine.trainer import Trainer
+
+
+def after_train(self):
+    state = {k: v.clone() for k, v in self._trainer.model.state_dict().items()}
+    torch.save(state, f"{self.cfg.OUTPUT_DIR}/state{comm.get_rank()}.pt")
+    super(Trainer, self).after_train()
+
+
+Trainer.after_train = after_train
+"""
+
+
+def test_two_machines_train_the_same_weights(tiny_options, tmp_path):
+    """Two commands on this machine, one CPU process each, joined by an address."""
+    (tmp_path / "save_every_process.py").write_text(SAVE_EVERY_PROCESS)
+    address = f"tcp://127.0.0.1:{_free_port()}"
+    options = [
+        *("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "MODEL.DEVICE", "cpu", *tiny_options),
+        *("DATALOADER.DATASET_BATCH_SIZE", "()", "SOLVER.IMS_PER_BATCH", "2"),
+    ]
+    machines = [
+        subprocess.Popen(
+            command(
+                *("--num-machines", "2", "--machine-rank", str(rank), "--dist-url", address),
+                *("--import", str(tmp_path / "save_every_process.py")),
+                *options,
+            ),
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [machine.communicate(timeout=400)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(printed)[-4000:]
+    output = tmp_path / "output"
+    assert "World size: 2" in (output / "log.txt").read_text()
+    assert "World size: 2" in (output / "log.txt.rank1").read_text()
+    first, second = (torch.load(output / f"state{rank}.pt") for rank in range(2))
+    assert_equal(first, second)
+    saved = torch.load(output / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 1
+    assert all(
+        torch.equal(second[f"module.{name}"], saved["model"][name]) for name in saved["model"]
+    )
 
 
 def run_command(monkeypatch, *arguments: str) -> None:

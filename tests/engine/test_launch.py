@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from hipie.engine import launch as launch_module
-from hipie.engine.launch import launch, set_num_threads
+from hipie.engine.launch import LaunchError, launch, set_num_threads
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +67,80 @@ def test_torchrun_process_group_is_joined_and_destroyed(tmp_path, monkeypatch):
     launch(write_group_size, (str(tmp_path), 7), num_gpus=4, cpu_workers=3)
     assert (tmp_path / "0").read_text().startswith("1 7.0")
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "backend"),
+    [
+        ("cuda", {}, "nccl"),
+        ("cuda", {"num_gpus": 0, "cpu_workers": 3}, "nccl"),
+        ("cpu", {"num_gpus": 2}, "gloo"),
+    ],
+)
+def test_backend_under_torchrun_is_that_of_the_device(monkeypatch, device, options, backend):
+    """Under torchrun the counts of the command line are ignored; a CPU model never uses NCCL."""
+    joined = []
+    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **_: joined.append(name))
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(launch_module.comm, "create_local_process_group", lambda _: None)
+    launch(print, (), device=device, **options)
+    assert joined == [backend]
+
+
+@pytest.mark.parametrize(
+    ("options", "launcher"),
+    [
+        ({"num_gpus": 2, "num_machines": 2}, "gpu"),
+        ({"num_machines": 2}, "gpu"),
+        ({"num_machines": 2, "device": "cpu"}, "cpu"),
+        ({"num_machines": 2, "num_gpus": 0}, "cpu"),
+        ({"num_machines": 2, "cpu_workers": 3}, "cpu"),
+    ],
+)
+def test_machines_rank_and_address_reach_the_launchers(monkeypatch, options, launcher):
+    calls = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        launch_module, "launch_on_gpus", lambda *given, **_: calls.update(gpu=given[1:])
+    )
+    monkeypatch.setattr(
+        launch_module.mp, "spawn", lambda _, nprocs, args: calls.update(cpu=(nprocs, args[1:4]))
+    )
+    address = "tcp://10.0.0.1:29500"
+    launch(print, (), machine_rank=1, dist_url=address, **options)
+    expected = {
+        "gpu": (options.get("num_gpus", 1), 2, 1, address),
+        "cpu": (options.get("cpu_workers", 1), (2, 1, address)),
+    }
+    assert calls == {launcher: expected[launcher]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_gpus": 2, "device": "cpu"}, "--num-gpus is 2, but MODEL.DEVICE is cpu"),
+        ({"num_gpus": 3}, "--num-gpus is 3, and this machine has 2"),
+        ({"num_machines": 2}, "--num-machines needs --dist-url"),
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank is 2; .* between 0 and 1"),
+    ],
+)
+def test_impossible_processes_are_an_error(monkeypatch, options, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(LaunchError, match=message):
+        launch(pytest.fail, ("launched",), **options)
+
+
+def test_several_gpus_without_cuda_are_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LaunchError, match="there is no CUDA device; --cpu-workers"):
+        launch(pytest.fail, ("launched",), num_gpus=2)
 
 
 def test_several_gpus_and_several_cpu_workers_are_an_error(monkeypatch):
