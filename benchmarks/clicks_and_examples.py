@@ -97,7 +97,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--dino", default="random:vit_base_patch14_dinov2")
     parser.add_argument("--size", type=int, default=518, help="side of DINO's square")
     parser.add_argument("--shots", type=int, default=1, help="examples")
-    parser.add_argument("--steps", type=int, default=100, help="of PerSAM-F's fit, published 1000")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="optimisation steps of PerSAM-F (published: 1000)"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

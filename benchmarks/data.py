@@ -116,7 +116,7 @@ def referring(scale: float) -> dict[str, float]:
 
     seconds = timed({"ours": ours, "decoding": decoding}, rounds=2)
     if found["ours"] != found["decoding"]:
-        raise AssertionError(f"the two ways do not agree: {found}")
+        raise AssertionError(f"the two implementations disagree: {found}")
     return {
         "predictions": number,
         "seconds": seconds["ours"],
@@ -300,7 +300,7 @@ def counting(scale: float) -> dict[str, float]:
 
     seconds = timed({"ours": ours, "detectron2": detectron2s}, rounds=2)
     if not np.array_equal(totals["ours"], totals["detectron2"]):
-        raise AssertionError("the two ways do not agree")
+        raise AssertionError("the two implementations disagree")
     return {
         "label_maps": number,
         "seconds": seconds["ours"],
@@ -321,8 +321,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes, default 1")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results.json goes")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the sizes (default 1)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="output folder of results.json"
+    )
     parser.add_argument("--parse", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(words)
     torch.set_num_threads(1)

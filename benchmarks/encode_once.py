@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the program; returns the results that it writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="nano/hipie_nano_picturebook.yaml")
-    parser.add_argument("--weights", metavar="FILE", help="default: those of the configuration")
+    parser.add_argument("--weights", metavar="FILE", help="default: the configuration's weights")
     parser.add_argument("--image", metavar="FILE", help="default: a page of the picture book")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true", help="of all threads, not elapsed")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time of all threads")
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks/encode_once"))
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", default=[])
     args = parser.parse_args(arguments)

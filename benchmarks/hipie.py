@@ -129,7 +129,7 @@ def published(options: argparse.Namespace) -> None:
 
 
 def _started(way: str, count: int, options: argparse.Namespace) -> subprocess.Popen:
-    command = [*(sys.executable, __file__, "turns", "--way", way, "--model", options.model)]
+    command = [*(sys.executable, __file__, "turns", "--variant", way, "--model", options.model)]
     command += ["--size", options.size, "--names", str(count), "--threads", str(options.threads)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -139,7 +139,7 @@ def _request(process: subprocess.Popen, request: str) -> float:
     for line in process.stdout:
         if line.startswith("result "):
             return float(line.split()[1])
-    raise SystemExit(f"a process that was measured ended with status {process.wait()}")
+    raise SystemExit(f"the measured process exited with status {process.wait()}")
 
 
 def turns(options: argparse.Namespace) -> None:
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--names", type=int, nargs="+", default=[133])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--way", choices=VARIANTS, default="ours")
+    parser.add_argument("--variant", choices=VARIANTS, default="ours")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

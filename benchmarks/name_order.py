@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the program; returns the results that it writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="nano/hipie_nano_picturebook.yaml")
-    parser.add_argument("--weights", metavar="FILE", help="default: those of the configuration")
+    parser.add_argument("--weights", metavar="FILE", help="default: the configuration's weights")
     parser.add_argument("--pages", type=int, default=100)
     parser.add_argument("--orders", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks/name_order"))
@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     merge(cfg, file, args.options)
     weights = args.weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(file)
     if not weights:
-        sys.exit("name_order.py: the package carries no weights for this: --weights FILE")
+        sys.exit(
+            "name_order.py: the package has no weights for this configuration; pass --weights FILE"
+        )
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_all(cfg)

@@ -210,7 +210,9 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=100)
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=10_000)
-    parser.add_argument("--single", type=int, default=8, help="crops or prompts measured, of all")
+    parser.add_argument(
+        "--single", type=int, default=8, help="number of crops or prompts measured singly"
+    )
     parser.add_argument("--tokens", type=int, default=12_000)
     parser.add_argument("--pixels", type=int, default=4_500)
     parser.add_argument("--mode", choices=["none", "chunks", "full"], default="chunks")

@@ -43,7 +43,7 @@ def prepare(source_files: SourceFiles, root: Path) -> None:
     images = []
     for name in sorted(names):
         if name.is_absolute() or ".." in name.parts:
-            raise SourceError(f"{here / 'pkl/images.pkl'}: the image {name} leaves its folder")
+            raise SourceError(f"{here / 'pkl/images.pkl'}: the image {name} is outside its folder")
         images.append((source_files.find(name.as_posix()), here / "images" / name))
     source_files.copy_all(images, "images")
 

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--all", action="store_true", help="list every tensor with shape and type")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser(
-        "convert", help="write the weights alone, under the names of this package"
+        "convert", help="write the weights alone, with the tensor names of this package"
     )
     convert.add_argument("file", help="a file, detectron2://... or https://...")
     convert.add_argument("out", help="a .safetensors or .pth file")
@@ -80,7 +80,7 @@ def _inspect(args: argparse.Namespace) -> None:
     )
     print(f"  {size:.1f} MiB in memory, left out on purpose: {len(converted.dropped)}")
     if content:
-        print(f"  besides: {', '.join(map(str, content))}")
+        print(f"  other content: {', '.join(map(str, content))}")
     if args.all:
         for name, value in converted.state.items():
             print(f"  {name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")

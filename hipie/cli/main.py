@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hipie",
         usage="hipie COMMAND ...",
         description="Segment images by class names and expressions.",
-        epilog="\n".join(["commands:", *lines, "", "hipie COMMAND --help has the arguments."]),
+        epilog="\n".join(["commands:", *lines, "", "Run hipie COMMAND --help for its arguments."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below")

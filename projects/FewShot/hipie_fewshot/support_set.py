@@ -66,7 +66,7 @@ def to_rgb_array(image: ImageSource) -> np.ndarray:
 def require_examples(examples: Sequence[Any]) -> None:
     """Raise `ExampleError` if there are no examples."""
     if not examples:
-        raise ExampleError("there is no example: give at least one image with a mask")
+        raise ExampleError("there are no examples; at least one image with a mask is needed")
 
 
 def _size(array: np.ndarray) -> str:

@@ -47,7 +47,7 @@ def parse_prompts(prompts: Sequence[Prompt | Mapping[str, Any]]) -> list[Prompt]
         PromptError: if there is no prompt, or one with an unknown field.
     """
     if not prompts:
-        raise PromptError("there is no prompt: give a click, a box, a scribble or a polygon")
+        raise PromptError("there is no prompt; pass a click, a box, a scribble or a polygon")
     return [Prompt.parse(prompt) for prompt in prompts]
 
 

@@ -39,9 +39,9 @@ class FeatureCapture:
         """Check after the forward pass that every requested feature was recorded.
 
         Raises:
-            ValueError: for an unknown name, with the known names.
+            ValueError: for an unknown name, with the available names.
         """
         unknown = sorted(self._requested - self._recorded - {ALL})
         if unknown:
-            known = ", ".join(sorted(self._recorded))
-            raise ValueError(f'there is no activation "{unknown[0]}"; there are {known}')
+            available = ", ".join(sorted(self._recorded))
+            raise ValueError(f'there is no feature "{unknown[0]}"; available: {available}')

@@ -51,7 +51,9 @@ def test_random_weights_are_reproducible():
 def test_unknown_names_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(OpenVocabularyError, match="similar names are .*vit_small_patch14_dinov2"):
         Dino.from_source("vit_smal_patch14_dinov2")
-    with pytest.raises(OpenVocabularyError, match="the size 100 is no multiple of .* patch of 14"):
+    with pytest.raises(
+        OpenVocabularyError, match="the size 100 is not a multiple of .* patch of 14"
+    ):
         Dino.from_source("random:tiny", size=100)
     with pytest.raises(ValueError, match="none.pth: there is no such file"):
         Dino.from_source(SMALL, "none.pth", 224)

@@ -134,7 +134,7 @@ def test_invalid_value_raises_an_error_with_its_key(nano, key, value, message):
 
 def test_backbone_that_is_no_efficientnet_raises_an_error(nano):
     nano.MODEL.TIMM.NAME, nano.MODEL.TIMM.WEIGHTS = "resnet18", ""
-    with pytest.raises(ValueError, match="MODEL.TIMM.NAME: resnet18 is no EfficientNet"):
+    with pytest.raises(ValueError, match="MODEL.TIMM.NAME: resnet18 is not an EfficientNet"):
         build_components(nano)
 
 

@@ -77,7 +77,7 @@ INVALID = {
     "not a number": (Prompt(inside=[(3, float("nan"))]), r"\(3, nan\) is outside"),
     "both": (
         Prompt(inside=[(3.2, 4.9)], outside=[(3.8, 4.1)]),
-        r"the pixel \(3, 4\) is given as both inside and outside",
+        r"the pixel \(3, 4\) is both inside and outside",
     ),
     "stroke outside": (Prompt(scribbles=[Scribble([(3, 3), (3, 70)])]), "the scribble at"),
     "empty stroke": (Prompt(scribbles=[Scribble([])]), "a scribble needs at least one point"),
@@ -85,7 +85,7 @@ INVALID = {
     "flat box": (Prompt(box=(5, 5, 5, 9)), r"the box \(5, 5, 5, 9\) has no area"),
     "far box": (Prompt(box=(95, 5, 99, 9)), "is outside the image"),
     "three numbers": (Prompt(box=(5, 5, 9)), "a box is four numbers"),
-    "two vertices": (Prompt(polygon=[(1, 1), (5, 5)]), "a polygon needs three vertices"),
+    "two vertices": (Prompt(polygon=[(1, 1), (5, 5)]), "a polygon needs at least three vertices"),
     "far polygon": (Prompt(polygon=[(100, 1), (120, 1), (120, 9)]), "the polygon is outside"),
     "endless": (Prompt(polygon=[(1, 1), (9, 1), (np.inf, 9)]), "finite numbers"),
     "two boxes": (

@@ -34,7 +34,7 @@ def test_returned_features_do_not_change_results(model, scene):
         with_features = model.mask_logits(*scene, returned=["c3", "iou"])
     assert torch.equal(plain[0], with_features[0]) and torch.equal(plain[1], with_features[1])
     assert set(with_features[2]) == {"c3", "iou"}
-    with pytest.raises(ValueError, match='no activation "c5".*c4'):
+    with pytest.raises(ValueError, match='no feature "c5".*c4'):
         model.mask_logits(*scene, returned=["c5"])
 
 

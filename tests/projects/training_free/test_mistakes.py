@@ -151,7 +151,7 @@ def test_invalid_arguments_of_groupings_raise_an_error():
         attention_masks(torch.rand(5), 1.5)
     with pytest.raises(ValueError, match="one patch cannot be cut"):
         token_cut(torch.rand(1, 3), (1, 1))
-    with pytest.raises(ValueError, match="6 patches make no grid of 2 by 4"):
+    with pytest.raises(ValueError, match="6 patches do not form a grid of 2 by 4"):
         token_cut(torch.rand(6, 3), (2, 4))
 
 

@@ -52,7 +52,7 @@ class Dino:
         patch = model.patch_embed.patch_size[0]
         if size % patch:
             raise OpenVocabularyError(
-                f"the size {size} is no multiple of {name}'s patch of {patch}"
+                f"the size {size} is not a multiple of {name}'s patch of {patch}"
             )
         if weights and not random:
             _load_weights(model, name, weights)
@@ -121,18 +121,18 @@ def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise OpenVocabularyError(
-            f"the weights of {name} could not be downloaded ({reason}); name a file of them"
+            f"the weights of {name} could not be downloaded ({reason}); pass a file of weights"
         ) from error
 
 
 def _load_weights(model: VisionTransformer, name: str, weights: str) -> None:
     state = {key: value for key, value in read_state(weights)["model"].items() if key != MASK_TOKEN}
     if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
-        raise OpenVocabularyError(f"{weights}: these are no weights of a {name}")
+        raise OpenVocabularyError(f"{weights}: the file has no weights of {name}")
     try:
         model.load_state_dict(checkpoint_filter_fn(state, model))
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise OpenVocabularyError(
-            f"{weights}: these are no weights of a {name} ({reason})"
+            f"{weights}: the file has no weights of {name} ({reason})"
         ) from error

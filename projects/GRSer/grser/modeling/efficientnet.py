@@ -18,14 +18,14 @@ class EfficientNetBackbone(nn.Module):
         freeze_norm: keep the statistics, scales and shifts of the batch norms.
 
     Raises:
-        ValueError: if timm has no such model, or if it is no EfficientNet.
+        ValueError: if timm has no such model, or if it is not an EfficientNet.
     """
 
     def __init__(self, name: str, weights: str = "", freeze_norm: bool = True) -> None:
         super().__init__()
         net = TimmBackbone(name, weights, freeze_norm).net
         if not hasattr(net, "conv_stem") or not hasattr(net, "blocks"):
-            raise ValueError(f"MODEL.TIMM.NAME: {name} is no EfficientNet")
+            raise ValueError(f"MODEL.TIMM.NAME: {name} is not an EfficientNet")
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         self.stages = nn.ModuleList()
         widths, first = [], 0

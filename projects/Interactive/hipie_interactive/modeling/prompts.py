@@ -167,9 +167,9 @@ def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
     """
     vertices = np.asarray(polygon, float)
     if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
-        raise PromptError(f"a polygon needs three vertices (x, y) or more, and this is {polygon}")
+        raise PromptError(f"a polygon needs at least three vertices (x, y), and is {polygon}")
     if not np.isfinite(vertices).all():
-        raise PromptError(f"a polygon's vertices have to be finite numbers, and this is {polygon}")
+        raise PromptError(f"the vertices of a polygon must be finite numbers, and are {polygon}")
     canvas = np.zeros(size, np.uint8)
     limit = 4 * max(size)
     cv2.fillPoly(canvas, [np.floor(vertices.clip(-limit, limit)).astype(np.int32)], 1)
@@ -243,14 +243,14 @@ def _labelled_points(prompt: Prompt, size: tuple[int, int]) -> Iterator[tuple[fl
     """Yield x, y and label of every click and every scribble point."""
     inputs = [(prompt.inside, 1, "click"), (prompt.outside, 0, "click")]
     inputs += [(scribble.points, int(scribble.inside), "scribble") for scribble in prompt.scribbles]
-    for given, label, kind in inputs:
-        if not len(given):
+    for coordinates, label, kind in inputs:
+        if not len(coordinates):
             if kind == "scribble":
                 raise PromptError("a scribble needs at least one point")
             continue
-        points = np.asarray(given, float)
+        points = np.asarray(coordinates, float)
         if points.ndim != 2 or points.shape[1] != 2:
-            raise PromptError(f"the points of a {kind} are pairs (x, y), and these are {given}")
+            raise PromptError(f"the points of a {kind} must be pairs (x, y), and are {coordinates}")
         _check_inside_image(points, size, kind)
         for x, y in scribble_points(points, size) if kind == "scribble" else points:
             yield float(x), float(y), label
@@ -268,13 +268,13 @@ def _check_contradictions(points: np.ndarray, labels: np.ndarray) -> None:
     labels_by_pixel: dict[tuple[int, int], int] = {}
     for (x, y), label in zip(np.floor(points).astype(int).tolist(), labels.tolist(), strict=True):
         if labels_by_pixel.setdefault((x, y), label) != label:
-            raise PromptError(f"the pixel ({x}, {y}) is given as both inside and outside")
+            raise PromptError(f"the pixel ({x}, {y}) is both inside and outside")
 
 
 def _checked_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     corners = np.asarray(box, float)
     if corners.shape != (4,) or not np.isfinite(corners).all():
-        raise PromptError(f"a box is four numbers x1, y1, x2, y2, and this is {box}")
+        raise PromptError(f"a box must be four numbers x1, y1, x2, y2, and is {box}")
     x1, y1, x2, y2 = corners
     name = f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if x2 <= x1 or y2 <= y1:

@@ -58,7 +58,7 @@ def sam_variant(name: str) -> SamVariant:
         ValueError: for an unknown name, with the known ones.
     """
     if name not in VARIANTS:
-        raise ValueError(f'there is no SAM of type "{name}"; known are {", ".join(VARIANTS)}')
+        raise ValueError(f'there is no SAM of type "{name}"; available: {", ".join(VARIANTS)}')
     return VARIANTS[name]
 
 

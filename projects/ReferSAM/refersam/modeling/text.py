@@ -158,7 +158,8 @@ def build_expression_encoder(source: str, *, frozen: bool, max_tokens: int) -> E
     """
     if max_tokens < NUM_MARKERS + 1:
         raise ValueError(
-            f"MODEL.REFERSAM.TEXT.MAX_TOKENS is {max_tokens}; two markers and a word are 3"
+            f"MODEL.REFERSAM.TEXT.MAX_TOKENS must be at least {NUM_MARKERS + 1} (two markers and a "
+            f"token), and is {max_tokens}"
         )
     if source.startswith(CLIP_PREFIX):
         return ClipExpressionEncoder.from_source(

@@ -121,7 +121,7 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser()
         if not (folder / CONFIG).is_file():
-            raise TrainingFreeError(f"{folder} holds no {CONFIG}, so it is no model of timm")
+            raise TrainingFreeError(f"{folder} has no {CONFIG}, so it is not a model of timm")
         model = f"local-dir:{folder}"
     else:
         check_model_name(model)

@@ -127,14 +127,14 @@ def load_diffusion(source: str) -> StableDiffusion:
     if source == TINY:
         return _tiny_pipeline()
     if not source:
-        raise TrainingFreeError("MODEL.TRAINING_FREE.DIFFUSION.SOURCE names no pipeline")
+        raise TrainingFreeError("MODEL.TRAINING_FREE.DIFFUSION.SOURCE must name a pipeline")
     try:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             source, safety_checker=None, feature_extractor=None, use_safetensors=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFreeError(
-            f"{source}: no Stable Diffusion could be loaded ({first_line(error)})"
+            f"{source}: Stable Diffusion could not be loaded ({first_line(error)})"
         ) from error
     tokenizer = pipeline.tokenizer
 

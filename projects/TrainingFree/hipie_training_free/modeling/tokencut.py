@@ -82,7 +82,9 @@ def token_cut(
         TrainingFreeError: for a single patch, or if the grid has another number of patches.
     """
     if len(features) != grid[0] * grid[1]:
-        raise TrainingFreeError(f"{len(features)} patches make no grid of {grid[0]} by {grid[1]}")
+        raise TrainingFreeError(
+            f"{len(features)} patches do not form a grid of {grid[0]} by {grid[1]}"
+        )
     if len(features) < 2:
         raise TrainingFreeError("one patch cannot be cut; the image is too small")
     cut = _cut(affinity(features, threshold, weak), np.arange(len(features)), grid)
