@@ -54,11 +54,11 @@ def call(command: Sequence[str], threads: int) -> None:
 
 
 def steps_in(minutes: float, output: str | Path, probe: Callable[[Path, int], None]) -> int:
-    """Number of training steps in a time, from a short run of the full model, stored in a file.
+    """Compute the number of training steps in a duration, from a short run of the full model.
 
     Args:
         minutes: duration of the training.
-        output: folder of checkpoints and results, where the number is stored.
+        output: folder of checkpoints and results, where the number is cached.
         probe: trains the full model into a folder for a number of steps.
     """
     file = Path(output) / f"steps_in_{minutes:g}_minutes.json"

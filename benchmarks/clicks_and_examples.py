@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# This file's own name must not hide the package's.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.open_vocabulary import medians
 from hipie.engine.malloc import keep_freed_memory

@@ -3,18 +3,18 @@
     python benchmarks/data.py [--only referring parsing loading confusion] [--scale 1.0]
         [--output FOLDER]
 
-Everything is generated, one processor is used, and its time is counted; each section prints a ratio
-of two ways measured in turns in one run.
+The inputs are generated. Each section measures the CPU time of two implementations on one core, run
+alternately, and prints their ratio.
 
-- referring: 10,000 predictions as run lengths at 640x480, `ReferringEvaluator` against decoding
+- referring: 10,000 predictions as RLE at 640x480, `ReferringEvaluator` against decoding
   both masks and counting in NumPy
 - parsing: 50,000 references with their objects, `load_refcoco` (seconds, and the memory that it
-  adds to a process of its own) against unpickling and parsing alone
+  adds to a separate process) against unpickling and parsing alone
 - loading: 200 images of 640x480 with polygons, this package's mapper against Detectron2's
 - confusion: 2,000 label maps of 847 classes at 512x512, `confusion_matrix` against
   Detectron2's counting
 
-`--scale 0.1` takes a tenth of each.
+`--scale 0.1` uses a tenth of each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-# A program beside this one has the package's name, which it must not hide.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(ROOT)
 from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import load_refcoco
@@ -54,8 +54,8 @@ PREDICTIONS, REFERENCES, IMAGES, LABEL_MAPS, CLASSES = 10_000, 50_000, 200, 2_00
 ROUNDS = 3
 
 
-def blob(rng: np.random.Generator) -> np.ndarray:
-    """Return a round mask with a wavy edge, uint8 [H, W], in Fortran order."""
+def random_mask(rng: np.random.Generator) -> np.ndarray:
+    """Draw a random round mask with a wavy edge: [H, W] uint8 in Fortran order."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     row, column = rng.uniform(100, 380), rng.uniform(120, 520)
     high, wide, turn = rng.uniform(30, 120), rng.uniform(30, 120), rng.uniform(0, 6)
@@ -65,13 +65,13 @@ def blob(rng: np.random.Generator) -> np.ndarray:
     return np.asfortranarray(inside, dtype=np.uint8)
 
 
-def timed(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+def timed(variants: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
     """Return the lowest CPU time of each variant, in seconds; variants alternate."""
-    best = dict.fromkeys(ways, float("inf"))
+    best = dict.fromkeys(variants, float("inf"))
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, run in variants.items():
             start = time.process_time()
-            way()
+            run()
             best[name] = min(best[name], time.process_time() - start)
     return best
 
@@ -79,13 +79,13 @@ def timed(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str,
 def referring(scale: float) -> dict[str, float]:
     """Compare IoU of RLEs with IoU of decoded masks."""
     rng = np.random.default_rng(0)
-    pool = [mask_util.encode(blob(rng)) for _ in range(200)]
+    pool = [mask_util.encode(random_mask(rng)) for _ in range(200)]
     number = max(10, int(PREDICTIONS * scale))
-    chosen = rng.integers(0, len(pool), (number, 2))
+    pairs = rng.integers(0, len(pool), (number, 2))
     records, outputs = [], []
-    for image, (target, found) in enumerate(chosen):
-        answer = Instances((HEIGHT, WIDTH))
-        answer.pred_masks_rle = [pool[found]]
+    for image, (target, predicted) in enumerate(pairs):
+        prediction = Instances((HEIGHT, WIDTH))
+        prediction.pred_masks_rle = [pool[predicted]]
         records.append(
             {
                 "file_name": f"{image}.jpg",
@@ -96,27 +96,27 @@ def referring(scale: float) -> dict[str, float]:
                 "expressions": [{"expression": "it", "targets": [0]}],
             }
         )
-        outputs.append({"referring": [answer]})
+        outputs.append({"referring": [prediction]})
     register_dataset("benchmark_referring", lambda: records)
-    found: dict[str, float] = {}
+    overall_iou: dict[str, float] = {}
 
     def ours() -> None:
-        judge = ReferringEvaluator("benchmark_referring", distributed=False)
-        judge.process(records, outputs)
-        found["ours"] = judge.evaluate()["refer"]["oIoU"]
+        evaluator = ReferringEvaluator("benchmark_referring", distributed=False)
+        evaluator.process(records, outputs)
+        overall_iou["ours"] = evaluator.evaluate()["refer"]["oIoU"]
 
     def decoding() -> None:
-        both = either = 0
-        for target, answer in chosen:
-            wanted = mask_util.decode(pool[target]).astype(bool)
-            drawn = mask_util.decode(pool[answer]).astype(bool)
-            both += np.count_nonzero(wanted & drawn)
-            either += np.count_nonzero(wanted | drawn)
-        found["decoding"] = 100.0 * both / either
+        intersection = union = 0
+        for target, predicted in pairs:
+            target_mask = mask_util.decode(pool[target]).astype(bool)
+            mask = mask_util.decode(pool[predicted]).astype(bool)
+            intersection += np.count_nonzero(target_mask & mask)
+            union += np.count_nonzero(target_mask | mask)
+        overall_iou["decoding"] = 100.0 * intersection / union
 
     seconds = timed({"ours": ours, "decoding": decoding}, rounds=2)
-    if found["ours"] != found["decoding"]:
-        raise AssertionError(f"the two implementations disagree: {found}")
+    if overall_iou["ours"] != overall_iou["decoding"]:
+        raise AssertionError(f"the two implementations disagree: {overall_iou}")
     return {
         "predictions": number,
         "seconds": seconds["ours"],
@@ -152,11 +152,11 @@ def write_references(folder: Path, number: int) -> None:
         for place in range(2 + (ref % 5 > 0)):
             tokens = [words[k] for k in rng.integers(0, len(words), rng.integers(2, 7))]
             text = " ".join(tokens)
-            number_ = 3 * ref + place
-            expressions.append({"tokens": tokens, "raw": text, "sent_id": number_, "sent": text})
+            sent_id = 3 * ref + place
+            expressions.append({"tokens": tokens, "raw": text, "sent_id": sent_id, "sent": text})
         refs.append(
             {
-                "sent_ids": [one["sent_id"] for one in expressions],
+                "sent_ids": [expression["sent_id"] for expression in expressions],
                 "file_name": f"COCO_train2014_{image:012d}_{ref}.jpg",
                 "ann_id": ref + 1,
                 "ref_id": ref,
@@ -173,13 +173,13 @@ def write_references(folder: Path, number: int) -> None:
 
 def parse(folder: Path) -> dict[str, float]:
     """Parse the files in `folder`, and return time and memory."""
-    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak of the memory so far.
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = peak_memory()
     start = time.process_time()
     records = load_refcoco(folder / "refs(unc).p", folder / "instances.json", folder, "train")
     seconds = time.process_time() - start
     added = peak_memory() - before
-    return {"seconds": seconds, "added_bytes": added, "pictures": len(records)}
+    return {"seconds": seconds, "added_bytes": added, "images": len(records)}
 
 
 def peak_memory() -> int:
@@ -198,11 +198,11 @@ def parsing(scale: float) -> dict[str, float]:
         ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         ours = json.loads(ran.stdout.splitlines()[-1])
 
-        def bare() -> None:
+        def unchecked() -> None:
             pickle.loads((folder / "refs(unc).p").read_bytes())
             json.loads((folder / "instances.json").read_text())
 
-        seconds = timed({"bare": bare}, rounds=1)["bare"]
+        seconds = timed({"unchecked": unchecked}, rounds=1)["unchecked"]
     return {
         "references": number,
         "seconds": ours["seconds"],
@@ -238,8 +238,8 @@ def loading(scale: float) -> dict[str, float]:
                     }
                 )
             size = {"height": HEIGHT, "width": WIDTH}
-            named = {"file_name": str(path), "image_id": image}
-            records.append({**named, **size, "annotations": annotations})
+            entry = {"file_name": str(path), "image_id": image, **size}
+            records.append({**entry, "annotations": annotations})
         ours = UniversalDatasetMapper(
             Vocabulary.from_names(things=["a", "b", "c", "d", "e"]),
             training=True,
@@ -248,7 +248,7 @@ def loading(scale: float) -> dict[str, float]:
             token_counts=[2] * 5,
             max_tokens=100,
         )
-        theirs = DatasetMapper(
+        detectron2 = DatasetMapper(
             is_train=True,
             augmentations=[T.ResizeShortestEdge(480, 1333), T.RandomFlip()],
             image_format="RGB",
@@ -257,48 +257,48 @@ def loading(scale: float) -> dict[str, float]:
         )
         seconds = timed(
             {
-                "ours": lambda: [ours(one) for one in records],
-                "detectron2": lambda: [theirs(one) for one in records],
+                "ours": lambda: [ours(record) for record in records],
+                "detectron2": lambda: [detectron2(record) for record in records],
             }
         )
     return {
-        "pictures": number,
+        "images": number,
         "seconds": seconds["ours"],
         "detectron2_seconds": seconds["detectron2"],
         "times_faster": seconds["detectron2"] / seconds["ours"],
     }
 
 
-def counting(scale: float) -> dict[str, float]:
+def confusion(scale: float) -> dict[str, float]:
     """Compare `confusion_matrix` with Detectron2's `SemSegEvaluator`."""
     rng = np.random.default_rng(0)
     number = max(4, int(LABEL_MAPS * scale))
     pool = []
     for _ in range(20):
-        truth = np.kron(rng.integers(0, CLASSES + 1, (16, 16)), np.ones((32, 32), dtype=np.int64))
-        wrong = rng.random(truth.shape) < 0.1
-        found = np.where(wrong, rng.integers(0, CLASSES, truth.shape), np.maximum(truth - 1, 0))
-        pool.append((found, truth))
+        target = np.kron(rng.integers(0, CLASSES + 1, (16, 16)), np.ones((32, 32), dtype=np.int64))
+        wrong = rng.random(target.shape) < 0.1
+        labels = rng.integers(0, CLASSES, target.shape)
+        pool.append((np.where(wrong, labels, np.maximum(target - 1, 0)), target))
     totals: dict[str, np.ndarray] = {}
 
     def ours() -> None:
         total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
         for k in range(number):
-            found, truth = pool[k % len(pool)]
-            total += confusion_matrix(found, truth - 1, CLASSES)
+            prediction, target = pool[k % len(pool)]
+            total += confusion_matrix(prediction, target - 1, CLASSES)
         totals["ours"] = total
 
-    def detectron2s() -> None:
+    def detectron2() -> None:
         total = np.zeros((CLASSES + 1, CLASSES + 1), dtype=np.int64)
         for k in range(number):
-            found, truth = pool[k % len(pool)]
-            known = truth.copy()
-            known[known == 0] = CLASSES + 1
-            pairs = (CLASSES + 1) * found.reshape(-1) + (known.reshape(-1) - 1)
+            prediction, target = pool[k % len(pool)]
+            labels = target.copy()
+            labels[labels == 0] = CLASSES + 1
+            pairs = (CLASSES + 1) * prediction.reshape(-1) + (labels.reshape(-1) - 1)
             total += np.bincount(pairs, minlength=total.size).reshape(total.shape)
         totals["detectron2"] = total.T[:-1, :-1]
 
-    seconds = timed({"ours": ours, "detectron2": detectron2s}, rounds=2)
+    seconds = timed({"ours": ours, "detectron2": detectron2}, rounds=2)
     if not np.array_equal(totals["ours"], totals["detectron2"]):
         raise AssertionError("the two implementations disagree")
     return {
@@ -313,11 +313,11 @@ SECTIONS = {
     "referring": referring,
     "parsing": parsing,
     "loading": loading,
-    "confusion": counting,
+    "confusion": confusion,
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
@@ -326,18 +326,18 @@ def main(words: Sequence[str] | None = None) -> int:
         "--output", type=Path, metavar="FOLDER", help="output folder of results.json"
     )
     parser.add_argument("--parse", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if chosen.parse:
-        print(json.dumps(parse(chosen.parse)))
+    if args.parse:
+        print(json.dumps(parse(args.parse)))
         return 0
     results = {}
-    for name in chosen.only:
-        results[name] = SECTIONS[name](chosen.scale)
+    for name in args.only:
+        results[name] = SECTIONS[name](args.scale)
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in results[name].items())
         print(f"{name}: {numbers}", flush=True)
-    if chosen.output:
-        write_results(results, chosen.output)
+    if args.output:
+        write_results(results, args.output)
     return 0
 
 

@@ -1,13 +1,13 @@
-"""How much time do calls on one image save by sharing its features?
+"""Time of several calls on one image, with and without shared image features.
 
-Measures, in turns within one run, ten `refer` calls that encode the image each against ten on an
-image that was set, one call with ten expressions, and `segment` with parts against `segment`.
+Measures, alternately within one run, ten `refer` calls that encode the image each, ten calls after
+`set_image`, one call with ten expressions, and `segment` with and without parts.
 Prints medians in milliseconds and ratios, and the number of runs of the backbone.
 
     python benchmarks/encode_once.py [--config-file FILE] [--weights FILE] [--repeats N]
         [--threads N] [--cpu-time] [--image FILE] [--output FOLDER]
 
-CPU time is the better measure on a machine that does other work meanwhile.
+Use CPU time on a machine with other load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# A program of this folder must not hide the package of the same name.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie import Segmenter
 from hipie.data.image_io import read_image
@@ -92,7 +92,7 @@ def backbone_runs(segmenter: Segmenter, call: Callable[[], Any]) -> int:
 def median_times(
     calls: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Time calls that take turns by a clock in seconds; medians in milliseconds by name."""
+    """Measure median milliseconds of calls, run alternately; `clock` returns seconds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -103,7 +103,7 @@ def median_times(
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the program; returns the results that it writes."""
+    """Run the program and return the written results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="nano/hipie_nano_picturebook.yaml")
     parser.add_argument("--weights", metavar="FILE", help="default: the configuration's weights")

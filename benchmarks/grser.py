@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-# This file's own name must not hide the package's.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 CONFIGURATION = "projects/GRSer/configs/grser_nano_picturebook.yaml"
 EXPRESSION = "the red kite above the house"
@@ -92,7 +92,7 @@ def timed(forward: Callable[..., Any]) -> Any:
 
 
 def _peak() -> int:
-    """Peak memory of the process in bytes; Linux reports KiB."""
+    """Return the peak memory of the process in bytes; Linux reports KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -25,10 +25,10 @@ import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
-# This file's own name must not hide the package's.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.hipie_stages import STAGES, timed_stages
-from benchmarks.published_way import published_way
+from benchmarks.published_computation import published_computation
 from hipie import model_zoo
 from hipie.engine.malloc import keep_freed_memory
 from hipie.modeling.meta_arch.hipie import HIPIE
@@ -40,7 +40,7 @@ EXPRESSIONS = [f"the {colour} dog left of the tree" for colour in COLOURS]
 
 
 def build(name: str) -> HIPIE:
-    """The full-size model with random weights."""
+    """Build the full-size model with random weights."""
     cfg = model_zoo.get_config(f"universal/hipie_{name}.yaml")
     cfg.MODEL.DEVICE = "cpu"
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def build(name: str) -> HIPIE:
 
 
 def vocabulary(count: int) -> Vocabulary:
-    """A number of class names: COCO's 133 classes, then each with an adjective."""
+    """Build a vocabulary of `count` names: COCO's 133 classes, then each with an adjective."""
     plain = [(category["name"], bool(category["isthing"])) for category in COCO_CATEGORIES]
     more = [(f"{colour} {name}", thing) for colour, (name, thing) in product(COLOURS, plain)]
     more += [(f"{a} {b} {name}", t) for a, b, (name, t) in product(COLOURS[:3], COLOURS[3:], plain)]
@@ -62,14 +62,14 @@ def vocabulary(count: int) -> Vocabulary:
 
 
 def image(size: str) -> dict:
-    """Input with noise of size "HEIGHTxWIDTH"."""
+    """Build an input dict with an image of noise of size "HEIGHTxWIDTH"."""
     height, width = (int(side) for side in size.split("x"))
     noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     return {"image": 255 * noise, "height": height, "width": width}
 
 
 def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each job, run alternately after a warm-up each."""
+    """Measure median seconds of each job, run alternately after a warm-up each."""
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(repeats + 1):
         for job, seconds in zip(jobs, times, strict=True):
@@ -106,30 +106,30 @@ def published(options: argparse.Namespace) -> None:
     system, and with freed memory kept, as this package's programs keep it.
     """
     for count in options.names:
-        ways = {way: _started(way, count, options) for way in VARIANTS}
-        times: dict[str, list[float]] = {way: [] for way in ways}
+        processes = {name: _start(name, count, options) for name in VARIANTS}
+        times: dict[str, list[float]] = {name: [] for name in processes}
         for turn in range(options.repeats + 1):
-            for way, process in ways.items():
+            for name, process in processes.items():
                 seconds = _request(process, "image")
                 if turn:
-                    times[way].append(seconds)
-        seconds = {way: statistics.median(every) for way, every in times.items()}
-        peaks = {way: _request(process, "peak") / 2**20 for way, process in ways.items()}
+                    times[name].append(seconds)
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        peaks = {name: _request(process, "peak") / 2**20 for name, process in processes.items()}
         print(f"{options.model} {options.size} {count} names")
-        for way in VARIANTS:
+        for name in VARIANTS:
             print(
-                f"  {way:>14}: {seconds[way]:.2f} s, {seconds[way] / seconds['ours']:.2f} times "
-                f"ours; {peaks[way]:.2f} GiB, of which ours takes {peaks['ours'] / peaks[way]:.0%}"
+                f"  {name:>14}: {seconds[name]:.2f} s, {seconds[name] / seconds['ours']:.2f} times "
+                f"ours; {peaks[name]:.2f} GiB, ours takes {peaks['ours'] / peaks[name]:.0%}"
             )
-        loaded = _request(ways["ours"], "loaded") / 2**20
-        print(f"  of the memory the loaded model takes {loaded:.2f} GiB")
-        for process in ways.values():
+        loaded = _request(processes["ours"], "loaded") / 2**20
+        print(f"  memory of the loaded model: {loaded:.2f} GiB")
+        for process in processes.values():
             process.stdin.close()
             process.wait()
 
 
-def _started(way: str, count: int, options: argparse.Namespace) -> subprocess.Popen:
-    command = [*(sys.executable, __file__, "turns", "--variant", way, "--model", options.model)]
+def _start(variant: str, count: int, options: argparse.Namespace) -> subprocess.Popen:
+    command = [*(sys.executable, __file__, "serve", "--variant", variant, "--model", options.model)]
     command += ["--size", options.size, "--names", str(count), "--threads", str(options.threads)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -142,14 +142,14 @@ def _request(process: subprocess.Popen, request: str) -> float:
     raise SystemExit(f"the measured process exited with status {process.wait()}")
 
 
-def turns(options: argparse.Namespace) -> None:
+def serve(options: argparse.Namespace) -> None:
     """Process of one variant for `published`: one image for every line "image" on stdin."""
     model = build(options.model)
     count = options.names[0]
     item = {**image(options.size), "vocabulary": vocabulary(count)}
-    there = published_way(model, 512 if count <= 150 else 1536)
+    published = published_computation(model, 512 if count <= 150 else 1536)
     loaded = resident("VmRSS")
-    with nullcontext() if options.way == "ours" else there:
+    with nullcontext() if options.variant == "ours" else published:
         for line in sys.stdin:
             request = line.strip()
             start = time.perf_counter()
@@ -161,7 +161,7 @@ def turns(options: argparse.Namespace) -> None:
 
 
 def resident(kind: str) -> int:
-    """Memory of this process in KiB: current (VmRSS) or peak (VmHWM); Linux only."""
+    """Return the memory of this process in KiB: current (VmRSS) or peak (VmHWM); Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
@@ -220,7 +220,7 @@ def _plot(rows: list[tuple[int, float, float]], path: str, title: str) -> None:
 def main() -> None:
     """Run the benchmark that the command line names."""
     requests = {
-        function.__name__: function for function in (stages, published, turns, expressions, names)
+        function.__name__: function for function in (stages, published, serve, expressions, names)
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("request", choices=requests)
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.way != "published":
+    if options.variant != "published":
         keep_freed_memory()
     kind = torch.backends.cpu.get_cpu_capability()
     print(f"{options.threads} threads, PyTorch {torch.__version__}, {kind}")

@@ -17,7 +17,7 @@ STAGES = ("text", "backbone", "fusion", "encoder", "decoder", "masks", "stuff", 
 
 
 class Stopwatch:
-    """Time by stage; that of a nested stage counts for the nested stage only."""
+    """Stopwatch of stages, whose time excludes that of nested stages."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

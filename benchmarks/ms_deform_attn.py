@@ -1,8 +1,8 @@
-"""How fast is multi-scale deformable attention, and how much memory does it take?
+"""Speed and memory of multi-scale deformable attention, against grid sampling.
 
-Compares the native kernel with the grid-sample form that other packages fall back to, in turns
-within one run, and prints medians and their ratios. Locations are local, as a trained encoder's:
-two pixels around the reference point on every level.
+Compares the native kernel with the grid-sample implementation that other packages use on the CPU,
+alternately within one run, and prints medians and their ratios. Sampling locations are within about
+two pixels of the reference point on every level, as in a trained encoder.
 
     python benchmarks/ms_deform_attn.py [--threads N] [--repeats N] [--shapes encoder decoder ...]
     python benchmarks/ms_deform_attn.py --plot docs/ms_deform_attn_cost.png
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# A program beside this one has the package's name, which it must not hide.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie.ops import explain, ms_deform_attn
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
@@ -32,7 +32,7 @@ COCO = ((100, 134), (50, 67), (25, 34), (13, 17))
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one call; ``queries`` None stands for one query a token."""
+    """Sizes of one call; `queries` None means one query per token."""
 
     levels: tuple[tuple[int, int], ...]
     queries: int | None = None
@@ -52,7 +52,7 @@ SHAPES = {
 
 
 def arguments(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Tensors for one call, in float32."""
+    """Build the tensors of one call, in float32."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor(shape.levels)
     areas = sizes.prod(1)
@@ -78,12 +78,12 @@ def _centres(rows: int, columns: int) -> Tensor:
 
 
 def grid_sample_form(value, shapes, starts, locations, weights) -> Tensor:
-    """The form to be beaten, with the operator's arguments."""
+    """Compute the operator by grid sampling, with the operator's arguments."""
     return ms_deform_attn_grid_sample(value, shapes, locations, weights)
 
 
 def backward_of(operator: Callable, inputs: tuple) -> Callable[[], None]:
-    """A call that runs an operator forward and backward."""
+    """Build a call that runs an operator forward and backward."""
     value, shapes, starts, locations, weights = inputs
     leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
     batch, _, heads, width = value.shape
@@ -98,7 +98,7 @@ def backward_of(operator: Callable, inputs: tuple) -> Callable[[], None]:
 
 
 def medians(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median milliseconds of every call, the calls taking turns."""
+    """Measure median milliseconds of every call, run alternately."""
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
@@ -107,11 +107,11 @@ def medians(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def measure(shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
-    """Milliseconds by pass and implementation."""
+    """Measure milliseconds by pass and implementation."""
     exact = arguments(shape)
     reduced = (exact[0].bfloat16(), *exact[1:])
     with torch.no_grad():
@@ -135,7 +135,7 @@ def measure(shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def extra_memory(call: Callable[[], Tensor]) -> float | None:
-    """Peak memory of a call over what was there before, in units of its output (Linux only)."""
+    """Measure the peak memory that a call adds, in units of its output (Linux only)."""
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not reset.exists():
         return None
@@ -145,7 +145,7 @@ def extra_memory(call: Callable[[], Tensor]) -> float | None:
         return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
     call()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free must not look as if it had been used before
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory must not count as used
     reset.write_text("5")
     before = kilobytes("VmRSS")
     output = call()
@@ -176,7 +176,7 @@ def plot(file: str, repeats: int) -> None:
 
 
 def measure_kernel(shape: Shape, repeats: int) -> tuple[float, float]:
-    """Milliseconds of the kernel in float32: forward, and forward and backward."""
+    """Measure milliseconds of the kernel in float32: forward, and forward and backward."""
     exact = arguments(shape)
     with torch.no_grad():
         forward = medians({"": lambda: ms_deform_attn(*exact)}, repeats)[""]

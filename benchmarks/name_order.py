@@ -1,4 +1,4 @@
-"""How much does the order of class names change panoptic quality?
+"""Effect of the order of class names on panoptic quality.
 
 The caption of a vocabulary is one text, whose token features depend on the order of the names. This
 measures panoptic quality with the order of the data set and with random ones, and prints the range.
@@ -25,7 +25,7 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.modeling import build_model
 from tqdm import tqdm
 
-# A program of this folder must not hide the package of the same name.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer
@@ -95,7 +95,7 @@ def orders(classes: int, number: int, seed: int = 0) -> list[list[int]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the program; returns the results that it writes."""
+    """Run the program and return the written results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="nano/hipie_nano_picturebook.yaml")
     parser.add_argument("--weights", metavar="FILE", help="default: the configuration's weights")

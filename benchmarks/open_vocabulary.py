@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-# This file's name must not shadow the package's.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
 from hipie.modeling.fusion.chunked import fuse_in_chunks
@@ -36,7 +36,7 @@ MEBIBYTE = 2**20
 
 
 def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of alternating jobs after one warm-up each."""
+    """Measure median seconds of each job, run alternately after a warm-up each."""
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(repeats + 1):
         for job, seconds in zip(jobs, times, strict=True):
@@ -48,12 +48,12 @@ def medians(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 
 
 def noise(*size: int, seed: int = 0) -> torch.Tensor:
-    """Uniform numbers in 0..1."""
+    """Sample uniform numbers in 0..1."""
     return torch.rand(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def blobs(count: int, side: int = 224) -> torch.Tensor:
-    """[count, side, side] mask logits of random rectangles."""
+def random_masks(count: int, side: int = 224) -> torch.Tensor:
+    """Draw [count, side, side] mask logits of random rectangles."""
     corner = (noise(count, 2, seed=1) * side * 0.7).long()
     size = (noise(count, 2, seed=2) * side * 0.3).long() + 8
     masks = torch.full((count, side, side), -6.0)
@@ -64,7 +64,11 @@ def blobs(count: int, side: int = 224) -> torch.Tensor:
 
 def masks(options: argparse.Namespace) -> dict[str, float]:
     """Compare all masks in one pass, a single mask, and one crop a mask."""
-    clip, image, many = Clip.from_source(options.clip), noise(3, 480, 640), blobs(options.masks)
+    clip, image, many = (
+        Clip.from_source(options.clip),
+        noise(3, 480, 640),
+        random_masks(options.masks),
+    )
     binary = torch.nn.functional.interpolate(many[:, None], (480, 640))[:, 0] > 0
 
     def in_one_pass(count: int) -> torch.Tensor:
@@ -74,20 +78,20 @@ def masks(options: argparse.Namespace) -> dict[str, float]:
         parts = mask_crops(image, binary[: options.single], clip.image_size, 32)
         return torch.cat([clip.image_features(part) for part in parts])
 
-    one, every, crops = medians(
+    single, batch, crops = medians(
         [lambda: in_one_pass(1), lambda: in_one_pass(options.masks), cropped], options.repeats
     )
     crops *= options.masks / min(options.single, options.masks)
     print(
-        f"{options.clip}: 1 mask {one:.3f} s, {options.masks} masks {every:.3f} s "
-        f"({every / one:.2f} times), {options.masks} crops {crops:.3f} s "
-        f"({crops / every:.1f} times the one pass)"
+        f"{options.clip}: 1 mask {single:.3f} s, {options.masks} masks {batch:.3f} s "
+        f"({batch / single:.2f} times), {options.masks} crops {crops:.3f} s "
+        f"({crops / batch:.1f} times the single pass)"
     )
-    return {"masks": every / one, "crops": crops / every}
+    return {"masks": batch / single, "crops": crops / batch}
 
 
 def synthetic_names(count: int) -> list[str]:
-    """`count` different names of two words."""
+    """Build `count` different names of two words."""
     words = ["".join(parts) for parts in product(SYLLABLES, repeat=3)]
     return [f"{first} {second}" for first, second in islice(product(words, words), count)]
 
@@ -99,7 +103,11 @@ def names(options: argparse.Namespace) -> dict[str, float]:
     names, and the many are encoded without the encoder's blocks: with random weights the features
     are noise of the same length in both cases.
     """
-    clip, image, logits = Clip.from_source(options.clip), noise(3, 480, 640), blobs(options.masks)
+    clip, image, logits = (
+        Clip.from_source(options.clip),
+        noise(3, 480, 640),
+        random_masks(options.masks),
+    )
     few, many = (synthetic_names(count) for count in (options.few, options.many))
     start = time.perf_counter()
     clip.text_features(few)
@@ -148,7 +156,7 @@ def prompts(options: argparse.Namespace) -> dict[str, float]:
     single *= len(grid) / options.single
     encoder.forward = forward
     if calls != [1]:
-        raise SystemExit(f"the image was encoded {len(calls)} times")
+        raise SystemExit(f"the image was encoded {len(calls)} times instead of once")
     print(
         f"{options.sam}: encoded once in {encoding:.2f} s; {len(grid)} prompts {batched:.2f} s, "
         f"one by one {single:.2f} s ({single / batched:.2f} times); {len(grid)} images encoded "
@@ -159,7 +167,7 @@ def prompts(options: argparse.Namespace) -> dict[str, float]:
 
 
 def fusion(options: argparse.Namespace) -> dict[str, float]:
-    """Compare fusion in chunks and at once, each in a process of its own to measure peak memory."""
+    """Compare fusion in chunks and at once, each in a separate process to measure peak memory."""
     measured = {}
     for mode in ("none", "chunks", "full"):
         command = [sys.executable, __file__, "fuse", "--mode", mode]

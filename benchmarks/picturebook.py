@@ -33,7 +33,7 @@ from detectron2.modeling import build_model
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-# A program of this folder must not hide the package of the same name.
+# benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from hipie import add_hipie_config, model_zoo
 from hipie.checkpoint import Checkpointer

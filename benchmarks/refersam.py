@@ -209,7 +209,7 @@ def precision(model: ReferSAM, options: argparse.Namespace) -> None:
 
 
 def memory(model: ReferSAM, options: argparse.Namespace) -> None:
-    """Peak memory, of one expression and of seven, each in a process of its own."""
+    """Print the peak memory of one expression and of seven, each in a separate process."""
     for count in (1, len(EXPRESSIONS)):
         command = [*(sys.executable, __file__, "resident"), "--count", str(count)]
         command += ["--sam", options.sam, "--size", str(options.size)]
@@ -230,18 +230,18 @@ def resident(model: ReferSAM, options: argparse.Namespace) -> None:
 
 
 def status(kind: str) -> int:
-    """Memory of this process in kilobytes, by its name in /proc/self/status."""
+    """Return a memory size of this process in KiB, by its name in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def fusion_layers(model: ReferSAM) -> list[nn.Module]:
-    """All vision-language fusion layers."""
+    """Return all vision-language fusion layers."""
     return [pair.exchange for block in model.interactor.interactions for pair in block.pairs]
 
 
 def network_parts(model: ReferSAM) -> TimedModules:
-    """Modules by name; the time of a module excludes the others inside it."""
+    """Return modules by name; the time of a module excludes that of modules inside it."""
     encoder = model.image_encoder
     return {
         "text encoder": (model.text_encoder.model,),
@@ -254,7 +254,7 @@ def network_parts(model: ReferSAM) -> TimedModules:
 
 
 def interactor_parts(model: ReferSAM) -> TimedModules:
-    """Modules of the interactor by name, without SAM's blocks."""
+    """Return the modules of the interactor by name, without SAM's blocks."""
     modules: TimedModules = {
         "spatial prior": (model.interactor.spatial_prior,),
         "injectors": tuple(block.injector for block in model.interactor.interactions),
@@ -271,7 +271,7 @@ def interactor_parts(model: ReferSAM) -> TimedModules:
 
 @contextmanager
 def timed_modules(model: ReferSAM, parts: TimedModules) -> Iterator[Stopwatch]:
-    """Context manager that measures the time of modules, without that of modules inside them."""
+    """Measure the time of modules in a context, without that of modules inside them."""
     stopwatch = Stopwatch()
     with ExitStack() as stack:
         for name, modules in parts.items():

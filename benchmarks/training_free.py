@@ -44,7 +44,7 @@ MASKS = 32
 
 
 def methods(size: int) -> dict[str, Callable[[], object]]:
-    """A call for each method, the forward pass of CLIP first."""
+    """Build a call for each method, the forward pass of CLIP first."""
     clip = Clip.from_source("random:ViT-B-16")
     small = Dino.from_source("random:vit_small_patch16_224")
     base = Dino.from_source("random:vit_base_patch16_224")
@@ -82,7 +82,7 @@ def methods(size: int) -> dict[str, Callable[[], object]]:
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each call, run alternately."""
+    """Measure median CPU seconds of each call, run alternately."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, call in calls.items():

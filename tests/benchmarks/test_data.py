@@ -1,4 +1,4 @@
-"""The two ways of every section agree, and their ratio is written."""
+"""Tests of `benchmarks/data.py`: the implementations of every section agree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchmarks import data
 @pytest.mark.parametrize("name", ["referring", "loading", "confusion"])
 def test_sections(name: str, tmp_path: Path, capsys) -> None:
     assert data.main(["--only", name, "--scale", "0.002", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "results.json").read_text())[name]
-    assert found["times_faster"] > 0 and found["seconds"] > 0
+    results = json.loads((tmp_path / "results.json").read_text())[name]
+    assert results["times_faster"] > 0 and results["seconds"] > 0
     assert capsys.readouterr().out.startswith(f"{name}: ")
 
 
@@ -24,13 +24,13 @@ def test_references_are_read_whole(tmp_path: Path) -> None:
         tmp_path / "refs(unc).p", tmp_path / "instances.json", tmp_path, "train"
     )
     assert len({s["ref_id"] for r in records for s in r["expressions"]}) == 34
-    found = data.parse(tmp_path)
-    assert found["pictures"] == len(records) and found["added_bytes"] >= 0
+    results = data.parse(tmp_path)
+    assert results["images"] == len(records) and results["added_bytes"] >= 0
 
 
 @pytest.mark.slow
 def test_as_fast_as_it_has_to_be(tmp_path: Path) -> None:
     data.main(["--only", "referring", "parsing", "--output", str(tmp_path)])
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found["referring"]["times_faster"] > 5
-    assert found["parsing"]["seconds"] < 5 and found["parsing"]["added_gigabytes"] < 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["referring"]["times_faster"] > 5
+    assert results["parsing"]["seconds"] < 5 and results["parsing"]["added_gigabytes"] < 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.hipie_stages import STAGES, timed_stages
-from benchmarks.published_way import published_way
+from benchmarks.published_computation import published_computation
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "hipie.py"
 
@@ -25,7 +25,7 @@ def program():
 def test_the_published_computation_gives_the_same_results(tiny_published, program) -> None:
     item = {**program.image("64x96"), "vocabulary": program.vocabulary(12)}
     (result,) = tiny_published([item])
-    with torch.no_grad(), published_way(tiny_published, 64):
+    with torch.no_grad(), published_computation(tiny_published, 64):
         (expected,) = tiny_published([item])
     torch.testing.assert_close(result["sem_seg"], expected["sem_seg"], atol=1e-4, rtol=1e-3)
     masks = result["instances"].pred_masks

@@ -108,6 +108,4 @@ def _check_targets(targets: np.ndarray, size: tuple[int, int], clicks: int) -> N
     if len(empty):
         raise PromptError(f"target {empty[0]} is empty, so there is nothing to click on")
     if clicks < 1:
-        raise PromptError(
-            f"the number of simulated clicks is {clicks}; MODEL.INTERACTIVE.CLICKS has to be at least 1"
-        )
+        raise PromptError(f"MODEL.INTERACTIVE.CLICKS is {clicks}; it has to be at least 1")

@@ -1,4 +1,4 @@
-"""HIPIE computed as the published program does: the baseline of the speed and memory benchmark.
+"""HIPIE with the computation of the published program, the baseline of the benchmark.
 
 Weights and results are the same, but deformable attention uses grid-sample, captions are padded to
 a fixed length and encoded again for every image, image tokens are projected in the early fusion,
@@ -49,7 +49,7 @@ UNLIMITED = 2**40
 
 
 @contextmanager
-def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
+def published_computation(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
     """Patch `model` so that it computes as the published program does.
 
     Args:
@@ -69,8 +69,8 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         mock.patch.object(DynamicMaskHead, "_convolve", _grouped),
         mock.patch.object(things, "_propose", partial(_propose_all, propose)),
         mock.patch.object(things, "forward", partial(forward, all_layers=True)),
-        mock.patch.object(stuff, "decode", partial(_decode_all_states, stuff)),
-        mock.patch.object(stuff, "classify", partial(_classify_all_states, stuff)),
+        mock.patch.object(stuff, "decode", partial(_decode_all_layers, stuff)),
+        mock.patch.object(stuff, "classify", partial(_classify_all_layers, stuff)),
         mock.patch.object(
             hipie.modeling.meta_arch.postprocess, "universal_inference", _inference_at_full_size
         ),
@@ -78,8 +78,8 @@ def published_way(model: HIPIE, max_tokens: int = WINDOW) -> Iterator[None]:
         yield
 
 
-def _decode_all_states(stuff: StuffBranch, features: Sequence[Tensor]) -> DecoderOutput:
-    """`StuffBranch.decode` with mask and class embeddings of every state and of the proposals."""
+def _decode_all_layers(stuff: StuffBranch, features: Sequence[Tensor]) -> DecoderOutput:
+    """Run `StuffBranch.decode` with the embeddings of every layer and of the proposals."""
     levels, mask_features = stuff.pixel_decoder(features)
     topk, content, box_logits = stuff.decoder.propose(levels)
     references = box_logits.sigmoid()
@@ -96,8 +96,8 @@ def _decode_all_states(stuff: StuffBranch, features: Sequence[Tensor]) -> Decode
     )
 
 
-def _classify_all_states(stuff: StuffBranch, output: DecoderOutput, text: Tensor) -> DecoderOutput:
-    """`StuffBranch.classify` of every state and of the proposals."""
+def _classify_all_layers(stuff: StuffBranch, output: DecoderOutput, text: Tensor) -> DecoderOutput:
+    """Run `StuffBranch.classify` for every layer and the proposals."""
     heads = [*stuff.class_heads[:-2], stuff.class_heads[-1]]
     layers = [
         stuff._classify(layer, head, text) for layer, head in zip(output.layers, heads, strict=True)
@@ -109,7 +109,7 @@ def _classify_all_states(stuff: StuffBranch, output: DecoderOutput, text: Tensor
 def _grouped(
     head: DynamicMaskHead, features: Tensor, parameters: Tensor, centers: Tensor
 ) -> Tensor:
-    """Copy the inputs for every query, whose layers are one group of a convolution."""
+    """Compute the dynamic mask head by grouped convolutions, one group per query."""
     n, (height, width) = len(parameters), features.shape[-2:]
     weights, biases = (parameters.split(head.sizes, dim=1)[part : part + 3] for part in (0, 3))
     relative = centers[:, :, None] - pixel_centers(height, width, features.device)
@@ -129,7 +129,7 @@ def _grid_sample(
 
 
 def _padded(encoder: BertTextEncoder, captions: Sequence[Any], max_tokens: int) -> TextFeatures:
-    """Features of captions that are encoded in full windows, whatever their length."""
+    """Encode captions in windows that are padded to full length."""
     exact = BertTextEncoder.forward(encoder, captions)
     windows = max(1, -(-max_tokens // WINDOW))
     ids = exact.input_ids.new_zeros(len(captions) * windows, WINDOW)
@@ -147,7 +147,7 @@ def _padded(encoder: BertTextEncoder, captions: Sequence[Any], max_tokens: int) 
 def _projected(
     fusion: BidirectionalFusion, visual: Tensor, text: Tensor, text_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Fusion with projections of all image tokens."""
+    """Compute the fusion with projections of all image tokens."""
     visual, text = fusion.norm_visual(visual), fusion.norm_text(text)
 
     def heads(x: Tensor) -> Tensor:
@@ -182,19 +182,21 @@ def _inference_at_full_size(
     clip_scores: None = None,
     owners: Any = None,
 ) -> dict[str, Any]:
-    """Masks of all queries first; then scores, and maps by one product over all of them."""
+    """Compute outputs from the masks of all queries at full size."""
     thing_masks = things.masks(torch.arange(things.layer.boxes.shape[1]))
     stuff_masks = stuff.masks(torch.arange(stuff.layer.boxes.shape[1]))
     pooling = settings.token_pooling
     logits = pool_token_logits(things.layer.logits[0], token_spans, pooling)
     logits = mask_stuff_classes(logits, is_thing)
     scores = instance_scores(logits, things.layer.iou_logits[0])
-    kept = class_aware_nms(scores, things.layer.boxes[0], settings.nms_threshold)
-    rows, _, _ = topk_query_class_pairs(scores[kept], settings.detections_per_image, is_thing)
-    instances = _full(thing_masks[kept[rows]], input_size, output_size) > 0
+    keep = class_aware_nms(scores, things.layer.boxes[0], settings.nms_threshold)
+    rows, _, _ = topk_query_class_pairs(scores[keep], settings.detections_per_image, is_thing)
+    instances = _upsample(thing_masks[keep[rows]], input_size, output_size) > 0
     stuff_logits = pool_token_logits(stuff.layer.logits[0], token_spans, pooling)
-    all_logits = torch.cat([logits[kept], mask_thing_classes(stuff_logits, is_thing)])
-    masks = _full(torch.cat([thing_masks[kept], stuff_masks]), input_size, output_size).sigmoid()
+    all_logits = torch.cat([logits[keep], mask_thing_classes(stuff_logits, is_thing)])
+    masks = _upsample(
+        torch.cat([thing_masks[keep], stuff_masks]), input_size, output_size
+    ).sigmoid()
     map_scores = panoptic_scores(all_logits, settings.temperature)
     semantic = torch.einsum("qc,qhw->chw", map_scores, masks)
     best, labels = map_scores.max(-1)
@@ -209,7 +211,7 @@ def _propose_all(propose: Callable[..., Any], *inputs: Any, **_options: Any) -> 
     return propose(*inputs, all_boxes=True)
 
 
-def _full(small: Tensor, input_size: Size, output_size: Size) -> Tensor:
+def _upsample(small: Tensor, input_size: Size, output_size: Size) -> Tensor:
     full = F.interpolate(small[None], scale_factor=4, mode="bilinear")
     full = full[:, :, : input_size[0], : input_size[1]]
     return F.interpolate(full, size=output_size, mode="bilinear")[0]
