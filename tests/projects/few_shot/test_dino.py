@@ -58,7 +58,7 @@ def test_unknown_names_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="none.pth: there is no such file"):
         Dino.from_source(SMALL, "none.pth", 224)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(OpenVocabularyError, match=f"other.pth: these are no weights of a {SMALL}"):
+    with pytest.raises(OpenVocabularyError, match=f"other.pth: the file has no weights of {SMALL}"):
         Dino.from_source(SMALL, str(tmp_path / "other.pth"), 224)
     small = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2).state_dict()
     torch.save(small, tmp_path / "shallow.pth")

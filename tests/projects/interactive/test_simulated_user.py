@@ -103,5 +103,5 @@ def test_invalid_targets_are_refused(image):
         simulate_clicks(image, targets, 3)
     with pytest.raises(PromptError, match=r"\[N, 60, 90\]"):
         simulate_clicks(image, squares((60, 91)), 3)
-    with pytest.raises(PromptError, match="number of simulated clicks is 0"):
+    with pytest.raises(PromptError, match="MODEL.INTERACTIVE.CLICKS is 0"):
         simulate_clicks(image, squares(), 0)

@@ -64,7 +64,7 @@ def test_clip_features_equal_open_clip_before_the_projection(clip):
     [
         ("clip:ViT-Z-99", 20, '"ViT-Z-99"'),
         ("/no/such/folder", 20, "/no/such/folder"),
-        ("minilm", 2, "MAX_TOKENS is 2"),
+        ("minilm", 2, "MAX_TOKENS must be at least 3"),
     ],
 )
 def test_invalid_sources_raise_an_error(source, tokens, message):

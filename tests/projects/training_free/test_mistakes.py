@@ -55,7 +55,7 @@ def test_invalid_configuration_raises_an_error(configs, key, value, message):
 
 
 def test_folder_without_a_model_raises_an_error(tmp_path):
-    with pytest.raises(ValueError, match="holds no config.json"):
+    with pytest.raises(ValueError, match="has no config.json"):
         Dino.from_source(str(tmp_path))
 
 
