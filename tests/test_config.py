@@ -24,11 +24,15 @@ def cfg():
 
 
 def test_defaults_are_the_published_model(cfg):
-    ours = cfg.MODEL.HIPIE
-    assert (ours.HIDDEN_DIM, ours.THINGS.NUM_QUERIES, ours.STUFF.NUM_QUERIES) == (256, 900, 300)
-    assert (ours.THINGS.DECODER_LAYERS, ours.STUFF.DECODER_LAYERS) == (6, 9)
-    assert ours.LOSS.NUM_POINTS == 112 * 112
-    assert ours.LOSS.OFFICIAL_BOX_FRAMES and not ours.LOSS.AVERAGE_NORMALIZERS
+    hipie_keys = cfg.MODEL.HIPIE
+    assert (hipie_keys.HIDDEN_DIM, hipie_keys.THINGS.NUM_QUERIES, hipie_keys.STUFF.NUM_QUERIES) == (
+        256,
+        900,
+        300,
+    )
+    assert (hipie_keys.THINGS.DECODER_LAYERS, hipie_keys.STUFF.DECODER_LAYERS) == (6, 9)
+    assert hipie_keys.LOSS.NUM_POINTS == 112 * 112
+    assert hipie_keys.LOSS.OFFICIAL_BOX_FRAMES and not hipie_keys.LOSS.AVERAGE_NORMALIZERS
     check(cfg)
 
 

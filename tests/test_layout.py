@@ -101,10 +101,10 @@ def imported(
         elif isinstance(node, ast.ImportFrom):
             package = node.module or ""
             if node.level:
-                here = module_of(path, root).split(".")
+                package_parts = module_of(path, root).split(".")
                 if path.name != "__init__.py":
-                    here = here[:-1]
-                kept = here[: len(here) - node.level + 1]
+                    package_parts = package_parts[:-1]
+                kept = package_parts[: len(package_parts) - node.level + 1]
                 package = ".".join([*kept, *filter(None, [node.module])])
             for alias in node.names:
                 full = f"{package}.{alias.name}"

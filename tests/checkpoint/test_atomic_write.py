@@ -89,12 +89,12 @@ def test_folder_that_cannot_be_created_is_an_error(tmp_path):
 
 
 def test_leftovers_of_ended_processes_are_removed(tmp_path):
-    gone = subprocess.run(
+    finished_process = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
     )
-    dead = tmp_path / f".x.pth.{int(gone.stdout)}.partial"
+    dead = tmp_path / f".x.pth.{int(finished_process.stdout)}.partial"
     alive = tmp_path / f".x.pth.{os.getppid()}.partial"
-    other = tmp_path / f".y.pth.{int(gone.stdout)}.partial"
+    other = tmp_path / f".y.pth.{int(finished_process.stdout)}.partial"
     for leftover in (dead, alive, other):
         leftover.write_text("half")
     write_atomically(tmp_path / "x.pth", text("one"))

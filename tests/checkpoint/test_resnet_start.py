@@ -32,13 +32,17 @@ def zoo_name(name: str) -> str:
 
 
 def test_backbone_equals_torchvisions_network(tiny_text, tmp_path) -> None:
-    theirs = resnet50(weights=None).eval()
-    for norm in (one for one in theirs.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+    torchvision_model = resnet50(weights=None).eval()
+    for norm in (
+        one for one in torchvision_model.modules() if isinstance(one, torch.nn.BatchNorm2d)
+    ):
         for values in (norm.weight.data, norm.running_var):
             values.uniform_(0.5, 1.5)
         for values in (norm.bias.data, norm.running_mean):
             values.uniform_(-0.2, 0.2)
-    arrays = {zoo_name(name): value.numpy() for name, value in theirs.state_dict().items()}
+    arrays = {
+        zoo_name(name): value.numpy() for name, value in torchvision_model.state_dict().items()
+    }
     path = tmp_path / "R-50.pkl"
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     path.write_bytes(pickle.dumps(content, protocol=2))
@@ -57,7 +61,7 @@ def test_backbone_equals_torchvisions_network(tiny_text, tmp_path) -> None:
     nodes = {"layer2": "res3", "layer3": "res4", "layer4": "res5"}
     image = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
-        expected = create_feature_extractor(theirs, nodes)(image)
+        expected = create_feature_extractor(torchvision_model, nodes)(image)
         found = model.backbone(image)
     for level, feature in expected.items():
         assert torch.allclose(found[level], feature, rtol=1e-4, atol=1e-4), level

@@ -66,21 +66,23 @@ def write_lvis(root: Path) -> Path:
 
 def test_lvis_records_equal_those_of_its_own_reader(root: Path) -> None:
     lvis = pytest.importorskip("lvis", reason="lvis is not installed")
-    theirs = lvis.LVIS(str(write_lvis(root)))
-    ours = {record["image_id"]: record for record in DatasetCatalog.get("lvis_v1_val_federated")}
-    assert sorted(ours) == sorted(theirs.get_img_ids()) == [98, 99, 100]
+    reference = lvis.LVIS(str(write_lvis(root)))
+    own_records = {
+        record["image_id"]: record for record in DatasetCatalog.get("lvis_v1_val_federated")
+    }
+    assert sorted(own_records) == sorted(reference.get_img_ids()) == [98, 99, 100]
     assert MetadataCatalog.get("lvis_v1_val_federated").thing_classes[1202] == "zucchini"
     counts = []
-    for number, record in ours.items():
-        annotations = theirs.load_anns(theirs.get_ann_ids(img_ids=[number]))
-        (image,) = theirs.load_imgs([number])
+    for number, record in own_records.items():
+        annotations = reference.load_anns(reference.get_ann_ids(img_ids=[number]))
+        (image,) = reference.load_imgs([number])
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             assert [place + 1 for place in record[key]] == image[key]
         assert len(record["annotations"]) == len(annotations)
         for mine, other in zip(record["annotations"], annotations, strict=True):
             assert mine["category_id"] + 1 == other["category_id"]
             mask = decode_mask(mine["segmentation"], HEIGHT, WIDTH)
-            assert (mask == theirs.ann_to_mask(other)).all() and mask.any()
+            assert (mask == reference.ann_to_mask(other)).all() and mask.any()
         counts.append(len(annotations))
     assert sorted(counts) == [0, 2, 4]
 
@@ -104,9 +106,9 @@ def test_segments_equal_those_of_panopticapi(root: Path, name: str) -> None:
     folder = str(Path(records[0]["pan_seg_file_name"]).parent)
     pairs = [(one, one) for one in content["annotations"]]
     categories = {one["id"]: one for one in content["categories"]}
-    theirs = evaluation.pq_compute_single_core(0, pairs, folder, folder, categories)
+    reference = evaluation.pq_compute_single_core(0, pairs, folder, folder, categories)
     found = {
-        number: (one.tp, one.fp, one.fn) for number, one in theirs.pq_per_cat.items() if one.tp
+        number: (one.tp, one.fp, one.fn) for number, one in reference.pq_per_cat.items() if one.tp
     }
     meta = MetadataCatalog.get(name)
     original = {
@@ -117,14 +119,14 @@ def test_segments_equal_those_of_panopticapi(root: Path, name: str) -> None:
         )
         for number, place in table.items()
     }
-    ours: Counter[int] = Counter()
+    own_records: Counter[int] = Counter()
     for record in records:
         colours = read_label_map(record["pan_seg_file_name"])
         masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
-        ours.update(original[place] for place in classes)
+        own_records.update(original[place] for place in classes)
         with Image.open(record["pan_seg_file_name"]) as image:
             ids = evaluation.rgb2id(np.array(image, dtype=np.uint32))
         for mask, segment in zip(masks, record["segments_info"], strict=True):
             assert (mask == (ids == segment["id"])).all()
-    assert found == {number: (count, 0, 0) for number, count in ours.items()}
-    assert len(found) == 2 and sum(ours.values()) == 2 * len(records)
+    assert found == {number: (count, 0, 0) for number, count in own_records.items()}
+    assert len(found) == 2 and sum(own_records.values()) == 2 * len(records)

@@ -139,10 +139,15 @@ def test_grd(tmp_path: Path, root: Path, protocol: int, monkeypatch) -> None:
     assert not masks(records[1])[0].any()
     full = DatasetCatalog.get("grd_intra_full")
     assert [len(s["targets"]) for r in full for s in r["expressions"]] == [2, 0, 0, 1] * 2
-    asked = GroupSamples(full)
-    assert [(one["group_id"], one["sent_id"]) for one in asked] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    assert [image["image_id"] for image in asked[1]["images"]] == [1, 2]
-    assert asked[1]["images"][1]["expressions"][0]["targets"] == [0]
+    samples = GroupSamples(full)
+    assert [(one["group_id"], one["sent_id"]) for one in samples] == [
+        (1, 1),
+        (1, 2),
+        (2, 3),
+        (2, 4),
+    ]
+    assert [image["image_id"] for image in samples[1]["images"]] == [1, 2]
+    assert samples[1]["images"][1]["expressions"][0]["targets"] == [0]
 
 
 def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
@@ -158,11 +163,13 @@ def test_grd_between_groups(tmp_path: Path, root: Path) -> None:
         for expression in record["expressions"]:
             meant = own.get((record["image_id"], expression["sent_id"]), {"targets": []})
             assert expression["targets"] == meant["targets"]
-    asked = GroupSamples(found)
-    assert len(asked) == 2 * 4 and all(len(one["images"]) == 2 for one in asked)
-    assert [one["sent_id"] for one in asked] == [1, 2, 3, 4] * 2
-    said = {s["expression"] for r in DatasetCatalog.get("grd_inter") for s in r["expressions"]}
-    assert len(said) == 2 and not any("without" in one for one in said)
+    samples = GroupSamples(found)
+    assert len(samples) == 2 * 4 and all(len(one["images"]) == 2 for one in samples)
+    assert [one["sent_id"] for one in samples] == [1, 2, 3, 4] * 2
+    expression_texts = {
+        s["expression"] for r in DatasetCatalog.get("grd_inter") for s in r["expressions"]
+    }
+    assert len(expression_texts) == 2 and not any("without" in one for one in expression_texts)
     halves = [DatasetCatalog.get(f"grd_intra_{half}") for half in ("even", "odd")]
     assert [{r["group_id"] for r in half} for half in halves] == [{2}, {1}]
 

@@ -80,9 +80,9 @@ def test_lvis_and_paco(got, root, capsys):
     module = program("lvis")
     module.PUBLISHED = dict.fromkeys(module.PUBLISHED)
     assert module.main(["--root", str(root), "--source", str(got)]) == 0
-    said = capsys.readouterr().out
-    assert "ok       lvis_v1_val: 1 objects in 1 images" in said
-    assert "ok       paco_lvis_v1_val: " in said
+    printed = capsys.readouterr().out
+    assert "ok       lvis_v1_val: 1 objects in 1 images" in printed
+    assert "ok       paco_lvis_v1_val: " in printed
     assert classes_of("lvis_v1_val_federated") == ["zucchini"]
     assert classes_of("paco_lvis_val")[:2] == ["trash can", "car (automobile):antenna"]
     (lvis,), (paco,) = (
@@ -128,10 +128,10 @@ def test_in_the_wild(got, root, capsys):
     write_in_the_wild(got)
     module = program("in_the_wild")
     assert module.main(["--root", str(root), "--source", str(got)]) == 1
-    said = capsys.readouterr().out
-    assert "PROBLEM  odinw: data sets: 32 of 35 are missing: AerialMaritimeDrone_large" in said
-    assert "PROBLEM  seginw: data sets: 24 of 25 are missing" in said
-    assert said.count("ok ") == 3 + 3 + 1 + 2
+    printed = capsys.readouterr().out
+    assert "PROBLEM  odinw: data sets: 32 of 35 are missing: AerialMaritimeDrone_large" in printed
+    assert "PROBLEM  seginw: data sets: 24 of 25 are missing" in printed
+    assert printed.count("ok ") == 3 + 3 + 1 + 2
     assert classes_of("odinw_BCCD_BCCD.v3-raw.coco_val") == ["Platelets"]
     assert classes_of("odinw_CottontailRabbits_test") == ["rabbit"]
     assert classes_of("odinw_pistols_export_val") == ["pistol"]
@@ -220,9 +220,9 @@ def test_objects365(root, capsys):
     source = write_objects365(root, missing=1)
     module = program("objects365")
     assert module.main(["--root", str(root)]) == 0
-    said = capsys.readouterr().out
-    assert "1 images are missing and were skipped" in said
-    assert "ok       zhiyuan_objv2_val_new: 119 objects in 119 images" in said
+    printed = capsys.readouterr().out
+    assert "1 images are missing and were skipped" in printed
+    assert "ok       zhiyuan_objv2_val_new: 119 objects in 119 images" in printed
     records = DatasetCatalog.get("objects365_v2_val")
     assert [record["image_id"] for record in records] == list(range(1, 120))
     assert all(Path(record["file_name"]).is_file() for record in records)
@@ -241,8 +241,8 @@ def test_objects365_with_too_few_images(root, capsys):
     source = write_objects365(root, missing=2)
     module = program("objects365")
     assert module.main(["--root", str(root)]) == 2
-    said = capsys.readouterr().err
-    assert f"{source}: the image images/v1/patch0/objects365_00000000.jpg and 1 others" in said
+    printed = capsys.readouterr().err
+    assert f"{source}: the image images/v1/patch0/objects365_00000000.jpg and 1 others" in printed
     assert not source.with_name("zhiyuan_objv2_val_new.json").exists()
 
 

@@ -100,9 +100,9 @@ def test_ade20k(root, capsys):
     before = times(root)
     assert run(module, root) == 0
     assert times(root) == before
-    said = capsys.readouterr().out
-    assert "ok       objects of val: 2 objects in 1 images" in said
-    assert "ok       classes of train: 1 label maps with 3 of 151 labels" in said
+    printed = capsys.readouterr().out
+    assert "ok       objects of val: 2 objects in 1 images" in printed
+    assert "ok       classes of train: 1 label maps with 3 of 151 labels" in printed
 
 
 def test_ade20k_objects_of_two_classes_are_refused(root, capsys):
@@ -272,8 +272,8 @@ def test_a_damaged_file_of_pascal_part_is_named(root, capsys):
     path = write_pascal_part(root) / "2008_000002.mat"
     path.write_bytes(path.read_bytes()[:200])
     assert run(program("pascal_part"), root) == 2
-    said = capsys.readouterr().err
-    assert "error: " in said and "2008_000002.mat: this is not an annotation" in said
+    printed = capsys.readouterr().err
+    assert "error: " in printed and "2008_000002.mat: this is not an annotation" in printed
     assert len(list(root.rglob("training/*.tif"))) == 1 and not list(root.rglob("validation/*"))
 
 
@@ -295,8 +295,8 @@ def test_unknown_label_is_named(root, capsys):
     path = root / "pascal_parts/labels/validation/2008_000001.tif"
     label_map(path, uids(12_001_02, 8_000_99))
     assert run(program("panoptic_parts"), root) == 2
-    said = capsys.readouterr().err
-    assert "2008_000001.tif: the label map has unknown labels: 899" in said
+    printed = capsys.readouterr().err
+    assert "2008_000001.tif: the label map has unknown labels: 899" in printed
     assert not list(root.rglob("validation_pano/*"))
 
 
@@ -386,8 +386,8 @@ def test_several_processes_write_the_same(root):
 )
 def test_missing_files_list_their_sources(root, name, capsys):
     assert run(program(name), root) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "The files are from:" in said and "http" in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and "The files are from:" in printed and "http" in printed
     assert run(program(name), root, "--check") == 1
     assert "PROBLEM" in capsys.readouterr().out
     assert not list(root.iterdir())

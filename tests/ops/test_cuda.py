@@ -20,15 +20,18 @@ def test_equals_the_reference(make_problem, dtype, width):
         [(6, 7), (3, 4), (1, 1)], width=width, queries=37, dtype=torch.float64
     )
     place = torch.float64 if dtype == torch.float64 else torch.float32
-    ours = [value.to(dtype), locations.to(place), weights.to(place)]
-    ours = [tensor.cuda().requires_grad_() for tensor in ours]
-    theirs = [tensor.detach().cpu().double().requires_grad_() for tensor in ours]
-    output = ms_deform_attn(ours[0], shapes.cuda(), starts.cuda(), *ours[1:])
-    wanted = ms_deform_attn_reference(theirs[0], shapes, starts, *theirs[1:])
+    cuda_inputs = [value.to(dtype), locations.to(place), weights.to(place)]
+    cuda_inputs = [tensor.cuda().requires_grad_() for tensor in cuda_inputs]
+    cpu_inputs = [tensor.detach().cpu().double().requires_grad_() for tensor in cuda_inputs]
+    output = ms_deform_attn(cuda_inputs[0], shapes.cuda(), starts.cuda(), *cuda_inputs[1:])
+    wanted = ms_deform_attn_reference(cpu_inputs[0], shapes, starts, *cpu_inputs[1:])
     gradient = torch.randn(output.shape).to(dtype)
     output.backward(gradient.cuda())
     wanted.backward(gradient.double())
-    pairs = [(output, wanted), *((a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))]
+    pairs = [
+        (output, wanted),
+        *((a.grad, b.grad) for a, b in zip(cuda_inputs, cpu_inputs, strict=True)),
+    ]
     for found, other in pairs:
         assert (found.cpu().double() - other).norm() / other.norm() < TOLERANCE[dtype]
 

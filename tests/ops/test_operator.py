@@ -53,19 +53,19 @@ def relative(found, wanted):
 def compare(arguments, tolerance):
     """Output and all gradients against the reference in float64 on the same numbers."""
     value, shapes, starts, locations, weights = arguments
-    ours = [value, locations, weights]
-    ours = [tensor.clone().requires_grad_() for tensor in ours]
-    theirs = [exact(tensor).requires_grad_() for tensor in ours]
-    output = ms_deform_attn(ours[0], shapes, starts, *ours[1:])
-    wanted = ms_deform_attn_reference(theirs[0], shapes, starts, *theirs[1:])
+    inputs = [value, locations, weights]
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    reference_inputs = [exact(tensor).requires_grad_() for tensor in inputs]
+    output = ms_deform_attn(inputs[0], shapes, starts, *inputs[1:])
+    wanted = ms_deform_attn_reference(reference_inputs[0], shapes, starts, *reference_inputs[1:])
     assert output.dtype == value.dtype and output.shape == wanted.shape
     assert relative(output, wanted) < tolerance
     gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     output.backward(gradient.to(output.dtype))
     wanted.backward(gradient.to(output.dtype).double())
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.grad.dtype == mine.dtype
-        assert relative(mine.grad, other.grad) < tolerance
+    for tensor, reference in zip(inputs, reference_inputs, strict=True):
+        assert tensor.grad.dtype == tensor.dtype
+        assert relative(tensor.grad, reference.grad) < tolerance
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -319,9 +319,9 @@ def test_the_plain_backward_is_the_kernels(make_problem):
     arguments[3][0, 0, 0] = math.nan
     arguments[3][0, 1, 0] = 1e30
     gradient = torch.randn(2, 5, 16, dtype=torch.float64)
-    ours = torch.ops.hipie.ms_deform_attn_backward(gradient, *arguments)
-    for mine, other in zip(ours, _plain_backward(gradient, *arguments), strict=True):
-        assert torch.allclose(mine, other, atol=1e-12)
+    gradients = torch.ops.hipie.ms_deform_attn_backward(gradient, *arguments)
+    for kernel, reference in zip(gradients, _plain_backward(gradient, *arguments), strict=True):
+        assert torch.allclose(kernel, reference, atol=1e-12)
 
 
 def test_plain_pytorch_runs_without_compiled_kernels(tmp_path):

@@ -72,9 +72,9 @@ def test_coco_matches_detectron2():
     assert classes.things == {c["id"]: i for i, c in enumerate(things)}
     assert load_vocabulary("coco").names == tuple(c["name"] for c in things)
     assert load_classes("coco").contiguous == classes.things
-    for mine, theirs in zip(classes.vocabulary.names, COCO_CATEGORIES, strict=True):
-        words = set(theirs["name"].replace("-", " ").split())
-        assert set(mine.replace("-", " ").split()) <= words, (mine, theirs["name"])
+    for own_name, detectron2_name in zip(classes.vocabulary.names, COCO_CATEGORIES, strict=True):
+        words = set(detectron2_name["name"].replace("-", " ").split())
+        assert set(own_name.replace("-", " ").split()) <= words, (own_name, detectron2_name["name"])
 
 
 def test_lvis_matches_detectron2():
@@ -88,7 +88,11 @@ def test_ade20k_matches_detectron2():
     classes = load_classes("ade20k_150")
     assert classes.ids == tuple(range(150))
     pairs = zip(classes.vocabulary.names, ADE20K_SEM_SEG_CATEGORIES, strict=True)
-    other = [(mine, theirs) for mine, theirs in pairs if not words_of(theirs) & words_of(mine)]
+    other = [
+        (own_name, detectron2_name)
+        for own_name, detectron2_name in pairs
+        if not words_of(detectron2_name) & words_of(own_name)
+    ]
     assert other == []
     assert len(classes.things) == 100
     by_name = {entry.name.split(",")[0]: entry.kind for entry in classes.vocabulary.classes}

@@ -64,9 +64,9 @@ def test_copy_that_differs_is_an_error(official: dict[str, Tensor]) -> None:
 
 
 def test_uninext_checkpoint_is_converted_in_part(official: dict[str, Tensor]) -> None:
-    theirs = {name: value for name, value in official.items() if "mask_dino" not in name}
-    theirs["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
-    conversion = convert_state(theirs, CONVERTERS)
+    uninext_state = {name: value for name, value in official.items() if "mask_dino" not in name}
+    uninext_state["detr.reid_embed_head.layers.0.weight"] = torch.zeros(1).expand(256, 256)
+    conversion = convert_state(uninext_state, CONVERTERS)
     assert conversion.layout == "UNINEXT"
     assert not conversion.complete
     assert "detr.reid_embed_head.layers.0.weight" in conversion.dropped

@@ -141,11 +141,11 @@ def test_expressions_of_several_objects_and_of_none(record: dict) -> None:
         generalized=True,
     )
     item = mapper(record)
-    told = dict(zip(item["expressions"], range(7)))
+    index_of = dict(zip(item["expressions"], range(7)))
     classes = item["instances"].gt_classes.tolist()
-    assert classes.count(told["all of them"]) == 3
-    assert classes.count(told["a dog"]) == 0
-    assert classes.count(told["square 2"]) == 1
+    assert classes.count(index_of["all of them"]) == 3
+    assert classes.count(index_of["a dog"]) == 0
+    assert classes.count(index_of["square 2"]) == 1
     assert set(item["expressions"][:5]) >= {"all of them", "a dog", "square 2"}
     record["expressions"] = [{"expression": "a dog", "targets": []}]
     assert len(mapper(record)["instances"]) == 0

@@ -24,26 +24,26 @@ def write(folder: Path, tables: dict[str, dict]) -> None:
 def test_equal_to_the_toolkit(tmp_path: Path) -> None:
     toolkit = pytest.importorskip("d_cube")
     write(tmp_path, trees.grd_tables())
-    theirs = toolkit.D3(str(tmp_path), str(tmp_path))
+    toolkit_data = toolkit.D3(str(tmp_path), str(tmp_path))
     records = load_grd(tmp_path, "", absence_expressions=True)
-    assert {record["image_id"] for record in records} == set(theirs.get_img_ids())
+    assert {record["image_id"] for record in records} == set(toolkit_data.get_img_ids())
     for record in records:
-        (image,) = theirs.load_imgs([record["image_id"]])
+        (image,) = toolkit_data.load_imgs([record["image_id"]])
         assert record["file_name"] == image["file_name"]
-        asked = set(theirs.get_sent_ids(group_ids=[record["group_id"]]))
-        assert {expression["sent_id"] for expression in record["expressions"]} == asked
+        expression_ids = set(toolkit_data.get_sent_ids(group_ids=[record["group_id"]]))
+        assert {expression["sent_id"] for expression in record["expressions"]} == expression_ids
         for expression, runs in zip(record["expressions"], target_rles(record), strict=True):
-            (row,) = theirs.load_sents([expression["sent_id"]])
+            (row,) = toolkit_data.load_sents([expression["sent_id"]])
             assert row["raw_sent"] == expression["expression"]
-            meant = theirs.get_anno_ids(
+            meant = toolkit_data.get_anno_ids(
                 img_ids=[record["image_id"]], sent_ids=[expression["sent_id"]]
             )
             assert len(meant) == len(expression["targets"])
             drawn = np.zeros((record["height"], record["width"]), bool)
-            for one in theirs.load_annos(meant):
+            for one in toolkit_data.load_annos(meant):
                 pieces = one["segmentation"]
                 pieces = pieces if isinstance(pieces, list) else [pieces]
-                drawn |= theirs.get_mask([{"segmentation": pieces}])["mask"].astype(bool)
+                drawn |= toolkit_data.get_mask([{"segmentation": pieces}])["mask"].astype(bool)
             np.testing.assert_array_equal(mask_util.decode(runs).astype(bool), drawn)
 
 

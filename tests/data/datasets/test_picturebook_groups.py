@@ -14,8 +14,8 @@ from hipie.data.picturebook import PictureBook, PictureBookError
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("book")
-    yield place
+    position = tmp_path_factory.mktemp("book")
+    yield position
     register_picturebook_groups()
 
 
@@ -34,9 +34,9 @@ def test_groups_are_those_of_the_book(root: Path) -> None:
         group = PictureBook(3, "val").group(index)
         read = [record for record in records if record["group_id"] == index + 1]
         assert len(read) == len(group.pages)
-        for place, record in enumerate(read):
-            said = [(s["expression"], len(s["targets"])) for s in record["expressions"]]
-            assert said == [(s.text, len(s.targets[place])) for s in group.expressions]
+        for position, record in enumerate(read):
+            num_targets = [(s["expression"], len(s["targets"])) for s in record["expressions"]]
+            assert num_targets == [(s.text, len(s.targets[position])) for s in group.expressions]
 
 
 def test_fewer_groups_are_the_first_and_nothing_is_drawn_again(root: Path) -> None:

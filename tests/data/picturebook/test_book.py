@@ -83,18 +83,18 @@ def _check_segments(page) -> None:
 def _check_parts(page) -> None:
     things = {segment.id: segment for segment in page.things}
     by_id = {part.id: part for part in page.parts}
-    covered = np.zeros(page.panoptic.shape, bool)
+    labelled = np.zeros(page.panoptic.shape, bool)
     for part in page.parts:
         thing = things[part.thing_id]
         assert part.name.startswith(thing.name + " ")
         assert part.mask.any() and (page.panoptic[part.mask] == thing.id).all()
-        covered |= part.mask
+        labelled |= part.mask
         if part.parent in by_id:
             parent = by_id[part.parent]
             assert part.level == 2 and parent.thing_id == part.thing_id
             assert (parent.mask | ~part.mask).all()
     with_parts = page.mask(*(t.id for t in page.things if classes.THING_BY_NAME[t.name].parts))
-    assert np.array_equal(covered, with_parts)
+    assert np.array_equal(labelled, with_parts)
     assert np.array_equal(page.part_map > 0, with_parts)
 
 

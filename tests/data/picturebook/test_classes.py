@@ -5,8 +5,8 @@ from hipie.data.picturebook.drawings import DRAWINGS
 
 
 def test_number_of_classes() -> None:
-    seen = [classes.THING_BY_NAME[name] for name in classes.SEEN_THINGS]
-    with_parts = [thing for thing in seen if thing.parts]
+    train_things = [classes.THING_BY_NAME[name] for name in classes.SEEN_THINGS]
+    with_parts = [thing for thing in train_things if thing.parts]
     assert len(classes.SEEN_THINGS) >= 14
     assert len(classes.UNSEEN_THINGS) == 3
     assert len(with_parts) >= 7

@@ -99,10 +99,10 @@ def test_refcoco_files(small_book: Path) -> None:
         assert (small_book / "images" / image["file_name"]).exists()
         assert image["file_name"].startswith(reference["split"] + "/")
         assert [s["sent_id"] for s in reference["sentences"]] == reference["sent_ids"]
-        for sentence in reference["sentences"]:
-            assert set(sentence) == {"tokens", "raw", "sent_id", "sent"}
-            assert sentence["sent"].split() == sentence["tokens"]
-            assert kinds[str(sentence["sent_id"])]["number"] == "one"
+        for entry in reference["sentences"]:
+            assert set(entry) == {"tokens", "raw", "sent_id", "sent"}
+            assert entry["sent"].split() == entry["tokens"]
+            assert kinds[str(entry["sent_id"])]["number"] == "one"
     everyone = [i for reference in references for i in reference["sent_ids"]]
     assert len(everyone) == len(set(everyone))
     assert len({reference["ref_id"] for reference in references}) == len(references)
@@ -133,8 +133,8 @@ def test_grd_pickles(small_book: Path) -> None:
         assert all(key == row["id"] for key, row in table.items())
     for group in groups.values():
         source = PictureBook(0, "val").group(group["id"] - 1)
-        said = [sentences[i]["raw_sent"] for i in group["inner_sent_id"]]
-        assert said == [s.text for s in source.expressions]
+        texts = [sentences[i]["raw_sent"] for i in group["inner_sent_id"]]
+        assert texts == [s.text for s in source.expressions]
         assert not set(group["inner_sent_id"]) & set(group["outer_sent_id"])
         for place, image in enumerate(group["img_id"]):
             assert (small_book / "images" / images[image]["file_name"]).exists()

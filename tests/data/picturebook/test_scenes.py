@@ -20,9 +20,9 @@ def test_a_scene_always_has_the_stuff_it_promises(name: str, size: tuple[int, in
 
 
 def test_every_kind_of_stuff_is_somewhere() -> None:
-    seen = set()
+    stuff_names = set()
     for number, name in enumerate(LAYOUTS):
         for seed in range(6):
             scene = make_scene(np.random.default_rng([number, seed]), name, 320, 320)
-            seen |= {STUFF[i].name for i in np.unique(scene.stuff)}
-    assert seen == {stuff.name for stuff in STUFF}
+            stuff_names |= {STUFF[i].name for i in np.unique(scene.stuff)}
+    assert stuff_names == {stuff.name for stuff in STUFF}

@@ -57,27 +57,27 @@ def test_equal_to_pysodmetrics() -> None:
             measure.step(pred=grey, gt=mask.astype(np.uint8) * 255)
         scores.append(measure_image(str(number), grey, mask))
     results = {name: measure.get_results() for name, measure in measures.items()}
-    ours = cosaliency_scores(scores)
-    assert ours["MAE"] == pytest.approx(results["mae"]["mae"], abs=1e-9)
+    own_scores = cosaliency_scores(scores)
+    assert own_scores["MAE"] == pytest.approx(results["mae"]["mae"], abs=1e-9)
     for letter, key in (("E", "em"), ("F", "fm")):
         curve = results[letter.lower()][key]["curve"]
-        assert ours[f"{letter}_max"] == pytest.approx(curve.max(), abs=1e-9)
-        assert ours[f"{letter}_mean"] == pytest.approx(curve.mean(), abs=1e-9)
+        assert own_scores[f"{letter}_max"] == pytest.approx(curve.max(), abs=1e-9)
+        assert own_scores[f"{letter}_mean"] == pytest.approx(curve.mean(), abs=1e-9)
         adaptive = results[letter.lower()][key]["adp"]
-        assert ours[f"{letter}_adaptive"] == pytest.approx(adaptive, abs=1e-9)
-    for image, theirs in zip(scores, measures["f"].changeable_fms, strict=True):
-        np.testing.assert_allclose(image.f_curve, theirs, atol=1e-9)
-    for image, theirs in zip(scores, measures["e"].changeable_ems, strict=True):
-        np.testing.assert_allclose(image.e_curve, theirs, atol=1e-9)
+        assert own_scores[f"{letter}_adaptive"] == pytest.approx(adaptive, abs=1e-9)
+    for image, reference in zip(scores, measures["f"].changeable_fms, strict=True):
+        np.testing.assert_allclose(image.f_curve, reference, atol=1e-9)
+    for image, reference in zip(scores, measures["e"].changeable_ems, strict=True):
+        np.testing.assert_allclose(image.e_curve, reference, atol=1e-9)
     # pysodmetrics gives NaN where the centroid is on the last row or column: a block is empty.
-    theirs = np.array(measures["s"].sms)
-    known = np.isfinite(theirs)
+    reference = np.array(measures["s"].sms)
+    known = np.isfinite(reference)
     assert known.sum() > 80 and np.isfinite([image.s for image in scores]).all()
     np.testing.assert_allclose(
-        np.array([image.s for image in scores])[known], theirs[known], atol=1e-9
+        np.array([image.s for image in scores])[known], reference[known], atol=1e-9
     )
     assert cosaliency_scores([image for image, k in zip(scores, known, strict=True) if k])["S"] == (
-        pytest.approx(theirs[known].mean(), abs=1e-9)
+        pytest.approx(reference[known].mean(), abs=1e-9)
     )
 
 

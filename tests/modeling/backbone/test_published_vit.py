@@ -36,5 +36,5 @@ def test_three_scales_of_an_image_that_no_window_divides() -> None:
         assert array.shape == tuple(wanted[f"{name}/shape"])
         stored = wanted[name]
         steps = (-(-n // m) for n, m in zip(array.shape, stored.shape, strict=True))
-        mine = array.numpy()[tuple(slice(None, None, step) for step in steps)]
-        assert np.abs(mine - stored).max() < 1e-5 * wanted[f"{name}/stats"][1]
+        samples = array.numpy()[tuple(slice(None, None, step) for step in steps)]
+        assert np.abs(samples - stored).max() < 1e-5 * wanted[f"{name}/stats"][1]

@@ -94,8 +94,8 @@ def test_windows_contain_every_token_once_and_split_at_full_stops(
         assert one.ids[-1] == END
         joined += one.ids[one.skip :]
     borders = {one.offset - 1 for one in windows[1:]}
-    for i, (mine, given_id) in enumerate(zip(joined, ids, strict=True)):
-        assert mine == (END if i in borders else given_id)
+    for i, (window_id, given_id) in enumerate(zip(joined, ids, strict=True)):
+        assert window_id == (END if i in borders else given_id)
         assert i not in borders or given_id == STOP
 
 
