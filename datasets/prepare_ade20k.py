@@ -57,23 +57,25 @@ IGNORE_LABEL = 255
 
 def prepare(root: Path, workers: int) -> None:
     """Write all files of both splits."""
-    place = root / "ade/ADEChallengeData2016"
+    dataset_root = root / "ade/ADEChallengeData2016"
     table = lookup_table([(0, IGNORE_LABEL), *((i + 1, i) for i in range(150))], 151)
     for split, folder in FOLDERS.items():
-        records = load_label_maps(place / "annotations" / folder, place / "images" / folder)
+        records = load_label_maps(
+            dataset_root / "annotations" / folder, dataset_root / "images" / folder
+        )
         maps = [Path(record["sem_seg_file_name"]) for record in records]
-        converted = place / "annotations_detectron2" / folder
+        converted = dataset_root / "annotations_detectron2" / folder
         jobs = [Job((path,), converted / path.name) for path in maps]
         convert_all(partial(relabel, table), jobs, workers, f"classes of {split}")
-        write_segments(place, split, maps, workers)
+        write_segments(dataset_root, split, maps, workers)
 
 
-def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) -> None:
+def write_segments(dataset_root: Path, split: str, maps: Sequence[Path], workers: int) -> None:
     """Write the panoptic maps of a split and both JSON files, unless they are up to date."""
-    panoptic = place / f"ade20k_panoptic_{split}"
+    panoptic = dataset_root / f"ade20k_panoptic_{split}"
     jobs = [
         Job(
-            (path, place / "annotations_instance" / FOLDERS[split] / path.name),
+            (path, dataset_root / "annotations_instance" / FOLDERS[split] / path.name),
             panoptic / path.name,
         )
         for path in maps
@@ -81,7 +83,7 @@ def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) 
     missing = next((s for job in jobs for s in job.sources if not s.is_file()), None)
     if missing is not None:
         raise FileNotFoundError(f"{missing}: there is no such file")
-    targets = [panoptic.with_suffix(".json"), place / f"ade20k_instance_{split}.json"]
+    targets = [panoptic.with_suffix(".json"), dataset_root / f"ade20k_instance_{split}.json"]
     sources = [source for job in jobs for source in job.sources]
     if all(is_up_to_date(file, sources) for file in targets) and all(
         j.target.is_file() for j in jobs
@@ -97,8 +99,8 @@ def write_segments(place: Path, split: str, maps: Sequence[Path], workers: int) 
 def images_of(names: Sequence[str], annotated: Sequence[ImageAnnotations]) -> list[dict[str, Any]]:
     """Return COCO's `images`; the id is the name."""
     return [
-        {"id": name, "file_name": f"{name}.jpg", "width": one.size[0], "height": one.size[1]}
-        for name, one in zip(names, annotated, strict=True)
+        {"id": name, "file_name": f"{name}.jpg", "width": item.size[0], "height": item.size[1]}
+        for name, item in zip(names, annotated, strict=True)
     ]
 
 
@@ -108,12 +110,12 @@ def panoptic_content(names: Sequence[str], annotated: Sequence[ImageAnnotations]
     return {
         "images": images_of(names, annotated),
         "annotations": [
-            {"image_id": name, "file_name": f"{name}.png", "segments_info": one.segments}
-            for name, one in zip(names, annotated, strict=True)
+            {"image_id": name, "file_name": f"{name}.png", "segments_info": item.segments}
+            for name, item in zip(names, annotated, strict=True)
         ],
         "categories": [
-            {"id": number, "name": one.name, "isthing": int(one.kind == "thing")}
-            for number, one in zip(classes.ids, classes.vocabulary.classes, strict=True)
+            {"id": number, "name": cls.name, "isthing": int(cls.kind == "thing")}
+            for number, cls in zip(classes.ids, classes.vocabulary.classes, strict=True)
         ],
     }
 
@@ -123,15 +125,15 @@ def instance_content(names: Sequence[str], annotated: Sequence[ImageAnnotations]
     classes = load_classes("ade20k_150")
     objects = [
         {"image_id": name, **annotation}
-        for name, one in zip(names, annotated, strict=True)
-        for annotation in one.objects
+        for name, item in zip(names, annotated, strict=True)
+        for annotation in item.objects
     ]
     return {
         "images": images_of(names, annotated),
-        "annotations": [{"id": number, **one} for number, one in enumerate(objects, 1)],
+        "annotations": [{"id": number, **fields} for number, fields in enumerate(objects, 1)],
         "categories": [
-            {"id": number, "name": classes.vocabulary.classes[place].name}
-            for number, place in classes.things.items()
+            {"id": number, "name": classes.vocabulary.classes[index].name}
+            for number, index in classes.things.items()
         ],
     }
 
@@ -144,19 +146,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
     """Yield the checks of classes, segments and objects of both splits."""
-    place = root / "ade/ADEChallengeData2016"
+    dataset_root = root / "ade/ADEChallengeData2016"
     for split, folder in FOLDERS.items():
-        images = place / "images" / folder
-        load = partial(load_label_maps, place / "annotations_detectron2" / folder, images)
+        images = dataset_root / "images" / folder
+        load = partial(load_label_maps, dataset_root / "annotations_detectron2" / folder, images)
         labels = [*range(150), IGNORE_LABEL]
         count = PUBLISHED.get(split)
         yield f"classes of {split}", partial(check_label_maps, load, labels, count, workers)
-        yield f"segments of {split}", partial(_count_segments, place, split, images)
-        yield f"objects of {split}", partial(_count_objects, place, split, images)
+        yield f"segments of {split}", partial(_count_segments, dataset_root, split, images)
+        yield f"objects of {split}", partial(_count_objects, dataset_root, split, images)
 
 
-def _count_segments(place: Path, split: str, images: Path) -> str:
-    panoptic = place / f"ade20k_panoptic_{split}"
+def _count_segments(dataset_root: Path, split: str, images: Path) -> str:
+    panoptic = dataset_root / f"ade20k_panoptic_{split}"
     ids = dict(load_classes("ade20k_150").contiguous)
     records = load_coco_panoptic(panoptic.with_suffix(".json"), panoptic, images, ids)
     for record in records:
@@ -165,9 +167,9 @@ def _count_segments(place: Path, split: str, images: Path) -> str:
     return f"{sum(len(r['segments_info']) for r in records)} segments in {len(records)} images"
 
 
-def _count_objects(place: Path, split: str, images: Path) -> str:
+def _count_objects(dataset_root: Path, split: str, images: Path) -> str:
     ids = {number: i for i, number in enumerate(load_classes("ade20k_150").things)}
-    records = load_coco_instances(place / f"ade20k_instance_{split}.json", images, ids)
+    records = load_coco_instances(dataset_root / f"ade20k_instance_{split}.json", images, ids)
     return f"{sum(len(r['annotations']) for r in records)} objects in {len(records)} images"
 
 

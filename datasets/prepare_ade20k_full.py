@@ -39,31 +39,36 @@ IGNORE_LABEL, MAX_LABEL = 65535, 25 * 256 + 255
 
 def prepare(root: Path, workers: int) -> None:
     """Write the images and label maps of both splits."""
-    place = root / "ade/ADE20K_2021_17_01"
+    dataset_root = root / "ade/ADE20K_2021_17_01"
     originals = load_classes("ade20k_847").originals
     pairs = [(number, i) for i, numbers in enumerate(originals) for number in numbers]
     table = lookup_table(pairs, MAX_LABEL + 1, IGNORE_LABEL)
     for folder in FOLDERS:
-        given = place / "images/ADE" / folder
-        labels = sorted(given.rglob("*_seg.png"))
+        source = dataset_root / "images/ADE" / folder
+        labels = sorted(source.rglob("*_seg.png"))
         if not labels:
-            raise FileNotFoundError(f"{given}: there is no *_seg.png below it")
-        images = place / "images_detectron2" / folder
-        image_jobs = [Job((image_of(one),), images / image_of(one).name) for one in labels]
+            raise FileNotFoundError(f"{source}: there is no *_seg.png below it")
+        images = dataset_root / "images_detectron2" / folder
+        image_jobs = [
+            Job((image_of(label_file),), images / image_of(label_file).name)
+            for label_file in labels
+        ]
         convert_all(reduce_image, image_jobs, workers, f"images of {folder}")
-        maps = place / "annotations_detectron2" / folder
-        jobs = [Job((one,), maps / f"{image_of(one).stem}.tif") for one in labels]
+        maps = dataset_root / "annotations_detectron2" / folder
+        jobs = [
+            Job((label_file,), maps / f"{image_of(label_file).stem}.tif") for label_file in labels
+        ]
         convert_all(partial(reduce_classes, table), jobs, workers, f"classes of {folder}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
     """Yield the checks of both splits."""
-    place = root / "ade/ADE20K_2021_17_01"
+    dataset_root = root / "ade/ADE20K_2021_17_01"
     for folder in FOLDERS:
         load = partial(
             load_label_maps,
-            place / "annotations_detectron2" / folder,
-            place / "images_detectron2" / folder,
+            dataset_root / "annotations_detectron2" / folder,
+            dataset_root / "images_detectron2" / folder,
             label_suffix=".tif",
         )
         labels = [*range(847), IGNORE_LABEL]

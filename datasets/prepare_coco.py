@@ -60,19 +60,21 @@ IGNORE_LABEL = 255
 
 def prepare(root: Path, workers: int) -> None:
     """Write the semantic maps of every split that has a JSON."""
-    place = root / "coco"
+    coco_root = root / "coco"
     contiguous = load_classes("coco_panoptic").contiguous
-    splits = _present(place)
+    splits = _present(coco_root)
     if not splits:
-        raise FileNotFoundError(f"{place}/annotations: there is no panoptic_val2017.json in it")
+        raise FileNotFoundError(f"{coco_root}/annotations: there is no panoptic_val2017.json in it")
     for split in splits:
         images, panoptic, semantic = SPLITS[split]
-        file = place / "annotations" / f"panoptic_{split}.json"
-        records = load_coco_panoptic(file, place / panoptic, place / images, dict(contiguous))
+        file = coco_root / "annotations" / f"panoptic_{split}.json"
+        records = load_coco_panoptic(
+            file, coco_root / panoptic, coco_root / images, dict(contiguous)
+        )
         jobs = [
             Job(
                 (Path(record["pan_seg_file_name"]),),
-                place / semantic / Path(record["pan_seg_file_name"]).name,
+                coco_root / semantic / Path(record["pan_seg_file_name"]).name,
                 [(segment["id"], segment["category_id"]) for segment in record["segments_info"]],
             )
             for record in records
@@ -80,38 +82,42 @@ def prepare(root: Path, workers: int) -> None:
         convert_all(relabel_panoptic, jobs, workers, semantic)
         if panoptic != f"panoptic_{split}":
             copies = [
-                Job(job.sources, place / f"panoptic_{split}" / job.target.name) for job in jobs
+                Job(job.sources, coco_root / f"panoptic_{split}" / job.target.name) for job in jobs
             ]
             convert_all(link_image, copies, workers, f"panoptic_{split}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
     """Yield the checks of instances and semantic maps of the existing splits."""
-    place = root / "coco"
+    coco_root = root / "coco"
     labels = [*range(133), IGNORE_LABEL]
-    for split in _present(place) or ["val2017"]:
+    for split in _present(coco_root) or ["val2017"]:
         images, _, semantic = SPLITS[split]
-        load = partial(_records, place, split, place / images, place / semantic)
+        load = partial(_records, coco_root, split, coco_root / images, coco_root / semantic)
         yield (
             f"semantic maps of {split}",
             partial(check_label_maps, load, labels, PUBLISHED.get(split), workers),
         )
-        file = place / "annotations" / f"instances_{split}.json"
+        file = coco_root / "annotations" / f"instances_{split}.json"
         if file.is_file():
-            yield f"instances of {split}", partial(_count_objects, file, place / images)
+            yield f"instances of {split}", partial(_count_objects, file, coco_root / images)
 
 
-def _present(place: Path) -> list[str]:
+def _present(coco_root: Path) -> list[str]:
     return [
-        split for split in SPLITS if (place / "annotations" / f"panoptic_{split}.json").is_file()
+        split
+        for split in SPLITS
+        if (coco_root / "annotations" / f"panoptic_{split}.json").is_file()
     ]
 
 
-def _records(place: Path, split: str, images: Path, semantic: Path) -> list[dict]:
+def _records(coco_root: Path, split: str, images: Path, semantic: Path) -> list[dict]:
     """Return the records of the panoptic JSON; raise if one has no maps."""
-    file = place / "annotations" / f"panoptic_{split}.json"
+    file = coco_root / "annotations" / f"panoptic_{split}.json"
     contiguous = dict(load_classes("coco_panoptic").contiguous)
-    records = load_coco_panoptic(file, place / f"panoptic_{split}", images, contiguous, semantic)
+    records = load_coco_panoptic(
+        file, coco_root / f"panoptic_{split}", images, contiguous, semantic
+    )
     for record in records:
         for key in ("pan_seg_file_name", "sem_seg_file_name"):
             if not Path(record[key]).is_file():

@@ -34,17 +34,20 @@ PUBLISHED = {"groups": 106, "expressions": 316, "with expressions of absence": 4
 
 def prepare(source_files: SourceFiles, root: Path) -> None:
     """Copy the four tables and the images that they list."""
-    here = root / "grd"
+    dataset_root = root / "grd"
     for name in TABLES:
-        source_files.copy(source_files.find(f"{name}.pkl"), here / "pkl" / f"{name}.pkl")
+        source_files.copy(source_files.find(f"{name}.pkl"), dataset_root / "pkl" / f"{name}.pkl")
     names = {
-        Path(record["file_name"]) for record in load_grd(here / "pkl", "", absence_expressions=True)
+        Path(record["file_name"])
+        for record in load_grd(dataset_root / "pkl", "", absence_expressions=True)
     }
     images = []
     for name in sorted(names):
         if name.is_absolute() or ".." in name.parts:
-            raise SourceError(f"{here / 'pkl/images.pkl'}: the image {name} is outside its folder")
-        images.append((source_files.find(name.as_posix()), here / "images" / name))
+            raise SourceError(
+                f"{dataset_root / 'pkl/images.pkl'}: the image {name} is outside its folder"
+            )
+        images.append((source_files.find(name.as_posix()), dataset_root / "images" / name))
     source_files.copy_all(images, "images")
 
 

@@ -48,8 +48,8 @@ def checks(root: Path) -> Iterator[Check]:
 
 
 def _count(root: Path, split: str) -> str:
-    here = root / "grefcoco"
-    files = here / "grefs(unc).json", here / "instances.json"
+    dataset_root = root / "grefcoco"
+    files = dataset_root / "grefs(unc).json", dataset_root / "instances.json"
     return count_expressions(load_refcoco(*files, root / "coco/train2014", split))
 
 

@@ -79,36 +79,38 @@ def write_paths_on_disk(source: Path, image_root: Path) -> None:
         DatasetError: if more than 1 % of the images are missing.
     """
     target = source.with_name(f"{source.stem}_new.json")
-    folders = [Path(one) for one, _, _ in os.walk(image_root)]
+    folders = [Path(folder) for folder, _, _ in os.walk(image_root)]
     if not folders:
         raise FileNotFoundError(f"{image_root}: there is no such folder")
     if is_up_to_date(target, [source, *folders]):
         return
     names_on_disk = {
-        f"{one.relative_to(image_root).as_posix()}/{name}".removeprefix("./")
-        for one in tqdm(folders, desc=f"images of {image_root.name}", unit="folder", leave=False)
-        for name in os.listdir(one)
+        f"{folder.relative_to(image_root).as_posix()}/{name}".removeprefix("./")
+        for folder in tqdm(folders, desc=f"images of {image_root.name}", unit="folder", leave=False)
+        for name in os.listdir(folder)
     }
     content = read_json(source, ("images", "annotations", "categories"))
-    kept, missing = [], []
+    existing, missing = [], []
     missing_ids: set[int | str] = set()
     for number, image in images_by_id(source, content).items():
         parts = PurePosixPath(image["file_name"]).parts
         name = next(
-            (one for one in ("/".join(parts[-2:]), parts[-1]) if one in names_on_disk), None
+            (path for path in ("/".join(parts[-2:]), parts[-1]) if path in names_on_disk), None
         )
         if name is None:
             missing.append(image["file_name"])
             missing_ids.add(number)
         else:
-            kept.append({**image, "file_name": name})
+            existing.append({**image, "file_name": name})
     if len(missing) > MAX_MISSING_SHARE * len(content["images"]):
         raise DatasetError(
             f"{source}: the image {missing[0]} and {len(missing) - 1} others of "
             f"{len(content['images'])} are not in {image_root}"
         )
-    content["images"] = kept
-    content["annotations"] = [one for one in content["annotations"] if not _is_of(one, missing_ids)]
+    content["images"] = existing
+    content["annotations"] = [
+        item for item in content["annotations"] if not _is_of(item, missing_ids)
+    ]
     with atomic_write(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
     if missing:

@@ -72,31 +72,31 @@ def city_table() -> np.ndarray:
 def prepare(root: Path, workers: int) -> None:
     """Write the label maps of the existing data sets."""
     labels, city = root / "pascal_parts/labels", root / "cityscapes"
-    given = [labels / split for split in SPLITS if (labels / split).is_dir()]
-    city_given = city / "gtFinePanopticParts"
-    if not given and not city_given.is_dir():
-        raise FileNotFoundError(f"neither {labels / 'validation'} nor {city_given} exists")
-    for folder in given:
+    pascal_sources = [labels / split for split in SPLITS if (labels / split).is_dir()]
+    city_source = city / "gtFinePanopticParts"
+    if not pascal_sources and not city_source.is_dir():
+        raise FileNotFoundError(f"neither {labels / 'validation'} nor {city_source} exists")
+    for folder in pascal_sources:
         for name, table in part_tables().items():
             target = labels / f"{folder.name}_{name}"
-            jobs = [Job((one,), target / one.name) for one in sorted(folder.glob("*.tif"))]
+            jobs = [Job((file,), target / file.name) for file in sorted(folder.glob("*.tif"))]
             convert_all(partial(relabel_parts, table), jobs, workers, target.name)
-    for split in CITY_SPLITS if city_given.is_dir() else ():
+    for split in CITY_SPLITS if city_source.is_dir() else ():
         prepare_city(city, split, workers)
 
 
-def prepare_city(place: Path, split: str, workers: int) -> None:
+def prepare_city(city_root: Path, split: str, workers: int) -> None:
     """Write the label maps of one split of Cityscapes, and link its images."""
-    folder = place / "gtFinePanopticParts" / split
+    folder = city_root / "gtFinePanopticParts" / split
     names = [
         path.relative_to(folder).as_posix().removesuffix(LABELS)
         for path in sorted(folder.rglob(f"*{LABELS}"))
     ]
-    target = place / "gtFinePanopticPartsRemapped" / split
-    maps = [Job((folder / f"{one}{LABELS}",), target / f"{one}{LABELS}") for one in names]
+    target = city_root / "gtFinePanopticPartsRemapped" / split
+    maps = [Job((folder / f"{name}{LABELS}",), target / f"{name}{LABELS}") for name in names]
     convert_all(partial(relabel_parts, city_table()), maps, workers, f"Cityscapes {split}")
-    given, images = place / "leftImg8bit" / split, place / "images_all" / split
-    links = [Job((given / f"{one}{IMAGE}",), images / f"{one}{IMAGE}") for one in names]
+    city_images, images = city_root / "leftImg8bit" / split, city_root / "images_all" / split
+    links = [Job((city_images / f"{name}{IMAGE}",), images / f"{name}{IMAGE}") for name in names]
     convert_all(link_image, links, workers, f"images of Cityscapes {split}")
 
 

@@ -58,14 +58,14 @@ RENAMED = {"diningtable": "table"}
 def prepare(root: Path, workers: int) -> None:
     """Write the label maps of the existing data sets."""
     devkit = root / "VOCdevkit"
-    given = [
+    writers = [
         (prepare_voc, devkit / "VOC2012/SegmentationClass"),
         (prepare_context, devkit / "VOC2010/trainval"),
     ]
-    present = [write for write, folder in given if folder.is_dir()]
+    present = [write for write, folder in writers if folder.is_dir()]
     if not present:
         raise FileNotFoundError(
-            "there is neither " + " nor ".join(str(folder) for _, folder in given)
+            "there is neither " + " nor ".join(str(folder) for _, folder in writers)
         )
     for write in present:
         write(root, workers)
@@ -73,36 +73,40 @@ def prepare(root: Path, workers: int) -> None:
 
 def prepare_voc(root: Path, workers: int) -> None:
     """Write the label maps of VOC 2012 with 21 and 20 classes."""
-    place, given = root / "pascal_voc_d2", root / "VOCdevkit/VOC2012"
+    target_root, source_root = root / "pascal_voc_d2", root / "VOCdevkit/VOC2012"
     with_background = lookup_table([(i, i) for i in (*range(21), IGNORE_LABEL)], 256)
     without = lookup_table(
         [(0, IGNORE_LABEL), (IGNORE_LABEL, IGNORE_LABEL), *((i + 1, i) for i in range(20))], 256
     )
     for folder, split in SPLITS.items():
-        names = _names(given / "ImageSets/Segmentation" / f"{split}.txt")
-        _images(given, place, folder, names, workers)
+        names = _names(source_root / "ImageSets/Segmentation" / f"{split}.txt")
+        _images(source_root, target_root, folder, names, workers)
         for classes, table in ((21, with_background), (20, without)):
-            maps = place / f"annotations_pascal{classes}" / folder
-            labels = given / "SegmentationClass"
-            jobs = [Job((labels / f"{one}.png",), maps / f"{one}.png") for one in names]
+            maps = target_root / f"annotations_pascal{classes}" / folder
+            labels = source_root / "SegmentationClass"
+            jobs = [Job((labels / f"{name}.png",), maps / f"{name}.png") for name in names]
             convert_all(partial(relabel, table), jobs, workers, f"{maps.parent.name} {folder}")
 
 
 def prepare_context(root: Path, workers: int) -> None:
     """Write the label maps of Context with 459 and 59 classes."""
-    place, given = root / "pascal_ctx_d2", root / "VOCdevkit/VOC2010"
+    target_root, source_root = root / "pascal_ctx_d2", root / "VOCdevkit/VOC2010"
     table_of_459 = lookup_table([(0, IGNORE_LABEL_16_BIT), *((i + 1, i) for i in range(459))], 460)
     for folder, split in SPLITS.items():
-        listed = _names(given / "ImageSets/Main" / f"{split}.txt")
-        names = [one for one in listed if (given / "trainval" / f"{one}.mat").is_file()]
-        _images(given, place, folder, names, workers)
+        all_names = _names(source_root / "ImageSets/Main" / f"{split}.txt")
+        names = [name for name in all_names if (source_root / "trainval" / f"{name}.mat").is_file()]
+        _images(source_root, target_root, folder, names, workers)
         for name, ending, table in (
             ("annotations_ctx459", ".tif", table_of_459),
             ("annotations_ctx59", ".png", table_of_59()),
         ):
-            maps = place / name / folder
+            maps = target_root / name / folder
             jobs = [
-                Job((given / "trainval" / f"{one}.mat",), maps / f"{one}{ending}") for one in names
+                Job(
+                    (source_root / "trainval" / f"{image_name}.mat",),
+                    maps / f"{image_name}{ending}",
+                )
+                for image_name in names
             ]
             convert_all(partial(relabel_matlab, table), jobs, workers, f"{name} {folder}")
 
@@ -121,12 +125,17 @@ def _names(file: Path) -> list[str]:
     return file.read_text(encoding="ascii").split()
 
 
-def _images(given: Path, place: Path, folder: str, names: Sequence[str], workers: int) -> None:
+def _images(
+    source_root: Path, target_root: Path, folder: str, names: Sequence[str], workers: int
+) -> None:
     jobs = [
-        Job((given / "JPEGImages" / f"{name}.jpg",), place / "images" / folder / f"{name}.jpg")
+        Job(
+            (source_root / "JPEGImages" / f"{name}.jpg",),
+            target_root / "images" / folder / f"{name}.jpg",
+        )
         for name in names
     ]
-    convert_all(link_image, jobs, workers, f"{place.name} {folder}")
+    convert_all(link_image, jobs, workers, f"{target_root.name} {folder}")
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:
@@ -138,12 +147,12 @@ def checks(root: Path, workers: int) -> Iterator[Check]:
         ("pascal_ctx_d2", "annotations_ctx459", ".tif", 459, IGNORE_LABEL_16_BIT, "context"),
     ]
     existing = [row for row in rows if (root / row[0]).is_dir()] or rows
-    for place, name, ending, classes, ignored, kind in existing:
+    for folder_name, name, ending, classes, ignored, kind in existing:
         for folder in SPLITS:
             load = partial(
                 load_label_maps,
-                root / place / name / folder,
-                root / place / "images" / folder,
+                root / folder_name / name / folder,
+                root / folder_name / "images" / folder,
                 label_suffix=ending,
             )
             labels, count = [*range(classes), ignored], PUBLISHED.get((kind, folder))

@@ -48,26 +48,26 @@ NUM_CLASSES = {"pano": 200, "merged": 57}
 
 def prepare(root: Path, workers: int) -> None:
     """Write the label maps of the existing files."""
-    given, target = root / "VOCdevkit/VOC2010", root / "pascal_part/labels"
-    source = given / "Annotations_Part"
+    voc_root, target = root / "VOCdevkit/VOC2010", root / "pascal_part/labels"
+    source = voc_root / "Annotations_Part"
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: there is no such folder")
     for folder, split in SPLITS.items():
-        listed = given / "ImageSets/Main" / f"{split}.txt"
-        if not listed.is_file():
-            raise FileNotFoundError(f"{listed}: there is no such list")
+        split_file = voc_root / "ImageSets/Main" / f"{split}.txt"
+        if not split_file.is_file():
+            raise FileNotFoundError(f"{split_file}: there is no such list")
         names = [
             name
-            for name in listed.read_text(encoding="ascii").split()
+            for name in split_file.read_text(encoding="ascii").split()
             if (source / f"{name}.mat").is_file()
         ]
         uid_root = target / folder
-        jobs = [Job((source / f"{one}.mat",), uid_root / f"{one}.tif") for one in names]
+        jobs = [Job((source / f"{name}.mat",), uid_root / f"{name}.tif") for name in names]
         convert_all(number_parts, jobs, workers, f"Pascal-Part {folder}")
         for kind, table in part_tables().items():
-            place = target / f"{folder}_{kind}"
-            jobs = [Job((uid_root / f"{one}.tif",), place / f"{one}.tif") for one in names]
-            convert_all(partial(relabel_parts, table), jobs, workers, place.name)
+            map_root = target / f"{folder}_{kind}"
+            jobs = [Job((uid_root / f"{name}.tif",), map_root / f"{name}.tif") for name in names]
+            convert_all(partial(relabel_parts, table), jobs, workers, map_root.name)
 
 
 def checks(root: Path, workers: int) -> Iterator[Check]:

@@ -89,10 +89,10 @@ def write_objects(root: Path, folder: str, split_name: str, name: str, split: st
         load_refcoco(refs, instances, "", split, text_field="sent")
     ):
         number = len(images) + 1
-        kept = {key: record[key] for key in ("file_name", "height", "width")}
+        fields = {key: record[key] for key in ("file_name", "height", "width")}
         origin = {"original_id": record["image_id"], "ref_id": expressions[0]["ref_id"]}
         texts = [expression["expression"] for expression in expressions]
-        images.append({**kept, "id": number, "expressions": texts, **origin})
+        images.append({**fields, "id": number, "expressions": texts, **origin})
         rle = to_rle(annotation["segmentation"], record["height"], record["width"])
         annotations.append(
             {
@@ -124,27 +124,31 @@ def objects_of(
 
 def write_mixed(root: Path) -> None:
     """Write the joined training splits, with and without the images of other splits."""
-    place = root / "annotations"
-    tested_files = [
-        place / name / f"instances_{split}.json"
+    annotation_root = root / "annotations"
+    evaluation_files = [
+        annotation_root / name / f"instances_{split}.json"
         for _, _, name, splits in DATASETS
         for split in splits
         if split != "train" and name in MIXED
     ]
-    train_files = [place / name / "instances_train.json" for name in MIXED]
-    targets = [place / "refcoco-mixed" / f"instances_train{end}.json" for end in ("", "_filter")]
-    if all(is_up_to_date(target, [*tested_files, *train_files]) for target in targets):
+    train_files = [annotation_root / name / "instances_train.json" for name in MIXED]
+    targets = [
+        annotation_root / "refcoco-mixed" / f"instances_train{end}.json" for end in ("", "_filter")
+    ]
+    if all(is_up_to_date(target, [*evaluation_files, *train_files]) for target in targets):
         return
-    tested = {image["file_name"] for file in tested_files for image in read_json(file)["images"]}
-    kept: list[tuple[list, list]] = [([], []), ([], [])]
+    tested = {
+        image["file_name"] for file in evaluation_files for image in read_json(file)["images"]
+    }
+    outputs: list[tuple[list, list]] = [([], []), ([], [])]
     for file in train_files:
         content = read_json(file, ("images", "annotations"))
         for image, annotation in zip(content["images"], content["annotations"], strict=True):
-            for chosen in kept if image["file_name"] not in tested else kept[:1]:
-                number = len(chosen[0]) + 1
-                chosen[0].append({**image, "id": number})
-                chosen[1].append({**annotation, "id": number, "image_id": number})
-    for target, (images, objects) in zip(targets, kept, strict=True):
+            for output in outputs if image["file_name"] not in tested else outputs[:1]:
+                number = len(output[0]) + 1
+                output[0].append({**image, "id": number})
+                output[1].append({**annotation, "id": number, "image_id": number})
+    for target, (images, objects) in zip(targets, outputs, strict=True):
         write_coco(target, images, objects)
 
 

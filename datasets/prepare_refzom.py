@@ -5,7 +5,7 @@
     python datasets/prepare_refzom.py --check [--root datasets]
 
 DOWNLOADS contains `Ref-ZOM(final).p` (or `refs(final).p`) and `instances.json`, or a zip archive
-with them. Ref-ZOM expects COCO's `train2014` and `val2014` in one folder; here they stay separate
+with them. Ref-ZOM expects COCO's `train2014` and `val2014` in one folder; here they are separate
 (`coco/train2014`, `coco/val2014`), and `instances.json` is written with the folder of each image.
 """
 
@@ -35,12 +35,12 @@ FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
 
 def prepare(source_files: SourceFiles, root: Path) -> None:
     """Copy the refs, and write `instances.json` with the folder of each image."""
-    here = root / "ref-zom"
+    dataset_root = root / "ref-zom"
     refs = source_files.find("refs(final).p", "Ref-ZOM(final).p", "ref-zom(final).p")
-    source_files.copy(refs, here / "refs(final).p")
-    as_distributed = here / "instances_as_distributed.json"
+    source_files.copy(refs, dataset_root / "refs(final).p")
+    as_distributed = dataset_root / "instances_as_distributed.json"
     source_files.copy(source_files.find("ref-zom/instances.json", "instances.json"), as_distributed)
-    target = here / "instances.json"
+    target = dataset_root / "instances.json"
     if is_up_to_date(target, [as_distributed]):
         return
     content = read_json(as_distributed, ("images", "annotations"))
@@ -71,8 +71,8 @@ def checks(root: Path) -> Iterator[Check]:
 
 
 def _count(root: Path, split: str) -> str:
-    here = root / "ref-zom"
-    files = here / "refs(final).p", here / "instances.json"
+    dataset_root = root / "ref-zom"
+    files = dataset_root / "refs(final).p", dataset_root / "instances.json"
     return count_expressions(load_refcoco(*files, root / "coco", split))
 
 

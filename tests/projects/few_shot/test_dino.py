@@ -62,7 +62,7 @@ def test_unknown_names_and_wrong_files_are_refused(tmp_path):
         Dino.from_source(SMALL, str(tmp_path / "other.pth"), 224)
     small = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2).state_dict()
     torch.save(small, tmp_path / "shallow.pth")
-    with pytest.raises(OpenVocabularyError, match="shallow.pth: these are no weights"):
+    with pytest.raises(OpenVocabularyError, match="shallow.pth: the file has no weights"):
         Dino.from_source(SMALL, str(tmp_path / "shallow.pth"), 224)
 
 
