@@ -240,7 +240,7 @@ def test_resumed_training_is_bit_exact(tiny_cfg, tmp_path, bfloat16):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR; near ones"),
+        (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR; similar names"),
         (["SOLVER.MAX_ITER", "abc"], "SOLVER.MAX_ITER cannot be 'abc'"),
         (["MODEL.HIPIE.HIDDEN_DIM", "40"], "MODEL.HIPIE.HIDDEN_DIM is 40"),
         (["MODEL.META_ARCHITECTURE", "Foo"], "No object named 'Foo' found"),
