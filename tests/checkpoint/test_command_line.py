@@ -13,7 +13,7 @@ def test_inspect_lists_modules(two, tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "x.pth")]) == 0
     output = capsys.readouterr().out
     assert "layout hipie, 9 tensors, 43 numbers" in output
-    assert "besides: iteration, optimizer" in output
+    assert "other content: iteration, optimizer" in output
     assert "norm: 5 tensors" in output
 
 

@@ -122,7 +122,7 @@ def test_files_of_other_formats_are_an_error(tmp_path, name, content):
 @pytest.mark.parametrize("content", [[1, 2], {"model": {}}, {"epoch": 3}, torch.ones(2), {}])
 def test_files_without_weights_are_an_error(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    assert "no weights" in error_message(tmp_path / "x.pth")
+    assert "instead of weights" in error_message(tmp_path / "x.pth")
 
 
 def test_missing_files_and_folders_are_an_error(tmp_path):

@@ -303,7 +303,16 @@ def test_messages_of_projects_are_in_the_log(monkeypatch, restored_logging, tiny
 
 def test_gpus_and_cpu_workers_are_exclusive():
     with pytest.raises(SystemExit, match="--num-gpus and --cpu-workers"):
-        train.main(["--num-gpus", "2", "--cpu-workers", "2"])
+        train.main(
+            [
+                "--config-file",
+                "nano/hipie_nano_picturebook.yaml",
+                "--num-gpus",
+                "2",
+                "--cpu-workers",
+                "2",
+            ]
+        )
 
 
 def test_message_of_a_worker_error_is_its_last_line():

@@ -78,7 +78,7 @@ def test_tensors_of_a_file_are_unchanged(tmp_path: Path, suffix: str) -> None:
         ({"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}, '"b" is|has a "c"'),
         ({"a": torch.zeros(9), "b": torch.zeros(3)}, '"a" is .9,. in the file and .2,. in a some'),
         ({"a": 1}, "no weights"),
-        ([torch.zeros(2)], "a list, no weights"),
+        ([torch.zeros(2)], "a list instead of weights"),
     ],
 )
 def test_files_of_another_model_are_rejected(tmp_path: Path, stored, message: str) -> None:

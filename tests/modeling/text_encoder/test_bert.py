@@ -203,5 +203,5 @@ def test_incomplete_folders_are_reported(tiny: BertTextEncoder, tmp_path: Path) 
 
 
 def test_empty_batch_is_rejected(tiny: BertTextEncoder) -> None:
-    with pytest.raises(ValueError, match="no caption"):
+    with pytest.raises(ValueError, match="at least one caption"):
         tiny([])

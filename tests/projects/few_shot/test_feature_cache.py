@@ -82,5 +82,5 @@ def test_least_recently_used_entry_is_evicted(example):
     assert len(computed) == 3
     cache(lists[0], CPU)
     assert len(computed) == 4
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         cache([], CPU)

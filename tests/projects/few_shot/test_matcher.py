@@ -50,5 +50,5 @@ def test_no_usable_mask_gives_an_empty_prediction(dino, sam, pixels, example):
 
 
 def test_no_example_is_refused(dino, sam, pixels):
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         Matcher(dino, sam).predict(pixels, [])

@@ -56,7 +56,7 @@ def test_every_method_predicts_a_mask_per_label(method, pixels, example):
     assert np.array_equal(model([item])[0]["few_shot"].mask.cpu(), result.masks[0])
     with pytest.raises(ValueError, match="FewShot needs `examples`"):
         model([{**item, "examples": []}])
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         segment(model, pixels, [])
 
 

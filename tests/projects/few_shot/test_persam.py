@@ -87,5 +87,5 @@ def test_stretched_guidance_changes_the_first_round(sam, pixels, example):
 
 
 def test_no_example_is_refused(sam, pixels):
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         PerSam(sam).predict(pixels, [])

@@ -145,7 +145,7 @@ def test_empty_mask_is_the_result(sam, pixels, example, monkeypatch):
 def test_invalid_settings_and_missing_examples_are_refused(sam, pixels):
     with pytest.raises(ValueError, match="at least one step and a positive learning rate"):
         PerSamF(sam, steps=0)
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         PerSamF(sam).predict(pixels, [])
 
 

@@ -134,5 +134,5 @@ def test_invalid_examples_are_refused():
         Example(image, np.zeros((8, 9), bool), "cup")
     with pytest.raises(ExampleError, match="an example's mask is 8x9, and its image is 9x8"):
         Example(image, np.ones((9, 8), bool))
-    with pytest.raises(ExampleError, match="there is no example"):
+    with pytest.raises(ExampleError, match="there are no examples"):
         Prototype(ColourEncoder()).predict(image, [])

@@ -82,7 +82,7 @@ def test_refer_command_and_demo_write_results(command, image_file, tmp_path):
     [
         ("?!", {}, "\\?!"),
         ("a dog", {"more": ["INPUT.SQUARE_SIZE", "80"]}, "80x80 pixels.*divisible by 32"),
-        ("a dog", {"more": ["MODEL.REFERSAM.SAM", "vit_z"]}, '"vit_z"; known are vit_t, vit_b'),
+        ("a dog", {"more": ["MODEL.REFERSAM.SAM", "vit_z"]}, '"vit_z"; available: vit_t, vit_b'),
         ("a dog", {"more": ["MODEL.REFERSAM.SPARSE", "1"]}, "MODEL.REFERSAM.SPARSE_TOKENS"),
         ("a dog", {"weights": "nowhere.pth"}, "nowhere.pth"),
         (
