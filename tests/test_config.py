@@ -32,8 +32,16 @@ def test_defaults_are_the_published_model(cfg):
     )
     assert (hipie_keys.THINGS.DECODER_LAYERS, hipie_keys.STUFF.DECODER_LAYERS) == (6, 9)
     assert hipie_keys.LOSS.NUM_POINTS == 112 * 112
-    assert hipie_keys.LOSS.OFFICIAL_BOX_FRAMES and not hipie_keys.LOSS.AVERAGE_NORMALIZERS
+    assert hipie_keys.LOSS.OFFICIAL_BOX_FRAMES
     check(cfg)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_published_files_do_not_average_normalizers(cfg, path):
+    published = "hipie_" in path.name and path.parent.name in ("universal", "eval")
+    merge(cfg, path)
+    assert published or path.name.startswith("Base-") or path.parent.name == "nano"
+    assert published != cfg.MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

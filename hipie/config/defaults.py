@@ -86,8 +86,10 @@ def _model_keys() -> CN:
     # Two errors of the published training: boxes of stuff are relative to the unpadded image, and
     # masks of denoising queries are centered at other queries' reference points.
     node.LOSS.OFFICIAL_BOX_FRAMES = True
-    # Average the normalizers of the losses over processes (published: off).
-    node.LOSS.AVERAGE_NORMALIZERS = False
+    # Average the normalizers of the losses over processes, and lay out denoising for the image with
+    # most objects of all processes, so that gradients do not depend on the number of processes
+    # (published: off).
+    node.LOSS.AVERAGE_NORMALIZERS = True
     # Supervise the IoU head of the last layer, which inference reads (published: off).
     node.LOSS.SUPERVISE_LAST_IOU = False
     # A part is also positive for its whole's name wherever the caption has it (part training).

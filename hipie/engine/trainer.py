@@ -216,7 +216,7 @@ class Trainer(DefaultTrainer):
 def wrap_for_processes(model: nn.Module) -> nn.Module:
     """Wrap a model in `DistributedDataParallel` where there are several processes.
 
-    A batch is of one task, and a task leaves some heads without gradients.
+    Every backward pass reaches all parameters, see `hipie.modeling.meta_arch.base`.
     """
     if comm.get_world_size() == 1:
         return model
@@ -225,5 +225,5 @@ def wrap_for_processes(model: nn.Module) -> nn.Module:
         model,
         device_ids=[comm.get_local_rank()] if on_gpu else None,
         broadcast_buffers=False,
-        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
     )

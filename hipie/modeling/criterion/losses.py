@@ -201,9 +201,10 @@ class MatchedLayer:
         """Sum of one value [n] a pair over the pairs whose box counts."""
         return (values if self.has_box is None else values * self.has_box).sum()
 
-    def zero(self) -> Tensor:
-        """A zero that depends on the layer, so that gradients are defined."""
-        return self.layer.boxes.float()[:, :0].sum()
+    def zero_of_masks(self, masks: MaskContext) -> Tensor:
+        """Sum over the masks of no query: 0, with zero gradients in the mask head."""
+        none = self.matching.query_index[:0]
+        return masks.head.logits(self.layer, masks.features, none, none).float().sum()
 
 
 LossFunction = Callable[[MatchedLayer], "Tensor | None"]
@@ -320,7 +321,7 @@ def _mask_loss(
     matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor | None:
     if matched.masks is not None and len(matched.matching) == 0:
-        return matched.zero()
+        return matched.zero_of_masks(matched.masks)
     points = matched.paired_points
     return None if points is None else per_pair(*points).sum()
 

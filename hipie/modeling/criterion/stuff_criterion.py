@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hipie.modeling.criterion.build import CRITERION_REGISTRY
 from hipie.modeling.criterion.checks import require_finite_layer
 from hipie.modeling.criterion.losses import STUFF_LOSSES, LossConfig, MatchedLayer
-from hipie.modeling.criterion.normalizer_averaging import average_over_processes
+from hipie.modeling.criterion.normalizer_averaging import average_over_processes, num_processes
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
 from hipie.modeling.matcher.matching import (
@@ -36,13 +36,15 @@ from hipie.structures import (
 class StuffCriterion(nn.Module):
     """Weighted losses of the stuff decoder: one query for every object, things and stuff alike.
 
-    All losses are divided by the number of objects, averaged over processes (at least 1), so all
-    processes have to call the criterion together.
+    All losses are divided by the number of objects, averaged over processes, so all processes have
+    to call the criterion together. As published, the average counts as 1 at least.
 
     Args:
         num_points: points at which masks are compared, in losses and in matching.
         losses: terms and weights; its number of points is replaced by `num_points`.
         matcher: by default Hungarian, with the loss weights as costs.
+        average_normalizers: the number of objects of all processes together counts as 1 at least,
+            not their average, so that gradients do not depend on the number of processes.
         stuff_boxes: boxes of stuff count, too (published). If not, they give no loss, and their
             matching cost is the mean of the things'.
         official_frames: the decoder takes no padding mask, so its boxes are those of the padded
@@ -58,6 +60,7 @@ class StuffCriterion(nn.Module):
         *,
         losses: LossConfig = STUFF_LOSSES,
         matcher: Matcher | None = None,
+        average_normalizers: bool = False,
         stuff_boxes: bool = True,
         official_frames: bool = False,
     ) -> None:
@@ -65,6 +68,7 @@ class StuffCriterion(nn.Module):
         if int(IMPORTANCE_RATIO * num_points) < 1:
             raise ValueError(f"mask losses need at least 2 points, not {num_points}")
         self.losses = replace(losses, num_points=num_points)
+        self.average_normalizers = average_normalizers
         self.stuff_boxes = stuff_boxes
         self.official_frames = official_frames
         self.matcher = matcher or HungarianMatcher(
@@ -79,6 +83,7 @@ class StuffCriterion(nn.Module):
             "num_points": loss.NUM_POINTS,
             "losses": LossConfig(tuple(loss.STUFF_TERMS), dict(loss.STUFF_WEIGHTS)),
             "matcher": build_matcher(loss.STUFF_MATCHER, cfg),
+            "average_normalizers": loss.AVERAGE_NORMALIZERS,
             "official_frames": loss.OFFICIAL_BOX_FRAMES,
         }
 
@@ -111,7 +116,8 @@ class StuffCriterion(nn.Module):
         frames = torch.stack([self._frame(target) for target in targets])
         masks = MaskContext(mask_head, output.mask_features, frames)
         count = torch.tensor(float(len(objects)), device=objects.boxes.device)
-        per_object = 1 / average_over_processes(count).clamp(min=1)
+        at_least = 1 / num_processes() if self.average_normalizers else 1
+        per_object = 1 / average_over_processes(count).clamp(min=at_least)
         supervised = [
             (suffix, layer, f"stuff layer {i}")
             for i, (suffix, layer) in enumerate(_suffixes(output.layers, ""))

@@ -33,8 +33,9 @@ class ThingCriterion(nn.Module):
 
     Losses of a layer are divided by its number of pairs, box losses by the pairs that are things.
     These counts are of this process alone, as published, unless `average_normalizers` is on: then
-    several processes with shares of a batch have the gradients of one process with all of it, and
-    all of them have to call the criterion together.
+    several processes with shares of a batch have the gradients of one process with all of it
+    (provided that denoising has the same layout in all of them), and all of them have to call the
+    criterion together.
 
     Args:
         num_points: points at which mask losses are computed.
@@ -104,7 +105,9 @@ class ThingCriterion(nn.Module):
         matched = self._match_layers(output, objects, masks, text_mask)
         matched.append(("_enc", self._match_proposals(output, objects)))
         matched += self._match_denoising(output, objects, masks, text_mask)
-        per_pair, per_thing, any_thing = self._normalizers([layer for _, layer in matched], objects)
+        per_pair, per_thing, any_thing = self._normalizers(
+            [layer for _, layer in matched], objects, 2 * len(output.layers) + 1
+        )
         offset = TARGET_STRIDE // 2
         small_masks = objects.masks[:, offset::TARGET_STRIDE, offset::TARGET_STRIDE].contiguous()
         small = replace(objects, masks=small_masks)
@@ -194,16 +197,22 @@ class ThingCriterion(nn.Module):
         return matched
 
     def _normalizers(
-        self, layers: Sequence[MatchedLayer], objects: BatchedTargets
+        self, layers: Sequence[MatchedLayer], objects: BatchedTargets, num_layers: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Reciprocals of the pairs and of the thing pairs of every layer; 1 if there is a thing."""
+        """Reciprocals of the pairs and of the thing pairs of every layer; 1 if there is a thing.
+
+        Processes exchange counts of `num_layers` layers, of which those that a process does not
+        have (denoising layers come last) are 0.
+        """
         device = objects.boxes.device
         pairs = torch.tensor([float(len(layer.matching)) for layer in layers], device=device)
         things = torch.stack(
             [objects.is_thing[layer.matching.target_index].sum().float() for layer in layers]
         )
-        counts = torch.cat([pairs, things, objects.is_thing.sum().float()[None]])
+        missing = pairs.new_zeros(num_layers - len(layers))
+        any_thing = objects.is_thing.sum().float()[None]
+        counts = torch.cat([pairs, missing, things, missing, any_thing])
         if self.average_normalizers:
             counts = average_over_processes(counts)
         inverse = torch.where(counts > 0, 1 / counts.clamp(min=1e-6), 0.0)
-        return inverse[: len(layers)], inverse[len(layers) : -1], (counts[-1] > 0).float()
+        return inverse[:num_layers], inverse[num_layers:-1], (counts[-1] > 0).float()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
 from torch import Tensor
 
 from hipie.checkpoint.base import CheckpointableModel
@@ -88,7 +89,10 @@ class SegmentationModel(CheckpointableModel):
             A dict of weighted loss terms in training mode, else one result per input.
         """
         if self.training:
-            return self.losses(batched_inputs)
+            losses = self.losses(batched_inputs)
+            if comm.get_world_size() > 1:
+                losses = reach_parameters(losses, self.parameters())
+            return losses
         with torch.no_grad():
             return self.inference(batched_inputs)
 
@@ -140,6 +144,40 @@ class SegmentationModel(CheckpointableModel):
 
     def _tensors(self) -> Iterator[Tensor]:
         return chain(self.parameters(), self.buffers())
+
+
+def reach_parameters(
+    losses: dict[str, Tensor], parameters: Iterable[torch.nn.Parameter]
+) -> dict[str, Tensor]:
+    """Make every trainable parameter part of the graph of the losses.
+
+    A task does not use all heads, and `DistributedDataParallel` waits for the gradient of every
+    parameter unless it searches the graph in every step (`find_unused_parameters`). Here the
+    backward pass reaches all parameters, and those without a gradient count as zero.
+
+    Args:
+        losses: at least one.
+        parameters: of the model.
+
+    Returns:
+        The same losses with the same values.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    first = next(iter(losses))
+    return {**losses, first: _ReachParameters.apply(losses[first], *trainable)}
+
+
+class _ReachParameters(torch.autograd.Function):
+    """Identity of its first input, whose backward pass also reaches the others."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.num_parameters = len(parameters)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (gradients[0], *[None] * ctx.num_parameters)
 
 
 def meta_architecture(cfg: CfgNode) -> type[SegmentationModel] | None:

@@ -60,6 +60,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "settings": inference_settings(cfg),
         "input_config": input_config(cfg),
         "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
+        "average_normalizers": node.LOSS.AVERAGE_NORMALIZERS,
         "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
     }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
+from hipie.modeling.criterion.normalizer_averaging import max_over_processes
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
@@ -84,6 +85,9 @@ class HIPIE(SegmentationModel):
         input_config: normalisation, padding and default vocabularies.
         propagate_part_to_whole: in part training a part is also positive for its whole's name
             wherever the caption has it.
+        average_normalizers: whether denoising has the same layout in all processes of a training,
+            as the criteria need whose normalizers are averaged over processes. All processes then
+            have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
     """
 
@@ -103,6 +107,7 @@ class HIPIE(SegmentationModel):
         settings: InferenceSettings,
         input_config: InputConfig,
         propagate_part_to_whole: bool = False,
+        average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
     ) -> None:
         super().__init__()
@@ -115,6 +120,7 @@ class HIPIE(SegmentationModel):
         self.settings = settings
         self.input_config = input_config
         self.propagate_part_to_whole = propagate_part_to_whole
+        self.average_normalizers = average_normalizers
         self.clip_ensemble = clip_ensemble
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -175,10 +181,16 @@ class HIPIE(SegmentationModel):
         ]
         levels = self.things.project(features, padding_mask)
         levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
+        max_objects = self._max_objects(targets)
         losses: dict[str, Tensor] = {}
         if task == "detection" or self.stuff is None:
             things, _ = self.things(
-                levels, sizes, class_text=fused_text, pooled_text=text.pooled(), targets=targets
+                levels,
+                sizes,
+                class_text=fused_text,
+                pooled_text=text.pooled(),
+                targets=targets,
+                max_objects=max_objects,
             )
             losses.update(self.thing_criterion(things, targets, self.things.mask_head, text.mask))
         if self.stuff is None:
@@ -188,6 +200,7 @@ class HIPIE(SegmentationModel):
             class_text=fused_text,
             pooled_text=text.with_hidden(fused_text).pooled(),
             targets=targets,
+            max_objects=max_objects,
         )
         losses.update(self.stuff_criterion(stuff, targets, self.stuff.mask_head, text.mask))
         return losses
@@ -205,6 +218,11 @@ class HIPIE(SegmentationModel):
         _, _, things, _ = self._decode_expressions(levels, sizes, expressions, targets)
         text_mask = torch.ones(len(expressions), 1, dtype=torch.bool, device=self.device)
         return self.thing_criterion(things, targets, self.things.mask_head, text_mask)
+
+    def _max_objects(self, targets: Sequence[Targets]) -> int:
+        """Objects of the fullest image, of all processes where normalizers are averaged."""
+        most = max(len(target) for target in targets)
+        return max_over_processes(most, self.device) if self.average_normalizers else most
 
     # Inference ------------------------------------------------------------------------------
 
@@ -509,6 +527,7 @@ class HIPIE(SegmentationModel):
             class_text=self._expression_features(text, fused_text, training=targets is not None),
             pooled_text=text.pooled(),
             targets=targets,
+            max_objects=None if targets is None else self._max_objects(targets),
         )
         return text, fused_text, things, memory
 

@@ -60,6 +60,7 @@ def build_denoising_queries(
     noise: BoxNoise,
     *,
     negatives: bool,
+    max_objects: int | None = None,
 ) -> DenoisingQueries | None:
     """Repeat every object as often as the number of queries allows, and add noise to its box.
 
@@ -69,15 +70,26 @@ def build_denoising_queries(
         num_queries: about how many queries; at least one group is made.
         noise: noised boxes from boxes [n, 4] and which of them are negatives [n] bool.
         negatives: whether every group also has a negative of each object.
+        max_objects: objects of an image that a group has queries for, at least as many as any of
+            these images has; None = the largest number of these images.
 
     Returns:
-        The queries, or None if no image has an object or `num_queries` is 0.
+        The queries, or None if `num_queries` is 0. Where no image has an object, there are zero
+        queries, so that the losses are the same ones in every batch.
+
+    Raises:
+        ValueError: if an image has more objects than `max_objects`.
     """
-    max_objects = max(len(target) for target in targets)
-    if max_objects == 0 or num_queries == 0:
+    if num_queries == 0:
         return None
+    most = max(len(target) for target in targets)
+    if max_objects is None:
+        max_objects = most
+    if most > max_objects:
+        raise ValueError(f"an image has {most} objects, more than max_objects, {max_objects}")
     copies = 2 if negatives else 1
-    layout = DenoisingLayout(max(1, num_queries // (copies * max_objects)), max_objects, negatives)
+    num_groups = max(1, num_queries // (copies * max(1, max_objects)))
+    layout = DenoisingLayout(num_groups, max_objects, negatives)
     device = boxes[0].device
     counts = [len(target) for target in targets]
     image_index = torch.repeat_interleave(
@@ -124,9 +136,14 @@ def _shift_center_and_size(boxes: Tensor, _negative: Tensor, *, scale: float) ->
 
 def denoising_attention_mask(
     layout: DenoisingLayout, num_matching: int, device: torch.device
-) -> Tensor:
-    """[D + M, D + M] bool for D denoising and M matching queries; True = row must not attend."""
+) -> Tensor | None:
+    """[D + M, D + M] bool for D denoising and M matching queries; True = row must not attend.
+
+    None if there are no denoising queries.
+    """
     count = layout.num_queries
+    if count == 0:
+        return None
     group = torch.arange(count, device=device) // layout.group_size
     size = count + num_matching
     mask = torch.zeros(size, size, dtype=torch.bool, device=device)

@@ -183,6 +183,7 @@ class StuffBranch(nn.Module):
         class_text: Tensor,
         pooled_text: Tensor,
         targets: Sequence[Targets] | None = None,
+        max_objects: int | None = None,
     ) -> DecoderOutput:
         """Predictions of the proposals and of every state of the queries, as training needs them.
 
@@ -191,11 +192,12 @@ class StuffBranch(nn.Module):
             class_text: [B, T, text_width] fused tokens, or [B, 1, text_width].
             pooled_text: [B, 1, text_width], content of the denoising queries.
             targets: ground truth; None = no denoising.
+            max_objects: see `build_denoising_queries`.
         """
         levels, mask_features = self.pixel_decoder(features)
         topk, content, box_logits = self.decoder.propose(levels)
         queries, references = content.detach(), box_logits.detach().sigmoid()
-        noised = None if targets is None else self._noised(targets)
+        noised = None if targets is None else self._noised(targets, max_objects)
         count, mask = 0, None
         if noised is not None:
             count = noised.layout.num_queries
@@ -218,12 +220,19 @@ class StuffBranch(nn.Module):
             denoising_layout=noised.layout if noised else None,
         )
 
-    def _noised(self, targets: Sequence[Targets]) -> DenoisingQueries | None:
+    def _noised(
+        self, targets: Sequence[Targets], max_objects: int | None
+    ) -> DenoisingQueries | None:
         official = self.denoising.official_frames
         boxes = [target.boxes if official else target.boxes_on_canvas() for target in targets]
         noise = center_size_noise(self.denoising.noise)
         return build_denoising_queries(
-            targets, boxes, self.denoising.num_queries, noise, negatives=False
+            targets,
+            boxes,
+            self.denoising.num_queries,
+            noise,
+            negatives=False,
+            max_objects=max_objects,
         )
 
     def _predict(

@@ -158,6 +158,7 @@ class ThingBranch(ThingEncoder):
         class_text: Tensor,
         pooled_text: Tensor,
         targets: Sequence[Targets] | None = None,
+        max_objects: int | None = None,
         all_layers: bool | None = None,
     ) -> tuple[DecoderOutput, Tensor]:
         """Encode, propose and decode.
@@ -169,6 +170,7 @@ class ThingBranch(ThingEncoder):
                 expression.
             pooled_text: [B, 1, text_width] unfused, content of the denoising queries.
             targets: ground truth in training; None = no denoising and no proposals.
+            max_objects: see `build_denoising_queries`.
             all_layers: predictions of all layers instead of the last; by default in training.
 
         Returns:
@@ -181,7 +183,12 @@ class ThingBranch(ThingEncoder):
         if targets is not None:
             boxes = [target.boxes for target in targets]
             noised = build_denoising_queries(
-                targets, boxes, self.denoising.num_queries, corner_noise, negatives=True
+                targets,
+                boxes,
+                self.denoising.num_queries,
+                corner_noise,
+                negatives=True,
+                max_objects=max_objects,
             )
         decoded = self.decoder(*self._initial_queries(start, noised, pooled_text, memory, levels))
         count = noised.layout.num_queries if noised else 0

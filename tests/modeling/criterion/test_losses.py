@@ -139,7 +139,7 @@ def matched(mask_head):
     layer = LayerOutput(
         boxes=torch.full((1, 8, 4), 0.5, requires_grad=True),
         logits=torch.zeros(1, 8, 2),
-        mask_embeddings=torch.zeros(1, 8, 64),
+        mask_embeddings=torch.zeros(1, 8, 64, requires_grad=True),
     )
 
     def match(*queries: int, **options) -> MatchedLayer:
@@ -180,8 +180,8 @@ def test_mask_terms_share_their_points(matched, mask_head):
 
 def test_mask_terms_are_means_over_points_and_sums_over_pairs(matched):
     layer = matched(1, 4, 6)
-    assert float(mask_cross_entropy_loss(layer)) == pytest.approx(3 * math.log(2))
-    assert float(mask_dice_loss(layer)) == pytest.approx(3 * (1 - 1 / (40 / 2 + 1)))
+    assert mask_cross_entropy_loss(layer).item() == pytest.approx(3 * math.log(2))
+    assert mask_dice_loss(layer).item() == pytest.approx(3 * (1 - 1 / (40 / 2 + 1)))
 
 
 def test_mask_terms_without_pairs_are_zero_with_a_gradient(matched):
@@ -189,7 +189,7 @@ def test_mask_terms_without_pairs_are_zero_with_a_gradient(matched):
     terms = [mask_cross_entropy_loss(layer), mask_dice_loss(layer)]
     assert all(term == 0 for term in terms)
     sum(terms).backward()
-    assert torch.equal(layer.layer.boxes.grad, torch.zeros(1, 8, 4))
+    assert torch.equal(layer.layer.mask_embeddings.grad, torch.zeros(1, 8, 64))
 
 
 def test_box_terms_leave_out_pairs_without_a_box(matched):

@@ -50,6 +50,13 @@ def test_published_normalizers_of_things_are_those_of_each_process(shares):
     assert all(same[THING_LEAVES:])
 
 
+def test_processes_with_unequal_denoising_exchange_equally_many_normalizers(shares):
+    first, second = (share["unequal"] for share in shares)
+    assert list(first) == list(second)
+    assert all(value.isfinite() for value in (*first.values(), *second.values()))
+    assert first["loss_ce"] > 0 and second["loss_ce"] > 0
+
+
 def test_a_single_process_needs_no_process_group():
     from hipie.modeling.criterion.normalizer_averaging import average_over_processes
 

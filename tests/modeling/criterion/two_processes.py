@@ -57,6 +57,13 @@ def gradients(rank: int, world: int, average: bool) -> list[torch.Tensor]:
     return computed
 
 
+def losses_with_unequal_denoising(rank: int) -> dict[str, torch.Tensor]:
+    """Losses of things where the second process has no denoising queries."""
+    batch = build_batch([[True, False]], groups=0 if rank else 2)
+    losses = batch.run(ThingCriterion(16, average_normalizers=True))
+    return {name: value.detach() for name, value in losses.items()}
+
+
 class SamePoints:
     """PyTorch with a constant random number, since draws depend on the images of a process."""
 
@@ -83,6 +90,7 @@ def main() -> None:
     )
     for name in ("average", "published"):
         computed[name] = gradients(int(rank), 2, average=name == "average")
+    computed["unequal"] = losses_with_unequal_denoising(int(rank))
     torch.save(computed, output)
     dist.destroy_process_group()
 

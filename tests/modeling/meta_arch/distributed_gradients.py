@@ -1,8 +1,9 @@
-"""One of two processes that train on a batch: `... RANK RENDEZVOUS_FILE OUTPUT KEY VALUE...`.
+"""One of several processes that train on a batch.
 
-Writes the gradients of the batch in one process ("single") and those averaged over both processes
-with one image each ("distributed"), by task and parameter. Random numbers depend on all dimensions
-of a tensor but the first, so that an image gets the same ones in any batch.
+`distributed_gradients.py RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT KEY VALUE...` writes losses and
+gradients of every case of `CASES` in one process with all images ("single") and in `WORLD_SIZE`
+processes with one image each ("distributed"). Random numbers depend on all dimensions of a tensor
+but the first, so that an image gets the same ones in any batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,28 @@ from hipie.vocabularies import Vocabulary  # noqa: E402
 
 HEIGHT, WIDTH = 64, 96
 VOCABULARY = Vocabulary.from_names(things=["red car", "dog"], stuff=["grass", "open sky"])
-TASKS = ("detection", "parts", "referring")
+MANY = [i % 4 for i in range(30)]
+# Task and the classes of every image (0 and 1 are things, 2 and 3 stuff), by number of processes.
+CASES = {
+    2: {
+        "detection": ("detection", [[1, 0, 2], [1, 2, 3]]),
+        "parts": ("parts", [[1, 0, 2], [1, 2, 3]]),
+        "referring": ("referring", [[0], [0]]),
+        "empty and full": ("detection", [[], [1, 0, 2]]),
+        "all empty": ("detection", [[], []]),
+        "only stuff and only things": ("detection", [[2, 3], [0, 1, 1]]),
+        "only stuff in all": ("detection", [[2, 3], [3]]),
+        "1 object in all": ("detection", [[], [3]]),
+        "1 and 30 objects": ("detection", [[0], MANY]),
+        "parts of an empty image": ("parts", [[1, 0, 2], []]),
+        "expression about nothing": ("referring", [[0], []]),
+    },
+    3: {
+        "detection": ("detection", [[1, 0, 2], [0], [1, 2, 3]]),
+        "empty, stuff and 30 objects": ("detection", [[], [2], MANY]),
+        "expressions about nothing": ("referring", [[], [0], []]),
+    },
+}
 
 
 def deterministic_rand(shape: tuple[int, ...]) -> torch.Tensor:
@@ -68,66 +90,73 @@ def noise_image(seed: int) -> torch.Tensor:
 
 
 def rectangles(classes: list[int]) -> Instances:
-    """Rectangles of the given classes, side by side."""
+    """Rectangles of the given classes, seven a row, the next row shifted down."""
     masks = torch.zeros(len(classes), HEIGHT, WIDTH, dtype=torch.bool)
+    boxes = torch.zeros(len(classes), 4)
     for i in range(len(classes)):
-        masks[i, 8 + 4 * i : 40, 12 * i : 12 * i + 20] = True
-    boxes = [[12 * i, 8 + 4 * i, 12 * i + 20, 40] for i in range(len(classes))]
+        row, column = divmod(i, 7)
+        left, top, bottom = 12 * column, 8 + 4 * column + 3 * row, 40 + 3 * row
+        masks[i, top:bottom, left : left + 20] = True
+        boxes[i] = torch.tensor([left, top, left + 20, bottom])
     instances = Instances((HEIGHT, WIDTH))
     instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+    instances.gt_boxes = Boxes(boxes)
     instances.gt_masks = BitMasks(masks)
     return instances
 
 
-def batch_of(task: str) -> list[dict]:
-    """Two inputs of one size with equally many objects, of which unequally many are things."""
+def batch_of(task: str, classes: list[list[int]]) -> list[dict]:
+    """Inputs of one size with objects of the given classes in every image."""
+    prompt: dict = {"vocabulary": VOCABULARY}
     if task == "referring":
-        prompt, classes = {"expressions": ["the red car"]}, [[0], [0]]
-    else:
-        prompt, classes = {"vocabulary": VOCABULARY}, [[1, 0, 2], [1, 2, 3]]
-    images = [noise_image(seed) for seed in range(2)]
+        prompt = {"expressions": ["the red car"]}
     return [
-        {"image": image, "task": task, "instances": rectangles(of_image), **prompt}
-        for image, of_image in zip(images, classes, strict=True)
+        {"image": noise_image(i), "task": task, "instances": rectangles(of_image), **prompt}
+        for i, of_image in enumerate(classes)
     ]
 
 
-def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
-    """Gradients of the summed losses by parameter name."""
+def train_on(
+    model: torch.nn.Module, batch: list[dict]
+) -> dict[str, dict[str, torch.Tensor | None]]:
+    """Losses by name, in order, and the gradients of their sum by parameter."""
     model.zero_grad()
-    sum(model(batch).values()).backward()
-    return {
-        name.removeprefix("module."): torch.zeros_like(p) if p.grad is None else p.grad.clone()
+    losses = model(batch)
+    sum(losses.values()).backward()
+    gradients = {
+        name.removeprefix("module."): None if p.grad is None else p.grad.clone()
         for name, p in model.named_parameters()
         if p.requires_grad
     }
+    return {"losses": {k: v.detach() for k, v in losses.items()}, "gradients": gradients}
 
 
 def main() -> None:
-    rank, rendezvous, output, *options = sys.argv[1:]
+    rank, world_size, rendezvous, output, *options = sys.argv[1:]
+    cases = CASES[int(world_size)]
     torch.set_num_threads(1)
     cfg = get_cfg()
     add_hipie_config(cfg)
     cfg.merge_from_file(str(ROOT / "tests/tiny.yaml"))
-    cfg.merge_from_list([*options, "MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS", True])
-    batches = {task: batch_of(task) for task in TASKS}
+    cfg.merge_from_list(options)
+    batches = {name: batch_of(*case) for name, case in cases.items()}
     torch.manual_seed(0)
     model = randomize_zero_heads(build_model(cfg)).train()
     replace_random_numbers()
-    single = {task: gradients(model, batch) for task, batch in batches.items()}
+    single = {name: train_on(model, batch) for name, batch in batches.items()}
     dist.init_process_group(
         "gloo",
         init_method=f"file://{rendezvous}",
         rank=int(rank),
-        world_size=2,
+        world_size=int(world_size),
         timeout=timedelta(seconds=120),
     )
-    comm.create_local_process_group(2)
+    comm.create_local_process_group(int(world_size))
     wrapped = wrap_for_processes(model)
     share = slice(int(rank), int(rank) + 1)
-    distributed = {task: gradients(wrapped, batch[share]) for task, batch in batches.items()}
-    torch.save({"single": single, "distributed": distributed}, output)
+    distributed = {name: train_on(wrapped, batch[share]) for name, batch in batches.items()}
+    tasks = {name: task for name, (task, _) in cases.items()}
+    torch.save({"single": single, "distributed": distributed, "tasks": tasks}, output)
     dist.destroy_process_group()
 
 

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
+from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture, reach_parameters
 
 
 class Minimal(SegmentationModel):
@@ -48,6 +48,26 @@ def test_forward_computes_losses_in_training_mode_and_predictions_otherwise() ->
     model = Trained()
     assert set(model([{}])) == {"loss"}
     assert model.eval()([{}, {}]) == [{"size": 2}, {"size": 2}]
+
+
+def test_backward_reaches_parameters_that_losses_do_not_use() -> None:
+    model = Trained()
+    reached: list[str] = []
+    nodes = []  # kept, since parameters refer to their nodes weakly
+    for name, parameter in model.named_parameters():
+        nodes.append(parameter.view_as(parameter).grad_fn.next_functions[0][0])
+        nodes[-1].register_hook(lambda *_, name=name: reached.append(name))
+    model([{}])["loss"].backward()
+    assert set(reached) == {"layer.weight"}
+    reached.clear()
+    plain = model([{}])
+    losses = reach_parameters(plain, model.parameters())
+    assert losses.keys() == plain.keys() and torch.equal(losses["loss"], plain["loss"])
+    model.zero_grad()
+    losses["loss"].backward()
+    assert set(reached) == {"layer.weight", "layer.bias"}
+    assert torch.equal(model.layer.weight.grad, torch.ones(2, 2))
+    assert model.layer.bias.grad is None
 
 
 def test_unsupported_calls_name_the_architecture() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -460,39 +458,6 @@ def test_default_predictor_of_detectron2_works(model, tiny_cfg, tmp_path):
     resized = predictor.aug.get_transform(rgb).apply_image(rgb)
     image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
     assert_same_results(result, model([{"image": image, "height": 100, "width": 120}])[0])
-
-
-def test_gradients_of_two_processes_equal_those_of_one(tmp_path, tiny_options):
-    program = ROOT / "tests/modeling/meta_arch/distributed_gradients.py"
-    rendezvous = tmp_path / "rendezvous"
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                program,
-                str(rank),
-                rendezvous,
-                tmp_path / f"{rank}.pt",
-                *tiny_options,
-            ],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for task, single in results[0]["single"].items():
-        distributed = [result["distributed"][task] for result in results]
-        assert single.keys() == distributed[0].keys() == distributed[1].keys()
-        largest = max(gradient.abs().max() for gradient in single.values())
-        assert largest > 1e-3
-        for name, gradient in single.items():
-            for of_process in distributed:
-                error = (of_process[name] - gradient).abs().max()
-                assert error < 1e-5 * max(1.0, float(largest)), (task, name, float(error))
 
 
 def test_too_large_image_is_refused_with_a_size_that_fits(model, monkeypatch):

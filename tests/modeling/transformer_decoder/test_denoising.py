@@ -28,10 +28,14 @@ def make_targets(count: int) -> Targets:
     )
 
 
-def noised_copies(targets: list[Targets], num_queries: int, negatives: bool, noise=None):
+def noised_copies(
+    targets: list[Targets], num_queries: int, negatives: bool, noise=None, max_objects=None
+):
     noise = noise or (lambda boxes, negative: boxes + 0.25 * negative[:, None])
     boxes = [target.boxes for target in targets]
-    return build_denoising_queries(targets, boxes, num_queries, noise, negatives=negatives)
+    return build_denoising_queries(
+        targets, boxes, num_queries, noise, negatives=negatives, max_objects=max_objects
+    )
 
 
 @pytest.mark.parametrize("negatives", [False, True])
@@ -59,9 +63,28 @@ def test_there_is_at_least_one_group() -> None:
     assert copies.is_used.all()
 
 
-def test_without_objects_or_queries_there_is_none() -> None:
-    assert noised_copies([make_targets(0), make_targets(0)], 10, True) is None
+def test_without_queries_there_is_none() -> None:
     assert noised_copies([make_targets(2)], 0, True) is None
+
+
+def test_without_objects_there_are_zero_queries() -> None:
+    copies = noised_copies([make_targets(0), make_targets(0)], 10, True)
+    assert copies.layout.num_queries == 0
+    assert copies.references.shape == (2, 0, 4) and copies.is_used.shape == (2, 0)
+    assert denoising_attention_mask(copies.layout, 5, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("objects", [0, 2])
+def test_layout_for_more_objects_than_the_images_have(objects: int) -> None:
+    copies = noised_copies([make_targets(objects)], 20, False, max_objects=4)
+    assert copies.layout == DenoisingLayout(5, 4, False)
+    expected = torch.arange(20) % 4 < objects
+    assert torch.equal(copies.is_used[0], expected)
+
+
+def test_more_objects_than_the_layout_has_queries_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="an image has 3 objects, more than max_objects, 2"):
+        noised_copies([make_targets(1), make_targets(3)], 8, False, max_objects=2)
 
 
 def test_corner_noise_is_below_half_the_size_and_above_for_negatives() -> None:

@@ -325,12 +325,17 @@ def test_frame_of_denoising_boxes(official) -> None:
     close(output.denoising[0].boxes[0, :1], expected, 1e-5)
 
 
-@pytest.mark.parametrize(("num_queries", "objects"), [(8, 0), (0, 2)])
-def test_without_objects_or_queries_there_is_no_denoising(num_queries, objects) -> None:
-    branch = make_branch(DenoisingConfig(num_queries))
-    targets = [make_targets(objects)]
-    output = run(branch, make_features(1), torch.randn(1, TOKENS, TEXT), targets)
+def test_without_queries_there_is_no_denoising() -> None:
+    branch = make_branch(DenoisingConfig(0))
+    output = run(branch, make_features(1), torch.randn(1, TOKENS, TEXT), [make_targets(2)])
     assert output.denoising == ()
+
+
+def test_without_objects_there_are_layers_of_zero_denoising_queries() -> None:
+    branch = make_branch(DenoisingConfig(8))
+    output = run(branch, make_features(1), torch.randn(1, TOKENS, TEXT), [make_targets(0)])
+    assert len(output.denoising) == len(output.layers)
+    assert {layer.logits.shape for layer in output.denoising} == {(1, 0, TOKENS)}
 
 
 @pytest.mark.parametrize("mixed", [False, True])
