@@ -108,8 +108,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         program: name of the program, for the line.
 
     Raises:
-        SystemExit: with the message of a `HipieError`; or, for any other exception, with its type
-            and the name of the log file.
+        SystemExit: with the message of an error about the input (`HipieError`, ValueError,
+            KeyError, OSError, NotImplementedError); or, for any other exception, with its type and
+            the name of the log file.
     """
     try:
         yield

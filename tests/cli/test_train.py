@@ -339,3 +339,12 @@ def test_hipie_eval_evaluates_only(monkeypatch, restored_logging, tiny_options):
 def test_module_that_does_not_exist_is_an_error(monkeypatch):
     with pytest.raises(SystemExit, match="hipie train: there is no module absent_module to import"):
         run_command(monkeypatch, "--import", "absent_module")
+
+
+def test_unexpected_exception_is_one_line_and_its_traceback_goes_to_the_log(in_tmp):
+    with pytest.raises(SystemExit) as stop, train.one_line_errors("hipie train"):
+        raise RuntimeError("sizes differ\nin the fusion")
+    message = str(stop.value)
+    assert "\n" not in message and "RuntimeError" in message and "a bug of the program" in message
+    log = Path(message.rpartition(" ")[2])
+    assert "Traceback" in log.read_text() and "in the fusion" in log.read_text()
