@@ -137,6 +137,9 @@ def test_a_missing_file_is_named(cfg, tmp_path):
         ("MODEL.DEVICE", "gpu", r"MODEL\.DEVICE is 'gpu'"),
         ("SOLVER.OPTIMIZER", "SGD", r"SOLVER\.OPTIMIZER is 'SGD'; it has to be ADAMW"),
         ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0"),
+        ("TEST.BEST_CHECKPOINT_METRIC", "segm/AP", r"METRIC is 'segm/AP'; .* data set/task/metric"),
+        ("TEST.BEST_CHECKPOINT_METRIC", "nowhere/segm/AP", r"one of DATASETS\.TEST"),
+        ("TEST.BEST_CHECKPOINT_MODE", "best", r"MODE is 'best'; it has to be max or min"),
     ],
 )
 def test_invalid_values_are_named(cfg, key, value, message):

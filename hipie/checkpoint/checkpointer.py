@@ -74,10 +74,21 @@ class Checkpointer(DetectionCheckpointer):
         return content
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write the model, the other objects and `extra` to `name`.pth in the output folder.
+        """Write the model, the other objects and `extra` to `name`.pth; a resumed run starts there.
 
         Raises:
             CheckpointError: if it cannot be written; the previous checkpoint is kept.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        self.save_untagged(name, **extra)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_untagged(self, name: str, **extra: Any) -> None:
+        """Write a checkpoint like `save`, but leave the one from which a resumed run starts.
+
+        Raises:
+            CheckpointError: if it cannot be written; a previous file of this name is kept.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -90,7 +101,6 @@ class Checkpointer(DetectionCheckpointer):
         path = Path(self.save_dir, f"{name}.pth")
         logger.info("Saving a checkpoint to %s", path)
         write_atomically(path, lambda temporary: torch.save({**content, **extra}, temporary))
-        self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the checkpoint from which a resumed run starts."""

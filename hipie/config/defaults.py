@@ -223,6 +223,11 @@ def _add_solver_keys(cfg: CN) -> None:
     # Modules or files with architectures, data sets or evaluators, imported before anything is
     # built; the same as --import on the command line.
     cfg.IMPORTS = ()
+    # Metric of the best checkpoint, OUTPUT_DIR/model_best.pth: "data set/task/metric" as in
+    # results.json, with a data set of DATASETS.TEST; "": none.
+    cfg.TEST.BEST_CHECKPOINT_METRIC = ""
+    # "max" or "min": which values of the metric are better.
+    cfg.TEST.BEST_CHECKPOINT_MODE = "max"
     # Evaluate in bfloat16.
     cfg.TEST.BFLOAT16 = False
     # Compute COCO's AP with the package faster-coco-eval instead of pycocotools.

@@ -20,6 +20,7 @@ _CHOICES = {
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
+    "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
 }
 _COUNTS = (
     "SOLVER.IMS_PER_BATCH",
@@ -108,6 +109,13 @@ def check(cfg: CfgNode) -> None:
         source = "" if step == divisor else f", which is {divisor}"
         value = _value(cfg, key)
         _require(cfg, key, value > 0 and value % step == 0, f"a multiple of {step}{source}")
+    metric = cfg.TEST.BEST_CHECKPOINT_METRIC.split("/")
+    _require(
+        cfg,
+        "TEST.BEST_CHECKPOINT_METRIC",
+        metric == [""] or (len(metric) == 3 and metric[0] in cfg.DATASETS.TEST),
+        f"data set/task/metric with one of DATASETS.TEST ({', '.join(cfg.DATASETS.TEST)})",
+    )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

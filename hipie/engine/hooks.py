@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from detectron2.engine import hooks
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
+
+from hipie.checkpoint import Checkpointer as SafeCheckpointer
+from hipie.checkpoint.error import CheckpointError
+
+BEST_CHECKPOINT = "model_best"
+"""Name of the checkpoint with the best metric, without its suffix."""
+WRITER_PERIOD = 20
+"""Iterations between two reports, as in Detectron2."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +55,82 @@ class LimitedCheckpointer(PeriodicCheckpointer):
         for file in files[:excess]:
             Path(file).unlink(missing_ok=True)
         self.recent_checkpoints = files[excess:]
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's checkpointer of the best metric, which remembers the metric in its checkpoint.
+
+    `OUTPUT_DIR/model_best.pth` is a complete checkpoint with two more entries, `best_metric` (its
+    name) and `best_value`. A resumed run reads them and replaces the file only by a better one; a
+    run that starts anew, or that compares another metric, replaces it at its first evaluation.
+    `last_checkpoint` never names it, and the limit of checkpoints does not count it.
+
+    Args:
+        eval_period: iterations between two evaluations; 0 = after the last iteration only.
+        checkpointer: saves the checkpoint.
+        metric: a name in the event storage, `data set/task/metric`.
+        mode: "max" or "min", which values are better.
+    """
+
+    def __init__(
+        self, eval_period: int, checkpointer: SafeCheckpointer, metric: str, mode: str = "max"
+    ) -> None:
+        super().__init__(eval_period, self, metric, mode, BEST_CHECKPOINT)
+        self._checkpoints = checkpointer
+
+    def before_train(self) -> None:
+        """Continue with the best value of the resumed run."""
+        file = Path(self._checkpoints.save_dir, f"{BEST_CHECKPOINT}.pth")
+        if not self.trainer.start_iter or not file.is_file():
+            return
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        if content.get("best_metric") == self._val_metric:
+            self.best_metric, self.best_iter = content["best_value"], content["iteration"]
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Save the checkpoint of the latest evaluation; Detectron2's hook calls this."""
+        value, _ = self.trainer.storage.latest()[self._val_metric]
+        self._checkpoints.save_untagged(
+            name, **extra, best_metric=self._val_metric, best_value=float(value)
+        )
+
+    def _best_checking(self) -> None:
+        results = self.trainer.storage.latest()
+        if self._val_metric in results:
+            super()._best_checking()
+            return
+        names = [name for name in results if "/" in name]
+        similar = difflib.get_close_matches(self._val_metric, names, 3, 0.5)
+        logger.warning(
+            "TEST.BEST_CHECKPOINT_METRIC %s is not among the results%s; no best checkpoint is "
+            "saved.",
+            self._val_metric,
+            f", similar names are {', '.join(similar)}" if similar else "",
+        )
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """Detectron2's periodic writer, which also writes directly after every evaluation.
+
+    Args:
+        writers: called in order.
+        eval_period: iterations between two evaluations; 0 = after the last iteration only.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], eval_period: int) -> None:
+        super().__init__(list(writers), WRITER_PERIOD)
+        self._eval_period = eval_period
+
+    def after_step(self) -> None:
+        """Write every 20 iterations, after an evaluation and at the last iteration."""
+        steps = self.trainer.iter + 1
+        is_due = steps % self._period == 0 or steps == self.trainer.max_iter
+        if is_due or (self._eval_period > 0 and steps % self._eval_period == 0):
+            for writer in self._writers:
+                writer.write()
 
 
 class CheckpointOnSignal(HookBase):

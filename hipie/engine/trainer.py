@@ -27,7 +27,12 @@ from torch.nn.parallel import DistributedDataParallel
 from hipie.checkpoint import Checkpointer
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
-from hipie.engine.hooks import CheckpointOnSignal, LimitedCheckpointer
+from hipie.engine.hooks import (
+    BestCheckpointer,
+    CheckpointOnSignal,
+    LimitedCheckpointer,
+    PeriodicWriter,
+)
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import build_optimizer
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
@@ -184,22 +189,35 @@ class Trainer(DefaultTrainer):
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
 
     def build_hooks(self) -> list[HookBase]:
-        """Build the hooks: timing, schedule, checkpoints, evaluation, writers, signals."""
-        default = [
-            hook
-            for hook in super().build_hooks()
-            if hook is not None and not isinstance(hook, hooks.PeriodicCheckpointer)
-        ]
+        """Build the hooks: timing, schedule, checkpoints, evaluation, writers, signals.
+
+        The writers come after the evaluation, the best checkpoint directly after it, and the
+        periodic checkpoints before it.
+        """
+        replaced = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
+        default = [hook for hook in super().build_hooks() if hook is not None]
+        writers = [w for hook in default if isinstance(hook, replaced[1]) for w in hook._writers]
+        default = [hook for hook in default if not isinstance(hook, replaced)]
         if comm.is_main_process():
+            test = self.cfg.TEST
+            evaluation = next(
+                i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook)
+            )
+            if test.BEST_CHECKPOINT_METRIC:
+                best = BestCheckpointer(
+                    test.EVAL_PERIOD,
+                    self.checkpointer,
+                    test.BEST_CHECKPOINT_METRIC,
+                    test.BEST_CHECKPOINT_MODE,
+                )
+                default.insert(evaluation + 1, best)
             periodic = LimitedCheckpointer(
                 self.checkpointer,
                 self.cfg.SOLVER.CHECKPOINT_PERIOD,
                 max_to_keep=self.cfg.SOLVER.MAX_CHECKPOINTS,
             )
-            before_evaluation = next(
-                i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook)
-            )
-            default.insert(before_evaluation, periodic)
+            default.insert(evaluation, periodic)
+            default.append(PeriodicWriter(writers, test.EVAL_PERIOD))
         return [*default, CheckpointOnSignal(self.checkpointer)]
 
     def build_writers(self) -> list[EventWriter]:
