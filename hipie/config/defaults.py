@@ -217,6 +217,9 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.POLY_POWER = 0.9
     # Bound of the norm of the gradient of all parameters together; 0: no clipping.
     cfg.SOLVER.MAX_GRAD_NORM = 0.1
+    # Steps in a row that are skipped for losses or gradients that are not finite; one more saves a
+    # checkpoint and stops the training.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 20
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0

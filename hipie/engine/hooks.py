@@ -21,6 +21,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 from hipie.checkpoint import Checkpointer as SafeCheckpointer
 from hipie.checkpoint.error import CheckpointError
+from hipie.errors import HipieError
 
 BEST_CHECKPOINT = "model_best"
 """Name of the checkpoint with the best metric, without its suffix."""
@@ -131,6 +132,46 @@ class PeriodicWriter(hooks.PeriodicWriter):
         if is_due or (self._eval_period > 0 and steps % self._eval_period == 0):
             for writer in self._writers:
                 writer.write()
+
+
+class DivergedError(HipieError):
+    """Losses or gradients that are not finite in too many steps in a row."""
+
+
+class StopAfterSkippedSteps(HookBase):
+    """Save a checkpoint and stop when too many steps in a row were skipped.
+
+    Steps are skipped for losses or gradients that are not finite; see `SeededTrainer`. The weights
+    of the checkpoint are those of the last step that was taken.
+
+    Args:
+        checkpointer: saves the checkpoint; None only where training never runs.
+        max_skipped: steps in a row that may be skipped; 0 stops at the first one.
+    """
+
+    def __init__(self, checkpointer: Checkpointer | None, max_skipped: int) -> None:
+        self._checkpointer = checkpointer
+        self._max_skipped = max_skipped
+
+    def after_step(self) -> None:
+        """Stop if the limit is exceeded.
+
+        Raises:
+            DivergedError: naming the iterations and the checkpoint.
+        """
+        skipped = self.trainer._trainer.skipped_in_a_row
+        if skipped <= self._max_skipped:
+            return
+        iteration = self.trainer.iter
+        name = f"model_{iteration:07d}"
+        if comm.is_main_process() and self._checkpointer is not None:
+            self._checkpointer.save(name, iteration=iteration)
+        raise DivergedError(
+            f"training stopped at iteration {iteration}: the losses or gradients of {skipped} "
+            f"steps in a row are not finite (SOLVER.MAX_SKIPPED_STEPS is {self._max_skipped}); "
+            f"{name}.pth in OUTPUT_DIR has the weights before these steps; lower SOLVER.BASE_LR or "
+            "inspect the data, and continue with --resume"
+        )
 
 
 class CheckpointOnSignal(HookBase):

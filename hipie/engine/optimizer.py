@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from hipie.modeling.meta_arch.base import SegmentationModel
 
@@ -62,8 +62,9 @@ def parameter_groups(
 class ClippedAdamW(torch.optim.AdamW):
     """AdamW that scales all gradients so that their joint norm is at most `max_norm`.
 
-    A step whose gradients are not finite is skipped, counted in `skipped_steps`, and logged. In
-    several processes the averaged gradients are the same everywhere, and so is the decision.
+    `step` clips unless `clip_gradients` did so since the last step, and skips a step whose
+    gradients are not finite. A trainer that needs the norm calls `clip_gradients` and decides
+    itself.
 
     Args:
         groups: parameter groups.
@@ -76,23 +77,42 @@ class ClippedAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, **options)
         self.max_norm = max_norm
-        self.skipped_steps = 0
+        self._is_clipped = False
+
+    def clip_gradients(self) -> Tensor:
+        """Clip the gradients.
+
+        Returns:
+            The joint norm before clipping, a scalar: nan or infinite if a gradient is not finite.
+        """
+        self._is_clipped = True
+        return clip_gradients(self, self.max_norm)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Clip the gradients and take a step, unless they are not finite."""
-        parameters = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
-        bound = float("inf") if self.max_norm is None else self.max_norm
-        norm = nn.utils.clip_grad_norm_(parameters, bound) if parameters else torch.zeros(())
-        if not bool(torch.isfinite(norm)):
-            self.skipped_steps += 1
-            logger.warning(
-                "Skipped a step: the norm of the gradients is %s (skipped so far: %d).",
-                float(norm),
-                self.skipped_steps,
-            )
+        if not self._is_clipped and not bool(torch.isfinite(norm := self.clip_gradients())):
+            logger.warning("Skipped a step: the norm of the gradients is %s.", float(norm))
+            self._is_clipped = False
             return None
+        self._is_clipped = False
         return super().step(closure)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
+    """Scale the gradients of an optimizer's parameters so that their joint norm is bounded.
+
+    Args:
+        optimizer: any.
+        max_norm: bound of the joint norm; None = the gradients stay.
+
+    Returns:
+        The joint norm before clipping, a scalar: nan or infinite if a gradient is not finite.
+    """
+    parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    if not parameters:
+        return torch.zeros(())
+    return nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:

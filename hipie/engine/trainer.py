@@ -7,21 +7,25 @@ seeded from (seed, iteration, rank) before every step, and training stops only b
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import weakref
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
-from torch import nn
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
@@ -32,9 +36,11 @@ from hipie.engine.hooks import (
     CheckpointOnSignal,
     LimitedCheckpointer,
     PeriodicWriter,
+    StopAfterSkippedSteps,
 )
 from hipie.engine.lr_scheduler import build_lr_scheduler
-from hipie.engine.optimizer import build_optimizer
+from hipie.engine.optimizer import ClippedAdamW, build_optimizer, clip_gradients
+from hipie.errors import InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.memory_check import checked_memory
 
@@ -44,12 +50,19 @@ logger = logging.getLogger(__name__)
 class SeededTrainer(SimpleTrainer):
     """Single-step trainer that seeds every step, with optional bfloat16 autocast, on any device.
 
+    A step whose losses or gradients are not finite in any process is skipped in all of them: the
+    weights, the optimizer and the running statistics of batch norms stay as they are.
+
     Args:
-        model: returns a dict of losses in training mode.
-        data_loader: an iterable of batches.
+        model: returns a dict of losses in training mode, the same terms in every process.
+        data_loader: an iterable of batches, endless.
         optimizer: of the model's parameters.
         seed: base of the seeds; see `step_seed`.
         bfloat16: run the forward pass under bfloat16 autocast.
+
+    Attributes:
+        skipped_steps: steps that were skipped since the start of the training, saved and resumed.
+        skipped_in_a_row: those since the last step that was taken, saved and resumed.
     """
 
     def __init__(
@@ -64,20 +77,162 @@ class SeededTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
         self.bfloat16 = bfloat16
+        self.skipped_steps = self.skipped_in_a_row = 0
         self._device_type = next(model.parameters()).device.type
+        self._running_statistics = running_statistics(model)
 
     def run_step(self) -> None:
-        """Run one optimisation step on the next batch."""
+        """Run one optimisation step on the next batch.
+
+        Raises:
+            InputError: if the data loader of this process has ended.
+        """
         start = time.perf_counter()
-        batch = next(self._data_loader_iter)
+        batch = self._next_batch()
         data_time = time.perf_counter() - start
         torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
+        statistics_before = [values.clone() for values in self._running_statistics]
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self.bfloat16):
             losses = self.model(batch)
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
-        self._write_metrics(losses, data_time)
-        self.optimizer.step()
+        self.after_backward()
+        if not self._take_step(losses, data_time):
+            for values, before in zip(self._running_statistics, statistics_before, strict=True):
+                values.copy_(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the iteration, the states of hooks and optimizer, and the skipped steps."""
+        skipped = {"total": self.skipped_steps, "in_a_row": self.skipped_in_a_row}
+        return {**super().state_dict(), "skipped_steps": skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; other trainers have no skipped steps."""
+        super().load_state_dict(state_dict)
+        skipped = state_dict.get("skipped_steps", {})
+        self.skipped_steps = skipped.get("total", 0)
+        self.skipped_in_a_row = skipped.get("in_a_row", 0)
+
+    def _next_batch(self) -> Any:
+        try:
+            return next(self._data_loader_iter)
+        except StopIteration:
+            raise InputError(
+                f"the training data of process {comm.get_rank()} ended at iteration {self.iter}; "
+                "the loader of build_train_loader has to be endless"
+            ) from None
+
+    def _take_step(self, losses: dict[str, Tensor], data_time: float) -> bool:
+        """Clip the gradients and step, or skip the step; record the losses.
+
+        Returns:
+            Whether the step was taken, the same in every process.
+        """
+        if isinstance(self.optimizer, ClippedAdamW):
+            norm = self.optimizer.clip_gradients()
+        else:
+            norm = clip_gradients(self.optimizer, None)
+        report = reduce_step(losses, norm, data_time)
+        if report.is_finite:
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            logger.warning(
+                "Skipped iteration %d, the %d. in a row: %s",
+                self.iter,
+                self.skipped_in_a_row,
+                report.problem(),
+            )
+        if comm.is_main_process():
+            storage = get_event_storage()
+            storage.put_scalar("data_time", report.data_time)
+            storage.put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+            if report.is_finite:
+                storage.put_scalar("total_loss", report.total)
+                storage.put_scalar("gradient_norm", report.gradient_norm)
+                if len(report.losses) > 1:
+                    storage.put_scalars(**report.losses)
+        return report.is_finite
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Losses and gradients of a step, the same in every process.
+
+    Attributes:
+        losses: by name, averaged over the processes.
+        gradient_norm: of the averaged gradients, before clipping.
+        non_finite_ranks: processes in which a loss is nan or infinite.
+        data_time: seconds that the slowest process waited for its batch.
+    """
+
+    losses: dict[str, float]
+    gradient_norm: float
+    non_finite_ranks: list[int]
+    data_time: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the losses."""
+        return sum(self.losses.values())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all losses and gradients of all processes are finite."""
+        return not self.non_finite_ranks and math.isfinite(self.total + self.gradient_norm)
+
+    def problem(self) -> str:
+        """Say which losses of which processes are not finite, or that the gradients are not."""
+        names = [name for name, value in self.losses.items() if not math.isfinite(value)]
+        if not self.non_finite_ranks and not names:
+            return f"the norm of the gradients is {self.gradient_norm}"
+        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        text = f"{', '.join(names[:3])}{others} not finite"
+        if comm.get_world_size() == 1:
+            return text
+        return f"{text} in process {', '.join(str(rank) for rank in self.non_finite_ranks)}"
+
+
+@torch.no_grad()
+def reduce_step(losses: dict[str, Tensor], norm: Tensor, data_time: float) -> StepReport:
+    """Average losses over processes, by one reduction and one transfer to the host.
+
+    Every process has to call it, with the same names.
+
+    Args:
+        losses: scalars by name.
+        norm: scalar, the norm of the gradients.
+        data_time: seconds.
+    """
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    # A number of one process is a vector over processes that is 0 for the others.
+    of_process = values.new_zeros(2, world_size)
+    of_process[0, rank] = (~torch.isfinite(values).all()).float()
+    of_process[1, rank] = data_time
+    norm = norm.detach().to(values) / world_size
+    everything = torch.cat([of_process.flatten(), norm[None], values / world_size])
+    if world_size > 1:
+        dist.all_reduce(everything)
+    numbers = everything.tolist()
+    return StepReport(
+        losses=dict(zip(losses, numbers[2 * world_size + 1 :], strict=True)),
+        gradient_norm=numbers[2 * world_size],
+        non_finite_ranks=[i for i, flag in enumerate(numbers[:world_size]) if flag],
+        data_time=max(numbers[world_size : 2 * world_size]),
+    )
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running statistics of batch norms that training updates."""
+    return [
+        buffer
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.training
+        for buffer in module.buffers(recurse=False)
+    ]
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
@@ -109,6 +264,7 @@ class Trainer(DefaultTrainer):
             seed=cfg.SEED,
             bfloat16=cfg.SOLVER.AMP.ENABLED,
         )
+        self._trainer.register_hooks([_AfterBackward(self)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -189,7 +345,7 @@ class Trainer(DefaultTrainer):
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
 
     def build_hooks(self) -> list[HookBase]:
-        """Build the hooks: timing, schedule, checkpoints, evaluation, writers, signals.
+        """Build the hooks: timing, schedule, checkpoints, evaluation, writers, stops, signals.
 
         The writers come after the evaluation, the best checkpoint directly after it, and the
         periodic checkpoints before it.
@@ -218,7 +374,11 @@ class Trainer(DefaultTrainer):
             )
             default.insert(evaluation, periodic)
             default.append(PeriodicWriter(writers, test.EVAL_PERIOD))
-        return [*default, CheckpointOnSignal(self.checkpointer)]
+        return [
+            *default,
+            StopAfterSkippedSteps(self.checkpointer, self.cfg.SOLVER.MAX_SKIPPED_STEPS),
+            CheckpointOnSignal(self.checkpointer),
+        ]
 
     def build_writers(self) -> list[EventWriter]:
         """Build the writers: a progress line, metrics.json and TensorBoard."""
@@ -229,6 +389,18 @@ class Trainer(DefaultTrainer):
             JSONWriter(str(folder / "metrics.json"), WINDOW_SIZE),
             TensorboardXWriter(str(folder), WINDOW_SIZE),
         ]
+
+
+class _AfterBackward(HookBase):
+    """Hook of the inner trainer that calls the outer trainer's hooks after the backward pass."""
+
+    def __init__(self, outer: Trainer) -> None:
+        self._outer = weakref.ref(outer)
+
+    def after_backward(self) -> None:
+        outer = self._outer()
+        if outer is not None:
+            outer.after_backward()
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:

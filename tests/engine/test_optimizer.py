@@ -69,17 +69,30 @@ def test_gradients_below_the_bound_stay():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_step_with_non_finite_gradient_is_skipped_and_counted(value, caplog):
+def test_step_with_non_finite_gradient_is_skipped(value, caplog):
     a = nn.Parameter(torch.ones(2))
     optimizer = ClippedAdamW([{"params": [a]}], max_norm=0.1, lr=0.1)
     a.grad = torch.tensor([1.0, value])
     optimizer.step()
     assert torch.equal(a.detach(), torch.ones(2))
-    assert optimizer.skipped_steps == 1
     assert "Skipped a step" in caplog.text
     a.grad = torch.ones(2)
     optimizer.step()
     assert (a < 1).all()
+
+
+def test_gradients_are_clipped_once_a_step():
+    a = nn.Parameter(torch.zeros(1))
+    optimizer = ClippedAdamW([{"params": [a]}], max_norm=0.1, lr=0.1)
+    for _ in range(2):
+        a.grad = torch.tensor([5.0])
+        assert optimizer.clip_gradients().item() == pytest.approx(5.0)
+        a.grad *= 2
+        optimizer.step()
+        assert a.grad.item() == pytest.approx(0.2, rel=1e-4)
+    a.grad = torch.tensor([5.0])
+    optimizer.step()
+    assert a.grad.item() == pytest.approx(0.1, rel=1e-4)
 
 
 def test_optimizer_state_survives_a_checkpoint():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import hooks
 from torch import nn
 
 from hipie.engine import trainer as trainer_module
-from hipie.engine.hooks import CheckpointOnSignal
+from hipie.engine.hooks import CheckpointOnSignal, DivergedError
 from hipie.engine.trainer import Trainer, step_seed, wrap_for_processes
+from hipie.errors import InputError
 from tests.toy_trainer import StopAt, Toy, ToyTrainer, run
 
 
@@ -42,6 +45,12 @@ def assert_equal_states(first: dict, second: dict) -> None:
     for one, other in zip(first["moments"], second["moments"], strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def assert_equal_weights(first: dict, second: dict) -> None:
+    """Compare weights and moments, not the schedule, which goes on in skipped steps."""
+    schedule = {"rates": [], "schedule": 0}
+    assert_equal_states({**first, **schedule}, {**second, **schedule})
 
 
 def test_resumed_run_equals_uninterrupted_run(make_trainer, tmp_path):
@@ -196,16 +205,109 @@ def test_limit_of_checkpoints_leaves_files_of_other_runs(make_trainer, tmp_path)
     assert numbered_checkpoints(tmp_path) == [24, 99]
 
 
-def test_non_finite_loss_is_an_error(make_trainer):
-    class Broken(ToyTrainer):
+class Poisoned(ToyTrainer):
+    """Trainer whose batches of the iterations `poisoned` are nan."""
+
+    poisoned: tuple[int, ...] = ()
+
+    def build_train_loader(self, cfg, start=0):
+        for index, batch in enumerate(super().build_train_loader(cfg, start), start):
+            yield batch * float("nan") if index in self.poisoned else batch
+
+
+def poisoned(*iterations: int) -> type[Poisoned]:
+    return type("Poisoned", (Poisoned,), {"poisoned": iterations})
+
+
+def states_after_steps(trainer: Trainer) -> list[dict]:
+    """List that gets the state of a trainer after each of its steps."""
+    states: list[dict] = []
+    record = hooks.CallbackHook(after_step=lambda running: states.append(trainer_state(running)))
+    trainer._hooks.insert(0, record)
+    record.trainer = trainer
+    return states
+
+
+def test_non_finite_steps_are_skipped_and_counted(make_trainer, tmp_path, caplog):
+    trainer = make_trainer("SOLVER.MAX_SKIPPED_STEPS", 2, kind=poisoned(3, 5, 6))
+    states = states_after_steps(trainer)
+    run(trainer)
+    for iteration in (3, 5, 6):
+        before, after = states[iteration - 1], states[iteration]
+        assert_equal_weights(before, after)
+    assert not torch.equal(
+        states[6]["weights"]["first.weight"], states[7]["weights"]["first.weight"]
+    )
+    saved = torch.load(tmp_path / "model_final.pth")["trainer"]
+    assert saved["_trainer"]["skipped_steps"] == {"total": 3, "in_a_row": 0}
+    assert (
+        "Skipped iteration 6, the 2. in a row: loss_ce, loss_mask_maskdino not finite"
+        in caplog.text
+    )
+    lines = [json.loads(line) for line in Path(tmp_path, "metrics.json").read_text().splitlines()]
+    assert [line["skipped_steps"] for line in lines if "skipped_steps" in line][-1] == 3
+
+
+def test_too_many_skipped_steps_save_the_last_good_weights_and_stop(make_trainer, tmp_path):
+    kind = poisoned(*range(4, 20))
+    trainer = make_trainer("SOLVER.MAX_SKIPPED_STEPS", 2, kind=kind)
+    states = states_after_steps(trainer)
+    with pytest.raises(
+        DivergedError, match=r"iteration 6: .* of 3 steps in a row .*model_0000006.pth"
+    ):
+        run(trainer)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
+    resumed = make_trainer("SOLVER.MAX_SKIPPED_STEPS", 2, kind=kind)
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 7
+    assert_equal_weights(states[3], trainer_state(resumed))
+    with pytest.raises(DivergedError, match="iteration 7: .* of 4 steps in a row"):
+        resumed.train()
+
+
+def test_resumed_run_after_a_stop_goes_on_with_finite_batches(make_trainer):
+    with pytest.raises(DivergedError, match="iteration 0"):
+        run(make_trainer("SOLVER.MAX_SKIPPED_STEPS", 0, kind=poisoned(0)))
+    trainer = run(make_trainer("SOLVER.MAX_SKIPPED_STEPS", 0, kind=poisoned(0)), resume=True)
+    assert (trainer._trainer.skipped_steps, trainer._trainer.skipped_in_a_row) == (1, 0)
+
+
+def test_running_statistics_of_a_skipped_step_are_restored(make_trainer):
+    class Normalized(poisoned(2)):
         @classmethod
         def build_model(cls, cfg):
-            model = Toy()
-            nn.init.constant_(model.second.weight, float("inf"))
+            model = super().build_model(cfg)
+            model.first = nn.Sequential(model.first, nn.BatchNorm1d(4))
             return model
 
-    with pytest.raises(FloatingPointError, match="infinite or NaN at iteration=0"):
-        run(make_trainer(kind=Broken))
+    trainer = make_trainer("SOLVER.MAX_ITER", 4, kind=Normalized)
+    states = states_after_steps(trainer)
+    run(trainer)
+    assert [state["weights"]["first.1.num_batches_tracked"] for state in states] == [1, 2, 2, 3]
+    assert_equal_weights(states[1], states[2])
+
+
+def test_non_finite_gradients_of_finite_losses_are_skipped(make_trainer):
+    class Root(Toy):
+        def forward(self, batch):
+            return {"loss_ce": (self.second.weight * 0).abs().sqrt().sum()}
+
+    class RootTrainer(ToyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            return Root()
+
+    with pytest.raises(DivergedError, match="iteration 1: "):
+        run(make_trainer("SOLVER.MAX_SKIPPED_STEPS", 1, kind=RootTrainer))
+
+
+def test_data_loader_that_ends_is_an_error(make_trainer):
+    class Ending(ToyTrainer):
+        def build_train_loader(self, cfg, start=0):
+            return itertools.islice(super().build_train_loader(cfg, start), 3)
+
+    with pytest.raises(InputError, match="training data of process 0 ended at iteration 3"):
+        run(make_trainer(kind=Ending))
 
 
 def test_one_process_has_no_wrapper():
