@@ -21,12 +21,25 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     cfg.MODEL.MASK_ON = True
+    cfg.MODEL.ACTIVATION_CHECKPOINTING = _activation_checkpointing_keys()
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
     cfg.MODEL.VIT = _vit_keys()
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
     add_project_configs(cfg)
+
+
+def _activation_checkpointing_keys() -> CN:
+    node = CN()
+    # Parts of a model whose layers keep their inputs only and are computed again in the backward
+    # pass: less memory, more time, the same gradients. The blocks of the backbone, ...
+    node.BACKBONE = False
+    # ... the early fusion, the layers of the encoders, and the layers of the decoders.
+    node.FUSION = False
+    node.ENCODER = False
+    node.DECODER = False
+    return node
 
 
 def _model_keys() -> CN:
@@ -190,8 +203,6 @@ def _vit_keys() -> CN:
     node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
     # Drop-path rate of the last block; it grows linearly from 0.
     node.DROP_PATH = 0.5
-    # Recompute the activations of the blocks in the backward pass.
-    node.CHECKPOINT_ACTIVATIONS = False
     return node
 
 

@@ -12,7 +12,6 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.utils import get_abs_pos
 from detectron2.modeling.backbone.vit import ViT
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hipie.modeling.backbone.vit_attention import GridAttention
 
@@ -27,20 +26,16 @@ class ViTPyramid(ViT):
 
     Args:
         width: channels.
-        checkpoint_activations: recompute the activations of the blocks in the backward pass.
         vit_options: further arguments of `detectron2.modeling.backbone.vit.ViT`.
     """
 
-    def __init__(
-        self, *, width: int, checkpoint_activations: bool = False, **vit_options: Any
-    ) -> None:
+    def __init__(self, *, width: int, **vit_options: Any) -> None:
         super().__init__(
             embed_dim=width,
             use_rel_pos=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             **vit_options,
         )
-        self.checkpoint_activations = checkpoint_activations
         for block in self.blocks:
             block.attn = GridAttention.from_attention(block.attn)
         self.finer = nn.ConvTranspose2d(width, width // 2, 2, 2)
@@ -73,10 +68,7 @@ class ViTPyramid(ViT):
             self.pos_embed, self.pretrain_use_cls_token, tokens.shape[1:3]
         )
         for block in self.blocks:
-            if self.checkpoint_activations and self.training:
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = block(tokens)
         last = tokens.permute(0, 3, 1, 2)
         return {"res3": self.finer(last), "res4": last, "res5": F.max_pool2d(last, 2)}
 
@@ -95,5 +87,4 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTPyramid:
         window_block_indexes=tuple(keys.WINDOW_BLOCKS),
         drop_path_rate=keys.DROP_PATH,
         in_chans=input_shape.channels,
-        checkpoint_activations=keys.CHECKPOINT_ACTIVATIONS,
     )

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 from hipie.checkpoint.base import CheckpointableModel
 
@@ -78,6 +78,18 @@ class SegmentationModel(CheckpointableModel):
     def parameters_without_weight_decay(self) -> set[str]:
         """Names of the parameters that the optimizer does not decay."""
         return set()
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """Layers with most of the parameters and activations, by the part they belong to.
+
+        Parts are "backbone", "fusion", "encoder" and "decoder". A layer is used by calling it, and
+        nothing else reads its parameters. In a training step all processes call the same layers
+        equally often. Activation checkpointing and sharding treat every layer as a unit.
+
+        Returns:
+            Layers in the order of the forward pass; {} if the architecture has none such.
+        """
+        return {}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Compute the losses in training mode, the predictions otherwise.

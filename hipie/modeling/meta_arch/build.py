@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 # Criteria, matchers and losses register themselves on import.
 import hipie.modeling.criterion.stuff_criterion
 import hipie.modeling.criterion.thing_criterion  # noqa: F401
+from hipie.modeling.activation_checkpointing import checkpointed_parts
 from hipie.modeling.criterion.build import build_criterion
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.meta_arch.inputs import InputConfig
@@ -62,6 +63,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
         "average_normalizers": node.LOSS.AVERAGE_NORMALIZERS,
         "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
+        "checkpointed_parts": checkpointed_parts(cfg),
     }
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
+from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
+from hipie.modeling.backbone.layers import backbone_layers
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
@@ -89,6 +91,12 @@ class HIPIE(SegmentationModel):
             as the criteria need whose normalizers are averaged over processes. All processes then
             have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
+        checkpointed_parts: names of `layer_groups` whose activations are recomputed in the backward
+            pass.
+
+    Raises:
+        ActivationCheckpointingError: if a part to recompute cannot be; see
+            `hipie.modeling.activation_checkpointing`.
     """
 
     tasks = frozenset({"universal", "parts", "referring"})
@@ -109,6 +117,7 @@ class HIPIE(SegmentationModel):
         propagate_part_to_whole: bool = False,
         average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
+        checkpointed_parts: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -128,6 +137,7 @@ class HIPIE(SegmentationModel):
             "pixel_mean", torch.tensor(input_config.pixel_mean).view(3, 1, 1), False
         )
         self.register_buffer("pixel_std", torch.tensor(input_config.pixel_std).view(3, 1, 1), False)
+        checkpoint_layer_groups(self.layer_groups(), checkpointed_parts, type(self).__name__)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -138,6 +148,19 @@ class HIPIE(SegmentationModel):
     def device(self) -> torch.device:
         """Device of the model's parameters."""
         return self.pixel_mean.device
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """Layers of the backbone, the early fusion, and both branches' encoders and decoders."""
+        encoder, decoder = [*self.things.encoder], [*self.things.decoder.layers]
+        if self.stuff is not None:
+            encoder += self.stuff.pixel_decoder.encoder
+            decoder += self.stuff.decoder.layers
+        return {
+            "backbone": backbone_layers(self.backbone),
+            "fusion": [] if self.things.fusion is None else [self.things.fusion],
+            "encoder": encoder,
+            "decoder": decoder,
+        }
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder's weights where an installed package provides them."""

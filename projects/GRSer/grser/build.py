@@ -16,6 +16,7 @@ from grser.modeling.text import POOLINGS as TEXT_POOLINGS
 from grser.modeling.text import ExpressionEncoder
 from grser.modeling.triphasic_head import HEATMAP_KINDS, NONE, HeatmapConfig, TriphasicHead
 from grser.postprocessing import InferenceConfig
+from hipie.modeling.activation_checkpointing import checkpointed_parts
 
 FEATURE_STAGES = (3, 4)
 
@@ -59,6 +60,7 @@ def build_components(cfg: CfgNode) -> dict[str, Any]:
         "feature_level": keys.FEATURE_STAGE - 1,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
+        "checkpointed_parts": checkpointed_parts(cfg),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 
 from grser.build import build_components
 from grser.checkpoint_converters import NAMES_BEFORE_RENAMING, OFFICIAL_LAVT, RELEASED_SWIN
@@ -21,11 +21,13 @@ from grser.modeling.negative_rejection import (
     is_positive,
     positive_probability,
 )
+from grser.modeling.swin import SwinBackbone
 from grser.modeling.text import ExpressionEncoder, ExpressionFeatures
 from grser.modeling.triphasic_head import TriphasicHead
 from grser.postprocessing import InferenceConfig, postprocess_image, to_instances
 from grser.weight_decay import parameters_without_weight_decay
 from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class GRSer(SegmentationModel):
         inference_config: rejection and output at inference.
         feature_level: index of the feature map that the group modules use; 3 is the coarsest.
         pixel_mean, pixel_std: of images in 0..255, three numbers each.
+        checkpointed_parts: names of `layer_groups` whose activations are recomputed in the backward
+            pass.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"group", "referring"})
@@ -72,6 +76,7 @@ class GRSer(SegmentationModel):
         feature_level: int = 3,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        checkpointed_parts: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -83,6 +88,7 @@ class GRSer(SegmentationModel):
         self.feature_level = feature_level
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
+        checkpoint_layer_groups(self.layer_groups(), checkpointed_parts, type(self).__name__)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -93,6 +99,14 @@ class GRSer(SegmentationModel):
     def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
         """Converters of LAVT's and Swin's published files, and of earlier names of GRSer."""
         return (OFFICIAL_LAVT, RELEASED_SWIN, NAMES_BEFORE_RENAMING)
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """Blocks of a Swin transformer, and the fusions of its stages with the text."""
+        encoder = self.lavt.encoder
+        blocks: list[nn.Module] = []
+        if isinstance(encoder.backbone, SwinBackbone):
+            blocks = [block for stage in encoder.backbone.stages for block in stage]
+        return {"backbone": blocks, "fusion": list(encoder.fusions)}
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder if an installed package provides its weights."""

@@ -20,8 +20,6 @@ def add_refersam_config(cfg: CN) -> None:
     node.DENSE_PROMPT = True
     # Do not train the image encoder (the published training does).
     node.FREEZE_IMAGE_ENCODER = False
-    # Recompute transformer blocks in the backward pass instead of storing their activations.
-    node.CHECKPOINT_ACTIVATIONS = False
 
     node.TEXT = CN()
     # "bert-base-uncased" (random weights), "minilm" (weights of the installed package), a folder,

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.modeling.activation_checkpointing import checkpoint_layer_groups, checkpointed_parts
 from hipie.modeling.meta_arch.base import SegmentationModel
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.feature_capture import FeatureCapture
@@ -48,14 +49,12 @@ class InteractionConfig:
         context_tokens: number of learned tokens of the interactor.
         sparse_tokens: number of learned tokens of the prompter.
         dense_prompt: give SAM the coarse mask as mask prompt.
-        checkpoint_activations: recompute blocks in the backward pass.
     """
 
     interactor: bool = True
     context_tokens: int = 16
     sparse_tokens: int = 4
     dense_prompt: bool = True
-    checkpoint_activations: bool = False
 
 
 @META_ARCH_REGISTRY.register()
@@ -78,6 +77,8 @@ class ReferSAM(SegmentationModel):
         freeze_image_encoder: do not train the image encoder.
         no_target_pixels: see `refersam.postprocessing`.
         pixel_mean, pixel_std: of images in 0..255, three numbers each.
+        checkpointed_parts: names of `layer_groups` whose activations are recomputed in the backward
+            pass.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"referring"})
@@ -94,6 +95,7 @@ class ReferSAM(SegmentationModel):
         no_target_pixels: int = 0,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        checkpointed_parts: Sequence[str] = (),
     ) -> None:
         super().__init__()
         variant = sam_variant(sam)
@@ -107,7 +109,6 @@ class ReferSAM(SegmentationModel):
                 variant,
                 text_encoder.width,
                 interaction.context_tokens,
-                interaction.checkpoint_activations,
             )
             if interaction.interactor
             else NoInteractor(variant)
@@ -122,6 +123,7 @@ class ReferSAM(SegmentationModel):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
         if freeze_image_encoder:
             self.image_encoder.requires_grad_(False)
+        checkpoint_layer_groups(self.layer_groups(), checkpointed_parts, type(self).__name__)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -139,18 +141,26 @@ class ReferSAM(SegmentationModel):
                 context_tokens=keys.CONTEXT_TOKENS,
                 sparse_tokens=keys.SPARSE_TOKENS,
                 dense_prompt=keys.DENSE_PROMPT,
-                checkpoint_activations=keys.CHECKPOINT_ACTIVATIONS,
             ),
             "freeze_image_encoder": keys.FREEZE_IMAGE_ENCODER,
             "no_target_pixels": keys.TEST.NO_TARGET_PIXELS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "checkpointed_parts": checkpointed_parts(cfg),
         }
 
     @classmethod
     def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
         """Converter of the authors' checkpoints."""
         return (OFFICIAL_REFERSAM,)
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """ViT blocks of the image encoder, and the fusions of the interactor."""
+        fusions: list[nn.Module] = []
+        if isinstance(self.interactor, Interactor):
+            pairs = [pair for block in self.interactor.interactions for pair in block.pairs]
+            fusions = [pair.exchange for pair in pairs]
+        return {"backbone": list(self.image_encoder.blocks), "fusion": fusions}
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder if an installed package provides its weights."""

@@ -22,7 +22,8 @@ def _pop_fields(config_class: type, arguments: dict) -> dict:
 def make_model(tiny_text):
     """Build a model with groups of three images.
 
-    Keywords are fields of `HeatmapConfig`, `LossConfig` and `InferenceConfig`, and `feature_level`.
+    Keywords are fields of `HeatmapConfig`, `LossConfig` and `InferenceConfig`, and arguments
+    of `GRSer`.
     """
     from grser.modeling.criterion import GroupCriterion, LossConfig
     from grser.modeling.lavt import LAVT, LanguageAwareEncoder
@@ -32,7 +33,7 @@ def make_model(tiny_text):
     from grser.modeling.triphasic_head import HeatmapConfig, TriphasicHead
     from grser.postprocessing import InferenceConfig
 
-    def build(feature_level: int = 3, **arguments):
+    def build(feature_level: int = 3, checkpointed_parts: tuple = (), **arguments):
         torch.manual_seed(0)
         text = ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=20)
         lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_nano"), text.width), 16)
@@ -51,6 +52,7 @@ def make_model(tiny_text):
             criterion=criterion,
             inference_config=InferenceConfig(**arguments),
             feature_level=feature_level,
+            checkpointed_parts=checkpointed_parts,
         )
         return model.eval()
 

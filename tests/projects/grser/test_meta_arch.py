@@ -239,6 +239,21 @@ def test_parameters_have_gradients(make_model, make_group):
     )
 
 
+def test_activation_checkpointing_keeps_gradients(make_model, make_group):
+    gradients = []
+    for parts in ((), ("backbone", "fusion")):
+        model = make_model(checkpointed_parts=parts).train()
+        torch.manual_seed(3)
+        sum(model([make_group(True, False, True)]).values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    layers = [layer for group in model.layer_groups().values() for layer in group]
+    assert len(layers) > 4
+    assert all("forward" in vars(layer) for layer in layers)
+
+
 def test_gradients_of_each_loss(make_model, make_group):
     """The rejection head depends on the triplet loss, the anti-expression on mirror training."""
     batch = [make_group(True, False, True)]

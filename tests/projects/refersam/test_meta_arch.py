@@ -145,13 +145,18 @@ def test_parameters_without_gradient(make_model, item):
 
 
 def test_activation_checkpointing_keeps_gradients(make_model, item):
-    outputs = []
-    for recompute in (False, True):
-        model = make_model(checkpoint_activations=recompute).train()
+    gradients = []
+    for parts in ((), ("backbone", "fusion")):
+        model = make_model(checkpointed_parts=parts).train()
         torch.manual_seed(3)
         sum(model([item]).values()).backward()
-        outputs.append(model.image_encoder.blocks[0].attn.qkv.weight.grad)
-    torch.testing.assert_close(outputs[0], outputs[1])
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    layers = [layer for group in model.layer_groups().values() for layer in group]
+    assert len(layers) == 12 + 6
+    assert all("forward" in vars(layer) for layer in layers)
 
 
 def test_frozen_image_encoder(make_model):

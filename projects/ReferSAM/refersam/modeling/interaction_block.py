@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hipie.ops import MSDeformAttn
 from refersam.feature_capture import FeatureCapture
@@ -104,7 +103,6 @@ class InteractionBlock(nn.Module):
         text_width: C, channels of a text token.
         heads: number of heads of all attentions.
         pairs: number of pairs; the last interaction has more than one.
-        checkpoint_activations: recompute blocks in the backward pass.
     """
 
     def __init__(
@@ -113,14 +111,12 @@ class InteractionBlock(nn.Module):
         text_width: int,
         heads: int,
         pairs: int = 1,
-        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.injector = Injector(width, heads)
         self.pairs = nn.ModuleList(
             ExtractorFusionPair(width, text_width, heads) for _ in range(pairs)
         )
-        self.checkpoint_activations = checkpoint_activations
 
     def encode_image(
         self,
@@ -143,7 +139,7 @@ class InteractionBlock(nn.Module):
         injected = self.injector(patches, maps, geometry)
         patches = injected.unflatten(1, geometry.patches.sizes[0])
         for block in blocks:
-            patches = self._run(block, patches)
+            patches = block(patches)
         patches = patches.flatten(1, 2)
         return injected, patches, self.pairs[0].extractor(maps, patches, geometry)
 
@@ -156,18 +152,13 @@ class InteractionBlock(nn.Module):
                 maps = pair.extractor(maps, patches, geometry)
             tokens = torch.cat([text.tokens, text.context], dim=1)
             mask = torch.cat([text.mask, text.mask.new_ones(text.context.shape[:2])], dim=1)
-            maps, tokens = self._run(
-                pair.exchange, maps, geometry.positions, geometry.maps.lengths, tokens, mask
+            maps, tokens = pair.exchange(
+                maps, geometry.positions, geometry.maps.lengths, tokens, mask
             )
             lengths = [text.tokens.shape[1], text.context.shape[1]]
             text_tokens, context = tokens.split(lengths, dim=1)
             text = TextTokens(text_tokens, text.mask, context)
         return maps, text
-
-    def _run(self, module: nn.Module, *arguments: Any) -> Any:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(module, *arguments, use_reentrant=False)
-        return module(*arguments)
 
 
 def record_interaction(

@@ -53,7 +53,6 @@ class Interactor(nn.Module):
         variant: shape of the image encoder.
         text_width: C, channels of a text token.
         context_tokens: number of learned tokens that are concatenated to the text.
-        checkpoint_activations: recompute blocks in the backward pass.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Interactor(nn.Module):
         variant: SamVariant,
         text_width: int,
         context_tokens: int = 16,
-        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.groups = variant.groups
@@ -75,7 +73,6 @@ class Interactor(nn.Module):
                 text_width,
                 variant.heads,
                 pairs=1 + EXTRA_PAIRS * (index == last),
-                checkpoint_activations=checkpoint_activations,
             )
             for index in range(len(self.groups))
         )
