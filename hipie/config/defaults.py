@@ -231,6 +231,12 @@ def _add_solver_keys(cfg: CN) -> None:
     # Steps in a row that are skipped for losses or gradients that are not finite; one more saves a
     # checkpoint and stops the training.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 20
+    # Micro-batches into which the batch of an iteration (SOLVER.IMS_PER_BATCH) is split, to save
+    # memory; their gradients are summed.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Format of activations with AMP.ENABLED: "bfloat16", "float16" (losses are scaled), or "auto":
+    # bfloat16 on CPUs and on GPUs that compute in it, float16 on older GPUs.
+    cfg.SOLVER.AMP.PRECISION = "auto"
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0

@@ -21,10 +21,12 @@ _CHOICES = {
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
+    "SOLVER.AMP.PRECISION": ("auto", "bfloat16", "float16"),
 }
 _COUNTS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
+    "SOLVER.ACCUMULATION_STEPS",
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.MAX_CHECKPOINTS",
     *(

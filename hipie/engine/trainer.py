@@ -1,4 +1,4 @@
-"""Detectron2's `DefaultTrainer` for CPU and CUDA, in bfloat16, with bit-exact resuming.
+"""Detectron2's `DefaultTrainer` for CPU and CUDA, with bit-exact resuming.
 
 A resumed run equals an uninterrupted one: batch t is a function of (seed, t), torch's generator is
 seeded from (seed, iteration, rank) before every step, and training stops only between two steps.
@@ -12,6 +12,8 @@ import os
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
 from hipie.data.build import build_test_loader, build_train_loader
+from hipie.engine.accumulation import accumulate_gradients, split_batch
 from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
 from hipie.engine.hooks import (
     BestCheckpointer,
@@ -40,6 +43,7 @@ from hipie.engine.hooks import (
 )
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import ClippedAdamW, build_optimizer, clip_gradients
+from hipie.engine.precision import autocast_dtype, build_grad_scaler
 from hipie.errors import InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.memory_check import checked_memory
@@ -48,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class SeededTrainer(SimpleTrainer):
-    """Single-step trainer that seeds every step, with optional bfloat16 autocast, on any device.
+    """Single-step trainer that seeds every step; with mixed precision and gradient accumulation.
 
     A step whose losses or gradients are not finite in any process is skipped in all of them: the
     weights, the optimizer and the running statistics of batch norms stay as they are.
@@ -58,7 +62,9 @@ class SeededTrainer(SimpleTrainer):
         data_loader: an iterable of batches, endless.
         optimizer: of the model's parameters.
         seed: base of the seeds; see `step_seed`.
-        bfloat16: run the forward pass under bfloat16 autocast.
+        dtype: format of activations under autocast, on any device; None = no autocast. With float16
+            losses are scaled.
+        accumulation_steps: micro-batches into which a batch is split.
 
     Attributes:
         skipped_steps: steps that were skipped since the start of the training, saved and resumed.
@@ -72,13 +78,17 @@ class SeededTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         *,
         seed: int,
-        bfloat16: bool,
+        dtype: torch.dtype | None = None,
+        accumulation_steps: int = 1,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
-        self.bfloat16 = bfloat16
+        self.dtype = dtype
+        self.accumulation_steps = accumulation_steps
         self.skipped_steps = self.skipped_in_a_row = 0
-        self._device_type = next(model.parameters()).device.type
+        device = next(model.parameters()).device
+        self._device_type = device.type
+        self.grad_scaler = build_grad_scaler(dtype, device)
         self._running_statistics = running_statistics(model)
 
     def run_step(self) -> None:
@@ -90,28 +100,40 @@ class SeededTrainer(SimpleTrainer):
         start = time.perf_counter()
         batch = self._next_batch()
         data_time = time.perf_counter() - start
-        torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
         statistics_before = [values.clone() for values in self._running_statistics]
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self.bfloat16):
-            losses = self.model(batch)
         self.optimizer.zero_grad()
-        sum(losses.values()).backward()
+        losses = accumulate_gradients(
+            self.model,
+            split_batch(batch, self.accumulation_steps),
+            lambda loss: self.grad_scaler.scale(loss).backward(),
+            before_forward=self._forward_context,
+        )
         self.after_backward()
         if not self._take_step(losses, data_time):
             for values, before in zip(self._running_statistics, statistics_before, strict=True):
                 values.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the iteration, the states of hooks and optimizer, and the skipped steps."""
+        """States of iteration, hooks, optimizer and scaler, and the numbers of skipped steps."""
         skipped = {"total": self.skipped_steps, "in_a_row": self.skipped_in_a_row}
-        return {**super().state_dict(), "skipped_steps": skipped}
+        scaler = self.grad_scaler.state_dict()
+        return {**super().state_dict(), "skipped_steps": skipped, "grad_scaler": scaler}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; other trainers have no skipped steps."""
+        """Restore what `state_dict` returned; the state of another trainer may lack some of it."""
         super().load_state_dict(state_dict)
         skipped = state_dict.get("skipped_steps", {})
         self.skipped_steps = skipped.get("total", 0)
         self.skipped_in_a_row = skipped.get("in_a_row", 0)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+    @contextmanager
+    def _forward_context(self, micro_batch: int) -> Iterator[None]:
+        rank = comm.get_rank() + comm.get_world_size() * micro_batch
+        torch.manual_seed(step_seed(self.seed, self.iter, rank))
+        with torch.autocast(self._device_type, self.dtype, enabled=self.dtype is not None):
+            yield
 
     def _next_batch(self) -> Any:
         try:
@@ -128,13 +150,16 @@ class SeededTrainer(SimpleTrainer):
         Returns:
             Whether the step was taken, the same in every process.
         """
+        if self.grad_scaler.is_enabled():
+            get_event_storage().put_scalar("grad_scale", self.grad_scaler.get_scale())
+            self.grad_scaler.unscale_(self.optimizer)
         if isinstance(self.optimizer, ClippedAdamW):
             norm = self.optimizer.clip_gradients()
         else:
             norm = clip_gradients(self.optimizer, None)
         report = reduce_step(losses, norm, data_time)
         if report.is_finite:
-            self.optimizer.step()
+            self.grad_scaler.step(self.optimizer)
             self.skipped_in_a_row = 0
         else:
             self.skipped_steps += 1
@@ -145,6 +170,7 @@ class SeededTrainer(SimpleTrainer):
                 self.skipped_in_a_row,
                 report.problem(),
             )
+        self.grad_scaler.update()
         if comm.is_main_process():
             storage = get_event_storage()
             storage.put_scalar("data_time", report.data_time)
@@ -236,7 +262,13 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
-    """Return a seed for torch's generator that is unique to an iteration and process of a run."""
+    """Return a seed for torch's generator, unique to an iteration and a process of a run.
+
+    Args:
+        seed: of the run.
+        iteration: number of the step.
+        rank: of the process; micro-batches beyond the first count as further processes.
+    """
     return (max(seed, 0) * 1_000_003 + iteration) * 4096 + rank
 
 
@@ -262,7 +294,8 @@ class Trainer(DefaultTrainer):
             None,
             optimizer,
             seed=cfg.SEED,
-            bfloat16=cfg.SOLVER.AMP.ENABLED,
+            dtype=autocast_dtype(cfg, next(model.parameters()).device),
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         )
         self._trainer.register_hooks([_AfterBackward(self)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hipie.modeling.criterion.build import CRITERION_REGISTRY
 from hipie.modeling.criterion.checks import require_finite_layer
 from hipie.modeling.criterion.losses import STUFF_LOSSES, LossConfig, MatchedLayer
-from hipie.modeling.criterion.normalizer_averaging import average_over_processes, num_processes
+from hipie.modeling.criterion.normalizer_averaging import average_over_processes, share_of_batch
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
 from hipie.modeling.matcher.matching import (
@@ -116,7 +116,7 @@ class StuffCriterion(nn.Module):
         frames = torch.stack([self._frame(target) for target in targets])
         masks = MaskContext(mask_head, output.mask_features, frames)
         count = torch.tensor(float(len(objects)), device=objects.boxes.device)
-        at_least = 1 / num_processes() if self.average_normalizers else 1
+        at_least = share_of_batch() if self.average_normalizers else 1
         per_object = 1 / average_over_processes(count).clamp(min=at_least)
         supervised = [
             (suffix, layer, f"stuff layer {i}")

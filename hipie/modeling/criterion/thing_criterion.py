@@ -105,8 +105,9 @@ class ThingCriterion(nn.Module):
         matched = self._match_layers(output, objects, masks, text_mask)
         matched.append(("_enc", self._match_proposals(output, objects)))
         matched += self._match_denoising(output, objects, masks, text_mask)
+        copies = 1 if output.denoising_layout is None else output.denoising_layout.num_groups
         per_pair, per_thing, any_thing = self._normalizers(
-            [layer for _, layer in matched], objects, 2 * len(output.layers) + 1
+            [layer for _, layer in matched], objects, len(output.layers) + 1, copies
         )
         offset = TARGET_STRIDE // 2
         small_masks = objects.masks[:, offset::TARGET_STRIDE, offset::TARGET_STRIDE].contiguous()
@@ -197,22 +198,32 @@ class ThingCriterion(nn.Module):
         return matched
 
     def _normalizers(
-        self, layers: Sequence[MatchedLayer], objects: BatchedTargets, num_layers: int
+        self,
+        layers: Sequence[MatchedLayer],
+        objects: BatchedTargets,
+        num_matching: int,
+        copies: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Reciprocals of the pairs and of the thing pairs of every layer; 1 if there is a thing.
 
-        Processes exchange counts of `num_layers` layers, of which those that a process does not
-        have (denoising layers come last) are 0.
+        Processes exchange counts of `num_matching` layers and of as many denoising layers but one,
+        of which those that a process does not have are 0. Denoising pairs of one group are counted,
+        since micro-batches may have been counted with another number of groups, `copies`.
         """
         device = objects.boxes.device
         pairs = torch.tensor([float(len(layer.matching)) for layer in layers], device=device)
         things = torch.stack(
             [objects.is_thing[layer.matching.target_index].sum().float() for layer in layers]
         )
+        num_layers = 2 * num_matching - 1
         missing = pairs.new_zeros(num_layers - len(layers))
         any_thing = objects.is_thing.sum().float()[None]
-        counts = torch.cat([pairs, missing, things, missing, any_thing])
+        groups = pairs.new_ones(num_layers)
+        groups[num_matching:] = copies
+        groups = torch.cat([groups, groups, pairs.new_ones(1)])
+        counts = torch.cat([pairs, missing, things, missing, any_thing]) / groups
         if self.average_normalizers:
             counts = average_over_processes(counts)
+        counts = counts * groups
         inverse = torch.where(counts > 0, 1 / counts.clamp(min=1e-6), 0.0)
         return inverse[:num_layers], inverse[num_layers:-1], (counts[-1] > 0).float()

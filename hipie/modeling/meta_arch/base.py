@@ -30,10 +30,13 @@ class SegmentationModel(CheckpointableModel):
         tasks: supported tasks, some of "universal", "parts", "referring", "group", "interactive"
             and "few_shot".
         supports_image_features: whether `encode_images` is implemented.
+        average_normalizers: whether losses are divided by object counts of the whole batch, in all
+            processes and micro-batches (see `hipie.modeling.criterion.normalizer_averaging`).
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset()
     supports_image_features: ClassVar[bool] = False
+    average_normalizers: bool = False
 
     @classmethod
     def requires_checkpoint(cls) -> bool:

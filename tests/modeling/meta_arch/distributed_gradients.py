@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 from hipie import add_hipie_config  # noqa: E402
+from hipie.engine.accumulation import accumulate_gradients, split_batch  # noqa: E402
 from hipie.engine.trainer import wrap_for_processes  # noqa: E402
 from hipie.vocabularies import Vocabulary  # noqa: E402
 
@@ -52,6 +54,11 @@ CASES = {
         "empty, stuff and 30 objects": ("detection", [[], [2], MANY]),
         "expressions about nothing": ("referring", [[], [0], []]),
     },
+}
+# The same with two images a process, in two micro-batches.
+ACCUMULATED_CASES = {
+    2: {"accumulated": ("detection", [[1, 0, 2], [], [2], [0, 1, 1]])},
+    3: {},
 }
 
 
@@ -117,12 +124,16 @@ def batch_of(task: str, classes: list[list[int]]) -> list[dict]:
 
 
 def train_on(
-    model: torch.nn.Module, batch: list[dict]
+    model: torch.nn.Module, batch: list[dict], steps: int = 1
 ) -> dict[str, dict[str, torch.Tensor | None]]:
     """Losses by name, in order, and the gradients of their sum by parameter."""
     model.zero_grad()
-    losses = model(batch)
-    sum(losses.values()).backward()
+    losses = accumulate_gradients(
+        model,
+        split_batch(batch, steps),
+        lambda loss: loss.backward(),
+        before_forward=lambda _: nullcontext(),
+    )
     gradients = {
         name.removeprefix("module."): None if p.grad is None else p.grad.clone()
         for name, p in model.named_parameters()
@@ -133,13 +144,13 @@ def train_on(
 
 def main() -> None:
     rank, world_size, rendezvous, output, *options = sys.argv[1:]
-    cases = CASES[int(world_size)]
+    cases, accumulated = CASES[int(world_size)], ACCUMULATED_CASES[int(world_size)]
     torch.set_num_threads(1)
     cfg = get_cfg()
     add_hipie_config(cfg)
     cfg.merge_from_file(str(ROOT / "tests/tiny.yaml"))
     cfg.merge_from_list(options)
-    batches = {name: batch_of(*case) for name, case in cases.items()}
+    batches = {name: batch_of(*case) for name, case in (cases | accumulated).items()}
     torch.manual_seed(0)
     model = randomize_zero_heads(build_model(cfg)).train()
     replace_random_numbers()
@@ -154,8 +165,10 @@ def main() -> None:
     comm.create_local_process_group(int(world_size))
     wrapped = wrap_for_processes(model)
     share = slice(int(rank), int(rank) + 1)
-    distributed = {name: train_on(wrapped, batch[share]) for name, batch in batches.items()}
-    tasks = {name: task for name, (task, _) in cases.items()}
+    distributed = {name: train_on(wrapped, batches[name][share]) for name in cases}
+    share = slice(2 * int(rank), 2 * int(rank) + 2)
+    distributed |= {name: train_on(wrapped, batches[name][share], 2) for name in accumulated}
+    tasks = {name: task for name, (task, _) in (cases | accumulated).items()}
     torch.save({"single": single, "distributed": distributed, "tasks": tasks}, output)
     dist.destroy_process_group()
 
