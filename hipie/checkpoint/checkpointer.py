@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.base import external_weight_prefixes
-from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import LoadReport, load_state
-from hipie.checkpoint.read import read_state
+from hipie.checkpoint.read import read_state, split_options
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Checkpointer(DetectionCheckpointer):
         Args:
             path: a file or address; "" loads nothing. With `?matching_heuristics=True` at its end
                 names are matched by their suffixes, as Detectron2 does; files of Detectron2's model
-                zoo contain that option themselves.
+                zoo contain that option themselves. `?ema=True` loads the averaged weights.
             checkpointables: names given to the constructor; None = all.
 
         Returns:
@@ -59,10 +57,10 @@ class Checkpointer(DetectionCheckpointer):
         if not path:
             logger.info("MODEL.WEIGHTS is empty: the model keeps its initial weights")
             return {}
-        location, in_part = _split_options(str(path))
-        content = read_state(location)
+        location, options = split_options(path)
+        content = read_state(path)
         state, author = content.pop("model"), content.get("__author__")
-        in_part = bool(content.get("matching_heuristics", in_part))
+        in_part = bool(content.get("matching_heuristics", options.matching_heuristics))
         if in_part:
             state = self._aligned(state, author)
         self.report = load_state(self.model, state, location, in_part=in_part)
@@ -118,15 +116,3 @@ class Checkpointer(DetectionCheckpointer):
 
 def _write_text(name: str, text: str) -> None:
     Path(name).write_text(text, encoding="utf-8")
-
-
-def _split_options(path: str) -> tuple[str, bool]:
-    """Split a path into the path without its query, and the query's `matching_heuristics`."""
-    if Path(path).is_file():
-        return path, False
-    parsed = urlparse(path)
-    query = parse_qs(parsed.query)
-    matching = query.pop("matching_heuristics", ["False"]) == ["True"]
-    if query:
-        raise CheckpointError(f'{path}: the option "{next(iter(query))}" is unknown')
-    return parsed._replace(query="").geturl(), matching

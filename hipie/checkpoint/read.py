@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import torch
@@ -70,21 +72,59 @@ def local_file(path: str | Path) -> Path:
     return file
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options at the end of a path, such as `model_final.pth?ema=True`.
+
+    Attributes:
+        matching_heuristics: names are matched by their suffixes, as Detectron2 does.
+        ema: the averaged weights of a training with `MODEL_EMA.ENABLED` are read.
+    """
+
+    matching_heuristics: bool = False
+    ema: bool = False
+
+
+def split_options(path: str | Path) -> tuple[str, ReadOptions]:
+    """Split a path or address into the part before its options, and these.
+
+    Raises:
+        CheckpointError: for an unknown option, or a value other than True and False.
+    """
+    if Path(path).is_file():
+        return str(path), ReadOptions()
+    parsed = urlparse(str(path))
+    values = {name: given[-1] for name, given in parse_qs(parsed.query).items()}
+    names = [field.name for field in fields(ReadOptions)]
+    if parsed.scheme.startswith("http") and not values.keys() <= set(names):
+        return str(path), ReadOptions()  # the query is the server's
+    for name, value in values.items():
+        if name not in names:
+            raise CheckpointError(
+                f'{path}: the option "{name}" is unknown; there are {" and ".join(names)}'
+            )
+        if value not in ("True", "False"):
+            raise CheckpointError(f'{path}: the option "{name}" is True or False, not {value}')
+    options = ReadOptions(**{name: value == "True" for name, value in values.items()})
+    return parsed._replace(query="").geturl(), options
+
+
 def read_state(path: str | Path) -> dict[str, Any]:
     """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file.
 
     Args:
-        path: see `local_file`.
+        path: see `local_file`; with `?ema=True` at its end the averaged weights are read.
 
     Returns:
         A dict with `model` (tensors by name) and the other content of the file, such as `optimizer`
         or `iteration`.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, has no weights, or names objects other
-            than tensors, arrays and plain containers.
+        CheckpointError: if the file is missing, truncated, has no weights (or no averaged ones), or
+            names objects other than tensors, arrays and plain containers.
     """
-    file = local_file(path)
+    location, options = split_options(path)
+    file = local_file(location)
     try:
         content = _read(file)
     except pickle.UnpicklingError as error:
@@ -101,7 +141,12 @@ def read_state(path: str | Path) -> dict[str, Any]:
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
     key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
     other_content = {name: value for name, value in content.items() if name != key} if key else {}
-    return {"model": _tensors(content[key] if key else content, path), **other_content}
+    state = _tensors(content[key] if key else content, path)
+    if options.ema:
+        if not isinstance(other_content.get("ema"), dict):
+            raise CheckpointError(f"{location}: it has no averaged weights (MODEL_EMA.ENABLED)")
+        state = {**strip_module_prefix(state), **_tensors(other_content["ema"], path)}
+    return {"model": state, **other_content}
 
 
 def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -155,7 +155,11 @@ def run(args: argparse.Namespace) -> None:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Trainer.build_checkpointer(cfg, model)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        if args.resume and cfg.MODEL_EMA.ENABLED and checkpointer.has_checkpoint():
+            # As in the evaluations during the training.
+            checkpointer.load(f"{checkpointer.get_checkpoint_file()}?ema=True")
+        else:
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         Trainer.test(cfg, model)
         return
     # Evaluators are built first, so that an unreadable test set is an error before training.

@@ -237,6 +237,12 @@ def _add_solver_keys(cfg: CN) -> None:
     # Format of activations with AMP.ENABLED: "bfloat16", "float16" (losses are scaled), or "auto":
     # bfloat16 on CPUs and on GPUs that compute in it, float16 on older GPUs.
     cfg.SOLVER.AMP.PRECISION = "auto"
+    # Exponential moving average of the weights, to which every step adds the share 1 - DECAY.
+    # Evaluations during the training are of the averaged weights; checkpoints have both, and
+    # MODEL.WEIGHTS "FILE?ema=True" takes the averaged ones.
+    cfg.MODEL_EMA = CN()
+    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.DECAY = 0.999
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0

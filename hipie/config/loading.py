@@ -108,6 +108,7 @@ def check(cfg: CfgNode) -> None:
         _require(cfg, key, _value(cfg, key) >= 1, "at least 1")
     key = "SOLVER.MAX_SKIPPED_STEPS"
     _require(cfg, key, _value(cfg, key) >= 0, "at least 0")
+    _require(cfg, "MODEL_EMA.DECAY", 0 <= cfg.MODEL_EMA.DECAY < 1, "at least 0 and below 1")
     for key, divisor in _MULTIPLES:
         step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
         source = "" if step == divisor else f", which is {divisor}"

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
 from hipie.data.build import build_test_loader, build_train_loader
-from hipie.engine.accumulation import accumulate_gradients, split_batch
+from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
+from hipie.engine.ema import ModelEMA, UpdateEMA
 from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
 from hipie.engine.hooks import (
     BestCheckpointer,
@@ -299,7 +300,11 @@ class Trainer(DefaultTrainer):
         )
         self._trainer.register_hooks([_AfterBackward(self)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        parts: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        self.ema = ModelEMA(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        if self.ema is not None:
+            parts["ema"] = self.ema
+        self.checkpointer = self.build_checkpointer(cfg, model, **parts)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -375,6 +380,10 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or `MODEL.WEIGHTS`, and start the loader at its iteration."""
         super().resume_or_load(resume)
+        if self.ema is not None and not self.ema.is_loaded:
+            self.ema.restart()
+            if self.start_iter:
+                logger.warning("The checkpoint has no averaged weights: the average starts anew.")
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
 
     def build_hooks(self) -> list[HookBase]:
@@ -385,6 +394,15 @@ class Trainer(DefaultTrainer):
         """
         replaced = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
         default = [hook for hook in super().build_hooks() if hook is not None]
+        default = [
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+            if isinstance(hook, hooks.EvalHook)
+            else hook
+            for hook in default
+        ]
+        if self.ema is not None:
+            model = unwrapped(self._trainer.model)
+            default.insert(0, UpdateEMA(self.ema, model, self.cfg.OUTPUT_DIR))
         writers = [w for hook in default if isinstance(hook, replaced[1]) for w in hook._writers]
         default = [hook for hook in default if not isinstance(hook, replaced)]
         if comm.is_main_process():
@@ -412,6 +430,12 @@ class Trainer(DefaultTrainer):
             StopAfterSkippedSteps(self.checkpointer, self.cfg.SOLVER.MAX_SKIPPED_STEPS),
             CheckpointOnSignal(self.checkpointer),
         ]
+
+    def _evaluate(self) -> Any:
+        """Evaluate the model, with the averaged weights if there are any."""
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
         """Build the writers: a progress line, metrics.json and TensorBoard."""
