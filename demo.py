@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 
-from hipie.cli.main import main
+from hipie.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main(["demo", *sys.argv[1:]]))
+    sys.exit(run_command("demo", sys.argv[1:], "demo.py"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from hipie.cli.train import main
+from hipie.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main(program="train_net.py"))
+    sys.exit(run_command("train", sys.argv[1:], "train_net.py"))

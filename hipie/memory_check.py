@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.structures import InferenceSize
 
@@ -26,7 +27,7 @@ MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
-class ImageTooLargeError(ValueError):
+class ImageTooLargeError(InputError):
     """A batch of images whose features and results would not fit the free memory."""
 
 

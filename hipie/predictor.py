@@ -30,6 +30,7 @@ from hipie.checkpoint import Checkpointer, LoadReport
 from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, as_rgb, read_image
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
@@ -38,10 +39,6 @@ from hipie.vocabularies.vocabulary import Name, Parts
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
-
-# With few classes the softmax over classes is confident about any query, and the panoptic map fills
-# with noise; the published threshold is meant for COCO's 133 classes.
-MIN_SOFTMAX_CLASSES = 133
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
 
@@ -75,24 +72,21 @@ class Segmenter:
             weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
                 weights that the package carries for it.
             device: such as "cpu", "cuda" or "cuda:1"; by default CUDA where it is available.
-            opts: keys and values that override the configuration, in turn. Unless they name it,
-                `MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES` is 133, so that with one or two class names
-                only confident predictions give segments.
+            opts: keys and values that override the configuration, in turn.
 
         Raises:
             ValueError: for an unknown configuration, key, value or device; if there are no weights
                 for the configuration and its architecture does not bring them; or if they are of a
                 model of other sizes.
         """
-        defaults = ("MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES", MIN_SOFTMAX_CLASSES)
-        cfg = model_zoo.get_config(str(config_file), [*defaults, *opts])
+        cfg = model_zoo.get_config(str(config_file), opts)
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.MODEL.DEVICE = str(default_device if device is None else device)
         check(cfg)
         source = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
         if not source and (architecture is None or architecture.requires_checkpoint()):
-            raise ValueError(
+            raise InputError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"
             )
@@ -204,7 +198,7 @@ class Segmenter:
         """
         predictor = self.task_predictor("mask_labelling", "label")
         if masks is None:
-            raise ValueError("label needs masks [N, H, W]")
+            raise InputError("label needs masks [N, H, W]")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
         return predictor.predict([self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
@@ -260,7 +254,7 @@ class Segmenter:
             ValueError: if there is no image, or one that cannot be read.
         """
         if isinstance(images, str | Path) or not len(images):
-            raise ValueError("refer_group needs a list of images, with at least one in it")
+            raise InputError("refer_group needs a list of images, with at least one in it")
         if "group" not in self.model.tasks:
             return [self.refer(image, expression) for image in images]
         prepared = [self.prepare(image) for image in images]
@@ -303,7 +297,7 @@ class Segmenter:
         needed = TASK_PREDICTOR_REGISTRY.get(task).model_task if registered else task
         if needed not in self.model.tasks or not registered:
             names = ", ".join(model_zoo.configs_for_task(needed)) or "none that is installed"
-            raise ValueError(
+            raise InputError(
                 f"{type(self.model).__name__} cannot {method or task}(): "
                 f"configurations whose model can are {names}"
             )
@@ -323,7 +317,7 @@ class Segmenter:
         if image is not None:
             return self._resize(_read(image))
         if self._image is None:
-            raise ValueError("there is no image: pass one, or call set_image first")
+            raise InputError("there is no image: pass one, or call set_image first")
         return self._image
 
     def _resize(self, pixels: NDArray[Any]) -> PreparedImage:
@@ -373,7 +367,7 @@ def _read(image: ImageLike) -> NDArray[Any]:
 def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:
     """Check that no tensor of the weights has another shape than in the model."""
     if report is not None and report.mismatched:
-        raise ValueError(
+        raise InputError(
             f'{weights}: "{report.mismatched[0]}" has another shape than in this configuration, '
             "whose sizes must be those that the weights were made with"
         )

@@ -15,11 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hipie.errors import InputError
+
 logger = logging.getLogger(__name__)
 GROUP = "hipie.projects"
 
 
-class ProjectError(ValueError):
+class ProjectError(InputError):
     """A project that is used and could not be loaded; the message names it and the reason."""
 
 

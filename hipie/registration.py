@@ -15,6 +15,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from hipie.errors import InputError
+
 _lock = RLock()
 _started = False
 
@@ -65,7 +67,7 @@ def _import_user_module(name: str) -> Any:
     if name.endswith(".py"):
         file = Path(name).resolve()
         if not file.is_file():
-            raise ValueError(f"there is no file {name} to import")
+            raise InputError(f"there is no file {name} to import")
         folder, dotted = file.parent, file.stem
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
@@ -74,4 +76,4 @@ def _import_user_module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{dotted}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"there is no module {name} to import") from error
+        raise InputError(f"there is no module {name} to import") from error

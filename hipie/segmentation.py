@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hipie.errors import InputError
 from hipie.visualizer import Overlay, draw_overlay, paint_segments
 
 
@@ -304,7 +305,7 @@ def _walk(segments: Sequence[Segment], depth: int) -> Iterator[tuple[int, Segmen
 
 def _category_id(label: str, category_ids: Mapping[str, int]) -> int:
     if label not in category_ids:
-        raise ValueError(f'"{label}" has no category id; known are {", ".join(category_ids)}')
+        raise InputError(f'"{label}" has no category id; known are {", ".join(category_ids)}')
     return int(category_ids[label])
 
 

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hipie.errors import InputError
+
 Size = tuple[int, int]
 TokenSpans = tuple[tuple[int, ...], ...]
 
@@ -465,7 +467,7 @@ class BatchedTargets:
         starts = [0]
         for i, image_boxes in enumerate(boxes):
             if not bool(torch.isfinite(image_boxes).all()):
-                raise ValueError(f"an annotated box of image {i} of the batch is not finite")
+                raise InputError(f"an annotated box of image {i} of the batch is not finite")
             starts.append(starts[-1] + len(image_boxes))
         return cls(
             boxes=torch.cat(boxes).float(),

@@ -123,7 +123,6 @@ def test_images_that_cannot_be_read_are_named(error_message, tmp_path: Path, ima
         (["--things", "dog; dog"], "dog"),
         (["--things", "dog", "--stuff", "dog"], "dog"),
         (["--things", "?!"], "?!"),
-        (["--parts", "wheel"], "whole: part"),
     ],
 )
 def test_bad_class_names_are_named(

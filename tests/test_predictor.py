@@ -11,6 +11,7 @@ from PIL import Image
 
 from hipie import Segmenter
 from hipie.checkpoint import CheckpointError
+from hipie.cli import train
 from hipie.data.image_io import ImageError
 from hipie.task_predictors.universal import ClassRequest
 from hipie.vocabularies import vocabulary as vocabulary_module
@@ -86,13 +87,15 @@ def test_outputs_that_do_not_exist_are_refused(segmenter, image) -> None:
         segmenter.segment(image, stuff=STUFF, output="instances")
 
 
-def test_small_vocabularies_are_scored_like_large_ones_by_default(tiny_weights, tiny_text) -> None:
-    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", 64]
+def test_segmenter_and_evaluation_score_small_vocabularies_alike(tiny_weights, tiny_text) -> None:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", "64"]
     key = "MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES"
-    default = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
-    assert default.model.settings.min_softmax_classes == 133
-    published = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, key, 0])
-    assert published.model.settings.min_softmax_classes == 0
+    for more, expected in (((), 133), ((key, "0"), 0)):
+        segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, *more])
+        evaluated = train.parse_arguments(["--config-file", TINY, "--eval-only", *opts, *more])
+        cfg = train.read_config(evaluated)
+        assert segmenter.cfg.MODEL.HIPIE.TEST == cfg.MODEL.HIPIE.TEST
+        assert segmenter.model.settings.min_softmax_classes == expected
 
 
 def test_every_kind_of_image_gives_the_same_result(segmenter, image, tmp_path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hipie.errors import InputError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(InputError):
     """File of weights that cannot be read or written, or does not fit; the message names it."""
 
 

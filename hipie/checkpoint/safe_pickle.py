@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hipie.errors import InputError
+
 _PLAIN_DTYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 # Errors of an unpickler on missing or wrong bytes.
 _DAMAGED = (
@@ -35,7 +37,7 @@ _DAMAGED = (
 )
 
 
-class UnsafePickleError(pickle.UnpicklingError):
+class UnsafePickleError(InputError, pickle.UnpicklingError):
     """Pickle that names something other than plain containers and arrays; nothing of it was run."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from hipie.errors import UsageError
+
 if TYPE_CHECKING:
     from hipie.predictor import Segmenter
 
@@ -32,7 +34,7 @@ def parse_parts(text: str) -> dict[str, list[str]]:
         whole, colon, names = entry.partition(":")
         part_names = [name.strip() for name in names.split(",") if name.strip()]
         if not colon or not whole.strip() or not part_names:
-            raise ValueError(f'parts "{entry}": write them as "whole: part, part"')
+            raise UsageError(f'parts "{entry}": write them as "whole: part, part"')
         parts[whole.strip()] = part_names
     return parts
 

@@ -22,6 +22,7 @@ from hipie.cli.arguments import (
 from hipie.cli.files import group_to_coco, readable_images
 from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
+from hipie.errors import UsageError
 from hipie.visualizer import draw_group
 
 if TYPE_CHECKING:
@@ -121,11 +122,12 @@ class PictureBookDemo:
         print(f"{name}.png: {title}: {', '.join(result.labels) or 'no segment'}", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") -> int:
     """Write a drawing an image, and results.json, into the output folder.
 
     Args:
         arguments: the command line; by default that of the process.
+        program: name of the program, for its help.
 
     Returns:
         0, the exit status.
@@ -134,11 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError, OSError: for input that cannot be used, in one sentence; results of the images
             before it are in results.json.
     """
-    args = _parser().parse_args(arguments)
+    args = _parser(program).parse_args(arguments)
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
     if not (things or stuff or parts or args.expression or args.picture_book):
-        raise ValueError("nothing to segment: give --things, --stuff, --parts or --expression")
+        raise UsageError("nothing to segment: give --things, --stuff, --parts or --expression")
     segmenter = build_segmenter(args)
     folder = Path(args.output)
     if args.picture_book:
@@ -176,9 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hipie demo",
+        prog=program,
         description='Segment images by class names (separated by ";", synonyms by ",") and '
         "expressions. Several images with one expression are also drawn on one sheet.",
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hipie.errors import InputError, UsageError
+
 if TYPE_CHECKING:
     from hipie.segmentation import Segmentation
 
@@ -33,7 +35,7 @@ def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
             errors.append(error)
             print(f"skipped: {error}", file=sys.stderr)
     if errors and not readable:
-        raise ValueError(f"none of the images can be read: {errors[-1]}")
+        raise InputError(f"none of the images can be read: {errors[-1]}")
     return readable
 
 
@@ -41,12 +43,12 @@ def require_separate_output(images: Sequence[str], folder: str, stem: str) -> No
     """Check that the drawing `stem`.png would not overwrite one of the images.
 
     Raises:
-        ValueError: naming the image.
+        UsageError: naming the image.
     """
     drawing = (Path(folder) / f"{stem}.png").resolve()
     for image in images:
         if Path(image).resolve() == drawing:
-            raise ValueError(
+            raise UsageError(
                 f"--output {folder} would overwrite the image {image}; name another folder"
             )
 

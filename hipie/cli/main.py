@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# Exit status of a program that Ctrl-C ended.
-INTERRUPTED = 130
+from hipie.error_report import run_program
+
 # Command -> module with `main(arguments) -> int`, and the line about it in the help.
 COMMANDS = {
     "segment": ("hipie.cli.segment", "segment things, stuff and parts by name"),
@@ -21,6 +21,8 @@ COMMANDS = {
     "data": ("hipie.cli.data", "show or check a data set"),
     "doctor": ("hipie.cli.doctor", "report what is installed and which kernels run"),
 }
+# Commands that are also programs of their own, train_net.py and demo.py.
+PROGRAMS = ("train", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,20 +32,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; by default that of the process.
 
     Returns:
-        The exit status of the command; 130 after Ctrl-C.
+        The exit status of the command.
 
     Raises:
-        SystemExit: with one line about input that cannot be used.
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = _parser().parse_args(arguments[:1]).command
-    module, _ = COMMANDS[command]
-    try:
-        return import_module(module).main(arguments[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"hipie {command}: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return run_command(command, arguments[1:])
+
+
+def run_command(command: str, arguments: Sequence[str], program: str = "") -> int:
+    """Run the command of a name, also for a program that is nothing but this command.
+
+    Args:
+        command: a key of `COMMANDS`.
+        arguments: those after the name.
+        program: name of the program for messages; by default "hipie COMMAND".
+
+    Returns:
+        The exit status of the command.
+
+    Raises:
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
+    """
+    program = program or f"hipie {command}"
+
+    def run() -> int:
+        # The import is inside: a package that is missing or broken is an error of the command.
+        command_main = import_module(COMMANDS[command][0]).main
+        status: int = command_main(arguments, *([program] if command in PROGRAMS else []))
+        return status
+
+    return run_program(program, run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from hipie.cli.arguments import (
     parse_parts,
 )
 from hipie.cli.files import require_separate_output, save_result
+from hipie.errors import UsageError
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
     if args.everything and (parts or not args.sam):
-        raise ValueError("--everything needs --sam, and cannot be combined with --parts")
+        raise UsageError("--everything needs --sam, and cannot be combined with --parts")
     stem = Path(args.image).stem
     require_separate_output([args.image], args.output, stem)
     sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
@@ -95,7 +96,7 @@ def _build_sam(model: str, weights: str) -> Sam | None:
     """
     if not model:
         if weights:
-            raise ValueError("--sam-weights needs --sam, the type of the SAM in that file")
+            raise UsageError("--sam-weights needs --sam, the type of the SAM in that file")
         return None
     from hipie.modeling.open_vocabulary.error import OpenVocabularyError, missing_package
 

@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode
@@ -31,11 +27,14 @@ from hipie.data.datasets import register_all
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
 from hipie.engine.trainer import Trainer
-from hipie.errors import HipieError, InputError
+from hipie.error_report import log_file, log_to, one_line_errors
+from hipie.errors import InputError
 from hipie.projects import project_names
 
 logger = logging.getLogger("hipie")
 PROGRAM = "hipie train"
+# Loggers of Detectron2 that report progress.
+PROGRESS_LOGGERS = ("detectron2.engine.train_loop", "detectron2.evaluation.evaluator")
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -66,8 +65,6 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
             )
         except mp.ProcessExitedException as error:
             sys.exit(error.exit_code)  # that process has printed the message
-        except mp.ProcessRaisedException as error:
-            raise InputError(one_line_message(error)) from error
     return 0
 
 
@@ -98,53 +95,6 @@ def run_process(args: argparse.Namespace) -> None:
     """
     with one_line_errors(args.program):
         run(args)
-
-
-@contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
-    """Turn exceptions into an exit with status 1 and one line; tracebacks go to log.txt only.
-
-    Args:
-        program: name of the program, for the line.
-
-    Raises:
-        SystemExit: with the message of an error about the input (`HipieError`, ValueError,
-            KeyError, OSError, NotImplementedError); or, for any other exception, with its type and
-            the name of the log file.
-    """
-    try:
-        yield
-    except (HipieError, ValueError, KeyError, OSError, NotImplementedError) as error:
-        logger.debug("Traceback of the error:", exc_info=True)
-        sys.exit(f"{program}: {one_line_message(error)}")
-    except Exception as error:  # noqa: BLE001 - every bug is reported in one line
-        kind = type(error).__name__
-        message = one_line_message(error)
-        summary = kind if message == kind else f"{kind}: {message}"
-        sys.exit(
-            f"{program}: this is a bug of the program ({summary}); please report it with the "
-            f"traceback in {write_traceback(error)}"
-        )
-
-
-def write_traceback(error: BaseException) -> str:
-    """Write an error's traceback to the log file of this process.
-
-    Returns:
-        The file: log.txt of `OUTPUT_DIR` (log.txt.rank1 and so on in other processes), or a file in
-        the folder for temporary files if the run has no log file yet.
-    """
-    text = "".join(traceback.format_exception(error))
-    for handler in logger.handlers:
-        name = str(getattr(getattr(handler, "stream", None), "name", ""))
-        if os.path.basename(name).startswith("log.txt"):
-            logger.debug("Traceback of the error:\n%s", text)
-            return name
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="hipie-", suffix="-log.txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    return file.name
 
 
 def run(args: argparse.Namespace) -> None:
@@ -179,24 +129,45 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not runs_on_gpu(cfg.MODEL.DEVICE, args.num_gpus, args.cpu_workers):
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
-    try:
-        default_setup(cfg, args)
-    except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror or error}"
-        ) from error
-    for name in ("fvcore", "detectron2"):
-        for handler in logging.getLogger(name).handlers:
-            if is_screen(handler):
-                handler.addFilter(has_no_traceback)
-    for name in ("hipie", *project_names()):
-        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-        for handler in logger.handlers:
-            # Tracebacks are logged at debug level: in log.txt, not on the screen.
-            if is_screen(handler):
-                handler.setLevel(logging.INFO)
+    setup_loggers(cfg.OUTPUT_DIR)
+    logger.info("%s on %s; the full log is %s", args.config_file, cfg.MODEL.DEVICE, log_file())
+    default_setup(cfg, args)
     register_all(cfg)
     return cfg
+
+
+def setup_loggers(folder: str) -> None:
+    """Log everything to log.txt of a folder, and to the screen what this package reports.
+
+    Of Detectron2 only progress is on the screen. Messages of other packages and
+    Python's warnings are in log.txt.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    rank = comm.get_rank()
+    try:
+        # With the arguments of Detectron2's `default_setup`, which then adds no handlers.
+        third_parties = [
+            setup_logger(folder, distributed_rank=rank, name="fvcore"),
+            setup_logger(folder, distributed_rank=rank),
+        ]
+        own = [
+            setup_logger(folder, distributed_rank=rank, name=name)
+            for name in ("hipie", *project_names())
+        ]
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder} cannot be written: {error.strerror or error}"
+        ) from error
+    for logger in third_parties:
+        for handler in filter(is_screen, logger.handlers):
+            handler.addFilter(is_progress)
+    for logger in own:
+        # Tracebacks are logged at debug level: in log.txt, not on the screen.
+        for handler in filter(is_screen, logger.handlers):
+            handler.setLevel(logging.INFO)
+    log_to(next(handler for handler in own[0].handlers if not is_screen(handler)))
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -216,18 +187,11 @@ def is_screen(handler: logging.Handler) -> bool:
     return isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout
 
 
-def has_no_traceback(record: logging.LogRecord) -> bool:
-    """Filter of log messages: Detectron2 logs the traceback of an error during training."""
-    return not record.exc_info
-
-
-def one_line_message(error: BaseException) -> str:
-    """Return an error's message in one line; of one that a worker process re-raised, the last."""
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if "Traceback" in message else " ".join(lines)
+def is_progress(record: logging.LogRecord) -> bool:
+    """Filter of Detectron2's messages on the screen: progress only, no tracebacks."""
+    return (
+        record.name in PROGRESS_LOGGERS and record.levelno == logging.INFO and not record.exc_info
+    )
 
 
 if __name__ == "__main__":

@@ -176,9 +176,9 @@ def _test_keys() -> CN:
     # Temperature of the softmax over classes in panoptic inference.
     node.TEMPERATURE = 0.06
     # Smaller vocabularies are filled with absent classes to this number before the softmax of
-    # panoptic inference; otherwise one or two classes always score high. 0: off (published).
-    # `Segmenter` uses 133.
-    node.MIN_SOFTMAX_CLASSES = 0
+    # panoptic inference, as the published threshold is meant for COCO's 133 classes; otherwise one
+    # or two classes always score high and fill the map with noise. 0: off, the published rule.
+    node.MIN_SOFTMAX_CLASSES = 133
     # The stuff decoder scores things as well in panoptic inference.
     node.THING_SCORES_FROM_STUFF_DECODER = False
     # Semantic and panoptic inference use the stuff decoder only.

@@ -13,6 +13,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
+from hipie.errors import InputError
 from hipie.projects import broken_projects
 
 _CHOICES = {
@@ -45,7 +46,7 @@ _MULTIPLES = (
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """Key or value that a configuration cannot have; the message names it."""
 
 

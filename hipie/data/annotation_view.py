@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.image_io import read_image, read_label_map
+from hipie.errors import InputError
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -68,16 +69,16 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
         ValueError, FileNotFoundError: naming the file that cannot be read or has another size.
     """
     if "file_name" not in record:
-        raise ValueError("records of groups of images are not supported")
+        raise InputError("records of groups of images are not supported")
     path = record["file_name"]
     key = next((key for key in ANNOTATION_KEYS if key in record), None)
     if key is None:
-        raise ValueError(f"{path}: the record has no annotation")
+        raise InputError(f"{path}: the record has no annotation")
     image = read_image(path)
     size = image.shape[:2]
     expected = record.get("height", size[0]), record.get("width", size[1])
     if size != expected:
-        raise ValueError(
+        raise InputError(
             f"{path}: the image has {_format_size(size)}, its annotation {_format_size(expected)}"
         )
     if key == "annotations":
@@ -106,7 +107,7 @@ def _segments(
     segments = []
     for mask, index in zip(masks, classes, strict=True):
         if not 0 <= index < len(vocabulary.classes):
-            raise ValueError(
+            raise InputError(
                 f"{path}: an object has the class index {index}, but the data set has "
                 f"{len(vocabulary.classes)} classes"
             )
@@ -121,7 +122,7 @@ def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) ->
     try:
         decoded = decode_uids(labels)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     segments = []
     for part_class in metadata.part_pq_classes:
         class_mask = np.isin(decoded.classes, part_class.numbers)
@@ -153,7 +154,7 @@ def _label_map(
 def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
     labels = read_label_map(path)
     if labels.shape[:2] != size:
-        raise ValueError(
+        raise InputError(
             f"{path}: the map has {_format_size(labels.shape[:2])}, its image {_format_size(size)}"
         )
     return labels

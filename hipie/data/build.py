@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -70,7 +71,7 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     name = name or MetadataCatalog.get(dataset_name).get("task", DEFAULT_TASK)
     if name not in DATASET_MAPPER_REGISTRY:
         registered_names = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
-        raise ValueError(
+        raise InputError(
             f'the data set {dataset_name} has the task "{name}", for which no dataset mapper is '
             f"registered; there are {registered_names}"
         )
@@ -179,7 +180,7 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     """
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise ValueError("DATASETS.TRAIN names no data set")
+        raise InputError("DATASETS.TRAIN names no data set")
     datasets = [build_mapped_dataset(cfg, name, training=True) for name in names]
     ratios = _per_dataset(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
     sizes = _per_dataset(
@@ -247,7 +248,7 @@ def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:
     no_target = cfg.INPUT.GENERALIZED_EXPRESSIONS
     non_empty = [record for record in records if _has_objects(record, no_target)]
     if not non_empty:
-        raise ValueError(f"no image of the data set {dataset_name} has an object to learn from")
+        raise InputError(f"no image of the data set {dataset_name} has an object to learn from")
     return non_empty
 
 
@@ -288,7 +289,7 @@ def _per_dataset(
     if len(values) == 0:
         return [default] * len(names)
     if len(values) != len(names):
-        raise ValueError(
+        raise InputError(
             f"{key} has {len(values)} numbers, DATASETS.TRAIN {len(names)} names; give one each"
         )
     return list(values)

@@ -14,6 +14,7 @@ from detectron2.data.catalog import Metadata
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
 from hipie.data.datasets import register_all, register_coco
+from hipie.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
         OSError, ValueError: of the reader, naming the file that is missing or invalid.
     """
     if args.count is not None and args.count < 1:
-        raise ValueError(f"--count must be at least 1, not {args.count}")
+        raise InputError(f"--count must be at least 1, not {args.count}")
     cfg = get_cfg()
     add_hipie_config(cfg)
     merge(cfg, args.config_file, args.opts)
@@ -49,13 +50,13 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     name = args.dataset
     if name.endswith(".json"):
         if not args.images:
-            raise ValueError(f"{name}: a COCO JSON needs --images, the folder of its images")
+            raise InputError(f"{name}: a COCO JSON needs --images, the folder of its images")
         register_coco(name, name, args.images)
     elif args.split:
         name = find_split(name, args.split)
     elif name not in DatasetCatalog:
         similar = _names_with_prefix(name.split("_")[0])
-        raise ValueError(f'there is no data set "{name}"; there are {similar}')
+        raise InputError(f'there is no data set "{name}"; there are {similar}')
     records = DatasetCatalog.get(name)
     return sample_evenly(records, args.count), MetadataCatalog.get(name)
 
@@ -82,7 +83,7 @@ def find_split(name: str, split: str) -> str:
         and registered_name != name
     ]
     if len(matches) != 1:
-        raise ValueError(
+        raise InputError(
             f'the data set "{name}" has no split "{split}"; there are {_names_with_prefix(name)}'
         )
     return matches[0]

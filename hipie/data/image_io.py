@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hipie.errors import InputError, MissingFileError
+
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 SALIENCY_THRESHOLD = 128
 """Grey values above it belong to the object, as in `pysodmetrics`."""
@@ -20,7 +22,7 @@ SALIENCY_THRESHOLD = 128
 PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, TypeError, KeyError, struct.error)
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """An image that cannot be used; the message names it."""
 
 
@@ -42,7 +44,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such image")
+        raise MissingFileError(f"{path}: there is no such image")
     try:
         with Image.open(path) as image:
             return as_rgb(image)
@@ -69,7 +71,7 @@ def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
         with Image.open(path) as image:
             return np.array(image)
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: this label map cannot be read ({error})") from error
+        raise InputError(f"{path}: this label map cannot be read ({error})") from error
 
 
 def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -85,7 +87,7 @@ def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
         with Image.open(path) as image:
             return np.array(image.convert("L")) > SALIENCY_THRESHOLD
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: this mask cannot be read ({error})") from error
+        raise InputError(f"{path}: this mask cannot be read ({error})") from error
 
 
 def read_record_image(record: dict[str, Any]) -> NDArray[Any]:
@@ -103,7 +105,7 @@ def read_record_image(record: dict[str, Any]) -> NDArray[Any]:
     image = read_image(record["file_name"])
     actual, expected = image.shape[:2], (record["height"], record["width"])
     if actual != expected:
-        raise ValueError(
+        raise InputError(
             f"{record['file_name']}: the image has {actual[1]}x{actual[0]} pixels, but its "
             f"annotation has {expected[1]}x{expected[0]}"
         )

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
             parameters.
     """
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
-        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; only ADAMW is supported")
+        raise InputError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; only ADAMW is supported")
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        raise ValueError(
+        raise InputError(
             "SOLVER.CLIP_GRADIENTS.ENABLED is True; the full gradient is clipped by "
             "SOLVER.MAX_GRAD_NORM, and single parameters are not"
         )

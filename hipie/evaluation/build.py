@@ -22,6 +22,7 @@ from fvcore.common.registry import Registry
 from numpy.typing import NDArray
 from PIL import Image
 
+from hipie.errors import InputError
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
 from hipie.evaluation.coco_evaluation import (
     COCOInstanceEvaluator,
@@ -68,7 +69,7 @@ def build_evaluator(
     name = architecture and architecture.evaluator(cfg, dataset_name)
     name = name or MetadataCatalog.get(dataset_name).get("evaluator_type")
     if name not in EVALUATOR_REGISTRY:
-        raise ValueError(
+        raise InputError(
             f'the data set {dataset_name} has the evaluator_type "{name}"; registered are '
             f"{', '.join(sorted(name for name, _ in EVALUATOR_REGISTRY))}"
         )

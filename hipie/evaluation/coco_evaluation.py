@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.data import DatasetCatalog
@@ -15,6 +17,21 @@ from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from pycocotools.cocoeval import COCOeval
 
 from hipie.data.dataset_mappers.annotations import decode_mask
+from hipie.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def logged_prints() -> Iterator[None]:
+    """Log what is printed, at debug level: pycocotools prints its progress and tables."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        if printed.getvalue().strip():
+            logger.debug("pycocotools:\n%s", printed.getvalue().rstrip())
 
 
 def load_faster_coco_eval(purpose: str = "TEST.FASTER_COCO_EVAL") -> type:
@@ -29,7 +46,7 @@ def load_faster_coco_eval(purpose: str = "TEST.FASTER_COCO_EVAL") -> type:
     try:
         from faster_coco_eval import COCOeval_faster
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             f"{purpose} needs the package faster-coco-eval: "
             'pip install faster-coco-eval (or "hipie[fast_evaluation]")'
         ) from error
@@ -50,9 +67,16 @@ class COCOInstanceEvaluator(COCOEvaluator):
         self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
     ) -> None:
         self._coco_eval = load_faster_coco_eval() if faster else COCOeval
-        super().__init__(
-            dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
-        )
+        with logged_prints():
+            super().__init__(
+                dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
+            )
+
+    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any] | None:
+        """Compute AP as Detectron2's evaluator does; what pycocotools prints is logged instead."""
+        with logged_prints():
+            results: dict[str, Any] | None = super().evaluate(img_ids)
+        return results
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
@@ -89,7 +113,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         for result in results:
             index = result["category_id"]
             if index not in category_ids:
-                raise ValueError(
+                raise InputError(
                     f"a prediction has class {index}, which is none of the data set's "
                     f"{len(category_ids)} thing classes"
                 )

@@ -11,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE
+from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
 from hipie.evaluation.metrics.averages import nanmean, percent
@@ -120,13 +121,13 @@ class GroupReferringEvaluator(DatasetEvaluator):
             return
         expressions = [e for e in record["expressions"] if e["sent_id"] == group["sent_id"]]
         if not expressions:
-            raise ValueError(
+            raise InputError(
                 f"{record['file_name']}: group {record['group_id']} has no expression "
                 f"{group['sent_id']} for this image"
             )
         mask: NDArray[Any] = predicted_map(output) >= MASK_THRESHOLD
         if mask.shape != (record["height"], record["width"]):
-            raise ValueError(
+            raise InputError(
                 f"{record['file_name']}: a prediction of {mask.shape} pixels for an image "
                 f"of {(record['height'], record['width'])}"
             )

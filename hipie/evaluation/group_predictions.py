@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hipie.errors import InputError
+
 
 def pair_images_with_outputs(
     inputs: list[dict[str, Any]], outputs: list[Any]
@@ -25,7 +27,7 @@ def pair_images_with_outputs(
             yield item, item, output
             continue
         if len(output) != len(item["images"]):
-            raise ValueError(
+            raise InputError(
                 f"group {item.get('group_id')}: {len(item['images'])} images, but "
                 f"{len(output)} outputs"
             )

@@ -15,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
+from hipie.errors import InputError
 from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, load_faster_coco_eval
 
 MAX_DETECTIONS_PER_IMAGE = 300
@@ -229,7 +230,7 @@ def _check_lvis_format(file: str, content: dict[str, Any]) -> None:
     """Raise a ValueError that names the first entry which is not as in LVIS's files."""
     for category in content["categories"]:
         if category.get("frequency") not in FREQUENCIES:
-            raise ValueError(
+            raise InputError(
                 f'{file}: category {category["id"]} needs "frequency", one of r, c and f, to be '
                 "evaluated as LVIS"
             )
@@ -238,11 +239,11 @@ def _check_lvis_format(file: str, content: dict[str, Any]) -> None:
     for image in content["images"]:
         for key in FEDERATED_KEYS:
             if key not in image:
-                raise ValueError(
+                raise InputError(
                     f'{file}: image {image["id"]} needs "{key}" to be evaluated as LVIS'
                 )
     for annotation in content["annotations"]:
         if "area" not in annotation:
-            raise ValueError(
+            raise InputError(
                 f'{file}: annotation {annotation["id"]} needs "area" to be evaluated as LVIS'
             )

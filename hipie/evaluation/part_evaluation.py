@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.image_io import read_label_map
+from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_sum
 from hipie.evaluation.metrics.part_iou import (
     class_ious,
@@ -71,7 +72,7 @@ class PartEvaluator(DatasetEvaluator):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
             truth = read_label_map(path).astype(np.int64) - 1
             if truth.shape != predicted.shape:
-                raise ValueError(
+                raise InputError(
                     f"{path}: the label map has {truth.shape} pixels, the prediction "
                     f"{predicted.shape}"
                 )

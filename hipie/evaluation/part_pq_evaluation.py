@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.data.image_io import read_label_map
+from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_lists
 from hipie.evaluation.metrics.averages import nanmean
 from hipie.evaluation.metrics.part_pq import ClassCounts, PredictedSegment, count_image
@@ -65,12 +66,12 @@ class PartPQEvaluator(DatasetEvaluator):
             truth = decode_uids(read_label_map(path))
             for key in ("panoptic_seg", "part_seg"):
                 if key not in output:
-                    raise ValueError(f'{path}: PartPQ needs the output "{key}", which is missing')
+                    raise InputError(f'{path}: PartPQ needs the output "{key}", which is missing')
             panoptic, segments_info = output["panoptic_seg"]
             ids, parts = _to_array(panoptic), _to_array(output["part_seg"])
             for name, array in (("panoptic_seg", ids), ("part_seg", parts)):
                 if array.shape != truth.classes.shape:
-                    raise ValueError(
+                    raise InputError(
                         f"{path}: the label map has {truth.classes.shape} pixels, {name} "
                         f"{array.shape}"
                     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hipie.errors import InputError
 from hipie.projects import project_folders, require_project
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def get_config_file(name: str) -> Path:
     if len(matches) == 1:
         return files[matches[0]]
     if matches:
-        raise ValueError(f'the name "{name}" is ambiguous: {" or ".join(matches)}')
+        raise InputError(f'the name "{name}" is ambiguous: {" or ".join(matches)}')
     suggestions = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
-    raise ValueError(
+    raise InputError(
         f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'
     )
 
@@ -157,7 +158,7 @@ def get(name: str, trained: bool = True) -> SegmentationModel:
     cfg = get_config(name)
     weights = (cfg.MODEL.WEIGHTS or get_weights(name)) if trained else None
     if trained and not weights:
-        raise ValueError(
+        raise InputError(
             f"the package has no weights for {name}; trained=False builds the model without"
         )
     if not torch.cuda.is_available():

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils._headers import build_hf_headers
 
+from hipie.errors import InputError
+
 TIMEOUT_SECONDS = 5.0
 
 
-class HubError(OSError):
+class HubError(InputError, OSError):
     """A file that is neither cached nor available on the hub.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hipie.errors import InputError
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors.base import PreparedImage, TaskPredictor, register_task_predictor
 
@@ -33,7 +34,7 @@ class ReferringPredictor(TaskPredictor):
         """
         expressions = [expressions] if isinstance(expressions, str) else list(expressions)
         if not expressions:
-            raise ValueError("refer needs at least one expression")
+            raise InputError("refer needs at least one expression")
         return [_refer(image, expressions) for image in images]
 
 

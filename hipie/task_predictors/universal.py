@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hipie.errors import InputError
 from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors.base import (
@@ -107,9 +108,9 @@ class UniversalPredictor(TaskPredictor):
             ValueError: for an output that does not exist, or that the model does not have.
         """
         if output not in OUTPUTS:
-            raise ValueError(f'output is "{output}"; it has to be {" or ".join(OUTPUTS)}')
+            raise InputError(f'output is "{output}"; it has to be {" or ".join(OUTPUTS)}')
         if output == "semantic" and sam is not None:
-            raise ValueError('sam refines masks of objects, which output="semantic" does not have')
+            raise InputError('sam refines masks of objects, which output="semantic" does not have')
         if min_score is None:
             min_score = DEFAULT_MIN_SCORE[output]
         results = []
@@ -142,10 +143,10 @@ class UniversalPredictor(TaskPredictor):
     def _instance_segments(self, image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:
         """Every instance of a thing, most certain first; masks may overlap."""
         if not any(vocabulary.is_thing):
-            raise ValueError('output="instances" needs things; stuff has no instances')
+            raise InputError('output="instances" needs things; stuff has no instances')
         outputs = image.run(vocabulary=vocabulary, results=("instances",))
         if "instances" not in outputs:
-            raise ValueError(f'{type(self.model).__name__} has no output="instances"')
+            raise InputError(f'{type(self.model).__name__} has no output="instances"')
         instances = outputs["instances"].to("cpu")
         segments = []
         for mask, index, score in zip(

@@ -25,6 +25,7 @@ from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 
+from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 COLLECTIONS = ("odinw", "seginw")
@@ -77,7 +78,7 @@ def load_classes(name: str) -> ClassTable:
     if name not in tables:
         similar = difflib.get_close_matches(name, tables, 3, 0.5)
         hint = f"; similar names are {', '.join(similar)}" if similar else ""
-        raise ValueError(f'there is no vocabulary "{name}"{hint}')
+        raise InputError(f'there is no vocabulary "{name}"{hint}')
     return tables[name]
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from hipie.errors import InputError
+
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
 Parts = Mapping[str, "Iterable[Name] | Mapping[str, Iterable[Name]]"]
 
 
-class VocabularyError(ValueError):
+class VocabularyError(InputError):
     """An invalid vocabulary; the message names the class."""
 
 

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from hipie.box_ops import masks_to_boxes
 from hipie.data.io.rle import to_rle
+from hipie.errors import InputError
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -102,7 +103,7 @@ def _transform_labels(labels: NDArray[Any], transform: T.Transform) -> NDArray[A
     if labels.dtype == np.uint8:
         return transform.apply_segmentation(labels).astype(np.int32)
     if labels.max(initial=0) > 65535 or labels.min(initial=0) < 0:
-        raise ValueError("a label map has values outside 0..65535")
+        raise InputError("a label map has values outside 0..65535")
     low = np.ascontiguousarray((labels % 256).astype(np.uint8))
     high = np.ascontiguousarray((labels // 256).astype(np.uint8))
     return transform.apply_segmentation(low).astype(np.int32) + 256 * (

@@ -10,6 +10,7 @@ import numpy as np
 from hipie.data.dataset_mappers.annotations import decode_mask, masks_to_instances
 from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
 from hipie.data.image_io import image_to_tensor, read_record_image
+from hipie.errors import InputError
 
 
 class ReferringDatasetMapper:
@@ -122,7 +123,7 @@ class ReferringDatasetMapper:
             problem = "it has no expression"
             if record["expressions"]:
                 problem = "none of its expressions describes exactly one object"
-            raise ValueError(f"{record['file_name']}: {problem}")
+            raise InputError(f"{record['file_name']}: {problem}")
         distinct: list[dict[str, Any]] = []
         repeated: list[dict[str, Any]] = []
         used: set[tuple[int, ...]] = set()

@@ -14,6 +14,7 @@ from hipie.data.datasets.picturebook import register_picturebook, register_pictu
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.datasets.semantic_folder import load_label_maps, load_part_maps
 from hipie.data.io.validation import DatasetError
+from hipie.errors import InputError
 
 # Names that show whether the public data sets and the picture book are registered.
 BUILTIN_EXAMPLE = "refcoco_unc_val"
@@ -73,7 +74,7 @@ def register_all(cfg: CfgNode) -> None:
     )
     for entry in cfg.DATASETS.COCO_FORMAT:
         if isinstance(entry, str) or len(entry) != 3:
-            raise ValueError(
+            raise InputError(
                 f"DATASETS.COCO_FORMAT has {entry!r}: it takes [name, instances JSON, folder of "
                 "the images]"
             )

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hipie.errors import InputError
+
 NO_OBJECT = -1
 MAX_LABEL = 9_999_999
 
@@ -76,7 +78,7 @@ def decode_uids(uids: NDArray[Any]) -> PanopticParts:
     """
     labels = np.asarray(uids).astype(np.int64)
     if labels.size and (labels.min() < 0 or labels.max() > MAX_LABEL):
-        raise ValueError(
+        raise InputError(
             f"a label of panoptic parts is {labels.max()}, outside of 0 to {MAX_LABEL}"
         )
     has_part, has_object = labels >= 100_000, labels >= 1_000

@@ -29,6 +29,7 @@ from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import datasets_root
 from hipie.data.picturebook import VERSION, PictureBookError, finished, write_split
 from hipie.data.picturebook import classes as book
+from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 logger = logging.getLogger(__name__)
@@ -193,11 +194,11 @@ def _checked_counts(
     merged = {**defaults, **(counts or {})}
     for split, count in merged.items():
         if split not in defaults:
-            raise ValueError(
+            raise InputError(
                 f'the picture book has no split "{split}"; it has {", ".join(defaults)}'
             )
         if count < 1:
-            raise ValueError(f'the split "{split}" of the picture book needs at least one {unit}')
+            raise InputError(f'the split "{split}" of the picture book needs at least one {unit}')
     return merged
 
 

@@ -12,6 +12,7 @@ from hipie.data.image_io import PILLOW_ERRORS
 from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
 from hipie.data.io.validation import DatasetError, images_by_id
+from hipie.errors import MissingFileError
 
 
 def load_label_maps(
@@ -43,7 +44,7 @@ def load_label_maps(
     labels, images = Path(label_root), Path(image_root)
     for folder in (labels, images):
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder")
+            raise MissingFileError(f"{folder}: there is no such folder")
     names = sorted(_names(labels, label_suffix))
     if not names:
         raise DatasetError(f"{labels}: there is no label map *{label_suffix} in it")

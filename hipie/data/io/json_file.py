@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hipie.data.io.validation import DatasetError
+from hipie.errors import MissingFileError
 
 
 def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
@@ -27,7 +28,7 @@ def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such annotation file")
+        raise MissingFileError(f"{path}: there is no such annotation file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.

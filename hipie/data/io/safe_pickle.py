@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from hipie.checkpoint.safe_pickle import NUMPY_STAND_INS, ArrayStandIn
 from hipie.data.io.validation import DatasetError
+from hipie.errors import InputError, MissingFileError
 
 # Opcodes of plain data, by what follows them: nothing, a fixed number of bytes, a line.
 _BARE = b"(012Nad}elst]u)\x85\x86\x87\x88\x89\x8f\x90\x91\x94"
@@ -66,7 +67,7 @@ class DamagedPickleError(DatasetError):
     """A file that is truncated or not a pickle; the message names it."""
 
 
-class CodeInPickle(ValueError):
+class CodeInPickle(InputError):
     """A pickle that needs code; the message names what it needs."""
 
 
@@ -84,7 +85,7 @@ def read_plain_pickle(path: str | os.PathLike[str], arrays: bool = False) -> Any
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise MissingFileError(f"{path}: there is no such file")
     data = path.read_bytes()
     unpickler = _ArrayUnpickler if arrays else _PlainUnpickler
     try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hipie.errors import InputError
+
 INTEGER_LIMIT = 2**63
 """Integers of files fit into 64 bits: -INTEGER_LIMIT <= value < INTEGER_LIMIT."""
 MAX_PIXELS = 178_956_970
@@ -17,7 +19,7 @@ MAX_SIDE = 65_535
 """Longest side of an image, pixels; no supported format allows more."""
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """An annotation file that cannot be used; the message names the file and the entry."""
 
 

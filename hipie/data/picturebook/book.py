@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+from hipie.errors import InputError
+
 from .classes import SPLITS
 from .composition import draw_page
 from .groups import Group, draw_group
@@ -32,9 +34,9 @@ class PictureBook:
 
     def __init__(self, seed: int = 0, split: str = "train") -> None:
         if split not in SPLITS:
-            raise ValueError(f"the picture book has no split {split!r}; it has {', '.join(SPLITS)}")
+            raise InputError(f"the picture book has no split {split!r}; it has {', '.join(SPLITS)}")
         if seed < 0:
-            raise ValueError(f"the picture book's seed must not be negative, but is {seed}")
+            raise InputError(f"the picture book's seed must not be negative, but is {seed}")
         self.seed, self.split = seed, split
 
     def random(self, stream: int, index: int) -> np.random.Generator:

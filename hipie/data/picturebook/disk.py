@@ -27,6 +27,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hipie.errors import InputError
+
 from . import records
 from .book import VERSION, PictureBook
 from .files import locked, read_json, write_jpeg, write_json, write_png
@@ -39,7 +41,7 @@ _CHUNK = 32
 _FOLDERS = ("images/{}", "panoptic_{}", "semantic_{}", "parts_{}")
 
 
-class PictureBookError(ValueError):
+class PictureBookError(InputError):
     """Folder that holds another picture book, or a split with other settings."""
 
 

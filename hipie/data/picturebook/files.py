@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
+from hipie.errors import InputError
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically: to a temporary file that is then renamed."""
@@ -38,7 +40,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not a complete JSON file: {error}") from error
+        raise InputError(f"{path} is not a complete JSON file: {error}") from error
 
 
 def write_png(path: Path, labels: NDArray[Any]) -> None:

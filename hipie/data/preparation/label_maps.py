@@ -22,6 +22,7 @@ from hipie.data.image_io import read_label_map
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.sources import atomic_write
+from hipie.errors import MissingFileError
 
 UNKNOWN = -1
 IGNORE_LABEL_8_BIT = 255
@@ -66,7 +67,7 @@ def convert_all(
     for job in jobs:
         for source in job.sources:
             if not source.is_file():
-                raise FileNotFoundError(f"{source}: there is no such file")
+                raise MissingFileError(f"{source}: there is no such file")
         if not is_up_to_date(job.target, job.sources):
             todo.append(job)
     for _ in parallel_map(convert, todo, workers, title):

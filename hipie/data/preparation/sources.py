@@ -17,12 +17,14 @@ from typing import IO, BinaryIO
 
 from tqdm import tqdm
 
+from hipie.errors import InputError
+
 NUM_THREADS = 8
 FILES_PER_TASK = 64
 COPY_BUFFER_BYTES = 1 << 20
 
 
-class SourceError(ValueError):
+class SourceError(InputError):
     """Downloaded files that cannot be used; the message names the file."""
 
 

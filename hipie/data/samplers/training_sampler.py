@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hipie.errors import InputError
+
 # Streams of the random generator.
 SCHEDULE, ORDER, ITEM = 0, 1, 2
 
@@ -61,16 +63,16 @@ class BatchSampler:
         seed: int,
     ) -> None:
         if not len(is_wide) == len(ratios) == len(batch_sizes):
-            raise ValueError(
+            raise InputError(
                 f"{len(is_wide)} data sets, {len(ratios)} ratios and {len(batch_sizes)} batch "
                 "sizes: there must be as many of each"
             )
         if any(len(wide) == 0 for wide in is_wide):
-            raise ValueError("a training data set has no items")
+            raise InputError("a training data set has no items")
         if min(ratios) < 0 or max(ratios) == 0:
-            raise ValueError(f"ratios must not be negative, and not all 0: {tuple(ratios)}")
+            raise InputError(f"ratios must not be negative, and not all 0: {tuple(ratios)}")
         if min(batch_sizes) < 1:
-            raise ValueError(f"batch sizes must be at least 1: {tuple(batch_sizes)}")
+            raise InputError(f"batch sizes must be at least 1: {tuple(batch_sizes)}")
         self.seed = seed
         self.batch_sizes = tuple(int(size) for size in batch_sizes)
         self._buckets = [_by_orientation(wide) for wide in is_wide]
@@ -98,7 +100,7 @@ class BatchSampler:
         """
         for size in self.batch_sizes:
             if size % processes:
-                raise ValueError(f"a batch of {size} cannot be shared by {processes} processes")
+                raise InputError(f"a batch of {size} cannot be shared by {processes} processes")
         return self._from(start, rank, processes)
 
     def _from(self, iteration: int, rank: int, processes: int) -> Iterator[list[Draw]]:

@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE, merge_rles, to_rle
+from hipie.errors import InputError
 from hipie.evaluation.metrics.averages import percent
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -130,7 +131,7 @@ def match_expressions(
             is of another size than the image.
     """
     if len(predictions) != len(record["expressions"]):
-        raise ValueError(
+        raise InputError(
             f"{record['file_name']}: {len(record['expressions'])} expressions, but "
             f"{len(predictions)} predictions"
         )
@@ -181,6 +182,6 @@ def _to_array(mask: RLE | NDArray[Any]) -> NDArray[Any]:
 
 def _check_size(file_name: str, size: tuple[int, ...], expected: tuple[int, int]) -> None:
     if tuple(size) != expected:
-        raise ValueError(
+        raise InputError(
             f"{file_name}: a prediction of {tuple(size)} pixels for an image of {expected}"
         )

@@ -11,6 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.backbone.frozen_batch_norm import freeze_norms
 from hipie.modeling.backbone.timm_checkpoint import read_timm_weights
 
@@ -47,7 +48,7 @@ class TimmBackbone(Backbone):
         index_of = {stride: index for index, stride in enumerate(info.reduction())}
         missing = [stride for stride in STRIDES.values() if stride not in index_of]
         if missing:
-            raise ValueError(f"MODEL.TIMM.NAME: {name} has no features at stride {missing[0]}")
+            raise InputError(f"MODEL.TIMM.NAME: {name} has no features at stride {missing[0]}")
         self._indices = {key: index_of[stride] for key, stride in STRIDES.items()}
         self._shapes = {
             key: ShapeSpec(channels=info.channels()[index], stride=STRIDES[key])
@@ -58,7 +59,7 @@ class TimmBackbone(Backbone):
             freeze_norms(self.net, default_cfg["input_size"])
         if freeze_at:
             if 2**freeze_at not in index_of:
-                raise ValueError(
+                raise InputError(
                     f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {name} has no features at stride "
                     f"{2**freeze_at}"
                 )
@@ -113,10 +114,10 @@ def freeze_up_to(net: nn.Module, last: str) -> None:
 def _build_feature_network(name: str, weights: str) -> nn.Module:
     """Build timm's network that returns feature maps, with weights of the complete model."""
     if not timm.is_model(name):
-        raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}")
+        raise InputError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}")
     net = timm.create_model(name, features_only=True, pretrained=False)
     if getattr(net, "output_fmt", "NCHW") != "NCHW":
-        raise ValueError(f"MODEL.TIMM.NAME: the features of {name} are not channels-first")
+        raise InputError(f"MODEL.TIMM.NAME: the features of {name} are not channels-first")
     if weights:
         complete = timm.create_model(name, pretrained=False)
         state = read_timm_weights(complete.state_dict(), name, weights)

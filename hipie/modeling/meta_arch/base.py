@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hipie.checkpoint.base import CheckpointableModel
+from hipie.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from hipie.structures import ImageFeatures, InferenceSize
@@ -117,7 +118,7 @@ class SegmentationModel(CheckpointableModel):
         Raises:
             NotImplementedError: if the architecture cannot be trained.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot be trained; use --eval-only")
+        raise UnsupportedError(f"{type(self).__name__} cannot be trained; use --eval-only")
 
     def inference(
         self,

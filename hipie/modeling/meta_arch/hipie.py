@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
+from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
 from hipie.modeling.backbone.layers import backbone_layers
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
@@ -330,7 +331,7 @@ class HIPIE(SegmentationModel):
         """
         with_expressions = ["expressions" in item for item in batched_inputs]
         if any(with_expressions) != all(with_expressions):
-            raise ValueError(
+            raise InputError(
                 "raw predictions need a vocabulary in every input or expressions in every input"
             )
         with torch.no_grad():
@@ -343,7 +344,7 @@ class HIPIE(SegmentationModel):
         stuff_masks: Sequence[int] | Tensor | None = None,
     ) -> RawPredictions:
         if self.stuff is None:
-            raise ValueError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
+            raise InputError("raw predictions need a stuff decoder (MODEL.HIPIE.STUFF.ENABLED)")
         features = self._encode_images(batched_inputs)
         stuff: DecoderOutput | None
         if "expressions" in batched_inputs[0]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hipie.box_ops import box_xyxy_to_cxcywh
+from hipie.errors import InputError
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
 from hipie.structures import InferenceSize, Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -82,10 +83,10 @@ def training_task(batched_inputs: Sequence[dict[str, Any]]) -> str:
     """
     tasks = {_task(item) for item in batched_inputs}
     if len(tasks) != 1:
-        raise ValueError(f"a training batch must have one task, and this one has {sorted(tasks)}")
+        raise InputError(f"a training batch must have one task, and this one has {sorted(tasks)}")
     task = tasks.pop()
     if task not in TASKS:
-        raise ValueError(f'unknown task "{task}"; known are {", ".join(TASKS)}')
+        raise InputError(f'unknown task "{task}"; known are {", ".join(TASKS)}')
     return task
 
 
@@ -94,7 +95,7 @@ def _task(item: dict[str, Any]) -> str:
         return str(item["task"])
     if "instances" in item and "expressions" not in item:
         return "detection"
-    raise ValueError(f"a training input has no `task`, one of {', '.join(TASKS)}")
+    raise InputError(f"a training input has no `task`, one of {', '.join(TASKS)}")
 
 
 def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
@@ -107,7 +108,7 @@ def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
     if vocabulary:
         return vocabulary
     if not default_dataset:
-        raise ValueError(
+        raise InputError(
             "an image has neither `vocabulary` nor `expressions`, and DATASETS.TRAIN or "
             "DATASETS.TEST names no data set whose classes could be used"
         )
@@ -210,11 +211,11 @@ def build_targets(
 
 def _instances_of(item: dict[str, Any]) -> Instances:
     if "instances" not in item:
-        raise ValueError("a training input has no `instances`")
+        raise InputError("a training input has no `instances`")
     instances = item["instances"]
     for field in ("gt_classes", "gt_boxes", "gt_masks"):
         if not instances.has(field):
-            raise ValueError(f"the `instances` of a training input have no `{field}`")
+            raise InputError(f"the `instances` of a training input have no `{field}`")
     return instances
 
 

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from hipie.errors import InputError
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_loading import require_clip
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
@@ -54,15 +55,15 @@ class ScoreEnsemble:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f'the ensemble method "{self.method}" is none of {", ".join(METHODS)}')
+            raise InputError(f'the ensemble method "{self.method}" is none of {", ".join(METHODS)}')
         for weights in (self.alpha, self.beta):
             if len(weights) != 2 or not all(0 <= weight <= 1 for weight in weights):
-                raise ValueError(
+                raise InputError(
                     "weights of CLIP are two numbers in 0..1, for things and for stuff, and not "
                     f"{weights}"
                 )
         if self.thing_temperature <= 0:
-            raise ValueError(f"a temperature has to be positive, not {self.thing_temperature}")
+            raise InputError(f"a temperature has to be positive, not {self.thing_temperature}")
 
     def weights(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from hipie.errors import InputError
 
-class OpenVocabularyError(ValueError):
+
+class OpenVocabularyError(InputError):
     """A model, image, mask or prompt that CLIP or SAM cannot process; the message names it."""
 
 

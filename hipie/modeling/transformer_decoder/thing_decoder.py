@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures
@@ -287,7 +288,7 @@ class ThingBranch(ThingEncoder):
         first = count + self.num_background
         centers = [inverse_sigmoid(reference[:, first:, :2].detach()) for reference in references]
         if centers[0].shape[1] < count:
-            raise ValueError(
+            raise InputError(
                 "MODEL.HIPIE.LOSS.OFFICIAL_BOX_FRAMES needs as many queries as denoising queries; "
                 f"there are {centers[0].shape[1]} and {count}"
             )

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie_fewshot.build import build_method
 from hipie_fewshot.modeling.method import FewShotMethod
@@ -73,7 +74,7 @@ class FewShot(SegmentationModel):
         for item in batched_inputs:
             if not item.get("examples"):
                 name = item.get("file_name", "an image")
-                raise ValueError(f"{name}: FewShot needs `examples`, images with masks")
+                raise InputError(f"{name}: FewShot needs `examples`, images with masks")
             pixels = item["image"].permute(1, 2, 0).to("cpu", torch.uint8).numpy()
             image = np.ascontiguousarray(pixels)
             outputs.append({"few_shot": self.method.predict(image, item["examples"])})

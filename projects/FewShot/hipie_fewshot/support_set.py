@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from hipie.data.image_io import as_rgb, read_image
+from hipie.errors import InputError
 
 ImageSource = str | Path | Image.Image | np.ndarray
 
 
-class ExampleError(ValueError):
+class ExampleError(InputError):
     """Invalid support examples; the message names the example and the fault."""
 
 

@@ -16,6 +16,7 @@ from grser.modeling.text import POOLINGS as TEXT_POOLINGS
 from grser.modeling.text import ExpressionEncoder
 from grser.modeling.triphasic_head import HEATMAP_KINDS, NONE, HeatmapConfig, TriphasicHead
 from grser.postprocessing import InferenceConfig
+from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpointed_parts
 
 FEATURE_STAGES = (3, 4)
@@ -121,7 +122,7 @@ def _check_keys(keys: CfgNode) -> None:
     _check_range(keys, "DROP_PATH", 0, 1)
     weights = keys.LOSS.CLASS_WEIGHTS
     if len(weights) != NUM_CLASSES or min(weights) < 0:
-        raise ValueError(
+        raise InputError(
             f"MODEL.GRSER.LOSS.CLASS_WEIGHTS is {weights}; it has to be two non-negative numbers, "
             "the weights of background and target"
         )
@@ -130,7 +131,7 @@ def _check_keys(keys: CfgNode) -> None:
 def _check_choice(keys: CfgNode, key: str, choices: tuple[Any, ...], prefix: str = "") -> None:
     if keys[key] not in choices:
         allowed = " or ".join(map(str, choices))
-        raise ValueError(f"MODEL.GRSER.{prefix}{key} is {keys[key]!r}; it has to be {allowed}")
+        raise InputError(f"MODEL.GRSER.{prefix}{key} is {keys[key]!r}; it has to be {allowed}")
 
 
 def _check_range(
@@ -139,4 +140,4 @@ def _check_range(
     value = keys[key]
     if value < minimum or (maximum is not None and value > maximum):
         limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"MODEL.GRSER.{prefix}{key} is {value}; it has to be {limits}")
+        raise InputError(f"MODEL.GRSER.{prefix}{key} is {value}; it has to be {limits}")

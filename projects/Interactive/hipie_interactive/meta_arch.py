@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 
 from hipie.box_ops import masks_to_boxes
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_interactive.modeling.predict import predict_masks
@@ -50,7 +51,7 @@ class InteractiveSAM(SegmentationModel):
         """Build the constructor arguments from `MODEL.INTERACTIVE`."""
         node = cfg.MODEL.INTERACTIVE
         if node.CLICKS < 1:
-            raise ValueError(f"MODEL.INTERACTIVE.CLICKS is {node.CLICKS}; it has to be at least 1")
+            raise InputError(f"MODEL.INTERACTIVE.CLICKS is {node.CLICKS}; it has to be at least 1")
         return {"sam": Sam.from_source(node.SAM, node.WEIGHTS), "clicks": node.CLICKS}
 
     @classmethod
@@ -84,7 +85,7 @@ class InteractiveSAM(SegmentationModel):
     def _predict_input(self, item: dict[str, Any]) -> dict[str, Any]:
         if "prompts" not in item and "targets" not in item:
             name = item.get("file_name", "an image")
-            raise ValueError(f"{name}: InteractiveSAM needs `prompts` or `targets`")
+            raise InputError(f"{name}: InteractiveSAM needs `prompts` or `targets`")
         if "prompts" not in item and not len(item["targets"]):
             return {"interactive": []}
         pixels = item["image"].permute(1, 2, 0).to("cpu", torch.uint8).numpy()

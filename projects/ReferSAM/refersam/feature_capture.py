@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from hipie.errors import InputError
+
 ALL = "all"
 
 
@@ -44,4 +46,4 @@ class FeatureCapture:
         unknown = sorted(self._requested - self._recorded - {ALL})
         if unknown:
             available = ", ".join(sorted(self._recorded))
-            raise ValueError(f'there is no feature "{unknown[0]}"; available: {available}')
+            raise InputError(f'there is no feature "{unknown[0]}"; available: {available}')

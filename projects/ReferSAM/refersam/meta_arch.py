@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups, checkpointed_parts
 from hipie.modeling.meta_arch.base import SegmentationModel
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
@@ -289,12 +290,12 @@ class ReferSAM(SegmentationModel):
         """
         for item in batched_inputs:
             if "instances" not in item or not item.get("expressions"):
-                raise ValueError(
+                raise InputError(
                     f"{_file_name(item)}: a training image needs `expressions` and `instances`"
                 )
         sizes = {tuple(item["image"].shape[-2:]) for item in batched_inputs}
         if len(sizes) > 1:
-            raise ValueError(
+            raise InputError(
                 f"the images of a batch must be of one size, and are of {sorted(sizes)}; "
                 "INPUT.SQUARE_SIZE resizes them"
             )
@@ -326,7 +327,7 @@ class ReferSAM(SegmentationModel):
     def _segment_expressions(self, item: dict[str, Any]) -> list[Any]:
         """`Instances` of every expression of an image."""
         if not item.get("expressions"):
-            raise ValueError(
+            raise InputError(
                 f"{_file_name(item)}: ReferSAM needs `expressions`, a list of expressions"
             )
         image = self._preprocess(item)[None]

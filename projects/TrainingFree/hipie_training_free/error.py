@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hipie.errors import InputError
 
-class TrainingFreeError(ValueError):
+
+class TrainingFreeError(InputError):
     """Raised for an image, a class name or a setting that a method cannot process."""

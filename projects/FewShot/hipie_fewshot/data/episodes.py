@@ -14,6 +14,7 @@ from detectron2.data.transforms import NoOpTransform
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.errors import InputError
 from hipie_fewshot.support_set import Example
 
 Record = dict[str, Any]
@@ -35,19 +36,19 @@ def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> Mapped
             more images than there are shots; for a fold out of range.
     """
     if training:
-        raise ValueError("FewShot is not trained; use --eval-only")
+        raise InputError("FewShot is not trained; use --eval-only")
     settings = cfg.MODEL.FEWSHOT.EPISODES
     if not 0 <= settings.FOLD < settings.FOLDS:
-        raise ValueError(
+        raise InputError(
             f"MODEL.FEWSHOT.EPISODES.FOLD is {settings.FOLD}; with FOLDS {settings.FOLDS} it is 0 "
             f"to {settings.FOLDS - 1}"
         )
     if min(settings.SHOTS, settings.NUMBER) < 1:
-        raise ValueError("MODEL.FEWSHOT.EPISODES.SHOTS and NUMBER have to be at least 1")
+        raise InputError("MODEL.FEWSHOT.EPISODES.SHOTS and NUMBER have to be at least 1")
     records = DatasetCatalog.get(dataset_name)
     if not any(key in record for record in records[:1] for key in OBJECT_LISTS):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        raise ValueError(
+        raise InputError(
             f"the data set {dataset_name} ({kind}) has no instances to use as examples"
         )
     images_by_class = {
@@ -56,7 +57,7 @@ def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> Mapped
         if class_id % settings.FOLDS == settings.FOLD and len(images) > settings.SHOTS
     }
     if not images_by_class:
-        raise ValueError(
+        raise InputError(
             f"no class of the data set {dataset_name} is in more than {settings.SHOTS} image(s), "
             "so that there are no episodes"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hipie.errors import MissingPackageError
+
 
 def earth_mover_distance(costs: np.ndarray) -> float:
     """Compute the exact earth mover's distance of two uniformly weighted sets.
@@ -17,7 +19,9 @@ def earth_mover_distance(costs: np.ndarray) -> float:
     try:
         from ot import emd2
     except ImportError as error:
-        raise ImportError("Matcher needs Python Optimal Transport: pip install POT") from error
+        raise MissingPackageError(
+            "Matcher needs Python Optimal Transport: pip install POT"
+        ) from error
     rows, columns = costs.shape
     weights = np.full(rows, 1 / rows), np.full(columns, 1 / columns)
     return float(emd2(*weights, costs.astype(np.float64)))

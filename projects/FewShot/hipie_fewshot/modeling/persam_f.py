@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from hipie.errors import InputError
 from hipie.modeling.criterion.losses import dice
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie_fewshot.feature_cache import FeatureCache
@@ -56,7 +57,7 @@ class PerSamF(FewShotMethod[SamImage]):
 
     def __init__(self, sam: Sam, steps: int = 1000, learning_rate: float = 1e-3) -> None:
         if steps < 1 or learning_rate <= 0:
-            raise ValueError(
+            raise InputError(
                 "PerSAM-F needs at least one step and a positive learning rate, got "
                 f"{steps} and {learning_rate}"
             )

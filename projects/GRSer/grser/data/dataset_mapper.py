@@ -16,6 +16,7 @@ from grser.data.group_sampling import GroupDataset
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
 from hipie.data.image_io import image_to_tensor, read_record_image, read_saliency_mask
+from hipie.errors import InputError
 
 logger = logging.getLogger(__name__)
 RECORD_KEYS = ("file_name", "height", "width", "image_id")
@@ -82,7 +83,7 @@ class GroupTrainingMapper:
         skip_broken: bool = False,
     ) -> None:
         if images_per_group < 1 or max_positives < 1:
-            raise ValueError(
+            raise InputError(
                 "MODEL.GRSER.TRAIN.IMAGES_PER_GROUP and MAX_POSITIVES have to be at least 1, and "
                 f"are {images_per_group} and {max_positives}"
             )

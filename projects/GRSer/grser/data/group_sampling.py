@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hipie.data.io.json_file import read_json
+from hipie.errors import InputError
 
 Records = Sequence[dict[str, Any]]
 Positives = list[tuple[int, list[int]]]
@@ -153,12 +154,12 @@ def build_group_dataset(name: str, records: Records, metadata: Any) -> GroupData
         for referring in ("refer", "grefer", "refzom"):
             builders[referring] = lambda: groups_from_expressions(records, instances_json)
     if kind not in builders:
-        raise ValueError(
+        raise InputError(
             f'no groups can be built from the data set {name} ("{kind}"): it needs groups, '
             "co-saliency folders, expressions with all objects of the images, or objects in COCO's "
             "format"
         )
     dataset = builders[kind]()
     if not dataset.samples:
-        raise ValueError(f"no expression of the data set {name} has an image with its target")
+        raise InputError(f"no expression of the data set {name} has an image with its target")
     return dataset

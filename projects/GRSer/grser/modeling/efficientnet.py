@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.backbone.timm import TimmBackbone
 
 STRIDES = (4, 8, 16, 32)
@@ -25,7 +26,7 @@ class EfficientNetBackbone(nn.Module):
         super().__init__()
         net = TimmBackbone(name, weights, freeze_norm).net
         if not hasattr(net, "conv_stem") or not hasattr(net, "blocks"):
-            raise ValueError(f"MODEL.TIMM.NAME: {name} is not an EfficientNet")
+            raise InputError(f"MODEL.TIMM.NAME: {name} is not an EfficientNet")
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         self.stages = nn.ModuleList()
         widths, first = [], 0

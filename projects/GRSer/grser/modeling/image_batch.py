@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hipie.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -38,19 +40,19 @@ def groups_from_input(item: dict[str, Any], *, training: bool) -> list[Group]:
     """
     if "images" in item:
         if not item["images"]:
-            raise ValueError("a group needs at least one image in `images`")
+            raise InputError("a group needs at least one image in `images`")
         if not isinstance(item.get("expression"), str):
-            raise ValueError("a group needs a referring expression (str) in `expression`")
+            raise InputError("a group needs a referring expression (str) in `expression`")
         return [Group(item["expression"], list(item["images"]), has_negatives=True)]
     if not item.get("expressions") or isinstance(item["expressions"], str):
-        raise ValueError(
+        raise InputError(
             f"{image_name(item, 0)}: GRSer needs `images` and `expression`, or one `image` and a "
             "list of `expressions`"
         )
     if not training:
         return [Group(text, [item], has_negatives=False) for text in item["expressions"]]
     if "instances" not in item:
-        raise ValueError(f"{image_name(item, 0)}: a training image needs `instances`")
+        raise InputError(f"{image_name(item, 0)}: a training image needs `instances`")
     instances, groups = item["instances"], []
     for index, expression in enumerate(item["expressions"]):
         masks = instances.gt_masks.tensor[instances.gt_classes == index]
@@ -74,10 +76,10 @@ def stack_images(images: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) ->
         ValueError: if there is no image, or if one is not [3, h, w]; the message names its file.
     """
     if not images:
-        raise ValueError("a group needs at least one image")
+        raise InputError("a group needs at least one image")
     for index, item in enumerate(images):
         if not isinstance(item, dict):
-            raise ValueError(
+            raise InputError(
                 f"image {index} of a group must be a dict with `image`, and is a "
                 f"{type(item).__name__}"
             )
@@ -85,7 +87,7 @@ def stack_images(images: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) ->
         valid = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
         if not valid or not image.numel():
             actual = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(
+            raise InputError(
                 f"{image_name(item, index)}: `image` must be [3, H, W], and is {actual}"
             )
     size = largest_size([tuple(item["image"].shape[-2:]) for item in images])
@@ -115,7 +117,7 @@ def stack_targets(images: Sequence[dict[str, Any]], size: tuple[int, int], like:
     targets = []
     for index, item in enumerate(images):
         if not isinstance(item.get("target"), Tensor) or item["target"].ndim != 2:
-            raise ValueError(f"{image_name(item, index)}: a training image needs `target` [H, W]")
+            raise InputError(f"{image_name(item, index)}: a training image needs `target` [H, W]")
         target = item["target"].to(like.device).float()[None, None]
         targets.append(F.interpolate(target, size, mode="nearest")[0, 0])
     return torch.stack(targets)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from grser.modeling.efficientnet import EfficientNetBackbone
 from grser.modeling.fusion import LanguageGate, PixelWordAttention
 from grser.modeling.swin import SwinBackbone
+from hipie.errors import InputError
 
 NUM_CLASSES = 2
 NORMS = ("BN", "SyncBN", "FrozenBN")
@@ -51,7 +52,7 @@ class LanguageAwareEncoder(nn.Module):
             ValueError: if the coarsest map would have a single pixel.
         """
         if max(images.shape[-2:]) <= 32:
-            raise ValueError(
+            raise InputError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} pixels are too small: one "
                 "side must have more than 32"
             )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hipie.errors import InputError
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import Caption, expression_caption
 
@@ -54,7 +55,7 @@ class ExpressionEncoder(BertTextEncoder):
             ValueError: if there is no such encoder, or if `max_tokens` leaves no token for text.
         """
         if max_tokens < NUM_MARKERS + 1:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.GRSER.TEXT.MAX_TOKENS must be at least {NUM_MARKERS + 1} (two markers and "
                 f"a token), and is {max_tokens}"
             )

@@ -12,6 +12,7 @@ from detectron2.data.transforms import NoOpTransform
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.errors import InputError
 
 
 class TargetsMapper:
@@ -55,12 +56,12 @@ def interactive_targets(cfg: CfgNode, dataset_name: str, training: bool) -> Mapp
         ValueError: in training, and for a data set without instances.
     """
     if training:
-        raise ValueError("InteractiveSAM is not trained here; use --eval-only")
+        raise InputError("InteractiveSAM is not trained here; use --eval-only")
     records = DatasetCatalog.get(dataset_name)
     required = ("annotations", "pan_seg_file_name")
     if not any(key in record for record in records[:1] for key in required):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        raise ValueError(
+        raise InputError(
             f"the data set {dataset_name} ({kind}) has no instances that could be clicked on"
         )
     return MappedDataset(records, TargetsMapper())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hipie.box_ops import masks_to_boxes
+from hipie.errors import InputError
 from hipie_interactive.modeling.click_sampler import region_centre
 
 Point = tuple[float, float]
@@ -20,7 +21,7 @@ SCRIBBLE_SPACING = 1 / 16
 MIN_SCRIBBLE_POINTS, MAX_SCRIBBLE_POINTS = 3, 10
 
 
-class PromptError(ValueError):
+class PromptError(InputError):
     """An invalid prompt; the message names the fault."""
 
 

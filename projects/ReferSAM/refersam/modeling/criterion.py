@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hipie.errors import InputError
 from hipie.modeling.criterion.losses import dice
 from hipie.modeling.criterion.point_sampling import point_sample, uncertain_points
 
@@ -30,7 +31,7 @@ class MaskCriterion:
 
     def __init__(self, num_points: int = 12544, weights: Sequence[float] = (1, 1, 1, 1)) -> None:
         if len(weights) != len(LOSS_NAMES) or num_points < 4:
-            raise ValueError(
+            raise InputError(
                 "MODEL.REFERSAM.LOSS needs four weights and at least 4 points, but has "
                 f"{tuple(weights)} and {num_points}"
             )

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.errors import InputError
+
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 
@@ -58,7 +60,7 @@ def sam_variant(name: str) -> SamVariant:
         ValueError: for an unknown name, with the known ones.
     """
     if name not in VARIANTS:
-        raise ValueError(f'there is no SAM of type "{name}"; available: {", ".join(VARIANTS)}')
+        raise InputError(f'there is no SAM of type "{name}"; available: {", ".join(VARIANTS)}')
     return VARIANTS[name]
 
 
@@ -108,7 +110,7 @@ def check_size(height: int, width: int) -> None:
         ValueError: naming the sizes.
     """
     if height % DIVISOR or width % DIVISOR or not height or not width:
-        raise ValueError(
+        raise InputError(
             f"an image of {height}x{width} pixels does not fit: both sides must be divisible by "
             f"{DIVISOR}; resize it to {_nearest_valid(height)}x{_nearest_valid(width)}, do not "
             "pad it"
@@ -164,7 +166,7 @@ def _segment_anything() -> Any:
     try:
         from segment_anything import modeling
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             "ReferSAM needs the package segment-anything: pip install segment-anything"
         ) from error
     return modeling

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
 from hipie.checkpoint.error import first_line
+from hipie.errors import InputError
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
@@ -83,19 +84,19 @@ class ClipExpressionEncoder(nn.Module):
         try:
             import open_clip
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "CLIP's text tower needs the package open_clip_torch: pip install open_clip_torch"
             ) from error
         name, _, weights = source.partition(":")
         if name not in open_clip.list_models():
-            raise ValueError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
+            raise InputError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
         from_file = Path(weights).suffix in (".pt", ".pth", ".safetensors")
         try:
             model = open_clip.create_model(name, None if from_file else weights or None)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f'CLIP\'s "{source}" cannot be loaded: {first_line(error)}') from error
+            raise InputError(f'CLIP\'s "{source}" cannot be loaded: {first_line(error)}') from error
         if not hasattr(model, "token_embedding"):
-            raise ValueError(f"open_clip's \"{name}\" does not have CLIP's own text tower")
+            raise InputError(f"open_clip's \"{name}\" does not have CLIP's own text tower")
         if from_file:
             _load_text_tower(model, weights)
         tokenizer = open_clip.get_tokenizer(name)
@@ -157,7 +158,7 @@ def build_expression_encoder(source: str, *, frozen: bool, max_tokens: int) -> E
         ValueError: if there is no such encoder, or if `max_tokens` leaves no token for text.
     """
     if max_tokens < NUM_MARKERS + 1:
-        raise ValueError(
+        raise InputError(
             f"MODEL.REFERSAM.TEXT.MAX_TOKENS must be at least {NUM_MARKERS + 1} (two markers and a "
             f"token), and is {max_tokens}"
         )
@@ -179,4 +180,4 @@ def _load_text_tower(model: nn.Module, file: str) -> None:
     incompatible = model.load_state_dict(read_state(file)["model"], strict=False)
     missing = [name for name in incompatible.missing_keys if not name.startswith("visual.")]
     if missing:
-        raise ValueError(f'{file}: weights of CLIP\'s text tower are missing: "{missing[0]}"')
+        raise InputError(f'{file}: weights of CLIP\'s text tower are missing: "{missing[0]}"')
