@@ -65,6 +65,9 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
     "demo": ["scikit-image>=0.22"],
+    "wandb": ["wandb>=0.17"],
+    # With the database of a run's own folder; a server needs mlflow-skinny alone.
+    "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy>=2", "alembic>=1.10"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "mutation": ["cosmic-ray>=8.3"],
     "test": [

@@ -29,7 +29,7 @@ DOCUMENTS = [
     *ROOT.glob("projects/*/README.md"),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
-SECTIONS = ("MODEL", "SOLVER", "DATASETS", "DATALOADER", "INPUT", "TEST", "PICTUREBOOK")
+SECTIONS = ("MODEL", "SOLVER", "DATASETS", "DATALOADER", "INPUT", "TEST", "PICTUREBOOK", "TRACKING")
 KEY = re.compile(rf"\b(?:{'|'.join(SECTIONS)})\.[A-Z0-9_.]*[A-Z0-9_]")
 
 

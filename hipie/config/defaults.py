@@ -27,6 +27,7 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.VIT = _vit_keys()
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
+    cfg.TRACKING = _tracking_keys()
     add_project_configs(cfg)
 
 
@@ -261,6 +262,18 @@ def _add_solver_keys(cfg: CN) -> None:
     # Evaluate LVIS by AP_fixed (the best 10,000 detections of each class over the data set) instead
     # of AP (the best 300 of each image).
     cfg.TEST.LVIS_FIXED_AP = False
+
+
+def _tracking_keys() -> CN:
+    node = CN()
+    # Names in EVENT_WRITER_REGISTRY (hipie.engine.tracking): "tensorboard", "wandb", "mlflow". The
+    # log, metrics.json and curves.png are always written.
+    node.WRITERS = ("tensorboard",)
+    # Project of Weights & Biases, experiment of MLflow.
+    node.PROJECT = "hipie"
+    # Name of the run; "": the name of OUTPUT_DIR.
+    node.RUN_NAME = ""
+    return node
 
 
 def _add_data_keys(cfg: CN) -> None:

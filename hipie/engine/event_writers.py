@@ -1,6 +1,6 @@
-"""Training progress in one line: losses are summed by group, where there are over a hundred terms.
+"""Event writers of the loss groups: as scalars, and as training progress in one line.
 
-TensorBoard and `metrics.json` have every term.
+There are over a hundred loss terms. Every writer gets each of them, and the sums of their groups.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # Iterations that are averaged.
 WINDOW_SIZE = 20
 PREFIX = "loss_"
+GROUP_PREFIX = "losses/"
+"""Start of the names of the scalars with the sums of loss groups."""
 
 
 def loss_group(term: str) -> tuple[str, str] | None:
@@ -116,14 +118,20 @@ def recent_mean(storage: EventStorage, name: str) -> float | None:
     return fmean(value for value, _ in recent) if recent else None
 
 
-def group_sums(storage: EventStorage) -> list[str]:
-    """Return one text per branch, such as "things ce 1.2 box 0.8 mask 2.1"."""
+def loss_group_sums(storage: EventStorage) -> dict[str, dict[str, float]]:
+    """Sum the recent means of all loss terms by branch and group; denoising has the group ""."""
     sums: dict[str, dict[str, float]] = {}
     for term in storage.histories():
         group, value = loss_group(term), recent_mean(storage, term)
         if group is not None and value is not None:
             branch = sums.setdefault(group[0], {})
             branch[group[1]] = branch.get(group[1], 0.0) + value
+    return sums
+
+
+def group_sums(storage: EventStorage) -> list[str]:
+    """Return one text per branch, such as "things ce 1.2 box 0.8 mask 2.1"."""
+    sums = loss_group_sums(storage)
     return [
         " ".join([branch, *_format(sums[branch].items())])
         for branch in ("things", "stuff", "denoising")
@@ -133,3 +141,27 @@ def group_sums(storage: EventStorage) -> list[str]:
 
 def _format(sums: Iterable[tuple[str, float]]) -> list[str]:
     return [f"{group} {value:.3g}".strip() for group, value in sorted(sums)]
+
+
+class LossGroupWriter(EventWriter):
+    """Event writer that adds the sums of loss groups to the scalars of the writers after it.
+
+    Their names are such as `losses/things_box`, `losses/stuff_mask` and `losses/denoising`; the
+    values are those of the progress line.
+    """
+
+    def __init__(self) -> None:
+        self._last_iteration = -1
+
+    def write(self) -> None:
+        """Add the sums of the current iteration, once."""
+        storage = get_event_storage()
+        terms = [name for name in storage.latest() if name.startswith(PREFIX)]
+        newest = max((storage.latest()[name][1] for name in terms), default=-1)
+        if newest <= self._last_iteration:  # called again at the end of training
+            return
+        self._last_iteration = newest
+        for branch, groups in loss_group_sums(storage).items():
+            for group, value in groups.items():
+                name = GROUP_PREFIX + "_".join(filter(None, (branch, group)))
+                storage.put_scalar(name, value, smoothing_hint=False)

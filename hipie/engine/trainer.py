@@ -25,7 +25,7 @@ from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -33,8 +33,9 @@ from torch.nn.parallel import DistributedDataParallel
 from hipie.checkpoint import Checkpointer
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
+from hipie.engine.curves import CurveWriter
 from hipie.engine.ema import ModelEMA, UpdateEMA
-from hipie.engine.event_writers import WINDOW_SIZE, ProgressPrinter
+from hipie.engine.event_writers import WINDOW_SIZE, LossGroupWriter, ProgressPrinter
 from hipie.engine.hooks import (
     BestCheckpointer,
     CheckpointOnSignal,
@@ -45,6 +46,7 @@ from hipie.engine.hooks import (
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import ClippedAdamW, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
+from hipie.engine.tracking import build_tracking_writers
 from hipie.errors import InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.memory_check import checked_memory
@@ -438,13 +440,15 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """Build the writers: a progress line, metrics.json and TensorBoard."""
+        """Build the writers: progress line, metrics.json, those of `TRACKING.WRITERS`, curves."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         return [
+            LossGroupWriter(),
             ProgressPrinter(self.max_iter),
             JSONWriter(str(folder / "metrics.json"), WINDOW_SIZE),
-            TensorboardXWriter(str(folder), WINDOW_SIZE),
+            *build_tracking_writers(self.cfg),
+            CurveWriter(folder, self.cfg.TEST.BEST_CHECKPOINT_METRIC),
         ]
 
 
