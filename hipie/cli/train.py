@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode
@@ -24,17 +27,22 @@ from detectron2.utils.logger import setup_logger
 from hipie import model_zoo
 from hipie.config.loading import check
 from hipie.data.datasets import register_all
+from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
 from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
-from hipie.errors import InputError
+from hipie.errors import HipieError, InputError
 from hipie.projects import project_names
 
 logger = logging.getLogger("hipie")
 PROGRAM = "hipie train"
 # Loggers of Detectron2 that report progress.
 PROGRESS_LOGGERS = ("detectron2.engine.train_loop", "detectron2.evaluation.evaluator")
+
+
+class ProcessError(HipieError):
+    """Process of a training that was killed."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -54,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     with one_line_errors(program):
         try:
             launch(
-                run_process,
+                run,
                 (args,),
                 num_gpus=args.num_gpus,
                 cpu_workers=args.cpu_workers,
@@ -62,8 +70,14 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
                 device=read_config(args).MODEL.DEVICE,
+                reporting=partial(process_errors, program),
             )
         except mp.ProcessExitedException as error:
+            if error.exit_code < 0:
+                raise ProcessError(
+                    f"process {error.error_index} was ended by {error.signal_name}; the system "
+                    "kills processes that exceed the memory"
+                ) from error
             sys.exit(error.exit_code)  # that process has printed the message
     return 0
 
@@ -87,18 +101,34 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
     return parser.parse_args(list(arguments))
 
 
-def run_process(args: argparse.Namespace) -> None:
-    """Train or evaluate in this process.
+@contextmanager
+def process_errors(program: str) -> Iterator[None]:
+    """End one of several processes with one sentence, see `one_line_errors`.
 
-    Raises:
-        SystemExit: with a one-line message, after an error; see `one_line_errors`.
+    The failure of another process has a sentence once on every machine.
     """
-    with one_line_errors(args.program):
-        run(args)
+    with one_line_errors(program):
+        try:
+            yield
+        except PeerError as error:
+            if error.is_quiet:
+                logger.debug("Traceback of the error:", exc_info=error)
+                sys.exit(1)
+            raise
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or evaluate with `--eval-only`."""
+    """Train, or evaluate with `--eval-only`.
+
+    Raises:
+        InputError: if torchrun would restart a training that does not resume.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and not (args.resume or args.eval_only):
+        raise InputError(
+            f"torchrun restarts this command up to {restarts} times (--max-restarts), each time "
+            "from the first iteration; add --resume to continue from the last checkpoint"
+        )
     cfg = setup(args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

@@ -231,6 +231,9 @@ class CheckpointOnSignal(HookBase):
                 os.kill(os.getpid(), number)
             return
         if self._received is not None:
-            raise KeyboardInterrupt
+            # Launchers repeat a signal that the processes have already got themselves.
+            if number == self._received == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self._received = number
         logger.warning("Stopping after this iteration; a second Ctrl-C stops at once.")

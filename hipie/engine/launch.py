@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.engine import launch as launch_on_gpus
 from detectron2.utils import comm
+from torch.distributed.rendezvous import rendezvous
 
+from hipie.engine.failures import GRACE_SECONDS, FailureMonitor
 from hipie.errors import InputError
 
 TIMEOUT = timedelta(minutes=30)
@@ -35,8 +39,12 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = AUTO,
     device: str = "cuda",
+    reporting: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """Run `main(*arguments)` in one process or in several, on one machine or several.
+
+    An exception in one process ends all of them within seconds, see `FailureMonitor`. The process
+    group is destroyed in any case.
 
     Under torchrun (`RANK` and `WORLD_SIZE` are set) this process joins torchrun's process group,
     and the counts, the rank and the address are ignored.
@@ -50,14 +58,17 @@ def launch(
         machine_rank: index of this machine.
         dist_url: address of machine 0, such as `tcp://10.0.0.1:29500`.
         device: `MODEL.DEVICE`.
+        reporting: returns a context in which every process runs, for example one that turns
+            exceptions into messages; can be pickled.
 
     Raises:
         LaunchError: naming the argument that cannot be used.
+        torch.multiprocessing.ProcessExitedException: if a process that was started here has failed.
     """
     if under_torchrun():
-        _join_torchrun(runs_on_gpu(device))
-        main(*arguments)
-        dist.destroy_process_group()
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        group = _Group("env://", local_size=local_size, on_gpu=runs_on_gpu(device))
+        _run_in_group(int(os.environ.get("LOCAL_RANK", 0)), group, main, arguments, reporting)
         return
     on_gpu = runs_on_gpu(device, num_gpus, cpu_workers)
     if cpu_workers > 1 and num_gpus > 1:
@@ -82,16 +93,13 @@ def launch(
     processes = num_gpus if on_gpu else cpu_workers
     if processes * num_machines == 1:
         set_num_threads()
-        main(*arguments)
-    elif on_gpu:
-        launch_on_gpus(
-            main, num_gpus, num_machines, machine_rank, dist_url, args=arguments, timeout=TIMEOUT
-        )
-    else:
-        if dist_url == AUTO:
-            dist_url = f"tcp://127.0.0.1:{_free_port()}"
-        worker_arguments = (cpu_workers, num_machines, machine_rank, dist_url, main, arguments)
-        mp.spawn(_cpu_worker, nprocs=cpu_workers, args=worker_arguments)
+        with reporting():
+            main(*arguments)
+        return
+    if dist_url == AUTO:
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    group = _Group(dist_url, processes, on_gpu, num_machines, machine_rank)
+    _start_processes(processes, (group, main, arguments, reporting))
 
 
 def under_torchrun() -> bool:
@@ -129,37 +137,120 @@ def set_num_threads(processes: int = 1) -> int:
     return torch.get_num_threads()
 
 
-def _join_torchrun(on_gpu: bool) -> None:
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
+@dataclass(frozen=True)
+class _Group:
+    """Process group that a process joins.
+
+    Attributes:
+        address: `tcp://HOST:PORT` of machine 0; `env://` takes ranks and address from torchrun.
+        local_size: processes of this machine.
+        on_gpu: whether they are joined by NCCL.
+        num_machines: number of machines; 1 with `env://`.
+        machine_rank: index of this machine.
+    """
+
+    address: str
+    local_size: int
+    on_gpu: bool
+    num_machines: int = 1
+    machine_rank: int = 0
+
+    def join(self, local_rank: int) -> FailureMonitor:
+        """Initialise the process group.
+
+        Raises:
+            LaunchError: if the processes cannot meet.
+        """
+        rank, world_size = -1, -1
+        if self.address != "env://":
+            rank = self.machine_rank * self.local_size + local_rank
+            world_size = self.num_machines * self.local_size
+        try:
+            store, rank, world_size = next(
+                rendezvous(self.address, rank, world_size, timeout=TIMEOUT)
+            )
+            store.set_timeout(TIMEOUT)
+            dist.init_process_group(
+                "nccl" if self.on_gpu else "gloo",
+                store=store,
+                rank=rank,
+                world_size=world_size,
+                timeout=TIMEOUT,
+            )
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            place = "" if self.address == "env://" else f"--dist-url {self.address}: "
+            raise LaunchError(f"{place}the processes cannot meet ({reason})") from error
+        comm.create_local_process_group(self.local_size)
+        return FailureMonitor(store, rank, world_size, local_rank)
 
 
-def _cpu_worker(
+def _run_in_group(
     local_rank: int,
-    processes: int,
-    num_machines: int,
-    machine_rank: int,
-    address: str,
+    group: _Group,
     main: Callable[..., None],
     arguments: tuple[Any, ...],
+    reporting: Callable[[], AbstractContextManager[Any]],
 ) -> None:
-    set_num_threads(processes)
+    """Run one process of a group."""
+    if group.on_gpu:
+        torch.cuda.set_device(local_rank)
+    else:
+        set_num_threads(group.local_size)
+    with reporting():
+        try:
+            with group.join(local_rank):
+                main(*arguments)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
+    """Start processes of this machine, and wait for them.
+
+    They get a signal that ends this process, save a checkpoint, and exit.
+
+    Raises:
+        torch.multiprocessing.ProcessExitedException: if one has failed; all others have ended.
+    """
+    context = mp.start_processes(
+        _run_in_group, arguments, nprocs=number, join=False, start_method="spawn"
+    )
+    forward = _ForwardSignal(context.pids())
+    ended = False
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=address,
-            world_size=num_machines * processes,
-            rank=machine_rank * processes + local_rank,
-            timeout=TIMEOUT,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise LaunchError(f"--dist-url {address}: the processes cannot meet ({reason})") from error
-    comm.create_local_process_group(processes)
-    main(*arguments)
-    dist.destroy_process_group()
+        while not ended:
+            try:
+                ended = context.join(grace_period=2 * GRACE_SECONDS)
+            except KeyboardInterrupt:  # Ctrl-C reaches all processes of a terminal
+                continue
+    finally:
+        forward.restore()
+
+
+class _ForwardSignal:
+    """Handler of SIGTERM that sends it to other processes."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._previous: Any = None
+        try:
+            self._previous = signal.signal(signal.SIGTERM, self._forward)
+        except ValueError:  # only the main thread may install handlers
+            return
+
+    def restore(self) -> None:
+        """Restore the previous handler."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _forward(self, number: int, _frame: Any) -> None:
+        for pid in self._pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
 
 
 def _free_port() -> int:

@@ -380,12 +380,23 @@ class Trainer(DefaultTrainer):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint or `MODEL.WEIGHTS`, and start the loader at its iteration."""
+        """Load the last checkpoint or `MODEL.WEIGHTS`, and start the loader at its iteration.
+
+        Raises:
+            InputError: if the processes have read different checkpoints.
+        """
         super().resume_or_load(resume)
         if self.ema is not None and not self.ema.is_loaded:
             self.ema.restart()
             if self.start_iter:
                 logger.warning("The checkpoint has no averaged weights: the average starts anew.")
+        starts = comm.all_gather(self.start_iter)
+        if len(set(starts)) > 1:
+            raise InputError(
+                f"the processes would resume at different iterations ({min(starts)} and "
+                f"{max(starts)}): OUTPUT_DIR {self.cfg.OUTPUT_DIR} has to be a folder that all "
+                "machines share"
+            )
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
 
     def build_hooks(self) -> list[HookBase]:

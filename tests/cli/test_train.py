@@ -275,7 +275,7 @@ def test_unreadable_test_set_is_an_error_before_training(
 
 def test_unknown_configuration_is_an_error(monkeypatch):
     with pytest.raises(SystemExit) as ended:
-        train.run_process(train.parse_arguments(["--config-file", "nano/hipie_nono"]))
+        train.main(["--config-file", "nano/hipie_nono"])
     assert 'no configuration "nano/hipie_nono"; similar names are nano/' in ended.value.code
 
 

@@ -84,6 +84,9 @@ def test_backend_under_torchrun_is_that_of_the_device(monkeypatch, device, optio
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(
+        launch_module, "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 1)])
+    )
     monkeypatch.setattr(dist, "init_process_group", lambda name, **_: joined.append(name))
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
@@ -93,32 +96,25 @@ def test_backend_under_torchrun_is_that_of_the_device(monkeypatch, device, optio
 
 
 @pytest.mark.parametrize(
-    ("options", "launcher"),
+    ("options", "processes", "on_gpu"),
     [
-        ({"num_gpus": 2, "num_machines": 2}, "gpu"),
-        ({"num_machines": 2}, "gpu"),
-        ({"num_machines": 2, "device": "cpu"}, "cpu"),
-        ({"num_machines": 2, "num_gpus": 0}, "cpu"),
-        ({"num_machines": 2, "cpu_workers": 3}, "cpu"),
+        ({"num_gpus": 2, "num_machines": 2}, 2, True),
+        ({"num_machines": 2}, 1, True),
+        ({"num_machines": 2, "device": "cpu"}, 1, False),
+        ({"num_machines": 2, "num_gpus": 0}, 1, False),
+        ({"num_machines": 2, "cpu_workers": 3}, 3, False),
     ],
 )
-def test_machines_rank_and_address_reach_the_launchers(monkeypatch, options, launcher):
-    calls = {}
+def test_machines_rank_and_address_reach_the_processes(monkeypatch, options, processes, on_gpu):
+    started = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(
-        launch_module, "launch_on_gpus", lambda *given, **_: calls.update(gpu=given[1:])
-    )
-    monkeypatch.setattr(
-        launch_module.mp, "spawn", lambda _, nprocs, args: calls.update(cpu=(nprocs, args[1:4]))
-    )
+    monkeypatch.setattr(launch_module, "_start_processes", lambda *given: started.append(given))
     address = "tcp://10.0.0.1:29500"
     launch(print, (), machine_rank=1, dist_url=address, **options)
-    expected = {
-        "gpu": (options.get("num_gpus", 1), 2, 1, address),
-        "cpu": (options.get("cpu_workers", 1), (2, 1, address)),
-    }
-    assert calls == {launcher: expected[launcher]}
+    ((number, (group, *_)),) = started
+    assert number == processes
+    assert group == launch_module._Group(address, processes, on_gpu, 2, 1)
 
 
 @pytest.mark.parametrize(

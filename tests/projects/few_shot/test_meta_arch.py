@@ -81,7 +81,7 @@ def test_command_line_evaluates_on_the_picture_book(method, tiny_book, tmp_path)
         *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"),
     ]
     file = str(CONFIGS / f"{method}_random_picturebook.yaml")
-    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     (tasks,) = json.loads((tmp_path / "results.json").read_text()).values()
     result = tasks["few_shot"]
     assert result["episodes"] == 2

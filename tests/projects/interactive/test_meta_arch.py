@@ -116,7 +116,7 @@ def test_command_line_evaluates_on_the_picture_book(tiny_book, tmp_path):
         *("DATALOADER.NUM_WORKERS", "0"),
     ]
     file = str(CONFIGS / "sam_random_picturebook.yaml")
-    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     (tasks,) = json.loads((tmp_path / "results.json").read_text()).values()
     result = tasks["interactive"]
     assert result["objects"] > 2

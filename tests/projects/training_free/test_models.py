@@ -113,7 +113,7 @@ def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path
         *("OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"),
     ]
     file = str(configs / f"{method}_random.yaml")
-    train.run_process(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
+    train.run(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     results = json.loads((tmp_path / "results.json").read_text())
     (tasks,) = results.values()
     task, metric = ("refer", "oIoU") if method == "global_local" else ("sem_seg", "mIoU")
