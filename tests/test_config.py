@@ -135,7 +135,7 @@ def test_a_missing_file_is_named(cfg, tmp_path):
         ("MODEL.HIPIE.TEST.TOKEN_POOLING", "sum", r"TOKEN_POOLING is 'sum'; .* mean or max"),
         ("INPUT.FORMAT", "YUV-BT.601", r"INPUT\.FORMAT is 'YUV-BT\.601'; .* RGB or BGR"),
         ("MODEL.DEVICE", "gpu", r"MODEL\.DEVICE is 'gpu'"),
-        ("SOLVER.OPTIMIZER", "SGD", r"SOLVER\.OPTIMIZER is 'SGD'; it has to be ADAMW"),
+        ("SOLVER.AMP.PRECISION", "float8", r"SOLVER\.AMP\.PRECISION is 'float8'; .* or float16"),
         ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0"),
         ("TEST.BEST_CHECKPOINT_METRIC", "segm/AP", r"METRIC is 'segm/AP'; .* data set/task/metric"),
         ("TEST.BEST_CHECKPOINT_METRIC", "nowhere/segm/AP", r"one of DATASETS\.TEST"),

@@ -218,9 +218,13 @@ def _timm_keys() -> CN:
 
 
 def _add_solver_keys(cfg: CN) -> None:
+    # A name in OPTIMIZER_REGISTRY (hipie.engine.optimizer): "ADAMW", or "SGD" with Detectron2's
+    # MOMENTUM and NESTEROV.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 0.01
+    # Weight decay of normalization layers; None: WEIGHT_DECAY (published; Detectron2's is 0).
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
     # Learning rates of pre-trained modules, as multiples of BASE_LR.
     cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.1
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1

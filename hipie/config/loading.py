@@ -20,7 +20,6 @@ _CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
-    "SOLVER.OPTIMIZER": ("ADAMW",),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
     "SOLVER.AMP.PRECISION": ("auto", "bfloat16", "float16"),
 }

@@ -1,19 +1,30 @@
-"""AdamW with learning rates by parameter name and clipping of the full gradient."""
+"""Optimizers with learning rates by parameter name and clipping of the full gradient."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZER_REGISTRY = Registry("OPTIMIZER")
+"""Functions of the configuration that return a class of optimizers and arguments of its own.
+
+`SOLVER.OPTIMIZER` names one, in any case. Learning rate and weight decay are common to all.
+"""
+
+NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def learning_rate_multipliers(cfg: CfgNode) -> list[tuple[str, float]]:
@@ -31,7 +42,13 @@ def learning_rate_multipliers(cfg: CfgNode) -> list[tuple[str, float]]:
 
 
 def parameter_groups(
-    model: nn.Module, base_lr: float, multipliers: Iterable[tuple[str, float]]
+    model: nn.Module,
+    base_lr: float,
+    multipliers: Iterable[tuple[str, float]],
+    *,
+    weight_decay_norm: float | None = None,
+    weight_decay_bias: float | None = None,
+    bias_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Group trainable parameters by learning rate and weight decay, in order of first appearance.
 
@@ -41,27 +58,40 @@ def parameter_groups(
         model: any; a `SegmentationModel` may exempt parameters from weight decay.
         base_lr: learning rate of parameters that no multiplier matches.
         multipliers: see `learning_rate_multipliers`.
+        weight_decay_norm: of the parameters of normalization layers; None = that of the optimizer.
+        weight_decay_bias: of all parameters named `bias`, likewise.
+        bias_lr_factor: multiplies the learning rate of those.
 
     Returns:
-        Dicts with `params`, `lr`, and `weight_decay` 0 for exempt parameters.
+        Dicts with `params`, `lr`, and `weight_decay` where it is not that of the optimizer.
     """
     multipliers = list(multipliers)
     exempt: set[str] = set()
     if isinstance(model, SegmentationModel):
         exempt = model.parameters_without_weight_decay()
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            multiplier = next((factor for part, factor in multipliers if part in name), 1.0)
-            groups.setdefault((base_lr * multiplier, name in exempt), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        module_name, _, last = name.rpartition(".")
+        lr = base_lr * next((factor for part, factor in multipliers if part in name), 1.0)
+        decay = None
+        if isinstance(model.get_submodule(module_name), NORM_LAYERS):
+            decay = weight_decay_norm
+        if last == "bias":
+            lr *= bias_lr_factor
+            decay = decay if weight_decay_bias is None else weight_decay_bias
+        if name in exempt:
+            decay = 0.0
+        groups.setdefault((lr, decay), []).append(parameter)
     return [
-        {"params": parameters, "lr": lr, **({"weight_decay": 0.0} if without_decay else {})}
-        for (lr, without_decay), parameters in groups.items()
+        {"params": parameters, "lr": lr, **({} if decay is None else {"weight_decay": decay})}
+        for (lr, decay), parameters in groups.items()
     ]
 
 
-class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that scales all gradients so that their joint norm is at most `max_norm`.
+class GradientClipping(torch.optim.Optimizer):
+    """Base class of optimizers that clip gradients; see `with_clipping`.
 
     `step` clips unless `clip_gradients` did so since the last step, and skips a step whose
     gradients are not finite. A trainer that needs the norm calls `clip_gradients` and decides
@@ -69,15 +99,22 @@ class ClippedAdamW(torch.optim.AdamW):
 
     Args:
         groups: parameter groups.
-        max_norm: bound of the joint norm; None = no clipping.
-        options: further arguments of `torch.optim.AdamW`.
+        max_norm: bound of the joint norm of all gradients; None = no bound.
+        clip_parameter: clips the gradient of one parameter, before the joint norm; None = does not.
+        options: further arguments of the optimizer.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, max_norm: float | None, **options: Any
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        max_norm: float | None = None,
+        clip_parameter: Callable[[nn.Parameter], object] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(groups, **options)
         self.max_norm = max_norm
+        self._clip_parameter = clip_parameter
         self._is_clipped = False
 
     def clip_gradients(self) -> Tensor:
@@ -87,7 +124,15 @@ class ClippedAdamW(torch.optim.AdamW):
             The joint norm before clipping, a scalar: nan or infinite if a gradient is not finite.
         """
         self._is_clipped = True
-        return clip_gradients(self, self.max_norm)
+        if self._clip_parameter is None:
+            return clip_gradients(self, self.max_norm)
+        norm = clip_gradients(self, None)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._clip_parameter(parameter)
+        if self.max_norm is not None:
+            clip_gradients(self, self.max_norm)
+        return norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -98,6 +143,12 @@ class ClippedAdamW(torch.optim.AdamW):
             return None
         self._is_clipped = False
         return super().step(closure)
+
+
+@cache
+def with_clipping(optimizer: type[torch.optim.Optimizer]) -> type[GradientClipping]:
+    """Return a subclass of a class of optimizers that clips gradients."""
+    return type(f"Clipped{optimizer.__name__}", (GradientClipping, optimizer), {})
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
@@ -116,27 +167,72 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> 
     return nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
-    """Build the optimizer of `cfg.SOLVER`.
+def adamw(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """AdamW with PyTorch's betas."""
+    return torch.optim.AdamW, {}
+
+
+def sgd(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Stochastic gradient descent with SOLVER.{MOMENTUM, NESTEROV}."""
+    return torch.optim.SGD, {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+
+
+OPTIMIZER_REGISTRY.register(adamw)
+OPTIMIZER_REGISTRY.register(sgd)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> GradientClipping:
+    """Build the optimizer of `cfg.SOLVER`, whose keys have Detectron2's meaning.
 
     Args:
-        cfg: reads SOLVER.{OPTIMIZER, BASE_LR, *_MULTIPLIER, WEIGHT_DECAY, MAX_GRAD_NORM}.
+        cfg: reads SOLVER.{OPTIMIZER, BASE_LR, *_MULTIPLIER, BIAS_LR_FACTOR, WEIGHT_DECAY*,
+            MOMENTUM, NESTEROV, CLIP_GRADIENTS, MAX_GRAD_NORM}.
         model: its trainable parameters are optimised.
 
     Raises:
-        ValueError: for another optimizer than AdamW, or for Detectron2's clipping of single
-            parameters.
+        InputError: if the optimizer is not registered, the type of clipping is unknown, or no
+            parameter is trainable.
     """
-    if cfg.SOLVER.OPTIMIZER != "ADAMW":
-        raise InputError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; only ADAMW is supported")
-    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        raise InputError(
-            "SOLVER.CLIP_GRADIENTS.ENABLED is True; the full gradient is clipped by "
-            "SOLVER.MAX_GRAD_NORM, and single parameters are not"
-        )
-    return ClippedAdamW(
-        parameter_groups(model, cfg.SOLVER.BASE_LR, learning_rate_multipliers(cfg)),
-        max_norm=cfg.SOLVER.MAX_GRAD_NORM or None,
-        lr=cfg.SOLVER.BASE_LR,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+    solver = cfg.SOLVER
+    name = solver.OPTIMIZER.lower()
+    if name not in OPTIMIZER_REGISTRY:
+        names = " or ".join(registered.upper() for registered, _ in OPTIMIZER_REGISTRY)
+        raise InputError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it has to be {names}")
+    optimizer, options = OPTIMIZER_REGISTRY.get(name)(cfg)
+    groups = parameter_groups(
+        model,
+        solver.BASE_LR,
+        learning_rate_multipliers(cfg),
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+    )
+    if not groups:
+        raise InputError("every parameter of the model is frozen, so there is nothing to train")
+    return with_clipping(optimizer)(
+        groups,
+        max_norm=solver.MAX_GRAD_NORM or None,
+        clip_parameter=parameter_clipping(cfg),
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        **options,
+    )
+
+
+def parameter_clipping(cfg: CfgNode) -> Callable[[nn.Parameter], object] | None:
+    """Return the clipping of single gradients by SOLVER.CLIP_GRADIENTS; None if it is off.
+
+    Raises:
+        InputError: for a type other than "value" and "norm".
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    if clip.CLIP_TYPE == "value":
+        return partial(nn.utils.clip_grad_value_, clip_value=clip.CLIP_VALUE)
+    if clip.CLIP_TYPE == "norm":
+        return partial(nn.utils.clip_grad_norm_, max_norm=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+    raise InputError(
+        f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; it has to be value or norm, each "
+        "of a single parameter; SOLVER.MAX_GRAD_NORM clips the full gradient"
     )

@@ -44,7 +44,7 @@ from hipie.engine.hooks import (
     StopAfterSkippedSteps,
 )
 from hipie.engine.lr_scheduler import build_lr_scheduler
-from hipie.engine.optimizer import ClippedAdamW, build_optimizer, clip_gradients
+from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
 from hipie.engine.tracking import build_tracking_writers
 from hipie.errors import InputError
@@ -156,7 +156,7 @@ class SeededTrainer(SimpleTrainer):
         if self.grad_scaler.is_enabled():
             get_event_storage().put_scalar("grad_scale", self.grad_scaler.get_scale())
             self.grad_scaler.unscale_(self.optimizer)
-        if isinstance(self.optimizer, ClippedAdamW):
+        if isinstance(self.optimizer, GradientClipping):
             norm = self.optimizer.clip_gradients()
         else:
             norm = clip_gradients(self.optimizer, None)
@@ -320,7 +320,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Build AdamW with the learning rates of `SOLVER`."""
+        """Build the optimizer of `SOLVER`."""
         return build_optimizer(cfg, model)
 
     @classmethod

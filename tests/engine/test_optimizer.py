@@ -1,4 +1,4 @@
-"""Learning rates by parameter name, clipping of the full gradient, and skipped steps."""
+"""Optimizers of the configuration: learning rates by name, clipping, and skipped steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.solver import build_lr_scheduler
+from detectron2.solver import build_optimizer as detectron2_optimizer
 from torch import nn
 
 from hipie.config import add_hipie_config
-from hipie.engine.optimizer import ClippedAdamW, build_optimizer, parameter_groups
+from hipie.engine.optimizer import (
+    OPTIMIZER_REGISTRY,
+    build_optimizer,
+    parameter_groups,
+    with_clipping,
+)
+from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
+
+ClippedAdamW = with_clipping(torch.optim.AdamW)
 
 
 @pytest.fixture
@@ -127,17 +136,101 @@ def test_detectron2_schedule_scales_every_group(cfg):
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
 
 
+class Normed(nn.Module):
+    """Convolution, norms and a linear layer, with biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(2, 4, 1), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(8, 3), nn.LayerNorm(3)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layers(inputs)
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    "options",
     [
-        ("SOLVER.OPTIMIZER", "SGD", "SOLVER.OPTIMIZER"),
-        ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.MAX_GRAD_NORM"),
+        (),
+        ("SOLVER.NESTEROV", True),
+        ("SOLVER.MOMENTUM", 0.5, "SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.3),
+        ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1e-3),
+        (
+            *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+            *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1e-3, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", 1.0),
+        ),
     ],
 )
-def test_unsupported_solver_options_name_their_key(cfg, key, value, message):
-    cfg.merge_from_list([key, value])
-    with pytest.raises(ValueError, match=message):
+def test_solver_keys_mean_what_they_mean_in_detectron2(cfg, options):
+    """Detectron2's SGD, from the same configuration, takes the same steps."""
+    cfg.merge_from_list(["SOLVER.OPTIMIZER", "SGD", "SOLVER.MAX_GRAD_NORM", 0.0, *options])
+    cfg.merge_from_list(["SOLVER.WEIGHT_DECAY_NORM", 0.1, "SOLVER.BASE_LR", 0.05])
+    model = Normed()
+    twin = copy.deepcopy(model)
+    ours, theirs = build_optimizer(cfg, model), detectron2_optimizer(cfg, twin)
+    start = model.layers[0].weight.detach().clone()
+    for step in range(4):
+        inputs = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(step))
+        for net, optimizer in ((model, ours), (twin, theirs)):
+            optimizer.zero_grad()
+            (net(inputs) * torch.arange(3)).pow(2).sum().backward()
+            optimizer.step()
+    assert not torch.allclose(start, model.layers[0].weight)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_single_gradients_are_clipped_before_the_full_gradient(cfg):
+    cfg.merge_from_list(["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.MAX_GRAD_NORM", 0.5])
+    model = nn.Linear(1, 1)
+    optimizer = build_optimizer(cfg, model)
+    model.weight.grad, model.bias.grad = torch.tensor([[4.0]]), torch.tensor([-3.0])
+    assert optimizer.clip_gradients().item() == pytest.approx(5.0)
+    assert model.weight.grad.item() == pytest.approx(0.5**0.5 / 2, rel=1e-4)
+    assert model.bias.grad.item() == pytest.approx(-(0.5**0.5) / 2, rel=1e-4)
+
+
+def test_norms_and_biases_have_the_weight_decay_of_the_rest_by_default(cfg):
+    assert all(g["weight_decay"] == 0.01 for g in build_optimizer(cfg, Normed()).param_groups)
+
+
+def test_registered_optimizer(cfg):
+    def rmsprop(cfg):
+        return torch.optim.RMSprop, {"momentum": cfg.SOLVER.MOMENTUM}
+
+    OPTIMIZER_REGISTRY.register(rmsprop)
+    try:
+        cfg.SOLVER.OPTIMIZER = "RMSprop"
+        optimizer = build_optimizer(cfg, Model())
+        assert isinstance(optimizer, torch.optim.RMSprop)
+        assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+    finally:
+        del OPTIMIZER_REGISTRY._obj_map["rmsprop"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["SOLVER.OPTIMIZER", "LION"], "SOLVER.OPTIMIZER is 'LION'; it has to be ADAMW or SGD"),
+        (
+            [
+                *("SOLVER.CLIP_GRADIENTS.ENABLED", True),
+                *("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"),
+            ],
+            "CLIP_TYPE is 'full_model'; .* SOLVER.MAX_GRAD_NORM clips the full gradient",
+        ),
+    ],
+)
+def test_impossible_solver_options_name_their_key(cfg, options, message):
+    cfg.merge_from_list(options)
+    with pytest.raises(InputError, match=message):
         build_optimizer(cfg, Model())
+
+
+def test_model_without_trainable_parameters_is_an_error(cfg):
+    with pytest.raises(InputError, match="every parameter of the model is frozen"):
+        build_optimizer(cfg, Model().requires_grad_(False))
 
 
 class ModelWithoutDecay(SegmentationModel):
