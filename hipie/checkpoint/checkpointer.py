@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.base import external_weight_prefixes
+from hipie.checkpoint.error import CheckpointError, first_line
 from hipie.checkpoint.load import LoadReport, load_state
 from hipie.checkpoint.read import read_state, split_options
 
@@ -33,11 +36,14 @@ class Checkpointer(DetectionCheckpointer):
 
     Attributes:
         report: result of the last `load`, or None.
+        exclude: prefixes or patterns of names that are not loaded where weights start a training
+            (`checkpointables` is empty); a resumed run loads everything.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.report: LoadReport | None = None
+        self.exclude: Sequence[str] = ()
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and the state of the named (by default: all) other objects.
@@ -52,7 +58,8 @@ class Checkpointer(DetectionCheckpointer):
             The other content of the file.
 
         Raises:
-            CheckpointError: if the file cannot be read, or is of another model.
+            CheckpointError: if the file cannot be read, is of another model, or has a state that
+                one of the other objects refuses; the model and the objects are as they were.
         """
         if not path:
             logger.info("MODEL.WEIGHTS is empty: the model keeps its initial weights")
@@ -63,13 +70,31 @@ class Checkpointer(DetectionCheckpointer):
         in_part = bool(content.get("matching_heuristics", options.matching_heuristics))
         if in_part:
             state = self._aligned(state, author)
-        self.report = load_state(self.model, state, location, in_part=in_part)
+        keys = self.checkpointables if checkpointables is None else checkpointables
+        states = {key: content.pop(key) for key in keys if key in content}
+        before = {key: copy.deepcopy(self.checkpointables[key].state_dict()) for key in states}
+        try:
+            for key, part in states.items():
+                self._load_part(key, part, location)
+            self.report = load_state(
+                self.model, state, location, in_part=in_part, exclude=() if keys else self.exclude
+            )
+        except CheckpointError:
+            for key, part in before.items():
+                self.checkpointables[key].load_state_dict(part)
+            raise
         level = logging.INFO if self.report.complete else logging.WARNING
         logger.log(level, "Weights of %s: %s", location, self.report)
-        for key in self.checkpointables if checkpointables is None else checkpointables:
-            if key in content:
-                self.checkpointables[key].load_state_dict(content.pop(key))
         return content
+
+    def _load_part(self, key: str, state: Any, location: str) -> None:
+        """Load the state of an object beside the model; its own errors become `CheckpointError`."""
+        try:
+            self.checkpointables[key].load_state_dict(state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{location}: the state of the {key} does not fit this run ({first_line(error)})"
+            ) from error
 
     def save(self, name: str, **extra: Any) -> None:
         """Write the model, the other objects and `extra` to `name`.pth; a resumed run starts there.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from hipie.checkpoint.base import checkpoint_converters, external_weight_prefixes
 from hipie.checkpoint.converters.conversion import convert_state
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.read import read_state, strip_module_prefix
+from hipie.checkpoint.read import read_state, unwrap_names
 
 # A file belongs to another model if more than this share of its tensors do not fit, unless the
 # model lacks at most this share.
@@ -37,6 +39,9 @@ class LoadReport:
         mismatched: names that both have, with different shapes.
         dropped: the file's own names that were left out on purpose.
         loaded: number of tensors that were loaded.
+        excluded: names in the model's terms that were left out on request.
+        not_finite: names of loaded tensors that hold NaN or infinite values.
+        modules: of a partial load, module -> (tensors loaded, tensors of the model).
     """
 
     missing: tuple[str, ...] = ()
@@ -44,11 +49,15 @@ class LoadReport:
     mismatched: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     loaded: int = 0
+    excluded: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
+    modules: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether the tensors of the file are exactly those of the model."""
-        return not (self.missing or self.unexpected or self.mismatched)
+        """Whether the tensors of the file are exactly those of the model, with finite values."""
+        problems = (self.missing, self.unexpected, self.mismatched, self.excluded, self.not_finite)
+        return not any(problems)
 
     def __str__(self) -> str:
         parts = [
@@ -56,26 +65,35 @@ class LoadReport:
             _listed(self.unexpected, "not in the model, ignored"),
             _listed(self.mismatched, "of another shape, ignored"),
             _listed(self.dropped, "left out on purpose"),
+            _listed(self.excluded, "excluded on request"),
+            _listed(self.not_finite, "with NaN or infinite values"),
+            ", ".join(f"{name}: {loaded} of {count}" for name, loaded, count in self.modules),
         ]
         return "; ".join([f"{self.loaded} tensors loaded", *filter(None, parts)])
 
 
-def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+def load_weights(model: nn.Module, path: str | Path, exclude: Sequence[str] = ()) -> LoadReport:
     """Read a file of weights, convert it to the model's parameter names, and load it.
 
     Args:
         model: loads the tensors that fit, in its own precision and on its own device.
         path: `.safetensors`, `.pth` or `.pkl`; a file, `detectron2://...` or `https://...`.
+        exclude: see `load_state`.
 
     Raises:
         CheckpointError: if the file cannot be read, or is of another model, which is then left
             unchanged.
     """
-    return load_state(model, read_state(path)["model"], str(path))
+    return load_state(model, read_state(path)["model"], str(path), exclude=exclude)
 
 
 def load_state(
-    model: nn.Module, state: dict[str, Tensor], origin: str, *, in_part: bool = False
+    model: nn.Module,
+    state: dict[str, Tensor],
+    origin: str,
+    *,
+    in_part: bool = False,
+    exclude: Sequence[str] = (),
 ) -> LoadReport:
     """Load a state dict in any layout that the model's converters recognise.
 
@@ -85,12 +103,18 @@ def load_state(
         origin: named in errors.
         in_part: the tensors are of a part of the model (a backbone) with a head of its own, so that
             it is enough that some fit.
+        exclude: prefixes or patterns (`fnmatch`) of the model's names that are not loaded. What
+            else does not fit, as the projections of another backbone, is then left as built, too;
+            the report counts both by module.
 
     Raises:
         CheckpointError: see `load_weights`.
     """
-    converted = convert_state(strip_module_prefix(state), checkpoint_converters(model))
+    converted = convert_state(unwrap_names(state, model.state_dict()), checkpoint_converters(model))
     model_state = model.state_dict()
+    excluded = _excluded(converted.state, exclude, origin)
+    for name in excluded:
+        del converted.state[name]
     unexpected = [name for name in converted.state if name not in model_state]
     mismatched = [
         name
@@ -99,20 +123,23 @@ def load_state(
     ]
     rejected = {*unexpected, *mismatched}
     loadable = {name: value for name, value in converted.state.items() if name not in rejected}
-    strict = not in_part and converted.complete
+    strict = not in_part and converted.complete and not exclude
     too_many = strict and len(rejected) > MAX_MISFIT_SHARE * len(converted.state)
     if not loadable or (too_many and len(loadable) < (1 - MAX_MISFIT_SHARE) * len(model_state)):
         raise CheckpointError(
             _other_model_message(origin, model, converted.state, model_state, rejected)
         )
     model.load_state_dict(loadable, strict=False)
-    return LoadReport(
+    report = LoadReport(
         tuple(_missing(model, model_state, loadable)),
         tuple(unexpected),
         tuple(mismatched),
         converted.dropped,
         len(loadable),
+        tuple(excluded),
+        tuple(name for name, value in loadable.items() if not _is_finite(value)),
     )
+    return replace(report, modules=_by_module(model_state, loadable)) if exclude else report
 
 
 def load_exact_weights(model: nn.Module, path: str | Path, model_name: str) -> None:
@@ -126,7 +153,7 @@ def load_exact_weights(model: nn.Module, path: str | Path, model_name: str) -> N
     Raises:
         CheckpointError: if the file cannot be read, or naming the first tensor that differs.
     """
-    state = strip_module_prefix(read_state(path)["model"])
+    state = unwrap_names(read_state(path)["model"], model.state_dict())
     check_exact_state(model.state_dict(), state, path, model_name)
     model.load_state_dict(state)
 
@@ -165,6 +192,42 @@ def storage_key(value: Tensor) -> tuple[object, ...]:
     if not value.numel():
         return (id(value),)
     return (value.device, value.data_ptr(), value.shape, value.stride())
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a tensor's name begins with a prefix, or matches a pattern of `fnmatch`."""
+    return name.startswith(pattern) or fnmatchcase(name, pattern)
+
+
+def _excluded(state: Mapping[str, Tensor], patterns: Sequence[str], origin: str) -> list[str]:
+    """Return the names that a prefix or pattern matches.
+
+    Raises:
+        CheckpointError: if one matches nothing.
+    """
+    excluded = []
+    for pattern in patterns:
+        names = [name for name in state if matches(name, pattern)]
+        if not names:
+            modules = ", ".join(sorted({name.partition(".")[0] for name in state}))
+            raise CheckpointError(
+                f'{origin}: "{pattern}" excludes nothing; the modules in the file are {modules}'
+            )
+        excluded += names
+    return list(dict.fromkeys(excluded))
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value.float()).all())
+
+
+def _by_module(
+    model_state: Mapping[str, Tensor], loadable: Mapping[str, Tensor]
+) -> tuple[tuple[str, int, int], ...]:
+    """Return (module, tensors loaded, tensors in the model) of each first name component."""
+    counts = Counter(name.partition(".")[0] for name in model_state)
+    loaded = Counter(name.partition(".")[0] for name in loadable)
+    return tuple((module, loaded[module], count) for module, count in counts.items())
 
 
 def _missing(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,27 +21,53 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError, first_line
-from hipie.checkpoint.safe_pickle import (
-    NUMPY_STAND_INS,
-    UnsafePickleError,
-    read_pickle,
-    resolve_stand_ins,
+from hipie.checkpoint.safe_pickle import InertObject, UnsafePickleError, printable
+from hipie.checkpoint.torch_file import (
+    is_legacy_start,
+    module_tensors,
+    read_torch_legacy,
+    read_torch_zip,
 )
 
-# Keys under which programs store the weights in a checkpoint; without one, all of it is weights.
-WEIGHT_KEYS = ("model", "state_dict", "model_state")
-PARALLEL_PREFIX = "module."
+# Names under which programs store the weights in a checkpoint, in order of preference; without one
+# of them, all of the file is weights, or its only dict of tensors.
+WEIGHT_KEYS = (
+    "model",
+    "state_dict",
+    "model_state",
+    "model_state_dict",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+)
+# Names of averaged weights, which are taken on request, or if there are no others.
+_EMA_KEY = re.compile(r"(.*_)?(ema|averaged)(_.*)?", re.IGNORECASE)
+# Name components that wrappers insert anywhere, and those that they put before every name.
+_INSERTED = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+_PREFIXES = ("module", "model", "net", "network")
+MAX_LISTED_KEYS = 10
 
-# First byte of zip files and of pickles of protocol 2 and newer.
-ZIP_START, PICKLE_START = b"P", b"\x80"
+# First byte of zip files.
+ZIP_START = b"P"
 
 # Files that configurations name: start of the name, publisher, address of the folder.
 _DOWNLOADS = (("sam_vit_", "SAM's authors", "https://dl.fbaipublicfiles.com/segment_anything/"),)
 
-# What torch's weights-only reader may build beside tensors: arrays and numbers of NumPy.
-_SAFE_GLOBALS: list[Any] = [(stand_in, name) for name, stand_in in NUMPY_STAND_INS.items()]
 _REFUSED = "refused, and nothing of it was run"
 _TRUNCATED = "the file is truncated or is no file of weights"
+# What a download leaves behind when it fails, by how the file begins (lower case).
+_NO_WEIGHTS = {
+    b"<!doctype": "the file is a web page instead of weights: download it again",
+    b"<html": "the file is a web page instead of weights: download it again",
+    b"<?xml": "the file is an error message of a server instead of weights: download it again",
+    b"version https://git-lfs": (
+        "the file is a pointer of Git LFS instead of weights: fetch it with git lfs pull"
+    ),
+}
 _DAMAGED = (
     RuntimeError,
     SafetensorError,
@@ -48,6 +77,10 @@ _DAMAGED = (
     LookupError,
     TypeError,
     struct.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RecursionError,
+    MemoryError,
 )
 
 
@@ -110,10 +143,13 @@ def split_options(path: str | Path) -> tuple[str, ReadOptions]:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file.
+    """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file, told by its content.
+
+    Files of TorchScript and pickled modules are read as the tensors in them.
 
     Args:
-        path: see `local_file`; with `?ema=True` at its end the averaged weights are read.
+        path: see `local_file`; with `?ema=True` at its end the averaged weights (`ema`,
+            `model_ema`, `ema_state_dict`, ...) are read, on top of the others.
 
     Returns:
         A dict with `model` (tensors by name) and the other content of the file, such as `optimizer`
@@ -121,51 +157,146 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if the file is missing, truncated, has no weights (or no averaged ones), or
-            names objects other than tensors, arrays and plain containers.
+            names code.
     """
     location, options = split_options(path)
     file = local_file(location)
     try:
         content = _read(file)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_refusal(error)}") from error
+        unsafe = isinstance(error, UnsafePickleError)
+        reason = f"{_REFUSED}: {error}" if unsafe else _no_weights(file)
+        raise CheckpointError(f"{path}: {reason}") from error
     except PermissionError as error:
         raise CheckpointError(f"{path}: this user may not read the file") from error
     except _DAMAGED as error:
-        raise CheckpointError(f"{path}: {_TRUNCATED}") from error
+        raise CheckpointError(f"{path}: {_no_weights(file)}") from error
+    content = module_tensors(content)
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path}: the file contains a {type(content).__name__} instead of weights"
-        )
-    if file.suffix == ".pkl" and "__author__" not in content:
+        kind = content.name if isinstance(content, InertObject) else type(content).__name__
+        raise CheckpointError(f"{path}: the file contains a {printable(kind)} instead of weights")
+    if file.suffix == ".pkl" and "__author__" not in content and _is_caffe2(content):
         content = {"model": _caffe2(content), "__author__": "Caffe2", "matching_heuristics": True}
-    key = next((key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)), None)
-    other_content = {name: value for name, value in content.items() if name != key} if key else {}
-    state = _tensors(content[key] if key else content, path)
+    key, weights = _find_weights(content, ema=False)
+    other_content = content if key is not None else {}
+    tensors = _tensors(weights, content, path)
     if options.ema:
-        if not isinstance(other_content.get("ema"), dict):
-            raise CheckpointError(f"{location}: it has no averaged weights (MODEL_EMA.ENABLED)")
-        state = {**strip_module_prefix(state), **_tensors(other_content["ema"], path)}
-    return {"model": state, **other_content}
+        _, averaged = _find_weights(content, ema=True)
+        if averaged is None:
+            keys = _listed_keys(content)
+            raise CheckpointError(f"{location}: the file has no averaged weights; {keys}")
+        tensors = {**unwrap_names(tensors), **unwrap_names(_tensors(averaged, content, path))}
+    other_content = {name: value for name, value in other_content.items() if name != key}
+    return {**other_content, "model": tensors}
 
 
-def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefix `module.` that `DistributedDataParallel` adds, where all names have it."""
-    if not all(name.startswith(PARALLEL_PREFIX) for name in state):
-        return state
-    return {name.removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
+def unwrap_names(state: dict[str, Tensor], model_names: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Remove from tensor names what wrappers of modules add.
+
+    `torch.compile`, FSDP and activation checkpointing insert a component anywhere;
+    `DistributedDataParallel`, Lightning and `AveragedModel` put one before every name, repeatedly
+    and in any order, possibly with tensors of their own beside.
+
+    Args:
+        state: tensors by name.
+        model_names: of the model's state dict; a first component that it has itself is kept.
+
+    Returns:
+        The tensors; one whose shorter name is taken keeps the longer one.
+    """
+    own_prefixes = {name.partition(".")[0] for name in model_names}
+    components = {
+        name: [part for part in name.split(".") if part not in _INSERTED] for name in state
+    }
+    while True:
+        firsts = Counter(parts[0] for parts in components.values() if len(parts) > 1)
+        prefix, count = firsts.most_common(1)[0] if firsts else ("", 0)
+        if prefix not in _PREFIXES or prefix in own_prefixes or 2 * count <= len(state):
+            break
+        for parts in components.values():
+            if len(parts) > 1 and parts[0] == prefix:
+                del parts[0]
+    names = {name: ".".join(parts) for name, parts in components.items()}
+    taken = Counter(names.values())
+    return {
+        names[name] if taken[names[name]] == 1 and names[name] else name: value
+        for name, value in state.items()
+    }
 
 
 def _read(file: Path) -> Any:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if file.suffix == ".pkl" and not zipfile.is_zipfile(file):
-        return read_pickle(file)
     with open(file, "rb") as stream:
-        if stream.read(1) not in (ZIP_START, PICKLE_START):
-            raise ValueError("neither a zip file nor a pickle")
-    with torch.serialization.safe_globals(_SAFE_GLOBALS):
-        return resolve_stand_ins(torch.load(file, map_location="cpu", weights_only=True))
+        start = stream.read(9)
+    if file.suffix == ".safetensors" or start[8:] == b"{":
+        return load_file(file)
+    if start[:1] == ZIP_START:
+        return read_torch_zip(file)
+    if file.suffix == ".pkl" or is_legacy_start(start):
+        return read_torch_legacy(file)
+    raise ValueError("neither a zip file nor a pickle")
+
+
+def _no_weights(file: Path) -> str:
+    """Describe a file that could not be read, by what it begins with."""
+    with open(file, "rb") as stream:
+        start = stream.read(512).lstrip().lower()
+    for beginning, description in _NO_WEIGHTS.items():
+        if start.startswith(beginning):
+            return description
+    return _TRUNCATED
+
+
+def _find_weights(content: dict[Any, Any], ema: bool) -> tuple[Any, Any]:
+    """Return the key of the weights and the weights; the key is None if all of the file is weights.
+
+    With `ema` the weights are the averaged ones, or None. Weights may be some dicts below a key, as
+    in `model.state_dict`.
+    """
+    averaged = [key for key in content if isinstance(key, str) and _EMA_KEY.fullmatch(key)]
+    plain = [key for key in WEIGHT_KEYS if key in content]
+    order = averaged if ema else [*plain, *averaged]
+    for key in order:
+        weights = _weights_in(content[key])
+        if weights is not None:
+            return key, weights
+    if ema:
+        return None, None
+    if _has_tensors(content):
+        return None, content
+    candidates = {key: _weights_in(value) for key, value in content.items() if isinstance(key, str)}
+    usable = [
+        key for key, weights in candidates.items() if weights is not None and key not in averaged
+    ]
+    if len(usable) == 1 and _has_tensors(candidates[usable[0]]):
+        return usable[0], candidates[usable[0]]
+    return None, content
+
+
+def _weights_in(value: Any) -> dict[Any, Any] | None:
+    """Return the state dict that a value is, or contains below one of the known names."""
+    value = module_tensors(value)
+    if not isinstance(value, dict):
+        return None
+    if _has_tensors(value):
+        return value
+    for key in WEIGHT_KEYS:
+        weights = _weights_in(value.get(key))
+        if weights is not None:
+            return weights
+    return None
+
+
+def _has_tensors(state: dict[Any, Any] | None) -> bool:
+    return any(
+        isinstance(name, str) and isinstance(value, Tensor | np.ndarray)
+        for name, value in (state or {}).items()
+    )
+
+
+def _is_caffe2(content: dict[Any, Any]) -> bool:
+    """Whether a file is one of Detectron2's oldest: arrays by name, maybe below `blobs`."""
+    blobs = content.get("blobs", content)
+    return isinstance(blobs, dict) and any(isinstance(v, np.ndarray) for v in blobs.values())
 
 
 def _caffe2(content: dict[str, Any]) -> dict[str, Any]:
@@ -174,17 +305,30 @@ def _caffe2(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
 
 
-def _tensors(state: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
+def _tensors(state: dict[Any, Any], content: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict; arrays become tensors, other values are left out."""
     tensors = {}
     for name, value in state.items():
         if isinstance(value, np.ndarray) and value.dtype != object:
-            value = torch.from_numpy(np.array(value))
+            try:
+                value = torch.from_numpy(np.array(value))
+            except TypeError as error:
+                reason = f'"{printable(str(name))}" is of the type {value.dtype}'
+                raise CheckpointError(f"{path}: {reason}, which PyTorch does not have") from error
         if isinstance(name, str) and isinstance(value, Tensor):
             tensors[name] = value
     if not tensors:
-        raise CheckpointError(f"{path}: the file contains no weights")
+        raise CheckpointError(f"{path}: the file contains no weights; {_listed_keys(content)}")
     return tensors
+
+
+def _listed_keys(content: dict[Any, Any]) -> str:
+    """Name the keys of a file, as the end of a message."""
+    keys = [printable(repr(key) if isinstance(key, str) else type(key).__name__) for key in content]
+    if not keys:
+        return "it is empty"
+    more = f" and {len(keys) - MAX_LISTED_KEYS} more" if len(keys) > MAX_LISTED_KEYS else ""
+    return f"its keys are {', '.join(keys[:MAX_LISTED_KEYS])}{more}"
 
 
 def _download_hint(path: str | Path) -> str:
@@ -194,15 +338,3 @@ def _download_hint(path: str | Path) -> str:
         if name.startswith(start):
             return f"; {publisher} offer it at {folder}{name}: download it, and name your copy"
     return ""
-
-
-def _refusal(error: pickle.UnpicklingError) -> str:
-    """Describe why a pickle was not read: it is damaged, or it would run code."""
-    if isinstance(error, UnsafePickleError):
-        return f"{_REFUSED}: {error}"
-    name = str(error).partition("GLOBAL ")[2].split(" ")[0]
-    if name:
-        return f'{_REFUSED}: it names "{name}", and only tensors are read'
-    if "Unsupported" in str(error) or "REDUCE" in str(error):
-        return f"{_REFUSED}: it holds more than tensors and plain containers"
-    return _TRUNCATED

@@ -13,7 +13,8 @@ from hipie.checkpoint.base import CheckpointableModel
 from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.export import to_half, write_state
-from hipie.checkpoint.read import read_state, strip_module_prefix
+from hipie.checkpoint.load import matches
+from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.registration import register_all
 
 
@@ -62,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "--exclude",
         nargs="*",
         default=[],
-        metavar="PREFIX",
-        help="prefixes of names that are left out",
+        metavar="PATTERN",
+        help="prefixes or patterns of names that are left out",
     )
     convert.set_defaults(run=_convert)
     return parser
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(args: argparse.Namespace) -> None:
     """Inspect and convert files of weights; code in a file is never run."""
     content = read_state(args.file)
-    converted = convert_state(strip_module_prefix(content.pop("model")), known_converters())
+    converted = convert_state(unwrap_names(content.pop("model")), known_converters())
     count = sum(value.numel() for value in converted.state.values())
     size = sum(value.nbytes for value in converted.state.values()) / 2**20
     print(
@@ -91,12 +92,12 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    state = strip_module_prefix(read_state(args.file)["model"])
+    state = unwrap_names(read_state(args.file)["model"])
     converted = convert_state(state, known_converters())
     exported = {
         name: to_half(value) if args.half else value
         for name, value in converted.state.items()
-        if not name.startswith(tuple(args.exclude))
+        if not any(matches(name, pattern) for pattern in args.exclude)
     }
     write_state(exported, args.out, {"layout": converted.layout})
     dropped = f", {len(converted.dropped)} left out on purpose" if converted.dropped else ""

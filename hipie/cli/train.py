@@ -98,6 +98,13 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         metavar="MODULE",
         help="module or file with architectures, data sets or evaluators; may be repeated",
     )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="prefix or pattern of tensors that are not taken from MODEL.WEIGHTS; may be repeated",
+    )
     return parser.parse_args(list(arguments))
 
 
@@ -208,6 +215,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """
     args.config_file = str(model_zoo.get_config_file(args.config_file))
     cfg = model_zoo.get_config(args.config_file, args.opts, imports=args.imports)
+    if args.exclude:
+        cfg.MODEL.WEIGHTS_EXCLUDE = tuple(args.exclude)
     check(cfg)
     return cfg
 

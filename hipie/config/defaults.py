@@ -251,6 +251,9 @@ def _add_solver_keys(cfg: CN) -> None:
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
     cfg.SEED = 0
+    # Prefixes or patterns of tensor names that a training does not take from MODEL.WEIGHTS, such as
+    # ("backbone.",) for a new backbone with trained decoders; the same as --exclude.
+    cfg.MODEL.WEIGHTS_EXCLUDE = ()
     # Modules or files with architectures, data sets or evaluators, imported before anything is
     # built; the same as --import on the command line.
     cfg.IMPORTS = ()

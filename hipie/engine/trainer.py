@@ -307,6 +307,7 @@ class Trainer(DefaultTrainer):
         if self.ema is not None:
             parts["ema"] = self.ema
         self.checkpointer = self.build_checkpointer(cfg, model, **parts)
+        self.checkpointer.exclude = cfg.MODEL.WEIGHTS_EXCLUDE
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 
@@ -169,3 +170,51 @@ def test_model_zoo_backbone_is_matched_by_suffix(tmp_path, source):
 def test_unknown_option_is_an_error(two, tmp_path):
     with pytest.raises(CheckpointError, match='the option "magic" is unknown'):
         Checkpointer(two).load(f"{tmp_path}/x.pth?magic=1")
+
+
+@pytest.mark.parametrize("broken", ["optimizer", "model"])
+def test_refused_resume_changes_nothing(make_two, tmp_path, broken):
+    model = make_two()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.last(model.first(torch.ones(2, 3))).sum().backward()
+    optimizer.step()
+    content = {"model": make_two().state_dict(), "optimizer": optimizer.state_dict()}
+    if broken == "optimizer":
+        content["optimizer"] = {"state": {}, "param_groups": [{"params": [0]}]}
+    else:
+        content["model"] = make_two(width=7).state_dict()
+        content["optimizer"]["param_groups"][0]["lr"] = 7.0
+    torch.save(content, tmp_path / "x.pth")
+    weights = copy.deepcopy(model.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        Checkpointer(model, optimizer=optimizer).load(str(tmp_path / "x.pth"))
+    assert str(caught.value).startswith(f"{tmp_path / 'x.pth'}: ")
+    for name, value in weights.items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert optimizer.state_dict()["param_groups"] == state["param_groups"]
+    for key, value in state["state"][0].items():
+        assert torch.equal(optimizer.state_dict()["state"][0][key], value)
+
+
+def test_averaged_weights_by_option(make_two, tmp_path):
+    plain, averaged = make_two(), make_two()
+    torch.save(
+        {"model": plain.state_dict(), "model_ema": averaged.state_dict()}, tmp_path / "x.pth"
+    )
+    model = make_two()
+    Checkpointer(model).load(f"{tmp_path / 'x.pth'}?ema=True")
+    assert torch.equal(model.last.weight, averaged.last.weight)
+
+
+def test_exclude_applies_to_the_start_of_a_training_only(make_two, tmp_path):
+    one, other = make_two(), make_two()
+    Checkpointer(one, str(tmp_path)).save("x")
+    checkpointer = Checkpointer(other, other_part=torch.optim.SGD(other.parameters(), lr=1))
+    checkpointer.exclude = ("last",)
+    before = other.last.weight.clone()
+    checkpointer.load(str(tmp_path / "x.pth"), checkpointables=[])
+    assert torch.equal(other.first.weight, one.first.weight)
+    assert torch.equal(other.last.weight, before)
+    checkpointer.load(str(tmp_path / "x.pth"))
+    assert torch.equal(other.last.weight, one.last.weight)

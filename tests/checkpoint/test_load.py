@@ -151,3 +151,41 @@ class AttentionBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attn = nn.ModuleDict({"qkv": nn.Linear(2, 6)})
+
+
+def test_excluded_modules_are_left_as_built_and_counted(make_two):
+    old, new = make_two(width=7), make_two()
+    before = new.norm.weight.clone()
+    nn.init.normal_(old.norm.weight)
+    report = load_state(new, old.state_dict(), "x.pth", exclude=("norm.",))
+    assert report.excluded == tuple(name for name in old.state_dict() if name.startswith("norm."))
+    assert report.mismatched == ("first.weight",)
+    assert report.modules == (("first", 1, 2), ("norm", 0, 5), ("last", 2, 2))
+    assert "first: 1 of 2, norm: 0 of 5, last: 2 of 2" in str(report)
+    assert torch.equal(new.norm.weight, before)
+    assert torch.equal(new.last.weight, old.last.weight)
+
+
+def test_patterns_exclude_by_name(make_two):
+    report = load_state(make_two(), make_two().state_dict(), "x.pth", exclude=("*.bias",))
+    assert report.excluded == ("first.bias", "norm.bias", "last.bias")
+    with pytest.raises(CheckpointError, match='"backbone" excludes nothing; .* first, last, norm'):
+        load_state(make_two(), make_two().state_dict(), "x.pth", exclude=("backbone",))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_that_are_not_finite_are_reported(make_two, value, dtype):
+    state = {name: tensor.clone() for name, tensor in make_two().state_dict().items()}
+    state["last.bias"] = torch.tensor([0.0, value], dtype=dtype)
+    report = load_state(make_two(), state, "x.pth")
+    assert report.not_finite == ("last.bias",)
+    assert not report.complete
+
+
+@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.{}", "model.module.{}", "net.{}"])
+def test_wrapped_names_are_loaded(make_two, wrap):
+    one, other = make_two(), make_two()
+    state = {wrap.format(name): value for name, value in one.state_dict().items()}
+    assert load_state(other, {**state, "n_averaged": torch.tensor(1)}, "x.pth").missing == ()
+    assert torch.equal(other.last.weight, one.last.weight)

@@ -6,6 +6,7 @@ import collections
 import functools
 import operator
 import os
+import pathlib
 import pickle
 import random
 import subprocess
@@ -70,7 +71,9 @@ TRAPS = {
     "a partial": (functools.partial, print),
     "an attribute getter": (operator.attrgetter, "system"),
     "numpy's loader": (np.load, "x"),
-    "an odd container": (collections.Counter, "aab"),
+    "a file": (pathlib.Path.read_text, pathlib.Path("x")),
+    "torch's loader": (torch.load, "x"),
+    "an iterator": (map, print, [1]),
 }
 
 

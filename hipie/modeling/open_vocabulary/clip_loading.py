@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import (
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
 from open_clip.tokenizer import SimpleTokenizer
-from torch import nn
+from torch import Tensor, nn
 
-from hipie.checkpoint.error import first_line
+from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"
 TINY = "tiny"
+# Entries of OpenAI's files that are no weights, and files that open_clip reads itself.
+OPENAI_SETTINGS = ("input_resolution", "context_length", "vocab_size")
+# Buffers that older versions and TorchScript store and that are computed now.
+TEMPORARY = ("position_ids", "attn_mask")
+NUMPY_SUFFIXES = (".npz", ".npy")
 QUICKGELU_SUFFIX = "-quickgelu"
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -61,6 +73,8 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
     model = require_clip(model, weights)
     if model.startswith(RANDOM_PREFIX):
         return _load_random(model.removeprefix(RANDOM_PREFIX))
+    if weights and Path(weights).is_file() and Path(weights).suffix not in NUMPY_SUFFIXES:
+        return _load_file(model, weights), open_clip.get_tokenizer(model)
     _check_download(model, weights)
     try:
         # weights_only: no code in the file is executed.
@@ -77,6 +91,67 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
             f"{model}: the weights {weights} could not be loaded ({first_line(error)})"
         ) from error
     return clip.eval(), open_clip.get_tokenizer(model)
+
+
+def _load_file(name: str, weights: str) -> nn.Module:
+    """Build a model and load a file: of open_clip, of OpenAI (TorchScript) or a state dict.
+
+    OpenAI's files say the size of the image among the weights; their activation is QuickGELU.
+    """
+    try:
+        state = unwrap_names(read_state(weights)["model"])
+    except CheckpointError as error:
+        raise OpenVocabularyError(str(error)) from error
+    if any(state.pop(key, None) is not None for key in OPENAI_SETTINGS):
+        name = _with_quickgelu(name)
+        state = {key: value for key, value in state.items() if key not in OPENAI_SETTINGS}
+    clip = open_clip.create_model(name, pretrained_text=False)
+    try:
+        state = convert_state_dict(clip, state)
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise OpenVocabularyError(_other_model(name, weights, state)) from error
+    own = clip.state_dict()
+    if "positional_embedding" in state and "positional_embedding" not in own:
+        state = convert_to_custom_text_state_dict(state)
+    for key in ("logit_scale", "logit_bias"):
+        if key in state and key in own and state[key].numel() == own[key].numel():
+            state[key] = state[key].reshape(own[key].shape)
+    if "logit_bias" in own:
+        state.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
+    for key in (key for key in list(state) if key.endswith(TEMPORARY) and key not in own):
+        del state[key]
+    try:
+        resize_pos_embed(state, clip)
+        resize_text_pos_embed(state, clip)
+        clip.load_state_dict(state)
+    except (RuntimeError, LookupError, ValueError) as error:
+        raise OpenVocabularyError(_other_model(name, weights, state)) from error
+    return clip.eval()
+
+
+def _other_model(name: str, weights: str, state: Mapping[str, Tensor]) -> str:
+    """Message about a file of another model, with its name where its shapes tell it."""
+    matches = [other for other in open_clip.list_models() if _has_shapes_of(other, state)]
+    if matches:
+        return f"{weights}: these are weights of CLIP {matches[0]}, and the model is {name}"
+    return f"{weights}: these are not weights of CLIP {name}"
+
+
+def _has_shapes_of(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether the shapes of a state dict are those of a ViT of open_clip."""
+    config = open_clip.get_model_config(name) or {}
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    expected: dict[str, tuple[object, ...]] = {
+        "visual.conv1.weight": (vision.get("width"), 3, *2 * [vision.get("patch_size")]),
+        "text_projection": (text.get("width"), config.get("embed_dim")),
+    }
+    last_block = f"visual.transformer.resblocks.{vision.get('layers')}.ln_1.weight"
+    blocks = {key.rsplit("ln_1", 1)[0] for key in state if key.startswith("visual.transformer")}
+    return (
+        all(key in state and tuple(state[key].shape) == s for key, s in expected.items())
+        and last_block not in state
+        and f"visual.transformer.resblocks.{vision['layers'] - 1}." in blocks
+    )
 
 
 def require_clip(model: str, weights: str = "") -> str:
@@ -132,14 +207,13 @@ def _resolve_name(model: str, weights: str) -> str:
         raise unknown_name(
             "CLIP model", model, open_clip.list_models(), "nor a folder of that name"
         )
+    return _with_quickgelu(model) if weights == "openai" else model
+
+
+def _with_quickgelu(model: str) -> str:
+    """Name of the same model with the activation of OpenAI's weights, where there is one."""
     quickgelu = f"{model}{QUICKGELU_SUFFIX}"
-    if (
-        weights == "openai"
-        and not model.endswith(QUICKGELU_SUFFIX)
-        and quickgelu in open_clip.list_models()
-    ):
-        return quickgelu
-    return model
+    return quickgelu if quickgelu in open_clip.list_models() else model
 
 
 def _check_weights(model: str, weights: str) -> None:

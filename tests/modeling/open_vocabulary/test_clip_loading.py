@@ -15,6 +15,8 @@ from hipie.modeling.open_vocabulary import clip_loading
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_loading import _TINY, load_clip
 
+SMALL = {**_TINY, "quick_gelu": False}
+
 
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
@@ -92,3 +94,47 @@ def test_unreachable_hub_is_reported(monkeypatch):
     for model, weights in (("ViT-B-16", "openai"), ("hf-hub:some/clip", "")):
         with pytest.raises(ValueError, match="hub cannot be reached .*refused"):
             load_clip(model, weights)
+
+
+@pytest.fixture
+def small_models(tmp_path, monkeypatch):
+    """Small models that open_clip knows by name: one, the same with QuickGELU, a wider one."""
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])
+    wide = {**SMALL, "vision_cfg": {**SMALL["vision_cfg"], "width": 96}}
+    configs = {"small": SMALL, "small-quickgelu": {**SMALL, "quick_gelu": True}, "wide": wide}
+    for name, config in configs.items():
+        open_clip.factory._MODEL_CONFIGS[name] = config
+    return configs
+
+
+@pytest.mark.parametrize("form", ["open_clip", "module.", "safetensors", "torchscript"])
+def test_file_is_loaded_in_every_form(tmp_path, small_models, form):
+    net = open_clip.CLIP(**SMALL)
+    file = tmp_path / "clip.pt"
+    if form == "torchscript":
+        net.register_buffer("input_resolution", torch.tensor(64))
+        inputs = torch.rand(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.long)
+        torch.jit.save(torch.jit.trace(net.eval(), inputs, check_trace=False), str(file))
+    elif form == "safetensors":
+        file = tmp_path / "clip.safetensors"
+        save_file(net.state_dict(), file)
+    else:
+        prefix = form if form == "module." else ""
+        state = {f"{prefix}{key}": value for key, value in net.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": 1}, file)
+    loaded, tokenize = load_clip("small", str(file))
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name])
+    activation = type(loaded.visual.transformer.resblocks[0].mlp.gelu).__name__
+    assert activation == ("QuickGELU" if form == "torchscript" else "GELU")
+    assert tokenize(["a"]).shape == (1, 77)
+
+
+def test_file_of_another_model_is_named(tmp_path, small_models):
+    torch.save(open_clip.CLIP(**small_models["wide"]).state_dict(), tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="these are weights of CLIP wide, and the model is small"):
+        load_clip("small", str(tmp_path / "x.pt"))
+    torch.save({"a.weight": torch.ones(2)}, tmp_path / "y.pt")
+    with pytest.raises(ValueError, match="these are not weights of CLIP small"):
+        load_clip("small", str(tmp_path / "y.pt"))
