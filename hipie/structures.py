@@ -8,14 +8,12 @@ for things and of the padded canvas for stuff.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from hipie.errors import InputError
 
 Size = tuple[int, int]
 TokenSpans = tuple[tuple[int, ...], ...]
@@ -68,6 +66,12 @@ class FeatureLevels:
             for level, size in zip(levels, self.sizes, strict=True)
         ]
 
+    def valid_size(self, level: int) -> Tensor:
+        """[B, 2] pixels (width, height) of a level's canvas that every image covers."""
+        height, width = self.sizes[level]
+        share_x, share_y = self.valid_ratios[:, level].unbind(-1)
+        return torch.stack([share_x * width, share_y * height], dim=-1)
+
     def reference_points(self) -> Tensor:
         """[B, S, L, 2] pixel centre (x, y) of every token in 0..1 of each level's canvas."""
         points = []
@@ -78,10 +82,7 @@ class FeatureLevels:
                 indexing="ij",
             )
             grid = torch.stack([x, y], dim=-1).view(1, -1, 2)
-            valid = self.valid_ratios[:, level, None] * self.valid_ratios.new_tensor(
-                [width, height]
-            )
-            points.append(grid / valid)
+            points.append(grid / self.valid_size(level)[:, None])
         return torch.cat(points, dim=1)[:, :, None] * self.valid_ratios[:, None]
 
 
@@ -216,7 +217,7 @@ class MaskHead(Protocol):
         mask_features: Sequence[Tensor],
         image_index: Tensor,
         query_index: Tensor,
-        points: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Mask logits of n queries.
 
@@ -225,10 +226,27 @@ class MaskHead(Protocol):
             mask_features: B tensors [C, h, w].
             image_index: [n] int64.
             query_index: [n] int64.
-            points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
+            counts: queries of every image, where they are ordered by image; None = they are
+                counted, for which the host waits.
 
         Returns:
-            [n, H / 4, W / 4], or [n, P] at the points.
+            [n, H / 4, W / 4].
+        """
+        ...
+
+    def logits_at_points(
+        self, layers: Sequence[LayerOutput], mask_features: Tensor, image: int, points: Tensor
+    ) -> Iterator[Tensor]:
+        """Mask logits of all queries of one image at shared points, layer by layer.
+
+        Args:
+            layers: L layers, as for `logits`.
+            mask_features: [C, h, w] of the image.
+            image: its index in the batch.
+            points: [P, 2] (x, y) in 0..1 of the canvas.
+
+        Yields:
+            L times [N, P] float32.
         """
         ...
 
@@ -240,13 +258,13 @@ class MaskContext:
     Attributes:
         head: computes masks of chosen queries.
         features: B tensors [C, h, w].
-        frames: [B, 2] part of the canvas (x, y) that points in 0..1 span on the ground truth; None
-            = all of it. Used in matching only.
+        frames: for every image the part of the canvas (x, y) that points in 0..1 span on the ground
+            truth; None = all of it. Used in matching only.
     """
 
     head: MaskHead
     features: tuple[Tensor, ...]
-    frames: Tensor | None = None
+    frames: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -288,7 +306,9 @@ class ImageQueries:
     def masks(self, query_index: Tensor) -> Tensor:
         """Mask logits of selected queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
         image_index = torch.zeros_like(query_index)
-        masks = self.mask_head.logits(self.layer, self.mask_features, image_index, query_index)
+        masks = self.mask_head.logits(
+            self.layer, self.mask_features, image_index, query_index, [len(query_index)]
+        )
         return masks.float()
 
 
@@ -430,8 +450,9 @@ class Targets:
         """[N, 4] cxcywh in 0..1 of the padded canvas, the frame of the stuff decoder."""
         height, width = self.image_size
         canvas_height, canvas_width = self.masks.shape[-2:]
-        scale = self.boxes.new_tensor([width / canvas_width, height / canvas_height])
-        return self.boxes * scale.repeat(2)
+        x, y, w, h = self.boxes.unbind(-1)
+        across, down = width / canvas_width, height / canvas_height
+        return torch.stack([x * across, y * down, w * across, h * down], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -459,15 +480,10 @@ class BatchedTargets:
         Args:
             targets: one an image, at least one.
             on_canvas: boxes in 0..1 of the padded canvas instead of the unpadded image.
-
-        Raises:
-            ValueError: if a box of an object is not finite.
         """
         boxes = [t.boxes_on_canvas() if on_canvas else t.boxes for t in targets]
         starts = [0]
-        for i, image_boxes in enumerate(boxes):
-            if not bool(torch.isfinite(image_boxes).all()):
-                raise InputError(f"an annotated box of image {i} of the batch is not finite")
+        for image_boxes in boxes:
             starts.append(starts[-1] + len(image_boxes))
         return cls(
             boxes=torch.cat(boxes).float(),
@@ -520,13 +536,10 @@ class TextFeatures:
 
     def select(self, rows: Sequence[int] | Tensor) -> TextFeatures:
         """Captions by index, in the given order; indices may repeat."""
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.hidden.device)
-        return TextFeatures(
-            self.hidden[index],
-            self.mask[index],
-            self.input_ids[index],
-            tuple(self.token_spans[row] for row in index.tolist()),
-        )
+        index = torch.as_tensor(rows, dtype=torch.long)
+        spans = tuple(self.token_spans[row] for row in index.tolist())
+        index = index.to(self.hidden.device, non_blocking=True)
+        return TextFeatures(self.hidden[index], self.mask[index], self.input_ids[index], spans)
 
     def expand(self, size: int) -> TextFeatures:
         """Repeat a single caption for `size` images without copying its features.

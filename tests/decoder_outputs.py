@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,15 +31,21 @@ class StoredMasks:
         _mask_features: Sequence[Tensor],
         image_index: Tensor,
         query_index: Tensor,
-        points: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
-        """Masks of chosen queries, or their samples at points."""
+        """Masks of chosen queries."""
+        assert counts is None or sum(counts) == len(image_index)
         self.queries = query_index.tolist()
-        masks = layer.mask_embeddings[image_index, query_index].unflatten(1, self.size)
-        if points is None:
-            return masks
+        return layer.mask_embeddings[image_index, query_index].unflatten(1, self.size)
+
+    def logits_at_points(
+        self, layers: Sequence[LayerOutput], _mask_features: Tensor, image: int, points: Tensor
+    ) -> Iterator[Tensor]:
+        """Samples of the masks of all queries of an image at points."""
         grid = (2 * points - 1)[None, None]
-        return F.grid_sample(masks[None], grid, align_corners=False)[0, :, 0]
+        for layer in layers:
+            masks = layer.mask_embeddings[image].unflatten(1, self.size)
+            yield F.grid_sample(masks[None], grid, align_corners=False)[0, :, 0]
 
 
 @dataclass

@@ -74,7 +74,7 @@ class DeviceTensor(Tensor):
         """Refuse to compute outside the context."""
         raise RuntimeError(f"{func} of the simulated device outside its context")
 
-    def __repr__(self) -> str:  # noqa: D105
+    def __repr__(self) -> str:
         return f"DeviceTensor({self.inner!r})"
 
     def tolist(self) -> Any:
@@ -128,12 +128,12 @@ class SimulatedDevice(TorchDispatchMode):
             as_tensor=_as_tensor,
         )
 
-    def __enter__(self) -> SimulatedDevice:  # noqa: D105
+    def __enter__(self) -> SimulatedDevice:
         self._patched.start()
         super().__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:  # noqa: D105
+    def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._patched.stop()
 

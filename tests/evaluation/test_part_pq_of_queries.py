@@ -45,7 +45,7 @@ PRESENT = ("person", "bus", "sky")
 class StoredMasks:
     """Mask head whose mask features are the masks [Q, h, w] of the queries."""
 
-    def logits(self, layer, mask_features, image_index, query_index, points=None) -> Tensor:
+    def logits(self, layer, mask_features, image_index, query_index, counts=None) -> Tensor:
         return mask_features[0][query_index]
 
 

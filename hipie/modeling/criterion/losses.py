@@ -28,7 +28,6 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
-from hipie.modeling.criterion.checks import require_finite
 from hipie.modeling.criterion.point_sampling import (
     point_sample,
     point_sample_masks,
@@ -156,7 +155,6 @@ class MatchedLayer:
         masks: mask head and features; None = the layer has no mask losses.
         supervise_iou: whether the layer has an IoU loss.
         num_points: points a mask.
-        name: of the layer, for error messages.
     """
 
     layer: LayerOutput
@@ -168,7 +166,6 @@ class MatchedLayer:
     masks: MaskContext | None = None
     supervise_iou: bool = False
     num_points: int = 12544
-    name: str = "a layer"
 
     @cached_property
     def paired_boxes(self) -> tuple[Tensor, Tensor]:
@@ -182,18 +179,19 @@ class MatchedLayer:
         """Mask logits and ground truth [n, P] of the pairs at points (see `uncertain_points`).
 
         None if the layer has no mask losses. Masks of matched queries only are computed.
-
-        Raises:
-            NonFiniteError: if a sampled mask logit is nan or infinite.
         """
         if self.masks is None:
             return None
-        image_index, query_index = self.matching.image_index, self.matching.query_index
-        head, features = self.masks.head, self.masks.features
-        masks = head.logits(self.layer, features, image_index, query_index).float()
+        matching = self.matching
+        masks = self.masks.head.logits(
+            self.layer,
+            self.masks.features,
+            matching.image_index,
+            matching.query_index,
+            matching.counts,
+        ).float()
         points = uncertain_points(masks, self.num_points)
         logits = point_sample(masks, points)
-        require_finite(logits.detach(), f"masks of {self.name}")
         targets = point_sample_masks(self.targets.masks, self.matching.target_index, points)
         return logits, targets
 
@@ -204,7 +202,8 @@ class MatchedLayer:
     def zero_of_masks(self, masks: MaskContext) -> Tensor:
         """Sum over the masks of no query: 0, with zero gradients in the mask head."""
         none = self.matching.query_index[:0]
-        return masks.head.logits(self.layer, masks.features, none, none).float().sum()
+        counts = [0] * len(masks.features)
+        return masks.head.logits(self.layer, masks.features, none, none, counts).float().sum()
 
 
 LossFunction = Callable[[MatchedLayer], "Tensor | None"]

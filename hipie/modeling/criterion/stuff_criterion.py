@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from hipie.errors import InputError
-from hipie.modeling.criterion.build import CRITERION_REGISTRY
-from hipie.modeling.criterion.checks import require_finite_layer
+from hipie.modeling.criterion.build import CRITERION_REGISTRY, Criterion
+from hipie.modeling.criterion.checks import FiniteChecks, check_annotations, invalidate
 from hipie.modeling.criterion.losses import STUFF_LOSSES, LossConfig, MatchedLayer
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes, share_of_batch
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
+from hipie.modeling.device_transfer import HostSteps, join
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
 from hipie.modeling.matcher.matching import (
     Matcher,
     Matching,
     build_matcher,
     denoising_matching,
+    match_layers,
 )
 from hipie.structures import (
     BatchedTargets,
@@ -34,7 +35,7 @@ from hipie.structures import (
 
 
 @CRITERION_REGISTRY.register()
-class StuffCriterion(nn.Module):
+class StuffCriterion(Criterion):
     """Weighted losses of the stuff decoder: one query for every object, things and stuff alike.
 
     All losses are divided by the number of objects, averaged over processes, so all processes have
@@ -88,14 +89,14 @@ class StuffCriterion(nn.Module):
             "official_frames": loss.OFFICIAL_BOX_FRAMES,
         }
 
-    def forward(
+    def steps(
         self,
         output: DecoderOutput,
         targets: Sequence[Targets],
         mask_head: MaskHead,
         text_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute all losses.
+    ) -> HostSteps[dict[str, Tensor]]:
+        """Compute all losses, see `Criterion.steps`.
 
         Args:
             output: of the stuff decoder, with all layers and proposals.
@@ -106,17 +107,18 @@ class StuffCriterion(nn.Module):
         Returns:
             Scalars by name: `loss_{ce, mask, dice, bbox, giou}_maskdino` of the last layer, with
             `_{i}` before `_maskdino` for the others, `_interm` for the proposals, and `_dn`,
-            `_dn_{i}` for denoising.
+            `_dn_{i}` for denoising. All are nan if a prediction is nan or infinite, which is
+            logged.
 
         Raises:
-            NonFiniteError: if a prediction is nan or infinite.
+            ValueError: if there are no proposals, or a box of an object is not finite.
         """
         if output.proposals is None:
             raise ValueError("the stuff criterion needs the proposals of a training forward pass")
         objects = BatchedTargets.concatenate(targets, on_canvas=not self.official_frames)
-        frames = torch.stack([self._frame(target) for target in targets])
+        frames = tuple(map(_frame, targets)) if self.official_frames else None
         masks = MaskContext(mask_head, output.mask_features, frames)
-        count = torch.tensor(float(len(objects)), device=objects.boxes.device)
+        count = objects.boxes.new_full((), float(len(objects)))
         at_least = share_of_batch() if self.average_normalizers else 1
         per_object = 1 / average_over_processes(count).clamp(min=at_least)
         supervised = [
@@ -124,30 +126,34 @@ class StuffCriterion(nn.Module):
             for i, (suffix, layer) in enumerate(_suffixes(output.layers, ""))
         ]
         supervised.append(("_interm", output.proposals, "the stuff proposals"))
+        checks = FiniteChecks()
+        padded = None if text_mask is None else ~text_mask.bool()[:, None]
+        for _, layer, name in supervised:
+            checks.add_layer(layer, padded, name)
+        for i, layer in enumerate(output.denoising):
+            checks.add_layer(layer, padded, f"stuff denoising layer {i}")
+        (matchings, finite), predictions_finite, _ = yield from join(
+            match_layers(
+                self.matcher,
+                [layer for _, layer, _ in supervised],
+                objects,
+                masks,
+                [name for _, _, name in supervised],
+            ),
+            checks.run(),
+            check_annotations(objects),
+        )
         losses: dict[str, Tensor] = {}
-        for suffix, layer, name in supervised:
-            require_finite_layer(layer, text_mask, name)
-            matching = self.matcher(layer, objects, masks, name)
-            matched = self._matched(layer, matching, objects, masks, text_mask, name)
+        for (suffix, layer, _), matching in zip(supervised, matchings, strict=True):
+            matched = self._matched(layer, matching, objects, masks, text_mask)
             losses.update(self._compute(matched, suffix, per_object))
-        if output.denoising_layout is None:
-            return losses
-        matching = denoising_matching(output.denoising_layout, objects)
-        per_copy = per_object / output.denoising_layout.num_groups
-        for i, (suffix, layer) in enumerate(_suffixes(output.denoising, "_dn")):
-            name = f"stuff denoising layer {i}"
-            require_finite_layer(layer, text_mask, name)
-            matched = self._matched(layer, matching, objects, masks, text_mask, name)
-            losses.update(self._compute(matched, suffix, per_copy))
-        return losses
-
-    def _frame(self, target: Targets) -> Tensor:
-        """Part of the canvas [2] (x, y) that the matching's points in 0..1 span on masks."""
-        if not self.official_frames:
-            return target.boxes.new_ones(2)
-        height, width = target.image_size
-        canvas_height, canvas_width = target.masks.shape[-2:]
-        return target.boxes.new_tensor([width / canvas_width, height / canvas_height])
+        if output.denoising_layout is not None:
+            matching = denoising_matching(output.denoising_layout, objects)
+            per_copy = per_object / output.denoising_layout.num_groups
+            for suffix, layer in _suffixes(output.denoising, "_dn"):
+                matched = self._matched(layer, matching, objects, masks, text_mask)
+                losses.update(self._compute(matched, suffix, per_copy))
+        return losses if finite and predictions_finite else invalidate(losses)
 
     def _matched(
         self,
@@ -156,7 +162,6 @@ class StuffCriterion(nn.Module):
         objects: BatchedTargets,
         masks: MaskContext,
         text_mask: Tensor | None,
-        name: str,
     ) -> MatchedLayer:
         return MatchedLayer(
             layer=layer,
@@ -167,7 +172,6 @@ class StuffCriterion(nn.Module):
             has_box=None if self.stuff_boxes else objects.is_thing[matching.target_index],
             masks=masks,
             num_points=self.losses.num_points,
-            name=name,
         )
 
     def _compute(self, matched: MatchedLayer, suffix: str, normalizer: Tensor) -> dict[str, Tensor]:
@@ -175,6 +179,13 @@ class StuffCriterion(nn.Module):
             f"loss_{term.name}{suffix}_maskdino": value * normalizer
             for term, value in self.losses.compute(matched).items()
         }
+
+
+def _frame(target: Targets) -> tuple[float, float]:
+    """Part of the canvas (x, y) that the image covers."""
+    height, width = target.image_size
+    canvas_height, canvas_width = target.masks.shape[-2:]
+    return width / canvas_width, height / canvas_height
 
 
 def _suffixes(layers: Sequence[LayerOutput], start: str) -> list[tuple[str, LayerOutput]]:

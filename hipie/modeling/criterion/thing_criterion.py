@@ -8,24 +8,38 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from hipie.errors import InputError
-from hipie.modeling.criterion.build import CRITERION_REGISTRY
-from hipie.modeling.criterion.checks import require_finite_layer
+from hipie.modeling.criterion.build import CRITERION_REGISTRY, Criterion
+from hipie.modeling.criterion.checks import FiniteChecks, check_annotations, invalidate
 from hipie.modeling.criterion.losses import THING_LOSSES, LossConfig, MatchedLayer
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
+from hipie.modeling.device_transfer import HostSteps, join, to_device
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
-from hipie.modeling.matcher.matching import Matcher, build_matcher, denoising_matching
+from hipie.modeling.matcher.matching import (
+    Matcher,
+    Matching,
+    build_matcher,
+    denoising_matching,
+    match_layers,
+)
 from hipie.modeling.matcher.sim_ota import SimOTAMatcher
-from hipie.structures import BatchedTargets, DecoderOutput, MaskContext, MaskHead, Targets
+from hipie.structures import (
+    BatchedTargets,
+    DecoderOutput,
+    LayerOutput,
+    MaskContext,
+    MaskHead,
+    Targets,
+)
 
 TARGET_STRIDE = 4
 
 
 @CRITERION_REGISTRY.register()
-class ThingCriterion(nn.Module):
+class ThingCriterion(Criterion):
     """Weighted losses of the thing decoder.
 
     Decoder layers are matched by SimOTA to the things; denoising queries and the encoder's
@@ -78,14 +92,14 @@ class ThingCriterion(nn.Module):
             "supervise_last_iou": loss.SUPERVISE_LAST_IOU,
         }
 
-    def forward(
+    def steps(
         self,
         output: DecoderOutput,
         targets: Sequence[Targets],
         mask_head: MaskHead,
         text_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute all losses.
+    ) -> HostSteps[dict[str, Tensor]]:
+        """Compute all losses, see `Criterion.steps`.
 
         Args:
             output: of the thing decoder, with proposals.
@@ -96,16 +110,18 @@ class ThingCriterion(nn.Module):
         Returns:
             Scalars by name: `loss_ce`, `loss_bbox`, `loss_giou`, `loss_boxiou`, `loss_mask`,
             `loss_dice` of the last layer, the same with `_0`, `_1`, ... of the others, and `_enc`
-            of the proposals. Denoising adds to the losses of the same layer.
+            of the proposals. Denoising adds to the losses of the same layer. All are nan if a
+            prediction is nan or infinite, which is logged.
 
         Raises:
-            NonFiniteError: if a prediction is nan or infinite.
+            ValueError: if there are no proposals, or a box of an object is not finite.
         """
+        if output.proposals is None:
+            raise ValueError("the thing criterion needs the proposals of a training forward pass")
         objects = BatchedTargets.concatenate(targets)
         masks = MaskContext(mask_head, output.mask_features)
-        matched = self._match_layers(output, objects, masks, text_mask)
-        matched.append(("_enc", self._match_proposals(output, objects)))
-        matched += self._match_denoising(output, objects, masks, text_mask)
+        matchings, finite = yield from self._match(output, objects, masks, text_mask)
+        matched = self._matched_layers(output, objects, masks, text_mask, matchings)
         copies = 1 if output.denoising_layout is None else output.denoising_layout.num_groups
         per_pair, per_thing, any_thing = self._normalizers(
             [layer for _, layer in matched], objects, len(output.layers) + 1, copies
@@ -121,82 +137,85 @@ class ThingCriterion(nn.Module):
                 name = f"loss_{term.name}{suffix}"
                 value = value * normalizer * any_thing
                 losses[name] = losses[name] + value if name in losses else value
-        return losses
+        return losses if finite else invalidate(losses)
 
-    def _match_layers(
+    def _match(
         self,
         output: DecoderOutput,
         objects: BatchedTargets,
         masks: MaskContext,
         text_mask: Tensor | None,
-    ) -> list[tuple[str, MatchedLayer]]:
-        matched = []
-        last = len(output.layers) - 1
-        for i, layer in enumerate(output.layers):
-            name = f"thing layer {i}"
-            require_finite_layer(layer, text_mask, name)
-            matching = self.matcher(layer, objects, masks, name)
-            supervised = MatchedLayer(
-                layer=layer,
-                matching=matching,
-                targets=objects,
-                positive_map=objects.positive_map,
-                text_mask=text_mask,
-                has_box=objects.is_thing[matching.target_index],
-                masks=masks,
-                supervise_iou=self.supervise_last_iou or i != last,
-                num_points=self.losses.num_points,
-                name=name,
-            )
-            matched.append(("" if i == last else f"_{i}", supervised))
-        return matched
+    ) -> HostSteps[tuple[list[Matching], bool]]:
+        """Match the layers and the proposals, and check all predictions, by one transfer.
 
-    def _match_proposals(self, output: DecoderOutput, objects: BatchedTargets) -> MatchedLayer:
-        proposals, name = output.proposals, "the thing proposals"
-        if proposals is None:
-            raise ValueError("the thing criterion needs the proposals of a training forward pass")
-        require_finite_layer(proposals, None, name)
-        one_class = torch.ones(len(objects), 1, dtype=torch.bool, device=objects.boxes.device)
-        matching = self.proposal_matcher(
-            proposals, replace(objects, positive_map=one_class), name=name
-        )
-        return MatchedLayer(
-            layer=proposals,
-            matching=matching,
-            targets=objects,
-            positive_map=one_class,
-            has_box=objects.is_thing[matching.target_index],
-            name=name,
-        )
-
-    def _match_denoising(
-        self,
-        output: DecoderOutput,
-        objects: BatchedTargets,
-        masks: MaskContext,
-        text_mask: Tensor | None,
-    ) -> list[tuple[str, MatchedLayer]]:
-        if output.denoising_layout is None:
-            return []
-        matching = denoising_matching(output.denoising_layout, objects)
-        matched = []
-        last = len(output.denoising) - 1
+        Returns:
+            Matchings of the layers, of the proposals and of the denoising queries (if there are
+            any), and whether all predictions are finite.
+        """
+        assert output.proposals is not None  # checked by the caller
+        names = [f"thing layer {i}" for i in range(len(output.layers))]
+        checks = FiniteChecks()
+        padded = None if text_mask is None else ~text_mask.bool()[:, None]
+        for name, layer in zip(names, output.layers, strict=True):
+            checks.add_layer(layer, padded, name)
+        checks.add_layer(output.proposals, None, "the thing proposals")
         for i, layer in enumerate(output.denoising):
-            name = f"thing denoising layer {i}"
-            require_finite_layer(layer, text_mask, name)
-            supervised = MatchedLayer(
+            checks.add_layer(layer, padded, f"thing denoising layer {i}")
+        (matchings, finite), (proposals, proposals_finite), predictions_finite, _ = yield from join(
+            match_layers(self.matcher, output.layers, objects, masks, names),
+            match_layers(
+                self.proposal_matcher,
+                [output.proposals],
+                replace(objects, positive_map=_one_class(objects)),
+                None,
+                ["the thing proposals"],
+            ),
+            checks.run(),
+            check_annotations(objects),
+        )
+        matchings = [*matchings, *proposals]
+        if output.denoising_layout is not None:
+            matchings.append(denoising_matching(output.denoising_layout, objects))
+        return matchings, finite and proposals_finite and predictions_finite
+
+    def _matched_layers(
+        self,
+        output: DecoderOutput,
+        objects: BatchedTargets,
+        masks: MaskContext,
+        text_mask: Tensor | None,
+        matchings: Sequence[Matching],
+    ) -> list[tuple[str, MatchedLayer]]:
+        """Suffix and pairs of every layer: the decoder's, the proposals, denoising."""
+        assert output.proposals is not None  # checked by the caller
+        last = len(output.layers) - 1
+
+        def matched(layer: LayerOutput, matching: Matching, **options: Any) -> MatchedLayer:
+            return MatchedLayer(
                 layer=layer,
                 matching=matching,
                 targets=objects,
-                positive_map=objects.positive_map,
-                text_mask=text_mask,
                 has_box=objects.is_thing[matching.target_index],
-                masks=masks,
                 num_points=self.losses.num_points,
-                name=name,
+                **options,
             )
-            matched.append(("" if i == last else f"_{i}", supervised))
-        return matched
+
+        options: dict[str, Any] = {
+            "positive_map": objects.positive_map,
+            "text_mask": text_mask,
+            "masks": masks,
+        }
+        suffixes = ["" if i == last else f"_{i}" for i in range(last + 1)]
+        layers = []
+        for i, (suffix, layer) in enumerate(zip(suffixes, output.layers, strict=True)):
+            supervise_iou = self.supervise_last_iou or i != last
+            one = matched(layer, matchings[i], supervise_iou=supervise_iou, **options)
+            layers.append((suffix, one))
+        proposals = matched(output.proposals, matchings[last + 1], positive_map=_one_class(objects))
+        layers.append(("_enc", proposals))
+        for suffix, layer in zip(suffixes, output.denoising, strict=bool(output.denoising)):
+            layers.append((suffix, matched(layer, matchings[-1], **options)))
+        return layers
 
     def _normalizers(
         self,
@@ -212,7 +231,7 @@ class ThingCriterion(nn.Module):
         since micro-batches may have been counted with another number of groups, `copies`.
         """
         device = objects.boxes.device
-        pairs = torch.tensor([float(len(layer.matching)) for layer in layers], device=device)
+        pairs = to_device(torch.tensor([float(len(layer.matching)) for layer in layers]), device)
         things = torch.stack(
             [objects.is_thing[layer.matching.target_index].sum().float() for layer in layers]
         )
@@ -228,3 +247,8 @@ class ThingCriterion(nn.Module):
         counts = counts * groups
         inverse = torch.where(counts > 0, 1 / counts.clamp(min=1e-6), 0.0)
         return inverse[:num_layers], inverse[num_layers:-1], (counts[-1] > 0).float()
+
+
+def _one_class(objects: BatchedTargets) -> Tensor:
+    """[M, 1] positive map in which all objects have the class of the only logit."""
+    return objects.is_thing.new_ones(len(objects), 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hipie.modeling.heads.mask_embedding_head import sample_at_points
+from hipie.modeling.heads.mask_embedding_head import order_by_image, sample_at_points
 from hipie.modeling.heads.mlp import MLP
 from hipie.structures import LayerOutput
 
@@ -75,7 +75,7 @@ class DynamicMaskHead(nn.Module):
         mask_features: Sequence[Tensor],
         image_index: Tensor,
         query_index: Tensor,
-        points: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Mask logits of n queries; see `hipie.structures.MaskHead`.
 
@@ -84,24 +84,44 @@ class DynamicMaskHead(nn.Module):
             mask_features: B tensors [channels, H / 8, W / 8].
             image_index: [n] int64.
             query_index: [n] int64.
-            points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
+            counts: queries of every image, if ordered by image.
 
         Returns:
-            [n, H / 4, W / 4] float32, or [n, P] at the points.
+            [n, H / 4, W / 4] float32.
         """
         if layer.mask_embeddings is None or layer.mask_centers is None:
             raise ValueError("dynamic masks need the mask embeddings and mask centres of a layer")
         selected = (image_index, query_index)
-        masks = self(
+        return self(
             mask_features,
             layer.mask_embeddings[selected],
             layer.mask_centers[selected],
             image_index,
+            counts,
         )
-        return masks if points is None else sample_at_points(masks, points)
+
+    def logits_at_points(
+        self, layers: Sequence[LayerOutput], mask_features: Tensor, image: int, points: Tensor
+    ) -> Iterator[Tensor]:
+        """Mask logits at shared points; see `hipie.structures.MaskHead`."""
+        for layer in layers:
+            query_index = torch.arange(layer.boxes.shape[1], device=points.device)
+            masks = self.logits(
+                layer.of_image(image),
+                [mask_features],
+                torch.zeros_like(query_index),
+                query_index,
+                [len(query_index)],
+            )
+            yield sample_at_points(masks, points)
 
     def forward(
-        self, mask_features: Sequence[Tensor], queries: Tensor, centers: Tensor, image_index: Tensor
+        self,
+        mask_features: Sequence[Tensor],
+        queries: Tensor,
+        centers: Tensor,
+        image_index: Tensor,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Mask logits of n queries, in float32.
 
@@ -110,15 +130,19 @@ class DynamicMaskHead(nn.Module):
             queries: [n, width].
             centers: [n, 2] reference centres (x, y) in input pixels.
             image_index: [n] int64, the image of every query.
+            counts: queries of every image, if ordered by image; None = they are counted.
 
         Returns:
             [n, 2 h, 2 w] logits at stride 4.
         """
         parameters = self.controller(queries)
-        order = image_index.argsort(stable=True)
-        counts = torch.bincount(image_index, minlength=len(mask_features)).tolist()
+        order = None
+        if counts is None:
+            order, counts = order_by_image(image_index, len(mask_features))
+            parameters, centers = parameters[order], centers[order]
+        sizes = list(counts)
         step = max(1, len(queries)) if torch.is_grad_enabled() else QUERIES_PER_CHUNK
-        per_image = (parameters[order].float().split(counts), centers[order].float().split(counts))
+        per_image = (parameters.float().split(sizes), centers.float().split(sizes))
         device = mask_features[0].device
         with torch.autocast(device.type, enabled=False):
             chunks = [
@@ -127,7 +151,7 @@ class DynamicMaskHead(nn.Module):
                 for chunk in zip(*(tensor.split(step) for tensor in inputs), strict=True)
             ]
         masks = torch.cat(chunks)
-        return masks if len(mask_features) == 1 else masks[order.argsort()]
+        return masks if order is None else masks[order.argsort()]
 
     def _convolve(self, features: Tensor, parameters: Tensor, centers: Tensor) -> Tensor:
         """Apply the three layers of n queries to one image's features [channels, h, w].

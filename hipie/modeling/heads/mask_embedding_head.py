@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ class MaskEmbeddingHead:
         mask_features: Sequence[Tensor],
         image_index: Tensor,
         query_index: Tensor,
-        points: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Mask logits of n queries; see `hipie.structures.MaskHead`.
 
@@ -29,32 +29,51 @@ class MaskEmbeddingHead:
             mask_features: B tensors [C, H / 4, W / 4].
             image_index: [n] int64.
             query_index: [n] int64.
-            points: [P, 2] (x, y) in 0..1 of the canvas; None = the full map.
+            counts: queries of every image, if ordered by image.
 
         Returns:
-            [n, H / 4, W / 4], or [n, P] float32 at the points.
+            [n, H / 4, W / 4].
         """
-        if layer.mask_embeddings is None:
-            raise ValueError("masks need the mask embeddings of a layer")
-        order = image_index.argsort(stable=True)
-        counts = torch.bincount(image_index, minlength=len(mask_features)).tolist()
-        embeddings = layer.mask_embeddings[image_index[order], query_index[order]].split(counts)
-        if points is None:
-            masks = [
+        embeddings = _embeddings_of(layer)[image_index, query_index]
+        order = None
+        if counts is None:
+            order, counts = order_by_image(image_index, len(mask_features))
+            embeddings = embeddings[order]
+        masks = torch.cat(
+            [
                 torch.einsum("nc,chw->nhw", image_embeddings, features.to(image_embeddings.dtype))
-                for image_embeddings, features in zip(embeddings, mask_features, strict=True)
+                for image_embeddings, features in zip(
+                    embeddings.split(list(counts)), mask_features, strict=True
+                )
             ]
-            return torch.cat(masks)[order.argsort()]
-        if len(order) == 0:
-            return layer.mask_embeddings.new_zeros(0, len(points), dtype=torch.float32)
+        )
+        return masks if order is None else masks[order.argsort()]
+
+    def logits_at_points(
+        self, layers: Sequence[LayerOutput], mask_features: Tensor, image: int, points: Tensor
+    ) -> Iterator[Tensor]:
+        """Mask logits at shared points; see `hipie.structures.MaskHead`.
+
+        The features are sampled once for all layers: a logit at a point is the product of the
+        embedding with the sampled features, since sampling is linear.
+        """
         # Half precision would move the points by fractions of a pixel.
-        with torch.autocast(image_index.device.type, enabled=False):
-            logits = [
-                image_embeddings.float() @ sample_at_points(features.float(), points)
-                for image_embeddings, features in zip(embeddings, mask_features, strict=True)
-                if len(image_embeddings)
-            ]
-        return torch.cat(logits)[order.argsort()]
+        with torch.autocast(points.device.type, enabled=False):
+            sampled = sample_at_points(mask_features.float(), points)
+            for layer in layers:
+                yield _embeddings_of(layer)[image].float() @ sampled
+
+
+def _embeddings_of(layer: LayerOutput) -> Tensor:
+    if layer.mask_embeddings is None:
+        raise ValueError("masks need the mask embeddings of a layer")
+    return layer.mask_embeddings
+
+
+def order_by_image(image_index: Tensor, num_images: int) -> tuple[Tensor, list[int]]:
+    """Order of queries [n] by their image, and the number of queries of every image."""
+    counts: list[int] = torch.bincount(image_index, minlength=num_images).tolist()
+    return image_index.argsort(stable=True), counts
 
 
 def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
-from hipie.modeling.criterion.checks import require_finite
 from hipie.modeling.criterion.losses import (
     focal_class_cost,
     pairwise_cross_entropy,
     pairwise_dice,
 )
 from hipie.modeling.criterion.point_sampling import point_sample_masks
-from hipie.modeling.matcher.matching import MATCHER_REGISTRY, Matching
+from hipie.modeling.matcher.matching import MATCHER_REGISTRY, CostMatcher, Pairs
 from hipie.structures import BatchedTargets, LayerOutput, MaskContext
+
+HIGHEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class CostWeights:
 
 
 @MATCHER_REGISTRY.register()
-class HungarianMatcher:
+class HungarianMatcher(CostMatcher):
     """Match every object with one query.
 
     Args:
@@ -64,49 +66,66 @@ class HungarianMatcher:
         }
 
     @torch.no_grad()
-    def __call__(
+    def costs(
         self,
-        layer: LayerOutput,
+        layers: Sequence[LayerOutput],
         targets: BatchedTargets,
         masks: MaskContext | None = None,
-        name: str = "a layer",
-    ) -> Matching:
-        """See `hipie.modeling.matcher.matching.Matcher`.
+    ) -> list[Tensor]:
+        """Matching costs [Q of all layers, N] of every image; see `CostMatcher`.
 
-        Raises:
-            NonFiniteError: naming `name`, if a cost or a mask is nan or infinite.
+        All layers of an image are compared at the same points.
         """
-        pairs = []
+        logits = torch.cat([layer.require_logits().detach() for layer in layers], dim=1)
+        boxes = torch.cat([layer.boxes.detach() for layer in layers], dim=1)
+        costs = []
         for image in range(targets.num_images):
             objects = targets.of_image(image)
-            point_logits, point_targets = None, None
-            if masks is not None and self.num_points:
-                points = torch.rand(1, self.num_points, 2, device=targets.boxes.device)
-                point_logits = self._logits_at(points[0], layer, image, masks)
-                require_finite(point_logits, f"masks of {name}")
-                index = torch.arange(objects.start, objects.stop, device=points.device)
-                frame = 1.0 if masks.frames is None else masks.frames[image]
-                point_targets = point_sample_masks(targets.masks, index, points * frame)
             cost = matching_cost(
-                layer.require_logits()[image],
-                layer.boxes[image],
+                logits[image],
+                boxes[image],
                 targets.boxes[objects],
                 targets.positive_map[objects],
                 self.weights,
-                point_logits=point_logits,
-                point_targets=point_targets,
                 has_box=None if self.stuff_boxes else targets.is_thing[objects],
             )
-            query_index, target_index = assign(cost, f"matching cost of {name}")
-            pairs.append((query_index, objects.start + target_index))
-        return Matching.concatenate(pairs)
+            if masks is not None and self.num_points and cost.shape[1]:
+                cost = cost + self._mask_cost(layers, targets, masks, image)
+            costs.append(cost)
+        return costs
 
-    @staticmethod
-    def _logits_at(points: Tensor, layer: LayerOutput, image: int, masks: MaskContext) -> Tensor:
-        """Mask logits of all queries of an image at points [P, 2]: [N, P]."""
-        query_index = torch.arange(layer.boxes.shape[1], device=points.device)
-        image_index = torch.full_like(query_index, image)
-        return masks.head.logits(layer, masks.features, image_index, query_index, points)
+    def _mask_cost(
+        self,
+        layers: Sequence[LayerOutput],
+        targets: BatchedTargets,
+        masks: MaskContext,
+        image: int,
+    ) -> Tensor:
+        """Mask costs [Q of all layers, N] of an image."""
+        objects = targets.of_image(image)
+        points = torch.rand(1, self.num_points, 2, device=targets.boxes.device)
+        index = torch.arange(objects.start, objects.stop, device=points.device)
+        frame = None if masks.frames is None else masks.frames[image]
+        on_targets = (
+            points
+            if frame is None
+            else torch.stack([points[..., i] * share for i, share in enumerate(frame)], dim=-1)
+        )
+        point_targets = point_sample_masks(targets.masks, index, on_targets)
+        logits = masks.head.logits_at_points(layers, masks.features[image], image, points[0])
+        return torch.cat([mask_cost(part, point_targets, self.weights) for part in logits])
+
+    def assign(
+        self, costs: Sequence[Tensor], num_queries: Sequence[int], targets: BatchedTargets
+    ) -> list[list[Pairs]]:
+        """Assign every object to a query at the least total cost; see `CostMatcher`."""
+        pairs: list[list[Pairs]] = [[] for _ in num_queries]
+        for image, cost in enumerate(costs):
+            start = targets.starts[image]
+            for layer, part in enumerate(cost.split(list(num_queries))):
+                query_index, target_index = assign(part)
+                pairs[layer].append((query_index, start + target_index))
+        return pairs
 
 
 @torch.no_grad()
@@ -146,32 +165,43 @@ def matching_cost(
     cost = weights.class_ * focal_class_cost(logits, positive_map)
     cost = cost + weights.box * box_cost + weights.giou * giou_cost
     if point_logits is not None and point_targets is not None:
-        cost = cost + weights.mask * pairwise_cross_entropy(point_logits, point_targets)
-        cost = cost + weights.dice * pairwise_dice(point_logits, point_targets)
+        cost = cost + mask_cost(point_logits, point_targets, weights)
     return cost
 
 
-def assign(cost: Tensor, name: str = "matching cost") -> tuple[Tensor, Tensor]:
+def mask_cost(point_logits: Tensor, point_targets: Tensor, weights: CostWeights) -> Tensor:
+    """Compute the mask cost of every pair of a query and an object of one image.
+
+    Args:
+        point_logits: [Q, P] mask logits at shared points.
+        point_targets: [N, P] ground-truth masks there, 0..1.
+        weights: of the terms.
+
+    Returns:
+        [Q, N] float32.
+    """
+    cross_entropy = pairwise_cross_entropy(point_logits, point_targets)
+    return weights.mask * cross_entropy + weights.dice * pairwise_dice(point_logits, point_targets)
+
+
+def assign(cost: Tensor) -> Pairs:
     """Solve the linear assignment problem.
+
+    Costs that are not finite count as more expensive than all others.
 
     Args:
         cost: [Q, N].
-        name: of the cost, for the error message.
 
     Returns:
-        Query index [n], rising, and object index [n], n = min(Q, N).
-
-    Raises:
-        NonFiniteError: if a cost is nan or infinite.
+        On the host: query index [n], rising, and object index [n], n = min(Q, N).
     """
-    require_finite(cost, name)
-    query_index, target_index = linear_sum_assignment(cost.detach().cpu().numpy())
-    return (
-        torch.as_tensor(query_index, dtype=torch.long, device=cost.device),
-        torch.as_tensor(target_index, dtype=torch.long, device=cost.device),
-    )
+    finite = cost.detach().cpu().double().nan_to_num(nan=HIGHEST, posinf=HIGHEST, neginf=HIGHEST)
+    query_index, target_index = linear_sum_assignment(finite.numpy())
+    return torch.from_numpy(query_index).long(), torch.from_numpy(target_index).long()
 
 
 def _mean_where_without_box(cost: Tensor, has_box: Tensor) -> Tensor:
-    mean = cost[:, has_box].mean() if bool(has_box.any()) else cost.new_zeros(())
+    """Replace the costs [Q, N] of objects without box by the mean of the others, else by 0."""
+    count = has_box.sum() * cost.shape[0]
+    mean = cost.masked_fill(~has_box, 0.0).sum() / count.clamp(min=1)
     return torch.where(has_box, cost, mean)

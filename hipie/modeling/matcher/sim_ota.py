@@ -6,13 +6,15 @@ including ties and the treatment of unmatched ground truth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 from hipie.modeling.criterion.losses import focal_class_cost
-from hipie.modeling.matcher.matching import MATCHER_REGISTRY, Matching
+from hipie.modeling.matcher.matching import MATCHER_REGISTRY, CostMatcher, Pairs
 from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 
 GIOU_WEIGHT = 3.0
@@ -24,39 +26,57 @@ NUM_CANDIDATES = 10
 
 
 @MATCHER_REGISTRY.register()
-class SimOTAMatcher:
+class SimOTAMatcher(CostMatcher):
     """Match every thing with several queries; stuff is not matched."""
 
     def __init__(self, cfg: CfgNode | None = None) -> None:
         """Accept no options: the costs are those of the published system for any `cfg`."""
 
     @torch.no_grad()
-    def __call__(
+    def costs(
         self,
-        layer: LayerOutput,
+        layers: Sequence[LayerOutput],
         targets: BatchedTargets,
         masks: MaskContext | None = None,
-        name: str = "a layer",
-    ) -> Matching:
-        """See `hipie.modeling.matcher.matching.Matcher`; masks do not count."""
-        pairs = []
+    ) -> list[Tensor]:
+        """Costs and IoUs of every image, both [Q of all layers, N], and which objects are things.
+
+        See `CostMatcher`; masks do not count.
+        """
+        logits = torch.cat([layer.require_logits().detach() for layer in layers], dim=1)
+        boxes = torch.cat([layer.boxes.detach() for layer in layers], dim=1)
+        costs: list[Tensor] = []
         for image in range(targets.num_images):
             objects = targets.of_image(image)
-            things = targets.is_thing[objects].nonzero().flatten() + objects.start
-            query_index, target_index = sim_ota(
-                layer.require_logits()[image],
-                layer.boxes[image],
-                targets.boxes[things],
-                targets.positive_map[things],
+            costs += costs_and_ious(
+                logits[image],
+                boxes[image],
+                targets.boxes[objects],
+                targets.positive_map[objects],
+                targets.is_thing[objects],
             )
-            pairs.append((query_index, things[target_index]))
-        return Matching.concatenate(pairs)
+        return [*costs, targets.is_thing]
+
+    def assign(
+        self, costs: Sequence[Tensor], num_queries: Sequence[int], targets: BatchedTargets
+    ) -> list[list[Pairs]]:
+        """Assign queries to the things; see `CostMatcher`."""
+        *costs, is_thing = costs
+        pairs: list[list[Pairs]] = [[] for _ in num_queries]
+        for image, (cost, iou) in enumerate(zip(costs[::2], costs[1::2], strict=True)):
+            objects = targets.of_image(image)
+            things = is_thing[objects].nonzero().flatten()
+            layer_costs, layer_ious = (
+                values[:, things].split(list(num_queries)) for values in (cost, iou)
+            )
+            for layer, of_layer in enumerate(zip(layer_costs, layer_ious, strict=True)):
+                query_index, target_index = _assign(*of_layer)
+                pairs[layer].append((query_index, objects.start + things[target_index]))
+        return pairs
 
 
 @torch.no_grad()
-def sim_ota(
-    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor
-) -> tuple[Tensor, Tensor]:
+def sim_ota(logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor) -> Pairs:
     """Compute SimOTA matching between the queries and the ground-truth boxes of one image.
 
     Args:
@@ -69,17 +89,26 @@ def sim_ota(
         Query and object index of each pair, [n] and [n], by rising query; no query appears twice.
         Every object has a query unless there are too few.
     """
-    if len(target_boxes) == 0 or len(boxes) == 0:
-        empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
-        return empty, empty
-    corners, target_corners = box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(target_boxes)
-    cost = _matching_cost(logits, boxes, target_boxes, positive_map)
-    return _assign(cost, box_iou(corners, target_corners))
+    is_thing = torch.ones(len(target_boxes), dtype=torch.bool, device=boxes.device)
+    cost, iou = costs_and_ious(logits, boxes, target_boxes, positive_map, is_thing)
+    return _assign(cost, iou)
 
 
-def _matching_cost(
-    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor
-) -> Tensor:
+def costs_and_ious(
+    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor, is_thing: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the matching cost and the IoU of every pair of a query and an object of one image.
+
+    Args:
+        logits: [Q, T], finite.
+        boxes: [Q, 4] cxcywh, finite.
+        target_boxes: [N, 4] cxcywh.
+        positive_map: [N, T] bool.
+        is_thing: [N] bool; other objects are not matched.
+
+    Returns:
+        Two tensors [Q, N] float32.
+    """
     corners, target_corners = box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(target_boxes)
     center = boxes.float()[:, None, :2]
     in_box = (center > target_corners[:, :2]) & (center < target_corners[:, 2:])
@@ -87,15 +116,18 @@ def _matching_cost(
     target_center = target_boxes.float()[:, :2]
     in_window = (center > target_center - CENTER_RADIUS) & (center < target_center + CENTER_RADIUS)
     in_window = in_window.all(dim=-1)
-    outside = ~(in_box | in_window).any(dim=1, keepdim=True)
+    outside = ~((in_box | in_window) & is_thing).any(dim=1, keepdim=True)
     cost = focal_class_cost(logits, positive_map)
     cost = cost - GIOU_WEIGHT * generalized_box_iou(corners, target_corners)
     cost = cost + OFF_CENTER_COST * ~(in_box & in_window)
-    return cost + OUTSIDE_COST * outside
+    return cost + OUTSIDE_COST * outside, box_iou(corners, target_corners)
 
 
-def _assign(cost: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+def _assign(cost: Tensor, iou: Tensor) -> Pairs:
     """Pairs from costs and IoUs, both [Q, N]."""
+    if 0 in cost.shape:
+        empty = torch.zeros(0, dtype=torch.long, device=cost.device)
+        return empty, empty
     candidates = min(NUM_CANDIDATES, len(cost))
     dynamic_k = iou.topk(candidates, dim=0).values.sum(dim=0).int().clamp(1, candidates)
     cheapest = cost.topk(candidates, dim=0, largest=False).indices

@@ -19,7 +19,9 @@ from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
 from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
 from hipie.modeling.backbone.layers import backbone_layers
+from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
+from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
@@ -206,7 +208,7 @@ class HIPIE(SegmentationModel):
         levels = self.things.project(features, padding_mask)
         levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
         max_objects = self._max_objects(targets)
-        losses: dict[str, Tensor] = {}
+        computations = []
         if task == "detection" or self.stuff is None:
             things, _ = self.things(
                 levels,
@@ -216,17 +218,27 @@ class HIPIE(SegmentationModel):
                 targets=targets,
                 max_objects=max_objects,
             )
-            losses.update(self.thing_criterion(things, targets, self.things.mask_head, text.mask))
-        if self.stuff is None:
-            return losses
-        stuff = self.stuff(
-            features,
-            class_text=fused_text,
-            pooled_text=text.with_hidden(fused_text).pooled(),
-            targets=targets,
-            max_objects=max_objects,
-        )
-        losses.update(self.stuff_criterion(stuff, targets, self.stuff.mask_head, text.mask))
+            computations.append(
+                criterion_steps(
+                    self.thing_criterion, things, targets, self.things.mask_head, text.mask
+                )
+            )
+        if self.stuff is not None:
+            stuff = self.stuff(
+                features,
+                class_text=fused_text,
+                pooled_text=text.with_hidden(fused_text).pooled(),
+                targets=targets,
+                max_objects=max_objects,
+            )
+            computations.append(
+                criterion_steps(
+                    self.stuff_criterion, stuff, targets, self.stuff.mask_head, text.mask
+                )
+            )
+        losses: dict[str, Tensor] = {}
+        for of_decoder in run(join(*computations)):
+            losses.update(of_decoder)
         return losses
 
     def _referring_losses(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -237,7 +249,7 @@ class HIPIE(SegmentationModel):
         ]
         expressions, image_index = _image_expression_pairs(inputs)
         levels = self.things.project(features, padding_mask)
-        levels = levels.select(torch.tensor(image_index, device=self.device))
+        levels = levels.select(to_device(torch.tensor(image_index), self.device))
         sizes = tuple(sizes[i] for i in image_index)
         _, _, things, _ = self._decode_expressions(levels, sizes, expressions, targets)
         text_mask = torch.ones(len(expressions), 1, dtype=torch.bool, device=self.device)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hipie.box_ops import box_xyxy_to_cxcywh
 from hipie.errors import InputError
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
 from hipie.structures import InferenceSize, Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -67,7 +68,7 @@ def pad_images(
     pixels = mean.new_zeros(len(sizes), 3, height, width)
     padding_mask = torch.ones(len(sizes), height, width, dtype=torch.bool, device=mean.device)
     for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
-        pixels[i, :, :h, :w] = (image.to(mean.device) - mean) / std
+        pixels[i, :, :h, :w] = (to_device(image, mean.device) - mean) / std
         padding_mask[i, :h, :w] = False
     return pixels, padding_mask, sizes
 
@@ -144,6 +145,7 @@ def vocabulary_targets(
     instances = _instances_of(item)
     length = text.hidden.shape[1]
     positive = positive_map(text.token_spans[image], instances.gt_classes, length)
+    positive = to_device(positive, text.hidden.device)
     if tokenizer is not None:
         positive = propagate_part_to_whole(positive, text.input_ids[image], vocabulary, tokenizer)
     is_thing = (True,) * len(vocabulary) if all_things else vocabulary.is_thing
@@ -192,19 +194,20 @@ def build_targets(
         device: of the result.
     """
     height, width = instances.image_size
-    labels = instances.gt_classes.to(device)
-    boxes = instances.gt_boxes.tensor.to(device, torch.float32)
+    labels = instances.gt_classes
+    boxes = instances.gt_boxes.tensor.float()
     masks = instances.gt_masks
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, height, width)
-    thing_classes = torch.tensor(list(is_thing), dtype=torch.bool, device=device)
+    thing_classes = torch.tensor(list(is_thing), dtype=torch.bool, device=labels.device)
     padding = (0, canvas[1] - width, 0, canvas[0] - height)
+    boxes = boxes / boxes.new_tensor([width, height, width, height])
     return Targets(
-        labels=labels,
-        boxes=box_xyxy_to_cxcywh(boxes / boxes.new_tensor([width, height, width, height])),
-        masks=F.pad(masks.tensor.to(device), padding),
-        is_thing=thing_classes[labels],
-        positive_map=positive_map.to(device),
+        labels=to_device(labels, device),
+        boxes=to_device(box_xyxy_to_cxcywh(boxes), device),
+        masks=F.pad(to_device(masks.tensor, device), padding),
+        is_thing=to_device(thing_classes[labels], device),
+        positive_map=to_device(positive_map, device),
         image_size=(height, width),
     )
 

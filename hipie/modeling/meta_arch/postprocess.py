@@ -113,6 +113,7 @@ def raw_branch(
         output.mask_features,
         images.repeat_interleave(len(requested)),
         requested.repeat(batch),
+        [len(requested)] * batch,
     )
     return RawBranch(
         token_logits=last.require_logits(),

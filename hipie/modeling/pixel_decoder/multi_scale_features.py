@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.modeling.device_transfer import to_device
 from hipie.structures import FeatureLevels, Size
 
 NORM_GROUPS = 32
@@ -58,16 +59,17 @@ def flatten_levels(
         padding_masks: L tensors [B, h, w] bool, True where padded.
     """
     sizes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
-    shapes = torch.tensor(sizes, dtype=torch.int64, device=maps[0].device)
-    areas = shapes.prod(1)
+    areas = [height * width for height, width in sizes]
+    tables = torch.tensor([(*size, sum(areas[:i])) for i, size in enumerate(sizes)])
+    tables = to_device(tables, maps[0].device)
     return FeatureLevels(
         tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
         position_embeddings=torch.cat(
             [level.flatten(2).transpose(1, 2) for level in position_embeddings], dim=1
         ),
         padding_mask=torch.cat([mask.flatten(1) for mask in padding_masks], dim=1),
-        spatial_shapes=shapes,
-        level_start_index=areas.cumsum(0) - areas,
+        spatial_shapes=tables[:, :2].contiguous(),
+        level_start_index=tables[:, 2].contiguous(),
         valid_ratios=torch.stack([valid_ratios(mask) for mask in padding_masks], dim=1),
         sizes=sizes,
     )

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from hipie.checkpoint.error import first_line
 from hipie.errors import InputError
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, SpecialTokens, Window, split_into_windows
@@ -197,7 +198,9 @@ class BertTextEncoder(TextEncoder):
         """Run BERT on N sequences that fit its window: [N, T, C] float32."""
         device = self.model.embeddings.word_embeddings.weight.device
         ids, mask = self._pad_ids([window.ids for window in windows])
-        output = self.model(input_ids=ids.to(device), attention_mask=mask.long().to(device))
+        output = self.model(
+            input_ids=to_device(ids, device), attention_mask=to_device(mask.long(), device)
+        )
         return output.last_hidden_state.float()
 
     def _pad(
@@ -207,8 +210,8 @@ class BertTextEncoder(TextEncoder):
         ids, mask = self._pad_ids([caption.ids for caption in tokenized])
         return TextFeatures(
             hidden,
-            mask.to(hidden.device),
-            ids.to(hidden.device),
+            to_device(mask, hidden.device),
+            to_device(ids, hidden.device),
             tuple(caption.spans for caption in tokenized),
         )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -75,9 +76,11 @@ def propagate_part_to_whole(
     names = wholes.wholes if isinstance(wholes, Vocabulary) else wholes
     tokenizer = tokenizer or load_tokenizer("bert-base-uncased")
     tokenized = [tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
-    propagated = positive.clone()
-    for token in {ids[0] for ids in tokenized if len(ids) == 1}:
-        occurrences = (input_ids == token).to(positive.device)
-        if MIN_OCCURRENCES <= int(occurrences.sum()) <= MAX_OCCURRENCES:
-            propagated |= (positive & occurrences).any(1, keepdim=True) & occurrences
-    return propagated
+    tokens = torch.tensor(sorted({ids[0] for ids in tokenized if len(ids) == 1}), dtype=torch.long)
+    occurrences = input_ids.to(positive.device) == to_device(tokens, positive.device)[:, None]
+    counts = occurrences.sum(1, keepdim=True)
+    occurrences &= (counts >= MIN_OCCURRENCES) & (counts <= MAX_OCCURRENCES)
+    # Which of the W wholes an object is positive for, and from there all tokens of these wholes.
+    of_wholes = occurrences.float()
+    is_positive_for = (positive.float() @ of_wholes.T > 0).float()
+    return positive | (is_positive_for @ of_wholes > 0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.transformer_decoder.proposals import inverse_sigmoid
 from hipie.structures import DenoisingLayout, Targets
 
@@ -92,18 +93,18 @@ def build_denoising_queries(
     layout = DenoisingLayout(num_groups, max_objects, negatives)
     device = boxes[0].device
     counts = [len(target) for target in targets]
-    image_index = torch.repeat_interleave(
-        torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
-    )
-    object_index = torch.cat([torch.arange(count, device=device) for count in counts])
-    copy = torch.arange(layout.num_groups * copies, device=device)
+    image_index = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)]).long()
+    object_index = torch.tensor([i for count in counts for i in range(count)]).long()
+    copy = torch.arange(layout.num_groups * copies)
     query_index = (copy[:, None] * max_objects + object_index).flatten()
-    negative = (copy % copies == 1).repeat_interleave(len(object_index))
+    is_negative = (copy % copies == 1).repeat_interleave(len(object_index))
+    columns = [image_index.repeat(len(copy)), query_index, is_negative]
+    image_index, query_index, is_negative = to_device(torch.stack(columns), device).unbind(0)
+    index = (image_index, query_index)
     originals = torch.cat([image_boxes.float() for image_boxes in boxes]).repeat(len(copy), 1)
     references = originals.new_full((len(counts), layout.num_queries, 4), 0.5)
     is_used = torch.zeros(references.shape[:2], dtype=torch.bool, device=device)
-    index = (image_index.repeat(len(copy)), query_index)
-    references[index] = inverse_sigmoid(noise(originals, negative)).sigmoid()
+    references[index] = inverse_sigmoid(noise(originals, is_negative.bool())).sigmoid()
     is_used[index] = True
     return DenoisingQueries(references, is_used, layout)
 

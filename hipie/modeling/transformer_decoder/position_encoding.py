@@ -44,7 +44,8 @@ def sine_box_embedding(boxes: Tensor, channels: int = 128) -> Tensor:
     """
     channel = torch.arange(channels, dtype=torch.float32, device=boxes.device)
     period = TEMPERATURE ** (2 * (channel // 2) / channels)
-    order = [1, 0, *range(2, boxes.shape[-1])]
-    angles = boxes[..., order].float()[..., None] * (2 * math.pi) / period
+    x, y, *size = boxes.unbind(-1)
+    ordered = torch.stack([y, x, *size], dim=-1)
+    angles = ordered.float()[..., None] * (2 * math.pi) / period
     waves = torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1)
     return waves.flatten(-3)

@@ -23,7 +23,7 @@ def anchor_boxes(levels: FeatureLevels) -> tuple[Tensor, Tensor]:
     """
     boxes = []
     for level, (height, width) in enumerate(levels.sizes):
-        valid_size = levels.valid_ratios[:, level] * levels.valid_ratios.new_tensor([width, height])
+        valid_size = levels.valid_size(level)
         y, x = torch.meshgrid(
             torch.arange(height, device=valid_size.device) + 0.5,
             torch.arange(width, device=valid_size.device) + 0.5,

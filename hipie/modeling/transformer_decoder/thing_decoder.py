@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hipie.errors import InputError
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures
@@ -194,7 +195,10 @@ class ThingBranch(ThingEncoder):
         decoded = self.decoder(*self._initial_queries(start, noised, pooled_text, memory, levels))
         count = noised.layout.num_queries if noised else 0
         matching = slice(count + self.num_background, None)
-        sizes = start.new_tensor([[(width, height)] for height, width in image_sizes])
+        sizes = to_device(
+            torch.tensor([[(width, height)] for height, width in image_sizes], dtype=start.dtype),
+            start.device,
+        )
         queries, references, layer_boxes = decoded
         num_layers = len(queries)
         first = 0 if (training if all_layers is None else all_layers) else num_layers - 1

@@ -217,9 +217,9 @@ def test_masks_are_computed_once(things: ImageQueries, stuff: ImageQueries) -> N
     compute = things.mask_head.logits
 
     class Recording:
-        def logits(self, layer, features, image_index, query_index, points=None):
+        def logits(self, layer, features, image_index, query_index, counts=None):
             drawn.extend(query_index.tolist())
-            return compute(layer, features, image_index, query_index, points)
+            return compute(layer, features, image_index, query_index, counts)
 
     run(replace(things, mask_head=Recording()), stuff)
     assert len(drawn) == len(set(drawn)) > 0

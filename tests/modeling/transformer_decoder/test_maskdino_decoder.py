@@ -370,9 +370,8 @@ def test_bfloat16_stays_close() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mixed = run(branch, features, text)
         masks = all_masks(branch, mixed, mixed.layers[0], 0)
-        index = torch.zeros(3, dtype=torch.long)
-        points = branch.mask_head.logits(
-            mixed.layers[0], mixed.mask_features, index, index, torch.rand(7, 2)
+        (points,) = branch.mask_head.logits_at_points(
+            mixed.layers[:1], mixed.mask_features[0], 0, torch.rand(7, 2)
         )
     assert mixed.layers[-1].boxes.dtype == torch.float32
     assert masks.isfinite().all() and points.isfinite().all()
