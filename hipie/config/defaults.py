@@ -291,6 +291,10 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.DATALOADER.DATASET_RATIO = ()
     # Batch size of each of DATASETS.TRAIN; (): SOLVER.IMS_PER_BATCH.
     cfg.DATALOADER.DATASET_BATCH_SIZE = ()
+    # Copy batches to the GPU from page-locked memory; without effect where MODEL.DEVICE is no GPU.
+    cfg.DATALOADER.PIN_MEMORY = True
+    # Keep a loader's workers when it is iterated again; without effect if NUM_WORKERS is 0.
+    cfg.DATALOADER.PERSISTENT_WORKERS = True
     # Expressions per image in a training batch.
     cfg.INPUT.EXPRESSIONS_PER_IMAGE = 4
     # Train with expressions that describe several objects or none as well.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
-from detectron2.data import build_detection_test_loader as detectron2_test_loader
+from detectron2.data import DatasetFromList, MetadataCatalog
+from detectron2.data.common import MapDataset
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
 from PIL import Image
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter
+from hipie.data.record_list import RecordList, read_records
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import meta_architecture
@@ -92,10 +95,8 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     """
     metadata = MetadataCatalog.get(dataset_name)
     dataset_vocabulary = metadata.get("vocabulary")
-    records = [
-        _completed(record, first_id=0 if dataset_vocabulary else 1)
-        for record in _records(cfg, dataset_name, training)
-    ]
+    complete = partial(_completed, first_id=0 if dataset_vocabulary else 1)
+    records = _records(cfg, dataset_name, training, complete)
     vocabulary = dataset_vocabulary or Vocabulary.from_metadata(metadata)
     if not training:
         return MappedDataset(
@@ -141,7 +142,7 @@ class MappedDatasets(Dataset[Record]):
     """Several data sets, each with its mapper, indexed by `Draw`."""
 
     def __init__(self, datasets: Sequence[MappedDataset]) -> None:
-        self._records = [DatasetFromList(list(part.records), copy=False) for part in datasets]
+        self._records = [_serialized(part.records) for part in datasets]
         self._mappers = [part.mapper for part in datasets]
 
     def __getitem__(self, draw: Draw) -> Record:
@@ -171,8 +172,9 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     where another one stopped. Of every batch this process gets its share.
 
     Args:
-        cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS},
-            INPUT.*, SOLVER.IMS_PER_BATCH, SEED and MODEL.HIPIE.TEXT.*.
+        cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS,
+            PIN_MEMORY, PERSISTENT_WORKERS}, INPUT.*, SOLVER.IMS_PER_BATCH, SEED, MODEL.DEVICE and
+            MODEL.HIPIE.TEXT.*.
         start_iteration: number of the first batch.
 
     Raises:
@@ -189,14 +191,12 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
         "DATALOADER.DATASET_BATCH_SIZE",
         cfg.SOLVER.IMS_PER_BATCH,
     )
-    is_wide = [[_is_wide(record) for record in dataset.records] for dataset in datasets]
+    is_wide = [_is_wide(dataset.records) for dataset in datasets]
     sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], cfg.SEED)
     return DataLoader(
         MappedDatasets(datasets),
         batch_sampler=_Batches(sampler, start_iteration, comm.get_rank(), comm.get_world_size()),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
-        worker_init_fn=_use_one_thread,
+        **_loader_options(cfg),
     )
 
 
@@ -204,13 +204,39 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
     """Build the loader of one data set, image by image in order, divided among the processes.
 
     Args:
-        cfg: reads DATALOADER.NUM_WORKERS and INPUT.*.
+        cfg: reads DATALOADER.{NUM_WORKERS, PIN_MEMORY, PERSISTENT_WORKERS}, MODEL.DEVICE and
+            INPUT.*.
         dataset_name: a registered data set.
     """
     dataset = build_mapped_dataset(cfg, dataset_name, training=False)
-    return detectron2_test_loader(
-        dataset.records, mapper=dataset.mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    records = MapDataset(_serialized(dataset.records), dataset.mapper)
+    return DataLoader(
+        records,
+        batch_size=1,
+        sampler=InferenceSampler(len(records)),
+        **_loader_options(cfg),
     )
+
+
+def _loader_options(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments of PyTorch's loader that training and test have in common."""
+    workers = cfg.DATALOADER.NUM_WORKERS
+    on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+    return {
+        "num_workers": workers,
+        "pin_memory": cfg.DATALOADER.PIN_MEMORY and on_gpu,
+        "persistent_workers": cfg.DATALOADER.PERSISTENT_WORKERS and workers > 0,
+        "collate_fn": _as_list,
+        "worker_init_fn": _use_one_thread,
+    }
+
+
+def _serialized(records: Sequence[Record]) -> Sequence[Record]:
+    """Return records in a form that workers share; those of a list are pickled one by one."""
+    if isinstance(records, list):
+        serialized: Sequence[Record] = DatasetFromList(records, copy=False)
+        return serialized
+    return records
 
 
 def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
@@ -236,20 +262,35 @@ def _jitter(cfg: CfgNode) -> LargeScaleJitter | None:
     return LargeScaleJitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
 
 
-def _records(cfg: CfgNode, dataset_name: str, training: bool) -> list[Record]:
-    """Return the records of a data set; in training only those with ground truth.
+def _records(
+    cfg: CfgNode,
+    dataset_name: str,
+    training: bool,
+    complete: Callable[[Record], Record] | None = None,
+) -> RecordList:
+    """Return the records of a data set, shared by the processes of a machine.
+
+    Args:
+        cfg: reads INPUT.GENERALIZED_EXPRESSIONS.
+        dataset_name: a registered data set.
+        training: keep only records with ground truth.
+        complete: called on every record that is kept.
 
     Raises:
-        ValueError: if there are none in training.
+        ValueError: if no record is kept in training.
     """
-    records: list[Record] = DatasetCatalog.get(dataset_name)
-    if not training:
-        return records
     no_target = cfg.INPUT.GENERALIZED_EXPRESSIONS
-    non_empty = [record for record in records if _has_objects(record, no_target)]
-    if not non_empty:
-        raise InputError(f"no image of the data set {dataset_name} has an object to learn from")
-    return non_empty
+
+    def select(records: list[Record]) -> list[Record]:
+        if training:
+            records = [record for record in records if _has_objects(record, no_target)]
+            if not records:
+                raise InputError(
+                    f"no image of the data set {dataset_name} has an object to learn from"
+                )
+        return [complete(record) for record in records] if complete else records
+
+    return read_records(dataset_name, select)
 
 
 def _has_objects(record: Record, no_target: bool) -> bool:
@@ -279,8 +320,10 @@ def _completed(record: Record, *, first_id: int) -> Record:
     return completed
 
 
-def _is_wide(record: Record) -> bool:
-    return record.get("width", 0) > record.get("height", 0)
+def _is_wide(records: Sequence[Record]) -> Sequence[bool]:
+    if isinstance(records, RecordList):
+        return records.is_wide.tolist()
+    return [record.get("width", 0) > record.get("height", 0) for record in records]
 
 
 def _per_dataset(

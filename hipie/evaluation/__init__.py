@@ -12,6 +12,7 @@ from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
 from hipie.evaluation.results_io import write_results
 from hipie.evaluation.results_table import ResultsTable
+from hipie.evaluation.semantic_evaluation import SemanticEvaluator
 
 __all__ = [
     "EVALUATOR_REGISTRY",
@@ -25,6 +26,7 @@ __all__ = [
     "RefZOMEvaluator",
     "ReferringEvaluator",
     "ResultsTable",
+    "SemanticEvaluator",
     "build_evaluator",
     "wilson_interval",
     "write_results",

@@ -6,9 +6,8 @@ import logging
 import os
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
@@ -16,12 +15,10 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
     PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
 )
 from fvcore.common.registry import Registry
-from numpy.typing import NDArray
-from PIL import Image
 
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
 from hipie.evaluation.coco_evaluation import (
@@ -37,6 +34,7 @@ from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
+from hipie.evaluation.semantic_evaluation import SemanticEvaluator
 from hipie.modeling.meta_arch.base import meta_architecture
 
 logger = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ def coco_panoptic_seg(
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` say which; mIoU needs a data set with
     semantic label maps.
     """
-    records = DatasetCatalog.get(dataset_name)  # draws the picture book where it is not yet drawn
+    records = read_records(dataset_name)  # draws the picture book where it is not yet drawn
     enabled = cfg.MODEL.HIPIE.TEST
     evaluators: list[DatasetEvaluator] = []
     if enabled.INSTANCE_ON:
@@ -112,9 +110,7 @@ def coco_panoptic_seg(
 @EVALUATOR_REGISTRY.register()
 def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
     """Build the evaluator of mIoU."""
-    return SemSegEvaluator(
-        dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_label_map
-    )
+    return SemanticEvaluator(dataset_name, output_folder)
 
 
 @EVALUATOR_REGISTRY.register()
@@ -217,14 +213,8 @@ def _has_annotation_ids(dataset_name: str) -> bool:
     """Whether annotations have `id`, as those of this package's readers; Detectron2's have not."""
     annotations = (
         annotation
-        for record in DatasetCatalog.get(dataset_name)
+        for record in read_records(dataset_name)
         for annotation in record.get("annotations", ())
     )
     first = next(annotations, None)
     return first is None or "id" in first
-
-
-def _read_label_map(path: str, dtype: type = int) -> NDArray[Any]:
-    """Read a label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
-    with Image.open(path) as image:
-        return np.array(image).astype(dtype)

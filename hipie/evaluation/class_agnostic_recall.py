@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
@@ -22,10 +22,14 @@ from pycocotools.cocoeval import COCOeval
 from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
 from hipie.data.image_io import read_label_map
 from hipie.data.io.rle import RLE
-from hipie.evaluation.distributed import gather_lists
+from hipie.data.record_list import read_records
+from hipie.evaluation.distributed import sum_integers
+from hipie.evaluation.metrics.averages import mean, ratio
 
 MAX_DETECTIONS = 100
 MATCH_IOU = 0.5
+IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+"""IoUs over which COCO averages the recall."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class ClassAgnosticRecall(DatasetEvaluator):
     Args:
         dataset_name: a registered data set with `unseen_classes` in its metadata, and records
             with `segments_info` or `annotations`.
-        distributed: gather the detections of all processes.
+        distributed: sum the counts of all processes.
         result_name: key of the results.
     """
 
@@ -70,54 +74,62 @@ class ClassAgnosticRecall(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "unseen"
     ) -> None:
+        self._records = read_records(dataset_name, distributed=distributed)
         metadata = MetadataCatalog.get(dataset_name)
         names = list(metadata.thing_classes)
         self._unseen = {names.index(name) for name in metadata.unseen_classes}
         self._num_classes = len(names)
-        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
 
     def reset(self) -> None:
-        """Discard the images collected so far."""
-        self._images: list[ImageDetections] = []
+        """Discard the images counted so far."""
+        # Objects, those matched at each IoU of COCO, those matched at MATCH_IOU, correct classes.
+        self._counts = {"objects": [0], "recalled": [0] * len(IOUS), "matched": [0], "correct": [0]}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep the objects of unseen classes and the best 100 masks of a batch, as RLEs."""
+        """Match the objects of unseen classes with the best 100 masks of each image."""
         for item, output in zip(inputs, outputs, strict=True):
-            record = self._records[item["image_id"]]
+            record = self._records.of_image(item["image_id"])
             masks, classes = _annotated_masks(record)
             unseen = [i for i, class_id in enumerate(classes) if int(class_id) in self._unseen]
             instances = output["instances"].to("cpu")
             best = instances.scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]
             instances = instances[best]
-            self._images.append(
-                ImageDetections(
-                    (record["height"], record["width"]),
-                    [_encode_rle(masks[i]) for i in unseen],
-                    [int(classes[i]) for i in unseen],
-                    [_encode_rle(mask) for mask in instances.pred_masks.numpy()],
-                    instances.scores.tolist(),
-                    instances.pred_classes.tolist(),
-                )
+            image = ImageDetections(
+                (record["height"], record["width"]),
+                [_encode_rle(masks[i]) for i in unseen],
+                [int(classes[i]) for i in unseen],
+                [_encode_rle(mask) for mask in instances.pred_masks.numpy()],
+                instances.scores.tolist(),
+                instances.pred_classes.tolist(),
             )
+            correct, matched = _count_naming(image)
+            for name, values in (
+                ("objects", [len(image.objects)]),
+                ("recalled", count_recalled(image)),
+                ("matched", [matched]),
+                ("correct", [correct]),
+            ):
+                self._counts[name] = [
+                    a + b for a, b in zip(self._counts[name], values, strict=True)
+                ]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores in percent; None on all but the first process."""
-        images = gather_lists(self._images, self._distributed)
-        if images is None:
+        counts = sum_integers(self._counts, self._distributed)
+        if counts is None:
             return None
-        correct = matched = 0
-        for image in images:
-            image_correct, image_matched = _count_naming(image)
-            correct, matched = correct + image_correct, matched + image_matched
+        (objects,), (matched,), (correct,) = (
+            counts[name] for name in ("objects", "matched", "correct")
+        )
         low, high = wilson_interval(correct, matched)
         scores = {
-            "AR@100": average_recall(images),
-            "objects": sum(len(image.objects) for image in images),
+            "AR@100": mean(ratio(recalled, objects) for recalled in counts["recalled"]),
+            "objects": objects,
             "matched": matched,
-            "naming": 100.0 * correct / matched if matched else float("nan"),
+            "naming": ratio(correct, matched),
             "naming_low": 100.0 * low,
             "naming_high": 100.0 * high,
             "chance": 100.0 / self._num_classes,
@@ -141,46 +153,43 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
-def average_recall(images: Sequence[ImageDetections]) -> float:
-    """Compute COCO's AR with 100 masks an image over all objects as one class, in percent.
-
-    Returns:
-        NaN if there are no objects.
-    """
-    if not any(image.objects for image in images):
-        return float("nan")
-    truth, detections = COCO(), []
-    truth.dataset = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
-    for image_id, image in enumerate(images, 1):
-        height, width = image.size
-        truth.dataset["images"].append({"id": image_id, "height": height, "width": width})
-        for rle in image.objects:
-            truth.dataset["annotations"].append(
-                {
-                    "id": len(truth.dataset["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "segmentation": rle,
-                    "area": float(mask_util.area(rle)),
-                    "bbox": mask_util.toBbox(rle).tolist(),
-                    "iscrowd": 0,
-                }
-            )
-        for rle, score in zip(image.detections, image.scores, strict=True):
-            detections.append(
-                {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
-            )
-    if not detections:
-        return 0.0
+def count_recalled(image: ImageDetections) -> list[int]:
+    """Count the objects that COCO's evaluation matches, whatever their class, at each of `IOUS`."""
+    if not image.objects or not image.detections:
+        return [0] * len(IOUS)
+    height, width = image.size
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 1, "height": height, "width": width}],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": 1,
+                "segmentation": rle,
+                "area": float(mask_util.area(rle)),
+                "bbox": mask_util.toBbox(rle).tolist(),
+                "iscrowd": 0,
+            }
+            for number, rle in enumerate(image.objects, 1)
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    detections = [
+        {"image_id": 1, "category_id": 1, "segmentation": rle, "score": score}
+        for rle, score in zip(image.detections, image.scores, strict=True)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         coco_eval = COCOeval(truth, truth.loadRes(detections), "segm")
         coco_eval.params.maxDets = [MAX_DETECTIONS]
         coco_eval.params.areaRng = [coco_eval.params.areaRng[0]]
         coco_eval.params.areaRngLbl = ["all"]
+        coco_eval.params.iouThrs = np.array(IOUS)
         coco_eval.evaluate()
-        coco_eval.accumulate()
-    return 100.0 * float(coco_eval.eval["recall"].mean())
+    (result,) = coco_eval.evalImgs
+    matches: list[int] = (result["dtMatches"] > 0).sum(axis=1).tolist()
+    return matches
 
 
 def _count_naming(image: ImageDetections) -> tuple[int, int]:

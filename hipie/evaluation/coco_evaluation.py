@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from detectron2.data import DatasetCatalog
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
-from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
+from detectron2.evaluation.coco_evaluation import (
+    _evaluate_predictions_on_coco,
+    instances_to_coco_json,
+)
+from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.errors import InputError
+from hipie.evaluation.instance_predictions import InstancePredictions
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,9 @@ def load_faster_coco_eval(purpose: str = "TEST.FASTER_COCO_EVAL") -> type:
 class COCOInstanceEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator` of boxes and masks, with the choice of the COCO API.
 
+    Predictions are kept and gathered as arrays (`InstancePredictions`), and only the process that
+    evaluates them reads the annotations.
+
     Args:
         dataset_name: a registered data set with a `json_file`.
         output_folder: where predictions are written; None = nowhere.
@@ -67,16 +78,59 @@ class COCOInstanceEvaluator(COCOEvaluator):
         self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
     ) -> None:
         self._coco_eval = load_faster_coco_eval() if faster else COCOeval
-        with logged_prints():
-            super().__init__(
-                dataset_name, tasks=("bbox", "segm"), output_dir=output_folder, use_fast_impl=False
-            )
+        self._distributed = True
+        self._cpu_device = torch.device("cpu")
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if comm.is_main_process():
+            with logged_prints():
+                super().__init__(
+                    dataset_name,
+                    tasks=("bbox", "segm"),
+                    output_dir=output_folder,
+                    use_fast_impl=False,
+                )
+            self._prepare_annotations(dataset_name)
 
-    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any] | None:
-        """Compute AP as Detectron2's evaluator does; what pycocotools prints is logged instead."""
+    def _prepare_annotations(self, dataset_name: str) -> None:
+        """Check or change `self._coco_api`; called on the first process only."""
+
+    def reset(self) -> None:
+        """Discard the predictions collected so far."""
+        self._predictions = InstancePredictions()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep the instances of a batch."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if "instances" in output:
+                instances = output["instances"].to(self._cpu_device)
+                results = instances_to_coco_json(instances, item["image_id"])
+                self._predictions.add(item["image_id"], self._select(results))
+
+    def _select(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the instances of an image that are evaluated."""
+        return instances
+
+    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, Any]:
+        """Return the metrics in percent; {} on all but the first process.
+
+        What pycocotools prints is logged.
+
+        Args:
+            img_ids: images to evaluate on; None = all.
+        """
+        predictions = self._predictions.gather(self._distributed)
+        if predictions is None:
+            return {}
+        if not predictions:
+            self._logger.warning("there are no predictions to evaluate")
+            return {}
+        if self._output_dir:
+            os.makedirs(self._output_dir, exist_ok=True)
+            torch.save(predictions, os.path.join(self._output_dir, "instances_predictions.pth"))
+        self._results: OrderedDict[str, Any] = OrderedDict()
         with logged_prints():
-            results: dict[str, Any] | None = super().evaluate(img_ids)
-        return results
+            self._eval_predictions(predictions, img_ids)
+        return copy.deepcopy(self._results)
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
@@ -134,13 +188,11 @@ class FilteredCOCOEvaluator(COCOInstanceEvaluator):
         output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
-    def __init__(
-        self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
-    ) -> None:
-        records = DatasetCatalog.get(dataset_name)
-        super().__init__(dataset_name, output_folder, faster=faster)
+    def _prepare_annotations(self, dataset_name: str) -> None:
         kept_annotations = {
-            a["id"]: (a, record) for record in records for a in record["annotations"]
+            a["id"]: (a, record)
+            for record in DatasetCatalog.get(dataset_name)
+            for a in record["annotations"]
         }
         content = self._coco_api.dataset
         completed = [
@@ -179,17 +231,9 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
         output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep the things of a batch."""
-        start = len(self._predictions)
-        super().process(inputs, outputs)
+    def _select(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
         thing_indices = set(self._metadata.thing_dataset_id_to_contiguous_id.values())
-        for prediction in self._predictions[start:]:
-            prediction["instances"] = [
-                instance
-                for instance in prediction["instances"]
-                if instance["category_id"] in thing_indices
-            ]
+        return [instance for instance in instances if instance["category_id"] in thing_indices]
 
 
 def _complete_annotation(

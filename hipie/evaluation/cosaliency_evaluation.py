@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.image_io import read_saliency_mask
-from hipie.evaluation.distributed import gather_lists
+from hipie.data.record_list import read_records
+from hipie.evaluation.distributed import gather_arrays
 from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
 from hipie.evaluation.metrics.averages import mean
 from hipie.evaluation.metrics.expression_iou import predicted_mask
@@ -25,18 +25,18 @@ from hipie.evaluation.metrics.saliency import (
     s_measure,
 )
 
+THRESHOLDS = 256
+
 
 class ImageMeasures(NamedTuple):
     """Saliency measures of one image.
 
     Attributes:
-        image: its id.
         mae, s: mean absolute error and S-measure.
         f_adaptive, e_adaptive: F- and E-measure at the adaptive threshold.
         f_curve, e_curve: [256] at each threshold.
     """
 
-    image: str
     mae: float
     s: float
     f_adaptive: float
@@ -67,14 +67,15 @@ class CoSaliencyEvaluator(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "cosaliency"
     ) -> None:
-        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._records = read_records(dataset_name, distributed=distributed)
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
 
     def reset(self) -> None:
         """Discard the images measured so far."""
-        self._measures: list[ImageMeasures] = []
+        self._positions: list[int] = []  # in the data set
+        self._measures: list[NDArray[np.float64]] = []  # `ImageMeasures` as one row each
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[Any]) -> None:
         """Measure the images of a batch.
@@ -83,26 +84,30 @@ class CoSaliencyEvaluator(DatasetEvaluator):
             ValueError: if predictions are missing, or a mask cannot be read.
         """
         for _, image, output in pair_images_with_outputs(inputs, outputs):
-            record = self._records[image["image_id"]]
+            position = self._records.find("image_id", image["image_id"])
+            record = self._records[position]
             mask = read_saliency_mask(record["saliency_file_name"])
             grey = _to_grey_map(record, output)
-            self._measures.append(measure_image(record["image_id"], grey, mask))
+            self._positions.append(position)
+            self._measures.append(np.hstack(measure_image(grey, mask)))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores; None on all but the first process."""
-        measures = gather_lists(self._measures, self._distributed)
-        if measures is None:
+        table = np.array(self._measures, dtype=np.float64).reshape(-1, 4 + 2 * THRESHOLDS)
+        positions = np.array(self._positions, dtype=np.int64)
+        gathered = gather_arrays([positions, table], self._distributed)
+        if gathered is None:
             return None
-        unique = {image.image: image for image in reversed(measures)}
-        images = [unique[key] for key in sorted(unique)]
+        positions, table = gathered
+        _, first = np.unique(positions, return_index=True)
+        images = [ImageMeasures(*row[:4].tolist(), *np.split(row[4:], 2)) for row in table[first]]
         return OrderedDict({self._result_name: cosaliency_scores(images)})
 
 
-def measure_image(image: str, grey: NDArray[Any], mask: NDArray[Any]) -> ImageMeasures:
+def measure_image(grey: NDArray[Any], mask: NDArray[Any]) -> ImageMeasures:
     """Compute the measures of one image.
 
     Args:
-        image: its id.
         grey: uint8 [h, w]; resized to the mask if it is of another size.
         mask: bool [H, W].
     """
@@ -111,7 +116,6 @@ def measure_image(image: str, grey: NDArray[Any], mask: NDArray[Any]) -> ImageMe
     values = normalize_map(grey)
     f, e = f_measure(values, mask), e_measure(values, mask)
     return ImageMeasures(
-        image,
         mean_absolute_error(values, mask),
         s_measure(values, mask),
         f.adaptive,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from detectron2.structures import Instances
-
-from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.expression_iou import MaskOverlap
-from hipie.evaluation.referring_base import ExpressionEvaluator
+from hipie.evaluation.metrics.averages import from_fixed_point, ratio, to_fixed_point
+from hipie.evaluation.metrics.expression_iou import OverlapCounts
+from hipie.evaluation.referring_base import ALL, ExpressionEvaluator
 
 PRECISION_THRESHOLDS = (0.7, 0.8, 0.9)
 
@@ -34,25 +33,19 @@ class GeneralizedReferringEvaluator(ExpressionEvaluator):
     ) -> None:
         super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _expression_attributes(
-        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
-    ) -> bool:
-        """Return whether the expression has a target."""
-        return bool(expression["targets"])
+    def _groups(self, expression: dict[str, Any]) -> tuple[str, ...]:
+        return ("with target",) if expression["targets"] else ("without target",)
 
-    def _mask_scores(self, counts: list[tuple[bool, MaskOverlap]]) -> dict[str, float]:
-        positive = [overlap for has_target, overlap in counts if has_target]
-        negative = [overlap for has_target, overlap in counts if not has_target]
-        ious = [overlap.iou for overlap in positive]
-        rejected = [float(not overlap.predicted) for overlap in negative]
-        intersection = sum(overlap.intersection for _, overlap in counts)
-        union = sum(overlap.union for _, overlap in counts)
+    def _mask_scores(self, counts: Mapping[str, OverlapCounts]) -> dict[str, float]:
+        positive, negative = counts["with target"], counts["without target"]
+        rejected = negative.expressions - negative.non_empty
+        iou = from_fixed_point(positive.iou + to_fixed_point(rejected))
         scores = {
-            "gIoU": percent([*ious, *rejected]),
-            "cIoU": 100.0 * intersection / max(union, 1),
-            "N-acc": percent(rejected),
-            "T-acc": percent(float(overlap.predicted > 0) for overlap in positive),
+            "gIoU": ratio(iou, counts[ALL].expressions),
+            "cIoU": counts[ALL].overall_iou(),
+            "N-acc": ratio(rejected, negative.expressions),
+            "T-acc": ratio(positive.non_empty, positive.expressions),
         }
         for threshold in PRECISION_THRESHOLDS:
-            scores[f"Pr@{threshold}"] = percent(iou >= threshold for iou in ious)
+            scores[f"Pr@{threshold}"] = positive.precision(threshold)
         return scores

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from detectron2.data import DatasetCatalog
+import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
-from hipie.evaluation.distributed import gather_lists
+from hipie.evaluation.distributed import gather_arrays
 from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
-from hipie.evaluation.metrics.averages import nanmean, percent
+from hipie.evaluation.metrics.averages import nanmean, percent, ratio
 from hipie.evaluation.metrics.expression_iou import mask_overlap, match_expressions, target_rles
 
 MASK_THRESHOLD = 0.5
@@ -64,16 +66,14 @@ class GroupReferringEvaluator(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "group"
     ) -> None:
-        self._records: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
-        for record in DatasetCatalog.get(dataset_name):
-            self._records[record["image_id"]][record["group_id"]] = record
+        self._records = read_records(dataset_name, distributed=distributed)
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
 
     def reset(self) -> None:
         """Discard the pairs counted so far."""
-        self._counts: list[PairCounts] = []
+        self._counts = array("q")  # `PairCounts` one after another, 56 bytes each
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[Any]) -> None:
         """Count the pixels of a batch.
@@ -86,7 +86,7 @@ class GroupReferringEvaluator(DatasetEvaluator):
             record = self._record(group, image)
             for expression, prediction, target in self._match(group, record, output):
                 overlap = mask_overlap(prediction, target)
-                self._counts.append(
+                self._counts.extend(
                     PairCounts(
                         record["group_id"],
                         record["image_id"],
@@ -100,14 +100,18 @@ class GroupReferringEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores in percent; None on all but the first process."""
-        counts = gather_lists(self._counts, self._distributed)
-        if counts is None:
+        table = np.array(self._counts, dtype=np.int64).reshape(-1, len(PairCounts._fields))
+        gathered = gather_arrays([table], self._distributed)
+        if gathered is None:
             return None
-        return OrderedDict({self._result_name: group_scores(counts)})
+        return OrderedDict({self._result_name: group_scores(gathered[0])})
 
     def _record(self, group: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
         """Return an image's record in a group; an image of a single group needs no `group_id`."""
-        records = self._records[image["image_id"]]
+        positions = self._records.find_all("image_id", image["image_id"])
+        records = {
+            record["group_id"]: record for record in map(self._records.__getitem__, positions)
+        }
         if "group_id" in group or len(records) != 1:
             return records[group["group_id"]]
         return next(iter(records.values()))
@@ -135,34 +139,34 @@ class GroupReferringEvaluator(DatasetEvaluator):
         yield expression, mask, target_rles({**record, "expressions": [expression]})[0]
 
 
-def group_scores(counts: Sequence[PairCounts]) -> dict[str, float]:
+def group_scores(pairs: NDArray[np.int64]) -> dict[str, float]:
     """Compute all scores of `GroupReferringEvaluator`.
 
     Args:
-        counts: in any order; a repeated pair counts once.
+        pairs: [N, 7] `PairCounts`, in any order; the first of a repeated pair counts.
     """
-    unique = {pair[:3]: pair for pair in reversed(counts)}
-    scores = _pair_scores(list(unique.values()))
-    pairs_by_group: dict[int, list[PairCounts]] = defaultdict(list)
-    for pair in unique.values():
-        pairs_by_group[pair.group].append(pair)
-    scores_by_group = [_pair_scores(pairs) for pairs in pairs_by_group.values()]
+    pairs = pairs[np.lexsort((pairs[:, 2], pairs[:, 1], pairs[:, 0]))]
+    is_new = np.ones(len(pairs), dtype=bool)
+    is_new[1:] = (pairs[1:, :3] != pairs[:-1, :3]).any(axis=1)
+    pairs = pairs[is_new]
+    starts = np.flatnonzero(np.diff(pairs[:, 0])) + 1
+    groups = np.split(pairs, starts) if len(pairs) else []
+    scores = _pair_scores(pairs)
+    scores_by_group = [_pair_scores(group) for group in groups]
     for name in list(scores):
         scores[f"macro-{name}"] = nanmean(group[name] for group in scores_by_group)
-    return {**scores, "pairs": len(unique), "groups": len(pairs_by_group)}
+    return {**scores, "pairs": len(pairs), "groups": len(groups)}
 
 
-def _pair_scores(counts: list[PairCounts]) -> dict[str, float]:
-    positive = [pair for pair in counts if pair.has_target]
-    negative = [pair for pair in counts if not pair.has_target]
-    ious = [pair.intersection / pair.union if pair.union else 0.0 for pair in positive]
-    intersection = sum(pair.intersection for pair in positive)
-    union = sum(pair.union for pair in positive)
-    rejected = [float(not pair.has_prediction) for pair in negative]
+def _pair_scores(pairs: NDArray[np.int64]) -> dict[str, float]:
+    intersections, unions, has_prediction, has_target = pairs[:, 3:].T
+    positive = has_target > 0
+    ious = np.divide(intersections, np.maximum(unions, 1))[positive]
+    rejected = (has_prediction == 0)[~positive]
     return {
         "mIoU-positive": percent(ious),
-        "oIoU-positive": 100.0 * intersection / union if union else float("nan"),
+        "oIoU-positive": ratio(int(intersections[positive].sum()), int(unions[positive].sum())),
         "N-acc": percent(rejected),
-        "T-acc": percent(float(pair.has_prediction) for pair in positive),
-        "mIoU": percent([*ious, *rejected]),
+        "T-acc": percent(has_prediction[positive] > 0),
+        "mIoU": percent(np.concatenate([ious, rejected])),
     }

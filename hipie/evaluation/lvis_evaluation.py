@@ -58,6 +58,8 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
         self._fixed = fixed
         limit = "10,000 a class over the data set" if fixed else "300 an image"
         self.protocol = f"LVIS {'AP_fixed' if fixed else 'AP'}, IoU 0.5 to 0.95, at most {limit}"
+
+    def _prepare_annotations(self, dataset_name: str) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         content = self._coco_api.dataset
         _check_lvis_format(metadata.json_file, content)

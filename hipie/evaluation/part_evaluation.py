@@ -6,10 +6,11 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.image_io import read_label_map
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_sum
 from hipie.evaluation.metrics.part_iou import (
@@ -44,15 +45,12 @@ class PartEvaluator(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "parts"
     ) -> None:
+        self._records = read_records(dataset_name, distributed=distributed)
         metadata = MetadataCatalog.get(dataset_name)
         self._names = list(metadata.stuff_classes)
         self._groups = metadata.get("part_groups")
         self._wholes = metadata.get("part_wholes", {})
         self._is_part = [name in self._wholes for name in self._names]
-        self._label_files = {
-            record["file_name"]: record["part_seg_file_name"]
-            for record in DatasetCatalog.get(dataset_name)
-        }
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
@@ -68,7 +66,8 @@ class PartEvaluator(DatasetEvaluator):
             ValueError: naming the label map, if its size is not the prediction's.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            path = self._label_files[item["file_name"]]
+            record = self._records[self._records.find("file_name", item["file_name"])]
+            path = record["part_seg_file_name"]
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
             truth = read_label_map(path).astype(np.int64) - 1
             if truth.shape != predicted.shape:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.data.image_io import read_label_map
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
-from hipie.evaluation.distributed import gather_lists
-from hipie.evaluation.metrics.averages import nanmean
-from hipie.evaluation.metrics.part_pq import ClassCounts, PredictedSegment, count_image
+from hipie.evaluation.distributed import sum_integers
+from hipie.evaluation.metrics.averages import from_fixed_point, nanmean, to_fixed_point
+from hipie.evaluation.metrics.part_pq import PredictedSegment, count_image
 
 
 class PartPQEvaluator(DatasetEvaluator):
@@ -32,7 +33,7 @@ class PartPQEvaluator(DatasetEvaluator):
     Args:
         dataset_name: a registered data set with `part_pq_classes` (`PartClass`) in its metadata,
             whose records have `pan_part_file_name`, a label map for `decode_uids`.
-        distributed: gather the counts of all processes.
+        distributed: sum the counts of all processes.
         result_name: key of the results.
     """
 
@@ -41,18 +42,16 @@ class PartPQEvaluator(DatasetEvaluator):
     def __init__(
         self, dataset_name: str, distributed: bool = True, result_name: str = "part_pq"
     ) -> None:
+        self._records = read_records(dataset_name, distributed=distributed)
         self._classes: list[PartClass] = list(MetadataCatalog.get(dataset_name).part_pq_classes)
-        self._label_files = {
-            record["file_name"]: record["pan_part_file_name"]
-            for record in DatasetCatalog.get(dataset_name)
-        }
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
 
     def reset(self) -> None:
         """Discard the images counted so far."""
-        self._counts: list[list[ClassCounts]] = []
+        # Of each class: matches, sum of their IoUs by `to_fixed_point`, unmatched segments.
+        self._counts = {str(index): [0, 0, 0] for index in range(len(self._classes))}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Match the segments of a batch.
@@ -62,7 +61,8 @@ class PartPQEvaluator(DatasetEvaluator):
                 output is missing.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            path = self._label_files[item["file_name"]]
+            record = self._records[self._records.find("file_name", item["file_name"])]
+            path = record["pan_part_file_name"]
             truth = decode_uids(read_label_map(path))
             for key in ("panoptic_seg", "part_seg"):
                 if key not in output:
@@ -80,26 +80,28 @@ class PartPQEvaluator(DatasetEvaluator):
                 segments_by_class[segment["category_id"]].append(
                     PredictedSegment(ids == segment["id"], parts)
                 )
-            self._counts.append(count_image(truth, segments_by_class, self._classes))
+            counts = count_image(truth, segments_by_class, self._classes)
+            for sums, class_counts in zip(self._counts.values(), counts, strict=True):
+                sums[0] += len(class_counts.ious)
+                sums[1] += sum(map(to_fixed_point, class_counts.ious))
+                sums[2] += class_counts.false_positives + class_counts.false_negatives
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores in percent; None on all but the first process."""
-        counts = gather_lists(self._counts, self._distributed)
+        counts = sum_integers(self._counts, self._distributed)
         if counts is None:
             return None
-        return OrderedDict({self._result_name: part_pq_scores(counts, self._classes)})
+        pq = [_part_pq(*counts[str(index)]) for index in range(len(self._classes))]
+        return OrderedDict({self._result_name: part_pq_scores(pq, self._classes)})
 
 
-def part_pq_scores(
-    images: Sequence[Sequence[ClassCounts]], classes: Sequence[PartClass]
-) -> dict[str, float]:
-    """Compute PartPQ of all classes, with and without parts, then class by class, in percent.
+def part_pq_scores(pq: Sequence[float], classes: Sequence[PartClass]) -> dict[str, float]:
+    """Average the PartPQ of all classes, of those with and without parts, and list each.
 
     Args:
-        images: of each image, counts in the order of `classes`.
+        pq: of each class, in percent; NaN where a class has no segments.
         classes: evaluated classes.
     """
-    pq = [_part_pq([counts[index] for counts in images]) for index in range(len(classes))]
     has_parts = [part_class.has_parts for part_class in classes]
     scores = {
         "PartPQ": nanmean(pq),
@@ -111,12 +113,10 @@ def part_pq_scores(
     return scores
 
 
-def _part_pq(counts: Sequence[ClassCounts]) -> float:
-    """Compute the PartPQ of one class over images, in percent; NaN without segments."""
-    ious = [iou for image in counts for iou in image.ious]
-    unmatched = sum(image.false_positives + image.false_negatives for image in counts)
-    denominator = len(ious) + 0.5 * unmatched
-    return 100.0 * math.fsum(ious) / denominator if denominator else math.nan
+def _part_pq(matches: int, iou: int, unmatched: int) -> float:
+    """Compute the PartPQ of one class from its sums, in percent; NaN without segments."""
+    denominator = matches + 0.5 * unmatched
+    return 100.0 * from_fixed_point(iou) / denominator if denominator else math.nan
 
 
 def _to_array(values: Any) -> NDArray[Any]:

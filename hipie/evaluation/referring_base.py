@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
-from hipie.evaluation.distributed import gather_lists
+from hipie.data.record_list import read_records
+from hipie.evaluation.distributed import sum_integers
 from hipie.evaluation.metrics.expression_iou import (
-    MaskOverlap,
+    OverlapCounts,
     mask_overlap,
     match_expressions,
     resized_mask_overlap,
 )
 
+ALL = "all"
+"""Group of all expressions."""
+
 
 class ExpressionEvaluator(DatasetEvaluator):
-    """Count mask overlaps expression by expression; subclasses compute the scores.
+    """Sum mask overlaps by groups of expressions; subclasses compute the scores.
 
     Outputs are dicts with `referring`: for every expression of the input an `Instances` with
     `pred_masks` [n, H, W], or with Detectron2's `pred_masks_rle`, a list of n RLEs (n = 0: an empty
@@ -28,7 +32,7 @@ class ExpressionEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set whose records have `expressions`.
-        distributed: gather the counts of all processes.
+        distributed: sum the counts of all processes.
         result_name: key of the results.
         resized_to: compute all scores a second time (`...@480`) after both masks are resized to a
             square of this side in pixels, as for most published numbers; None = only at the
@@ -42,7 +46,7 @@ class ExpressionEvaluator(DatasetEvaluator):
         result_name: str,
         resized_to: int | None,
     ) -> None:
-        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._records = read_records(dataset_name, distributed=distributed)
         self._distributed = distributed
         self._result_name = result_name
         self._resized_to = resized_to
@@ -57,7 +61,8 @@ class ExpressionEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Discard the expressions counted so far."""
-        self._counts: list[tuple[Any, MaskOverlap, MaskOverlap | None]] = []
+        self._counts: dict[str, OverlapCounts] = defaultdict(OverlapCounts)
+        self._resized_counts: dict[str, OverlapCounts] = defaultdict(OverlapCounts)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch.
@@ -67,43 +72,59 @@ class ExpressionEvaluator(DatasetEvaluator):
                 expressions, or masks are of another size.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            record = self._records[item["image_id"]]
+            record = self._records.of_image(item["image_id"])
             matches = match_expressions(record, output["referring"])
             for (expression, prediction, target), instances in zip(
                 matches, output["referring"], strict=True
             ):
+                groups = [ALL, *self._groups(expression)]
                 overlap = mask_overlap(prediction, target)
-                resized = None
+                for group in groups:
+                    self._counts[group].add(overlap)
                 if self._resized_to:
-                    resized = resized_mask_overlap(prediction, target, self._resized_to)
-                attributes = self._expression_attributes(record, expression, instances)
-                self._counts.append((attributes, overlap, resized))
+                    overlap = resized_mask_overlap(prediction, target, self._resized_to)
+                    for group in groups:
+                        self._resized_counts[group].add(overlap)
+                self._count_boxes(record, expression, instances)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores in percent; None on all but the first process."""
-        counts = gather_lists(self._counts, self._distributed)
-        if counts is None:
+        counts = self._gather(self._counts)
+        resized_counts = self._gather(self._resized_counts)
+        box_scores = self._box_scores()
+        if counts is None or resized_counts is None:
             return None
-        scores = self._mask_scores([(attributes, overlap) for attributes, overlap, _ in counts])
+        scores = self._mask_scores(counts)
         if self._resized_to:
-            resized = self._mask_scores(
-                [(attributes, overlap) for attributes, _, overlap in counts if overlap is not None]
-            )
+            resized = self._mask_scores(resized_counts)
             scores.update({f"{name}@{self._resized_to}": v for name, v in resized.items()})
-        scores.update(self._attribute_scores([attributes for attributes, *_ in counts]))
-        scores["expressions"] = len(counts)
+        scores.update(box_scores)
+        scores["expressions"] = counts[ALL].expressions
         return OrderedDict({self._result_name: scores})
 
+    def _gather(self, counts: Mapping[str, OverlapCounts]) -> dict[str, OverlapCounts] | None:
+        """Sum counts over the processes; groups without expressions have counts of 0."""
+        integers = {group: group_counts.integers() for group, group_counts in counts.items()}
+        sums = sum_integers(integers, self._distributed)
+        if sums is None:
+            return None
+        return defaultdict(
+            OverlapCounts, {group: OverlapCounts(values) for group, values in sums.items()}
+        )
+
     @abstractmethod
-    def _expression_attributes(
+    def _groups(self, expression: dict[str, Any]) -> Iterable[str]:
+        """Return the groups that an expression is counted in, besides `ALL`."""
+
+    @abstractmethod
+    def _mask_scores(self, counts: Mapping[str, OverlapCounts]) -> dict[str, float]:
+        """Compute the scores from the counts of every group."""
+
+    def _count_boxes(
         self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
-    ) -> Any:
-        """Return what the scores need of an expression besides its mask overlap."""
+    ) -> None:
+        """Count what scores besides those of masks need; nothing by default."""
 
-    @abstractmethod
-    def _mask_scores(self, counts: list[tuple[Any, MaskOverlap]]) -> dict[str, float]:
-        """Compute the scores of all expressions, independently of their order."""
-
-    def _attribute_scores(self, attributes: list[Any]) -> dict[str, float]:
-        """Compute scores that do not depend on masks; none by default."""
+    def _box_scores(self) -> dict[str, float]:
+        """Compute scores that do not depend on masks; called by all processes."""
         return {}

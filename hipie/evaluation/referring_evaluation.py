@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from detectron2.structures import Instances
 
-from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.expression_iou import (
-    PRECISION_THRESHOLDS,
-    MaskOverlap,
-    referring_scores,
-)
-from hipie.evaluation.referring_base import ExpressionEvaluator
+from hipie.evaluation.distributed import sum_integers
+from hipie.evaluation.metrics.averages import ratio
+from hipie.evaluation.metrics.expression_iou import PRECISION_THRESHOLDS, OverlapCounts
+from hipie.evaluation.referring_base import ALL, ExpressionEvaluator
 
-
-class ExpressionAttributes(NamedTuple):
-    """Attributes of one expression.
-
-    Attributes:
-        groups: groups for which the oIoU is reported separately.
-        box_iou: IoU of predicted and ground-truth box; None if either has none.
-    """
-
-    groups: tuple[str, ...]
-    box_iou: float | None
+# Prefix of the groups for which the oIoU is reported separately.
+GROUP = "oIoU of "
 
 
 class ReferringEvaluator(ExpressionEvaluator):
@@ -50,31 +38,44 @@ class ReferringEvaluator(ExpressionEvaluator):
     ) -> None:
         super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _expression_attributes(
-        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
-    ) -> ExpressionAttributes:
+    def reset(self) -> None:
+        """Discard the expressions counted so far."""
+        super().reset()
+        self._boxes = [0] * (1 + len(PRECISION_THRESHOLDS))
+        self._expressions_without_box = 0
+
+    def _groups(self, expression: dict[str, Any]) -> list[str]:
         groups = [str(expression["kind"])] if "kind" in expression else []
         if "held_out" in expression:
             groups.append(f"unseen_{expression['held_out']}" if expression["held_out"] else "seen")
-        return ExpressionAttributes(tuple(groups), _box_iou(record, expression, prediction))
+        return [f"{GROUP}{group}" for group in groups]
 
-    def _mask_scores(
-        self, counts: list[tuple[ExpressionAttributes, MaskOverlap]]
-    ) -> dict[str, float]:
-        scores = referring_scores([overlap for _, overlap in counts])
-        overlaps_by_group: dict[str, list[MaskOverlap]] = defaultdict(list)
-        for attributes, overlap in counts:
-            for group in attributes.groups:
-                overlaps_by_group[group].append(overlap)
-        for group, overlaps in sorted(overlaps_by_group.items()):
-            scores[f"oIoU-{group}"] = referring_scores(overlaps)["oIoU"]
+    def _mask_scores(self, counts: Mapping[str, OverlapCounts]) -> dict[str, float]:
+        scores = counts[ALL].referring_scores()
+        for group in sorted(group for group in counts if group.startswith(GROUP)):
+            scores[f"oIoU-{group.removeprefix(GROUP)}"] = counts[group].overall_iou()
         return scores
 
-    def _attribute_scores(self, attributes: list[ExpressionAttributes]) -> dict[str, float]:
-        ious = [a.box_iou for a in attributes if a.box_iou is not None]
-        if not ious or len(ious) < len(attributes):
+    def _count_boxes(
+        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
+    ) -> None:
+        iou = _box_iou(record, expression, prediction)
+        if iou is None:
+            self._expressions_without_box += 1
+            return
+        reached = [True, *(iou >= threshold for threshold in PRECISION_THRESHOLDS)]
+        self._boxes = [count + one for count, one in zip(self._boxes, reached, strict=True)]
+
+    def _box_scores(self) -> dict[str, float]:
+        counts = {"boxes": self._boxes, "without": [self._expressions_without_box]}
+        sums = sum_integers(counts, self._distributed)
+        if sums is None or sums["without"] != [0] or not sums["boxes"][0]:
             return {}
-        return {f"box-P@{x}": percent(iou >= x for iou in ious) for x in PRECISION_THRESHOLDS}
+        expressions, *reached = sums["boxes"]
+        return {
+            f"box-P@{threshold}": ratio(count, expressions)
+            for threshold, count in zip(PRECISION_THRESHOLDS, reached, strict=True)
+        }
 
 
 def _box_iou(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from detectron2.structures import Instances
-
-from hipie.evaluation.metrics.averages import percent
-from hipie.evaluation.metrics.expression_iou import MaskOverlap, referring_scores
+from hipie.evaluation.metrics.averages import ratio
+from hipie.evaluation.metrics.expression_iou import OverlapCounts
 from hipie.evaluation.referring_base import ExpressionEvaluator
 
 
@@ -29,15 +28,11 @@ class RefZOMEvaluator(ExpressionEvaluator):
     ) -> None:
         super().__init__(dataset_name, distributed, result_name, resized_to)
 
-    def _expression_attributes(
-        self, record: dict[str, Any], expression: dict[str, Any], prediction: Instances
-    ) -> bool:
-        """Return whether the expression has a target."""
-        return bool(expression["targets"])
+    def _groups(self, expression: dict[str, Any]) -> tuple[str, ...]:
+        return ("with target",) if expression["targets"] else ("without target",)
 
-    def _mask_scores(self, counts: list[tuple[bool, MaskOverlap]]) -> dict[str, float]:
-        scores = referring_scores([overlap for has_target, overlap in counts if has_target])
-        scores["Acc"] = percent(
-            overlap.predicted == 0 for has_target, overlap in counts if not has_target
-        )
+    def _mask_scores(self, counts: Mapping[str, OverlapCounts]) -> dict[str, float]:
+        negative = counts["without target"]
+        scores = counts["with target"].referring_scores()
+        scores["Acc"] = ratio(negative.expressions - negative.non_empty, negative.expressions)
         return scores

@@ -22,6 +22,7 @@ from hipie.data.build import (
 )
 from hipie.data.datasets import register_picturebook
 from hipie.data.datasets.catalog import register_dataset
+from hipie.data.record_list import RecordList
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 
@@ -213,3 +214,38 @@ def test_records_of_detectron2_without_sizes_are_completed(cfg: CfgNode) -> None
     cfg.DATALOADER.DATASET_RATIO = ()
     (batch,) = batches(cfg, 1)
     assert all(len(item["instances"]) for item in batch)
+
+
+def loaders(cfg: CfgNode) -> list[Any]:
+    return [build_train_loader(cfg), build_test_loader(cfg, "picturebook_val_panoptic")]
+
+
+def test_batches_are_pinned_for_a_gpu_only(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    for available in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        for device in ("cuda", "cuda:1", "cpu"):
+            cfg.MODEL.DEVICE = device
+            expected = available and device != "cpu"
+            assert [loader.pin_memory for loader in loaders(cfg)] == [expected] * 2
+    cfg.MODEL.DEVICE, cfg.DATALOADER.PIN_MEMORY = "cuda", False
+    assert not any(loader.pin_memory for loader in loaders(cfg))
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_workers_are_kept_between_two_passes(cfg: CfgNode, persistent: bool) -> None:
+    cfg.DATALOADER.NUM_WORKERS = 1
+    cfg.DATALOADER.PERSISTENT_WORKERS = persistent
+    loader = build_test_loader(cfg, "picturebook_val_panoptic")
+    workers = []
+    for _ in range(2):
+        batches_of_pass = iter(loader)
+        workers.append(batches_of_pass._workers[0].pid)
+        assert len(list(batches_of_pass)) == 2
+    assert (workers[0] == workers[1]) == persistent
+    cfg.DATALOADER.NUM_WORKERS = 0
+    assert not any(loader.persistent_workers for loader in loaders(cfg))
+
+
+def test_a_test_loader_shares_its_records_with_workers(cfg: CfgNode) -> None:
+    dataset = loader.build_mapped_dataset(cfg, "picturebook_val_panoptic", training=False)
+    assert isinstance(dataset.records, RecordList)

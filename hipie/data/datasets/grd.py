@@ -108,10 +108,11 @@ class GroupSamples(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._records = records
+        self._images: dict[int, list[int]] = defaultdict(list)
         expressions: dict[tuple[int, int], str] = {}
-        for record in records:
-            self._images[record["group_id"]].append(record)
+        for position, record in enumerate(records):
+            self._images[record["group_id"]].append(position)
             for entry in record["expressions"]:
                 key = record["group_id"], entry["sent_id"]
                 expressions.setdefault(key, entry["expression"])
@@ -122,7 +123,7 @@ class GroupSamples(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         (group_id, sent_id), expression = self._expressions[index]
-        images = self._images[group_id]
+        images = [self._records[position] for position in self._images[group_id]]
         return {
             "group_id": group_id,
             "group_name": images[0]["group_name"],

@@ -6,7 +6,7 @@ them, about thirty times faster than arrays (`benchmarks/data.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hipie.data.io.rle import RLE, merge_rles, to_rle
 from hipie.errors import InputError
-from hipie.evaluation.metrics.averages import percent
+from hipie.evaluation.metrics.averages import from_fixed_point, ratio, to_fixed_point
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -38,6 +38,63 @@ class MaskOverlap(NamedTuple):
     def iou(self) -> float:
         """Intersection over union; 0 if both masks are empty."""
         return self.intersection / self.union if self.union else 0.0
+
+
+class OverlapCounts:
+    """Sums over the mask overlaps of expressions, from which all scores are computed.
+
+    All are integers, and so their sums over processes are exact.
+
+    Attributes:
+        expressions: number of overlaps.
+        intersection, union: sums, pixels.
+        non_empty: predictions with at least one pixel.
+        iou: sum of the IoUs, by `to_fixed_point`.
+        at_least: overlaps with an IoU of at least each of `PRECISION_THRESHOLDS`.
+    """
+
+    def __init__(self, integers: Sequence[int] = ()) -> None:
+        values = list(integers) or [0] * (5 + len(PRECISION_THRESHOLDS))
+        self.expressions, self.intersection, self.union, self.non_empty, self.iou = values[:5]
+        self.at_least = values[5:]
+
+    def add(self, overlap: MaskOverlap) -> None:
+        """Count the overlap of one expression."""
+        iou = overlap.iou
+        self.expressions += 1
+        self.intersection += overlap.intersection
+        self.union += overlap.union
+        self.non_empty += overlap.predicted > 0
+        self.iou += to_fixed_point(iou)
+        for index, threshold in enumerate(PRECISION_THRESHOLDS):
+            self.at_least[index] += iou >= threshold
+
+    def integers(self) -> list[int]:
+        """Return all counts as a list, the argument of the constructor."""
+        first = [self.expressions, self.intersection, self.union, self.non_empty, self.iou]
+        return first + self.at_least
+
+    def overall_iou(self) -> float:
+        """Return the sum of intersections over that of unions in percent; 0 if all are empty."""
+        return 100.0 * self.intersection / max(self.union, 1)
+
+    def mean_iou(self) -> float:
+        """Return the mean IoU in percent; NaN without expressions."""
+        return ratio(from_fixed_point(self.iou), self.expressions)
+
+    def precision(self, threshold: float) -> float:
+        """Return the fraction with at least an IoU of `PRECISION_THRESHOLDS`, in percent."""
+        return ratio(self.at_least[PRECISION_THRESHOLDS.index(threshold)], self.expressions)
+
+    def referring_scores(self) -> dict[str, float]:
+        """Compute the scores of `referring_scores`."""
+        scores = {
+            "oIoU": self.overall_iou() if self.expressions else float("nan"),
+            "mIoU": self.mean_iou(),
+        }
+        for threshold in PRECISION_THRESHOLDS:
+            scores[f"P@{threshold}"] = self.precision(threshold)
+        return scores
 
 
 def mask_overlap(prediction: RLE | NDArray[Any], target: RLE | NDArray[Any]) -> MaskOverlap:
@@ -142,7 +199,7 @@ def match_expressions(
         yield expression, predicted_mask(instances, record["file_name"], *size), target
 
 
-def referring_scores(overlaps: Sequence[MaskOverlap]) -> dict[str, float]:
+def referring_scores(overlaps: Iterable[MaskOverlap]) -> dict[str, float]:
     """Compute oIoU, mIoU and P@X in percent, as LAVT (Yang et al., CVPR 2022) defines them.
 
     oIoU is the sum of all intersections over the sum of all unions, mIoU the mean IoU, P@X the
@@ -152,18 +209,10 @@ def referring_scores(overlaps: Sequence[MaskOverlap]) -> dict[str, float]:
     Args:
         overlaps: one an expression.
     """
-    if not overlaps:
-        names = ["oIoU", "mIoU", *(f"P@{x}" for x in PRECISION_THRESHOLDS)]
-        return dict.fromkeys(names, float("nan"))
-    ious = [overlap.iou for overlap in overlaps]
-    union = sum(overlap.union for overlap in overlaps)
-    scores = {
-        "oIoU": 100.0 * sum(overlap.intersection for overlap in overlaps) / max(union, 1),
-        "mIoU": percent(ious),
-    }
-    for threshold in PRECISION_THRESHOLDS:
-        scores[f"P@{threshold}"] = percent(iou >= threshold for iou in ious)
-    return scores
+    counts = OverlapCounts()
+    for overlap in overlaps:
+        counts.add(overlap)
+    return counts.referring_scores()
 
 
 def _array_overlap(prediction: NDArray[Any], target: NDArray[Any]) -> MaskOverlap:

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.evaluation.build import EVALUATOR_REGISTRY
-from hipie.evaluation.distributed import gather_lists
-from hipie_fewshot.metrics import EpisodeCounts, count_pixels, few_shot_scores
+from hipie.evaluation.distributed import sum_integers
+from hipie_fewshot.metrics import FewShotCounts, count_pixels
 
 
 class FewShotEvaluator(DatasetEvaluator):
@@ -17,17 +17,17 @@ class FewShotEvaluator(DatasetEvaluator):
 
     Args:
         shots: support examples in an episode, for the description of the protocol.
-        distributed: gather the counts of all processes.
+        distributed: sum the counts of all processes.
     """
 
     def __init__(self, shots: int, distributed: bool = True) -> None:
         self.protocol = f"{shots} example(s) an episode; pixels summed a class, mean over classes"
         self._distributed = distributed
-        self._episodes: list[EpisodeCounts] = []
+        self._counts = FewShotCounts()
 
     def reset(self) -> None:
         """Discard the episodes counted so far."""
-        self._episodes = []
+        self._counts = FewShotCounts()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch.
@@ -38,12 +38,12 @@ class FewShotEvaluator(DatasetEvaluator):
         """
         for item, output in zip(inputs, outputs, strict=True):
             mask = output["few_shot"].mask.cpu().numpy()
-            self._episodes.append(count_pixels(item["class_id"], mask, item["target"]))
+            self._counts.add(count_pixels(item["class_id"], mask, item["target"]))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Return {"few_shot": scores in percent}; None on all but the first process."""
-        episodes = gather_lists(self._episodes, self._distributed)
-        return None if episodes is None else {"few_shot": few_shot_scores(episodes)}
+        sums = sum_integers(self._counts.by_class, self._distributed)
+        return None if sums is None else {"few_shot": FewShotCounts(sums).scores()}
 
 
 @EVALUATOR_REGISTRY.register()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+
+from hipie.evaluation.metrics.averages import from_fixed_point, percent, ratio, to_fixed_point
 
 
 class EpisodeCounts(NamedTuple):
@@ -30,8 +33,40 @@ def count_pixels(class_id: int, mask: np.ndarray, target: np.ndarray) -> Episode
     return EpisodeCounts(class_id, intersection, union, mask.size - union, mask.size - intersection)
 
 
+class FewShotCounts:
+    """Sums over episodes, all of them integers.
+
+    Attributes:
+        by_class: of each class the sums of object intersection and union, background intersection
+            and union, the sum of the IoUs by `to_fixed_point`, and the number of episodes.
+    """
+
+    def __init__(self, by_class: Mapping[str, Sequence[int]] = MappingProxyType({})) -> None:
+        self.by_class = {name: list(sums) for name, sums in by_class.items()}
+
+    def add(self, counts: EpisodeCounts) -> None:
+        """Count an episode."""
+        class_id, *pixels = counts
+        iou = to_fixed_point(_iou(counts.intersection, counts.union))
+        sums = self.by_class.setdefault(str(class_id), [0] * 6)
+        sums[:] = [a + int(b) for a, b in zip(sums, [*pixels, iou, 1], strict=True)]
+
+    def scores(self) -> dict[str, float]:
+        """Compute the scores of `few_shot_scores`."""
+        rows = list(self.by_class.values())
+        total = [sum(column) for column in zip(*rows, strict=True)] or [0] * 6
+        foreground, background = _iou(total[0], total[1]), _iou(total[2], total[3])
+        return {
+            "mIoU": percent(_iou(row[0], row[1]) for row in rows),
+            "FB-IoU": percent([foreground, background] if rows else []),
+            "IoU/episode": ratio(from_fixed_point(total[4]), total[5]),
+            "classes": len(rows),
+            "episodes": total[5],
+        }
+
+
 def few_shot_scores(episodes: Iterable[EpisodeCounts]) -> dict[str, float]:
-    """Compute the metrics of a set of episodes in percent.
+    """Compute the metrics of a set of episodes in percent, independently of their order.
 
     Returns:
         "mIoU": pixels are summed over the episodes of a class, IoUs are averaged over the classes
@@ -39,26 +74,12 @@ def few_shot_scores(episodes: Iterable[EpisodeCounts]) -> dict[str, float]:
         background are averaged. "IoU/episode": mean of the episodes' IoUs. "classes" and
         "episodes": their numbers. Without episodes the first three are NaN.
     """
-    table = np.array([tuple(counts) for counts in episodes], float)
-    table = table.reshape(-1, len(EpisodeCounts._fields))
-    classes = np.unique(table[:, 0])
-    sums_by_class = [table[table[:, 0] == class_id].sum(0) for class_id in classes]
-    total = table.sum(0)
-    return {
-        "mIoU": _mean_percent([_iou(sums[1], sums[2]) for sums in sums_by_class]),
-        "FB-IoU": _mean_percent([_iou(total[1], total[2]), _iou(total[3], total[4])])
-        if len(table)
-        else float("nan"),
-        "IoU/episode": _mean_percent([_iou(row[1], row[2]) for row in table]),
-        "classes": len(classes),
-        "episodes": len(table),
-    }
+    counts = FewShotCounts()
+    for episode in episodes:
+        counts.add(episode)
+    return counts.scores()
 
 
 def _iou(intersection: float, union: float) -> float:
     """Return the IoU; 1 if both masks are empty."""
     return intersection / union if union else 1.0
-
-
-def _mean_percent(values: list[float]) -> float:
-    return 100 * float(np.mean(values)) if values else float("nan")

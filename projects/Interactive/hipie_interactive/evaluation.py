@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.evaluation.build import EVALUATOR_REGISTRY
-from hipie.evaluation.distributed import gather_lists
-from hipie_interactive.metrics import interactive_scores
+from hipie.evaluation.distributed import sum_integers
+from hipie_interactive.metrics import ClickCounts
 
 
 class InteractiveEvaluator(DatasetEvaluator):
@@ -17,7 +17,7 @@ class InteractiveEvaluator(DatasetEvaluator):
 
     Args:
         clicks: of the simulated user on each object.
-        distributed: gather the IoUs of all processes.
+        distributed: sum the counts of all processes.
     """
 
     def __init__(self, clicks: int, distributed: bool = True) -> None:
@@ -26,26 +26,29 @@ class InteractiveEvaluator(DatasetEvaluator):
             f"at most {clicks} simulated clicks, each on the largest error; mean over objects"
         )
         self._distributed = distributed
-        self._ious: list[tuple[float, ...]] = []
+        self._counts = ClickCounts(clicks)
 
     def reset(self) -> None:
         """Discard the objects counted so far."""
-        self._ious = []
+        self._counts = ClickCounts(self.clicks)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Collect the IoUs of a batch.
+        """Count the objects of a batch.
 
         Args:
             inputs: not used.
             outputs: dicts with `interactive`, a list of `SimulatedClicks`.
         """
         for output in outputs:
-            self._ious += [simulated.ious for simulated in output["interactive"]]
+            for simulated in output["interactive"]:
+                self._counts.add(simulated.ious)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Return {"interactive": scores}; None on all but the first process."""
-        ious = gather_lists(self._ious, self._distributed)
-        return None if ious is None else {"interactive": interactive_scores(ious, self.clicks)}
+        sums = sum_integers({"clicks": self._counts.integers()}, self._distributed)
+        if sums is None:
+            return None
+        return {"interactive": ClickCounts(self.clicks, sums["clicks"]).scores()}
 
 
 @EVALUATOR_REGISTRY.register()

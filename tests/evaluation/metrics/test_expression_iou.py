@@ -205,7 +205,7 @@ def test_box_precision_needs_a_box_for_every_expression() -> None:
         assert scores[f"box-P@{x}"] == pytest.approx(100 * (ious >= x).mean())
     assert 0 < scores["box-P@0.9"] < scores["box-P@0.5"] < 100
     record["expressions"][3]["targets"] = []
-    evaluator.reset()
+    evaluator = ReferringEvaluator("hand_made_boxes")
     evaluator.process([record], [{"referring": predictions}])
     assert not [name for name in evaluator.evaluate()["refer"] if name.startswith("box")]
 

@@ -52,10 +52,10 @@ def test_equal_to_pysodmetrics() -> None:
         "mae": oracle.MAE(),
     }
     scores = []
-    for number, (grey, mask) in enumerate(pairs()):
+    for grey, mask in pairs():
         for measure in measures.values():
             measure.step(pred=grey, gt=mask.astype(np.uint8) * 255)
-        scores.append(measure_image(str(number), grey, mask))
+        scores.append(measure_image(grey, mask))
     results = {name: measure.get_results() for name, measure in measures.items()}
     own_scores = cosaliency_scores(scores)
     assert own_scores["MAE"] == pytest.approx(results["mae"]["mae"], abs=1e-9)
@@ -104,8 +104,8 @@ def test_map_of_half_of_the_object() -> None:
 
 
 def test_mean_is_over_images() -> None:
-    small = measure_image("a", np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool))
-    large = measure_image("b", np.zeros((20, 20), np.uint8), np.ones((20, 20), bool))
+    small = measure_image(np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool))
+    large = measure_image(np.zeros((20, 20), np.uint8), np.ones((20, 20), bool))
     assert cosaliency_scores([small, large])["MAE"] == 0.5
     assert np.isnan(cosaliency_scores([])["S"])
 
@@ -114,10 +114,10 @@ def test_map_of_another_size_is_resized() -> None:
     mask = np.zeros((8, 8), bool)
     mask[:, 4:] = True
     small = np.repeat(np.array([[0, 0, 255, 255]], np.uint8), 4, axis=0)
-    assert measure_image("a", small, mask).mae < 0.1
+    assert measure_image(small, mask).mae < 0.1
 
 
 @pytest.mark.parametrize(("grey", "mask"), [(0, False), (255, True), (9, True), (255, False)])
 def test_single_pixel_has_finite_scores(grey: int, mask: bool) -> None:
-    image = measure_image("a", np.array([[grey]], np.uint8), np.array([[mask]]))
+    image = measure_image(np.array([[grey]], np.uint8), np.array([[mask]]))
     assert 0 <= image.s <= 1 and 0 <= image.e_adaptive <= 1 and (image.e_curve <= 1).all()

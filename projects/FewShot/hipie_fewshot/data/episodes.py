@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie_fewshot.support_set import Example
 
@@ -45,7 +47,13 @@ def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> Mapped
         )
     if min(settings.SHOTS, settings.NUMBER) < 1:
         raise InputError("MODEL.FEWSHOT.EPISODES.SHOTS and NUMBER have to be at least 1")
-    records = DatasetCatalog.get(dataset_name)
+    episodes = read_records(dataset_name, partial(_build_episodes, dataset_name, settings))
+    class_names = MetadataCatalog.get(dataset_name).get("thing_classes") or ()
+    return MappedDataset(episodes, EpisodeMapper(class_names))
+
+
+def _build_episodes(dataset_name: str, settings: CfgNode, records: list[Record]) -> list[Record]:
+    """Draw the episodes from the records of a data set."""
     if not any(key in record for record in records[:1] for key in OBJECT_LISTS):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         raise InputError(
@@ -61,7 +69,7 @@ def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> Mapped
             f"no class of the data set {dataset_name} is in more than {settings.SHOTS} image(s), "
             "so that there are no episodes"
         )
-    episodes = [
+    return [
         {
             "class_id": class_id,
             "query": records[query],
@@ -71,8 +79,6 @@ def few_shot_episodes(cfg: CfgNode, dataset_name: str, training: bool) -> Mapped
             images_by_class, settings.NUMBER, settings.SHOTS, settings.SEED
         )
     ]
-    class_names = MetadataCatalog.get(dataset_name).get("thing_classes") or ()
-    return MappedDataset(episodes, EpisodeMapper(class_names))
 
 
 def index_images_by_class(records: Sequence[Record]) -> dict[int, list[int]]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from grser.data.dataset_mapper import GroupTestMapper, GroupTrainingMapper, ImageConfig
 from grser.data.group_sampling import build_group_dataset
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.datasets.grd import GroupSamples
+from hipie.data.record_list import read_records, share_records
 
 
 def has_groups(dataset_name: str) -> bool:
@@ -35,12 +36,14 @@ def grser_groups(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDatas
         ValueError: if no groups can be built from the data set in training.
     """
     keys, metadata = cfg.MODEL.GRSER, MetadataCatalog.get(dataset_name)
-    records = DatasetCatalog.get(dataset_name)
     image_config = ImageConfig.from_config(cfg, training=training)
     if not training:
         mapper = GroupTestMapper(image_config, skip_broken=keys.SKIP_BROKEN)
-        return MappedDataset(GROUPINGS[metadata.evaluator_type](records), mapper)
-    dataset = build_group_dataset(dataset_name, records, metadata)
+        return MappedDataset(GROUPINGS[metadata.evaluator_type](dataset_name), mapper)
+    dataset = build_group_dataset(dataset_name, read_records(dataset_name), metadata)
+    # Every process builds the samples, and keeps those that the processes of a machine share.
+    samples = share_records(lambda: dataset.samples)
+    dataset.samples = []
     training_mapper = GroupTrainingMapper(
         dataset,
         image_config,
@@ -49,7 +52,7 @@ def grser_groups(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDatas
         negatives=keys.TRAIN.NEGATIVES,
         skip_broken=keys.SKIP_BROKEN,
     )
-    return MappedDataset(dataset.samples, training_mapper)
+    return MappedDataset(samples, training_mapper)
 
 
 def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,8 +72,8 @@ def folder_groups(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-# Evaluator type of a data set with groups -> conversion of its records to groups.
-GROUPINGS: dict[str, Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]]]] = {
-    "group": GroupSamples,
-    "cosaliency": folder_groups,
+# Evaluator type of a data set with groups -> function that reads its groups.
+GROUPINGS: dict[str, Callable[[str], Sequence[dict[str, Any]]]] = {
+    "group": lambda dataset_name: GroupSamples(read_records(dataset_name)),
+    "cosaliency": lambda dataset_name: read_records(dataset_name, folder_groups),
 }

@@ -32,7 +32,7 @@ class GroupDataset:
         negative_pools: indices of images by the key that samples refer to.
     """
 
-    images: list[dict[str, Any]]
+    images: Records
     samples: list[dict[str, Any]] = field(default_factory=list)
     negative_pools: dict[Hashable, np.ndarray] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ def groups_from_grd(records: Records) -> GroupDataset:
     Args:
         records: those of `load_grd`.
     """
-    dataset = GroupDataset(list(records))
+    dataset = GroupDataset(records)
     members: dict[tuple[Any, Any], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for index, record in enumerate(records):
         for entry in record["expressions"]:
@@ -79,7 +79,7 @@ def groups_from_expressions(records: Records, instances_json: str) -> GroupDatas
         records: those of `load_refcoco`.
         instances_json: file with all objects of the images, in COCO's format.
     """
-    dataset = GroupDataset(list(records))
+    dataset = GroupDataset(records)
     index_of = {record["image_id"]: index for index, record in enumerate(records)}
     images_of: dict[int, set[int]] = defaultdict(set)
     for annotation in read_json(instances_json, ("annotations",))["annotations"]:
@@ -103,7 +103,7 @@ def groups_from_categories(records: Records, names: Sequence[str]) -> GroupDatas
         records: Detectron2's, with `annotations`.
         names: class names by `category_id`.
     """
-    dataset = GroupDataset(list(records))
+    dataset = GroupDataset(records)
     positives: dict[int, Positives] = defaultdict(list)
     for index, record in enumerate(records):
         by_category: dict[int, list[int]] = defaultdict(list)
@@ -119,7 +119,7 @@ def groups_from_categories(records: Records, names: Sequence[str]) -> GroupDatas
 
 def groups_from_folders(records: Records) -> GroupDataset:
     """Build samples from co-saliency folders: a folder's name, its images, and all others."""
-    dataset = GroupDataset(list(records))
+    dataset = GroupDataset(records)
     folders: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
         folders[record["group_name"]].append(index)

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
 
 
@@ -57,7 +58,7 @@ def interactive_targets(cfg: CfgNode, dataset_name: str, training: bool) -> Mapp
     """
     if training:
         raise InputError("InteractiveSAM is not trained here; use --eval-only")
-    records = DatasetCatalog.get(dataset_name)
+    records = read_records(dataset_name)
     required = ("annotations", "pan_seg_file_name")
     if not any(key in record for record in records[:1] for key in required):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")

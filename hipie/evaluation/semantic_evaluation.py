@@ -1,0 +1,131 @@
+"""Evaluator of semantic segmentation: Detectron2's mIoU, summed without pickling."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from numpy.typing import NDArray
+from PIL import Image
+
+from hipie.data.record_list import RecordList, read_records
+from hipie.evaluation.distributed import gather_file, gather_sum
+
+SPOOL_BYTES = 1 << 24
+PREDICTIONS_FILE = "sem_seg_predictions.json"
+MAX_BOUNDARY_CLASSES = 254
+"""Detectron2 computes boundary IoU on label maps of uint8."""
+
+
+class SemanticEvaluator(SemSegEvaluator):
+    """Detectron2's `SemSegEvaluator`, whose processes keep counts only and share the records.
+
+    Predictions go to a temporary file as they come, and from there into `sem_seg_predictions.json`
+    in the output folder; without an output folder they are not encoded.
+
+    Args:
+        dataset_name: a registered data set with `stuff_classes` and `ignore_label`, whose records
+            have `sem_seg_file_name`.
+        output_folder: where predictions are written; None = nowhere.
+        distributed: sum the counts of all processes.
+    """
+
+    def __init__(
+        self, dataset_name: str, output_folder: str | None = None, *, distributed: bool = True
+    ) -> None:
+        # Not Detectron2's constructor, which reads the data set in every process.
+        self._logger = logging.getLogger(__name__)
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_folder
+        self._cpu_device = torch.device("cpu")
+        self.input_file_to_gt_file = _LabelFiles(
+            read_records(dataset_name, distributed=distributed)
+        )
+        metadata = MetadataCatalog.get(dataset_name)
+        ids = metadata.get("stuff_dataset_id_to_contiguous_id")
+        self._contiguous_id_to_dataset_id = ids and {index: i for i, index in ids.items()}
+        self._class_names = metadata.stuff_classes
+        self._num_classes = len(metadata.stuff_classes)
+        self._ignore_label = metadata.ignore_label
+        self._compute_boundary_iou = self._num_classes <= MAX_BOUNDARY_CLASSES
+        self.sem_seg_loading_fn = _read_label_map
+
+    def reset(self) -> None:
+        """Discard the pixels counted so far."""
+        super().reset()
+        self._conf_matrix: NDArray[Any] = self._conf_matrix
+        self._b_conf_matrix: NDArray[Any] = self._b_conf_matrix
+        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def encode_json_sem_seg(self, sem_seg: NDArray[Any], input_file_name: str) -> list[Any]:
+        """Write the run lengths of an image to the temporary file, as JSON; return nothing."""
+        if self._output_dir:
+            for entry in super().encode_json_sem_seg(sem_seg, input_file_name):
+                self._spool.write(f"{json.dumps(entry)}\n".encode())
+        return []
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Return the scores in percent; None on all but the first process."""
+        matrix = gather_sum(self._conf_matrix, self._distributed)
+        boundary_matrix = gather_sum(self._b_conf_matrix, self._distributed)
+        predictions = _JSONList()
+        if self._output_dir:
+            gather_file(self._spool, predictions.add, self._distributed)
+        if matrix is None or boundary_matrix is None:
+            return None
+        self._conf_matrix, self._b_conf_matrix = matrix, boundary_matrix
+        # What is left of Detectron2's method: the scores of this process, which has all counts.
+        distributed, self._distributed = self._distributed, False
+        try:
+            results: OrderedDict[str, dict[str, float]] = super().evaluate()
+        finally:
+            self._distributed = distributed
+        if self._output_dir:
+            predictions.write(os.path.join(self._output_dir, PREDICTIONS_FILE))
+        return results
+
+
+class _LabelFiles:
+    """Mapping from the file of an image to that of its label map."""
+
+    def __init__(self, records: RecordList) -> None:
+        self._records = records
+
+    def __getitem__(self, file_name: str) -> str:
+        path: str = self._records[self._records.find("file_name", file_name)]["sem_seg_file_name"]
+        return path
+
+
+class _JSONList:
+    """Lines of JSON in a temporary file, which become one list."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def add(self, chunk: bytes) -> None:
+        """Append bytes, which may begin and end within a line."""
+        self._file.write(chunk)
+
+    def write(self, path: str) -> None:
+        """Write the list, line by line."""
+        self._file.seek(0)
+        with open(path, "wb") as file:
+            file.write(b"[")
+            for number, line in enumerate(self._file):
+                file.write((b",\n" if number else b"") + line.rstrip(b"\n"))
+            file.write(b"]")
+
+
+def _read_label_map(path: str, dtype: type = int) -> NDArray[Any]:
+    """Read a label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
+    with Image.open(path) as image:
+        return np.array(image).astype(dtype)
