@@ -30,6 +30,7 @@ from hipie.data.datasets import register_all
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
+from hipie.engine.profiling import StepProfiler
 from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
 from hipie.errors import HipieError, InputError
@@ -83,12 +84,19 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 
 def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
-    """Parse Detectron2's arguments, `--cpu-workers` and `--import`."""
+    """Parse Detectron2's arguments, `--cpu-workers`, `--profile` and `--import`."""
     parser = default_argument_parser(__doc__)
     parser.prog = program
     parser.set_defaults(dist_url=AUTO, program=program)
     parser.add_argument(
         "--cpu-workers", type=int, default=1, help="processes on each CPU, joined by gloo"
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="profile N iterations after the first two; the files are in OUTPUT_DIR/profile",
     )
     parser.add_argument(
         "--import",
@@ -154,6 +162,8 @@ def run(args: argparse.Namespace) -> None:
         Trainer.build_test_loader(cfg, name)
         Trainer.build_evaluator(cfg, name)
     trainer = Trainer(cfg)
+    if args.profile > 0:
+        trainer.register_hooks([StepProfiler(args.profile, cfg.OUTPUT_DIR)])
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 

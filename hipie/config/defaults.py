@@ -22,6 +22,9 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     cfg.MODEL.MASK_ON = True
     cfg.MODEL.ACTIVATION_CHECKPOINTING = _activation_checkpointing_keys()
+    # Shell patterns of names of parameters that are not trained, such as "backbone.*". Random
+    # weights may not be frozen, neither by these nor by MODEL.BACKBONE.FREEZE_AT.
+    cfg.MODEL.FREEZE = ()
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
     cfg.MODEL.VIT = _vit_keys()

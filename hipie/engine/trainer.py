@@ -36,6 +36,11 @@ from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapp
 from hipie.engine.curves import CurveWriter
 from hipie.engine.ema import ModelEMA, UpdateEMA
 from hipie.engine.event_writers import WINDOW_SIZE, LossGroupWriter, ProgressPrinter
+from hipie.engine.freezing import (
+    check_frozen_parameters,
+    freeze_parameters,
+    parameter_table,
+)
 from hipie.engine.hooks import (
     BestCheckpointer,
     CheckpointOnSignal,
@@ -290,6 +295,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        freeze_parameters(model, cfg.MODEL.FREEZE)
         optimizer = self.build_optimizer(cfg, model)
         self.cfg = cfg
         self._trainer = SeededTrainer(
@@ -387,6 +393,11 @@ class Trainer(DefaultTrainer):
             InputError: if the processes have read different checkpoints.
         """
         super().resume_or_load(resume)
+        model = unwrapped(self._trainer.model)
+        report = getattr(self.checkpointer, "report", None)
+        if not self.start_iter:
+            check_frozen_parameters(self.cfg, model, report)
+        logger.info("Parameters of the model:\n%s", parameter_table(model, report))
         if self.ema is not None and not self.ema.is_loaded:
             self.ema.restart()
             if self.start_iter:

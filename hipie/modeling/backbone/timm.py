@@ -43,6 +43,7 @@ class TimmBackbone(Backbone):
         self, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0
     ) -> None:
         super().__init__()
+        self.has_pretrained_weights = bool(weights)
         self.net = _build_feature_network(name, weights)
         info: Any = self.net.feature_info
         index_of = {stride: index for index, stride in enumerate(info.reduction())}

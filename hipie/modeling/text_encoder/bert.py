@@ -51,6 +51,7 @@ class BertTextEncoder(TextEncoder):
         cache_bytes: memory limit of the feature cache.
         from_package: whether the weights come from an installed package; checkpoints may omit
             them as long as they are frozen.
+        has_pretrained_weights: False if the weights of `model` are random.
     """
 
     @configurable
@@ -62,8 +63,10 @@ class BertTextEncoder(TextEncoder):
         frozen: bool = False,
         cache_bytes: int = 64 * 2**20,
         from_package: bool = False,
+        has_pretrained_weights: bool = True,
     ) -> None:
         super().__init__()
+        self.has_pretrained_weights = has_pretrained_weights
         self.model = model
         self.frozen = frozen
         self._from_package = from_package
@@ -314,7 +317,11 @@ def _pretrained_parts(source: str) -> dict[str, Any]:
     check_source(source)
     tokenizer = load_tokenizer(source)
     if source == "bert-base-uncased":
-        return {"model": BertModel(BertConfig(), add_pooling_layer=False), "tokenizer": tokenizer}
+        return {
+            "model": BertModel(BertConfig(), add_pooling_layer=False),
+            "tokenizer": tokenizer,
+            "has_pretrained_weights": False,
+        }
     from_package = source == "minilm"
     return {
         "model": _load_pretrained(str(minilm_folder()) if from_package else source),
