@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.backbone.utils import get_rel_pos
 from detectron2.modeling.backbone.vit import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 WORKING_BYTES = 32 * 2**20
 
@@ -21,8 +20,8 @@ class GridAttention(Attention):
     """
 
     @classmethod
-    def from_attention(cls, attention: Attention) -> GridAttention:
-        """Copy an attention module with its weights."""
+    def from_attention(cls, attention: nn.Module) -> GridAttention:
+        """Copy an attention module of Detectron2 or SAM with its weights."""
         input_size = tuple(
             (len(embedding) + 1) // 2 for embedding in (attention.rel_pos_h, attention.rel_pos_w)
         )
@@ -38,8 +37,8 @@ class GridAttention(Attention):
         query, key, value = (tensor.permute(0, 3, 1, 2, 4) for tensor in qkv.unbind(3))
         # Queries stay in grid rows; all of them attend to all keys and values.
         key, value = key.flatten(2, 3), value.flatten(2, 3)
-        by_row = get_rel_pos(height, height, self.rel_pos_h).to(query.dtype)
-        by_column = get_rel_pos(width, width, self.rel_pos_w).to(query.dtype)
+        by_row = relative_positions(height, self.rel_pos_h).to(query.dtype)
+        by_column = relative_positions(width, self.rel_pos_w).to(query.dtype)
         row_bytes = batch * self.num_heads * width * height * width * query.element_size()
         step = max(1, WORKING_BYTES // row_bytes)
         attended = []
@@ -55,3 +54,23 @@ class GridAttention(Attention):
             )
         joined = torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj(joined)
+
+
+def relative_positions(size: int, table: Tensor) -> Tensor:
+    """Embeddings of the distances between the positions of an axis.
+
+    As `get_rel_pos` of Detectron2 and SAM, whose index is copied from the host in every call.
+
+    Args:
+        size: number of positions.
+        table: [L, C] embeddings of the distances -(L - 1) / 2 to (L - 1) / 2, interpolated if
+            `size` has others.
+
+    Returns:
+        [size, size, C], of the distance of the first position from the second.
+    """
+    length = 2 * size - 1
+    if len(table) != length:
+        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    position = torch.arange(size, device=table.device)
+    return table[position[:, None] - position + (size - 1)]

@@ -28,6 +28,7 @@ from grser.postprocessing import InferenceConfig, postprocess_image, to_instance
 from grser.weight_decay import parameters_without_weight_decay
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 if TYPE_CHECKING:
@@ -140,14 +141,13 @@ class GRSer(SegmentationModel):
         pixels = stack_images(images, self.pixel_mean, self.pixel_std)
         targets = stack_targets(images, tuple(pixels.shape[-2:]), pixels)
         text = self.text_encoder.encode([group.expression for group in groups])
-        group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(counts))
-        group_of = group_of.to(self.device)
+        group_of = to_device(torch.tensor(_group_indices(counts)), self.device)
         features = self.lavt.encoder(pixels, text.tokens[group_of], text.mask[group_of])
         if self.triphasic_head is None:
             logits = upsample(self.lavt.decoder(features), tuple(targets.shape[-2:]))
             return self.criterion.mask(logits, targets)
-        has_negatives = torch.tensor([g.has_negatives for g in groups], device=self.device)
-        return self._group_losses(features, text, counts, targets, has_negatives[group_of])
+        has_negatives = [group.has_negatives for group in groups]
+        return self._group_losses(features, text, counts, targets, has_negatives)
 
     def _group_losses(
         self,
@@ -155,9 +155,9 @@ class GRSer(SegmentationModel):
         text: ExpressionFeatures,
         counts: list[int],
         targets: Tensor,
-        has_negatives: Tensor,
+        has_negatives: list[bool],
     ) -> dict[str, Tensor]:
-        """Losses of N images of groups of `counts` images; `has_negatives` is [N] bool."""
+        """Losses of groups of `counts` images, of which some have images without the target."""
         expression, anti_expression = text.expression, text.anti_expression
         z, heatmaps = self._triphasic_features(features, counts, expression, anti_expression)
         passes, mirror = [z], bool(self.criterion.config.mirror_weight)
@@ -172,13 +172,15 @@ class GRSer(SegmentationModel):
         )
         by_pass = upsample(logits, tuple(targets.shape[-2:])).split(len(targets))
         losses = self.criterion.mask(by_pass[0], targets)
-        group_of = torch.repeat_interleave(
-            torch.arange(len(counts), device=z.device), torch.tensor(counts, device=z.device)
-        )[has_negatives]
+        pairs = [
+            (i, group) for i, group in enumerate(_group_indices(counts)) if has_negatives[group]
+        ]
+        index = to_device(torch.tensor(pairs, dtype=torch.long).view(-1, 2), z.device)
+        image_index, group_of = index.unbind(1)
         distance, anti_distance = self.rejection_head(
-            z[has_negatives], expression[group_of], anti_expression[group_of]
+            z[image_index], expression[group_of], anti_expression[group_of]
         )
-        positive = has_target(targets)[has_negatives]
+        positive = has_target(targets)[image_index]
         losses |= self.criterion.triplet(Distances(distance, anti_distance, positive))
         if mirror:
             losses |= self.criterion.mirror(by_pass[1], targets, heatmaps, anti_heatmaps)
@@ -293,3 +295,8 @@ class GRSer(SegmentationModel):
         level = self.feature_level
         projected = self.triphasic_head.output_projection(z.to(features[level].dtype))
         return self.lavt.decoder([*features[:level], projected, *features[level + 1 :]])
+
+
+def _group_indices(counts: Sequence[int]) -> list[int]:
+    """Index of the group of every image, of groups of `counts` images."""
+    return [group for group, count in enumerate(counts) for _ in range(count)]

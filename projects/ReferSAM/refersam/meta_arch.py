@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups, checkpointed_parts
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.feature_capture import FeatureCapture
@@ -304,7 +305,7 @@ class ReferSAM(SegmentationModel):
         rows = [i for i, item in enumerate(batched_inputs) for _ in item["expressions"]]
         targets = torch.cat([target_masks(item, self.device) for item in batched_inputs])
         text, text_mask = self.text_encoder.encode(expressions)
-        image_of = torch.tensor(rows, device=self.device)
+        image_of = to_device(torch.tensor(rows), self.device)
         logits, coarse_logits = self._segment(images, text, text_mask, image_of)
         return self.criterion(logits, coarse_logits, targets)
 
@@ -342,7 +343,7 @@ class ReferSAM(SegmentationModel):
         return results
 
     def _preprocess(self, item: dict[str, Any]) -> Tensor:
-        pixels = item["image"].to(self.device)
+        pixels = to_device(item["image"], self.device)
         check_size(*pixels.shape[-2:])
         return (pixels - self.pixel_mean) / self.pixel_std
 
@@ -350,7 +351,7 @@ class ReferSAM(SegmentationModel):
 def target_masks(item: dict[str, Any], device: torch.device) -> Tensor:
     """Compute the union of the instances of each expression of a training dict: [K, H, W] float."""
     instances = item["instances"]
-    masks = instances.gt_masks.tensor.to(device)
+    masks = to_device(instances.gt_masks.tensor, device)
     targets = torch.zeros(
         len(item["expressions"]), *item["image"].shape[-2:], device=device, dtype=torch.bool
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -108,12 +109,13 @@ def mask_loss(logits: Tensor, target: Tensor, kind: str, weights: tuple[float, f
     """
     logits = logits.float()
     if kind == CROSS_ENTROPY:
-        return F.cross_entropy(logits, target.long(), logits.new_tensor(weights))
+        class_weights = torch.cat([logits.new_full((1,), weight) for weight in weights])
+        return F.cross_entropy(logits, target.long(), class_weights)
     foreground, target = logits[:, 1] - logits[:, 0], target.float()
     bce = F.binary_cross_entropy_with_logits(foreground, target)
     positive = target.flatten(1).any(1)
-    overlap = dice(foreground[positive].flatten(1), target[positive].flatten(1))
-    return bce + overlap.sum() / max(len(overlap), 1)
+    overlap = dice(foreground.flatten(1), target.flatten(1))
+    return bce + (overlap * positive).sum() / positive.sum().clamp(min=1)
 
 
 def triplet_loss(
@@ -136,8 +138,10 @@ def triplet_loss(
         A scalar; 0 if there is no image.
     """
     gap = (distance - anti_distance) * (positive.to(distance.dtype) * 2 - 1)
-    gap = gap if negatives else gap[positive]
-    return (gap + margin).clamp_min(0).sum() / max(len(gap), 1)
+    loss = (gap + margin).clamp_min(0)
+    if negatives:
+        return loss.sum() / max(len(loss), 1)
+    return (loss * positive).sum() / positive.sum().clamp(min=1)
 
 
 def heatmap_loss(heatmaps: Tensor, anti_heatmaps: Tensor, target: Tensor) -> Tensor:

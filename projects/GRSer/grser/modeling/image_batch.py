@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hipie.errors import InputError
+from hipie.modeling.device_transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def stack_images(images: Sequence[dict[str, Any]], mean: Tensor, std: Tensor) ->
     size = largest_size([tuple(item["image"].shape[-2:]) for item in images])
     resized = []
     for item in images:
-        pixels = item["image"].to(mean.device).float()[None]
+        pixels = to_device(item["image"], mean.device).float()[None]
         if tuple(pixels.shape[-2:]) != size:
             pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
         resized.append(pixels)
@@ -118,7 +119,7 @@ def stack_targets(images: Sequence[dict[str, Any]], size: tuple[int, int], like:
     for index, item in enumerate(images):
         if not isinstance(item.get("target"), Tensor) or item["target"].ndim != 2:
             raise InputError(f"{image_name(item, index)}: a training image needs `target` [H, W]")
-        target = item["target"].to(like.device).float()[None, None]
+        target = to_device(item["target"], like.device).float()[None, None]
         targets.append(F.interpolate(target, size, mode="nearest")[0, 0])
     return torch.stack(targets)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grser.hierarchizer import BY_DIFFERENCE, hierarchy
 from grser.modeling.group_padding import split_and_pad
 from grser.tqm import EPS, language_heatmap, prototypes, visual_heatmaps
+from hipie.modeling.device_transfer import to_device
 
 RANKED, POOLED, NONE = "ranked", "pooled", "none"
 HEATMAP_KINDS = (RANKED, POOLED, NONE)
@@ -81,7 +82,7 @@ class TriphasicHead(nn.Module):
             if self.heatmaps.kind == RANKED:
                 parts = list(split_and_pad(len(features), self.heatmaps.group_size))
             visual = [
-                self._visual_heatmaps(features[outputs], p[members], text, anti_text)
+                self._visual_heatmaps(features[outputs], _select(p, members), text, anti_text)
                 for outputs, members in parts
             ]
             channels = [torch.cat(visual)]
@@ -101,3 +102,10 @@ class TriphasicHead(nn.Module):
         by_rank = heatmaps.permute(0, 2, 3, 1).flatten(1, 2)
         pooled = F.adaptive_avg_pool1d(by_rank, self.heatmaps.group_size)
         return pooled.unflatten(1, heatmaps.shape[-2:]).permute(0, 3, 1, 2)
+
+
+def _select(p: Tensor, members: list[int]) -> Tensor:
+    """Prototypes [N, C] of some images, [K, C]."""
+    if members == list(range(len(p))):
+        return p
+    return p[to_device(torch.tensor(members), p.device)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hipie.modeling.device_transfer import to_device
 from hipie.modeling.transformer_decoder.position_encoding import sine_position_embedding
 
 STRIDES = (8, 16, 32)
@@ -33,10 +34,12 @@ class MultiScaleGeometry:
         cls, sizes: tuple[tuple[int, int], ...], device: torch.device
     ) -> MultiScaleGeometry:
         """Build the geometry of maps with these (height, width)."""
-        shapes = torch.tensor(sizes, dtype=torch.int64, device=device)
-        lengths = shapes.prod(1)
+        areas = [height * width for height, width in sizes]
+        rows = [(*size, sum(areas[:i])) for i, size in enumerate(sizes)]
+        tables = to_device(torch.tensor(rows), device)
         centres = torch.cat([_centres(*size, device) for size in sizes])
-        return cls(sizes, shapes, lengths.cumsum(0) - lengths, centres[None, :, None])
+        shapes, starts = tables[:, :2].contiguous(), tables[:, 2].contiguous()
+        return cls(sizes, shapes, starts, centres[None, :, None])
 
     @classmethod
     def of_image(cls, height: int, width: int, device: torch.device) -> MultiScaleGeometry:
@@ -72,8 +75,11 @@ def sine_positions(sizes: tuple[tuple[int, int], ...], width: int, device: torch
 
 def level_positions(geometry: MultiScaleGeometry, level_embedding: Tensor) -> Tensor:
     """Add a learned embedding [L, C] of each level to the sine positions: [1, S, C]."""
-    levels = level_embedding.repeat_interleave(
-        torch.tensor(geometry.lengths, device=level_embedding.device), dim=0
+    levels = torch.cat(
+        [
+            embedding.expand(length, -1)
+            for embedding, length in zip(level_embedding, geometry.lengths, strict=True)
+        ]
     )
     sines = sine_positions(geometry.sizes, level_embedding.shape[1], level_embedding.device)
     return (sines + levels)[None]

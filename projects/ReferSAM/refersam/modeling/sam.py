@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hipie.errors import InputError
+from hipie.modeling.backbone.vit_attention import GridAttention
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
@@ -79,6 +80,8 @@ def build_image_encoder(variant: SamVariant) -> ImageEncoderViT:
         window_size=variant.window,
         global_attn_indexes=variant.global_blocks,
     )
+    for block in encoder.blocks:
+        block.attn = GridAttention.from_attention(block.attn)
     nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
     return encoder
 
