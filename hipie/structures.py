@@ -91,7 +91,8 @@ class DenoisingLayout:
     """Order of the noised copies of objects among the denoising queries.
 
     Copy `g` of object `i` is query `g * group_size + i`; where `negatives` is true its negative
-    follows `max_objects` later. Images with fewer objects leave their queries unused.
+    follows `max_objects` later. Images with fewer objects leave their queries unused; of an image
+    with more, the first `max_objects` are used.
     """
 
     num_groups: int

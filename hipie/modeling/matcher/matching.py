@@ -192,7 +192,7 @@ def denoising_matching(layout: DenoisingLayout, targets: BatchedTargets) -> Matc
     pairs = []
     for image in range(targets.num_images):
         objects = targets.of_image(image)
-        offset = torch.arange(objects.stop - objects.start)
+        offset = torch.arange(min(objects.stop - objects.start, layout.max_objects))
         query_index = (first + offset).flatten()
         pairs.append((query_index, (objects.start + offset).repeat(layout.num_groups)))
     (matching,) = matchings_to_device([Matching.concatenate(pairs)], targets.boxes.device)

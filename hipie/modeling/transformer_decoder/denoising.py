@@ -62,6 +62,7 @@ def build_denoising_queries(
     *,
     negatives: bool,
     max_objects: int | None = None,
+    max_queries: int | None = None,
 ) -> DenoisingQueries | None:
     """Repeat every object as often as the number of queries allows, and add noise to its box.
 
@@ -73,6 +74,8 @@ def build_denoising_queries(
         negatives: whether every group also has a negative of each object.
         max_objects: objects of an image that a group has queries for, at least as many as any of
             these images has; None = the largest number of these images.
+        max_queries: bound of the number of queries: where it is too small for one group, the first
+            objects of each image are used only. None = no bound.
 
     Returns:
         The queries, or None if `num_queries` is 0. Where no image has an object, there are zero
@@ -89,10 +92,14 @@ def build_denoising_queries(
     if most > max_objects:
         raise ValueError(f"an image has {most} objects, more than max_objects, {max_objects}")
     copies = 2 if negatives else 1
+    if max_queries is not None:
+        num_queries = min(num_queries, max_queries)
+        max_objects = min(max_objects, max_queries // copies)
     num_groups = max(1, num_queries // (copies * max(1, max_objects)))
     layout = DenoisingLayout(num_groups, max_objects, negatives)
     device = boxes[0].device
-    counts = [len(target) for target in targets]
+    counts = [min(len(target), max_objects) for target in targets]
+    boxes = [image_boxes[:count] for image_boxes, count in zip(boxes, counts, strict=True)]
     image_index = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)]).long()
     object_index = torch.tensor([i for count in counts for i in range(count)]).long()
     copy = torch.arange(layout.num_groups * copies)

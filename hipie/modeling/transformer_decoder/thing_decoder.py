@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hipie.errors import InputError
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
@@ -191,6 +190,7 @@ class ThingBranch(ThingEncoder):
                 corner_noise,
                 negatives=True,
                 max_objects=max_objects,
+                max_queries=start.shape[1] if self.denoising.official_frames else None,
             )
         decoded = self.decoder(*self._initial_queries(start, noised, pooled_text, memory, levels))
         count = noised.layout.num_queries if noised else 0
@@ -290,13 +290,8 @@ class ThingBranch(ThingEncoder):
         if not self.denoising.official_frames:
             return [reference[:, :count, :2].detach() * sizes for reference in references]
         first = count + self.num_background
-        centers = [inverse_sigmoid(reference[:, first:, :2].detach()) for reference in references]
-        if centers[0].shape[1] < count:
-            raise InputError(
-                "MODEL.HIPIE.LOSS.OFFICIAL_BOX_FRAMES needs as many queries as denoising queries; "
-                f"there are {centers[0].shape[1]} and {count}"
-            )
-        return [center[:, :count] for center in centers]
+        queries = slice(first, first + count)
+        return [inverse_sigmoid(reference[:, queries, :2].detach()) for reference in references]
 
     def _predict(
         self, layer: int, queries: Tensor, boxes: Tensor, centers: Tensor, text: Tensor

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
+from hipie.modeling.matcher.matching import denoising_matching
 from hipie.modeling.pixel_decoder.multi_scale_features import flatten_levels
 from hipie.modeling.transformer_decoder.denoising import DenoisingConfig
 from hipie.modeling.transformer_decoder.layers import TransformerConfig
 from hipie.modeling.transformer_decoder.proposals import inverse_sigmoid
 from hipie.modeling.transformer_decoder.thing_decoder import ThingBranch, ThingDecoder
-from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Targets
+from hipie.structures import BatchedTargets, DecoderOutput, FeatureLevels, LayerOutput, Targets
 
 WIDTH, LAYERS = 16, 3
 TRANSFORMER = TransformerConfig(
@@ -321,11 +322,23 @@ def test_official_frames_change_mask_centres_of_denoising_only() -> None:
     assert (denoising.mask_centers - official_denoising.mask_centers).abs().max() > 1e-3
 
 
-def test_official_frames_need_enough_queries() -> None:
-    branch = make_branch(num_queries=4, official_frames=True)
-    text, targets = torch.randn(1, TOKENS, TEXT), [make_targets(2)]
-    with pytest.raises(ValueError, match="there are 4 and 8"):
-        run(branch, make_features(1), no_padding(1), text, targets=targets)
+@pytest.mark.parametrize(
+    ("num_queries", "objects", "groups", "used"), [(6, 1, 3, 1), (5, 2, 1, 2), (4, 3, 1, 2)]
+)
+def test_official_frames_cap_the_denoising_queries(num_queries, objects, groups, used) -> None:
+    """There are at most as many as matching queries, if need be of some objects only."""
+    branch = make_branch(num_queries=num_queries, official_frames=True).train()
+    text, targets = torch.randn(2, TOKENS, TEXT), [make_targets(objects), make_targets(1)]
+    output, _ = run(branch, make_features(2), no_padding(2), text, targets=targets)
+    layout = output.denoising_layout
+    assert layout.num_queries <= num_queries
+    assert (layout.num_groups, layout.max_objects) == (groups, used)
+    losses = ThingCriterion(num_points=64)(output, targets, branch.mask_head)
+    assert all(loss.isfinite() for loss in losses.values())
+    matching = denoising_matching(layout, BatchedTargets.concatenate(targets))
+    assert len(matching) == groups * (used + 1)
+    assert matching.counts == (groups * used, groups)
+    assert set(matching.target_index.tolist()) == {*range(used), objects}
 
 
 @pytest.mark.parametrize("mixed", [False, True])
