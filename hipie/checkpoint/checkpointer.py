@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -35,10 +35,13 @@ class Checkpointer(DetectionCheckpointer):
         checkpointables: further objects with a state dict, such as `trainer`.
 
     Attributes:
+        suffix: end of the names of the checkpoints that `save` writes.
         report: result of the last `load`, or None.
         exclude: prefixes or patterns of names that are not loaded where weights start a training
             (`checkpointables` is empty); a resumed run loads everything.
     """
+
+    suffix: ClassVar[str] = ".pth"
 
     def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
         super().__init__(model, save_dir, **checkpointables)
@@ -105,7 +108,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         self.save_untagged(name, **extra)
-        self.tag_last_checkpoint(f"{name}.pth")
+        self.tag_last_checkpoint(f"{name}{self.suffix}")
 
     def save_untagged(self, name: str, **extra: Any) -> None:
         """Write a checkpoint like `save`, but leave the one from which a resumed run starts.
@@ -115,20 +118,24 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        external = external_weight_prefixes(self.model)
-        weights = self.model.state_dict()
-        for key in [key for key in weights if key.startswith(external)]:
-            del weights[key]
-        content = {"model": weights}
-        content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
-        path = Path(self.save_dir, f"{name}.pth")
+        path = Path(self.save_dir, f"{name}{self.suffix}")
         logger.info("Saving a checkpoint to %s", path)
-        write_atomically(path, lambda temporary: torch.save({**content, **extra}, temporary))
+        content = self._content(extra)
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the checkpoint from which a resumed run starts."""
         file = Path(self.save_dir, "last_checkpoint")
         write_atomically(file, lambda name: _write_text(name, last_filename_basename))
+
+    def _content(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """States of the model, without external weights, and of the other objects, and `extra`."""
+        external = external_weight_prefixes(self.model)
+        weights = self.model.state_dict()
+        for key in [key for key in weights if key.startswith(external)]:
+            del weights[key]
+        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        return {"model": weights, **parts, **extra}
 
     def _aligned(self, state: dict[str, Tensor], author: str | None) -> dict[str, Tensor]:
         """Rename the tensors of a backbone's file by Detectron2's heuristics."""

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from hipie.checkpoint.base import checkpoint_converters, external_weight_prefixes
 from hipie.checkpoint.converters.conversion import convert_state
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, unwrap_names
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # A file belongs to another model if more than this share of its tensors do not fit, unless the
 # model lacks at most this share.
@@ -129,7 +134,7 @@ def load_state(
         raise CheckpointError(
             _other_model_message(origin, model, converted.state, model_state, rejected)
         )
-    model.load_state_dict(loadable, strict=False)
+    model.load_state_dict(_on_shares(loadable, model_state), strict=False)
     report = LoadReport(
         tuple(_missing(model, model_state, loadable)),
         tuple(unexpected),
@@ -189,6 +194,8 @@ def check_exact_state(
 
 def storage_key(value: Tensor) -> tuple[object, ...]:
     """Return a key that is equal for two names of one tensor; unique for empty tensors."""
+    if is_distributed(value):
+        value = value.to_local()
     if not value.numel():
         return (id(value),)
     return (value.device, value.data_ptr(), value.shape, value.stride())
@@ -228,6 +235,25 @@ def _by_module(
     counts = Counter(name.partition(".")[0] for name in model_state)
     loaded = Counter(name.partition(".")[0] for name in loadable)
     return tuple((module, loaded[module], count) for module, count in counts.items())
+
+
+def is_distributed(value: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a `DTensor`, of which this process has a share."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def _on_shares(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Reduce tensors to this process's shares where those of the model are sharded."""
+    if not any(is_distributed(value) for value in model_state.values()):
+        return state
+    from hipie.checkpoint.sharded import distribute_like
+
+    shares: dict[str, Tensor] = distribute_like(state, model_state)
+    return shares
 
 
 def _missing(

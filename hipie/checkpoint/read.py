@@ -85,7 +85,7 @@ _DAMAGED = (
 
 
 def local_file(path: str | Path) -> Path:
-    """Return the path of a file on this machine; an address is downloaded first.
+    """Return the path of a file or of a sharded checkpoint; an address is downloaded first.
 
     Args:
         path: a file, `detectron2://...` or `https://...`.
@@ -98,6 +98,8 @@ def local_file(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         reason = f"it could not be downloaded ({first_line(error)}){_download_hint(path)}"
         raise CheckpointError(f"{path}: {reason}") from error
+    if is_sharded_folder(file):
+        return file
     if file.is_dir():
         raise CheckpointError(f"{path}: this is a folder; name the file of weights in it")
     if not file.is_file():
@@ -143,7 +145,7 @@ def split_options(path: str | Path) -> tuple[str, ReadOptions]:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file, told by its content.
+    """Read a `.safetensors`, `.pth` or Detectron2 `.pkl` file, told by its content, or a `.dcp` folder.
 
     Files of TorchScript and pickled modules are read as the tensors in them.
 
@@ -162,7 +164,9 @@ def read_state(path: str | Path) -> dict[str, Any]:
     location, options = split_options(path)
     file = local_file(location)
     try:
-        content = _read(file)
+        content = _read_folder(file) if file.is_dir() else _read(file)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         unsafe = isinstance(error, UnsafePickleError)
         reason = f"{_REFUSED}: {error}" if unsafe else _no_weights(file)
@@ -222,6 +226,17 @@ def unwrap_names(state: dict[str, Tensor], model_names: Iterable[str] = ()) -> d
         names[name] if taken[names[name]] == 1 and names[name] else name: value
         for name, value in state.items()
     }
+
+
+def is_sharded_folder(path: Path) -> bool:
+    """Whether a path is a folder in the format of torch.distributed.checkpoint."""
+    return path.is_dir() and (path / ".metadata").is_file()
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    from hipie.checkpoint.sharded import read_sharded
+
+    return read_sharded(folder)
 
 
 def _read(file: Path) -> Any:

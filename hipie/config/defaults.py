@@ -245,6 +245,13 @@ def _add_solver_keys(cfg: CN) -> None:
     # Format of activations with AMP.ENABLED: "bfloat16", "float16" (losses are scaled), or "auto":
     # bfloat16 on CPUs and on GPUs that compute in it, float16 on older GPUs.
     cfg.SOLVER.AMP.PRECISION = "auto"
+    cfg.SOLVER.FSDP = CN()
+    # Shard parameters, gradients and the optimizer's state over the processes (FSDP2), instead of a
+    # copy in every process; checkpoints are folders NAME.dcp.
+    cfg.SOLVER.FSDP.ENABLED = False
+    # Backbone blocks and transformer layers with at least so many parameters are gathered one by
+    # one; the rest of the model is gathered for a whole step.
+    cfg.SOLVER.FSDP.MIN_LAYER_PARAMETERS = 1_000_000
     # Exponential moving average of the weights, to which every step adds the share 1 - DECAY.
     # Evaluations during the training are of the averaged weights; checkpoints have both, and
     # MODEL.WEIGHTS "FILE?ema=True" takes the averaged ones.

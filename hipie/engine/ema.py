@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hipie.checkpoint import save_weights
+from hipie.engine.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,12 @@ class UpdateEMA(HookBase):
         self._ema.update()
 
     def after_train(self) -> None:
-        """Write the averaged weights, if the training is complete."""
+        """Write the averaged weights, if the training is complete.
+
+        The shares of a sharded model are in its last checkpoint only.
+        """
+        if is_sharded(self._model):
+            return
         if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
             path = Path(self._folder, AVERAGED_WEIGHTS)
             with self._ema.applied():

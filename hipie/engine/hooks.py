@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,23 @@ WRITER_PERIOD = 20
 logger = logging.getLogger(__name__)
 
 
+def remove_checkpoint(path: str) -> None:
+    """Remove a checkpoint, a file or a folder, in the first process only."""
+    if not comm.is_main_process():
+        return
+    if Path(path).is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+class _Remover:
+    """What Detectron2's periodic checkpointer needs of a path manager."""
+
+    exists = staticmethod(os.path.exists)
+    rm = staticmethod(remove_checkpoint)
+
+
 class LimitedCheckpointer(PeriodicCheckpointer):
     """Detectron2's periodic checkpointer, whose limit counts files of earlier runs as well.
 
@@ -42,10 +60,11 @@ class LimitedCheckpointer(PeriodicCheckpointer):
     def before_train(self) -> None:
         """Count the checkpoints of the resumed run, and delete those beyond the limit."""
         super().before_train()
+        self.path_manager = _Remover
         folder = self.checkpointer.save_dir
         if self.max_to_keep is None or not folder or not self.trainer.start_iter:
             return
-        pattern = re.compile(rf"{re.escape(self.file_prefix)}_(\d+)\.pth")
+        pattern = re.compile(rf"{re.escape(self.file_prefix)}_(\d+)\.(?:pth|dcp)")
         numbered = {
             int(match[1]): str(path)
             for path in Path(folder).iterdir()
@@ -54,7 +73,7 @@ class LimitedCheckpointer(PeriodicCheckpointer):
         files = [numbered[iteration] for iteration in sorted(numbered)]
         excess = max(0, len(files) - self.max_to_keep)
         for file in files[:excess]:
-            Path(file).unlink(missing_ok=True)
+            remove_checkpoint(file)
         self.recent_checkpoints = files[excess:]
 
 
@@ -164,12 +183,12 @@ class StopAfterSkippedSteps(HookBase):
             return
         iteration = self.trainer.iter
         name = f"model_{iteration:07d}"
-        if comm.is_main_process() and self._checkpointer is not None:
+        if self._checkpointer is not None:
             self._checkpointer.save(name, iteration=iteration)
         raise DivergedError(
             f"training stopped at iteration {iteration}: the losses or gradients of {skipped} "
             f"steps in a row are not finite (SOLVER.MAX_SKIPPED_STEPS is {self._max_skipped}); "
-            f"{name}.pth in OUTPUT_DIR has the weights before these steps; lower SOLVER.BASE_LR or "
+            f"{name} in OUTPUT_DIR has the weights before these steps; lower SOLVER.BASE_LR or "
             "inspect the data, and continue with --resume"
         )
 
@@ -208,7 +227,7 @@ class CheckpointOnSignal(HookBase):
         received = max(comm.all_gather(self._received or 0))
         if not received:
             return
-        if comm.is_main_process() and self._checkpointer is not None:
+        if self._checkpointer is not None:
             iteration = self.trainer.iter
             self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
             logger.warning(

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from hipie.errors import InputError
@@ -164,7 +165,12 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> 
     parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     if not parameters:
         return torch.zeros(())
-    return nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):  # of the shares of all processes
+        norm = norm.full_tensor()
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def adamw(cfg: CfgNode) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:

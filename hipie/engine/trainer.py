@@ -31,6 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
+from hipie.checkpoint.sharded_checkpointer import ShardedCheckpointer
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
 from hipie.engine.curves import CurveWriter
@@ -51,6 +52,14 @@ from hipie.engine.hooks import (
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
+from hipie.engine.sharding import (
+    allocate_optimizer_state,
+    check_sharding,
+    fill_missing_gradients,
+    full_weights,
+    is_sharded,
+    shard_model,
+)
 from hipie.engine.tracking import build_tracking_writers
 from hipie.errors import InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
@@ -116,6 +125,8 @@ class SeededTrainer(SimpleTrainer):
             lambda loss: self.grad_scaler.scale(loss).backward(),
             before_forward=self._forward_context,
         )
+        if is_sharded(self.model):
+            fill_missing_gradients(self.model)
         self.after_backward()
         if not self._take_step(losses, data_time):
             for values, before in zip(self._running_statistics, statistics_before, strict=True):
@@ -296,6 +307,9 @@ class Trainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         freeze_parameters(model, cfg.MODEL.FREEZE)
+        if cfg.SOLVER.FSDP.ENABLED:
+            check_sharding(cfg)
+            shard_model(model, cfg.SOLVER.FSDP.MIN_LAYER_PARAMETERS)
         optimizer = self.build_optimizer(cfg, model)
         self.cfg = cfg
         self._trainer = SeededTrainer(
@@ -323,6 +337,8 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
     ) -> Checkpointer:
         """Build the checkpointer of `OUTPUT_DIR`, which reads safely and writes atomically."""
+        if is_sharded(model):
+            return ShardedCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
         return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
     @classmethod
@@ -374,7 +390,7 @@ class Trainer(DefaultTrainer):
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             device_type = next(model.parameters()).device.type
             autocast = torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16)
-            with autocast, checked_memory(model):
+            with autocast, checked_memory(model), full_weights(model):
                 metrics = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)
@@ -392,6 +408,8 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: if the processes have read different checkpoints.
         """
+        if is_sharded(self._trainer.model) and resume and self.checkpointer.has_checkpoint():
+            allocate_optimizer_state(self._trainer.optimizer)
         super().resume_or_load(resume)
         model = unwrapped(self._trainer.model)
         report = getattr(self.checkpointer, "report", None)
@@ -430,25 +448,25 @@ class Trainer(DefaultTrainer):
             default.insert(0, UpdateEMA(self.ema, model, self.cfg.OUTPUT_DIR))
         writers = [w for hook in default if isinstance(hook, replaced[1]) for w in hook._writers]
         default = [hook for hook in default if not isinstance(hook, replaced)]
-        if comm.is_main_process():
-            test = self.cfg.TEST
-            evaluation = next(
-                i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook)
+        test, is_main = self.cfg.TEST, comm.is_main_process()
+        evaluation = next(i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook))
+        if is_main and test.BEST_CHECKPOINT_METRIC:
+            best = BestCheckpointer(
+                test.EVAL_PERIOD,
+                self.checkpointer,
+                test.BEST_CHECKPOINT_METRIC,
+                test.BEST_CHECKPOINT_MODE,
             )
-            if test.BEST_CHECKPOINT_METRIC:
-                best = BestCheckpointer(
-                    test.EVAL_PERIOD,
-                    self.checkpointer,
-                    test.BEST_CHECKPOINT_METRIC,
-                    test.BEST_CHECKPOINT_MODE,
-                )
-                default.insert(evaluation + 1, best)
+            default.insert(evaluation + 1, best)
+        # All processes write the checkpoints of a sharded model.
+        if is_main or is_sharded(self._trainer.model):
             periodic = LimitedCheckpointer(
                 self.checkpointer,
                 self.cfg.SOLVER.CHECKPOINT_PERIOD,
                 max_to_keep=self.cfg.SOLVER.MAX_CHECKPOINTS,
             )
             default.insert(evaluation, periodic)
+        if is_main:
             default.append(PeriodicWriter(writers, test.EVAL_PERIOD))
         return [
             *default,
@@ -488,11 +506,11 @@ class _AfterBackward(HookBase):
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:
-    """Wrap a model in `DistributedDataParallel` where there are several processes.
+    """Wrap a model in `DistributedDataParallel` for several processes, unless it is sharded.
 
     Every backward pass reaches all parameters, see `hipie.modeling.meta_arch.base`.
     """
-    if comm.get_world_size() == 1:
+    if comm.get_world_size() == 1 or is_sharded(model):
         return model
     on_gpu = next(model.parameters()).device.type == "cuda"
     return DistributedDataParallel(
