@@ -145,9 +145,10 @@ def split_options(path: str | Path) -> tuple[str, ReadOptions]:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """Read a `.safetensors`, `.pth` or Detectron2 `.pkl` file, told by its content, or a `.dcp` folder.
+    """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file, told by its content.
 
-    Files of TorchScript and pickled modules are read as the tensors in them.
+    A sharded checkpoint is a folder, `.dcp`. Files of TorchScript and pickled modules are read as
+    the tensors in them.
 
     Args:
         path: see `local_file`; with `?ema=True` at its end the averaged weights (`ema`,
