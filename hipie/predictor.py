@@ -131,7 +131,7 @@ class Segmenter:
             ImageError: if it is not an image.
             FileNotFoundError: if there is no such file.
         """
-        self._set_pixels(_read(image))
+        self._set_pixels(_read(image, self.cfg.INPUT.MAX_PIXELS))
         return self
 
     def reset_image(self) -> None:
@@ -315,7 +315,7 @@ class Segmenter:
             ValueError: if there is neither, or it is not an image.
         """
         if image is not None:
-            return self._resize(_read(image))
+            return self._resize(_read(image, self.cfg.INPUT.MAX_PIXELS))
         if self._image is None:
             raise InputError("there is no image: pass one, or call set_image first")
         return self._image
@@ -340,7 +340,7 @@ class Segmenter:
         self._image = image
 
 
-def _read(image: ImageLike) -> NDArray[Any]:
+def _read(image: ImageLike, max_pixels: int) -> NDArray[Any]:
     """Read an image as [H, W, 3] uint8 RGB.
 
     Raises:
@@ -348,7 +348,7 @@ def _read(image: ImageLike) -> NDArray[Any]:
         FileNotFoundError: if there is no such file.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image, max_pixels)
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ImageError(

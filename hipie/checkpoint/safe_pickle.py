@@ -144,6 +144,8 @@ class DTypeStandIn:
             raise TypeError("an array of records is not plain")
         self.order = order
 
+    __setstate__ = set_state  # called by C unpicklers
+
     def dtype(self) -> np.dtype[Any]:
         """Return NumPy's data type."""
         return np.dtype(self.code).newbyteorder(self.order)
@@ -159,6 +161,8 @@ class ArrayStandIn:
         """Build the array from its shape, data type, order and bytes."""
         _version, shape, dtype, column_major, data = state
         self.value = _array(data, dtype, shape, "F" if column_major else "C")
+
+    __setstate__ = set_state  # called by C unpicklers
 
 
 def reconstruct(*_: object) -> ArrayStandIn:

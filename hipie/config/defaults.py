@@ -294,6 +294,8 @@ def _tracking_keys() -> CN:
 
 
 def _add_data_keys(cfg: CN) -> None:
+    # Images of more pixels are refused before they are decoded.
+    cfg.INPUT.MAX_PIXELS = 50_000_000
     # Own data sets: [name, instances JSON in COCO's format, folder of the images] each, to be used
     # by name in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.image_io import read_image, read_label_map
+from hipie.data.image_io import read_image, read_label_map, require_size
 from hipie.errors import InputError
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -75,12 +75,8 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
     if key is None:
         raise InputError(f"{path}: the record has no annotation")
     image = read_image(path)
-    size = image.shape[:2]
-    expected = record.get("height", size[0]), record.get("width", size[1])
-    if size != expected:
-        raise InputError(
-            f"{path}: the image has {_format_size(size)}, its annotation {_format_size(expected)}"
-        )
+    size = (image.shape[0], image.shape[1])
+    require_size(path, size, (record.get("height", size[0]), record.get("width", size[1])))
     if key == "annotations":
         masks, classes = instance_masks(record[key], *size, NoOpTransform())
     elif key == "pan_seg_file_name":

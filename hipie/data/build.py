@@ -15,11 +15,11 @@ from detectron2.data.common import MapDataset
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter
+from hipie.data.image_io import read_image_size
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.errors import InputError
@@ -245,6 +245,7 @@ def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
         "min_sizes": cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,),
         "max_size": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
         "image_format": cfg.INPUT.FORMAT,
+        "max_pixels": cfg.INPUT.MAX_PIXELS,
     }
 
 
@@ -313,8 +314,7 @@ def _completed(record: Record, *, first_id: int) -> Record:
     completed = dict(record)
     completed.setdefault("image_id", Path(record["file_name"]).stem)
     if "height" not in record or "width" not in record:
-        with Image.open(record["file_name"]) as image:
-            completed["width"], completed["height"] = image.size
+        completed["height"], completed["width"] = read_image_size(record["file_name"])
     if "neg_category_ids" in record:
         completed["neg_category_ids"] = [i - first_id for i in record["neg_category_ids"]]
     return completed

@@ -1,61 +1,140 @@
-"""Readers of images, label maps and masks; conversions to RGB arrays and tensors."""
+"""Readers of images, label maps and masks; conversions to RGB arrays and tensors.
+
+Files may come from strangers: only a list of formats is opened (Pillow would call Ghostscript for
+an EPS that is named `.png`), only regular files, and the number of pixels in the header is limited
+before anything is decoded.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
-from pathlib import Path
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hipie.errors import InputError, MissingFileError
+
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF")
+# Default of INPUT.MAX_PIXELS, and its counterpart for label maps and masks.
+MAX_PIXELS = 50_000_000
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 SALIENCY_THRESHOLD = 128
 """Grey values above it belong to the object, as in `pysodmetrics`."""
 
 # Exceptions of Pillow's readers on damaged files.
-PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, TypeError, KeyError, struct.error)
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+# Rows that are converted at a time.
+_STRIP = 256
+_BITS_PER_SAMPLE = 258
+# Grey values of a 16-bit file below it look black.
+_DARK = 4096
+_OTHER_FORMATS = {
+    b"ftypheic": "HEIC",
+    b"ftypheix": "HEIC",
+    b"ftypmif1": "HEIF",
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or XML",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+}
+
+_logger = logging.getLogger(__name__)
 
 
 class ImageError(InputError):
     """An image that cannot be used; the message names it."""
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[Any]:
+@contextmanager
+def open_image(
+    path: str | os.PathLike[str], kind: str = "image", max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """Open an image file with Pillow, without decoding it.
+
+    Args:
+        path: a regular file in one of `FORMATS`; of an animation the first frame is read.
+        kind: what the file is, for messages: "image", "label map", "mask".
+        max_pixels: more are refused before anything is decoded.
+
+    Yields:
+        The image. Errors of decoding it inside the context become `ImageError`, too.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it is a URL or a folder, of another format, damaged, or has too many pixels.
+    """
+    _require_file(path, kind)
+    try:
+        _require_few_pixels(_webp_size(path), max_pixels)
+        with Image.open(path, formats=FORMATS) as image:
+            _require_few_pixels(image.size, max_pixels)
+            yield image
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: {_other_format(path, kind)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: the {kind} has too many pixels ({error})") from error
+    except InputError as error:
+        message = str(error)
+        raise ImageError(message if str(path) in message else f"{path}: {message}") from error
+    except PILLOW_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{path}: the {kind} is damaged or cut short ({reason})") from error
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read an image file as RGB.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted to 8-bit RGB;
     transparent pixels are blended with white.
 
     Args:
-        path: any file that Pillow reads; of an animation the first frame is read.
+        path: see `open_image`.
+        max_pixels: likewise.
 
     Returns:
         uint8 [H, W, 3], RGB.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ImageError: if the file is not an image, is damaged, or is too large to open.
+        FileNotFoundError, ImageError: see `open_image`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingFileError(f"{path}: there is no such image")
-    try:
-        with Image.open(path) as image:
-            return as_rgb(image)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: this is not an image that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: the image has too many pixels ({error})") from error
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except PILLOW_ERRORS as error:
-        raise ImageError(f"{path}: the image is damaged or cut short ({error})") from error
+    with open_image(path, max_pixels=max_pixels) as image:
+        return as_rgb(image)
+
+
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read (height, width) of an image in pixels, after its EXIF orientation, from the header.
+
+    Raises:
+        FileNotFoundError, ImageError: see `open_image`.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        return (width, height) if _is_turned(image) else (height, width)
 
 
 def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -65,13 +144,10 @@ def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
         uint8 [H, W, 3] for a colour image, else integers [H, W].
 
     Raises:
-        ValueError: if the file is missing or damaged.
+        FileNotFoundError, ImageError: see `open_image`.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: this label map cannot be read ({error})") from error
+    with open_image(path, "label map") as image:
+        return np.array(image)
 
 
 def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -81,20 +157,18 @@ def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
         bool [H, W].
 
     Raises:
-        ValueError: if the file is missing or damaged.
+        FileNotFoundError, ImageError: see `open_image`.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("L")) > SALIENCY_THRESHOLD
-    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: this mask cannot be read ({error})") from error
+    with open_image(path, "mask") as image:
+        return np.array(image.convert("L")) > SALIENCY_THRESHOLD
 
 
-def read_record_image(record: dict[str, Any]) -> NDArray[Any]:
+def read_record_image(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read the image of a data set's record and check its size.
 
     Args:
         record: has `file_name`, `height` and `width`.
+        max_pixels: see `open_image`.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -102,14 +176,31 @@ def read_record_image(record: dict[str, Any]) -> NDArray[Any]:
     Raises:
         ValueError: naming the file, if it cannot be read or has another size than the record.
     """
-    image = read_image(record["file_name"])
-    actual, expected = image.shape[:2], (record["height"], record["width"])
-    if actual != expected:
-        raise InputError(
-            f"{record['file_name']}: the image has {actual[1]}x{actual[0]} pixels, but its "
-            f"annotation has {expected[1]}x{expected[0]}"
-        )
+    image = read_image(record["file_name"], max_pixels)
+    require_size(record["file_name"], image.shape[:2], (record["height"], record["width"]))
     return image
+
+
+def require_size(path: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Check the (height, width) of an image against those of its annotation.
+
+    Raises:
+        InputError: naming the file, both sizes, and an EXIF orientation that explains them.
+    """
+    if actual == expected:
+        return
+    reason = ""
+    if actual == expected[::-1]:
+        with open_image(path) as image:
+            if _is_turned(image):
+                reason = (
+                    " (the image's EXIF orientation turns it, and the annotation was made for the "
+                    "image as it is stored)"
+                )
+    raise InputError(
+        f"{path}: the image has {actual[1]}x{actual[0]} pixels, but its annotation has "
+        f"{expected[1]}x{expected[0]}{reason}"
+    )
 
 
 def image_to_tensor(image: NDArray[Any], image_format: str) -> torch.Tensor:
@@ -140,10 +231,11 @@ def as_rgb(image: Image.Image | NDArray[Any]) -> NDArray[Any]:
     """
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image)
+    bits = _significant_bits(image)
+    name = getattr(image, "filename", "") or "the image"
     image = ImageOps.exif_transpose(image)
     if image.mode in SIXTEEN_BIT_MODES:
-        grey = np.asarray(image).astype(np.int64)
-        return _grey_to_rgb((np.clip(grey, 0, 65535) // 257).astype(np.uint8))
+        return _grey_to_rgb(_integers_to_bytes(np.asarray(image), bits, name))
     if image.mode == "F":
         return _grey_to_rgb(_floats_to_bytes(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -164,6 +256,134 @@ def resized_shape(height: int, width: int, shortest: int, longest: int) -> tuple
     if max(height, width) * scale > longest:
         scale = longest / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _require_file(path: str | os.PathLike[str], kind: str) -> None:
+    """Check that a path is a regular file: a named pipe would wait, a device has no end.
+
+    Raises:
+        FileNotFoundError, ImageError: saying what it is instead.
+    """
+    name = str(path)
+    if "\0" in name:
+        raise ImageError(f"{name!r}: this is not a file name")
+    if os.path.isdir(path):
+        raise ImageError(f"{name}: this is a folder; name the files in it")
+    if not os.path.exists(path) and "://" in name:
+        raise ImageError(f"{name}: addresses are not read; download the {kind} and name the file")
+    if not os.path.exists(path):
+        raise MissingFileError(f"{name}: there is no such {kind}")
+    if not os.path.isfile(path):
+        raise ImageError(f"{name}: this is not a regular file")
+
+
+def _require_few_pixels(size: tuple[int, int] | None, max_pixels: int) -> None:
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{size[0]}x{size[1]} are too many pixels: at most {max_pixels:,} are read "
+            "(INPUT.MAX_PIXELS)"
+        )
+
+
+def _webp_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Read (width, height) of a WebP file, whose decoder allocates the image when it is opened.
+
+    Returns:
+        None for other formats. Format: RFC 9649, sections 2.4 to 2.7.
+    """
+    with open(path, "rb") as file:
+        header = file.read(30)
+    if len(header) < 30 or header[:4] != b"RIFF" or header[8:12] != b"WEBP":
+        return None
+    if header[12:16] == b"VP8X":
+        return _little(header[24:27]) + 1, _little(header[27:30]) + 1
+    if header[12:16] == b"VP8L":
+        bits = _little(header[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _little(header[26:28]) & 0x3FFF, _little(header[28:30]) & 0x3FFF
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _other_format(path: str | os.PathLike[str], kind: str) -> str:
+    """Describe a file that Pillow does not recognise by how it begins."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return f"the {kind} is an empty file"
+    for beginning, name in _OTHER_FORMATS.items():
+        if start.lstrip().startswith(beginning) or start[4:12] == beginning:
+            return f"this is {name}, which is not read; convert it to PNG or JPEG"
+    return (
+        "this is not an image that can be read"
+        if kind == "image"
+        else f"this {kind} cannot be read"
+    )
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps height and width."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return isinstance(orientation, int) and 5 <= orientation <= 8
+
+
+def _significant_bits(image: Image.Image) -> int | None:
+    """Return the number of bits of a grey value by TIFF's BitsPerSample or PNG's sBIT chunk."""
+    if image.mode not in SIXTEEN_BIT_MODES:
+        return None
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        bits = tags.get(_BITS_PER_SAMPLE)
+        first = bits[0] if isinstance(bits, tuple) and bits else bits
+        return first if isinstance(first, int) and 8 < first < 16 else None
+    name = getattr(image, "filename", "")
+    return _png_significant_bits(name) if image.format == "PNG" and name else None
+
+
+def _png_significant_bits(path: str) -> int | None:
+    """Read the first number of a PNG's sBIT chunk, which comes before the pixels."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while True:
+            header = file.read(8)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if len(header) < 8 or kind == b"IDAT":
+                return None
+            if kind == b"sBIT":
+                bits = file.read(1)
+                return bits[0] if bits and 8 < bits[0] < 16 else None
+            file.seek(length + 4, os.SEEK_CUR)
+
+
+def _integers_to_bytes(grey: NDArray[Any], bits: int | None, name: str) -> NDArray[Any]:
+    """Convert grey values of more than 8 bits to uint8.
+
+    The range is that of `bits` where the file says them and the values fit, 8 bits for 32-bit
+    integers that fit, and 16 bits otherwise.
+    """
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageError(f"grey values are 0 to 65535, and this image has {low} to {high}")
+    if high <= 255 and grey.dtype.itemsize > 2:
+        return grey.astype(np.uint8)
+    limit = 65535
+    if bits is not None and high < 2**bits:
+        limit = 2**bits - 1
+    elif 0 < high < _DARK:
+        _logger.warning(
+            "%s: grey values from %d to %d of 65535, so the image is dark; store the number of "
+            "bits (TIFF's BitsPerSample, PNG's sBIT), or scale the values",
+            name,
+            low,
+            high,
+        )
+    result = np.empty(grey.shape, np.uint8)
+    for top in range(0, len(grey), _STRIP):
+        strip = grey[top : top + _STRIP].astype(np.int64)
+        result[top : top + _STRIP] = strip // 257 if limit == 65535 else strip * 255 // limit
+    return result
 
 
 def _array_to_rgb(array: NDArray[Any]) -> NDArray[Any]:
@@ -204,6 +424,10 @@ def _grey_to_rgb(grey: NDArray[Any]) -> NDArray[Any]:
 
 
 def _blend_with_white(rgba: NDArray[Any]) -> NDArray[Any]:
-    opacity = rgba[:, :, 3:].astype(np.uint16)
-    colour = rgba[:, :, :3].astype(np.uint16)
-    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    result = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for top in range(0, len(rgba), _STRIP):
+        strip = rgba[top : top + _STRIP].astype(np.uint16)
+        opacity = strip[:, :, 3:]
+        blended = (strip[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255
+        result[top : top + _STRIP] = blended
+    return result

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hipie.data.image_io import ImageError, as_rgb, read_image, resized_shape
+from hipie.data.image_io import (
+    FORMATS,
+    ImageError,
+    as_rgb,
+    read_image,
+    read_image_size,
+    read_label_map,
+    read_record_image,
+    read_saliency_mask,
+    resized_shape,
+)
 
 
 @pytest.fixture
@@ -181,3 +196,164 @@ def test_invalid_arrays_are_reported(array: np.ndarray, word: str) -> None:
 )
 def test_resized_shape(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized_shape(*size, 300, 500) == expected
+
+
+WRITTEN = {".png", ".jpg", ".gif", ".tif", ".webp", ".bmp", ".ppm", ".avif"}
+READERS = [read_image, read_label_map, read_saliency_mask, read_image_size]
+
+
+@pytest.mark.parametrize("suffix", sorted(WRITTEN))
+def test_listed_formats_are_read(tmp_path: Path, gradient: np.ndarray, suffix: str) -> None:
+    Image.fromarray(gradient).save(tmp_path / f"a{suffix}")
+    found = read_image(tmp_path / f"a{suffix}")
+    assert found.shape == gradient.shape
+    assert read_image_size(tmp_path / f"a{suffix}") == gradient.shape[:2]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["EPS", "ICNS", "PCX", "TGA", "DDS", "SGI"])
+def test_other_formats_are_not_opened(tmp_path: Path, gradient: np.ndarray, reader, kind) -> None:
+    Image.fromarray(gradient[:32, :32]).save(tmp_path / "a.png", format=kind)
+    assert kind not in FORMATS
+    with pytest.raises(ImageError, match=r"a\.png: this "):
+        reader(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_only_regular_files_are_read(tmp_path: Path, reader) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="pipe.png: this is not a regular file"):
+        reader(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="this is a folder"):
+        reader(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match="empty.png: .* an empty file"):
+        reader(tmp_path / "empty.png")
+    with pytest.raises(ImageError, match="https://host/a.png: addresses are not read"):
+        reader("https://host/a.png")
+
+
+def _png_of_declared_size(width: int, height: int) -> bytes:
+    """A small PNG file whose header declares a large grey image."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 6, 0, 0, 0)
+    pixels = zlib.compress(bytes(10_000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def _webp_of_declared_size(width: int, height: int, kind: bytes) -> bytes:
+    if kind == b"VP8X":
+        data = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    elif kind == b"VP8L":
+        data = b"\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little") + bytes(5)
+    else:
+        data = b"\x30\x01\x00\x9d\x01\x2a" + struct.pack("<HH", width, height)
+    body = b"WEBP" + kind + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _png_of_declared_size(60_000, 60_000),
+        *(_webp_of_declared_size(16383, 10900, kind) for kind in (b"VP8X", b"VP8L", b"VP8 ")),
+    ],
+    ids=["png", "webp extended", "webp lossless", "webp lossy"],
+)
+@pytest.mark.parametrize("reader", READERS)
+def test_large_images_are_refused_before_they_are_decoded(tmp_path, content, reader) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=r"a\.png: .*too many pixels"):
+        reader(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp_size_is_that_of_the_header(tmp_path: Path, lossless: bool) -> None:
+    for width, height in ((1, 1), (300, 17), (17, 300)):
+        Image.new("RGB", (width, height)).save(tmp_path / "a.webp", lossless=lossless)
+        with pytest.raises(ImageError, match=f"{width}x{height} are too many pixels"):
+            read_image(tmp_path / "a.webp", max_pixels=width * height - 1)
+        found = read_image(tmp_path / "a.webp", max_pixels=width * height)
+        assert found.shape[:2] == (height, width)
+
+
+def test_small_integers_of_32_bits_are_kept(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.int32).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif")[..., 0] == grey).all()
+    Image.fromarray(grey + 70000).save(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match="b.tif: grey values are 0 to 65535, .* 70000 to 70255"):
+        read_image(tmp_path / "b.tif")
+
+
+def _with_significant_bits(path: Path, bits: int) -> None:
+    """Insert an sBIT chunk after the header of a PNG file."""
+    content = path.read_bytes()
+    data = b"sBIT" + bytes([bits])
+    chunk = struct.pack(">I", 1) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(content[:33] + chunk + content[33:])
+
+
+def test_twelve_bits_by_the_significant_bits_of_a_png(tmp_path: Path, caplog) -> None:
+    grey = np.linspace(0, 4095, 600).reshape(20, 30).astype(np.uint16)
+    path = tmp_path / "a.png"
+    Image.fromarray(grey).save(path)
+    with caplog.at_level(logging.WARNING):
+        assert read_image(path).max() == 15
+    assert f"{path}: grey values from 0 to 4095 of 65535" in caplog.text
+    caplog.clear()
+    _with_significant_bits(path, 12)
+    with caplog.at_level(logging.WARNING):
+        found = read_image(path)[..., 0]
+    assert not caplog.text
+    assert (found == grey.astype(int) * 255 // 4095).all()
+
+
+def test_twelve_bits_of_a_tiff(tmp_path: Path) -> None:
+    values = np.array([0, 1, 2048, 4095], np.uint16)
+    packed = bytes([0x00, 0x00, 0x01, 0x80, 0x0F, 0xFF])
+    entries = [(256, 3, 4), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 3, 1), (279, 4, len(packed))]
+    body = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(entries))
+    for tag, kind, value in entries:
+        body += struct.pack("<HHII", tag, kind, 1, value)
+    (tmp_path / "a.tif").write_bytes(body + bytes(4))
+    expected = values.astype(int) * 255 // 4095
+    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == expected.tolist()
+
+
+def test_size_error_names_the_exif_orientation(tmp_path: Path, gradient: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient).save(tmp_path / "a.jpg", exif=exif)
+    record = {"file_name": str(tmp_path / "a.jpg"), "height": 40, "width": 60}
+    with pytest.raises(ValueError, match=r"a\.jpg: the image has 40x60 .* 60x40 \(.*EXIF"):
+        read_record_image(record)
+    assert read_image_size(tmp_path / "a.jpg") == (60, 40)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [(b"\0\0\0\x18ftypheic", "HEIC"), (b"%PDF-1.7", "PDF"), (b"<!DOCTYPE html>", "a web page")],
+)
+def test_other_files_are_named(tmp_path: Path, start: bytes, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(start + bytes(100))
+    with pytest.raises(ImageError, match=f"a.jpg: this is {name}, which is not read"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_conversion_of_large_images_is_in_strips() -> None:
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 256, (700, 40, 4), dtype=np.uint8)
+    opacity = rgba[..., 3:] / 255
+    expected = rgba[..., :3] * opacity + 255 * (1 - opacity)
+    assert np.abs(as_rgb(rgba) - expected).max() <= 0.51

@@ -9,7 +9,7 @@ import numpy as np
 
 from hipie.data.dataset_mappers.annotations import decode_mask, masks_to_instances
 from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
-from hipie.data.image_io import image_to_tensor, read_record_image
+from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image
 from hipie.errors import InputError
 
 
@@ -31,6 +31,7 @@ class ReferringDatasetMapper:
         max_size: limit of the longer side, pixels.
         max_expressions: largest number of expressions of a training item.
         image_format: "RGB" or "BGR".
+        max_pixels: of an image; larger ones are refused before they are decoded.
         square_size: side of a square that images are resized to; 0 keeps the aspect ratio.
         flip_prob: probability of a horizontal flip in training.
         generalized: also train with expressions of several targets or none.
@@ -44,6 +45,7 @@ class ReferringDatasetMapper:
         max_size: int,
         max_expressions: int = 4,
         image_format: str = "RGB",
+        max_pixels: int = MAX_PIXELS,
         square_size: int = 0,
         flip_prob: float = 0.5,
         generalized: bool = False,
@@ -53,6 +55,7 @@ class ReferringDatasetMapper:
         self.max_size = max_size
         self.max_expressions = max_expressions
         self.image_format = image_format
+        self.max_pixels = max_pixels
         self.square_size = square_size
         self.flip_prob = flip_prob
         self.generalized = generalized
@@ -73,7 +76,7 @@ class ReferringDatasetMapper:
             ValueError: naming the file, if the image cannot be read, its size is not the
                 record's, or (in training) no expression can be used.
         """
-        image = read_record_image(record)
+        image = read_record_image(record, self.max_pixels)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
         if "group_id" in record:
             item["group_id"] = record["group_id"]

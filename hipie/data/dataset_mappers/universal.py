@@ -22,7 +22,7 @@ from hipie.data.dataset_mappers.transforms import (
     resize_transform,
     sample_augmentation,
 )
-from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_label_map, read_record_image
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -43,6 +43,7 @@ class UniversalDatasetMapper:
         min_sizes: lengths of the shorter side to sample from (at test: the first), pixels.
         max_size: limit of the longer side, pixels.
         image_format: "RGB" or "BGR".
+        max_pixels: of an image; larger ones are refused before they are decoded.
         token_counts: number of tokens of "name. " of every class; required in training.
         max_tokens: tokens that a training caption may have.
         negative_candidates: classes that a training caption may name although absent; None = all.
@@ -60,6 +61,7 @@ class UniversalDatasetMapper:
         min_sizes: Sequence[int],
         max_size: int,
         image_format: str = "RGB",
+        max_pixels: int = MAX_PIXELS,
         token_counts: Sequence[int] = (),
         max_tokens: int = 512,
         negative_candidates: Sequence[int] | None = None,
@@ -73,6 +75,7 @@ class UniversalDatasetMapper:
         self.min_sizes = tuple(min_sizes)
         self.max_size = max_size
         self.image_format = image_format
+        self.max_pixels = max_pixels
         self.token_counts = tuple(token_counts)
         self.max_tokens = max_tokens
         self.negative_candidates = tuple(
@@ -99,7 +102,7 @@ class UniversalDatasetMapper:
             ValueError: naming the file, if the image or its labels cannot be read, or their sizes
                 differ.
         """
-        image = read_record_image(record)
+        image = read_record_image(record, self.max_pixels)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
         item["task"] = "parts" if "part_seg_file_name" in record else "detection"
         height, width = image.shape[:2]

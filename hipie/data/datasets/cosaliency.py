@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
-
+from hipie.data.image_io import ImageError, read_image_size
 from hipie.data.io.validation import DatasetError, check_image_size
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
@@ -70,13 +69,10 @@ def group_text(name: str) -> str:
 
 
 def _image_size(path: Path) -> tuple[int, int]:
-    """Read height and width after EXIF orientation; from orientation 5 on they are swapped."""
+    """Read height and width after EXIF orientation."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
-                width, height = height, width
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise DatasetError(f"{path}: this image cannot be opened ({error})") from error
+        height, width = read_image_size(path)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
     check_image_size(str(path), height, width)
     return height, width

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from hipie.data.image_io import PILLOW_ERRORS
+from hipie.data.image_io import ImageError, open_image
 from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
 from hipie.data.io.validation import DatasetError, images_by_id
@@ -128,7 +126,7 @@ def _names(root: Path, suffix: str) -> list[str]:
 def _image_size(path: Path) -> tuple[int, int]:
     """Read width and height from the header of an image file."""
     try:
-        with Image.open(path) as image:
+        with open_image(path, "label map") as image:
             return image.size
-    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: this label map cannot be read ({error})") from error
+    except ImageError as error:
+        raise DatasetError(str(error)) from error

@@ -18,10 +18,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from hipie.box_ops import masks_to_boxes
-from hipie.data.image_io import read_label_map
+from hipie.data.image_io import open_image, read_label_map
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import Job, apply_lookup, write_labels
 
@@ -114,7 +113,7 @@ def _paste_segment(
 def reduce_image(job: Job) -> None:
     """Write an image of the full data set with a shorter side of at most 512 pixels."""
     (source,) = job.sources
-    with Image.open(source) as image:
+    with open_image(source) as image:
         pixels = np.asarray(image.convert("RGB"))
     write_labels(job.target, _resize_to_limit(pixels, cv2.INTER_LINEAR))
 

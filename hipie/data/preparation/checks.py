@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from hipie.data.image_io import read_label_map
+from hipie.data.image_io import open_image, read_label_map
 from hipie.data.io.paths import missing_files
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import parallel_map
@@ -113,7 +112,7 @@ def check_label_maps(
 def _checked_labels(allowed: frozenset[int], record: dict[str, Any]) -> set[int]:
     path = record.get("sem_seg_file_name") or record["part_seg_file_name"]
     label_map = read_label_map(path)
-    with Image.open(record["file_name"]) as image:
+    with open_image(record["file_name"]) as image:
         if image.size != label_map.shape[::-1]:
             raise DatasetError(
                 f"{path}: the label map has {label_map.shape[::-1]} pixels, the image {image.size}"

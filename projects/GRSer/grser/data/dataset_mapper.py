@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from grser.data.group_sampling import GroupDataset
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
-from hipie.data.image_io import image_to_tensor, read_record_image, read_saliency_mask
+from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image, read_saliency_mask
 from hipie.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class ImageConfig:
         square: side of the square that images are resized to; 0 keeps the aspect ratio.
         image_format: "RGB" or "BGR".
         flip_prob: probability of a horizontal flip of all images of a group.
+        max_pixels: of an image; larger ones are refused before they are decoded.
     """
 
     min_sizes: tuple[int, ...]
@@ -39,6 +40,7 @@ class ImageConfig:
     square: int
     image_format: str
     flip_prob: float = 0.0
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, training: bool) -> ImageConfig:
@@ -50,6 +52,7 @@ class ImageConfig:
             square=keys.SQUARE_SIZE,
             image_format=keys.FORMAT,
             flip_prob=keys.EXPRESSION_FLIP_PROB,
+            max_pixels=keys.MAX_PIXELS,
         )
 
 
@@ -140,7 +143,7 @@ class GroupTrainingMapper:
         self, rng: np.random.Generator, index: int, annotations: list[int] | None, *, flip: bool
     ) -> dict[str, Any]:
         record, config = self.dataset.images[index], self.image_config
-        image = read_record_image(record)
+        image = read_record_image(record, self.image_config.max_pixels)
         transform = sample_augmentation(
             rng,
             *image.shape[:2],
@@ -180,7 +183,8 @@ class GroupTestMapper:
         return {**group, "images": images, **size}
 
     def _read(self, record: dict[str, Any]) -> dict[str, Any]:
-        image, config = read_record_image(record), self.image_config
+        config = self.image_config
+        image = read_record_image(record, config.max_pixels)
         height, width = image.shape[:2]
         resize = resize_transform(
             height, width, config.min_sizes[0], config.max_size, config.square
