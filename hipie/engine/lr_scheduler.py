@@ -9,6 +9,8 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hipie.errors import InputError
+
 POLYNOMIAL = "WarmupPolyLR"
 
 
@@ -23,11 +25,14 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         optimizer: its learning rates are scheduled.
 
     Raises:
-        ValueError: for a name that neither this package nor Detectron2 has.
+        InputError: for a name that neither this package nor Detectron2 has, or steps at MAX_ITER.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != POLYNOMIAL:
-        return detectron2_scheduler(cfg, optimizer)
+        try:
+            return detectron2_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise InputError(f"the learning-rate schedule of SOLVER: {error}") from error
     curve = WarmupParamScheduler(
         PolynomialDecayParamScheduler(1.0, solver.POLY_POWER),
         solver.WARMUP_FACTOR,

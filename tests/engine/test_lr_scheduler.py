@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 
 from hipie.config import add_hipie_config
 from hipie.engine.lr_scheduler import build_lr_scheduler
+from hipie.errors import InputError
 
 
 def rates(**solver) -> list[float]:
@@ -40,5 +41,7 @@ def test_warm_up_ends_at_the_polynomial():
 def test_detectron2_schedules_are_available():
     lrs = rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(50,), GAMMA=0.1)
     assert lrs == pytest.approx([2.0] * 50 + [0.2] * 50)
-    with pytest.raises(ValueError, match="WarmupWhatever"):
+    with pytest.raises(InputError, match="WarmupWhatever"):
         rates(LR_SCHEDULER_NAME="WarmupWhatever")
+    with pytest.raises(InputError, match="SOLVER: Milestone must be smaller than .*=100"):
+        rates(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(100,))
