@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +138,34 @@ class PeriodicWriter(hooks.PeriodicWriter):
     Args:
         writers: called in order.
         eval_period: iterations between two evaluations; 0 = after the last iteration only.
+        before_writing: called before the writers; puts what they write into the event storage.
     """
 
-    def __init__(self, writers: Sequence[EventWriter], eval_period: int) -> None:
+    def __init__(
+        self,
+        writers: Sequence[EventWriter],
+        eval_period: int,
+        before_writing: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(list(writers), WRITER_PERIOD)
         self._eval_period = eval_period
+        self._before_writing = before_writing
 
     def after_step(self) -> None:
         """Write every 20 iterations, after an evaluation and at the last iteration."""
         steps = self.trainer.iter + 1
         is_due = steps % self._period == 0 or steps == self.trainer.max_iter
         if is_due or (self._eval_period > 0 and steps % self._eval_period == 0):
+            if self._before_writing is not None:
+                self._before_writing()
             for writer in self._writers:
                 writer.write()
+
+    def after_train(self) -> None:
+        """Write what is left, and close the writers."""
+        if self._before_writing is not None:
+            self._before_writing()
+        super().after_train()
 
 
 class DivergedError(HipieError):

@@ -49,6 +49,7 @@ from hipie.engine.hooks import (
     PeriodicWriter,
     StopAfterSkippedSteps,
 )
+from hipie.engine.loss_history import LossHistory
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
@@ -86,6 +87,7 @@ class SeededTrainer(SimpleTrainer):
     Attributes:
         skipped_steps: steps that were skipped since the start of the training, saved and resumed.
         skipped_in_a_row: those since the last step that was taken, saved and resumed.
+        loss_history: losses that are not in the event storage yet.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class SeededTrainer(SimpleTrainer):
         self._device_type = device.type
         self.grad_scaler = build_grad_scaler(dtype, device)
         self._running_statistics = running_statistics(model)
+        self.loss_history = LossHistory(WINDOW_SIZE)
 
     def run_step(self) -> None:
         """Run one optimisation step on the next batch.
@@ -197,8 +200,8 @@ class SeededTrainer(SimpleTrainer):
             if report.is_finite:
                 storage.put_scalar("total_loss", report.total)
                 storage.put_scalar("gradient_norm", report.gradient_norm)
-                if len(report.losses) > 1:
-                    storage.put_scalars(**report.losses)
+                if len(report.names) > 1:
+                    self.loss_history.add(self.iter, report.names, report.losses)
         return report.is_finite
 
 
@@ -207,21 +210,20 @@ class StepReport:
     """Losses and gradients of a step, the same in every process.
 
     Attributes:
-        losses: by name, averaged over the processes.
+        names: of the losses.
+        losses: [n] on the device, averaged over the processes.
+        total: their sum.
         gradient_norm: of the averaged gradients, before clipping.
         non_finite_ranks: processes in which a loss is nan or infinite.
         data_time: seconds that the slowest process waited for its batch.
     """
 
-    losses: dict[str, float]
+    names: tuple[str, ...]
+    losses: Tensor
+    total: float
     gradient_norm: float
     non_finite_ranks: list[int]
     data_time: float
-
-    @property
-    def total(self) -> float:
-        """Sum of the losses."""
-        return sum(self.losses.values())
 
     @property
     def is_finite(self) -> bool:
@@ -230,7 +232,8 @@ class StepReport:
 
     def problem(self) -> str:
         """Say which losses of which processes are not finite, or that the gradients are not."""
-        names = [name for name, value in self.losses.items() if not math.isfinite(value)]
+        losses = zip(self.names, self.losses.tolist(), strict=True)
+        names = [name for name, value in losses if not math.isfinite(value)]
         if not self.non_finite_ranks and not names:
             return f"the norm of the gradients is {self.gradient_norm}"
         others = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -242,7 +245,7 @@ class StepReport:
 
 @torch.no_grad()
 def reduce_step(losses: dict[str, Tensor], norm: Tensor, data_time: float) -> StepReport:
-    """Average losses over processes, by one reduction and one transfer to the host.
+    """Average losses over processes, by one reduction; only their sum is copied to the host.
 
     Every process has to call it, with the same names.
 
@@ -261,9 +264,12 @@ def reduce_step(losses: dict[str, Tensor], norm: Tensor, data_time: float) -> St
     everything = torch.cat([of_process.flatten(), norm[None], values / world_size])
     if world_size > 1:
         dist.all_reduce(everything)
-    numbers = everything.tolist()
+    values = everything[2 * world_size + 1 :]
+    numbers = torch.cat([everything[: 2 * world_size + 1], values.sum()[None]]).tolist()
     return StepReport(
-        losses=dict(zip(losses, numbers[2 * world_size + 1 :], strict=True)),
+        names=tuple(losses),
+        losses=values,
+        total=numbers[-1],
         gradient_norm=numbers[2 * world_size],
         non_finite_ranks=[i for i, flag in enumerate(numbers[:world_size]) if flag],
         data_time=max(numbers[world_size : 2 * world_size]),
@@ -467,7 +473,9 @@ class Trainer(DefaultTrainer):
             )
             default.insert(evaluation, periodic)
         if is_main:
-            default.append(PeriodicWriter(writers, test.EVAL_PERIOD))
+            default.append(
+                PeriodicWriter(writers, test.EVAL_PERIOD, self._trainer.loss_history.write)
+            )
         return [
             *default,
             StopAfterSkippedSteps(self.checkpointer, self.cfg.SOLVER.MAX_SKIPPED_STEPS),

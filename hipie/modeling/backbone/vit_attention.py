@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone.vit import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 WORKING_BYTES = 32 * 2**20
 
@@ -20,8 +20,8 @@ class GridAttention(Attention):
     """
 
     @classmethod
-    def from_attention(cls, attention: nn.Module) -> GridAttention:
-        """Copy an attention module of Detectron2 or SAM with its weights."""
+    def from_attention(cls, attention: Attention) -> GridAttention:
+        """Copy an attention module with its weights; SAM's has the same attributes."""
         input_size = tuple(
             (len(embedding) + 1) // 2 for embedding in (attention.rel_pos_h, attention.rel_pos_w)
         )
