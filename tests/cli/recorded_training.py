@@ -3,13 +3,13 @@
 Every data set `case_<name>` is one case of `CASES`; its images have objects of the listed classes.
 Random numbers are those of `distributed_gradients.py`, so that an image has the same ones in any
 batch. Every process writes its gradients and losses of two batches of each case to
-`OUTPUT_DIR/recorded<rank>.pt`. `FAIL_AT="RANK ITERATION KIND"` in the environment makes a process
-fail: KIND is
-"raise" or "kill" (in the first attempt of torchrun).
+`OUTPUT_DIR/recorded<rank>.pt`. `FAIL_AT="RANK ITERATION KIND, ..."` in the environment makes a
+process fail: KIND is "nan" (of the images), "raise" or "kill" (in the first attempt of torchrun).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from typing import Any
@@ -81,11 +81,13 @@ class Recorder(HookBase):
         self.losses.append({k: v for k, (v, i) in latest.items() if "loss" in k and i == iteration})
         if len(self.losses) == 2 * len(self.trainer.cfg.DATASETS.TRAIN):
             file = f"{self.trainer.cfg.OUTPUT_DIR}/recorded{comm.get_rank()}.pt"
-            torch.save({"gradients": self.gradients, "losses": self.losses}, file)
+            skipped = self.trainer._trainer.skipped_steps
+            content = {"gradients": self.gradients, "losses": self.losses, "skipped": skipped}
+            torch.save(content, file)
 
 
 class Failure(HookBase):
-    """Hook that ends this process."""
+    """Hook that ends this process, or makes its images nan."""
 
     def __init__(self, iteration: int, kind: str) -> None:
         self.iteration, self.kind = iteration, kind
@@ -93,9 +95,14 @@ class Failure(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter != self.iteration:
             return
-        if self.kind == "raise":
+        if self.kind == "nan":
+            trainer = self.trainer._trainer
+            batches = trainer._data_loader_iter
+            first = [{**item, "image": item["image"] * torch.nan} for item in next(batches)]
+            trainer._data_loader_iter_obj = itertools.chain([first], batches)
+        elif self.kind == "raise":
             raise InputError("the image a.jpg cannot be read")
-        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        elif os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -104,9 +111,10 @@ def build_hooks(self: Trainer) -> list[HookBase]:
     built = trainer_hooks(self)
     if any(name.startswith("case_") for name in self.cfg.DATASETS.TRAIN):
         built.insert(0, Recorder())
-    rank, iteration, kind = os.environ.get("FAIL_AT", "-1 0 none").split()
-    if comm.get_rank() == int(rank):
-        built.insert(0, Failure(int(iteration), kind))
+    for failure in filter(None, os.environ.get("FAIL_AT", "").split(",")):
+        rank, iteration, kind = failure.split()
+        if comm.get_rank() == int(rank):
+            built.insert(0, Failure(int(iteration), kind))
     return built
 
 
