@@ -45,12 +45,18 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hipie' has no attribute {name!r}")
     try:
-        if name in _REGISTERING:
-            import_module("hipie.registration").register_all()
-        module = import_module(_MODULE_OF[name])
+        with warnings.catch_warnings():
+            # Of Detectron2, at every import with a recent PyTorch.
+            warnings.filterwarnings("ignore", r"`?torch\.jit", category=FutureWarning)
+            warnings.filterwarnings("ignore", r"`?torch\.jit", category=DeprecationWarning)
+            if name in _REGISTERING:
+                import_module("hipie.registration").register_all()
+            module = import_module(_MODULE_OF[name])
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "detectron2":
-            raise ImportError(WITHOUT_DETECTRON2) from error
+            from hipie.errors import MissingPackageError
+
+            raise MissingPackageError(WITHOUT_DETECTRON2) from error
         raise
     value = module if name == "model_zoo" else getattr(module, name)
     globals()[name] = value

@@ -9,7 +9,6 @@ which alone has the traceback.
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -23,7 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, TextIO
 
+import hipie
 from hipie.errors import (
+    SYSTEM_REASONS,
     HipieError,
     MachineError,
     MissingFileError,
@@ -41,34 +42,6 @@ FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 # Log messages of a command that are kept for the log of an unexpected error.
 KEPT_MESSAGES = 10_000
 
-_REASONS = {
-    errno.ENOENT: "there is no such file or folder",
-    errno.EACCES: "this user may not read or write it",
-    errno.EPERM: "this user may not read or write it",
-    errno.EROFS: "it is on a file system that cannot be written",
-    errno.EISDIR: "this is a folder, and a file is needed",
-    errno.ENOTDIR: "a part of this path is a file instead of a folder",
-    errno.EEXIST: "it exists already",
-    errno.ENOTEMPTY: "this folder is not empty",
-    errno.ENOSPC: "there is no space left on its disk",
-    errno.EDQUOT: "the disk quota of this user is used up",
-    errno.EFBIG: "it is larger than this file system or user may write",
-    errno.EIO: "its disk or file system reports an input or output error",
-    errno.ESTALE: "its network file system is not available any more",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "it is a symbolic link to itself",
-    errno.EBUSY: "it is in use",
-    errno.ETXTBSY: "it is in use",
-    errno.EMFILE: "too many files are open; raise the limit with ulimit -n",
-    errno.ENFILE: "too many files are open on this machine",
-    errno.ENOMEM: "the memory of this machine is not sufficient",
-    errno.ETIMEDOUT: "the network did not answer in time",
-    errno.ECONNREFUSED: "the connection was refused",
-    errno.ECONNRESET: "the connection was closed by the other side",
-    errno.EHOSTUNREACH: "the network cannot be reached",
-    errno.ENETUNREACH: "the network cannot be reached",
-    errno.EADDRINUSE: "the network address is in use",
-}
 _ALLOCATION_FAILURES = (
     "can't allocate memory",
     "not enough memory",
@@ -82,6 +55,7 @@ _MEMORY = (
 # Messages of fvcore's registries and of Detectron2's catalog of data sets.
 _NO_OBJECT = re.compile(r"No object named '(.+)' found in '(.+)' registry")
 _NO_DATASET = re.compile(r"Dataset '(.+)' is not registered! Available datasets are: (.*)")
+_NO_METADATA = re.compile(r"Attribute '(.+)' does not exist in the metadata of dataset '(.+?)'")
 _REGISTRY_KEYS = {
     "META_ARCH": "MODEL.META_ARCHITECTURE",
     "BACKBONE": "MODEL.BACKBONE.NAME",
@@ -104,7 +78,7 @@ def known_message(error: BaseException) -> str | None:
         return _missing_package(error)
     if isinstance(error, OSError):
         return _system_message(error)
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError | AttributeError):
         return _unregistered_name(str(error.args[0]) if error.args else "")
     return None
 
@@ -400,6 +374,9 @@ def _unregistered_name(message: str) -> str | None:
         similar = difflib.get_close_matches(name, available.split(", "), 10, 0.5)
         hint = f"; similar names are {', '.join(similar)}" if similar else ""
         return f'there is no data set "{name}"{hint}'
+    if match := _NO_METADATA.search(message):
+        field, name = match.groups()
+        return f'the metadata of the data set {name} has no "{field}", which is needed here'
     return None
 
 
@@ -415,6 +392,8 @@ def _missing_package(error: ImportError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if not name or name in own_packages():
         return None
+    if name == "detectron2":
+        return hipie.WITHOUT_DETECTRON2
     if isinstance(error, ModuleNotFoundError):
         return f"the package {name} is needed and not installed: install it, or see hipie doctor"
     return f"the package {name} is installed in a version that does not work: install another one"
@@ -422,7 +401,7 @@ def _missing_package(error: ImportError) -> str | None:
 
 def _system_message(error: OSError) -> str | None:
     """Return the sentence about a file or connection; None if the error does not say which."""
-    reason = _REASONS.get(error.errno or 0)
+    reason = SYSTEM_REASONS.get(error.errno or 0)
     if reason is None:
         return None
     names = [name for name in (error.filename, error.filename2) if name is not None]

@@ -6,6 +6,38 @@ exception as a bug; see `hipie.error_report`.
 
 from __future__ import annotations
 
+import errno
+
+# Reasons of the operating system, by error number.
+SYSTEM_REASONS = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.EACCES: "this user may not read or write it",
+    errno.EPERM: "this user may not read or write it",
+    errno.EROFS: "it is on a file system that cannot be written",
+    errno.EISDIR: "this is a folder, and a file is needed",
+    errno.ENOTDIR: "a part of this path is a file instead of a folder",
+    errno.EEXIST: "it exists already",
+    errno.ENOTEMPTY: "this folder is not empty",
+    errno.ENOSPC: "there is no space left on its disk",
+    errno.EDQUOT: "the disk quota of this user is used up",
+    errno.EFBIG: "it is larger than this file system or user may write",
+    errno.EIO: "its disk or file system reports an input or output error",
+    errno.ESTALE: "its network file system is not available any more",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "it is a symbolic link to itself",
+    errno.EBUSY: "it is in use",
+    errno.ETXTBSY: "it is in use",
+    errno.EMFILE: "too many files are open; raise the limit with ulimit -n",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "the memory of this machine is not sufficient",
+    errno.ETIMEDOUT: "the network did not answer in time",
+    errno.ECONNREFUSED: "the connection was refused",
+    errno.ECONNRESET: "the connection was closed by the other side",
+    errno.EHOSTUNREACH: "the network cannot be reached",
+    errno.ENETUNREACH: "the network cannot be reached",
+    errno.EADDRINUSE: "the network address is in use",
+}
+
 
 class HipieError(Exception):
     """Error of a run; the message is one sentence naming the file, key, value or data set."""
@@ -41,3 +73,24 @@ class OutOfMemoryError(HipieError, MemoryError):
 
 class UnexpectedError(HipieError, RuntimeError):
     """Bug of this package or of one that it uses; the message names the log with its traceback."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Describe the cause of an error that another library raised, as the end of a message.
+
+    Returns:
+        The message of an error of this package; what the operating system reports; the place in a
+        text that cannot be read; otherwise the type, as the log has the rest.
+    """
+    if isinstance(error, HipieError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in SYSTEM_REASONS:
+        return SYSTEM_REASONS[error.errno]
+    if isinstance(error, UnicodeError) and hasattr(error, "start"):
+        return f"it is not {getattr(error, 'encoding', 'valid')} text at position {error.start}"
+    mark = getattr(error, "problem_mark", None)
+    line = getattr(error, "lineno", None) if mark is None else mark.line + 1
+    if line is not None:
+        column = getattr(error, "colno", None) if mark is None else mark.column + 1
+        return f"line {line}" + (f", column {column}" if column else "")
+    return type(error).__name__

@@ -27,9 +27,11 @@ from PIL import Image
 
 import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer, LoadReport
+from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, as_rgb, read_image
+from hipie.error_report import as_hipie_errors
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
@@ -46,6 +48,9 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
 class Segmenter:
     """Segments images of any size, one at a time, by class names, expressions or prompts.
 
+    Methods raise a `HipieError` with one sentence for whatever fails; of a bug the traceback is in
+    the log file that the sentence names.
+
     Args:
         model: a meta-architecture of this package or of a project.
         cfg: the configuration it was built from.
@@ -58,6 +63,7 @@ class Segmenter:
         self._predictors: dict[str, TaskPredictor] = {}
 
     @classmethod
+    @as_hipie_errors()
     def from_config(
         cls,
         config_file: str | Path,
@@ -71,7 +77,7 @@ class Segmenter:
             config_file: a name of the model zoo, or a file.
             weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
                 weights that the package carries for it.
-            device: such as "cpu", "cuda" or "cuda:1"; by default CUDA where it is available.
+            device: what `torch.device` takes; by default CUDA where it is available.
             opts: keys and values that override the configuration, in turn.
 
         Raises:
@@ -81,7 +87,7 @@ class Segmenter:
         """
         cfg = model_zoo.get_config(str(config_file), opts)
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
-        cfg.MODEL.DEVICE = str(default_device if device is None else device)
+        cfg.MODEL.DEVICE = str(require_device(default_device if device is None else device))
         check(cfg)
         source = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
@@ -101,6 +107,7 @@ class Segmenter:
         """Device of the model."""
         return self.model.device
 
+    @as_hipie_errors()
     def to(self, device: str | torch.device) -> Segmenter:
         """Move the model to a device; features of `set_image` are computed again there.
 
@@ -110,6 +117,7 @@ class Segmenter:
         Returns:
             This segmenter.
         """
+        require_device(device)
         self.model.to(device)
         if self._image is not None:
             pixels = self._image.pixels
@@ -117,6 +125,7 @@ class Segmenter:
             self._set_pixels(pixels)
         return self
 
+    @as_hipie_errors()
     def set_image(self, image: ImageLike) -> Segmenter:
         """Compute the text-free features of an image and keep them for calls without an image.
 
@@ -138,6 +147,7 @@ class Segmenter:
         """Discard the image of `set_image` and its features."""
         self._image = None
 
+    @as_hipie_errors()
     def segment(
         self,
         image: ImageLike | None = None,
@@ -175,6 +185,7 @@ class Segmenter:
         options = {"output": output, "min_score": min_score, "consistent": consistent, "sam": sam}
         return predictor.predict([self.prepare(image)], classes=classes, **options)[0]
 
+    @as_hipie_errors()
     def label(
         self,
         image: ImageLike | None = None,
@@ -202,6 +213,7 @@ class Segmenter:
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
         return predictor.predict([self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
+    @as_hipie_errors()
     def segment_everything(
         self,
         image: ImageLike | None,
@@ -225,6 +237,7 @@ class Segmenter:
             [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
         )[0]
 
+    @as_hipie_errors()
     def refer(
         self, image: ImageLike | None = None, expressions: str | Sequence[str] = ()
     ) -> Segmentation:
@@ -240,6 +253,7 @@ class Segmenter:
         predictor = self.task_predictor("referring", "refer")
         return predictor.predict([self.prepare(image)], expressions=expressions)[0]
 
+    @as_hipie_errors()
     def refer_group(self, images: Sequence[ImageLike], expression: str) -> list[Segmentation]:
         """Segment the object that an expression describes in each of several images.
 
@@ -261,6 +275,7 @@ class Segmenter:
         predictor = self.task_predictor("group", "refer_group")
         return predictor.predict(prepared, expression=expression)
 
+    @as_hipie_errors()
     def prompt(self, image: ImageLike | None = None, prompts: Sequence[Any] = ()) -> Segmentation:
         """Segment the object of each prompt: clicks, a box, scribbles or a polygon.
 
@@ -272,6 +287,7 @@ class Segmenter:
         predictor = self.task_predictor("interactive", "prompt")
         return predictor.predict([self.prepare(image)], prompts=prompts)[0]
 
+    @as_hipie_errors()
     def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
         """Segment the objects that example masks show: one segment for each label.
 
@@ -305,6 +321,7 @@ class Segmenter:
             self._predictors[task] = TASK_PREDICTOR_REGISTRY.get(task)(self.model)
         return self._predictors[task]
 
+    @as_hipie_errors()
     def prepare(self, image: ImageLike | None) -> PreparedImage:
         """Read an image and resize it as the model is tested, or return the one that was set.
 

@@ -9,6 +9,7 @@ builds models by name.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,3 +78,12 @@ def _import_user_module(name: str) -> Any:
         if error.name is None or not f"{dotted}.".startswith(f"{error.name}."):
             raise
         raise InputError(f"there is no module {name} to import") from error
+    except InputError:
+        raise
+    except Exception as error:
+        lines = traceback.extract_tb(error.__traceback__)
+        own = [line for line in lines if line.filename.startswith(str(folder))] or lines[-1:]
+        number = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno
+        raise InputError(
+            f"{name} cannot be imported: its line {number} raises {type(error).__name__}"
+        ) from error

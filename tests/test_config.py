@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
 
 from hipie.config import add_hipie_config
+from hipie.config.device import require_device
 from hipie.config.loading import ConfigError, check, keys, merge
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +106,10 @@ def test_invalid_options_are_named(cfg, options, message):
             "MODEL:\n  HIPIE:\n    WIDHT: 3\n",
             r"MODEL\.HIPIE\.WIDHT; similar names are MODEL\.HIPIE\.",
         ),
-        ("SOLVER:\n  MAX_ITER: many\n", r"SOLVER\.MAX_ITER"),
+        (
+            "SOLVER:\n  MAX_ITER: many\n",
+            r"SOLVER\.MAX_ITER cannot have this value: it is of type int",
+        ),
         ("SOLVER: [\n", "is not YAML"),
         ("- a\n- b\n", r"bad\.yaml: "),
         ("a: !!python/object/apply:os.system ['echo ran > ran']\n", "is not YAML"),
@@ -120,7 +125,7 @@ def test_invalid_files_are_named(cfg, in_tmp, text, message):
 
 
 def test_a_missing_file_is_named(cfg, tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml' does not exist"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file"):
         merge(cfg, tmp_path / "none.yaml")
 
 
@@ -146,3 +151,15 @@ def test_invalid_values_are_named(cfg, key, value, message):
     cfg.merge_from_list([key, value])
     with pytest.raises(ConfigError, match=message):
         check(cfg)
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_device_that_is_there_is_returned(device) -> None:
+    assert require_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", object(), "meta", "cuda:93", "xpu", "mps:7"])
+def test_device_that_is_not_there_is_one_sentence(device) -> None:
+    with pytest.raises(ConfigError, match="does not exist|is not available") as raised:
+        require_device(device)
+    assert len(str(raised.value).splitlines()) == 1

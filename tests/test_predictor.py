@@ -221,7 +221,7 @@ def test_device_is_text_or_a_device(tiny_weights, tiny_text, image, device) -> N
 
 
 def test_unknown_device_is_refused() -> None:
-    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu'"):
+    with pytest.raises(ValueError, match="the device 'gpu' does not exist"):
         Segmenter.from_config(TINY, device="gpu")
 
 

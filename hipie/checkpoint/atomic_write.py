@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.error import CheckpointError
+from hipie.errors import cause_of
 
 
 def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
@@ -36,7 +37,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
         _flush(path.parent, os.O_RDONLY)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: it could not be written ({first_line(error)}); "
+            f"{path}: it could not be written ({cause_of(error)}); "
             + ("the previous file is unchanged" if path.exists() else "no file is left behind")
         ) from error
     finally:

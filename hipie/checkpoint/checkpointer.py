@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.base import external_weight_prefixes
-from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import LoadReport, load_state
 from hipie.checkpoint.read import read_state, split_options
+from hipie.errors import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Checkpointer(DetectionCheckpointer):
             self.checkpointables[key].load_state_dict(state)
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{location}: the state of the {key} does not fit this run ({first_line(error)})"
+                f"{location}: the state of the {key} does not fit this run ({cause_of(error)})"
             ) from error
 
     def save(self, name: str, **extra: Any) -> None:

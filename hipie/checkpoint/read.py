@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.safe_pickle import InertObject, UnsafePickleError, printable
 from hipie.checkpoint.torch_file import (
     is_legacy_start,
@@ -28,6 +28,7 @@ from hipie.checkpoint.torch_file import (
     read_torch_legacy,
     read_torch_zip,
 )
+from hipie.errors import cause_of
 
 # Names under which programs store the weights in a checkpoint, in order of preference; without one
 # of them, all of the file is weights, or its only dict of tensors.
@@ -96,7 +97,7 @@ def local_file(path: str | Path) -> Path:
     try:
         file = Path(PathManager.get_local_path(str(path)))
     except (OSError, RuntimeError, ValueError) as error:
-        reason = f"it could not be downloaded ({first_line(error)}){_download_hint(path)}"
+        reason = f"it could not be downloaded ({cause_of(error)}){_download_hint(path)}"
         raise CheckpointError(f"{path}: {reason}") from error
     if is_sharded_folder(file):
         return file

@@ -28,8 +28,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.safe_pickle import UnsafePickleError
+from hipie.errors import cause_of
 
 SUFFIX = ".dcp"
 TABLE, STATE = ".metadata", "state.pth"
@@ -107,7 +108,7 @@ def write_sharded(folder: str | Path, content: Mapping[str, Any]) -> None:
             save(tensors, storage_writer=FileSystemWriter(temporary), no_dist=_is_alone())
     except (CheckpointException, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder}: it could not be written ({first_line(_cause(error))})"
+            f"{folder}: it could not be written ({cause_of(_cause(error))})"
         ) from error
     _on_first_process(complete, folder)
 
@@ -262,7 +263,7 @@ def _read_table(folder: str | Path) -> dict[str, Any]:
         return dict(_SafeReader(folder).read_metadata().state_dict_metadata)
     except UnsafePickleError as error:
         raise CheckpointError(
-            f"{folder}: refused, and nothing of it was run: {first_line(error)}"
+            f"{folder}: refused, and nothing of it was run: {cause_of(error)}"
         ) from error
     except Exception as error:
         raise CheckpointError(f"{folder}: its table of tensors is damaged") from error
@@ -273,7 +274,7 @@ def _read_state(folder: str | Path) -> dict[str, Any]:
         state = torch.load(Path(folder, STATE), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{folder}: {STATE} is refused, and nothing of it was run ({first_line(error)})"
+            f"{folder}: {STATE} is refused, and nothing of it was run ({cause_of(error)})"
         ) from error
     except Exception as error:
         raise CheckpointError(f"{folder}: {STATE} is damaged") from error
@@ -309,7 +310,7 @@ def _load(folder: str | Path, tensors: dict[str, Tensor], *, no_dist: bool) -> N
             load(dict(tensors), storage_reader=_SafeReader(folder), no_dist=no_dist)
     except (CheckpointException, OSError, RuntimeError, ValueError, LookupError) as error:
         raise CheckpointError(
-            f"{folder}: it could not be read ({first_line(_cause(error))})"
+            f"{folder}: it could not be read ({cause_of(_cause(error))})"
         ) from error
 
 
@@ -338,7 +339,7 @@ def _on_first_process(action: Callable[[], None], folder: Path) -> None:
         try:
             action()
         except (OSError, RuntimeError) as error:
-            message[0] = f"{folder}: it could not be written ({first_line(error)})"
+            message[0] = f"{folder}: it could not be written ({cause_of(error)})"
     if not _is_alone():
         dist.broadcast_object_list(message, src=0)
     if message[0] is not None:

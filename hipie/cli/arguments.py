@@ -13,13 +13,31 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
 
 
+def argument_text(argument: str) -> str:
+    """Return an argument as text: as UTF-8 where the locale's encoding could not decode it.
+
+    Raises:
+        UsageError: with the argument, if it is not UTF-8 either.
+    """
+    if not any("\ud800" <= character <= "\udfff" for character in argument):
+        return argument
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        shown = argument.encode("utf-8", "replace").decode()
+        raise UsageError(
+            f'"{shown}" is not valid text; use a locale with UTF-8, such as LC_ALL=C.UTF-8'
+        ) from error
+
+
 def parse_names(text: str) -> list[tuple[str, ...]]:
     """Parse class names separated by ";", each with its synonyms after ",".
 
     >>> parse_names("car; dog, puppy")
     [('car',), ('dog', 'puppy')]
     """
-    entries = [tuple(name.strip() for name in entry.split(",")) for entry in text.split(";")]
+    texts = argument_text(text).split(";")
+    entries = [tuple(name.strip() for name in entry.split(",")) for entry in texts]
     return [tuple(name for name in entry if name) for entry in entries if any(entry)]
 
 
@@ -27,10 +45,10 @@ def parse_parts(text: str) -> dict[str, list[str]]:
     """Parse part names by whole, as in "car: wheel, window; dog: head".
 
     Raises:
-        ValueError: for an entry without a colon.
+        UsageError: for an entry without a colon.
     """
     parts: dict[str, list[str]] = {}
-    for entry in filter(None, (entry.strip() for entry in text.split(";"))):
+    for entry in filter(None, (entry.strip() for entry in argument_text(text).split(";"))):
         whole, colon, names = entry.partition(":")
         part_names = [name.strip() for name in names.split(",") if name.strip()]
         if not colon or not whole.strip() or not part_names:

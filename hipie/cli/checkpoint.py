@@ -11,10 +11,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from hipie.checkpoint.base import CheckpointableModel
 from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
-from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.load import matches
 from hipie.checkpoint.read import read_state, unwrap_names
+from hipie.error_report import one_line_errors
 from hipie.registration import register_all
 
 
@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two commands.
 
     Returns:
-        0, or 1 after an error, whose message is printed in one line.
+        0.
+
+    Raises:
+        SystemExit: with one line about a file that cannot be used; see `one_line_errors`.
     """
     args = _parser().parse_args(arguments)
-    try:
+    with one_line_errors("hipie checkpoint"):
         args.run(args)
-    except CheckpointError as error:
-        print(error, file=sys.stderr)
-        return 1
     return 0
 
 

@@ -15,6 +15,7 @@ from hipie.cli.arguments import (
     DEFAULT_CONFIG,
     add_class_arguments,
     add_model_arguments,
+    argument_text,
     build_segmenter,
     parse_names,
     parse_parts,
@@ -139,7 +140,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
     args = _parser(program).parse_args(arguments)
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
-    if not (things or stuff or parts or args.expression or args.picture_book):
+    expressions = [argument_text(expression) for expression in args.expression]
+    if not (things or stuff or parts or expressions or args.picture_book):
         raise UsageError("nothing to segment: give --things, --stuff, --parts or --expression")
     segmenter = build_segmenter(args)
     folder = Path(args.output)
@@ -152,7 +154,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
     results: dict[str, dict[str, Any]] = {}
     is_group = len(images) > 1
     # For a model with the task "group" the results of single images would only repeat the group's.
-    refer_singly = args.expression and not (is_group and "group" in segmenter.model.tasks)
+    refer_singly = expressions and not (is_group and "group" in segmenter.model.tasks)
     try:
         for name in images:
             stem, image_results = Path(name).stem, results.setdefault(name, {})
@@ -163,10 +165,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
                 result.save(folder / f"{stem}_segments.png", stem)
                 image_results["segments"] = result.to_coco()
             if refer_singly:
-                result = segmenter.refer(None, args.expression)
+                result = segmenter.refer(None, expressions)
                 result.save(folder / f"{stem}_expressions.png", stem)
                 image_results["expressions"] = result.to_coco()
-        for number, expression in enumerate(args.expression if is_group else ()):
+        for number, expression in enumerate(expressions if is_group else ()):
             group = segmenter.refer_group(images, expression)
             draw_group(group, expression).save(folder / f"group_{number}.png")
             for converted in group_to_coco(images, group):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hipie.cli.arguments import add_model_arguments, build_segmenter
+from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
 from hipie.cli.files import group_to_coco, readable_images, require_separate_output
 
 
@@ -35,12 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
+    expression = argument_text(args.expression)
     require_separate_output(args.images, args.output, "group")
     images = readable_images(args.images, args.skip_broken)
-    results = build_segmenter(args, task="group").refer_group(images, args.expression)
+    results = build_segmenter(args, task="group").refer_group(images, expression)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    draw_group(results, args.expression).save(folder / "group.png")
+    draw_group(results, expression).save(folder / "group.png")
     (folder / "group.json").write_text(json.dumps(group_to_coco(images, results), indent=1))
     print(folder / "group.png")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hipie.cli.arguments import add_model_arguments, build_segmenter
+from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
 from hipie.cli.files import require_separate_output, save_result
 
 
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="output", metavar="FOLDER")
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
+    expressions = [argument_text(expression) for expression in args.expression]
     stem = Path(args.image).stem
     require_separate_output([args.image], args.output, stem)
-    save_result(build_segmenter(args).refer(args.image, args.expression), args.output, stem)
+    save_result(build_segmenter(args).refer(args.image, expressions), args.output, stem)
     return 0

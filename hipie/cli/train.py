@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -25,6 +26,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hipie import model_zoo
+from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.data.datasets import register_all
 from hipie.engine.failures import PeerError
@@ -173,7 +175,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
-    if not runs_on_gpu(cfg.MODEL.DEVICE, args.num_gpus, args.cpu_workers):
+    if torch.device(cfg.MODEL.DEVICE).type not in ("cpu", "cuda"):
+        require_device(cfg.MODEL.DEVICE)
+    elif not runs_on_gpu(cfg.MODEL.DEVICE, args.num_gpus, args.cpu_workers):
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     setup_loggers(cfg.OUTPUT_DIR)

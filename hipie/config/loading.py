@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 from hipie.projects import broken_projects
 
 _CHOICES = {
@@ -125,7 +126,8 @@ def check(cfg: CfgNode) -> None:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it has to be cpu or cuda"
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it has to be cpu, cuda, cuda:1, mps or "
+            "another kind of PyTorch's"
         ) from error
 
 
@@ -145,12 +147,27 @@ def _merge_file(cfg: CfgNode, file: str) -> None:
         key = str(error.args[0]).rpartition(" ")[2]
         raise ConfigError(f"{file}: {_unknown(key, set(keys(cfg)))}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{file} is not YAML: {cause_of(error)}") from error
     except (ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{file}: {_file_problem(cfg, file, error)}") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"{error.filename or file} cannot be read: {reason}") from error
+        raise ConfigError(f"{error.filename or file} cannot be read: {cause_of(error)}") from error
+
+
+def _file_problem(cfg: CfgNode, file: str, error: Exception) -> str:
+    """Describe why a file cannot be merged, from the error of Detectron2's reader."""
+    if not os.path.exists(file) and "://" not in file:
+        return "there is no such file"
+    if isinstance(error, UnicodeError):
+        return cause_of(error)
+    match = re.search(r"config key: ([\w.]+)", str(error))
+    if match and match[1] in set(keys(cfg)):
+        current = _value(cfg, match[1])
+        return (
+            f"{match[1]} cannot have this value: it is of type {type(current).__name__}, "
+            f"such as {current!r}"
+        )
+    return "this is not a configuration in Detectron2's format"
 
 
 def _unknown(key: str, known_keys: set[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter
 from hipie.data.image_io import read_image_size
+from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.errors import InputError
@@ -67,7 +68,8 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
         training: whether annotations are needed.
 
     Raises:
-        ValueError: naming the data set, if no mapper is registered for its `task`.
+        InputError: naming the data set, if no mapper is registered for its `task`, or its records
+            lack a field.
     """
     architecture = meta_architecture(cfg)
     name = architecture and architecture.dataset_mapper(cfg, dataset_name, training)
@@ -78,7 +80,9 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
             f'the data set {dataset_name} has the task "{name}", for which no dataset mapper is '
             f"registered; there are {registered_names}"
         )
-    return DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
+    with record_errors(dataset_name):
+        mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
+    return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name))
 
 
 @DATASET_MAPPER_REGISTRY.register()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hipie.data.annotation_view import dataset_vocabulary, read_annotation
 from hipie.data.dataset_argument import add_arguments, open_dataset
+from hipie.error_report import one_line_errors
 
 MAX_LISTED = 10
 MAX_BAR_LENGTH = 40
@@ -114,17 +115,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; by default that of the process.
 
     Returns:
-        The exit status: 0, or 1 if the data set has invalid entries or cannot be opened.
+        The exit status: 0, or 1 if the data set has invalid entries.
+
+    Raises:
+        SystemExit: with one line, if it cannot be opened; see `one_line_errors`.
     """
     parser = argparse.ArgumentParser(prog="hipie data check", description="Check a data set.")
     add_arguments(parser)
     args = parser.parse_args(arguments)
-    try:
+    with one_line_errors("hipie data check"):
         records, metadata = open_dataset(args)
         report = check_records(tqdm(records, desc=args.dataset, unit="image"), metadata)
-    except (ValueError, OSError) as error:
-        print(f"hipie data check: {error}", file=sys.stderr)
-        return 1
     print(format_report(report))
     return 1 if report.invalid else 0
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from hipie.errors import InputError, MissingFileError
+from hipie.errors import InputError, MissingFileError, cause_of
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF")
 # Default of INPUT.MAX_PIXELS, and its counterpart for label maps and masks.
@@ -97,7 +97,7 @@ def open_image(
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: {_other_format(path, kind)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: the {kind} has too many pixels ({error})") from error
+        raise ImageError(f"{path}: the {kind} has too many pixels ({cause_of(error)})") from error
     except InputError as error:
         message = str(error)
         raise ImageError(message if str(path) in message else f"{path}: {message}") from error

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hipie.data.annotation_view import AnnotationView, read_annotation
 from hipie.data.dataset_argument import add_arguments, open_dataset, sample_evenly
+from hipie.error_report import one_line_errors
 from hipie.visualizer import contact_sheet, draw_segments
 
 IMAGES_PER_SHEET = 4
@@ -67,16 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; by default that of the process.
 
     Returns:
-        The exit status: 0, or 1 if the data set cannot be opened or drawn.
+        0, the exit status.
+
+    Raises:
+        SystemExit: with one line, if it cannot be opened or drawn; see `one_line_errors`.
     """
     parser = argparse.ArgumentParser(prog="hipie data show", description="Draw a data set.")
     add_show_arguments(parser)
-    try:
-        for file in show(parser.parse_args(arguments)):
+    args = parser.parse_args(arguments)
+    with one_line_errors("hipie data show"):
+        for file in show(args):
             print(file)
-    except (ValueError, OSError) as error:
-        print(f"hipie data show: {error}", file=sys.stderr)
-        return 1
     return 0
 
 

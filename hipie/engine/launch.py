@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch.distributed.rendezvous import rendezvous
 
 from hipie.engine.failures import GRACE_SECONDS, FailureMonitor
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 
 TIMEOUT = timedelta(minutes=30)
 AUTO = "auto"
@@ -178,9 +178,8 @@ class _Group:
                 timeout=TIMEOUT,
             )
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
             place = "" if self.address == "env://" else f"--dist-url {self.address}: "
-            raise LaunchError(f"{place}the processes cannot meet ({reason})") from error
+            raise LaunchError(f"{place}the processes cannot meet ({cause_of(error)})") from error
         comm.create_local_process_group(self.local_size)
         return FailureMonitor(store, rank, world_size, local_rank)
 

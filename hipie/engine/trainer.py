@@ -33,6 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hipie.checkpoint import Checkpointer
 from hipie.checkpoint.sharded_checkpointer import ShardedCheckpointer
 from hipie.data.build import build_test_loader, build_train_loader
+from hipie.data.record_errors import record_errors
 from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
 from hipie.engine.curves import CurveWriter
 from hipie.engine.ema import ModelEMA, UpdateEMA
@@ -396,7 +397,7 @@ class Trainer(DefaultTrainer):
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             device_type = next(model.parameters()).device.type
             autocast = torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16)
-            with autocast, checked_memory(model), full_weights(model):
+            with autocast, checked_memory(model), full_weights(model), record_errors(name):
                 metrics = inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)

@@ -18,6 +18,7 @@ from detectron2.evaluation import (
 )
 from fvcore.common.registry import Registry
 
+from hipie.data.record_errors import record_errors
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
@@ -73,7 +74,9 @@ def build_evaluator(
         )
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
-    return EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
+    with record_errors(dataset_name):
+        evaluator: DatasetEvaluator = EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
+    return evaluator
 
 
 @EVALUATOR_REGISTRY.register()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils._headers import build_hf_headers
 
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 
 TIMEOUT_SECONDS = 5.0
 
@@ -53,5 +53,6 @@ def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
             f"the Hugging Face hub returned status {error.code} for it", error.code
         ) from error
     except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise HubError(f"the Hugging Face hub cannot be reached ({reason})") from error
+        cause = getattr(error, "reason", error)
+        cause = cause if isinstance(cause, BaseException) else error
+        raise HubError(f"the Hugging Face hub cannot be reached ({cause_of(cause)})") from error

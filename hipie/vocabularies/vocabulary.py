@@ -18,6 +18,21 @@ class VocabularyError(InputError):
     """An invalid vocabulary; the message names the class."""
 
 
+def require_text(text: str, what: str) -> None:
+    """Check that a text has only characters, and no bytes that could not be decoded.
+
+    Python puts half characters (surrogates) where a command line is not in the locale's encoding.
+
+    Raises:
+        VocabularyError: with the text.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        shown = text.encode("utf-8", "replace").decode()
+        raise VocabularyError(
+            f'the {what} "{shown}" is not valid text; use a locale with UTF-8 (LC_ALL=C.UTF-8)'
+        )
+
+
 def clean_class_name(name: str) -> str:
     """Normalize a class name for captions.
 
@@ -42,7 +57,8 @@ class VocabularyClass:
             that part.
 
     Raises:
-        VocabularyError: for an unknown kind, or a name without any letter or digit.
+        VocabularyError: for an unknown kind, or a name without any letter or digit or that is not
+            valid text.
     """
 
     name: str
@@ -62,6 +78,8 @@ class VocabularyClass:
                 f'class name "{self.name}" has no letter or digit outside brackets'
             )
         object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        for text in (self.name, *self.synonyms):
+            require_text(text, "class name")
 
     @property
     def phrases(self) -> tuple[str, ...]:

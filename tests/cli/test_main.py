@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -18,8 +19,10 @@ from hipie import Segmenter
 from hipie.cli import doctor, group, segment
 from hipie.cli.arguments import DEFAULT_CONFIG, parse_names, parse_parts
 from hipie.cli.main import COMMANDS, main
-from hipie.errors import InputError
+from hipie.errors import InputError, UsageError
+from hipie.modeling.text_encoder.caption import expression_caption
 from hipie.segmentation import Segment, Segmentation
+from hipie.vocabularies import Vocabulary
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
@@ -40,6 +43,36 @@ def test_parts_are_parsed_by_whole() -> None:
 def test_parts_without_whole_or_names_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="whole: part"):
         parse_parts(text)
+
+
+def test_names_are_read_in_a_locale_without_utf8() -> None:
+    """Python decodes a command line in the C locale to surrogates."""
+    argument = "größe; 犬, 狗".encode().decode("ascii", "surrogateescape")
+    assert parse_names(argument) == [("größe",), ("犬", "狗")]
+    assert parse_parts("größe: ö".encode().decode("ascii", "surrogateescape")) == {"größe": ["ö"]}
+    with pytest.raises(UsageError, match=r'"gr\?" is not valid text; use a locale with UTF-8'):
+        parse_names("gr\udcf6")
+
+
+@pytest.mark.parametrize("text", ["gr\udcf6", "\ud83d"])
+def test_text_that_is_no_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not valid text"):
+        Vocabulary.from_names(things=[text + "box"])
+    with pytest.raises(ValueError, match="is not valid text"):
+        expression_caption(f"the {text} box")
+
+
+def test_one_line_is_all_that_a_failed_command_prints(image, tmp_path) -> None:
+    names = b"gr\xc3\xb6\xc3\x9fe"
+    arguments = ["segment", image, "--things", names, "--device", "cuda:93"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "hipie", *arguments], capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("hipie segment: the device cuda:93 is not available")
 
 
 @pytest.mark.parametrize(

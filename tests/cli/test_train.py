@@ -67,6 +67,12 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
     (line,) = [one for one in done.stdout.splitlines() if "hipie.engine.event_writers" in one]
     assert "2/2  loss" in line and "stuff" in line
     assert len(line) < 250
+    assert "the full log is" in done.stdout.splitlines()[0]
+    assert len(done.stdout.splitlines()) < 40, "messages of other packages are in the log"
+    assert "Warning" not in done.stderr and "CUDA_HOME" not in done.stderr
+    log = (folder / "log.txt").read_text()
+    for text in ("Running with full config", "Average Precision", "Environment info"):
+        assert text in log and text not in done.stdout
 
     # Evaluation of the saved weights has the same results.
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]

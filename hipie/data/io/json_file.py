@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hipie.data.io.validation import DatasetError
-from hipie.errors import MissingFileError
+from hipie.errors import MissingFileError, cause_of
 
 
 def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
@@ -32,7 +32,7 @@ def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.
-        raise DatasetError(f"{path}: this is not a JSON file ({error})") from error
+        raise DatasetError(f"{path}: this is not a JSON file ({cause_of(error)})") from error
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f'{path}: the top-level object has no list "{key}"')

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hipie.errors import InputError, cause_of
+
 HEADER_BYTES = 128
 MAX_UNPACKED_BYTES = 1 << 29
 MAX_DEPTH = 16
@@ -45,7 +47,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     mark = data[126:HEADER_BYTES]
     if mark not in (b"IM", b"MI"):
-        raise ValueError("it is not a MATLAB file of version 5")
+        raise InputError("it is not a MATLAB file of version 5")
     reader = _Reader(data[HEADER_BYTES:], "<" if mark == b"IM" else ">")
     variables = {}
     while reader.remaining:
@@ -76,7 +78,7 @@ class _Reader:
         if first >> 16:
             size, data_type = first >> 16, first & 0xFFFF
             if size > 4:
-                raise ValueError(f"a small element declares {size} bytes, more than 4")
+                raise InputError(f"a small element declares {size} bytes, more than 4")
             return data_type, self._take(4)[:size]
         content = self._take(int(self._numbers(4, "u4")[0]))
         if first != COMPRESSED:
@@ -87,7 +89,7 @@ class _Reader:
         """Read the next element, which must be numeric: [N]."""
         data_type, content = self.element()
         if data_type not in NUMERIC_TYPES:
-            raise ValueError(f"an element has the data type {data_type} instead of numbers")
+            raise InputError(f"an element has the data type {data_type} instead of numbers")
         return self._array(content, NUMERIC_TYPES[data_type])
 
     def _numbers(self, size: int, dtype: str) -> NDArray[Any]:
@@ -98,7 +100,7 @@ class _Reader:
 
     def _take(self, size: int) -> memoryview:
         if size > self.remaining:
-            raise ValueError(f"it ends {size - self.remaining} bytes too early")
+            raise InputError(f"it ends {size - self.remaining} bytes too early")
         self._position += size
         return self._data[self._position - size : self._position]
 
@@ -108,9 +110,9 @@ def _decompress(content: memoryview) -> bytes:
     try:
         data = decompressor.decompress(content, MAX_UNPACKED_BYTES)
     except zlib.error as error:
-        raise ValueError(f"it cannot be decompressed: {error}") from error
+        raise InputError(f"it cannot be decompressed: {cause_of(error)}") from error
     if decompressor.unconsumed_tail or not decompressor.eof:
-        raise ValueError(f"it cannot be decompressed into {MAX_UNPACKED_BYTES} bytes")
+        raise InputError(f"it cannot be decompressed into {MAX_UNPACKED_BYTES} bytes")
     return data
 
 
@@ -119,10 +121,10 @@ def _matrix(reader: _Reader, depth: int) -> tuple[str, Any]:
     if not reader.remaining:
         return "", np.zeros((0, 0))
     if depth > MAX_DEPTH:
-        raise ValueError(f"structs are nested more than {MAX_DEPTH} deep")
+        raise InputError(f"structs are nested more than {MAX_DEPTH} deep")
     flags, shape = reader.numbers(), [int(side) for side in reader.numbers()]
     if len(flags) != 2 or len(shape) < 2 or min(shape) < 0:
-        raise ValueError(f"a matrix has the invalid shape {shape}")
+        raise InputError(f"a matrix has the invalid shape {shape}")
     _, letters = reader.element()
     name = bytes(letters).decode("latin-1")
     array_class = int(flags[0]) & 0xFF
@@ -132,19 +134,19 @@ def _matrix(reader: _Reader, depth: int) -> tuple[str, Any]:
         return name, _string(reader, shape)
     if array_class == STRUCT_CLASS:
         return name, _structs(reader, math.prod(shape), depth)
-    raise ValueError(f'"{name}" has the unsupported array class {array_class}')
+    raise InputError(f'"{name}" has the unsupported array class {array_class}')
 
 
 def _reshape(values: NDArray[Any], shape: list[int]) -> NDArray[Any]:
     if len(values) != math.prod(shape):
-        raise ValueError(f"a matrix of shape {shape} has {len(values)} numbers")
+        raise InputError(f"a matrix of shape {shape} has {len(values)} numbers")
     return values.reshape(shape, order="F")
 
 
 def _string(reader: _Reader, shape: list[int]) -> str:
     data_type, content = reader.element()
     if data_type not in TEXT_ENCODINGS or (0 not in shape and shape[0] != 1):
-        raise ValueError(f"a string has the data type {data_type} and the shape {shape}")
+        raise InputError(f"a string has the data type {data_type} and the shape {shape}")
     wide = TEXT_ENCODINGS[data_type].startswith("utf-") and data_type != 16
     suffix = {"<": "-le", ">": "-be"}[reader.byte_order] if wide else ""
     return bytes(content).decode(TEXT_ENCODINGS[data_type] + suffix)
@@ -154,16 +156,16 @@ def _structs(reader: _Reader, count: int, depth: int) -> list[dict[str, Any]]:
     length = int(reader.numbers()[:1].sum())
     _, letters = reader.element()
     if length <= 0 or len(letters) % length:
-        raise ValueError(f"names of fields have the invalid length {length}")
+        raise InputError(f"names of fields have the invalid length {length}")
     padded = [bytes(letters[i : i + length]) for i in range(0, len(letters), length)]
     names = [name.split(b"\0")[0].decode("latin-1") for name in padded]
     if count * max(len(names), 1) * MIN_FIELD_BYTES > reader.remaining:
-        raise ValueError(f"there are fewer than the declared {count} structs")
+        raise InputError(f"there are fewer than the declared {count} structs")
     return [{name: _field(reader, depth) for name in names} for _ in range(count)]
 
 
 def _field(reader: _Reader, depth: int) -> Any:
     data_type, content = reader.element()
     if data_type != MATRIX:
-        raise ValueError(f"a field has the data type {data_type} instead of a matrix")
+        raise InputError(f"a field has the data type {data_type} instead of a matrix")
     return _matrix(_Reader(content, reader.byte_order), depth + 1)[1]

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from hipie.checkpoint.safe_pickle import NUMPY_STAND_INS, ArrayStandIn
 from hipie.data.io.validation import DatasetError
-from hipie.errors import InputError, MissingFileError
+from hipie.errors import InputError, MissingFileError, cause_of
 
 # Opcodes of plain data, by what follows them: nothing, a fixed number of bytes, a line.
 _BARE = b"(012Nad}elst]u)\x85\x86\x87\x88\x89\x8f\x90\x91\x94"
@@ -95,7 +95,7 @@ def read_plain_pickle(path: str | os.PathLike[str], arrays: bool = False) -> Any
         raise UnsafePickleError(f"{path}: this pickle is not plain data: {error}") from error
     except _UNPICKLING_ERRORS as error:
         raise DamagedPickleError(
-            f"{path}: this pickle is damaged or incomplete ({error})"
+            f"{path}: this pickle is damaged or incomplete ({cause_of(error)})"
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path} is not a complete JSON file: {error}") from error
+        raise InputError(f"{path} is not a complete JSON file: {cause_of(error)}") from error
 
 
 def write_png(path: Path, labels: NDArray[Any]) -> None:

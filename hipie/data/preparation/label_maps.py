@@ -22,7 +22,7 @@ from hipie.data.image_io import read_label_map
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.sources import atomic_write
-from hipie.errors import MissingFileError
+from hipie.errors import MissingFileError, cause_of
 
 UNKNOWN = -1
 IGNORE_LABEL_8_BIT = 255
@@ -122,7 +122,9 @@ def relabel_matlab(table: NDArray[Any], job: Job) -> None:
     try:
         labels = read_matlab(source)["LabelMap"]
     except (ValueError, KeyError, OSError) as error:
-        raise DatasetError(f"{source}: this MATLAB file has no LabelMap ({error})") from error
+        raise DatasetError(
+            f"{source}: this MATLAB file has no LabelMap ({cause_of(error)})"
+        ) from error
     if not isinstance(labels, np.ndarray):
         raise DatasetError(f"{source}: the LabelMap of this MATLAB file is not a numeric array")
     write_labels(job.target, apply_lookup(labels, table, source))

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import Job, lookup_table, write_labels
+from hipie.errors import InputError, cause_of
 from hipie.vocabularies.tables import load_classes
 
 MAX_OBJECTS = 999
@@ -78,7 +79,9 @@ def read_pascal_part(path: Path) -> NDArray[Any]:
     try:
         objects = [_parse_object(entry) for entry in _structs(read_matlab(path), "anno", "objects")]
     except (ValueError, OSError) as error:
-        raise DatasetError(f"{path}: this is not an annotation of Pascal-Part ({error})") from error
+        raise DatasetError(
+            f"{path}: this is not an annotation of Pascal-Part ({cause_of(error)})"
+        ) from error
     if not objects:
         raise DatasetError(f"{path}: this annotation of Pascal-Part has no object")
     if len(objects) > MAX_OBJECTS:
@@ -133,12 +136,12 @@ def _structs(content: Any, *path: str) -> list[dict[str, Any]]:
         if isinstance(content, list) and len(content) == 1:
             (content,) = content
         if not isinstance(content, dict) or name not in content:
-            raise ValueError(f'there is no "{name}"')
+            raise InputError(f'there is no "{name}"')
         content = content[name]
     if isinstance(content, np.ndarray) and not content.size:
         return []
     if not isinstance(content, list):
-        raise ValueError(f'"{path[-1]}" is not a row of structs')
+        raise InputError(f'"{path[-1]}" is not a row of structs')
     return content
 
 
@@ -148,7 +151,7 @@ def _parse_object(
     """Return class, mask, and names and masks of the parts."""
     class_id = _matrix(entry, "class_ind", "a class")
     if class_id.size != 1 or not 0 < class_id[0, 0] < 100 or class_id[0, 0] % 1:
-        raise ValueError(f"a class is {class_id.tolist()}")
+        raise InputError(f"a class is {class_id.tolist()}")
     parts = [
         (str(part.get("part_name")), _matrix(part, "mask", "a mask") > 0)
         for part in _structs(entry, "parts")
@@ -159,7 +162,7 @@ def _parse_object(
 def _matrix(struct: dict[str, Any], key: str, name: str) -> NDArray[Any]:
     values = struct.get(key)
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size:
-        raise ValueError(f"{name} is not a numeric matrix")
+        raise InputError(f"{name} is not a numeric matrix")
     return values
 
 

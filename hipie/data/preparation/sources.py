@@ -17,7 +17,7 @@ from typing import IO, BinaryIO
 
 from tqdm import tqdm
 
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 
 NUM_THREADS = 8
 FILES_PER_TASK = 64
@@ -203,7 +203,9 @@ class SourceFiles:
                     with source, atomic_write(target) as stream:
                         shutil.copyfileobj(source, stream, COPY_BUFFER_BYTES)
                 except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-                    raise SourceError(f"{location.path}: {name} is damaged ({error})") from error
+                    raise SourceError(
+                        f"{location.path}: {name} is damaged ({cause_of(error)})"
+                    ) from error
         return len(pairs)
 
 
@@ -232,7 +234,7 @@ def _archive_sizes(archive: Path) -> dict[str, int]:
                 if not entry.is_dir() and _is_regular(entry.filename)
             }
     except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{archive}: this zip archive is damaged ({error})") from error
+        raise SourceError(f"{archive}: this zip archive is damaged ({cause_of(error)})") from error
 
 
 def _is_regular(name: str) -> bool:

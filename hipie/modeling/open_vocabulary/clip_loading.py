@@ -18,8 +18,9 @@ from open_clip.model import (
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from hipie.checkpoint.error import CheckpointError, first_line
+from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, unwrap_names
+from hipie.errors import cause_of
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
@@ -88,7 +89,7 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
         ) from error
     except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
         raise OpenVocabularyError(
-            f"{model}: the weights {weights} could not be loaded ({first_line(error)})"
+            f"{model}: the weights {weights} could not be loaded ({cause_of(error)})"
         ) from error
     return clip.eval(), open_clip.get_tokenizer(model)
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from hipie.checkpoint.error import first_line
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
@@ -341,9 +340,7 @@ def _load_pretrained(source: str) -> BertModel:
                 source, add_pooling_layer=False, output_loading_info=True
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f'text encoder "{source}" cannot be loaded: {first_line(error)}'
-        ) from error
+        raise InputError(f'text encoder "{source}" cannot be loaded: {cause_of(error)}') from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hipie.errors import InputError
-from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
+from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name, require_text
 
 SEPARATOR = ". "
 _REMOVED = dict.fromkeys(map(ord, ".,'!?\"()*#:;"))
@@ -47,6 +47,7 @@ def expression_caption(expression: str) -> Caption:
     """
     if not isinstance(expression, str):
         raise InputError(f"an expression must be a string, not {expression!r}")
+    require_text(expression, "expression")
     text = clean_expression(expression)
     if not any(character.isalnum() for character in text):
         raise InputError(f'the expression "{expression}" contains no letter or digit')

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hipie.checkpoint.error import first_line
-from hipie.errors import InputError, MissingFileError
+from hipie.errors import InputError, MissingFileError, cause_of
 from hipie.modeling.text_encoder.caption import SEPARATOR, Caption
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
@@ -66,7 +65,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
         raise InputError(
-            f'the text encoder "{source}" has no tokenizer: {first_line(error)}'
+            f'the text encoder "{source}" has no tokenizer: {cause_of(error)}'
         ) from error
     if not tokenizer.is_fast:
         raise InputError(

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from hipie.checkpoint import read_state
+from hipie.errors import cause_of
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"
@@ -119,9 +120,9 @@ def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        cause = cause_of(error)
         raise OpenVocabularyError(
-            f"the weights of {name} could not be downloaded ({reason}); pass a file of weights"
+            f"the weights of {name} could not be downloaded ({cause}); pass a file of weights"
         ) from error
 
 
@@ -132,7 +133,7 @@ def _load_weights(model: VisionTransformer, name: str, weights: str) -> None:
     try:
         model.load_state_dict(checkpoint_filter_fn(state, model))
     except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
+        cause = cause_of(error)
         raise OpenVocabularyError(
-            f"{weights}: the file has no weights of {name} ({reason})"
+            f"{weights}: the file has no weights of {name} ({cause})"
         ) from error

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
-from hipie.checkpoint.error import first_line
-from hipie.errors import InputError
+from hipie.errors import InputError, cause_of
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
@@ -94,7 +93,7 @@ class ClipExpressionEncoder(nn.Module):
         try:
             model = open_clip.create_model(name, None if from_file else weights or None)
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f'CLIP\'s "{source}" cannot be loaded: {first_line(error)}') from error
+            raise InputError(f'CLIP\'s "{source}" cannot be loaded: {cause_of(error)}') from error
         if not hasattr(model, "token_embedding"):
             raise InputError(f"open_clip's \"{name}\" does not have CLIP's own text tower")
         if from_file:

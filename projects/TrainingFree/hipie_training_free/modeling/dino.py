@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from hipie.checkpoint.error import first_line
 from hipie.checkpoint.load import load_exact_weights
+from hipie.errors import cause_of
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie_training_free.error import TrainingFreeError
 
@@ -133,7 +133,7 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
         raise _not_a_vit_error(model) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise TrainingFreeError(
-            f"{model}: its weights could not be loaded ({first_line(error)})"
+            f"{model}: its weights could not be loaded ({cause_of(error)})"
         ) from error
     if weights:
         load_exact_weights(network, weights, model)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from hipie.checkpoint.error import first_line
+from hipie.errors import cause_of
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.modeling.attention_maps import (
     AttentionRecorder,
@@ -134,7 +134,7 @@ def load_diffusion(source: str) -> StableDiffusion:
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFreeError(
-            f"{source}: Stable Diffusion could not be loaded ({first_line(error)})"
+            f"{source}: Stable Diffusion could not be loaded ({cause_of(error)})"
         ) from error
     tokenizer = pipeline.tokenizer
 
