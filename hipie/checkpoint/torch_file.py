@@ -34,6 +34,7 @@ from hipie.checkpoint.safe_pickle import (
     load_safely,
     printable,
 )
+from hipie.errors import InputError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 # A tensor may have more elements than its storage (`expand`), up to this many bytes.
@@ -111,7 +112,7 @@ def read_torch_zip(path: Path) -> Any:
         members = _check_members(archive, path.stat().st_size)
         pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError("no data.pkl in the zip file")
+            raise InputError("no data.pkl in the zip file")
         folder = pickles[0].removesuffix("data.pkl")
         swapped = _byte_order(archive, members, folder) != sys.byteorder
         storages: dict[tuple[str, torch.dtype], Storage] = {}
@@ -152,7 +153,7 @@ def read_torch_legacy(path: Path) -> Any:
         load_safely(SafeUnpickler(file))
         system = load_safely(SafeUnpickler(file))
         if isinstance(system, dict) and not system.get("little_endian", True):
-            raise ValueError("a file of a big-endian machine")
+            raise InputError("a file of a big-endian machine")
         start = file.tell()
         # The content comes before the storages in the file: first find out which there are.
         references: dict[str, tuple[torch.dtype, int]] = {}
@@ -248,7 +249,7 @@ def _data_offset(file: BinaryIO, member: zipfile.ZipInfo) -> int:
     file.seek(member.header_offset)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
-        raise ValueError("a damaged zip file")
+        raise InputError("a damaged zip file")
     return member.header_offset + _LOCAL_HEADER.size + name_length + extra_length
 
 
@@ -377,14 +378,14 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> T
         raise TypeError("a tensor of an unknown data type")
     numbers = [offset, *size, *stride]
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("a size, stride or offset that is no whole number from 0 on")
+        raise InputError("a size, stride or offset that is no whole number from 0 on")
     if len(size) != len(stride) or len(size) > MAX_DIMENSIONS:
-        raise ValueError("a tensor of unequal numbers of sizes and strides")
+        raise InputError("a tensor of unequal numbers of sizes and strides")
     elements = storage.view(kind)
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and last >= len(elements):
-        raise ValueError("a tensor that reaches beyond its storage")
+        raise InputError("a tensor that reaches beyond its storage")
     if count > len(elements) and count * kind.itemsize > MAX_EXPANDED_BYTES:
         raise UnsafePickleError(f"it holds a tensor of {count:,} elements in {len(elements):,}")
     if not count:

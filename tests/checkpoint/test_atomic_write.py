@@ -17,6 +17,7 @@ import torch
 
 from hipie.checkpoint import CheckpointError, read_state
 from hipie.checkpoint.atomic_write import write_atomically
+from hipie.errors import SYSTEM_REASONS
 
 
 def text(content: str):
@@ -52,7 +53,7 @@ def test_full_disk_keeps_the_previous_file(tmp_path, code):
     with pytest.raises(CheckpointError) as caught:
         write_atomically(path, fail)
     assert str(path) in str(caught.value)
-    assert os.strerror(code) in str(caught.value)
+    assert SYSTEM_REASONS[code] in str(caught.value)
     assert "the previous file is unchanged" in str(caught.value)
     assert path.read_text() == "previous"
     assert os.listdir(tmp_path) == ["x.pth"]
@@ -63,7 +64,7 @@ def test_full_disk_at_flush_is_an_error(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*no file is left behind"):
+    with pytest.raises(CheckpointError, match=r"no space left on its disk.*no file is left behind"):
         write_atomically(tmp_path / "x.pth", text("one"))
     assert os.listdir(tmp_path) == []
 

@@ -82,7 +82,7 @@ def test_last_checkpoint_names_a_complete_file(two, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", fail)
-        with pytest.raises(CheckpointError, match=r"second\.pth.*No space left"):
+        with pytest.raises(CheckpointError, match=r"second\.pth.*no space left"):
             checkpointer.save("second")
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "first.pth")
     assert [file.name for file in tmp_path.glob("*.pth")] == ["first.pth"]

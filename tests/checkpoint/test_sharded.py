@@ -145,10 +145,10 @@ def test_failed_write_keeps_the_previous_checkpoint(tmp_path, monkeypatch) -> No
     write_sharded(folder, written)
 
     def full_disk(*_args: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hipie.checkpoint.sharded.torch.save", full_disk)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(CheckpointError, match="could not be written"):
         write_sharded(folder, content())
     assert_equal(read_sharded(folder), written)
 

@@ -83,9 +83,10 @@ def test_console_command_writes_sheets(small_book: list[str], tmp_path: Path) ->
     ],
 )
 def test_errors_are_one_line(arguments: list[str], message: str, in_tmp, capsys) -> None:
-    assert show.main(["--output", "out", *arguments]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.startswith("hipie data show: ") and error.count("\n") == 1
+    with pytest.raises(SystemExit) as ended:
+        show.main(["--output", "out", *arguments])
+    error = ended.value.code
+    assert message in error and error.startswith("hipie data show: ") and "\n" not in error
 
 
 def test_unknown_command_prints_usage(capsys) -> None:
