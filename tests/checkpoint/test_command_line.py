@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hipie.checkpoint import load_weights, read_state, save_weights
