@@ -54,10 +54,22 @@ def check_memory(model: nn.Module, batched_inputs: Sequence[dict[str, Any]]) -> 
 
 @contextmanager
 def checked_memory(model: nn.Module) -> Iterator[None]:
-    """Call `check_memory` before every forward pass of a model inside the context."""
+    """Call `check_memory` before the forward passes of a model inside the context.
+
+    A batch that needs no more memory than one that has passed is not checked: the driver and the
+    system are asked a few times in an evaluation, not once an image.
+    """
+    passed = 0
 
     def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        check_memory(module, arguments[0])
+        nonlocal passed
+        unwrapped = getattr(module, "module", module)
+        if not isinstance(unwrapped, SegmentationModel):
+            return
+        size = unwrapped.inference_size(arguments[0])
+        if size is not None and needed_bytes(size) > passed:
+            check_size(size, unwrapped.device)
+            passed = needed_bytes(size)
 
     handle = model.register_forward_pre_hook(check)
     try:
@@ -75,11 +87,10 @@ def check_size(size: InferenceSize, device: torch.device) -> None:
     free = free_bytes(device)
     if free is None:
         return
-    height, width = size.canvas_size
-    needed = height * width * size.num_images * size.channels * BYTES_PER_CHANNEL
-    needed += size.output_pixels * (BYTES_PER_SCORE * size.num_classes + BYTES_PER_OUTPUT_PIXEL)
+    needed = needed_bytes(size)
     if needed <= free:
         return
+    height, width = size.canvas_size
     shrink = (free / needed) ** 0.5
     fitting_size = f"{max(int(height * shrink), 1)} x {max(int(width * shrink), 1)}"
     images = f"{size.num_images} images" if size.num_images > 1 else "an image"
@@ -89,10 +100,23 @@ def check_size(size: InferenceSize, device: torch.device) -> None:
     )
 
 
+def needed_bytes(size: InferenceSize) -> int:
+    """Upper bound of the memory of an inference in bytes."""
+    height, width = size.canvas_size
+    needed = height * width * size.num_images * size.channels * BYTES_PER_CHANNEL
+    scores = BYTES_PER_SCORE * size.num_classes
+    return needed + size.output_pixels * (scores + BYTES_PER_OUTPUT_PIXEL)
+
+
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a device in bytes; None where the system does not report it."""
+    """Free memory of a device in bytes; None where the system does not report it.
+
+    On CUDA this is what the driver calls free and what PyTorch's allocator has reserved without
+    using it, as after a training.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserve
     limits = [free for free in (_system_free_bytes(), _container_free_bytes()) if free is not None]
     return min(limits, default=None)
 

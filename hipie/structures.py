@@ -364,6 +364,35 @@ class InferenceSize:
 
 
 @dataclass(frozen=True)
+class SemanticLabels:
+    """Best class of every pixel of a semantic map, for results that need no other scores.
+
+    Attributes:
+        labels: [H, W] int64.
+        scores: [H, W] score of that class.
+        totals: [H, W] sum of the scores of all classes.
+    """
+
+    labels: Tensor
+    scores: Tensor
+    totals: Tensor
+
+    def shares(self) -> Tensor:
+        """[H, W] share of the best class in the scores of all classes, 0..1."""
+        return self.scores / self.totals.clamp(min=torch.finfo(self.totals.dtype).tiny)
+
+    def cpu(self) -> SemanticLabels:
+        """The same on the host."""
+        return SemanticLabels(self.labels.cpu(), self.scores.cpu(), self.totals.cpu())
+
+    def argmax(self, dim: int = 0) -> Tensor:
+        """The labels, as `argmax(dim=0)` of all scores [K, H, W] gives them."""
+        if dim != 0:
+            raise ValueError(f"the classes are dimension 0, not {dim}")
+        return self.labels
+
+
+@dataclass(frozen=True)
 class HIPIEOutput:
     """Outputs of both decoders of HIPIE before postprocessing.
 

@@ -35,6 +35,7 @@ READS_VALUES = {
     aten.unique_consecutive.default,
     aten.unique_dim.default,
     aten.repeat_interleave.Tensor,
+    torch.ops.torchvision.nms.default,
 }
 INDEXING = {
     aten.index.Tensor,

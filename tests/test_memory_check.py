@@ -99,3 +99,37 @@ def test_models_are_checked_in_the_context_only(system: Path) -> None:
     assert model(inputs) == [{}]
     check_memory(nn.Linear(2, 2), inputs)
     check_memory(model, [{"image": torch.zeros(3, 8, 8)}])
+
+
+def test_reserve_of_the_allocator_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After training the driver calls little free, and most of the rest is reserved but unused."""
+    device = torch.device("cuda", 0)
+    for name, value in (("mem_get_info", (10**9, 9 * 10**9)), ("memory_reserved", 6 * 10**9)):
+        monkeypatch.setattr(torch.cuda, name, lambda asked, value=value: asked == device and value)
+    used = 10**9
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda asked: used)
+    assert free_bytes(device) == 6 * 10**9
+    fitting = replace(LARGE, canvas_size=(1000, 2000))
+    check_size(fitting, device)
+    used = 6 * 10**9
+    with pytest.raises(ImageTooLargeError, match=r"1\.0 GB are free"):
+        check_size(fitting, device)
+
+
+def test_system_is_asked_for_larger_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: asked.append(1) or 10**8)
+    model = Model().eval()
+    image = torch.zeros(3, 8, 8)
+
+    def run(height: int) -> None:
+        model([{"image": image, "height": height, "width": 100}])
+
+    with checked_memory(model):
+        for height in (50, 50, 20, 80, 60, 80):
+            run(height)
+        assert len(asked) == 2
+        with pytest.raises(ImageTooLargeError):
+            run(10**5)
+        with pytest.raises(ImageTooLargeError):
+            run(10**4)

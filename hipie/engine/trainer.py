@@ -65,6 +65,7 @@ from hipie.engine.sharding import (
 from hipie.engine.tracking import build_tracking_writers
 from hipie.errors import InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
+from hipie.evaluation.requests import RequestingLoader
 from hipie.memory_check import checked_memory
 
 logger = logging.getLogger(__name__)
@@ -398,7 +399,8 @@ class Trainer(DefaultTrainer):
             device_type = next(model.parameters()).device.type
             autocast = torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16)
             with autocast, checked_memory(model), full_weights(model), record_errors(name):
-                metrics = inference_on_dataset(model, loader, evaluator)
+                requesting = RequestingLoader(loader, evaluator)
+                metrics = inference_on_dataset(model, requesting, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)
                 results[name] = metrics

@@ -13,7 +13,6 @@ from detectron2.evaluation import (
     CityscapesSemSegEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
-    DatasetEvaluators,
     PascalVOCDetectionEvaluator,
 )
 from fvcore.common.registry import Registry
@@ -35,6 +34,7 @@ from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
+from hipie.evaluation.requests import RequestingEvaluators
 from hipie.evaluation.semantic_evaluation import SemanticEvaluator
 from hipie.modeling.meta_arch.base import meta_architecture
 
@@ -100,14 +100,18 @@ def coco_panoptic_seg(
     records = read_records(dataset_name)  # draws the picture book where it is not yet drawn
     enabled = cfg.MODEL.HIPIE.TEST
     evaluators: list[DatasetEvaluator] = []
+    requested: list[str] = []
     if enabled.INSTANCE_ON:
         faster = cfg.TEST.FASTER_COCO_EVAL
+        requested.append("instances")
         evaluators.append(PanopticInstanceEvaluator(dataset_name, output_folder, faster=faster))
     if enabled.SEMANTIC_ON and any("sem_seg_file_name" in record for record in records[:1]):
+        requested.append("sem_seg_labels")
         evaluators.append(sem_seg(cfg, dataset_name, output_folder))
     if enabled.PANOPTIC_ON:
+        requested.append("panoptic_seg")
         evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
-    return DatasetEvaluators(evaluators)
+    return RequestingEvaluators(evaluators, requested)
 
 
 @EVALUATOR_REGISTRY.register()

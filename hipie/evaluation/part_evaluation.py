@@ -25,9 +25,10 @@ from hipie.evaluation.metrics.part_iou import (
 class PartEvaluator(DatasetEvaluator):
     """mIoU of the highest-scored phrase of each pixel against label maps of parts, in percent.
 
-    Outputs are dicts with `sem_seg` [K, H, W], in the order of the data set's phrases. Pixels with
-    the label 0 are ignored. The mean is over phrases in the ground truth; a phrase that is only
-    predicted is not in the mean, but its pixels are missing from the correct phrases.
+    Outputs are dicts with `sem_seg_labels` (`SemanticLabels`) or `sem_seg` [K, H, W], in the order
+    of the data set's phrases. Pixels with the label 0 are ignored. The mean is over phrases in the
+    ground truth; a phrase that is only predicted is not in the mean, but its pixels are missing
+    from the correct phrases.
 
     Where the metadata has `part_groups` (a group for every phrase, -1 = ignore), prediction and
     ground truth are also compared as groups: `mIoU_grouped`, MIoU-PartS of the papers. Where it has
@@ -40,6 +41,7 @@ class PartEvaluator(DatasetEvaluator):
         result_name: key of the results.
     """
 
+    requested_results = ("sem_seg_labels",)
     protocol = "one phrase a pixel, pixels of all images together; label 0 is ignored"
 
     def __init__(
@@ -68,7 +70,8 @@ class PartEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records[self._records.find("file_name", item["file_name"])]
             path = record["part_seg_file_name"]
-            predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
+            scores = output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]
+            predicted = scores.argmax(dim=0).cpu().numpy()
             truth = read_label_map(path).astype(np.int64) - 1
             if truth.shape != predicted.shape:
                 raise InputError(

@@ -59,12 +59,23 @@ class SemanticEvaluator(SemSegEvaluator):
         self._compute_boundary_iou = self._num_classes <= MAX_BOUNDARY_CLASSES
         self.sem_seg_loading_fn = _read_label_map
 
+    # Only the best class of a pixel counts: the scores of 1,203 classes take gigabytes.
+    requested_results = ("sem_seg_labels",)
+
     def reset(self) -> None:
         """Discard the pixels counted so far."""
         super().reset()
         self._conf_matrix: NDArray[Any] = self._conf_matrix
         self._b_conf_matrix: NDArray[Any] = self._b_conf_matrix
         self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Count the pixels of a batch, from `sem_seg_labels` or from `sem_seg` [K, H, W]."""
+        maps = [
+            {"sem_seg": output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]}
+            for output in outputs
+        ]
+        super().process(inputs, maps)
 
     def encode_json_sem_seg(self, sem_seg: NDArray[Any], input_file_name: str) -> list[Any]:
         """Write the run lengths of an image to the temporary file, as JSON; return nothing."""

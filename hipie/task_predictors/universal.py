@@ -11,6 +11,7 @@ import torch
 
 from hipie.errors import InputError
 from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
+from hipie.modeling.postprocessing.semantic_inference import semantic_labels
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors.base import (
     PreparedImage,
@@ -30,6 +31,8 @@ from hipie.vocabularies.vocabulary import (
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam, SamImage
 
+# The best class of every pixel: the scores of all classes are not needed.
+LABELS = ("sem_seg_labels",)
 OUTPUTS = ("panoptic", "instances", "semantic")
 # Score from which an instance is reported; the panoptic map has thresholds of its own.
 DEFAULT_MIN_SCORE = {"panoptic": 0.0, "instances": 0.4, "semantic": 0.0}
@@ -179,15 +182,15 @@ def _semantic_segments(image: PreparedImage, vocabulary: Vocabulary) -> list[Seg
     The score is the class's share of the scores of all classes, averaged over its pixels. A pixel
     without any positive score belongs to no class.
     """
-    scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"].float()
-    best, classes = scores.max(0)
-    share = best / scores.clamp(min=0).sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+    best = semantic_labels(image.run(vocabulary=vocabulary, results=LABELS)).cpu()
+    shares = best.shares()
     segments = []
-    for index, entry in enumerate(vocabulary.classes):
-        mask = (classes == index) & (best > 0)
+    for index in best.labels.unique().tolist():
+        mask = (best.labels == index) & (best.scores > 0)
         if bool(mask.any()):
-            score = float(share[mask].mean())
-            segments.append(Segment(entry.name, entry.kind, mask.cpu().numpy(), score))
+            entry = vocabulary.classes[index]
+            score = float(shares[mask].mean())
+            segments.append(Segment(entry.name, entry.kind, mask.numpy(), score))
     return segments
 
 
@@ -203,10 +206,10 @@ def _with_parts(
     ]
     if vocabulary is None or not rows:
         return segments
-    scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"]
+    best = semantic_labels(image.run(vocabulary=vocabulary, results=LABELS)).cpu()
     parts: dict[int, list[Segment]] = {row: [] for row in rows}
     for part in assign_parts(
-        scores.cpu(),
+        best,
         torch.from_numpy(np.stack([segments[row].mask for row in rows])),
         [segments[row].label for row in rows],
         [entry.whole for entry in vocabulary.classes],

@@ -7,11 +7,14 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.vit import Attention
 from torch import Tensor
 
+from hipie.modeling.chunking import concatenate, working_bytes
+
+# Memory on a CPU for the scores of queries that are processed together.
 WORKING_BYTES = 32 * 2**20
 
 
 class GridAttention(Attention):
-    """Detectron2's attention, computed for a few rows of queries at a time.
+    """Detectron2's attention, computed on a CPU for a few rows of queries at a time.
 
     The score of the query q at row i, column j and the key at row k, column l, head width d, is
     q . key / sqrt(d) + q . height[i - k] + q . width[j - l] (Li et al., 2022, MViTv2, equation 4).
@@ -40,11 +43,10 @@ class GridAttention(Attention):
         by_row = relative_positions(height, self.rel_pos_h).to(query.dtype)
         by_column = relative_positions(width, self.rel_pos_w).to(query.dtype)
         row_bytes = batch * self.num_heads * width * height * width * query.element_size()
-        step = max(1, WORKING_BYTES // row_bytes)
+        step = max(1, working_bytes(x.device, WORKING_BYTES) // row_bytes)
         attended = []
-        for top in range(0, height, step):
-            rows = query[:, :, top : top + step]
-            vertical = torch.einsum("bnhwc,hkc->bnhwk", rows, by_row[top : top + step])
+        for rows, offsets in zip(query.split(step, dim=2), by_row.split(step), strict=True):
+            vertical = torch.einsum("bnhwc,hkc->bnhwk", rows, offsets)
             horizontal = torch.einsum("bnhwc,wkc->bnhwk", rows, by_column)
             bias = vertical[..., :, None] + horizontal[..., None, :]
             attended.append(
@@ -52,7 +54,7 @@ class GridAttention(Attention):
                     rows.flatten(2, 3), key, value, bias.flatten(4, 5).flatten(2, 3)
                 )
             )
-        joined = torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, height, width, -1)
+        joined = concatenate(attended, dim=2).transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj(joined)
 
 

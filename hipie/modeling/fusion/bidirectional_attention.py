@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hipie.modeling.chunking import CPU_BYTES, working_bytes
+
 SCORE_LIMIT = 50000.0
 MASKED_SCORE = -9e15
-# Memory for the scores of heads that are computed together; one head is always computed.
-WORKING_BYTES = 256 * 2**20
+# Memory on a CPU for the scores of heads that are computed together; at least one head is.
+WORKING_BYTES = CPU_BYTES
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class BidirectionalFusion(nn.Module):
         masked = ~text_mask[:, None, :, None]
         from_text: Tensor | float = 0.0
         from_image = []
-        for heads in self._head_groups(text.shape[1] * visual.shape[1] * len(visual)):
+        num_scores = text.shape[1] * visual.shape[1] * len(visual)
+        for heads in self._head_groups(num_scores, visual.device):
             scores = self._scores(visual, *(key[:, heads] for key in keys))
             scores = scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
             from_image.append(self._mix(self.dropout(scores.softmax(3)), visual))
@@ -105,9 +108,9 @@ class BidirectionalFusion(nn.Module):
             text + self.gamma_text * self._project_mixed(from_image),
         )
 
-    def _head_groups(self, num_scores: int) -> Iterator[slice]:
+    def _head_groups(self, num_scores: int, device: torch.device) -> Iterator[slice]:
         """Groups of heads whose scores fit into the working memory."""
-        step = max(1, WORKING_BYTES // (4 * max(num_scores, 1)))
+        step = max(1, working_bytes(device, WORKING_BYTES) // (4 * max(num_scores, 1)))
         for first in range(0, self.num_heads, step):
             yield slice(first, first + step)
 

@@ -1,10 +1,11 @@
 """Early fusion of very long captions in chunks of tokens, with the same result.
 
 One head and one chunk of text tokens at a time attend to all image tokens, so that the scores never
-take more than `WORKING_BYTES` beside inputs and outputs. The attention of text over the image is a
-softmax over image tokens, complete in every chunk. The attention of the image over text is a
-softmax over all text tokens, accumulated from chunk to chunk (Milakov and Gimelshein, "Online
-normalizer calculation for softmax", 2018). For inference; dropout is not applied.
+take more than the working memory of the device (`hipie.modeling.chunking`) beside inputs and
+outputs. The attention of text over the image is a softmax over image tokens, complete in every
+chunk. The attention of the image over text is a softmax over all text tokens, accumulated from
+chunk to chunk (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). For
+inference; dropout is not applied.
 """
 
 from __future__ import annotations
@@ -15,25 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hipie.modeling.chunking import working_bytes as device_working_bytes
 from hipie.modeling.fusion.bidirectional_attention import (
     MASKED_SCORE,
     SCORE_LIMIT,
     BidirectionalFusion,
 )
 
-WORKING_BYTES = 256 * 2**20
 # Copies of a chunk's scores that exist at once: themselves, and as weights for either direction.
 COPIES = 4
 
 
-def needs_chunks(visual: Tensor, text: Tensor, working_bytes: int = WORKING_BYTES) -> bool:
+def needs_chunks(visual: Tensor, text: Tensor, working_bytes: int | None = None) -> bool:
     """Whether one head's scores of all tokens would take more than the working memory.
 
     Args:
         visual: [B, S, width].
         text: [B, T, text_width].
-        working_bytes: memory for scores.
+        working_bytes: memory for scores; None = as usual for the device.
     """
+    working_bytes = working_bytes or device_working_bytes(visual.device)
     return len(visual) * visual.shape[1] * text.shape[1] * 4 * COPIES > working_bytes
 
 
@@ -42,7 +44,7 @@ def fuse_in_chunks(
     visual: Tensor,
     text: Tensor,
     text_mask: Tensor,
-    working_bytes: int = WORKING_BYTES,
+    working_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `fusion(visual, text, text_mask)` within bounded memory.
 
@@ -51,11 +53,13 @@ def fuse_in_chunks(
         visual: [B, S, width].
         text: [B, T, text_width].
         text_mask: [B, T] bool.
-        working_bytes: memory for scores; one token at a time is always processed.
+        working_bytes: memory for scores; None = as usual for the device. One token at a time is
+            always processed.
 
     Returns:
         The fused [B, S, width] and [B, T, text_width].
     """
+    working_bytes = working_bytes or device_working_bytes(visual.device)
     visual, text = fusion.norm_visual(visual), fusion.norm_text(text)
     step = max(1, working_bytes // (len(visual) * visual.shape[1] * 4 * COPIES))
     from_text = torch.zeros_like(visual, dtype=torch.float32)

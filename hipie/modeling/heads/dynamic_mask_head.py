@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.modeling.chunking import chunk_length, concatenate
 from hipie.modeling.heads.mask_embedding_head import order_by_image, sample_at_points
 from hipie.modeling.heads.mlp import MLP
 from hipie.structures import LayerOutput
 
 STRIDE = 8
-# Queries whose masks are computed together without gradients, so that they fit into the cache.
-QUERIES_PER_CHUNK = 32
+# Queries whose masks are computed together on a CPU, so that they fit into the cache.
+QUERIES_PER_CHUNK = 128
 
 
 class MaskFeatures(nn.Module):
@@ -141,16 +142,14 @@ class DynamicMaskHead(nn.Module):
             order, counts = order_by_image(image_index, len(mask_features))
             parameters, centers = parameters[order], centers[order]
         sizes = list(counts)
-        step = max(1, len(queries)) if torch.is_grad_enabled() else QUERIES_PER_CHUNK
         per_image = (parameters.float().split(sizes), centers.float().split(sizes))
         device = mask_features[0].device
         with torch.autocast(device.type, enabled=False):
-            chunks = [
-                self._convolve(features.float(), *chunk)
+            coarse = [
+                self._convolve(features.float(), *inputs)
                 for features, *inputs in zip(mask_features, *per_image, strict=True)
-                for chunk in zip(*(tensor.split(step) for tensor in inputs), strict=True)
             ]
-        masks = torch.cat(chunks)
+            masks = aligned_upsample(concatenate(coarse))[:, 0]
         return masks if order is None else masks[order.argsort()]
 
     def _convolve(self, features: Tensor, parameters: Tensor, centers: Tensor) -> Tensor:
@@ -158,21 +157,33 @@ class DynamicMaskHead(nn.Module):
 
         Centres only shift the first bias: w (centre - x) = w centre - w x. So the first layer of
         all n queries is one product with the same inputs.
+
+        Returns:
+            [n, 1, h, w].
         """
         n, c = len(parameters), self.channels
         height, width = features.shape[-2:]
-        parts = parameters.split(self.sizes, dim=1)
-        first = parts[0].view(n, c, c + 2)
-        bias = parts[3].view(n, c, 1) + first[:, :, :2] @ centers[:, :, None]
-        first = torch.cat([-first[:, :, :2], first[:, :, 2:]], dim=2)
+        weights_1, weights_2, weights_3, bias_1, bias_2, bias_3 = parameters.split(self.sizes, 1)
+        weights_1 = weights_1.view(n, c, c + 2)
+        bias_1 = bias_1.view(n, c, 1) + weights_1[:, :, :2] @ centers[:, :, None]
+        weights_1 = torch.cat([-weights_1[:, :, :2], weights_1[:, :, 2:]], dim=2)
         grid = pixel_centers(height, width, features.device)
         inputs = torch.cat([grid, features.flatten(1)])
-        x = torch.addmm(bias.view(n * c, 1), first.view(n * c, c + 2), inputs).relu_()
-        x = torch.baddbmm(
-            parts[4].view(n, c, 1), parts[1].view(n, c, c), x.view(n, c, height * width)
-        ).relu_()
-        x = torch.baddbmm(parts[5].view(n, 1, 1), parts[2].view(n, 1, c), x)
-        return aligned_upsample(x.view(n, 1, height, width))[:, 0]
+        step = chunk_length(n, QUERIES_PER_CHUNK, features.device)
+        layers = (
+            (weights_1.view(n * c, c + 2), c * step),
+            (bias_1.view(n * c, 1), c * step),
+            (weights_2.view(n, c, c), step),
+            (bias_2.view(n, c, 1), step),
+            (weights_3.view(n, 1, c), step),
+            (bias_3.view(n, 1, 1), step),
+        )
+        coarse = []
+        for w1, b1, w2, b2, w3, b3 in zip(*(x.split(length) for x, length in layers), strict=True):
+            x = torch.addmm(b1, w1, inputs).relu_().view(-1, c, height * width)
+            x = torch.baddbmm(b2, w2, x).relu_()
+            coarse.append(torch.baddbmm(b3, w3, x))
+        return concatenate(coarse).view(n, 1, height, width)
 
 
 def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:

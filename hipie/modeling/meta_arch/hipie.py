@@ -415,7 +415,7 @@ class HIPIE(SegmentationModel):
         num_classes = [
             len(self._vocabulary(item))
             for item in batched_inputs
-            if "expressions" not in item and requested_settings(item, self.settings).semantic_on
+            if "expressions" not in item and requested_settings(item, self.settings).keeps_scores
         ]
         return batch_inference_size(
             batched_inputs, channels=self.things.width, num_classes=max(num_classes, default=0)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:
     """Restrict the settings to the results that an input requests.
 
-    Its key `results`, if present, names them: "instances", "sem_seg", "panoptic_seg". A result
-    that the settings turn off is not computed either way. `part_seg` comes with the latter two.
+    Its key `results`, if present, names them: "instances", "sem_seg", "sem_seg_labels",
+    "panoptic_seg". A result that the settings turn off is not computed either way. `part_seg` comes
+    with a semantic and a panoptic map. "sem_seg_labels" is the best class of every pixel, without
+    the scores [K, H, W] of all classes.
     """
     if "results" not in item:
         return settings
@@ -35,7 +37,9 @@ def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> Inf
     return replace(
         settings,
         instance_on=settings.instance_on and "instances" in requested,
-        semantic_on=settings.semantic_on and "sem_seg" in requested,
+        semantic_on=settings.semantic_on
+        and ("sem_seg" in requested or "sem_seg_labels" in requested),
+        semantic_labels_only="sem_seg" not in requested,
         panoptic_on=settings.panoptic_on and "panoptic_seg" in requested,
     )
 
@@ -68,7 +72,11 @@ def vocabulary_results(
     stuff = None
     if output.stuff is not None and stuff_mask_head is not None:
         stuff = output.stuff.of_image(image, stuff_mask_head)
-    result = universal_inference(
+
+    def enforce_consistency(scores: Tensor) -> Tensor:
+        return enforce_part_consistency(scores, vocabulary.names, wholes)
+
+    return universal_inference(
         output.things.of_image(image, thing_mask_head),
         stuff,
         token_spans=output.token_spans[image],
@@ -78,10 +86,8 @@ def vocabulary_results(
         settings=settings,
         clip_scores=clip_scores,
         owners=part_owners(vocabulary.names, wholes),
+        enforce_consistency=enforce_consistency if settings.consistent_parts else None,
     )
-    if settings.consistent_parts and settings.semantic_on:
-        enforce_part_consistency(result["sem_seg"], vocabulary.names, wholes)
-    return result
 
 
 def raw_branch(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from hipie.box_ops import box_cxcywh_to_xyxy
+from hipie.modeling.device_transfer import to_device
 
 
 def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Tensor:
@@ -27,7 +28,7 @@ def class_aware_nms(scores: Tensor, boxes: Tensor, threshold: float = 0.7) -> Te
 
 
 def topk_query_class_pairs(
-    scores: Tensor, limit: int = 100, allowed: Sequence[bool] | Tensor | None = None
+    scores: Tensor, limit: int = 100, allowed: Sequence[bool] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Select the (query, class) pairs with the highest scores; a query may have several classes.
 
@@ -39,9 +40,11 @@ def topk_query_class_pairs(
     Returns:
         Query [n], class [n] and score [n] by decreasing score.
     """
-    columns = torch.arange(scores.shape[1], device=scores.device)
-    if allowed is not None:
-        columns = columns[torch.as_tensor(allowed, dtype=torch.bool, device=scores.device)]
+    if allowed is None:
+        columns = torch.arange(scores.shape[1], device=scores.device)
+    else:
+        classes = [index for index, is_allowed in enumerate(allowed) if is_allowed]
+        columns = to_device(torch.tensor(classes, dtype=torch.long), scores.device)
     flat = scores[:, columns].flatten()
     top, index = flat.topk(min(limit, len(flat)))
     width = max(len(columns), 1)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hipie.modeling.chunking import working_bytes
+from hipie.modeling.device_transfer import to_device, to_host
 from hipie.modeling.postprocessing.mask_upsampling import Size, row_bands
 
 
@@ -29,10 +31,12 @@ class PanopticAccumulator:
     """Assign each pixel to the query with the largest score times mask probability.
 
     The map is computed in bands of rows, so that hundreds of full-size masks never exist at once.
-    The rules are MaskFormer's (Cheng et al., 2021, section 3.4).
+    The rules are MaskFormer's (Cheng et al., 2021, section 3.4). Between equal values the first
+    query wins.
 
     Args:
-        scores: [N, K]; the class of a query is its best one.
+        scores: [N, K] of the queries that compete, see `panoptic_candidates`; the class of a query
+            is its best one.
         is_thing: [K]; queries of one stuff class become one segment.
         size: (H, W) of the map.
         thresholds: conditions for segments.
@@ -48,36 +52,28 @@ class PanopticAccumulator:
         self._is_thing = [bool(thing) for thing in is_thing]
         self._overlap = thresholds.overlap
         self._best, self._labels = scores.float().max(-1)
-        self.is_candidate = self._best > thresholds.object_mask
-        self._value = self._best.new_full(size, -1.0)
         self._inside = torch.zeros(size, dtype=torch.bool, device=scores.device)
-        self._winner = torch.zeros(size, dtype=torch.int32, device=scores.device)
+        self._winner = torch.zeros(size, dtype=torch.long, device=scores.device)
+        self._buffer: Tensor | None = None
         self._areas = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
 
-    def add(self, queries: Tensor, rows: slice, probabilities: Tensor) -> None:
-        """Add the masks of some queries in some rows of the map.
-
-        Queries are added in increasing order: between equal values the first query wins.
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        """Add the masks of all queries in some rows of the map.
 
         Args:
-            queries: [n].
             rows: R rows of the map.
-            probabilities: [R, n, W] mask probabilities.
+            probabilities: [R, N, W] mask probabilities in float32, which are changed.
         """
-        candidates = self.is_candidate[queries]
-        if not candidates.any():
+        if len(self._best) == 0:
             return
-        probabilities = probabilities.float()
-        if not candidates.all():
-            queries, probabilities = queries[candidates], probabilities[:, candidates]
-        inside = probabilities >= 0.5
-        self._areas[queries] += inside.sum(2, dtype=torch.int32).sum(0)
-        value, first = (probabilities * self._best[queries][:, None]).max(1)
-        better = value > self._value[rows]
-        torch.maximum(value, self._value[rows], out=self._value[rows])
-        winner_inside = inside.gather(1, first[:, None])[:, 0]
-        self._inside[rows] = torch.where(better, winner_inside, self._inside[rows])
-        self._winner[rows] = torch.where(better, queries.int()[first], self._winner[rows])
+        # As float32, counts of a row are exact and need no copy to a wider type.
+        if self._buffer is None or len(self._buffer) < len(probabilities):
+            self._buffer = torch.empty_like(probabilities)
+        inside = torch.ge(probabilities, 0.5, out=self._buffer[: len(probabilities)])
+        self._areas += inside.sum(2).long().sum(0)
+        winner = probabilities.mul_(self._best[:, None]).max(1, keepdim=True).indices
+        self._inside[rows] = inside.gather(1, winner)[:, 0].bool()
+        self._winner[rows] = winner[:, 0]
 
     def result(self) -> tuple[Tensor, list[dict[str, Any]]]:
         """Panoptic map [H, W] int32 (0 = no segment) and its segments.
@@ -86,16 +82,18 @@ class PanopticAccumulator:
         class index) and `score`.
         """
         count = len(self._areas)
-        assigned = self._value >= 0
-        won = torch.bincount(self._winner[assigned], minlength=count).tolist()
-        inside_pixels = torch.bincount(
-            self._winner[assigned & self._inside], minlength=count
-        ).tolist()
-        areas, scores, labels = self._areas.tolist(), self._best.tolist(), self._labels.tolist()
-        segment_ids = torch.zeros(count + 1, dtype=torch.int32)
+        if count == 0:
+            return self._winner.int(), []
+        winner, inside = self._winner.flatten(), self._inside.flatten().long()
+        counts = winner.new_zeros(2, count)
+        pixels = torch.stack([torch.ones_like(inside), inside])
+        counts.scatter_add_(1, winner.expand(2, -1), pixels)
+        on_host = to_host([counts, self._areas, self._best, self._labels])
+        (won, inside_pixels), areas, scores, labels = (values.tolist() for values in on_host)
+        segment_ids = [0] * (count + 1)
         segments: list[dict[str, Any]] = []
         stuff_ids: dict[int, int] = {}
-        for query in self.is_candidate.nonzero().flatten().tolist():
+        for query in range(count):
             if inside_pixels[query] == 0 or won[query] / areas[query] < self._overlap:
                 continue
             label = labels[query]
@@ -110,8 +108,15 @@ class PanopticAccumulator:
             segments.append(
                 {"id": new_id, "isthing": thing, "category_id": label, "score": scores[query]}
             )
-        winner = self._winner.masked_fill(~(assigned & self._inside), count)
-        return segment_ids.to(winner.device)[winner.long()], segments
+        table = to_device(torch.tensor(segment_ids, dtype=torch.int32), winner.device)
+        return table[self._winner.masked_fill(~self._inside, count)], segments
+
+
+def panoptic_candidates(
+    scores: Tensor, thresholds: PanopticThresholds = PanopticThresholds()
+) -> Tensor:
+    """[N] bool, the queries whose best score of [N, K] is high enough to compete for pixels."""
+    return scores.float().amax(-1) > thresholds.object_mask
 
 
 def panoptic_inference(
@@ -128,9 +133,10 @@ def panoptic_inference(
         is_thing: [K].
         thresholds: conditions for segments.
     """
+    candidates = panoptic_candidates(scores, thresholds)
+    scores, mask_logits = scores[candidates], mask_logits[candidates]
     count, height, width = mask_logits.shape
     accumulator = PanopticAccumulator(scores, is_thing, (height, width), thresholds)
-    queries = torch.arange(count, device=mask_logits.device)
-    for rows in row_bands(height, 4 * count * width):
-        accumulator.add(queries, rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())
+    for rows in row_bands(height, 4 * count * width, working_bytes(mask_logits.device)):
+        accumulator.add(rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())
     return accumulator.result()

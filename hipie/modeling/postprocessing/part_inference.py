@@ -11,6 +11,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from hipie.modeling.chunking import working_bytes
+from hipie.modeling.device_transfer import to_device
+from hipie.structures import SemanticLabels
+
 MIN_PART_PIXELS = 100
 # Parts of parts are small: eyes, handles.
 MIN_NESTED_PART_PIXELS = 25
@@ -44,7 +48,7 @@ def part_class_map(scores: Tensor) -> Tensor:
 
 
 def assign_parts(
-    scores: Tensor,
+    scores: Tensor | SemanticLabels,
     masks: Tensor,
     labels: Sequence[str],
     wholes: Sequence[str | None],
@@ -60,7 +64,8 @@ def assign_parts(
     a nested part that touch its part belong to the part as well.
 
     Args:
-        scores: [K, H, W] semantic scores of a vocabulary with parts.
+        scores: [K, H, W] semantic scores of a vocabulary with parts, or the best class of every
+            pixel.
         masks: [N, H, W] bool instance masks.
         labels: N class names.
         wholes: K names of wholes, None for classes that are not parts; for a nested part, the name
@@ -75,6 +80,8 @@ def assign_parts(
     """
     if not len(masks):
         return []
+    if isinstance(scores, Tensor):
+        scores = SemanticLabels(part_class_map(scores), scores.amax(0), scores.sum(0))
     assignment = _PartAssignment(
         scores, wholes, names or [""] * len(wholes), min_pixels, consistent
     )
@@ -99,14 +106,13 @@ class _PartAssignment:
 
     def __init__(
         self,
-        scores: Tensor,
+        best: SemanticLabels,
         wholes: Sequence[str | None],
         names: Sequence[str],
         min_pixels: int,
         consistent: bool,
     ) -> None:
-        self._classes = part_class_map(scores)
-        self._share = scores.amax(0) / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+        self._classes, self._share = best.labels, best.shares()
         self._wholes, self._names = wholes, names
         self._min_pixels, self._consistent = min_pixels, consistent
 
@@ -196,11 +202,12 @@ def enforce_part_consistency(
     order = {root: index for index, root in enumerate(dict.fromkeys(roots))}
     if len(order) == len(names):
         return scores
-    group = torch.tensor([order[root] for root in roots], device=scores.device)
+    group = to_device(torch.tensor([order[root] for root in roots]), scores.device)
     sums = scores.new_zeros(len(order), *scores.shape[1:]).index_add_(0, group, scores)
     best = sums.argmax(0)
-    for index, own in enumerate(group.tolist()):
-        scores[index] *= best == own
+    step = max(1, working_bytes(scores.device) // best.numel())
+    for some_scores, own in zip(scores.split(step), group.split(step), strict=True):
+        some_scores *= best == own[:, None, None]
     return scores
 
 

@@ -7,11 +7,13 @@ panoptic segmentation (de Geus et al., CVPR 2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hipie.modeling.device_transfer import to_device
 
 PartOwners = Sequence[int | None]
 
@@ -51,7 +53,7 @@ def suppress_part_queries(scores: Tensor, owners: PartOwners) -> Tensor:
     """
     if not any(owner is not None for owner in owners):
         return scores
-    is_part = torch.tensor([owner is not None for owner in owners], device=scores.device)
+    is_part = to_device(torch.tensor([owner is not None for owner in owners]), scores.device)
     return scores.masked_fill(is_part[scores.argmax(-1)][:, None], 0.0)
 
 
@@ -70,11 +72,52 @@ def part_segmentation(
         [H, W] int32: n where the n-th class (from 1) that belongs to the segment's class has the
         highest score among those; 0 without a segment, or where its class has no parts.
     """
+    used = {segment["category_id"] for segment in segments}
+    return parts_of_segments(panoptic_map, segments, best_parts(scores, owners, used))
+
+
+def best_parts(
+    scores: Tensor, owners: PartOwners, wholes: Collection[int] | None = None
+) -> dict[int, Tensor]:
+    """Best part of every pixel among the parts of one whole, for several wholes.
+
+    Args:
+        scores: [K, H, W] semantic scores.
+        owners: see `part_owners`.
+        wholes: classes of which the parts are compared; None = all that have parts.
+
+    Returns:
+        For each such class [H, W] int32, n for its n-th part (from 1).
+    """
+    parts_of: dict[int, list[int]] = {}
+    for part, owner in enumerate(owners):
+        if owner is not None and (wholes is None or owner in wholes):
+            parts_of.setdefault(owner, []).append(part)
+    return {
+        whole: scores[to_device(torch.tensor(parts), scores.device)].argmax(0).int() + 1
+        for whole, parts in parts_of.items()
+    }
+
+
+def parts_of_segments(
+    panoptic_map: Tensor, segments: Sequence[dict[str, Any]], best: Mapping[int, Tensor]
+) -> Tensor:
+    """Part of every pixel of a panoptic map, see `part_segmentation`.
+
+    Args:
+        panoptic_map: [H, W] segment ids.
+        segments: segments of the map, with `id` and `category_id`.
+        best: see `best_parts`.
+    """
     part_map = torch.zeros_like(panoptic_map, dtype=torch.int32)
+    category_of = [-1] * (1 + max((segment["id"] for segment in segments), default=0))
     for segment in segments:
-        parts = [k for k, owner in enumerate(owners) if owner == segment["category_id"]]
-        if parts:
-            rows, columns = (panoptic_map == segment["id"]).nonzero(as_tuple=True)
-            classes = torch.tensor(parts, device=scores.device)[:, None]
-            part_map[rows, columns] = scores[classes, rows, columns].argmax(0).int() + 1
+        category_of[segment["id"]] = segment["category_id"]
+    present = best.keys() & set(category_of)
+    if not present:
+        return part_map
+    table = to_device(torch.tensor(category_of), panoptic_map.device)
+    categories = table[panoptic_map.long()]
+    for whole in sorted(present):
+        part_map = torch.where(categories == whole, best[whole], part_map)
     return part_map

@@ -6,10 +6,12 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from hipie.modeling.device_transfer import to_host
 from hipie.modeling.postprocessing.instance_inference import (
     ImageFrame,
-    QueryMasks,
+    InstanceCandidates,
     instance_inference,
+    kept_pairs,
 )
 from hipie.modeling.postprocessing.score_calibration import instance_scores
 from hipie.structures import ImageQueries, Size
@@ -42,9 +44,12 @@ def referring_inference(things: ImageQueries, *, input_size: Size, output_size: 
     Returns:
         One instance, or none if its box is empty.
     """
-    layer = things.layer
+    boxes = things.layer.boxes[0]
     frame = ImageFrame(input_size, output_size)
-    with torch.autocast(layer.boxes.device.type, enabled=False):
+    with torch.autocast(boxes.device.type, enabled=False):
         query, score = best_query(things.token_logits, things.iou_logits)
-        query, label = query[None], torch.zeros_like(query[None])
-        return instance_inference(QueryMasks(things), query, score[None], label, frame)
+        queries, label = query[None], torch.zeros_like(query[None])
+        best = InstanceCandidates.from_pairs(boxes, queries, score[None], label, frame)
+        kept = kept_pairs(*to_host([best.is_valid]))
+        mask_logits = things.masks(queries[: len(kept)])
+        return instance_inference(best, kept, mask_logits, kept, frame)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hipie.modeling.device_transfer import to_device
+
 MASKED_LOGIT = -9999.0
 POOLINGS = ("mean", "max")
 
@@ -39,9 +41,10 @@ def pool_token_logits(
             f"{token_logits.shape[-1]} tokens only"
         )
     device = token_logits.device
-    counts = torch.tensor(lengths, device=device, dtype=torch.long)
-    class_index = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
-    logits = token_logits[..., torch.tensor(positions, dtype=torch.long, device=device)].float()
+    owners = [index for index, length in enumerate(lengths) for _ in range(length)]
+    counts = to_device(torch.tensor(lengths, dtype=torch.long), device)
+    class_index = to_device(torch.tensor(owners, dtype=torch.long), device)
+    logits = token_logits[..., to_device(torch.tensor(positions, dtype=torch.long), device)].float()
     pooled = logits.new_zeros(*logits.shape[:-1], len(lengths))
     if pooling == "mean":
         return pooled.index_add(-1, class_index, logits) / counts
@@ -50,7 +53,7 @@ def pool_token_logits(
     )
 
 
-def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool]) -> Tensor:
     """Set the logits of stuff classes to -9999, for thing queries.
 
     Logits of a vocabulary without things are returned unchanged, since thing queries then predict
@@ -60,18 +63,18 @@ def mask_stuff_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) 
         class_logits: [..., K].
         is_thing: [K].
     """
-    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
-    if not things.any():
+    if not any(is_thing):
         return class_logits
+    things = to_device(torch.tensor(is_thing, dtype=torch.bool), class_logits.device)
     return class_logits.masked_fill(~things, MASKED_LOGIT)
 
 
-def mask_thing_classes(class_logits: Tensor, is_thing: Sequence[bool] | Tensor) -> Tensor:
+def mask_thing_classes(class_logits: Tensor, is_thing: Sequence[bool]) -> Tensor:
     """Set the logits of thing classes to -9999, for stuff queries.
 
     Args:
         class_logits: [..., K].
         is_thing: [K].
     """
-    things = torch.as_tensor(is_thing, dtype=torch.bool, device=class_logits.device)
+    things = to_device(torch.tensor(is_thing, dtype=torch.bool), class_logits.device)
     return class_logits.masked_fill(things, MASKED_LOGIT)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from hipie.modeling.chunking import working_bytes
+from hipie.modeling.device_transfer import to_device, to_host
 from hipie.modeling.postprocessing.instance_inference import (
     ImageFrame,
+    InstanceCandidates,
     QueryMasks,
     instance_inference,
+    kept_pairs,
 )
 from hipie.modeling.postprocessing.mask_upsampling import (
     MaskRowUpsampler,
@@ -24,16 +28,21 @@ from hipie.modeling.postprocessing.nms_topk import class_aware_nms, topk_query_c
 from hipie.modeling.postprocessing.panoptic_inference import (
     PanopticAccumulator,
     PanopticThresholds,
+    panoptic_candidates,
 )
 from hipie.modeling.postprocessing.part_panoptic import (
     PartOwners,
-    part_segmentation,
+    best_parts,
+    parts_of_segments,
     suppress_part_queries,
 )
 from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
-from hipie.modeling.postprocessing.semantic_inference import SemanticAccumulator
+from hipie.modeling.postprocessing.semantic_inference import (
+    QueryBlock,
+    SemanticAccumulator,
+    SemanticLabelAccumulator,
+)
 from hipie.modeling.postprocessing.token_to_class import (
-    MASKED_LOGIT,
     mask_stuff_classes,
     mask_thing_classes,
     pool_token_logits,
@@ -53,6 +62,8 @@ class InferenceSettings:
 
     Attributes:
         instance_on, semantic_on, panoptic_on: outputs that are computed.
+        semantic_labels_only: whether the semantic map has the best class of every pixel only, which
+            takes less memory than the scores of all classes.
         detections_per_image: maximum number of instances.
         token_pooling: "mean" or "max" over the tokens of a class.
         nms_threshold: IoU above which the lower-scoring of two boxes of a class is removed.
@@ -71,6 +82,7 @@ class InferenceSettings:
     instance_on: bool = True
     semantic_on: bool = True
     panoptic_on: bool = True
+    semantic_labels_only: bool = False
     detections_per_image: int = 100
     token_pooling: str = "mean"
     nms_threshold: float = 0.7
@@ -83,6 +95,11 @@ class InferenceSettings:
     consistent_parts: bool = False
     unfused_expression_features: bool = True
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the semantic scores of all classes are a result."""
+        return self.semantic_on and not self.semantic_labels_only
+
 
 @dataclass(frozen=True)
 class _QueryGroup:
@@ -92,11 +109,13 @@ class _QueryGroup:
         masks: of the queries of the decoder.
         queries: [n].
         class_logits: [n, K].
+        scored_classes: [K], the classes whose logits are not masked; None = all.
     """
 
     masks: QueryMasks
     queries: Tensor
     class_logits: Tensor
+    scored_classes: Sequence[bool] | None
 
 
 def universal_inference(
@@ -110,8 +129,12 @@ def universal_inference(
     settings: InferenceSettings,
     clip_scores: ClipMaskScores | None = None,
     owners: PartOwners = (),
+    enforce_consistency: Callable[[Tensor], Any] | None = None,
 ) -> dict[str, Any]:
     """Compute the requested outputs of one image of a batch.
+
+    The host waits for the device three times: for the queries that non-maximum suppression keeps,
+    for the selection of masks, and for the segments.
 
     Args:
         things: predictions of the thing decoder for the image.
@@ -123,48 +146,45 @@ def universal_inference(
         settings: requested outputs and thresholds.
         clip_scores: CLIP scores of the image's masks, combined with the class scores.
         owners: [K], see `part_owners`; () = no class is a part.
+        enforce_consistency: changes semantic scores [K, R, W] in place, after the parts of segments
+            are known; see `enforce_part_consistency`.
 
     Returns:
         The requested ones of `instances` (pred_boxes, scores, pred_classes, pred_masks), `sem_seg`
-        [K, H, W] and `panoptic_seg` (map, segments). With both maps and classes that are parts
-        also `part_seg` [H, W], see `part_segmentation`. Masks and maps take bounded memory beside
-        the results, see `hipie.modeling.postprocessing.mask_upsampling`.
+        [K, H, W] or `sem_seg_labels`, and `panoptic_seg` (map, segments). With both maps and
+        classes that are parts also `part_seg` [H, W], see `part_segmentation`. Masks and maps take
+        bounded memory beside the results, see `hipie.modeling.postprocessing.mask_upsampling`.
     """
     frame = ImageFrame(input_size, output_size)
-    layer, masks = things.layer, QueryMasks(things)
-    with torch.autocast(layer.boxes.device.type, enabled=False):
+    boxes, masks = things.layer.boxes[0], QueryMasks(things)
+    with torch.autocast(boxes.device.type, enabled=False):
         class_logits = pool_token_logits(things.token_logits, token_spans, settings.token_pooling)
-        if stuff is not None:
-            class_logits = mask_stuff_classes(class_logits, is_thing)
+        scored_classes = None
+        if stuff is not None and any(is_thing):
+            class_logits, scored_classes = mask_stuff_classes(class_logits, is_thing), is_thing
         if clip_scores is None:
             scores = instance_scores(class_logits, things.iou_logits)
         else:
-            patches = _thing_patch_masks(masks, len(class_logits), clip_scores)
+            patches = _thing_patch_masks(masks, clip_scores)
             scores = clip_scores.instance_scores(class_logits, things.iou_logits, patches)
-        nms_indices = class_aware_nms(scores, layer.boxes[0].float(), settings.nms_threshold)
-        results: dict[str, Any] = {}
-        # Maps first: they need most of the masks, which instances then share.
+        kept = class_aware_nms(scores, boxes.float(), settings.nms_threshold)
+        groups = []
         if settings.semantic_on or settings.panoptic_on:
-            groups = []
             if stuff is None or not settings.panoptic_from_stuff_decoder_only:
-                groups.append(_QueryGroup(masks, nms_indices, class_logits[nms_indices]))
+                groups.append(_QueryGroup(masks, kept, class_logits[kept], scored_classes))
             if stuff is not None:
                 groups += _stuff_groups(stuff, token_spans, is_thing, settings)
-            results.update(_dense_maps(groups, is_thing, owners, frame, settings, clip_scores))
+        maps = _DenseMaps(groups, is_thing, owners, frame, settings, clip_scores, boxes.device)
+        instances = None
         if settings.instance_on:
-            allowed = is_thing if any(is_thing) else None
-            nms_row, label, score = topk_query_class_pairs(
-                scores[nms_indices], settings.detections_per_image, allowed
+            pairs = topk_query_class_pairs(
+                scores[kept],
+                settings.detections_per_image,
+                is_thing if any(is_thing) else None,
             )
-            results["instances"] = instance_inference(
-                masks, nms_indices[nms_row], score, label, frame
-            )
-        if {"sem_seg", "panoptic_seg"} <= set(results) and any(o is not None for o in owners):
-            panoptic_map, segments = results["panoptic_seg"]
-            results["part_seg"] = part_segmentation(
-                panoptic_map, segments, results["sem_seg"], owners
-            )
-    return results
+            query, label, score = pairs
+            instances = InstanceCandidates.from_pairs(boxes[kept], query, score, label, frame)
+        return _compute_results(maps, instances, masks, kept, enforce_consistency)
 
 
 def _stuff_groups(
@@ -179,80 +199,224 @@ def _stuff_groups(
     With `min_softmax_classes` that score would be tiny and they are left out.
     """
     logits = pool_token_logits(stuff.token_logits, token_spans, settings.token_pooling)
+    scored_classes = None
     if not (settings.thing_scores_from_stuff_decoder or settings.panoptic_from_stuff_decoder_only):
         if all(is_thing) and settings.min_softmax_classes:
             return []
         logits = mask_thing_classes(logits, is_thing)
+        scored_classes = [not thing for thing in is_thing]
     queries = torch.arange(len(logits), device=logits.device)
-    return [_QueryGroup(QueryMasks(stuff), queries, logits)]
+    return [_QueryGroup(QueryMasks(stuff), queries, logits, scored_classes)]
 
 
-def _dense_maps(
-    groups: Sequence[_QueryGroup],
-    is_thing: Sequence[bool],
-    owners: PartOwners,
-    frame: ImageFrame,
-    settings: InferenceSettings,
-    clip_scores: ClipMaskScores | None,
-) -> dict[str, Any]:
-    """Semantic and panoptic map; every mask is upsampled once for both."""
-    class_logits = torch.cat([group.class_logits for group in groups])
-    scores = panoptic_scores(class_logits, settings.temperature)
-    padded_scores = panoptic_scores(
-        class_logits, settings.temperature, settings.min_softmax_classes
-    )
-    if clip_scores is not None:
-        patches = torch.cat([_cropped_patch_masks(group, frame, clip_scores) for group in groups])
-        scores, padded_scores = clip_scores.panoptic_scores([scores, padded_scores], patches)
-    thresholds = PanopticThresholds(settings.object_mask_threshold, settings.overlap_threshold)
-    semantic = SemanticAccumulator(scores, frame.output_size) if settings.semantic_on else None
-    panoptic = (
-        PanopticAccumulator(
-            suppress_part_queries(padded_scores, owners), is_thing, frame.output_size, thresholds
+class _DenseMaps:
+    """Semantic and panoptic map; every mask is upsampled once for both.
+
+    Attributes:
+        groups: queries that compete for pixels; none if no map is requested.
+        frame: sizes of the image.
+        candidates: [N] bool, the queries of all groups that compete in the panoptic map; [0]
+            without one.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[_QueryGroup],
+        is_thing: Sequence[bool],
+        owners: PartOwners,
+        frame: ImageFrame,
+        settings: InferenceSettings,
+        clip_scores: ClipMaskScores | None,
+        device: torch.device,
+    ) -> None:
+        self.candidates = torch.zeros(0, dtype=torch.bool, device=device)
+        self.groups, self._is_thing, self._owners = groups, is_thing, owners
+        self.frame, self._settings = frame, settings
+        self._with_clip = clip_scores is not None
+        self._thresholds = PanopticThresholds(
+            settings.object_mask_threshold, settings.overlap_threshold
         )
-        if settings.panoptic_on
-        else None
-    )
-    sources = []
-    start = 0
-    for group in groups:
-        queries = group.queries
-        rows = torch.arange(start, start + len(queries), device=queries.device)
-        start += len(queries)
-        if semantic is None and panoptic is not None:
-            candidates = panoptic.is_candidate[rows]
-            rows, queries = rows[candidates], queries[candidates]
-        if len(queries) == 0:
-            continue
-        mask_logits = group.masks(queries)
+        if not groups:
+            return
+        class_logits = torch.cat([group.class_logits for group in groups])
+        scores = panoptic_scores(class_logits, settings.temperature)
+        padded_scores = panoptic_scores(
+            class_logits, settings.temperature, settings.min_softmax_classes
+        )
+        if clip_scores is not None:
+            patches = torch.cat(
+                [_cropped_patch_masks(group, frame, clip_scores) for group in groups]
+            )
+            scores, padded_scores = clip_scores.panoptic_scores([scores, padded_scores], patches)
+        self._scores = scores
+        self._panoptic_scores = suppress_part_queries(padded_scores, owners)
+        if settings.panoptic_on:
+            self.candidates = panoptic_candidates(self._panoptic_scores, self._thresholds)
+
+    def needed_rows(self, candidates: Sequence[int]) -> list[list[int]]:
+        """Queries of every group whose masks the maps need; without semantic map, candidates."""
+        rows, start = [], 0
+        for size in (len(group.queries) for group in self.groups):
+            if self._settings.semantic_on:
+                rows.append(list(range(size)))
+            else:
+                rows.append([row - start for row in candidates if start <= row < start + size])
+            start += size
+        return rows
+
+    def compute(
+        self,
+        mask_logits: Sequence[Tensor],
+        candidates: Sequence[int],
+        enforce_consistency: Callable[[Tensor], Any] | None,
+    ) -> dict[str, Any]:
+        """Compute the maps.
+
+        Args:
+            mask_logits: [n, h, w] of the needed queries of every group.
+            candidates: queries that compete in the panoptic map.
+            enforce_consistency: see `universal_inference`.
+        """
+        settings, frame = self._settings, self.frame
+        device = self._scores.device
         upsampler = MaskRowUpsampler(mask_logits, frame.input_size, frame.output_size)
-        scored_classes = (group.class_logits > MASKED_LOGIT).any(0) if clip_scores is None else None
-        sources.append((rows, upsampler, scored_classes))
-    height, width = frame.output_size
-    max_queries = max((len(rows) for rows, _, _ in sources), default=0)
-    for band in row_bands(height, 4 * width * max_queries):
-        for rows, upsampler, scored_classes in sources:
-            probabilities = upsampler(band.start, band.stop).sigmoid_()
-            if semantic is not None:
-                semantic.add(rows, band, probabilities, scored_classes)
-            if panoptic is not None:
-                panoptic.add(rows, band, probabilities)
-    results: dict[str, Any] = {}
-    if semantic is not None:
-        results["sem_seg"] = semantic.result()
-    if panoptic is not None:
-        results["panoptic_seg"] = panoptic.result()
+        candidate_index = to_device(torch.tensor(candidates, dtype=torch.long), device)
+        best: dict[int, Tensor] = {}
+        semantic: SemanticAccumulator | SemanticLabelAccumulator | None = None
+        if settings.semantic_on:
+            semantic = self._semantic_accumulator(best, enforce_consistency)
+        panoptic = None
+        if settings.panoptic_on:
+            panoptic = PanopticAccumulator(
+                self._panoptic_scores[candidate_index],
+                self._is_thing,
+                frame.output_size,
+                self._thresholds,
+            )
+        height, width = frame.output_size
+        count = sum(len(logits) for logits in mask_logits)
+        if count:
+            for band in row_bands(height, 4 * width * count, working_bytes(device)):
+                probabilities = upsampler(band.start, band.stop).sigmoid_()
+                if semantic is not None:
+                    semantic.add(band, probabilities)
+                if panoptic is not None:
+                    if len(candidates) < probabilities.shape[1]:
+                        probabilities = probabilities.index_select(1, candidate_index)
+                    panoptic.add(band, probabilities)
+        results: dict[str, Any] = {}
+        if semantic is not None:
+            name = "sem_seg_labels" if settings.semantic_labels_only else "sem_seg"
+            results[name] = semantic.result()
+        if panoptic is not None:
+            results["panoptic_seg"] = panoptic.result()
+        if self._with_parts:
+            panoptic_map, segments = results["panoptic_seg"]
+            if isinstance(semantic, SemanticAccumulator):
+                wholes = {segment["category_id"] for segment in segments}
+                best = best_parts(semantic.result(), self._owners, wholes)
+            results["part_seg"] = parts_of_segments(panoptic_map, segments, best)
+        if isinstance(semantic, SemanticAccumulator) and enforce_consistency is not None:
+            enforce_consistency(results["sem_seg"])
+        return results
+
+    @property
+    def _with_parts(self) -> bool:
+        with_maps = self._settings.semantic_on and self._settings.panoptic_on
+        return with_maps and any(owner is not None for owner in self._owners)
+
+    def _semantic_accumulator(
+        self, best: dict[int, Tensor], enforce_consistency: Callable[[Tensor], Any] | None
+    ) -> SemanticAccumulator | SemanticLabelAccumulator:
+        """Accumulator of scores, or of labels, which then fills `best` with the best parts."""
+        size, blocks, start = self.frame.output_size, [], 0
+        for group in self.groups:
+            queries = slice(start, start + len(group.queries))
+            blocks.append(QueryBlock(queries, None if self._with_clip else group.scored_classes))
+            start = queries.stop
+        if not self._settings.semantic_labels_only:
+            return SemanticAccumulator(self._scores, size, blocks)
+
+        def change_band(scores: Tensor, rows: slice) -> None:
+            if self._with_parts:
+                for whole, parts in best_parts(scores, self._owners).items():
+                    if whole not in best:
+                        best[whole] = parts.new_zeros(size)
+                    best[whole][rows] = parts
+            if enforce_consistency is not None:
+                enforce_consistency(scores)
+
+        return SemanticLabelAccumulator(self._scores, size, blocks, change_band)
+
+
+def _compute_results(
+    maps: _DenseMaps,
+    instances: InstanceCandidates | None,
+    masks: QueryMasks,
+    kept: Tensor,
+    enforce_consistency: Callable[[Tensor], Any] | None,
+) -> dict[str, Any]:
+    """Select masks on the host, compute each of them once, and from them the results.
+
+    Args:
+        maps: maps that are requested.
+        instances: pairs whose queries are rows of `kept`; None = not requested.
+        masks: of the thing queries.
+        kept: [n] thing queries that non-maximum suppression keeps.
+        enforce_consistency: see `universal_inference`.
+    """
+    if instances is None and not maps.groups:
+        return {}
+    pairs = [] if instances is None else [instances.queries, instances.is_valid]
+    is_candidate, *pairs_on_host = to_host([maps.candidates, *pairs])
+    candidates: list[int] = is_candidate.nonzero().flatten().tolist()
+    pair_index: list[int] = []
+    pair_rows: list[int] = []
+    if pairs_on_host:
+        pair_index = kept_pairs(pairs_on_host[1])
+        all_rows = pairs_on_host[0].tolist()
+        pair_rows = [all_rows[pair] for pair in pair_index]
+    thing_logits, position = None, {}
+    mask_logits = []
+    for group, rows in zip(maps.groups, maps.needed_rows(candidates), strict=True):
+        computed = rows if group.masks is not masks else sorted({*rows, *pair_rows})
+        logits = _masks_of_rows(group.masks, group.queries, computed)
+        if group.masks is masks:
+            thing_logits, position = logits, {row: index for index, row in enumerate(computed)}
+        if computed != rows:
+            index = to_device(torch.tensor([position[row] for row in rows]).long(), logits.device)
+            logits = logits[index]
+        mask_logits.append(logits)
+    results = maps.compute(mask_logits, candidates, enforce_consistency) if maps.groups else {}
+    if instances is not None:
+        if thing_logits is None:
+            computed = sorted(set(pair_rows))
+            position = {row: index for index, row in enumerate(computed)}
+            thing_logits = _masks_of_rows(masks, kept, computed)
+        mask_rows = [position[row] for row in pair_rows]
+        results["instances"] = instance_inference(
+            instances, pair_index, thing_logits, mask_rows, maps.frame
+        )
     return results
 
 
-def _thing_patch_masks(masks: QueryMasks, count: int, clip_scores: ClipMaskScores) -> Tensor:
+def _masks_of_rows(masks: QueryMasks, queries: Tensor, rows: Sequence[int]) -> Tensor:
+    """Mask logits of the queries [n] in some rows, increasing."""
+    if len(rows) < len(queries):
+        queries = queries[to_device(torch.tensor(rows, dtype=torch.long), queries.device)]
+    return masks(queries)
+
+
+def _thing_patch_masks(masks: QueryMasks, clip_scores: ClipMaskScores) -> Tensor:
     """CLIP patches of all thing masks, on the canvas of a batch of this image only."""
     # Both decoders compute masks at twice the size of the features of stride 8.
     height, width = (2 * -(-side // 8) for side in clip_scores.size)
-    queries = torch.arange(count, device=masks.layer.boxes.device)
-    mask_logits = masks(queries)[:, :height, :width]
+    mask_logits = masks.all()[:, :height, :width]
     chunks = [
-        clip_scores.patch_masks(mask_logits[rows]) for rows in mask_chunks(count, CLIP_IMAGE_SIZE)
+        clip_scores.patch_masks(mask_logits[rows])
+        for rows in mask_chunks(
+            len(mask_logits), CLIP_IMAGE_SIZE, chunk_bytes=working_bytes(mask_logits.device)
+        )
     ]
     return torch.cat(chunks) if chunks else clip_scores.patch_masks(mask_logits)
 
@@ -261,9 +425,14 @@ def _cropped_patch_masks(
     group: _QueryGroup, frame: ImageFrame, clip_scores: ClipMaskScores
 ) -> Tensor:
     """CLIP patches of masks that are cropped to the unpadded image."""
-    mask_logits = group.masks(group.queries)
+    mask_logits = group.masks.all()[group.queries]
     chunks = [
         clip_scores.patch_masks(upsample_to_input(mask_logits[rows], frame.input_size))
-        for rows in mask_chunks(len(mask_logits), frame.input_size, CLIP_IMAGE_SIZE)
+        for rows in mask_chunks(
+            len(mask_logits),
+            frame.input_size,
+            CLIP_IMAGE_SIZE,
+            chunk_bytes=working_bytes(mask_logits.device),
+        )
     ]
     return torch.cat(chunks) if chunks else clip_scores.patch_masks(mask_logits)

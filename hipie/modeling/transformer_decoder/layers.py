@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from hipie.modeling.chunking import chunk_length, concatenate
 from hipie.ops import MSDeformAttn
 from hipie.structures import FeatureLevels
 
-# Without gradients an encoder layer processes so many tokens at a time.
+# On a CPU an encoder layer processes so many tokens at a time.
 TOKENS_PER_CHUNK = 2048
 
 
@@ -56,7 +55,7 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Multi-scale deformable attention encoder layer.
 
-    Self-attention over the tokens of all levels, then a feed-forward block. Without gradients the
+    Self-attention over the tokens of all levels, then a feed-forward block. On a CPU the
     queries are processed in chunks of about two thousand tokens: intermediate results then stay in
     the processor's cache, which is faster and bounds the memory.
 
@@ -90,29 +89,24 @@ class EncoderLayer(nn.Module):
         Returns:
             [B, S, width].
         """
-        step = tokens.shape[1]
-        if not torch.is_grad_enabled():
-            step = max(1, TOKENS_PER_CHUNK // len(tokens))
-        chunks = token_chunks(tokens.shape[1], step)
+        step = chunk_length(tokens.shape[1], TOKENS_PER_CHUNK // len(tokens), tokens.device)
+        chunks = tokens.split(step, dim=1)
+        masks = [None] * len(chunks) if padding_mask is None else padding_mask.split(step, dim=1)
         values = concatenate(
-            [
-                self.attention.values(
-                    tokens[:, chunk], None if padding_mask is None else padding_mask[:, chunk]
-                )
-                for chunk in chunks
-            ]
+            [self.attention.values(chunk, mask) for chunk, mask in zip(chunks, masks, strict=True)],
+            dim=1,
         )
         return concatenate(
             [
-                self._encode_chunk(
-                    tokens[:, chunk],
-                    levels.position_embeddings[:, chunk],
-                    reference_points[:, chunk],
-                    values,
-                    levels,
+                self._encode_chunk(chunk, positions, points, values, levels)
+                for chunk, positions, points in zip(
+                    chunks,
+                    levels.position_embeddings.split(step, dim=1),
+                    reference_points.split(step, dim=1),
+                    strict=True,
                 )
-                for chunk in chunks
-            ]
+            ],
+            dim=1,
         )
 
     def _encode_chunk(
@@ -131,16 +125,6 @@ class EncoderLayer(nn.Module):
             levels.level_start_index,
         )
         return self.feed_forward(self.norm(tokens + attended))
-
-
-def token_chunks(count: int, step: int) -> list[slice]:
-    """Slices of `step` of so many tokens."""
-    return [slice(start, start + step) for start in range(0, count, step)]
-
-
-def concatenate(chunks: Sequence[Tensor]) -> Tensor:
-    """Concatenate chunks [B, n, ...] along the tokens; a single chunk is not copied."""
-    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks), dim=1)
 
 
 class DecoderLayer(nn.Module):

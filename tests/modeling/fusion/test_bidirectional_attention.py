@@ -113,6 +113,6 @@ def test_groups_of_heads_give_the_same_result_and_gradients(monkeypatch) -> None
 
     together = outputs_and_gradients()
     monkeypatch.setattr("hipie.modeling.fusion.bidirectional_attention.WORKING_BYTES", 1)
-    assert len(list(module._head_groups(1))) == HEADS
+    assert len(list(module._head_groups(1, visual.device))) == HEADS
     for first, second in zip(outputs_and_gradients(), together, strict=True):
         torch.testing.assert_close(first, second)

@@ -43,6 +43,14 @@ def test_a_training_step_of_hipie_waits_a_few_times_only(tiny_cfg, trained_text)
     assert len(grads) > 100 and all(isinstance(grad, DeviceTensor) for grad in grads)
 
 
+def test_published_backbones_do_not_wait(tiny_published):
+    """ResNet-50 and ViT-H, also with frames of boxes and trained text as published."""
+    model = to_device(tiny_published.train())
+    with SimulatedDevice() as device:
+        model(batch("detection"))
+        assert 1 <= sum(device.waits.values()) <= MOST, device.report()
+
+
 def test_the_number_of_waits_does_not_grow_with_layers_and_images(tiny_cfg):
     counts = []
     for layers, images in ((1, 2), (3, 4)):

@@ -43,7 +43,7 @@ def test_rows_equal_float64(output_size: tuple[int, int], step: int) -> None:
     small = torch.randn(2, 5, 7)
     full = np.stack([bilinear(mask, 20, 28) for mask in small.double().numpy()])[:, :17, :25]
     out = np.stack([bilinear(mask, *output_size) for mask in full])
-    rows = MaskRowUpsampler(small, (17, 25), output_size)
+    rows = MaskRowUpsampler([small], (17, 25), output_size)
     for top in range(0, output_size[0], step):
         bottom = min(top + step, output_size[0])
         masks = rows(top, bottom)
@@ -53,14 +53,14 @@ def test_rows_equal_float64(output_size: tuple[int, int], step: int) -> None:
 
 def test_rows_in_any_order() -> None:
     small = torch.randn(2, 6, 5)
-    rows, fresh = (MaskRowUpsampler(small, (24, 20), (24, 20)) for _ in range(2))
+    rows, fresh = (MaskRowUpsampler([small], (24, 20), (24, 20)) for _ in range(2))
     complete = fresh(0, 24)
     for top, bottom in ((8, 12), (0, 3), (20, 24), (19, 22)):
         torch.testing.assert_close(rows(top, bottom), complete[top:bottom])
 
 
 def test_bands_cover_every_row_once() -> None:
-    parts = list(row_bands(103, 1000, working_bytes=10_000))
+    parts = list(row_bands(103, 1000, band_bytes=10_000))
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(103))
     assert {part.stop - part.start for part in parts} == {10, 3}
     assert [part.stop - part.start for part in row_bands(9, 10**9)] == [4, 4, 1]
@@ -81,15 +81,15 @@ def test_instance_masks_are_thresholded_then_resized_to_nearest() -> None:
 def test_chunks_give_equal_masks(output_size: tuple[int, int]) -> None:
     small = torch.randn(9, 6, 8)
     unchunked = upsample_instance_masks(small, (21, 30), output_size)
-    one_by_one = upsample_instance_masks(small, (21, 30), output_size, working_bytes=1)
+    one_by_one = upsample_instance_masks(small, (21, 30), output_size, chunk_bytes=1)
     assert torch.equal(unchunked, one_by_one)
 
 
 def test_chunks_respect_the_working_memory() -> None:
-    slices = list(mask_chunks(100, (400, 512), (1000, 1000), working_bytes=64 * 10**6))
+    slices = list(mask_chunks(100, (400, 512), (1000, 1000), chunk_bytes=64 * 10**6))
     assert [s.stop - s.start for s in slices][:2] == [4, 4]
     assert [i for s in slices for i in range(s.start, s.stop)] == list(range(100))
-    assert list(mask_chunks(2, (4000, 5000), working_bytes=1)) == [slice(0, 1), slice(1, 2)]
+    assert list(mask_chunks(2, (4000, 5000), chunk_bytes=1)) == [slice(0, 1), slice(1, 2)]
     assert list(mask_chunks(0, (10, 10))) == []
 
 

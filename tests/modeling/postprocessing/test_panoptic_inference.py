@@ -11,10 +11,14 @@ from torch import Tensor
 from hipie.modeling.postprocessing.panoptic_inference import (
     PanopticAccumulator,
     PanopticThresholds,
+    panoptic_candidates,
     panoptic_inference,
 )
 from hipie.modeling.postprocessing.semantic_inference import (
+    BandScores,
+    QueryBlock,
     SemanticAccumulator,
+    SemanticLabelAccumulator,
     semantic_inference,
 )
 
@@ -100,20 +104,25 @@ def test_semantic_equals_float64() -> None:
 
 @pytest.mark.parametrize("step", [1, 3, 20])
 @pytest.mark.parametrize("height", [1, 4, 9])
-def test_chunks_of_queries_and_rows_give_equal_maps(step: int, height: int) -> None:
+def test_blocks_of_queries_and_bands_of_rows_give_equal_maps(step: int, height: int) -> None:
     scores, masks = torch.rand(20, 6), torch.randn(20, 9, 7)
+    blocks = [QueryBlock(slice(start, min(start + step, 20))) for start in range(0, 20, step)]
+    candidates = panoptic_candidates(scores)
     semantic, panoptic = (
-        SemanticAccumulator(scores, (9, 7)),
-        PanopticAccumulator(scores, [True] * 6, (9, 7)),
+        SemanticAccumulator(scores, (9, 7), blocks),
+        PanopticAccumulator(scores[candidates], [True] * 6, (9, 7)),
     )
-    all_queries = torch.arange(20)
+    labels = SemanticLabelAccumulator(scores, (9, 7), blocks)
     for top in range(0, 9, height):
         rows = slice(top, min(top + height, 9))
-        for start in range(0, 20, step):
-            queries = all_queries[start : start + step]
-            probabilities = masks[queries, rows].sigmoid().transpose(0, 1)
-            semantic.add(queries, rows, probabilities)
-            panoptic.add(queries, rows, probabilities)
+        probabilities = masks[:, rows].sigmoid().transpose(0, 1)
+        semantic.add(rows, probabilities)
+        labels.add(rows, probabilities)
+        panoptic.add(rows, probabilities[:, candidates])
+    best, classes = semantic.result().max(0)
+    assert torch.equal(labels.result().labels, classes)
+    assert torch.equal(labels.result().scores, best)
+    torch.testing.assert_close(labels.result().totals, semantic.result().sum(0))
     assert torch.allclose(semantic.result(), semantic_inference(scores, masks), atol=1e-5)
     expected, segments = panoptic_inference(scores, masks, [True] * 6)
     assert torch.equal(panoptic.result()[0], expected)
@@ -125,10 +134,9 @@ def test_classes_with_equal_scores_are_summed_once(own: list[int]) -> None:
     apart = torch.tensor(own, dtype=torch.bool)
     scores, masks = torch.rand(20, 5), torch.rand(9, 20, 7)
     scores = torch.where(apart, scores, torch.rand(20, 1))
-    plain, short = SemanticAccumulator(scores, (9, 7)), SemanticAccumulator(scores, (9, 7))
-    plain.add(torch.arange(20), slice(0, 9), masks)
-    short.add(torch.arange(20), slice(0, 9), masks, apart)
-    assert torch.allclose(plain.result(), short.result(), atol=1e-5)
+    halves = slice(0, 12), slice(12, 20)
+    short = BandScores(scores, [QueryBlock(half, apart.tolist()) for half in halves])
+    torch.testing.assert_close(short(masks), BandScores(scores)(masks), atol=1e-5, rtol=1e-5)
 
 
 def test_permuted_classes_permute_labels(official) -> None:
