@@ -219,6 +219,8 @@ def setup_loggers(folder: str) -> None:
         for handler in filter(is_screen, logger.handlers):
             handler.setLevel(logging.INFO)
     log_to(next(handler for handler in own[0].handlers if not is_screen(handler)))
+    # PyTorch puts its handlers back when Detectron2 asks it for the compiler.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
