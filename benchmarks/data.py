@@ -98,10 +98,11 @@ def referring(scale: float) -> dict[str, float]:
         )
         outputs.append({"referring": [prediction]})
     register_dataset("benchmark_referring", lambda: records)
+    evaluator = ReferringEvaluator("benchmark_referring", distributed=False)
     overall_iou: dict[str, float] = {}
 
     def ours() -> None:
-        evaluator = ReferringEvaluator("benchmark_referring", distributed=False)
+        evaluator.reset()
         evaluator.process(records, outputs)
         overall_iou["ours"] = evaluator.evaluate()["refer"]["oIoU"]
 

@@ -9,7 +9,7 @@ For every number of processes (gloo, one machine), three sections measure two im
   records is touched.
 - counts: as many mask overlaps of expressions, divided among the processes, as sums of integers
   (`OverlapCounts`, `sum_integers`), against one tuple each, gathered by pickling.
-- instances: a tenth as many predicted instances with masks, divided among the processes, as arrays
+- instances: as many predicted instances with masks, divided among the processes, as arrays
   (`InstancePredictions`), against one dict each, gathered by pickling.
 
 "held" is what the processes keep afterwards: the growth of their proportional set sizes (a page
@@ -145,13 +145,23 @@ def _field(path: str, name: str) -> int:
 def shared_list(count: int) -> tuple[Any, Any]:
     """Read the list once; return it and a sample of its records."""
     records = read_records(NAME)
-    return records, [records[i] for i in range(0, count, 5)][:: max(1, count // 50)]
+    return records, _sample(records)
 
 
 def own_list(count: int) -> tuple[Any, Any]:
     """Read the list in this process; return it and a sample of its records."""
-    records = DatasetFromList(make_records(count), copy=False)
-    return records, [records[i] for i in range(0, count, 5)][:: max(1, count // 50)]
+    for turn in range(comm.get_world_size()):  # one after another: the list itself is large
+        if turn == comm.get_rank():
+            records = DatasetFromList(make_records(count), copy=False)
+        dist.barrier()
+    return records, _sample(records)
+
+
+def _sample(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Touch every page of a list, and return 20 of its records."""
+    for position in range(0, len(records), 8):
+        records[position]
+    return [records[position] for position in range(0, len(records), max(1, len(records) // 20))]
 
 
 def summed_counts(count: int) -> tuple[Any, Any]:
@@ -175,7 +185,7 @@ def listed_counts(count: int) -> tuple[Any, Any]:
 def instance_arrays(count: int) -> tuple[Any, Any]:
     """Keep instances as arrays; return them and those of all."""
     predictions = InstancePredictions()
-    for number in range(*_share(count // 1_000)):
+    for number in range(*_share(count // 100)):
         predictions.add(number, make_instances(number))
     gathered = predictions.gather(True)
     return predictions, gathered
@@ -185,7 +195,7 @@ def instance_dicts(count: int) -> tuple[Any, Any]:
     """Keep instances as dicts; return them and those of all."""
     predictions = [
         {"image_id": number, "instances": make_instances(number)}
-        for number in range(*_share(count // 1_000))
+        for number in range(*_share(count // 100))
     ]
     gathered = comm.gather(predictions, dst=0)
     return predictions, [image for part in gathered for image in part] if gathered else None
@@ -204,44 +214,41 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[int], tuple[Any, Any]], ...]] = {
 
 
 def work(
-    rank: int, ranks: int, port: int, count: int, sections: Sequence[str], output: str
+    rank: int, ranks: int, port: int, count: int, section: str, which: int, output: str
 ) -> None:
-    """Measure sections in one of several processes."""
+    """Measure one implementation of a section in one of several processes."""
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks)
     comm.create_local_process_group(ranks)
     register_dataset(NAME, lambda: make_records(count))
     comm.all_gather(np.zeros(1))  # what the first message allocates is not counted
-    results: dict[str, Any] = {}
-    for section in sections:
-        figures: dict[str, Any] = {}
-        outcomes = []
-        for name, run in zip(("ours", "baseline"), IMPLEMENTATIONS[section], strict=True):
-            memory = Memory()
-            state, outcome = run(count)
-            outcomes.append(hashlib.sha256(repr(outcome).encode()).hexdigest())
-            del outcome
-            held, peak = memory.growth()
-            figures[name] = {"held": sum(comm.all_gather(held)), "peak": max(comm.all_gather(peak))}
-            del state
-        figures["equal"] = outcomes[0] == outcomes[1]
-        results[section] = figures
+    memory = Memory()
+    state, outcome = IMPLEMENTATIONS[section][which](count)
+    digest = hashlib.sha256(repr(outcome).encode()).hexdigest()
+    del outcome
+    held, peak = memory.growth()
+    figures = {"held": sum(comm.all_gather(held)), "peak": max(comm.all_gather(peak))}
+    del state
     if rank == 0:
-        Path(output).write_text(json.dumps(results))
+        Path(output).write_text(json.dumps({**figures, "digest": digest}))
     dist.destroy_process_group()
 
 
-def measure(
-    sections: Sequence[str], ranks: int, count: int, folder: Path
-) -> dict[str, dict[str, Any]]:
-    """Measure sections with a number of processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = folder / f"{ranks}.json"
-    mp.spawn(work, (ranks, port, count, sections, str(path)), nprocs=ranks)
-    results: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    return results
+def measure(section: str, ranks: int, count: int, folder: Path) -> dict[str, Any]:
+    """Measure both implementations of a section, each in new processes."""
+    figures: dict[str, Any] = {}
+    for which, name in enumerate(("ours", "baseline")):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        path = folder / f"{section}_{ranks}_{name}.json"
+        # Forked, since all of them have imported the same.
+        mp.start_processes(
+            work, (ranks, port, count, section, which, str(path)), ranks, start_method="fork"
+        )
+        figures[name] = json.loads(path.read_text())
+    figures["equal"] = figures["ours"].pop("digest") == figures["baseline"].pop("digest")
+    return figures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -254,9 +261,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
-    for ranks in args.ranks:
-        measured = measure(args.only, ranks, args.records, args.output)
-        for section, figures in measured.items():
+    for section in args.only:
+        for ranks in args.ranks:
+            figures = measure(section, ranks, args.records, args.output)
             results[f"{section}, {ranks}"] = figures
             texts = [
                 f"{figures[name]['held'] / MIB:.0f} MiB (peak {figures[name]['peak'] / MIB:.0f})"

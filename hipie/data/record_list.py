@@ -73,28 +73,36 @@ class RecordList(Sequence[Record]):
 
     def find_all(self, key: str, value: Any) -> list[int]:
         """Return the positions of the records whose `key`, of `INDEXED_KEYS`, has a value."""
+        return [position for position, _ in self.select(key, value)]
+
+    def select(self, key: str, value: Any) -> list[tuple[int, Record]]:
+        """Return position and copy of every record whose `key`, of `INDEXED_KEYS`, has a value."""
         start = self._count + 1 + 2 * self._count * INDEXED_KEYS.index(key)
         hashes = self._integers(start, self._count)
         order = self._integers(start + self._count, self._count)
         value_hash = _hash(value)
         first, last = (int(np.searchsorted(hashes, value_hash, side)) for side in ("left", "right"))
-        candidates = (int(position) for position in order[first:last])
-        return [position for position in candidates if self[position].get(key) == value]
+        candidates = [(position, self[position]) for position in order[first:last].tolist()]
+        return [entry for entry in candidates if entry[1].get(key) == value]
 
-    def find(self, key: str, value: Any) -> int:
-        """Return the position of the last record whose `key` has a value.
+    def find(self, key: str, value: Any) -> tuple[int, Record]:
+        """Return position and copy of the last record whose `key` has a value.
 
         Raises:
             KeyError: if there is none.
         """
-        positions = self.find_all(key, value)
-        if not positions:
+        entries = self.select(key, value)
+        if not entries:
             raise KeyError(value)
-        return positions[-1]
+        return entries[-1]
 
     def of_image(self, image_id: Any) -> Record:
         """Return the last record of an image; KeyError if there is none."""
-        return self[self.find("image_id", image_id)]
+        return self.find("image_id", image_id)[1]
+
+    def of_file(self, file_name: str) -> Record:
+        """Return the last record of an image's file; KeyError if there is none."""
+        return self.find("file_name", file_name)[1]
 
     @property
     def nbytes(self) -> int:

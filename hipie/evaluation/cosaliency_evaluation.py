@@ -84,8 +84,7 @@ class CoSaliencyEvaluator(DatasetEvaluator):
             ValueError: if predictions are missing, or a mask cannot be read.
         """
         for _, image, output in pair_images_with_outputs(inputs, outputs):
-            position = self._records.find("image_id", image["image_id"])
-            record = self._records[position]
+            position, record = self._records.find("image_id", image["image_id"])
             mask = read_saliency_mask(record["saliency_file_name"])
             grey = _to_grey_map(record, output)
             self._positions.append(position)

@@ -108,10 +108,8 @@ class GroupReferringEvaluator(DatasetEvaluator):
 
     def _record(self, group: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
         """Return an image's record in a group; an image of a single group needs no `group_id`."""
-        positions = self._records.find_all("image_id", image["image_id"])
-        records = {
-            record["group_id"]: record for record in map(self._records.__getitem__, positions)
-        }
+        entries = self._records.select("image_id", image["image_id"])
+        records = {record["group_id"]: record for _, record in entries}
         if "group_id" in group or len(records) != 1:
             return records[group["group_id"]]
         return next(iter(records.values()))

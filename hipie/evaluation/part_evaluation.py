@@ -68,7 +68,7 @@ class PartEvaluator(DatasetEvaluator):
             ValueError: naming the label map, if its size is not the prediction's.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            record = self._records[self._records.find("file_name", item["file_name"])]
+            record = self._records.of_file(item["file_name"])
             path = record["part_seg_file_name"]
             scores = output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]
             predicted = scores.argmax(dim=0).cpu().numpy()

@@ -61,7 +61,7 @@ class PartPQEvaluator(DatasetEvaluator):
                 output is missing.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            record = self._records[self._records.find("file_name", item["file_name"])]
+            record = self._records.of_file(item["file_name"])
             path = record["pan_part_file_name"]
             truth = decode_uids(read_label_map(path))
             for key in ("panoptic_seg", "part_seg"):

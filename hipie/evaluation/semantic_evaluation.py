@@ -112,7 +112,7 @@ class _LabelFiles:
         self._records = records
 
     def __getitem__(self, file_name: str) -> str:
-        path: str = self._records[self._records.find("file_name", file_name)]["sem_seg_file_name"]
+        path: str = self._records.of_file(file_name)["sem_seg_file_name"]
         return path
 
 

@@ -13,7 +13,6 @@ def test_program_counts_one_backbone_run_an_image(tiny_program, tmp_path, capsys
     runs = {name: entry["backbone_runs"] for name, entry in results.items()}
     assert runs.pop("ten refer calls") == 10
     assert set(runs.values()) == {1}
-    assert all(entry["milliseconds"] > 0 for entry in results.values())
     folder = Path(tiny_program[tiny_program.index("--output") + 1])
     assert json.loads((folder / "results.json").read_text()) == {"encode_once": results}
     output = capsys.readouterr().out

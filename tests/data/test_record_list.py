@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,22 @@ def test_search_by_image_and_by_file() -> None:
         for value in {record[key] for record in expected}:
             positions = [i for i, record in enumerate(expected) if record[key] == value]
             assert records.find_all(key, value) == positions
-            assert records.find(key, value) == positions[-1]
+            position, record = records.find(key, value)
+            assert (position, repr(record)) == (positions[-1], repr(expected[positions[-1]]))
     assert records.find_all("image_id", "1") == records.find_all("image_id", 999) == []
-    assert repr(records.of_image(np.int64(5))) == repr(expected[records.find("image_id", 5)])
+    assert repr(records.of_image(np.int64(5))) == repr(expected[11])
+    assert repr(records.of_file("6.jpg")) == repr(expected[48])
     with pytest.raises(KeyError, match="999"):
         records.of_image(999)
+
+
+def test_a_search_unpickles_a_record_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = share_records(lambda: make_records(50))
+    loads, sizes = pickle.loads, []
+    monkeypatch.setattr(
+        "hipie.data.record_list.pickle.loads", lambda data: sizes.append(len(data)) or loads(data)
+    )
+    assert records.of_image("0")["file_name"] == "0.jpg" and len(sizes) == 1
 
 
 def test_every_access_is_a_new_copy() -> None:

@@ -219,3 +219,22 @@ def test_rles_of_another_size_are_refused() -> None:
         ValueError, match=r"0\.jpg: a prediction of \(3, 3\) pixels for an image of"
     ):
         evaluator.process(records, [{"referring": wrong}])
+
+
+def test_run_lengths_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, _, pairs = random_set(3)
+    register_dataset("hand_made_rles", lambda: records)
+    evaluator = ReferringEvaluator("hand_made_rles")
+    decoded = []
+    decode = mask_util.decode
+    monkeypatch.setattr(mask_util, "decode", lambda rle: decoded.append(rle) or decode(rle))
+    for as_rle in (True, False):
+        for record in records:
+            size = record["height"], record["width"]
+            predictions = [
+                make_prediction([prediction], size, as_rle)
+                for _, image, _, prediction, _, _ in pairs
+                if image == record["image_id"]
+            ]
+            evaluator.process([record], [{"referring": predictions}])
+        assert bool(decoded) != as_rle
