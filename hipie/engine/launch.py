@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from hipie.engine.failures import GRACE_SECONDS, FailureMonitor
@@ -170,6 +173,8 @@ class _Group:
                 rendezvous(self.address, rank, world_size, timeout=TIMEOUT)
             )
             store.set_timeout(TIMEOUT)
+            if self.address == "env://":
+                store = fresh_store(store, rank, world_size)
             dist.init_process_group(
                 "nccl" if self.on_gpu else "gloo",
                 store=store,
@@ -182,6 +187,39 @@ class _Group:
             raise LaunchError(f"{place}the processes cannot meet ({cause_of(error)})") from error
         comm.create_local_process_group(self.local_size)
         return FailureMonitor(store, rank, world_size, local_rank)
+
+
+def fresh_store(store: Store, rank: int, world_size: int) -> Store:
+    """Return a part of a store that no earlier attempt of the same ranks has used.
+
+    The agents of torchrun keep their store when they restart processes, with the addresses of the
+    dead ones, and their counts of restarts may differ. So rank 0 draws a name, and tells it to
+    every process that asks under a name of its own.
+
+    Args:
+        store: in which the processes meet.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        RuntimeError: if a process does not come within `TIMEOUT`.
+    """
+    name = uuid.uuid4().hex
+    if rank != 0:
+        store.set(f"hipie_ask/{rank}", name)
+        group: str = store.get(f"hipie_tell/{name}").decode()
+        store.add(f"hipie_told/{group}", 1)
+        return PrefixStore(group, store)
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while store.add(f"hipie_told/{name}", 0) < world_size - 1:
+        if time.monotonic() > end:
+            raise RuntimeError("not all processes have come")
+        for other in range(1, world_size):
+            if store.check([f"hipie_ask/{other}"]):
+                asking = store.get(f"hipie_ask/{other}").decode()
+                store.set(f"hipie_tell/{asking}", name)
+        time.sleep(0.05)
+    return PrefixStore(name, store)
 
 
 def _run_in_group(

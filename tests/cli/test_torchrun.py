@@ -225,9 +225,13 @@ def test_killed_process_of_one_agent_restarts_both(uninterrupted, tiny_text, tin
 
 
 @pytest.mark.slow
-def test_sigterm_to_torchrun_saves_a_checkpoint(tiny_text, tiny_book, tmp_path):
-    options = training_options(tiny_text, tiny_book, tmp_path)
-    process = start(torchrun(2), *options, "SOLVER.MAX_ITER", "100000")
+@pytest.mark.parametrize("launcher", ["torchrun", "--cpu-workers"])
+def test_sigterm_to_the_launcher_saves_a_checkpoint(launcher, tiny_text, tiny_book, tmp_path):
+    options = [*training_options(tiny_text, tiny_book, tmp_path), "SOLVER.MAX_ITER", "100000"]
+    if launcher == "torchrun":
+        process = start(torchrun(2), *options)
+    else:
+        process = start([], launcher, "2", *options)
     waited = time.monotonic() + TIMEOUT
     while not (tmp_path / "model_0000002.pth").exists():
         assert process.poll() is None and time.monotonic() < waited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_backend_under_torchrun_is_that_of_the_device(monkeypatch, device, optio
     assert joined == [backend]
 
 
-@pytest.mark.parametrize(
+MACHINES = pytest.mark.parametrize(
     ("options", "processes", "on_gpu"),
     [
         ({"num_gpus": 2, "num_machines": 2}, 2, True),
@@ -105,6 +106,24 @@ def test_backend_under_torchrun_is_that_of_the_device(monkeypatch, device, optio
         ({"num_machines": 2, "cpu_workers": 3}, 3, False),
     ],
 )
+
+
+def test_restarted_processes_meet_in_a_fresh_part_of_the_store():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    parts: list[list[dist.Store]] = []
+    for attempt in range(2):  # the second one finds the keys of the first
+        with ThreadPoolExecutor(3) as pool:
+            starts = [
+                pool.submit(launch_module.fresh_store, store.clone(), rank, 3)
+                for rank in ((2, 1, 0) if attempt else (0, 1, 2))
+            ]
+            parts.append([start.result(20) for start in starts])
+        parts[-1][0].set("address", str(attempt))
+    for attempt, of_ranks in enumerate(parts):
+        assert [part.get("address").decode() for part in of_ranks] == [str(attempt)] * 3
+
+
+@MACHINES
 def test_machines_rank_and_address_reach_the_processes(monkeypatch, options, processes, on_gpu):
     started = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
