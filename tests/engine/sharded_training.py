@@ -1,13 +1,12 @@
 """One of two processes that train with sharded parameters, on the CPU.
 
-`sharded_training.py RANK RENDEZVOUS_FILE FOLDER CASES`: CASES is "toy" or "hipie". Writes
-`FOLDER/RANK.pt`.
+`sharded_training.py RANK RENDEZVOUS_FILE FOLDER CASES` writes `FOLDER/RANK.pt`. CASES is "core",
+"options" or "hipie".
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import warnings
@@ -162,43 +161,46 @@ def train(
     }
 
 
-def toy_cases(folder: Path) -> dict:
-    """Runs of `Toy` by name."""
+def core_cases(folder: Path) -> dict:
+    """Runs of `Toy` by name: replicated, sharded, stopped and resumed."""
     on = ("SOLVER.FSDP.ENABLED", True)
     often = ("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.MAX_CHECKPOINTS", 2)
     runs = {
         "ddp": train(folder / "ddp"),
         "fsdp": train(folder / "fsdp", *on, *often),
-        "recomputed": train(
-            folder / "recomputed", *on, "MODEL.ACTIVATION_CHECKPOINTING.ENCODER", True
-        ),
-        "recomputed ddp": train(folder / "ac", "MODEL.ACTIVATION_CHECKPOINTING.ENCODER", True),
+        "stopped": train(folder / "stopped", *on, hooks=(Terminate(2),)),
+        "resumed": train(folder / "stopped", *on, resume=True),
+    }
+    return {"runs": runs, "evaluation": evaluate(), "errors": errors(folder)}
+
+
+def option_cases(folder: Path) -> dict:
+    """Runs of `Toy` by name, with every option that sharding goes with."""
+    on = ("SOLVER.FSDP.ENABLED", True)
+    recomputed = ("MODEL.ACTIVATION_CHECKPOINTING.ENCODER", True)
+    runs = {
+        "ddp": train(folder / "ddp"),
+        "recomputed ddp": train(folder / "recomputed-ddp", *recomputed),
+        "recomputed": train(folder / "recomputed", *on, *recomputed),
         "one group": train(folder / "one", *on, "SOLVER.FSDP.MIN_LAYER_PARAMETERS", 10**6),
     }
-    for precision in ("bfloat16", "float16"):
-        amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", precision)
-        runs[f"{precision} ddp"] = train(folder / f"{precision}-ddp", *amp)
-        runs[f"{precision} fsdp"] = train(folder / f"{precision}-fsdp", *amp, *on)
     for name, options in (("ddp", ()), ("fsdp", on)):
+        for precision in ("bfloat16", "float16"):
+            amp = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", precision)
+            runs[f"{precision} {name}"] = train(folder / f"{precision}-{name}", *amp, *options)
         accumulating = ("SOLVER.ACCUMULATION_STEPS", 2, *options)
         runs[f"accumulated {name}"] = train(folder / f"accumulated-{name}", *accumulating)
         averaging = ("MODEL_EMA.ENABLED", True, "MODEL_EMA.DECAY", 0.5, *options)
         runs[f"averaged {name}"] = train(folder / f"averaged-{name}", *averaging)
     third = (Terminate(2),)
-    runs["stopped"] = train(folder / "stopped", *on, hooks=third)
-    # All processes read the folder before one of them resumes in it.
-    dist.barrier()
-    if comm.is_main_process():
-        shutil.copytree(folder / "stopped", folder / "to-ddp")
-    dist.barrier()
-    runs["resumed"] = train(folder / "stopped", *on, resume=True)
+    train(folder / "to-ddp", *on, hooks=third)
     runs["resumed by ddp"] = train(folder / "to-ddp", resume=True)
-    runs["stopped ddp"] = train(folder / "from-ddp", hooks=third)
+    train(folder / "from-ddp", hooks=third)
+    dist.barrier()  # the first process alone writes this checkpoint
     runs["resumed from ddp"] = train(folder / "from-ddp", *on, resume=True)
-    dist.barrier()
     weights = ("MODEL.WEIGHTS", str(folder / "ddp" / "model_final.pth"))
     runs["loaded"] = train(folder / "loaded", *on, *weights, steps=False)
-    return {"runs": runs, "evaluation": evaluate(), "errors": errors(folder)}
+    return {"runs": runs}
 
 
 def evaluate() -> list[torch.Tensor]:
@@ -236,7 +238,7 @@ def errors(folder: Path) -> dict[str, str]:
     return messages
 
 
-def hipie_cases() -> dict:
+def hipie_cases(_folder: Path) -> dict:
     """Three steps of HIPIE, one a task, sharded or not, with and without recomputation."""
     from tests.modeling.meta_arch.distributed_gradients import batch_of, randomize_zero_heads
 
@@ -292,7 +294,9 @@ def main() -> None:
         timeout=timedelta(seconds=120),
     )
     comm.create_local_process_group(2)
-    result = toy_cases(Path(folder)) if cases == "toy" else hipie_cases()
+    result = {"core": core_cases, "options": option_cases, "hipie": hipie_cases}[cases](
+        Path(folder)
+    )
     torch.save(result, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 

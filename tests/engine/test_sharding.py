@@ -36,10 +36,17 @@ def run_processes(folder: Path, cases: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """Folder and results of all runs of the toy model."""
+def core(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Folder and results of the runs of the toy model that everybody needs."""
     folder = tmp_path_factory.mktemp("sharded")
-    return folder, run_processes(folder, "toy")
+    return folder, run_processes(folder, "core")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Folder and results of the runs of the toy model with every option."""
+    folder = tmp_path_factory.mktemp("options")
+    return folder, run_processes(folder, "options")
 
 
 def largest_difference(first: dict, second: dict) -> float:
@@ -48,10 +55,27 @@ def largest_difference(first: dict, second: dict) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
+def assert_equal_runs(first: dict, second: dict, tolerance: float) -> None:
+    """Equal weights, averages and moments."""
+    assert largest_difference(first["weights"], second["weights"]) <= tolerance
+    assert bool(first["averages"]) == bool(second["averages"])
+    if first["averages"]:
+        assert largest_difference(first["averages"], second["averages"]) <= tolerance
+    assert first["moments"].keys() == second["moments"].keys()
+    for name, moments in first["moments"].items():
+        assert largest_difference(moments, second["moments"][name]) <= max(tolerance, 1e-6)
+
+
+def test_sharded_training_equals_data_parallel(core) -> None:
+    """Six steps, whose gradients are clipped, with heads in turns."""
+    for result in core[1]:
+        assert_equal_runs(result["runs"]["fsdp"], result["runs"]["ddp"], 1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sharded", "replicated", "tolerance"),
     [
-        ("fsdp", "ddp", 1e-6),
         ("one group", "ddp", 1e-6),
         ("recomputed", "ddp", 1e-6),
         ("recomputed ddp", "ddp", 0.0),
@@ -61,29 +85,23 @@ def largest_difference(first: dict, second: dict) -> float:
         ("averaged fsdp", "averaged ddp", 1e-6),
     ],
 )
-def test_sharded_training_equals_data_parallel(toy, sharded, replicated, tolerance) -> None:
-    """Weights and moments after six steps, whose gradients are clipped, with heads in turns."""
-    for result in toy[1]:
-        first, second = result["runs"][sharded], result["runs"][replicated]
-        assert largest_difference(first["weights"], second["weights"]) <= tolerance
-        assert bool(first["averages"]) == ("averaged" in sharded)
-        if first["averages"]:
-            assert largest_difference(first["averages"], second["averages"]) <= tolerance
-        assert first["moments"].keys() == second["moments"].keys()
-        for name, moments in first["moments"].items():
-            assert largest_difference(moments, second["moments"][name]) <= max(tolerance, 1e-6)
+def test_options_with_sharding_equal_data_parallel(options, sharded, replicated, tolerance) -> None:
+    for result in options[1]:
+        runs = result["runs"]
+        assert bool(runs[sharded]["averages"]) == ("averaged" in sharded)
+        assert_equal_runs(runs[sharded], runs[replicated], tolerance)
 
 
-def test_each_process_stores_its_share(toy) -> None:
-    sharded = [result["runs"]["fsdp"]["bytes"] for result in toy[1]]
-    whole = toy[1][0]["runs"]["ddp"]["bytes"]
+def test_each_process_stores_its_share(core) -> None:
+    sharded = [result["runs"]["fsdp"]["bytes"] for result in core[1]]
+    whole = core[1][0]["runs"]["ddp"]["bytes"]
     # A number of no dimension is in both processes.
     assert sum(sharded) == whole + 4
     assert max(sharded) <= 0.65 * whole
 
 
-def test_resumed_training_is_equal_to_the_bit(toy) -> None:
-    for result in toy[1]:
+def test_resumed_training_is_equal_to_the_bit(core) -> None:
+    for result in core[1]:
         runs = result["runs"]
         assert runs["stopped"]["status"] == 143
         assert runs["resumed"]["start"] == 3
@@ -93,9 +111,10 @@ def test_resumed_training_is_equal_to_the_bit(toy) -> None:
             assert largest_difference(moments, runs["fsdp"]["moments"][name]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["resumed by ddp", "resumed from ddp"])
-def test_runs_with_and_without_sharding_continue_each_other(toy, run) -> None:
-    for result in toy[1]:
+def test_runs_with_and_without_sharding_continue_each_other(options, run) -> None:
+    for result in options[1]:
         resumed, whole = result["runs"][run], result["runs"]["ddp"]
         assert resumed["start"] == 3
         assert largest_difference(resumed["weights"], whole["weights"]) < 1e-6
@@ -103,14 +122,15 @@ def test_runs_with_and_without_sharding_continue_each_other(toy, run) -> None:
             assert largest_difference(moments, whole["moments"][name]) < 1e-6
 
 
-def test_weights_of_a_file_are_loaded(toy) -> None:
-    for result in toy[1]:
+@pytest.mark.slow
+def test_weights_of_a_file_are_loaded(options) -> None:
+    for result in options[1]:
         runs = result["runs"]
         assert largest_difference(runs["loaded"]["weights"], runs["ddp"]["weights"]) == 0
 
 
-def test_export_and_number_of_checkpoints(toy) -> None:
-    folder, results = toy
+def test_export_and_number_of_checkpoints(core) -> None:
+    folder, results = core
     names = sorted(path.name for path in (folder / "fsdp").glob("*.dcp"))
     assert names == ["model_0000004.dcp", "model_0000005.dcp", "model_final.dcp"]
     checkpoint, exported = folder / "fsdp" / "model_final.dcp", folder / "final.safetensors"
@@ -120,22 +140,23 @@ def test_export_and_number_of_checkpoints(toy) -> None:
     assert read_state(checkpoint)["iteration"] == 5
 
 
-def test_averaged_weights_are_read_from_the_folder(toy) -> None:
-    folder, results = toy
+@pytest.mark.slow
+def test_averaged_weights_are_read_from_the_folder(options) -> None:
+    folder, results = options
     state = read_state(f"{folder}/averaged-fsdp/model_final.dcp?ema=True")["model"]
     for name, average in results[0]["runs"]["averaged fsdp"]["averages"].items():
         assert torch.equal(state[name], average)
 
 
-def test_processes_evaluate_independently(toy) -> None:
-    assert [len(result["evaluation"][0]) for result in toy[1]] == [2, 5]
-    for result in toy[1]:
+def test_processes_evaluate_independently(core) -> None:
+    assert [len(result["evaluation"][0]) for result in core[1]] == [2, 5]
+    for result in core[1]:
         for output, expected in zip(*result["evaluation"], strict=True):
             torch.testing.assert_close(output, expected)
 
 
-def test_what_cannot_be_sharded_is_named(toy) -> None:
-    messages = toy[1][0]["errors"]
+def test_what_cannot_be_sharded_is_named(core) -> None:
+    messages = core[1][0]["errors"]
     assert "TEST.BEST_CHECKPOINT_METRIC does not go with SOLVER.FSDP.ENABLED" in messages["best"]
     assert "the parameter scale has no dimension to shard" in messages["scalar"]
     assert "layers.1.0.weight is also a parameter of another layer" in messages["shared"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hipie.modeling.chunking import CPU_BYTES, working_bytes
 
@@ -14,6 +15,9 @@ SCORE_LIMIT = 50000.0
 MASKED_SCORE = -9e15
 # Memory on a CPU for the scores of heads that are computed together; at least one head is.
 WORKING_BYTES = CPU_BYTES
+# Copies of the scores in the backward pass: clamped and not, and of both directions the softmax,
+# its dropout and the gradients.
+TRAINING_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class BidirectionalFusion(nn.Module):
     There are far more image tokens than text tokens, so no projection runs over image tokens: what
     the formula projects on the image side is applied to the text instead. This is the same product
     in another order and never holds an S x inner_width tensor.
+
+    Heads are computed in groups whose scores fit into the memory of `hipie.modeling.chunking`. With gradients and more than
+    one group, the scores are not stored: the backward pass computes them again, group by group.
 
     Args:
         width: channels of an image token.
@@ -92,25 +99,50 @@ class BidirectionalFusion(nn.Module):
         visual, text = self.norm_visual(visual), self.norm_text(text)
         keys, values = self._keys(text), self._values(text)
         masked = ~text_mask[:, None, :, None]
+        num_scores = text.shape[1] * visual.shape[1] * len(visual)
+        groups = list(self._head_groups(num_scores, visual.device))
+        recompute = torch.is_grad_enabled() and len(groups) > 1
         from_text: Tensor | float = 0.0
         from_image = []
-        num_scores = text.shape[1] * visual.shape[1] * len(visual)
-        for heads in self._head_groups(num_scores, visual.device):
-            scores = self._scores(visual, *(key[:, heads] for key in keys))
-            scores = scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
-            from_image.append(self._mix(self.dropout(scores.softmax(3)), visual))
-            weights = self.dropout(scores.masked_fill_(masked, MASKED_SCORE).softmax(2))
-            group_values = values[:, heads].flatten(1, 2)
-            weights = weights.flatten(1, 2).transpose(1, 2).to(group_values.dtype)
-            from_text = from_text + weights @ group_values
+        for heads in groups:
+            inputs = (visual, keys[0][:, heads], keys[1][:, heads], values[:, heads], masked)
+            if recompute:
+                mixed, group_from_text = checkpoint(self._attend, *inputs, use_reentrant=False)
+            else:
+                mixed, group_from_text = self._attend(*inputs)
+            from_image.append(mixed)
+            from_text = from_text + group_from_text
         return (
             visual + self.gamma_visual * (from_text + self.visual_out.bias),
             text + self.gamma_text * self._project_mixed(from_image),
         )
 
+    def _attend(
+        self, visual: Tensor, keys: Tensor, offset: Tensor, values: Tensor, masked: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Attention of n heads in both directions.
+
+        Args:
+            visual: [B, S, width].
+            keys: of `_keys`, [B, n, T, width].
+            offset: of `_keys`, [B, n, T, 1].
+            values: of `_values`, [B, n, T, width].
+            masked: [B, 1, T, 1] bool, True for padded tokens.
+
+        Returns:
+            Mixtures of image tokens, see `_mix`, and sums of text values over heads, [B, S, width].
+        """
+        scores = self._scores(visual, keys, offset)
+        scores = scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
+        mixed = self._mix(self.dropout(scores.softmax(3)), visual)
+        weights = self.dropout(scores.masked_fill_(masked, MASKED_SCORE).softmax(2))
+        values = values.flatten(1, 2)
+        return mixed, weights.flatten(1, 2).transpose(1, 2).to(values.dtype) @ values
+
     def _head_groups(self, num_scores: int, device: torch.device) -> Iterator[slice]:
         """Groups of heads whose scores fit into the working memory."""
-        step = max(1, working_bytes(device, WORKING_BYTES) // (4 * max(num_scores, 1)))
+        copies = TRAINING_COPIES if torch.is_grad_enabled() else 1
+        step = max(1, working_bytes(device, WORKING_BYTES) // (4 * copies * max(num_scores, 1)))
         for first in range(0, self.num_heads, step):
             yield slice(first, first + step)
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hipie.modeling.activation_checkpointing import checkpoint_activations
+from hipie.modeling.fusion import bidirectional_attention
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
 
 HEADS, DEPTH = 2, 4
@@ -116,3 +118,49 @@ def test_groups_of_heads_give_the_same_result_and_gradients(monkeypatch) -> None
     assert len(list(module._head_groups(1, visual.device))) == HEADS
     for first, second in zip(outputs_and_gradients(), together, strict=True):
         torch.testing.assert_close(first, second)
+
+
+def stored_and_gradients(module: BidirectionalFusion) -> tuple[list[int], list[Tensor]]:
+    """Sizes of the tensors stored for the backward pass, and gradients, with random dropout."""
+    torch.manual_seed(3)
+    visual, text, real = torch.randn(2, 300, 6), torch.randn(2, 40, 5), torch.ones(2, 40).bool()
+    visual.requires_grad_()
+    sizes = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = module(visual, text, real)
+    loss = sum(output.square().sum() for output in outputs)
+    return sizes, list(torch.autograd.grad(loss, [visual, *module.parameters()]))
+
+
+def test_scores_of_groups_are_not_stored(monkeypatch) -> None:
+    """The largest stored tensor is the image's; gradients are equal to the bit, with dropout."""
+    module = make_fusion(dropout=0.4)
+    whole, _ = stored_and_gradients(module)
+    assert max(whole) == 2 * HEADS * 40 * 300
+    monkeypatch.setattr(bidirectional_attention, "WORKING_BYTES", 1)
+    grouped, gradients = stored_and_gradients(module)
+    assert max(grouped) <= 2 * 300 * 6
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            bidirectional_attention, "checkpoint", lambda function, *inputs, **_: function(*inputs)
+        )
+        stored, expected = stored_and_gradients(module)
+    assert max(stored) == 2 * 40 * 300
+    assert all(torch.equal(*pair) for pair in zip(gradients, expected, strict=True))
+    checkpoint_activations([module])
+    _, nested = stored_and_gradients(module)
+    assert all(torch.equal(*pair) for pair in zip(nested, expected, strict=True))
+
+
+def test_groups_are_smaller_with_gradients(monkeypatch) -> None:
+    module = BidirectionalFusion(6, 5, 8, 8)
+    num_scores = 100
+    monkeypatch.setattr(bidirectional_attention, "WORKING_BYTES", 4 * num_scores * 12)
+    assert len(list(module._head_groups(num_scores, torch.device("cpu")))) == 4
+    with torch.no_grad():
+        assert len(list(module._head_groups(num_scores, torch.device("cpu")))) == 1
