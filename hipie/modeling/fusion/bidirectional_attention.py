@@ -45,8 +45,9 @@ class BidirectionalFusion(nn.Module):
     the formula projects on the image side is applied to the text instead. This is the same product
     in another order and never holds an S x inner_width tensor.
 
-    Heads are computed in groups whose scores fit into the memory of `hipie.modeling.chunking`. With gradients and more than
-    one group, the scores are not stored: the backward pass computes them again, group by group.
+    Heads are computed in groups whose scores fit into the memory of `hipie.modeling.chunking`. With
+    gradients and more than one group, the scores are not stored: the backward pass computes them
+    again, group by group.
 
     Args:
         width: channels of an image token.
