@@ -130,7 +130,8 @@ class GradientClipping(torch.optim.Optimizer):
         norm = clip_gradients(self, None)
         for group in self.param_groups:
             for parameter in group["params"]:
-                self._clip_parameter(parameter)
+                if parameter.grad is not None:
+                    self._clip_parameter(parameter)
         if self.max_norm is not None:
             clip_gradients(self, self.max_norm)
         return norm

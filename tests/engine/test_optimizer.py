@@ -191,6 +191,19 @@ def test_single_gradients_are_clipped_before_the_full_gradient(cfg):
     assert model.bias.grad.item() == pytest.approx(-(0.5**0.5) / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["value", "norm"])
+def test_parameters_without_a_gradient_are_not_clipped(cfg, kind):
+    """A task does not use all heads."""
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
+    model = nn.Linear(1, 1)
+    optimizer = build_optimizer(cfg, model)
+    model.weight.grad = torch.tensor([[4.0]])
+    optimizer.clip_gradients()
+    assert model.weight.grad.item() == pytest.approx(0.1, rel=1e-4)  # SOLVER.MAX_GRAD_NORM
+    assert model.bias.grad is None
+
+
 def test_norms_and_biases_have_the_weight_decay_of_the_rest_by_default(cfg):
     assert all(g["weight_decay"] == 0.01 for g in build_optimizer(cfg, Normed()).param_groups)
 
