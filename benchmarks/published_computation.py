@@ -112,7 +112,7 @@ def _grouped(
     """Compute the dynamic mask head by grouped convolutions, one group per query."""
     n, (height, width) = len(parameters), features.shape[-2:]
     weights, biases = (parameters.split(head.sizes, dim=1)[part : part + 3] for part in (0, 3))
-    relative = centers[:, :, None] - pixel_centers(height, width, features.device)
+    relative = centers[:, :, None] - pixel_centers(height, width, head.stride, features.device)
     repeated = features.flatten(1).expand(n, -1, -1)
     x = torch.cat([relative, repeated], dim=1).view(1, -1, height, width)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):

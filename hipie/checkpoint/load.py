@@ -31,6 +31,8 @@ BACKBONES = {
     "backbone.res2.": "a ResNet",
     "backbone.blocks.": "a ViT",
     "backbone.net.": "a timm network",
+    "backbone.layers.": "a Swin transformer",
+    "backbone.bottom_up.": "a feature pyramid",
 }
 
 

@@ -27,6 +27,7 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.FREEZE = ()
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
+    cfg.MODEL.SWIN = _swin_keys()
     cfg.MODEL.VIT = _vit_keys()
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
@@ -50,7 +51,13 @@ def _model_keys() -> CN:
     node = CN()
     # Channels of feature levels and queries in both branches.
     node.HIDDEN_DIM = 256
-    # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on.
+    # Outputs of the backbone that both encoders read, the finest first: such as ("res3", "res4",
+    # "res5") as published, or ("p3", "p4", "p5", "p6") of a feature pyramid.
+    node.IN_FEATURES = ("res3", "res4", "res5")
+    # Levels of both encoders; those beyond IN_FEATURES are made by convolutions of stride 2.
+    node.NUM_FEATURE_LEVELS = 4
+    # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on, and
+    # always to a multiple of what the backbone needs (its `size_divisibility`).
     node.SIZE_DIVISIBILITY = 32
     node.PAD_AT_TEST = False
     # A query is in the panoptic map if its best class score is above this ...
@@ -88,6 +95,9 @@ def _model_keys() -> CN:
     node.STUFF = CN()
     # Stuff has a decoder of its own; off: the thing branch predicts stuff and parts as well.
     node.STUFF.ENABLED = True
+    # A further, finer output of the backbone for the mask features of stuff, such as "res2" in
+    # MaskDINO; "": the finest of IN_FEATURES (published).
+    node.STUFF.LATERAL_FEATURE = ""
     node.STUFF.NUM_QUERIES = 300
     node.STUFF.ENCODER_LAYERS = 6
     node.STUFF.DECODER_LAYERS = 9
@@ -207,6 +217,20 @@ def _vit_keys() -> CN:
     node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
     # Drop-path rate of the last block; it grows linearly from 0.
     node.DROP_PATH = 0.5
+    return node
+
+
+def _swin_keys() -> CN:
+    # A Swin-T; the names are those of Mask2Former.
+    node = CN()
+    node.EMBED_DIM = 96
+    node.DEPTHS = (2, 2, 6, 2)
+    node.NUM_HEADS = (3, 6, 12, 24)
+    node.WINDOW_SIZE = 7
+    # Drop-path rate of the last block; it grows linearly from 0.
+    node.DROP_PATH_RATE = 0.3
+    # Of "res2" to "res5", strides 4 to 32.
+    node.OUT_FEATURES = ("res2", "res3", "res4", "res5")
     return node
 
 

@@ -1,4 +1,4 @@
-"""Any timm network with features at strides 8, 16 and 32 as a Detectron2 backbone."""
+"""Any timm network with features at strides 4 to 32 as a Detectron2 backbone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hipie.errors import InputError
 from hipie.modeling.backbone.frozen_batch_norm import freeze_norms
 from hipie.modeling.backbone.timm_checkpoint import read_timm_weights
 
-STRIDES = {"res3": 8, "res4": 16, "res5": 32}
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class TimmBackbone(Backbone):
-    """Features `res3`, `res4` and `res5` of a timm model.
+    """Features `res2` to `res5` of a timm model, those of them that it has.
 
     Images are normalized with the mean and standard deviation of the weights, which timm's
     `default_cfg` of a model states. For `tf_efficientnet_lite0` both are 0.5 in 0..1, so
@@ -34,7 +34,7 @@ class TimmBackbone(Backbone):
         freeze_at: freeze all layers up to stride 2**freeze_at (1: stride 2, 2: stride 4); 0: none.
 
     Raises:
-        ValueError: if timm has no such model, if the model lacks one of the strides or is not
+        ValueError: if timm has no such model, if the model has none of the strides or is not
             channels-first, or if the weights belong to another model.
     """
 
@@ -47,10 +47,14 @@ class TimmBackbone(Backbone):
         self.net = _build_feature_network(name, weights)
         info: Any = self.net.feature_info
         index_of = {stride: index for index, stride in enumerate(info.reduction())}
-        missing = [stride for stride in STRIDES.values() if stride not in index_of]
-        if missing:
-            raise InputError(f"MODEL.TIMM.NAME: {name} has no features at stride {missing[0]}")
-        self._indices = {key: index_of[stride] for key, stride in STRIDES.items()}
+        self._indices = {
+            key: index_of[stride] for key, stride in STRIDES.items() if stride in index_of
+        }
+        if not self._indices:
+            raise InputError(
+                f"MODEL.TIMM.NAME: {name} has features at the strides {sorted(index_of)}, and at "
+                "none of 4, 8, 16 and 32"
+            )
         self._shapes = {
             key: ShapeSpec(channels=info.channels()[index], stride=STRIDES[key])
             for key, index in self._indices.items()
@@ -80,7 +84,7 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute res3, res4, res5 [B, C, H / stride, W / stride] of images [B, 3, H, W]."""
+        """Compute features [B, C, H / stride, W / stride] of images [B, 3, H, W], by name."""
         features = self.net(pixels)
         return {key: features[index] for key, index in self._indices.items()}
 

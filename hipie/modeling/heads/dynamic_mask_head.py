@@ -13,23 +13,28 @@ from hipie.modeling.heads.mask_embedding_head import order_by_image, sample_at_p
 from hipie.modeling.heads.mlp import MLP
 from hipie.structures import LayerOutput
 
-STRIDE = 8
+# Stride of the masks in input pixels.
+MASK_STRIDE = 4
 # Queries whose masks are computed together on a CPU, so that they fit into the cache.
 QUERIES_PER_CHUNK = 128
 
 
 class MaskFeatures(nn.Module):
-    """Mask features at stride 8 from three levels of encoder memory.
+    """Mask features at the stride of the finest of three levels of encoder memory.
 
     Args:
         width: channels of the memory.
         out_channels: channels of the result.
+        num_levels: 3, or fewer where there are not as many.
     """
 
-    def __init__(self, width: int, out_channels: int = 8) -> None:
+    def __init__(self, width: int, out_channels: int = 8, num_levels: int = 3) -> None:
         super().__init__()
-        self.coarse = nn.Conv2d(width, width, 3, padding=1)
-        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.num_levels = num_levels
+        if num_levels > 2:
+            self.coarse = nn.Conv2d(width, width, 3, padding=1)
+        if num_levels > 1:
+            self.middle = nn.Conv2d(width, width, 3, padding=1)
         self.fine = nn.Conv2d(width, width, 3, padding=1)
         self.narrow = nn.Conv2d(width, width // 4, 3, padding=1)
         self.out = nn.Conv2d(width // 4, out_channels, 3, padding=1)
@@ -40,10 +45,14 @@ class MaskFeatures(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """[B, width, ...] of strides 8, 16, 32 -> [B, out_channels, H/8, W/8]."""
-        x = self.coarse(levels[2]).relu()
-        x = self.middle(levels[1] + F.interpolate(x, size=levels[1].shape[-2:])).relu()
-        x = self.fine(levels[0] + F.interpolate(x, size=levels[0].shape[-2:])).relu()
+        """Levels [B, width, h_i, w_i], the finest first -> [B, out_channels, h_0, w_0]."""
+        names = ("fine", "middle", "coarse")[: self.num_levels]
+        convolutions = [self.get_submodule(name) for name in names]
+        x: Tensor | None = None
+        for level, convolution in zip(levels[::-1], convolutions[::-1], strict=True):
+            if x is not None:
+                level = level + F.interpolate(x, size=level.shape[-2:])
+            x = convolution(level).relu()
         return self.out(self.narrow(x).relu()).relu()
 
 
@@ -56,11 +65,13 @@ class DynamicMaskHead(nn.Module):
     Args:
         width: channels of a query.
         channels: channels of the mask features and of the hidden layers.
+        stride: of the mask features, in input pixels, a multiple of 4.
     """
 
-    def __init__(self, width: int, channels: int = 8) -> None:
+    def __init__(self, width: int, channels: int = 8, stride: int = 8) -> None:
         super().__init__()
         self.channels = channels
+        self.stride = stride
         c = channels
         self.sizes = [(c + 2) * c, c * c, c, c, c, 1]
         self.controller = MLP(width, width, sum(self.sizes), 3)
@@ -82,7 +93,7 @@ class DynamicMaskHead(nn.Module):
 
         Args:
             layer: with `mask_embeddings` [B, N, width] and `mask_centers` [B, N, 2].
-            mask_features: B tensors [channels, H / 8, W / 8].
+            mask_features: B tensors [channels, h, w].
             image_index: [n] int64.
             query_index: [n] int64.
             counts: queries of every image, if ordered by image.
@@ -127,14 +138,14 @@ class DynamicMaskHead(nn.Module):
         """Mask logits of n queries, in float32.
 
         Args:
-            mask_features: B tensors [channels, h, w] at stride 8.
+            mask_features: B tensors [channels, h, w].
             queries: [n, width].
             centers: [n, 2] reference centres (x, y) in input pixels.
             image_index: [n] int64, the image of every query.
             counts: queries of every image, if ordered by image; None = they are counted.
 
         Returns:
-            [n, 2 h, 2 w] logits at stride 4.
+            [n, f h, f w] logits at stride 4, f = stride / 4.
         """
         parameters = self.controller(queries)
         order = None
@@ -149,7 +160,7 @@ class DynamicMaskHead(nn.Module):
                 self._convolve(features.float(), *inputs)
                 for features, *inputs in zip(mask_features, *per_image, strict=True)
             ]
-            masks = aligned_upsample(concatenate(coarse))[:, 0]
+            masks = aligned_upsample(concatenate(coarse), self.stride // MASK_STRIDE)[:, 0]
         return masks if order is None else masks[order.argsort()]
 
     def _convolve(self, features: Tensor, parameters: Tensor, centers: Tensor) -> Tensor:
@@ -167,7 +178,7 @@ class DynamicMaskHead(nn.Module):
         weights_1 = weights_1.view(n, c, c + 2)
         bias_1 = bias_1.view(n, c, 1) + weights_1[:, :, :2] @ centers[:, :, None]
         weights_1 = torch.cat([-weights_1[:, :, :2], weights_1[:, :, 2:]], dim=2)
-        grid = pixel_centers(height, width, features.device)
+        grid = pixel_centers(height, width, self.stride, features.device)
         inputs = torch.cat([grid, features.flatten(1)])
         step = chunk_length(n, QUERIES_PER_CHUNK, features.device)
         layers = (
@@ -186,10 +197,10 @@ class DynamicMaskHead(nn.Module):
         return concatenate(coarse).view(n, 1, height, width)
 
 
-def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
-    """Centres (x, y) of the cells at stride 8 in input pixels, [2, height * width]."""
-    columns = torch.arange(width, device=device) * STRIDE + STRIDE // 2
-    rows = torch.arange(height, device=device) * STRIDE + STRIDE // 2
+def pixel_centers(height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    """Centres (x, y) of the cells of a feature map in input pixels, [2, height * width]."""
+    columns = torch.arange(width, device=device) * stride + stride // 2
+    rows = torch.arange(height, device=device) * stride + stride // 2
     grid = torch.meshgrid(columns, rows, indexing="xy")
     return torch.stack(grid).flatten(1).float()
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 
 # Criteria, matchers and losses register themselves on import.
 import hipie.modeling.criterion.stuff_criterion
 import hipie.modeling.criterion.thing_criterion  # noqa: F401
+from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpointed_parts
 from hipie.modeling.criterion.build import build_criterion
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
@@ -25,7 +29,7 @@ from hipie.modeling.transformer_decoder.thing_decoder import ThingBranch
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
 
-FEATURES = ("res3", "res4", "res5")
+MIN_STRIDE = 4
 
 
 def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -33,7 +37,10 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
     node = cfg.MODEL.HIPIE
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
-    channels = [shapes[name].channels for name in FEATURES]
+    check_features(cfg, shapes)
+    levels = [shapes[name] for name in node.IN_FEATURES]
+    channels = [level.channels for level in levels]
+    lateral = node.STUFF.LATERAL_FEATURE
     text_encoder = build_text_encoder(cfg)
     stuff = None
     if node.STUFF.ENABLED:
@@ -42,6 +49,9 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
             text_encoder.width,
             transformer_config(cfg, "STUFF"),
             denoising_config(cfg, "STUFF"),
+            finest_stride=levels[0].stride,
+            num_levels=node.NUM_FEATURE_LEVELS,
+            lateral=shapes[lateral] if lateral else None,
         )
     return {
         "backbone": backbone,
@@ -54,12 +64,16 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
             denoising_config(cfg, "THINGS"),
             num_background_queries=node.THINGS.NUM_BACKGROUND_QUERIES,
             mask_channels=node.THINGS.MASK_CHANNELS,
+            strides=[level.stride for level in levels],
+            num_levels=node.NUM_FEATURE_LEVELS,
         ),
         "stuff": stuff,
         "thing_criterion": build_criterion(node.LOSS.THING_CRITERION, cfg),
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
         "settings": inference_settings(cfg),
-        "input_config": input_config(cfg),
+        "input_config": input_config(cfg, backbone.size_divisibility),
+        "in_features": node.IN_FEATURES,
+        "lateral_feature": lateral if stuff is not None else "",
         "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
         "average_normalizers": node.LOSS.AVERAGE_NORMALIZERS,
         "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
@@ -99,8 +113,57 @@ def fusion_config(cfg: CfgNode) -> FusionConfig | None:
     return FusionConfig(node.FUSION_EMBED_DIM, node.FUSION_HEADS, node.FUSION_DROPOUT)
 
 
-def input_config(cfg: CfgNode) -> InputConfig:
-    """Normalisation, padding and default vocabularies."""
+def check_features(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> None:
+    """Check that the backbone has the features that the decoders are to read.
+
+    Args:
+        cfg: reads MODEL.HIPIE.{IN_FEATURES, NUM_FEATURE_LEVELS, STUFF.LATERAL_FEATURE}.
+        shapes: outputs of the backbone.
+
+    Raises:
+        InputError: naming the key.
+    """
+    node = cfg.MODEL.HIPIE
+    names, lateral = list(node.IN_FEATURES), node.STUFF.LATERAL_FEATURE
+    if not names:
+        raise InputError("MODEL.HIPIE.IN_FEATURES is empty")
+    for key, name in (
+        *(("IN_FEATURES", name) for name in names),
+        *((("STUFF.LATERAL_FEATURE", lateral),) if lateral else ()),
+    ):
+        if name not in shapes:
+            raise InputError(
+                f'MODEL.HIPIE.{key} names "{name}"; {cfg.MODEL.BACKBONE.NAME} has the outputs '
+                f"{', '.join(shapes)}"
+            )
+    strides = [shapes[name].stride for name in ([lateral] if lateral else []) + names]
+    if any(coarse <= fine for fine, coarse in pairwise(strides)):
+        raise InputError(
+            f"MODEL.HIPIE.STUFF.LATERAL_FEATURE and IN_FEATURES have the strides {strides}; "
+            "they have to be in order, the finest first"
+        )
+    if any(stride < MIN_STRIDE or stride & (stride - 1) for stride in strides):
+        raise InputError(
+            f"MODEL.HIPIE.IN_FEATURES has the strides {strides}; they have to be powers of two, "
+            f"at least {MIN_STRIDE}"
+        )
+    # The mask features of things are of a coarser level than the finest possible one.
+    fewest = max(len(names), 2 if strides[-1] == MIN_STRIDE else 1)
+    if fewest > node.NUM_FEATURE_LEVELS:
+        raise InputError(
+            f"MODEL.HIPIE.NUM_FEATURE_LEVELS is {node.NUM_FEATURE_LEVELS}; it has to be at least "
+            f"{fewest} with IN_FEATURES {tuple(names)}"
+        )
+
+
+def input_config(cfg: CfgNode, size_divisibility: int = 0) -> InputConfig:
+    """Normalisation, padding and default vocabularies.
+
+    Args:
+        cfg: reads MODEL and DATASETS.
+        size_divisibility: divisor of image sides that the backbone needs, in training and at test;
+            0 or 1 = none.
+    """
     node = cfg.MODEL.HIPIE
     train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     return InputConfig(
@@ -108,6 +171,7 @@ def input_config(cfg: CfgNode) -> InputConfig:
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         size_divisibility=node.SIZE_DIVISIBILITY,
         pad_at_test=node.PAD_AT_TEST,
+        backbone_divisibility=size_divisibility,
         train_dataset=train[0] if len(train) else "",
         test_dataset=test[0] if len(test) else "",
     )

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.checkpoint.converters.hipie import OFFICIAL_HIPIE, UNINEXT
+from hipie.checkpoint.converters.swin import RELEASED_SWIN
 from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
 from hipie.modeling.backbone.layers import backbone_layers
+from hipie.modeling.backbone.swin import SwinBackbone
 from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
 from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.build import FEATURES, hipie_arguments
+from hipie.modeling.meta_arch.build import hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
     InputConfig,
     batch_inference_size,
@@ -81,7 +83,7 @@ class HIPIE(SegmentationModel):
     parts), `referring` (a list of `Instances`, the best one of every expression) for expressions.
 
     Args:
-        backbone: with the features res3, res4 and res5.
+        backbone: of `BACKBONE_REGISTRY`.
         text_encoder: of class names and expressions.
         things: early-fusion encoder and decoder of things.
         stuff: late-fusion decoder of stuff; None = the thing decoder also predicts stuff.
@@ -94,6 +96,8 @@ class HIPIE(SegmentationModel):
             as the criteria need whose normalizers are averaged over processes. All processes then
             have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
+        in_features: outputs of the backbone that both branches read, the finest first.
+        lateral_feature: a further, finer one for the stuff decoder's mask features; "" = none.
         checkpointed_parts: names of `layer_groups` whose activations are recomputed in the backward
             pass.
 
@@ -120,9 +124,13 @@ class HIPIE(SegmentationModel):
         propagate_part_to_whole: bool = False,
         average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
+        in_features: Sequence[str] = ("res3", "res4", "res5"),
+        lateral_feature: str = "",
         checkpointed_parts: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.in_features = tuple(in_features)
+        self.lateral_feature = lateral_feature
         self.backbone = backbone
         self.text_encoder = text_encoder
         self.things = things
@@ -171,8 +179,14 @@ class HIPIE(SegmentationModel):
 
     @classmethod
     def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
-        """Converters of the authors' HIPIE and UNINEXT checkpoints."""
-        return (OFFICIAL_HIPIE, UNINEXT)
+        """Converters of the authors' HIPIE and UNINEXT checkpoints, and of Swin's weights."""
+        return (OFFICIAL_HIPIE, UNINEXT, RELEASED_SWIN)
+
+    def parameters_without_weight_decay(self) -> set[str]:
+        """Names of a Swin backbone's norms and position embeddings; published: none."""
+        if not isinstance(self.backbone, SwinBackbone):
+            return set()
+        return {f"backbone.{name}" for name in self.backbone.parameters_without_weight_decay()}
 
     # Training -------------------------------------------------------------------------------
 
@@ -205,7 +219,7 @@ class HIPIE(SegmentationModel):
             )
             for i, (item, vocabulary) in enumerate(zip(inputs, vocabularies, strict=True))
         ]
-        levels = self.things.project(features, padding_mask)
+        levels = self._project(features, padding_mask)
         levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
         max_objects = self._max_objects(targets)
         computations = []
@@ -248,7 +262,7 @@ class HIPIE(SegmentationModel):
             target for item in inputs for target in expression_targets(item, canvas, self.device)
         ]
         expressions, image_index = _image_expression_pairs(inputs)
-        levels = self.things.project(features, padding_mask)
+        levels = self._project(features, padding_mask)
         levels = levels.select(to_device(torch.tensor(image_index), self.device))
         sizes = tuple(sizes[i] for i in image_index)
         _, _, things, _ = self._decode_expressions(levels, sizes, expressions, targets)
@@ -280,7 +294,7 @@ class HIPIE(SegmentationModel):
         return ImageFeatures(
             image_sizes=sizes,
             canvas_size=(padding_mask.shape[1], padding_mask.shape[2]),
-            things=self.things.project(features, padding_mask),
+            things=self._project(features, padding_mask),
             stuff=self.stuff.decode(features) if stuff and self.stuff is not None else None,
         )
 
@@ -531,7 +545,8 @@ class HIPIE(SegmentationModel):
         """Pad a batch and run the backbone.
 
         Returns:
-            res3, res4, res5 [B, C_i, h_i, w_i]; padding mask [B, H, W] bool, True where padded; and
+            Features [B, C_i, h_i, w_i] as the stuff decoder reads them (see
+            `MaskDINOPixelDecoder.forward`); padding mask [B, H, W] bool, True where padded; and
             (height, width) of each image.
         """
         pixels, padding_mask, sizes = pad_images(
@@ -541,7 +556,12 @@ class HIPIE(SegmentationModel):
             self.input_config.divisibility(training),
         )
         features = self.backbone(pixels)
-        return [features[name] for name in FEATURES], padding_mask, sizes
+        names = [*([self.lateral_feature] if self.lateral_feature else []), *self.in_features]
+        return [features[name] for name in names], padding_mask, sizes
+
+    def _project(self, features: Sequence[Tensor], padding_mask: Tensor) -> FeatureLevels:
+        """Levels of the thing encoder, which does not read the lateral feature map."""
+        return self.things.project(features[-len(self.in_features) :], padding_mask)
 
     def _decode_expressions(
         self,

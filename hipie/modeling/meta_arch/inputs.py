@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class InputConfig:
         pixel_mean, pixel_std: three numbers each, in 0..255.
         size_divisibility: sides of the training canvas are multiples of this.
         pad_at_test: whether that holds at test, too.
+        backbone_divisibility: divisor of the canvas's sides that the backbone always needs; 0 =
+            none.
         train_dataset, test_dataset: registered data sets with the classes of inputs that have
             neither `vocabulary` nor `expressions`; "" = none.
     """
@@ -39,12 +42,14 @@ class InputConfig:
     pixel_std: Sequence[float]
     size_divisibility: int = 32
     pad_at_test: bool = False
+    backbone_divisibility: int = 0
     train_dataset: str = ""
     test_dataset: str = ""
 
     def divisibility(self, training: bool) -> int:
-        """Divisor of the canvas's sides; 0 = no padding beyond the largest image."""
-        return self.size_divisibility if training or self.pad_at_test else 0
+        """Divisor of the canvas's sides; 1 = no padding beyond the largest image."""
+        divisor = self.size_divisibility if training or self.pad_at_test else 1
+        return math.lcm(max(divisor, 1), max(self.backbone_divisibility, 1))
 
 
 def pad_images(

@@ -15,27 +15,34 @@ NORM_GROUPS = 32
 
 
 class InputProjections(nn.Module):
-    """Project backbone features to one width, with a fourth level of stride 64.
+    """Project backbone features to one width, and add coarser levels.
 
-    A 1x1 convolution and a group norm a level; stride 64 comes from the last backbone level
-    (Deformable DETR, section 4.1).
+    A 1x1 convolution and a group norm for each feature map. Further levels halve the size by
+    convolutions of stride 2: the first one of the coarsest feature map, the others of the level
+    before (Deformable DETR, section 4.1).
 
     Args:
-        in_channels: channels of res3, res4, res5.
+        in_channels: channels of the feature maps, the finest first; as published res3, res4, res5.
         width: channels of the results, divisible by 32.
+        num_levels: levels of the result; None = one more than there are feature maps.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], width: int, num_levels: int | None = None
+    ) -> None:
         super().__init__()
+        extra = 1 if num_levels is None else num_levels - len(in_channels)
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(NORM_GROUPS, width))
             for channels in in_channels
         )
-        self.levels.append(
+        self.num_maps = len(in_channels)
+        self.levels.extend(
             nn.Sequential(
-                nn.Conv2d(in_channels[-1], width, 3, stride=2, padding=1),
+                nn.Conv2d(width if index else in_channels[-1], width, 3, stride=2, padding=1),
                 nn.GroupNorm(NORM_GROUPS, width),
             )
+            for index in range(extra)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
@@ -43,9 +50,24 @@ class InputProjections(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[B, C_i, h_i, w_i] of strides 8, 16, 32 -> [B, width, ...] of strides 8, 16, 32, 64."""
-        inputs = [*features, features[-1]]
-        return [level(x) for level, x in zip(self.levels, inputs, strict=True)]
+        """Feature maps [B, C_i, h_i, w_i] -> levels [B, width, ...], the finest first."""
+        levels = [level(x) for level, x in zip(self.levels[: self.num_maps], features, strict=True)]
+        coarsest = features[-1]
+        for level in self.levels[self.num_maps :]:
+            coarsest = level(coarsest)
+            levels.append(coarsest)
+        return levels
+
+
+def level_strides(strides: Sequence[int], num_levels: int | None = None) -> tuple[int, ...]:
+    """Strides of the levels of `InputProjections`.
+
+    Args:
+        strides: of the feature maps, the finest first.
+        num_levels: see `InputProjections`.
+    """
+    extra = 1 if num_levels is None else num_levels - len(strides)
+    return (*strides, *(strides[-1] * 2 ** (index + 1) for index in range(extra)))
 
 
 def flatten_levels(

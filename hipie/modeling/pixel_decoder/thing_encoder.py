@@ -25,10 +25,11 @@ class ThingEncoder(nn.Module):
     """Deformable encoder over image features that are fused with text first (early fusion).
 
     Args:
-        in_channels: channels of res3, res4, res5.
+        in_channels: channels of the backbone's feature maps, the finest first.
         text_width: channels of a token.
         transformer: sizes of the transformer.
         fusion: sizes of the bi-directional attention; None = no early fusion.
+        num_levels: levels of the encoder; None = one more than there are feature maps.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class ThingEncoder(nn.Module):
         text_width: int,
         transformer: TransformerConfig,
         fusion: FusionConfig | None,
+        num_levels: int | None = None,
     ) -> None:
         super().__init__()
         self.width = width = transformer.width
-        levels = len(in_channels) + 1
-        self.projections = InputProjections(in_channels, width)
+        self.projections = InputProjections(in_channels, width, num_levels)
+        levels = len(self.projections.levels)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
         self.fusion = None
         if fusion is not None:
@@ -61,12 +63,13 @@ class ThingEncoder(nn.Module):
         """Project and flatten the backbone features of B images; independent of text.
 
         Args:
-            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            features: [B, C_i, h_i, w_i], the finest first.
             padding_mask: [B, H, W] bool of the canvas, True where padded.
         """
         maps = self.projections(features)
-        masks = [resize_padding_mask(padding_mask, level.shape[-2:]) for level in maps[:-1]]
-        masks.append(resize_padding_mask(masks[0], maps[-1].shape[-2:]))
+        masks = [resize_padding_mask(padding_mask, x.shape[-2:]) for x in maps[: len(features)]]
+        # As published, those of the further levels come from the finest level's.
+        masks += [resize_padding_mask(masks[0], x.shape[-2:]) for x in maps[len(features) :]]
         positions = [
             sine_position_embedding(mask, self.width, POSITION_OFFSET) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embedding, strict=True)

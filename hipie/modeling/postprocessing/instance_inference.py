@@ -46,6 +46,11 @@ class QueryMasks:
             self._all = self._queries.masks(torch.arange(boxes.shape[1], device=boxes.device))
         return self._all
 
+    @property
+    def mask_features(self) -> Tensor:
+        """Features [C, h, w] of which the masks are computed."""
+        return self._queries.mask_features[0]
+
     def __call__(self, queries: Tensor) -> Tensor:
         """Mask logits of queries [n] -> [n, h, w] float32, at a quarter of the canvas."""
         return self._queries.masks(queries) if self._all is None else self._all[queries]

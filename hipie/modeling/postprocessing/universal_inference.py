@@ -409,9 +409,11 @@ def _masks_of_rows(masks: QueryMasks, queries: Tensor, rows: Sequence[int]) -> T
 
 def _thing_patch_masks(masks: QueryMasks, clip_scores: ClipMaskScores) -> Tensor:
     """CLIP patches of all thing masks, on the canvas of a batch of this image only."""
-    # Both decoders compute masks at twice the size of the features of stride 8.
-    height, width = (2 * -(-side // 8) for side in clip_scores.size)
-    mask_logits = masks.all()[:, :height, :width]
+    mask_logits = masks.all()
+    # Masks are at stride 4, and a whole multiple of the size of the mask features.
+    factor = mask_logits.shape[-2] // masks.mask_features.shape[-2]
+    height, width = (factor * -(-side // (4 * factor)) for side in clip_scores.size)
+    mask_logits = mask_logits[:, :height, :width]
     chunks = [
         clip_scores.patch_masks(mask_logits[rows])
         for rows in mask_chunks(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from hipie.modeling.heads.class_head import TextClassHead
@@ -121,10 +122,11 @@ class StuffBranch(nn.Module):
     """MaskDINO's pixel decoder, decoder and mask dot product, with text class heads.
 
     Args:
-        in_channels: channels of res3, res4, res5.
+        in_channels: channels of the backbone's feature maps, the finest first.
         text_width: channels of a token.
         transformer: sizes of encoder and decoder.
         denoising: denoising in training.
+        finest_stride, num_levels, lateral: see `MaskDINOPixelDecoder`.
     """
 
     def __init__(
@@ -133,12 +135,22 @@ class StuffBranch(nn.Module):
         text_width: int,
         transformer: TransformerConfig,
         denoising: DenoisingConfig,
+        *,
+        finest_stride: int = 8,
+        num_levels: int | None = None,
+        lateral: ShapeSpec | None = None,
     ) -> None:
         super().__init__()
         width = transformer.width
         self.denoising = denoising
-        self.pixel_decoder = MaskDINOPixelDecoder(in_channels, transformer)
-        self.decoder = MaskDINODecoder(transformer, len(in_channels) + 1)
+        self.pixel_decoder = MaskDINOPixelDecoder(
+            in_channels,
+            transformer,
+            finest_stride=finest_stride,
+            num_levels=num_levels,
+            lateral=lateral,
+        )
+        self.decoder = MaskDINODecoder(transformer, len(self.pixel_decoder.projections.levels))
         self.mask_embedding = MLP(width, width, width, 3)
         self.mask_head = MaskEmbeddingHead()
         # One for each state of the queries: initial, after every layer but the last; proposals;
@@ -152,7 +164,7 @@ class StuffBranch(nn.Module):
         """Compute the output of the last layer without class logits; independent of text.
 
         Args:
-            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            features: see `MaskDINOPixelDecoder.forward`.
         """
         levels, mask_features = self.pixel_decoder(features)
         topk, content, box_logits = self.decoder.propose(levels)
@@ -188,7 +200,7 @@ class StuffBranch(nn.Module):
         """Predictions of the proposals and of every state of the queries, as training needs them.
 
         Args:
-            features: res3, res4, res5: [B, C_i, h_i, w_i].
+            features: see `MaskDINOPixelDecoder.forward`.
             class_text: [B, T, text_width] fused tokens, or [B, 1, text_width].
             pooled_text: [B, 1, text_width], content of the denoising queries.
             targets: ground truth; None = no denoising.

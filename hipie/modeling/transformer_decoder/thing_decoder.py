@@ -13,6 +13,7 @@ from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures
 from hipie.modeling.heads.mlp import MLP, TextProjection
+from hipie.modeling.pixel_decoder.multi_scale_features import level_strides
 from hipie.modeling.pixel_decoder.thing_encoder import ThingEncoder
 from hipie.modeling.transformer_decoder.denoising import (
     DenoisingConfig,
@@ -33,6 +34,10 @@ from hipie.modeling.transformer_decoder.proposals import (
 from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Size, Targets
 
 PRIOR_PROBABILITY = 0.01
+# Levels of the mask features, and the finest stride of the first one: masks are computed at half of
+# it, and finer ones would be of no use.
+MASK_LEVELS = 3
+MIN_MASK_STRIDE = 8
 
 
 class ThingDecoder(nn.Module):
@@ -107,13 +112,16 @@ class ThingBranch(ThingEncoder):
     queries. Background queries take part in attention only.
 
     Args:
-        in_channels: channels of res3, res4, res5.
+        in_channels: channels of the backbone's feature maps, the finest first.
         text_width: channels of a token.
         transformer: sizes of encoder and decoder.
         fusion: sizes of the bi-directional attention; None = no early fusion.
         denoising: denoising in training.
         num_background_queries: learned queries with learned references.
         mask_channels: channels of the mask features.
+        strides: of the feature maps. Mask features come from the finest level of at least stride 8
+            and the two levels after it, as far as there are.
+        num_levels: levels of the encoder; None = one more than there are feature maps.
     """
 
     def __init__(
@@ -126,8 +134,10 @@ class ThingBranch(ThingEncoder):
         *,
         num_background_queries: int = 10,
         mask_channels: int = 8,
+        strides: Sequence[int] = (8, 16, 32),
+        num_levels: int | None = None,
     ) -> None:
-        super().__init__(in_channels, text_width, transformer, fusion)
+        super().__init__(in_channels, text_width, transformer, fusion, num_levels)
         width, num_layers = transformer.width, transformer.decoder_layers
         self.num_queries = transformer.num_queries
         self.num_background = num_background_queries
@@ -139,13 +149,16 @@ class ThingBranch(ThingEncoder):
         self.query_content = nn.Embedding(self.num_queries, width)
         self.background_content = nn.Embedding(num_background_queries, width)
         self.background_references = nn.Embedding(num_background_queries, 4)
-        self.decoder = ThingDecoder(transformer, len(in_channels) + 1)
+        all_strides = level_strides(strides, num_levels)
+        self.decoder = ThingDecoder(transformer, len(all_strides))
         self.class_heads = nn.ModuleList(
             TextClassHead(width, text_width) for _ in range(num_layers)
         )
         self.iou_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_layers))
-        self.mask_features = MaskFeatures(width, mask_channels)
-        self.mask_head = DynamicMaskHead(width, mask_channels)
+        first = next(i for i, stride in enumerate(all_strides) if stride >= MIN_MASK_STRIDE)
+        self.mask_levels = slice(first, first + MASK_LEVELS)
+        self.mask_features = MaskFeatures(width, mask_channels, len(all_strides[self.mask_levels]))
+        self.mask_head = DynamicMaskHead(width, mask_channels, stride=all_strides[first])
         self.denoising_content = TextProjection(text_width, width)
         bias = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         for head in (self.proposal_score, *self.iou_heads):
@@ -222,7 +235,7 @@ class ThingBranch(ThingEncoder):
             denoising = predict(slice(0, count), denoising_centers)
         output = DecoderOutput(
             layers=predict(matching, centers),
-            mask_features=self.mask_features(levels.with_tokens(memory).to_maps()[:3]).unbind(0),
+            mask_features=self._mask_features(memory, levels).unbind(0),
             references=references[0][:, matching],
             proposal_index=topk,
             proposals=proposals,
@@ -230,6 +243,11 @@ class ThingBranch(ThingEncoder):
             denoising_layout=noised.layout if noised else None,
         )
         return output, memory
+
+    def _mask_features(self, memory: Tensor, levels: FeatureLevels) -> Tensor:
+        maps = levels.with_tokens(memory).to_maps()
+        features: Tensor = self.mask_features(maps[self.mask_levels])
+        return features
 
     def _propose(
         self, memory: Tensor, levels: FeatureLevels, *, all_boxes: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter, Rename, rename_by_table
+from hipie.checkpoint.converters.swin import is_released_swin
 
 _ENCODER = "lavt.encoder."
 _FUSION = {
@@ -69,10 +70,6 @@ def _is_lavt(names: set[str]) -> bool:
     return any(name.startswith("backbone.layers.0.fusion.") for name in names)
 
 
-def _is_swin(names: set[str]) -> bool:
-    return {"patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"} <= names
-
-
 def _has_earlier_names(names: set[str]) -> bool:
     return any(name.startswith(("head.narrow.", "comparison.picture.")) for name in names)
 
@@ -81,7 +78,7 @@ OFFICIAL_LAVT = CheckpointConverter(
     "official LAVT", _is_lavt, rename_by_table(LAVT_RULES), complete=False
 )
 RELEASED_SWIN = CheckpointConverter(
-    "released Swin", _is_swin, rename_by_table(SWIN_RULES), complete=False
+    "released Swin", is_released_swin, rename_by_table(SWIN_RULES), complete=False
 )
 NAMES_BEFORE_RENAMING = CheckpointConverter(
     "GRSer before renaming", _has_earlier_names, rename_by_table(EARLIER_RULES)

@@ -25,13 +25,14 @@ def lite0() -> TimmBackbone:
 def test_features_have_the_documented_strides_and_channels(lite0) -> None:
     shapes = lite0.output_shape()
     assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == {
+        "res2": (24, 4),
         "res3": (40, 8),
         "res4": (112, 16),
         "res5": (320, 32),
     }
     assert lite0.size_divisibility == 32
     features = lite0(torch.randn(2, 3, 64, 96))
-    assert list(features) == ["res3", "res4", "res5"]
+    assert list(features) == ["res2", "res3", "res4", "res5"]
     for key, feature in features.items():
         stride = shapes[key].stride
         assert feature.shape == (2, shapes[key].channels, 64 // stride, 96 // stride)
@@ -62,7 +63,7 @@ def test_weights_from_a_file_give_the_features_of_the_complete_model(
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         features = backbone(pixels)
-        expected = complete.forward_intermediates(pixels, intermediates_only=True)[-3:]
+        expected = complete.forward_intermediates(pixels, intermediates_only=True)[-4:]
     for a, b in zip(features.values(), expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
@@ -130,7 +131,7 @@ def test_all_trainable_parameters_have_gradients_under_bfloat16() -> None:
     ("options", "message"),
     [
         ({"name": "nobodynet"}, r"MODEL\.TIMM\.NAME: timm [\d.]+ has no model 'nobodynet'"),
-        ({"name": "vit_tiny_patch16_224"}, "vit_tiny_patch16_224 has no features at stride 8"),
+        ({"name": "vit_small_patch14_dinov2"}, r"dinov2 has features at the strides \[14\], and"),
         ({"name": "swin_tiny_patch4_window7_224"}, "not channels-first"),
         ({"name": "convnext_atto", "freeze_at": 1}, "FREEZE_AT 1: convnext_atto has no features"),
         ({"name": LITE0, "weights": "nowhere.pth"}, "nowhere.pth: there is no such file"),

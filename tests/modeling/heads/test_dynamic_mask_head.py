@@ -28,7 +28,7 @@ def reference_masks(
         parameters = head.controller(query).double()
         ends = np.cumsum([(c + 2) * c, c * c, c, c, c, 1])
         w1, w2, w3, b1, b2, b3 = np.split(parameters.detach().numpy(), ends[:-1])
-        y, x = np.mgrid[0:height, 0:width] * 8 + 4.0
+        y, x = np.mgrid[0:height, 0:width] * head.stride + head.stride / 2
         relative = np.stack([float(centre[0]) - x, float(centre[1]) - y])
         pixels = np.concatenate([relative, features[b].double().numpy()]).reshape(c + 2, -1)
         hidden = np.maximum(w1.reshape(c, c + 2) @ pixels + b1[:, None], 0)
@@ -37,14 +37,16 @@ def reference_masks(
     return torch.from_numpy(np.stack(out))
 
 
-def test_equals_an_explicit_network_per_query() -> None:
-    head = DynamicMaskHead(12, channels=4)
+@pytest.mark.parametrize("stride", [8, 16])
+def test_equals_an_explicit_network_per_query(stride: int) -> None:
+    head = DynamicMaskHead(12, channels=4, stride=stride)
+    factor = stride // 4
     features, queries = torch.randn(2, 4, 3, 5), torch.randn(6, 12)
     centres, image = torch.rand(6, 2) * 40, torch.tensor([0, 1, 1, 0, 1, 0])
     masks = head(features, queries, centres, image)
     expected = reference_masks(head, features, queries, centres, image)
-    assert masks.shape == (6, 6, 10)
-    upsampled = aligned_upsample(expected[:, None])[:, 0]
+    assert masks.shape == (6, 3 * factor, 5 * factor)
+    upsampled = aligned_upsample(expected[:, None], factor)[:, 0]
     torch.testing.assert_close(masks.double(), upsampled, atol=1e-4, rtol=1e-4)
 
 
@@ -119,6 +121,12 @@ def test_mask_features_add_coarse_to_fine() -> None:
     expected = convolve(net.out, convolve(net.narrow, x))
     assert output.shape == (1, 3, 9, 7)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    fewer = MaskFeatures(8, 3, num_levels=2)
+    x = convolve(fewer.middle, p4)
+    x = convolve(fewer.fine, p3 + nearest(x, p3))
+    expected = convolve(fewer.out, convolve(fewer.narrow, x))
+    torch.testing.assert_close(fewer([p3, p4]), expected, atol=1e-5, rtol=1e-5)
+    assert not hasattr(fewer, "coarse")
 
 
 def test_logits_of_a_layer_are_those_of_its_queries() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from torch import Tensor
 
 from hipie.modeling.pixel_decoder.maskdino_pixel_decoder import MaskDINOPixelDecoder
@@ -69,3 +70,20 @@ def test_mask_features_without_encoder_layers_follow_the_formula() -> None:
     fused = decoder.output(decoder.lateral(features[0]) + level).relu()
     expected = decoder.mask_features(fused)
     torch.testing.assert_close(decoder(features)[1], expected)
+
+
+def test_mask_features_of_a_lateral_map_of_stride_4_follow_maskdino() -> None:
+    """conv1x1(relu(conv(lateral + upsampled level))) at the size of res2, without doubling."""
+    transformer = TransformerConfig(
+        width=32, encoder_layers=0, num_heads=4, num_points=2, dim_feedforward=32
+    )
+    decoder = MaskDINOPixelDecoder(CHANNELS, transformer, lateral=ShapeSpec(channels=4, stride=4))
+    res2, features = torch.randn(1, 4, 16, 24), make_features(64, 96)
+    levels, mask_features = decoder([res2, *features])
+    upsampled = torch.nn.functional.interpolate(
+        decoder.projections(features)[0], scale_factor=2, mode="bilinear"
+    )
+    (convolution,) = decoder.mask_features
+    expected = convolution(decoder.output(decoder.lateral(res2) + upsampled).relu())
+    torch.testing.assert_close(mask_features, expected)
+    assert levels.sizes == ((1, 2), (2, 3), (4, 6), (8, 12))

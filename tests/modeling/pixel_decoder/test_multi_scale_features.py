@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hipie.modeling.pixel_decoder.multi_scale_features import (
     InputProjections,
     flatten_levels,
+    level_strides,
     resize_padding_mask,
     valid_ratios,
 )
@@ -80,3 +81,18 @@ def test_the_fourth_level_is_made_from_the_third_feature_map() -> None:
     expected = F.conv2d(features[2], convolution.weight, convolution.bias, stride=2, padding=1)
     expected = F.group_norm(expected, 32, norm.weight, norm.bias)
     torch.testing.assert_close(projections(features)[3], expected)
+
+
+def test_further_levels_halve_the_level_before() -> None:
+    projections = InputProjections((3, 5), 64, num_levels=4)
+    features = [torch.randn(1, 3, 16, 24), torch.randn(1, 5, 8, 12)]
+    levels = projections(features)
+    assert [level.shape[-1] for level in levels] == [24, 12, 6, 3]
+    convolution, norm = projections.levels[3]
+    expected = F.conv2d(levels[2], convolution.weight, convolution.bias, stride=2, padding=1)
+    expected = F.group_norm(expected, 32, norm.weight, norm.bias)
+    torch.testing.assert_close(levels[3], expected)
+    assert len(InputProjections((3, 5), 64, num_levels=2)(features)) == 2
+    assert level_strides((8, 16), 4) == (8, 16, 32, 64)
+    assert level_strides((4, 8, 16)) == (4, 8, 16, 32)
+    assert level_strides((8, 16), 2) == (8, 16)
