@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import Backbone, build_backbone
 
 # Criteria, matchers and losses register themselves on import.
 import hipie.modeling.criterion.stuff_criterion
@@ -19,12 +20,13 @@ from hipie.modeling.criterion.build import build_criterion
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.meta_arch.inputs import InputConfig
 from hipie.modeling.open_vocabulary.error import missing_package
+from hipie.modeling.pixel_decoder.multi_scale_features import level_strides
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.text_encoder.base import build_text_encoder
 from hipie.modeling.transformer_decoder.denoising import DenoisingConfig
 from hipie.modeling.transformer_decoder.layers import TransformerConfig
 from hipie.modeling.transformer_decoder.maskdino_decoder import StuffBranch
-from hipie.modeling.transformer_decoder.thing_decoder import ThingBranch
+from hipie.modeling.transformer_decoder.thing_decoder import MIN_MASK_STRIDE, ThingBranch
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
@@ -41,6 +43,12 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
     levels = [shapes[name] for name in node.IN_FEATURES]
     channels = [level.channels for level in levels]
     lateral = node.STUFF.LATERAL_FEATURE
+    # Strides of the mask features of stuff and of things.
+    all_strides = level_strides([level.stride for level in levels], node.NUM_FEATURE_LEVELS)
+    strides = {
+        shapes[lateral].stride if lateral else levels[0].stride,
+        next(stride for stride in all_strides if stride >= MIN_MASK_STRIDE),
+    }
     text_encoder = build_text_encoder(cfg)
     stuff = None
     if node.STUFF.ENABLED:
@@ -71,7 +79,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "thing_criterion": build_criterion(node.LOSS.THING_CRITERION, cfg),
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
         "settings": inference_settings(cfg),
-        "input_config": input_config(cfg, backbone.size_divisibility),
+        "input_config": input_config(cfg, required_divisibility(backbone, strides)),
         "in_features": node.IN_FEATURES,
         "lateral_feature": lateral if stuff is not None else "",
         "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
@@ -111,6 +119,18 @@ def fusion_config(cfg: CfgNode) -> FusionConfig | None:
     if not node.EARLY_FUSION:
         return None
     return FusionConfig(node.FUSION_EMBED_DIM, node.FUSION_HEADS, node.FUSION_DROPOUT)
+
+
+def required_divisibility(backbone: Backbone, mask_strides: set[int]) -> int:
+    """Divisor of image sides that the backbone needs, and that makes masks of one size.
+
+    Args:
+        backbone: with `size_divisibility`.
+        mask_strides: of the mask features of both branches. Mask features of different strides,
+            each rounded up, give masks of different sizes unless the sides are multiples of both.
+    """
+    own = max(backbone.size_divisibility, 1)
+    return math.lcm(own, *mask_strides) if len(mask_strides) > 1 else own
 
 
 def check_features(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> None:
