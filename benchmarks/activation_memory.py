@@ -44,9 +44,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     arms = [(), *((part,) for part in PARTS), PARTS]
     first = None
+    batch = training_batch(args.images, *args.size, args.classes)
+    measure(model_zoo.get_config(args.config_file, ["MODEL.DEVICE", "cpu"]), (), batch)  # warm-up
     for parts in arms:
         cfg = model_zoo.get_config(args.config_file, ["MODEL.DEVICE", "cpu"])
-        peak, seconds = measure(cfg, parts, training_batch(args.images, *args.size, args.classes))
+        peak, seconds = measure(cfg, parts, batch)
         first = first or (peak, seconds)
         print(
             f"{'+'.join(parts).lower() or 'none':36} peak {peak / MIB:7.1f} MiB "
