@@ -10,9 +10,14 @@ from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import NoOpTransform
 from numpy.typing import NDArray
 
-from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
+from hipie.data.annotation_maps import read_class_map, read_panoptic_map, require_segments
+from hipie.data.dataset_mappers.annotations import (
+    instance_masks,
+    panoptic_masks,
+    semantic_masks,
+)
 from hipie.data.datasets.panoptic_parts import decode_uids
-from hipie.data.image_io import read_image, read_label_map, require_size
+from hipie.data.image_io import read_image, read_label_map, require_map_size, require_size
 from hipie.errors import InputError
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -80,13 +85,20 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
     if key == "annotations":
         masks, classes = instance_masks(record[key], *size, NoOpTransform())
     elif key == "pan_seg_file_name":
-        colours = _read_labels(record[key], size)
+        colours = read_panoptic_map(record[key])
+        require_map_size(record[key], colours.shape[:2], size)
+        require_segments(record[key], colours, record["segments_info"])
         masks, classes = panoptic_masks(colours, record["segments_info"], NoOpTransform())
     elif key == "pan_part_file_name":
         return AnnotationView(image, _objects_with_parts(record[key], size, metadata), [])
     else:
-        masks, indices = _label_map(record[key], size, metadata)
-        classes = np.array(indices, dtype=np.int64)
+        labels = read_class_map(record[key]).astype(np.int64)
+        require_map_size(record[key], labels.shape, size)
+        # Part maps store class index + 1, and 0 where there is none.
+        is_part_map = key == "part_seg_file_name"
+        ignore_label = 0 if is_part_map else metadata.get("ignore_label", 255)
+        masks, classes = semantic_masks(labels, NoOpTransform(), ignore_label)
+        classes = classes - is_part_map
     expressions = [
         ExpressionTargets(entry["expression"], tuple(entry["targets"]))
         for entry in record.get("expressions", ())
@@ -114,7 +126,8 @@ def _segments(
 
 def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) -> list[Segment]:
     """Return objects and stuff of a panoptic parts map, each followed by its parts."""
-    labels = _read_labels(path, size)
+    labels = read_label_map(path)
+    require_map_size(path, labels.shape[:2], size)
     try:
         decoded = decode_uids(labels)
     except ValueError as error:
@@ -132,29 +145,3 @@ def _objects_with_parts(path: str, size: tuple[int, int], metadata: Metadata) ->
                 if part_mask.any():
                     segments.append(Segment(f"{part_class.name} {name}", "part", part_mask, 1.0))
     return segments
-
-
-def _label_map(
-    path: str, size: tuple[int, int], metadata: Metadata
-) -> tuple[NDArray[Any], list[int]]:
-    """Return a mask and class index per label; labels start at 1 where 0 is ignored, else at 0."""
-    labels = _read_labels(path, size).astype(np.int64)
-    ignore_label = metadata.get("ignore_label", 255)
-    first = 1 if ignore_label == 0 else 0
-    values = [int(value) for value in np.unique(labels) if value != ignore_label]
-    masks = [labels == value for value in values]
-    stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
-    return stacked, [value - first for value in values]
-
-
-def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
-    labels = read_label_map(path)
-    if labels.shape[:2] != size:
-        raise InputError(
-            f"{path}: the map has {_format_size(labels.shape[:2])}, its image {_format_size(size)}"
-        )
-    return labels
-
-
-def _format_size(size: tuple[int, ...]) -> str:
-    return f"{size[1]}x{size[0]} pixels"

@@ -203,6 +203,19 @@ def require_size(path: str, actual: tuple[int, ...], expected: tuple[int, ...]) 
     )
 
 
+def require_map_size(path: str, actual: tuple[int, ...], image_size: tuple[int, ...]) -> None:
+    """Check the (height, width) of a label map against those of its image.
+
+    Raises:
+        ImageError: naming the map and both sizes.
+    """
+    if tuple(actual) != tuple(image_size):
+        raise ImageError(
+            f"{path}: the map has {actual[1]}x{actual[0]} pixels, its image "
+            f"{image_size[1]}x{image_size[0]} pixels"
+        )
+
+
 def image_to_tensor(image: NDArray[Any], image_format: str) -> torch.Tensor:
     """Convert an RGB image to a tensor.
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hipie.data.annotation_maps import read_panoptic_map
 from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
-from hipie.data.image_io import read_label_map
 from hipie.data.io.rle import RLE
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import sum_integers
@@ -209,7 +209,7 @@ def _count_naming(image: ImageDetections) -> tuple[int, int]:
 def _annotated_masks(record: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return masks [N, H, W] bool and classes [N] of a record's objects, without crowds."""
     if "segments_info" in record:
-        labels = read_label_map(record["pan_seg_file_name"])
+        labels = read_panoptic_map(record["pan_seg_file_name"])
         return panoptic_masks(labels, record["segments_info"], NoOpTransform())
     annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     size = record["height"], record["width"]

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from hipie.data.image_io import read_label_map
+from hipie.data.annotation_maps import read_class_map
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_sum
@@ -72,7 +72,7 @@ class PartEvaluator(DatasetEvaluator):
             path = record["part_seg_file_name"]
             scores = output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]
             predicted = scores.argmax(dim=0).cpu().numpy()
-            truth = read_label_map(path).astype(np.int64) - 1
+            truth = read_class_map(path).astype(np.int64) - 1
             if truth.shape != predicted.shape:
                 raise InputError(
                     f"{path}: the label map has {truth.shape} pixels, the prediction "

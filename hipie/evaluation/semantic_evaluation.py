@@ -9,13 +9,12 @@ import tempfile
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from numpy.typing import NDArray
-from PIL import Image
 
+from hipie.data.annotation_maps import read_class_map
 from hipie.data.record_list import RecordList, read_records
 from hipie.evaluation.distributed import gather_file, gather_sum
 
@@ -137,6 +136,5 @@ class _JSONList:
 
 
 def _read_label_map(path: str, dtype: type = int) -> NDArray[Any]:
-    """Read a label map; Detectron2's own reader forbids the copy that NumPy 2 has to make."""
-    with Image.open(path) as image:
-        return np.array(image).astype(dtype)
+    """Read a label map by the same rules as in training."""
+    return read_class_map(path).astype(dtype)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from numpy.typing import NDArray
 
+from hipie.data.annotation_maps import read_class_map, read_panoptic_map, require_segments
 from hipie.data.dataset_mappers.annotations import (
     instance_masks,
     masks_to_instances,
@@ -22,8 +24,14 @@ from hipie.data.dataset_mappers.transforms import (
     resize_transform,
     sample_augmentation,
 )
-from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_label_map, read_record_image
+from hipie.data.image_io import (
+    MAX_PIXELS,
+    image_to_tensor,
+    read_record_image,
+    require_map_size,
+)
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
+from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary
 
 
@@ -152,20 +160,53 @@ class UniversalDatasetMapper:
         return list(self.negative_candidates)
 
     def _instances(self, record: dict[str, Any], transform: T.Transform) -> Instances:
+        return masks_to_instances(*self.read_objects(record, transform))
+
+    def read_objects(
+        self, record: dict[str, Any], transform: T.Transform
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Read the masks of a record's objects; those without a pixel are included.
+
+        Args:
+            record: see the class.
+            transform: applied to all masks.
+
+        Returns:
+            (bool [N, h, w], class indices int64 [N]). Crowds are not objects.
+
+        Raises:
+            ValueError: naming the file, if it cannot be read, has another size than the image, or
+                has a class that is not in the vocabulary.
+        """
+        size = (record["height"], record["width"])
         if "part_seg_file_name" in record:
-            labels = read_label_map(record["part_seg_file_name"])
+            path = record["part_seg_file_name"]
+            labels = read_class_map(path)
+            require_map_size(path, labels.shape[:2], size)
             masks, classes = part_masks(labels, transform, self.min_part_area)
         elif "pan_seg_file_name" in record:
-            colours = read_label_map(record["pan_seg_file_name"])
+            path = record["pan_seg_file_name"]
+            colours = read_panoptic_map(path)
+            require_map_size(path, colours.shape[:2], size)
             masks, classes = panoptic_masks(colours, record["segments_info"], transform)
+            if len(masks) and not masks.any():
+                require_segments(path, colours, record["segments_info"])
         elif "annotations" in record:
-            masks, classes = instance_masks(
-                record["annotations"], record["height"], record["width"], transform
-            )
+            path = record["file_name"]
+            masks, classes = instance_masks(record["annotations"], *size, transform)
         else:
-            labels = read_label_map(record["sem_seg_file_name"])
+            path = record["sem_seg_file_name"]
+            labels = read_class_map(path)
+            require_map_size(path, labels.shape[:2], size)
             masks, classes = semantic_masks(labels, transform, self.ignore_label)
-        return masks_to_instances(masks, classes)
+        count = len(self.vocabulary.classes)
+        if len(classes) and not 0 <= classes.min() <= classes.max() < count:
+            wrong = classes[(classes < 0) | (classes >= count)][0]
+            raise InputError(
+                f"{path}: an object has the class index {wrong}, but the data set has "
+                f"{count} classes"
+            )
+        return masks, classes
 
     def _sample_caption(
         self,

@@ -1,0 +1,157 @@
+"""Readers of annotations that are images: panoptic maps and maps of class numbers.
+
+Panoptic maps are those of COCO (Kirillov et al., CVPR 2019): RGB, segment id = R + 256 G + 256^2 B.
+Class maps are grey or palette images whose stored value is the class number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hipie.data.image_io import ImageError, open_image
+
+LOSSY_FORMATS = ("JPEG", "AVIF")
+OPAQUE = 255
+CHANNEL_NAMES = {"1": "1 bit", "L": "8-bit grey", "P": "palette", "LA": "grey with alpha"}
+
+
+def read_panoptic_map(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read a COCO panoptic map.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: naming the file, if it cannot be read, is compressed with loss, or has no three
+            channels.
+    """
+    with open_image(path, "panoptic map") as image:
+        check_panoptic_format(path, image)
+        array = np.array(image)
+    return array[:, :, :3]
+
+
+def read_class_map(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read a map of class numbers with its stored values.
+
+    Palette images give their indices. Of images with three equal channels one is taken, and an
+    alpha channel is ignored where it is opaque everywhere.
+
+    Returns:
+        unsigned or signed integers [H, W].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: naming the file, if it cannot be read, is compressed with loss, or has colours
+            or transparent pixels instead of class numbers.
+    """
+    with open_image(path, "label map") as image:
+        _require_lossless(path, image, "label map", "class numbers")
+        mode = image.mode
+        array = np.array(image)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.ndim == 2 and np.issubdtype(array.dtype, np.integer):
+        return array
+    if mode not in ("LA", "RGB", "RGBA"):
+        raise ImageError(
+            f"{path}: a label map stores a class number in every pixel, and this image has "
+            f"Pillow's mode {mode}"
+        )
+    if mode in ("LA", "RGBA"):
+        if (array[:, :, -1] != OPAQUE).any():
+            raise ImageError(
+                f"{path}: the label map has transparent pixels, whose class is not defined; save "
+                "it without an alpha channel"
+            )
+        array = array[:, :, :-1]
+    if (array != array[:, :, :1]).any():
+        raise ImageError(
+            f"{path}: the label map has colours instead of class numbers; convert every colour to "
+            "the number of its class, and save one channel"
+        )
+    return np.ascontiguousarray(array[:, :, 0])
+
+
+def check_panoptic_format(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Check by its header that an image can be a panoptic map.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    _require_lossless(path, image, "panoptic map", "segment ids")
+    if image.mode not in ("RGB", "RGBA"):
+        kind = CHANNEL_NAMES.get(image.mode, f"mode {image.mode}")
+        raise ImageError(
+            f"{path}: a panoptic map is an RGB image (segment id = R + 256 G + 65536 B), and this "
+            f"one has one channel ({kind}); split the ids into three channels"
+        )
+
+
+def check_class_format(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Check by its header that an image can be a map of class numbers.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    _require_lossless(path, image, "label map", "class numbers")
+
+
+def panoptic_ids(colours: NDArray[Any]) -> NDArray[Any]:
+    """Return the segment ids of a panoptic map: int32 [H, W] from uint8 [H, W, 3]."""
+    planes = colours.astype(np.int32)
+    ids: NDArray[Any] = planes[:, :, 0] + 256 * planes[:, :, 1] + 65536 * planes[:, :, 2]
+    return ids
+
+
+def require_segments(
+    path: str | os.PathLike[str],
+    colours: NDArray[Any],
+    segments: Iterable[Mapping[str, Any]],
+) -> set[int]:
+    """Check that a panoptic map has the segments that its annotation declares.
+
+    Args:
+        path: file of the map, for the message.
+        colours: uint8 [H, W, 3].
+        segments: `segments_info`.
+
+    Returns:
+        Declared ids without a pixel, if others have some.
+
+    Raises:
+        ImageError: naming the file, if no declared id is in the map, or its channels are in BGR
+            order.
+    """
+    declared = {int(segment["id"]) for segment in segments}
+    absent = declared - set(np.unique(panoptic_ids(colours)).tolist())
+    if not absent:
+        return set()
+    if not declared - set(np.unique(panoptic_ids(colours[:, :, ::-1])).tolist()):
+        raise ImageError(
+            f"{path}: the channels of the panoptic map are in the order BGR (cv2.imwrite takes BGR "
+            "arrays); save it as RGB, where segment id = R + 256 G + 65536 B"
+        )
+    if absent == declared:
+        raise ImageError(
+            f"{path}: the panoptic map has none of the segments that its annotation declares "
+            f"(segment id = R + 256 G + 65536 B; the first declared id is {min(declared)})"
+        )
+    return absent
+
+
+def _require_lossless(
+    path: str | os.PathLike[str], image: Image.Image, kind: str, content: str
+) -> None:
+    if image.format in LOSSY_FORMATS:
+        raise ImageError(
+            f"{path}: a {kind} cannot be a {image.format} file, whose compression changes the "
+            f"{content}; save it as PNG"
+        )
