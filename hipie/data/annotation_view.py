@@ -18,6 +18,7 @@ from hipie.data.dataset_mappers.annotations import (
 )
 from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.image_io import read_image, read_label_map, require_map_size, require_size
+from hipie.data.label_values import PART_IGNORE, ignore_label
 from hipie.errors import InputError
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -94,10 +95,10 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
     else:
         labels = read_class_map(record[key]).astype(np.int64)
         require_map_size(record[key], labels.shape, size)
-        # Part maps store class index + 1, and 0 where there is none.
+        # Part maps store class index + 1.
         is_part_map = key == "part_seg_file_name"
-        ignore_label = 0 if is_part_map else metadata.get("ignore_label", 255)
-        masks, classes = semantic_masks(labels, NoOpTransform(), ignore_label)
+        ignored = PART_IGNORE if is_part_map else ignore_label(metadata)
+        masks, classes = semantic_masks(labels, NoOpTransform(), ignored)
         classes = classes - is_part_map
     expressions = [
         ExpressionTargets(entry["expression"], tuple(entry["targets"]))

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter
 from hipie.data.image_io import read_image_size
+from hipie.data.label_values import ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
@@ -28,7 +29,6 @@ from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
 
-IGNORE_LABEL = 255
 # Mapper of data sets whose metadata has no `task`, such as Detectron2's own.
 DEFAULT_TASK = "universal"
 
@@ -117,7 +117,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         min_part_area=cfg.INPUT.MIN_PART_AREA,
         jitter=_jitter(cfg),
         max_objects=cfg.INPUT.MAX_OBJECTS,
-        ignore_label=metadata.get("ignore_label", IGNORE_LABEL),
+        ignore_label=ignore_label(metadata),
         **_image_options(cfg, training),
     )
     return MappedDataset(records, mapper)

@@ -15,9 +15,13 @@ from detectron2.evaluation import SemSegEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map
+from hipie.data.label_values import ignore_label
 from hipie.data.record_list import RecordList, read_records
+from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_file, gather_sum
+from hipie.vocabularies.vocabulary import Vocabulary
 
+MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 SPOOL_BYTES = 1 << 24
 PREDICTIONS_FILE = "sem_seg_predictions.json"
 MAX_BOUNDARY_CLASSES = 254
@@ -31,8 +35,8 @@ class SemanticEvaluator(SemSegEvaluator):
     in the output folder; without an output folder they are not encoded.
 
     Args:
-        dataset_name: a registered data set with `stuff_classes` and `ignore_label`, whose records
-            have `sem_seg_file_name`.
+        dataset_name: a registered data set with `stuff_classes` or a `vocabulary`, whose records
+            have `sem_seg_file_name`. Its `ignore_label` is 255 by default.
         output_folder: where predictions are written; None = nowhere.
         distributed: sum the counts of all processes.
     """
@@ -52,11 +56,12 @@ class SemanticEvaluator(SemSegEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         ids = metadata.get("stuff_dataset_id_to_contiguous_id")
         self._contiguous_id_to_dataset_id = ids and {index: i for i, index in ids.items()}
-        self._class_names = metadata.stuff_classes
-        self._num_classes = len(metadata.stuff_classes)
-        self._ignore_label = metadata.ignore_label
+        names = metadata.get("stuff_classes") or Vocabulary.from_metadata(metadata).names
+        self._class_names = list(names)
+        self._num_classes = len(names)
+        self._ignore_label = ignore_label(metadata)
         self._compute_boundary_iou = self._num_classes <= MAX_BOUNDARY_CLASSES
-        self.sem_seg_loading_fn = _read_label_map
+        self.sem_seg_loading_fn = self._read_label_map
 
     # Only the best class of a pixel counts: the scores of 1,203 classes take gigabytes.
     requested_results = ("sem_seg_labels",)
@@ -83,8 +88,24 @@ class SemanticEvaluator(SemSegEvaluator):
                 self._spool.write(f"{json.dumps(entry)}\n".encode())
         return []
 
+    def _read_label_map(self, path: str, dtype: type = int) -> NDArray[Any]:
+        """Read a label map.
+
+        Raises:
+            InputError: naming the file, if it has a value that is neither a class nor ignored.
+        """
+        labels: NDArray[Any] = read_class_map(path).astype(dtype)
+        invalid = (labels != self._ignore_label) & ((labels < 0) | (labels >= self._num_classes))
+        if invalid.any():
+            raise InputError(
+                f"{path}: the label map has the value {labels[invalid][0]}, but the data set "
+                f"{self._dataset_name} has {self._num_classes} classes (0 to "
+                f"{self._num_classes - 1}; {self._ignore_label} is ignored)"
+            )
+        return labels
+
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return the scores in percent; None on all but the first process."""
+        """Return the scores in percent, the means first; None on all but the first process."""
         matrix = gather_sum(self._conf_matrix, self._distributed)
         boundary_matrix = gather_sum(self._b_conf_matrix, self._distributed)
         predictions = _JSONList()
@@ -101,7 +122,9 @@ class SemanticEvaluator(SemSegEvaluator):
             self._distributed = distributed
         if self._output_dir:
             predictions.write(os.path.join(self._output_dir, PREDICTIONS_FILE))
-        return results
+        scores = results["sem_seg"]
+        means = {name: scores.pop(name) for name in MEANS}
+        return OrderedDict(sem_seg={**means, **scores})
 
 
 class _LabelFiles:
@@ -133,8 +156,3 @@ class _JSONList:
             for number, line in enumerate(self._file):
                 file.write((b",\n" if number else b"") + line.rstrip(b"\n"))
             file.write(b"]")
-
-
-def _read_label_map(path: str, dtype: type = int) -> NDArray[Any]:
-    """Read a label map by the same rules as in training."""
-    return read_class_map(path).astype(dtype)

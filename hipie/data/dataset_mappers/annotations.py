@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from hipie.box_ops import masks_to_boxes
 from hipie.data.io.rle import to_rle
-from hipie.errors import InputError
+from hipie.data.label_values import PANOPTIC_VOID, PART_IGNORE, transform_labels
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -31,13 +31,14 @@ def panoptic_masks(
 
     Args:
         colours: uint8 [H, W, 3], the PNG.
-        segments: `segments_info` with contiguous `category_id`; crowds are dropped.
+        segments: `segments_info` with contiguous `category_id`; crowds are dropped, and the id 0
+            is not a segment.
         transform: applied to the map first.
 
     Returns:
         (bool [N, h, w], classes int64 [N]).
     """
-    non_crowd = [s for s in segments if not s.get("iscrowd", 0)]
+    non_crowd = [s for s in segments if not s.get("iscrowd", 0) and s["id"] != PANOPTIC_VOID]
     panoptic = transform.apply_segmentation(colours).astype(np.int32)
     ids = panoptic[:, :, 0] + 256 * panoptic[:, :, 1] + 65536 * panoptic[:, :, 2]
     segment_ids = np.array([s["id"] for s in non_crowd], dtype=np.int32)
@@ -58,7 +59,7 @@ def part_masks(
     Returns:
         (bool [N, h, w], classes int64 [N]), by class, then from the top.
     """
-    transformed = _transform_labels(labels, transform)
+    transformed = transform_labels(labels, transform, PART_IGNORE)
     masks: list[NDArray[Any]] = []
     classes: list[int] = []
     for index, window in enumerate(ndimage.find_objects(transformed)):
@@ -84,31 +85,15 @@ def semantic_masks(
     Args:
         labels: integers [H, W], class indices.
         transform: applied to the map first.
-        ignore_label: the value without a class.
+        ignore_label: the value without a class, also of pixels outside the map.
 
     Returns:
         (bool [N, h, w], classes int64 [N]), by class.
     """
-    transformed = _transform_labels(labels, transform)
+    transformed = transform_labels(labels, transform, ignore_label)
     present = np.unique(transformed)
     classes = present[present != ignore_label].astype(np.int64)
     return transformed[None] == classes[:, None, None], classes
-
-
-def _transform_labels(labels: NDArray[Any], transform: T.Transform) -> NDArray[Any]:
-    """Apply a transform with nearest-neighbour sampling to a label map of any integer type.
-
-    Detectron2 resizes 8-bit maps only; wider ones are transformed as two planes of bytes.
-    """
-    if labels.dtype == np.uint8:
-        return transform.apply_segmentation(labels).astype(np.int32)
-    if labels.max(initial=0) > 65535 or labels.min(initial=0) < 0:
-        raise InputError("a label map has values outside 0..65535")
-    low = np.ascontiguousarray((labels % 256).astype(np.uint8))
-    high = np.ascontiguousarray((labels // 256).astype(np.uint8))
-    return transform.apply_segmentation(low).astype(np.int32) + 256 * (
-        transform.apply_segmentation(high).astype(np.int32)
-    )
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[Any]:

@@ -14,9 +14,9 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from hipie.data.image_io import resized_shape
+from hipie.data.label_values import MASK_BACKGROUND
 
 IMAGE_PADDING = 128
-LABEL_PADDING = 0
 _SIDE = re.compile(r"\b(left|right)(?=(most|ward|wards|er|hand|side|ish|est)?\b)", re.IGNORECASE)
 
 
@@ -154,7 +154,7 @@ def _jitter_transforms(
                 crop_width,
                 crop_height,
                 pad_value=IMAGE_PADDING,
-                seg_pad_value=LABEL_PADDING,
+                seg_pad_value=MASK_BACKGROUND,
             )
         )
     return steps
