@@ -45,6 +45,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 # The interface of architectures, which name dataset mappers and evaluators, holds no network.
 ALLOWED = {
     ("data", "hipie.modeling.text_encoder.tokenizer"),
+    ("data", "hipie.modeling.text_encoder.class_names"),
     ("data", "hipie.modeling.meta_arch.base"),
     ("evaluation", "hipie.modeling.meta_arch.base"),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hipie.data import check, show
+from hipie.cli import data_check
+from hipie.data import show
 
-COMMANDS = {"show": show.main, "check": check.main}
+COMMANDS = {"show": show.main, "check": data_check.main}
 USAGE = "usage: hipie data {show,check} DATASET ...; add --help for the arguments"
 
 

@@ -331,6 +331,13 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.DATALOADER.PIN_MEMORY = True
     # Keep a loader's workers when it is iterated again; without effect if NUM_WORKERS is 0.
     cfg.DATALOADER.PERSISTENT_WORKERS = True
+    # Check the names and sizes of all images and label maps before the run.
+    cfg.DATALOADER.CHECK_FILES = True
+    # Leave out images and expressions that cannot be used, with a warning each, in training and
+    # evaluation; by default the run ends.
+    cfg.DATALOADER.SKIP_BROKEN = False
+    # With SKIP_BROKEN: the run ends if more images than this cannot be used.
+    cfg.DATALOADER.MAX_BROKEN = 100
     # Expressions per image in a training batch.
     cfg.INPUT.EXPRESSIONS_PER_IMAGE = 4
     # Train with expressions that describe several objects or none as well.

@@ -17,7 +17,7 @@ from PIL import Image
 from hipie.data.image_io import ImageError, open_image
 
 LOSSY_FORMATS = ("JPEG", "AVIF")
-OPAQUE = 255
+OPAQUE = WHITE = 255
 CHANNEL_NAMES = {"1": "1 bit", "L": "8-bit grey", "P": "palette", "LA": "grey with alpha"}
 
 
@@ -145,6 +145,27 @@ def require_segments(
             f"(segment id = R + 256 G + 65536 B; the first declared id is {min(declared)})"
         )
     return absent
+
+
+def require_class_values(
+    path: str | os.PathLike[str], values: Iterable[int], class_count: int, ignore_label: int
+) -> None:
+    """Check that class maps are not masks of 0 and 255 that stand for two classes.
+
+    Args:
+        path: file of one of the maps, for the message.
+        values: of all maps together.
+        class_count: number of classes of the data set.
+        ignore_label: the value that is not a class.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    if class_count == 2 and ignore_label == WHITE and set(values) == {0, WHITE}:
+        raise ImageError(
+            f"{path}: the label maps of two classes have the values 0 and {WHITE}, and {WHITE} is "
+            "the value of ignored pixels; store class 1 as 1, or set another ignore_label"
+        )
 
 
 def _require_lossless(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
@@ -43,10 +43,7 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     """
     if args.count is not None and args.count < 1:
         raise InputError(f"--count must be at least 1, not {args.count}")
-    cfg = get_cfg()
-    add_hipie_config(cfg)
-    merge(cfg, args.config_file, args.opts)
-    register_all(cfg)
+    register_all(dataset_config(args))
     name = args.dataset
     if name.endswith(".json"):
         if not args.images:
@@ -59,6 +56,14 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
         raise InputError(f'there is no data set "{name}"; there are {similar}')
     records = DatasetCatalog.get(name)
     return sample_evenly(records, args.count), MetadataCatalog.get(name)
+
+
+def dataset_config(args: argparse.Namespace) -> CfgNode:
+    """Return the configuration of the command line, with all keys of this package."""
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    merge(cfg, args.config_file, args.opts)
+    return cfg
 
 
 def find_split(name: str, split: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from PIL import Image
 
+from hipie.cli import data_check as check
 from hipie.cli.main import main as command_line
-from hipie.data import check
+from hipie.data.annotation_view import read_annotation
 from hipie.data.check import check_records, format_report
 
 CLASSES = Metadata(name="synthetic", thing_classes=["dog", "car"])
@@ -87,7 +89,7 @@ def test_invalid_entries_are_listed_and_the_others_counted(record: dict, tmp_pat
     invalid = [
         ({"file_name": str(tmp_path / "letter.png")}, "letter.png"),
         ({"file_name": str(tmp_path / "gone.png")}, "gone.png"),
-        ({"height": 20}, "40x30 pixels, its annotation 40x20"),
+        ({"height": 20}, "40x30 pixels, but its annotation has 40x20"),
         ({"annotations": [box(1, 1, 9, 9, label=2)]}, "class index 2"),
         ({"part_seg_file_name": str(small)}, "small.png: the map has 4x3 pixels"),
         ({"part_seg_file_name": str(tmp_path / "none.png")}, "none.png"),
@@ -111,3 +113,126 @@ def test_exit_status_is_1_for_invalid_data(
 def test_long_lists_are_shortened(record: dict) -> None:
     report = check_records([{**record, "annotations": []}] * 13, CLASSES)
     assert "and 3 more" in format_report(report)
+
+
+def coco_file(folder: Path, names: list[str], annotations: list[dict], images: int = 2) -> list:
+    """Write a COCO data set of black images; arguments of the command."""
+    (folder / "img").mkdir()
+    for number in range(images):
+        Image.new("RGB", (40, 30)).save(folder / "img" / f"{number}.png")
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(images)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        "annotations": [{"id": i + 1, **entry} for i, entry in enumerate(annotations)],
+    }
+    (folder / "train.json").write_text(json.dumps(content))
+    return [str(folder / "train.json"), "--images", str(folder / "img")]
+
+
+def run_json(arguments: list[str], capsys) -> tuple[int, dict]:
+    """Run the command; return its exit status and its JSON."""
+    status = check.main(["--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_json_counts_what_training_uses(tmp_path: Path, capsys) -> None:
+    annotations = [
+        {"image_id": 0, **box(5, 5, 20, 20)},
+        {"image_id": 0, **box(5, 5, 20, 20, 1)},
+        {"image_id": 0, "iscrowd": 1, **box(0, 0, 30, 30)},
+        # Its polygon has no pixel, its box has.
+        {
+            "image_id": 0,
+            "category_id": 0,
+            "segmentation": [[3, 3, 9, 3, 9, 3.01]],
+            "bbox": [3, 3, 6, 1],
+        },
+    ]
+    status, report = run_json(coco_file(tmp_path, ["dog", "car"], annotations), capsys)
+    assert status == 0 and report["trainable"] and report["evaluable"]
+    assert (report["images"], report["objects"], report["crowd"]) == (2, 2, 1)
+    assert report["left_out"]["image without an object"] == 1
+    dropped = sum(n for reason, n in report["left_out"].items() if "image" not in reason)
+    assert report["objects"] + report["crowd"] + dropped == len(annotations)
+    assert report["objects_by_class"] == {"dog": 1, "car": 1} and report["errors"] == []
+
+
+def test_sets_without_objects_are_not_trainable(tmp_path: Path, capsys) -> None:
+    annotations = [{"image_id": 0, "iscrowd": 1, **box(0, 0, 30, 30)}]
+    status, report = run_json(coco_file(tmp_path, ["dog"], annotations), capsys)
+    assert status == 1 and not report["trainable"] and report["crowd"] == 1
+    assert any("crowds" in error for error in report["errors"])
+
+
+def test_empty_sets_are_an_error_with_their_name(tmp_path: Path, capsys) -> None:
+    arguments = coco_file(tmp_path, ["dog"], [], images=0)
+    try:
+        status, report = run_json(arguments, capsys)
+        text = " ".join(report["errors"])
+    except SystemExit as error:
+        status, text = 1, str(error.code)
+    assert status == 1 and "train.json" in text
+
+
+def test_names_are_judged_as_the_text_encoder_sees_them(tmp_path: Path, capsys) -> None:
+    annotations = [{"image_id": i, **box(5, 5, 20, 20)} for i in range(2)]
+    arguments = coco_file(tmp_path, ["box (a)", "box (b)"], annotations)
+    status, report = run_json(arguments, capsys)
+    assert status == 0 and "the tokens of all are box" in report["warnings"][-1]
+    (tmp_path / "other").mkdir()
+    arguments = coco_file(tmp_path / "other", ["\u7403"], annotations)
+    status, report = run_json(arguments, capsys)
+    assert status == 1 and not report["trainable"]
+    assert "bert-base-multilingual-cased" in report["errors"][0]
+
+
+def test_values_of_label_maps_are_class_indices_as_in_training(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    labels = np.zeros((30, 40), np.uint8)
+    labels[:10], labels[10:15] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record = {
+        "file_name": str(tmp_path / "a.png"),
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+    }
+    metadata = Metadata(name="zero", stuff_classes=["ground", "ball", "box"], ignore_label=0)
+    assert check_records([record], metadata).objects == {"ground": 0, "ball": 1, "box": 1}
+    view = read_annotation({**record, "height": 30, "width": 40}, metadata)
+    assert [segment.label for segment in view.segments] == ["ball", "box"]
+
+
+def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    labels = np.zeros((30, 40), np.uint8)
+    labels[:10] = 255
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record = {
+        "file_name": str(tmp_path / "a.png"),
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+    }
+    classes = ["ground", "ball"]
+    report = check_records([record], Metadata(name="masks", stuff_classes=classes))
+    assert not report.trainable and not report.evaluable
+    (fault,) = report.as_dict()["errors"]
+    assert "labels.png" in fault and "0 and 255" in fault
+    metadata = Metadata(name="masks_3", stuff_classes=[*classes, "box"])
+    assert check_records([record], metadata).trainable
+
+
+def test_expressions_are_counted_as_training_uses_them(record: dict) -> None:
+    entries = [("one", [0]), ("both", [0, 1]), ("none", []), ("?", [1])]
+    record["expressions"] = [{"expression": t, "targets": n, "ref_id": 7} for t, n in entries]
+    records = [record, {**record, "expressions": []}]
+    metadata = Metadata(name="refs")
+    report = check_records(records, metadata)
+    assert report.objects.total() == 1 and not report.trainable
+    assert report.left_out == {
+        "expression without a target or with several": 2,
+        "expression without a word": 1,
+        "image without an expression": 1,
+    }
+    assert 'the expression "?" of ref 7 has no word' in report.invalid[0]
+    report = check_records(records, metadata, generalized=True, skip_broken=True)
+    assert report.objects.total() == 2 and report.trainable and report.evaluable
