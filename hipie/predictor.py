@@ -29,6 +29,7 @@ import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer, LoadReport
 from hipie.config.device import require_device
 from hipie.config.loading import check
+from hipie.config.unread import warn_about_unread_keys
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, as_rgb, read_image
 from hipie.error_report import as_hipie_errors
@@ -89,6 +90,7 @@ class Segmenter:
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.MODEL.DEVICE = str(require_device(default_device if device is None else device))
         check(cfg)
+        warn_about_unread_keys(cfg)
         source = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
         if not source and (architecture is None or architecture.requires_checkpoint()):

@@ -28,6 +28,7 @@ from detectron2.utils.logger import setup_logger
 from hipie import model_zoo
 from hipie.config.device import require_device
 from hipie.config.loading import check
+from hipie.config.unread import warn_about_unread_keys
 from hipie.data.datasets import register_all
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
@@ -184,6 +185,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger.info("%s on %s; the full log is %s", args.config_file, cfg.MODEL.DEVICE, log_file())
     default_setup(cfg, args)
     register_all(cfg)
+    warn_about_unread_keys(cfg)
     return cfg
 
 

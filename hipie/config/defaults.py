@@ -343,7 +343,7 @@ def _add_data_keys(cfg: CN) -> None:
     # Train with expressions that describe several objects or none as well.
     cfg.INPUT.GENERALIZED_EXPRESSIONS = False
     # Probability of a horizontal flip of a training image with expressions; "left" and "right" in
-    # the expressions are swapped.
+    # the expressions are swapped. Without effect unless RANDOM_FLIP is "horizontal".
     cfg.INPUT.EXPRESSION_FLIP_PROB = 0.5
     # Images with expressions are resized to a square of this side; 0: by MIN_SIZE_* and MAX_SIZE_*,
     # with their aspect ratio.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from hipie.projects import broken_projects
 
 _CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
@@ -36,6 +39,43 @@ _COUNTS = (
         for key in ("NUM_QUERIES", "NUM_HEADS", "NUM_POINTS", "DIM_FEEDFORWARD", "DECODER_LAYERS")
     ),
     "MODEL.HIPIE.THINGS.FUSION_HEADS",
+)
+# Numbers, or tuples of numbers, that are shares or probabilities.
+_SHARES = (
+    "INPUT.EXPRESSION_FLIP_PROB",
+    "INPUT.LSJ.PROBABILITY",
+    "MODEL.HIPIE.OBJECT_MASK_THRESHOLD",
+    "MODEL.HIPIE.OVERLAP_THRESHOLD",
+    "MODEL.HIPIE.TEST.NMS_THRESHOLD",
+    "MODEL.HIPIE.CLIP.ALPHA",
+    "MODEL.HIPIE.CLIP.BETA",
+)
+_POSITIVE = (
+    "MODEL.HIPIE.TEST.TEMPERATURE",
+    "MODEL.HIPIE.CLIP.THING_TEMPERATURE",
+    "INPUT.MAX_PIXELS",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.LSJ.MIN_SCALE",
+    "INPUT.LSJ.SIZE",
+    "TEST.DETECTIONS_PER_IMAGE",
+)
+_NOT_NEGATIVE = (
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.MAX_OBJECTS",
+    "INPUT.MIN_PART_AREA",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.SQUARE_SIZE",
+    "MODEL.HIPIE.STUFF.DENOISING_NOISE",
+    "MODEL.HIPIE.STUFF.DENOISING_QUERIES",
+    "MODEL.HIPIE.THINGS.DENOISING_QUERIES",
+    "MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES",
+    "SOLVER.BASE_LR",
+    "SOLVER.MAX_GRAD_NORM",
+    "SOLVER.MAX_SKIPPED_STEPS",
+    "SOLVER.WEIGHT_DECAY",
+    "TEST.EVAL_PERIOD",
 )
 # Group norms have 32 groups; all heads have the same number of channels.
 _MULTIPLES = (
@@ -107,8 +147,16 @@ def check(cfg: CfgNode) -> None:
         _require(cfg, key, _value(cfg, key) in choices, " or ".join(choices))
     for key in _COUNTS:
         _require(cfg, key, _value(cfg, key) >= 1, "at least 1")
-    key = "SOLVER.MAX_SKIPPED_STEPS"
-    _require(cfg, key, _value(cfg, key) >= 0, "at least 0")
+    for key in _SHARES:
+        shares = all(0 <= number <= 1 for number in _numbers(cfg, key))
+        _require(cfg, key, shares, "from 0 to 1")
+    for key in _POSITIVE:
+        _require(cfg, key, all(0 < n < math.inf for n in _numbers(cfg, key)), "above 0")
+    for key in _NOT_NEGATIVE:
+        _require(cfg, key, all(0 <= n < math.inf for n in _numbers(cfg, key)), "at least 0")
+    for key in keys(cfg):
+        _require(cfg, key, _is_no_nan(_value(cfg, key)), "a number, which nan is not")
+    _check_sizes(cfg)
     _require(cfg, "MODEL_EMA.DECAY", 0 <= cfg.MODEL_EMA.DECAY < 1, "at least 0 and below 1")
     for key, divisor in _MULTIPLES:
         step = divisor if isinstance(divisor, int) else _value(cfg, divisor)
@@ -129,6 +177,35 @@ def check(cfg: CfgNode) -> None:
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it has to be cpu, cuda, cuda:1, mps or "
             "another kind of PyTorch's"
         ) from error
+
+
+def _check_sizes(cfg: CfgNode) -> None:
+    """Check keys of sizes that belong together."""
+    sizes, key = cfg.INPUT.MIN_SIZE_TRAIN, "INPUT.MIN_SIZE_TRAIN"
+    in_range = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
+    requirement = "two lengths with MIN_SIZE_TRAIN_SAMPLING range" if in_range else "not empty"
+    count = len(_numbers(cfg, key))
+    _require(cfg, key, count == 2 and 0 not in sizes if in_range else count > 0, requirement)
+    jitter = cfg.INPUT.LSJ
+    at_least = f"at least INPUT.LSJ.MIN_SCALE, {jitter.MIN_SCALE}"
+    _require(cfg, "INPUT.LSJ.MAX_SCALE", jitter.MAX_SCALE >= jitter.MIN_SCALE, at_least)
+    two = "two numbers, of things and of stuff"
+    for key in ("MODEL.HIPIE.CLIP.ALPHA", "MODEL.HIPIE.CLIP.BETA"):
+        _require(cfg, key, len(_numbers(cfg, key)) == 2, two)
+
+
+def _numbers(cfg: CfgNode, key: str) -> tuple[float, ...]:
+    value = _value(cfg, key)
+    numbers = tuple(value) if isinstance(value, tuple | list) else (value,)
+    valid = all(isinstance(number, int | float) for number in numbers)
+    _require(cfg, key, valid, "a number, or numbers")
+    return numbers
+
+
+def _is_no_nan(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_no_nan(entry) for entry in value)
+    return not (isinstance(value, float) and math.isnan(value))
 
 
 def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:

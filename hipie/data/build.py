@@ -18,7 +18,7 @@ from fvcore.common.registry import Registry
 from torch.utils.data import DataLoader, Dataset
 
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
-from hipie.data.dataset_mappers.transforms import LargeScaleJitter
+from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
 from hipie.data.image_io import read_image_size
 from hipie.data.label_values import ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
@@ -116,6 +116,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         ],
         min_part_area=cfg.INPUT.MIN_PART_AREA,
         jitter=_jitter(cfg),
+        flip=cfg.INPUT.RANDOM_FLIP,
         max_objects=cfg.INPUT.MAX_OBJECTS,
         ignore_label=ignore_label(metadata),
         **_image_options(cfg, training),
@@ -135,7 +136,7 @@ def referring(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     mapper = ReferringDatasetMapper(
         max_expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
         square_size=cfg.INPUT.SQUARE_SIZE,
-        flip_prob=cfg.INPUT.EXPRESSION_FLIP_PROB,
+        flip_prob=expression_flip_prob(cfg),
         generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
         **_image_options(cfg, training),
     )
@@ -177,8 +178,8 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
 
     Args:
         cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS,
-            PIN_MEMORY, PERSISTENT_WORKERS}, INPUT.*, SOLVER.IMS_PER_BATCH, SEED, MODEL.DEVICE and
-            MODEL.HIPIE.TEXT.*.
+            ASPECT_RATIO_GROUPING, PIN_MEMORY, PERSISTENT_WORKERS}, INPUT.*, SOLVER.IMS_PER_BATCH,
+            SEED, MODEL.DEVICE and MODEL.HIPIE.TEXT.*.
         start_iteration: number of the first batch.
 
     Raises:
@@ -196,6 +197,8 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
         cfg.SOLVER.IMS_PER_BATCH,
     )
     is_wide = [_is_wide(dataset.records) for dataset in datasets]
+    if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        is_wide = [[False] * len(wide) for wide in is_wide]
     sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], cfg.SEED)
     return DataLoader(
         MappedDatasets(datasets),
@@ -244,13 +247,23 @@ def _serialized(records: Sequence[Record]) -> Sequence[Record]:
 
 
 def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
+    node = cfg.INPUT
+    sizes = training_sizes(node.MIN_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     return {
         "training": training,
-        "min_sizes": cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,),
+        "min_sizes": sizes if training else (node.MIN_SIZE_TEST,),
         "max_size": cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
         "image_format": cfg.INPUT.FORMAT,
         "max_pixels": cfg.INPUT.MAX_PIXELS,
     }
+
+
+def expression_flip_prob(cfg: CfgNode) -> float:
+    """Return the probability of a horizontal flip of images with expressions.
+
+    They are not flipped vertically, as "above" and "below" would change as well.
+    """
+    return float(cfg.INPUT.EXPRESSION_FLIP_PROB) if cfg.INPUT.RANDOM_FLIP == "horizontal" else 0.0
 
 
 def _token_counts(vocabulary: Vocabulary, source: str) -> list[int]:
@@ -276,19 +289,25 @@ def _records(
     """Return the records of a data set, shared by the processes of a machine.
 
     Args:
-        cfg: reads INPUT.GENERALIZED_EXPRESSIONS.
+        cfg: reads INPUT.GENERALIZED_EXPRESSIONS and DATALOADER.FILTER_EMPTY_ANNOTATIONS.
         dataset_name: a registered data set.
-        training: keep only records with ground truth.
+        training: keep only records with ground truth; without FILTER_EMPTY_ANNOTATIONS also images
+            without objects, but no image whose expressions describe nothing.
         complete: called on every record that is kept.
 
     Raises:
         ValueError: if no record is kept in training.
     """
     no_target = cfg.INPUT.GENERALIZED_EXPRESSIONS
+    keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
 
     def select(records: list[Record]) -> list[Record]:
         if training:
-            records = [record for record in records if _has_objects(record, no_target)]
+            records = [
+                record
+                for record in records
+                if _has_objects(record, no_target) or (keep_empty and "expressions" not in record)
+            ]
             if not records:
                 raise InputError(
                     f"no image of the data set {dataset_name} has an object to learn from"

@@ -260,11 +260,14 @@ def resized_shape(height: int, width: int, shortest: int, longest: int) -> tuple
     """Compute the size of an image after Detectron2's `ResizeShortestEdge`.
 
     The shorter side becomes `shortest`, or less where the longer one would exceed `longest`. The
-    aspect ratio is kept up to rounding, and no side is shorter than one pixel.
+    aspect ratio is kept up to rounding, and no side is shorter than one pixel. With `shortest` 0
+    the size stays as it is, whatever `longest` is.
 
     Returns:
         (height, width) in pixels.
     """
+    if shortest == 0:
+        return height, width
     scale = shortest / min(height, width)
     if max(height, width) * scale > longest:
         scale = longest / max(height, width)

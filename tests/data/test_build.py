@@ -6,11 +6,13 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
+from PIL import Image
 
 from hipie.config import add_hipie_config
 from hipie.data import build as loader
@@ -137,6 +139,56 @@ def test_lists_must_match_the_data_sets(cfg: CfgNode, key: str) -> None:
     cfg.DATALOADER[key] = (1, 1)
     with pytest.raises(ValueError, match=f"DATALOADER.{key} has 2 numbers, DATASETS.TRAIN 3"):
         build_train_loader(cfg)
+
+
+def flipped(cfg: CfgNode, flip: str, dataset: str) -> list[bool]:
+    """Whether training images are flipped horizontally."""
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.LSJ.PROBABILITY = flip, (0,), 0.0
+    cfg.DATALOADER.DATASET_RATIO = ()
+    cfg.DATASETS.TRAIN = (dataset,)
+    mapped = loader.build_mapped_dataset(cfg, dataset, training=True)
+    record = mapped.records[0]
+    original = torch.from_numpy(np.array(Image.open(record["file_name"]).convert("RGB")))
+    image = original.permute(2, 0, 1)
+    items = [mapped.mapper(record, (seed,))["image"] for seed in range(12)]
+    for item in items:
+        same_image = [torch.equal(item, image.flip(d)) for d in ([], [2], [1])]
+        assert any(same_image)
+    return [torch.equal(item, image.flip([2])) for item in items]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "refer"])
+def test_random_flip_none_flips_no_image(cfg: CfgNode, task: str) -> None:
+    assert any(flipped(cfg, "horizontal", f"picturebook_train_{task}"))
+    assert not any(flipped(cfg, "none", f"picturebook_train_{task}"))
+    assert not any(flipped(cfg, "vertical", f"picturebook_train_{task}"))
+
+
+def test_images_without_objects_are_kept_on_request(cfg: CfgNode) -> None:
+    records = [
+        {"file_name": f"{i}.png", "height": 8, "width": 8, "image_id": i, "annotations": objects}
+        for i, objects in enumerate(([{"iscrowd": 0}], [], [{"iscrowd": 1}]))
+    ]
+    register_dataset("some_empty", lambda: records, thing_classes=["a"])
+    kept = []
+    for filter_empty in (True, False):
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+        mapped = loader.build_mapped_dataset(cfg, "some_empty", training=True)
+        kept.append([record["image_id"] for record in mapped.records])
+    DatasetCatalog.remove("some_empty")
+    MetadataCatalog.remove("some_empty")
+    assert kept == [[0], [0, 1, 2]]
+
+
+def test_aspect_ratio_grouping_can_be_turned_off(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN = ("picturebook_train_panoptic",)
+    cfg.DATALOADER.DATASET_RATIO = ()
+    mixed = []
+    for grouping in (True, False):
+        cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
+        wide = [[item["width"] > item["height"] for item in batch] for batch in batches(cfg, 12)]
+        mixed.append(sum(len(set(batch)) > 1 for batch in wide))
+    assert mixed[0] == 0 < mixed[1]
 
 
 def test_no_data_set(cfg: CfgNode) -> None:

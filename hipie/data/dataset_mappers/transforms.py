@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from detectron2.data import transforms as T
+from fvcore.transforms.transform import VFlipTransform
 
 from hipie.data.image_io import resized_shape
 from hipie.data.label_values import MASK_BACKGROUND
@@ -42,7 +43,7 @@ class Augmentation:
 
     Attributes:
         transform: applies to the image and to its label maps.
-        flipped: whether the image is flipped horizontally.
+        flipped: whether the image is flipped horizontally, so that left and right change.
         cropped: whether parts of the image may be outside the crop.
     """
 
@@ -59,6 +60,7 @@ def sample_augmentation(
     min_sizes: Sequence[int],
     max_size: int,
     flip_prob: float = 0.5,
+    flip: str = "horizontal",
     jitter: LargeScaleJitter | None = None,
     square_size: int = 0,
 ) -> Augmentation:
@@ -68,15 +70,20 @@ def sample_augmentation(
         rng: generator of the item.
         height: height of the image, pixels.
         width: width of the image, pixels.
-        min_sizes: lengths of the shorter side to sample from, pixels.
+        min_sizes: lengths of the shorter side to sample from, pixels; 0 = no resize.
         max_size: longest length of the longer side, pixels.
-        flip_prob: probability of a horizontal flip.
+        flip_prob: probability of a flip.
+        flip: "horizontal", "vertical" or "none".
         jitter: large-scale jitter before the resize; None turns it off.
         square_size: side of a square that images are resized to instead; 0 keeps the aspect ratio.
     """
     min_size = int(min_sizes[rng.integers(len(min_sizes))])
-    flipped = bool(rng.random() < flip_prob)
-    steps: list[T.Transform] = [T.HFlipTransform(width)] if flipped else []
+    # The number is drawn in any case, so that the other random numbers do not depend on the key.
+    draws_flip = bool(rng.random() < flip_prob)
+    steps: list[T.Transform] = []
+    if draws_flip and flip != "none":
+        steps = [VFlipTransform(height) if flip == "vertical" else T.HFlipTransform(width)]
+    flipped = draws_flip and flip == "horizontal"
     cropped = False
     if jitter is not None and rng.random() < jitter.probability:
         scale = float(rng.uniform(jitter.min_scale, jitter.max_scale))
@@ -89,6 +96,19 @@ def sample_augmentation(
     return Augmentation(T.TransformList(steps or [T.NoOpTransform()]), flipped, cropped)
 
 
+def training_sizes(sizes: Sequence[int], sampling: str) -> tuple[int, ...]:
+    """Return the lengths of the shorter side that training samples from.
+
+    Args:
+        sizes: `INPUT.MIN_SIZE_TRAIN`.
+        sampling: `INPUT.MIN_SIZE_TRAIN_SAMPLING`: "choice" of them, or the "range" from the first
+            to the second.
+    """
+    if sampling == "range":
+        return tuple(range(min(sizes), max(sizes) + 1))
+    return tuple(sizes)
+
+
 def resize_transform(
     height: int, width: int, min_size: int, max_size: int, square_size: int = 0
 ) -> T.TransformList:
@@ -97,7 +117,7 @@ def resize_transform(
     Args:
         height: height of the image, pixels.
         width: width of the image, pixels.
-        min_size: length of the shorter side, pixels.
+        min_size: length of the shorter side, pixels; 0 = no resize.
         max_size: limit of the longer side, pixels.
         square_size: side of a square to resize to instead; 0 keeps the aspect ratio.
     """

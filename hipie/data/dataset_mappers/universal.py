@@ -57,6 +57,7 @@ class UniversalDatasetMapper:
         negative_candidates: classes that a training caption may name although absent; None = all.
         min_part_area: smaller connected components of parts are ignored, pixels.
         jitter: large-scale jitter; None = off.
+        flip: "horizontal", "vertical" or "none": the flip of half of the training images.
         max_objects: sample this many objects of an image with more; 0 = no limit.
         ignore_label: the value of semantic maps that is not a class.
     """
@@ -75,6 +76,7 @@ class UniversalDatasetMapper:
         negative_candidates: Sequence[int] | None = None,
         min_part_area: int = 100,
         jitter: LargeScaleJitter | None = None,
+        flip: str = "horizontal",
         max_objects: int = 0,
         ignore_label: int = 255,
     ) -> None:
@@ -91,6 +93,7 @@ class UniversalDatasetMapper:
         )
         self.min_part_area = min_part_area
         self.jitter = jitter
+        self.flip = flip
         self.max_objects = max_objects
         self.ignore_label = ignore_label
 
@@ -135,11 +138,15 @@ class UniversalDatasetMapper:
         self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int
     ) -> tuple[Augmentation, Instances]:
         """Sample an augmentation and apply it; crops without any object are sampled again."""
-        sizes: dict[str, Any] = {"min_sizes": self.min_sizes, "max_size": self.max_size}
-        augmentation = sample_augmentation(rng, height, width, jitter=self.jitter, **sizes)
+        options: dict[str, Any] = {
+            "min_sizes": self.min_sizes,
+            "max_size": self.max_size,
+            "flip": self.flip,
+        }
+        augmentation = sample_augmentation(rng, height, width, jitter=self.jitter, **options)
         instances = self._instances(record, augmentation.transform)
         if augmentation.cropped and len(instances) == 0:
-            augmentation = sample_augmentation(rng, height, width, jitter=None, **sizes)
+            augmentation = sample_augmentation(rng, height, width, jitter=None, **options)
             instances = self._instances(record, augmentation.transform)
         return augmentation, instances
 

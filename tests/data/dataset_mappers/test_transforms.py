@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from detectron2.data import transforms as T
 
 from hipie.data.dataset_mappers.transforms import (
     LargeScaleJitter,
     flip_text,
     resize_transform,
     sample_augmentation,
+    training_sizes,
 )
 
 
@@ -48,6 +50,44 @@ def test_flip() -> None:
         flags.append(change.flipped)
     assert 15 < sum(flags) < 45
     assert not any(draw(seed, flip_prob=0.0).flipped for seed in range(20))
+
+
+@pytest.mark.parametrize("flip", ["horizontal", "vertical", "none"])
+def test_flip_of_each_direction(flip: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    expected = {"horizontal": image[:, ::-1], "vertical": image[::-1], "none": image}[flip]
+    settings = {"min_sizes": (60,), "flip": flip}
+    outputs = [draw(seed, **settings) for seed in range(20)]
+    flipped = [not (out.transform.apply_image(image) == image).all() for out in outputs]
+    assert 4 < sum(flipped) < 16 or flip == "none"
+    for out, changed in zip(outputs, flipped, strict=True):
+        result = out.transform.apply_image(image)
+        assert (result == (expected if changed else image)).all()
+        assert out.flipped == (changed and flip == "horizontal")
+
+
+def test_flip_key_does_not_change_the_other_random_numbers() -> None:
+    jitter = LargeScaleJitter(0.5, 0.3, 2.0, 64)
+    for seed in range(8):
+        resizes = [
+            [str(t) for t in draw(seed, flip=flip, jitter=jitter).transform.transforms[-1:]]
+            for flip in ("horizontal", "none")
+        ]
+        assert "Flip" in resizes[0][0] or resizes[0] == resizes[1]
+
+
+@pytest.mark.parametrize("size", [(60, 90), (7, 4000), (1, 1)])
+def test_shortest_side_0_is_no_resize_as_in_detectron2(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    reference = T.ResizeShortestEdge([0, 0], 100).get_transform(image).apply_image(image)
+    assert (resize_transform(*size, 0, 100).apply_image(image) == reference).all()
+    drawn = draw(1, *size, min_sizes=(0,), flip="none").transform.apply_image(image)
+    assert (drawn == reference).all()
+
+
+def test_range_of_sizes() -> None:
+    assert training_sizes((40, 43), "range") == (40, 41, 42, 43)
+    assert training_sizes((40, 43), "choice") == (40, 43)
 
 
 @pytest.mark.parametrize("size", [(60, 90), (90, 60), (1, 1), (5, 400)])

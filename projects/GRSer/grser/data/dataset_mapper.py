@@ -13,8 +13,14 @@ import torch
 from detectron2.config import CfgNode
 
 from grser.data.group_sampling import GroupDataset
+from hipie.data.build import expression_flip_prob
 from hipie.data.dataset_mappers.annotations import decode_mask
-from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
+from hipie.data.dataset_mappers.transforms import (
+    flip_text,
+    resize_transform,
+    sample_augmentation,
+    training_sizes,
+)
 from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image, read_saliency_mask
 from hipie.errors import InputError
 
@@ -47,11 +53,13 @@ class ImageConfig:
         """Read the keys of `INPUT`."""
         keys = cfg.INPUT
         return cls(
-            min_sizes=tuple(keys.MIN_SIZE_TRAIN) if training else (keys.MIN_SIZE_TEST,),
+            min_sizes=training_sizes(keys.MIN_SIZE_TRAIN, keys.MIN_SIZE_TRAIN_SAMPLING)
+            if training
+            else (keys.MIN_SIZE_TEST,),
             max_size=keys.MAX_SIZE_TRAIN if training else keys.MAX_SIZE_TEST,
             square=keys.SQUARE_SIZE,
             image_format=keys.FORMAT,
-            flip_prob=keys.EXPRESSION_FLIP_PROB,
+            flip_prob=expression_flip_prob(cfg),
             max_pixels=keys.MAX_PIXELS,
         )
 
