@@ -6,6 +6,7 @@ from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
 from hipie.evaluation.group_evaluation import GroupReferringEvaluator
 from hipie.evaluation.lvis_evaluation import LVISInstanceEvaluator
+from hipie.evaluation.panoptic_evaluation import PanopticEvaluator
 from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
@@ -21,6 +22,7 @@ __all__ = [
     "GeneralizedReferringEvaluator",
     "GroupReferringEvaluator",
     "LVISInstanceEvaluator",
+    "PanopticEvaluator",
     "PartEvaluator",
     "PartPQEvaluator",
     "RefZOMEvaluator",

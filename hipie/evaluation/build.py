@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from typing import Any
@@ -18,18 +19,18 @@ from detectron2.evaluation import (
 from fvcore.common.registry import Registry
 
 from hipie.data.record_errors import record_errors
-from hipie.data.record_list import read_records
+from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
 from hipie.evaluation.coco_evaluation import (
     COCOInstanceEvaluator,
-    FilteredCOCOEvaluator,
     PanopticInstanceEvaluator,
 )
 from hipie.evaluation.cosaliency_evaluation import CoSaliencyEvaluator
 from hipie.evaluation.generalized_referring_evaluation import GeneralizedReferringEvaluator
 from hipie.evaluation.group_evaluation import GroupReferringEvaluator
 from hipie.evaluation.lvis_evaluation import MAX_DETECTIONS_PER_IMAGE, LVISInstanceEvaluator
+from hipie.evaluation.panoptic_evaluation import PanopticEvaluator
 from hipie.evaluation.part_evaluation import PartEvaluator
 from hipie.evaluation.part_pq_evaluation import PartPQEvaluator
 from hipie.evaluation.referring_evaluation import ReferringEvaluator
@@ -37,7 +38,10 @@ from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
 from hipie.evaluation.requests import RequestingEvaluators
 from hipie.evaluation.semantic_evaluation import SemanticEvaluator
 from hipie.modeling.meta_arch.base import meta_architecture
+from hipie.vocabularies.vocabulary import Vocabulary
 
+CITYSCAPES = "cityscapesscripts"
+PANOPTICAPI = "panopticapi-lite"
 logger = logging.getLogger(__name__)
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -83,8 +87,6 @@ def build_evaluator(
 def coco(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
     """Build the evaluator of COCO's box and mask AP."""
     faster = cfg.TEST.FASTER_COCO_EVAL
-    if _has_annotation_ids(dataset_name):
-        return FilteredCOCOEvaluator(dataset_name, output_folder, faster=faster)
     return COCOInstanceEvaluator(dataset_name, output_folder, faster=faster)
 
 
@@ -94,24 +96,58 @@ def coco_panoptic_seg(
 ) -> DatasetEvaluator:
     """Build the evaluators of AP, mIoU and PQ.
 
-    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` say which; mIoU needs a data set with
-    semantic label maps.
+    `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` say which. AP needs thing classes, mIoU
+    records with semantic label maps.
     """
     records = read_records(dataset_name)  # draws the picture book where it is not yet drawn
+    kinds = Vocabulary.from_metadata(MetadataCatalog.get(dataset_name)).kinds
     enabled = cfg.MODEL.HIPIE.TEST
     evaluators: list[DatasetEvaluator] = []
     requested: list[str] = []
-    if enabled.INSTANCE_ON:
+    if enabled.INSTANCE_ON and "thing" in kinds:
         faster = cfg.TEST.FASTER_COCO_EVAL
         requested.append("instances")
         evaluators.append(PanopticInstanceEvaluator(dataset_name, output_folder, faster=faster))
-    if enabled.SEMANTIC_ON and any("sem_seg_file_name" in record for record in records[:1]):
+    if enabled.SEMANTIC_ON and _all_have(records, "sem_seg_file_name"):
         requested.append("sem_seg_labels")
         evaluators.append(sem_seg(cfg, dataset_name, output_folder))
     if enabled.PANOPTIC_ON:
         requested.append("panoptic_seg")
-        evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
+        evaluators.append(_panoptic(dataset_name, records, output_folder))
     return RequestingEvaluators(evaluators, requested)
+
+
+def _panoptic(
+    dataset_name: str, records: RecordList, output_folder: str | None
+) -> DatasetEvaluator:
+    """Build the evaluator of PQ, from the records where they have the panoptic annotation."""
+    if _all_have(records, "segments_info"):
+        return PanopticEvaluator(dataset_name, output_folder)
+    # Detectron2's "separated" data sets have it in the files of their metadata only.
+    require_package("panopticapi", f"the panoptic quality of {dataset_name}", PANOPTICAPI)
+    return COCOPanopticEvaluator(dataset_name, output_folder)
+
+
+def _all_have(records: RecordList, key: str) -> bool:
+    return len(records) > 0 and all(key in record for record in records)
+
+
+def require_package(module: str, purpose: str, requirement: str) -> None:
+    """Check that a package of evaluators is installed, which they import when they are run.
+
+    Args:
+        module: name by which it is imported.
+        purpose: what needs it, for the error message.
+        requirement: what pip installs.
+
+    Raises:
+        InputError: with the command that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise InputError(
+            f"{purpose} needs the package {module}, which is not installed: pip install "
+            f'"{requirement}"'
+        )
 
 
 @EVALUATOR_REGISTRY.register()
@@ -144,6 +180,7 @@ def cityscapes_instance(
     cfg: CfgNode, dataset_name: str, output_folder: str | None
 ) -> DatasetEvaluator:
     """Build the evaluator of Cityscapes' mask AP."""
+    require_package("cityscapesscripts", f"the data set {dataset_name}", CITYSCAPES)
     return CityscapesInstanceEvaluator(dataset_name)
 
 
@@ -152,6 +189,7 @@ def cityscapes_sem_seg(
     cfg: CfgNode, dataset_name: str, output_folder: str | None
 ) -> DatasetEvaluator:
     """Build the evaluator of Cityscapes' mIoU."""
+    require_package("cityscapesscripts", f"the data set {dataset_name}", CITYSCAPES)
     return CityscapesSemSegEvaluator(dataset_name)
 
 
@@ -160,6 +198,7 @@ def cityscapes_panoptic_seg(
     cfg: CfgNode, dataset_name: str, output_folder: str | None
 ) -> DatasetEvaluator:
     """Build the evaluator of Cityscapes' PQ."""
+    require_package("panopticapi", f"the data set {dataset_name}", PANOPTICAPI)
     return COCOPanopticEvaluator(dataset_name, output_folder)
 
 
@@ -214,14 +253,3 @@ def cosaliency(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> Da
 def _options(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
     return {key: metadata.get(key) for key in ("result_name", "resized_to") if metadata.get(key)}
-
-
-def _has_annotation_ids(dataset_name: str) -> bool:
-    """Whether annotations have `id`, as those of this package's readers; Detectron2's have not."""
-    annotations = (
-        annotation
-        for record in read_records(dataset_name)
-        for annotation in record.get("annotations", ())
-    )
-    first = next(annotations, None)
-    return first is None or "id" in first

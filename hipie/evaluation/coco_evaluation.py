@@ -13,19 +13,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import (
     _evaluate_predictions_on_coco,
     instances_to_coco_json,
 )
-from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
-from hipie.data.dataset_mappers.annotations import decode_mask
+from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
+from hipie.evaluation.coco_ground_truth import GroundTruth, panoptic_objects
 from hipie.evaluation.instance_predictions import InstancePredictions
+from hipie.vocabularies.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +64,20 @@ def load_faster_coco_eval(purpose: str = "TEST.FASTER_COCO_EVAL") -> type:
 
 
 class COCOInstanceEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator` of boxes and masks, with the choice of the COCO API.
+    """COCO's AP of boxes and masks over exactly the objects that training learns.
+
+    The ground truth are the checked records of the data set, in Detectron2's form, so that whatever
+    can be trained can be evaluated: a file in COCO's format is not needed, image ids may be of any
+    type, and what the reader leaves out is not counted. Where some objects have boxes only, masks
+    are compared with those that have one, and the boxes of the others are ignored.
 
     Predictions are kept and gathered as arrays (`InstancePredictions`), and only the process that
-    evaluates them reads the annotations.
+    evaluates them builds the ground truth.
 
     Args:
-        dataset_name: a registered data set with a `json_file`.
+        dataset_name: a registered data set whose records have `annotations`. With
+            `thing_dataset_id_to_contiguous_id` in its metadata, predictions are written with the
+            category ids of its file.
         output_folder: where predictions are written; None = nowhere.
         faster: use faster-coco-eval instead of pycocotools.
     """
@@ -77,22 +85,41 @@ class COCOInstanceEvaluator(COCOEvaluator):
     def __init__(
         self, dataset_name: str, output_folder: str | None = None, *, faster: bool = False
     ) -> None:
+        # Not Detectron2's constructor, which reads the annotation file without any check.
         self._coco_eval = load_faster_coco_eval() if faster else COCOeval
+        self._logger = logging.getLogger(__name__)
         self._distributed = True
         self._cpu_device = torch.device("cpu")
+        self._output_dir = output_folder
+        self._max_dets_per_image = [1, 10, 100]
+        self._dataset_name = dataset_name
         self._metadata = MetadataCatalog.get(dataset_name)
-        if comm.is_main_process():
-            with logged_prints():
-                super().__init__(
-                    dataset_name,
-                    tasks=("bbox", "segm"),
-                    output_dir=output_folder,
-                    use_fast_impl=False,
-                )
-            self._prepare_annotations(dataset_name)
+        self._read_annotations()
+        self.reset()
 
-    def _prepare_annotations(self, dataset_name: str) -> None:
-        """Check or change `self._coco_api`; called on the first process only."""
+    def _read_annotations(self) -> None:
+        """Read what predictions are compared with; called by all processes."""
+        self._records = read_records(self._dataset_name)
+        self._classes = self._evaluated_classes()
+
+    def _evaluated_classes(self) -> dict[int, str]:
+        """Return class index -> name of the classes that are evaluated.
+
+        Those of a larger vocabulary that the file does not know, as in ODinW, have no AP.
+        """
+        vocabulary = self._metadata.get("vocabulary")
+        names = vocabulary.names if vocabulary else self._metadata.get("thing_classes")
+        names = names or Vocabulary.from_metadata(self._metadata).names
+        contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        known = range(len(names)) if contiguous_ids is None else set(contiguous_ids.values())
+        return {index: name for index, name in enumerate(names) if index in known}
+
+    def ground_truth(self) -> GroundTruth:
+        """Return the objects of all images; called where they are counted or evaluated."""
+        truth = GroundTruth()
+        for record in self._records:
+            truth.add(record, record.get("annotations") or ())
+        return truth
 
     def reset(self) -> None:
         """Discard the predictions collected so far."""
@@ -137,26 +164,39 @@ class COCOInstanceEvaluator(COCOEvaluator):
     ) -> None:
         """Fill `self._results`; called by `evaluate` on the first process."""
         results = [result for image in predictions for result in image["instances"]]
+        truth = self.ground_truth()
+        numbered = [
+            {
+                **result,
+                "image_id": truth.image_numbers[result["image_id"]],
+                "category_id": result["category_id"] + 1,
+            }
+            for result in results
+        ]
         self._restore_category_ids(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             with open(path, "w") as file:
                 json.dump(results, file)
-        if not self._do_evaluation:
+        if not truth.annotations:
+            self._logger.warning(
+                "%s has no annotations: predictions are not evaluated", self._dataset_name
+            )
             return
-        class_names = self._metadata.get("thing_classes")
-        for task in sorted(self._tasks):
+        numbers = None if img_ids is None else [truth.image_numbers[i] for i in img_ids]
+        for task in truth.tasks:
             coco_eval = None
-            if results:
+            if numbered:
                 coco_eval = _evaluate_predictions_on_coco(
-                    self._coco_api,
-                    results,
+                    truth.as_coco(self._classes.items(), task),
+                    numbered,
                     task,
                     cocoeval_fn=self._coco_eval,
-                    img_ids=img_ids,
+                    img_ids=numbers,
                     max_dets_per_image=self._max_dets_per_image,
                 )
-            self._results[task] = self._derive_coco_results(coco_eval, task, class_names)
+            names = list(self._classes.values())
+            self._results[task] = self._derive_coco_results(coco_eval, task, names)
 
     def _restore_category_ids(self, results: list[dict[str, Any]]) -> None:
         """Replace contiguous class indices by the category ids of the file, in place."""
@@ -174,86 +214,47 @@ class COCOInstanceEvaluator(COCOEvaluator):
             result["category_id"] = category_ids[index]
 
 
-class FilteredCOCOEvaluator(COCOInstanceEvaluator):
-    """COCO AP over exactly the annotations that the data set's reader keeps.
-
-    pycocotools fails on annotations without polygon vertices or without an `area`, and never
-    matches the one whose id is 0; here the first are dropped, as in training, missing areas are
-    computed, and annotations are numbered from 1. A file may have fewer categories than there are
-    classes in the vocabulary, as those of ODinW have.
-
-    Args:
-        dataset_name: a registered data set with a `json_file`, whose records have `annotations`
-            with `id`.
-        output_folder, faster: see `COCOInstanceEvaluator`.
-    """
-
-    def _prepare_annotations(self, dataset_name: str) -> None:
-        kept_annotations = {
-            a["id"]: (a, record)
-            for record in DatasetCatalog.get(dataset_name)
-            for a in record["annotations"]
-        }
-        content = self._coco_api.dataset
-        completed = [
-            _complete_annotation(annotation, *kept_annotations[annotation["id"]])
-            for annotation in content["annotations"]
-            if annotation["id"] in kept_annotations
-        ]
-        content["annotations"] = [{**a, "id": number} for number, a in enumerate(completed, 1)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco_api.createIndex()
-        self._metadata = self._metadata_of_file()
-        has_masks = all("segmentation" in annotation for annotation, _ in kept_annotations.values())
-        self._tasks = ("bbox", "segm") if has_masks else ("bbox",)
-
-    def _metadata_of_file(self) -> Metadata:
-        """Return metadata with the names of the file's categories only, whose APs are reported."""
-        contiguous_ids = self._metadata.thing_dataset_id_to_contiguous_id
-        names = self._metadata.thing_classes
-        return Metadata().set(
-            thing_dataset_id_to_contiguous_id=contiguous_ids,
-            thing_classes=[
-                names[contiguous_ids[category]] if category in contiguous_ids else str(category)
-                for category in sorted(self._coco_api.getCatIds())
-            ],
-        )
-
-
 class PanopticInstanceEvaluator(COCOInstanceEvaluator):
     """COCO AP of the things of a panoptic data set whose classes are in any order.
 
-    Detectron2's evaluator requires thing classes to come before stuff; those of ADE20K do not.
+    The ground truth is the data set's `json_file` of instances, where it has one (COCO's masks of
+    objects overlap, its panoptic segments do not), and else the segments of its things.
 
     Args:
-        dataset_name: a registered data set with a `json_file` and
+        dataset_name: a registered data set with thing classes, whose records have
+            `pan_seg_file_name` and `segments_info`. With a `json_file`, also
             `thing_dataset_id_to_contiguous_id`, which may skip numbers.
         output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
+    def _evaluated_classes(self) -> dict[int, str]:
+        classes = enumerate(Vocabulary.from_metadata(self._metadata).classes)
+        return {index: entry.name for index, entry in classes if entry.kind == "thing"}
+
     def _select(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        thing_indices = set(self._metadata.thing_dataset_id_to_contiguous_id.values())
-        return [instance for instance in instances if instance["category_id"] in thing_indices]
+        return [instance for instance in instances if instance["category_id"] in self._classes]
 
+    def ground_truth(self) -> GroundTruth:
+        """Return the things of all images, see the class."""
+        truth = GroundTruth()
+        annotations = self._instances_of_file()
+        for record in self._records:
+            if annotations is not None:
+                truth.add(record, annotations.get(record["image_id"], ()))
+            elif "segments_info" in record:
+                truth.add(record, panoptic_objects(record, self._classes))
+            else:
+                truth.add(record, record.get("annotations") or ())
+        return truth
 
-def _complete_annotation(
-    annotation: dict[str, Any], kept_annotation: dict[str, Any], record: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a file's annotation with the box and mask that the reader kept, and an area."""
-    completed = {
-        **annotation,
-        "bbox": kept_annotation["bbox"],
-        "iscrowd": kept_annotation["iscrowd"],
-    }
-    if "segmentation" in kept_annotation:
-        completed["segmentation"] = kept_annotation["segmentation"]
-    if "area" not in completed:
-        completed["area"] = _annotation_area(kept_annotation, record)
-    return completed
-
-
-def _annotation_area(kept_annotation: dict[str, Any], record: dict[str, Any]) -> float:
-    if "segmentation" not in kept_annotation:
-        return float(kept_annotation["bbox"][2] * kept_annotation["bbox"][3])
-    mask = decode_mask(kept_annotation["segmentation"], record["height"], record["width"])
-    return float(mask.sum())
+    def _instances_of_file(self) -> dict[Any, list[dict[str, Any]]] | None:
+        """Return the objects of the `json_file` by image id; None without such a file."""
+        json_file = self._metadata.get("json_file")
+        contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if not json_file or not contiguous_ids or not len(self._records):
+            return None
+        image_root = self._metadata.get("image_root") or os.path.dirname(
+            self._records[0]["file_name"]
+        )
+        records = load_coco_instances(json_file, image_root, dict(contiguous_ids))
+        return {record["image_id"]: record["annotations"] for record in records}

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
+from detectron2.utils import comm
 from numpy.typing import NDArray
 
+from hipie.data.io.json_file import read_json
 from hipie.errors import InputError
 from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, load_faster_coco_eval
 
@@ -59,12 +60,12 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
         limit = "10,000 a class over the data set" if fixed else "300 an image"
         self.protocol = f"LVIS {'AP_fixed' if fixed else 'AP'}, IoU 0.5 to 0.95, at most {limit}"
 
-    def _prepare_annotations(self, dataset_name: str) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
-        content = self._coco_api.dataset
-        _check_lvis_format(metadata.json_file, content)
-        if metadata.get("thing_dataset_id_to_contiguous_id") is None:
-            self._metadata: Metadata = _metadata_of_file(content)
+    def _read_annotations(self) -> None:
+        if comm.is_main_process():
+            self._content = read_json(self._metadata.json_file, ("images", "categories"))
+            _check_lvis_format(self._metadata.json_file, self._content)
+            if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
+                self._metadata: Metadata = _metadata_of_file(self._content)
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
@@ -76,12 +77,12 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
             path = os.path.join(self._output_dir, "lvis_instances_results.json")
             with open(path, "w") as file:
                 json.dump(results, file)
-        if not self._do_evaluation:
+        if "annotations" not in self._content:
             return
         results = best_per_class(results) if self._fixed else best_per_image(results)
         has_masks = not results or any("segmentation" in result for result in results)
         for task in ("bbox", "segm") if has_masks else ("bbox",):
-            self._results[task] = lvis_metrics(self._coco_api.dataset, results, task)
+            self._results[task] = lvis_metrics(self._content, results, task)
 
 
 def best_per_image(

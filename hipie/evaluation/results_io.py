@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+SPOOL_BYTES = 1 << 24
 
 
 def write_results(results: Mapping[str, Mapping[str, Any]], folder: str | os.PathLike[str]) -> Path:
@@ -42,3 +45,23 @@ def _to_json_value(value: Any) -> Any:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+class JSONList:
+    """Lines of JSON in a temporary file, which become one list."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def add(self, chunk: bytes) -> None:
+        """Append bytes, which may begin and end within a line."""
+        self._file.write(chunk)
+
+    def write(self, path: str | os.PathLike[str], before: bytes = b"", after: bytes = b"") -> None:
+        """Write the list, line by line, between two texts."""
+        self._file.seek(0)
+        with open(path, "wb") as file:
+            file.write(before + b"[")
+            for number, line in enumerate(self._file):
+                file.write((b",\n" if number else b"") + line.rstrip(b"\n"))
+            file.write(b"]" + after)

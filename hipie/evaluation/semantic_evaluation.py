@@ -19,6 +19,7 @@ from hipie.data.label_values import ignore_label
 from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_file, gather_sum
+from hipie.evaluation.results_io import JSONList
 from hipie.vocabularies.vocabulary import Vocabulary
 
 MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -108,7 +109,7 @@ class SemanticEvaluator(SemSegEvaluator):
         """Return the scores in percent, the means first; None on all but the first process."""
         matrix = gather_sum(self._conf_matrix, self._distributed)
         boundary_matrix = gather_sum(self._b_conf_matrix, self._distributed)
-        predictions = _JSONList()
+        predictions = JSONList()
         if self._output_dir:
             gather_file(self._spool, predictions.add, self._distributed)
         if matrix is None or boundary_matrix is None:
@@ -136,23 +137,3 @@ class _LabelFiles:
     def __getitem__(self, file_name: str) -> str:
         path: str = self._records.of_file(file_name)["sem_seg_file_name"]
         return path
-
-
-class _JSONList:
-    """Lines of JSON in a temporary file, which become one list."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
-
-    def add(self, chunk: bytes) -> None:
-        """Append bytes, which may begin and end within a line."""
-        self._file.write(chunk)
-
-    def write(self, path: str) -> None:
-        """Write the list, line by line."""
-        self._file.seek(0)
-        with open(path, "wb") as file:
-            file.write(b"[")
-            for number, line in enumerate(self._file):
-                file.write((b",\n" if number else b"") + line.rstrip(b"\n"))
-            file.write(b"]")

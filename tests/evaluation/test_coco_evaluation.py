@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from hipie.data.datasets import register_coco
-from hipie.evaluation.coco_evaluation import FilteredCOCOEvaluator
+from hipie.data.datasets.catalog import register_dataset
+from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, PanopticInstanceEvaluator
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
@@ -40,7 +43,7 @@ def output() -> dict:
 
 
 def evaluate(folder: Path | None) -> dict:
-    evaluator = FilteredCOCOEvaluator("faulty", folder and str(folder))
+    evaluator = COCOInstanceEvaluator("faulty", folder and str(folder))
     evaluator.reset()
     evaluator.process(DatasetCatalog.get("faulty"), [output()])
     return evaluator.evaluate()
@@ -78,3 +81,116 @@ def test_missed_object_lowers_the_ap(tmp_path: Path) -> None:
         ],
     )
     assert evaluate(None)["segm"]["AP"] == pytest.approx(50, abs=1.5)
+
+
+def register_records(count: int = 4, **changes: object) -> list[dict]:
+    """Register records in Detectron2's form with a square in each of `count` images."""
+    records = [
+        {
+            "file_name": f"{number}.png",
+            "image_id": number,
+            "height": 50,
+            "width": 60,
+            "annotations": [
+                {
+                    "bbox": [10, 10, 20, 20],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": SQUARE,
+                }
+            ],
+        }
+        for number in range(count)
+    ]
+    register_dataset("squares", lambda: records, thing_classes=["cup", "jug"], **changes)
+    return records
+
+
+def evaluate_records(folder: Path | None = None) -> dict:
+    evaluator = COCOInstanceEvaluator("squares", folder and str(folder))
+    evaluator.reset()
+    for record in DatasetCatalog.get("squares"):
+        evaluator.process([record], [output()])
+    return evaluator.evaluate()
+
+
+def test_records_without_a_file_and_with_ids_of_several_types(tmp_path: Path) -> None:
+    records = register_records()
+    for record, image_id in zip(records, (0, "0", "street", 17), strict=True):
+        record["image_id"] = image_id
+    tmp_path.joinpath("out").mkdir()
+    results = evaluate_records(tmp_path / "out")
+    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+    written = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert [result["image_id"] for result in written] == [0, "0", "street", 17]
+    assert {result["category_id"] for result in written} == {1}
+
+
+def test_predictions_are_written_with_the_category_ids_of_the_file(tmp_path: Path) -> None:
+    register_records(thing_dataset_id_to_contiguous_id={40: 0, 90: 1})
+    tmp_path.joinpath("out").mkdir()
+    assert evaluate_records(tmp_path / "out")["segm"]["AP"] == pytest.approx(100)
+    written = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert {result["category_id"] for result in written} == {90}
+
+
+def test_object_with_a_box_only_keeps_the_ap_of_masks() -> None:
+    records = register_records()
+    del records[0]["annotations"][0]["segmentation"]
+    results = evaluate_records()
+    assert set(results) == {"bbox", "segm"}
+    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+    # Masks on the box of an object without one are not wrong; elsewhere they are.
+    records[0]["annotations"][0]["bbox"] = [40, 30, 10, 10]
+    results = evaluate_records()
+    assert results["segm"]["AP"] < 99 and results["bbox"]["AP"] < 99
+
+
+def test_areas_are_counted_from_the_mask() -> None:
+    records = register_records()
+    for record, area in zip(records, (None, "12", True, 400), strict=True):
+        record["annotations"][0]["area"] = area
+    truth = COCOInstanceEvaluator("squares").ground_truth()
+    assert [a["area"] for a in truth.annotations] == [400] * 4
+    assert evaluate_records()["segm"]["APs"] == pytest.approx(100)
+
+
+def test_panoptic_segments_are_the_truth_without_an_instance_file(tmp_path: Path) -> None:
+    colours = np.zeros((50, 60, 3), np.uint8)
+    colours[..., 0] = 5
+    colours[10:30, 10:30, 0] = 9
+    Image.fromarray(colours).save(tmp_path / "map.png")
+    record = {
+        "file_name": "a.png",
+        "image_id": 3,
+        "height": 50,
+        "width": 60,
+        "pan_seg_file_name": str(tmp_path / "map.png"),
+        "segments_info": [
+            {"id": 5, "category_id": 0},
+            {"id": 9, "category_id": 1, "iscrowd": 0},
+            {"id": 11, "category_id": 1},
+        ],
+    }
+    names = ["wall", "jug"]
+    kinds = zip(names, ("stuff", "thing"), strict=True)
+    vocabulary = Vocabulary([VocabularyClass(name, kind) for name, kind in kinds])
+    # The second as Detectron2's own metadata of panoptic sets, whose lists have all names.
+    for metadata in (
+        {"vocabulary": vocabulary},
+        {
+            "thing_classes": names,
+            "stuff_classes": names,
+            "thing_dataset_id_to_contiguous_id": {8: 1},
+            "stuff_dataset_id_to_contiguous_id": {6: 0, 8: 1},
+        },
+    ):
+        register_dataset("room", lambda: [record], **metadata)
+        evaluator = PanopticInstanceEvaluator("room")
+        evaluator.reset()
+        evaluator.process([record], [output()])
+        results = evaluator.evaluate()
+        assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+        truth = evaluator.ground_truth()
+        assert [a["area"] for a in truth.annotations] == [400]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
 from hipie.config import add_hipie_config
+from hipie.errors import InputError
 from hipie.evaluation import EVALUATOR_REGISTRY, build_evaluator
 from hipie.evaluation import build as evaluator_build
-from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, FilteredCOCOEvaluator
+from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator
 from hipie.modeling.meta_arch.base import SegmentationModel
 
 
@@ -34,9 +36,7 @@ def test_every_data_set_of_detectron2_has_an_evaluator() -> None:
     assert all(kind in EVALUATOR_REGISTRY for kind in types)
 
 
-def test_data_set_of_detectron2s_reader_is_evaluated_from_its_file(
-    cfg: CfgNode, tmp_path: Path
-) -> None:
+def test_data_set_of_detectron2s_reader_is_evaluated(cfg: CfgNode, tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "1.png")
     content = {
         "images": [{"id": 1, "file_name": "1.png", "height": 6, "width": 8}],
@@ -60,8 +60,10 @@ def test_data_set_of_detectron2s_reader_is_evaluated_from_its_file(
     finally:
         DatasetCatalog.remove("bottles")
         MetadataCatalog.remove("bottles")
-    assert isinstance(evaluator, COCOInstanceEvaluator)
-    assert not isinstance(evaluator, FilteredCOCOEvaluator)
+    assert type(evaluator) is COCOInstanceEvaluator
+    truth = evaluator.ground_truth()
+    assert [a["bbox"] for a in truth.annotations] == [[1, 1, 4, 3]]
+    assert truth.annotations[0]["area"] == 12 and truth.tasks == ("bbox", "segm")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,7 @@ def test_data_set_of_detectron2s_reader_is_evaluated_from_its_file(
 def test_detectron2s_evaluators_are_used_for_its_data_sets(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, name: str, evaluator: str
 ) -> None:
+    monkeypatch.setattr(evaluator_build, "require_package", lambda *arguments: None)
     monkeypatch.setattr(evaluator_build, evaluator, lambda dataset_name: (evaluator, dataset_name))
     assert build_evaluator(cfg, name) == (evaluator, name)
 
@@ -85,6 +88,26 @@ def test_cityscapes_panoptic_is_evaluated_by_pq(
     monkeypatch.setattr(COCOPanopticEvaluator, "__init__", lambda *arguments: None)
     evaluator = build_evaluator(cfg, "cityscapes_fine_panoptic_val")
     assert isinstance(evaluator, COCOPanopticEvaluator)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("cityscapes_fine_instance_seg_val", "cityscapesscripts"),
+        ("cityscapes_fine_panoptic_val", "panopticapi"),
+    ],
+)
+def test_missing_package_is_told_when_the_evaluator_is_built(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda module, *rest: None if module == package else find_spec(module, *rest),
+    )
+    with pytest.raises(InputError, match=f"{name} needs the package {package}.*: pip install"):
+        build_evaluator(cfg, name)
 
 
 class Silent(DatasetEvaluator):
