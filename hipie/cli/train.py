@@ -30,6 +30,7 @@ from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
 from hipie.data.datasets import register_all
+from hipie.data.file_check import check_datasets
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
@@ -150,6 +151,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = setup(args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
+    check_datasets(cfg)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Trainer.build_checkpointer(cfg, model)

@@ -17,6 +17,12 @@ from detectron2.utils import comm
 from fvcore.common.registry import Registry
 from torch.utils.data import DataLoader, Dataset
 
+from hipie.data.broken_images import (
+    CountingLoader,
+    SkippingMapper,
+    set_skip_broken,
+    usable_item,
+)
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
 from hipie.data.image_io import read_image_size
@@ -80,6 +86,7 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
             f'the data set {dataset_name} has the task "{name}", for which no dataset mapper is '
             f"registered; there are {registered_names}"
         )
+    set_skip_broken(dataset_name, cfg.DATALOADER.SKIP_BROKEN)
     with record_errors(dataset_name):
         mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
     return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name))
@@ -144,15 +151,30 @@ def referring(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
 
 
 class MappedDatasets(Dataset[Record]):
-    """Several data sets, each with its mapper, indexed by `Draw`."""
+    """Several data sets, each with its mapper, indexed by `Draw`.
 
-    def __init__(self, datasets: Sequence[MappedDataset]) -> None:
+    Args:
+        datasets: the data sets.
+        max_broken: broken images that may be left out, see `hipie.data.broken_images`; None = an
+            image that cannot be used is an error.
+    """
+
+    def __init__(self, datasets: Sequence[MappedDataset], max_broken: int | None = None) -> None:
+        self._max_broken = max_broken
         self._records = [_serialized(part.records) for part in datasets]
         self._mappers = [part.mapper for part in datasets]
 
     def __getitem__(self, draw: Draw) -> Record:
-        record = self._records[draw.dataset][draw.index]
-        return self._mappers[draw.dataset](record, draw.seed)
+        records, mapper = self._records[draw.dataset], self._mappers[draw.dataset]
+        if self._max_broken is None:
+            return mapper(records[draw.index], draw.seed)
+        return usable_item(
+            records.__getitem__,
+            len(records),
+            draw.index,
+            lambda record: mapper(record, draw.seed),
+            self._max_broken,
+        )
 
     def __len__(self) -> int:
         return sum(len(records) for records in self._records)
@@ -170,7 +192,7 @@ class _Batches:
         return self._sampler.share(*self._arguments)
 
 
-def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any]:
+def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any] | CountingLoader:
     """Build the endless loader of `DATASETS.TRAIN`; a batch is of one data set and so of one task.
 
     Batch t depends on `cfg.SEED` and t only, so that a loader that starts at t continues exactly
@@ -178,8 +200,8 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
 
     Args:
         cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS,
-            ASPECT_RATIO_GROUPING, PIN_MEMORY, PERSISTENT_WORKERS}, INPUT.*, SOLVER.IMS_PER_BATCH,
-            SEED, MODEL.DEVICE and MODEL.HIPIE.TEXT.*.
+            ASPECT_RATIO_GROUPING, PIN_MEMORY, PERSISTENT_WORKERS, SKIP_BROKEN, MAX_BROKEN},
+            INPUT.*, SOLVER.IMS_PER_BATCH, SEED, MODEL.DEVICE and MODEL.HIPIE.TEXT.*.
         start_iteration: number of the first batch.
 
     Raises:
@@ -200,29 +222,34 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         is_wide = [[False] * len(wide) for wide in is_wide]
     sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], cfg.SEED)
-    return DataLoader(
-        MappedDatasets(datasets),
+    max_broken = cfg.DATALOADER.MAX_BROKEN if cfg.DATALOADER.SKIP_BROKEN else None
+    loader: DataLoader[Any] = DataLoader(
+        MappedDatasets(datasets, max_broken),
         batch_sampler=_Batches(sampler, start_iteration, comm.get_rank(), comm.get_world_size()),
         **_loader_options(cfg),
     )
+    return loader if max_broken is None else CountingLoader(loader, max_broken)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any] | CountingLoader:
     """Build the loader of one data set, image by image in order, divided among the processes.
 
     Args:
-        cfg: reads DATALOADER.{NUM_WORKERS, PIN_MEMORY, PERSISTENT_WORKERS}, MODEL.DEVICE and
-            INPUT.*.
+        cfg: reads DATALOADER.{NUM_WORKERS, PIN_MEMORY, PERSISTENT_WORKERS, SKIP_BROKEN,
+            MAX_BROKEN}, MODEL.DEVICE and INPUT.*.
         dataset_name: a registered data set.
     """
     dataset = build_mapped_dataset(cfg, dataset_name, training=False)
-    records = MapDataset(_serialized(dataset.records), dataset.mapper)
-    return DataLoader(
+    skip = cfg.DATALOADER.SKIP_BROKEN
+    mapper = SkippingMapper(dataset.mapper) if skip else dataset.mapper
+    records = MapDataset(_serialized(dataset.records), mapper)
+    loader: DataLoader[Any] = DataLoader(
         records,
         batch_size=1,
         sampler=InferenceSampler(len(records)),
         **_loader_options(cfg),
     )
+    return CountingLoader(loader, cfg.DATALOADER.MAX_BROKEN) if skip else loader
 
 
 def _loader_options(cfg: CfgNode) -> dict[str, Any]:
@@ -302,19 +329,37 @@ def _records(
     keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
 
     def select(records: list[Record]) -> list[Record]:
+        if not records:
+            raise InputError(f"the data set {dataset_name} has no image")
+        # gRefCOCO has images whose refs have no sentence.
+        selected = [record for record in records if record.get("expressions", True)]
         if training:
-            records = [
+            selected = [
                 record
-                for record in records
+                for record in selected
                 if _has_objects(record, no_target) or (keep_empty and "expressions" not in record)
             ]
-            if not records:
-                raise InputError(
-                    f"no image of the data set {dataset_name} has an object to learn from"
-                )
+        if not selected:
+            raise InputError(_nothing_to_learn(dataset_name, records))
+        records = selected
         return [complete(record) for record in records] if complete else records
 
     return read_records(dataset_name, select)
+
+
+def _nothing_to_learn(dataset_name: str, records: Sequence[Record]) -> str:
+    """Say why no image of a data set has ground truth."""
+    if all("expressions" in record for record in records):
+        if not any(record["expressions"] for record in records):
+            return f"no image of the data set {dataset_name} has an expression"
+        return f"no expression of the data set {dataset_name} describes exactly one object"
+    objects = [
+        entry
+        for record in records
+        for entry in record.get("annotations") or record.get("segments_info") or ()
+    ]
+    crowds = f"; all of its {len(objects)} annotations are crowds (iscrowd 1)" if objects else ""
+    return f"no image of the data set {dataset_name} has an object to learn from{crowds}"
 
 
 def _has_objects(record: Record, no_target: bool) -> bool:

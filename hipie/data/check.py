@@ -26,6 +26,7 @@ from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.expressions import has_word
 from hipie.data.image_io import read_image, require_map_size, require_size
+from hipie.data.label_values import ignore_label
 from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -161,7 +162,7 @@ class _Checker:
         self._vocabulary = vocabulary
         self._metadata = metadata
         self._generalized = generalized
-        self._ignore_label = metadata.get("ignore_label", 255)
+        self._ignore_label = ignore_label(metadata)
         self._name = metadata.get("name", "")
         self._mapper: UniversalDatasetMapper | None = None
         if vocabulary is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from hipie.errors import InputError
@@ -30,9 +29,7 @@ def wordless_expressions(record: Record) -> list[str]:
     ]
 
 
-def without_wordless(
-    dataset_name: str, records: Sequence[Record], skip_broken: bool
-) -> Sequence[Record]:
+def without_wordless(dataset_name: str, records: list[Record], skip_broken: bool) -> list[Record]:
     """Leave out expressions without a word, or refuse them.
 
     Args:

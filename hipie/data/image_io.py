@@ -51,6 +51,8 @@ _STRIP = 256
 _BITS_PER_SAMPLE = 258
 # Grey values of a 16-bit file below it look black.
 _DARK = 4096
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _OTHER_FORMATS = {
     b"ftypheic": "HEIC",
     b"ftypheix": "HEIC",
@@ -126,15 +128,42 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ND
         return as_rgb(image)
 
 
-def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read (height, width) of an image in pixels, after its EXIF orientation, from the header.
+def read_image_size(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, decode: bool = True
+) -> tuple[int, int]:
+    """Read (height, width) of an image in pixels, after its EXIF orientation.
+
+    Args:
+        path: see `open_image`.
+        max_pixels: likewise.
+        decode: decode a PNG whose orientation may come after its pixels; False: read headers only.
 
     Raises:
         FileNotFoundError, ImageError: see `open_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, max_pixels=max_pixels) as image:
         width, height = image.size
+        if not decode and image.format == "PNG" and "exif" not in image.info:
+            return height, width
         return (width, height) if _is_turned(image) else (height, width)
+
+
+def require_complete(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> None:
+    """Check that a PNG or JPEG file is not cut short.
+
+    Files that end as their format demands are not decoded.
+
+    Raises:
+        FileNotFoundError, ImageError: see `open_image`.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 12))
+        end = file.read()
+    complete = not start.startswith((_PNG_START, _JPEG_START))
+    if not (complete or end.endswith((_PNG_END, _JPEG_END))):
+        read_image(path, max_pixels)
 
 
 def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:

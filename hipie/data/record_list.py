@@ -27,6 +27,9 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hipie.data.broken_images import skips_broken, without_broken
+from hipie.data.expressions import without_wordless
+from hipie.data.io.missing_images import accept_missing_images
 from hipie.errors import InputError
 
 Record = dict[str, Any]
@@ -216,7 +219,10 @@ def read_records(
     """
 
     def load() -> Iterable[Record]:
-        records: list[Record] = DatasetCatalog.get(dataset_name)
+        skip = skips_broken(dataset_name)
+        with accept_missing_images(skip):
+            records: list[Record] = DatasetCatalog.get(dataset_name)
+        records = without_wordless(dataset_name, without_broken(dataset_name, records), skip)
         return convert(records) if convert else records
 
     return share_records(load, distributed=distributed, dataset_name=dataset_name)

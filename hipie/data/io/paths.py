@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hipie.data.io.missing_images import missing_images_accepted
 from hipie.data.io.validation import DatasetError
 
 
@@ -53,7 +54,7 @@ def require_image_files(
     """
     by_path = {os.path.join(image_root, image["file_name"]): image for image in images.values()}
     missing = missing_files(by_path)
-    if missing:
+    if missing and not missing_images_accepted():
         first = by_path[missing[0]]
         more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DatasetError(
