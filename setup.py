@@ -47,7 +47,8 @@ EXTRAS = {
         "black>=24",
         "cloudpickle",
         "hydra-core>=1.1",
-        "matplotlib",
+        # From 3.11 on it lays out texts of every script.
+        "matplotlib>=3.11",
         "omegaconf>=2.1,<2.4",
         "packaging",
         "setuptools<81",
@@ -65,6 +66,8 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
     "demo": ["scikit-image>=0.22"],
+    # Letters in drawings beside those of DejaVu, which Matplotlib brings.
+    "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
     "wandb": ["wandb>=0.17"],
     # With the database of a run's own folder; a server needs mlflow-skinny alone.
     "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy>=2", "alembic>=1.10"],

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from hipie.errors import InputError
-from hipie.visualizer import Overlay, draw_overlay, paint_segments
+from hipie.visualizer import MIN_LEGEND_AREA, Overlay, draw_overlay, paint_segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,20 +178,22 @@ class Segmentation:
         """The image with its masks painted over it, and the rows of the legend."""
         return paint_segments(self.image, self.segments)
 
-    def draw(self, title: str = "") -> Image.Image:
+    def draw(self, title: str = "", *, min_area: int = MIN_LEGEND_AREA) -> Image.Image:
         """Draw the masks over the image, with a legend beside it.
 
         Args:
             title: a line above the legend.
+            min_area: segments of fewer pixels are painted and have no row in the legend.
         """
-        return draw_overlay(self.overlay, title)
+        return draw_overlay(self.overlay, title, min_area=min_area)
 
-    def save(self, path: str | Path, title: str = "") -> Path:
+    def save(self, path: str | Path, title: str = "", *, min_area: int = MIN_LEGEND_AREA) -> Path:
         """Write `draw(title)` to an image file, or `to_coco()` where the name ends in .json.
 
         Args:
             path: the file; its folder is made.
             title: a line above the legend.
+            min_area: see `draw`.
 
         Returns:
             The file.
@@ -201,7 +203,7 @@ class Segmentation:
         if path.suffix.lower() == ".json":
             path.write_text(json.dumps(self.to_coco(), indent=1))
         else:
-            self.draw(title).save(path)
+            self.draw(title, min_area=min_area).save(path)
         return path
 
     def to_coco(

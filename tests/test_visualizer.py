@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from hipie import text_drawing, visualizer
 from hipie.segmentation import Segment, Segmentation
 from hipie.visualizer import (
     GROUP_IMAGE_HEIGHT,
+    MAX_ENLARGED_SIDE,
     MAX_LEGEND_WIDTH,
+    MAX_SHEET_WIDTH,
+    MIN_LEGEND_AREA,
+    MIN_LEGEND_WIDTH,
     REJECTED_COLOUR,
     contact_sheet,
     draw_group,
@@ -110,3 +119,88 @@ def test_contact_sheet_holds_images_of_any_size_without_overlap() -> None:
     sheet = np.asarray(contact_sheet(images))
     for i, (width, height) in enumerate(sizes):
         assert (sheet == (i, 0, 0)).all(2).sum() == width * height
+
+
+def strip(height: int, width: int) -> Segmentation:
+    """A result with one object in the first half of a grey image."""
+    pixels = np.zeros((height, width), bool)
+    pixels[: (height + 1) // 2, : (width + 1) // 2] = True
+    image = np.full((height, width, 3), GREY, np.uint8)
+    return Segmentation(image, [Segment("the ball on the left", "expression", pixels, 0.9)])
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4000), (4000, 4), (1, 3000), (3000, 1), (4, 9)])
+def test_strips_are_drawn_in_bounded_size(height: int, width: int) -> None:
+    result = strip(height, width)
+    drawing, sheet = result.draw("a title"), visualizer.draw_group([result] * 3, "the ball")
+    assert drawing.width <= max(width, MAX_ENLARGED_SIDE) + MAX_LEGEND_WIDTH
+    assert drawing.height <= max(height, MAX_ENLARGED_SIDE) + 200
+    assert sheet.width <= MAX_SHEET_WIDTH and sheet.height <= 3 * (GROUP_IMAGE_HEIGHT + 90)
+    assert (np.asarray(drawing) == GREY).all(2).sum() >= height * width // 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 900), st.integers(1, 900))
+def test_legend_is_not_wider_than_the_image(height: int, width: int) -> None:
+    result = strip(height, width)
+    drawing, canvas = result.draw(), result.overlay.canvas
+    beside = drawing.width > canvas.shape[1]
+    assert drawing.width - canvas.shape[1] <= max(canvas.shape[1], MIN_LEGEND_WIDTH) + 10
+    assert canvas.shape[0] % height == 0 and max(canvas.shape[:2]) <= MAX_ENLARGED_SIDE
+    assert beside or canvas.shape[1] > 4 * canvas.shape[0]
+
+
+def test_text_of_large_images_is_larger(image) -> None:
+    segments = strip(HEIGHT, WIDTH).segments
+    plain = draw_segments(image, segments).width - WIDTH
+    large = np.full((5 * HEIGHT, 5 * WIDTH, 3), GREY, np.uint8)
+    enlarged = [Segment("the ball on the left", "expression", large[..., 0] > 0, 0.9)]
+    assert draw_segments(large, enlarged).width - 5 * WIDTH > 2 * plain
+
+
+def test_small_segments_have_a_row_on_request_only(image) -> None:
+    sizes = (2, MIN_LEGEND_AREA - 1, MIN_LEGEND_AREA)
+    segments = [Segment("dog", "thing", mask(slice(0, 1), slice(0, n)), 0.5) for n in sizes]
+    overlay = Segmentation(image, segments).overlay
+    drawn: list[list[str]] = []
+    for min_area in (MIN_LEGEND_AREA, 0):
+        rows = visualizer._select_rows(overlay.legend, min_area)
+        drawn.append([row.text for row in rows])
+    assert drawn == [["dog 0.50", "and 2 of fewer than 10 pixels"], ["dog 0.50"] * 3]
+    default, every = (
+        Segmentation(image, segments[:1] * 40).draw(min_area=n) for n in (MIN_LEGEND_AREA, 0)
+    )
+    assert default.height == HEIGHT < every.height
+    absent = Segment("cat", "expression", mask(slice(0), slice(0)), 0.0)
+    rows = visualizer._select_rows(Segmentation(image, [absent]).overlay.legend, 10)
+    assert [row.text for row in rows] == ["cat: not found"]
+
+
+def test_long_names_and_legends_are_bounded(image) -> None:
+    endless = Segment("word " * 5000, "expression", mask(slice(9), slice(9)), 0.5)
+    assert draw_segments(image, [endless]).height == HEIGHT
+    many = draw_segments(image, [Segment("dog", "thing", endless.mask, 0.5)] * 300, notes=["end"])
+    assert many.height < 205 * visualizer.LEGEND_ROW_HEIGHT
+
+
+def test_letters_without_a_font_are_numbers_and_advice_is_one_line(
+    image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(text_drawing, "packaged_fonts", lambda: ())
+    monkeypatch.setattr(text_drawing, "system_fonts", lambda: ())
+    everywhere = mask(slice(None), slice(None))
+    segments = [Segment(name, "thing", everywhere, 0.5) for name in ("größe", "狗", "犬 dog")]
+    legend = Segmentation(image, segments).overlay.legend
+    texts = [row.text for row in visualizer._select_rows(legend, 0)]
+    assert texts == ["größe 0.50", "[2] 0.50", "[3] dog 0.50"]
+    visualizer._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        drawings = [np.asarray(draw_segments(image, segments)) for _ in range(3)]
+        contact_sheet([Image.new("RGB", (9, 9))], ["狗犬"], "狗犬")
+    assert [record.getMessage() for record in caplog.records] == [
+        'No font has the letters "狗犬" (U+72D7, U+72AC); '
+        '"pip install noto-cjk-sans-otc" brings them.'
+    ]
+    assert np.array_equal(drawings[0], drawings[2])
+    drawn_names = np.asarray(draw_segments(image, segments[:1]))
+    assert not np.array_equal(drawings[0], drawn_names)

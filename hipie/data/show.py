@@ -34,7 +34,7 @@ def draw_annotation(view: AnnotationView, title: str) -> Image.Image:
     notes = [f'"{entry.text}": {_format_targets(entry.targets)}' for entry in drawn]
     if len(drawn) < len(view.expressions):
         notes.append(f"and {len(view.expressions) - len(drawn)} more expressions")
-    return draw_segments(view.image, view.segments, title, scores=False, notes=notes)
+    return draw_segments(view.image, view.segments, title, scores=False, notes=notes, min_area=0)
 
 
 def show(args: argparse.Namespace) -> list[Path]:
