@@ -75,8 +75,8 @@ def test_names_of_parts_of_parts() -> None:
         assert root_wholes(parts) == ("dog", "car")
         assert vocabulary.wholes == ("dog", "car", "dog head")
     assert vocabulary.classes[3].synonyms == ("dog eye", "dog pupil")
-    for wrong in ({"dog": "head"}, {"dog": {"head": "eye"}}):
-        with pytest.raises(VocabularyError, match="must be a list"):
+    for wrong in ({"dog": b"head"}, {"dog": {"head": 3}}):
+        with pytest.raises(VocabularyError, match=r'the parts of ".*" must be a list'):
             Vocabulary.from_names(parts=wrong)
     with pytest.raises(VocabularyError, match="twice"):
         Vocabulary.from_names(parts={"dog": {"head": ["eye"], "eye": []}})

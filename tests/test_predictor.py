@@ -152,7 +152,13 @@ def test_long_expressions_are_truncated(segmenter, image) -> None:
         (["dog", "dog"], "dog"),
         (["dog", "?!"], r"\?!"),
         (["dog", ()], "class name"),
-        ("box", 'class names must be a list, not the string "box"'),
+        (b"box", "things must be a list of strings, not b'box' of type bytes"),
+        ({"box": []}, "things must be a list of strings, not {'box'"),
+        ("box, dog", "several classes or one with synonyms: pass"),
+        (3, "things must be a list of strings, not 3 of type int"),
+        ([3], "a class name must be a string, not 3 of type int"),
+        ([("dog", 3)], 'a synonym of "dog" must be a string, not 3 of type int'),
+        (["Dog", "dog"], 'as "Dog", and case makes no difference'),
     ],
 )
 def test_bad_class_names_are_named(segmenter, image, things, message) -> None:
@@ -162,9 +168,25 @@ def test_bad_class_names_are_named(segmenter, image, things, message) -> None:
         segmenter.label(image, np.ones((1, 70, 90), bool), things)
 
 
-def test_stuff_as_a_string_is_refused_with_parts_as_well(segmenter, image) -> None:
-    with pytest.raises(ValueError, match='not the string "sky"'):
-        segmenter.segment(image, ["car"], "sky", {"car": ["wheel"]})
+def test_requests_read_names_once_and_in_any_form() -> None:
+    expected = ClassRequest.from_names(["ball", "box"], ["grass"], {"box": ["lid"]})
+    for things, parts in [
+        ((name for name in ["ball", "box"]), {"box": (name for name in ["lid"])}),
+        ("ball; box", "box: lid"),
+        (["ball", "box"], {"BOX": "lid"}),
+    ]:
+        assert ClassRequest.from_names(things, "grass", parts) == expected
+    assert expected.class_names == ("ball", "box", "grass", "box lid")
+    nested = ClassRequest.from_names(["Dog"], (), {"dog": ["head"], "dog head": ["eye"]})
+    assert nested.class_names == ("Dog", "Dog head", "Dog eye")
+    assert ClassRequest.from_names(["ball"], (), {"ball": []}).part_vocabulary is None
+
+
+def test_parts_of_stuff_are_refused() -> None:
+    with pytest.raises(ValueError, match='"grass" is stuff and has parts; only things have parts'):
+        ClassRequest.from_names(["ball"], ["grass"], {"Grass": ["blade"]})
+    with pytest.raises(ValueError, match="given twice"):
+        ClassRequest.from_names(["ball"], (), {"ball": ["top"], "Ball": ["side"]})
 
 
 @pytest.mark.parametrize("expression", ["", "  ", "...", []])

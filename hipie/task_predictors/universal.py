@@ -21,10 +21,14 @@ from hipie.task_predictors.base import (
 )
 from hipie.vocabularies.vocabulary import (
     Name,
+    Names,
     Parts,
     Vocabulary,
     VocabularyClass,
     VocabularyError,
+    name_key,
+    read_names,
+    read_parts,
     root_wholes,
 )
 
@@ -54,31 +58,55 @@ class ClassRequest:
 
     @classmethod
     def from_names(
-        cls, things: Sequence[Name], stuff: Sequence[Name], parts: Parts | None
+        cls, things: Names, stuff: Names, parts: Parts | str | None
     ) -> ClassRequest:
         """Build the vocabularies.
 
         Args:
-            things: class names; a tuple is a name and its synonyms.
+            things: class names; a tuple is a name and its synonyms; or a text, see `read_names`.
             stuff: likewise, for classes without instances.
             parts: part names by whole, as for `Vocabulary.from_names`; wholes join the things.
 
         Raises:
             VocabularyError: for no class, or one that is named twice or has no letters.
         """
-        for names in (things, stuff):
-            if isinstance(names, str):
-                raise VocabularyError(f'class names must be a list, not the string "{names}"')
-        wholes = root_wholes(parts or {})
-        thing_names = {name if isinstance(name, str) else name[0] for name in things if name}
-        added = [whole for whole in wholes if whole not in thing_names]
+        things, stuff, parts = (
+            read_names(things, "things"),
+            read_names(stuff, "stuff"),
+            read_parts(parts),
+        )
+        wholes = root_wholes(parts)
+        named = {name_key(name): name for name in map(_first_name, things)}
+        # A whole is the thing of its name in any case, and is written as that.
+        spelled = {whole: named.get(name_key(whole), whole) for whole in wholes}
+        if len({*spelled.values()}) < len(spelled):
+            raise VocabularyError(f"the parts of a whole are given twice: {', '.join(spelled)}")
+        parts = {spelled.get(whole, whole): names for whole, names in parts.items()}
+        wholes = root_wholes(parts)
+        for name in map(_first_name, stuff):
+            if name_key(name) in map(name_key, wholes) and name_key(name) not in named:
+                raise VocabularyError(
+                    f'"{name}" is stuff and has parts; only things have parts, so name it in things'
+                )
+        added = [whole for whole in wholes if name_key(whole) not in named]
         vocabulary = Vocabulary.from_names(things=[*things, *added], stuff=stuff)
-        if not parts:
+        if not any(parts.values()):
             return cls(vocabulary)
         own_classes: list[VocabularyClass] = [c for c in vocabulary.classes if c.name not in wholes]
-        if any(parts.values()):
-            own_classes += Vocabulary.from_names(parts=parts).classes
+        own_classes += Vocabulary.from_names(parts=parts).classes
         return cls(vocabulary, Vocabulary(tuple(own_classes)), wholes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of all classes: things, stuff, then parts."""
+        parts = self.part_vocabulary.classes if self.part_vocabulary is not None else ()
+        return (*self.vocabulary.names, *(part.name for part in parts if part.kind == "part"))
+
+
+def _first_name(name: Name) -> str:
+    """Name of a class without its synonyms; "" for what is not a name."""
+    first = next(iter(name), "") if isinstance(name, list | tuple) else name
+    return first if isinstance(first, str) else ""
 
 
 @register_task_predictor("universal")

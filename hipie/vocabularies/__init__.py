@@ -13,6 +13,10 @@ from hipie.vocabularies.vocabulary import (
     VocabularyClass,
     VocabularyError,
     clean_class_name,
+    parse_names,
+    parse_parts,
+    read_names,
+    read_parts,
     root_wholes,
 )
 
@@ -26,6 +30,10 @@ __all__ = [
     "collection_datasets",
     "load_classes",
     "load_vocabulary",
+    "parse_names",
+    "parse_parts",
+    "read_names",
+    "read_parts",
     "root_wholes",
     "vocabulary_names",
 ]

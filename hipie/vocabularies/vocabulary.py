@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,8 @@ from hipie.errors import InputError
 
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
-Parts = Mapping[str, "Iterable[Name] | Mapping[str, Iterable[Name]]"]
+Names = str | Iterable[Name]
+Parts = Mapping[str, "Names | Mapping[str, Names]"]
 
 
 class VocabularyError(InputError):
@@ -31,6 +33,109 @@ def require_text(text: str, what: str) -> None:
         raise VocabularyError(
             f'the {what} "{shown}" is not valid text; use a locale with UTF-8 (LC_ALL=C.UTF-8)'
         )
+
+
+def parse_names(text: str) -> list[tuple[str, ...]]:
+    """Parse class names separated by ";", each with its synonyms after ",".
+
+    >>> parse_names("car; dog, puppy")
+    [('car',), ('dog', 'puppy')]
+    """
+    entries = [tuple(name.strip() for name in entry.split(",")) for entry in text.split(";")]
+    return [tuple(name for name in entry if name) for entry in entries if any(entry)]
+
+
+def parse_parts(text: str) -> dict[str, list[str]]:
+    """Parse part names by whole, as in "car: wheel, window; dog: head".
+
+    Raises:
+        VocabularyError: for an entry without a colon, or with several.
+    """
+    parts: dict[str, list[str]] = {}
+    for entry in filter(None, (entry.strip() for entry in text.split(";"))):
+        whole, colon, names = entry.partition(":")
+        part_names = [name.strip() for name in names.split(",") if name.strip()]
+        if not colon or not whole.strip() or not part_names:
+            raise VocabularyError(f'parts "{entry}": write them as "whole: part, part"')
+        if ":" in names:
+            raise VocabularyError(
+                f'parts "{entry}" have more than one colon; write them as "whole: part, part", '
+                'and parts of a part after ";", as in "car: wheel; car wheel: rim"'
+            )
+        parts.setdefault(whole.strip(), []).extend(part_names)
+    return parts
+
+
+def read_names(names: Names | None, what: str = "class names") -> list[Name]:
+    """Read class names in any form that callers give, once.
+
+    Args:
+        names: an iterable of names, each a text or a sequence of a name and its synonyms; or one
+            text, read as on the command line: one name, or several with ";" between them. A set
+            is sorted; None is no name.
+        what: the argument, for messages.
+
+    Raises:
+        VocabularyError: for a text whose comma may separate classes or synonyms, a mapping, bytes,
+            and whatever is not iterable.
+    """
+    if names is None:
+        return []
+    if isinstance(names, str):
+        if "," in names and ";" not in names:
+            classes = [name.strip() for name in names.split(",")]
+            raise VocabularyError(
+                f'{what} "{names}" are several classes or one with synonyms: pass {classes} or '
+                f"[{tuple(classes)}]"
+            )
+        return [entry[0] if len(entry) == 1 else entry for entry in parse_names(names)]
+    if isinstance(names, Mapping | bytes | bytearray) or not isinstance(names, Iterable):
+        raise VocabularyError(f"{what} must be a list of strings, not {_described(names)}")
+    return sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
+
+
+def read_parts(parts: Parts | str | None) -> dict[str, Any]:
+    """Read the parts of wholes in any form that callers give, once.
+
+    Args:
+        parts: a mapping as for `Vocabulary.from_names`, or a text as on the command line.
+
+    Returns:
+        Lists of names, or mappings of such for parts of parts, by whole. A text in place of a list
+        is split at "," and ";".
+
+    Raises:
+        VocabularyError: naming the whole, if it is something else.
+    """
+    if parts is None:
+        return {}
+    if isinstance(parts, str):
+        return dict(parse_parts(parts))
+    if not isinstance(parts, Mapping):
+        raise VocabularyError(
+            f'parts must be a dict such as {{"car": ["wheel"]}}, not {_described(parts)}'
+        )
+    read: dict[str, Any] = {}
+    for whole, names in parts.items():
+        if not isinstance(whole, str):
+            raise VocabularyError(f"the name of a whole must be a string, not {_described(whole)}")
+        if isinstance(names, Mapping):
+            read[whole] = read_parts(names)
+        elif isinstance(names, str):
+            read[whole] = [name.strip() for name in re.split("[,;]", names) if name.strip()]
+        else:
+            read[whole] = read_names(names, f'the parts of "{whole}"')
+    return read
+
+
+def _described(value: object) -> str:
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:60] + '...'} of type {type(value).__name__}"
+
+
+def name_key(name: str) -> str:
+    """Return what two names have in common that text encoders do not tell apart by case."""
+    return name.strip().lower()
 
 
 def clean_class_name(name: str) -> str:
@@ -68,7 +173,7 @@ class VocabularyClass:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise VocabularyError(f"a class name must be a string, not {self.name!r}")
+            raise VocabularyError(f"a class name must be a string, not {_described(self.name)}")
         if self.kind not in KINDS:
             raise VocabularyError(
                 f'class "{self.name}": kind "{self.kind}" is none of {", ".join(KINDS)}'
@@ -78,6 +183,11 @@ class VocabularyClass:
                 f'class name "{self.name}" has no letter or digit outside brackets'
             )
         object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        for synonym in self.synonyms:
+            if not isinstance(synonym, str):
+                raise VocabularyError(
+                    f'a synonym of "{self.name}" must be a string, not {_described(synonym)}'
+                )
         for text in (self.name, *self.synonyms):
             require_text(text, "class name")
 
@@ -106,12 +216,11 @@ class Vocabulary:
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes:
             raise VocabularyError("a vocabulary needs at least one class name")
-        keys: set[str] = set()
+        entries: dict[str, VocabularyClass] = {}
         for entry in self.classes:
-            key = entry.name.strip().lower()
-            if key in keys:
-                raise VocabularyError(f'class name "{entry.name}" occurs twice in the vocabulary')
-            keys.add(key)
+            other = entries.setdefault(name_key(entry.name), entry)
+            if other is not entry:
+                raise VocabularyError(_duplicate(other, entry))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -159,15 +268,15 @@ class Vocabulary:
     @classmethod
     def from_names(
         cls,
-        things: Iterable[Name] = (),
-        stuff: Iterable[Name] = (),
-        parts: Parts | None = None,
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
     ) -> Vocabulary:
         """Build a vocabulary of things, then stuff, then parts.
 
         Args:
             things: class names; a tuple or list is a name followed by its synonyms, and the class's
-                `synonyms` then contain all of them.
+                `synonyms` then contain all of them. One text is read as by `read_names`.
             stuff: likewise.
             parts: names of parts by the name of their whole, which is not itself added. The class
                 name joins both ("dog" and "tail" give "dog tail"). Parts of parts are given as a
@@ -178,12 +287,9 @@ class Vocabulary:
         Raises:
             VocabularyError: if there is no class, or a name occurs twice or has no letter or digit.
         """
-        for class_names in (things, stuff):
-            if isinstance(class_names, str):
-                raise VocabularyError(f'class names must be a list, not the string "{class_names}"')
-        classes = [_named(name, "thing") for name in things]
-        classes += [_named(name, "stuff") for name in stuff]
-        return cls((*classes, *_part_classes(parts or {})))
+        classes = [_named(name, "thing") for name in read_names(things, "things")]
+        classes += [_named(name, "stuff") for name in read_names(stuff, "stuff")]
+        return cls((*classes, *_part_classes(read_parts(parts))))
 
     @classmethod
     def from_metadata(cls, meta: Any) -> Vocabulary:
@@ -233,31 +339,39 @@ class Vocabulary:
 
 def root_wholes(parts: Parts) -> tuple[str, ...]:
     """Wholes of `parts` (as for `Vocabulary.from_names`) that are not themselves parts."""
-    part_names = {part.name for part in _part_classes(parts)}
-    return tuple(whole for whole in parts if whole not in part_names)
+    parts = read_parts(parts)
+    part_names = {name_key(part.name) for part in _part_classes(parts)}
+    return tuple(whole for whole in parts if name_key(whole) not in part_names)
 
 
 def _part_classes(parts: Parts) -> list[VocabularyClass]:
     """One class for each part; parts of parts follow those of their whole."""
     classes: list[VocabularyClass] = []
-    roots: dict[str, str] = {}
+    # Name and root of the parts so far, which may be wholes of others in any case.
+    known: dict[str, tuple[str, str]] = {}
     pending = list(parts.items())
     for whole, names in pending:
-        if isinstance(names, str):
-            raise VocabularyError(
-                f'the parts of "{whole}" must be a list, not the string "{names}"'
-            )
-        root = roots.get(whole, whole)
+        whole, root = known.get(name_key(whole), (whole, whole))  # noqa: PLW2901
         for name in names:
             part = replace(_named(name, "part", root), whole=whole)
             classes.append(part)
-            roots[part.name] = root
+            known[name_key(part.name)] = part.name, root
             nested = (
                 names.get(name) if isinstance(names, Mapping) and isinstance(name, str) else None
             )
             if nested:
                 pending.append((part.name, nested))
     return classes
+
+
+def _duplicate(first: VocabularyClass, second: VocabularyClass) -> str:
+    """Message about two classes whose names are the same but for their case."""
+    message = f'class name "{second.name}" occurs twice in the vocabulary'
+    if first.name != second.name:
+        message += f': as "{first.name}", and case makes no difference'
+    elif first.kind != second.kind:
+        message += f": as {first.kind} and as {second.kind}"
+    return message
 
 
 def _is_thing(
@@ -282,7 +396,7 @@ def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
     """Class of a name or a (name, synonym, ...) sequence, prefixed by its whole if it has one."""
     names: Any = name
     first, *synonyms = list(names) or [""] if isinstance(names, list | tuple) else [names]
-    if whole is not None and any(character.isalnum() for character in str(first)):
+    if whole is not None and isinstance(first, str) and any(map(str.isalnum, first)):
         first = f"{whole} {first}"
-        synonyms = [f"{whole} {synonym}" for synonym in synonyms]
+        synonyms = [f"{whole} {s}" if isinstance(s, str) else s for s in synonyms]
     return VocabularyClass(first, kind, (first, *synonyms) if synonyms else (), whole)

@@ -13,6 +13,7 @@ from hipie.vocabularies.vocabulary import (
     Vocabulary,
     VocabularyClass,
     VocabularyError,
+    parse_parts,
     clean_class_name,
 )
 
@@ -73,10 +74,12 @@ def test_duplicate_names_are_rejected(pair: tuple[str, str]) -> None:
 
 
 def test_wrong_types_are_rejected() -> None:
-    with pytest.raises(VocabularyError, match='the string "dog"'):
-        Vocabulary.from_names("dog")
-    with pytest.raises(VocabularyError, match='parts of "dog"'):
-        Vocabulary.from_names(parts={"dog": "head"})
+    with pytest.raises(VocabularyError, match="things must be a list of strings, not b'dog'"):
+        Vocabulary.from_names(b"dog")
+    with pytest.raises(VocabularyError, match='the parts of "dog" must be a list'):
+        Vocabulary.from_names(parts={"dog": 3})
+    with pytest.raises(VocabularyError, match="parts must be a dict"):
+        Vocabulary.from_names(parts=["head"])
     with pytest.raises(VocabularyError, match="must be a string, not 3"):
         Vocabulary.from_names([3])
     with pytest.raises(VocabularyError, match='kind "object"'):
@@ -154,3 +157,42 @@ def test_metadata_without_names_is_rejected() -> None:
 )
 def test_clean_class_name(name: str, clean: str) -> None:
     assert clean_class_name(name) == clean
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        ["ball", ("box", "crate")],
+        ("ball", ["box", "crate"]),
+        (name for name in ["ball", ("box", "crate")]),
+        "ball; box, crate",
+        {"ball": 0, ("box", "crate"): 0}.keys(),
+        {"ball", ("box", "crate")},
+    ],
+    ids=["list", "tuple", "generator", "text", "view", "set"],
+)
+def test_names_in_every_form_are_the_same_classes(things) -> None:
+    expected = Vocabulary.from_names(things=["ball", ("box", "crate")])
+    assert set(Vocabulary.from_names(things=things).classes) == set(expected.classes)
+
+
+def test_a_single_string_is_one_name() -> None:
+    assert Vocabulary.from_names("ball", stuff="green grass").names == ("ball", "green grass")
+    assert Vocabulary.from_names(parts="car: wheel, door; car wheel: rim") == Vocabulary.from_names(
+        parts={"car": {"wheel": ["rim"], "door": []}}
+    )
+    with pytest.raises(VocabularyError, match=r"pass \['cat', 'dog'\] or \[\('cat', 'dog'\)\]"):
+        Vocabulary.from_names("cat, dog")
+
+
+@pytest.mark.parametrize("text", ["car:wheel:rim", "car: wheel; dog: head: eye"])
+def test_parts_with_two_colons_are_refused(text: str) -> None:
+    with pytest.raises(VocabularyError, match="more than one colon"):
+        parse_parts(text)
+
+
+def test_parts_of_one_whole_add_up() -> None:
+    assert parse_parts("car: wheel; dog: head; car: door") == {
+        "car": ["wheel", "door"],
+        "dog": ["head"],
+    }
