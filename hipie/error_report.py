@@ -84,8 +84,13 @@ def known_message(error: BaseException) -> str | None:
 
 
 def one_line_message(error: BaseException) -> str:
-    """Return an error's message in one line; of one from a worker process, the cause's message."""
+    """Return an error's message in one line, in the command line's words where it has some.
+
+    Of an error from a worker process it is the cause's message.
+    """
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, HipieError) and error.command_line:
+        message = error.command_line
     if "Traceback (most recent call last)" in message:
         message = _cause_of_traceback(message)
     return " ".join(message.split()) or type(error).__name__

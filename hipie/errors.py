@@ -7,6 +7,7 @@ exception as a bug; see `hipie.error_report`.
 from __future__ import annotations
 
 import errno
+from typing import Self
 
 # Reasons of the operating system, by error number.
 SYSTEM_REASONS = {
@@ -40,7 +41,19 @@ SYSTEM_REASONS = {
 
 
 class HipieError(Exception):
-    """Error of a run; the message is one sentence naming the file, key, value or data set."""
+    """Error of a run; the message is one sentence naming the file, key, value or data set.
+
+    Attributes:
+        command_line: the message with the flags of the command line in place of Python's arguments,
+            where advice differs; programs print it instead.
+    """
+
+    command_line: str = ""
+
+    def on_command_line(self, message: str) -> Self:
+        """Set what programs print, and return the error."""
+        self.command_line = message
+        return self
 
 
 class InputError(HipieError, ValueError):

@@ -14,7 +14,9 @@ Several calls on one image share its features:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
-from PIL import Image
 
 import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer, LoadReport
@@ -31,19 +32,18 @@ from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
 from hipie.data.dataset_mappers.transforms import resize_transform
-from hipie.data.image_io import ImageError, as_rgb, read_image
+from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
 from hipie.error_report import as_hipie_errors
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
+from hipie.task_predictors.referring import read_expressions
 from hipie.task_predictors.universal import ClassRequest
-from hipie.vocabularies.vocabulary import Name, Parts
+from hipie.vocabularies.vocabulary import Names, Parts
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
-
-ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
 
 
 class Segmenter:
@@ -97,6 +97,9 @@ class Segmenter:
             raise InputError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"
+            ).on_command_line(
+                f"{config_file}: there are no weights for this configuration in the package; "
+                "name them with --weights FILE"
             )
         model = build_model(cfg)
         checkpointer = Checkpointer(model)
@@ -122,9 +125,9 @@ class Segmenter:
         require_device(device)
         self.model.to(device)
         if self._image is not None:
-            pixels = self._image.pixels
+            pixels, file_name = self._image.pixels, self._image.file_name
             self.reset_image()
-            self._set_pixels(pixels)
+            self._set_pixels(pixels, file_name)
         return self
 
     @as_hipie_errors()
@@ -132,8 +135,8 @@ class Segmenter:
         """Compute the text-free features of an image and keep them for calls without an image.
 
         Args:
-            image: a path, a PIL image, an RGB array [H, W, 3] or an RGB tensor [3, H, W], uint8 or
-                float in 0..1.
+            image: a path, the bytes of an image file or such a file opened in binary mode, a PIL
+                image, an RGB array [H, W, 3] or an RGB tensor [3, H, W], uint8 or float in 0..1.
 
         Returns:
             This segmenter.
@@ -142,7 +145,7 @@ class Segmenter:
             ImageError: if it is not an image.
             FileNotFoundError: if there is no such file.
         """
-        self._set_pixels(_read(image, self.cfg.INPUT.MAX_PIXELS))
+        self._set_pixels(to_rgb_array(image, self.cfg.INPUT.MAX_PIXELS), image_file_name(image))
         return self
 
     def reset_image(self) -> None:
@@ -153,12 +156,14 @@ class Segmenter:
     def segment(
         self,
         image: ImageLike | None = None,
-        things: Sequence[Name] = (),
-        stuff: Sequence[Name] = (),
-        parts: Parts | None = None,
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
         *,
         output: str = "panoptic",
         min_score: float | None = None,
+        min_area: int = 0,
+        max_segments: int | None = None,
         consistent: bool = True,
         sam: Sam | None = None,
     ) -> Segmentation:
@@ -166,15 +171,18 @@ class Segmenter:
 
         Args:
             image: see `set_image`; None for the image that was set.
-            things: class names; a tuple is a name and its synonyms.
+            things: class names; a tuple is a name and its synonyms. One string is one name, or
+                several as on the command line: "car; dog, puppy".
             stuff: likewise, for classes without instances.
             parts: part names by the name of their whole, which joins the things; parts of parts
-                as `Vocabulary.from_names` takes them.
+                as `Vocabulary.from_names` takes them; or one string, "car: wheel, window".
             output: "panoptic" for segments that do not overlap; "instances" for every instance of
                 a thing with a sufficient score, which may overlap; "semantic" for one segment a
                 class.
             min_score: segments (not parts) with a lower score in 0..1 are dropped; by default 0.4
                 for instances, else 0, as the panoptic map has thresholds of its own.
+            min_area: segments and parts with fewer pixels are dropped.
+            max_segments: only so many segments are kept, those with the highest scores.
             consistent: parts end where their whole ends; see `assign_parts`.
             sam: refines masks: of things by their boxes, of parts inside their wholes.
 
@@ -184,16 +192,48 @@ class Segmenter:
         """
         predictor = self.task_predictor("universal", "segment")
         classes = ClassRequest.from_names(things, stuff, parts)
-        options = {"output": output, "min_score": min_score, "consistent": consistent, "sam": sam}
-        return predictor.predict([self.prepare(image)], classes=classes, **options)[0]
+        return _predict(
+            predictor,
+            [self.prepare(image)],
+            classes=classes,
+            output=output,
+            min_score=min_score,
+            min_area=min_area,
+            max_segments=max_segments,
+            consistent=consistent,
+            sam=sam,
+        )[0]
+
+    @as_hipie_errors()
+    def best_score(
+        self,
+        image: ImageLike | None = None,
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
+    ) -> tuple[str, float]:
+        """Return the class and the score of what an image has most likely, below every threshold.
+
+        It says by how much `segment` has found nothing.
+
+        Args:
+            image: see `set_image`; None for the image that was set.
+            things: see `segment`.
+            stuff: likewise.
+            parts: likewise; wholes join the things.
+        """
+        predictor = self.task_predictor("universal", "best_score")
+        classes = ClassRequest.from_names(things, stuff, parts)
+        best: tuple[str, float] = predictor.best_score(self.prepare(image), classes)  # type: ignore[attr-defined]
+        return best
 
     @as_hipie_errors()
     def label(
         self,
         image: ImageLike | None = None,
         masks: NDArray[Any] | torch.Tensor | None = None,
-        things: Sequence[Name] = (),
-        stuff: Sequence[Name] = (),
+        things: Names = (),
+        stuff: Names = (),
     ) -> Segmentation:
         """Classify masks by class names; where masks overlap, the smaller one takes precedence.
 
@@ -213,15 +253,15 @@ class Segmenter:
         if masks is None:
             raise InputError("label needs masks [N, H, W]")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
-        return predictor.predict([self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
+        return _predict(predictor, [self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
     @as_hipie_errors()
     def segment_everything(
         self,
         image: ImageLike | None,
         sam: Sam,
-        things: Sequence[Name] = (),
-        stuff: Sequence[Name] = (),
+        things: Names = (),
+        stuff: Names = (),
         **options: float,
     ) -> Segmentation:
         """Classify SAM's automatic masks by class names; empty if SAM proposes none.
@@ -235,8 +275,8 @@ class Segmenter:
         """
         predictor = self.task_predictor("mask_labelling", "segment_everything")
         vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
-        return predictor.predict(
-            [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
+        return _predict(
+            predictor, [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
         )[0]
 
     @as_hipie_errors()
@@ -253,7 +293,8 @@ class Segmenter:
             ValueError: without an expression, or for one without any letter.
         """
         predictor = self.task_predictor("referring", "refer")
-        return predictor.predict([self.prepare(image)], expressions=expressions)[0]
+        read = read_expressions(expressions)
+        return _predict(predictor, [self.prepare(image)], expressions=read)[0]
 
     @as_hipie_errors()
     def refer_group(self, images: Sequence[ImageLike], expression: str) -> list[Segmentation]:
@@ -269,13 +310,25 @@ class Segmenter:
         Raises:
             ValueError: if there is no image, or one that cannot be read.
         """
-        if isinstance(images, str | Path) or not len(images):
+        is_list = isinstance(images, Iterable) and not isinstance(
+            images, str | bytes | os.PathLike | Mapping
+        )
+        images = list(images) if is_list and not hasattr(images, "read") else []
+        if not images:
             raise InputError("refer_group needs a list of images, with at least one in it")
+        if not isinstance(expression, str):
+            raise InputError(f"refer_group needs one expression, a string, not {expression!r}")
+        for number, image in enumerate(images):
+            if image is None:
+                raise ImageError(
+                    f"image {number} of the group is None, which cv2.imread returns for a file "
+                    "that it cannot read"
+                )
         if "group" not in self.model.tasks:
             return [self.refer(image, expression) for image in images]
         prepared = [self.prepare(image) for image in images]
         predictor = self.task_predictor("group", "refer_group")
-        return predictor.predict(prepared, expression=expression)
+        return _predict(predictor, prepared, expression=expression)
 
     @as_hipie_errors()
     def prompt(self, image: ImageLike | None = None, prompts: Sequence[Any] = ()) -> Segmentation:
@@ -287,7 +340,7 @@ class Segmenter:
                 `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
         """
         predictor = self.task_predictor("interactive", "prompt")
-        return predictor.predict([self.prepare(image)], prompts=prompts)[0]
+        return _predict(predictor, [self.prepare(image)], prompts=prompts)[0]
 
     @as_hipie_errors()
     def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
@@ -299,7 +352,7 @@ class Segmenter:
                 arrays; see `hipie_fewshot.Example`.
         """
         predictor = self.task_predictor("few_shot", "like")
-        return predictor.predict([self.prepare(image)], examples=examples)[0]
+        return _predict(predictor, [self.prepare(image)], examples=examples)[0]
 
     def task_predictor(self, task: str, method: str = "") -> TaskPredictor:
         """Return the predictor that is registered for a task, built on this model.
@@ -318,6 +371,9 @@ class Segmenter:
             raise InputError(
                 f"{type(self.model).__name__} cannot {method or task}(): "
                 f"configurations whose model can are {names}"
+            ).on_command_line(
+                f"the model of this configuration, {type(self.model).__name__}, has not the task "
+                f"{needed}; name one that has with --config-file: {names}"
             )
         if task not in self._predictors:
             self._predictors[task] = TASK_PREDICTOR_REGISTRY.get(task)(self.model)
@@ -334,12 +390,16 @@ class Segmenter:
             ValueError: if there is neither, or it is not an image.
         """
         if image is not None:
-            return self._resize(_read(image, self.cfg.INPUT.MAX_PIXELS))
+            pixels = to_rgb_array(image, self.cfg.INPUT.MAX_PIXELS)
+            return self._resize(pixels, image_file_name(image))
         if self._image is None:
-            raise InputError("there is no image: pass one, or call set_image first")
+            raise InputError(
+                "there is no image: pass one, or call set_image first (cv2.imread returns None for "
+                "a file that it cannot read)"
+            )
         return self._image
 
-    def _resize(self, pixels: NDArray[Any]) -> PreparedImage:
+    def _resize(self, pixels: NDArray[Any], file_name: str) -> PreparedImage:
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
         height, width = pixels.shape[:2]
@@ -349,38 +409,25 @@ class Segmenter:
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         inputs = {"image": tensor, "height": height, "width": width}
-        return PreparedImage(self.model, pixels, inputs)
+        return PreparedImage(self.model, pixels, inputs, file_name)
 
-    def _set_pixels(self, pixels: NDArray[Any]) -> None:
-        image = self._resize(pixels)
+    def _set_pixels(self, pixels: NDArray[Any], file_name: str) -> None:
+        image = self._resize(pixels, file_name)
         for task, predictor in TASK_PREDICTOR_REGISTRY:
             if predictor.model_task in self.model.tasks:
                 self.task_predictor(task).encode(image)
         self._image = image
 
 
-def _read(image: ImageLike, max_pixels: int) -> NDArray[Any]:
-    """Read an image as [H, W, 3] uint8 RGB.
-
-    Raises:
-        ImageError: if it is not an image, in one sentence.
-        FileNotFoundError: if there is no such file.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image, max_pixels)
-    if isinstance(image, torch.Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ImageError(
-                f"a tensor of shape {list(image.shape)} is not an image; expected [3, H, W]"
-            )
-        image = image.detach().permute(1, 2, 0).cpu()
-        return as_rgb((image.float() if image.is_floating_point() else image).numpy())
-    if isinstance(image, Image.Image | np.ndarray):
-        return as_rgb(image)
-    raise ImageError(
-        f"an image of type {type(image).__name__} cannot be read; expected a path, a PIL image, an "
-        "RGB array [H, W, 3] or an RGB tensor [3, H, W]"
-    )
+def _predict(
+    predictor: TaskPredictor, images: Sequence[PreparedImage], **request: Any
+) -> list[Segmentation]:
+    """Run a task predictor, and put the images' file names into its results."""
+    results = predictor.predict(images, **request)
+    return [
+        replace(result, file_name=image.file_name) if image.file_name else result
+        for image, result in zip(images, results, strict=True)
+    ]
 
 
 def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from hipie.errors import InputError
+from hipie.result_files import is_same_file, write_drawing, write_json
 from hipie.visualizer import MIN_LEGEND_AREA, Overlay, draw_overlay, paint_segments
 
 
@@ -86,12 +87,15 @@ class Segmentation:
         segments: N segments; an expression that describes nothing has an empty mask. Kept as a
             tuple.
         class_names: names in the order of the vocabulary; by default the labels in order of
-            appearance. Category ids of `to_instances` and `to_panoptic` are positions in it.
+            appearance, those of parts last. Category ids of `to_instances`, `to_panoptic` and
+            `to_dict` are positions in it.
+        file_name: the image file; "" for an image that comes from no file. Equality ignores it.
     """
 
     image: NDArray[Any]
     segments: Sequence[Segment]
     class_names: Sequence[str] = ()
+    file_name: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
@@ -187,24 +191,60 @@ class Segmentation:
         """
         return draw_overlay(self.overlay, title, min_area=min_area)
 
-    def save(self, path: str | Path, title: str = "", *, min_area: int = MIN_LEGEND_AREA) -> Path:
-        """Write `draw(title)` to an image file, or `to_coco()` where the name ends in .json.
+    def save(
+        self,
+        path: str | Path,
+        title: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        min_area: int = MIN_LEGEND_AREA,
+    ) -> Path:
+        """Write `draw(title)` to an image file, or `to_dict(settings)` if the name ends in .json.
+
+        A file of this name is replaced, a link as well: what it points to stays.
 
         Args:
             path: the file; its folder is made.
             title: a line above the legend.
+            settings: see `to_dict`.
             min_area: see `draw`.
 
         Returns:
             The file.
+
+        Raises:
+            InputError: if it is the image that was segmented, or a format that cannot be written.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.file_name and is_same_file(path, self.file_name):
+            raise InputError(f"{path} is the image that was segmented; save under another name")
         if path.suffix.lower() == ".json":
-            path.write_text(json.dumps(self.to_coco(), indent=1))
-        else:
-            self.draw(title, min_area=min_area).save(path)
-        return path
+            return write_json(path, self.to_dict(settings))
+        return write_drawing(path, self.draw(title, min_area=min_area))
+
+    def to_dict(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Convert to a dict that JSON can hold, the content of result files.
+
+        Args:
+            settings: what the result was made with, for the file's readers.
+
+        Returns:
+            `image` (`file`, or None; `width`, `height`), `settings`, and `segments`, each with `id`
+            (from 1, in the order of `walk`), `category` (class name or expression), `category_id`
+            (its position in `class_names`, as in `to_instances`), `kind`, `score`, `bbox` (x, y,
+            width, height), `area` and `segmentation` (COCO's compressed RLE); and `parts`,
+            likewise, where a segment has parts.
+        """
+        height, width = self.image.shape[:2]
+        labels = (segment.label for _, segment in self.walk())
+        names = dict.fromkeys((*self.class_names, *labels))
+        ids = {name: position for position, name in enumerate(names)}
+        numbers = count(1)
+        return {
+            "image": {"file": self.file_name or None, "width": width, "height": height},
+            "settings": dict(settings or {}),
+            "segments": [_to_dict(segment, numbers, ids) for segment in self.segments],
+        }
 
     def to_coco(
         self, image_id: int | None = None, category_ids: Mapping[str, int] | None = None
@@ -309,6 +349,21 @@ def _category_id(label: str, category_ids: Mapping[str, int]) -> int:
     if label not in category_ids:
         raise InputError(f'"{label}" has no category id; known are {", ".join(category_ids)}')
     return int(category_ids[label])
+
+
+def _to_dict(
+    segment: Segment, numbers: Iterator[int], category_ids: Mapping[str, int]
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "id": next(numbers),
+        "category": segment.label,
+        "category_id": category_ids[segment.label],
+    }
+    converted = _to_coco(replace(segment, parts=()), None, None)
+    result |= {name: value for name, value in converted.items() if name != "label"}
+    if segment.parts:
+        result["parts"] = [_to_dict(part, numbers, category_ids) for part in segment.parts]
+    return result
 
 
 def _to_coco(

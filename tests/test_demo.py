@@ -58,22 +58,27 @@ def test_at_least_eight_drawings_can_be_opened(output: Path) -> None:
 
 
 def test_results_hold_every_mask(output: Path) -> None:
-    results = json.loads((output / "results.json").read_text())
-    assert {path.stem for path in output.glob("*.png")} == set(results)
-    for entry in results.values():
+    content = json.loads((output / "results.json").read_text())
+    assert content["settings"]["program"] == "hipie demo"
+    assert {path.stem for path in output.glob("*.png")} == {
+        entry["name"] for entry in content["images"]
+    }
+    assert {path.name for path in output.iterdir()} == set(PictureBookDemo.NAMES)
+    for entry in content["images"]:
         assert entry["title"]
-        for converted in entry["segments"]:
-            for segment in converted if isinstance(converted, list) else [converted]:
+        for converted in entry.get("images", [entry]):
+            height, width = converted["image"]["height"], converted["image"]["width"]
+            for segment in converted["segments"]:
                 mask = coco_mask.decode(segment["segmentation"])
-                assert list(mask.shape) == segment["segmentation"]["size"]
+                assert mask.shape == (height, width)
                 assert mask.sum() == segment["area"]
 
 
 def test_titles_of_photographs_name_the_limit_of_the_weights(output: Path) -> None:
-    results = json.loads((output / "results.json").read_text())
-    photographs = [name for name in results if name.startswith("photo_")]
-    assert len(photographs) == 2
-    assert all("not trained on photographs" in results[name]["title"] for name in photographs)
+    results = json.loads((output / "results.json").read_text())["images"]
+    titles = [entry["title"] for entry in results if entry["name"].startswith("photo_")]
+    assert len(titles) == 2
+    assert all("not trained on photographs" in title for title in titles)
 
 
 def test_pages_differ_from_those_of_training() -> None:
@@ -121,7 +126,7 @@ def run_on_three_images(tmp_path: Path, monkeypatch):
             assert main(["demo", *given, *more]) == 0
         finally:
             results = json.loads((tmp_path / "out/results.json").read_text())
-        return {Path(name).name: entries for name, entries in results.items()}
+        return {Path(entry["image"]["file"]).name: entry for entry in results["images"]}
 
     return run
 
@@ -132,17 +137,57 @@ def test_broken_image_is_named_and_earlier_results_are_kept(
     with pytest.raises(SystemExit, match=r"^hipie demo: .*1\.png"):
         run_on_three_images()
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results[str(tmp_path / "0.png")]["expressions"][0]["area"]
+    (entry, _) = results["images"]
+    assert entry["image"] == {"file": str(tmp_path / "0.png"), "width": 60, "height": 40}
+    assert entry["expressions"][0]["area"]
 
 
 def test_broken_image_can_be_skipped(run_on_three_images) -> None:
     results = run_on_three_images("--skip-broken")
     assert list(results) == ["0.png", "2.png"]
-    assert all(set(entries) == {"expressions", "group"} for entries in results.values())
+    assert all(set(entry) == {"image", "expressions", "group"} for entry in results.values())
 
 
 def test_group_results_replace_single_image_results(run_on_three_images) -> None:
     results = run_on_three_images("--skip-broken", tasks=("referring", "group"))
     for entries in results.values():
-        assert set(entries) == {"group"} and entries["group"]["the dog"]["shown"]
-        assert len(entries["group"]["the dog"]["annotations"]) == 1
+        assert set(entries) == {"image", "group"} and entries["group"]["the dog"]["shown"]
+        assert len(entries["group"]["the dog"]["segments"]) == 1
+
+
+def test_images_of_one_name_have_their_own_drawings(tmp_path: Path, monkeypatch) -> None:
+    class Segmenter(StubSegmenter):
+        def set_image(self, image):
+            self.pixels = read_image(image)
+
+        def segment(self, image, *names):
+            return super().segment(self.pixels, names[0])
+
+    monkeypatch.setattr(demo, "build_segmenter", lambda _: Segmenter())
+    names = [str(tmp_path / folder / "1.png") for folder in "ab"]
+    for name in names:
+        Path(name).parent.mkdir()
+        Image.new("RGB", (60, 40)).save(name)
+    folder = tmp_path / "out"
+    assert main(["demo", "--input", *names, "--things", "dog", "--output", str(folder)]) == 0
+    written = {"1_segments.png", "1_2_segments.png", "results.json"}
+    assert {path.name for path in folder.iterdir()} == written
+
+
+@pytest.mark.parametrize("name", ["1_segments.png", "results.json"])
+def test_files_of_the_user_are_kept(tmp_path: Path, monkeypatch, capsys, name: str) -> None:
+    monkeypatch.setattr(demo, "build_segmenter", lambda _: pytest.fail("checked too late"))
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 40)).save("1.png")
+    Image.new("RGB", (60, 40)).save("1_segments.png")
+    Path("results.json").write_text("{}")
+    before = Path(name).read_bytes()
+    inputs = ["1.png", *(["1_segments.png"] if name.endswith("png") else [])]
+    overwrite = ["--overwrite"] if name.endswith("png") else []  # inputs are never overwritten
+    if name == "results.json":
+        Path("1_segments.png").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--input", *inputs, "--things", "dog", "--output", ".", *overwrite])
+    assert stop.value.code == 2
+    assert name in capsys.readouterr().err
+    assert Path(name).read_bytes() == before

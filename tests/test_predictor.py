@@ -219,7 +219,7 @@ def test_file_that_is_no_image_is_named(segmenter, tmp_path) -> None:
         (torch.zeros(1, 3, 4, 4), r"shape \[1, 3, 4, 4\] is not an image"),
         (torch.full((3, 4, 4), 255.0), "ranges from 255 to 255"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "an array of int64 is not an image"),
-        ([[0, 0]], "an image of type list cannot be read; expected a path"),
+        ([[0, 0]], "an image of type list cannot be read; pass several"),
         (None, "there is no image: pass one, or call set_image first"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from dataclasses import FrozenInstanceError
+import os
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hipie import visualizer
+from hipie.result_files import is_result_file, replace_file
 from hipie.segmentation import Segment, Segmentation
 
 HEIGHT, WIDTH = 40, 60
@@ -243,7 +246,61 @@ def test_saved_as_an_image_or_as_json(tmp_path: Path) -> None:
     drawing = Image.open(result.save(tmp_path / "new" / "drawing.png", "a title"))
     assert drawing.size == result.draw("a title").size
     written = json.loads(result.save(tmp_path / "results.json").read_text())
-    assert written == result.to_coco()
+    assert written == json.loads(json.dumps(result.to_dict()))
+
+
+def test_dict_of_a_result_holds_what_coco_holds() -> None:
+    result = replace(panoptic_example(), file_name="dogs.jpg")
+    part = replace(result.segments[0], label="dog head", kind="part")
+    result = replace(result, segments=(replace(result.segments[0], parts=[part]), *result.segments))
+    content = result.to_dict({"program": "a program"})
+    assert content["image"] == {"file": "dogs.jpg", "width": WIDTH, "height": HEIGHT}
+    assert content["settings"] == {"program": "a program"}
+    first, *others = content["segments"]
+    (head,) = first.pop("parts")
+    assert [entry["id"] for entry in (first, head, *others)] == list(range(1, 3 + len(others)))
+    assert head["category"] == "dog head" and head["category_id"] == len(result.class_names)
+    for entry, coco in zip(content["segments"], result.to_coco(), strict=True):
+        assert entry["category"] == coco["label"] == result.class_names[entry["category_id"]]
+        shared = ("kind", "score", "bbox", "area", "segmentation")
+        assert [entry[key] for key in shared] == [coco[key] for key in shared]
+
+
+def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:
+    for link in (os.symlink, os.link):
+        for name in ("out.json", "out.png"):
+            notes = tmp_path / "notes"
+            notes.write_text("mine")
+            path = tmp_path / name
+            path.unlink(missing_ok=True)
+            link(notes, path)
+            assert not is_result_file(path)
+            example().save(path, settings={"program": "hipie segment"})
+            assert notes.read_text() == "mine"
+            assert not path.is_symlink() and is_result_file(path)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes", "out.json", "out.png"}
+
+
+def test_the_image_itself_is_not_overwritten(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+    os.symlink(tmp_path / "image.png", tmp_path / "link.png")
+    result = replace(example(), file_name=str(tmp_path / "image.png"))
+    for name in ("image.png", "link.png"):
+        with pytest.raises(ValueError, match="is the image that was segmented"):
+            result.save(tmp_path / name)
+
+
+def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
+    def fail(file) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.json").write_text("before")
+    with pytest.raises(ValueError, match="there is no space left"):
+        replace_file(tmp_path / "a.json", fail)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    with pytest.raises(ValueError, match="drawings are written as"):
+        example().save(tmp_path / "a.xyz")
 
 
 def test_drawing_paints_the_mask_and_nothing_else() -> None:

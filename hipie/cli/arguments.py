@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from hipie import vocabularies
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,30 +32,24 @@ def argument_text(argument: str) -> str:
 
 
 def parse_names(text: str) -> list[tuple[str, ...]]:
-    """Parse class names separated by ";", each with its synonyms after ",".
+    """Parse class names of an argument; see `hipie.vocabularies.parse_names`.
 
     >>> parse_names("car; dog, puppy")
     [('car',), ('dog', 'puppy')]
     """
-    texts = argument_text(text).split(";")
-    entries = [tuple(name.strip() for name in entry.split(",")) for entry in texts]
-    return [tuple(name for name in entry if name) for entry in entries if any(entry)]
+    return vocabularies.parse_names(argument_text(text))
 
 
 def parse_parts(text: str) -> dict[str, list[str]]:
-    """Parse part names by whole, as in "car: wheel, window; dog: head".
+    """Parse part names of an argument by whole; see `hipie.vocabularies.parse_parts`.
 
     Raises:
-        UsageError: for an entry without a colon.
+        UsageError: for an entry without a colon, or with several.
     """
-    parts: dict[str, list[str]] = {}
-    for entry in filter(None, (entry.strip() for entry in argument_text(text).split(";"))):
-        whole, colon, names = entry.partition(":")
-        part_names = [name.strip() for name in names.split(",") if name.strip()]
-        if not colon or not whole.strip() or not part_names:
-            raise UsageError(f'parts "{entry}": write them as "whole: part, part"')
-        parts[whole.strip()] = part_names
-    return parts
+    try:
+        return vocabularies.parse_parts(argument_text(text))
+    except vocabularies.VocabularyError as error:
+        raise UsageError(str(error)) from error
 
 
 def add_class_arguments(parser: argparse.ArgumentParser) -> None:

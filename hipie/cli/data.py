@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from hipie.cli import data_check
-from hipie.data import show
-
-COMMANDS = {"show": show.main, "check": data_check.main}
+# Modules with `main(arguments) -> int`, imported when they run: the help needs none of them.
+COMMANDS = {"show": "hipie.data.show", "check": "hipie.cli.data_check"}
 USAGE = "usage: hipie data {show,check} DATASET ...; add --help for the arguments"
 
 
@@ -23,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in COMMANDS:
-        return COMMANDS[arguments[0]](arguments[1:])
+        status: int = import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+        return status
     help_requested = bool(arguments) and arguments[0] in ("-h", "--help")
     print(USAGE, file=sys.stdout if help_requested else sys.stderr)
     return 0 if help_requested else 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,21 @@ from hipie.cli.arguments import (
     parse_names,
     parse_parts,
 )
-from hipie.cli.files import group_to_coco, readable_images
+from hipie.cli.files import (
+    add_output_arguments,
+    group_to_dicts,
+    make_settings,
+    readable_images,
+    report_if_empty,
+    report_no_segment,
+    require_no_folder,
+    require_writable,
+    unique_stems,
+)
 from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
 from hipie.errors import UsageError
+from hipie.result_files import write_drawing, write_json
 from hipie.visualizer import draw_group
 
 if TYPE_CHECKING:
@@ -48,15 +58,26 @@ class PictureBookDemo:
     Args:
         segmenter: a model with the tasks universal, parts and referring.
         folder: drawings and `results.json` are written there.
+        settings: of the run, for `results.json`.
     """
 
-    def __init__(self, segmenter: Segmenter, folder: Path) -> None:
+    NAMES = (
+        *(f"panoptic_{number}.png" for number in range(3)),
+        *("parts.png", "sentence_0.png", "sentence_1.png", "unseen_word.png", "group.png"),
+        *(f"photo_{name}.png" for name in PHOTOGRAPHS),
+        "results.json",
+    )
+    """Files that are written."""
+
+    def __init__(
+        self, segmenter: Segmenter, folder: Path, settings: dict[str, Any] | None = None
+    ) -> None:
         self.segmenter = segmenter
         self.folder = folder
-        self.results: dict[str, dict[str, Any]] = {}
+        self.settings = settings or {"program": "hipie demo"}
+        self.results: list[dict[str, Any]] = []
         self.things = [entry.name for entry in THINGS if entry.name not in UNSEEN_THINGS]
         self.stuff = [entry.name for entry in STUFF]
-        folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
         """Run every task and write `results.json`."""
@@ -72,7 +93,8 @@ class PictureBookDemo:
         self._segment_unseen_class()
         self._refer_group(book)
         self._segment_photographs()
-        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1))
+        content = {"settings": self.settings, "images": self.results}
+        write_json(self.folder / "results.json", content)
 
     def _segment_parts(self, page: Page) -> None:
         present = {thing.name for thing in page.things}
@@ -104,11 +126,12 @@ class PictureBookDemo:
         group = book.group(0)
         images = [page.image for page in group.pages]
         results = self.segmenter.refer_group(images, group.text)
-        draw_group(results, group.text).save(self.folder / "group.png")
-        self.results["group"] = {
-            "title": f'"{group.text}", image by image: this model always segments an object',
-            "segments": [result.to_coco() for result in results],
-        }
+        write_drawing(self.folder / "group.png", draw_group(results, group.text))
+        title = f'"{group.text}", image by image: this model always segments an object'
+        converted = [result.to_dict() for result in results]
+        for entry in converted:
+            del entry["settings"]
+        self.results.append({"name": "group", "title": title, "images": converted})
 
     def _segment_photographs(self) -> None:
         from skimage import data
@@ -119,7 +142,9 @@ class PictureBookDemo:
 
     def _save(self, name: str, result: Segmentation, title: str) -> None:
         result.save(self.folder / f"{name}.png", title)
-        self.results[name] = {"title": title, "segments": result.to_coco()}
+        converted = result.to_dict()
+        del converted["settings"]
+        self.results.append({"name": name, "title": title, **converted})
         print(f"{name}.png: {title}: {', '.join(result.labels) or 'no segment'}", flush=True)
 
 
@@ -143,41 +168,102 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
     expressions = [argument_text(expression) for expression in args.expression]
     if not (things or stuff or parts or expressions or args.picture_book):
         raise UsageError("nothing to segment: give --things, --stuff, --parts or --expression")
-    segmenter = build_segmenter(args)
-    folder = Path(args.output)
     if args.picture_book:
-        PictureBookDemo(segmenter, folder).run()
+        folder = require_writable(args.output, PictureBookDemo.NAMES, args, ())
+        demo = PictureBookDemo(build_segmenter(args), folder, make_settings("hipie demo", args))
+        demo.run()
         print(f"drawings and results.json are in {folder}")
         return 0
-    images = readable_images(args.input, args.skip_broken)
-    folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, Any]] = {}
-    is_group = len(images) > 1
-    # For a model with the task "group" the results of single images would only repeat the group's.
-    refer_singly = expressions and not (is_group and "group" in segmenter.model.tasks)
-    try:
-        for name in images:
-            stem, image_results = Path(name).stem, results.setdefault(name, {})
-            if things or stuff or parts or refer_singly:
-                segmenter.set_image(name)
-            if things or stuff or parts:
-                result = segmenter.segment(None, things, stuff, parts)
-                result.save(folder / f"{stem}_segments.png", stem)
-                image_results["segments"] = result.to_coco()
-            if refer_singly:
-                result = segmenter.refer(None, expressions)
-                result.save(folder / f"{stem}_expressions.png", stem)
-                image_results["expressions"] = result.to_coco()
-        for number, expression in enumerate(expressions if is_group else ()):
-            group = segmenter.refer_group(images, expression)
-            draw_group(group, expression).save(folder / f"group_{number}.png")
-            for converted in group_to_coco(images, group):
-                by_expression = results[converted.pop("file")].setdefault("group", {})
-                by_expression[expression] = converted
-    finally:
-        (folder / "results.json").write_text(json.dumps(results, indent=1))
-    print(f"{len(results)} image(s) segmented; drawings and results.json are in {folder}")
+    run = _Run(args, things, stuff, parts, expressions)
+    require_no_folder(args.input)
+    folder = require_writable(args.output, run.names(), args, args.input)
+    run.segment_images(build_segmenter(args), folder)
+    print(f"{len(run.results)} image(s) segmented; drawings and results.json are in {folder}")
     return 0
+
+
+class _Run:
+    """Segmentation of the images of a command line.
+
+    Args:
+        args: the command line.
+        things, stuff, parts: class names.
+        expressions: referring expressions.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        things: list[tuple[str, ...]],
+        stuff: list[tuple[str, ...]],
+        parts: dict[str, list[str]],
+        expressions: list[str],
+    ) -> None:
+        self.args = args
+        self.things, self.stuff, self.parts = things, stuff, parts
+        self.expressions = expressions
+        self.stems = dict(zip(args.input, unique_stems(args.input), strict=True))
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def names(self) -> list[str]:
+        """Names of all files that may be written."""
+        stems = self.stems.values()
+        names = [f"{stem}_{kind}.png" for stem in stems for kind in ("segments", "expressions")]
+        groups = len(self.expressions) if len(self.stems) > 1 else 0
+        return [*names, *(f"group_{number}.png" for number in range(groups)), "results.json"]
+
+    def segment_images(self, segmenter: Segmenter, folder: Path) -> None:
+        """Segment every image, and the group; results so far are written in any case."""
+        images = readable_images(self.args.input, self.args.skip_broken)
+        is_group = len(images) > 1
+        # For a model with the task "group" single images would only repeat the group's results.
+        refer_singly = bool(self.expressions) and not (
+            is_group and "group" in segmenter.model.tasks
+        )
+        try:
+            for image in images:
+                self._segment_image(segmenter, image, folder, refer_singly)
+            for number, expression in enumerate(self.expressions if is_group else ()):
+                group = segmenter.refer_group(images, expression)
+                write_drawing(folder / f"group_{number}.png", draw_group(group, expression))
+                for entry in group_to_dicts(images, group):
+                    result = self.results[entry["image"]["file"]]
+                    result.setdefault("image", entry.pop("image"))
+                    result.setdefault("group", {})[expression] = entry
+        finally:
+            requested = {
+                "things": self.things,
+                "stuff": self.stuff,
+                "parts": self.parts,
+                "expressions": self.expressions,
+            }
+            settings = make_settings("hipie demo", self.args, **requested)
+            content = {"settings": settings, "images": list(self.results.values())}
+            write_json(folder / "results.json", content)
+
+    def _segment_image(
+        self, segmenter: Segmenter, image: str, folder: Path, refer_singly: bool
+    ) -> None:
+        stem, entry = self.stems[image], self.results.setdefault(image, {})
+        has_classes = bool(self.things or self.stuff or self.parts)
+        if has_classes or refer_singly:
+            segmenter.set_image(image)
+        if has_classes:
+            classes = self.things, self.stuff, self.parts
+            result = segmenter.segment(None, *classes)
+            result.save(folder / f"{stem}_segments.png", stem)
+            if not len(result):
+                report_no_segment(image, segmenter.best_score(None, *classes))
+            converted = result.to_dict()
+            entry["image"] = converted["image"] | {"file": image}
+            entry["segments"] = converted["segments"]
+        if refer_singly:
+            result = segmenter.refer(None, self.expressions)
+            result.save(folder / f"{stem}_expressions.png", stem)
+            report_if_empty(image, result)
+            converted = result.to_dict()
+            entry.setdefault("image", converted["image"] | {"file": image})
+            entry["expressions"] = converted["segments"]
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -193,7 +279,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         action="store_true",
         help="generated pages and two photographs, with class names and expressions of their own",
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER")
+    add_output_arguments(parser, default=None)
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
     add_class_arguments(parser)

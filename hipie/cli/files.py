@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,55 @@ from hipie.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from hipie.segmentation import Segmentation
+
+# Suffixes of --output that are those of a file, and not of a folder.
+_FILE_SUFFIXES = {
+    *(".json", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".avif"),
+    *(".pdf", ".txt", ".csv", ".npy", ".npz", ".html"),
+}
+SEVERAL_IMAGES = (
+    'for several images: hipie demo --input IMAGE IMAGE ... (in a shell "FOLDER"/*.jpg), or '
+    "hipie group EXPRESSION IMAGE IMAGE ..."
+)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, default: str | None = "output") -> None:
+    """Add `--output` and `--overwrite`."""
+    parser.add_argument(
+        "--output",
+        default=default,
+        required=default is None,
+        metavar="FOLDER",
+        help="folder for the drawing and the JSON file",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in it that hipie did not write",
+    )
+
+
+def require_one_image(images: Sequence[str], command: str) -> str:
+    """Return the only image of a command line.
+
+    Raises:
+        UsageError: if there are several, or it is a folder; the message says what is accepted.
+    """
+    if len(images) > 1:
+        raise UsageError(f"{command} reads one image, not {len(images)}; {SEVERAL_IMAGES}")
+    require_no_folder(images)
+    return images[0]
+
+
+def require_no_folder(images: Iterable[str]) -> None:
+    """Check that no image is a folder.
+
+    Raises:
+        UsageError: naming the folder and what is accepted.
+    """
+    for image in images:
+        if os.path.isdir(image):
+            raise UsageError(f"{image} is a folder, and image files are read; {SEVERAL_IMAGES}")
 
 
 def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
@@ -39,34 +90,130 @@ def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
     return readable
 
 
-def require_separate_output(images: Sequence[str], folder: str, stem: str) -> None:
-    """Check that the drawing `stem`.png would not overwrite one of the images.
+def unique_stems(images: Sequence[str]) -> list[str]:
+    """Return a name for the results of each image: its stem, with a number where two have the same.
+
+    >>> unique_stems(["a/1.png", "b/1.png", "b/2.png"])
+    ['1', '1_2', '2']
+    """
+    stems: list[str] = []
+    used: set[str] = set()
+    for image in images:
+        stem = name = Path(image).stem
+        number = 1
+        while name.casefold() in used:
+            number += 1
+            name = f"{stem}_{number}"
+        used.add(name.casefold())
+        stems.append(name)
+    return stems
+
+
+def require_writable(
+    folder: str, names: Iterable[str], args: argparse.Namespace, inputs: Iterable[str]
+) -> Path:
+    """Check, before any work, that result files would replace no file of the user.
+
+    Args:
+        folder: --output.
+        names: of the files that will be written in it.
+        args: the command line, with `overwrite` and perhaps files of weights and a configuration.
+        inputs: the images that are read.
+
+    Returns:
+        The folder, which need not exist.
 
     Raises:
-        UsageError: naming the image.
+        UsageError: if the folder is a file or is named like one, if a name is that of an input
+            (also by a link), or if there is a file that no command of this package wrote, without
+            --overwrite. Links are never results, and are replaced, not followed.
     """
-    drawing = (Path(folder) / f"{stem}.png").resolve()
-    for image in images:
-        if Path(image).resolve() == drawing:
+    from hipie.result_files import is_result_file, is_same_file
+
+    path = Path(folder)
+    if not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in _FILE_SUFFIXES):
+        raise UsageError(f"--output {folder} is a file name; name a folder, which is made")
+    settings = (getattr(args, name, None) for name in ("weights", "config_file", "sam_weights"))
+    read = [(name, "image") for name in inputs]
+    read += [(name, "file") for name in settings if name and os.path.isfile(name)]
+    for name in names:
+        file = path / name
+        if not os.path.lexists(file):
+            continue
+        for used, kind in read:
+            if is_same_file(file, used):
+                raise UsageError(
+                    f"--output {folder} would overwrite the {kind} {used} by {file}; "
+                    "name another folder"
+                )
+        if file.is_dir() and not file.is_symlink():
+            raise UsageError(f"{file} is a folder, and would be the name of a result")
+        if not args.overwrite and not is_result_file(file):
             raise UsageError(
-                f"--output {folder} would overwrite the image {image}; name another folder"
+                f"{file} exists and is not a result of hipie; name another --output, or replace it "
+                "with --overwrite"
             )
+    return path
 
 
-def save_result(result: Segmentation, folder: str, stem: str) -> None:
+def make_settings(command: str, args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """Return the `settings` of a result file: program, version, model and the command's arguments.
+
+    Args:
+        command: such as "hipie segment".
+        args: the command line with the arguments of `add_model_arguments`.
+        **more: what the command was asked for.
+    """
+    from hipie import __version__
+
+    model = {name: getattr(args, name) for name in ("config_file", "weights", "device", "opts")}
+    return {"program": command, "version": __version__, **model, **more}
+
+
+def save_result(
+    result: Segmentation, folder: Path, stem: str, settings: Mapping[str, Any] | None = None
+) -> None:
     """Write the drawing and the JSON of a result, and print the drawing's file name."""
-    result.save(Path(folder) / f"{stem}.json")
-    print(result.save(Path(folder) / f"{stem}.png", stem))
+    result.save(folder / f"{stem}.json", settings=settings)
+    print(result.save(folder / f"{stem}.png", stem))
 
 
-def group_to_coco(images: Sequence[str], results: Sequence[Segmentation]) -> list[dict[str, Any]]:
-    """Convert the results of a group to dicts with `file`, `shown` and `annotations`.
+def report_no_segment(image: str, best: tuple[str, float], advice: str = "") -> None:
+    """Say on the standard error that an image has no segment, and the best score.
 
-    Annotations are COCO results; an image without the described object has none.
+    Args:
+        image: the file.
+        best: class name or expression, and its score.
+        advice: what may help.
+    """
+    name, score = best
+    print(
+        f'{image}: nothing was found; the best score is {score:.2f} ("{name}"){advice}',
+        file=sys.stderr,
+    )
+
+
+def report_if_empty(image: str, result: Segmentation) -> None:
+    """Say on the standard error if no expression has a mask in an image, with the best score."""
+    if not any(segment.area for segment in result):
+        best = max(result, key=lambda segment: segment.score, default=None)
+        report_no_segment(image, (best.label, best.score) if best else ("no segment", 0.0))
+
+
+def group_to_dicts(images: Sequence[str], results: Sequence[Segmentation]) -> list[dict[str, Any]]:
+    """Convert the results of a group to dicts with `image`, `shown` and `segments`.
+
+    See `Segmentation.to_dict`; an image without the described object has no segment.
     """
     converted = []
     for name, result in zip(images, results, strict=True):
-        shown = any(segment.mask.any() for segment in result)
-        annotations = result.to_coco() if shown else []
-        converted.append({"file": name, "shown": shown, "annotations": annotations})
+        shown = any(segment.area for segment in result)
+        entry = result.to_dict()
+        converted.append(
+            {
+                "image": entry["image"] | {"file": name},
+                "shown": shown,
+                "segments": entry["segments"] if shown else [],
+            }
+        )
     return converted

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
-from hipie.cli.files import group_to_coco, readable_images, require_separate_output
+from hipie.cli.files import (
+    add_output_arguments,
+    group_to_dicts,
+    make_settings,
+    readable_images,
+    require_no_folder,
+    require_writable,
+)
+from hipie.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         ValueError, OSError: for input that cannot be used, in one sentence.
     """
+    from hipie.result_files import write_drawing, write_json
     from hipie.visualizer import draw_group
 
     parser = argparse.ArgumentParser(
@@ -31,17 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("expression")
     parser.add_argument("images", nargs="+")
-    parser.add_argument("--output", default="output", metavar="FOLDER")
+    add_output_arguments(parser)
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
     expression = argument_text(args.expression)
-    require_separate_output(args.images, args.output, "group")
+    if os.path.exists(expression):
+        raise UsageError(
+            f'the expression "{expression}" is a file; write hipie group EXPRESSION IMAGE IMAGE ...'
+        )
+    require_no_folder(args.images)
+    folder = require_writable(args.output, ("group.json", "group.png"), args, args.images)
     images = readable_images(args.images, args.skip_broken)
     results = build_segmenter(args, task="group").refer_group(images, expression)
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_group(results, expression).save(folder / "group.png")
-    (folder / "group.json").write_text(json.dumps(group_to_coco(images, results), indent=1))
-    print(folder / "group.png")
+    entries = group_to_dicts(images, results)
+    settings = make_settings("hipie group", args, expression=expression)
+    write_json(folder / "group.json", {"settings": settings, "images": entries})
+    print(write_drawing(folder / "group.png", draw_group(results, expression)))
+    if not any(entry["shown"] for entry in entries):
+        print(f'none of the images shows "{expression}"', file=sys.stderr)
     return 0

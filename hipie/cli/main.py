@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from hipie import __version__
 from hipie.error_report import run_program
 
 # Command -> module with `main(arguments) -> int`, and the line about it in the help.
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="\n".join(["commands:", *lines, "", "Run hipie COMMAND --help for its arguments."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"hipie {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below")
     return parser
 

@@ -14,7 +14,14 @@ from hipie.cli.arguments import (
     parse_names,
     parse_parts,
 )
-from hipie.cli.files import require_separate_output, save_result
+from hipie.cli.files import (
+    add_output_arguments,
+    make_settings,
+    report_no_segment,
+    require_one_image,
+    require_writable,
+    save_result,
+)
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Segment one image, and write a drawing and a JSON file of COCO results.
+    """Segment one image, and write a drawing and a JSON file.
 
     Args:
         arguments: the command line; by default that of the process.
@@ -38,24 +45,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = parse_parts(args.parts)
     if args.everything and (parts or not args.sam):
         raise UsageError("--everything needs --sam, and cannot be combined with --parts")
-    stem = Path(args.image).stem
-    require_separate_output([args.image], args.output, stem)
+    if not (things or stuff or parts):
+        raise UsageError("name at least one class with --things, --stuff or --parts")
+    image = require_one_image(args.image, "hipie segment")
+    stem = Path(image).stem
+    folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
     sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
     if args.everything and sam is not None:
-        result = segmenter.segment_everything(args.image, sam, things, stuff)
+        result = segmenter.segment_everything(image, sam, things, stuff)
     else:
         result = segmenter.segment(
-            args.image,
+            image,
             things,
             stuff,
             parts,
             output=args.output_type,
             min_score=args.min_score,
+            min_area=args.min_area,
+            max_segments=args.max_segments,
             sam=sam,
         )
-    save_result(result, args.output, stem)
+    requested = {
+        "things": things,
+        "stuff": stuff,
+        "parts": parts,
+        "output_type": args.output_type,
+        "min_score": args.min_score,
+        "min_area": args.min_area,
+        "max_segments": args.max_segments,
+        "sam": args.sam or None,
+    }
+    save_result(result, folder, stem, make_settings("hipie segment", args, **requested))
+    if not len(result):
+        best = segmenter.best_score(image, things, stuff, parts)
+        hint = "; --min-score and --min-area set what is kept"
+        has_limits = args.min_score is not None or args.min_area > 1
+        report_no_segment(image, best, hint if has_limits else "")
     return 0
 
 
@@ -63,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hipie segment", description="Segment things, stuff and parts by their names."
     )
-    parser.add_argument("image")
-    parser.add_argument("--output", default="output", metavar="FOLDER")
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help="one image file")
+    add_output_arguments(parser)
     parser.add_argument(
         "--output-type",
         default="panoptic",
@@ -73,6 +100,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--min-score", type=float, metavar="SCORE", help="drop segments with a lower score (0..1)"
+    )
+    parser.add_argument(
+        "--min-area",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="drop segments and parts with fewer pixels",
+    )
+    parser.add_argument(
+        "--max-segments",
+        type=int,
+        metavar="N",
+        help="keep the N segments with the highest scores",
     )
     parser.add_argument(
         "--sam", default="", metavar="TYPE", help="refine masks by SAM: vit_b, vit_l or vit_h"

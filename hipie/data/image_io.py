@@ -13,7 +13,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hipie.errors import InputError, MissingFileError, cause_of
+
+ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | torch.Tensor
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF")
 # Default of INPUT.MAX_PIXELS, and its counterpart for label maps and masks.
@@ -46,9 +49,12 @@ PILLOW_ERRORS = (
     struct.error,
     zlib.error,
 )
+_READ_ERRORS = (*PILLOW_ERRORS, Image.DecompressionBombError)
 # Rows that are converted at a time.
 _STRIP = 256
 _BITS_PER_SAMPLE = 258
+# Bytes at the beginning of a file from which its format is recognised.
+_START = 64
 # Grey values of a 16-bit file below it look black.
 _DARK = 4096
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -91,21 +97,69 @@ def open_image(
         ImageError: if it is a URL or a folder, of another format, damaged, or has too many pixels.
     """
     _require_file(path, kind)
+    start = b""
     try:
-        _require_few_pixels(_webp_size(path), max_pixels)
-        with Image.open(path, formats=FORMATS) as image:
-            _require_few_pixels(image.size, max_pixels)
+        with open(path, "rb") as file:
+            start = file.read(_START)
+        with _decoded(path, start, max_pixels) as image:
             yield image
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {_other_format(path, kind)}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: the {kind} has too many pixels ({cause_of(error)})") from error
-    except InputError as error:
-        message = str(error)
-        raise ImageError(message if str(path) in message else f"{path}: {message}") from error
-    except PILLOW_ERRORS as error:
-        reason = str(error) or type(error).__name__
-        raise ImageError(f"{path}: the {kind} is damaged or cut short ({reason})") from error
+    except _READ_ERRORS as error:
+        raise _image_error(error, str(path), kind, start) from error
+
+
+def to_rgb_array(image: ImageLike, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Read an image in any form that callers of the Python interface give.
+
+    Args:
+        image: a path; the bytes of an image file, or a file that is open for reading in binary
+            mode; a PIL image; an array or a PIL image as for `as_rgb`; an RGB tensor [3, H, W],
+            uint8, or float in 0..1.
+        max_pixels: of a file and of bytes, see `open_image`.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: saying what it is instead.
+        FileNotFoundError: if there is no such file.
+    """
+    if image is None:
+        raise ImageError(
+            "the image is None, which cv2.imread returns for a file that it cannot read"
+        )
+    if isinstance(image, str | os.PathLike):
+        return read_image(image, max_pixels)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _bytes_to_rgb(bytes(image), "the bytes", max_pixels)
+    if isinstance(image, torch.Tensor):
+        return _tensor_to_rgb(image)
+    if isinstance(image, np.ndarray):
+        return as_rgb(image)
+    try:
+        if isinstance(image, Image.Image):
+            return as_rgb(image)
+        if hasattr(image, "read"):
+            return _bytes_to_rgb(*_read_open_file(image), max_pixels)
+    except _READ_ERRORS as error:
+        raise _image_error(error, _name_of(image), "image") from error
+    if isinstance(image, list | tuple):
+        raise ImageError(
+            f"an image of type {type(image).__name__} cannot be read; pass several images one by "
+            "one, and rows of pixels as numpy.array(rows, dtype=numpy.uint8)"
+        )
+    raise ImageError(
+        f"an image of type {type(image).__name__} cannot be read; expected a path, the bytes of a "
+        "file, an open file, a PIL image, an RGB array [H, W, 3] or an RGB tensor [3, H, W]"
+    )
+
+
+def image_file_name(image: ImageLike) -> str:
+    """Return the file that an image comes from: its path, or that of an open file; else ""."""
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    name = getattr(image, "filename", "") or getattr(image, "name", "")
+    is_file = isinstance(image, Image.Image) or hasattr(image, "read")
+    return name if is_file and isinstance(name, str) else ""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -310,6 +364,8 @@ def _require_file(path: str | os.PathLike[str], kind: str) -> None:
         FileNotFoundError, ImageError: saying what it is instead.
     """
     name = str(path)
+    if not name.strip():
+        raise MissingFileError(f"the name of the {kind} is empty")
     if "\0" in name:
         raise ImageError(f"{name!r}: this is not a file name")
     if os.path.isdir(path):
@@ -330,14 +386,71 @@ def _require_few_pixels(size: tuple[int, int] | None, max_pixels: int) -> None:
         )
 
 
-def _webp_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+@contextmanager
+def _decoded(
+    source: str | os.PathLike[str] | BytesIO, start: bytes, max_pixels: int
+) -> Iterator[Image.Image]:
+    """Open a file or bytes that begin with `start` with Pillow, if it has few enough pixels."""
+    _require_few_pixels(_webp_size(start), max_pixels)
+    with Image.open(source, formats=FORMATS) as image:
+        _require_few_pixels(image.size, max_pixels)
+        yield image
+
+
+def _image_error(error: BaseException, name: str, kind: str, start: bytes = b"") -> ImageError:
+    """Return the error about a file that Pillow could not read, named `name`."""
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"{name}: {_other_format(start, kind)}")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"{name}: the {kind} has too many pixels ({cause_of(error)})")
+    if isinstance(error, InputError):
+        message = str(error)
+        return ImageError(message if name in message else f"{name}: {message}")
+    reason = str(error) or type(error).__name__
+    return ImageError(f"{name}: the {kind} is damaged or cut short ({reason})")
+
+
+def _bytes_to_rgb(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
+    start = data[:_START]
+    try:
+        with _decoded(BytesIO(data), start, max_pixels) as image:
+            return as_rgb(image)
+    except _READ_ERRORS as error:
+        raise _image_error(error, name, "image", start) from error
+
+
+def _read_open_file(file: Any) -> tuple[bytes, str]:
+    """Read what is left of an open file, and return it with the file's name for messages."""
+    name, data = _name_of(file), file.read()
+    if not isinstance(data, bytes | bytearray):
+        raise ImageError(f"{name} is open for text; open images with mode 'rb'")
+    if not data:
+        raise ImageError(f"{name} has nothing left to read; go to its beginning with seek(0)")
+    return bytes(data), name
+
+
+def _name_of(image: Any) -> str:
+    kind = "the PIL image" if isinstance(image, Image.Image) else "the open file"
+    return image_file_name(image) or kind
+
+
+def _tensor_to_rgb(image: torch.Tensor) -> NDArray[Any]:
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ImageError(
+            f"a tensor of shape {list(image.shape)} is not an image; expected [3, H, W]"
+        )
+    if image.layout != torch.strided or image.is_quantized or image.is_meta or image.is_complex():
+        raise ImageError("an image cannot be a sparse, quantized, complex or meta tensor")
+    image = image.detach().permute(1, 2, 0).cpu()
+    return as_rgb((image.float() if image.is_floating_point() else image).numpy())
+
+
+def _webp_size(header: bytes) -> tuple[int, int] | None:
     """Read (width, height) of a WebP file, whose decoder allocates the image when it is opened.
 
     Returns:
         None for other formats. Format: RFC 9649, sections 2.4 to 2.7.
     """
-    with open(path, "rb") as file:
-        header = file.read(30)
     if len(header) < 30 or header[:4] != b"RIFF" or header[8:12] != b"WEBP":
         return None
     if header[12:16] == b"VP8X":
@@ -352,10 +465,8 @@ def _little(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _other_format(path: str | os.PathLike[str], kind: str) -> str:
+def _other_format(start: bytes, kind: str) -> str:
     """Describe a file that Pillow does not recognise by how it begins."""
-    with open(path, "rb") as file:
-        start = file.read(64)
     if not start:
         return f"the {kind} is an empty file"
     for beginning, name in _OTHER_FORMATS.items():

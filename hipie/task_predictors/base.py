@@ -59,14 +59,20 @@ class PreparedImage:
         pixels: [H, W, 3] uint8 RGB, at full size.
         inputs: `image` ([3, h, w], resized, in the model's channel order), `height` and `width`
             (H and W), as Detectron2's models take them.
+        file_name: the image file; "" for an image that comes from no file.
     """
 
     def __init__(
-        self, model: SegmentationModel, pixels: NDArray[Any], inputs: dict[str, Any]
+        self,
+        model: SegmentationModel,
+        pixels: NDArray[Any],
+        inputs: dict[str, Any],
+        file_name: str = "",
     ) -> None:
         self.model = model
         self.pixels = pixels
         self.inputs = inputs
+        self.file_name = file_name
         self._cache: dict[Hashable, Any] = {}
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,10 +32,28 @@ class ReferringPredictor(TaskPredictor):
         Raises:
             ValueError: without any expression.
         """
-        expressions = [expressions] if isinstance(expressions, str) else list(expressions)
-        if not expressions:
-            raise InputError("refer needs at least one expression")
+        expressions = read_expressions(expressions)
         return [_refer(image, expressions) for image in images]
+
+
+def read_expressions(expressions: str | Iterable[str] | None) -> list[str]:
+    """Read one expression or several, in any form that callers give, once.
+
+    Raises:
+        InputError: without any expression, or for one that is not a string.
+    """
+    if isinstance(expressions, str):
+        return [expressions]
+    is_list = isinstance(expressions, Iterable) and not isinstance(expressions, bytes | Mapping)
+    if not is_list and expressions is not None:
+        raise InputError(f"expressions must be a list of strings, not {expressions!r}")
+    read = list(expressions or ())
+    if not read:
+        raise InputError("refer needs at least one expression")
+    for expression in read:
+        if not isinstance(expression, str):
+            raise InputError(f"an expression must be a string, not {expression!r}")
+    return read
 
 
 def _refer(image: PreparedImage, expressions: list[str]) -> Segmentation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,9 +57,7 @@ class ClassRequest:
     wholes: tuple[str, ...] = ()
 
     @classmethod
-    def from_names(
-        cls, things: Names, stuff: Names, parts: Parts | str | None
-    ) -> ClassRequest:
+    def from_names(cls, things: Names, stuff: Names, parts: Parts | str | None) -> ClassRequest:
         """Build the vocabularies.
 
         Args:
@@ -122,6 +120,8 @@ class UniversalPredictor(TaskPredictor):
         classes: ClassRequest,
         output: str = "panoptic",
         min_score: float | None = None,
+        min_area: int = 0,
+        max_segments: int | None = None,
         consistent: bool = True,
         sam: Sam | None = None,
     ) -> list[Segmentation]:
@@ -132,6 +132,9 @@ class UniversalPredictor(TaskPredictor):
             classes: the class names.
             output: "panoptic", "instances" or "semantic"; see `Segmenter.segment`.
             min_score: segments with a lower score are dropped; by default `DEFAULT_MIN_SCORE`.
+            min_area: segments and parts with fewer pixels are dropped.
+            max_segments: only so many segments (with their parts) are kept, those with the highest
+                scores.
             consistent: parts end where their whole ends; see `assign_parts`.
             sam: refines masks.
 
@@ -141,7 +144,14 @@ class UniversalPredictor(TaskPredictor):
         if output not in OUTPUTS:
             raise InputError(f'output is "{output}"; it has to be {" or ".join(OUTPUTS)}')
         if output == "semantic" and sam is not None:
-            raise InputError('sam refines masks of objects, which output="semantic" does not have')
+            raise InputError(
+                'sam refines masks of objects, which output="semantic" does not have'
+            ).on_command_line(
+                "--sam refines masks of objects, which --output-type semantic does not have"
+            )
+        _require_number("min_score", min_score, 0, 1)
+        _require_number("min_area", min_area, 0)
+        _require_number("max_segments", max_segments, 1)
         if min_score is None:
             min_score = DEFAULT_MIN_SCORE[output]
         results = []
@@ -160,9 +170,32 @@ class UniversalPredictor(TaskPredictor):
                 segments = _with_parts(image, segments, classes, consistent)
             if sam_image is not None:
                 segments = refine_parts_of(sam_image, segments, consistent)
-            shown = [segment for segment in segments if segment.mask.any()]
-            results.append(Segmentation(image.pixels, shown, classes.vocabulary.names))
+            shown = _of_best_scores(_with_area(segments, max(min_area, 1)), max_segments)
+            results.append(Segmentation(image.pixels, shown, classes.class_names))
         return results
+
+    def best_score(self, image: PreparedImage, classes: ClassRequest) -> tuple[str, float]:
+        """Class and score of what an image has most likely, below every threshold.
+
+        Args:
+            image: the image.
+            classes: the class names.
+
+        Returns:
+            Of the things the highest score of an instance; without any the highest score of a pixel
+            in the semantic map, at most 1.
+        """
+        vocabulary = classes.vocabulary
+        if any(vocabulary.is_thing):
+            instances = image.run(vocabulary=vocabulary, results=("instances",)).get("instances")
+            if instances is not None and len(instances):
+                best = int(instances.scores.argmax())
+                index = int(instances.pred_classes[best])
+                return vocabulary.names[index], float(instances.scores[best])
+        labels = semantic_labels(image.run(vocabulary=vocabulary, results=LABELS)).cpu()
+        pixel = int(labels.scores.flatten().argmax())
+        score = float(labels.scores.flatten()[pixel])
+        return vocabulary.names[int(labels.labels.flatten()[pixel])], min(max(score, 0.0), 1.0)
 
     def _segments(self, image: PreparedImage, vocabulary: Vocabulary, output: str) -> list[Segment]:
         if output == "instances":
@@ -174,10 +207,15 @@ class UniversalPredictor(TaskPredictor):
     def _instance_segments(self, image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:
         """Every instance of a thing, most certain first; masks may overlap."""
         if not any(vocabulary.is_thing):
-            raise InputError('output="instances" needs things; stuff has no instances')
+            raise InputError(
+                'output="instances" needs things; stuff has no instances'
+            ).on_command_line("--output-type instances needs --things; stuff has no instances")
         outputs = image.run(vocabulary=vocabulary, results=("instances",))
         if "instances" not in outputs:
-            raise InputError(f'{type(self.model).__name__} has no output="instances"')
+            architecture = type(self.model).__name__
+            raise InputError(f'{architecture} has no output="instances"').on_command_line(
+                f"{architecture} has no --output-type instances"
+            )
         instances = outputs["instances"].to("cpu")
         segments = []
         for mask, index, score in zip(
@@ -189,6 +227,37 @@ class UniversalPredictor(TaskPredictor):
             entry = vocabulary.classes[index]
             segments.append(Segment(entry.name, entry.kind, mask.numpy().astype(bool), score))
         return segments
+
+
+def _with_area(segments: Sequence[Segment], min_area: int) -> list[Segment]:
+    """Segments and parts with at least so many pixels."""
+    return [
+        replace(segment, parts=_with_area(segment.parts, min_area))
+        for segment in segments
+        if segment.area >= min_area
+    ]
+
+
+def _of_best_scores(segments: list[Segment], count: int | None) -> list[Segment]:
+    """At most `count` segments, those with the highest scores, in their order."""
+    if count is None or len(segments) <= count:
+        return segments
+    order = sorted(range(len(segments)), key=lambda row: -segments[row].score)
+    return [segments[row] for row in sorted(order[:count])]
+
+
+def _require_number(name: str, value: Any, low: float, high: float = float("inf")) -> None:
+    """Check an option that is a number in a range, or None.
+
+    Raises:
+        InputError: with its name and value.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if value is not None and not (is_number and low <= value <= high):
+        limits = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+        raise InputError(f"{name} has to be a number {limits}, not {value!r}").on_command_line(
+            f"--{name.replace('_', '-')} has to be a number {limits}, not {value}"
+        )
 
 
 def _panoptic_segments(image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:

@@ -215,7 +215,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes:
-            raise VocabularyError("a vocabulary needs at least one class name")
+            raise VocabularyError("a vocabulary needs at least one class name").on_command_line(
+                "name at least one class with --things, --stuff or --parts"
+            )
         entries: dict[str, VocabularyClass] = {}
         for entry in self.classes:
             other = entries.setdefault(name_key(entry.name), entry)
@@ -351,7 +353,7 @@ def _part_classes(parts: Parts) -> list[VocabularyClass]:
     known: dict[str, tuple[str, str]] = {}
     pending = list(parts.items())
     for whole, names in pending:
-        whole, root = known.get(name_key(whole), (whole, whole))  # noqa: PLW2901
+        whole, root = known.get(name_key(whole), (whole, whole))
         for name in names:
             part = replace(_named(name, "part", root), whole=whole)
             classes.append(part)

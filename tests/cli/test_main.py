@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hipie import Segmenter
+from hipie import Segmenter, __version__
 from hipie.cli import doctor, group, segment
 from hipie.cli.arguments import DEFAULT_CONFIG, parse_names, parse_parts
 from hipie.cli.main import COMMANDS, main
@@ -109,12 +109,14 @@ def test_masks_are_refined_by_sam(image, tiny_text, tiny_weights, tmp_path) -> N
     written = {}
     for name, more in (("plain", []), ("refined", ["--sam", "random:tiny"])):
         assert main([*given, *more, "--opts", *opts]) == 0
-        written[name] = json.loads((tmp_path / "out/image.json").read_text())
+        written[name] = json.loads((tmp_path / "out/image.json").read_text())["segments"]
     segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
     sam = Sam.from_source("random:tiny")
     things, stuff = [("dog",), ("car",)], [("grass",)]
-    assert written["plain"] == segmenter.segment(image, things, stuff).to_coco()
-    assert written["refined"] == segmenter.segment(image, things, stuff, sam=sam).to_coco()
+    plain = segmenter.segment(image, things, stuff)
+    assert written["plain"] == plain.to_dict()["segments"]
+    refined = segmenter.segment(image, things, stuff, sam=sam)
+    assert written["refined"] == refined.to_dict()["segments"]
     assert written["refined"] != written["plain"]
 
 
@@ -142,7 +144,8 @@ def test_automatic_masks_are_labelled(
     segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
     sam = Sam.from_source("random:tiny")
     labelled = segmenter.segment_everything(image, sam, [("dog",), ("car",)], [("grass",)])
-    assert json.loads((tmp_path / "out/image.json").read_text()) == labelled.to_coco() != []
+    written = json.loads((tmp_path / "out/image.json").read_text())
+    assert written["segments"] == labelled.to_dict()["segments"] != []
 
 
 class GroupStub:
@@ -166,12 +169,15 @@ def test_group_results_are_written_by_file(image, tmp_path, monkeypatch, capsys)
     Path(broken).write_bytes(b"no image")
     given = ["group", "the dog", image, broken, shown, shown, "--output", str(tmp_path / "out")]
     main([*given, "--skip-broken"])
-    results = json.loads((tmp_path / "out/group.json").read_text())
-    assert [(entry["file"], entry["shown"]) for entry in results] == [
+    content = json.loads((tmp_path / "out/group.json").read_text())
+    assert content["settings"]["expression"] == "the dog"
+    results = content["images"]
+    assert [(entry["image"]["file"], entry["shown"]) for entry in results] == [
         (image, False), (shown, True), (shown, True)
     ]  # fmt: skip
-    assert [len(entry["annotations"]) for entry in results] == [0, 1, 1]
-    assert results[1]["annotations"][0]["area"] == 35 * 90
+    assert all((entry["image"]["width"], entry["image"]["height"]) == (90, 70) for entry in results)
+    assert [len(entry["segments"]) for entry in results] == [0, 1, 1]
+    assert results[1]["segments"][0]["area"] == 35 * 90
     assert "skipped" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="none of the images can be read: .*broken.png"):
         main(["group", "the dog", broken, "--skip-broken"])
@@ -224,7 +230,7 @@ def test_input_images_are_never_overwritten(image, monkeypatch, command, capsys)
         image = str(Path(image).rename(Path(image).with_name("group.png")))
     before = Path(image).read_bytes()
     monkeypatch.chdir(Path(image).parent)
-    more = ["the dog"] if command[0] == "refer" else []
+    more = {"refer": ["the dog"], "segment": ["--things", "dog"]}.get(command[0], [])
     with pytest.raises(SystemExit) as stop:
         main([*command, image, *more, "--config-file", TINY, "--output", "."])
     assert stop.value.code == 2
@@ -296,4 +302,144 @@ def test_output_type_and_min_score_reach_the_segmenter(
     segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
     result = segmenter.segment(image, ["dog", "car"], output="instances", min_score=0.01)
     written = json.loads((tmp_path / "out/image.json").read_text())
-    assert written == result.to_coco() != []
+    assert written["image"] == {"file": image, "width": 90, "height": 70}
+    assert written["segments"] == result.to_dict()["segments"] != []
+    assert written["settings"]["min_score"] == 0.01
+    limits = ["--min-area", "200", "--max-segments", "2"]
+    assert main([*given, *kind, *limits, "--opts", *opts]) == 0
+    written = json.loads((tmp_path / "out/image.json").read_text())["segments"]
+    large = [entry for entry in result.to_dict()["segments"] if entry["area"] >= 200]
+    expected = sorted(large, key=lambda entry: -entry["score"])[:2]
+    assert {str(entry["segmentation"]) for entry in written} == {
+        str(entry["segmentation"]) for entry in expected
+    }
+    assert len(written) == 2
+
+
+def test_an_empty_result_names_the_best_score(
+    image, tiny_text, tiny_weights, tmp_path, capsys
+) -> None:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", "64"]
+    given = ["segment", image, "--config-file", TINY, "--device", "cpu", "--min-score", "1"]
+    given += ["--weights", str(tiny_weights), "--output", str(tmp_path / "out")]
+    segmenter = Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
+    found = segmenter.segment(image, ["dog", "car"], output="instances", min_score=0)
+    best = max(found, key=lambda segment: segment.score)
+    for names, expected in (
+        (["--things", "dog; car"], f'{best.score:.2f} ("{best.label}")'),
+        (["--stuff", "grass"], '("grass")'),
+    ):
+        assert main([*given, *names, "--opts", *opts]) == 0
+        printed = capsys.readouterr().err
+        assert f"{image}: nothing was found; the best score is" in printed and expected in printed
+        assert json.loads((tmp_path / "out/image.json").read_text())["segments"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment", "IMAGE", "IMAGE", "--things", "dog"], "reads one image, not 2; for several"),
+        (["segment", "FOLDER", "--things", "dog"], "is a folder, and image files are read; for"),
+        (["refer", "FOLDER", "the dog"], "is a folder, and image files are read; for several"),
+        (["refer", "IMAGE", "IMAGE", "the dog"], "hipie refer reads one image, not 2"),
+        (["group", "the dog", "FOLDER"], "is a folder, and image files are read; for several"),
+        (["group", "IMAGE", "IMAGE"], "is a file; write hipie group EXPRESSION IMAGE"),
+        (["demo", "--input", "FOLDER", "--things", "dog", "--output", "out"], "is a folder"),
+        (["segment", "IMAGE", "--things", "dog", "--output", "out.json"], "name a folder"),
+        (["segment", "IMAGE", "--things", "dog", "--output", "IMAGE"], "name a folder"),
+        (["segment", "IMAGE", "--parts", "car:wheel:rim"], "more than one colon"),
+        (["segment", "IMAGE"], "name at least one class with --things, --stuff or --parts"),
+    ],
+)
+def test_wrong_usage_says_what_is_accepted(
+    image, tmp_path, monkeypatch, capsys, arguments, message
+) -> None:
+    names = {"IMAGE": image, "FOLDER": str(tmp_path)}
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        main([names.get(argument, argument) for argument in arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_advice_is_in_the_language_of_the_caller(image, tmp_path) -> None:
+    with pytest.raises(ValueError, match="pass weights=FILE"):
+        Segmenter.from_config(TINY, device="cpu")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="name them with --weights FILE"):
+        main(["segment", image, "--things", "dog", "--config-file", TINY, "--output", str(out)])
+
+
+class UpperHalf:
+    """Segments the upper half of an image."""
+
+    @staticmethod
+    def segment(image, *_, **__):
+        mask = np.zeros((70, 90), bool)
+        mask[:35] = True
+        pixels = np.zeros((70, 90, 3), np.uint8)
+        return Segmentation(pixels, [Segment("dog", "thing", mask, 0.7)], file_name=image)
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "hard link", "broken link"])
+@pytest.mark.parametrize("suffix", ["png", "json"])
+def test_files_of_others_are_replaced_with_overwrite_only(
+    image, tmp_path, monkeypatch, capsys, kind, suffix
+) -> None:
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    out.mkdir()
+    existing = out / f"image.{suffix}"
+    if kind == "file":
+        existing.write_text("mine")
+    else:
+        notes.write_text("mine")
+        (os.link if kind == "hard link" else os.symlink)(notes, existing)
+    if kind == "broken link":
+        notes.unlink()
+    given = ["segment", image, "--things", "dog", "--output", str(out)]
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: pytest.fail("checked too late"))
+    with pytest.raises(SystemExit) as stop:
+        main(given)
+    assert stop.value.code == 2
+    assert f"{existing} exists and is not a result of hipie" in capsys.readouterr().err
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: UpperHalf)
+    assert main([*given, "--overwrite"]) == 0
+    assert not existing.is_symlink()
+    assert not notes.exists() if kind in ("file", "broken link") else notes.read_text() == "mine"
+    assert main(given) == 0, "results of the same command are replaced"
+    assert {path.name for path in out.iterdir()} == {"image.png", "image.json"}
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_links_to_the_input_are_not_overwritten(image, tmp_path, capsys, link) -> None:
+    (tmp_path / "out").mkdir()
+    link(image, tmp_path / "out/image.png")
+    given = ["segment", image, "--things", "dog", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main([*given, "--overwrite"])
+    assert stop.value.code == 2
+    assert "would overwrite the image" in capsys.readouterr().err
+
+
+def test_help_and_version_import_little() -> None:
+    """Of the help of `hipie data` and of `hipie --version` only the usage is needed."""
+    program = (
+        "import sys; from hipie.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'detectron2', 'numpy', 'PIL', 'hipie.data'} & set(sys.modules)\n"
+        "print(len(sys.modules), heavy, file=sys.stderr)"
+    )
+    for arguments, expected in (
+        (["--version"], f"hipie {__version__}"),
+        (["data", "--help"], "hipie data {show,check}"),
+        (["segment", "--help"], "--max-segments"),
+    ):
+        command = [sys.executable, "-c", program, *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert expected in ended.stdout
+        count, _, heavy = ended.stderr.strip().partition(" ")
+        assert heavy == "set()" and int(count) < 400

@@ -7,22 +7,26 @@ import os
 import struct
 import tracemalloc
 import zlib
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hipie.data.image_io import (
     FORMATS,
     ImageError,
     as_rgb,
+    image_file_name,
     read_image,
     read_image_size,
     read_label_map,
     read_record_image,
     read_saliency_mask,
     resized_shape,
+    to_rgb_array,
 )
 
 
@@ -357,3 +361,56 @@ def test_conversion_of_large_images_is_in_strips() -> None:
     opacity = rgba[..., 3:] / 255
     expected = rgba[..., :3] * opacity + 255 * (1 - opacity)
     assert np.abs(as_rgb(rgba) - expected).max() <= 0.51
+
+
+def test_images_in_every_form_are_the_same_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    with open(path, "rb") as file:
+        forms = [str(path), path, data, bytearray(data), memoryview(data), file, BytesIO(data)]
+        forms += [Image.open(path), pixels, torch.from_numpy(pixels).permute(2, 0, 1)]
+        for form in forms:
+            assert np.array_equal(to_rgb_array(form), pixels)
+        with pytest.raises(ImageError, match=r"image\.png has nothing left to read; .*seek\(0\)"):
+            to_rgb_array(file)
+        assert image_file_name(file) == image_file_name(path) == str(path)
+    assert image_file_name(data) == image_file_name(pixels) == ""
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, r"the image is None, which cv2\.imread returns for a file that it cannot read"),
+        (b"", "the bytes: the image is an empty file"),
+        (b"Dear reader", "the bytes: this is not an image that can be read"),
+        (StringIO("Dear reader"), "the open file is open for text; open images with mode 'rb'"),
+        (BytesIO(b"<html>"), "the open file: this is a web page, which is not read"),
+        ([[0, 0], [0, 0]], r"an image of type list cannot be read; .*numpy\.array\(rows"),
+        (3, "an image of type int cannot be read; expected a path, the bytes of a file"),
+        ("", "the name of the image is empty"),
+        (torch.zeros(3, 4, 4).to_sparse(), "cannot be a sparse, quantized, complex or meta"),
+        (torch.zeros(3, 4, 4, device="meta"), "cannot be a sparse, quantized, complex or meta"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"an array of shape \(1, 4, 4, 3\) is not an image"),
+        (np.zeros((4, 4, 3), complex), "an array of complex128 is not an image"),
+        (np.array([["a"]]), "is not an image"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        to_rgb_array(image)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_and_large_images_in_memory_are_refused(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.jpg")
+    data = (tmp_path / "image.jpg").read_bytes()
+    half = data[: len(data) // 2]
+    (tmp_path / "half.jpg").write_bytes(half)
+    for form in (half, BytesIO(half), Image.open(tmp_path / "half.jpg")):
+        with pytest.raises(ImageError, match="damaged or cut short"):
+            to_rgb_array(form)
+    with pytest.raises(ImageError, match="60x60 are too many pixels: at most 99 are read"):
+        to_rgb_array(data, 99)

@@ -13,8 +13,8 @@ from hipie.vocabularies.vocabulary import (
     Vocabulary,
     VocabularyClass,
     VocabularyError,
-    parse_parts,
     clean_class_name,
+    parse_parts,
 )
 
 

@@ -1,0 +1,111 @@
+"""Result files: how they are written and recognised, so that no file of the user is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hipie import __version__
+from hipie.errors import InputError, cause_of
+
+SOFTWARE = f"hipie {__version__}"
+# Bytes at the beginning of a file in which its program is named.
+_START = 65536
+_JSON_OF_HIPIE = re.compile(rb'"settings": \{\s*"program": "hipie')
+_PNG_OF_HIPIE = b"tEXtSoftware\0hipie "
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write a JSON file in place of what has its name; see `replace_file`."""
+    text = json.dumps(content, indent=1)
+    return replace_file(path, lambda file: file.write(text.encode()))
+
+
+def write_drawing(path: str | Path, drawing: Image.Image) -> Path:
+    """Write an image in the format of its name, in place of what has the name.
+
+    PNG files name this program in a text chunk, by which `is_result_file` knows them.
+
+    Raises:
+        InputError: if there is no format for the name, or the file cannot be written.
+    """
+    path = Path(path)
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format not in Image.SAVE:
+        raise InputError(f"{path}: drawings are written as .png, .jpg and other image formats")
+    options: dict[str, Any] = {}
+    if image_format == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Software", SOFTWARE)
+    return replace_file(path, lambda file: drawing.save(file, image_format, **options))
+
+
+def replace_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
+    """Write a temporary file beside the target, and rename it.
+
+    A link of that name is replaced and what it points to stays. The temporary name cannot be
+    guessed, and after an error the previous file is unchanged.
+
+    Args:
+        path: of the file; its folder is created if needed.
+        write: writes the content into the open file.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial", delete=False
+        ) as file:
+            temporary = file.name
+            write(file)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = ""
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: it cannot be written ({cause_of(error)})") from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def is_same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two names are of one file, by links or otherwise; a file need not exist."""
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return os.path.realpath(first) == os.path.realpath(second)
+
+
+def is_result_file(path: str | Path) -> bool:
+    """Whether a file, and not a link to one, was written by a command of this package."""
+    if os.path.islink(path) or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_START)
+    except OSError:
+        return False
+    return _PNG_OF_HIPIE in start[:512] or bool(_JSON_OF_HIPIE.search(start))
+
+
+def _umask() -> int:
+    """Permissions that this process takes from new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
