@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
     """Write a temporary file beside the target, flush it to the disk, and rename it.
 
     A crash, a full disk or `kill -9` at any moment leaves the previous file unchanged; temporary
-    files of interrupted calls are removed by the next call.
+    files of interrupted calls are removed by the next call. The temporary file is new and its name
+    cannot be predicted, so that a link cannot be planted; a link at the target is replaced.
 
     Args:
         path: of the file; its folder is created if needed.
@@ -27,10 +29,11 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
         CheckpointError: if the file cannot be written, for instance on a full disk.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         write(str(temporary))
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
@@ -59,7 +62,7 @@ def _flush(path: Path, mode: int) -> None:
 def _remove_leftovers(path: Path) -> None:
     """Remove temporary files of this target that ended processes have left."""
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        number = leftover.name.removesuffix(".partial").rpartition(".")[2]
+        number = leftover.name.removeprefix(f".{path.name}.").partition(".")[0]
         if number.isdigit() and not _is_running(int(number)):
             leftover.unlink(missing_ok=True)
 

@@ -189,3 +189,20 @@ def test_kill_9_keeps_a_complete_checkpoint(tmp_path, wait):
     assert state["model"]["weight"].unique().tolist() == [state["iteration"]]
     for file in tmp_path.glob("*.pth"):
         assert torch.isfinite(read_state(file)["model"]["weight"]).all()
+
+
+def test_planted_links_are_not_followed(tmp_path, monkeypatch):
+    """Neither a link at the target nor one at a predicted temporary name redirects the writing."""
+    path, victim = tmp_path / "x.pth", tmp_path / "victim"
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
+    planted = tmp_path / f".x.pth.{os.getpid()}.{'0' * 16}.partial"
+    planted.symlink_to(victim)
+    with pytest.raises(CheckpointError):
+        write_atomically(path, text("new"))
+    assert victim.read_text() == "mine"
+    monkeypatch.undo()
+    write_atomically(path, text("new"))
+    assert victim.read_text() == "mine"
+    assert not path.is_symlink() and path.read_text() == "new"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO
 
 from tqdm import tqdm
@@ -22,6 +23,8 @@ from hipie.errors import InputError, cause_of
 NUM_THREADS = 8
 FILES_PER_TASK = 64
 COPY_BUFFER_BYTES = 1 << 20
+# The largest archive of a data set (Objects365) has some 2 million files.
+MAX_MEMBERS = 10_000_000
 
 
 class SourceError(InputError):
@@ -117,12 +120,11 @@ class SourceFiles:
         Folders are found at any depth and compared without case.
         """
         for folder in folders:
-            infix = f"/{folder.lower()}/"
             names = {}
             for name in self._locations:
-                start = f"/{name.lower()}".find(infix)
-                if start >= 0:
-                    names[name[start + len(infix) - 1 :]] = name
+                relative = _below(name, folder)
+                if relative:
+                    names[relative] = name
             if names:
                 return names
         return {}
@@ -145,10 +147,11 @@ class SourceFiles:
             Whether it was copied.
 
         Raises:
-            SourceError: if the archive is damaged.
+            SourceError: see `copy_all`.
         """
         if self._is_copied(name, target):
             return False
+        self._require_space([(name, target)])
         self._copy_files([(name, target)])
         return True
 
@@ -163,9 +166,11 @@ class SourceFiles:
             The number of files that were copied.
 
         Raises:
-            SourceError: if an archive is damaged.
+            SourceError: if an archive is damaged, a target exists with another size, or the files
+                do not fit the free disk space.
         """
         pairs = [pair for pair in names if not self._is_copied(*pair)]
+        self._require_space(pairs)
         tasks = [
             pairs[start : start + FILES_PER_TASK] for start in range(0, len(pairs), FILES_PER_TASK)
         ]
@@ -183,7 +188,36 @@ class SourceFiles:
         return len(pairs)
 
     def _is_copied(self, name: str, target: Path) -> bool:
-        return target.is_file() and target.stat().st_size == self._locations[name].size
+        """Whether a target exists with the size of the file.
+
+        Raises:
+            SourceError: if it exists with another size: it is somebody's, and is not replaced.
+        """
+        if not os.path.lexists(target):
+            return False
+        size, actual = self._locations[name].size, target.stat().st_size if target.exists() else -1
+        if actual == size and target.is_file():
+            return True
+        raise SourceError(
+            f"{target}: it exists and is not the downloaded {name} of {size} bytes; move it away"
+        )
+
+    def _require_space(self, pairs: Sequence[tuple[str, Path]]) -> None:
+        """Check that the files fit the free disk space.
+
+        Raises:
+            SourceError: with both sizes.
+        """
+        if not pairs:
+            return
+        needed = sum(self._locations[name].size for name, _ in pairs)
+        folder = next(parent for parent in pairs[0][1].absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise SourceError(
+                f"{folder}: {len(pairs)} files of {needed / 1e9:.1f} GB in all do not fit the "
+                f"{free / 1e9:.1f} GB that are free"
+            )
 
     def _copy_files(self, pairs: Sequence[tuple[str, Path]]) -> int:
         """Copy files, opening each archive once; return their number."""
@@ -228,16 +262,39 @@ def _archive_sizes(archive: Path) -> dict[str, int]:
     """Return the files of an archive with their sizes in bytes."""
     try:
         with zipfile.ZipFile(archive) as content:
+            if len(content.infolist()) > MAX_MEMBERS:
+                raise SourceError(f"{archive}: more than {MAX_MEMBERS:,} files in one archive")
             return {
                 entry.filename: entry.file_size
                 for entry in content.infolist()
-                if not entry.is_dir() and _is_regular(entry.filename)
+                if not entry.is_dir() and _is_regular(entry)
             }
     except (zipfile.BadZipFile, OSError) as error:
         raise SourceError(f"{archive}: this zip archive is damaged ({cause_of(error)})") from error
 
 
-def _is_regular(name: str) -> bool:
-    """Return whether a member stays inside the archive's folder and is not macOS metadata."""
-    parts = PurePosixPath(name).parts
-    return not name.startswith("/") and ".." not in parts and "__MACOSX" not in parts
+def _below(name: str, folder: str) -> str:
+    """Return the part of a path below the first occurrence of `folder`, "" if there is none."""
+    parts, components = name.split("/"), [part.casefold() for part in folder.split("/")]
+    folded = [part.casefold() for part in parts]
+    for start in range(len(parts) - len(components)):
+        if folded[start : start + len(components)] == components:
+            return "/".join(parts[start + len(components) :])
+    return ""
+
+
+def _is_regular(entry: zipfile.ZipInfo) -> bool:
+    """Whether a member is a plain file inside the archive's folder and not macOS metadata.
+
+    Each component of its name has to be an ordinary one: not empty (`a//b` would become the
+    absolute `/b` below `a`), no drive, no way up, no control characters.
+    """
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    parts = entry.filename.split("/")
+    return kind in (0, stat.S_IFREG) and all(
+        part not in ("", ".", "..", "__MACOSX")
+        and part.isprintable()
+        and "\\" not in part
+        and not (len(part) > 1 and part[1] == ":")
+        for part in parts
+    )
