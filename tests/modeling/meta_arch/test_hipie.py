@@ -303,19 +303,29 @@ def test_the_same_seed_gives_the_same_losses(model):
 
 
 def test_parts_are_positive_for_their_whole_by_option(model):
-    parts = Vocabulary([VocabularyClass("dog head", "part", whole="dog")])
+    """With the option the dog's head is positive for `dog` in the name of the dog's tail too."""
+    parts = Vocabulary(
+        [
+            VocabularyClass("dog head", "part", whole="dog"),
+            VocabularyClass("cat tail", "part", whole="cat"),
+            VocabularyClass("dog tail", "part", whole="dog"),
+        ]
+    )
     batch = [training_input("parts", 0, [0], vocabulary=parts)]
     positives = []
-    forward = model.stuff_criterion.forward
-    model.stuff_criterion.forward = lambda output, targets, *rest: (
-        positives.append(targets[0].positive_map.sum().item()),
-        forward(output, targets, *rest),
-    )[1]
+    steps = model.stuff_criterion.steps
+
+    def recorded_steps(output, targets, *rest):
+        positives.append(targets[0].positive_map[0])
+        return steps(output, targets, *rest)
+
+    model.stuff_criterion.steps = recorded_steps
     model.train()
     for propagate in (False, True):
         model.propagate_part_to_whole = propagate
         model(batch)
-    assert positives[0] <= positives[1]
+    # [CLS] dog head . cat tail . dog tail [SEP]
+    assert [row.nonzero().flatten().tolist() for row in positives] == [[1, 2], [1, 2, 7]]
 
 
 @pytest.mark.parametrize("training", [False, True])
