@@ -53,6 +53,7 @@ def prepared(case: Case, published_model: Callable[[int], HIPIE]) -> HIPIE:
         model.settings,
         object_mask_threshold=options["object_threshold"],
         overlap_threshold=options["overlap_threshold"],
+        min_softmax_classes=0,  # its softmax is over the vocabulary alone
     )
     return model
 
