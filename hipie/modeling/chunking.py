@@ -15,6 +15,10 @@ from torch import Tensor
 # Memory for the intermediate results of one chunk.
 CPU_BYTES = 256 * 2**20
 ACCELERATOR_BYTES = 4 * 2**30
+# Memory for masks at the size of the results, of which several copies exist. On a CPU small chunks
+# are fastest, though they take more operators (`benchmarks/postprocessing.py --chunks`).
+CPU_MASK_BYTES = 32 * 2**20
+ACCELERATOR_MASK_BYTES = 512 * 2**20
 
 
 def chunk_length(count: int, cpu_length: int, device: torch.device) -> int:
@@ -36,6 +40,15 @@ def working_bytes(device: torch.device, cpu_bytes: int = CPU_BYTES) -> int:
         cpu_bytes: the result on a CPU.
     """
     return cpu_bytes if device.type == "cpu" else ACCELERATOR_BYTES
+
+
+def mask_bytes(device: torch.device) -> int:
+    """Memory for masks at the size of the results that are processed at a time.
+
+    Args:
+        device: of the computation.
+    """
+    return CPU_MASK_BYTES if device.type == "cpu" else ACCELERATOR_MASK_BYTES
 
 
 def concatenate(chunks: Sequence[Tensor], dim: int = 0) -> Tensor:

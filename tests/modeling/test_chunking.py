@@ -15,9 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hipie.modeling.backbone.vit_attention import GridAttention
 from hipie.modeling.chunking import (
     ACCELERATOR_BYTES,
+    ACCELERATOR_MASK_BYTES,
     CPU_BYTES,
+    CPU_MASK_BYTES,
     chunk_length,
     concatenate,
+    mask_bytes,
     working_bytes,
 )
 from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion
@@ -34,6 +37,8 @@ def test_policy() -> None:
     assert chunk_length(5000, 2048, META) == chunk_length(5000, 2048, DEVICE) == 5000
     assert working_bytes(CPU) == CPU_BYTES < working_bytes(META) == ACCELERATOR_BYTES
     assert working_bytes(CPU, 99) == 99
+    assert mask_bytes(CPU) == CPU_MASK_BYTES < mask_bytes(META) == ACCELERATOR_MASK_BYTES
+    assert mask_bytes(DEVICE) == ACCELERATOR_MASK_BYTES
     assert working_bytes(DEVICE, 99) == ACCELERATOR_BYTES
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie.modeling.chunking import CPU_BYTES, working_bytes
+from hipie.modeling.chunking import CPU_BYTES, CPU_MASK_BYTES, mask_bytes
 
 STRIDE = 4
 COPIES_PER_MASK = 4
@@ -32,7 +32,7 @@ def mask_chunks(count: int, *sizes: Size, chunk_bytes: int = CPU_BYTES) -> Itera
         yield slice(start, min(start + step, count))
 
 
-def row_bands(height: int, row_bytes: int, band_bytes: int = CPU_BYTES) -> Iterator[slice]:
+def row_bands(height: int, row_bytes: int, band_bytes: int = CPU_MASK_BYTES) -> Iterator[slice]:
     """Slice `height` rows so that a band fits the working memory; four rows at least.
 
     Args:
@@ -81,7 +81,7 @@ def upsample_instance_masks(
     Returns:
         [N, H, W] bool.
     """
-    chunk_bytes = chunk_bytes or working_bytes(mask_logits.device)
+    chunk_bytes = chunk_bytes or mask_bytes(mask_logits.device)
     count = len(mask_logits)
     masks = mask_logits.new_empty((count, *output_size), dtype=torch.bool)
     canvas = (mask_logits.shape[-2] * STRIDE, mask_logits.shape[-1] * STRIDE)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hipie.modeling.chunking import working_bytes
+from hipie.modeling.chunking import mask_bytes
 from hipie.modeling.device_transfer import to_device, to_host
 from hipie.modeling.postprocessing.mask_upsampling import Size, row_bands
 
@@ -137,6 +137,6 @@ def panoptic_inference(
     scores, mask_logits = scores[candidates], mask_logits[candidates]
     count, height, width = mask_logits.shape
     accumulator = PanopticAccumulator(scores, is_thing, (height, width), thresholds)
-    for rows in row_bands(height, 4 * count * width, working_bytes(mask_logits.device)):
+    for rows in row_bands(height, 4 * count * width, mask_bytes(mask_logits.device)):
         accumulator.add(rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())
     return accumulator.result()

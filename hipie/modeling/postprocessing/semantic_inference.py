@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hipie.modeling.chunking import working_bytes
+from hipie.modeling.chunking import mask_bytes
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.postprocessing.mask_upsampling import Size, row_bands
 from hipie.structures import SemanticLabels
@@ -153,6 +153,6 @@ def semantic_inference(scores: Tensor, mask_logits: Tensor) -> Tensor:
     """
     count, height, width = mask_logits.shape
     accumulator = SemanticAccumulator(scores, (height, width))
-    for rows in row_bands(height, 4 * count * width, working_bytes(mask_logits.device)):
+    for rows in row_bands(height, 4 * count * width, mask_bytes(mask_logits.device)):
         accumulator.add(rows, mask_logits[:, rows].transpose(0, 1).float().sigmoid())
     return accumulator.result()

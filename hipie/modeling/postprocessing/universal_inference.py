@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hipie.modeling.chunking import working_bytes
+from hipie.modeling.chunking import mask_bytes, working_bytes
 from hipie.modeling.device_transfer import to_device, to_host
 from hipie.modeling.postprocessing.instance_inference import (
     ImageFrame,
@@ -133,8 +133,8 @@ def universal_inference(
 ) -> dict[str, Any]:
     """Compute the requested outputs of one image of a batch.
 
-    The host waits for the device three times: for the queries that non-maximum suppression keeps,
-    for the selection of masks, and for the segments.
+    The host waits for the device at most four times: twice in torchvision's non-maximum
+    suppression, for the selection of masks, and for the segments.
 
     Args:
         things: predictions of the thing decoder for the image.
@@ -296,7 +296,9 @@ class _DenseMaps:
         height, width = frame.output_size
         count = sum(len(logits) for logits in mask_logits)
         if count:
-            for band in row_bands(height, 4 * width * count, working_bytes(device)):
+            # The scores of all classes exist for one band too.
+            planes = count + (self._scores.shape[1] if semantic is not None else 0)
+            for band in row_bands(height, 4 * width * planes, mask_bytes(device)):
                 probabilities = upsampler(band.start, band.stop).sigmoid_()
                 if semantic is not None:
                     semantic.add(band, probabilities)

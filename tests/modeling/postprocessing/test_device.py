@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from hipie.modeling import chunking
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead
 from hipie.modeling.heads.mask_embedding_head import MaskEmbeddingHead
 from hipie.modeling.postprocessing.part_inference import enforce_part_consistency
@@ -43,6 +45,21 @@ class CountedOperators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operators[str(func)] += 1
         return func(*args, **(kwargs or {}))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest memory behind the result of any operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return out
 
 
 def make_queries(num_queries: int, *, things: bool) -> ImageQueries:
@@ -134,9 +151,27 @@ def test_an_accelerator_launches_few_operators_and_is_awaited_rarely(labels_only
 
 
 @pytest.mark.slow
-def test_a_cpu_with_all_queries_of_the_published_models() -> None:
-    """900 thing queries and 300 stuff queries are processed in bands."""
+def test_an_accelerator_with_all_queries_of_the_published_models() -> None:
+    """900 thing queries and 300 stuff queries are processed in few bands."""
     things, stuff = make_queries(900, things=True), make_queries(300, things=False)
+    with SimulatedDevice() as device:
+        run(on_device(things), on_device(stuff))
+    assert device.operators.total() <= MAX_OPERATORS, device.operators.most_common()
+    assert device.waits.total() <= MAX_WAITS, device.report()
+
+
+def test_a_cpu_with_the_queries_of_a_small_model() -> None:
+    """Bands for the processor's cache still take few operators."""
+    things, stuff = make_queries(60, things=True), make_queries(20, things=False)
     with CountedOperators() as counted:
         run(things, stuff)
     assert counted.operators.total() <= MAX_OPERATORS, counted.operators.most_common()
+
+
+def test_no_tensor_of_all_classes_is_larger_than_a_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more classes than queries the scores of a band are larger than its masks."""
+    monkeypatch.setattr(chunking, "CPU_MASK_BYTES", 8 * 2**20)
+    things, stuff = make_queries(20, things=True), make_queries(20, things=False)
+    with LargestTensor() as largest:
+        run(things, stuff, semantic_labels_only=True, instance_on=False, panoptic_on=False)
+    assert largest.bytes <= 8 * 2**20
