@@ -24,8 +24,9 @@ from typing import Any
 from tqdm import tqdm
 
 from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.io.fields import identifier, images_by_id
 from hipie.data.io.json_file import read_json
-from hipie.data.io.validation import DatasetError, images_by_id
+from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.checks import Check, count_objects
 from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import is_up_to_date
@@ -118,8 +119,7 @@ def write_paths_on_disk(source: Path, image_root: Path) -> None:
 
 
 def _is_of(annotation: Any, images: set[int | str]) -> bool:
-    number = annotation.get("image_id") if isinstance(annotation, dict) else None
-    return isinstance(number, int | str) and number in images
+    return isinstance(annotation, dict) and identifier(annotation.get("image_id")) in images
 
 
 def checks(root: Path, _workers: int) -> Iterator[Check]:

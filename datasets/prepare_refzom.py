@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.io.fields import images_by_id
 from hipie.data.io.json_file import read_json
-from hipie.data.io.validation import images_by_id
 from hipie.data.preparation.checks import Check, count_expressions
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.label_maps import is_up_to_date

@@ -54,9 +54,9 @@ def test_faulty_annotations_are_left_out(tmp_path: Path) -> None:
         tmp_path,
         [
             {"category_id": 9, "segmentation": SQUARE, "bbox": [10, 10, 20, 20]},
-            {"category_id": 9, "segmentation": [], "bbox": [0, 0, 5, 5]},
+            {"category_id": 9, "segmentation": [], "bbox": [0, 0, 0, 0]},
             {"category_id": 4, "segmentation": [[1, 1, 2, 2]], "bbox": [0, 0, 5, 5]},
-            {"category_id": 4, "segmentation": SQUARE, "bbox": [100, 100, 5, 5]},
+            {"category_id": 4, "segmentation": [], "bbox": [100, 100, 5, 5]},
         ],
     )
     results = evaluate(tmp_path / "out")

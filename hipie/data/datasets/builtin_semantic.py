@@ -60,6 +60,7 @@ def register_ade20k(root: Path) -> None:
                 images,
                 dict(classes.contiguous),
                 maps,
+                overlapping_areas=True,
             ),
             panoptic_json=str(panoptic_json),
             panoptic_root=str(panoptic_root),

@@ -6,12 +6,15 @@ import os
 from functools import partial
 
 from hipie.data.datasets.catalog import register_dataset
-from hipie.data.datasets.coco_instances import contiguous_categories, load_coco_instances
+from hipie.data.datasets.coco_instances import (
+    category_ids_of,
+    contiguous_categories,
+    load_coco_instances,
+)
+from hipie.data.io.fields import TEXT, EntryFaults, read_field, whole_number
 from hipie.data.io.json_file import read_json
-from hipie.data.io.validation import INTEGER, NON_EMPTY_STRING, DatasetError, check_entry
+from hipie.data.io.validation import DatasetError
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
-
-CATEGORY = {"id": INTEGER, "name": NON_EMPTY_STRING}
 
 
 def register_coco(
@@ -25,7 +28,7 @@ def register_coco(
         register_coco("shelves", "shelves/train.json", "shelves/images")
 
     The categories are read at once, the rest when the data set is first used. An entry of the same
-    name is replaced.
+    name is replaced. The root category that Roboflow adds to the classes is left out.
 
     Args:
         name: name in the catalogs.
@@ -38,13 +41,22 @@ def register_coco(
         FileNotFoundError, DatasetError: if the file cannot be read, or the vocabulary has another
             number of classes than the file has categories.
     """
-    categories = read_json(json_file, ("categories",))["categories"]
-    for position, category in enumerate(categories):
-        check_entry(f"{json_file}: category {position} of the list", category, CATEGORY)
-    contiguous = contiguous_categories(categories)
-    names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-    if len(contiguous) != len(names):
-        raise DatasetError(f"{json_file}: two categories have the same id")
+    content = read_json(json_file, ("categories",))
+    faults = EntryFaults(json_file)
+    category_ids_of(json_file, content["categories"], faults)
+    names_by_id = {}
+    for position, category in enumerate(content["categories"]):
+        where = f"{json_file}: category {position} of the list"
+        if isinstance(category, dict) and whole_number(category.get("id")) is not None:
+            try:
+                name_read = read_field(where, category, "name", TEXT)
+            except DatasetError as error:
+                faults.add(error)
+                continue
+            names_by_id[whole_number(category["id"])] = name_read
+    faults.raise_if_any()
+    contiguous = contiguous_categories(content)
+    names = [names_by_id[number] for number in contiguous]
     if vocabulary is None:
         try:
             vocabulary = Vocabulary.from_names(things=names)

@@ -1,45 +1,37 @@
 """Reader of COCO instance files that checks every entry.
 
 Detectron2's reader trusts its files. This one is for custom files as well: errors name the file,
-the entry and the key; faults that can be repaired are repaired, with a warning.
+the entry, the key and the value; faults that can be repaired are repaired, with a warning.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-import pycocotools.mask as mask_util
-from detectron2.structures import BoxMode
-
+from hipie.data.datasets.object_reader import (
+    MAX_ANNOTATIONS_FOR_INTERSECTION_TEST,
+    ObjectReader,
+)
+from hipie.data.io.fields import (
+    IDENTIFIER,
+    WHOLE_NUMBER,
+    WHOLE_NUMBERS,
+    EntryFaults,
+    images_by_id,
+    read_field,
+    read_optional,
+    require_entry,
+    require_image,
+    whole_number,
+)
 from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
-from hipie.data.io.rle import check_segmentation, is_polygon, is_self_intersecting, to_rle
-from hipie.data.io.validation import (
-    FLAG,
-    INTEGER,
-    INTEGER_LIST,
-    INTEGER_OR_STRING,
-    LIST,
-    NUMBER_LIST,
-    DatasetError,
-    check_entry,
-    check_optional,
-    images_by_id,
-    shorten,
-)
+from hipie.data.io.validation import DatasetError, shorten
 
-logger = logging.getLogger(__name__)
-
-REQUIRED_FIELDS = {"id": INTEGER, "image_id": INTEGER_OR_STRING, "category_id": INTEGER}
-OPTIONAL_FIELDS = {"iscrowd": FLAG, "bbox": NUMBER_LIST}
 FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
-MAX_ANNOTATIONS_FOR_INTERSECTION_TEST = 50_000
-MAX_IDS_IN_WARNING = 5
 
 
 def load_coco_instances(
@@ -49,72 +41,140 @@ def load_coco_instances(
 ) -> list[dict[str, Any]]:
     """Read a COCO instance file as Detectron2's records.
 
-    Dropped with a warning: annotations whose mask has no valid polygon, or whose box is empty or
-    outside the image. Repaired with a warning: boxes that extend beyond the image (clipped), masks
-    with some invalid polygons (those are dropped). Kept with a warning: self-intersecting polygons,
-    in files of up to 50,000 annotations (they are filled by the even-odd rule).
+    What is repaired and what is left out, each with a warning, is listed at `ObjectReader`.
+    Self-intersecting polygons are named in files of up to 50,000 annotations.
 
     Args:
         json_file: COCO instances JSON.
         image_root: folder of the images.
-        contiguous_ids: category id -> class index; by default in the order of the ids.
+        contiguous_ids: category id -> class index; by default in the order of the ids, without the
+            root category of Roboflow.
 
     Returns:
         Records with `file_name`, `height`, `width`, `image_id`, `annotations` (`id`, `bbox` xywh,
-        `bbox_mode`, contiguous `category_id`, `iscrowd`, `segmentation`) and those of
-        `federated_categories`, sorted by image id.
+        `bbox_mode`, contiguous `category_id`, `iscrowd`, `area` in pixels, `segmentation`) and
+        those of `federated_categories`, sorted by image id. Ids are integers, or texts that are
+        none. `left_out` has the number of objects that are left out, by reason, if there are any.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file and the entry, if the JSON cannot be
-            read, an image is missing, ids repeat, or a category or image is unknown.
+        FileNotFoundError, DatasetError: naming the file and its wrong entries (the first ten), if
+            the JSON cannot be read, an image is missing, ids repeat, a field is wrong, or a
+            category or image is unknown.
     """
     content = read_json(json_file, ("images", "annotations", "categories"))
-    images = images_by_id(json_file, content)
-    require_image_files(json_file, images, image_root)
-    for position, category in enumerate(content["categories"]):
-        check_entry(f"{json_file}: category {position} of the list", category, {"id": INTEGER})
-    contiguous_ids = contiguous_ids or contiguous_categories(content["categories"])
-    category_ids = {category["id"] for category in content["categories"]}
-    test_intersection = len(content["annotations"]) <= MAX_ANNOTATIONS_FOR_INTERSECTION_TEST
-    problems: dict[str, list[Any]] = defaultdict(list)
-    annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    annotation_ids: set[Any] = set()
-    for position, annotation in enumerate(content["annotations"]):
-        check_entry(f"{json_file}: annotation {position} of the list", annotation, {})
-        where = f"{json_file}: annotation {shorten(annotation.get('id', annotation))}"
-        check_entry(where, annotation, REQUIRED_FIELDS)
-        check_optional(where, annotation, OPTIONAL_FIELDS)
-        if annotation["id"] in annotation_ids:
-            raise DatasetError(f"{where} occurs twice")
-        annotation_ids.add(annotation["id"])
-        image_id, category_id = annotation["image_id"], annotation["category_id"]
-        if image_id not in images:
-            raise DatasetError(f"{where} is of image {image_id}, which the file does not list")
-        if category_id not in category_ids or category_id not in contiguous_ids:
-            raise DatasetError(f"{where} has the unknown category {category_id}")
-        checked = _check_annotation(
-            where, annotation, images[image_id], problems, test_intersection
+    faults = EntryFaults(json_file)
+    category_ids = set(category_ids_of(json_file, content["categories"], faults))
+    if contiguous_ids is None:
+        contiguous_ids = contiguous_categories(content)
+    known = {number: index for number, index in contiguous_ids.items() if number in category_ids}
+    return read_instances(json_file, content, image_root, known, contiguous_ids, faults)
+
+
+def read_instances(
+    json_file: str | os.PathLike[str],
+    content: dict[str, Any],
+    image_root: str | os.PathLike[str],
+    categories: Mapping[int, int],
+    contiguous_ids: Mapping[int, int],
+    faults: EntryFaults,
+) -> list[dict[str, Any]]:
+    """Read the images and annotations of a parsed file in COCO's format.
+
+    Args:
+        json_file: the file, for messages.
+        content: its content, with lists of `images` and `annotations`.
+        image_root: folder of the images.
+        categories: category id -> class index of the categories that annotations may have.
+        contiguous_ids: category id -> class index of all categories.
+        faults: the errors so far; all errors are raised at the end.
+
+    Returns:
+        Records as of `load_coco_instances`.
+
+    Raises:
+        DatasetError: naming the file and its wrong entries.
+    """
+    images = images_by_id(json_file, content, faults)
+    require_image_files(json_file, images, image_root, faults)
+    entries = content["annotations"]
+    objects = ObjectReader(
+        json_file, test_intersection=len(entries) <= MAX_ANNOTATIONS_FOR_INTERSECTION_TEST
+    )
+    annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
+    left_out: dict[int | str, Counter[str]] = defaultdict(Counter)
+    annotation_ids: set[int | str] = set()
+    for position, entry in enumerate(entries):
+        try:
+            require_entry(f"{json_file}: annotation {position} of the list", entry)
+            where = f"{json_file}: annotation {shorten(entry.get('id', entry))}"
+            annotation_id = read_field(where, entry, "id", IDENTIFIER)
+            if annotation_id in annotation_ids:
+                raise DatasetError(f"{where} occurs twice")
+            annotation_ids.add(annotation_id)
+            image_id = read_field(where, entry, "image_id", IDENTIFIER)
+            category_id = read_field(where, entry, "category_id", WHOLE_NUMBER)
+            image = require_image(where, images, image_id, faults)
+            if category_id not in categories:
+                raise DatasetError(f"{where} has the unknown category {category_id}")
+            if image is None:
+                continue
+            checked = objects.read(where, annotation_id, entry, image["height"], image["width"])
+        except DatasetError as error:
+            faults.add(error)
+            continue
+        if checked is None:
+            left_out[image_id][objects.reason] += 1
+        else:
+            annotations[image_id].append(
+                {"id": annotation_id, **checked, "category_id": categories[category_id]}
+            )
+    records = []
+    for image_id, image in images.items():
+        try:
+            federated = federated_categories(
+                f"{json_file}: image {image_id}", image, contiguous_ids
+            )
+        except DatasetError as error:
+            faults.add(error)
+            continue
+        records.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image_id,
+                "annotations": annotations[image_id],
+                **federated,
+                **({"left_out": dict(left_out[image_id])} if image_id in left_out else {}),
+            }
         )
-        if checked is not None:
-            checked["category_id"] = contiguous_ids[category_id]
-            annotations[image_id].append(checked)
-    _warn(json_file, problems)
-    return [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image_id,
-            "annotations": annotations[image_id],
-            **federated_categories(f"{json_file}: image {image_id}", image, contiguous_ids),
+    faults.raise_if_any()
+    objects.warn()
+    return records
+
+
+def contiguous_categories(content: Mapping[str, Any]) -> dict[int, int]:
+    """Return category id -> 0-based class index, in the order of the ids.
+
+    Roboflow writes a root category, of which the others are: id 0, supercategory "none", no
+    annotation. It is no class.
+
+    Args:
+        content: a file in COCO's format.
+    """
+    entries = {
+        number: entry
+        for entry in content["categories"]
+        if isinstance(entry, dict) and (number := whole_number(entry.get("id"))) is not None
+    }
+    ids = sorted(entries)
+    if len(ids) > 1 and _is_root(entries[ids[0]], [entries[number] for number in ids[1:]]):
+        annotations = content.get("annotations") or ()
+        used = {
+            whole_number(entry.get("category_id")) for entry in annotations if type(entry) is dict
         }
-        for image_id, image in images.items()
-    ]
-
-
-def contiguous_categories(categories: list[dict[str, Any]]) -> dict[int, int]:
-    """Return category id -> 0-based class index, in the order of the ids."""
-    return {number: i for i, number in enumerate(sorted(c["id"] for c in categories))}
+        ids = ids[1:] if ids[0] not in used else ids
+    return {number: index for index, number in enumerate(ids)}
 
 
 def federated_categories(
@@ -137,92 +197,43 @@ def federated_categories(
     Raises:
         DatasetError: if a list has values that are not known categories.
     """
-    check_optional(where, image, dict.fromkeys(FEDERATED_KEYS, INTEGER_LIST))
     categories = {}
     for key in FEDERATED_KEYS:
-        if key in image:
-            unknown = [number for number in image[key] if number not in contiguous_ids]
+        numbers = image.get(key)
+        if numbers != []:
+            numbers = read_optional(where, image, key, WHOLE_NUMBERS)
+        if numbers is not None:
+            unknown = [number for number in numbers if number not in contiguous_ids]
             if unknown:
                 raise DatasetError(f'{where} has the unknown category {unknown[0]} in "{key}"')
-            categories[key] = [contiguous_ids[number] for number in image[key]]
+            categories[key] = [contiguous_ids[number] for number in numbers]
     return categories
 
 
-def _check_annotation(
-    where: str,
-    annotation: dict[str, Any],
-    image: dict[str, Any],
-    problems: dict[str, list[Any]],
-    test_intersection: bool,
-) -> dict[str, Any] | None:
-    """Return a repaired annotation; None if it cannot be used."""
-    annotation_id = annotation["id"]
-    checked = {
-        "id": annotation_id,
-        "iscrowd": annotation.get("iscrowd", 0),
-        "bbox_mode": BoxMode.XYWH_ABS,
-    }
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            check_entry(where, {"segmentation": polygon}, {"segmentation": LIST})
-        polygons = [polygon for polygon in segmentation if is_polygon(polygon)]
-        if not polygons:
-            problems["has a mask without a valid polygon and is dropped"].append(annotation_id)
-            return None
-        if len(polygons) < len(segmentation):
-            problems["has a polygon of fewer than three corners, which is dropped"].append(
-                annotation_id
-            )
-        if test_intersection and any(map(is_self_intersecting, polygons)):
-            problems["has a self-intersecting polygon, filled by the even-odd rule"].append(
-                annotation_id
-            )
-        checked["segmentation"] = polygons
-    elif segmentation:
-        checked["segmentation"] = segmentation
-    if "segmentation" in checked:
-        check_segmentation(where, checked["segmentation"], image["height"], image["width"])
-    box = annotation.get("bbox") or _segmentation_box(checked.get("segmentation"), image)
-    if box is None:
-        problems["has neither box nor mask and is dropped"].append(annotation_id)
-        return None
-    clipped = _clip_box(box, image["width"], image["height"])
-    if clipped is None:
-        problems["has an empty box, or one outside its image, and is dropped"].append(annotation_id)
-        return None
-    if max(abs(a - b) for a, b in zip(clipped, box, strict=True)) > 1:
-        problems["has a box that extends beyond its image, which is clipped"].append(annotation_id)
-    checked["bbox"] = clipped
-    return checked
+def _is_root(category: dict[str, Any], others: list[dict[str, Any]]) -> bool:
+    """Return whether a category is the one that Roboflow adds to the classes."""
+    name = category.get("name")
+    if str(category.get("supercategory")).lower() != "none" or not isinstance(name, str):
+        return False
+    return all(other.get("supercategory") == name for other in others) or any(
+        isinstance(other.get("name"), str) and other["name"].strip().lower() == name.strip().lower()
+        for other in others
+    )
 
 
-def _segmentation_box(segmentation: Any, image: dict[str, Any]) -> list[float] | None:
-    """Return the xywh box of polygons, or of an RLE as pycocotools computes it."""
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        xs = [x for polygon in segmentation for x in polygon[0::2]]
-        ys = [y for polygon in segmentation for y in polygon[1::2]]
-        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    rle = to_rle(segmentation, image["height"], image["width"])
-    return [float(side) for side in mask_util.toBbox(rle)]
-
-
-def _clip_box(box: list[float], width: int, height: int) -> list[float] | None:
-    """Clip an xywh box to the image; None if nothing is left."""
-    if len(box) != 4 or not all(math.isfinite(side) for side in box):
-        return None
-    left, top = max(0.0, box[0]), max(0.0, box[1])
-    right, bottom = min(float(width), box[0] + box[2]), min(float(height), box[1] + box[3])
-    if right <= left or bottom <= top:
-        return None
-    return [left, top, right - left, bottom - top]
-
-
-def _warn(json_file: str | os.PathLike[str], problems: dict[str, list[Any]]) -> None:
-    for problem, ids in problems.items():
-        listed = ", ".join(str(number) for number in ids[:MAX_IDS_IN_WARNING])
-        more = len(ids) - MAX_IDS_IN_WARNING
-        others = f" (and {more} more)" if more > 0 else ""
-        logger.warning("%s: annotation %s%s %s", json_file, listed, others, problem)
+def category_ids_of(
+    path: str | os.PathLike[str], categories: list[Any], faults: EntryFaults
+) -> list[int]:
+    """Return the ids of the categories."""
+    ids: list[int] = []
+    for position, category in enumerate(categories):
+        where = f"{path}: category {position} of the list"
+        try:
+            number = read_field(where, require_entry(where, category), "id", WHOLE_NUMBER)
+        except DatasetError as error:
+            faults.add(error)
+            continue
+        if number in ids:
+            faults.add(DatasetError(f"{path}: two categories have the same id {number}"))
+        ids.append(number)
+    return ids

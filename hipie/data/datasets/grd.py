@@ -15,34 +15,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.data.io.gc import pause_garbage_collection
-from hipie.data.io.rle import check_segmentation, merge_rles, to_rle
-from hipie.data.io.safe_pickle import array_to_list, read_plain_pickle
-from hipie.data.io.validation import (
+from hipie.data.datasets.object_reader import ObjectReader
+from hipie.data.io.fields import (
     BOOLEAN,
-    FLAG,
-    INTEGER,
-    INTEGER_LIST,
-    NON_EMPTY_STRING,
-    STRING,
-    DatasetError,
-    check_entry,
-    check_image_size,
-    check_optional,
+    TEXT,
+    WHOLE_NUMBER,
+    WHOLE_NUMBERS,
+    EntryFaults,
+    read_field,
+    read_optional,
+    require_entry,
+    whole_number,
 )
+from hipie.data.io.gc import pause_garbage_collection
+from hipie.data.io.paths import missing_images
+from hipie.data.io.rle import to_rle
+from hipie.data.io.safe_pickle import array_to_list, read_plain_pickle
+from hipie.data.io.validation import DatasetError, check_image_size, shorten
 
 # Table (and name of its pickle) -> fields.
 TABLES = {
     "images": {
-        "file_name": STRING,
-        "height": INTEGER,
-        "width": INTEGER,
-        "anno_id": INTEGER_LIST,
+        "file_name": TEXT,
+        "height": WHOLE_NUMBER,
+        "width": WHOLE_NUMBER,
+        "anno_id": WHOLE_NUMBERS,
     },
-    "annotations": {"image_id": INTEGER, "sent_id": INTEGER_LIST},
-    "sentences": {"raw_sent": NON_EMPTY_STRING, "is_negative": BOOLEAN},
-    "groups": {"img_id": INTEGER_LIST, "inner_sent_id": INTEGER_LIST, "group_name": STRING},
+    "annotations": {"image_id": WHOLE_NUMBER, "sent_id": WHOLE_NUMBERS},
+    "sentences": {"raw_sent": TEXT, "is_negative": BOOLEAN},
+    "groups": {"img_id": WHOLE_NUMBERS, "inner_sent_id": WHOLE_NUMBERS, "group_name": TEXT},
 }
+# Fields that may be absent, and what they then are: D3 marks expressions of absence only.
+OPTIONAL = {"anno_id": [], "sent_id": [], "inner_sent_id": [], "is_negative": 0}
 Table = dict[int, dict[str, Any]]
 
 
@@ -70,26 +74,41 @@ def load_grd(
         order.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file, the entry and the invalid key.
+        FileNotFoundError, DatasetError: naming the files and their wrong entries.
     """
     folder = Path(pickles)
-    tables = {name: _read_table(folder, name) for name in TABLES}
+    faults = EntryFaults(folder)
+    tables = {name: _read_table(folder, name, faults) for name in TABLES}
+    faults.raise_if_any()
+    missing_images(tables["images"].values(), image_root)  # corrects the spelling of names
+    objects = ObjectReader(folder / "annotations.pkl", test_intersection=False, strict=True)
     all_ids = sorted(tables["sentences"])
     records = []
     for group_id, group in sorted(tables["groups"].items()):
         where = f"{folder / 'groups.pkl'}: group {group_id}"
         expressions = []
-        for sent_id in all_ids if inter_group else group["inner_sent_id"]:
-            row = _row(tables["sentences"], sent_id, where, "inner_sent_id")
-            if absence_expressions or not row["is_negative"]:
-                expressions.append(
-                    {"expression": row["raw_sent"], "sent_id": sent_id, "targets": []}
-                )
+        try:
+            for sent_id in all_ids if inter_group else group["inner_sent_id"]:
+                row = _row(tables["sentences"], sent_id, where, "inner_sent_id")
+                if absence_expressions or not row["is_negative"]:
+                    expressions.append(
+                        {"expression": row["raw_sent"], "sent_id": sent_id, "targets": []}
+                    )
+        except DatasetError as error:
+            faults.add(error)
         for image_id in group["img_id"]:
-            image = _row(tables["images"], image_id, where, "img_id")
-            record = _record(folder, tables["annotations"], image_id, image, expressions)
+            try:
+                image = _row(tables["images"], image_id, where, "img_id")
+                record = _record(
+                    folder, tables["annotations"], image_id, image, expressions, objects
+                )
+            except DatasetError as error:
+                faults.add(error)
+                continue
             record["file_name"] = os.path.join(image_root, image["file_name"])
             records.append({**record, "group_id": group_id, "group_name": group["group_name"]})
+    faults.raise_if_any()
+    objects.warn()
     if not any(record["expressions"] for record in records):
         raise DatasetError(f"{folder / 'groups.pkl'}: no group has an image and an expression")
     return records
@@ -138,22 +157,36 @@ class GroupSamples(Sequence[dict[str, Any]]):
         }
 
 
-def _read_table(folder: Path, name: str) -> Table:
+def _read_table(folder: Path, name: str, faults: EntryFaults) -> Table:
     path = folder / f"{name}.pkl"
     content = read_plain_pickle(path, arrays=True)
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected a dictionary, not a {type(content).__name__}")
     table: Table = {}
     for key, row in content.items():
-        if type(key) is not int:
-            raise DatasetError(f"{path}: the key {key!r} is not an integer")
-        where = f"{path}: entry {key}"
-        check_entry(where, row, {})
-        table[key] = {field: array_to_list(value) for field, value in row.items()}
-        check_entry(where, table[key], TABLES[name])
-        if name == "images":
-            check_image_size(where, table[key]["height"], table[key]["width"])
+        try:
+            number = whole_number(key)
+            if number is None:
+                raise DatasetError(f"{path}: the key {shorten(key)} is not an integer")
+            if number in table:
+                raise DatasetError(f"{path}: two entries have the key {number}")
+            table[number] = _read_row(f"{path}: entry {number}", row, name)
+        except DatasetError as error:
+            faults.add(error)
     return table
+
+
+def _read_row(where: str, row: Any, name: str) -> dict[str, Any]:
+    """Return a row of a table with its fields in standard form."""
+    entry = {key: array_to_list(value) for key, value in require_entry(where, row).items()}
+    for key, kind in TABLES[name].items():
+        if key in OPTIONAL:
+            entry[key] = read_optional(where, entry, key, kind, OPTIONAL[key])
+        else:
+            entry[key] = read_field(where, entry, key, kind)
+    if name == "images":
+        check_image_size(where, entry["height"], entry["width"])
+    return entry
 
 
 def _row(table: Table, row_id: int, where: str, key: str) -> dict[str, Any]:
@@ -168,6 +201,7 @@ def _record(
     image_id: int,
     image: dict[str, Any],
     expressions: list[dict[str, Any]],
+    objects: ObjectReader,
 ) -> dict[str, Any]:
     height, width = image["height"], image["width"]
     image_annotations: list[dict[str, Any]] = []
@@ -180,7 +214,18 @@ def _record(
         for sent_id in annotation["sent_id"]:
             targets[sent_id].append(len(image_annotations))
         where = f"{folder / 'annotations.pkl'}: annotation {annotation_id}"
-        image_annotations.append(_coco_annotation(where, annotation_id, annotation, height, width))
+        mask_only = {key: value for key, value in annotation.items() if key != "bbox"}
+        checked = objects.read(where, annotation_id, mask_only, height, width)
+        if checked is None:
+            raise DatasetError(f"{where} has no pixel in its image")
+        image_annotations.append(
+            {
+                "id": annotation_id,
+                "segmentation": to_rle(checked["segmentation"], height, width),
+                "category_id": 1,
+                "iscrowd": 0,
+            }
+        )
     return {
         "height": height,
         "width": width,
@@ -193,31 +238,3 @@ def _record(
             for entry in expressions
         ],
     }
-
-
-def _coco_annotation(
-    where: str, annotation_id: int, annotation: dict[str, Any], height: int, width: int
-) -> dict[str, Any]:
-    """Convert an annotation to COCO's format; several RLEs are joined."""
-    check_optional(where, annotation, {"iscrowd": FLAG})
-    if "segmentation" not in annotation:
-        raise DatasetError(f'{where} has no "segmentation"')
-    segmentation = annotation["segmentation"]
-    segmentations = (
-        segmentation
-        if isinstance(segmentation, list) and _is_rle_list(segmentation)
-        else [segmentation]
-    )
-    for segmentation in segmentations:
-        check_segmentation(where, segmentation, height, width)
-    rles = [to_rle(segmentation, height, width) for segmentation in segmentations]
-    return {
-        "id": annotation_id,
-        "segmentation": merge_rles(rles, height, width),
-        "category_id": 1,
-        "iscrowd": 0,
-    }
-
-
-def _is_rle_list(values: list[Any]) -> bool:
-    return bool(values) and all(isinstance(value, dict) for value in values)

@@ -11,40 +11,44 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hipie.data.datasets.object_reader import ObjectReader
+from hipie.data.io.fields import (
+    ENTRIES,
+    IDENTIFIER,
+    TEXT,
+    WHOLE_NUMBER,
+    WHOLE_NUMBER_OR_LIST,
+    EntryFaults,
+    images_by_id,
+    read_field,
+    read_optional,
+    require_entry,
+    whole_number,
+)
 from hipie.data.io.gc import pause_garbage_collection
 from hipie.data.io.json_file import read_json
-from hipie.data.io.rle import check_segmentation
+from hipie.data.io.paths import missing_images
 from hipie.data.io.safe_pickle import read_plain_pickle
-from hipie.data.io.validation import (
-    FLAG,
-    INTEGER,
-    INTEGER_OR_LIST,
-    LIST,
-    NON_EMPTY_STRING,
-    STRING,
-    XYWH_BOX,
-    DatasetError,
-    check_entry,
-    check_optional,
-    images_by_id,
-)
+from hipie.data.io.validation import DatasetError, shorten
 
 logger = logging.getLogger(__name__)
 
 REF_FIELDS = {
-    "ref_id": INTEGER,
-    "image_id": INTEGER,
-    "ann_id": INTEGER_OR_LIST,
-    "split": STRING,
-    "sentences": LIST,
+    "ref_id": WHOLE_NUMBER,
+    "image_id": IDENTIFIER,
+    "ann_id": WHOLE_NUMBER_OR_LIST,
+    "split": TEXT,
 }
-# Fields of an expression that records keep.
-EXPRESSION_FIELDS = ("sent_id", "kind", "held_out")
-ANNOTATION_FIELDS = ("id", "bbox", "segmentation", "category_id")
-MAX_ERRORS_IN_WARNING = 5
+# Fields of an expression that records keep, beside `sent_id`.
+EXPRESSION_FIELDS = ("kind", "held_out")
+NO_ANNOTATION = -1
+ABOUT_CROWD = "expression about a crowd"
+"""Reason in `left_out` of records."""
 
 
 @pause_garbage_collection()
@@ -59,6 +63,9 @@ def load_refcoco(
 ) -> list[dict[str, Any]]:
     """Read the expressions of one split, grouped by image.
 
+    An expression about crowds (`iscrowd` 1) only has no mask to learn or to compare, and is left
+    out with a warning.
+
     Args:
         refs_file: RefCOCO's `refs(*).p` or gRefCOCO's `grefs(*).json` (or the same as `.p`).
         instances_json: objects in COCO's format; its `file_name` is the path of an image.
@@ -72,30 +79,59 @@ def load_refcoco(
     Returns:
         Records with `file_name`, `height`, `width`, `image_id`, `annotations` (COCO) and
         `expressions`: dicts with `expression`, `ref_id`, `sent_id` and `targets` (positions in
-        `annotations`; empty = no target). Sorted by image id.
+        `annotations`; empty = no target). Sorted by image id. `left_out` has the number of
+        expressions that are left out, by reason, if there are any.
 
     Raises:
-        FileNotFoundError, DatasetError: naming the file, the entry and the invalid key.
+        FileNotFoundError, DatasetError: naming the file and its wrong entries (the first ten), or
+            the split if it has no expression.
     """
     instances = _Instances(instances_json, image_root)
-    records: dict[int, dict[str, Any]] = {}
-    errors: list[str] = []
-    for position, ref in enumerate(read_refs(refs_file)):
+    records: dict[int | str, dict[str, Any]] = {}
+    faults = EntryFaults(refs_file)
+    left_out: Counter[str] = Counter()
+    for position, entry in enumerate(read_refs(refs_file)):
         try:
-            _check_ref(f"{refs_file}: entry {position}", ref, text_field)
+            ref = _read_ref(f"{refs_file}: entry {position}", entry, text_field)
             if in_split(ref["split"], split):
-                _add_ref(records, instances, ref, f"{refs_file}: ref {ref['ref_id']}", text_field)
+                where = f"{refs_file}: ref {ref['ref_id']}"
+                _add_ref(records, instances, ref, where, left_out)
         except DatasetError as error:
-            if not skip_broken:
-                raise
-            errors.append(str(error))
-    if errors:
-        more = len(errors) - MAX_ERRORS_IN_WARNING
-        others = f" (and {more} more)" if more > 0 else ""
-        logger.warning("Skipped: %s%s", "; ".join(errors[:MAX_ERRORS_IN_WARNING]), others)
+            faults.add(error)
+    if not skip_broken:
+        faults.raise_if_any()
+    elif faults:
+        logger.warning("Skipped in %s: %s", refs_file, faults.summary())
     if not records:
         raise DatasetError(f'{refs_file}: no ref belongs to the split "{split}"')
-    return [records[key] for key in sorted(records)]
+    _warn_of_crowds(refs_file, split, left_out)
+    instances.warn()
+    if left_out["expressions"] and not any(record["expressions"] for record in records.values()):
+        raise DatasetError(
+            f'{refs_file}: all {left_out["expressions"]} expressions of the split "{split}" are '
+            "about crowds (iscrowd 1)"
+        )
+    return [records[key] for key in sorted(records, key=lambda key: (isinstance(key, str), key))]
+
+
+def _warn_of_crowds(
+    refs_file: str | os.PathLike[str], split: str, left_out: Mapping[str, int]
+) -> None:
+    if left_out.get("expressions"):
+        logger.warning(
+            '%s: %d expressions of the split "%s" are about crowds (iscrowd 1) and are left out',
+            refs_file,
+            left_out["expressions"],
+            split,
+        )
+    if left_out.get("targets"):
+        logger.warning(
+            '%s: %d expressions of the split "%s" are about objects and crowds (iscrowd 1); the '
+            "crowds are left out",
+            refs_file,
+            left_out["targets"],
+            split,
+        )
 
 
 def read_refs(path: str | os.PathLike[str]) -> list[Any]:
@@ -118,43 +154,43 @@ def in_split(ref_split: str, split: str) -> bool:
     return split in ref_split if split == "test" else ref_split == split
 
 
-def _check_ref(where: str, ref: Any, text_field: str) -> None:
-    check_entry(where, ref, REF_FIELDS)
-    for position, entry in enumerate(ref["sentences"]):
-        _check_expression(f'{where}, "sentences" {position}', entry, text_field)
+def _read_ref(where: str, entry: Any, text_field: str) -> dict[str, Any]:
+    """Return a ref with its fields in standard form."""
+    require_entry(where, entry)
+    ref = {key: read_field(where, entry, key, kind) for key, kind in REF_FIELDS.items()}
+    if "sentences" in entry:
+        expressions = read_optional(where, entry, "sentences", ENTRIES, [])
+    else:
+        raise DatasetError(f'{where} has no "sentences"')
+    ref["source"] = entry.get("source")
+    ref["expressions"] = [
+        _read_expression(f'{where}, "sentences" {position}', expression, text_field)
+        for position, expression in enumerate(expressions)
+    ]
+    return ref
 
 
-def _check_expression(where: str, entry: Any, text_field: str) -> None:
-    if _is_complete(entry, text_field):
-        return
-    check_entry(where, entry, {})
-    if text_field not in entry and "sent" not in entry:
-        raise DatasetError(f'{where} has no "sent"')
-    check_optional(where, entry, {"raw": STRING, "sent": STRING, "sent_id": INTEGER})
-    check_entry(where, {"sent": _text(entry, text_field)}, {"sent": NON_EMPTY_STRING})
-
-
-def _is_complete(entry: Any, text_field: str) -> bool:
-    """Return whether an expression has all fields: a fast test that nearly all entries pass."""
-    return (
-        type(entry) is dict
-        and type(entry.get("raw")) is str
-        and type(entry.get("sent")) is str
-        and INTEGER.test(entry.get("sent_id"))
-        and bool(entry[text_field].strip())
-    )
-
-
-def _text(entry: dict[str, Any], text_field: str) -> str:
-    return entry.get(text_field) or entry.get("sent") or entry.get("raw", "")
+def _read_expression(where: str, entry: Any, text_field: str) -> dict[str, Any]:
+    """Return an expression with the fields that records keep."""
+    require_entry(where, entry)
+    texts = {key: read_optional(where, entry, key, TEXT) for key in (text_field, "sent", "raw")}
+    text = next((text for text in texts.values() if text is not None), None)
+    if text is None:
+        value = f", not {shorten(entry['sent'])}" if "sent" in entry else ""
+        raise DatasetError(f'{where} has no "{text_field}" and no "sent" that is a text{value}')
+    fields = {key: entry[key] for key in EXPRESSION_FIELDS if key in entry}
+    sent_id = read_optional(where, entry, "sent_id", WHOLE_NUMBER)
+    if sent_id is not None:
+        fields["sent_id"] = sent_id
+    return {"expression": text, **fields}
 
 
 def _add_ref(
-    records: dict[int, dict[str, Any]],
+    records: dict[int | str, dict[str, Any]],
     instances: _Instances,
     ref: dict[str, Any],
     where: str,
-    text_field: str,
+    left_out: Counter[str],
 ) -> None:
     """Add the expressions and objects of a ref to its image's record, unless one is invalid."""
     image = instances.images.get(ref["image_id"])
@@ -164,24 +200,26 @@ def _add_ref(
         )
     annotations = [instances.annotation(number, image, where) for number in _annotation_ids(ref)]
     record = records.setdefault(image["id"], instances.empty_record(image))
+    crowds = [annotation for annotation in annotations if annotation["iscrowd"]]
+    if crowds and len(crowds) == len(annotations):
+        count = len(ref["expressions"])
+        left_out["expressions"] += count
+        if count:
+            reasons = record.setdefault("left_out", {})
+            reasons[ABOUT_CROWD] = reasons.get(ABOUT_CROWD, 0) + count
+        return
+    left_out["targets"] += len(ref["expressions"]) if crowds else 0
     targets = [_position(record, annotation) for annotation in annotations]
     targets = [t for t in targets if not record["annotations"][t]["iscrowd"]]
-    for entry in ref["sentences"]:
-        record["expressions"].append(
-            {
-                "expression": _text(entry, text_field),
-                "targets": targets,
-                "ref_id": ref["ref_id"],
-                **{key: entry[key] for key in EXPRESSION_FIELDS if key in entry},
-            }
-        )
+    for expression in ref["expressions"]:
+        record["expressions"].append({**expression, "targets": targets, "ref_id": ref["ref_id"]})
 
 
 def _annotation_ids(ref: dict[str, Any]) -> list[int]:
-    if ref.get("source") == "zero":
+    if ref["source"] == "zero":
         return []
     numbers = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    return [number for number in numbers if number != -1]
+    return [number for number in numbers if number != NO_ANNOTATION]
 
 
 def _position(record: dict[str, Any], annotation: dict[str, Any]) -> int:
@@ -198,16 +236,27 @@ class _Instances:
 
     def __init__(self, path: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> None:
         content = read_json(path, ("images", "annotations"))
+        faults = EntryFaults(path)
         self.path = path
         self.image_root = image_root
-        self.images = images_by_id(path, content)
-        self.annotations: dict[int, dict[str, Any]] = {}
+        self.images = images_by_id(path, content, faults)
+        missing_images(self.images.values(), image_root)  # corrects the spelling of names
+        self.annotations: dict[int, Any] = {}
         for position, entry in enumerate(content["annotations"]):
-            if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-                check_entry(f"{path}: annotation {position} of the list", entry, {"id": INTEGER})
-            if entry["id"] in self.annotations:
-                raise DatasetError(f'{path}: two annotations have the "id" {entry["id"]}')
-            self.annotations[entry["id"]] = entry
+            number = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+            try:
+                if number is None:
+                    where = f"{path}: annotation {position} of the list"
+                    number = read_field(where, require_entry(where, entry), "id", WHOLE_NUMBER)
+                if number in self.annotations:
+                    raise DatasetError(f'{path}: two annotations have the "id" {number}')
+            except DatasetError as error:
+                faults.add(error)
+                continue
+            self.annotations[number] = entry
+        faults.raise_if_any()
+        self._objects = ObjectReader(path, test_intersection=False, strict=True)
+        self._checked: dict[int, dict[str, Any]] = {}
 
     def annotation(self, annotation_id: int, image: dict[str, Any], where: str) -> dict[str, Any]:
         """Check an annotation and return the fields that records keep.
@@ -219,17 +268,25 @@ class _Instances:
             raise DatasetError(f"{where} names annotation {annotation_id}, which does not exist")
         entry = self.annotations[annotation_id]
         name = f"{self.path}: annotation {annotation_id}"
-        check_entry(name, entry, {"image_id": INTEGER})
-        if entry["image_id"] != image["id"]:
+        image_id = read_field(name, entry, "image_id", IDENTIFIER)
+        if image_id != image["id"]:
             raise DatasetError(
-                f"{where} names annotation {annotation_id}, which is of image {entry['image_id']}"
+                f"{where} names annotation {annotation_id}, which is of image {image_id}"
             )
-        check_optional(name, entry, {"bbox": XYWH_BOX, "category_id": INTEGER, "iscrowd": FLAG})
-        if "segmentation" not in entry:
-            raise DatasetError(f'{name} has no "segmentation"')
-        check_segmentation(name, entry["segmentation"], image["height"], image["width"])
-        fields = {key: entry[key] for key in ANNOTATION_FIELDS if key in entry}
-        return {**fields, "iscrowd": int(entry.get("iscrowd", 0))}
+        if annotation_id not in self._checked:
+            category_id = read_optional(name, entry, "category_id", WHOLE_NUMBER)
+            checked = self._objects.read(
+                name, annotation_id, entry, image["height"], image["width"]
+            )
+            if checked is None:
+                raise DatasetError(f"{name} has no pixel in its image")
+            category = {} if category_id is None else {"category_id": category_id}
+            self._checked[annotation_id] = {"id": annotation_id, **checked, **category}
+        return self._checked[annotation_id]
+
+    def warn(self) -> None:
+        """Log what was repaired."""
+        self._objects.warn()
 
     def empty_record(self, image: dict[str, Any]) -> dict[str, Any]:
         """Return the record of an image without expressions."""

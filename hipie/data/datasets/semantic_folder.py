@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hipie.data.image_io import ImageError, open_image
+from hipie.data.io.fields import images_by_id
 from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
-from hipie.data.io.validation import DatasetError, images_by_id
+from hipie.data.io.validation import DatasetError
 from hipie.errors import MissingFileError
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hipie.data.datasets.object_reader import ObjectReader
+from hipie.data.io.fields import (
+    IDENTIFIER,
+    WHOLE_NUMBER,
+    EntryFaults,
+    images_by_id,
+    read_field,
+    require_entry,
+    require_image,
+)
 from hipie.data.io.gc import pause_garbage_collection
 from hipie.data.io.json_file import read_json
-from hipie.data.io.rle import check_segmentation
-from hipie.data.io.validation import (
-    INTEGER,
-    NON_EMPTY_STRINGS,
-    XYWH_BOX,
-    DatasetError,
-    check_entry,
-    check_optional,
-    images_by_id,
-)
+from hipie.data.io.paths import missing_images
+from hipie.data.io.validation import NON_EMPTY_STRINGS, DatasetError, check_entry
 
 
 @pause_garbage_collection()
@@ -42,14 +44,22 @@ def load_uninext_refer(
         FileNotFoundError, DatasetError: naming the file, the entry and the invalid key.
     """
     content = read_json(json_file, ("images", "annotations"))
-    images = images_by_id(json_file, content)
-    annotations = _annotation_by_image(json_file, content["annotations"], images)
+    faults = EntryFaults(json_file)
+    images = images_by_id(json_file, content, faults)
+    missing_images(images.values(), image_root)  # corrects the spelling of names
+    annotations, refused = _annotation_by_image(json_file, content["annotations"], images, faults)
     records = []
     for image_id, image in images.items():
         where = f"{json_file}: image {image_id}"
-        check_entry(where, image, {"expressions": NON_EMPTY_STRINGS})
-        if image_id not in annotations:
-            raise DatasetError(f"{where} has no annotation")
+        try:
+            check_entry(where, image, {"expressions": NON_EMPTY_STRINGS})
+            if image_id not in annotations and image_id not in refused:
+                raise DatasetError(f"{where} has no annotation")
+        except DatasetError as error:
+            faults.add(error)
+            continue
+        if image_id in refused:
+            continue
         records.append(
             {
                 "file_name": os.path.join(image_root, image["file_name"]),
@@ -63,27 +73,42 @@ def load_uninext_refer(
                 ],
             }
         )
+    faults.raise_if_any()
     return records
 
 
 def _annotation_by_image(
-    path: str | os.PathLike[str], entries: list[Any], images: dict[int, Any]
-) -> dict[int, dict[str, Any]]:
-    """Check the annotations and index them by image id."""
-    annotations: dict[int, dict[str, Any]] = {}
+    path: str | os.PathLike[str],
+    entries: list[Any],
+    images: dict[int | str, dict[str, Any]],
+    faults: EntryFaults,
+) -> tuple[dict[int | str, dict[str, Any]], set[int | str]]:
+    """Check the annotations.
+
+    Returns:
+        The annotations by image id, and the ids of images whose annotation is wrong.
+    """
+    objects = ObjectReader(path, test_intersection=False, strict=True)
+    annotations: dict[int | str, dict[str, Any]] = {}
+    refused: set[int | str] = set()
     for position, entry in enumerate(entries):
-        check_entry(f"{path}: annotation {position}", entry, {"id": INTEGER, "image_id": INTEGER})
-        where = f"{path}: annotation {entry['id']}"
-        image_id = entry["image_id"]
-        image = images.get(image_id)
-        if image is None:
-            raise DatasetError(f"{where} is of image {image_id}, which is not listed")
-        if image_id in annotations:
-            raise DatasetError(f"{where} is the second annotation of image {image_id}")
-        check_optional(where, entry, {"bbox": XYWH_BOX})
-        if "segmentation" not in entry:
-            raise DatasetError(f'{where} has no "segmentation"')
-        check_segmentation(where, entry["segmentation"], image["height"], image["width"])
-        fields = {key: entry[key] for key in ("id", "bbox", "segmentation") if key in entry}
-        annotations[image_id] = {**fields, "category_id": 1, "iscrowd": 0}
-    return annotations
+        image_id = None
+        try:
+            where = f"{path}: annotation {position}"
+            number = read_field(where, require_entry(where, entry), "id", WHOLE_NUMBER)
+            image_id = read_field(where, entry, "image_id", IDENTIFIER)
+            where = f"{path}: annotation {number}"
+            image = require_image(where, images, image_id, faults)
+            if image is None:
+                continue
+            if image_id in annotations:
+                raise DatasetError(f"{where} is the second annotation of image {image_id}")
+            checked = objects.read(where, number, entry, image["height"], image["width"])
+            if checked is not None:
+                annotations[image_id] = {"id": number, **checked, "category_id": 1, "iscrowd": 0}
+        except DatasetError as error:
+            faults.add(error)
+            if image_id is not None:
+                refused.add(image_id)
+    objects.warn()
+    return annotations, refused

@@ -13,7 +13,7 @@ from hipie.errors import MissingFileError, cause_of
 
 
 def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
-    """Read a JSON file.
+    """Read a JSON file in UTF-8, or in UTF-16 or UTF-32; a byte order mark is skipped.
 
     Args:
         path: the file.
@@ -30,7 +30,8 @@ def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
     if not path.exists():
         raise MissingFileError(f"{path}: there is no such annotation file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        content = json.loads(data.decode(json.detect_encoding(data)))
     except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.
         raise DatasetError(f"{path}: this is not a JSON file ({cause_of(error)})") from error
     for key in lists:

@@ -16,6 +16,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 
+from hipie.data.io.fields import finite_number, is_absent, whole_number
 from hipie.data.io.validation import DatasetError, shorten
 
 RLE = dict[str, Any]
@@ -24,6 +25,49 @@ MAX_GROUPS = 8
 """Five-bit groups that one run length may have."""
 MIN_COORDINATES = 6
 """Coordinates of a polygon of three corners."""
+SIDES_PER_BLOCK = 256
+"""Consecutive sides of a polygon that are compared with others at a time."""
+
+Segmentation = list[list[float]] | RLE
+"""Polygons, each a flat list x, y, x, y, ..., or an RLE."""
+
+
+def parse_segmentation(where: str, value: Any, height: int, width: int) -> Segmentation | None:
+    """Convert the `segmentation` of a file to polygons or one RLE.
+
+    Polygons may be flat lists or lists of points, a single one need not be in a list; numbers may
+    be texts. An RLE may have floats as `counts`, and several are joined. Polygons are not checked
+    for their number of corners, RLEs are checked completely.
+
+    Args:
+        where: the file and the annotation, for error messages.
+        value: the parsed `segmentation`, of any type.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
+
+    Returns:
+        Polygons or an RLE that `to_rle` accepts; None where the field is absent.
+
+    Raises:
+        DatasetError: naming the file, the annotation and the fault.
+    """
+    if is_absent(value):
+        return None
+    if isinstance(value, dict):
+        return _parse_rle(where, value, height, width)
+    if not isinstance(value, list | tuple):
+        raise DatasetError(
+            f'{where}: its "segmentation" is neither polygons nor an RLE but {shorten(value)}'
+        )
+    if all(isinstance(element, dict) for element in value):
+        parsed = [_parse_rle(where, element, height, width) for element in value]
+        rles = [to_rle(rle, height, width) for rle in parsed if rle is not None]
+        return _as_text(merge_rles(rles, height, width)) if rles else None
+    if not any(isinstance(element, list | tuple | dict) for element in value):
+        return [_parse_polygon(where, value)]
+    if len(value) > 2 and all(_is_point(element) for element in value):
+        return [_parse_polygon(where, value)]
+    return [_parse_polygon(where, polygon) for polygon in value]
 
 
 def check_segmentation(where: str, segmentation: Any, height: int, width: int) -> None:
@@ -115,21 +159,107 @@ def is_polygon(points: Sequence[float]) -> bool:
 def is_self_intersecting(points: Sequence[float]) -> bool:
     """Return whether two sides of a closed polygon cross properly (touching does not count).
 
+    Sides are compared by blocks of consecutive ones whose bounding boxes overlap, so that memory
+    does not grow with the square of their number.
+
     Args:
-        points: flat x, y, x, y, ... of N corners; N^2 comparisons.
+        points: flat x, y, x, y, ... of N corners.
     """
-    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    start, end = corners, np.roll(corners, -1, axis=0)
-    start_side = _orientation(start[:, None], end[:, None], start[None])
-    end_side = _orientation(start[:, None], end[:, None], end[None])
-    separated = start_side * end_side < 0
-    return bool((separated & separated.T).any())
+    start = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    end = np.roll(start, -1, axis=0)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    borders = np.arange(0, len(start), SIDES_PER_BLOCK)
+    block_low = np.minimum.reduceat(low, borders)
+    block_high = np.maximum.reduceat(high, borders)
+    for block, first in enumerate(borders):
+        own = slice(first, first + SIDES_PER_BLOCK)
+        near = (block_low <= block_high[block]).all(1) & (block_high >= block_low[block]).all(1)
+        for other in np.flatnonzero(near[block:]) + block:
+            others = slice(borders[other], borders[other] + SIDES_PER_BLOCK)
+            if _sides_cross(start[own], end[own], start[others], end[others]):
+                return True
+    return False
+
+
+def _sides_cross(
+    start: NDArray[Any], end: NDArray[Any], other_start: NDArray[Any], other_end: NDArray[Any]
+) -> bool:
+    """Return whether a side of N crosses properly one of M others."""
+    apart = _orientation(start[:, None], end[:, None], other_start[None])
+    apart *= _orientation(start[:, None], end[:, None], other_end[None])
+    if not (apart < 0).any():
+        return False
+    other_apart = _orientation(other_start[None], other_end[None], start[:, None])
+    other_apart *= _orientation(other_start[None], other_end[None], end[:, None])
+    return bool(((apart < 0) & (other_apart < 0)).any())
 
 
 def _orientation(origin: NDArray[Any], end: NDArray[Any], point: NDArray[Any]) -> NDArray[Any]:
     """Return the sign of the cross product of origin->end and origin->point."""
     side, offset = end - origin, point - origin
     return np.sign(side[..., 0] * offset[..., 1] - side[..., 1] * offset[..., 0])
+
+
+def _parse_rle(where: str, value: dict[str, Any], height: int, width: int) -> RLE | None:
+    """Return an RLE with integers; None if it has no `counts`."""
+    counts, size = value.get("counts"), value.get("size")
+    if is_absent(counts) and (is_absent(size) or "counts" in value):
+        return None
+    if isinstance(counts, list | tuple):
+        parsed = [whole_number(count) for count in counts]
+        counts = counts if None in parsed else parsed
+    if isinstance(size, list | tuple):
+        sides = [whole_number(side) for side in size]
+        size = size if None in sides else sides
+    rle = {"size": [height, width] if is_absent(size) else size, "counts": counts}
+    fault = _rle_fault(rle, height, width)
+    if fault:
+        raise DatasetError(f'{where}: its "segmentation" {fault}')
+    return rle
+
+
+def _as_text(rle: RLE) -> RLE:
+    """Return a compressed RLE whose counts are a string, as in files."""
+    counts = rle["counts"]
+    return {
+        "size": list(rle["size"]),
+        "counts": counts.decode() if type(counts) is bytes else counts,
+    }
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and not any(map(_is_list, value))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict)
+
+
+def _parse_polygon(where: str, value: Any) -> list[float]:
+    """Return a polygon as a flat list of numbers, which may be NaN; [] for a placeholder."""
+    if isinstance(value, list | tuple) and {int, float}.issuperset(map(type, value)):
+        return value if isinstance(value, list) else list(value)
+    if is_absent(value):
+        return []
+    if not isinstance(value, list | tuple):
+        raise DatasetError(f'{where}: its "segmentation" has the polygon {shorten(value)}')
+    if all(map(_is_point, value)):
+        value = [coordinate for point in value for coordinate in point]
+    return [_coordinate(where, coordinate) for coordinate in value]
+
+
+def _coordinate(where: str, value: Any) -> float:
+    if type(value) in (int, float):
+        number: float = value
+        return number
+    if is_absent(value) and not _is_list(value):
+        return math.nan
+    parsed = finite_number(value)
+    if parsed is None:
+        raise DatasetError(
+            f'{where}: its "segmentation" has a coordinate that is not a number: {shorten(value)}'
+        )
+    return parsed
 
 
 def _rle_fault(rle: RLE, height: int, width: int) -> str | None:

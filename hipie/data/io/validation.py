@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,38 +134,6 @@ def check_image_size(where: str, height: Any, width: Any) -> None:
             f'{where}: its "height" and "width" make {height * width} pixels; at most '
             f"{MAX_PIXELS} are supported"
         )
-
-
-def images_by_id(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[Any, Any]:
-    """Check the `images` of a COCO file and index them by id.
-
-    Args:
-        path: the file, for error messages.
-        content: its content, with the list `images`.
-
-    Returns:
-        id -> entry of `images`, sorted by id.
-
-    Raises:
-        DatasetError: if an image lacks a field or has an invalid value, or two share an id.
-    """
-    images: dict[Any, Any] = {}
-    for position, image in enumerate(content["images"]):
-        if not isinstance(image, dict):
-            raise DatasetError(f"{path}: image {position} of the list is not a dictionary")
-        where = f"{path}: image {shorten(image.get('id', image))}"
-        for key in ("id", "file_name", "height", "width"):
-            if key not in image:
-                raise DatasetError(f'{where} has no "{key}"')
-        if type(image["id"]) not in (int, str):
-            raise DatasetError(f'{where}: its "id" must be an integer or a string')
-        if not isinstance(image["file_name"], str) or not image["file_name"]:
-            raise DatasetError(f'{where}: its "file_name" must be a non-empty string')
-        check_image_size(where, image["height"], image["width"])
-        if image["id"] in images:
-            raise DatasetError(f"{path}: two images have the id {image['id']}")
-        images[image["id"]] = image
-    return {key: images[key] for key in sorted(images, key=lambda key: (isinstance(key, str), key))}
 
 
 def shorten(value: Any) -> str:

@@ -4,10 +4,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hipie.data.datasets import DatasetError, load_coco_panoptic, load_part_maps
+
+# Segment 260 has 18 pixels, segment 2 has 4, 2 pixels are void.
+IDS = np.array([[260] * 6, [260] * 6, [260] * 6, [2] * 4 + [0] * 2])
+
+
+def write_map(folder: Path, ids: np.ndarray, name: str = "a.png", channels: int = 1) -> None:
+    """Write a panoptic map; `channels` -1 exchanges red and blue."""
+    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
+    (folder / "png").mkdir(exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(colours[:, :, ::channels])).save(folder / "png" / name)
 
 
 def content() -> dict:
@@ -25,6 +36,7 @@ def content() -> dict:
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[dict], list[dict]]:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg")
+    write_map(tmp_path, IDS)
 
     def write_and_load(written: dict) -> list[dict]:
         (tmp_path / "p.json").write_text(json.dumps(written))
@@ -79,3 +91,43 @@ def test_images_without_a_part_map_are_left_out(tmp_path: Path) -> None:
     assert record["part_seg_file_name"] == str(tmp_path / "parts" / "b.png")
     with pytest.raises(DatasetError, match="nowhere: there is no label map"):
         load_part_maps(tmp_path / "p.json", tmp_path / "nowhere", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": 0}, '"id" is 0, which stands for pixels without a segment'),
+        ({"id": 2}, 'image 3 has two segments with the "id" 2'),
+        ({"area": 1}, r'segment 260 of image 3: "area" is 1, but it has 18 pixels in .*a\.png'),
+        ({"iscrowd": 3}, 'segment 260 of image 3: "iscrowd" must be 0 or 1, not 3'),
+    ],
+)
+def test_segments_that_make_pq_wrong_are_refused(load: Callable, change: dict, words: str) -> None:
+    bad = content()
+    bad["annotations"][0]["segments_info"][0].update(change)
+    with pytest.raises(DatasetError, match=words):
+        load(bad)
+
+
+def test_area_is_counted_and_crowd_is_0_where_they_are_absent(load: Callable) -> None:
+    written = content()
+    written["annotations"][0]["segments_info"][1]["area"] = 4.0
+    (record,) = load(written)
+    assert [(s["area"], s["iscrowd"]) for s in record["segments_info"]] == [(18, 0), (4, 0)]
+    del written["annotations"][0]["file_name"]
+    assert load(written) == [record]
+
+
+def test_all_wrong_segments_are_named(load: Callable) -> None:
+    bad = content()
+    bad["annotations"][0]["segments_info"] = [{"id": 0, "category_id": 5}, {"id": 2}, "x"]
+    with pytest.raises(DatasetError, match=r"3 entries are wrong.*is 0.*category_id.*not 'x'"):
+        load(bad)
+
+
+def test_a_map_in_bgr_order_is_named(load: Callable, tmp_path: Path) -> None:
+    write_map(tmp_path, np.where(IDS == 260, 70000, IDS), channels=-1)
+    bad = content()
+    bad["annotations"][0]["segments_info"][0]["id"] = 70000
+    with pytest.raises(DatasetError, match=r"a\.png: .*BGR"):
+        load(bad)

@@ -86,6 +86,6 @@ def test_invalid_tables_are_named(tmp_path: Path) -> None:
     write(tmp_path, trees.grd_tables() | {"images": [1]})
     with pytest.raises(DatasetError, match=r"images\.pkl: expected a dictionary, not a list"):
         load_grd(tmp_path, "")
-    write(tmp_path, trees.grd_tables() | {"images": {"1": {}}})
-    with pytest.raises(DatasetError, match=r"images\.pkl: the key '1' is not an integer"):
+    write(tmp_path, trees.grd_tables() | {"images": {"one": {}}})
+    with pytest.raises(DatasetError, match=r"images\.pkl: the key 'one' is not an integer"):
         load_grd(tmp_path, "")

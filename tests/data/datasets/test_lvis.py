@@ -64,7 +64,7 @@ def test_records(load, tmp_path) -> None:
     [
         (lambda c: c["annotations"][0].update(category_id=8), "annotation 1 has the unknown cat"),
         (lambda c: c["annotations"][0].update(image_id=8), "image 8, which the file does not list"),
-        (lambda c: c["annotations"][0].pop("bbox"), 'annotation 1 has no "bbox"'),
+        (lambda c: c["annotations"][0].update(bbox=[1]), 'annotation 1: "bbox" must be four'),
         (lambda c: c["images"][0].update(neg_category_ids=[8]), "image 9 has the unknown cat"),
         (lambda c: c["images"][0].pop("coco_url"), 'image 0 of the list has no "coco_url"'),
         (lambda c: c["images"][1].update(file_name="train2017/3.jpg"), r'"train2017/3\.jpg" of'),
