@@ -18,7 +18,19 @@ from hipie.data.image_io import resized_shape
 from hipie.data.label_values import MASK_BACKGROUND
 
 IMAGE_PADDING = 128
-_SIDE = re.compile(r"\b(left|right)(?=(most|ward|wards|er|hand|side|ish|est)?\b)", re.IGNORECASE)
+# "left" and "right" alone, with "_" or "-" beside them, in compounds with another place ("topleft",
+# "left_hand", "leftmost") and in what RefCOCO's annotators write for them; not in "bright",
+# "upright", "leftover" or "rights".
+_PLACES = (
+    *("top", "bottom", "upper", "lower", "center", "centre", "middle", "mid", "front", "back"),
+    *("rear", "far", "most", "corner", "edge"),
+)
+_BEFORE = "|".join([r"(?<![^\W\d_])", *(f"(?<={place})" for place in _PLACES)])
+_AFTER = "|".join((*_PLACES, "wards?", "er", "hand(?:ed|er)?", "sided?", "ish", "est", "y", "ies?"))
+_SIDE = re.compile(
+    rf"(?:{_BEFORE})(left|right|lft|rght|rgt|rigth|rihgt|rt)(?=(?:{_AFTER})?(?![^\W\d_]))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -128,15 +140,15 @@ def resize_transform(
 def flip_text(text: str) -> str:
     """Swap left and right in an expression or class name, for a horizontally flipped image.
 
-    Compounds ("leftmost", "right-hand", "leftside") are swapped as well and capitals are kept;
-    "bright" or "leftover" stay unchanged.
+    Compounds ("leftmost", "right_hand", "topleft", "lefty") and RefCOCO's short forms ("lft", "rt")
+    are swapped as well and capitals are kept; "bright", "upright" or "leftover" stay unchanged.
     """
     return _SIDE.sub(_opposite_side, text)
 
 
 def _opposite_side(match: re.Match[str]) -> str:
     side = match.group(1)
-    opposite = "right" if side.lower() == "left" else "left"
+    opposite = "right" if side.lower() in ("left", "lft") else "left"
     if side.isupper():
         return opposite.upper()
     return opposite.capitalize() if side[0].isupper() else opposite

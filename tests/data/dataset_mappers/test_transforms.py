@@ -125,9 +125,27 @@ def test_plain_resize_of_extremes() -> None:
         ("a bright light, the leftover copyright", "a bright light, the leftover copyright"),
         ("upright man", "upright man"),
         ("person left arm", "person right arm"),
+        ("lefty, topleft, righties", "righty, topright, lefties"),
+        ("right_hand side of TopLeft", "left_hand side of TopRight"),
+        ("left_most, farright, bottom_right", "right_most, farleft, bottom_left"),
+        ("leftcorner backright left2", "rightcorner backleft right2"),
+        ("outright rights, cleft, forthright", "outright rights, cleft, forthright"),
         ("", ""),
     ],
 )
 def test_flip_text_swaps_left_and_right(expression: str, flipped: str) -> None:
     assert flip_text(expression) == flipped
     assert flip_text(flipped) == expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "flipped"),
+    [
+        ("lft guy", "right guy"),
+        ("Rt cup, far rght", "Left cup, far left"),
+        ("toplft", "topright"),
+        ("a cart, art", "a cart, art"),
+    ],
+)
+def test_short_forms_of_sides_are_swapped(expression: str, flipped: str) -> None:
+    assert flip_text(expression) == flipped
