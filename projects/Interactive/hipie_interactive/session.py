@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from hipie.data.image_io import as_rgb, read_image
+from hipie.data.image_io import ImageLike, to_rgb_array
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie.segmentation import Segment, Segmentation
 from hipie_interactive.modeling.predict import MaskPrediction, predict_masks
 from hipie_interactive.modeling.prompts import Prompt, PromptError, SamPrompt, to_sam_prompt
 
-ImageSource = str | Path | Image.Image | np.ndarray
-
 
 def segment(
-    sam: Sam, image: ImageSource, prompts: Sequence[Prompt | Mapping[str, Any]]
+    sam: Sam, image: ImageLike, prompts: Sequence[Prompt | Mapping[str, Any]]
 ) -> Segmentation:
     """Segment the object of every prompt; the image is encoded once.
 
     Args:
         sam: the model.
-        image: a path, a PIL image or an RGB array [H, W, 3].
+        image: see `hipie.data.image_io.to_rgb_array`.
         prompts: `Prompt`s, or their fields as dicts.
 
     Raises:
         PromptError: if there is no prompt, or an invalid one.
     """
-    pixels = _to_rgb_array(image)
+    pixels = to_rgb_array(image)
     parsed = parse_prompts(prompts)
     # Prompts are checked before the image is encoded.
     height, width = pixels.shape[:2]
@@ -41,14 +37,19 @@ def segment(
 
 
 def parse_prompts(prompts: Sequence[Prompt | Mapping[str, Any]]) -> list[Prompt]:
-    """Return prompts, built from their fields where they are mappings.
+    """Return prompts, built from their fields where they are mappings; one alone is a list of one.
 
     Raises:
         PromptError: if there is no prompt, or one with an unknown field.
     """
-    if not prompts:
+    if isinstance(prompts, Prompt | Mapping):
+        return [Prompt.parse(prompts)]
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+        raise PromptError(f"prompts are a list of dicts, not {prompts!r}")
+    parsed = [Prompt.parse(prompt) for prompt in prompts]
+    if not parsed:
         raise PromptError("there is no prompt; pass a click, a box, a scribble or a polygon")
-    return [Prompt.parse(prompt) for prompt in prompts]
+    return parsed
 
 
 def segment_encoded(image: SamImage, pixels: np.ndarray, prompts: Sequence[Prompt]) -> Segmentation:
@@ -80,12 +81,12 @@ class Session:
 
     Args:
         sam: the model.
-        image: a path, a PIL image or an RGB array [H, W, 3]; it is encoded here, once.
+        image: see `hipie.data.image_io.to_rgb_array`; it is encoded here, once.
         label: name of the segment.
     """
 
-    def __init__(self, sam: Sam, image: ImageSource, label: str = "object") -> None:
-        self._pixels = _to_rgb_array(image)
+    def __init__(self, sam: Sam, image: ImageLike, label: str = "object") -> None:
+        self._pixels = to_rgb_array(image)
         self._image: SamImage = sam.encode(self._pixels)
         self._label = label
         self._steps: list[tuple[SamPrompt, MaskPrediction]] = []
@@ -128,10 +129,6 @@ class Session:
         if not self._steps:
             return Segmentation(self._pixels, ())
         return Segmentation(self._pixels, (_to_segment(self._label, self._steps[-1][1]),))
-
-
-def _to_rgb_array(image: ImageSource) -> np.ndarray:
-    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
 
 
 def _to_segment(label: str, prediction: MaskPrediction) -> Segment:

@@ -12,6 +12,7 @@ from hipie_interactive.modeling.prompts import (
     polygon_mask,
     to_sam_prompt,
 )
+from hipie_interactive.session import parse_prompts
 
 SIZE = (60, 90)
 
@@ -88,6 +89,13 @@ INVALID = {
     "two vertices": (Prompt(polygon=[(1, 1), (5, 5)]), "a polygon needs at least three vertices"),
     "far polygon": (Prompt(polygon=[(100, 1), (120, 1), (120, 9)]), "the polygon is outside"),
     "endless": (Prompt(polygon=[(1, 1), (9, 1), (np.inf, 9)]), "finite numbers"),
+    "infinite box": (Prompt(box=(1, 1, np.inf, 9)), "the numbers of a box must be finite"),
+    "box of text": (Prompt(box="1,1,9,9"), "the numbers of a box must be numbers, and are '1,1"),
+    "box of texts": (Prompt(box=["1", "1", "9", "9"]), "must be numbers"),
+    "box of pairs": (Prompt(box=((1, 1), (9,))), "must be numbers"),
+    "horizontal": (Prompt(polygon=[(1, 5), (9, 5), (30, 5)]), "on a line"),
+    "diagonal": (Prompt(polygon=[(1, 1), (20, 20), (50, 50), (7, 7)]), "on a line"),
+    "one point": (Prompt(polygon=[(7, 7)] * 4), "on a line"),
     "two boxes": (
         Prompt(box=(1, 1, 9, 9), polygon=[(1, 1), (9, 1), (9, 9)]),
         "defines a box as well",
@@ -105,3 +113,53 @@ def test_invalid_prompts_are_refused_with_one_line(case):
 
 def test_refinement_may_have_outside_points_only():
     assert to_sam_prompt(Prompt(outside=[(3, 3)]), SIZE, refinement=True).labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "scribbles",
+    [
+        [Scribble([(3, 4), (40, 30)]), Scribble([(80, 50)], False)],
+        [{"points": [(3, 4), (40, 30)]}, {"points": [(80, 50)], "inside": False}],
+        ([[3, 4], [40, 30]], {"points": np.array([[80, 50]]), "inside": 0}),
+        (s for s in [np.array([[3, 4], [40, 30]]), Scribble([(80, 50)], np.False_)]),
+    ],
+)
+def test_scribbles_in_every_form_are_the_same_points(scribbles):
+    prompt = to_sam_prompt(Prompt.parse({"scribbles": scribbles}), SIZE)
+    expected = Prompt(scribbles=[Scribble([(3, 4), (40, 30)]), Scribble([(80, 50)], False)])
+    assert np.array_equal(prompt.points, to_sam_prompt(expected, SIZE).points)
+    assert prompt.labels.tolist() == to_sam_prompt(expected, SIZE).labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label": 0.5, "inside": [(3, 3)]}, "the label of a prompt is the name .* not 0.5"),
+        ({"scribbles": [{"points": [(3, 3)], "inside": 0.5}]}, "inside of a scribble is True"),
+        ({"scribbles": [{"dots": [(3, 3)]}]}, 'a scribble has no "dots"; it has points, inside'),
+        ({"scribbles": {"points": [(3, 3)]}}, "scribbles of a prompt is a list, not"),
+        ({"inside": 3}, "inside of a prompt is a list, not 3"),
+        ({"inside": "3,3"}, "inside of a prompt is a list, not '3,3'"),
+        ([(3, 3)], "a prompt is a dict such as"),
+    ],
+)
+def test_fields_of_other_types_are_refused(fields, message):
+    with pytest.raises(PromptError, match=message) as caught:
+        to_sam_prompt(Prompt.parse(fields), SIZE)
+    assert "\n" not in str(caught.value)
+
+
+def test_thin_and_crossing_polygons_have_an_area():
+    for polygon in ([(1, 1), (80, 2), (80, 1)], [(5, 5), (60, 50), (60, 5), (5, 50)]):
+        assert polygon_mask(polygon, SIZE).any()
+
+
+def test_one_prompt_alone_and_generators_are_read():
+    click = {"inside": [(3, 3)]}
+    for prompts in (click, Prompt(**click), [click], (c for c in [click])):
+        assert [prompt.inside for prompt in parse_prompts(prompts)] == [((3, 3),)]
+    for prompts in ([], (c for c in ())):
+        with pytest.raises(PromptError, match="there is no prompt"):
+            parse_prompts(prompts)
+    with pytest.raises(PromptError, match="prompts are a list of dicts, not 3"):
+        parse_prompts(3)

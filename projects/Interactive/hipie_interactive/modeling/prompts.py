@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ Point = tuple[float, float]
 # Points of a scribble: one for each such fraction of the image's longer side, within limits.
 SCRIBBLE_SPACING = 1 / 16
 MIN_SCRIBBLE_POINTS, MAX_SCRIBBLE_POINTS = 3, 10
+# Root of the sum of squares of the vertices' distances from the line that fits them best, in
+# pixels, below which they are on that line.
+MIN_POLYGON_SPREAD = 0.5
 
 
 class PromptError(InputError):
@@ -37,6 +40,25 @@ class Scribble:
     points: Sequence[Point]
     inside: bool = True
 
+    @classmethod
+    def parse(cls, scribble: Scribble | Mapping[str, Any] | Sequence[Point]) -> Scribble:
+        """Return a scribble, built from its fields in a mapping or from points on the object.
+
+        Raises:
+            PromptError: for an unknown field, or an `inside` that is neither true nor false.
+        """
+        if isinstance(scribble, Mapping):
+            _require_fields(cls, scribble, "scribble")
+            scribble = cls(**{"points": (), **scribble})
+        elif not isinstance(scribble, Scribble):
+            scribble = cls(scribble)
+        if not isinstance(scribble.inside, bool | np.bool_) and scribble.inside not in (0, 1):
+            raise PromptError(
+                "inside of a scribble is True (on the object) or False (on the background), not "
+                f"{scribble.inside!r}"
+            )
+        return scribble
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -46,9 +68,12 @@ class Prompt:
         inside: points on the object.
         outside: points on the background.
         box: x1, y1, x2, y2.
-        scribbles: strokes.
+        scribbles: strokes; also their fields as dicts, or lists of points on the object.
         polygon: vertices of a rough outline.
         label: name of the resulting segment.
+
+    Raises:
+        PromptError: if the label is not a string, or a scribble is something else.
     """
 
     inside: Sequence[Point] = ()
@@ -58,19 +83,33 @@ class Prompt:
     polygon: Sequence[Point] = ()
     label: str = "object"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str):
+            raise PromptError(
+                f"the label of a prompt is the name of its segment, a string, not {self.label!r}"
+            )
+        for name in ("inside", "outside", "scribbles", "polygon"):
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, ())
+            elif isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+                raise PromptError(f"{name} of a prompt is a list, not {value!r}")
+            elif not isinstance(value, np.ndarray):
+                object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "scribbles", tuple(map(Scribble.parse, self.scribbles)))
+
     @classmethod
     def parse(cls, prompt: Prompt | Mapping[str, Any]) -> Prompt:
         """Return a prompt, built from its fields if it is a mapping.
 
         Raises:
-            PromptError: for an unknown field.
+            PromptError: for an unknown field, or what is neither.
         """
         if isinstance(prompt, Prompt):
             return prompt
-        fields = list(cls.__dataclass_fields__)
-        for name in prompt:
-            if name not in fields:
-                raise PromptError(f'a prompt has no "{name}"; it has {", ".join(fields)}')
+        if not isinstance(prompt, Mapping):
+            raise PromptError(f'a prompt is a dict such as {{"inside": [(x, y)]}}, not {prompt!r}')
+        _require_fields(cls, prompt, "prompt")
         return cls(**prompt)
 
 
@@ -164,13 +203,17 @@ def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
         [H, W] bool; pixels on the outline are inside.
 
     Raises:
-        PromptError: for fewer than three vertices, or a polygon outside the image.
+        PromptError: for fewer than three vertices, or vertices on a line; for a polygon outside the
+            image.
     """
-    vertices = np.asarray(polygon, float)
+    vertices = _numbers(polygon, "the vertices of a polygon")
     if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
         raise PromptError(f"a polygon needs at least three vertices (x, y), and is {polygon}")
     if not np.isfinite(vertices).all():
         raise PromptError(f"the vertices of a polygon must be finite numbers, and are {polygon}")
+    spread = np.linalg.svd(vertices - vertices.mean(0), compute_uv=False)
+    if spread[1] < MIN_POLYGON_SPREAD:
+        raise PromptError("the vertices of a polygon are on a line; its area is that of the object")
     canvas = np.zeros(size, np.uint8)
     limit = 4 * max(size)
     cv2.fillPoly(canvas, [np.floor(vertices.clip(-limit, limit)).astype(np.int32)], 1)
@@ -249,7 +292,7 @@ def _labelled_points(prompt: Prompt, size: tuple[int, int]) -> Iterator[tuple[fl
             if kind == "scribble":
                 raise PromptError("a scribble needs at least one point")
             continue
-        points = np.asarray(coordinates, float)
+        points = _numbers(coordinates, f"the points of a {kind}")
         if points.ndim != 2 or points.shape[1] != 2:
             raise PromptError(f"the points of a {kind} must be pairs (x, y), and are {coordinates}")
         _check_inside_image(points, size, kind)
@@ -273,9 +316,11 @@ def _check_contradictions(points: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _checked_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
-    corners = np.asarray(box, float)
-    if corners.shape != (4,) or not np.isfinite(corners).all():
+    corners = _numbers(box, "the numbers of a box")
+    if corners.shape != (4,):
         raise PromptError(f"a box must be four numbers x1, y1, x2, y2, and is {box}")
+    if not np.isfinite(corners).all():
+        raise PromptError(f"the numbers of a box must be finite, and are {box}")
     x1, y1, x2, y2 = corners
     name = f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if x2 <= x1 or y2 <= y1:
@@ -283,6 +328,30 @@ def _checked_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     if x2 <= 0 or y2 <= 0 or x1 >= size[1] or y1 >= size[0]:
         raise PromptError(f"{name} is outside the image, {_describe(size)}")
     return corners
+
+
+def _require_fields(cls: type, fields: Mapping[str, Any], what: str) -> None:
+    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    for name in fields:
+        if name not in known:
+            raise PromptError(f'a {what} has no "{name}"; it has {", ".join(known)}')
+
+
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """Convert coordinates to an array.
+
+    Raises:
+        PromptError: if they are no numbers, or lists of different lengths.
+    """
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf" and array.size:
+            raise TypeError
+        return array.astype(float)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PromptError(f"{what} must be numbers, and are {values!r}") from error
 
 
 def _describe(size: tuple[int, int]) -> str:
