@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         segmenter = Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
         examples = [Example.read(image, mask, args.label) for image, mask in args.example]
+        for (_, mask), example in zip(args.example, examples, strict=True):
+            print(f"{mask}: {100 * example.share:.1f} % of the pixels are the object")
         folder = Path(args.output)
         for image in args.input:
             result = segmenter.like(image, examples)

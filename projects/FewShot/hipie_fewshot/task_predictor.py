@@ -41,10 +41,12 @@ class FewShotPredictor(TaskPredictor):
         Raises:
             ExampleError: if there are no examples, or a mask does not fit its image.
         """
+        if isinstance(examples, Example):
+            examples = [examples]
+        examples = list(examples or ())
         require_examples(examples)
         examples_by_label: dict[str, list[Example]] = {}
-        for given in examples:
-            example = given if isinstance(given, Example) else Example.read(*given)
+        for example in map(Example.parse, examples):
             examples_by_label.setdefault(example.label, []).append(example)
         return [self._predict_image(image, examples_by_label) for image in images]
 
