@@ -90,22 +90,57 @@ def check_size(size: InferenceSize, device: torch.device) -> None:
     needed = needed_bytes(size)
     if needed <= free:
         return
-    height, width = size.canvas_size
-    shrink = (free / needed) ** 0.5
-    fitting_size = f"{max(int(height * shrink), 1)} x {max(int(width * shrink), 1)}"
-    images = f"{size.num_images} images" if size.num_images > 1 else "an image"
+    images = f"{size.num_images} images of up to" if size.num_images > 1 else "an image of"
+    resized = size.canvas_size != size.output_size
+    resize = f" (resized to {_format_size(size.canvas_size)})" if resized else ""
+    classes = f" and {size.num_classes} classes" if size.num_classes else ""
     raise ImageTooLargeError(
-        f"{images} of {height} x {width} pixels and {size.num_classes} classes would need about "
-        f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {fitting_size} pixels would fit"
+        f"{images} {_format_size(size.output_size)} pixels{resize}{classes} "
+        f"would need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+        f"{_describe_fitting_size(size, free)} would fit"
     )
+
+
+def _describe_fitting_size(size: InferenceSize, free: int) -> str:
+    """Name a size that fits: of the image, of the resize, or of both, whichever takes the memory.
+
+    A smaller image is resized to the same canvas, so its size alone reduces the results' memory
+    alone.
+    """
+    canvas, output = _canvas_bytes(size), _output_bytes(size)
+    if size.canvas_size == size.output_size:
+        return f"{_format_size(size.output_size, free / (canvas + output))} pixels"
+    if canvas < free and output >= canvas:
+        return f"{_format_size(size.output_size, (free - canvas) / output)} pixels"
+    if output < free and canvas > output:
+        smaller = _format_size(size.canvas_size, (free - output) / canvas)
+        return f"a resize to {smaller} pixels (INPUT.MIN_SIZE_TEST)"
+    share = free / (canvas + output)
+    return (
+        f"{_format_size(size.output_size, share)} pixels with a resize to "
+        f"{_format_size(size.canvas_size, share)} (INPUT.MIN_SIZE_TEST)"
+    )
+
+
+def _format_size(size: tuple[int, int], share: float = 1.0) -> str:
+    """`height x width` of a size with a share of its pixels."""
+    height, width = (max(int(side * share**0.5), 1) for side in size)
+    return f"{height} x {width}"
 
 
 def needed_bytes(size: InferenceSize) -> int:
     """Upper bound of the memory of an inference in bytes."""
+    return _canvas_bytes(size) + _output_bytes(size)
+
+
+def _canvas_bytes(size: InferenceSize) -> int:
     height, width = size.canvas_size
-    needed = height * width * size.num_images * size.channels * BYTES_PER_CHANNEL
+    return height * width * size.num_images * size.channels * BYTES_PER_CHANNEL
+
+
+def _output_bytes(size: InferenceSize) -> int:
     scores = BYTES_PER_SCORE * size.num_classes
-    return needed + size.output_pixels * (scores + BYTES_PER_OUTPUT_PIXEL)
+    return size.output_pixels * (scores + BYTES_PER_OUTPUT_PIXEL)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -349,11 +349,13 @@ class InferenceSize:
     """Sizes that determine the memory of inference on a batch.
 
     Attributes:
-        canvas_size: (H, W) of the padded images.
+        canvas_size: (H, W) of the padded images, after the resize.
         num_images: B.
         output_pixels: number of pixels of all results together.
         channels: C, feature channels of the model.
         num_classes: K of the largest vocabulary with a semantic map; 0 without maps.
+        output_size: (height, width) of the largest result, which is that of the image before the
+            resize.
     """
 
     canvas_size: Size
@@ -361,6 +363,7 @@ class InferenceSize:
     output_pixels: int
     channels: int
     num_classes: int
+    output_size: Size
 
 
 @dataclass(frozen=True)

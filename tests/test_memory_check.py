@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from hipie.modeling.meta_arch.inputs import batch_inference_size
 from hipie.structures import InferenceSize
 
 CPU = torch.device("cpu")
-LARGE = InferenceSize((1000, 2000), 1, 1000 * 2000, 256, 133)
+LARGE = InferenceSize((1000, 2000), 1, 1000 * 2000, 256, 133, (1000, 2000))
 
 
 class Model(SegmentationModel):
@@ -65,6 +66,41 @@ def test_error_contains_a_size_that_fits(system: Path) -> None:
     check_size(replace(LARGE, canvas_size=(height, width), output_pixels=height * width), CPU)
 
 
+@pytest.mark.parametrize(
+    ("canvas", "output", "num_images"),
+    [
+        ((128, 179), (5000, 7000), 1),
+        ((128, 179), (4000, 7000), 3),
+        ((1200, 2000), (5, 8), 1),
+        ((1600, 2400), (400, 600), 2),
+        ((1600, 2400), (3200, 4800), 1),
+        ((3000, 5000), (2500, 4000), 1),
+        ((900, 1400), (2700, 4200), 2),
+    ],
+)
+def test_error_names_the_image_and_the_resize_and_sizes_that_fit(
+    system: Path, canvas: tuple[int, int], output: tuple[int, int], num_images: int
+) -> None:
+    """The size that would fit is that of the image, the resize, or both; together they fit."""
+    pixels = num_images * output[0] * output[1]
+    size = InferenceSize(canvas, num_images, pixels, 256, 200, output)
+    with pytest.raises(ImageTooLargeError) as caught:
+        check_size(size, CPU)
+    fault, advice = str(caught.value).split("; ")
+    assert f"{output[0]} x {output[1]} pixels (resized to {canvas[0]} x {canvas[1]})" in fault
+    fitting = {"output": output, "canvas": canvas}
+    for pattern, name in ((r"^(\d+) x (\d+)", "output"), (r"resize to (\d+) x (\d+)", "canvas")):
+        if match := re.search(pattern, advice):
+            fitting[name] = (int(match[1]), int(match[2]))
+    assert "200 classes" in fault
+    assert fitting != {"output": output, "canvas": canvas}
+    for name, original in (("output", output), ("canvas", canvas)):
+        assert all(n <= o for n, o in zip(fitting[name], original, strict=True))
+    height, width = fitting["output"]
+    smaller = replace(size, canvas_size=fitting["canvas"], output_size=(height, width))
+    check_size(replace(smaller, output_pixels=num_images * height * width), CPU)
+
+
 def test_container_limit_is_respected(system: Path) -> None:
     assert free_bytes(CPU) == 2000000 * 1024
     (system / "memory.max").write_text("1000000000\n")
@@ -87,14 +123,19 @@ def test_sizes_of_a_batch() -> None:
     images = [torch.zeros(3, 40, 60), torch.zeros(3, 50, 30)]
     inputs = [{"image": images[0], "height": 80, "width": 120}, {"image": images[1]}]
     size = batch_inference_size(inputs, channels=8, num_classes=3)
-    assert size == InferenceSize((50, 60), 2, 80 * 120 + 50 * 30, 8, 3)
+    assert size == InferenceSize((50, 60), 2, 80 * 120 + 50 * 30, 8, 3, (80, 120))
 
 
 def test_models_are_checked_in_the_context_only(system: Path) -> None:
     model = Model().eval()
     inputs = [{"image": torch.zeros(3, 8, 8), "height": 10**4, "width": 10**4}]
     assert model(inputs) == [{}]
-    with checked_memory(model), pytest.raises(ImageTooLargeError, match="8 x 8 pixels and 133"):
+    with (
+        checked_memory(model),
+        pytest.raises(
+            ImageTooLargeError, match=r"10000 x 10000 pixels \(resized to 8 x 8\) and 133"
+        ),
+    ):
         model(inputs)
     assert model(inputs) == [{}]
     check_memory(nn.Linear(2, 2), inputs)

@@ -246,4 +246,5 @@ def batch_inference_size(
         output_pixels=sum(height * width for height, width in outputs),
         channels=channels,
         num_classes=num_classes,
+        output_size=max(outputs, key=lambda size: size[0] * size[1]),
     )
