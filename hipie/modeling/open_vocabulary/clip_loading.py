@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
+from open_clip.factory import _get_hf_config
 from open_clip.model import (
     convert_to_custom_text_state_dict,
     resize_pos_embed,
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, unwrap_names
+from hipie.checkpoint.safe_pickle import printable
 from hipie.errors import cause_of
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
@@ -35,6 +39,27 @@ QUICKGELU_SUFFIX = "-quickgelu"
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG_FILE = "open_clip_config.json"
+NETWORK_KEYS = frozenset(
+    {
+        "embed_dim",
+        "quick_gelu",
+        "init_logit_scale",
+        "init_logit_bias",
+        "nonscalar_logit_scale",
+        "custom_text",
+        "output_dict",
+        "cast_dtype",
+    }
+)
+# Keys of a network's two halves, but for those of transformers' and timm's networks.
+VISION_KEYS, TEXT_KEYS = (
+    frozenset(
+        field.name
+        for field in fields(settings)
+        if not field.name.startswith(("hf_", "timm_")) and field.name != "tokenizer_kwargs"
+    )
+    for settings in (open_clip.CLIPVisionCfg, open_clip.CLIPTextCfg)
+)
 _TINY = {
     "embed_dim": 48,
     "quick_gelu": True,
@@ -77,6 +102,8 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
     if weights and Path(weights).is_file() and Path(weights).suffix not in NUMPY_SUFFIXES:
         return _load_file(model, weights), open_clip.get_tokenizer(model)
     _check_download(model, weights)
+    if model.startswith((HUB_PREFIX, FOLDER_PREFIX)):
+        _check_config(model)
     try:
         # weights_only: no code in the file is executed.
         clip = open_clip.create_model(
@@ -226,6 +253,45 @@ def _check_weights(model: str, weights: str) -> None:
             f"CLIP {model} needs weights: one of {', '.join(tags) or 'no known tags'}, or a file"
         )
     raise unknown_name(f"set of weights of CLIP {model}", weights, tags, "nor a file of that name")
+
+
+def _check_config(model: str) -> None:
+    """Check that the configuration of a folder or a hub repository describes a network only.
+
+    open_clip hands some keys on to transformers and timm, which run the Python of a repository
+    that asks for it (`trust_remote_code`), or download other networks.
+
+    Raises:
+        OpenVocabularyError: naming the first key that is not of open_clip's own networks.
+    """
+    try:
+        if model.startswith(HUB_PREFIX):
+            config = _get_hf_config(model.removeprefix(HUB_PREFIX))
+        else:
+            config = json.loads(Path(model.removeprefix(FOLDER_PREFIX), CONFIG_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OpenVocabularyError(
+            f"{model}: its {CONFIG_FILE} cannot be read ({cause_of(error)})"
+        ) from error
+    network = config.get("model_cfg", config) if isinstance(config, dict) else None
+    for key in _foreign_keys(network):
+        raise OpenVocabularyError(
+            f'{model}: its {CONFIG_FILE} has the key "{printable(key)}", which may run code of the '
+            "folder or load another network, and is refused"
+        )
+
+
+def _foreign_keys(network: Any) -> Iterator[str]:
+    """Yield the keys of a configuration that are not of open_clip's own networks."""
+    if not isinstance(network, dict):
+        yield "model_cfg"
+        return
+    for key, value in network.items():
+        if key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+            allowed = VISION_KEYS if key == "vision_cfg" else TEXT_KEYS
+            yield from (name for name in value if name not in allowed)
+        elif key not in NETWORK_KEYS:
+            yield key
 
 
 def _check_download(model: str, weights: str) -> None:

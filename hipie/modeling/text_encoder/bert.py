@@ -332,12 +332,15 @@ def _pretrained_parts(source: str) -> dict[str, Any]:
 def _load_pretrained(source: str) -> BertModel:
     """Load a `BertModel` from a folder or the hub."""
     try:
-        model_type = AutoConfig.from_pretrained(source).model_type
+        model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
         if model_type != "bert":
             raise ValueError(f"its type is {model_type}, not bert")
         with _without_loading_messages():
             loaded: Any = BertModel.from_pretrained(
-                source, add_pooling_layer=False, output_loading_info=True
+                source,
+                add_pooling_layer=False,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f'text encoder "{source}" cannot be loaded: {cause_of(error)}') from error

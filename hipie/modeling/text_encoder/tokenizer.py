@@ -62,7 +62,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     if location.startswith((".", "/", "~")) and not Path(location).is_dir():
         raise InputError(f'there is no folder "{source}" for the text encoder')
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f'the text encoder "{source}" has no tokenizer: {cause_of(error)}'

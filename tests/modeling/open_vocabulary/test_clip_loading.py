@@ -138,3 +138,20 @@ def test_file_of_another_model_is_named(tmp_path, small_models):
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "y.pt")
     with pytest.raises(ValueError, match="these are not weights of CLIP small"):
         load_clip("small", str(tmp_path / "y.pt"))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"text_cfg": {"hf_model_name": "./", "trust_remote_code": True}}, "hf_model_name"),
+        ({"text_cfg": {**_TINY["text_cfg"], "tokenizer_kwargs": {}}}, "tokenizer_kwargs"),
+        ({"vision_cfg": {"timm_model_name": "x"}}, "timm_model_name"),
+        ({"trust_remote_code": True}, "trust_remote_code"),
+    ],
+)
+def test_configurations_that_name_other_networks_are_refused(folder, change, key):
+    path, _ = folder
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**_TINY, **change}}))
+    (path / "modeling.py").write_text("raise SystemExit('code of the folder ran')")
+    with pytest.raises(ValueError, match=f'has the key "{key}", .* refused'):
+        load_clip(str(path))

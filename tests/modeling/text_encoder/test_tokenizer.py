@@ -93,3 +93,16 @@ def test_token_counts_add_up_to_the_caption(tokenizer) -> None:
     counts = count_tokens(vocabulary)
     assert sum(counts) + 1 == len(tokenized.ids)
     assert [count - 1 for count in counts] == [len(span) for span in tokenized.spans]
+
+
+def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}'
+    )
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}'
+    )
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        load_tokenizer(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

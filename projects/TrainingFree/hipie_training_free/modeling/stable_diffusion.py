@@ -130,7 +130,11 @@ def load_diffusion(source: str) -> StableDiffusion:
         raise TrainingFreeError("MODEL.TRAINING_FREE.DIFFUSION.SOURCE must name a pipeline")
     try:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            source, safety_checker=None, feature_extractor=None, use_safetensors=True
+            source,
+            safety_checker=None,
+            feature_extractor=None,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFreeError(
