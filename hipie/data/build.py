@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +24,10 @@ from hipie.data.broken_images import (
 )
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
-from hipie.data.image_io import read_image_size
 from hipie.data.label_values import ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
+from hipie.data.records import complete_record
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import meta_architecture
@@ -379,10 +378,7 @@ def _completed(record: Record, *, first_id: int) -> Record:
 
     Detectron2's reader of LVIS leaves the ids of absent classes as they are in the file, from 1.
     """
-    completed = dict(record)
-    completed.setdefault("image_id", Path(record["file_name"]).stem)
-    if "height" not in record or "width" not in record:
-        completed["height"], completed["width"] = read_image_size(record["file_name"])
+    completed = complete_record(record)
     if "neg_category_ids" in record:
         completed["neg_category_ids"] = [i - first_id for i in record["neg_category_ids"]]
     return completed

@@ -14,6 +14,7 @@ from detectron2.data.catalog import Metadata
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
 from hipie.data.datasets import register_all, register_coco
+from hipie.data.records import load_records
 from hipie.errors import InputError
 
 
@@ -54,7 +55,7 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     elif name not in DatasetCatalog:
         similar = _names_with_prefix(name.split("_")[0])
         raise InputError(f'there is no data set "{name}"; there are {similar}')
-    records = DatasetCatalog.get(name)
+    records = load_records(name)
     return sample_evenly(records, args.count), MetadataCatalog.get(name)
 
 

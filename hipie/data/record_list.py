@@ -22,14 +22,12 @@ from typing import Any, BinaryIO, overload
 import numpy as np
 import torch
 import torch.distributed as dist
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hipie.data.broken_images import skips_broken, without_broken
-from hipie.data.expressions import without_wordless
-from hipie.data.io.missing_images import accept_missing_images
+from hipie.data.records import load_records
 from hipie.errors import InputError
 
 Record = dict[str, Any]
@@ -207,7 +205,7 @@ def read_records(
     *,
     distributed: bool = True,
 ) -> RecordList:
-    """Read a registered data set once a machine.
+    """Read a registered data set once a machine, in the checked form of `hipie.data.records`.
 
     Args:
         dataset_name: a name in Detectron2's catalogs.
@@ -219,10 +217,7 @@ def read_records(
     """
 
     def load() -> Iterable[Record]:
-        skip = skips_broken(dataset_name)
-        with accept_missing_images(skip):
-            records: list[Record] = DatasetCatalog.get(dataset_name)
-        records = without_wordless(dataset_name, without_broken(dataset_name, records), skip)
+        records = load_records(dataset_name)
         return convert(records) if convert else records
 
     return share_records(load, distributed=distributed, dataset_name=dataset_name)

@@ -165,9 +165,10 @@ def test_random_flip_none_flips_no_image(cfg: CfgNode, task: str) -> None:
 
 
 def test_images_without_objects_are_kept_on_request(cfg: CfgNode) -> None:
+    box = {"bbox": [1, 1, 4, 4], "category_id": 0}
     records = [
         {"file_name": f"{i}.png", "height": 8, "width": 8, "image_id": i, "annotations": objects}
-        for i, objects in enumerate(([{"iscrowd": 0}], [], [{"iscrowd": 1}]))
+        for i, objects in enumerate(([{**box, "iscrowd": 0}], [], [{**box, "iscrowd": 1}]))
     ]
     register_dataset("some_empty", lambda: records, thing_classes=["a"])
     kept = []

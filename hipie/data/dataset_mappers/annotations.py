@@ -20,6 +20,7 @@ from scipy import ndimage
 from hipie.box_ops import masks_to_boxes
 from hipie.data.io.rle import to_rle
 from hipie.data.label_values import PANOPTIC_VOID, PART_IGNORE, transform_labels
+from hipie.data.records import xywh_box
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -121,7 +122,8 @@ def instance_masks(
         if annotation.get("segmentation"):
             mask = decode_mask(annotation["segmentation"], height, width)
         else:
-            mask = _filled_box(annotation["bbox"], height, width)
+            box = xywh_box("an annotation", annotation, height, width)
+            mask = _filled_box(box, height, width)
         masks.append(transform.apply_segmentation(mask).astype(bool))
         classes.append(annotation["category_id"])
     if not masks:
