@@ -24,6 +24,7 @@ from hipie.data.annotation_maps import (
 from hipie.data.annotation_view import dataset_vocabulary
 from hipie.data.broken_images import BROKEN_ERRORS, file_of, set_skip_broken
 from hipie.data.dataset_argument import sample_evenly
+from hipie.data.dry_count import count_records, require_ground_truth
 from hipie.data.image_io import (
     MAX_PIXELS,
     open_image,
@@ -71,6 +72,10 @@ def check_datasets(cfg: CfgNode) -> None:
         records = read_records(name)
         if not len(records):
             raise InputError(f"the data set {name} has no image")
+        if name in cfg.DATASETS.TEST:
+            count = count_records(records)
+            require_ground_truth(name, count, records, MetadataCatalog.get(name).get("json_file"))
+            logger.info("Test set %s: %s", name, count.text())
         if cfg.MODEL.META_ARCHITECTURE == "HIPIE":
             _check_names(name, cfg.MODEL.HIPIE.TEXT.SOURCE)
         if cfg.DATALOADER.CHECK_FILES:

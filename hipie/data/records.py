@@ -21,7 +21,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
 from hipie.data.broken_images import skips_broken, without_broken
-from hipie.data.datasets.object_reader import ObjectReader
+from hipie.data.datasets.object_reader import CheckedRecords, ObjectReader
 from hipie.data.expressions import without_wordless
 from hipie.data.image_io import read_image_size
 from hipie.data.io.fields import (
@@ -50,10 +50,6 @@ ANNOTATION_KEYS = (
     "pan_part_file_name",
 )
 MAX_SEGMENT_ID = 2**24 - 1
-
-
-class CheckedRecords(list[Record]):
-    """Records of a reader that has passed their objects through an `ObjectReader`."""
 
 
 def load_records(dataset_name: str) -> list[Record]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hipie.errors import InputError
+
 SPOOL_BYTES = 1 << 24
+PERCENTAGE = re.compile(
+    r"(macro-)?(AP|AR|PQ|SQ|RQ|PartPQ|[mocg]IoU|fwIoU|IoU|BoundaryIoU|mACC|pACC|ACC|Acc|N-acc|T-acc"
+    r"|P@|Pr@|box-P@)([^a-zA-Z]|[smlrcf]?$)"
+)
+"""Start of the names of metrics that are percentages."""
+TOLERANCE = 1e-6
 
 
 def write_results(results: Mapping[str, Mapping[str, Any]], folder: str | os.PathLike[str]) -> Path:
@@ -25,6 +34,27 @@ def write_results(results: Mapping[str, Mapping[str, Any]], folder: str | os.Pat
         The file. Numbers that are not finite (NaN, infinite) are null in it.
     """
     return write_json(Path(folder) / "results.json", results)
+
+
+def require_percentages(dataset: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that metrics whose names say that they are percentages are from 0 to 100, or NaN.
+
+    Args:
+        dataset: its name, for the message.
+        results: {task: {metric: number}}.
+
+    Raises:
+        InputError: naming the data set, the task, the metric and its value.
+    """
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            if not PERCENTAGE.match(name) or isinstance(value, str | Mapping) or value is None:
+                continue
+            if not (math.isnan(value) or -TOLERANCE <= value <= 100 + TOLERANCE):
+                raise InputError(
+                    f"{dataset}: {task} {name} is {value}, which is no percentage; results are not "
+                    "written. Its annotations contradict each other, or its evaluator is wrong"
+                )
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from hipie.data.datasets.odinw_seginw import ODINW_13
 from hipie.evaluation.metrics.averages import nanmean
-from hipie.evaluation.results_io import write_json
+from hipie.evaluation.results_io import require_percentages, write_json
 
 PROTOCOLS = {
     "bbox": "COCO AP of boxes, IoU 0.5 to 0.95, at most 100 an image",
@@ -52,7 +52,11 @@ class ResultsTable:
             dataset: its name.
             results: {task: {metric: number}}, as returned by the evaluator.
             evaluator: has a `protocol` unless it is one of Detectron2's.
+
+        Raises:
+            InputError: see `require_percentages`.
         """
+        require_percentages(dataset, results)
         for task, metrics in results.items():
             protocol = getattr(evaluator, "protocol", None) or PROTOCOLS.get(task, "")
             row = {"dataset": dataset, "task": task, "protocol": protocol, "metrics": dict(metrics)}

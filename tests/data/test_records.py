@@ -90,8 +90,8 @@ ABSENT = st.sampled_from([None, [], {}, "", float("nan"), ...])
 
 
 @settings(deadline=None, max_examples=60)
-@given(ABSENT, ABSENT, st.sampled_from([None, 0, 0.0, "0", False, ...]), ABSENT)
-def test_optional_fields_are_derived(*values: object) -> None:
+@given(st.tuples(ABSENT, ABSENT, st.sampled_from([None, 0, 0.0, "0", False, ...]), ABSENT))
+def test_optional_fields_are_derived(values: tuple) -> None:
     fields = dict(zip(("bbox", "bbox_mode", "iscrowd", "area"), values, strict=True))
     annotation = {key: value for key, value in fields.items() if value is not ...}
     clean = {"segmentation": [CORNERS], "bbox": BOX, "category_id": 1}

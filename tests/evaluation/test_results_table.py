@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
 from hipie.data.datasets.catalog import register_dataset
+from hipie.errors import InputError
 from hipie.evaluation import GroupReferringEvaluator, ResultsTable
 
 
@@ -50,3 +53,23 @@ def test_json_has_all_rows(table: ResultsTable, tmp_path: Path) -> None:
     assert len(rows) == 7 + 2
     assert rows[3]["metrics"]["AP"] is None and rows[-1]["metrics"]["sets"] == 1
     assert all(row["protocol"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PQ", "PQ_th", "SQ", "AP", "AP50", "APs", "AP-cup", "AR@100", "mIoU", "mIoU_parts", "fwIoU"]
+    + ["IoU-sky", "mACC", "pACC", "ACC-sky", "oIoU@480", "P@0.5", "macro-mIoU", "PartPQ-no-parts"],
+)
+@pytest.mark.parametrize("value", [100.1, 35411.97, -1.0, math.inf])
+def test_percentages_are_from_0_to_100(name: str, value: float) -> None:
+    table = ResultsTable()
+    for allowed in (0.0, 100.0, 100 + 1e-9, math.nan):
+        table.add("shelf", {"task": {name: allowed}}, None)
+    with pytest.raises(InputError, match=rf"shelf: task {re.escape(name)} is .* no percentage"):
+        table.add("shelf", {"task": {name: value}}, None)
+    assert len(table.rows) == 4
+
+
+def test_other_numbers_are_not_percentages() -> None:
+    names = ["objects", "images", "pairs", "APPLES", "loss", "sets", "RQueries", "Accumulated"]
+    ResultsTable().add("shelf", {"task": dict.fromkeys(names, 1e6)}, None)

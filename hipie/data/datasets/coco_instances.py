@@ -13,6 +13,7 @@ from typing import Any
 
 from hipie.data.datasets.object_reader import (
     MAX_ANNOTATIONS_FOR_INTERSECTION_TEST,
+    CheckedRecords,
     ObjectReader,
 )
 from hipie.data.io.fields import (
@@ -128,7 +129,7 @@ def read_instances(
             annotations[image_id].append(
                 {"id": annotation_id, **checked, "category_id": categories[category_id]}
             )
-    records = []
+    records = CheckedRecords()
     for image_id, image in images.items():
         try:
             federated = federated_categories(

@@ -53,6 +53,10 @@ NEITHER = "object without box and mask"
 Box = list[float]
 
 
+class CheckedRecords(list[dict[str, Any]]):
+    """Records whose objects have passed an `ObjectReader`, and need not pass it again."""
+
+
 class ObjectReader:
     """Reader of the entries of one file; it repairs what has one meaning, and counts it.
 
