@@ -46,6 +46,7 @@ from hipie.engine.freezing import (
 from hipie.engine.hooks import (
     BestCheckpointer,
     CheckpointOnSignal,
+    DivergedError,
     LimitedCheckpointer,
     PeriodicWriter,
     StopAfterSkippedSteps,
@@ -63,7 +64,8 @@ from hipie.engine.sharding import (
     shard_model,
 )
 from hipie.engine.tracking import build_tracking_writers
-from hipie.errors import InputError
+from hipie.error_report import one_line_message
+from hipie.errors import HipieError, InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.evaluation.requests import RequestingLoader
 from hipie.memory_check import checked_memory
@@ -87,6 +89,8 @@ class SeededTrainer(SimpleTrainer):
         accumulation_steps: micro-batches into which a batch is split.
 
     Attributes:
+        last_step: iteration of the last complete step of this run; None before the first one.
+        is_updating: whether weights or optimizer are being changed, so that neither can be saved.
         skipped_steps: steps that were skipped since the start of the training, saved and resumed.
         skipped_in_a_row: those since the last step that was taken, saved and resumed.
         loss_history: losses that are not in the event storage yet.
@@ -106,6 +110,9 @@ class SeededTrainer(SimpleTrainer):
         self.seed = seed
         self.dtype = dtype
         self.accumulation_steps = accumulation_steps
+        self.last_step: int | None = None
+        self.is_updating = False
+        self._last_batch: Any = None
         self.skipped_steps = self.skipped_in_a_row = 0
         device = next(model.parameters()).device
         self._device_type = device.type
@@ -116,13 +123,28 @@ class SeededTrainer(SimpleTrainer):
     def run_step(self) -> None:
         """Run one optimisation step on the next batch.
 
+        If it fails, the weights and running statistics are those before it, unless `is_updating`.
+
         Raises:
             InputError: if the data loader of this process has ended.
+            BatchError: in all processes, if the loader of one of several has failed.
         """
         start = time.perf_counter()
-        batch = self._next_batch()
+        batch, error = self._next_batch()
         data_time = time.perf_counter() - start
         statistics_before = [values.clone() for values in self._running_statistics]
+        taken = False
+        try:
+            losses = self._losses_and_gradients(batch)
+            taken = self._take_step(losses, data_time, error)
+        finally:
+            if not taken:
+                for values, before in zip(self._running_statistics, statistics_before, strict=True):
+                    values.copy_(before)
+        self.last_step = self.iter
+
+    def _losses_and_gradients(self, batch: Any) -> dict[str, Tensor]:
+        """Run the forward and backward pass of a batch, and return its losses."""
         self.optimizer.zero_grad()
         losses = accumulate_gradients(
             self.model,
@@ -133,9 +155,7 @@ class SeededTrainer(SimpleTrainer):
         if is_sharded(self.model):
             fill_missing_gradients(self.model)
         self.after_backward()
-        if not self._take_step(losses, data_time):
-            for values, before in zip(self._running_statistics, statistics_before, strict=True):
-                values.copy_(before)
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """States of iteration, hooks, optimizer and scaler, and the numbers of skipped steps."""
@@ -159,20 +179,42 @@ class SeededTrainer(SimpleTrainer):
         with torch.autocast(self._device_type, self.dtype, enabled=self.dtype is not None):
             yield
 
-    def _next_batch(self) -> Any:
+    def _next_batch(self) -> tuple[Any, Exception | None]:
+        """Return the next batch.
+
+        Where others wait for this process, an error of the loader is returned with the batch
+        before, so that all processes run this step and end together after it.
+        """
         try:
-            return next(self._data_loader_iter)
+            batch = next(self._data_loader_iter)
         except StopIteration:
             raise InputError(
                 f"the training data of process {comm.get_rank()} ended at iteration {self.iter}; "
                 "the loader of build_train_loader has to be endless"
             ) from None
+        except Exception as error:
+            if self._last_batch is None:
+                raise
+            return self._last_batch, error
+        if comm.get_world_size() > 1:
+            self._last_batch = batch
+        return batch, None
 
-    def _take_step(self, losses: dict[str, Tensor], data_time: float) -> bool:
+    def _take_step(
+        self, losses: dict[str, Tensor], data_time: float, error: Exception | None
+    ) -> bool:
         """Clip the gradients and step, or skip the step; record the losses.
+
+        Args:
+            losses: of this process.
+            data_time: seconds that it waited for its batch.
+            error: of its loader.
 
         Returns:
             Whether the step was taken, the same in every process.
+
+        Raises:
+            BatchError: in every process, if the loader of any of them has failed.
         """
         if self.grad_scaler.is_enabled():
             get_event_storage().put_scalar("grad_scale", self.grad_scaler.get_scale())
@@ -181,9 +223,13 @@ class SeededTrainer(SimpleTrainer):
             norm = self.optimizer.clip_gradients()
         else:
             norm = clip_gradients(self.optimizer, None)
-        report = reduce_step(losses, norm, data_time)
+        report = reduce_step(losses, norm, data_time, failed=error is not None)
+        if report.failed_ranks:
+            raise BatchError(_first_message(error)) from error
         if report.is_finite:
+            self.is_updating = True
             self.grad_scaler.step(self.optimizer)
+            self.is_updating = False
             self.skipped_in_a_row = 0
         else:
             self.skipped_steps += 1
@@ -217,6 +263,7 @@ class StepReport:
         total: their sum.
         gradient_norm: of the averaged gradients, before clipping.
         non_finite_ranks: processes in which a loss is nan or infinite.
+        failed_ranks: processes whose loader has failed.
         data_time: seconds that the slowest process waited for its batch.
     """
 
@@ -225,6 +272,7 @@ class StepReport:
     total: float
     gradient_norm: float
     non_finite_ranks: list[int]
+    failed_ranks: list[int]
     data_time: float
 
     @property
@@ -245,8 +293,20 @@ class StepReport:
         return f"{text} in process {', '.join(str(rank) for rank in self.non_finite_ranks)}"
 
 
+class BatchError(HipieError):
+    """Batch that the loader of a process could not read, raised in all processes together."""
+
+
+def _first_message(error: Exception | None) -> str:
+    """Return the message of the first process with an error; called by all processes."""
+    own = None if error is None else one_line_message(error)
+    return next(message for message in comm.all_gather(own) if message is not None)
+
+
 @torch.no_grad()
-def reduce_step(losses: dict[str, Tensor], norm: Tensor, data_time: float) -> StepReport:
+def reduce_step(
+    losses: dict[str, Tensor], norm: Tensor, data_time: float, *, failed: bool = False
+) -> StepReport:
     """Average losses over processes, by one reduction; only their sum is copied to the host.
 
     Every process has to call it, with the same names.
@@ -255,25 +315,28 @@ def reduce_step(losses: dict[str, Tensor], norm: Tensor, data_time: float) -> St
         losses: scalars by name.
         norm: scalar, the norm of the gradients.
         data_time: seconds.
+        failed: whether the loader of this process has failed.
     """
     rank, world_size = comm.get_rank(), comm.get_world_size()
     values = torch.stack([loss.detach().float() for loss in losses.values()])
     # A number of one process is a vector over processes that is 0 for the others.
-    of_process = values.new_zeros(2, world_size)
+    of_process = values.new_zeros(3, world_size)
     of_process[0, rank] = (~torch.isfinite(values).all()).float()
     of_process[1, rank] = data_time
+    of_process[2, rank] = float(failed)
     norm = norm.detach().to(values) / world_size
     everything = torch.cat([of_process.flatten(), norm[None], values / world_size])
     if world_size > 1:
         dist.all_reduce(everything)
-    values = everything[2 * world_size + 1 :]
-    numbers = torch.cat([everything[: 2 * world_size + 1], values.sum()[None]]).tolist()
+    values = everything[3 * world_size + 1 :]
+    numbers = torch.cat([everything[: 3 * world_size + 1], values.sum()[None]]).tolist()
     return StepReport(
         names=tuple(losses),
         losses=values,
         total=numbers[-1],
-        gradient_norm=numbers[2 * world_size],
+        gradient_norm=numbers[3 * world_size],
         non_finite_ranks=[i for i, flag in enumerate(numbers[:world_size]) if flag],
+        failed_ranks=[i for i, flag in enumerate(numbers[2 * world_size : -2]) if flag],
         data_time=max(numbers[world_size : 2 * world_size]),
     )
 
@@ -437,6 +500,49 @@ class Trainer(DefaultTrainer):
                 "machines share"
             )
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.start_iter))
+
+    def train(self) -> Any:
+        """Train up to `max_iter`; after an error a checkpoint is saved before it is raised.
+
+        The checkpoint is of the last complete iteration, so that `--resume` continues with the one
+        that failed.
+        """
+        try:
+            return super().train()
+        except Exception as error:
+            self._save_after(error)
+            raise
+
+    def _save_after(self, error: Exception) -> None:
+        """Save a checkpoint of the last complete iteration, unless there is one already."""
+        step, model = self._trainer.last_step, self._trainer.model
+        together = isinstance(error, BatchError)
+        # All processes write the checkpoint of a sharded model.
+        if step is None or self._trainer.is_updating or (is_sharded(model) and not together):
+            return
+        name = f"model_{step:07d}"
+        if isinstance(error, DivergedError) or self._is_final_checkpoint(step):
+            return
+        self.iter = self._trainer.iter = step
+        try:
+            self.checkpointer.save(name, iteration=step)
+        except Exception:
+            logger.exception("No checkpoint could be saved after the error:")
+            return
+        if together:
+            comm.synchronize()
+        logger.warning(
+            "Training ends after iteration %d: %s in %s is saved; --resume continues from it.",
+            step,
+            name,
+            self.cfg.OUTPUT_DIR,
+        )
+
+    def _is_final_checkpoint(self, step: int) -> bool:
+        """Whether an iteration is the last one, and the checkpoint after it is written."""
+        if step + 1 < self.max_iter or not self.checkpointer.has_checkpoint():
+            return False
+        return Path(self.checkpointer.get_checkpoint_file()).stem == "model_final"
 
     def build_hooks(self) -> list[HookBase]:
         """Build the hooks: timing, schedule, checkpoints, evaluation, writers, stops, signals.

@@ -8,6 +8,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -310,6 +312,103 @@ def test_data_loader_that_ends_is_an_error(make_trainer):
         run(make_trainer(kind=Ending))
 
 
+class Failing(ToyTrainer):
+    """Trainer whose loader fails at iteration 5 as long as `is_broken`."""
+
+    is_broken = True
+
+    def build_train_loader(self, cfg, start=0):
+        for index, batch in enumerate(super().build_train_loader(cfg, start), start):
+            if index == 5 and self.is_broken:
+                raise InputError("a.png: the image is damaged")
+            yield batch
+
+
+def test_run_that_a_batch_ends_saves_the_last_step(make_trainer, tmp_path, caplog, monkeypatch):
+    uninterrupted = trainer_state(run(make_trainer()))
+    for file in tmp_path.glob("*.pth"):
+        file.unlink()
+    with pytest.raises(InputError, match="a.png"):
+        run(make_trainer(kind=Failing))
+    assert numbered_checkpoints(tmp_path) == [4]
+    assert "Training ends after iteration 4: model_0000004" in caplog.text
+    # It meets the same image again; no step is lost, and no other checkpoint is written.
+    with pytest.raises(InputError, match="a.png"):
+        run(make_trainer(kind=Failing), resume=True)
+    assert numbered_checkpoints(tmp_path) == [4]
+    monkeypatch.setattr(Failing, "is_broken", False)
+    resumed = run(make_trainer(kind=Failing), resume=True)
+    assert resumed.start_iter == 5
+    assert_equal_states(uninterrupted, trainer_state(resumed))
+
+
+def test_run_that_an_evaluation_ends_saves_the_last_step(make_trainer, tmp_path):
+    class FailingTest(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            raise InputError("the data set cannot be evaluated")
+
+    with pytest.raises(InputError, match="cannot be evaluated"):
+        run(make_trainer("TEST.EVAL_PERIOD", 6, kind=FailingTest))
+    assert numbered_checkpoints(tmp_path) == [5]
+    resumed = make_trainer()
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 6
+
+
+def test_failed_forward_pass_leaves_the_running_statistics(make_trainer, tmp_path):
+    class Fragile(ToyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            model = super().build_model(cfg)
+            model.first = nn.Sequential(model.first, nn.BatchNorm1d(4))
+            model.second.register_forward_hook(cls.fail)
+            return model
+
+        calls = 0
+
+        @classmethod
+        def fail(cls, *arguments):
+            cls.calls += 1
+            if cls.calls == 4:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(make_trainer(kind=Fragile))
+    saved = torch.load(tmp_path / "model_0000002.pth", weights_only=False)
+    assert saved["model"]["first.1.num_batches_tracked"] == 3
+
+
+@pytest.mark.slow
+def test_processes_save_and_end_together_when_one_cannot_read_its_batch(tmp_path):
+    root = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "tests/engine/failing_loader.py", str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    for rank in range(2):
+        assert f"BatchError in process {rank}: a.png: the image is damaged" in process.stdout
+    assert numbered_checkpoints(tmp_path) == [2]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_half_changed_weights_are_not_saved(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.resume_or_load(False)
+
+    def fail(*arguments, **options):
+        raise ZeroDivisionError
+
+    trainer._trainer.optimizer.step = fail
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_one_process_has_no_wrapper():
     model = Toy()
     assert wrap_for_processes(model) is model
@@ -336,7 +435,9 @@ def test_results_have_one_shape_for_any_order_of_test_sets(
         def build_evaluator(cls, cfg, name):
             return None
 
-    monkeypatch.setattr(trainer_module, "inference_on_dataset", lambda _, name, __: METRICS[name])
+    monkeypatch.setattr(
+        trainer_module, "inference_on_dataset", lambda _, loader, __: METRICS[loader._loader]
+    )
     trainer = make_trainer("DATASETS.TEST", names, kind=Evaluated)
     results = Trainer.test.__func__(Evaluated, trainer.cfg, Toy())
     expected = {name: METRICS[name] for name in names}
