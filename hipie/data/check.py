@@ -89,7 +89,8 @@ class DatasetReport:
     def evaluable(self) -> bool:
         """Whether a model can be evaluated on this data set."""
         usable = self.skip_broken or not self.invalid
-        return usable and not self.evaluation_faults and self.images > 0
+        has_truth = self.objects.total() > 0 or self.expressions > 0
+        return usable and not self.evaluation_faults and has_truth
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as values that JSON has."""

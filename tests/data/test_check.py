@@ -162,7 +162,8 @@ def test_json_counts_what_training_uses(tmp_path: Path, capsys) -> None:
 def test_sets_without_objects_are_not_trainable(tmp_path: Path, capsys) -> None:
     annotations = [{"image_id": 0, "iscrowd": 1, **box(0, 0, 30, 30)}]
     status, report = run_json(coco_file(tmp_path, ["dog"], annotations), capsys)
-    assert status == 1 and not report["trainable"] and report["crowd"] == 1
+    assert status == 1 and report["crowd"] == 1
+    assert not report["trainable"] and not report["evaluable"]
     assert any("crowds" in error for error in report["errors"])
 
 
