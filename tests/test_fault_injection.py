@@ -142,7 +142,7 @@ def command_line(command: str, folder: Path, options: list[str]) -> list[str]:
         "refer": [image, "the dog", *out, *options],
         "group": ["the dog", image, *out, *options],
         "demo": ["--input", image, "--things", "dog", "--expression", "it", *out, *options],
-        "checkpoint": ["convert", weights, str(folder / "converted.safetensors")],
+        "checkpoint": ["convert", weights, str(folder / "converted.pth"), "--overwrite"],
         "data": ["check", str(folder / "data.json"), "--images", str(folder)],
         "doctor": [],
     }[command]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.load import matches
 from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.error_report import one_line_errors
+from hipie.errors import UsageError
 from hipie.registration import register_all
+from hipie.result_files import is_same_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("file", help="a file, detectron2://... or https://...")
     convert.add_argument("out", help="a .safetensors or .pth file")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace the file OUT if there is one"
+    )
     convert.add_argument("--half", action="store_true", help="in float16")
     convert.add_argument(
         "--exclude",
@@ -92,6 +98,10 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    if is_same_file(args.file, args.out):
+        raise UsageError(f"{args.out} is the file that is converted; name another one")
+    if os.path.lexists(args.out) and not args.overwrite:
+        raise UsageError(f"{args.out} exists; name another file, or replace it with --overwrite")
     state = unwrap_names(read_state(args.file)["model"])
     converted = convert_state(state, known_converters())
     exported = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -35,6 +37,27 @@ def test_convert_writes_the_weights_only(make_two, tmp_path, capsys):
     assert read_state(out)["model"]["first.weight"].dtype == torch.float16
     assert main(["convert", str(out), str(tmp_path / "z.pth"), "--exclude", "norm.", "last."]) == 0
     assert set(read_state(tmp_path / "z.pth")["model"]) == {"first.weight", "first.bias"}
+
+
+def test_converted_weights_replace_no_file_of_the_user(two, tmp_path, capsys):
+    save_weights(two, tmp_path / "x.safetensors")
+    os.symlink(tmp_path / "x.safetensors", tmp_path / "link.safetensors")
+    (tmp_path / "notes.pth").write_text("mine")
+    before = (tmp_path / "x.safetensors").read_bytes()
+    for out, more, message in (
+        ("x.safetensors", ["--overwrite"], "is the file that is converted"),
+        ("link.safetensors", ["--overwrite"], "is the file that is converted"),
+        ("notes.pth", [], "exists; name another file, or replace it with --overwrite"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / out), *more])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "x.safetensors").read_bytes() == before
+    assert (tmp_path / "notes.pth").read_text() == "mine"
+    given = ["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "notes.pth")]
+    assert main([*given, "--overwrite"]) == 0
+    assert set(read_state(tmp_path / "notes.pth")["model"]) == set(two.state_dict())
 
 
 def test_errors_are_one_line(tmp_path, traps, capsys):
