@@ -297,7 +297,7 @@ class Segmenter:
         return _predict(predictor, [self.prepare(image)], expressions=read)[0]
 
     @as_hipie_errors()
-    def refer_group(self, images: Sequence[ImageLike], expression: str) -> list[Segmentation]:
+    def refer_group(self, images: Iterable[ImageLike], expression: str) -> list[Segmentation]:
         """Segment the object that an expression describes in each of several images.
 
         A model with the task `group` compares all images, and images without the object have an
@@ -310,20 +310,9 @@ class Segmenter:
         Raises:
             ValueError: if there is no image, or one that cannot be read.
         """
-        is_list = isinstance(images, Iterable) and not isinstance(
-            images, str | bytes | os.PathLike | Mapping
-        )
-        images = list(images) if is_list and not hasattr(images, "read") else []
-        if not images:
-            raise InputError("refer_group needs a list of images, with at least one in it")
+        images = _image_list(images)
         if not isinstance(expression, str):
             raise InputError(f"refer_group needs one expression, a string, not {expression!r}")
-        for number, image in enumerate(images):
-            if image is None:
-                raise ImageError(
-                    f"image {number} of the group is None, which cv2.imread returns for a file "
-                    "that it cannot read"
-                )
         if "group" not in self.model.tasks:
             return [self.refer(image, expression) for image in images]
         prepared = [self.prepare(image) for image in images]
@@ -417,6 +406,30 @@ class Segmenter:
             if predictor.model_task in self.model.tasks:
                 self.task_predictor(task).encode(image)
         self._image = image
+
+
+def _image_list(images: Any) -> list[Any]:
+    """Read the images of a group once.
+
+    Raises:
+        InputError: if they are not several, but one image, a folder or nothing.
+        ImageError: if one of them is None.
+    """
+    if isinstance(images, np.ndarray | torch.Tensor):
+        is_list = images.ndim == 4
+    else:
+        is_list = isinstance(images, Iterable) and not hasattr(images, "read")
+        is_list = is_list and not isinstance(images, str | bytes | os.PathLike | Mapping)
+    read = list(images) if is_list else []
+    if not read:
+        raise InputError("refer_group needs a list of images, with at least one in it")
+    for number, image in enumerate(read):
+        if image is None:
+            raise ImageError(
+                f"image {number} of the group is None, which cv2.imread returns for a file that "
+                "it cannot read"
+            )
+    return read
 
 
 def _predict(

@@ -280,10 +280,68 @@ def test_task_that_the_model_lacks_is_named(segmenter, image, monkeypatch) -> No
         segmenter.refer(image, "the dog")
 
 
-@pytest.mark.parametrize("images", [[], "image.png"])
+@pytest.mark.parametrize(
+    "images",
+    [[], "image.png", b"bytes", None, 3, {"a": 1}, np.zeros((70, 90, 3), np.uint8), iter(())],
+    ids=lambda images: type(images).__name__,
+)
 def test_group_is_a_list_of_images(segmenter, images) -> None:
     with pytest.raises(ValueError, match="needs a list of images, with at least one"):
         segmenter.refer_group(images, "the dog")
+
+
+def test_groups_are_read_once_and_have_no_missing_image(segmenter, image) -> None:
+    segmenter.set_image(np.zeros_like(image))
+    results = segmenter.refer_group((each for each in [image, image]), "the dog")
+    assert [np.array_equal(result.image, image) for result in results] == [True, True]
+    with pytest.raises(ImageError, match=r"image 1 of the group is None, which cv2\.imread"):
+        segmenter.refer_group([image, None], "the dog")
+    with pytest.raises(ValueError, match="needs one expression, a string, not"):
+        segmenter.refer_group([image], ["the dog"])
+    segmenter.reset_image()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("min_score", "0.5"),
+        ("min_score", 1.5),
+        ("min_score", float("nan")),
+        ("min_area", -1),
+        ("max_segments", 0),
+        ("max_segments", True),
+    ],
+)
+def test_options_out_of_range_are_named(segmenter, image, option, value) -> None:
+    with pytest.raises(ValueError, match=f"{option} has to be a number"):
+        segmenter.segment(image, THINGS, **{option: value})
+
+
+@pytest.mark.parametrize("expressions", [b"the dog", 3, {"the dog": 1}, [3], ["the dog", None]])
+def test_expressions_of_other_types_are_named(segmenter, image, expressions) -> None:
+    with pytest.raises(ValueError, match="must be a (list of strings|string), not"):
+        segmenter.refer(image, expressions)
+
+
+def test_masks_in_every_form_are_labelled(segmenter, image) -> None:
+    masks = np.zeros((2, 70, 90), bool)
+    masks[0, :20], masks[1, 30:] = True, True
+    expected = segmenter.label(image, masks, THINGS)
+    for form in (torch.from_numpy(masks), list(masks), masks.astype(np.uint8), (m for m in masks)):
+        assert segmenter.label(image, form, THINGS) == expected
+    for wrong in ("masks", 3, [masks[0], masks[0, :9]], ["a"]):
+        with pytest.raises(ValueError, match=r"mask"):
+            segmenter.label(image, wrong, THINGS)
+
+
+def test_results_name_their_file(segmenter, image, tmp_path) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    assert segmenter.segment(path, THINGS).file_name == str(path)
+    assert segmenter.segment(image, THINGS).file_name == ""
+    segmenter.set_image(path).to("cpu")
+    assert segmenter.refer(expressions="the dog").to_dict()["image"]["file"] == str(path)
+    segmenter.reset_image()
 
 
 @pytest.fixture

@@ -171,11 +171,19 @@ def make_settings(command: str, args: argparse.Namespace, **more: Any) -> dict[s
 
 
 def save_result(
-    result: Segmentation, folder: Path, stem: str, settings: Mapping[str, Any] | None = None
+    result: Segmentation,
+    folder: Path,
+    stem: str,
+    settings: Mapping[str, Any] | None = None,
+    min_legend_area: int | None = None,
 ) -> None:
     """Write the drawing and the JSON of a result, and print the drawing's file name."""
     result.save(folder / f"{stem}.json", settings=settings)
-    print(result.save(folder / f"{stem}.png", stem))
+    drawing = folder / f"{stem}.png"
+    if min_legend_area is None:
+        print(result.save(drawing, stem))
+    else:
+        print(result.save(drawing, stem, min_area=min_legend_area))
 
 
 def report_no_segment(image: str, best: tuple[str, float], advice: str = "") -> None:

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts,
             output=args.output_type,
             min_score=args.min_score,
-            min_area=args.min_area,
+            min_area=args.min_area or 0,
             max_segments=args.max_segments,
             sam=sam,
         )
@@ -77,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "max_segments": args.max_segments,
         "sam": args.sam or None,
     }
-    save_result(result, folder, stem, make_settings("hipie segment", args, **requested))
+    settings = make_settings("hipie segment", args, **requested)
+    save_result(result, folder, stem, settings, args.min_area)
     if not len(result):
         best = segmenter.best_score(image, things, stuff, parts)
         hint = "; --min-score and --min-area set what is kept"
-        has_limits = args.min_score is not None or args.min_area > 1
+        has_limits = args.min_score is not None or args.min_area is not None
         report_no_segment(image, best, hint if has_limits else "")
     return 0
 
@@ -104,9 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-area",
         type=int,
-        default=0,
         metavar="PIXELS",
-        help="drop segments and parts with fewer pixels",
+        help="drop segments and parts with fewer pixels (the legend leaves out the smallest)",
     )
     parser.add_argument(
         "--max-segments",

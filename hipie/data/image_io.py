@@ -406,8 +406,7 @@ def _image_error(error: BaseException, name: str, kind: str, start: bytes = b"")
     if isinstance(error, InputError):
         message = str(error)
         return ImageError(message if name in message else f"{name}: {message}")
-    reason = str(error) or type(error).__name__
-    return ImageError(f"{name}: the {kind} is damaged or cut short ({reason})")
+    return ImageError(f"{name}: the {kind} is damaged or cut short ({cause_of(error)})")
 
 
 def _bytes_to_rgb(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -63,7 +64,7 @@ class MaskLabellingPredictor(TaskPredictor):
                     results.append(Segmentation(image.pixels, (), vocabulary.names))
                     continue
             else:
-                proposals = torch.as_tensor(masks).bool()
+                proposals = _as_masks(masks)
             results.append(_label(image, proposals, vocabulary))
         return results
 
@@ -87,6 +88,25 @@ def _automatic_masks(
     if sam is None:
         raise OpenVocabularyError("labelling needs masks, or a SAM that proposes them")
     return automatic_masks(sam, image.pixels, encode_with_sam(image, sam), **options)[0]
+
+
+def _as_masks(masks: Any) -> torch.Tensor:
+    """Return masks as a tensor of bool, on the CPU.
+
+    Raises:
+        OpenVocabularyError: if they are neither a tensor nor an array nor a list of them.
+    """
+    try:
+        if isinstance(masks, torch.Tensor):
+            return masks.detach().cpu().bool()
+        if not isinstance(masks, np.ndarray):
+            masks = np.stack([np.asarray(mask) for mask in masks])
+        return torch.from_numpy(np.ascontiguousarray(masks.astype(bool)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OpenVocabularyError(
+            "masks must be a bool array [N, H, W], or a list of arrays [H, W], not a value of type "
+            f"{type(masks).__name__}"
+        ) from error
 
 
 def _require_masks(masks: torch.Tensor, size: tuple[int, int]) -> None:

@@ -32,7 +32,7 @@ def test_mask_is_written(arguments, capsys):
     main([*arguments, *options, "--output", "out/mask.json"])
     assert "out/mask.json:" in capsys.readouterr().out
     with open("out/mask.json") as file:
-        assert json.load(file)[0]["label"] == "cup"
+        assert json.load(file)["segments"][0]["category"] == "cup"
     main([*arguments, "--polygon", "5,5;60,5;60,50", "--output", "mask.png"])
     with Image.open("mask.png") as drawn:
         assert drawn.width >= 90

@@ -73,7 +73,8 @@ def test_refer_command_and_demo_write_results(command, image_file, tmp_path):
     arguments = [value for text in EXPRESSIONS for value in ("--expression", text)]
     main(["demo", "--input", image_file, *arguments, *command()])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(results[image_file]["expressions"]) == 2
+    (entry,) = results["images"]
+    assert entry["image"]["file"] == image_file and len(entry["expressions"]) == 2
     assert Image.open(tmp_path / "out" / "image_expressions.png").size[0] > 100
 
 

@@ -66,7 +66,7 @@ def test_segmenter_segments_and_saves_an_image(build, page, tmp_path, method):
         np.asarray(drawing.convert("RGB").resize(page.size), float), original, atol=1
     )
     assert (
-        json.loads(segmentation.save(tmp_path / "page.json").read_text())[0]["label"]
+        json.loads(segmentation.save(tmp_path / "page.json").read_text())["segments"][0]["category"]
         in segmentation.labels
     )
 
