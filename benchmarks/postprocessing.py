@@ -236,8 +236,7 @@ def print_growth(results: str, size: tuple[int, int], num_classes: int) -> None:
 def measure_memory(size: tuple[int, int], num_classes: int) -> None:
     """Print the growth of the peak memory with scores and with labels, in fresh processes."""
     print(
-        f"\nsemantic map of {num_classes} classes, {size[0]} x {size[1]}, "
-        f"{sum(QUERIES.values())} queries"
+        f"\nsemantic map of {num_classes} classes, {size[0]} x {size[1]}, {sum(QUERIES.values())}"
     )
     print("| results | MiB |\n|---|---|")
     for results in ("scores", "labels"):

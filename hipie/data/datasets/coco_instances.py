@@ -115,9 +115,9 @@ def read_instances(
             image_id = read_field(where, entry, "image_id", IDENTIFIER)
             category_id = read_field(where, entry, "category_id", WHOLE_NUMBER)
             image = require_image(where, images, image_id, faults)
-            if category_id not in categories:
+            if category_id not in categories and not faults.unreadable_categories:
                 raise DatasetError(f"{where} has the unknown category {category_id}")
-            if image is None:
+            if image is None or category_id not in categories:
                 continue
             checked = objects.read(where, annotation_id, entry, image["height"], image["width"])
         except DatasetError as error:
@@ -233,6 +233,7 @@ def category_ids_of(
             number = read_field(where, require_entry(where, category), "id", WHOLE_NUMBER)
         except DatasetError as error:
             faults.add(error)
+            faults.unreadable_categories = True
             continue
         if number in ids:
             faults.add(DatasetError(f"{path}: two categories have the same id {number}"))

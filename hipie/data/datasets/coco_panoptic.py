@@ -43,6 +43,10 @@ UNUSED_FIELDS = ("area", "bbox")
 Record = dict[str, Any]
 
 
+class UnknownCategoryError(DatasetError):
+    """A segment of a category that the file or the vocabulary does not have."""
+
+
 def load_coco_panoptic(
     json_file: str | os.PathLike[str],
     panoptic_root: str | os.PathLike[str],
@@ -98,7 +102,7 @@ def load_coco_panoptic(
         except DatasetError as error:
             faults.add(error)
             continue
-        segments = _read_segments(json_file, image_id, entries, known, faults)
+        segments = _read_segments(json_file, image_id, entries, known, is_thing, faults)
         areas[image_id] = {segment["id"]: segment.pop("area", None) for segment in segments}
         records[image_id] = {
             "file_name": os.path.join(image_root, image["file_name"]),
@@ -106,9 +110,7 @@ def load_coco_panoptic(
             "width": image["width"],
             "image_id": image_id,
             "pan_seg_file_name": map_name or PurePosixPath(image["file_name"]).stem + ".png",
-            "segments_info": [
-                {**segment, "isthing": is_thing[segment.pop("category")]} for segment in segments
-            ],
+            "segments_info": segments,
         }
     ordered = [records[key] for key in images if key in records]
     _complete_paths(json_file, ordered, panoptic_root, sem_seg_root, faults)
@@ -117,12 +119,12 @@ def load_coco_panoptic(
         for index in np.linspace(0, len(ordered) - 1, count).round().astype(int):
             record = ordered[index]
             try:
-                _count_pixels(json_file, record, areas[record["image_id"]], overlapping_areas)
+                _count_pixels(
+                    json_file, record, areas[record["image_id"]], overlapping_areas, faults
+                )
             except ImageError as error:
                 if not missing_images_accepted():
                     faults.add(DatasetError(str(error)))
-            except DatasetError as error:
-                faults.add(error)
     faults.raise_if_any()
     return ordered
 
@@ -139,6 +141,7 @@ def _thing_flags(
             flags[number] = bool(read_optional(where, category, "isthing", FLAG, 1))
         except DatasetError as error:
             faults.add(error)
+            faults.unreadable_categories = True
     return flags
 
 
@@ -147,17 +150,22 @@ def _read_segments(
     image_id: int | str,
     entries: list[Any],
     contiguous_ids: Mapping[int, int],
+    is_thing: Mapping[int, bool],
     faults: EntryFaults,
 ) -> list[dict[str, Any]]:
-    """Return the valid segments of an image, with `category` as in the file."""
+    """Return the valid segments of an image, with `area` as in the file."""
     segments: dict[int, dict[str, Any]] = {}
     for entry in entries:
         try:
-            segment = _read_segment(json_file, image_id, entry, contiguous_ids)
+            segment = _read_segment(json_file, image_id, entry, contiguous_ids, is_thing)
             if segment["id"] in segments:
                 raise DatasetError(
                     f'{json_file}: image {image_id} has two segments with the "id" {segment["id"]}'
                 )
+        except UnknownCategoryError as error:
+            if not faults.unreadable_categories:
+                faults.add(error)
+            continue
         except DatasetError as error:
             faults.add(error)
             continue
@@ -170,6 +178,7 @@ def _read_segment(
     image_id: int | str,
     entry: Any,
     contiguous_ids: Mapping[int, int],
+    is_thing: Mapping[int, bool],
 ) -> dict[str, Any]:
     where = f"{json_file}: a segment of image {image_id}"
     number = read_field(where, require_entry(where, entry), "id", WHOLE_NUMBER)
@@ -181,10 +190,10 @@ def _read_segment(
     if not 0 < number < MAX_SEGMENT_ID:
         raise DatasetError(f'{where}: "id" must fit in three bytes, not {number}')
     if category not in contiguous_ids:
-        raise DatasetError(f"{where} has the unknown category {category}")
+        raise UnknownCategoryError(f"{where} has the unknown category {category}")
     others = {key: value for key, value in entry.items() if key not in UNUSED_FIELDS}
     fields = {"id": number, "category_id": contiguous_ids[category], "iscrowd": crowd}
-    return {**others, **fields, "category": category, "area": entry.get("area")}
+    return {**others, **fields, "isthing": is_thing[category], "area": entry.get("area")}
 
 
 def _complete_paths(
@@ -219,14 +228,15 @@ def _count_pixels(
     record: Record,
     stated_areas: Mapping[int, Any],
     overlapping_areas: bool,
+    faults: EntryFaults,
 ) -> None:
     """Set `area` and `bbox` of an image's segments by their pixels.
 
-    With `overlapping_areas` a larger stated area is kept.
+    Segments with another number of pixels than the file states are added to `faults`; with
+    `overlapping_areas` a larger number is kept.
 
     Raises:
         FileNotFoundError, ImageError: if the map cannot be read.
-        DatasetError: if a segment has another number of pixels than the file states.
     """
     path = record["pan_seg_file_name"]
     segments = sorted(record["segments_info"], key=lambda segment: segment["id"])
@@ -239,10 +249,12 @@ def _count_pixels(
         if stated is None or stated <= 0:
             stated = count
         if stated < count or (stated > count and not overlapping_areas):
-            raise DatasetError(
-                f"{json_file}: segment {segment['id']} of image {record['image_id']}: "
-                f'"area" is {shorten(stated_areas[segment["id"]])}, but it has {count} pixels in '
-                f"{path}"
+            faults.add(
+                DatasetError(
+                    f"{json_file}: segment {segment['id']} of image {record['image_id']}: "
+                    f'"area" is {shorten(stated_areas[segment["id"]])}, but it has {count} pixels '
+                    f"in {path}"
+                )
             )
         segment["area"] = int(stated)
         if box is not None:

@@ -29,7 +29,7 @@ from hipie.data.io.fields import (
 )
 from hipie.data.io.gc import pause_garbage_collection
 from hipie.data.io.paths import missing_images
-from hipie.data.io.rle import to_rle
+from hipie.data.io.rle import as_text, to_rle
 from hipie.data.io.safe_pickle import array_to_list, read_plain_pickle
 from hipie.data.io.validation import DatasetError, check_image_size, shorten
 
@@ -221,7 +221,7 @@ def _record(
         image_annotations.append(
             {
                 "id": annotation_id,
-                "segmentation": to_rle(checked["segmentation"], height, width),
+                "segmentation": as_text(to_rle(checked["segmentation"], height, width)),
                 "category_id": 1,
                 "iscrowd": 0,
             }

@@ -173,7 +173,7 @@ def _read_ref(where: str, entry: Any, text_field: str) -> dict[str, Any]:
 def _read_expression(where: str, entry: Any, text_field: str) -> dict[str, Any]:
     """Return an expression with the fields that records keep."""
     require_entry(where, entry)
-    texts = {key: read_optional(where, entry, key, TEXT) for key in (text_field, "sent", "raw")}
+    texts = {key: _expression_text(where, entry, key) for key in (text_field, "sent", "raw")}
     text = next((text for text in texts.values() if text is not None), None)
     if text is None:
         value = f", not {shorten(entry['sent'])}" if "sent" in entry else ""
@@ -183,6 +183,15 @@ def _read_expression(where: str, entry: Any, text_field: str) -> dict[str, Any]:
     if sent_id is not None:
         fields["sent_id"] = sent_id
     return {"expression": text, **fields}
+
+
+def _expression_text(where: str, entry: dict[str, Any], key: str) -> str | None:
+    """Return a text, which may be a word such as "none"; None where it is absent."""
+    value = entry.get(key)
+    if isinstance(value, str):
+        return value if value.strip() else None
+    text: str | None = read_optional(where, entry, key, TEXT)
+    return text
 
 
 def _add_ref(

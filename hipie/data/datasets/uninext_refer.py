@@ -15,6 +15,7 @@ from hipie.data.io.fields import (
     IDENTIFIER,
     WHOLE_NUMBER,
     EntryFaults,
+    identifier,
     images_by_id,
     read_field,
     require_entry,
@@ -92,7 +93,6 @@ def _annotation_by_image(
     annotations: dict[int | str, dict[str, Any]] = {}
     refused: set[int | str] = set()
     for position, entry in enumerate(entries):
-        image_id = None
         try:
             where = f"{path}: annotation {position}"
             number = read_field(where, require_entry(where, entry), "id", WHOLE_NUMBER)
@@ -108,7 +108,7 @@ def _annotation_by_image(
                 annotations[image_id] = {"id": number, **checked, "category_id": 1, "iscrowd": 0}
         except DatasetError as error:
             faults.add(error)
-            if image_id is not None:
-                refused.add(image_id)
+            image_id = identifier(entry.get("image_id")) if isinstance(entry, dict) else None
+            refused.update(images if image_id is None else [image_id])
     objects.warn()
     return annotations, refused

@@ -52,6 +52,7 @@ class EntryFaults:
     Attributes:
         refused_images: ids of images that are wrong themselves; their annotations are not reported.
         unreadable_ids: whether an image has no valid id, so that unknown ids may be its.
+        unreadable_categories: likewise of a category.
 
     Args:
         path: the file or folder, with which the messages begin.
@@ -61,6 +62,7 @@ class EntryFaults:
         self.path = path
         self.refused_images: set[int | str] = set()
         self.unreadable_ids = False
+        self.unreadable_categories = False
         self._listed: list[str] = []
         self._messages: set[int] = set()
 
@@ -307,7 +309,7 @@ def _image(path: str | os.PathLike[str], position: int, entry: Any) -> dict[str,
         raise DatasetError(
             f'{where}: its "id" must be an integer or a string, not {shorten(entry["id"])}'
         )
-    if _text(entry["file_name"]) is None:
+    if _text(entry["file_name"]) is None or is_absent(entry["file_name"]):
         raise DatasetError(
             f'{where}: its "file_name" must be a non-empty string, not '
             f"{shorten(entry['file_name'])}"

@@ -62,7 +62,7 @@ def parse_segmentation(where: str, value: Any, height: int, width: int) -> Segme
     if all(isinstance(element, dict) for element in value):
         parsed = [_parse_rle(where, element, height, width) for element in value]
         rles = [to_rle(rle, height, width) for rle in parsed if rle is not None]
-        return _as_text(merge_rles(rles, height, width)) if rles else None
+        return as_text(merge_rles(rles, height, width)) if rles else None
     if not any(isinstance(element, list | tuple | dict) for element in value):
         return [_parse_polygon(where, value)]
     if len(value) > 2 and all(_is_point(element) for element in value):
@@ -114,6 +114,15 @@ def merge_rles(rles: Sequence[RLE], height: int, width: int) -> RLE:
     if not rles:
         return mask_util.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
     return rles[0] if len(rles) == 1 else mask_util.merge(list(rles))
+
+
+def as_text(rle: RLE) -> RLE:
+    """Return a compressed RLE whose counts are a string, as in files."""
+    counts = rle["counts"]
+    return {
+        "size": list(rle["size"]),
+        "counts": counts.decode() if type(counts) is bytes else counts,
+    }
 
 
 def decode_counts(counts: str | bytes) -> NDArray[Any] | None:
@@ -215,16 +224,7 @@ def _parse_rle(where: str, value: dict[str, Any], height: int, width: int) -> RL
     fault = _rle_fault(rle, height, width)
     if fault:
         raise DatasetError(f'{where}: its "segmentation" {fault}')
-    return rle
-
-
-def _as_text(rle: RLE) -> RLE:
-    """Return a compressed RLE whose counts are a string, as in files."""
-    counts = rle["counts"]
-    return {
-        "size": list(rle["size"]),
-        "counts": counts.decode() if type(counts) is bytes else counts,
-    }
+    return as_text(rle)
 
 
 def _is_point(value: Any) -> bool:

@@ -59,3 +59,21 @@ def test_bad_categories(mine: Path, categories: list[dict], words: str) -> None:
     mine.write_text(json.dumps({"categories": categories}))
     with pytest.raises(DatasetError, match=words):
         register_coco("shelves", mine, mine.parent)
+
+
+def test_root_category_of_the_same_name_is_left_out(mine: Path) -> None:
+    content = json.loads(mine.read_text())
+    content["categories"].insert(0, {"id": 0, "name": "Jug", "supercategory": "none"})
+    mine.write_text(json.dumps(content))
+    register_coco("shelves", mine, mine.parent)
+    assert MetadataCatalog.get("shelves").thing_classes == ["cup", "jug"]
+    (record,) = DatasetCatalog.get("shelves")
+    assert record["annotations"][0]["category_id"] == 1
+
+
+def test_two_classes_of_one_name_are_refused(mine: Path) -> None:
+    content = json.loads(mine.read_text())
+    content["categories"].append({"id": 10, "name": "jug"})
+    mine.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match='class name "jug" occurs twice'):
+        register_coco("shelves", mine, mine.parent)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
@@ -203,3 +205,133 @@ def test_warnings_are_grouped(load: Callable, caplog: pytest.LogCaptureFixture) 
         load(content(*({"segmentation": []} for _ in range(8))))
     assert len(caplog.records) == 1
     assert "annotation 1, 2, 3, 4, 5 (and 3 more)" in caplog.messages[0]
+
+
+def boxes(records: list[dict]) -> list[list[float]]:
+    return [one["bbox"] for record in records for one in record["annotations"]]
+
+
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [30, 30, -20, -20], None, [], [70, 10, 5, 5]])
+def test_box_is_taken_from_the_mask(load: Callable, box: list | None) -> None:
+    assert boxes(load(content({"segmentation": [SQUARE], "bbox": box}))) == [[10, 10, 20, 20]]
+
+
+def test_box_drawn_backwards_is_turned_round(load: Callable) -> None:
+    records = load(content({"bbox": [30, 40, -20, -5]}, {"bbox": [30, 10, -20, 5]}))
+    assert boxes(records) == [[10, 35, 20, 5], [10, 10, 20, 5]]
+
+
+@pytest.mark.parametrize(
+    ("as_written", "words"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], r"\[left, top, right, bottom\], but COCO's"),
+        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], r"\[centre x, centre y, width, height\]"),
+        (
+            lambda x, y, w, h: [x / 60, y / 50, w / 60, h / 50],
+            ".* as fractions of the image's size",
+        ),
+        (lambda x, y, w, h: [y, x, h, w], r"\[top, left, height, width\]"),
+    ],
+)
+def test_boxes_of_another_convention_are_said_once(
+    load: Callable, caplog: pytest.LogCaptureFixture, as_written: Callable, words: str
+) -> None:
+    xywh = [(x, y, 20, 8) for x in (12, 30) for y in (15, 40)]
+    written = [
+        {
+            "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            "bbox": as_written(x, y, w, h),
+        }
+        for x, y, w, h in xywh
+    ]
+    with caplog.at_level(logging.WARNING):
+        records = load(content(*written))
+    assert boxes(records) == [list(box) for box in xywh]
+    assert len(caplog.messages) == 2
+    assert re.search("the boxes are likely " + words, caplog.messages[1])
+
+
+def test_corners_of_boxes_without_masks_are_suspected(
+    load: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        load(content({"bbox": [20, 20, 55, 45]}, {"bbox": [5, 5, 40, 30]}))
+    assert any("likely [left, top, right, bottom]" in message for message in caplog.messages)
+
+
+def test_rounded_boxes_do_not_disagree(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    small = [10.2, 10.2, 13.4, 10.2, 13.4, 13.4, 10.2, 13.4]
+    with caplog.at_level(logging.WARNING):
+        load(content({"segmentation": [small], "bbox": [9, 9, 3, 3]}))
+    assert not caplog.records
+
+
+def test_files_of_crowds_only_are_named(load: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    crowd = {"segmentation": [SQUARE], "iscrowd": 1}
+    with caplog.at_level(logging.WARNING):
+        load(content(crowd, crowd))
+        load(content(crowd, {"segmentation": [SQUARE]}))
+    assert len(caplog.messages) == 1 and "all 2 annotations are crowds" in caplog.messages[0]
+
+
+def test_area_is_counted_from_the_mask(load: Callable) -> None:
+    circle = [30, 20, 37, 23, 40, 30, 37, 37, 30, 40, 23, 37, 20, 30, 23, 23]
+    (one,) = load(content({"segmentation": [circle, SQUARE], "area": 7}))[1]["annotations"]
+    rles = mask_util.frPyObjects([circle, SQUARE], 50, 60)
+    assert one["area"] == mask_util.decode(mask_util.merge(rles)).sum()
+
+
+def test_all_wrong_entries_are_named_in_one_run(load: Callable) -> None:
+    bad = content(*({"bbox": [1, 2, k]} for k in range(12)), {"bbox": [1, 1, 5, 5]})
+    bad["images"][1]["width"] = "wide"
+    bad["annotations"][11]["image_id"] = 3  # The image is wrong itself.
+    with pytest.raises(DatasetError) as caught:
+        load(bad)
+    message = str(caught.value)
+    assert "12 entries are wrong" in message and message.endswith("; and 2 more")
+    assert message.count('"bbox" must be four finite numbers') == 9
+    assert "\"width\" must be an integer from 1 to 65535, not 'wide'" in message
+    assert message.count("mine.json") == 1
+
+
+def test_left_out_objects_are_counted_by_reason(load: Callable) -> None:
+    empty, full = load(content({"bbox": [1, 1, 5, 5]}, {"bbox": [0, 0, 0, 0]}, {}))
+    assert "left_out" not in empty
+    assert full["left_out"] == {
+        "box that is empty or outside its image": 1,
+        "object without box and mask": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub\\Bücher 1.PNG", "sub/Bu\u0308cher 1.png", "SUB/bücher 1.png", "./sub//Bücher 1.png"],
+)
+def test_spelling_of_file_names(load: Callable, tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (60, 50)).save(tmp_path / "sub" / "B\u00fccher 1.png")
+    written = content()
+    written["images"][0]["file_name"] = name
+    path = Path(load(written)[1]["file_name"])
+    assert path.is_file() and path.samefile(tmp_path / "sub" / "B\u00fccher 1.png")
+
+
+def test_names_that_fit_two_files_are_not_guessed(load: Callable, tmp_path: Path) -> None:
+    for name in ("IMG.png", "img.png"):
+        Image.new("RGB", (60, 50)).save(tmp_path / name)
+    written = content()
+    written["images"][0]["file_name"] = "Img.png"
+    with pytest.raises(DatasetError, match=r'the image "Img\.png" of image 7 is not in'):
+        load(written)
+    written["images"][0]["file_name"] = "img.png"
+    assert load(written)[1]["file_name"] == str(tmp_path / "img.png")
+
+
+def test_root_category_is_no_class(load: Callable) -> None:
+    written = content({"segmentation": [SQUARE]})
+    for category in written["categories"]:
+        category["supercategory"] = "vessels"
+    written["categories"].append({"id": 0, "name": "vessels", "supercategory": "none"})
+    assert load(written)[1]["annotations"][0]["category_id"] == 0
+    written["annotations"].append({"id": 2, "image_id": 7, "category_id": 0, "bbox": [1, 1, 5, 5]})
+    assert [a["category_id"] for a in load(written)[1]["annotations"]] == [1, 0]

@@ -113,7 +113,12 @@ def test_area_is_counted_and_crowd_is_0_where_they_are_absent(load: Callable) ->
     written = content()
     written["annotations"][0]["segments_info"][1]["area"] = 4.0
     (record,) = load(written)
-    assert [(s["area"], s["iscrowd"]) for s in record["segments_info"]] == [(18, 0), (4, 0)]
+    dog = {"id": 260, "category_id": 0, "isthing": True, "iscrowd": 0, "area": 18}
+    sky = {"id": 2, "category_id": 1, "isthing": False, "iscrowd": 0, "area": 4}
+    assert record["segments_info"] == [
+        {**dog, "bbox": [0, 0, 6, 3]},
+        {**sky, "bbox": [0, 3, 4, 1]},
+    ]
     del written["annotations"][0]["file_name"]
     assert load(written) == [record]
 
@@ -123,6 +128,25 @@ def test_all_wrong_segments_are_named(load: Callable) -> None:
     bad["annotations"][0]["segments_info"] = [{"id": 0, "category_id": 5}, {"id": 2}, "x"]
     with pytest.raises(DatasetError, match=r"3 entries are wrong.*is 0.*category_id.*not 'x'"):
         load(bad)
+
+
+def test_all_areas_of_a_map_are_compared(load: Callable) -> None:
+    bad = content()
+    for segment in bad["annotations"][0]["segments_info"]:
+        segment["area"] = 1
+    with pytest.raises(DatasetError, match="2 entries are wrong: segment 2 of .*; segment 260 of"):
+        load(bad)
+
+
+def test_larger_areas_of_overlapping_segments(load: Callable, tmp_path: Path) -> None:
+    written = content()
+    written["annotations"][0]["segments_info"][0]["area"] = 24
+    with pytest.raises(DatasetError, match='"area" is 24, but it has 18 pixels'):
+        load(written)
+    (record,) = load_coco_panoptic(
+        tmp_path / "p.json", tmp_path / "png", tmp_path, {5: 0, 8: 1}, overlapping_areas=True
+    )
+    assert [segment["area"] for segment in record["segments_info"]] == [24, 4]
 
 
 def test_a_map_in_bgr_order_is_named(load: Callable, tmp_path: Path) -> None:

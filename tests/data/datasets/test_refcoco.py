@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -129,3 +130,25 @@ def test_not_a_list(instances: Path) -> None:
 def test_a_split_that_is_not_there(instances: Path) -> None:
     with pytest.raises(DatasetError, match='no ref belongs to the split "testC"'):
         load(instances.parent, [ref(1, 100)], "testC")
+
+
+def test_expressions_about_crowds_are_left_out(
+    instances: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refs = [ref(1, 103, "train", 1, "the herd", "cows"), ref(2, [102, 103]), ref(3, -1)]
+    with caplog.at_level(logging.WARNING):
+        (record,) = load(instances.parent, refs, "train", as_json=True)
+    assert [(e["ref_id"], len(e["targets"])) for e in record["expressions"]] == [(2, 1), (3, 0)]
+    assert record["left_out"] == {"expression about a crowd": 2}
+    assert "2 expressions of the split" in caplog.text and "are about crowds" in caplog.text
+
+
+def test_splits_about_crowds_only_are_refused(instances: Path) -> None:
+    with pytest.raises(DatasetError, match='all 1 expressions .*"train" are about crowds'):
+        load(instances.parent, [ref(1, 103)], "train")
+
+
+def test_all_wrong_refs_are_named(instances: Path) -> None:
+    refs = [ref(k, 900 + k) for k in range(13)]
+    with pytest.raises(DatasetError, match=r"13 entries are wrong: ref 0 .*ref 9 .*; and 3 more"):
+        load(instances.parent, refs, "train")

@@ -168,17 +168,6 @@ def test_a_cpu_with_the_queries_of_a_small_model() -> None:
     assert counted.operators.total() <= MAX_OPERATORS, counted.operators.most_common()
 
 
-def test_labels_are_the_best_of_all_scores() -> None:
-    things, stuff = make_queries(60, things=True), make_queries(20, things=False)
-    expected = run(things, stuff)
-    results = run(things, stuff, semantic_labels_only=True)
-    labels, scores = results.pop("sem_seg_labels"), expected.pop("sem_seg")
-    assert torch.equal(labels.labels, scores.argmax(0)) and len(labels.labels.unique()) > 3
-    torch.testing.assert_close(labels.scores, scores.amax(0))
-    torch.testing.assert_close(labels.totals, scores.sum(0))
-    assert_equal_results(results, expected)
-
-
 def test_no_tensor_of_all_classes_is_larger_than_a_band(monkeypatch: pytest.MonkeyPatch) -> None:
     """With more classes than queries the scores of a band are larger than its masks."""
     monkeypatch.setattr(chunking, "CPU_MASK_BYTES", 8 * 2**20)
