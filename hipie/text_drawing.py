@@ -37,6 +37,7 @@ PACKAGED_SCRIPTS = (
 )
 # Styles that are taken only where no other font has a letter.
 UNUSUAL_STYLES = ("bold", "black", "italic", "oblique", "light", "thin", "mono", "condensed")
+UNNAMED = "UNNAMED"  # script of private and unassigned code points
 ELLIPSIS = "…"
 ZERO_WIDTH_JOINER = "\u200d"
 DPI_OF_PIXELS = 72
@@ -147,7 +148,8 @@ def font_advice(letters: str) -> str:
         advice += f'; "pip install {" ".join(known)}" brings them'
     if None in packages:
         scripts = {_script(letter).title() for letter in letters if not _package_of(letter)}
-        advice += f"; install a font with {', '.join(sorted(scripts))} letters on your system"
+        named = ", ".join(sorted(scripts - {UNNAMED.title()}))
+        advice += f"; install a font with {named} letters on your system" if named else ""
     return advice
 
 
@@ -311,7 +313,7 @@ def _script(letter: str) -> str:
     """The first word of a letter's Unicode name, "EMOJI" for symbols."""
     if unicodedata.category(letter) in ("So", "Sk"):
         return "EMOJI"
-    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
+    return unicodedata.name(letter, UNNAMED).split()[0].split("-")[0]
 
 
 def _package_of(letter: str) -> str | None:

@@ -146,6 +146,10 @@ def test_advice_for_a_script_without_package_names_the_script() -> None:
     assert CJK_FONT_PACKAGE in advice and "Tibetan" in advice
 
 
+def test_advice_for_a_private_letter_names_its_code_point() -> None:
+    assert font_advice("\ue000") == 'no font has the letters "\ue000" (U+E000)'
+
+
 @NEEDS_FONTS
 def test_packages_have_the_scripts_that_the_advice_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_drawing, "system_fonts", lambda: ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -174,6 +175,27 @@ def test_small_segments_have_a_row_on_request_only(image) -> None:
     absent = Segment("cat", "expression", mask(slice(0), slice(0)), 0.0)
     rows = visualizer._select_rows(Segmentation(image, [absent]).overlay.legend, 10)
     assert [row.text for row in rows] == ["cat: not found"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "\ud800", "\x00\x07\n", "\u202e abc", "\ufeff", "\u0301", "\ue000"]
+)
+def test_odd_names_are_drawn(image, name: str) -> None:
+    everywhere = mask(slice(None), slice(None))
+    drawing = Segmentation(image, [Segment(name, "thing", everywhere, 0.5)]).draw(name)
+    assert drawing.height == HEIGHT and WIDTH < drawing.width <= WIDTH + MAX_LEGEND_WIDTH
+
+
+def test_drawings_in_several_threads_are_equal(image) -> None:
+    """A font holds the text that it has laid out last: threads must not share one."""
+    everywhere = mask(slice(None), slice(None))
+    result = Segmentation(
+        image, [Segment(f"größe {i}", "thing", everywhere, 0.5) for i in range(9)]
+    )
+    first = np.asarray(result.draw())
+    with ThreadPoolExecutor(4) as pool:
+        drawings = list(pool.map(lambda _: np.asarray(result.draw()), range(16)))
+    assert all(np.array_equal(drawing, first) for drawing in drawings)
 
 
 def test_long_names_and_legends_are_bounded(image) -> None:
