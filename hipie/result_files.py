@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hipie import __version__
-from hipie.errors import InputError, cause_of
+from hipie.errors import InputError, UsageError, cause_of
 
 SOFTWARE = f"hipie {__version__}"
 # Bytes at the beginning of a file in which its program is named.
@@ -90,6 +90,37 @@ def is_same_file(first: str | Path, second: str | Path) -> bool:
         return os.path.samefile(first, second)
     except (OSError, ValueError):
         return os.path.realpath(first) == os.path.realpath(second)
+
+
+def require_replaceable(
+    file: str | Path, inputs: Iterable[tuple[str, str]], overwrite: bool
+) -> None:
+    """Check that a result may be written under a name.
+
+    Args:
+        file: the result.
+        inputs: files that are read, each with what it is ("image").
+        overwrite: files that are neither inputs nor results may be replaced.
+
+    Raises:
+        UsageError: if it is an input, also by a link; a folder; or a file that no command of this
+            package wrote, without `overwrite`. A link is no result.
+    """
+    if not os.path.lexists(file):
+        return
+    for name, kind in inputs:
+        if is_same_file(file, name):
+            raise UsageError(
+                f"--output {Path(file).parent} would overwrite the {kind} {name} by {file}; "
+                "name another folder"
+            )
+    if os.path.isdir(file) and not os.path.islink(file):
+        raise UsageError(f"{file} is a folder, and would be the name of a result")
+    if not overwrite and not is_result_file(file):
+        raise UsageError(
+            f"{file} exists and is not a result of hipie; name another --output, or replace it "
+            "with --overwrite"
+        )
 
 
 def is_result_file(path: str | Path) -> bool:

@@ -128,7 +128,7 @@ def require_writable(
             (also by a link), or if there is a file that no command of this package wrote, without
             --overwrite. Links are never results, and are replaced, not followed.
     """
-    from hipie.result_files import is_result_file, is_same_file
+    from hipie.result_files import require_replaceable
 
     path = Path(folder)
     if not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in _FILE_SUFFIXES):
@@ -137,22 +137,7 @@ def require_writable(
     read = [(name, "image") for name in inputs]
     read += [(name, "file") for name in settings if name and os.path.isfile(name)]
     for name in names:
-        file = path / name
-        if not os.path.lexists(file):
-            continue
-        for used, kind in read:
-            if is_same_file(file, used):
-                raise UsageError(
-                    f"--output {folder} would overwrite the {kind} {used} by {file}; "
-                    "name another folder"
-                )
-        if file.is_dir() and not file.is_symlink():
-            raise UsageError(f"{file} is a folder, and would be the name of a result")
-        if not args.overwrite and not is_result_file(file):
-            raise UsageError(
-                f"{file} exists and is not a result of hipie; name another --output, or replace it "
-                "with --overwrite"
-            )
+        require_replaceable(path / name, read, args.overwrite)
     return path
 
 

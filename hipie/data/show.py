@@ -16,6 +16,7 @@ from PIL import Image
 from hipie.data.annotation_view import AnnotationView, read_annotation
 from hipie.data.dataset_argument import add_arguments, open_dataset, sample_evenly
 from hipie.error_report import one_line_errors
+from hipie.result_files import require_replaceable, write_drawing
 from hipie.visualizer import contact_sheet, draw_segments
 
 IMAGES_PER_SHEET = 4
@@ -41,23 +42,27 @@ def show(args: argparse.Namespace) -> list[Path]:
     """Write the contact sheets of a data set, and return their paths."""
     args.count = DEFAULT_COUNT if args.count is None else args.count
     records, metadata = open_dataset(args)
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for start in range(0, len(records), IMAGES_PER_SHEET):
+    folder, starts = Path(args.output), range(0, len(records), IMAGES_PER_SHEET)
+    stem = Path(args.dataset).stem
+    files = [folder / f"{stem}_{number}.png" for number in range(len(starts))]
+    images = [(record["file_name"], "image") for record in records]
+    for file in files:
+        require_replaceable(file, images, args.overwrite)
+    for file, start in zip(files, starts, strict=True):
         drawings = [
             draw_annotation(read_annotation(record, metadata), Path(record["file_name"]).name)
             for record in records[start : start + IMAGES_PER_SHEET]
         ]
-        name = f"{Path(args.dataset).stem}_{start // IMAGES_PER_SHEET}.png"
-        contact_sheet(drawings, title=args.dataset).save(folder / name)
-        files.append(folder / name)
+        write_drawing(file, contact_sheet(drawings, title=args.dataset))
     return files
 
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the program."""
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the sheets")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in it that hipie did not write"
+    )
     add_arguments(parser)
 
 

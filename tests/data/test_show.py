@@ -117,3 +117,26 @@ def test_samples_are_evenly_spaced(count: int | None, expected: int) -> None:
     assert len(view) == expected and view[0] == 0
     assert view == sorted(set(view))
     assert expected == 1 or view[-1] == 9
+
+
+def test_files_of_the_user_are_kept(small_book: list[str], shelf: Path, capsys) -> None:
+    (shelf / "a.png").rename(shelf / "shelf_0.png")
+    content = (shelf / "shelf.json").read_text().replace("a.png", "shelf_0.png")
+    (shelf / "shelf.json").write_text(content)
+    image = (shelf / "shelf_0.png").read_bytes()
+    words = ["data", "show", str(shelf / "shelf.json"), "--images", str(shelf)]
+    with pytest.raises(SystemExit) as stop:
+        command_line([*words, "--output", str(shelf), "--overwrite", *small_book])
+    assert stop.value.code == 2
+    assert "would overwrite the image" in capsys.readouterr().err
+    assert (shelf / "shelf_0.png").read_bytes() == image
+    out = shelf / "out"
+    out.mkdir()
+    (out / "shelf_0.png").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        command_line([*words, "--output", str(out), *small_book])
+    assert stop.value.code == 2
+    assert "is not a result of hipie" in capsys.readouterr().err
+    assert (out / "shelf_0.png").read_text() == "mine"
+    for more in (["--overwrite"], []):
+        assert command_line([*words, "--output", str(out), *more, *small_book]) == 0

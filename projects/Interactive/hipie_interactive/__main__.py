@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             label=args.label,
         )
         result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
+        path = result.save(args.output)
     except (ValueError, OSError) as error:
         sys.exit(f"hipie_interactive: {' '.join(str(error).split())}")
-    path = result.save(args.output)
     mask = result.segments[0]
     print(f"{path}: {int(mask.mask.sum())} pixels, IoU predicted by SAM {mask.score:.2f}")
 

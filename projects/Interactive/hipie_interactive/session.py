@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from hipie.data.image_io import ImageLike, to_rgb_array
+from hipie.data.image_io import ImageLike, image_file_name, to_rgb_array
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie.segmentation import Segment, Segmentation
 from hipie_interactive.modeling.predict import MaskPrediction, predict_masks
@@ -33,7 +34,8 @@ def segment(
     height, width = pixels.shape[:2]
     for prompt in parsed:
         to_sam_prompt(prompt, (height, width))
-    return segment_encoded(sam.encode(pixels), pixels, parsed)
+    result = segment_encoded(sam.encode(pixels), pixels, parsed)
+    return replace(result, file_name=image_file_name(image))
 
 
 def parse_prompts(prompts: Sequence[Prompt | Mapping[str, Any]]) -> list[Prompt]:

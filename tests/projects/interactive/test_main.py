@@ -38,6 +38,15 @@ def test_mask_is_written(arguments, capsys):
         assert drawn.width >= 90
 
 
+def test_the_image_is_not_overwritten(arguments):
+    with open("a.png", "rb") as file:
+        before = file.read()
+    with pytest.raises(SystemExit, match="a.png is the image that was segmented"):
+        main([*arguments, "--click", "5,5", "--output", "a.png"])
+    with open("a.png", "rb") as file:
+        assert file.read() == before
+
+
 @pytest.mark.parametrize("case", INVALID)
 def test_invalid_input_ends_with_one_line(arguments, case):
     options, message = INVALID[case]
