@@ -27,6 +27,8 @@ class DryCount:
         expressions: referring expressions.
         maps: images with a map of classes or parts.
         left_out: objects that the reader left out, by reason.
+        repeated_ids: ids that several images with objects have; the predictions of one would be
+            compared with the objects of all.
     """
 
     images: int = 0
@@ -36,6 +38,7 @@ class DryCount:
     expressions: int = 0
     maps: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    repeated_ids: list[Any] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -63,11 +66,16 @@ def count_records(records: Iterable[Record]) -> DryCount:
         records: in the checked form, see `hipie.data.records`.
     """
     total = DryCount()
+    ids: set[Any] = set()
     for record in records:
         total.images += 1
         total.left_out.update(record.get("left_out", {}))
         total.expressions += len(record.get("expressions", ()))
         key = next((key for key in OBJECT_KEYS if key in record), None)
+        if key and "expressions" not in record and "image_id" in record:
+            if record["image_id"] in ids:
+                total.repeated_ids.append(record["image_id"])
+            ids.add(record["image_id"])
         for entry in record[key] if key else ():
             if entry.get("iscrowd"):
                 total.crowds += 1
@@ -94,8 +102,13 @@ def require_ground_truth(
         json_file: the file of its metadata.
 
     Raises:
-        InputError: naming the data set, and why nothing is left.
+        InputError: naming the data set, and why nothing is left; or an id of two images.
     """
+    if count.repeated_ids:
+        raise InputError(
+            f"the test set {dataset_name} has the image_id {count.repeated_ids[0]!r} more than "
+            f"once ({len(count.repeated_ids)} images share the id of another one)"
+        )
     if not count.images or not count.is_empty:
         return
     if not any(key in record for record in records for key in ANNOTATION_KEYS):

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hipie.data.annotation_maps import read_panoptic_map
-from hipie.data.dataset_mappers.annotations import decode_mask, panoptic_masks
+from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
 from hipie.data.io.rle import RLE
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import sum_integers
@@ -211,11 +211,7 @@ def _annotated_masks(record: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]
     if "segments_info" in record:
         labels = read_panoptic_map(record["pan_seg_file_name"])
         return panoptic_masks(labels, record["segments_info"], NoOpTransform())
-    annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-    size = record["height"], record["width"]
-    masks = [decode_mask(a["segmentation"], *size) for a in annotations]
-    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-    return np.array(masks, dtype=bool), classes
+    return instance_masks(record["annotations"], record["height"], record["width"], NoOpTransform())
 
 
 def _encode_rle(mask: NDArray[Any]) -> RLE:

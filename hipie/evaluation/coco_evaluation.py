@@ -19,6 +19,7 @@ from detectron2.evaluation.coco_evaluation import (
     _evaluate_predictions_on_coco,
     instances_to_coco_json,
 )
+from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from hipie.data.datasets.coco_instances import load_coco_instances
@@ -227,6 +228,11 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
         output_folder, faster: see `COCOInstanceEvaluator`.
     """
 
+    def _read_annotations(self) -> None:
+        super()._read_annotations()
+        # Read now, so that a file that cannot be used is an error before training.
+        self._instances = self._instances_of_file() if comm.is_main_process() else None
+
     def _evaluated_classes(self) -> dict[int, str]:
         classes = enumerate(Vocabulary.from_metadata(self._metadata).classes)
         return {index: entry.name for index, entry in classes if entry.kind == "thing"}
@@ -237,10 +243,9 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
     def ground_truth(self) -> GroundTruth:
         """Return the things of all images, see the class."""
         truth = GroundTruth()
-        annotations = self._instances_of_file()
         for record in self._records:
-            if annotations is not None:
-                truth.add(record, annotations.get(record["image_id"], ()))
+            if self._instances is not None:
+                truth.add(record, self._instances.get(record["image_id"], ()))
             elif "segments_info" in record:
                 truth.add(record, panoptic_objects(record, self._classes))
             else:
@@ -257,4 +262,11 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
             self._records[0]["file_name"]
         )
         records = load_coco_instances(json_file, image_root, dict(contiguous_ids))
-        return {record["image_id"]: record["annotations"] for record in records}
+        instances = {record["image_id"]: record["annotations"] for record in records}
+        if not any(record["image_id"] in instances for record in self._records):
+            raise InputError(
+                f"{json_file}: no image has the id of an image of the data set "
+                f"{self._dataset_name}, whose json_file it is (ids of the data set: "
+                f"{self._records[0]['image_id']!r}, ...)"
+            )
+        return instances

@@ -65,3 +65,13 @@ def test_test_sets_whose_annotations_are_not_public_are_predicted(tmp_path: Path
         InputError, match="the test set dev has no object to evaluate: images: 1; correct"
     ):
         require_ground_truth("dev", count_records(records), records, str(file))
+
+
+def test_two_images_with_one_id_are_named() -> None:
+    records = [{"image_id": i, "annotations": [BOX]} for i in (4, "4", 4)]
+    with pytest.raises(InputError, match="the test set shelf has the image_id 4 more than once"):
+        require_ground_truth("shelf", count_records(records), records, None)
+    # Images of groups are in several groups.
+    groups = [{**record, "expressions": [{"targets": []}]} for record in records]
+    require_ground_truth("groups", count_records(groups), groups, None)
+    require_ground_truth("shelf", count_records(records[:2]), records[:2], None)

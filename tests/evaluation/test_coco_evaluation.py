@@ -14,6 +14,7 @@ from PIL import Image
 
 from hipie.data.datasets import register_coco
 from hipie.data.datasets.catalog import register_dataset
+from hipie.errors import InputError
 from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, PanopticInstanceEvaluator
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
@@ -194,3 +195,37 @@ def test_panoptic_segments_are_the_truth_without_an_instance_file(tmp_path: Path
         assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
         truth = evaluator.ground_truth()
         assert [a["area"] for a in truth.annotations] == [400]
+
+
+def test_instance_file_of_a_panoptic_set_is_read_when_the_evaluator_is_built(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, [{"category_id": 9, "segmentation": SQUARE, "area": None}])
+    record = {
+        "file_name": str(tmp_path / "images" / "a.jpg"),
+        "image_id": 7,
+        "height": 50,
+        "width": 60,
+        "pan_seg_file_name": "map.png",
+        "segments_info": [{"id": 5, "category_id": 0}, {"id": 9, "category_id": 1}],
+    }
+
+    def build(**changes: object) -> PanopticInstanceEvaluator:
+        register_dataset(
+            "room",
+            lambda: [{**record, **changes}],
+            vocabulary=Vocabulary.from_names(things=["cup", "jug"]),
+            thing_dataset_id_to_contiguous_id={4: 0, 9: 1},
+            json_file=str(tmp_path / "a.json"),
+        )
+        return PanopticInstanceEvaluator("room")
+
+    evaluator = build()
+    evaluator.reset()
+    evaluator.process([record], [output()])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+    with pytest.raises(InputError, match=r"a\.json: no image has the id of an image of .* room"):
+        build(image_id="street")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match=r"a\.json: this is not a JSON file"):
+        build()
