@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,9 +55,14 @@ CASES: dict[int, dict[str, tuple[str, list[list[int]]]]] = {
 def recorded_case(cfg: Any, dataset_name: str, training: bool) -> MappedDataset:
     """Build the mapper of a case, whose records are numbers of images."""
     cases = {name: case for part in CASES.values() for name, case in part.items()}
-    images = batch_of(*cases[dataset_name.removeprefix("case_")])
-    records = [{"image_id": i, "width": WIDTH, "height": HEIGHT} for i in range(len(images))]
-    return MappedDataset(records, lambda record, seed: images[record["image_id"]])
+    case = cases[dataset_name.removeprefix("case_")]
+    images = batch_of(*case)
+    return MappedDataset(records_of(case), lambda record, seed: images[record["image_id"]])
+
+
+def records_of(case: tuple[str, list[list[int]]]) -> list[dict[str, Any]]:
+    """Records of a case; its images have no files."""
+    return [{"image_id": i, "width": WIDTH, "height": HEIGHT} for i in range(len(case[1]))]
 
 
 class Recorder(HookBase):
@@ -76,6 +82,7 @@ class Recorder(HookBase):
         )
 
     def after_step(self) -> None:
+        self.trainer._trainer.loss_history.write()
         latest = self.trainer.storage.latest()
         iteration = self.trainer.iter
         self.losses.append({k: v for k, (v, i) in latest.items() if "loss" in k and i == iteration})
@@ -127,8 +134,9 @@ def build_model(cls: type[Trainer], cfg: Any) -> torch.nn.Module:
 
 
 for cases in CASES.values():
-    for case_name in cases:
-        register_dataset(f"case_{case_name}", list, vocabulary=VOCABULARY, task="recorded_case")
+    for case_name, case in cases.items():
+        read = partial(records_of, case)
+        register_dataset(f"case_{case_name}", read, vocabulary=VOCABULARY, task="recorded_case")
 trainer_hooks, trainer_model = Trainer.build_hooks, Trainer.build_model
 Trainer.build_hooks = build_hooks
 Trainer.build_model = classmethod(build_model)

@@ -67,6 +67,7 @@ def case_options(processes: int, text: Path, folder: Path) -> list[str]:
     return [
         *("OUTPUT_DIR", str(folder), "MODEL.HIPIE.TEXT.SOURCE", str(text)),
         *("DATASETS.TRAIN", repr(names), "SOLVER.MAX_ITER", str(2 * len(names))),
+        *("DATALOADER.CHECK_FILES", "False"),
         *("DATALOADER.DATASET_BATCH_SIZE", "()", "SOLVER.IMS_PER_BATCH", str(processes)),
         *("SOLVER.BASE_LR", "0.0", "DATALOADER.DATASET_RATIO", "()"),
     ]
