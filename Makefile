@@ -108,6 +108,10 @@ bench: $(DONE)/package
 	$(PY) benchmarks/clicks_and_examples.py
 	$(PY) benchmarks/encode_once.py
 	$(PY) benchmarks/data.py
+	$(PY) benchmarks/postprocessing.py
+	$(PY) benchmarks/training_step.py
+	$(PY) benchmarks/activation_memory.py
+	$(PY) benchmarks/memory.py --records 100000
 	$(PY) benchmarks/picturebook.py --pages 40
 
 train-nano: $(DONE)/package
