@@ -46,20 +46,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_args(arguments)
     with one_line_errors(PROGRAM), messages_as_warnings() as messages:
-        records, metadata = open_dataset(args)
-        cfg = dataset_config(args)
-        report = check_records(
-            tqdm(records, desc=args.dataset, unit="image", disable=None),
-            metadata,
-            min_part_area=cfg.INPUT.MIN_PART_AREA,
-            generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
-            skip_broken=cfg.DATALOADER.SKIP_BROKEN,
-        )
-        check_names(cfg, metadata.name, report)
-        check_evaluation(cfg, metadata.name, report)
+        try:
+            report = read_report(args)
+        except HipieError as error:
+            if not args.json:
+                raise
+            report = DatasetReport(invalid=[str(error)])
     report.warnings[:0] = dict.fromkeys(messages)
     print(json.dumps(report.as_dict(), indent=2) if args.json else format_report(report))
     return 0 if report.trainable and report.evaluable else 1
+
+
+def read_report(args: argparse.Namespace) -> DatasetReport:
+    """Check the data set of a command line.
+
+    Raises:
+        HipieError: if it cannot be read at all.
+    """
+    records, metadata = open_dataset(args)
+    cfg = dataset_config(args)
+    report = check_records(
+        tqdm(records, desc=args.dataset, unit="image", disable=None),
+        metadata,
+        min_part_area=cfg.INPUT.MIN_PART_AREA,
+        generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
+        skip_broken=cfg.DATALOADER.SKIP_BROKEN,
+    )
+    check_names(cfg, metadata.name, report)
+    check_evaluation(cfg, metadata.name, report)
+    return report
 
 
 def check_names(cfg: CfgNode, dataset_name: str, report: DatasetReport) -> None:

@@ -13,6 +13,7 @@ from detectron2.data.catalog import Metadata
 
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
+from hipie.data.broken_images import set_skip_broken
 from hipie.data.datasets import register_all, register_coco
 from hipie.data.records import load_records
 from hipie.errors import InputError
@@ -44,7 +45,8 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     """
     if args.count is not None and args.count < 1:
         raise InputError(f"--count must be at least 1, not {args.count}")
-    register_all(dataset_config(args))
+    cfg = dataset_config(args)
+    register_all(cfg)
     name = args.dataset
     if name.endswith(".json"):
         if not args.images:
@@ -55,6 +57,7 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     elif name not in DatasetCatalog:
         similar = _names_with_prefix(name.split("_")[0])
         raise InputError(f'there is no data set "{name}"; there are {similar}')
+    set_skip_broken(name, cfg.DATALOADER.SKIP_BROKEN, ())
     records = load_records(name)
     return sample_evenly(records, args.count), MetadataCatalog.get(name)
 

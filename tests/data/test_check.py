@@ -177,6 +177,19 @@ def test_empty_sets_are_an_error_with_their_name(tmp_path: Path, capsys) -> None
     assert status == 1 and "train.json" in text
 
 
+def test_json_of_a_set_that_cannot_be_read_has_the_error(tmp_path: Path, capsys) -> None:
+    annotations = [{"image_id": i, **box(5, 5, 20, 20)} for i in range(2)]
+    arguments = coco_file(tmp_path, ["dog"], annotations)
+    (tmp_path / "img" / "1.png").unlink()
+    status, report = run_json(arguments, capsys)
+    assert status == 1 and not report["trainable"] and not report["evaluable"]
+    assert "1.png" in report["errors"][0]
+    # Left out as a run leaves it out, and counted.
+    status, report = run_json([*arguments, "--opts", "DATALOADER.SKIP_BROKEN", "True"], capsys)
+    assert status == 0 and report["objects"] == 1
+    assert report["left_out"] == {"image that cannot be used": 1}
+
+
 def test_names_are_judged_as_the_text_encoder_sees_them(tmp_path: Path, capsys) -> None:
     annotations = [{"image_id": i, **box(5, 5, 20, 20)} for i in range(2)]
     arguments = coco_file(tmp_path, ["box (a)", "box (b)"], annotations)
