@@ -29,6 +29,7 @@ from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
+from hipie.data.worker_signals import outlive_group_signals
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
@@ -260,7 +261,7 @@ def _loader_options(cfg: CfgNode) -> dict[str, Any]:
         "pin_memory": cfg.DATALOADER.PIN_MEMORY and on_gpu,
         "persistent_workers": cfg.DATALOADER.PERSISTENT_WORKERS and workers > 0,
         "collate_fn": _as_list,
-        "worker_init_fn": _use_one_thread,
+        "worker_init_fn": _start_worker,
     }
 
 
@@ -406,5 +407,6 @@ def _as_list(items: list[Record]) -> list[Record]:
     return items
 
 
-def _use_one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    outlive_group_signals()

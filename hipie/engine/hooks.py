@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from fvcore.common.checkpoint import Checkpointer
 
 from hipie.checkpoint import Checkpointer as SafeCheckpointer
 from hipie.checkpoint.error import CheckpointError
+from hipie.data.worker_signals import forks_outlive_group_signals
+from hipie.engine.signals import SignalHandlers
 from hipie.errors import HipieError
 
 BEST_CHECKPOINT = "model_best"
@@ -208,11 +212,17 @@ class StopAfterSkippedSteps(HookBase):
         )
 
 
-class CheckpointOnSignal(HookBase):
-    """On SIGINT (Ctrl-C) or SIGTERM: finish the iteration, save a checkpoint, and exit.
+class EvaluationStopped(SystemExit):
+    """Evaluation that a signal ended; the training then saves a checkpoint and exits."""
 
-    A second SIGINT exits at once. Processes that are forked from this one (data loaders,
-    evaluators) inherit the signal handlers: they ignore SIGINT, and SIGTERM ends them.
+
+class CheckpointOnSignal(HookBase):
+    """On SIGINT (Ctrl-C), SIGTERM or SIGHUP: finish the iteration, save a checkpoint, and exit.
+
+    A second SIGINT exits at once. A SIGHUP that is ignored when the training starts, as under
+    nohup, stays ignored. Processes that are forked from this one, workers of loaders and of
+    evaluators, ignore these signals, and end on SIGTERM of this process; so a signal to the whole
+    process group does the same as one to this process.
 
     Args:
         checkpointer: saves the checkpoint; None only where training never runs.
@@ -221,17 +231,16 @@ class CheckpointOnSignal(HookBase):
     def __init__(self, checkpointer: Checkpointer | None) -> None:
         self._checkpointer = checkpointer
         self._received: int | None = None
-        self._previous_handlers: dict[int, Any] = {}
+        self._is_evaluating = False
+        self._handlers = SignalHandlers(self._on_signal)
+        self._contexts = ExitStack()
         self._process = 0
 
     def before_train(self) -> None:
         """Install the signal handlers, if this is the main thread."""
         self._process = os.getpid()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous_handlers[number] = signal.signal(number, self._on_signal)
-            except ValueError:  # only the main thread may install handlers
-                return
+        self._handlers.install()
+        self._contexts.enter_context(forks_outlive_group_signals())
 
     def after_step(self) -> None:
         """Save a checkpoint and exit if any process received a signal during the iteration.
@@ -253,13 +262,39 @@ class CheckpointOnSignal(HookBase):
         raise SystemExit(128 + received)
 
     def after_train(self) -> None:
-        """Restore the previous signal handlers."""
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-        self._previous_handlers.clear()
+        """Restore the previous signal handlers.
+
+        Raises:
+            SystemExit: if a signal ended the evaluation after the last iteration, whose checkpoint
+                is saved before.
+        """
+        self._handlers.restore()
+        self._contexts.close()
+        if self._received is not None and sys.exc_info()[1] is None:
+            raise SystemExit(128 + self._received)
+
+    @property
+    def stops_evaluation(self) -> bool:
+        """Whether a signal has come, so that an evaluation is left out."""
+        return self._received is not None and comm.get_world_size() == 1
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Context of an evaluation during the training, which a signal ends at once.
+
+        Among several processes the evaluation is finished, as they wait for each other.
+        """
+        self._is_evaluating = comm.get_world_size() == 1
+        try:
+            yield
+        except EvaluationStopped:
+            logger.warning("The evaluation is left out.")
+        finally:
+            self._is_evaluating = False
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         if os.getpid() != self._process:
+            # A process that was started in another way than by a fork of Python.
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -271,3 +306,5 @@ class CheckpointOnSignal(HookBase):
             return
         self._received = number
         logger.warning("Stopping after this iteration; a second Ctrl-C stops at once.")
+        if self._is_evaluating:
+            raise EvaluationStopped(128 + number)

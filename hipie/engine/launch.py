@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 import uuid
@@ -21,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from hipie.engine.failures import GRACE_SECONDS, FailureMonitor
+from hipie.engine.signals import ForwardSignals, exit_on_signals
 from hipie.errors import InputError, cause_of
 
 TIMEOUT = timedelta(minutes=30)
@@ -96,7 +96,7 @@ def launch(
     processes = num_gpus if on_gpu else cpu_workers
     if processes * num_machines == 1:
         set_num_threads()
-        with reporting():
+        with reporting(), exit_on_signals():
             main(*arguments)
         return
     if dist_url == AUTO:
@@ -234,7 +234,7 @@ def _run_in_group(
         torch.cuda.set_device(local_rank)
     else:
         set_num_threads(group.local_size)
-    with reporting():
+    with reporting(), exit_on_signals():
         try:
             with group.join(local_rank):
                 main(*arguments)
@@ -246,48 +246,25 @@ def _run_in_group(
 def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
     """Start processes of this machine, and wait for them.
 
-    They get a signal that ends this process, save a checkpoint, and exit.
+    They get a signal that would end this process, save a checkpoint, and exit.
 
     Raises:
+        SystemExit: after a signal, with status 128 + its number.
         torch.multiprocessing.ProcessExitedException: if one has failed; all others have ended.
     """
     context = mp.start_processes(
         _run_in_group, arguments, nprocs=number, join=False, start_method="spawn"
     )
-    forward = _ForwardSignal(context.pids())
-    ended = False
-    try:
-        while not ended:
-            try:
-                ended = context.join(grace_period=2 * GRACE_SECONDS)
-            except KeyboardInterrupt:  # Ctrl-C reaches all processes of a terminal
-                continue
-    finally:
-        forward.restore()
-
-
-class _ForwardSignal:
-    """Handler of SIGTERM that sends it to other processes."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._pids = pids
-        self._previous: Any = None
+    with ForwardSignals(context.pids()) as signals:
         try:
-            self._previous = signal.signal(signal.SIGTERM, self._forward)
-        except ValueError:  # only the main thread may install handlers
-            return
-
-    def restore(self) -> None:
-        """Restore the previous handler."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def _forward(self, number: int, _frame: Any) -> None:
-        for pid in self._pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
+            while not context.join(grace_period=2 * GRACE_SECONDS):
                 continue
+        except mp.ProcessExitedException as error:
+            # Ended by the signal, before or after the training handled it.
+            if signals.received is None or 0 <= error.exit_code < 128:
+                raise
+        if signals.received is not None:
+            raise SystemExit(128 + signals.received)
 
 
 def _free_port() -> int:

@@ -550,6 +550,7 @@ class Trainer(DefaultTrainer):
         The writers come after the evaluation, the best checkpoint directly after it, and the
         periodic checkpoints before it.
         """
+        self._signals = CheckpointOnSignal(self.checkpointer)
         replaced = (hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
         default = [hook for hook in super().build_hooks() if hook is not None]
         default = [
@@ -588,12 +589,16 @@ class Trainer(DefaultTrainer):
         return [
             *default,
             StopAfterSkippedSteps(self.checkpointer, self.cfg.SOLVER.MAX_SKIPPED_STEPS),
-            CheckpointOnSignal(self.checkpointer),
+            self._signals,
         ]
 
     def _evaluate(self) -> Any:
         """Evaluate the model, with the averaged weights if there are any."""
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
+        averaged = self.ema.applied() if self.ema is not None else nullcontext()
+        if self._signals.stops_evaluation:
+            return self._last_eval_results
+        with self._signals.evaluation(), averaged:
             self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,8 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
             assert repeated[dataset][task] == expected, (dataset, task)
 
 
-def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
-    options = ["SOLVER.MAX_ITER", "5000", "DATASETS.TEST", "()", *tiny_options]
-    output = tmp_path / "output.txt"
+def stop_training(output: Path, number: int, to_group: bool, *options: str) -> int:
+    """Start a training as the leader of a process group, send a signal, return the exit status."""
     with output.open("w") as stream:
         process = subprocess.Popen(
             command(*options),
@@ -97,6 +97,7 @@ def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=stream,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         waited = time.monotonic() + 200
@@ -104,20 +105,58 @@ def test_interrupt_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
             assert process.poll() is None, output.read_text()[-2000:]
             assert time.monotonic() < waited
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 128 + signal.SIGINT
+        if to_group:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        return process.wait(90)
     finally:
-        process.kill()
-    assert "--resume continues from it" in output.read_text()
-    name = (tmp_path / "output/last_checkpoint").read_text()
-    reached = torch.load(tmp_path / "output" / name, weights_only=True)["iteration"]
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def saved_iteration(folder: Path) -> int:
+    """Iteration of the checkpoint from which a resumed run starts."""
+    name = (folder / "last_checkpoint").read_text()
+    reached = torch.load(folder / name, weights_only=True)["iteration"]
     assert name == f"model_{reached:07d}.pth"
+    return reached
+
+
+def test_signal_to_the_group_saves_a_checkpoint_for_resume(tiny_options, tmp_path):
+    """As `timeout`, SLURM and Docker send it: workers of the loader get it as well."""
+    options = ["SOLVER.MAX_ITER", "5000", "DATASETS.TEST", "()", *tiny_options]
+    workers = ("DATALOADER.NUM_WORKERS", "2")
+    output = tmp_path / "output.txt"
+    status = stop_training(output, signal.SIGTERM, True, *options, *workers)
+    assert status == 128 + signal.SIGTERM, output.read_text()[-3000:]
+    assert "--resume continues from it" in output.read_text()
+    assert "killed by signal" not in output.read_text()
+    reached = saved_iteration(tmp_path / "output")
     options[1] = str(reached + 3)
     done = call("--resume", *options)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"Starting training from iteration {reached + 1}" in done.stdout
     final = torch.load(tmp_path / "output/model_final.pth", weights_only=True)
     assert final["iteration"] == reached + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_saves_a_checkpoint(
+    tiny_options, tmp_path, number, to_group, processes, workers
+):
+    options = ["SOLVER.MAX_ITER", "5000", "DATASETS.TEST", "()", *tiny_options]
+    options += ["DATALOADER.NUM_WORKERS", str(workers)]
+    arguments = ["--cpu-workers", str(processes), *options]
+    output = tmp_path / "output.txt"
+    status = stop_training(output, number, to_group, *arguments)
+    assert status == 128 + number, output.read_text()[-3000:]
+    assert "Traceback" not in output.read_text()
+    assert saved_iteration(tmp_path / "output") >= 0
 
 
 SAVE_EVERY_PROCESS = """

@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -70,10 +72,10 @@ def test_resumed_run_equals_uninterrupted_run(make_trainer, tmp_path):
     assert_equal_states(uninterrupted, trainer_state(second))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_saves_a_checkpoint_after_the_step_and_exits(make_trainer, tmp_path, caplog, number):
     caplog.set_level(logging.WARNING)
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     trainer = make_trainer()
     trainer.register_hooks([StopAt(3, number)])
     with pytest.raises(SystemExit) as ended:
@@ -100,14 +102,51 @@ def test_second_interrupt_exits_at_once(make_trainer, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ignored_sighup_stays_ignored(make_trainer):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = make_trainer("SOLVER.MAX_ITER", 5)
+        trainer.register_hooks([StopAt(2, signal.SIGHUP)])
+        run(trainer)
+        assert trainer.iter == 5
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class StoppedEvaluation(ToyTrainer):
+    """Trainer that gets a signal in an evaluation, which would take long."""
+
+    after_signal: ClassVar[list[str]] = []
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        cls.after_signal.append("reached")
+        return {}
+
+
+@pytest.mark.parametrize("max_iter", [20, 4], ids=["periodic", "final"])
+def test_signal_ends_an_evaluation(make_trainer, tmp_path, max_iter):
+    trainer = make_trainer(
+        *("TEST.EVAL_PERIOD", 4, "SOLVER.MAX_ITER", max_iter), kind=StoppedEvaluation
+    )
+    with pytest.raises(SystemExit) as ended:
+        run(trainer)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert StoppedEvaluation.after_signal == []
+    assert torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"] == 3
+
+
 def _wait_for_signals(ready) -> None:
     ready.set()
     while True:
-        signal.pause()  # returns after every signal that is handled
+        time.sleep(0.05)
 
 
-def test_forked_processes_end_on_sigterm(make_trainer):
-    """Evaluators fork pools and end them with SIGTERM, which must not wait for an iteration."""
+def test_forked_processes_end_by_their_parent_only(make_trainer):
+    """Evaluators fork pools and end them with SIGTERM; a group's signal is not for them."""
     hook = CheckpointOnSignal(None)
     hook.before_train()
     try:
@@ -115,11 +154,17 @@ def test_forked_processes_end_on_sigterm(make_trainer):
         ready = context.Event()
         child = context.Process(target=_wait_for_signals, args=(ready,))
         child.start()
+        for number in ("INT", "HUP", "TERM"):  # also before the child is ready
+            subprocess.run(["kill", f"-{number}", str(child.pid)], check=True)
         assert ready.wait(20)
-        os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches all; the parent decides
+        for number in ("INT", "HUP", "TERM"):
+            subprocess.run(["kill", f"-{number}", str(child.pid)], check=True)
+        child.join(0.5)
+        assert child.is_alive()
         child.terminate()
         child.join(20)
         assert child.exitcode == -signal.SIGTERM
+        assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         hook.after_train()
     assert hook._received is None

@@ -1,0 +1,88 @@
+"""Signals to a process group, of which workers of a loader or of a pool are members.
+
+`timeout`, SLURM, Docker and Ctrl-C in a terminal send a signal to a whole group. The process that
+trains then finishes its iteration and saves a checkpoint, for which it needs its workers. So a
+worker ends only when its parent says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that end a run, after a checkpoint."""
+
+
+class _Forks:
+    """State of the hooks that are called when this process forks."""
+
+    registered = False
+    active = 0
+    mask: set[signal.Signals] | set[int] | None = None
+    outliving = 0
+
+
+def outlive_group_signals() -> None:
+    """Ignore the signals that end a run, in a worker; SIGTERM of its parent still ends it.
+
+    Without effect where the system does not tell who sent a signal (macOS, Windows).
+    """
+    if not hasattr(signal, "sigwaitinfo") or _Forks.outliving == os.getpid():
+        return
+    _Forks.outliving = os.getpid()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    parent = os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+
+
+@contextmanager
+def forks_outlive_group_signals() -> Iterator[None]:
+    """Call `outlive_group_signals` in every process that is forked in the context."""
+    if not _Forks.registered and hasattr(os, "register_at_fork"):
+        _Forks.registered = True
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+        )
+    _Forks.active += 1
+    try:
+        yield
+    finally:
+        _Forks.active -= 1
+
+
+def _before_fork() -> None:
+    # The child starts with the signals blocked, so that none reaches it before it is ready.
+    if _Forks.active:
+        _Forks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _after_in_parent() -> None:
+    if _Forks.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _Forks.mask)
+        _Forks.mask = None
+
+
+def _after_in_child() -> None:
+    if _Forks.mask is None:
+        return
+    if threading.current_thread() is threading.main_thread():
+        outlive_group_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _Forks.mask | {signal.SIGTERM})
+    _Forks.mask, _Forks.active = None, 0
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process on SIGTERM of its parent, or of anybody once the parent has ended."""
+    while True:
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+        if sender == parent or os.getppid() != parent:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
