@@ -41,12 +41,19 @@ SOURCES = [
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
         "923 MB",
         "images for research; annotations BSD 3-clause",
+        files=(
+            "ade/ADEChallengeData2016/images/training",
+            "ade/ADEChallengeData2016/images/validation",
+            "ade/ADEChallengeData2016/annotations/training",
+            "ade/ADEChallengeData2016/annotations/validation",
+        ),
     ),
     DownloadSource(
         "objects",
         "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar",
         "91 MB",
         "BSD 3-clause",
+        files=("ade/ADEChallengeData2016/annotations_instance",),
     ),
 ]
 FOLDERS = {"train": "training", "val": "validation"}

@@ -30,6 +30,7 @@ SOURCES = [
         "https://groups.csail.mit.edu/vision/datasets/ADE20K/",
         "after registration; about 6 GB",
         "images for research; annotations BSD 3-clause",
+        files=("ade/ADE20K_2021_17_01/images/ADE",),
     )
 ]
 FOLDERS = ("training", "validation")

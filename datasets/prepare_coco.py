@@ -30,22 +30,40 @@ from hipie.vocabularies.tables import load_classes
 ADDRESS = "http://images.cocodataset.org"
 FLICKR, ANNOTATIONS = "Flickr's terms", "CC BY 4.0"
 SOURCES = [
-    DownloadSource("images", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR),
-    DownloadSource("images", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR),
     DownloadSource(
-        "instances", f"{ADDRESS}/annotations/annotations_trainval2017.zip", "241 MB", ANNOTATIONS
+        "images", f"{ADDRESS}/zips/train2017.zip", "18 GB", FLICKR, files=("coco/train2017",)
+    ),
+    DownloadSource(
+        "images", f"{ADDRESS}/zips/val2017.zip", "1 GB", FLICKR, files=("coco/val2017",)
+    ),
+    DownloadSource(
+        "instances",
+        f"{ADDRESS}/annotations/annotations_trainval2017.zip",
+        "241 MB",
+        ANNOTATIONS,
+        files=(
+            "coco/annotations/instances_train2017.json",
+            "coco/annotations/instances_val2017.json",
+        ),
     ),
     DownloadSource(
         "segments",
         f"{ADDRESS}/annotations/panoptic_annotations_trainval2017.zip",
         "821 MB; unpack its two archives of PNGs as well",
         ANNOTATIONS,
+        files=(
+            "coco/annotations/panoptic_train2017.json",
+            "coco/annotations/panoptic_val2017.json",
+            "coco/panoptic_train2017",
+            "coco/panoptic_val2017",
+        ),
     ),
     DownloadSource(
         "100 images of val",
         "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/panoptic_val2017_100.json",
         "small",
         ANNOTATIONS,
+        files=("coco/annotations/panoptic_val2017_100.json",),
     ),
 ]
 # Name of the split -> folders of images, panoptic maps, semantic maps to write.

@@ -26,12 +26,36 @@ from hipie.data.preparation.cli import run
 from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
 
 SOURCES = [
-    DownloadSource("CoCA", "http://zhaozhang.net/coca.html", "1,295 images", "see there"),
-    DownloadSource("CoSal2015", "https://github.com/zzhanghub/gicd", "2,015 images", "see there"),
-    DownloadSource("CoSOD3k", "http://dpfan.net/CoSOD3K/", "3,316 images", "see there"),
-    DownloadSource("DUTS_class", "https://github.com/zzhanghub/gicd", "for training", "see there"),
     DownloadSource(
-        "COCO9213", "https://github.com/blanclist/ICNet", "9,213 images, to train", "COCO's"
+        "CoCA", "http://zhaozhang.net/coca.html", "1,295 images", "see there", files=("cosod/CoCA",)
+    ),
+    DownloadSource(
+        "CoSal2015",
+        "https://github.com/zzhanghub/gicd",
+        "2,015 images",
+        "see there",
+        files=("cosod/CoSal2015",),
+    ),
+    DownloadSource(
+        "CoSOD3k",
+        "http://dpfan.net/CoSOD3K/",
+        "3,316 images",
+        "see there",
+        files=("cosod/CoSOD3k",),
+    ),
+    DownloadSource(
+        "DUTS_class",
+        "https://github.com/zzhanghub/gicd",
+        "for training",
+        "see there",
+        files=("cosod/DUTS_class",),
+    ),
+    DownloadSource(
+        "COCO9213",
+        "https://github.com/blanclist/ICNet",
+        "9,213 images, to train",
+        "COCO's",
+        files=("cosod/COCO9213",),
     ),
 ]
 DATASETS = {

@@ -26,6 +26,13 @@ SOURCES = [
         "https://github.com/shikras/d-cube (Google Drive: d3_images.zip, d3_pkl.zip)",
         "10,578 images",
         "not for commercial use",
+        files=(
+            "grd/pkl/images.pkl",
+            "grd/pkl/annotations.pkl",
+            "grd/pkl/sentences.pkl",
+            "grd/pkl/groups.pkl",
+            "grd/images",
+        ),
     )
 ]
 TABLES = ("images", "annotations", "sentences", "groups")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.refcoco import existing_splits, load_refcoco
 from hipie.data.preparation.checks import Check, count_expressions
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.sources import DownloadSource, SourceFiles
@@ -26,8 +26,15 @@ SOURCES = [
         "https://github.com/henghuiding/gRefCOCO",
         "two JSON files, about 260,000 expressions",
         "see there",
+        files=("grefcoco/grefs(unc).json", "grefcoco/instances.json"),
     ),
-    DownloadSource("images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    DownloadSource(
+        "images",
+        "http://images.cocodataset.org/zips/train2014.zip",
+        "13 GB",
+        "Flickr",
+        files=("coco/train2014",),
+    ),
 ]
 FILES = {
     "grefs(unc).json": ("grefs(unc).json", "grefcoco/grefs(unc).json"),
@@ -43,7 +50,11 @@ def prepare(source_files: SourceFiles, root: Path) -> None:
 
 def checks(root: Path) -> Iterator[Check]:
     """Yield the checks of all splits."""
-    for split in ("train", "val", "testA", "testB"):
+    refs = root / "grefcoco/grefs(unc).json"
+    splits: tuple[str, ...] = ("train", "val", "testA", "testB")
+    if refs.is_file():
+        splits = existing_splits(refs, splits)
+    for split in splits:
         yield f"gRefCOCO {split}", partial(_count, root, split)
 
 

@@ -29,12 +29,14 @@ SOURCES = [
         "https://huggingface.co/GLIPModel/GLIP/tree/main/odinw_35",
         "35 archives",
         "each data set its own",
+        files=("odinw",),
     ),
     DownloadSource(
         "SegInW",
         "https://huggingface.co/xdecoder/SegInW, linked at https://github.com/microsoft/X-Decoder",
         "25 archives",
         "each data set its own",
+        files=("seginw",),
     ),
 ]
 FAMILIES = ("odinw", "seginw")

@@ -28,11 +28,50 @@ LVIS, PACO = (
     "https://dl.fbaipublicfiles.com/paco/annotations",
 )
 SOURCES = [
-    DownloadSource("LVIS train", f"{LVIS}/lvis_v1_train.json.zip", "350 MB", "CC BY 4.0"),
-    DownloadSource("LVIS val", f"{LVIS}/lvis_v1_val.json.zip", "65 MB", "CC BY 4.0"),
-    DownloadSource("PACO-LVIS", f"{PACO}/paco_lvis_v1.zip", "130 MB", "MIT"),
-    DownloadSource("PACO-Ego4D", f"{PACO}/paco_ego4d_v1.zip", "small", "MIT; images Ego4D's own"),
-    DownloadSource("images", "http://images.cocodataset.org/zips", "19 GB", "Flickr's terms"),
+    DownloadSource(
+        "LVIS train",
+        f"{LVIS}/lvis_v1_train.json.zip",
+        "350 MB",
+        "CC BY 4.0",
+        files=("lvis/lvis_v1_train.json",),
+    ),
+    DownloadSource(
+        "LVIS val",
+        f"{LVIS}/lvis_v1_val.json.zip",
+        "65 MB",
+        "CC BY 4.0",
+        files=("lvis/lvis_v1_val.json",),
+    ),
+    DownloadSource(
+        "PACO-LVIS",
+        f"{PACO}/paco_lvis_v1.zip",
+        "130 MB",
+        "MIT",
+        files=(
+            "paco/paco_lvis_v1_train.json",
+            "paco/paco_lvis_v1_val.json",
+            "paco/paco_lvis_v1_test.json",
+        ),
+    ),
+    DownloadSource(
+        "PACO-Ego4D",
+        f"{PACO}/paco_ego4d_v1.zip",
+        "small",
+        "MIT; images Ego4D's own",
+        files=(
+            "paco/paco_ego4d_v1_train.json",
+            "paco/paco_ego4d_v1_val.json",
+            "paco/paco_ego4d_v1_test_dev.json",
+            "ego4d/v1/paco_frames",
+        ),
+    ),
+    DownloadSource(
+        "images",
+        "http://images.cocodataset.org/zips",
+        "19 GB",
+        "Flickr's terms",
+        files=("coco/train2017", "coco/val2017"),
+    ),
 ]
 # File -> published number of images.
 PUBLISHED = {

@@ -39,12 +39,23 @@ SOURCES = [
         "https://www.objects365.org/download.html",
         "version 1 about 90 GB, version 2 about 700 GB",
         "annotations CC BY 4.0, images under Flickr's terms",
+        files=(
+            "Objects365/images/train",
+            "Objects365/images/val",
+            "instance365/zhiyuan_objv2_train.json",
+            "instance365/zhiyuan_objv2_val.json",
+            "objects365/train",
+            "objects365/val",
+            "objects365/annotations/objects365_train.json",
+            "objects365/annotations/objects365_val.json",
+        ),
     ),
     DownloadSource(
         "HIPIE's masks of version 2",
         "https://github.com/berkeley-hipie/HIPIE",
         "optional",
         "MIT",
+        files=("instance365/instance_365_train.json", "instance365/instance_365_val.json"),
     ),
 ]
 SPLITS = ("train", "val")

@@ -40,18 +40,21 @@ SOURCES = [
         "https://github.com/pmeletis/panoptic_parts",
         "labels 75 MB",
         "images under Flickr's terms",
+        files=("pascal_parts/labels/training", "pascal_parts/labels/validation"),
     ),
     DownloadSource(
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
         "images under Flickr's terms",
+        files=("VOCdevkit/VOC2010/JPEGImages",),
     ),
     DownloadSource(
         "Cityscapes and its Panoptic Parts",
         "https://www.cityscapes-dataset.com/downloads/",
         "after registration; leftImg8bit_trainvaltest.zip 11 GB, gtFinePanopticParts 0.2 GB",
         "for research",
+        files=("cityscapes/leftImg8bit", "cityscapes/gtFinePanopticParts"),
     ),
 ]
 SPLITS = ("training", "validation", "test")

@@ -39,9 +39,27 @@ from hipie.vocabularies.tables import load_vocabulary
 VOC, CONTEXT = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cs.stanford.edu/~roozbeh"
 FLICKR = "images under Flickr's terms"
 SOURCES = [
-    DownloadSource("VOC 2012", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", FLICKR),
-    DownloadSource("VOC 2010", f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", FLICKR),
-    DownloadSource("Context", f"{CONTEXT}/pascal-context/trainval.tar.gz", "31 MB", "none stated"),
+    DownloadSource(
+        "VOC 2012",
+        f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+        "2 GB",
+        FLICKR,
+        files=("VOCdevkit/VOC2012/SegmentationClass",),
+    ),
+    DownloadSource(
+        "VOC 2010",
+        f"{VOC}/voc2010/VOCtrainval_03-May-2010.tar",
+        "1.3 GB",
+        FLICKR,
+        files=("VOCdevkit/VOC2010/JPEGImages",),
+    ),
+    DownloadSource(
+        "Context",
+        f"{CONTEXT}/pascal-context/trainval.tar.gz",
+        "31 MB",
+        "none stated",
+        files=("VOCdevkit/VOC2010/trainval",),
+    ),
 ]
 SPLITS = {"training": "train", "validation": "val"}
 PUBLISHED = {

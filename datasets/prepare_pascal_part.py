@@ -33,12 +33,14 @@ SOURCES = [
         "https://roozbehm.info/pascal-parts/pascal-parts.html",
         "10,103 files",
         "none stated",
+        files=("VOCdevkit/VOC2010/Annotations_Part",),
     ),
     DownloadSource(
         "VOC 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
         "1.3 GB",
         "images under Flickr's terms",
+        files=("VOCdevkit/VOC2010/JPEGImages",),
     ),
 ]
 SPLITS = {"training": "train", "validation": "val"}

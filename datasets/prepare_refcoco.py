@@ -23,23 +23,45 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
-from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.refcoco import existing_splits, load_refcoco
 from hipie.data.datasets.uninext_refer import load_uninext_refer
 from hipie.data.io.json_file import read_json
 from hipie.data.io.rle import to_rle
 from hipie.data.preparation.checks import Check, count_expressions
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.label_maps import is_up_to_date
-from hipie.data.preparation.sources import DownloadSource, SourceFiles, atomic_write
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
 
 ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 SOURCES = [
     DownloadSource(
-        "RefCOCO", f"{ADDRESS}/refcoco.zip", "50,000 refs, 142,210 expressions", "Apache 2.0"
+        "RefCOCO",
+        f"{ADDRESS}/refcoco.zip",
+        "50,000 refs, 142,210 expressions",
+        "Apache 2.0",
+        files=("refcoco/refs(unc).p", "refcoco/instances.json"),
     ),
-    DownloadSource("RefCOCO+", f"{ADDRESS}/refcoco+.zip", "about as many", "Apache 2.0"),
-    DownloadSource("RefCOCOg", f"{ADDRESS}/refcocog.zip", "about 50,000 refs", "Apache 2.0"),
-    DownloadSource("images", "http://images.cocodataset.org/zips/train2014.zip", "13 GB", "Flickr"),
+    DownloadSource(
+        "RefCOCO+",
+        f"{ADDRESS}/refcoco+.zip",
+        "about as many",
+        "Apache 2.0",
+        files=("refcoco+/refs(unc).p", "refcoco+/instances.json"),
+    ),
+    DownloadSource(
+        "RefCOCOg",
+        f"{ADDRESS}/refcocog.zip",
+        "about 50,000 refs",
+        "Apache 2.0",
+        files=("refcocog/refs(umd).p", "refcocog/refs(google).p", "refcocog/instances.json"),
+    ),
+    DownloadSource(
+        "images",
+        "http://images.cocodataset.org/zips/train2014.zip",
+        "13 GB",
+        "Flickr",
+        files=("coco/train2014",),
+    ),
 ]
 # Folder, name of the split (`refs(<name>).p`), HIPIE's name, splits.
 UNC = ("train", "val", "testA", "testB")
@@ -61,21 +83,46 @@ PUBLISHED = {
 
 
 def prepare(source_files: SourceFiles, root: Path) -> None:
-    """Copy the files as distributed, and write those of HIPIE."""
+    """Copy the files that are there as distributed, and write those of HIPIE.
+
+    Raises:
+        SourceError: if none of the data sets is there.
+    """
     for folder in ("refcoco", "refcoco+", "refcocog"):
-        source_files.copy(
-            source_files.find(f"{folder}/instances.json"), root / folder / "instances.json"
-        )
-        for split_name in ("unc", "umd", "google"):
-            name = f"{folder}/refs({split_name}).p"
-            if source_files.ending_with(name) or any(
-                row[:2] == (folder, split_name) for row in DATASETS
-            ):
+        names = [f"{folder}/refs({split_name}).p" for split_name in ("unc", "umd", "google")]
+        for name in (*names, f"{folder}/instances.json"):
+            if source_files.ending_with(name):
                 source_files.copy(source_files.find(name), root / name)
-    for folder, split_name, name, splits in DATASETS:
+    rows = present(root)
+    if not rows:
+        raise SourceError(
+            f"{source_files.folder}: there is neither refcoco, refcoco+ nor refcocog, each with "
+            "instances.json and refs(...).p"
+        )
+    for folder, split_name, name, splits in rows:
         for split in tqdm(splits, desc=name, unit="split", leave=False):
             write_objects(root, folder, split_name, name, split)
-    write_mixed(root)
+    if has_mixed(rows):
+        write_mixed(root)
+
+
+Row = tuple[str, str, str, tuple[str, ...]]
+
+
+def has_mixed(rows: Sequence[Row]) -> bool:
+    """Whether the training splits of all three data sets are there, which are joined."""
+    return set(MIXED) <= {name for _, _, name, splits in rows if "train" in splits}
+
+
+def present(root: Path) -> list[Row]:
+    """Return the rows of `DATASETS` whose files are there, with the splits that they have."""
+    rows = []
+    for folder, split_name, name, splits in DATASETS:
+        refs, instances = root / folder / f"refs({split_name}).p", root / folder / "instances.json"
+        if refs.is_file() and instances.is_file():
+            existing = existing_splits(refs, splits)
+            rows.append((folder, split_name, name, existing))
+    return rows
 
 
 def write_objects(root: Path, folder: str, split_name: str, name: str, split: str) -> None:
@@ -130,6 +177,7 @@ def write_mixed(root: Path) -> None:
         for _, _, name, splits in DATASETS
         for split in splits
         if split != "train" and name in MIXED
+        if (annotation_root / name / f"instances_{split}.json").is_file()
     ]
     train_files = [annotation_root / name / "instances_train.json" for name in MIXED]
     targets = [
@@ -160,9 +208,10 @@ def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> Non
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """Yield the checks of all splits in both formats."""
+    """Yield the checks of the existing splits in both formats; of all if there is none."""
     image_root = root / "coco/train2014"
-    for folder, split_name, name, splits in DATASETS:
+    rows = present(root) or DATASETS
+    for folder, split_name, name, splits in rows:
         refs, instances = root / folder / f"refs({split_name}).p", root / folder / "instances.json"
         for split in splits:
             published = PUBLISHED.get((folder, split_name, split))
@@ -172,9 +221,10 @@ def checks(root: Path) -> Iterator[Check]:
             )
             file = root / "annotations" / name / f"instances_{split}.json"
             yield f"{name} {split}", partial(_count_objects, file, image_root)
-    for end in ("", "_filter"):
-        file = root / "annotations/refcoco-mixed" / f"instances_train{end}.json"
-        yield f"refcoco-mixed{end}", partial(_count_objects, file, image_root)
+    if has_mixed(rows):
+        for end in ("", "_filter"):
+            file = root / "annotations/refcoco-mixed" / f"instances_train{end}.json"
+            yield f"refcoco-mixed{end}", partial(_count_objects, file, image_root)
 
 
 def _count_refs(

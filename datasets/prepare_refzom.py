@@ -27,8 +27,20 @@ from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFi
 
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
-    DownloadSource("Ref-ZOM", "https://github.com/toggle1995/RIS-DMMI", "two files", "see there"),
-    DownloadSource("images", f"{COCO}/train2014.zip and val2014.zip", "19 GB", "Flickr"),
+    DownloadSource(
+        "Ref-ZOM",
+        "https://github.com/toggle1995/RIS-DMMI",
+        "two files",
+        "see there",
+        files=("ref-zom/refs(final).p", "ref-zom/instances.json"),
+    ),
+    DownloadSource(
+        "images",
+        f"{COCO}/train2014.zip and val2014.zip",
+        "19 GB",
+        "Flickr",
+        files=("coco/train2014", "coco/val2014"),
+    ),
 ]
 FOLDERS = {"COCO_train2014_": "train2014", "COCO_val2014_": "val2014"}
 

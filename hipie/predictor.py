@@ -27,7 +27,7 @@ from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
 import hipie.model_zoo as model_zoo
-from hipie.checkpoint import Checkpointer, LoadReport
+from hipie.checkpoint import Checkpointer
 from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
@@ -104,7 +104,6 @@ class Segmenter:
         model = build_model(cfg)
         checkpointer = Checkpointer(model)
         checkpointer.load(str(source or ""))
-        _require_fit(checkpointer.report, source)
         return cls(model, cfg)
 
     @property
@@ -441,12 +440,3 @@ def _predict(
         replace(result, file_name=image.file_name) if image.file_name else result
         for image, result in zip(images, results, strict=True)
     ]
-
-
-def _require_fit(report: LoadReport | None, weights: str | Path | None) -> None:
-    """Check that no tensor of the weights has another shape than in the model."""
-    if report is not None and report.mismatched:
-        raise InputError(
-            f'{weights}: "{report.mismatched[0]}" has another shape than in this configuration, '
-            "whose sizes must be those that the weights were made with"
-        )

@@ -14,7 +14,8 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from hipie import add_hipie_config
+from hipie import add_hipie_config, model_zoo
+from hipie.checkpoint import save_weights
 from hipie.config.loading import check, keys, merge
 from hipie.data.datasets import register_public_datasets
 from tests import benchmark_trees as trees
@@ -232,6 +233,13 @@ def train_net(*arguments: object, output: Path) -> subprocess.CompletedProcess[s
     )
 
 
+def initial_weights(path: Path, options: list[str], folder: Path) -> Path:
+    """Write the weights with which the model of a configuration is built."""
+    cfg = model_zoo.get_config(str(path), [*options, "MODEL.DEVICE", "cpu"])
+    save_weights(build_model(cfg), folder / "initial.pth", half=False)
+    return folder / "initial.pth"
+
+
 # Kind of configuration -> {"task" of any data set, or "dataset/task": metric}.
 SCORES = {
     "coco": {"bbox": "AP", "segm": "AP", "sem_seg": "mIoU", "panoptic_seg": "PQ"},
@@ -265,6 +273,7 @@ def test_evaluations_write_results(path, tiny_text, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
     output = tmp_path / "output"
     options = ["--eval-only", *reduced_options(tiny_text)]
+    options += ["MODEL.WEIGHTS", initial_weights(path, reduced_options(tiny_text), tmp_path)]
     done = train_net("--config-file", path, *options, output=output)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads((output / "results.json").read_text())

@@ -265,10 +265,13 @@ def test_training_ends_in_one_sentence(
     capfd,
     restored_logging,  # noqa: F811
     tiny_options,
+    tiny_weights,
     tmp_path,
 ) -> None:
     run_in_this_process(monkeypatch)
     more = ["SOLVER.MAX_ITER", "1", "DATALOADER.NUM_WORKERS", "0"]
+    more += ["MODEL.HIPIE.HIDDEN_DIM", "64", "MODEL.WEIGHTS", str(tiny_weights)]
+    more += ["--overwrite"] if command == "train" else []
     fault = Fault(monkeypatch)
     TRAINING_POINTS[point](fault)
     hits = 0

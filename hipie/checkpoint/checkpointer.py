@@ -62,8 +62,9 @@ class Checkpointer(DetectionCheckpointer):
             The other content of the file.
 
         Raises:
-            CheckpointError: if the file cannot be read, is of another model, or has a state that
-                one of the other objects refuses; the model and the objects are as they were.
+            CheckpointError: if the file cannot be read, is of another model, has a tensor of
+                another shape that is not excluded, or a state that one of the other objects
+                refuses; the model and the objects are as they were.
         """
         if not path:
             logger.info("MODEL.WEIGHTS is empty: the model keeps its initial weights")
@@ -81,7 +82,12 @@ class Checkpointer(DetectionCheckpointer):
             for key, part in states.items():
                 self._load_part(key, part, location)
             self.report = load_state(
-                self.model, state, location, in_part=in_part, exclude=() if keys else self.exclude
+                self.model,
+                state,
+                location,
+                in_part=in_part,
+                exclude=() if keys else self.exclude,
+                same_shapes=True,
             )
         except CheckpointError:
             for key, part in before.items():

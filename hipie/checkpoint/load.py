@@ -101,6 +101,7 @@ def load_state(
     *,
     in_part: bool = False,
     exclude: Sequence[str] = (),
+    same_shapes: bool = False,
 ) -> LoadReport:
     """Load a state dict in any layout that the model's converters recognise.
 
@@ -113,9 +114,12 @@ def load_state(
         exclude: prefixes or patterns (`fnmatch`) of the model's names that are not loaded. What
             else does not fit, as the projections of another backbone, is then left as built, too;
             the report counts both by module.
+        same_shapes: refuse a tensor of another shape than in the model, unless the file is of a
+            part of the model, or `exclude` is given.
 
     Raises:
-        CheckpointError: see `load_weights`.
+        CheckpointError: see `load_weights`; or naming the tensor of another shape. The model is
+            unchanged.
     """
     converted = convert_state(unwrap_names(state, model.state_dict()), checkpoint_converters(model))
     model_state = model.state_dict()
@@ -135,6 +139,14 @@ def load_state(
     if not loadable or (too_many and len(loadable) < (1 - MAX_MISFIT_SHARE) * len(model_state)):
         raise CheckpointError(
             _other_model_message(origin, model, converted.state, model_state, rejected)
+        )
+    if same_shapes and strict and mismatched:
+        name = mismatched[0]
+        others = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+        raise CheckpointError(
+            f'{origin}: "{name}"{others} is {_shape(converted.state[name])} in the file and '
+            f"{_shape(model_state[name])} in this model: the configuration needs the sizes that "
+            f"the weights were made with; a training may start without it by --exclude {name}"
         )
     model.load_state_dict(_on_shares(loadable, model_state), strict=False)
     report = LoadReport(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,10 +35,12 @@ from hipie.data.file_check import check_datasets
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
+from hipie.engine.output_folder import changed_keys, require_fresh_folder, saved_value
 from hipie.engine.profiling import StepProfiler
 from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
-from hipie.errors import HipieError, InputError
+from hipie.errors import HipieError, InputError, UsageError
+from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.projects import project_names
 
 logger = logging.getLogger("hipie")
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments, program)
     with one_line_errors(program):
+        cfg = read_config(args)
+        prepare_output_folder(args, cfg.OUTPUT_DIR)
         try:
             launch(
                 run,
@@ -74,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
-                device=read_config(args).MODEL.DEVICE,
+                device=cfg.MODEL.DEVICE,
                 reporting=partial(process_errors, program),
             )
         except mp.ProcessExitedException as error:
@@ -111,6 +116,11 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         help="module or file with architectures, data sets or evaluators; may be repeated",
     )
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove the run that is in OUTPUT_DIR and start anew",
+    )
+    parser.add_argument(
         "--exclude",
         action="append",
         default=[],
@@ -118,6 +128,20 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         help="prefix or pattern of tensors that are not taken from MODEL.WEIGHTS; may be repeated",
     )
     return parser.parse_args(list(arguments))
+
+
+def prepare_output_folder(args: argparse.Namespace, folder: str) -> None:
+    """Check that a training that starts anew finds no other run in `OUTPUT_DIR`.
+
+    Raises:
+        UsageError: for --overwrite with --resume or --eval-only.
+        OutputFolderError: if there is one, without --overwrite.
+    """
+    if args.overwrite and (args.resume or args.eval_only):
+        raise UsageError("--overwrite removes a run; --resume and --eval-only need it")
+    is_first = args.machine_rank == 0 and int(os.environ.get("RANK", 0)) == 0
+    if is_first and not (args.resume or args.eval_only):
+        require_fresh_folder(folder, args.overwrite)
 
 
 @contextmanager
@@ -178,17 +202,55 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
+    if args.eval_only:
+        require_weights(cfg, args)
+    cfg.SEED = run_seed(cfg, args.resume)
     if torch.device(cfg.MODEL.DEVICE).type not in ("cpu", "cuda"):
         require_device(cfg.MODEL.DEVICE)
     elif not runs_on_gpu(cfg.MODEL.DEVICE, args.num_gpus, args.cpu_workers):
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
+    differences = changed_keys(cfg) if args.resume and not args.eval_only else []
+    comm.synchronize()  # the file that is compared is written below
     setup_loggers(cfg.OUTPUT_DIR)
     logger.info("%s on %s; the full log is %s", args.config_file, cfg.MODEL.DEVICE, log_file())
     default_setup(cfg, args)
     register_all(cfg)
     warn_about_unread_keys(cfg)
+    if differences:
+        logger.warning(
+            "Keys that differ from those of the interrupted run hold from now on: %s",
+            ", ".join(differences),
+        )
     return cfg
+
+
+def require_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Check that an evaluation has weights.
+
+    Raises:
+        InputError: if it would be of the random weights that a model is built with.
+    """
+    resumes = args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    architecture = meta_architecture(cfg)
+    needs_weights = architecture is None or architecture.requires_checkpoint()
+    if needs_weights and not resumes and not cfg.MODEL.WEIGHTS:
+        raise InputError(
+            f"{args.config_file}: there are no weights to evaluate: name them by MODEL.WEIGHTS "
+            "FILE, or take those of the run in OUTPUT_DIR by --resume"
+        )
+
+
+def run_seed(cfg: CfgNode, resume: bool) -> int:
+    """Return the seed of a run, the same in every process; a negative `SEED` draws one.
+
+    A resumed run has the seed that is in config.yaml of its folder.
+    """
+    seed = int(cfg.SEED)
+    if seed < 0:
+        saved = saved_value(cfg, "SEED") if resume else None
+        seed = saved if isinstance(saved, int) and saved >= 0 else secrets.randbelow(2**31)
+    return int(comm.all_gather(seed)[0])
 
 
 def setup_loggers(folder: str) -> None:

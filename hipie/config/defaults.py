@@ -284,6 +284,8 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.MODEL_EMA.DECAY = 0.999
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
+    # Determines all random numbers of a training. A negative one, Detectron2's default, draws
+    # another seed for every run; it is in OUTPUT_DIR/config.yaml.
     cfg.SEED = 0
     # Prefixes or patterns of tensor names that a training does not take from MODEL.WEIGHTS, such as
     # ("backbone.",) for a new backbone with trained decoders; the same as --exclude.

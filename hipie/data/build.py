@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
-from hipie.data.worker_signals import outlive_group_signals
+from hipie.data.worker_signals import blocked_signals, outlive_group_signals
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
@@ -192,6 +193,14 @@ class _Batches:
         return self._sampler.share(*self._arguments)
 
 
+class _Loader(DataLoader[Any]):
+    """PyTorch's loader, whose workers a signal to the process group does not end."""
+
+    def __iter__(self) -> Any:
+        with blocked_signals() if self.num_workers else nullcontext():
+            return super().__iter__()
+
+
 def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any] | CountingLoader:
     """Build the endless loader of `DATASETS.TRAIN`; a batch is of one data set and so of one task.
 
@@ -221,9 +230,9 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     is_wide = [_is_wide(dataset.records) for dataset in datasets]
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         is_wide = [[False] * len(wide) for wide in is_wide]
-    sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], cfg.SEED)
+    sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], max(cfg.SEED, 0))
     max_broken = cfg.DATALOADER.MAX_BROKEN if cfg.DATALOADER.SKIP_BROKEN else None
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Any] = _Loader(
         MappedDatasets(datasets, max_broken),
         batch_sampler=_Batches(sampler, start_iteration, comm.get_rank(), comm.get_world_size()),
         **_loader_options(cfg),
@@ -243,7 +252,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any] | Coun
     skip = cfg.DATALOADER.SKIP_BROKEN
     mapper = SkippingMapper(dataset.mapper) if skip else dataset.mapper
     records = MapDataset(_serialized(dataset.records), mapper)
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Any] = _Loader(
         records,
         batch_size=1,
         sampler=InferenceSampler(len(records)),

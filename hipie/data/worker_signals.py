@@ -39,8 +39,26 @@ def outlive_group_signals() -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS} - {signal.SIGTERM})
     parent = os.getppid()
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block the signals that end a run, which this process gets after the context.
+
+    A process that is started in the context has them blocked until it calls
+    `outlive_group_signals`, so that none ends it before.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
@@ -75,7 +93,6 @@ def _after_in_child() -> None:
         return
     if threading.current_thread() is threading.main_thread():
         outlive_group_signals()
-    signal.pthread_sigmask(signal.SIG_SETMASK, _Forks.mask | {signal.SIGTERM})
     _Forks.mask, _Forks.active = None, 0
 
 

@@ -55,6 +55,12 @@ from hipie.engine.loss_history import LossHistory
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
+from hipie.engine.resumed_optimizer import (
+    apply_hyperparameters,
+    check_same_parameters,
+    hyperparameters,
+    parameter_names,
+)
 from hipie.engine.sharding import (
     allocate_optimizer_state,
     check_sharding,
@@ -160,11 +166,26 @@ class SeededTrainer(SimpleTrainer):
     def state_dict(self) -> dict[str, Any]:
         """States of iteration, hooks, optimizer and scaler, and the numbers of skipped steps."""
         skipped = {"total": self.skipped_steps, "in_a_row": self.skipped_in_a_row}
-        scaler = self.grad_scaler.state_dict()
-        return {**super().state_dict(), "skipped_steps": skipped, "grad_scaler": scaler}
+        return {
+            **super().state_dict(),
+            "skipped_steps": skipped,
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "parameter_names": parameter_names(self.optimizer, unwrapped(self.model)),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; the state of another trainer may lack some of it."""
+        """Restore what `state_dict` returned; the state of another trainer may lack some of it.
+
+        Raises:
+            InputError: if the optimizer is of another kind or has other groups of parameters.
+        """
+        names = parameter_names(self.optimizer, unwrapped(self.model))
+        check_same_parameters(
+            state_dict["optimizer"],
+            state_dict.get("parameter_names"),
+            self.optimizer.state_dict(),
+            names,
+        )
         super().load_state_dict(state_dict)
         skipped = state_dict.get("skipped_steps", {})
         self.skipped_steps = skipped.get("total", 0)
@@ -482,7 +503,12 @@ class Trainer(DefaultTrainer):
         """
         if is_sharded(self._trainer.model) and resume and self.checkpointer.has_checkpoint():
             allocate_optimizer_state(self._trainer.optimizer)
+        configured = hyperparameters(self._trainer.optimizer)
         super().resume_or_load(resume)
+        if self.start_iter:
+            changes = apply_hyperparameters(self._trainer.optimizer, configured, self.scheduler)
+            if changes:
+                logger.warning("The resumed run goes on with %s.", ", ".join(changes))
         model = unwrapped(self._trainer.model)
         report = getattr(self.checkpointer, "report", None)
         if not self.start_iter:

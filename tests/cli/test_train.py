@@ -100,16 +100,17 @@ def stop_training(output: Path, number: int, to_group: bool, *options: str) -> i
             start_new_session=True,
         )
     try:
-        waited = time.monotonic() + 200
-        while "/5000" not in output.read_text():
+        waited = time.monotonic() + 400
+        while "Starting training from iteration" not in output.read_text():
             assert process.poll() is None, output.read_text()[-2000:]
             assert time.monotonic() < waited
             time.sleep(0.2)
+        time.sleep(3)
         if to_group:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        return process.wait(90)
+        return process.wait(200)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -334,7 +335,9 @@ def test_traceback_is_in_the_log_only(
     assert "Traceback" in (tmp_path / "output/log.txt").read_text()
 
 
-def test_messages_of_projects_are_in_the_log(monkeypatch, restored_logging, tiny_options, tmp_path):
+def test_messages_of_projects_are_in_the_log(
+    monkeypatch, restored_logging, tiny_options, tiny_weights, tmp_path
+):
     projects = project_folders()
     assert projects
 
@@ -343,7 +346,8 @@ def test_messages_of_projects_are_in_the_log(monkeypatch, restored_logging, tiny
             logging.getLogger(f"{name}.mappers").warning("message of %s", name)
 
     monkeypatch.setattr(Trainer, "test", evaluated)
-    run_command(monkeypatch, "--eval-only", *tiny_options)
+    weights = ["MODEL.HIPIE.HIDDEN_DIM", "64", "MODEL.WEIGHTS", str(tiny_weights)]
+    run_command(monkeypatch, "--eval-only", *tiny_options, *weights)
     log = (tmp_path / "output/log.txt").read_text()
     assert all(f"message of {name}" in log for name in projects)
 
@@ -362,15 +366,55 @@ def test_gpus_and_cpu_workers_are_exclusive():
         )
 
 
-def test_hipie_eval_evaluates_only(monkeypatch, restored_logging, tiny_options):
+def test_hipie_eval_evaluates_only(monkeypatch, restored_logging, tiny_options, tiny_weights):
     calls = []
     run_in_this_process(monkeypatch)
     monkeypatch.setattr(Trainer, "test", lambda cfg, model: calls.append(cfg.MODEL.WEIGHTS))
     monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("it trained"))
-    assert eval_command.main(["--config-file", TINY, *tiny_options]) == 0
-    assert calls == [""]
+    weights = ["MODEL.HIPIE.HIDDEN_DIM", "64", "MODEL.WEIGHTS", str(tiny_weights)]
+    assert eval_command.main(["--config-file", TINY, *tiny_options, *weights]) == 0
+    assert calls == [str(tiny_weights)]
+    for options in ([], ["--resume"]):
+        with pytest.raises(
+            SystemExit, match="there are no weights to evaluate: name them by MODEL"
+        ):
+            eval_command.main(["--config-file", TINY, *options, *tiny_options])
+    other_size = [*weights, "MODEL.HIPIE.THINGS.NUM_QUERIES", "14"]
+    with pytest.raises(SystemExit, match="is 12x64 in the file and 14x64 in this model"):
+        eval_command.main(["--config-file", TINY, *tiny_options, *other_size])
+    assert len(calls) == 1
     with pytest.raises(SystemExit, match="^hipie eval: there is no key SOLVER.MAX_ITR"):
         eval_command.main(["--config-file", TINY, "SOLVER.MAX_ITR", "3"])
+
+
+def test_folder_with_another_run_is_refused(monkeypatch, restored_logging, tiny_options, tmp_path):
+    run_in_this_process(monkeypatch)
+    configs = []
+
+    def started(cfg):
+        configs.append(cfg)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(train, "Trainer", started)
+    options = ["DATASETS.TEST", "()", "SEED", "-1", *tiny_options]
+    command = ["--config-file", TINY, *options]
+    with pytest.raises(SystemExit):
+        train.main(command)
+    (tmp_path / "output/model_final.pth").write_text("")
+    with pytest.raises(SystemExit, match=r"holds another run \(model_final\.pth\): --resume"):
+        train.main(command)
+    with pytest.raises(SystemExit):
+        train.main(["--resume", *command])
+    assert (tmp_path / "output/model_final.pth").is_file()
+    with pytest.raises(SystemExit):
+        train.main(["--overwrite", *command])
+    assert not (tmp_path / "output/model_final.pth").exists()
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--overwrite", "--resume", *command])
+    assert ended.value.code == 2
+    first, resumed, anew = (cfg.SEED for cfg in configs)
+    assert first == resumed != anew
+    assert min(first, anew) >= 0
 
 
 def test_module_that_does_not_exist_is_an_error(monkeypatch):

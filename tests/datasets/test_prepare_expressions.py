@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hipie.data.datasets.builtin_referring import register_referring_datasets
 from hipie.data.datasets.grd import GroupSamples
+from hipie.data.datasets.refcoco import in_split
 from hipie.data.io.paths import datasets_root
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
@@ -80,6 +82,57 @@ def test_refcoco(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
     capsys.readouterr()
     assert run(module, root, "--check") == 0
     assert "ok       refcoco unc val: 1 images, 2 refs, 5 expressions, 0" in capsys.readouterr().out
+
+
+def test_refcoco_alone_is_prepared(tmp_path: Path, root: Path, monkeypatch, capsys) -> None:
+    trees.write_refcoco(tmp_path / "got", root)
+    got = tmp_path / "one"
+    got.mkdir()
+    for file in (tmp_path / "got").iterdir():
+        if file.stem == "refcoco":
+            (shutil.copytree if file.is_dir() else shutil.copy)(file, got / file.name)
+    module = program("refcoco")
+    small_counts(module, monkeypatch)
+    assert run(module, root, "--source", str(got)) == 0
+    written = {path.parent.name for path in (root / "annotations").rglob("*.json")}
+    assert written == {"refcoco-unc"}
+    capsys.readouterr()
+    assert run(module, root, "--check") == 0
+    printed = capsys.readouterr().out
+    assert "missing  refcoco+/instances.json: from RefCOCO+: http" in printed
+    assert "missing  refcoco/" not in printed
+
+
+def test_splits_that_refs_have() -> None:
+    assert {"train", "val", "testA", "testB"} == {
+        split
+        for name in ("train", "val", "testAB")
+        for split in ("train", "val", "testA", "testB")
+        if in_split(name, split)
+    }
+
+
+PROGRAMS = sorted(
+    path.stem.removeprefix("prepare_")
+    for path in (Path(__file__).parents[2] / "datasets").glob("prepare_*.py")
+    if path.stem not in ("prepare_photos", "prepare_picturebook")
+)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_check_lists_everything_that_is_missing(tmp_path: Path, name: str, capsys) -> None:
+    module = program(name)
+    assert all(source.files for source in module.SOURCES)
+    for count in (0, 1):
+        for file in [source.files[0] for source in module.SOURCES][:count]:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_text("")
+        module.main(["--root", str(tmp_path), "--check"])
+        printed = capsys.readouterr().out
+        for source in module.SOURCES:
+            for file in source.files:
+                line = f"missing  {file}: from {source}"
+                assert (line in printed) == (not (tmp_path / file).exists())
 
 
 def test_refcoco_filter_leaves_tested_images_out(tmp_path: Path, root: Path, monkeypatch) -> None:

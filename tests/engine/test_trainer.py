@@ -102,6 +102,53 @@ def test_second_interrupt_exits_at_once(make_trainer, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def resumed(make_trainer, *options) -> Trainer:
+    """Resume a run of 5 iterations with other keys, and go on to the 8th."""
+    run(make_trainer("SOLVER.MAX_ITER", 5))
+    return run(make_trainer("SOLVER.MAX_ITER", 8, *options), resume=True)
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_resumed_run_has_the_hyperparameters_of_its_keys(make_trainer, caplog, name):
+    caplog.set_level(logging.WARNING)
+    keys = ("SOLVER.OPTIMIZER", name, "SOLVER.WARMUP_ITERS", 0)
+    run(make_trainer("SOLVER.MAX_ITER", 5, *keys))
+    changed = ("SOLVER.BASE_LR", 3e-3, "SOLVER.WEIGHT_DECAY", 0.5)
+    trainer = make_trainer("SOLVER.MAX_ITER", 8, *keys, *changed)
+    rates = []
+    trainer._trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    run(trainer, resume=True)
+    assert rates == [3e-3] * 3
+    assert {group["weight_decay"] for group in trainer._trainer.optimizer.param_groups} == {0.5}
+    assert "base learning rate 0.0001 -> 0.003" in caplog.text
+    assert "weight_decay 0.01 -> 0.5" in caplog.text
+
+
+def test_unchanged_keys_are_not_reported(make_trainer, caplog):
+    caplog.set_level(logging.WARNING)
+    resumed(make_trainer)
+    assert "goes on with" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("SOLVER.OPTIMIZER", "SGD"), "SOLVER.OPTIMIZER differs"),
+        (("MODEL.FREEZE", ("first.*",)), "4 parameters were trained in it, and 2 are now"),
+        (("SOLVER.BIAS_LR_FACTOR", 2.0), "distributed in another way"),
+    ],
+)
+def test_optimizer_state_of_other_parameters_is_refused(make_trainer, options, message):
+    class Safe(ToyTrainer):
+        build_checkpointer = Trainer.build_checkpointer
+
+    run(make_trainer("SOLVER.MAX_ITER", 5, kind=Safe))
+    with pytest.raises(InputError, match=message):
+        make_trainer("SOLVER.MAX_ITER", 8, *options, kind=Safe).resume_or_load(True)
+
+
 def test_ignored_sighup_stays_ignored(make_trainer):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

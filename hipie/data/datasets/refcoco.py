@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,17 @@ def read_refs(path: str | os.PathLike[str]) -> list[Any]:
     if not isinstance(refs, list):
         raise DatasetError(f"{path}: expected a list of refs, not a {type(refs).__name__}")
     return refs
+
+
+def existing_splits(refs_file: str | os.PathLike[str], splits: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `splits` to which a ref of a file belongs; all if no ref has a valid split.
+
+    Raises:
+        FileNotFoundError, DatasetError: see `read_refs`.
+    """
+    refs = (ref for ref in read_refs(refs_file) if isinstance(ref, dict))
+    names = {str(ref.get("split")) for ref in refs}
+    return tuple(s for s in splits if any(in_split(name, s) for name in names)) or tuple(splits)
 
 
 def in_split(ref_split: str, split: str) -> bool:

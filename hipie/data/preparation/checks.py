@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hipie.data.image_io import open_image, read_label_map
 from hipie.data.io.paths import missing_files
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import parallel_map
+from hipie.data.preparation.sources import DownloadSource
 
 Check = tuple[str, Callable[[], str]]
 """A title, and a function that returns a summary or raises."""
@@ -31,6 +33,24 @@ def run_checks(checks: Iterable[Check]) -> int:
             status = 1
             print(f"PROBLEM  {title}: {error}")
     return status
+
+
+def print_missing(sources: Iterable[DownloadSource], root: Path) -> int:
+    """Print one line for every file or folder that is not there, with its source.
+
+    Args:
+        sources: of a data set.
+        root: of all data sets.
+
+    Returns:
+        The number of lines.
+    """
+    count = 0
+    for source in sources:
+        for name in source.missing(root):
+            print(f"missing  {name}: from {source}")
+            count += 1
+    return count
 
 
 def count_objects(records: list[dict[str, Any]], published: int | None = None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hipie.data.io.paths import datasets_root
-from hipie.data.preparation.checks import Check, run_checks
+from hipie.data.preparation.checks import Check, print_missing, run_checks
 from hipie.data.preparation.sources import DownloadSource, SourceFiles
 
 MAX_WORKERS = 16
@@ -47,7 +47,10 @@ def run(
     def run_all() -> int:
         if not options.check:
             prepare(SourceFiles(options.source), root)
-        return run_checks(checks(root))
+        try:
+            return run_checks(checks(root))
+        finally:
+            print_missing(sources, root)
 
     return _exit_status(run_all)
 
@@ -80,7 +83,10 @@ def run_in_place(
     def run_all() -> int:
         if not options.check:
             prepare(root, options.workers)
-        return run_checks(checks(root, options.workers))
+        try:
+            return run_checks(checks(root, options.workers))
+        finally:
+            print_missing(sources, root)
 
     return _exit_status(run_all, sources)
 

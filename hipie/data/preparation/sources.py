@@ -40,12 +40,19 @@ class DownloadSource:
         address: URL of a page or file.
         size: approximate size, as text.
         licence: licence, as text.
+        files: paths below the root of all data sets that are there once its files are, in the form
+            of `Path.glob`.
     """
 
     name: str
     address: str
     size: str
     licence: str
+    files: tuple[str, ...] = ()
+
+    def missing(self, root: Path) -> list[str]:
+        """Return those of `files` that are not below a root."""
+        return [pattern for pattern in self.files if next(root.glob(pattern), None) is None]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.address} ({self.size}; {self.licence})"
