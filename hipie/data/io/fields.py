@@ -115,20 +115,24 @@ def is_absent(value: Any, depth: int = MAX_PLACEHOLDER_DEPTH) -> bool:
     """
     if value is None:
         return True
+    if type(value) is int:
+        return False
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, str):
         return len(value) < 10 and value.strip().lower() in ABSENT_TEXTS
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, list | tuple):
-        return not value or (depth > 0 and all(is_absent(one, depth - 1) for one in value))
-    return False
+    if not isinstance(value, list | tuple) or (value and depth == 0):
+        return False
+    return all(is_absent(element, depth - 1) for element in value)
 
 
 def whole_number(value: Any) -> int | None:
     """Return an integer of 64 bits that is written as an integer, a float or a text; else None."""
-    if isinstance(value, str):
+    if type(value) is int:
+        number: int | None = value
+    elif isinstance(value, str):
         text = value.strip()
         number = int(text.partition(".")[0]) if WHOLE_TEXT.fullmatch(text) else None
     elif isinstance(value, numbers.Integral) and not _is_boolean(value):
@@ -160,6 +164,8 @@ def identifier(value: Any) -> int | str | None:
 
 def finite_number(value: Any) -> float | None:
     """Return a finite number that is written as a number or a text; else None."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         try:
             value = float(value)

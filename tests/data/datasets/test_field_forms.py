@@ -369,7 +369,7 @@ def with_values(content: Content, values: dict[Field, Any]) -> Content:
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(data=st.data())
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 def test_forms_of_fields_give_the_same_records(folder: Path, name: str, data: Any) -> None:
     form = FORMATS[name]
     form.write(folder, form.content)
@@ -423,7 +423,7 @@ def test_needed_fields_are_named(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
 def test_optional_fields_with_wrong_values(folder: Path, name: str, data: Any) -> None:
     form = FORMATS[name]
     field = data.draw(st.sampled_from(sorted(form.optional, key=str)))
