@@ -135,7 +135,9 @@ def test_equal_to_the_definition(tmp_path: Path, seed: int) -> None:
         path = tmp_path / f"{number}.tif"
         Image.fromarray(labels.astype(np.int32), mode="I").save(path)
         ids, info, parts = perturb(rng, labels)
-        records.append({"file_name": f"{number}.jpg", "pan_part_file_name": str(path)})
+        image = tmp_path / f"{number}.png"
+        Image.new("RGB", labels.shape[::-1]).save(image)
+        records.append({"file_name": str(image), "pan_part_file_name": str(path)})
         outputs.append({"panoptic_seg": (torch.from_numpy(ids), info), "part_seg": parts})
         images.append((labels, ids, info, parts))
     register_dataset("hand_made_part_pq", lambda: records, part_pq_classes=CLASSES)
@@ -155,7 +157,11 @@ def test_ground_truth_has_full_score(tmp_path: Path) -> None:
     labels = np.full(SIZE, uid(7))
     labels[:6, :6], labels[6:9, :6] = uid(3, 1, 1), uid(3, 1, 3)
     Image.fromarray(labels.astype(np.int32), mode="I").save(tmp_path / "a.tif")
-    record = {"file_name": "a.jpg", "pan_part_file_name": str(tmp_path / "a.tif")}
+    Image.new("RGB", labels.shape[::-1]).save(tmp_path / "a.png")
+    record = {
+        "file_name": str(tmp_path / "a.png"),
+        "pan_part_file_name": str(tmp_path / "a.tif"),
+    }
     register_dataset("hand_made_part_pq", lambda: [record], part_pq_classes=CLASSES)
     evaluator = PartPQEvaluator("hand_made_part_pq")
     truth = decode_uids(labels)
