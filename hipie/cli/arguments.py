@@ -71,6 +71,7 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     """Build the model of the arguments of `add_model_arguments`.
 
     Without `--config-file` it is a model with packaged weights that has the task, if there is one.
+    Configuration and device that were chosen are put into the arguments, for `make_settings`.
 
     Args:
         args: the parsed arguments.
@@ -88,6 +89,7 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
         suitable = model_zoo.configs_for_task(task, trained=True) if task else []
         config_file = suitable[0] if suitable else DEFAULT_CONFIG
     segmenter = Segmenter.from_config(config_file, args.weights, args.device, args.opts)
+    args.config_file, args.device = config_file, str(segmenter.device)
     if segmenter.device.type == "cpu":
         keep_freed_memory()
     return segmenter

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from hipie import Segmenter, __version__
-from hipie.cli import doctor, group, segment
+from hipie.cli import doctor, group, refer, segment
 from hipie.cli.arguments import DEFAULT_CONFIG, parse_names, parse_parts
 from hipie.cli.main import COMMANDS, main
 from hipie.errors import InputError, UsageError
@@ -183,6 +183,30 @@ def test_group_results_are_written_by_file(image, tmp_path, monkeypatch, capsys)
         main(["group", "the dog", broken, "--skip-broken"])
 
 
+def test_expressions_without_a_mask_are_said(image, tmp_path, monkeypatch, capsys) -> None:
+    class Empty:
+        @staticmethod
+        def refer(name, expressions):
+            segments = [
+                Segment(expression, "expression", np.zeros((70, 90), bool), score)
+                for expression, score in zip(expressions, (0.12, 0.34), strict=True)
+            ]
+            return Segmentation(np.zeros((70, 90, 3), np.uint8), segments, file_name=name)
+
+    monkeypatch.setattr(refer, "build_segmenter", lambda _: Empty)
+    out = ["--output", str(tmp_path / "out")]
+    assert main(["refer", image, "the dog", "the cat", *out]) == 0
+    assert f'{image}: nothing was found; the best score is 0.34 ("the cat")' in (
+        capsys.readouterr().err
+    )
+    written = json.loads((tmp_path / "out/image.json").read_text())
+    assert [entry["category"] for entry in written["segments"]] == ["the dog", "the cat"]
+    assert written["settings"]["expressions"] == ["the dog", "the cat"]
+    monkeypatch.setattr(group, "build_segmenter", lambda *_, **__: GroupStub)
+    assert main(["group", "the dog", image, *out]) == 0
+    assert 'none of the images shows "the dog"' in capsys.readouterr().err
+
+
 def test_group_command_builds_a_model_for_groups_by_default(image, monkeypatch, tmp_path) -> None:
     taken = []
 
@@ -304,7 +328,8 @@ def test_output_type_and_min_score_reach_the_segmenter(
     written = json.loads((tmp_path / "out/image.json").read_text())
     assert written["image"] == {"file": image, "width": 90, "height": 70}
     assert written["segments"] == result.to_dict()["segments"] != []
-    assert written["settings"]["min_score"] == 0.01
+    chosen = {name: written["settings"][name] for name in ("min_score", "config_file", "device")}
+    assert chosen == {"min_score": 0.01, "config_file": TINY, "device": "cpu"}
     limits = ["--min-area", "200", "--max-segments", "2"]
     assert main([*given, *kind, *limits, "--opts", *opts]) == 0
     written = json.loads((tmp_path / "out/image.json").read_text())["segments"]
