@@ -40,6 +40,10 @@ SYSTEM_REASONS = {
 }
 
 
+# Characters of an argument that a message shows.
+MAX_SHOWN = 60
+
+
 class HipieError(Exception):
     """Error of a run; the message is one sentence naming the file, key, value or data set.
 
@@ -86,6 +90,13 @@ class OutOfMemoryError(HipieError, MemoryError):
 
 class UnexpectedError(HipieError, RuntimeError):
     """Bug of this package or of one that it uses; the message names the log with its traceback."""
+
+
+def describe(value: object) -> str:
+    """Describe an argument of a wrong type in one line: its beginning and its type."""
+    shown = " ".join(repr(value).split())
+    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+    return f"{shown} of type {type(value).__name__}"
 
 
 def cause_of(error: BaseException) -> str:

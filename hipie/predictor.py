@@ -34,7 +34,7 @@ from hipie.config.unread import warn_about_unread_keys
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
 from hipie.error_report import as_hipie_errors
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
@@ -311,7 +311,9 @@ class Segmenter:
         """
         images = _image_list(images)
         if not isinstance(expression, str):
-            raise InputError(f"refer_group needs one expression, a string, not {expression!r}")
+            raise InputError(
+                f"refer_group needs one expression, a string, not {describe(expression)}"
+            )
         if "group" not in self.model.tasks:
             return [self.refer(image, expression) for image in images]
         prepared = [self.prepare(image) for image in images]

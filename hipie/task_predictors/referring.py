@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors.base import PreparedImage, TaskPredictor, register_task_predictor
 
@@ -46,13 +46,13 @@ def read_expressions(expressions: str | Iterable[str] | None) -> list[str]:
         return [expressions]
     is_list = isinstance(expressions, Iterable) and not isinstance(expressions, bytes | Mapping)
     if not is_list and expressions is not None:
-        raise InputError(f"expressions must be a list of strings, not {expressions!r}")
-    read = list(expressions or ())
+        raise InputError(f"expressions must be a list of strings, not {describe(expressions)}")
+    read = list(expressions) if expressions is not None else []
     if not read:
         raise InputError("refer needs at least one expression")
     for expression in read:
         if not isinstance(expression, str):
-            raise InputError(f"an expression must be a string, not {expression!r}")
+            raise InputError(f"an expression must be a string, not {describe(expression)}")
     return read
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 from hipie.modeling.postprocessing.part_inference import InstancePart, assign_parts
 from hipie.modeling.postprocessing.semantic_inference import semantic_labels
 from hipie.segmentation import Segment, Segmentation
@@ -255,9 +255,9 @@ def _require_number(name: str, value: Any, low: float, high: float = float("inf"
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if value is not None and not (is_number and low <= value <= high):
         limits = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-        raise InputError(f"{name} has to be a number {limits}, not {value!r}").on_command_line(
-            f"--{name.replace('_', '-')} has to be a number {limits}, not {value}"
-        )
+        raise InputError(
+            f"{name} has to be a number {limits}, not {describe(value)}"
+        ).on_command_line(f"--{name.replace('_', '-')} has to be a number {limits}, not {value}")
 
 
 def _panoptic_segments(image: PreparedImage, vocabulary: Vocabulary) -> list[Segment]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 
 KINDS = ("thing", "stuff", "part")
 Name = str | Sequence[str]
@@ -90,7 +90,7 @@ def read_names(names: Names | None, what: str = "class names") -> list[Name]:
             )
         return [entry[0] if len(entry) == 1 else entry for entry in parse_names(names)]
     if isinstance(names, Mapping | bytes | bytearray) or not isinstance(names, Iterable):
-        raise VocabularyError(f"{what} must be a list of strings, not {_described(names)}")
+        raise VocabularyError(f"{what} must be a list of strings, not {describe(names)}")
     return sorted(names, key=str) if isinstance(names, set | frozenset) else list(names)
 
 
@@ -113,12 +113,12 @@ def read_parts(parts: Parts | str | None) -> dict[str, Any]:
         return dict(parse_parts(parts))
     if not isinstance(parts, Mapping):
         raise VocabularyError(
-            f'parts must be a dict such as {{"car": ["wheel"]}}, not {_described(parts)}'
+            f'parts must be a dict such as {{"car": ["wheel"]}}, not {describe(parts)}'
         )
     read: dict[str, Any] = {}
     for whole, names in parts.items():
         if not isinstance(whole, str):
-            raise VocabularyError(f"the name of a whole must be a string, not {_described(whole)}")
+            raise VocabularyError(f"the name of a whole must be a string, not {describe(whole)}")
         if isinstance(names, Mapping):
             read[whole] = read_parts(names)
         elif isinstance(names, str):
@@ -126,11 +126,6 @@ def read_parts(parts: Parts | str | None) -> dict[str, Any]:
         else:
             read[whole] = read_names(names, f'the parts of "{whole}"')
     return read
-
-
-def _described(value: object) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:60] + '...'} of type {type(value).__name__}"
 
 
 def name_key(name: str) -> str:
@@ -173,7 +168,7 @@ class VocabularyClass:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise VocabularyError(f"a class name must be a string, not {_described(self.name)}")
+            raise VocabularyError(f"a class name must be a string, not {describe(self.name)}")
         if self.kind not in KINDS:
             raise VocabularyError(
                 f'class "{self.name}": kind "{self.kind}" is none of {", ".join(KINDS)}'
@@ -186,7 +181,7 @@ class VocabularyClass:
         for synonym in self.synonyms:
             if not isinstance(synonym, str):
                 raise VocabularyError(
-                    f'a synonym of "{self.name}" must be a string, not {_described(synonym)}'
+                    f'a synonym of "{self.name}" must be a string, not {describe(synonym)}'
                 )
         for text in (self.name, *self.synonyms):
             require_text(text, "class name")

@@ -19,7 +19,7 @@ from hipie.data.image_io import (
     open_image,
     to_rgb_array,
 )
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Example:
                 f"an example's mask is bool [H, W], not {self.mask.dtype}; see Example.read"
             )
         if not isinstance(self.label, str):
-            raise ExampleError(f"the label of an example is a string, not {self.label!r}")
+            raise ExampleError(f"the label of an example is a string, not {describe(self.label)}")
         if self.mask.shape != self.image.shape[:2]:
             raise ExampleError(
                 f"an example's mask is {_size(self.mask)}, and its image is {_size(self.image)}"

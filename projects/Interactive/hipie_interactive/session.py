@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hipie.data.image_io import ImageLike, image_file_name, to_rgb_array
+from hipie.errors import describe
 from hipie.modeling.sam.predictor import Sam, SamImage
 from hipie.segmentation import Segment, Segmentation
 from hipie_interactive.modeling.predict import MaskPrediction, predict_masks
@@ -47,7 +48,7 @@ def parse_prompts(prompts: Sequence[Prompt | Mapping[str, Any]]) -> list[Prompt]
     if isinstance(prompts, Prompt | Mapping):
         return [Prompt.parse(prompts)]
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
-        raise PromptError(f"prompts are a list of dicts, not {prompts!r}")
+        raise PromptError(f"prompts are a list of dicts, not {describe(prompts)}")
     parsed = [Prompt.parse(prompt) for prompt in prompts]
     if not parsed:
         raise PromptError("there is no prompt; pass a click, a box, a scribble or a polygon")

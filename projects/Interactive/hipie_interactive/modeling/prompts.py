@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hipie.box_ops import masks_to_boxes
-from hipie.errors import InputError
+from hipie.errors import InputError, describe
 from hipie_interactive.modeling.click_sampler import region_centre
 
 Point = tuple[float, float]
@@ -55,7 +55,7 @@ class Scribble:
         if not isinstance(scribble.inside, bool | np.bool_) and scribble.inside not in (0, 1):
             raise PromptError(
                 "inside of a scribble is True (on the object) or False (on the background), not "
-                f"{scribble.inside!r}"
+                f"{describe(scribble.inside)}"
             )
         return scribble
 
@@ -86,14 +86,15 @@ class Prompt:
     def __post_init__(self) -> None:
         if not isinstance(self.label, str):
             raise PromptError(
-                f"the label of a prompt is the name of its segment, a string, not {self.label!r}"
+                "the label of a prompt is the name of its segment, a string, not "
+                f"{describe(self.label)}"
             )
         for name in ("inside", "outside", "scribbles", "polygon"):
             value = getattr(self, name)
             if value is None:
                 object.__setattr__(self, name, ())
             elif isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-                raise PromptError(f"{name} of a prompt is a list, not {value!r}")
+                raise PromptError(f"{name} of a prompt is a list, not {describe(value)}")
             elif not isinstance(value, np.ndarray):
                 object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "scribbles", tuple(map(Scribble.parse, self.scribbles)))
@@ -108,7 +109,9 @@ class Prompt:
         if isinstance(prompt, Prompt):
             return prompt
         if not isinstance(prompt, Mapping):
-            raise PromptError(f'a prompt is a dict such as {{"inside": [(x, y)]}}, not {prompt!r}')
+            raise PromptError(
+                f'a prompt is a dict such as {{"inside": [(x, y)]}}, not {describe(prompt)}'
+            )
         _require_fields(cls, prompt, "prompt")
         return cls(**prompt)
 
@@ -208,9 +211,13 @@ def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
     """
     vertices = _numbers(polygon, "the vertices of a polygon")
     if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
-        raise PromptError(f"a polygon needs at least three vertices (x, y), and is {polygon}")
+        raise PromptError(
+            f"a polygon needs at least three vertices (x, y), and is {describe(polygon)}"
+        )
     if not np.isfinite(vertices).all():
-        raise PromptError(f"the vertices of a polygon must be finite numbers, and are {polygon}")
+        raise PromptError(
+            f"the vertices of a polygon must be finite numbers, and are {describe(polygon)}"
+        )
     spread = np.linalg.svd(vertices - vertices.mean(0), compute_uv=False)
     if spread[1] < MIN_POLYGON_SPREAD:
         raise PromptError("the vertices of a polygon are on a line; its area is that of the object")
@@ -218,7 +225,7 @@ def polygon_mask(polygon: Sequence[Point], size: tuple[int, int]) -> np.ndarray:
     limit = 4 * max(size)
     cv2.fillPoly(canvas, [np.floor(vertices.clip(-limit, limit)).astype(np.int32)], 1)
     if not canvas.any():
-        raise PromptError(f"the polygon is outside the image, {_describe(size)}")
+        raise PromptError(f"the polygon is outside the image, {_size_text(size)}")
     return canvas.astype(bool)
 
 
@@ -288,13 +295,15 @@ def _labelled_points(prompt: Prompt, size: tuple[int, int]) -> Iterator[tuple[fl
     inputs = [(prompt.inside, 1, "click"), (prompt.outside, 0, "click")]
     inputs += [(scribble.points, int(scribble.inside), "scribble") for scribble in prompt.scribbles]
     for coordinates, label, kind in inputs:
-        if not len(coordinates):
+        points = _numbers(coordinates, f"the points of a {kind}")
+        if not points.size:
             if kind == "scribble":
                 raise PromptError("a scribble needs at least one point")
             continue
-        points = _numbers(coordinates, f"the points of a {kind}")
         if points.ndim != 2 or points.shape[1] != 2:
-            raise PromptError(f"the points of a {kind} must be pairs (x, y), and are {coordinates}")
+            raise PromptError(
+                f"the points of a {kind} must be pairs (x, y), and are {describe(coordinates)}"
+            )
         _check_inside_image(points, size, kind)
         for x, y in scribble_points(points, size) if kind == "scribble" else points:
             yield float(x), float(y), label
@@ -305,7 +314,7 @@ def _check_inside_image(points: np.ndarray, size: tuple[int, int], kind: str) ->
     valid = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
     if not valid.all():
         x, y = points[~valid][0]
-        raise PromptError(f"the {kind} at ({x:g}, {y:g}) is outside the image, {_describe(size)}")
+        raise PromptError(f"the {kind} at ({x:g}, {y:g}) is outside the image, {_size_text(size)}")
 
 
 def _check_contradictions(points: np.ndarray, labels: np.ndarray) -> None:
@@ -318,15 +327,15 @@ def _check_contradictions(points: np.ndarray, labels: np.ndarray) -> None:
 def _checked_box(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     corners = _numbers(box, "the numbers of a box")
     if corners.shape != (4,):
-        raise PromptError(f"a box must be four numbers x1, y1, x2, y2, and is {box}")
+        raise PromptError(f"a box must be four numbers x1, y1, x2, y2, and is {describe(box)}")
     if not np.isfinite(corners).all():
-        raise PromptError(f"the numbers of a box must be finite, and are {box}")
+        raise PromptError(f"the numbers of a box must be finite, and are {describe(box)}")
     x1, y1, x2, y2 = corners
     name = f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if x2 <= x1 or y2 <= y1:
         raise PromptError(f"{name} has no area: it is x1, y1, x2, y2 with x1 < x2 and y1 < y2")
     if x2 <= 0 or y2 <= 0 or x1 >= size[1] or y1 >= size[0]:
-        raise PromptError(f"{name} is outside the image, {_describe(size)}")
+        raise PromptError(f"{name} is outside the image, {_size_text(size)}")
     return corners
 
 
@@ -351,8 +360,8 @@ def _numbers(values: Any, what: str) -> np.ndarray:
             raise TypeError
         return array.astype(float)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(f"{what} must be numbers, and are {values!r}") from error
+        raise PromptError(f"{what} must be numbers, and are {describe(values)}") from error
 
 
-def _describe(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"which is {size[1]} pixels wide and {size[0]} high"
