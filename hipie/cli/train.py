@@ -40,6 +40,7 @@ from hipie.engine.profiling import StepProfiler
 from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
 from hipie.errors import HipieError, InputError, UsageError
+from hipie.evaluation.results_io import require_expected_results
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.projects import project_names
 
@@ -184,7 +185,9 @@ def run(args: argparse.Namespace) -> None:
             checkpointer.load(f"{checkpointer.get_checkpoint_file()}?ema=True")
         else:
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process() and cfg.TEST.EXPECTED_RESULTS:
+            require_expected_results(cfg.TEST.EXPECTED_RESULTS, results)
         return
     # Evaluators are built first, so that an unreadable test set is an error before training.
     for name in cfg.DATASETS.TEST:

@@ -74,6 +74,7 @@ from hipie.error_report import one_line_message
 from hipie.errors import HipieError, InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.evaluation.requests import RequestingLoader
+from hipie.evaluation.results_io import require_expected_results
 from hipie.memory_check import checked_memory
 
 logger = logging.getLogger(__name__)
@@ -532,12 +533,22 @@ class Trainer(DefaultTrainer):
 
         The checkpoint is of the last complete iteration, so that `--resume` continues with the one
         that failed.
+
+        Returns:
+            The results of the last evaluation; None without one.
+
+        Raises:
+            ExpectedResultError: if a result is outside of the tolerance of `TEST.EXPECTED_RESULTS`.
         """
         try:
-            return super().train()
+            TrainerBase.train(self, self.start_iter, self.max_iter)
         except Exception as error:
             self._save_after(error)
             raise
+        results = getattr(self, "_last_eval_results", None)
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            require_expected_results(self.cfg.TEST.EXPECTED_RESULTS, results or {})
+        return results
 
     def _save_after(self, error: Exception) -> None:
         """Save a checkpoint of the last complete iteration, unless there is one already."""

@@ -7,11 +7,11 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hipie.errors import InputError
+from hipie.errors import HipieError, InputError
 
 SPOOL_BYTES = 1 << 24
 PERCENTAGE = re.compile(
@@ -64,6 +64,38 @@ def write_json(path: Path, content: Any) -> Path:
     draft.write_text(json.dumps(_to_json_value(content), indent=2, allow_nan=False) + "\n")
     os.replace(draft, path)
     return path
+
+
+class ExpectedResultError(HipieError):
+    """Result outside of the tolerance of `TEST.EXPECTED_RESULTS`; the message names it."""
+
+
+def require_expected_results(
+    expected: Sequence[Sequence[Any]], results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Check results against `TEST.EXPECTED_RESULTS`.
+
+    Args:
+        expected: [task, metric, value, tolerance] each; a task holds for every data set that has
+            it, "data set/task" for one.
+        results: {data set: {task: {metric: number}}}.
+
+    Raises:
+        ExpectedResultError: naming the first number that differs or is missing.
+    """
+    for task, metric, value, tolerance in expected:
+        numbers = {
+            f"{dataset}/{name}/{metric}": metrics.get(metric, math.nan)
+            for dataset, tasks in results.items()
+            for name, metrics in tasks.items()
+            if task in (name, f"{dataset}/{name}")
+        }
+        for name, number in (numbers or {f"{task}/{metric}": math.nan}).items():
+            if not abs(number - value) <= tolerance:
+                raise ExpectedResultError(
+                    f"{name} is {number}, and TEST.EXPECTED_RESULTS has {value} with a tolerance "
+                    f"of {tolerance}"
+                )
 
 
 def _to_json_value(value: Any) -> Any:

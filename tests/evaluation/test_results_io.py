@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hipie.evaluation import write_results
+from hipie.evaluation.results_io import ExpectedResultError, require_expected_results
 
 
 def test_results_are_valid_json(tmp_path: Path) -> None:
@@ -26,3 +28,15 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         assert json.loads(path.read_text()) == {"a": {"b": 1.0}}
     else:
         raise AssertionError("an object went into JSON")
+
+
+def test_expected_results_of_detectron2s_key() -> None:
+    results = {"one": {"segm": {"AP": 40.0}}, "two": {"segm": {"AP": 50.0}, "bbox": {"AP": 1.0}}}
+    require_expected_results([["segm", "AP", 45, 5], ["two/segm", "AP", 50, 0]], results)
+    for expected, message in (
+        (["segm", "AP", 40, 1], "two/segm/AP is 50.0, .* has 40 with a tolerance of 1"),
+        (["bbox", "AP50", 1, 99], "two/bbox/AP50 is nan"),
+        (["sem_seg", "mIoU", 1, 99], "sem_seg/mIoU is nan"),
+    ):
+        with pytest.raises(ExpectedResultError, match=message):
+            require_expected_results([expected], results)
