@@ -29,7 +29,7 @@ from hipie.modeling.fusion.bidirectional_attention import (
     SCORE_LIMIT,
     BidirectionalFusion,
 )
-from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, aligned_upsample, pixel_centers
+from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, pixel_centers
 from hipie.modeling.meta_arch.hipie import HIPIE
 from hipie.modeling.postprocessing.nms_topk import class_aware_nms, topk_query_class_pairs
 from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
@@ -119,7 +119,7 @@ def _grouped(
         kernel = weight.reshape(bias.numel(), -1, 1, 1)
         x = F.conv2d(x, kernel, bias.flatten(), groups=n)
         x = x.relu() if layer < 2 else x
-    return aligned_upsample(x.view(n, 1, height, width))[:, 0]
+    return x.view(n, 1, height, width)
 
 
 def _grid_sample(
@@ -181,6 +181,7 @@ def _inference_at_full_size(
     settings: InferenceSettings,
     clip_scores: None = None,
     owners: Any = None,
+    enforce_consistency: Any = None,
 ) -> dict[str, Any]:
     """Compute outputs from the masks of all queries at full size."""
     thing_masks = things.masks(torch.arange(things.layer.boxes.shape[1]))

@@ -57,7 +57,7 @@ def test_without_detectron2_names_that_need_it_print_the_command():
     done = python(ABSENT + "warnings.simplefilter('ignore'); from hipie import Segmenter")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: hipie needs Detectron2")
+    assert "hipie needs Detectron2" in last
     assert "pip install" in last
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from hipie.modeling.meta_arch.base import SegmentationModel
 
+# Similar names in a message.
+MAX_SUGGESTIONS = 5
 FOLDER = Path(__file__).parent
 CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
 
@@ -77,7 +79,12 @@ def get_config_file(name: str) -> Path:
         return files[matches[0]]
     if matches:
         raise InputError(f'the name "{name}" is ambiguous: {" or ".join(matches)}')
-    suggestions = difflib.get_close_matches(requested, files, 3, 0.4) or sorted(files)
+    stem = requested.removesuffix(".yaml")
+    containing = sorted(
+        (n for n in files if stem and stem in n), key=lambda n: (not n.startswith(stem), n)
+    )
+    similar = [*containing, *difflib.get_close_matches(requested, files, 3, 0.4)]
+    suggestions = list(dict.fromkeys(similar))[:MAX_SUGGESTIONS] or sorted(files)
     raise InputError(
         f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'
     )

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import data
 from hipie.data.datasets import refcoco
+from hipie.data.datasets.object_reader import ObjectReader
 
 
 @pytest.mark.parametrize(
@@ -59,19 +60,19 @@ def test_every_reference_and_object_is_checked_once(
     data.write_references(tmp_path, 40)
     calls: Counter[str] = Counter()
 
-    def counted(name: str) -> None:
-        function = getattr(refcoco, name)
+    def counted(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
 
         def count(*args: Any) -> Any:
             calls[name] += 1
             return function(*args)
 
-        monkeypatch.setattr(refcoco, name, count)
+        monkeypatch.setattr(owner, name, count)
 
-    for name in ("_check_ref", "_add_ref", "check_segmentation"):
-        counted(name)
+    for owner, name in ((refcoco, "_read_ref"), (refcoco, "_add_ref"), (ObjectReader, "read")):
+        counted(owner, name)
     data.load_refcoco(tmp_path / "refs(unc).p", tmp_path / "instances.json", tmp_path, "train")
-    assert calls == {"_check_ref": 40, "_add_ref": 34, "check_segmentation": 34}
+    assert calls == {"_read_ref": 40, "_add_ref": 34, "read": 34}
 
 
 @pytest.mark.slow

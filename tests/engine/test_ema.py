@@ -118,7 +118,7 @@ def test_frozen_and_shared_parameters():
 
 def test_file_without_average_is_an_error(tmp_path):
     torch.save({"model": Toy().state_dict()}, tmp_path / "plain.pth")
-    with pytest.raises(CheckpointError, match="plain.pth: it has no averaged weights"):
+    with pytest.raises(CheckpointError, match="plain.pth: the file has no averaged weights"):
         load_weights(Toy(), f"{tmp_path}/plain.pth?ema=True")
     with pytest.raises(CheckpointError, match='the option "ema" is True or False, not 1'):
         load_weights(Toy(), f"{tmp_path}/plain.pth?ema=1")

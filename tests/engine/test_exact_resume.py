@@ -75,8 +75,8 @@ class SavingTrainer(ToyTrainer):
         return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
 
-class Killed(Exception):
-    """End of a process."""
+class Killed(BaseException):
+    """End of a process, which no error handling sees."""
 
 
 class KillAt(HookBase):

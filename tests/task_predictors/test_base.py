@@ -106,7 +106,8 @@ def brightness_task():
 
 def test_segmenter_encodes_for_predictors_of_other_packages(model, brightness_task) -> None:
     cfg = CfgNode()
-    cfg.INPUT = CfgNode({"MIN_SIZE_TEST": 6, "MAX_SIZE_TEST": 8, "SQUARE_SIZE": 0, "FORMAT": "RGB"})
+    sizes = {"MIN_SIZE_TEST": 6, "MAX_SIZE_TEST": 8, "SQUARE_SIZE": 0, "MAX_PIXELS": 1000}
+    cfg.INPUT = CfgNode({**sizes, "FORMAT": "RGB"})
     segmenter = Segmenter(model, cfg).set_image(PIXELS)
     predictor = segmenter.task_predictor(brightness_task)
     image = segmenter.prepare(None)

@@ -69,7 +69,7 @@ def build_text_encoder(cfg: CfgNode) -> TextEncoder:
 
     Raises:
         KeyError: if no text encoder of that name is registered.
-        TypeError: if the registered object does not return a `TextEncoder`.
+        InputError: if the registered object does not return a `TextEncoder`.
     """
     name = cfg.MODEL.HIPIE.TEXT.ENCODER
     encoder = TEXT_ENCODER_REGISTRY.get(name)(cfg)

@@ -78,7 +78,7 @@ def test_default_is_bert(cfg: CfgNode) -> None:
 
 def test_unknown_names_and_other_modules_are_rejected(cfg: CfgNode, registered: None) -> None:
     cfg.MODEL.HIPIE.TEXT.ENCODER = "Linear"
-    with pytest.raises(TypeError, match='"Linear" returned a Linear, which is not derived'):
+    with pytest.raises(ValueError, match='"Linear" returned a Linear, which is not derived'):
         build_text_encoder(cfg)
     cfg.MODEL.HIPIE.TEXT.ENCODER = "LSTM"
     with pytest.raises(KeyError, match="LSTM"):
