@@ -72,6 +72,15 @@ def test_resumed_run_equals_uninterrupted_run(make_trainer, tmp_path):
     assert_equal_states(uninterrupted, trainer_state(second))
 
 
+@pytest.fixture
+def heard_sighup():
+    """SIGHUP with its default effect, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_sighup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_saves_a_checkpoint_after_the_step_and_exits(make_trainer, tmp_path, caplog, number):
     caplog.set_level(logging.WARNING)
