@@ -20,6 +20,7 @@ from hipie.cli import train
 from hipie.engine.launch import _free_port
 from hipie.engine.trainer import Trainer
 from hipie.projects import project_folders
+from tests.bit_equality import assert_equal
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/tiny.yaml")
@@ -236,23 +237,6 @@ def state_of(trainer: Trainer) -> dict:
         "optimizer": inner.optimizer.state_dict(),
         "schedule": trainer.scheduler.state_dict(),
     }
-
-
-def assert_equal(one, other, place="") -> None:
-    """Compare nested dicts and lists of tensors bit by bit."""
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for i, (first, second) in enumerate(zip(one, other, strict=True)):
-            assert_equal(first, second, f"{place}[{i}]")
-    else:
-        assert one == other, place
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

@@ -14,6 +14,7 @@ import torch
 from detectron2.engine.train_loop import HookBase
 
 from hipie.checkpoint import Checkpointer
+from tests.bit_equality import assert_equal
 from tests.toy_trainer import Toy, ToyTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -36,23 +37,6 @@ TOGETHER = tuple(
 
 def load(file: Path) -> dict:
     return torch.load(file, weights_only=True)
-
-
-def assert_equal(one, other, place: str = "") -> None:
-    """Compare nested dicts and lists of tensors and numbers, bit by bit."""
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for i, (first, second) in enumerate(zip(one, other, strict=True)):
-            assert_equal(first, second, f"{place}[{i}]")
-    else:
-        assert one == other, place
 
 
 class Float32Losses(Toy):
