@@ -71,7 +71,7 @@ demo: $(DONE)/package
 
 demo-photos: $(DONE)/package
 	$(PY) datasets/prepare_photos.py
-	$(PY) train_net.py --config-file configs/nano/hipie_nano_photos.yaml --resume
+	$(PY) train_net.py --config-file configs/nano/hipie_nano_three_photos.yaml --resume
 
 test: $(DONE)/package
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --durations 10
