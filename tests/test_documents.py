@@ -202,3 +202,25 @@ def test_paths_of_documents_exist():
             if not (ROOT / path).exists():
                 missing.append(f"{name_of(document)}: {path}")
     assert not missing, missing
+
+
+@pytest.mark.parametrize("name", ["security.md", "tested_inputs.md"])
+def test_named_tests_exist(name):
+    """Tests in backquotes, as `path/of/test.py::test_name` or as `test_name` of any file."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    files = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in ROOT.glob("tests/**/test_*.py")
+    }
+    defined = {
+        path: set(re.findall(r"^ *def (test_\w+)", source, flags=re.MULTILINE))
+        for path, source in files.items()
+    }
+    everywhere = set().union(*defined.values())
+    missing = [
+        f"{path}::{test}"
+        for path, test in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)", text)
+        if test not in defined.get(path, ())
+    ]
+    missing += [test for test in re.findall(r"`(test_\w+)`", text) if test not in everywhere]
+    assert not missing, missing
