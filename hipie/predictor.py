@@ -14,9 +14,11 @@ Several calls on one image share its features:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_a
 from hipie.error_report import as_hipie_errors
 from hipie.errors import InputError, describe
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
+from hipie.modeling.text_encoder.class_names import check_class_names
 from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
 from hipie.task_predictors.referring import read_expressions
@@ -44,6 +47,20 @@ from hipie.vocabularies.vocabulary import Names, Parts
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
+
+# Vocabularies whose names are not checked again in every call.
+MAX_CHECKED_VOCABULARIES = 32
+
+logger = logging.getLogger(__name__)
+
+
+class SetImage(Enum):
+    """Stands for the image of `Segmenter.set_image` where a method takes an image."""
+
+    SET_IMAGE = "the image that was set"
+
+
+SET_IMAGE = SetImage.SET_IMAGE
 
 
 class Segmenter:
@@ -62,6 +79,7 @@ class Segmenter:
         self.cfg = cfg
         self._image: PreparedImage | None = None
         self._predictors: dict[str, TaskPredictor] = {}
+        self._checked_names: dict[tuple[str, ...], None] = {}
 
     @classmethod
     @as_hipie_errors()
@@ -154,7 +172,7 @@ class Segmenter:
     @as_hipie_errors()
     def segment(
         self,
-        image: ImageLike | None = None,
+        image: ImageLike | SetImage = SET_IMAGE,
         things: Names = (),
         stuff: Names = (),
         parts: Parts | str | None = None,
@@ -169,7 +187,7 @@ class Segmenter:
         """Segment things and stuff by class names, and the parts of things.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             things: class names; a tuple is a name and its synonyms. One string is one name, or
                 several as on the command line: "car; dog, puppy".
             stuff: likewise, for classes without instances.
@@ -190,7 +208,7 @@ class Segmenter:
                 output that the model does not have.
         """
         predictor = self.task_predictor("universal", "segment")
-        classes = ClassRequest.from_names(things, stuff, parts)
+        classes = self._read_classes(things, stuff, parts)
         return _predict(
             predictor,
             [self.prepare(image)],
@@ -206,7 +224,7 @@ class Segmenter:
     @as_hipie_errors()
     def best_score(
         self,
-        image: ImageLike | None = None,
+        image: ImageLike | SetImage = SET_IMAGE,
         things: Names = (),
         stuff: Names = (),
         parts: Parts | str | None = None,
@@ -216,20 +234,20 @@ class Segmenter:
         It says by how much `segment` has found nothing.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             things: see `segment`.
             stuff: likewise.
             parts: likewise; wholes join the things.
         """
         predictor = self.task_predictor("universal", "best_score")
-        classes = ClassRequest.from_names(things, stuff, parts)
+        classes = self._read_classes(things, stuff, parts)
         best: tuple[str, float] = predictor.best_score(self.prepare(image), classes)  # type: ignore[attr-defined]
         return best
 
     @as_hipie_errors()
     def label(
         self,
-        image: ImageLike | None = None,
+        image: ImageLike | SetImage = SET_IMAGE,
         masks: NDArray[Any] | torch.Tensor | None = None,
         things: Names = (),
         stuff: Names = (),
@@ -240,7 +258,7 @@ class Segmenter:
         Masks of one stuff class become one segment.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             masks: [N, H, W] bool.
             things: class names; a tuple is a name and its synonyms.
             stuff: likewise, for classes without instances.
@@ -251,14 +269,14 @@ class Segmenter:
         predictor = self.task_predictor("mask_labelling", "label")
         if masks is None:
             raise InputError("label needs masks [N, H, W]")
-        vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
+        vocabulary = self._read_classes(things, stuff, None).vocabulary
         return _predict(predictor, [self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
     @as_hipie_errors()
     def segment_everything(
         self,
-        image: ImageLike | None,
-        sam: Sam,
+        image: ImageLike | SetImage = SET_IMAGE,
+        sam: Sam | None = None,
         things: Names = (),
         stuff: Names = (),
         **options: float,
@@ -266,26 +284,31 @@ class Segmenter:
         """Classify SAM's automatic masks by class names; empty if SAM proposes none.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             sam: proposes the masks.
             things: class names; a tuple is a name and its synonyms.
             stuff: likewise, for classes without instances.
             **options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
+
+        Raises:
+            ValueError: without a SAM; see `segment`.
         """
         predictor = self.task_predictor("mask_labelling", "segment_everything")
-        vocabulary = ClassRequest.from_names(things, stuff, None).vocabulary
+        if sam is None:
+            raise InputError("segment_everything needs sam, which proposes the masks")
+        vocabulary = self._read_classes(things, stuff, None).vocabulary
         return _predict(
             predictor, [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
         )[0]
 
     @as_hipie_errors()
     def refer(
-        self, image: ImageLike | None = None, expressions: str | Sequence[str] = ()
+        self, image: ImageLike | SetImage = SET_IMAGE, expressions: str | Sequence[str] = ()
     ) -> Segmentation:
         """Segment the object that each expression describes, in the order of the expressions.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             expressions: one expression or several.
 
         Raises:
@@ -321,11 +344,13 @@ class Segmenter:
         return _predict(predictor, prepared, expression=expression)
 
     @as_hipie_errors()
-    def prompt(self, image: ImageLike | None = None, prompts: Sequence[Any] = ()) -> Segmentation:
+    def prompt(
+        self, image: ImageLike | SetImage = SET_IMAGE, prompts: Sequence[Any] = ()
+    ) -> Segmentation:
         """Segment the object of each prompt: clicks, a box, scribbles or a polygon.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             prompts: each a dict with some of `inside`, `outside` (points), `box`, `scribbles`,
                 `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
         """
@@ -333,11 +358,13 @@ class Segmenter:
         return _predict(predictor, [self.prepare(image)], prompts=prompts)[0]
 
     @as_hipie_errors()
-    def like(self, image: ImageLike | None = None, examples: Sequence[Any] = ()) -> Segmentation:
+    def like(
+        self, image: ImageLike | SetImage = SET_IMAGE, examples: Sequence[Any] = ()
+    ) -> Segmentation:
         """Segment the objects that example masks show: one segment for each label.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
             examples: each an (image, mask) or (image, mask, label), as files, PIL images or
                 arrays; see `hipie_fewshot.Example`.
         """
@@ -370,24 +397,48 @@ class Segmenter:
         return self._predictors[task]
 
     @as_hipie_errors()
-    def prepare(self, image: ImageLike | None) -> PreparedImage:
+    def prepare(self, image: ImageLike | SetImage = SET_IMAGE) -> PreparedImage:
         """Read an image and resize it as the model is tested, or return the one that was set.
 
         Args:
-            image: see `set_image`; None for the image that was set.
+            image: see `set_image`; without it, the image that was set.
 
         Raises:
-            ValueError: if there is neither, or it is not an image.
+            ValueError: if there is neither, or it is not an image. None is not an image either,
+                also after `set_image`: it comes from a file that could not be read.
         """
-        if image is not None:
+        if not isinstance(image, SetImage):
             pixels = to_rgb_array(image, self.cfg.INPUT.MAX_PIXELS)
             return self._resize(pixels, image_file_name(image))
         if self._image is None:
-            raise InputError(
-                "there is no image: pass one, or call set_image first (cv2.imread returns None for "
-                "a file that it cannot read)"
-            )
+            raise InputError("there is no image: pass one, or call set_image first")
         return self._image
+
+    def _read_classes(self, things: Names, stuff: Names, parts: Parts | str | None) -> ClassRequest:
+        """Read class names, and check that the text encoder knows them and can tell them apart.
+
+        Raises:
+            VocabularyError: see `ClassRequest.from_names` and `check_class_names`.
+        """
+        classes = ClassRequest.from_names(things, stuff, parts)
+        tokenizer = self.model.tokenizer
+        names = classes.class_names
+        if tokenizer is None or names in self._checked_names:
+            return classes
+        source = self.cfg.MODEL.HIPIE.TEXT.SOURCE
+        vocabularies = [classes.vocabulary, classes.part_vocabulary]
+        warnings = {
+            warning: None
+            for vocabulary in vocabularies
+            if vocabulary is not None
+            for warning in check_class_names(vocabulary, tokenizer, source)
+        }
+        for warning in warnings:
+            logger.warning("%s", warning)
+        self._checked_names[names] = None
+        if len(self._checked_names) > MAX_CHECKED_VOCABULARIES:
+            self._checked_names.pop(next(iter(self._checked_names)))
+        return classes
 
     def _resize(self, pixels: NDArray[Any], file_name: str) -> PreparedImage:
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST

@@ -108,7 +108,7 @@ def run_on_three_images(tmp_path: Path, monkeypatch):
         def set_image(self, image):
             self.pixels = read_image(image)
 
-        def refer(self, image, expressions):
+        def refer(self, image=None, expressions=()):
             pixels = self.pixels if image is None else read_image(image)
             (expression,) = [expressions] if isinstance(expressions, str) else expressions
             return super().refer(pixels, expression)
@@ -160,8 +160,8 @@ def test_images_of_one_name_have_their_own_drawings(tmp_path: Path, monkeypatch)
         def set_image(self, image):
             self.pixels = read_image(image)
 
-        def segment(self, image, *names):
-            return super().segment(self.pixels, names[0])
+        def segment(self, things, **names):
+            return super().segment(self.pixels, things)
 
     monkeypatch.setattr(demo, "build_segmenter", lambda _: Segmenter())
     names = [str(tmp_path / folder / "1.png") for folder in "ab"]

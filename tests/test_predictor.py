@@ -13,9 +13,10 @@ from hipie import Segmenter
 from hipie.checkpoint import CheckpointError
 from hipie.cli import train
 from hipie.data.image_io import ImageError
+from hipie.predictor import SET_IMAGE
 from hipie.task_predictors.universal import ClassRequest
 from hipie.vocabularies import vocabulary as vocabulary_module
-from hipie.vocabularies.vocabulary import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 THINGS, STUFF = ["dog", "car"], ["grass", "sky"]
@@ -220,7 +221,7 @@ def test_file_that_is_no_image_is_named(segmenter, tmp_path) -> None:
         (torch.full((3, 4, 4), 255.0), "ranges from 255 to 255"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "an array of int64 is not an image"),
         ([[0, 0]], "an image of type list cannot be read; pass several"),
-        (None, "there is no image: pass one, or call set_image first"),
+        (None, "the image is None, which cv2.imread returns for a file that it cannot read"),
     ],
 )
 def test_arrays_and_tensors_that_are_no_image_are_refused(segmenter, image, message) -> None:
@@ -376,16 +377,58 @@ def test_parts_are_segmented_in_one_run_of_the_backbone(segmenter, image, backbo
 def test_results_on_a_set_image_are_equal_to_the_bit(segmenter, image, backbone_calls) -> None:
     parts, masks = {"dog": ["head", "tail"]}, np.ones((1, 70, 90), bool)
     calls = {
-        "panoptic": lambda image: segmenter.segment(image, THINGS, STUFF),
-        "parts": lambda image: segmenter.segment(image, THINGS, STUFF, parts),
-        "instances": lambda image: segmenter.segment(image, THINGS, STUFF, output="instances"),
-        "semantic": lambda image: segmenter.segment(image, THINGS, STUFF, output="semantic"),
-        "refer": lambda image: segmenter.refer(image, ["the red dog", "the largest car"]),
-        "label": lambda image: segmenter.label(image, masks, THINGS, STUFF),
+        "panoptic": lambda *image: segmenter.segment(*image, things=THINGS, stuff=STUFF),
+        "parts": lambda *image: segmenter.segment(*image, things=THINGS, stuff=STUFF, parts=parts),
+        "instances": lambda *image: segmenter.segment(*image, things=THINGS, output="instances"),
+        "semantic": lambda *image: segmenter.segment(*image, things=THINGS, output="semantic"),
+        "refer": lambda *image: segmenter.refer(*image, expressions=["the red dog", "the car"]),
+        "label": lambda *image: segmenter.label(*image, masks=masks, things=THINGS, stuff=STUFF),
     }
     expected = {name: call(image) for name, call in calls.items()}
     segmenter.set_image(image)
-    assert {name: call(None) for name, call in calls.items()} == expected
+    assert {name: call() for name, call in calls.items()} == expected
+    assert {name: call(SET_IMAGE) for name, call in calls.items()} == expected
+
+
+def test_none_is_no_image_after_set_image(segmenter, image, backbone_calls) -> None:
+    """`segmenter.segment(cv2.imread(file))` must not be the result of the image before."""
+    segmenter.set_image(image)
+    masks = np.ones((1, 70, 90), bool)
+    calls = (
+        lambda: segmenter.segment(None, THINGS),
+        lambda: segmenter.best_score(None, THINGS),
+        lambda: segmenter.label(None, masks, THINGS),
+        lambda: segmenter.refer(None, "the dog"),
+        lambda: segmenter.prepare(None),
+        lambda: segmenter.set_image(None),
+    )
+    for call in calls:
+        with pytest.raises(ImageError, match=r"the image is None, which cv2\.imread returns"):
+            call()
+    assert len(segmenter.segment(things=THINGS).image) == 70
+
+
+def test_class_names_that_the_text_encoder_does_not_know_are_refused(segmenter, image) -> None:
+    for call in (
+        lambda: segmenter.segment(image, THINGS, ["球"]),
+        lambda: segmenter.best_score(image, ["球"]),
+        lambda: segmenter.label(image, np.ones((1, 70, 90), bool), ["球"]),
+    ):
+        with pytest.raises(
+            VocabularyError, match=r"球.*bert-base-multilingual-cased knows Chinese"
+        ):
+            call()
+
+
+def test_class_names_of_equal_tokens_are_a_warning_once(segmenter, image, caplog) -> None:
+    for _ in range(2):
+        segmenter.segment(image, ["box (a)", "box (b)"])
+    (record,) = [r for r in caplog.records if "apart" in r.getMessage()]
+    assert 'cannot tell the class names "box (a)", "box (b)" apart' in record.getMessage()
+    assert record.name == "hipie.predictor"
+    caplog.clear()
+    segmenter.segment(image, THINGS, STUFF)
+    assert not caplog.records
 
 
 def test_given_image_is_used_instead_of_the_set_one(segmenter, image, backbone_calls) -> None:

@@ -249,16 +249,16 @@ class _Run:
         if has_classes or refer_singly:
             segmenter.set_image(image)
         if has_classes:
-            classes = self.things, self.stuff, self.parts
-            result = segmenter.segment(None, *classes)
+            result = segmenter.segment(things=self.things, stuff=self.stuff, parts=self.parts)
             result.save(folder / f"{stem}_segments.png", stem)
             if not len(result):
-                report_no_segment(image, segmenter.best_score(None, *classes))
+                best = segmenter.best_score(things=self.things, stuff=self.stuff, parts=self.parts)
+                report_no_segment(image, best)
             converted = result.to_dict()
             entry["image"] = converted["image"] | {"file": image}
             entry["segments"] = converted["segments"]
         if refer_singly:
-            result = segmenter.refer(None, self.expressions)
+            result = segmenter.refer(expressions=self.expressions)
             result.save(folder / f"{stem}_expressions.png", stem)
             report_if_empty(image, result)
             converted = result.to_dict()

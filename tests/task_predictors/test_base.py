@@ -110,7 +110,7 @@ def test_segmenter_encodes_for_predictors_of_other_packages(model, brightness_ta
     cfg.INPUT = CfgNode({**sizes, "FORMAT": "RGB"})
     segmenter = Segmenter(model, cfg).set_image(PIXELS)
     predictor = segmenter.task_predictor(brightness_task)
-    image = segmenter.prepare(None)
+    image = segmenter.prepare()
     (dark,), (bright,) = (predictor.predict([image], threshold=t) for t in (9, 5))
     assert not dark.masks.any() and bright.masks.all()
     assert model.encoded == 1

@@ -16,6 +16,8 @@ from hipie.checkpoint.base import CheckpointableModel
 from hipie.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from hipie.structures import ImageFeatures, InferenceSize
 
 
@@ -78,6 +80,11 @@ class SegmentationModel(CheckpointableModel):
     def device(self) -> torch.device:
         """Device of the model's parameters and buffers."""
         return next(self._tensors()).device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Tokenizer of the text encoder that encodes class names; None without such an encoder."""
+        return None
 
     def parameters_without_weight_decay(self) -> set[str]:
         """Names of the parameters that the optimizer does not decay."""

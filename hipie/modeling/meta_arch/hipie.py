@@ -61,6 +61,8 @@ from hipie.structures import (
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble, ClipMaskScores
 
 Inputs = list[dict[str, Any]]
@@ -172,6 +174,11 @@ class HIPIE(SegmentationModel):
             "encoder": encoder,
             "decoder": decoder,
         }
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the text encoder."""
+        return self.text_encoder.tokenizer
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
         """Prefix of the text encoder's weights where an installed package provides them."""
