@@ -193,6 +193,9 @@ def _test_keys() -> CN:
     # panoptic inference, as the published threshold is meant for COCO's 133 classes; otherwise one
     # or two classes always score high and fill the map with noise. 0: off, the published rule.
     node.MIN_SOFTMAX_CLASSES = 133
+    # Semantic and part sets with a `background_class`: a pixel is background where the best score
+    # of the other classes is below this. Evaluations write the mIoU of other thresholds.
+    node.BACKGROUND_THRESHOLD = 0.5
     # The stuff decoder scores things as well in panoptic inference.
     node.THING_SCORES_FROM_STUFF_DECODER = False
     # Semantic and panoptic inference use the stuff decoder only.

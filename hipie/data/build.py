@@ -25,7 +25,7 @@ from hipie.data.broken_images import (
 )
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
-from hipie.data.label_values import ignore_label
+from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
@@ -110,10 +110,10 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     complete = partial(_completed, first_id=0 if dataset_vocabulary else 1)
     records = _records(cfg, dataset_name, training, complete)
     vocabulary = dataset_vocabulary or Vocabulary.from_metadata(metadata)
+    options = _image_options(cfg, training)
+    options["background"] = background_index(metadata, vocabulary.names)
     if not training:
-        return MappedDataset(
-            records, UniversalDatasetMapper(vocabulary, **_image_options(cfg, training))
-        )
+        return MappedDataset(records, UniversalDatasetMapper(vocabulary, **options))
     unseen = set(metadata.get("unseen_classes", ()))
     mapper = UniversalDatasetMapper(
         vocabulary,
@@ -127,7 +127,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         flip=cfg.INPUT.RANDOM_FLIP,
         max_objects=cfg.INPUT.MAX_OBJECTS,
         ignore_label=ignore_label(metadata),
-        **_image_options(cfg, training),
+        **options,
     )
     return MappedDataset(records, mapper)
 

@@ -12,6 +12,7 @@ Training, evaluation and the programs that check and draw data sets read these v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,33 @@ def ignore_label(metadata: Metadata) -> int:
             f"{value!r}"
         )
     return int(value)
+
+
+def background_index(metadata: Metadata, names: Sequence[str]) -> int | None:
+    """Return the class of a data set that stands for pixels of none of its other classes.
+
+    Such a class is nothing to be named or found: it is no object in training, no class of a prompt,
+    and at test the class of pixels that no other class claims.
+
+    Args:
+        metadata: may have `background_class`, the name of that class.
+        names: all classes of the data set.
+
+    Returns:
+        Its index, or None if the data set has no such class.
+
+    Raises:
+        InputError: if `background_class` is not one of the names, or the only one.
+    """
+    name = metadata.get("background_class")
+    if name is None:
+        return None
+    if name not in names or len(names) == 1:
+        raise InputError(
+            f"the data set {metadata.get('name')}: its background_class must be one of several "
+            f"classes, and {name!r} is not"
+        )
+    return list(names).index(name)
 
 
 def transform_labels(

@@ -153,7 +153,8 @@ def require_package(module: str, purpose: str, requirement: str) -> None:
 @EVALUATOR_REGISTRY.register()
 def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
     """Build the evaluator of mIoU."""
-    return SemanticEvaluator(dataset_name, output_folder)
+    threshold = cfg.MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD
+    return SemanticEvaluator(dataset_name, output_folder, background_threshold=threshold)
 
 
 @EVALUATOR_REGISTRY.register()
@@ -205,7 +206,8 @@ def cityscapes_panoptic_seg(
 @EVALUATOR_REGISTRY.register()
 def parts(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
     """Build the evaluator of mIoU of parts."""
-    return PartEvaluator(dataset_name, **_options(dataset_name))
+    threshold = cfg.MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD
+    return PartEvaluator(dataset_name, background_threshold=threshold, **_options(dataset_name))
 
 
 @EVALUATOR_REGISTRY.register()

@@ -10,9 +10,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.annotation_maps import read_class_map
+from hipie.data.label_values import background_index
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_sum
+from hipie.evaluation.metrics.background import BackgroundThresholds, best_named_class
 from hipie.evaluation.metrics.part_iou import (
     class_ious,
     confusion_matrix,
@@ -35,9 +37,13 @@ class PartEvaluator(DatasetEvaluator):
     `part_wholes` (the whole of every phrase that is a part), `mIoU_parts` is the mean over parts,
     and `inside_whole` is their consistency, see `part_consistency`.
 
+    Of a data set with a `background_class` (see `background_index`) the outputs have the other
+    classes only, and a pixel whose best score is below a threshold is background.
+
     Args:
         dataset_name: a registered data set whose records have `part_seg_file_name`.
         distributed: sum the counts of all processes.
+        background_threshold: `MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD`.
         result_name: key of the results.
     """
 
@@ -45,11 +51,21 @@ class PartEvaluator(DatasetEvaluator):
     protocol = "one phrase a pixel, pixels of all images together; label 0 is ignored"
 
     def __init__(
-        self, dataset_name: str, distributed: bool = True, result_name: str = "parts"
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        result_name: str = "parts",
+        background_threshold: float = 0.5,
     ) -> None:
         self._records = read_records(dataset_name, distributed=distributed)
         metadata = MetadataCatalog.get(dataset_name)
         self._names = list(metadata.stuff_classes)
+        background = background_index(metadata, self._names)
+        self._background = None
+        if background is not None:
+            self._background = BackgroundThresholds(
+                len(self._names), background, background_threshold
+            )
         self._groups = metadata.get("part_groups")
         self._wholes = metadata.get("part_wholes", {})
         self._is_part = [name in self._wholes for name in self._names]
@@ -60,6 +76,8 @@ class PartEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Discard the pixels counted so far."""
         self._matrix = np.zeros((len(self._names), len(self._names)), dtype=np.int64)
+        if self._background is not None:
+            self._background.reset()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch.
@@ -78,11 +96,19 @@ class PartEvaluator(DatasetEvaluator):
                     f"{path}: the label map has {truth.shape} pixels, the prediction "
                     f"{predicted.shape}"
                 )
+            if self._background is not None:
+                named, best = best_named_class(scores)
+                self._background.count(named, best, truth)
+                predicted = self._background.labels(named, best)
             self._matrix += confusion_matrix(predicted, truth, len(self._names))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the scores in percent; None on all but the first process."""
         matrix = gather_sum(self._matrix, self._distributed)
+        background = self._background
+        counts = None
+        if background is not None:
+            counts = gather_sum(background.counts, self._distributed)
         if matrix is None:
             return None
         ious = class_ious(matrix)
@@ -93,6 +119,8 @@ class PartEvaluator(DatasetEvaluator):
         if self._groups is not None:
             grouped = group_confusion_matrix(matrix, self._groups)
             scores["mIoU_grouped"] = mean_iou(class_ious(grouped))
+        if background is not None and counts is not None:
+            scores |= background.results(counts)
         for name, iou in zip(self._names, ious, strict=True):
             scores[f"IoU-{name}"] = 100.0 * float(iou)
         return OrderedDict({self._result_name: scores})

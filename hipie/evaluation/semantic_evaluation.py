@@ -7,19 +7,27 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map
-from hipie.data.label_values import ignore_label
+from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_file, gather_sum
-from hipie.evaluation.results_io import JSONList
+from hipie.evaluation.metrics.background import (
+    BackgroundThresholds,
+    best_named_class,
+    threshold_curve,
+)
+from hipie.evaluation.results_io import JSONList, write_json
+from hipie.structures import SemanticLabels
 from hipie.vocabularies.vocabulary import Vocabulary
 
 MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -32,6 +40,10 @@ MAX_BOUNDARY_CLASSES = 254
 class SemanticEvaluator(SemSegEvaluator):
     """Detectron2's `SemSegEvaluator`, whose processes keep counts only and share the records.
 
+    Of a data set with a `background_class` (see `background_index`) the outputs have the other
+    classes only; a pixel whose best score is below a threshold is background, which counts as a
+    class. The mean IoU of other thresholds is written to `background_thresholds.json`.
+
     Predictions go to a temporary file as they come, and from there into `sem_seg_predictions.json`
     in the output folder; without an output folder they are not encoded.
 
@@ -40,10 +52,16 @@ class SemanticEvaluator(SemSegEvaluator):
             have `sem_seg_file_name`. Its `ignore_label` is 255 by default.
         output_folder: where predictions are written; None = nowhere.
         distributed: sum the counts of all processes.
+        background_threshold: `MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD`.
     """
 
     def __init__(
-        self, dataset_name: str, output_folder: str | None = None, *, distributed: bool = True
+        self,
+        dataset_name: str,
+        output_folder: str | None = None,
+        *,
+        distributed: bool = True,
+        background_threshold: float = 0.5,
     ) -> None:
         # Not Detectron2's constructor, which reads the data set in every process.
         self._logger = logging.getLogger(__name__)
@@ -60,6 +78,12 @@ class SemanticEvaluator(SemSegEvaluator):
         names = metadata.get("stuff_classes") or Vocabulary.from_metadata(metadata).names
         self._class_names = list(names)
         self._num_classes = len(names)
+        background = background_index(metadata, self._class_names)
+        self._background = None
+        if background is not None:
+            self._background = BackgroundThresholds(
+                self._num_classes, background, background_threshold
+            )
         self._ignore_label = ignore_label(metadata)
         self._compute_boundary_iou = self._num_classes <= MAX_BOUNDARY_CLASSES
         self.sem_seg_loading_fn = self._read_label_map
@@ -70,17 +94,33 @@ class SemanticEvaluator(SemSegEvaluator):
     def reset(self) -> None:
         """Discard the pixels counted so far."""
         super().reset()
+        if self._background is not None:
+            self._background.reset()
         self._conf_matrix: NDArray[Any] = self._conf_matrix
         self._b_conf_matrix: NDArray[Any] = self._b_conf_matrix
         self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch, from `sem_seg_labels` or from `sem_seg` [K, H, W]."""
-        maps = [
-            {"sem_seg": output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]}
-            for output in outputs
-        ]
-        super().process(inputs, maps)
+        keys = ["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg" for output in outputs]
+        maps: list[Any] = [output[key] for output, key in zip(outputs, keys, strict=True)]
+        if self._background is not None:
+            maps = [
+                self._with_background(self._background, item, scores)
+                for item, scores in zip(inputs, maps, strict=True)
+            ]
+        super().process(inputs, [{"sem_seg": scores} for scores in maps])
+
+    def _with_background(
+        self, background: BackgroundThresholds, item: dict[str, Any], scores: Any
+    ) -> SemanticLabels:
+        """Count the pixels of an image by their scores, and predict their classes."""
+        named, best = best_named_class(scores)
+        path = self.input_file_to_gt_file[item["file_name"]]
+        truth = self._read_label_map(path)
+        background.count(named, best, np.where(truth == self._ignore_label, -1, truth))
+        labels = torch.from_numpy(background.labels(named, best))
+        return SemanticLabels(labels, torch.from_numpy(best), torch.from_numpy(best))
 
     def encode_json_sem_seg(self, sem_seg: NDArray[Any], input_file_name: str) -> list[Any]:
         """Write the run lengths of an image to the temporary file, as JSON; return nothing."""
@@ -109,6 +149,10 @@ class SemanticEvaluator(SemSegEvaluator):
         """Return the scores in percent, the means first; None on all but the first process."""
         matrix = gather_sum(self._conf_matrix, self._distributed)
         boundary_matrix = gather_sum(self._b_conf_matrix, self._distributed)
+        background = self._background
+        counts = None
+        if background is not None:
+            counts = gather_sum(background.counts, self._distributed)
         predictions = JSONList()
         if self._output_dir:
             gather_file(self._spool, predictions.add, self._distributed)
@@ -125,6 +169,12 @@ class SemanticEvaluator(SemSegEvaluator):
             predictions.write(os.path.join(self._output_dir, PREDICTIONS_FILE))
         scores = results["sem_seg"]
         means = {name: scores.pop(name) for name in MEANS}
+        if background is not None and counts is not None:
+            means |= background.results(counts)
+            if self._output_dir:
+                curve = threshold_curve(counts, background.background)
+                path = Path(self._output_dir) / "background_thresholds.json"
+                write_json(path, [{"threshold": at, "mIoU": miou} for at, miou in curve])
         return OrderedDict(sem_seg={**means, **scores})
 
 

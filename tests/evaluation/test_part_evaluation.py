@@ -88,3 +88,23 @@ def test_parts_outside_their_whole_lower_the_consistency(record: dict) -> None:
     assert scores["inside_whole"] == pytest.approx(100 * 3 / 6)
     nothing = evaluate(record, [[2, 2, 2, 2, 2], [2, 2, 2, 2, 2]], part_wholes=wholes)
     assert np.isnan(nothing["inside_whole"])
+
+
+def test_background_of_parts_is_where_no_part_has_a_high_score(record: dict) -> None:
+    """Truth: wheel, wheel, body, body, -; background (sky) in the second row but the last."""
+    register_dataset(
+        "hand_made_parts", lambda: [record], stuff_classes=NAMES, background_class="sky"
+    )
+    scores = torch.zeros(3, 2, 5)
+    scores[0, 0, :3] = 0.9  # car wheel, also at one pixel of the body
+    scores[1, 0, 3] = 0.6
+    scores[2, 1, 0] = 0.7  # dog head on the background
+    scores[2, 1, 1:] = 0.3
+    evaluator = PartEvaluator("hand_made_parts", distributed=False, background_threshold=0.5)
+    evaluator.process([record], [{"sem_seg": scores}])
+    results = evaluator.evaluate()["parts"]
+    assert results["IoU-car wheel"] == pytest.approx(200 / 3)
+    assert results["IoU-car body"] == pytest.approx(50)
+    assert results["IoU-sky"] == pytest.approx(75)
+    # Above 0.7 the pixel of the head is background, too, but so is the pixel of the body.
+    assert results["best_background_threshold"] == pytest.approx(0.325)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,47 @@ def test_values_beyond_the_classes_name_the_map(tmp_path: Path) -> None:
     record = register(tmp_path, np.full(SIZE, 4))
     with pytest.raises(InputError, match=r"labels\.png: .* the value 4, but .* has 4 classes"):
         evaluate(record, np.zeros(SIZE, int))
+
+
+def test_background_is_a_class_of_pixels_with_low_scores(tmp_path: Path) -> None:
+    """Against counts of every threshold; classes of the outputs are those without background."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, SIZE)
+    labels[labels == 4] = 255
+    record = register(tmp_path, labels, background_class="sea")
+    named = np.array([0, 2, 3])
+    scores = rng.random((3, *SIZE)).astype(np.float32)
+
+    def mean_iou(threshold: float) -> float:
+        predicted = named[scores.argmax(0)]
+        predicted[scores.max(0) < threshold] = 1
+        counted = labels != 255
+        ious = []
+        for index in range(4):
+            true, said = (labels == index) & counted, (predicted == index) & counted
+            ious.append((true & said).sum() / (true | said).sum())
+        return 100 * float(np.mean(ious))
+
+    evaluator = SemanticEvaluator(
+        "beach", str(tmp_path / "out"), distributed=False, background_threshold=0.6
+    )
+    for _ in range(2):
+        evaluator.reset()
+        evaluator.process([record], [{"sem_seg": torch.from_numpy(scores)}])
+        results = evaluator.evaluate()["sem_seg"]
+        assert results["mIoU"] == pytest.approx(mean_iou(0.6))
+    curve = json.loads((tmp_path / "out" / "background_thresholds.json").read_text())
+    assert len(curve) > 20
+    for entry in curve:
+        assert entry["mIoU"] == pytest.approx(mean_iou(entry["threshold"]))
+    best = max(curve, key=lambda entry: entry["mIoU"])
+    assert results["background_threshold"] == 0.6
+    assert results["best_background_threshold"] == best["threshold"]
+    assert results["mIoU_best_background_threshold"] == best["mIoU"]
+
+
+@pytest.mark.parametrize(("name", "names"), [("ground", NAMES), ("sky", ["sky"])])
+def test_background_class_is_one_of_several(tmp_path: Path, name: str, names: list[str]) -> None:
+    register(tmp_path, np.zeros(SIZE), background_class=name, stuff_classes=names)
+    with pytest.raises(InputError, match=rf"beach: its background_class .* '{name}' is not"):
+        SemanticEvaluator("beach", distributed=False)

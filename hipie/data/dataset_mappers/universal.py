@@ -60,6 +60,8 @@ class UniversalDatasetMapper:
         flip: "horizontal", "vertical" or "none": the flip of half of the training images.
         max_objects: sample this many objects of an image with more; 0 = no limit.
         ignore_label: the value of semantic maps that is not a class.
+        background: index of the class of pixels that have none of the others, see
+            `background_index`; None = there is no such class.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class UniversalDatasetMapper:
         flip: str = "horizontal",
         max_objects: int = 0,
         ignore_label: int = 255,
+        background: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary
+        self.background = background
         self.training = training
         self.min_sizes = tuple(min_sizes)
         self.max_size = max_size
@@ -88,8 +92,12 @@ class UniversalDatasetMapper:
         self.max_pixels = max_pixels
         self.token_counts = tuple(token_counts)
         self.max_tokens = max_tokens
+        indices = [index for index in range(len(vocabulary.classes)) if index != background]
+        self.prompt_vocabulary = vocabulary_subset(vocabulary, indices, flipped=False)
         self.negative_candidates = tuple(
-            range(len(vocabulary.classes)) if negative_candidates is None else negative_candidates
+            index
+            for index in (indices if negative_candidates is None else negative_candidates)
+            if index != background
         )
         self.min_part_area = min_part_area
         self.jitter = jitter
@@ -107,7 +115,8 @@ class UniversalDatasetMapper:
         Returns:
             `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
             `vocabulary`, and in training `instances` (`gt_masks`, `gt_boxes`, `gt_classes` as
-            positions in `vocabulary`).
+            positions in `vocabulary`). `vocabulary` has no background class; at test `background`
+            is true where the data set has one.
 
         Raises:
             ValueError: naming the file, if the image or its labels cannot be read, or their sizes
@@ -120,7 +129,8 @@ class UniversalDatasetMapper:
         if not self.training:
             resize = resize_transform(height, width, self.min_sizes[0], self.max_size)
             item["image"] = image_to_tensor(resize.apply_image(image), self.image_format)
-            item["vocabulary"] = self.vocabulary
+            item["vocabulary"] = self.prompt_vocabulary
+            item["background"] = self.background is not None
             return item
         rng = np.random.default_rng(list(seed))
         augmentation, instances = self._augment(rng, record, height, width)
@@ -167,7 +177,11 @@ class UniversalDatasetMapper:
         return list(self.negative_candidates)
 
     def _instances(self, record: dict[str, Any], transform: T.Transform) -> Instances:
-        return masks_to_instances(*self.read_objects(record, transform))
+        masks, classes = self.read_objects(record, transform)
+        if self.background is not None:
+            named = classes != self.background
+            masks, classes = masks[named], classes[named]
+        return masks_to_instances(masks, classes)
 
     def read_objects(
         self, record: dict[str, Any], transform: T.Transform

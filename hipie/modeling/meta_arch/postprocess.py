@@ -29,8 +29,10 @@ def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> Inf
     Its key `results`, if present, names them: "instances", "sem_seg", "sem_seg_labels",
     "panoptic_seg". A result that the settings turn off is not computed either way. `part_seg` comes
     with a semantic and a panoptic map. "sem_seg_labels" is the best class of every pixel, without
-    the scores [K, H, W] of all classes.
+    the scores [K, H, W] of all classes. `background` says that pixels may have none of the classes,
+    so that scores have to be comparable with a threshold.
     """
+    settings = replace(settings, background=bool(item.get("background", False)))
     if "results" not in item:
         return settings
     requested = item["results"]

@@ -74,6 +74,9 @@ class InferenceSettings:
         thing_scores_from_stuff_decoder: whether stuff queries keep their scores of things in the
             maps.
         panoptic_from_stuff_decoder_only: whether the maps are computed from stuff queries only.
+        background: whether pixels of the semantic map may have none of the classes. The scores are
+            then those of the panoptic map, with absent classes in the softmax: without them even
+            queries of no class have a score of 1 / K.
         consistent_parts: whether `enforce_part_consistency` is applied to the semantic map.
         unfused_expression_features: whether queries are compared with an expression as it is before
             fusion with the image, as published weights expect; in training it is after.
@@ -92,6 +95,7 @@ class InferenceSettings:
     overlap_threshold: float = 0.8
     thing_scores_from_stuff_decoder: bool = False
     panoptic_from_stuff_decoder_only: bool = False
+    background: bool = False
     consistent_parts: bool = False
     unfused_expression_features: bool = True
 
@@ -248,7 +252,7 @@ class _DenseMaps:
                 [_cropped_patch_masks(group, frame, clip_scores) for group in groups]
             )
             scores, padded_scores = clip_scores.panoptic_scores([scores, padded_scores], patches)
-        self._scores = scores
+        self._scores = padded_scores if settings.background else scores
         self._panoptic_scores = suppress_part_queries(padded_scores, owners)
         if settings.panoptic_on:
             self.candidates = panoptic_candidates(self._panoptic_scores, self._thresholds)

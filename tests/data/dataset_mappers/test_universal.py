@@ -190,3 +190,21 @@ def test_bad_image_is_named(panoptic: dict, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("nothing")
     with pytest.raises(ValueError, match="a.png: this is not an image"):
         make()(panoptic, (0,))
+
+
+def test_background_is_no_object_and_never_named(panoptic: dict, tmp_path: Path) -> None:
+    labels = np.full((HEIGHT, WIDTH), 7, np.uint8)
+    labels[20:50, 5:35] = 2
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    record["sem_seg_file_name"] = str(tmp_path / "labels.png")
+    for candidates in (None, range(len(WORDS))):
+        mapper = make(background=7, negative_candidates=candidates)
+        for seed in range(20):
+            item = mapper(record, (seed,))
+            names = item["vocabulary"].names
+            assert "sky" not in names
+            assert [names[k] for k in item["instances"].gt_classes.tolist()] == ["thing 2"]
+    item = make(background=7, training=False)(record)
+    assert item["vocabulary"].classes == WORDS.classes[:7] and item["background"] is True
+    assert make(training=False)(record)["background"] is False

@@ -223,3 +223,19 @@ def test_masks_are_computed_once(things: ImageQueries, stuff: ImageQueries) -> N
 
     run(replace(things, mask_head=Recording()), stuff)
     assert len(drawn) == len(set(drawn)) > 0
+
+
+def test_scores_with_background_are_low_where_queries_have_no_class(
+    things: ImageQueries, stuff: ImageQueries
+) -> None:
+    """The cat on the right becomes improbable: 0.02 for each of two classes."""
+    logits = things.layer.logits.clone()
+    logits[:, 2] = -4.0
+    things = changed(things, logits=logits)
+    settings = replace(SETTINGS, min_softmax_classes=133, semantic_labels_only=True)
+    right = (slice(0, 30), slice(28, 48))
+    without = run(things, stuff, settings)["sem_seg_labels"].scores
+    scores = run(things, stuff, replace(settings, background=True))["sem_seg_labels"].scores
+    assert without[right].min() > 0.3
+    assert scores[right].max() < 0.05
+    assert scores[:30, :20].min() > 0.9
