@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hipie.errors import printable_message
+
 SOURCE = (
     "labelme==6.3.1 --hash=sha256:2947e0d8341a92faa7b3ee50cf4b672f838051c6bf24892526e95b64fd3a707e"
 )
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             unpack(download(Path(folder)), root)
     except PhotosError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_message(f"error: {error}"), file=sys.stderr)
         return 2
     print(f"{root}: three photographs and their annotations were written")
     return 0

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from hipie.data.picturebook import SPLITS, PictureBookError, write_split
 from hipie.data.picturebook.check import check_split
+from hipie.errors import printable_lines, printable_message
 
 COUNTS = {"train": (4000, 60), "val": (500, 20), "unseen": (500, 20)}
 """Default numbers of pages and groups of a split."""
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_arguments(arguments)
     if options.check:
         problems = [line for split in options.split for line in check_split(options.root, split)]
-        print("\n".join(problems) or f"{options.root}: {', '.join(options.split)} are consistent")
+        print(
+            printable_lines("\n".join(problems))
+            or f"{options.root}: {', '.join(options.split)} are consistent"
+        )
         return 1 if problems else 0
     try:
         for split in options.split:
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=_ProgressLine(split),
             )
     except PictureBookError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_message(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)

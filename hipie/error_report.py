@@ -32,10 +32,12 @@ from hipie.errors import (
     OutOfMemoryError,
     UnexpectedError,
     UsageError,
+    printable_message,
 )
+from hipie.logs import PrintableFilter, get_logger
 from hipie.projects import load_projects
 
-logger = logging.getLogger("hipie")
+logger = get_logger("hipie")
 
 # Exit statuses: after an error; for arguments that cannot be used; after Ctrl-C.
 FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -93,7 +95,7 @@ def one_line_message(error: BaseException) -> str:
         message = error.command_line
     if "Traceback (most recent call last)" in message:
         message = _cause_of_traceback(message)
-    return " ".join(message.split()) or type(error).__name__
+    return printable_message(message) or type(error).__name__
 
 
 def error_message(program: str, error: BaseException) -> str:
@@ -166,6 +168,7 @@ def log_to(handler: logging.StreamHandler[Any]) -> None:
     """
     if hasattr(handler.stream, "reconfigure"):
         handler.stream.reconfigure(errors="backslashreplace")
+    handler.addFilter(PrintableFilter())
     for line in _Messages.kept():
         handler.stream.write(f"{line}\n")
     root = logging.getLogger()
@@ -213,7 +216,7 @@ def one_line_errors(program: str) -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(FAILURE)
         except Exception as error:  # noqa: BLE001 - every error ends in one sentence
-            sys.exit(error_message(program, error))
+            sys.exit(printable_message(error_message(program, error)))
 
 
 def run_program(program: str, main: Callable[[], int]) -> int:
@@ -253,6 +256,7 @@ class _Messages(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
+        self.addFilter(PrintableFilter())
         self.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(levelname)s: %(message)s"))
         self.lines: deque[str] = deque(maxlen=KEPT_MESSAGES)
 
@@ -311,6 +315,7 @@ class _OwnWarnings(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self.addFilter(PrintableFilter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message on the standard error, unless another package logged it."""
@@ -327,7 +332,7 @@ def own_packages() -> set[str]:
 
 def _print_error(message: str) -> None:
     with suppress(OSError, ValueError):
-        print(message, file=sys.stderr, flush=True)
+        print(printable_message(message), file=sys.stderr, flush=True)
 
 
 def _log_warning(

@@ -40,8 +40,55 @@ SYSTEM_REASONS = {
 }
 
 
-# Characters of an argument that a message shows.
+# Characters of an argument, of a name from a file, and of a whole message that are shown.
 MAX_SHOWN = 60
+MAX_NAME = 120
+MAX_MESSAGE = 4000
+# With it begins what `torch` adds to the message of an error in another process.
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+def printable(text: object, limit: int = MAX_NAME) -> str:
+    r"""Return text from a file for a message or a log: one line that changes no terminal.
+
+    Escape sequences, line breaks, marks that change the direction of writing, lone surrogates and
+    other characters that Unicode does not count as printable are written as `\x1b`, `\u202e`.
+
+    Args:
+        text: a name, path, key, expression, ...; other objects are converted by `str`.
+        limit: characters of the text and of the result, before an ellipsis.
+    """
+    whole = text if isinstance(text, str) else str(text)
+    shown = whole[:limit]
+    if not shown.isprintable():
+        shown = "".join(map(_escape, shown))
+    if len(whole) <= limit and len(shown) <= limit:
+        return shown
+    return f"{shown[:limit]}..."
+
+
+def printable_message(text: str) -> str:
+    """Return a whole message like `printable`; spaces replace its line breaks.
+
+    The end of a message that is too long is kept, as it says what to do. Messages with a traceback
+    of another process keep their lines.
+    """
+    if _TRACEBACK in text:
+        return printable_lines(text)
+    if len(text) > MAX_MESSAGE:
+        end = MAX_MESSAGE // 4
+        text = f"{text[: MAX_MESSAGE - end]} ... {text[-end:]}"
+    text = text if text.isprintable() else " ".join(text.split())
+    return printable(text, limit=10 * MAX_MESSAGE)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, such as a table, like `printable` line by line, uncut."""
+    return "\n".join(printable(line, limit=max(1, 10 * len(line))) for line in text.split("\n"))
+
+
+def _escape(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
 
 
 class HipieError(Exception):
@@ -54,9 +101,13 @@ class HipieError(Exception):
 
     command_line: str = ""
 
+    def __init__(self, *args: object) -> None:
+        # Whatever a message quotes, no character of it reaches a terminal raw.
+        super().__init__(*(printable_message(arg) if type(arg) is str else arg for arg in args))
+
     def on_command_line(self, message: str) -> Self:
         """Set what programs print, and return the error."""
-        self.command_line = message
+        self.command_line = printable_message(message)
         return self
 
 
@@ -94,8 +145,7 @@ class UnexpectedError(HipieError, RuntimeError):
 
 def describe(value: object) -> str:
     """Describe an argument of a wrong type in one line: its beginning and its type."""
-    shown = " ".join(repr(value).split())
-    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+    shown = printable(" ".join(repr(value).split()), MAX_SHOWN)
     return f"{shown} of type {type(value).__name__}"
 
 

@@ -6,7 +6,6 @@ project's architectures, data sets, evaluators and dataset mappers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 GROUP = "hipie.projects"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hipie.logs import get_logger
 from hipie.text_drawing import (
     TextImage,
     font_advice,
@@ -46,7 +46,7 @@ MAX_SHEET_WIDTH = 1400
 STUFF_OPACITY, THING_OPACITY, PART_OPACITY = 0.3, 0.5, 0.55
 
 Colour = tuple[int, int, int]
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 # Twenty distinct hues, ordered so that neighbours differ.
 _PALETTE = (
     (230, 25, 75),

@@ -19,8 +19,9 @@ from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import LoadReport, load_state
 from hipie.checkpoint.read import read_state, split_options
 from hipie.errors import cause_of
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Checkpointer(DetectionCheckpointer):

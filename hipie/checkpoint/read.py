@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.safe_pickle import InertObject, UnsafePickleError, printable
+from hipie.checkpoint.safe_pickle import InertObject, UnsafePickleError
 from hipie.checkpoint.torch_file import (
     is_legacy_start,
     module_tensors,
     read_torch_legacy,
     read_torch_zip,
 )
-from hipie.errors import cause_of
+from hipie.errors import cause_of, printable
 
 # Names under which programs store the weights in a checkpoint, in order of preference; without one
 # of them, all of the file is weights, or its only dict of tensors.

@@ -31,14 +31,13 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
-from hipie.errors import InputError
+from hipie.errors import InputError, printable
 
 # Limits on what a file may build: depth of containers, number of values when containers that occur
 # several times are counted each time, bytes of an integer.
 MAX_DEPTH = 100
 MAX_VALUES = 20_000_000
 MAX_INTEGER_BYTES = 256
-MAX_LISTED_NAME = 120
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 # Errors of an unpickler on missing or wrong bytes.
@@ -215,7 +214,7 @@ NUMPY_STAND_INS: dict[str, Any] = {
 def _encode(text: str, encoding: str = "") -> bytes:
     """Stand-in for `codecs.encode` with Latin-1, by which pickles of Python 2 store bytes."""
     if encoding.lower() not in ("latin1", "latin-1"):
-        raise UnsafePickleError(f'it names the encoding "{encoding[:MAX_LISTED_NAME]}"')
+        raise UnsafePickleError(f'it names the encoding "{printable(encoding)}"')
     return text.encode("latin1")
 
 
@@ -511,9 +510,3 @@ def _require_small(depth: int, count: int) -> None:
         raise UnsafePickleError(f"its containers are nested more than {MAX_DEPTH} deep")
     if count > MAX_VALUES:
         raise UnsafePickleError(f"its containers repeat to more than {MAX_VALUES:,} values")
-
-
-def printable(name: str) -> str:
-    """Return a name from a file for a message: one line, without control characters, cut."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return shown if len(shown) <= MAX_LISTED_NAME else f"{shown[:MAX_LISTED_NAME]}..."

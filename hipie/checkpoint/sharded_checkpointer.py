@@ -19,8 +19,9 @@ from hipie.checkpoint.sharded import (
     load_sharded,
     write_sharded,
 )
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ShardedCheckpointer(Checkpointer):

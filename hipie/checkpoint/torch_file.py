@@ -32,9 +32,8 @@ from hipie.checkpoint.safe_pickle import (
     SafeUnpickler,
     UnsafePickleError,
     load_safely,
-    printable,
 )
-from hipie.errors import InputError
+from hipie.errors import InputError, printable
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 # A tensor may have more elements than its storage (`expand`), up to this many bytes.

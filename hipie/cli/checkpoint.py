@@ -16,7 +16,7 @@ from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.load import matches
 from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.error_report import one_line_errors
-from hipie.errors import UsageError
+from hipie.errors import UsageError, printable
 from hipie.registration import register_all
 from hipie.result_files import is_same_file
 
@@ -87,14 +87,16 @@ def _inspect(args: argparse.Namespace) -> None:
     )
     print(f"  {size:.1f} MiB in memory, left out on purpose: {len(converted.dropped)}")
     if content:
-        print(f"  other content: {', '.join(map(str, content))}")
+        print(f"  other content: {', '.join(printable(key) for key in content)}")
     if args.all:
         for name, value in converted.state.items():
-            print(f"  {name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+            print(
+                f"  {printable(name)} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            )
         return
     modules = Counter(name.split(".")[0] for name in converted.state)
     for module, tensors in modules.most_common():
-        print(f"  {module}: {tensors} tensors")
+        print(f"  {printable(module)}: {tensors} tensors")
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from hipie.data.dataset_argument import add_arguments, dataset_config, open_data
 from hipie.error_report import one_line_errors
 from hipie.errors import HipieError, InputError
 from hipie.evaluation import build_evaluator
+from hipie.logs import PrintableFilter, get_logger
 from hipie.modeling.text_encoder.class_names import check_class_names
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 
@@ -115,7 +116,8 @@ def messages_as_warnings() -> Iterator[list[str]]:
     """Collect the warnings that this package logs, in place of printing them."""
     messages: list[str] = []
     handler = _Collector(messages)
-    logger = logging.getLogger("hipie")
+    logger = get_logger("hipie")
+    handler.addFilter(PrintableFilter())
     logger.addHandler(handler)
     try:
         yield messages

@@ -32,7 +32,7 @@ from hipie.cli.files import (
 )
 from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
-from hipie.errors import UsageError
+from hipie.errors import UsageError, printable
 from hipie.result_files import write_drawing, write_json
 from hipie.visualizer import draw_group
 
@@ -145,7 +145,10 @@ class PictureBookDemo:
         converted = result.to_dict()
         del converted["settings"]
         self.results.append({"name": name, "title": title, **converted})
-        print(f"{name}.png: {title}: {', '.join(result.labels) or 'no segment'}", flush=True)
+        print(
+            f"{name}.png: {title}: {', '.join(map(printable, result.labels)) or 'no segment'}",
+            flush=True,
+        )
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hipie.errors import InputError, UsageError
+from hipie.errors import InputError, UsageError, printable_message
 
 if TYPE_CHECKING:
     from hipie.segmentation import Segmentation
@@ -84,7 +84,7 @@ def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
             readable.append(image)
         except (ValueError, OSError) as error:
             errors.append(error)
-            print(f"skipped: {error}", file=sys.stderr)
+            print(printable_message(f"skipped: {error}"), file=sys.stderr)
     if errors and not readable:
         raise InputError(f"none of the images can be read: {errors[-1]}")
     return readable
@@ -166,9 +166,9 @@ def save_result(
     result.save(folder / f"{stem}.json", settings=settings)
     drawing = folder / f"{stem}.png"
     if min_legend_area is None:
-        print(result.save(drawing, stem))
+        print(printable_message(str(result.save(drawing, stem))))
     else:
-        print(result.save(drawing, stem, min_area=min_legend_area))
+        print(printable_message(str(result.save(drawing, stem, min_area=min_legend_area))))
 
 
 def report_no_segment(image: str, best: tuple[str, float], advice: str = "") -> None:
@@ -181,7 +181,9 @@ def report_no_segment(image: str, best: tuple[str, float], advice: str = "") -> 
     """
     name, score = best
     print(
-        f'{image}: nothing was found; the best score is {score:.2f} ("{name}"){advice}',
+        printable_message(
+            f'{image}: nothing was found; the best score is {score:.2f} ("{name}"){advice}'
+        ),
         file=sys.stderr,
     )
 

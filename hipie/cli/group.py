@@ -16,7 +16,7 @@ from hipie.cli.files import (
     require_no_folder,
     require_writable,
 )
-from hipie.errors import UsageError
+from hipie.errors import UsageError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,5 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_json(folder / "group.json", {"settings": settings, "images": entries})
     print(write_drawing(folder / "group.png", draw_group(results, expression)))
     if not any(entry["shown"] for entry in entries):
-        print(f'none of the images shows "{expression}"', file=sys.stderr)
+        print(f'none of the images shows "{printable(expression)}"', file=sys.stderr)
     return 0

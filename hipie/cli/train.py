@@ -41,10 +41,11 @@ from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
 from hipie.errors import HipieError, InputError, UsageError
 from hipie.evaluation.results_io import require_expected_results
+from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.projects import project_names
 
-logger = logging.getLogger("hipie")
+logger = get_logger("hipie")
 PROGRAM = "hipie train"
 # Loggers of Detectron2 that report progress.
 PROGRESS_LOGGERS = ("detectron2.engine.train_loop", "detectron2.evaluation.evaluator")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from functools import reduce
 from typing import Any
@@ -12,9 +11,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from hipie.config.defaults import add_hipie_config
 from hipie.config.loading import keys
+from hipie.logs import get_logger
 from hipie.projects import project_names
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _UNREAD = (
     "DATALOADER.REPEAT_SQRT",

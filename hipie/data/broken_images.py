@@ -7,7 +7,6 @@ out. Workers report what they left out with the items that they return.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from torch.utils.data import DataLoader
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 
 Record = dict[str, Any]
 LEFT_OUT = "left_out_images"
@@ -23,7 +23,7 @@ SKIP_BROKEN, BROKEN_FILES = "skip_broken", "broken_files"
 """Metadata of a data set: whether to leave out, and the files that are known to be broken."""
 BROKEN_ERRORS = (InputError, OSError)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def set_skip_broken(

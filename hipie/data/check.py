@@ -27,7 +27,7 @@ from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.expressions import has_word
 from hipie.data.image_io import read_image, require_map_size, require_size
 from hipie.data.label_values import ignore_label
-from hipie.errors import InputError
+from hipie.errors import MAX_MESSAGE, InputError, printable
 from hipie.vocabularies.vocabulary import Vocabulary
 
 MAX_LISTED = 10
@@ -306,11 +306,11 @@ def format_report(report: DatasetReport) -> str:
     if report.crowd:
         lines.append(f"{report.crowd} crowds, which training ignores")
     largest = max(report.objects.values(), default=0)
-    width = max((len(name) for name in report.objects), default=0)
+    width = max((len(printable(name)) for name in report.objects), default=0)
     for name, count in report.objects.most_common():
         if count:
             bar = "#" * max(1, round(MAX_BAR_LENGTH * count / largest))
-            lines.append(f"  {name:{width}} {count:8,} {bar}")
+            lines.append(f"  {printable(name):{width}} {count:8,} {bar}")
     reasons = [f"{reason}: {count}" for reason, count in report.left_out.most_common()]
     lines += [f"left out: {report.left_out.total()}", *[f"  {reason}" for reason in reasons]]
     lines += _format_list("classes without an object", absent)
@@ -320,7 +320,7 @@ def format_report(report: DatasetReport) -> str:
     lines += _format_list("invalid", report.invalid)
     lines += _verdict("training", report.trainable, report.training_faults)
     lines += _verdict("evaluation", report.evaluable, report.evaluation_faults)
-    return "\n".join(lines)
+    return "\n".join(printable(line, MAX_MESSAGE) for line in lines)
 
 
 def _verdict(what: str, possible: bool, faults: Sequence[str]) -> list[str]:

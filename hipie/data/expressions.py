@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 
 Record = dict[str, Any]
 MAX_LISTED = 5
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def has_word(expression: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,6 +35,7 @@ from hipie.data.image_io import (
 from hipie.data.label_values import ignore_label
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.modeling.text_encoder.class_names import check_class_names
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 
@@ -50,7 +50,7 @@ MAX_LISTED = 5
 # Maps of a data set whose pixels are read.
 SAMPLED_MAPS = 8
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def check_datasets(cfg: CfgNode) -> None:

@@ -7,7 +7,6 @@ before anything is decoded.
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 import zlib
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hipie.errors import InputError, MissingFileError, cause_of
+from hipie.logs import get_logger
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | torch.Tensor
 
@@ -71,7 +71,7 @@ _OTHER_FORMATS = {
     b"<html": "a web page",
 }
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 class ImageError(InputError):

@@ -16,6 +16,7 @@ from PIL import Image
 from hipie.data.annotation_view import AnnotationView, read_annotation
 from hipie.data.dataset_argument import add_arguments, open_dataset, sample_evenly
 from hipie.error_report import one_line_errors
+from hipie.errors import printable_message
 from hipie.result_files import require_replaceable, write_drawing
 from hipie.visualizer import contact_sheet, draw_segments
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     with one_line_errors("hipie data show"):
         for file in show(args):
-            print(file)
+            print(printable_message(str(file)))
     return 0
 
 

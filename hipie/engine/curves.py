@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from matplotlib.figure import Figure
 from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.error import CheckpointError
 from hipie.engine.event_writers import GROUP_PREFIX
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TOTAL_LOSS = "total_loss"
 # Curves of one panel; of the metrics of a task, those with the shortest names (AP, AP50, ...).

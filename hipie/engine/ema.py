@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hipie.checkpoint import save_weights
 from hipie.engine.sharding import is_sharded
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 AVERAGED_WEIGHTS = "model_final_ema.pth"
 """Name of the file of the averaged weights after the training."""

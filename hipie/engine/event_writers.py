@@ -5,7 +5,6 @@ There are over a hundred loss terms. Every writer gets each of them, and the sum
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -15,9 +14,10 @@ from statistics import fmean
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from hipie.logs import get_logger
 from hipie.modeling.criterion.losses import LOSS_REGISTRY
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Iterations that are averaged.
 WINDOW_SIZE = 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import re
 import shutil
@@ -27,13 +26,14 @@ from hipie.checkpoint.error import CheckpointError
 from hipie.data.worker_signals import forks_outlive_group_signals
 from hipie.engine.signals import SignalHandlers
 from hipie.errors import HipieError
+from hipie.logs import get_logger
 
 BEST_CHECKPOINT = "model_best"
 """Name of the checkpoint with the best metric, without its suffix."""
 WRITER_PERIOD = 20
 """Iterations between two reports, as in Detectron2."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def remove_checkpoint(path: str) -> None:

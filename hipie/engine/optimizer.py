@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any
@@ -15,9 +14,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import SegmentationModel
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OPTIMIZER_REGISTRY = Registry("OPTIMIZER")
 """Functions of the configuration that return a class of optimizers and arguments of its own.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from detectron2.config import CfgNode
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 AUTO = "auto"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -10,7 +9,9 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from torch.profiler import ProfilerActivity, profile
 
-logger = logging.getLogger(__name__)
+from hipie.logs import get_logger
+
+logger = get_logger(__name__)
 
 FOLDER = "profile"
 WARM_UP_STEPS = 2

@@ -7,7 +7,6 @@ optimizer's state exist as shares. The numbers are those of `DistributedDataPara
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,10 +19,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.modeling.criterion.normalizer_averaging import num_processes
 from hipie.modeling.meta_arch.base import SegmentationModel
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 MIB = 2**20
 
 

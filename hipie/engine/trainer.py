@@ -6,7 +6,6 @@ seeded from (seed, iteration, rank) before every step, and training stops only b
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -75,9 +74,10 @@ from hipie.errors import HipieError, InputError
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.evaluation.requests import RequestingLoader
 from hipie.evaluation.results_io import require_expected_results
+from hipie.logs import get_logger
 from hipie.memory_check import checked_memory
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SeededTrainer(SimpleTrainer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from typing import Any
 
@@ -37,12 +36,13 @@ from hipie.evaluation.referring_evaluation import ReferringEvaluator
 from hipie.evaluation.refzom_evaluation import RefZOMEvaluator
 from hipie.evaluation.requests import RequestingEvaluators
 from hipie.evaluation.semantic_evaluation import SemanticEvaluator
+from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.vocabularies.vocabulary import Vocabulary
 
 CITYSCAPES = "cityscapesscripts"
 PANOPTICAPI = "panopticapi-lite"
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Registry of functions `(cfg, dataset_name, output_folder) -> DatasetEvaluator`.

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import json
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -27,9 +26,10 @@ from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.coco_ground_truth import GroundTruth, panoptic_objects
 from hipie.evaluation.instance_predictions import InstancePredictions
+from hipie.logs import get_logger
 from hipie.vocabularies.vocabulary import Vocabulary
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
     ) -> None:
         # Not Detectron2's constructor, which reads the annotation file without any check.
         self._coco_eval = load_faster_coco_eval() if faster else COCOeval
-        self._logger = logging.getLogger(__name__)
+        self._logger = get_logger(__name__)
         self._distributed = True
         self._cpu_device = torch.device("cpu")
         self._output_dir = output_folder

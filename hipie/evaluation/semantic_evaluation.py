@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from hipie.evaluation.metrics.background import (
     threshold_curve,
 )
 from hipie.evaluation.results_io import JSONList, write_json
+from hipie.logs import get_logger
 from hipie.structures import SemanticLabels
 from hipie.vocabularies.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ class SemanticEvaluator(SemSegEvaluator):
         background_threshold: float = 0.5,
     ) -> None:
         # Not Detectron2's constructor, which reads the data set in every process.
-        self._logger = logging.getLogger(__name__)
+        self._logger = get_logger(__name__)
         self._dataset_name = dataset_name
         self._distributed = distributed
         self._output_dir = output_folder

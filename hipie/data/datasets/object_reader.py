@@ -6,7 +6,6 @@ the same in all formats.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from hipie.data.io.rle import (
     to_rle,
 )
 from hipie.data.io.validation import DatasetError, shorten
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_IDS_IN_WARNING = 5
 MAX_ANNOTATIONS_FOR_INTERSECTION_TEST = 50_000

@@ -9,7 +9,6 @@ are drawn independently of each other.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,9 +29,10 @@ from hipie.data.io.paths import datasets_root
 from hipie.data.picturebook import VERSION, PictureBookError, finished, write_split
 from hipie.data.picturebook import classes as book
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PAGES: Mapping[str, int] = {"train": 6000, "val": 500, "unseen": 200}
 GROUPS: Mapping[str, int] = {"train": 400, "val": 60, "unseen": 40}

@@ -9,7 +9,6 @@ whatever their `ann_id`.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,8 +34,9 @@ from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import missing_images
 from hipie.data.io.safe_pickle import read_plain_pickle
 from hipie.data.io.validation import DatasetError, shorten
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 REF_FIELDS = {
     "ref_id": WHOLE_NUMBER,

@@ -14,6 +14,7 @@ from hipie.data.io.paths import missing_files
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import parallel_map
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import printable_message
 
 Check = tuple[str, Callable[[], str]]
 """A title, and a function that returns a summary or raises."""
@@ -31,7 +32,7 @@ def run_checks(checks: Iterable[Check]) -> int:
             print(f"ok       {title}: {check()}")
         except (ValueError, FileNotFoundError) as error:
             status = 1
-            print(f"PROBLEM  {title}: {error}")
+            print(printable_message(f"PROBLEM  {title}: {error}"))
     return status
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from hipie.data.io.paths import datasets_root
 from hipie.data.preparation.checks import Check, print_missing, run_checks
 from hipie.data.preparation.sources import DownloadSource, SourceFiles
+from hipie.errors import printable_message
 
 MAX_WORKERS = 16
 
@@ -108,7 +109,7 @@ def _exit_status(run_all: Callable[[], int], sources: Sequence[DownloadSource] =
     try:
         return run_all()
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_message(f"error: {error}"), file=sys.stderr)
         if sources and isinstance(error, FileNotFoundError):
             print("The files are from:", file=sys.stderr)
             print("\n".join(f"  {source}" for source in sources), file=sys.stderr)

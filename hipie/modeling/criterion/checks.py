@@ -6,17 +6,17 @@ become nan instead, and the trainer skips the step in all processes.
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
 from torch import Tensor
 
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.modeling.device_transfer import HostSteps
 from hipie.structures import BatchedTargets, LayerOutput
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class FiniteChecks:

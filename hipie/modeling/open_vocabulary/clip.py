@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.logs import get_logger
 from hipie.modeling.open_vocabulary.clip_loading import load_clip
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.open_vocabulary.masked_attention_pooling import (
@@ -32,7 +32,7 @@ MAX_LOGIT_SCALE = 100.0
 CROP_BACKGROUND = 0.5
 PROGRESS_INTERVAL = 2000
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 class Clip:

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, unwrap_names
-from hipie.checkpoint.safe_pickle import printable
-from hipie.errors import cause_of
+from hipie.errors import cause_of, printable
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 

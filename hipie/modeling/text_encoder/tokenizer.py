@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hipie.errors import InputError, MissingFileError, cause_of
+from hipie.errors import InputError, MissingFileError, cause_of, printable
 from hipie.modeling.text_encoder.caption import SEPARATOR, Caption
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
@@ -94,7 +94,7 @@ def tokenize(
     ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
     if caption.expression and len(ids) > window:
         warnings.warn(
-            f'the expression "{caption.text[:40]}..." has {len(ids) - 2} tokens; '
+            f'the expression "{printable(caption.text, 40)}" has {len(ids) - 2} tokens; '
             f"only the first {window - 2} are used",
             stacklevel=2,
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hipie import Segmenter
+from hipie.errors import printable, printable_message
 from hipie_fewshot.support_set import Example
 
 
@@ -28,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = segmenter.like(image, examples)
             path = result.save(folder / f"{Path(image).stem}.png")
             segment = result.segments[0]
-            print(f"{path}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
+            print(f"{printable(path)}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"hipie_fewshot: {' '.join(str(error).split())}")
+        sys.exit(printable_message(f"hipie_fewshot: {error}"))
 
 
 def _parser() -> argparse.ArgumentParser:

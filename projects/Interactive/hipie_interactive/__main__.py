@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hipie.errors import printable, printable_message
 from hipie.modeling.sam.predictor import Sam
 from hipie_interactive.modeling.prompts import Prompt, PromptError, Scribble
 from hipie_interactive.session import segment
@@ -31,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
         path = result.save(args.output)
     except (ValueError, OSError) as error:
-        sys.exit(f"hipie_interactive: {' '.join(str(error).split())}")
+        sys.exit(printable_message(f"hipie_interactive: {error}"))
     mask = result.segments[0]
-    print(f"{path}: {int(mask.mask.sum())} pixels, IoU predicted by SAM {mask.score:.2f}")
+    print(
+        f"{printable(path)}: {int(mask.mask.sum())} pixels, IoU predicted by SAM {mask.score:.2f}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,9 @@ from hipie.data.dataset_mappers.transforms import (
 )
 from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image, read_saliency_mask
 from hipie.errors import InputError
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 RECORD_KEYS = ("file_name", "height", "width", "image_id")
 
 

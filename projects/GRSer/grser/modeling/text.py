@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hipie.errors import InputError
+from hipie.errors import InputError, printable
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import Caption, expression_caption
 
@@ -98,7 +98,7 @@ class ExpressionEncoder(BertTextEncoder):
         if len(offsets) <= limit:
             return text
         warnings.warn(
-            f'the expression "{text[:40]}..." has {len(offsets)} tokens; '
+            f'the expression "{printable(text, 40)}" has {len(offsets)} tokens; '
             f"only the first {limit} are used",
             stacklevel=3,
         )

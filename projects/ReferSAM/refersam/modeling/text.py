@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
-from hipie.errors import InputError, cause_of
+from hipie.errors import InputError, cause_of, printable
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
@@ -131,7 +131,7 @@ class ClipExpressionEncoder(nn.Module):
         lengths = (ids != 0).sum(1)
         for row in torch.nonzero(lengths > self.window).flatten().tolist():
             warnings.warn(
-                f'the expression "{expressions[row][:40]}..." has '
+                f'the expression "{printable(expressions[row], 40)}" has '
                 f"{int(lengths[row]) - NUM_MARKERS} tokens; "
                 f"only the first {self.window - NUM_MARKERS} are used",
                 stacklevel=2,

@@ -1,0 +1,56 @@
+"""Loggers whose messages may quote text from files.
+
+Names in files of strangers can hold escape sequences, which a terminal obeys, and line breaks,
+which forge messages. `get_logger` is used instead of `logging.getLogger` in the whole package.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from hipie.errors import MAX_MESSAGE, printable, printable_lines
+
+# An argument after a line break of the format, such as a table, keeps its lines.
+_LINES = "\n%s"
+_FORMATTER = logging.Formatter()
+
+
+class PrintableFilter(logging.Filter):
+    """Filter that makes messages printable, see `hipie.errors.printable`; it drops none.
+
+    For loggers, and for handlers that write what other packages log.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the message and the arguments of a record."""
+        clean = printable_lines if _LINES in str(record.msg) else _one_line
+        record.msg = printable_lines(str(record.msg))
+        if isinstance(record.args, Mapping):
+            record.args = {key: _argument(value, clean) for key, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(_argument(value, clean) for value in record.args)
+        if record.exc_info and record.exc_info[0] and not record.exc_text:
+            record.exc_text = printable_lines(_FORMATTER.formatException(record.exc_info))
+        return True
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module, whose messages are printable.
+
+    Args:
+        name: `__name__` of the module.
+    """
+    logger = logging.getLogger(name)
+    if not any(isinstance(one, PrintableFilter) for one in logger.filters):
+        logger.addFilter(PrintableFilter())
+    return logger
+
+
+def _argument(value: Any, clean: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float) else clean(str(value))
+
+
+def _one_line(text: str) -> str:
+    return printable(text, MAX_MESSAGE)
