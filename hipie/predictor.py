@@ -124,6 +124,29 @@ class Segmenter:
         checkpointer.load(str(source or ""))
         return cls(model, cfg)
 
+    @classmethod
+    @as_hipie_errors()
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        opts: Sequence[Any] = (),
+    ) -> Segmenter:
+        """Build a model by name, with its weights.
+
+        Args:
+            name: a model of `hipie models list`, such as "hipie-r50".
+            device: see `from_config`.
+            opts: likewise.
+
+        Raises:
+            ModelError: for an unknown name, with similar ones; or if the weights are not available,
+                with what can be done.
+            MissingPackageError: if the model needs a package that is not installed.
+        """
+        config_file, weights = model_zoo.pretrained_parts(name)
+        return cls.from_config(config_file, weights, device, opts)
+
     @property
     def device(self) -> torch.device:
         """Device of the model."""

@@ -145,6 +145,7 @@ def command_line(command: str, folder: Path, options: list[str]) -> list[str]:
         "checkpoint": ["convert", weights, str(folder / "converted.pth"), "--overwrite"],
         "data": ["check", str(folder / "data.json"), "--images", str(folder)],
         "doctor": [],
+        "models": ["list"],
     }[command]
 
 
@@ -166,7 +167,7 @@ def assert_one_sentence(run: Callable[[], object], program: str, capfd, hits: Ca
 
 
 MODEL_COMMANDS = ("segment", "refer", "group", "demo")
-OTHER_COMMANDS = ("checkpoint", "data", "doctor")
+OTHER_COMMANDS = ("checkpoint", "data", "doctor", "models")
 
 
 def test_commands_without_faults_succeed(folder, options) -> None:

@@ -59,36 +59,60 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", default="", metavar="NAMES", help='"car: wheel, window"')
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default_config: str | None = None) -> None:
-    """Add `--config-file`, `--weights`, `--device` and, last, `--opts`."""
-    parser.add_argument("--config-file", default=default_config, metavar="FILE_OR_NAME")
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`, `--config-file`, `--weights`, `--device` and, last, `--opts`."""
+    parser.add_argument(
+        "--model", default=None, metavar="NAME", help="a model with its weights: hipie models list"
+    )
+    parser.add_argument("--config-file", default=None, metavar="FILE_OR_NAME")
     parser.add_argument("--weights", default=None, metavar="FILE")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 
+def require_no_other_model(args: argparse.Namespace) -> None:
+    """Check that `--model` comes without the arguments that it replaces.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    for argument in ("config_file", "weights"):
+        if args.model and getattr(args, argument, None):
+            flag = f"--{argument.replace('_', '-')}"
+            raise UsageError(
+                f"--model {args.model} has a {argument.replace('_file', 'uration')} "
+                f"of its own: leave {flag} or --model out"
+            )
+
+
 def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     """Build the model of the arguments of `add_model_arguments`.
 
-    Without `--config-file` it is a model with packaged weights that has the task, if there is one.
-    Configuration and device that were chosen are put into the arguments, for `make_settings`.
+    Without `--model` and `--config-file` it is a model with packaged weights that has the task, if
+    there is one. Configuration and device that were chosen are put into the arguments, for
+    `make_settings`.
 
     Args:
         args: the parsed arguments.
         task: an entry of `SegmentationModel.tasks`.
 
     Raises:
-        ValueError: for an unknown configuration, key, value or device, or weights that do not fit.
+        UsageError: if `--model` is given with what it brings.
+        ValueError: for an unknown model, configuration, key, value or device, or weights that do
+            not fit.
     """
     from hipie import model_zoo
     from hipie.engine.malloc import keep_freed_memory
     from hipie.predictor import Segmenter
 
-    config_file = args.config_file
-    if not config_file:
+    config_file, weights = args.config_file, args.weights
+    if args.model:
+        require_no_other_model(args)
+        config_file, weights = model_zoo.pretrained_parts(args.model)
+    elif not config_file:
         suitable = model_zoo.configs_for_task(task, trained=True) if task else []
         config_file = suitable[0] if suitable else DEFAULT_CONFIG
-    segmenter = Segmenter.from_config(config_file, args.weights, args.device, args.opts)
+    segmenter = Segmenter.from_config(config_file, weights, args.device, args.opts)
     args.config_file, args.device = config_file, str(segmenter.device)
     if segmenter.device.type == "cpu":
         keep_freed_memory()

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from hipie.cli.arguments import (
-    DEFAULT_CONFIG,
     add_class_arguments,
     add_model_arguments,
     argument_text,
@@ -286,7 +285,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
     add_class_arguments(parser)
-    add_model_arguments(parser, DEFAULT_CONFIG)
+    add_model_arguments(parser)
     return parser
 
 

@@ -151,7 +151,8 @@ def make_settings(command: str, args: argparse.Namespace, **more: Any) -> dict[s
     """
     from hipie import __version__
 
-    model = {name: getattr(args, name) for name in ("config_file", "weights", "device", "opts")}
+    names = ("model", "config_file", "weights", "device", "opts")
+    model = {name: getattr(args, name) for name in names}
     return {"program": command, "version": __version__, **model, **more}
 
 

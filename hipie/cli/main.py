@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("hipie.cli.demo", "segment images or the picture book, several tasks at once"),
     "train": ("hipie.cli.train", "train a model, on the CPU, GPUs or under torchrun"),
     "eval": ("hipie.cli.eval", "evaluate a model on the data sets of its configuration"),
+    "models": ("hipie.cli.models", "list models by name, download and verify their weights"),
     "checkpoint": ("hipie.cli.checkpoint", "inspect or convert files of weights"),
     "data": ("hipie.cli.data", "show or check a data set"),
     "doctor": ("hipie.cli.doctor", "report what is installed and which kernels run"),

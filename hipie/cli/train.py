@@ -3,6 +3,7 @@
 hipie train --config-file nano/hipie_nano_picturebook.yaml SOLVER.MAX_ITER 60
 hipie train --config-file ... --resume
 hipie train --config-file ... --import my_architecture
+hipie eval --model hipie-nano-picturebook
 hipie eval --config-file ... PICTUREBOOK.SEED 7
 hipie train --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:29500
 torchrun --nproc-per-node 8 -m hipie.cli.train --config-file ...
@@ -95,10 +96,16 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 
 def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
-    """Parse Detectron2's arguments, `--cpu-workers`, `--profile` and `--import`."""
+    """Parse Detectron2's arguments, `--model`, `--cpu-workers`, `--profile` and `--import`."""
     parser = default_argument_parser(__doc__)
     parser.prog = program
     parser.set_defaults(dist_url=AUTO, program=program)
+    parser.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="configuration and MODEL.WEIGHTS of a model (hipie models list)",
+    )
     parser.add_argument(
         "--cpu-workers", type=int, default=1, help="processes on each CPU, joined by gloo"
     )
@@ -129,7 +136,10 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         metavar="PATTERN",
         help="prefix or pattern of tensors that are not taken from MODEL.WEIGHTS; may be repeated",
     )
-    return parser.parse_args(list(arguments))
+    args = parser.parse_args(list(arguments))
+    if args.model and args.config_file:
+        parser.error("--model brings its configuration: leave --config-file or --model out")
+    return args
 
 
 def prepare_output_folder(args: argparse.Namespace, folder: str) -> None:
@@ -299,8 +309,12 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         HipieError: naming the file, key or value that cannot be used.
     """
+    options = list(args.opts)
+    if args.model:
+        args.config_file, weights = model_zoo.pretrained_parts(args.model)
+        options = ["MODEL.WEIGHTS", weights, *options]
     args.config_file = str(model_zoo.get_config_file(args.config_file))
-    cfg = model_zoo.get_config(args.config_file, args.opts, imports=args.imports)
+    cfg = model_zoo.get_config(args.config_file, options, imports=args.imports)
     if args.exclude:
         cfg.MODEL.WEIGHTS_EXCLUDE = tuple(args.exclude)
     check(cfg)

@@ -1,6 +1,7 @@
-"""Configurations of the package and its projects, and the models with packaged weights.
+"""Configurations of the package and its projects, and models by name with their weights.
 
-Configurations of a project are stored in the folder `configs` of its package.
+Configurations of a project are stored in the folder `configs` of its package. The table of models
+is `models.MODELS`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hipie.errors import InputError
+from hipie.model_zoo.models import (
+    MODELS,
+    Model,
+    ModelError,
+    find_model,
+    packaged_model,
+    packaged_models,
+    register_model,
+    similar_models,
+)
 from hipie.projects import project_folders, require_project
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from hipie.modeling.meta_arch.base import SegmentationModel
+
+__all__ = [
+    "CONFIGS",
+    "MODELS",
+    "WEIGHTS",
+    "Model",
+    "ModelError",
+    "configs_for_task",
+    "find_model",
+    "get",
+    "get_config",
+    "get_config_file",
+    "get_weights",
+    "model_weights",
+    "names",
+    "packaged_model",
+    "packaged_models",
+    "pretrained_parts",
+    "register_model",
+    "register_weights",
+    "similar_models",
+]
 
 # Similar names in a message.
 MAX_SUGGESTIONS = 5
@@ -145,6 +178,45 @@ def get_weights(name: str) -> Path | None:
         if config in files and files[config].resolve() == file and weights.is_file():
             return weights
     return None
+
+
+def model_weights(name: str) -> Path:
+    """Return the file of a model's weights.
+
+    Args:
+        name: see `find_model`.
+
+    Raises:
+        ModelError: for an unknown name, with similar ones; or if there are no weights, with the
+            reason.
+        MissingPackageError: if its use needs a package that is not installed.
+    """
+    from hipie.registration import register_all
+
+    register_all()  # projects register their models
+    model = find_model(name)
+    model.require_package()
+    file = get_weights(model.config)
+    if file is None:
+        raise ModelError(f"{name}: the installed package does not contain its weights")
+    return file
+
+
+def pretrained_parts(name: str | Path) -> tuple[str, str]:
+    """Return the configuration and the file of weights of a model that segments.
+
+    Args:
+        name: see `find_model`.
+
+    Raises:
+        ModelError: see `model_weights`; also for weights of a part of models.
+        MissingPackageError: likewise.
+    """
+    from hipie.registration import register_all
+
+    register_all()  # projects register their models
+    config = find_model(str(name)).require_config()
+    return config, str(model_weights(str(name)))
 
 
 def get(name: str, trained: bool = True) -> SegmentationModel:

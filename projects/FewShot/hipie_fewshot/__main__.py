@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     args = _parser().parse_args(arguments)
     try:
-        segmenter = Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
+        segmenter = (
+            Segmenter.from_pretrained(args.model, args.device, args.opts)
+            if args.model
+            else Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
+        )
         examples = [Example.read(image, mask, args.label) for image, mask in args.example]
         for (_, mask), example in zip(args.example, examples, strict=True):
             print(f"{mask}: {100 * example.share:.1f} % of the pixels are the object")
@@ -36,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hipie_fewshot", description=__doc__)
-    parser.add_argument("--config-file", required=True, help="a file of projects/FewShot/configs")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="NAME", help="a model of hipie models list")
+    source.add_argument("--config-file", help="a file of projects/FewShot/configs")
     parser.add_argument(
         "--example", nargs=2, action="append", required=True, metavar=("IMAGE", "MASK")
     )
