@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,19 +10,20 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.factory import _get_hf_config
 from open_clip.model import (
     convert_to_custom_text_state_dict,
     resize_pos_embed,
     resize_text_pos_embed,
 )
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state, unwrap_names
-from hipie.errors import cause_of, printable
+from hipie.errors import InputError, cause_of, printable
 from hipie.modeling.hub import HubError, check_hub_file
+from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"
@@ -38,6 +37,19 @@ QUICKGELU_SUFFIX = "-quickgelu"
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG_FILE = "open_clip_config.json"
+# Weights that a file may lack besides position embeddings, which are resized.
+MAX_UNSTORED = 1_000_000
+_NETWORK_ERRORS = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 NETWORK_KEYS = frozenset(
     {
         "embed_dim",
@@ -98,26 +110,103 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
     model = require_clip(model, weights)
     if model.startswith(RANDOM_PREFIX):
         return _load_random(model.removeprefix(RANDOM_PREFIX))
-    if weights and Path(weights).is_file() and Path(weights).suffix not in NUMPY_SUFFIXES:
-        return _load_file(model, weights), open_clip.get_tokenizer(model)
-    _check_download(model, weights)
     if model.startswith((HUB_PREFIX, FOLDER_PREFIX)):
-        _check_config(model)
+        _check_download(model, weights)
+        return _load_folder(model), open_clip.get_tokenizer(model)
+    file = weights
+    if not Path(weights).is_file():
+        _check_download(model, weights)
+        try:
+            file = download_pretrained(open_clip.get_pretrained_cfg(model, weights) or {})
+        except (RuntimeError, OSError, ValueError) as error:
+            raise _cannot_load(model, weights, error) from error
+    if Path(file).suffix in NUMPY_SUFFIXES:
+        return _load_arrays(model, file), open_clip.get_tokenizer(model)
+    return _load_file(model, file), open_clip.get_tokenizer(model)
+
+
+def _cannot_load(model: str, weights: str, error: BaseException) -> OpenVocabularyError:
+    return OpenVocabularyError(
+        f"{model}: the weights {weights} could not be loaded ({cause_of(error)})"
+    )
+
+
+def _load_arrays(name: str, file: str) -> nn.Module:
+    """Build a model and load SigLIP's arrays, which NumPy reads without its pickles."""
     try:
-        # weights_only: no code in the file is executed.
         clip = open_clip.create_model(
-            model, pretrained=weights or None, weights_only=True, require_pretrained=True
+            name, pretrained=file, weights_only=True, require_pretrained=True
         )
-    except pickle.UnpicklingError as error:
-        raise OpenVocabularyError(
-            f"{weights or model}: refused, since it contains more than tensors; no code in it was "
-            "executed"
-        ) from error
     except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+        raise _cannot_load(name, file, error) from error
+    return clip.eval()
+
+
+def _load_folder(model: str) -> nn.Module:
+    """Build the model that a folder or a hub repository describes, and load its weights."""
+    config = _read_config(model)
+    try:
+        file = _folder_weights(model)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise _cannot_load(model, "", error) from error
+    state = _read_weights(file)
+    try:
+        with torch.device("meta"):
+            described = _build_network(config)
+        _check_size(model, described, state)
+        clip = open_clip.create_model(model, load_weights=False)
+    except OpenVocabularyError:
+        raise
+    except _NETWORK_ERRORS as error:
         raise OpenVocabularyError(
-            f"{model}: the weights {weights} could not be loaded ({cause_of(error)})"
+            f"{model}: its {CONFIG_FILE} does not describe a network of open_clip "
+            f"({cause_of(error)})"
         ) from error
-    return clip.eval(), open_clip.get_tokenizer(model)
+    return _load_state(clip, model, file, state)
+
+
+def _folder_weights(model: str) -> str:
+    """Return the file of weights of a folder or a hub repository, which is downloaded."""
+    if model.startswith(HUB_PREFIX):
+        return str(download_pretrained_from_hf(model.removeprefix(HUB_PREFIX)))
+    return str(find_weights(model.removeprefix(FOLDER_PREFIX), HUB_FILES))
+
+
+def _build_network(config: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a configuration."""
+    custom_text = config.get("custom_text", False)
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    if "multimodal_cfg" in config:
+        kind = open_clip.CoCa
+    network: nn.Module = kind(**{key: config[key] for key in config if key != "custom_text"})
+    return network
+
+
+def _check_size(model: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Check that a network is not much larger than its weights, before it takes memory.
+
+    Raises:
+        OpenVocabularyError: with both numbers.
+    """
+    described = sum(value.numel() for value in network.state_dict().values())
+    stored = sum(value.numel() for value in state.values())
+    if described > 2 * stored + MAX_UNSTORED:
+        raise OpenVocabularyError(
+            f"{model}: its {CONFIG_FILE} describes {described:,} weights, and its file has "
+            f"{stored:,}"
+        )
+
+
+def _read_weights(file: str) -> dict[str, Tensor]:
+    """Read a state dict without running code in the file.
+
+    Raises:
+        OpenVocabularyError: if it cannot be read.
+    """
+    try:
+        return unwrap_names(read_state(file)["model"])
+    except CheckpointError as error:
+        raise OpenVocabularyError(str(error)) from error
 
 
 def _load_file(name: str, weights: str) -> nn.Module:
@@ -125,14 +214,16 @@ def _load_file(name: str, weights: str) -> nn.Module:
 
     OpenAI's files say the size of the image among the weights; their activation is QuickGELU.
     """
-    try:
-        state = unwrap_names(read_state(weights)["model"])
-    except CheckpointError as error:
-        raise OpenVocabularyError(str(error)) from error
+    state = _read_weights(weights)
     if any(state.pop(key, None) is not None for key in OPENAI_SETTINGS):
         name = _with_quickgelu(name)
         state = {key: value for key, value in state.items() if key not in OPENAI_SETTINGS}
     clip = open_clip.create_model(name, pretrained_text=False)
+    return _load_state(clip, name, weights, state)
+
+
+def _load_state(clip: nn.Module, name: str, weights: str, state: dict[str, Tensor]) -> nn.Module:
+    """Load a state dict into a model, after the conversions that open_clip makes, too."""
     try:
         state = convert_state_dict(clip, state)
     except (LookupError, ValueError, RuntimeError) as error:
@@ -254,41 +345,50 @@ def _check_weights(model: str, weights: str) -> None:
     raise unknown_name(f"set of weights of CLIP {model}", weights, tags, "nor a file of that name")
 
 
-def _check_config(model: str) -> None:
-    """Check that the configuration of a folder or a hub repository describes a network only.
+def _read_config(model: str) -> dict[str, Any]:
+    """Read the configuration of a folder or a hub repository, which describes a network only.
 
     open_clip hands some keys on to transformers and timm, which run the Python of a repository
     that asks for it (`trust_remote_code`), or download other networks.
 
     Raises:
-        OpenVocabularyError: naming the first key that is not of open_clip's own networks.
+        OpenVocabularyError: naming the first key that is not of open_clip's own networks, or
+            whose number is no size of a network.
     """
     try:
         if model.startswith(HUB_PREFIX):
-            config = _get_hf_config(model.removeprefix(HUB_PREFIX))
+            repository = model.removeprefix(HUB_PREFIX)
+            file = Path(download_pretrained_from_hf(repository, filename=CONFIG_FILE))
         else:
-            config = json.loads(Path(model.removeprefix(FOLDER_PREFIX), CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+            file = Path(model.removeprefix(FOLDER_PREFIX), CONFIG_FILE)
+        network = read_model_config(file).get("model_cfg")
+    except InputError as error:
+        raise OpenVocabularyError(str(error)) from error
+    except (OSError, ValueError) as error:
         raise OpenVocabularyError(
             f"{model}: its {CONFIG_FILE} cannot be read ({cause_of(error)})"
         ) from error
-    network = config.get("model_cfg", config) if isinstance(config, dict) else None
+    if not isinstance(network, dict):
+        raise OpenVocabularyError(f'{model}: its {CONFIG_FILE} has no "model_cfg"')
     for key in _foreign_keys(network):
         raise OpenVocabularyError(
             f'{model}: its {CONFIG_FILE} has the key "{printable(key)}", which may run code of the '
             "folder or load another network, and is refused"
         )
+    try:
+        require_sizes(network, f"{model}/{CONFIG_FILE}")
+    except InputError as error:
+        raise OpenVocabularyError(str(error)) from error
+    return network
 
 
-def _foreign_keys(network: Any) -> Iterator[str]:
+def _foreign_keys(network: Mapping[str, Any]) -> Iterator[str]:
     """Yield the keys of a configuration that are not of open_clip's own networks."""
-    if not isinstance(network, dict):
-        yield "model_cfg"
-        return
     for key, value in network.items():
         if key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
             allowed = VISION_KEYS if key == "vision_cfg" else TEXT_KEYS
-            yield from (name for name in value if name not in allowed)
+            names = value if isinstance(value, dict) else [key]
+            yield from (name for name in names if name not in allowed)
         elif key not in NETWORK_KEYS:
             yield key
 

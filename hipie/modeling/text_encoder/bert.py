@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
-from hipie.errors import InputError, cause_of
+from hipie.checkpoint.error import CheckpointError
+from hipie.checkpoint.read import read_state
+from hipie.errors import MAX_SHOWN, InputError, cause_of
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.hub import HubError, check_hub_file
+from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, SpecialTokens, Window, split_into_windows
 from hipie.modeling.text_encoder.tokenizer import (
@@ -32,6 +36,38 @@ from hipie.structures import TextFeatures
 WINDOW_BATCH_SIZE = 16
 MAX_TOKENIZED_CAPTIONS = 4096
 BUILT_IN_SOURCES = ("minilm", "bert-base-uncased")
+CONFIG_FILE = "config.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Keys of a BERT's configuration that are read; others may name code or other networks.
+CONFIG_KEYS = frozenset(
+    {
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "initializer_range",
+        "layer_norm_eps",
+        "pad_token_id",
+    }
+)
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    StrictDataclassError,
+    CheckpointError,
+)
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
@@ -332,23 +368,57 @@ def _pretrained_parts(source: str) -> dict[str, Any]:
 def _load_pretrained(source: str) -> BertModel:
     """Load a `BertModel` from a folder or the hub."""
     try:
-        model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
-        if model_type != "bert":
-            raise ValueError(f"its type is {model_type}, not bert")
+        config = _read_config(source)
+        state = read_state(_weights_of(source))["model"]
         with _without_loading_messages():
             loaded: Any = BertModel.from_pretrained(
-                source,
+                None,
+                config=config,
+                state_dict=state,
                 add_pooling_layer=False,
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(f'text encoder "{source}" cannot be loaded: {cause_of(error)}') from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f'text encoder "{source}" lacks weights: {missing}')
     return model.float()
+
+
+def _read_config(source: str) -> BertConfig:
+    """Read the configuration of a folder or of the hub: the shapes of a BERT, nothing else.
+
+    Raises:
+        InputError: if it is of another type, or a number is no size of a network.
+    """
+    file = _file_of(source, CONFIG_FILE)
+    content = read_model_config(file)
+    if content.get("model_type") != "bert":
+        model_type = " ".join(repr(content.get("model_type")).split())[:MAX_SHOWN]
+        raise InputError(f"its type is {model_type}, not 'bert'")
+    settings = {key: value for key, value in content.items() if key in CONFIG_KEYS}
+    require_sizes(settings, str(file))
+    return BertConfig(**settings)
+
+
+def _weights_of(source: str) -> Path:
+    """Return the file of weights of a folder or of the hub, which is downloaded."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return find_weights(folder, WEIGHT_FILES)
+    for name in WEIGHT_FILES[:-1]:
+        with suppress(OSError):
+            return _file_of(source, name)
+    return _file_of(source, WEIGHT_FILES[-1])
+
+
+def _file_of(source: str, name: str) -> Path:
+    """Return a file of a folder or of the hub, which is downloaded."""
+    folder = Path(source).expanduser()
+    return folder / name if folder.is_dir() else Path(str(cached_file(source, name)))
 
 
 @contextmanager

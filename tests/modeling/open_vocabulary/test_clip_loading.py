@@ -14,6 +14,7 @@ from hipie.modeling import hub
 from hipie.modeling.open_vocabulary import clip_loading
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.clip_loading import _TINY, load_clip
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 
 SMALL = {**_TINY, "quick_gelu": False}
 
@@ -72,20 +73,22 @@ def test_file_with_code_is_refused(folder):
         load_clip(str(path))
 
 
-def test_openai_weights_use_quickgelu(monkeypatch):
-    arguments = {}
+def test_openai_weights_use_quickgelu(tmp_path, monkeypatch):
+    names = []
 
-    def create(model, **options):
-        arguments.update(options, model=model)
+    def create(model, **_):
+        names.append(model)
         return open_clip.CLIP(**_TINY)
 
+    torch.save(open_clip.CLIP(**_TINY).state_dict(), tmp_path / "downloaded.bin")
+    monkeypatch.setattr(
+        clip_loading, "download_pretrained", lambda _: str(tmp_path / "downloaded.bin")
+    )
     monkeypatch.setattr(open_clip, "create_model", create)
     monkeypatch.setattr(clip_loading, "_check_download", lambda *_: None)
     load_clip("ViT-L-14-336", "openai")
-    assert arguments["model"] == "ViT-L-14-336-quickgelu"
-    assert arguments["weights_only"] is True
     load_clip("ViT-B-16", "laion2b_s34b_b88k")
-    assert arguments["model"] == "ViT-B-16"
+    assert names == ["ViT-L-14-336-quickgelu", "ViT-B-16"]
 
 
 def test_unreachable_hub_is_reported(monkeypatch):
@@ -155,3 +158,40 @@ def test_configurations_that_name_other_networks_are_refused(folder, change, key
     (path / "modeling.py").write_text("raise SystemExit('code of the folder ran')")
     with pytest.raises(ValueError, match=f'has the key "{key}", .* refused'):
         load_clip(str(path))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_bin_files_of_folders_are_read_without_torchs_unpickler(folder, monkeypatch, legacy):
+    path, net = folder
+    (path / "open_clip_model.safetensors").unlink()
+    state = {"state_dict": net.state_dict(), "epoch": 1}
+    file = path / "open_clip_pytorch_model.bin"
+    torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.setattr(torch, "load", None)
+    clip, _ = load_clip(str(path))
+    for name, value in clip.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_cfg": {**_TINY["vision_cfg"], "layers": 10**9}}, "layers"),
+        ({"text_cfg": {**_TINY["text_cfg"], "width": 10**400}}, "width"),
+        ({"embed_dim": float("nan")}, "embed_dim"),
+        ({"vision_cfg": {**_TINY["vision_cfg"], "width": 65536}}, "describes .* weights"),
+        ({"vision_cfg": {**_TINY["vision_cfg"], "width": -64}}, "does not describe a network"),
+        ({"vision_cfg": {**_TINY["vision_cfg"], "head_width": 0}}, "does not describe a network"),
+        ({"vision_cfg": {**_TINY["vision_cfg"], "layers": "three"}}, "does not describe a network"),
+        ({"vision_cfg": 5}, "vision_cfg"),
+        ({"text_cfg": None}, "text_cfg"),
+        ({"text_cfg": []}, "text_cfg"),
+    ],
+)
+def test_numbers_of_configurations_are_bounded_before_memory_is_taken(folder, change, message):
+    path, _ = folder
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**_TINY, **change}}))
+    with pytest.raises(OpenVocabularyError, match=message) as error:
+        load_clip(str(path))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400

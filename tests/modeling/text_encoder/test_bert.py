@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,51 @@ def test_incomplete_folders_are_reported(tiny: BertTextEncoder, tmp_path: Path) 
     larger.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks weights: encoder.layer.2"):
         BertTextEncoder.from_source(str(tmp_path))
+
+
+def test_pickled_weights_of_a_folder_are_read_without_torchs_unpickler(
+    tiny: BertTextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny.model.state_dict(), tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", None)
+    again = BertTextEncoder.from_source(str(tmp_path)).eval()
+    caption = names_caption("dog")
+    assert torch.equal(again([caption]).hidden, tiny([caption]).hidden)
+
+
+def test_configurations_have_shapes_only(tiny: BertTextEncoder, tmp_path: Path) -> None:
+    """Keys by which transformers loads further code or networks are not read."""
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    foreign = {
+        "auto_map": {"AutoModel": "own.Model"},
+        "attn_implementation": "somebody/kernels",
+        "_attn_implementation": "somebody/kernels",
+        "quantization_config": {"quant_method": "own"},
+        "is_decoder": True,
+    }
+    file.write_text(json.dumps({**config, **foreign}))
+    again = BertTextEncoder.from_source(str(tmp_path))
+    assert again.model.config._attn_implementation == tiny.model.config._attn_implementation
+    assert not any(hasattr(again.model.config, key) for key in ("auto_map", "quantization_config"))
+    for changes, message in (
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"hidden_size": 10**400}, "hidden_size"),
+        ({"hidden_act": "os.system"}, "cannot be loaded"),
+        ({"hidden_size": -3}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, "cannot be loaded"),
+        ({"vocab_size": "many"}, "cannot be loaded"),
+        ({"model_type": "own\nline"}, "its type is"),
+    ):
+        file.write_text(json.dumps({**config, **changes}))
+        with pytest.raises(ValueError, match=message) as error:
+            BertTextEncoder.from_source(str(tmp_path))
+        assert "\n" not in str(error.value)
 
 
 def test_empty_batch_is_rejected(tiny: BertTextEncoder) -> None:

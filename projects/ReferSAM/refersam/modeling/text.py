@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint import read_state
 from hipie.errors import InputError, cause_of, printable
+from hipie.modeling.model_folder import WEIGHT_SUFFIXES
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
@@ -82,6 +83,7 @@ class ClipExpressionEncoder(nn.Module):
         """
         try:
             import open_clip
+            from open_clip.pretrained import download_pretrained
         except ImportError as error:
             raise InputError(
                 "CLIP's text tower needs the package open_clip_torch: pip install open_clip_torch"
@@ -89,15 +91,19 @@ class ClipExpressionEncoder(nn.Module):
         name, _, weights = source.partition(":")
         if name not in open_clip.list_models():
             raise InputError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
-        from_file = Path(weights).suffix in (".pt", ".pth", ".safetensors")
+        is_file = Path(weights).is_file() or Path(weights).suffix in WEIGHT_SUFFIXES
+        published = open_clip.get_pretrained_cfg(name, weights)
+        if weights and not is_file and not published:
+            raise InputError(f'CLIP {name} has no weights "{weights}"')
         try:
-            model = open_clip.create_model(name, None if from_file else weights or None)
+            model = open_clip.create_model(name)
+            file = weights if is_file or not weights else download_pretrained(published)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f'CLIP\'s "{source}" cannot be loaded: {cause_of(error)}') from error
         if not hasattr(model, "token_embedding"):
             raise InputError(f"open_clip's \"{name}\" does not have CLIP's own text tower")
-        if from_file:
-            _load_text_tower(model, weights)
+        if file:
+            _load_text_tower(model, file)
         tokenizer = open_clip.get_tokenizer(name)
         return cls(model, tokenizer, frozen=frozen, max_tokens=max_tokens)
 

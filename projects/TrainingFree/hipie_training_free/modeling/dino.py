@@ -8,17 +8,44 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from hipie.checkpoint.load import load_exact_weights
-from hipie.errors import cause_of
+from hipie.checkpoint.load import check_exact_state, load_exact_weights
+from hipie.checkpoint.read import read_state
+from hipie.errors import HipieError, cause_of, printable
+from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie_training_free.error import TrainingFreeError
 
 RANDOM = "random:"
 TINY = "tiny"
 CONFIG = "config.json"
+# Arguments of a folder's configuration that are read: the shapes of a ViT.
+MODEL_ARGUMENTS = frozenset(
+    {
+        "img_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+        "qkv_bias",
+        "qk_norm",
+        "init_values",
+        "class_token",
+        "global_pool",
+        "pos_embed",
+        "no_embed_class",
+        "reg_tokens",
+        "pre_norm",
+        "fc_norm",
+        "num_classes",
+        "in_chans",
+        "dynamic_img_size",
+    }
+)
+CLASSIFIER = ("head.", "fc_norm.")
 
 
 @dataclass(frozen=True)
@@ -119,12 +146,8 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
     if model.startswith(RANDOM):
         return _random_network(model.removeprefix(RANDOM))
     if Path(model).expanduser().is_dir():
-        folder = Path(model).expanduser()
-        if not (folder / CONFIG).is_file():
-            raise TrainingFreeError(f"{folder} has no {CONFIG}, so it is not a model of timm")
-        model = f"local-dir:{folder}"
-    else:
-        check_model_name(model)
+        return _load_folder(Path(model).expanduser(), weights)
+    check_model_name(model)
     try:
         network = timm.create_model(
             model, pretrained=not weights, num_classes=0, dynamic_img_size=True
@@ -138,6 +161,46 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
     if weights:
         load_exact_weights(network, weights, model)
     return _check_network(network, model)
+
+
+def _load_folder(folder: Path, weights: str) -> VisionTransformer:
+    """Build the network that a folder describes, and load its weights or another file."""
+    if not (folder / CONFIG).is_file():
+        raise TrainingFreeError(f"{folder} has no {CONFIG}, so it is not a model of timm")
+    try:
+        config = read_model_config(folder / CONFIG)
+        require_sizes(config, str(folder / CONFIG))
+        architecture, arguments = config.get("architecture"), config.get("model_args") or {}
+        if not isinstance(architecture, str) or not timm.is_model(architecture):
+            raise TrainingFreeError(f"{folder / CONFIG} names no architecture of timm")
+        if not isinstance(arguments, dict):
+            raise TrainingFreeError(f"{folder / CONFIG}: its model_args are no object in JSON")
+        for key in arguments.keys() - MODEL_ARGUMENTS:
+            raise TrainingFreeError(
+                f"{folder / CONFIG}: the argument {printable(key)} of model_args is not read"
+            )
+        arguments = {**arguments, "num_classes": 0, "dynamic_img_size": True}
+        network = _check_network(
+            timm.create_model(architecture, pretrained=False, **arguments), str(folder)
+        )
+        file = weights or find_weights(folder)
+        state = {
+            key: value
+            for key, value in read_state(file)["model"].items()
+            if not key.startswith(CLASSIFIER)
+        }
+        state = checkpoint_filter_fn(state, network)
+        check_exact_state(network.state_dict(), state, file, architecture)
+        network.load_state_dict(state)
+    except HipieError:
+        raise
+    except (TypeError, AttributeError, AssertionError, ArithmeticError) as error:
+        raise _not_a_vit_error(str(folder)) from error
+    except (OSError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+        raise TrainingFreeError(
+            f"{folder}: its weights could not be loaded ({cause_of(error)})"
+        ) from error
+    return network
 
 
 def _random_network(name: str) -> VisionTransformer:

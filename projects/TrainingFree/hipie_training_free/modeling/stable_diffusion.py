@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from hipie.errors import cause_of
+from hipie.errors import cause_of, printable
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.modeling.attention_maps import (
     AttentionRecorder,
@@ -20,6 +20,7 @@ from hipie_training_free.modeling.attention_maps import (
 )
 
 TINY = "random:tiny"
+PIPELINE_LIBRARIES = ("diffusers", "transformers")
 MISSING_PACKAGE = "diffusion attention needs the package diffusers: pip install 'hipie[diffusion]'"
 PROMPT = "a photograph of a {}"
 
@@ -129,6 +130,7 @@ def load_diffusion(source: str) -> StableDiffusion:
     if not source:
         raise TrainingFreeError("MODEL.TRAINING_FREE.DIFFUSION.SOURCE must name a pipeline")
     try:
+        _require_known_parts(source, diffusers.StableDiffusionPipeline.load_config(source))
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             source,
             safety_checker=None,
@@ -148,6 +150,25 @@ def load_diffusion(source: str) -> StableDiffusion:
 
     networks = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.scheduler)
     return StableDiffusion(*networks, tokenize, tokenizer.eos_token_id)
+
+
+def _require_known_parts(source: str, index: Any) -> None:
+    """Check that the parts of a pipeline are classes of diffusers and transformers.
+
+    diffusers imports whatever module its `model_index.json` names.
+
+    Raises:
+        TrainingFreeError: naming another part.
+    """
+    parts = dict(index) if isinstance(index, dict) else {}
+    for name, part in parts.items():
+        library = part[0] if isinstance(part, list | tuple) and part else None
+        if library is None or library in PIPELINE_LIBRARIES:
+            continue
+        raise TrainingFreeError(
+            f"{source}: its model_index.json takes {printable(str(name))} from "
+            f"{printable(str(library))}, which may run code and is refused"
+        )
 
 
 def _tiny_pipeline() -> StableDiffusion:
