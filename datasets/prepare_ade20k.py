@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
 from hipie.data.datasets.semantic_folder import load_label_maps
@@ -32,7 +33,8 @@ from hipie.data.preparation.label_maps import (
     parallel_map,
     relabel,
 )
-from hipie.data.preparation.sources import DownloadSource, atomic_write
+from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
@@ -88,7 +90,7 @@ def write_segments(dataset_root: Path, split: str, maps: Sequence[Path], workers
     ]
     missing = next((s for job in jobs for s in job.sources if not s.is_file()), None)
     if missing is not None:
-        raise FileNotFoundError(f"{missing}: there is no such file")
+        raise MissingFileError(f"{missing}: there is no such file")
     targets = [panoptic.with_suffix(".json"), dataset_root / f"ade20k_instance_{split}.json"]
     sources = [source for job in jobs for source in job.sources]
     if all(is_up_to_date(file, sources) for file in targets) and all(
@@ -146,7 +148,7 @@ def instance_content(names: Sequence[str], annotated: Sequence[ImageAnnotations]
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    with atomic_write(path) as stream:
+    with open_replaced(path) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 

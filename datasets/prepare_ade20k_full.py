@@ -22,6 +22,7 @@ from hipie.data.preparation.checks import Check, check_label_maps
 from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import Job, convert_all, lookup_table
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
@@ -48,7 +49,7 @@ def prepare(root: Path, workers: int) -> None:
         source = dataset_root / "images/ADE" / folder
         labels = sorted(source.rglob("*_seg.png"))
         if not labels:
-            raise FileNotFoundError(f"{source}: there is no *_seg.png below it")
+            raise MissingFileError(f"{source}: there is no *_seg.png below it")
         images = dataset_root / "images_detectron2" / folder
         image_jobs = [
             Job((image_of(label_file),), images / image_of(label_file).name)

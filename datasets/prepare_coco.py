@@ -25,6 +25,7 @@ from hipie.data.preparation.checks import Check, check_label_maps, count_objects
 from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import Job, convert_all, link_image, relabel_panoptic
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_classes
 
 ADDRESS = "http://images.cocodataset.org"
@@ -82,7 +83,7 @@ def prepare(root: Path, workers: int) -> None:
     contiguous = load_classes("coco_panoptic").contiguous
     splits = _present(coco_root)
     if not splits:
-        raise FileNotFoundError(f"{coco_root}/annotations: there is no panoptic_val2017.json in it")
+        raise MissingFileError(f"{coco_root}/annotations: there is no panoptic_val2017.json in it")
     for split in splits:
         images, panoptic, semantic = SPLITS[split]
         file = coco_root / "annotations" / f"panoptic_{split}.json"

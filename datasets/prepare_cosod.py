@@ -19,11 +19,13 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.cosaliency import IMAGE_SUFFIXES, load_cosaliency
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.checks import Check
 from hipie.data.preparation.cli import run
-from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
+from hipie.errors import cause_of
 
 SOURCES = [
     DownloadSource(
@@ -119,10 +121,12 @@ def write_png(source_files: SourceFiles, name: str, target: Path) -> None:
     with source_files.open(name) as stream:
         content = stream.read()
     try:
-        with Image.open(io.BytesIO(content)) as image, atomic_write(target) as stream:
+        with Image.open(io.BytesIO(content)) as image, open_replaced(target) as stream:
             image.convert("L").save(stream, format="PNG")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise SourceError(f"{source_files.folder}: {name} is not an image ({error})") from error
+        raise SourceError(
+            f"{source_files.folder}: {name} is not an image ({cause_of(error)})"
+        ) from error
 
 
 def checks(root: Path) -> Iterator[Check]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.io.fields import identifier, images_by_id
 from hipie.data.io.json_file import read_json
@@ -30,7 +31,8 @@ from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.checks import Check, count_objects
 from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import is_up_to_date
-from hipie.data.preparation.sources import DownloadSource, atomic_write
+from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
@@ -80,7 +82,7 @@ def prepare(root: Path, _workers: int) -> None:
             existing.append(source)
             write_paths_on_disk(source, root / "Objects365/images" / split)
     if not existing:
-        raise FileNotFoundError(f"{root}: there is neither {' nor '.join(FILES)}")
+        raise MissingFileError(f"{root}: there is neither {' nor '.join(FILES)}")
 
 
 def write_paths_on_disk(source: Path, image_root: Path) -> None:
@@ -93,7 +95,7 @@ def write_paths_on_disk(source: Path, image_root: Path) -> None:
     target = source.with_name(f"{source.stem}_new.json")
     folders = [Path(folder) for folder, _, _ in os.walk(image_root)]
     if not folders:
-        raise FileNotFoundError(f"{image_root}: there is no such folder")
+        raise MissingFileError(f"{image_root}: there is no such folder")
     if is_up_to_date(target, [source, *folders]):
         return
     names_on_disk = {
@@ -123,7 +125,7 @@ def write_paths_on_disk(source: Path, image_root: Path) -> None:
     content["annotations"] = [
         item for item in content["annotations"] if not _is_of(item, missing_ids)
     ]
-    with atomic_write(target) as stream:
+    with open_replaced(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
     if missing:
         print(f"{target}: {len(missing)} images are missing and were skipped")

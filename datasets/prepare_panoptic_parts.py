@@ -32,6 +32,7 @@ from hipie.data.preparation.label_maps import (
 )
 from hipie.data.preparation.pascal_part import IGNORE_LABEL, NUM_LABELS, part_tables
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_classes
 
 SOURCES = [
@@ -78,7 +79,7 @@ def prepare(root: Path, workers: int) -> None:
     pascal_sources = [labels / split for split in SPLITS if (labels / split).is_dir()]
     city_source = city / "gtFinePanopticParts"
     if not pascal_sources and not city_source.is_dir():
-        raise FileNotFoundError(f"neither {labels / 'validation'} nor {city_source} exists")
+        raise MissingFileError(f"neither {labels / 'validation'} nor {city_source} exists")
     for folder in pascal_sources:
         for name, table in part_tables().items():
             target = labels / f"{folder.name}_{name}"

@@ -34,6 +34,7 @@ from hipie.data.preparation.label_maps import (
     relabel_matlab,
 )
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 from hipie.vocabularies.tables import load_vocabulary
 
 VOC, CONTEXT = "http://host.robots.ox.ac.uk/pascal/VOC", "https://cs.stanford.edu/~roozbeh"
@@ -82,7 +83,7 @@ def prepare(root: Path, workers: int) -> None:
     ]
     present = [write for write, folder in writers if folder.is_dir()]
     if not present:
-        raise FileNotFoundError(
+        raise MissingFileError(
             "there is neither " + " nor ".join(str(folder) for _, folder in writers)
         )
     for write in present:
@@ -139,7 +140,7 @@ def table_of_59() -> np.ndarray:
 
 def _names(file: Path) -> list[str]:
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such list")
+        raise MissingFileError(f"{file}: there is no such list")
     return file.read_text(encoding="ascii").split()
 
 

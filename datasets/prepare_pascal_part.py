@@ -26,6 +26,7 @@ from hipie.data.preparation.cli import run_in_place
 from hipie.data.preparation.label_maps import Job, convert_all, relabel_parts
 from hipie.data.preparation.pascal_part import number_parts, part_tables
 from hipie.data.preparation.sources import DownloadSource
+from hipie.errors import MissingFileError
 
 SOURCES = [
     DownloadSource(
@@ -53,11 +54,11 @@ def prepare(root: Path, workers: int) -> None:
     voc_root, target = root / "VOCdevkit/VOC2010", root / "pascal_part/labels"
     source = voc_root / "Annotations_Part"
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: there is no such folder")
+        raise MissingFileError(f"{source}: there is no such folder")
     for folder, split in SPLITS.items():
         split_file = voc_root / "ImageSets/Main" / f"{split}.txt"
         if not split_file.is_file():
-            raise FileNotFoundError(f"{split_file}: there is no such list")
+            raise MissingFileError(f"{split_file}: there is no such list")
         names = [
             name
             for name in split_file.read_text(encoding="ascii").split()

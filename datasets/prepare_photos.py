@@ -19,7 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hipie.errors import printable_message
+from hipie.data.preparation.cli import run_preparation
+from hipie.errors import InputError
 
 SOURCE = (
     "labelme==6.3.1 --hash=sha256:2947e0d8341a92faa7b3ee50cf4b672f838051c6bf24892526e95b64fd3a707e"
@@ -39,7 +40,7 @@ SHA256 = {
 }
 
 
-class PhotosError(ValueError):
+class PhotosError(InputError):
     """The photographs could not be downloaded or unpacked."""
 
 
@@ -93,17 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("datasets/photos"), metavar="FOLDER")
     root = parser.parse_args(arguments).root
-    if is_complete(root):
-        print(f"{root}: three photographs and their annotations exist")
-        return 0
-    try:
+
+    def write() -> int:
+        if is_complete(root):
+            print(f"{root}: three photographs and their annotations exist")
+            return 0
         with tempfile.TemporaryDirectory() as folder:
             unpack(download(Path(folder)), root)
-    except PhotosError as error:
-        print(printable_message(f"error: {error}"), file=sys.stderr)
-        return 2
-    print(f"{root}: three photographs and their annotations were written")
-    return 0
+        print(f"{root}: three photographs and their annotations were written")
+        return 0
+
+    return run_preparation(parser.prog, write)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from hipie.data.picturebook import SPLITS, PictureBookError, write_split
+from hipie.data.picturebook import SPLITS, write_split
 from hipie.data.picturebook.check import check_split
-from hipie.errors import printable_lines, printable_message
+from hipie.data.preparation.cli import run_preparation
+from hipie.errors import printable_lines
 
 COUNTS = {"train": (4000, 60), "val": (500, 20), "unseen": (500, 20)}
 """Default numbers of pages and groups of a split."""
@@ -55,6 +57,10 @@ class _ProgressLine:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     options = _parse_arguments(arguments)
+    return run_preparation(Path(__file__).name, lambda: _check_or_write(options))
+
+
+def _check_or_write(options: argparse.Namespace) -> int:
     if options.check:
         problems = [line for split in options.split for line in check_split(options.root, split)]
         print(
@@ -62,24 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or f"{options.root}: {', '.join(options.split)} are consistent"
         )
         return 1 if problems else 0
-    try:
-        for split in options.split:
-            pages, groups = COUNTS[split]
-            write_split(
-                options.root,
-                options.seed,
-                split,
-                pages if options.count is None else options.count,
-                groups=groups if options.groups is None else options.groups,
-                workers=options.workers,
-                progress=_ProgressLine(split),
-            )
-    except PictureBookError as error:
-        print(printable_message(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command to continue", file=sys.stderr)
-        return 130
+    for split in options.split:
+        pages, groups = COUNTS[split]
+        write_split(
+            options.root,
+            options.seed,
+            split,
+            pages if options.count is None else options.count,
+            groups=groups if options.groups is None else options.groups,
+            workers=options.workers,
+            progress=_ProgressLine(split),
+        )
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.refcoco import existing_splits, load_refcoco
 from hipie.data.datasets.uninext_refer import load_uninext_refer
 from hipie.data.io.json_file import read_json
@@ -30,7 +31,7 @@ from hipie.data.io.rle import to_rle
 from hipie.data.preparation.checks import Check, count_expressions
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.label_maps import is_up_to_date
-from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
 
 ADDRESS = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 SOURCES = [
@@ -203,7 +204,7 @@ def write_mixed(root: Path) -> None:
 def write_coco(target: Path, images: list[dict], annotations: list[dict]) -> None:
     """Write a COCO file atomically."""
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    with atomic_write(target) as stream:
+    with open_replaced(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 

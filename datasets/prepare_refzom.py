@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.io.fields import images_by_id
 from hipie.data.io.json_file import read_json
 from hipie.data.preparation.checks import Check, count_expressions
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.label_maps import is_up_to_date
-from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles, atomic_write
+from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
 
 COCO = "http://images.cocodataset.org/zips"
 SOURCES = [
@@ -59,7 +60,7 @@ def prepare(source_files: SourceFiles, root: Path) -> None:
     images_by_id(as_distributed, content)
     for image in content["images"]:
         image["file_name"] = with_folder(image["file_name"], as_distributed)
-    with atomic_write(target) as stream:
+    with open_replaced(target) as stream:
         stream.write(json.dumps(content, separators=(",", ":")).encode())
 
 

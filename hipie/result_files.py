@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hipie import __version__
+from hipie.atomic_file import open_replaced
 from hipie.errors import InputError, UsageError, cause_of
 
 SOFTWARE = f"hipie {__version__}"
@@ -21,6 +21,7 @@ SOFTWARE = f"hipie {__version__}"
 _START = 65536
 _JSON_OF_HIPIE = re.compile(rb'"settings": \{\s*"program": "hipie')
 _PNG_OF_HIPIE = b"tEXtSoftware\0hipie "
+_JPEG_OF_HIPIE = re.compile(rb"\A\xff\xd8.*\xff\xfe\x00.hipie [0-9]", re.DOTALL)
 
 
 def write_json(path: str | Path, content: Any) -> Path:
@@ -32,7 +33,8 @@ def write_json(path: str | Path, content: Any) -> Path:
 def write_drawing(path: str | Path, drawing: Image.Image) -> Path:
     """Write an image in the format of its name, in place of what has the name.
 
-    PNG files name this program in a text chunk, by which `is_result_file` knows them.
+    PNG files name this program in a text chunk, and JPEG files in their comment, by which
+    `is_result_file` knows them.
 
     Raises:
         InputError: if there is no format for the name, or the file cannot be written.
@@ -45,14 +47,13 @@ def write_drawing(path: str | Path, drawing: Image.Image) -> Path:
     if image_format == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_text("Software", SOFTWARE)
+    elif image_format == "JPEG":
+        options["comment"] = SOFTWARE
     return replace_file(path, lambda file: drawing.save(file, image_format, **options))
 
 
 def replace_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write a temporary file beside the target, and rename it.
-
-    A link of that name is replaced and what it points to stays. The temporary name cannot be
-    guessed, and after an error the previous file is unchanged.
+    """Write a file in place of what has its name; see `replaced_file`.
 
     Args:
         path: of the file; its folder is created if needed.
@@ -65,22 +66,11 @@ def replace_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path
         InputError: if the file cannot be written.
     """
     path = Path(path)
-    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial", delete=False
-        ) as file:
-            temporary = file.name
+        with open_replaced(path) as file:
             write(file)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = ""
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: it cannot be written ({cause_of(error)})") from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
     return path
 
 
@@ -92,10 +82,25 @@ def is_same_file(first: str | Path, second: str | Path) -> bool:
         return os.path.realpath(first) == os.path.realpath(second)
 
 
+def require_no_file_of_the_user(file: str | Path) -> None:
+    """Check that a name is free, or that of a result.
+
+    Raises:
+        InputError: for a file that this package did not write, a link or a folder.
+    """
+    if os.path.isdir(file) and not os.path.islink(file):
+        raise InputError(f"{file} is a folder; name a file")
+    if os.path.lexists(file) and not is_result_file(file):
+        raise InputError(
+            f"{file} exists and is not a result of hipie; save under another name, or replace it "
+            "with overwrite=True"
+        )
+
+
 def require_replaceable(
     file: str | Path, inputs: Iterable[tuple[str, str]], overwrite: bool
 ) -> None:
-    """Check that a result may be written under a name.
+    """Check that a result of a command may be written under a name.
 
     Args:
         file: the result.
@@ -111,8 +116,7 @@ def require_replaceable(
     for name, kind in inputs:
         if is_same_file(file, name):
             raise UsageError(
-                f"--output {Path(file).parent} would overwrite the {kind} {name} by {file}; "
-                "name another folder"
+                f"the result {file} would overwrite the {kind} {name}; name another --output"
             )
     if os.path.isdir(file) and not os.path.islink(file):
         raise UsageError(f"{file} is a folder, and would be the name of a result")
@@ -132,11 +136,8 @@ def is_result_file(path: str | Path) -> bool:
             start = file.read(_START)
     except OSError:
         return False
-    return _PNG_OF_HIPIE in start[:512] or bool(_JSON_OF_HIPIE.search(start))
-
-
-def _umask() -> int:
-    """Permissions that this process takes from new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return (
+        _PNG_OF_HIPIE in start[:512]
+        or bool(_JPEG_OF_HIPIE.match(start[:1024]))
+        or bool(_JSON_OF_HIPIE.search(start))
+    )

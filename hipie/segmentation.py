@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from hipie import __version__
 from hipie.errors import InputError
-from hipie.result_files import is_same_file, write_drawing, write_json
+from hipie.result_files import (
+    is_same_file,
+    require_no_file_of_the_user,
+    write_drawing,
+    write_json,
+)
 from hipie.visualizer import MIN_LEGEND_AREA, Overlay, draw_overlay, paint_segments
 
 
@@ -198,28 +204,36 @@ class Segmentation:
         settings: Mapping[str, Any] | None = None,
         *,
         min_area: int = MIN_LEGEND_AREA,
+        overwrite: bool = False,
     ) -> Path:
         """Write `draw(title)` to an image file, or `to_dict(settings)` if the name ends in .json.
 
-        A file of this name is replaced, a link as well: what it points to stays.
+        A result of this package with this name is replaced; any other file with `overwrite` only,
+        a link as well: what it points to stays. Results are known by the program's name in PNG,
+        JPEG and JSON files.
 
         Args:
             path: the file; its folder is made.
             title: a line above the legend.
-            settings: see `to_dict`.
+            settings: see `to_dict`; the file also has the program's name and version.
             min_area: see `draw`.
+            overwrite: replace a file that is not a result of this package.
 
         Returns:
             The file.
 
         Raises:
-            InputError: if it is the image that was segmented, or a format that cannot be written.
+            InputError: if it is the image that was segmented, a file that is not replaced, or a
+                format that cannot be written.
         """
         path = Path(path)
         if self.file_name and is_same_file(path, self.file_name):
             raise InputError(f"{path} is the image that was segmented; save under another name")
+        if not overwrite:
+            require_no_file_of_the_user(path)
         if path.suffix.lower() == ".json":
-            return write_json(path, self.to_dict(settings))
+            program = {"program": "hipie", "version": __version__}
+            return write_json(path, self.to_dict(program | dict(settings or {})))
         return write_drawing(path, self.draw(title, min_area=min_area))
 
     def to_dict(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

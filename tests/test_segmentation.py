@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hipie import visualizer
+from hipie import __version__, visualizer
 from hipie.result_files import is_result_file, replace_file
 from hipie.segmentation import Segment, Segmentation
 
@@ -246,7 +246,8 @@ def test_saved_as_an_image_or_as_json(tmp_path: Path) -> None:
     drawing = Image.open(result.save(tmp_path / "new" / "drawing.png", "a title"))
     assert drawing.size == result.draw("a title").size
     written = json.loads(result.save(tmp_path / "results.json").read_text())
-    assert written == json.loads(json.dumps(result.to_dict()))
+    settings = {"program": "hipie", "version": __version__}
+    assert written == json.loads(json.dumps(result.to_dict(settings)))
 
 
 def test_dict_of_a_result_holds_what_coco_holds() -> None:
@@ -275,10 +276,32 @@ def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:
             path.unlink(missing_ok=True)
             link(notes, path)
             assert not is_result_file(path)
-            example().save(path, settings={"program": "hipie segment"})
+            with pytest.raises(ValueError, match="is not a result of hipie.*overwrite=True"):
+                example().save(path)
+            example().save(path, overwrite=True)
             assert notes.read_text() == "mine"
             assert not path.is_symlink() and is_result_file(path)
     assert {path.name for path in tmp_path.iterdir()} == {"notes", "out.json", "out.png"}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.jpeg", "a.json", "a.webp"])
+def test_files_of_the_user_are_replaced_on_request(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"settings": {}}')
+    with pytest.raises(ValueError, match="is not a result of hipie"):
+        example().save(path)
+    assert path.read_text() == '{"settings": {}}'
+    example().save(path, overwrite=True)
+    if name != "a.webp":
+        assert is_result_file(path)
+        example().save(path, "the second one")
+    picture = tmp_path / f"picture{path.suffix}"
+    if path.suffix != ".json":
+        Image.new("RGB", (9, 9)).save(picture)
+        assert not is_result_file(picture)
+    (tmp_path / "folder.png").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="is a folder"):
+        example().save(tmp_path / "folder.png")
 
 
 def test_the_image_itself_is_not_overwritten(tmp_path: Path) -> None:

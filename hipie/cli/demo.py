@@ -140,7 +140,7 @@ class PictureBookDemo:
             self._save(f"photo_{name}", self.segmenter.segment(image, things, stuff), PHOTO_NOTE)
 
     def _save(self, name: str, result: Segmentation, title: str) -> None:
-        result.save(self.folder / f"{name}.png", title)
+        result.save(self.folder / f"{name}.png", title, overwrite=True)
         converted = result.to_dict()
         del converted["settings"]
         self.results.append({"name": name, "title": title, **converted})
@@ -252,7 +252,7 @@ class _Run:
             segmenter.set_image(image)
         if has_classes:
             result = segmenter.segment(things=self.things, stuff=self.stuff, parts=self.parts)
-            result.save(folder / f"{stem}_segments.png", stem)
+            result.save(folder / f"{stem}_segments.png", stem, overwrite=True)
             if not len(result):
                 best = segmenter.best_score(things=self.things, stuff=self.stuff, parts=self.parts)
                 report_no_segment(image, best)
@@ -261,7 +261,7 @@ class _Run:
             entry["segments"] = converted["segments"]
         if refer_singly:
             result = segmenter.refer(expressions=self.expressions)
-            result.save(folder / f"{stem}_expressions.png", stem)
+            result.save(folder / f"{stem}_expressions.png", stem, overwrite=True)
             report_if_empty(image, result)
             converted = result.to_dict()
             entry.setdefault("image", converted["image"] | {"file": image})

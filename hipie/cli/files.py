@@ -163,13 +163,17 @@ def save_result(
     settings: Mapping[str, Any] | None = None,
     min_legend_area: int | None = None,
 ) -> None:
-    """Write the drawing and the JSON of a result, and print the drawing's file name."""
-    result.save(folder / f"{stem}.json", settings=settings)
+    """Write the drawing and the JSON of a result, and print the drawing's file name.
+
+    Files of these names are replaced; `require_writable` has been called for them.
+    """
+    result.save(folder / f"{stem}.json", settings=settings, overwrite=True)
     drawing = folder / f"{stem}.png"
     if min_legend_area is None:
-        print(printable_message(str(result.save(drawing, stem))))
+        print(printable_message(str(result.save(drawing, stem, overwrite=True))))
     else:
-        print(printable_message(str(result.save(drawing, stem, min_area=min_legend_area))))
+        path = result.save(drawing, stem, min_area=min_legend_area, overwrite=True)
+        print(printable_message(str(path)))
 
 
 def report_no_segment(image: str, best: tuple[str, float], advice: str = "") -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hipie.atomic_file import open_replaced
 from hipie.errors import HipieError, InputError
 
 SPOOL_BYTES = 1 << 24
@@ -59,10 +60,9 @@ def require_percentages(dataset: str, results: Mapping[str, Mapping[str, Any]]) 
 
 def write_json(path: Path, content: Any) -> Path:
     """Write mappings, lists, numbers and strings as JSON atomically; NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(_to_json_value(content), indent=2, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    text = json.dumps(_to_json_value(content), indent=2, allow_nan=False) + "\n"
+    with open_replaced(path) as file:
+        file.write(text.encode())
     return path
 
 

@@ -24,6 +24,7 @@ from hipie.data.datasets.refcoco import in_split
 from hipie.data.io.paths import datasets_root
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
+from tests.exit_status import exit_status
 from tests.programs import program, tree_of
 
 
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(module: ModuleType, root: Path, *words: str) -> int:
-    return module.main(["--root", str(root), *words])
+    return exit_status(module.main, ["--root", str(root), *words])
 
 
 def masks(record: dict) -> list[np.ndarray]:
@@ -127,7 +128,7 @@ def test_check_lists_everything_that_is_missing(tmp_path: Path, name: str, capsy
         for file in [source.files[0] for source in module.SOURCES][:count]:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text("")
-        module.main(["--root", str(tmp_path), "--check"])
+        exit_status(module.main, ["--root", str(tmp_path), "--check"])
         printed = capsys.readouterr().out
         for source in module.SOURCES:
             for file in source.files:
@@ -323,13 +324,13 @@ def test_faults_are_reported(tmp_path: Path, root: Path, name: str, capsys) -> N
     module = program(name)
     assert run(module, root) == 2
     assert "http" in capsys.readouterr().out
-    assert run(module, root, "--source", str(tmp_path / "nowhere")) == 2
+    assert run(module, root, "--source", str(tmp_path / "nowhere")) == 1
     assert "nowhere: there is no such folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert run(module, root, "--source", str(tmp_path / "empty")) == 2
+    assert run(module, root, "--source", str(tmp_path / "empty")) == 1
     assert str(tmp_path / "empty") in capsys.readouterr().err
     (tmp_path / "empty/some.zip").write_bytes(b"PK no zip")
-    assert run(module, root, "--source", str(tmp_path / "empty")) == 2
+    assert run(module, root, "--source", str(tmp_path / "empty")) == 1
     assert "some.zip: this zip archive is damaged" in capsys.readouterr().err
     assert run(module, root, "--check") == 1
     assert "PROBLEM" in capsys.readouterr().out

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,21 +11,14 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
+from hipie.atomic_file import open_replaced
 from hipie.errors import InputError, cause_of
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically: to a temporary file that is then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with open_replaced(path) as stream:
+        stream.write(data)
 
 
 def write_json(path: Path, content: Any) -> None:

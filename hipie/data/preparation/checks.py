@@ -14,6 +14,7 @@ from hipie.data.io.paths import missing_files
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.label_maps import parallel_map
 from hipie.data.preparation.sources import DownloadSource
+from hipie.error_report import known_message
 from hipie.errors import printable_message
 
 Check = tuple[str, Callable[[], str]]
@@ -25,14 +26,20 @@ def run_checks(checks: Iterable[Check]) -> int:
 
     Returns:
         1 if a check failed, else 0.
+
+    Raises:
+        Exception: what a check raises that is not about the files, which is a bug.
     """
     status = 0
     for title, check in checks:
         try:
             print(f"ok       {title}: {check()}")
-        except (ValueError, FileNotFoundError) as error:
+        except Exception as error:
+            message = known_message(error)
+            if message is None:
+                raise
             status = 1
-            print(printable_message(f"PROBLEM  {title}: {error}"))
+            print(printable_message(f"PROBLEM  {title}: {message}"))
     return status
 
 

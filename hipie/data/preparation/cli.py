@@ -11,7 +11,8 @@ from pathlib import Path
 from hipie.data.io.paths import datasets_root
 from hipie.data.preparation.checks import Check, print_missing, run_checks
 from hipie.data.preparation.sources import DownloadSource, SourceFiles
-from hipie.errors import printable_message
+from hipie.error_report import run_program
+from hipie.errors import UsageError
 
 MAX_WORKERS = 16
 
@@ -33,27 +34,28 @@ def run(
         checks: returns the checks of the prepared data set below the root.
 
     Returns:
-        The exit status: 0, 1 if a check failed, 2 for files that cannot be used, 130 when
-        interrupted.
+        The exit status: 0, or 1 if a check failed.
+
+    Raises:
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
     parser = _parser(description, sources)
     parser.add_argument("--source", type=Path, metavar="FOLDER", help="the downloaded files")
     options = parser.parse_args(arguments)
     root = options.root or datasets_root()
-    if not options.check and options.source is None:
-        print("error: --source is required: the folder of the downloaded files. They are from:")
-        print("\n".join(f"  {source}" for source in sources))
-        return 2
 
     def run_all() -> int:
         if not options.check:
+            if options.source is None:
+                _print_sources(sources)
+                raise UsageError("--source FOLDER is required: the folder of the downloaded files")
             prepare(SourceFiles(options.source), root)
         try:
             return run_checks(checks(root))
         finally:
             print_missing(sources, root)
 
-    return _exit_status(run_all)
+    return run_preparation(parser.prog, run_all)
 
 
 def run_in_place(
@@ -73,8 +75,10 @@ def run_in_place(
         checks: returns the checks of the prepared data set, with the same arguments.
 
     Returns:
-        The exit status: 0, 1 if a check failed, 2 for files that cannot be used, 130 when
-        interrupted.
+        The exit status: 0, or 1 if a check failed.
+
+    Raises:
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
     parser = _parser(description, sources)
     parser.add_argument("--workers", type=int, default=min(MAX_WORKERS, os.cpu_count() or 1))
@@ -89,7 +93,7 @@ def run_in_place(
         finally:
             print_missing(sources, root)
 
-    return _exit_status(run_all, sources)
+    return run_preparation(parser.prog, run_all, sources)
 
 
 def _parser(description: str, sources: Sequence[DownloadSource]) -> argparse.ArgumentParser:
@@ -104,16 +108,36 @@ def _parser(description: str, sources: Sequence[DownloadSource]) -> argparse.Arg
     return parser
 
 
-def _exit_status(run_all: Callable[[], int], sources: Sequence[DownloadSource] = ()) -> int:
-    """Call `run_all` and convert its exceptions; `sources` are printed for a missing file."""
-    try:
-        return run_all()
-    except (ValueError, OSError) as error:
-        print(printable_message(f"error: {error}"), file=sys.stderr)
-        if sources and isinstance(error, FileNotFoundError):
-            print("The files are from:", file=sys.stderr)
-            print("\n".join(f"  {source}" for source in sources), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command to continue", file=sys.stderr)
-        return 130
+def _print_sources(sources: Sequence[DownloadSource]) -> None:
+    print("\n".join(["The files are from:", *(f"  {source}" for source in sources)]))
+
+
+def run_preparation(
+    program: str, run_all: Callable[[], int], sources: Sequence[DownloadSource] = ()
+) -> int:
+    """Run a program that writes files of a data set, and ends in one sentence after an error.
+
+    Args:
+        program: its name, for messages.
+        run_all: returns the exit status.
+        sources: printed for a missing file.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
+    """
+
+    def run_and_advise() -> int:
+        try:
+            return run_all()
+        except FileNotFoundError:
+            if sources:
+                _print_sources(sources)
+            raise
+        except KeyboardInterrupt:
+            print("\ninterrupted; run the same command to continue", file=sys.stderr)
+            raise
+
+    return run_program(program, run_and_advise)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from hipie.atomic_file import open_replaced
 from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.image_io import read_label_map
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.validation import DatasetError
-from hipie.data.preparation.sources import atomic_write
 from hipie.errors import MissingFileError, cause_of
 
 UNKNOWN = -1
@@ -161,7 +161,7 @@ def link_image(job: Job) -> None:
         os.link(source, temporary)
         os.replace(temporary, job.target)
     except OSError:
-        with source.open("rb") as stream, atomic_write(job.target) as copy:
+        with source.open("rb") as stream, open_replaced(job.target) as copy:
             shutil.copyfileobj(stream, copy, 1 << 20)
     finally:
         temporary.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def write_labels(path: Path, labels: NDArray[Any]) -> None:
     image = Image.fromarray(labels)
     options = {"compression": "tiff_deflate"} if path.suffix == ".tif" else {}
     image.save(content, IMAGE_FORMATS[path.suffix], **options)
-    with atomic_write(path) as stream:
+    with open_replaced(path) as stream:
         stream.write(content.getvalue())
 
 

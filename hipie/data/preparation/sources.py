@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections import defaultdict
@@ -14,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 from tqdm import tqdm
 
+from hipie.atomic_file import open_replaced
 from hipie.errors import InputError, cause_of
 
 NUM_THREADS = 8
@@ -241,28 +241,13 @@ class SourceFiles:
                             archive = zipfile.ZipFile(location.path)
                             archives[location.path] = stack.enter_context(archive)
                         source = archives[location.path].open(location.member)
-                    with source, atomic_write(target) as stream:
+                    with source, open_replaced(target) as stream:
                         shutil.copyfileobj(source, stream, COPY_BUFFER_BYTES)
                 except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                     raise SourceError(
                         f"{location.path}: {name} is damaged ({cause_of(error)})"
                     ) from error
         return len(pairs)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing that replaces `path` after the block succeeded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _archive_sizes(archive: Path) -> dict[str, int]:

@@ -5,41 +5,53 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from hipie import Segmenter
-from hipie.errors import printable, printable_message
-from hipie_fewshot.support_set import Example
+from hipie.cli.files import add_output_arguments, require_no_folder, require_writable, unique_stems
+from hipie.error_report import run_program
+from hipie.errors import printable
+
+PROGRAM = "python -m hipie_fewshot"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Segment the examples' object in images, and write each image with its mask.
 
+    Returns:
+        The exit status, 0.
+
     Raises:
-        SystemExit: with one sentence, for invalid input.
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
-    args = _parser().parse_args(arguments)
-    try:
-        segmenter = (
-            Segmenter.from_pretrained(args.model, args.device, args.opts)
-            if args.model
-            else Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
-        )
-        examples = [Example.read(image, mask, args.label) for image, mask in args.example]
-        for (_, mask), example in zip(args.example, examples, strict=True):
-            print(f"{mask}: {100 * example.share:.1f} % of the pixels are the object")
-        folder = Path(args.output)
-        for image in args.input:
-            result = segmenter.like(image, examples)
-            path = result.save(folder / f"{Path(image).stem}.png")
-            segment = result.segments[0]
-            print(f"{printable(path)}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(printable_message(f"hipie_fewshot: {error}"))
+    return run_program(PROGRAM, lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Inside: a package that is missing or broken is an error of the program.
+    from hipie import Segmenter
+    from hipie_fewshot.support_set import Example
+
+    require_no_folder(args.input)
+    names = [f"{stem}.png" for stem in unique_stems(args.input)]
+    read = [*args.input, *(file for pair in args.example for file in pair)]
+    folder = require_writable(args.output, names, args, read)
+    segmenter = (
+        Segmenter.from_pretrained(args.model, args.device, args.opts)
+        if args.model
+        else Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
+    )
+    examples = [Example.read(image, mask, args.label) for image, mask in args.example]
+    for (_, mask), example in zip(args.example, examples, strict=True):
+        print(f"{printable(mask)}: {100 * example.share:.1f} % of the pixels are the object")
+    for image, name in zip(args.input, names, strict=True):
+        result = segmenter.like(image, examples)
+        path = result.save(folder / name, overwrite=True)
+        segment = result.segments[0]
+        print(f"{printable(path)}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hipie_fewshot", description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="NAME", help="a model of hipie models list")
     source.add_argument("--config-file", help="a file of projects/FewShot/configs")
@@ -49,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", nargs="+", required=True, help="query images")
     parser.add_argument("--label", default="object", help="class name of the examples' object")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--output", default="output/few_shot", help="output folder")
+    add_output_arguments(parser, "output/few_shot")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE ...")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,41 +6,53 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hipie.errors import printable, printable_message
-from hipie.modeling.sam.predictor import Sam
-from hipie_interactive.modeling.prompts import Prompt, PromptError, Scribble
-from hipie_interactive.session import segment
+from hipie.error_report import run_program
+from hipie.errors import UsageError, printable
+from hipie.result_files import require_replaceable
+
+PROGRAM = "python -m hipie_interactive"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Segment one object, and write the image with its mask.
 
+    Returns:
+        The exit status, 0.
+
     Raises:
-        SystemExit: with one sentence, for invalid input.
+        SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
-    args = _parser().parse_args(arguments)
-    try:
-        prompt = Prompt(
-            inside=[_parse_point(text) for text in args.click],
-            outside=[_parse_point(text) for text in args.outside],
-            box=_parse_box(args.box) if args.box else None,
-            scribbles=[Scribble(_parse_points(text)) for text in args.scribble]
-            + [Scribble(_parse_points(text), False) for text in args.scribble_outside],
-            polygon=_parse_points(args.polygon) if args.polygon else (),
-            label=args.label,
-        )
-        result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
-        path = result.save(args.output)
-    except (ValueError, OSError) as error:
-        sys.exit(printable_message(f"hipie_interactive: {error}"))
+    return run_program(PROGRAM, lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Inside: a package that is missing or broken is an error of the program.
+    from hipie.modeling.sam.predictor import Sam
+    from hipie_interactive.modeling.prompts import Prompt, Scribble
+    from hipie_interactive.session import segment
+
+    read = [(args.image, "image"), *([(args.weights, "file")] if args.weights else [])]
+    require_replaceable(args.output, read, args.overwrite)
+    prompt = Prompt(
+        inside=[_parse_point(text) for text in args.click],
+        outside=[_parse_point(text) for text in args.outside],
+        box=_parse_box(args.box) if args.box else None,
+        scribbles=[Scribble(_parse_points(text)) for text in args.scribble]
+        + [Scribble(_parse_points(text), False) for text in args.scribble_outside],
+        polygon=_parse_points(args.polygon) if args.polygon else (),
+        label=args.label,
+    )
+    result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
+    path = result.save(args.output, overwrite=True)
     mask = result.segments[0]
     print(
         f"{printable(path)}: {int(mask.mask.sum())} pixels, IoU predicted by SAM {mask.score:.2f}"
     )
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hipie_interactive", description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--image", required=True, help="an image")
     parser.add_argument("--sam", default="vit_b", help="vit_b, vit_l, vit_h, or random:tiny")
     parser.add_argument("--weights", default="", help="checkpoint file of SAM")
@@ -62,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--polygon", metavar="X,Y;X,Y;X,Y", help="rough outline of the object")
     parser.add_argument("--label", default="object", help="name of the object")
     parser.add_argument("--output", default="mask.png", help="an image, or .json for RLE masks")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a file that hipie did not write"
+    )
     return parser
 
 
@@ -85,9 +100,9 @@ def _parse_numbers(text: str, count: int) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) != count:
-        raise PromptError(f'"{text}" is not {count} numbers with commas between them')
+        raise UsageError(f'"{text}" is not {count} numbers with commas between them')
     return numbers
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,5 +33,5 @@ def test_program_draws_and_checks(
 def test_another_seed_is_refused(
     program: ModuleType, small_book: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert program.main(["--root", str(small_book), "--seed", "5", "--count", "2"]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit, match=r"^prepare_picturebook\.py: .*seed"):
+        program.main(["--root", str(small_book), "--seed", "5", "--count", "2"])

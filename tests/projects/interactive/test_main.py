@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from hipie_interactive.__main__ import main
+from tests.exit_status import exit_status
 
 INVALID = {
     "no click": ([], "a prompt needs a click, a box, a scribble or a polygon"),
@@ -38,18 +40,46 @@ def test_mask_is_written(arguments, capsys):
         assert drawn.width >= 90
 
 
-def test_the_image_is_not_overwritten(arguments):
+def test_the_image_is_not_overwritten(arguments, capsys):
     with open("a.png", "rb") as file:
         before = file.read()
-    with pytest.raises(SystemExit, match="a.png is the image that was segmented"):
-        main([*arguments, "--click", "5,5", "--output", "a.png"])
+    for more in ([], ["--overwrite"]):
+        line = [*arguments, "--click", "5,5", "--output", "a.png", *more]
+        assert exit_status(main, line) == 2
+        assert "the result a.png would overwrite the image a.png" in capsys.readouterr().err
     with open("a.png", "rb") as file:
         assert file.read() == before
 
 
+@pytest.mark.parametrize("name", ["mask.png", "mask.jpg", "mask.json"])
+def test_files_of_the_user_are_replaced_on_request(arguments, name, capsys):
+    line = [*arguments, "--click", "40,30", "--output", name]
+    with open(name, "w") as file:
+        file.write("mine")
+    assert exit_status(main, line) == 2
+    assert f"{name} exists and is not a result of hipie" in capsys.readouterr().err
+    with open(name) as file:
+        assert file.read() == "mine"
+    assert exit_status(main, [*line, "--overwrite"]) == 0
+    assert exit_status(main, line) == 0, "a result is replaced"
+
+
 @pytest.mark.parametrize("case", INVALID)
-def test_invalid_input_ends_with_one_line(arguments, case):
+def test_invalid_input_ends_with_one_line(arguments, case, capsys):
     options, message = INVALID[case]
-    with pytest.raises(SystemExit, match=message) as caught:
-        main([*arguments, *options])
-    assert "\n" not in str(caught.value)
+    assert exit_status(main, [*arguments, *options]) == (2 if case == "text" else 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m hipie_interactive: ") and re.search(message, line)
+
+
+def test_bugs_and_interrupts_end_with_one_line(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for error, status in ((ZeroDivisionError("foreign"), 1), (KeyboardInterrupt(), 130)):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("hipie.modeling.sam.predictor.Sam.from_source", fail)
+        assert exit_status(main, [*arguments, "--click", "5,5"]) == status
+        printed = capsys.readouterr().err
+        assert "foreign" not in printed and ("bug of the program" in printed) == (status == 1)
