@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 Size = tuple[int, int]
 TokenSpans = tuple[tuple[int, ...], ...]
+CROWD, UNLABELLED = 1, 2
+"""Values of ignored pixels in ground truth, see `IgnoredPixels`."""
 
 
 @dataclass(frozen=True)
@@ -467,6 +470,7 @@ class Targets:
         is_thing: [N] bool.
         positive_map: [N, T] bool, the tokens that name the object ([N, 1] for an expression).
         image_size: (height, width) of the unpadded image in pixels.
+        ignored: [H, W] uint8 on the padded canvas: `UNLABELLED`, `CROWD`, or 0; None = all 0.
     """
 
     labels: Tensor
@@ -475,6 +479,7 @@ class Targets:
     is_thing: Tensor
     positive_map: Tensor
     image_size: Size
+    ignored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -489,6 +494,44 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class IgnoredPixels:
+    """Pixels of B images that give no loss.
+
+    Attributes:
+        values: [B, H, W] uint8: `UNLABELLED` (no loss at all), `CROWD` (no class loss, since its
+            objects are not annotated one by one), or 0.
+        frames: [B, 2] part of the canvas (x, y) that the boxes of the decoder span.
+    """
+
+    values: Tensor
+    frames: Tensor
+
+    @classmethod
+    def of_targets(cls, targets: Sequence[Targets], *, on_canvas: bool) -> IgnoredPixels | None:
+        """Ignored pixels of a batch; None if no image has any map of them."""
+        maps = [target.ignored for target in targets]
+        if all(ignored is None for ignored in maps):
+            return None
+        values, frames = [], []
+        for target, ignored in zip(targets, maps, strict=True):
+            canvas, (height, width) = target.masks.shape[-2:], target.image_size
+            none = target.masks.new_zeros(canvas, dtype=torch.uint8)
+            values.append(none if ignored is None else ignored)
+            frames.append((1.0, 1.0) if on_canvas else (width / canvas[1], height / canvas[0]))
+        stacked = torch.stack(values)
+        return cls(stacked, torch.tensor(frames).to(stacked.device, non_blocking=True))
+
+    def strided(self, offset: int, stride: int) -> IgnoredPixels:
+        """Every `stride`-th pixel."""
+        return replace(self, values=self.values[:, offset::stride, offset::stride].contiguous())
+
+    @cached_property
+    def unlabelled(self) -> Tensor:
+        """[B, H, W] bool, pixels that give no mask loss."""
+        return self.values == UNLABELLED
+
+
+@dataclass(frozen=True)
 class BatchedTargets:
     """M ground-truth objects of B images, concatenated so that losses index instead of looping.
 
@@ -498,6 +541,7 @@ class BatchedTargets:
         positive_map: [M, T] bool.
         masks: [M, H, W] bool.
         starts: index of the first object of each image, and M: B + 1 numbers.
+        ignored: pixels without ground truth; None = every pixel has one.
     """
 
     boxes: Tensor
@@ -505,6 +549,7 @@ class BatchedTargets:
     positive_map: Tensor
     masks: Tensor
     starts: tuple[int, ...]
+    ignored: IgnoredPixels | None = None
 
     @classmethod
     def concatenate(cls, targets: Sequence[Targets], *, on_canvas: bool = False) -> BatchedTargets:
@@ -524,6 +569,7 @@ class BatchedTargets:
             positive_map=torch.cat([t.positive_map for t in targets]),
             masks=torch.cat([t.masks for t in targets]),
             starts=tuple(starts),
+            ignored=IgnoredPixels.of_targets(targets, on_canvas=on_canvas),
         )
 
     def __len__(self) -> int:

@@ -357,6 +357,10 @@ def _add_data_keys(cfg: CN) -> None:
     cfg.INPUT.MAX_OBJECTS = 0
     # Smallest area of a connected component of a part that is an object, in pixels.
     cfg.INPUT.MIN_PART_AREA = 100
+    # Pixels without annotation (`ignore_label`, void, 0 of part maps) give no mask loss, and
+    # queries without an object whose boxes are mostly such pixels or crowds give no class loss.
+    # Off: these pixels have none of the classes (published).
+    cfg.INPUT.IGNORE_UNLABELLED = False
     # Large-scale jitter: with this probability an image is resized into a square of SIZE times a
     # scale from MIN_SCALE to MAX_SCALE, and cropped or padded to SIZE, before it is resized. Not
     # for images with expressions.

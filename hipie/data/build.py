@@ -127,6 +127,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         flip=cfg.INPUT.RANDOM_FLIP,
         max_objects=cfg.INPUT.MAX_OBJECTS,
         ignore_label=ignore_label(metadata),
+        ignore_unlabelled=cfg.INPUT.IGNORE_UNLABELLED,
         **options,
     )
     return MappedDataset(records, mapper)

@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
-from hipie.data.annotation_maps import read_class_map, read_panoptic_map, require_segments
-from hipie.data.dataset_mappers.annotations import (
-    instance_masks,
-    masks_to_instances,
-    panoptic_masks,
-    part_masks,
-    semantic_masks,
-)
+from hipie.data.dataset_mappers.annotation_reader import AnnotationReader, ObjectMasks
+from hipie.data.dataset_mappers.annotations import masks_to_instances
 from hipie.data.dataset_mappers.transforms import (
     Augmentation,
     LargeScaleJitter,
@@ -28,10 +23,8 @@ from hipie.data.image_io import (
     MAX_PIXELS,
     image_to_tensor,
     read_record_image,
-    require_map_size,
 )
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
-from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary
 
 
@@ -62,6 +55,7 @@ class UniversalDatasetMapper:
         ignore_label: the value of semantic maps that is not a class.
         background: index of the class of pixels that have none of the others, see
             `background_index`; None = there is no such class.
+        ignore_unlabelled: whether training items have `ignored`, the pixels of unknown class.
     """
 
     def __init__(
@@ -82,9 +76,13 @@ class UniversalDatasetMapper:
         max_objects: int = 0,
         ignore_label: int = 255,
         background: int | None = None,
+        ignore_unlabelled: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.background = background
+        self._reader = AnnotationReader(
+            len(vocabulary.classes), min_part_area, ignore_label, ignore_unlabelled
+        )
         self.training = training
         self.min_sizes = tuple(min_sizes)
         self.max_size = max_size
@@ -99,11 +97,9 @@ class UniversalDatasetMapper:
             for index in (indices if negative_candidates is None else negative_candidates)
             if index != background
         )
-        self.min_part_area = min_part_area
         self.jitter = jitter
         self.flip = flip
         self.max_objects = max_objects
-        self.ignore_label = ignore_label
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one image.
@@ -115,8 +111,9 @@ class UniversalDatasetMapper:
         Returns:
             `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
             `vocabulary`, and in training `instances` (`gt_masks`, `gt_boxes`, `gt_classes` as
-            positions in `vocabulary`). `vocabulary` has no background class; at test `background`
-            is true where the data set has one.
+            positions in `vocabulary`) and, with `ignore_unlabelled`, `ignored` (uint8 [h, w], see
+            `hipie.structures.IgnoredPixels`). `vocabulary` has no background class; at test
+            `background` is true where the data set has one.
 
         Raises:
             ValueError: naming the file, if the image or its labels cannot be read, or their sizes
@@ -133,10 +130,13 @@ class UniversalDatasetMapper:
             item["background"] = self.background is not None
             return item
         rng = np.random.default_rng(list(seed))
-        augmentation, instances = self._augment(rng, record, height, width)
+        augmentation, objects = self._augment(rng, record, height, width)
         item["image"] = image_to_tensor(
             augmentation.transform.apply_image(image), self.image_format
         )
+        if objects.ignored is not None:
+            item["ignored"] = torch.from_numpy(np.ascontiguousarray(objects.ignored))
+        instances = masks_to_instances(objects.masks, objects.classes)
         candidates = self._caption_candidates(record, instances)
         instances = self._sample_objects(rng, instances)
         item["vocabulary"], item["instances"] = self._sample_caption(
@@ -146,7 +146,7 @@ class UniversalDatasetMapper:
 
     def _augment(
         self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int
-    ) -> tuple[Augmentation, Instances]:
+    ) -> tuple[Augmentation, ObjectMasks]:
         """Sample an augmentation and apply it; crops without any object are sampled again."""
         options: dict[str, Any] = {
             "min_sizes": self.min_sizes,
@@ -154,11 +154,11 @@ class UniversalDatasetMapper:
             "flip": self.flip,
         }
         augmentation = sample_augmentation(rng, height, width, jitter=self.jitter, **options)
-        instances = self._instances(record, augmentation.transform)
-        if augmentation.cropped and len(instances) == 0:
+        objects = self._objects(record, augmentation.transform)
+        if augmentation.cropped and not objects.masks.any():
             augmentation = sample_augmentation(rng, height, width, jitter=None, **options)
-            instances = self._instances(record, augmentation.transform)
-        return augmentation, instances
+            objects = self._objects(record, augmentation.transform)
+        return augmentation, objects
 
     def _sample_objects(self, rng: np.random.Generator, instances: Instances) -> Instances:
         if not 0 < self.max_objects < len(instances):
@@ -176,12 +176,12 @@ class UniversalDatasetMapper:
             return [index for index in self.negative_candidates if index not in present]
         return list(self.negative_candidates)
 
-    def _instances(self, record: dict[str, Any], transform: T.Transform) -> Instances:
-        masks, classes = self.read_objects(record, transform)
-        if self.background is not None:
-            named = classes != self.background
-            masks, classes = masks[named], classes[named]
-        return masks_to_instances(masks, classes)
+    def _objects(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
+        """Read the objects to learn from."""
+        objects = self._reader.read(record, transform)
+        if self.background is None:
+            return objects
+        return objects.select(objects.classes != self.background)
 
     def read_objects(
         self, record: dict[str, Any], transform: T.Transform
@@ -199,35 +199,8 @@ class UniversalDatasetMapper:
             ValueError: naming the file, if it cannot be read, has another size than the image, or
                 has a class that is not in the vocabulary.
         """
-        size = (record["height"], record["width"])
-        if "part_seg_file_name" in record:
-            path = record["part_seg_file_name"]
-            labels = read_class_map(path)
-            require_map_size(path, labels.shape[:2], size)
-            masks, classes = part_masks(labels, transform, self.min_part_area)
-        elif "pan_seg_file_name" in record:
-            path = record["pan_seg_file_name"]
-            colours = read_panoptic_map(path)
-            require_map_size(path, colours.shape[:2], size)
-            masks, classes = panoptic_masks(colours, record["segments_info"], transform)
-            if len(masks) and not masks.any():
-                require_segments(path, colours, record["segments_info"])
-        elif "annotations" in record:
-            path = record["file_name"]
-            masks, classes = instance_masks(record["annotations"], *size, transform)
-        else:
-            path = record["sem_seg_file_name"]
-            labels = read_class_map(path)
-            require_map_size(path, labels.shape[:2], size)
-            masks, classes = semantic_masks(labels, transform, self.ignore_label)
-        count = len(self.vocabulary.classes)
-        if len(classes) and not 0 <= classes.min() <= classes.max() < count:
-            wrong = classes[(classes < 0) | (classes >= count)][0]
-            raise InputError(
-                f"{path}: an object has the class index {wrong}, but the data set has "
-                f"{count} classes"
-            )
-        return masks, classes
+        objects = self._reader.read(record, transform)
+        return objects.masks, objects.classes
 
     def _sample_caption(
         self,

@@ -28,6 +28,11 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
+from hipie.modeling.criterion.ignored_pixels import (
+    MAX_IGNORED_SHARE,
+    ignored_share,
+    labelled_points,
+)
 from hipie.modeling.criterion.point_sampling import (
     point_sample,
     point_sample_masks,
@@ -59,18 +64,23 @@ def focal(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def token_focal(logits: Tensor, positive: Tensor, text_mask: Tensor | None) -> Tensor:
+def token_focal(
+    logits: Tensor, positive: Tensor, text_mask: Tensor | None, weights: Tensor | None = None
+) -> Tensor:
     """Sum of the focal loss over all queries and all real tokens.
 
     Args:
         logits: [B, Q, T].
         positive: [B, Q, T] bool, the tokens that name the query's object.
         text_mask: [B, T] bool, True for real tokens; None: all are real.
+        weights: [B, Q] of the queries; None: all are 1.
     """
     if text_mask is None:
-        return focal(logits, positive).sum()
-    real = text_mask.bool()[:, None, :]
-    return (focal(logits.masked_fill(~real, 0.0), positive) * real).sum()
+        losses = focal(logits, positive)
+    else:
+        real = text_mask.bool()[:, None, :]
+        losses = focal(logits.masked_fill(~real, 0.0), positive) * real
+    return (losses if weights is None else losses * weights[:, :, None]).sum()
 
 
 def focal_class_cost(logits: Tensor, positive_map: Tensor) -> Tensor:
@@ -99,34 +109,46 @@ def focal_class_cost(logits: Tensor, positive_map: Tensor) -> Tensor:
         return (positive_cost - negative_cost) @ share.T
 
 
-def dice(logits: Tensor, targets: Tensor) -> Tensor:
+def dice(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Dice loss (Milletari et al., 3DV 2016), 1 - (2 p.g + 1) / (sum p + sum g + 1) of each row.
 
     Args:
         logits: [n, P].
         targets: [n, P] in 0..1.
+        weights: [n, P] of the points, 0 or 1; None: all are 1.
 
     Returns:
         [n].
     """
     probability = logits.float().sigmoid()
     targets = targets.float()
+    if weights is not None:
+        probability, targets = probability * weights, targets * weights
     intersection = (probability * targets).sum(dim=1)
     return 1 - (2 * intersection + 1) / (probability.sum(dim=1) + targets.sum(dim=1) + 1)
 
 
-def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every row of `logits` [Q, P] with every row of `targets` [N, P] -> [Q, N]."""
+def pairwise_dice(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Dice loss of every row of `logits` [Q, P] with every row of `targets` [N, P] -> [Q, N].
+
+    Points with the weight 0 in `weights` [P] (0 or 1) do not count.
+    """
     with torch.autocast(logits.device.type, enabled=False):
         probability = logits.float().sigmoid()
         targets = targets.float()
+        if weights is not None:
+            probability, targets = probability * weights, targets * weights
         intersection = probability @ targets.T
         total = probability.sum(dim=1)[:, None] + targets.sum(dim=1)
         return 1 - (2 * intersection + 1) / (total + 1)
 
 
-def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def pairwise_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Mean binary cross entropy of rows [Q, P] against rows [N, P] of 0..1 -> [Q, N].
+
+    Points with the weight 0 in `weights` [P] (0 or 1) do not count.
 
     Since BCE(x, t) = softplus(x) - x t, one matrix product suffices; softplus(x) is computed as
     max(x, 0) - log sigmoid(|x|), which is several times faster on a CPU than the library's and
@@ -134,8 +156,11 @@ def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        base = (logits.clamp(min=0) - logits.abs().sigmoid().log()).sum(dim=1)
-        return (base[:, None] - logits @ targets.float().T) / logits.shape[1]
+        base = logits.clamp(min=0) - logits.abs().sigmoid().log()
+        if weights is None:
+            return (base.sum(dim=1)[:, None] - logits @ targets.float().T) / logits.shape[1]
+        products = (logits * weights) @ targets.float().T
+        return ((base * weights).sum(dim=1)[:, None] - products) / weights.sum().clamp(min=1)
 
 
 # Terms --------------------------------------------------------------------------------------
@@ -174,12 +199,36 @@ class MatchedLayer:
         boxes = self.layer.boxes.float()[matching.image_index, matching.query_index]
         return boxes, self.targets.boxes[matching.target_index]
 
-    @cached_property
+    @property
     def paired_points(self) -> tuple[Tensor, Tensor] | None:
         """Mask logits and ground truth [n, P] of the pairs at points (see `uncertain_points`).
 
         None if the layer has no mask losses. Masks of matched queries only are computed.
         """
+        sampled = self._sampled_masks
+        return None if sampled is None else sampled[:2]
+
+    @cached_property
+    def point_weights(self) -> Tensor | None:
+        """[n, P], 0 at unlabelled points of `paired_points` and 1 elsewhere; None = all are 1."""
+        sampled, ignored = self._sampled_masks, self.targets.ignored
+        if sampled is None or ignored is None:
+            return None
+        return labelled_points(ignored, self.matching.image_index, sampled[2])
+
+    @cached_property
+    def query_weights(self) -> Tensor | None:
+        """[B, Q], 0 for queries without object whose box is mostly ignored; None = all are 1."""
+        if self.targets.ignored is None:
+            return None
+        share = ignored_share(self.targets.ignored, self.layer.boxes.detach())
+        weights = (share <= MAX_IGNORED_SHARE).float()
+        weights[self.matching.image_index, self.matching.query_index] = 1.0
+        return weights
+
+    @cached_property
+    def _sampled_masks(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Mask logits and ground truth [n, P], and the points [n, P, 2]."""
         if self.masks is None:
             return None
         matching = self.matching
@@ -193,7 +242,7 @@ class MatchedLayer:
         points = uncertain_points(masks, self.num_points)
         logits = point_sample(masks, points)
         targets = point_sample_masks(self.targets.masks, self.matching.target_index, points)
-        return logits, targets
+        return logits, targets, points
 
     def sum_over_boxes(self, values: Tensor) -> Tensor:
         """Sum of one value [n] a pair over the pairs whose box counts."""
@@ -269,7 +318,7 @@ def class_loss(matched: MatchedLayer) -> Tensor:
     positive[matching.image_index, matching.query_index] = matched.positive_map[
         matching.target_index
     ]
-    return token_focal(logits, positive, matched.text_mask)
+    return token_focal(logits, positive, matched.text_mask, matched.query_weights)
 
 
 @LOSS_REGISTRY.register_term("bbox", weight_key="BOX", group="box")
@@ -301,7 +350,7 @@ def iou_loss(matched: MatchedLayer) -> Tensor | None:
 @LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
 def mask_focal_loss(matched: MatchedLayer) -> Tensor | None:
     """Mean focal loss over the points of each pair's mask."""
-    return _mask_loss(matched, lambda logits, targets: focal(logits, targets).mean(dim=1))
+    return _mask_loss(matched, _mean_focal)
 
 
 @LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
@@ -317,16 +366,27 @@ def mask_dice_loss(matched: MatchedLayer) -> Tensor | None:
 
 
 def _mask_loss(
-    matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor], Tensor]
+    matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 ) -> Tensor | None:
     if matched.masks is not None and len(matched.matching) == 0:
         return matched.zero_of_masks(matched.masks)
     points = matched.paired_points
-    return None if points is None else per_pair(*points).sum()
+    return None if points is None else per_pair(*points, matched.point_weights).sum()
 
 
-def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+def _mean_focal(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    return _mean_over_points(focal(logits, targets), weights)
+
+
+def _mean_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _mean_over_points(losses, weights)
+
+
+def _mean_over_points(losses: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return losses.mean(dim=1)
+    return (losses * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class ThingCriterion(Criterion):
         )
         offset = TARGET_STRIDE // 2
         small_masks = objects.masks[:, offset::TARGET_STRIDE, offset::TARGET_STRIDE].contiguous()
-        small = replace(objects, masks=small_masks)
+        ignored = objects.ignored and objects.ignored.strided(offset, TARGET_STRIDE)
+        small = replace(objects, masks=small_masks, ignored=ignored)
         losses: dict[str, Tensor] = {}
         for i, (suffix, layer) in enumerate(matched):
             terms = self.losses.compute(replace(layer, targets=small))

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
+from hipie.modeling.criterion.ignored_pixels import labelled_points
 from hipie.modeling.criterion.losses import (
     focal_class_cost,
     pairwise_cross_entropy,
@@ -112,8 +113,13 @@ class HungarianMatcher(CostMatcher):
             else torch.stack([points[..., i] * share for i, share in enumerate(frame)], dim=-1)
         )
         point_targets = point_sample_masks(targets.masks, index, on_targets)
+        labelled = None
+        if targets.ignored is not None:
+            labelled = labelled_points(targets.ignored, index.new_tensor([image]), on_targets)[0]
         logits = masks.head.logits_at_points(layers, masks.features[image], image, points[0])
-        return torch.cat([mask_cost(part, point_targets, self.weights) for part in logits])
+        return torch.cat(
+            [mask_cost(part, point_targets, self.weights, labelled) for part in logits]
+        )
 
     def assign(
         self, costs: Sequence[Tensor], num_queries: Sequence[int], targets: BatchedTargets
@@ -169,19 +175,26 @@ def matching_cost(
     return cost
 
 
-def mask_cost(point_logits: Tensor, point_targets: Tensor, weights: CostWeights) -> Tensor:
+def mask_cost(
+    point_logits: Tensor,
+    point_targets: Tensor,
+    weights: CostWeights,
+    labelled: Tensor | None = None,
+) -> Tensor:
     """Compute the mask cost of every pair of a query and an object of one image.
 
     Args:
         point_logits: [Q, P] mask logits at shared points.
         point_targets: [N, P] ground-truth masks there, 0..1.
         weights: of the terms.
+        labelled: [P] 1 for points with ground truth, 0 for the others; None = all have one.
 
     Returns:
         [Q, N] float32.
     """
-    cross_entropy = pairwise_cross_entropy(point_logits, point_targets)
-    return weights.mask * cross_entropy + weights.dice * pairwise_dice(point_logits, point_targets)
+    cross_entropy = pairwise_cross_entropy(point_logits, point_targets, labelled)
+    dice = pairwise_dice(point_logits, point_targets, labelled)
+    return weights.mask * cross_entropy + weights.dice * dice
 
 
 def assign(cost: Tensor) -> Pairs:

@@ -139,7 +139,8 @@ def vocabulary_targets(
     """Ground truth of an image with a vocabulary.
 
     Args:
-        item: with `instances`.
+        item: with `instances`, and where pixels give no loss `ignored` (uint8 [h, w], see
+            `IgnoredPixels`).
         vocabulary: its classes.
         text: features of the batch's captions.
         image: index of the image in the batch.
@@ -155,7 +156,12 @@ def vocabulary_targets(
         positive = propagate_part_to_whole(positive, text.input_ids[image], vocabulary, tokenizer)
     is_thing = (True,) * len(vocabulary) if all_things else vocabulary.is_thing
     return build_targets(
-        instances, canvas, positive_map=positive, is_thing=is_thing, device=text.hidden.device
+        instances,
+        canvas,
+        positive_map=positive,
+        is_thing=is_thing,
+        device=text.hidden.device,
+        ignored=item.get("ignored"),
     )
 
 
@@ -187,6 +193,7 @@ def build_targets(
     positive_map: Tensor,
     is_thing: Sequence[bool],
     device: torch.device,
+    ignored: Tensor | None = None,
 ) -> Targets:
     """Convert Detectron2's ground-truth instances of one image.
 
@@ -197,6 +204,7 @@ def build_targets(
         positive_map: [N, T] bool, the tokens that name each object.
         is_thing: whether each class of the vocabulary is a thing.
         device: of the result.
+        ignored: uint8 [h, w] of the unpadded image, see `IgnoredPixels`.
     """
     height, width = instances.image_size
     labels = instances.gt_classes
@@ -214,6 +222,7 @@ def build_targets(
         is_thing=to_device(thing_classes[labels], device),
         positive_map=to_device(positive_map, device),
         image_size=(height, width),
+        ignored=None if ignored is None else F.pad(to_device(ignored, device), padding),
     )
 
 

@@ -208,3 +208,49 @@ def test_background_is_no_object_and_never_named(panoptic: dict, tmp_path: Path)
     item = make(background=7, training=False)(record)
     assert item["vocabulary"].classes == WORDS.classes[:7] and item["background"] is True
     assert make(training=False)(record)["background"] is False
+
+
+def square(value: int, other: int) -> np.ndarray:
+    labels = np.full((HEIGHT, WIDTH), other, np.uint8)
+    labels[20:50, 5:35] = value
+    return labels
+
+
+def ignored_of(record: dict, seed: int = 0, **changes) -> tuple[np.ndarray, torch.Tensor]:
+    item = make(min_sizes=(60,), ignore_unlabelled=True, **changes)(record, (seed,))
+    assert item["ignored"].dtype == torch.uint8
+    assert item["ignored"].shape == item["image"].shape[1:]
+    return item["ignored"].numpy(), item["image"]
+
+
+def test_unlabelled_pixels_and_crowds_are_ignored(panoptic: dict, tmp_path: Path) -> None:
+    """The red square is not annotated, or a crowd; it is found by its colour after any flip."""
+    shared = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    Image.fromarray(square(255, 7)).save(tmp_path / "labels.png")
+    Image.fromarray(square(0, 7)).save(tmp_path / "parts.png")
+    rectangle = [5, 20, 35, 20, 35, 50, 5, 50]
+    crowd = {"category_id": 2, "segmentation": [rectangle], "bbox": [5, 20, 30, 30], "iscrowd": 1}
+    sky = {"category_id": 7, "segmentation": [[0, 0, 80, 0, 80, 9, 0, 9]], "bbox": [0, 0, 80, 9]}
+    segments = [{"id": 300, "category_id": 7}]
+    for record, value in (
+        ({**shared, "sem_seg_file_name": str(tmp_path / "labels.png")}, 2),
+        ({**shared, "part_seg_file_name": str(tmp_path / "parts.png")}, 2),
+        ({**panoptic, "segments_info": segments}, 2),
+        ({**panoptic, "segments_info": [{**panoptic["segments_info"][0], "iscrowd": 1}]}, None),
+        ({**shared, "annotations": [sky, crowd]}, 1),
+    ):
+        for seed in range(4):
+            ignored, image = ignored_of(record, seed)
+            red = image[0].numpy() > 200
+            if value is None:
+                assert (ignored[red] == 1).all() and (ignored[~red] == 2).all()
+            else:
+                assert (ignored == value * red).all()
+    item = make()({**shared, "annotations": [sky, crowd]}, (0,))
+    assert "ignored" not in item
+
+
+def test_padding_is_not_ignored(panoptic: dict) -> None:
+    jitter = LargeScaleJitter(1.0, 0.5, 0.5, 60)
+    ignored, image = ignored_of(panoptic, jitter=jitter)
+    assert (image == 128).all(dim=0).sum() > 1000 and not ignored.any()

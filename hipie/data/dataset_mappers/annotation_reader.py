@@ -1,0 +1,115 @@
+"""Objects and ignored pixels of a record, in any annotation format, after a transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+
+from hipie.data.annotation_maps import read_class_map, read_panoptic_map, require_segments
+from hipie.data.dataset_mappers.annotations import (
+    instance_masks,
+    panoptic_masks,
+    part_masks,
+    semantic_masks,
+)
+from hipie.data.dataset_mappers.ignored_pixels import (
+    ignored_crowds,
+    ignored_labels,
+    ignored_panoptic,
+)
+from hipie.data.image_io import require_map_size
+from hipie.data.label_values import PART_IGNORE
+from hipie.errors import InputError
+
+
+@dataclass(frozen=True)
+class ObjectMasks:
+    """Objects of an image.
+
+    Attributes:
+        masks: bool [N, h, w].
+        classes: class indices int64 [N].
+        ignored: uint8 [h, w], see `hipie.structures.IgnoredPixels`; None = not read.
+    """
+
+    masks: NDArray[Any]
+    classes: NDArray[Any]
+    ignored: NDArray[np.uint8] | None = None
+
+    def select(self, index: NDArray[Any]) -> ObjectMasks:
+        """Some of the objects, by index or by a mask of bool."""
+        return ObjectMasks(self.masks[index], self.classes[index], self.ignored)
+
+
+@dataclass(frozen=True)
+class AnnotationReader:
+    """Reader of the records that `UniversalDatasetMapper` takes.
+
+    Attributes:
+        num_classes: of the vocabulary.
+        min_part_area: smaller connected components of parts are left out, pixels.
+        ignore_label: the value of semantic maps that is not a class.
+        ignore_unlabelled: whether ignored pixels are read.
+    """
+
+    num_classes: int
+    min_part_area: int
+    ignore_label: int
+    ignore_unlabelled: bool = False
+
+    def read(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
+        """Read the objects of a record; those without a pixel are included, crowds are not.
+
+        Args:
+            record: see `UniversalDatasetMapper`.
+            transform: applied to all masks.
+
+        Raises:
+            ValueError: naming the file, if it cannot be read, has another size than the image, or
+                has a class that is not in the vocabulary.
+        """
+        size = (record["height"], record["width"])
+        ignored: NDArray[np.uint8] | None = None
+        if "part_seg_file_name" in record:
+            path = record["part_seg_file_name"]
+            labels = _read_labels(path, size)
+            masks, classes = part_masks(labels, transform, self.min_part_area)
+            if self.ignore_unlabelled:
+                ignored = ignored_labels(labels, transform, PART_IGNORE)
+        elif "pan_seg_file_name" in record:
+            path, segments = record["pan_seg_file_name"], record["segments_info"]
+            colours = read_panoptic_map(path)
+            require_map_size(path, colours.shape[:2], size)
+            masks, classes = panoptic_masks(colours, segments, transform)
+            if len(masks) and not masks.any():
+                require_segments(path, colours, segments)
+            if self.ignore_unlabelled:
+                ignored = ignored_panoptic(colours, segments, transform)
+        elif "annotations" in record:
+            path = record["file_name"]
+            masks, classes = instance_masks(record["annotations"], *size, transform)
+            if self.ignore_unlabelled:
+                ignored = ignored_crowds(record["annotations"], *size, transform)
+        else:
+            path = record["sem_seg_file_name"]
+            labels = _read_labels(path, size)
+            masks, classes = semantic_masks(labels, transform, self.ignore_label)
+            if self.ignore_unlabelled:
+                ignored = ignored_labels(labels, transform, self.ignore_label)
+        if len(classes) and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            wrong = classes[(classes < 0) | (classes >= self.num_classes)][0]
+            raise InputError(
+                f"{path}: an object has the class index {wrong}, but the data set has "
+                f"{self.num_classes} classes"
+            )
+        return ObjectMasks(masks, classes, ignored)
+
+
+def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
+    labels = read_class_map(path)
+    require_map_size(path, labels.shape[:2], size)
+    return labels

@@ -1,0 +1,90 @@
+"""Training loaders over hand-made sets with different classes."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from hipie.config import add_hipie_config
+from hipie.data.build import build_mapped_dataset, build_train_loader
+from hipie.data.datasets.catalog import register_dataset
+from hipie.errors import InputError
+
+ANIMALS = ["background", "cat", "dog"]
+STREETS = ["sky", "road", "car"]
+
+
+def label_map(folder: Path, name: str, labels: np.ndarray) -> dict[str, Any]:
+    """Record of a map whose image has the class in the red channel, times 20."""
+    shades = np.stack([20 * labels, 0 * labels, 0 * labels], axis=2).astype(np.uint8)
+    Image.fromarray(shades).save(folder / f"{name}.png")
+    Image.fromarray(labels.astype(np.uint8)).save(folder / f"{name}_labels.png")
+    return {
+        "file_name": str(folder / f"{name}.png"),
+        "height": labels.shape[0],
+        "width": labels.shape[1],
+        "image_id": name,
+        "sem_seg_file_name": str(folder / f"{name}_labels.png"),
+    }
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    """Animals before a background, one dog in four, and streets."""
+    animals, streets = [], []
+    for number in range(4):
+        labels = np.zeros((32, 48), int)
+        labels[8:24, 8:24] = 2 if number == 3 else 1
+        animals.append(label_map(tmp_path, f"animal{number}", labels))
+        labels = np.zeros((32, 48), int)
+        labels[16:] = 1
+        labels[10:20, 30:40] = 2
+        streets.append(label_map(tmp_path, f"street{number}", labels))
+    common = {"task": "universal", "evaluator_type": "sem_seg"}
+    register_dataset(
+        "toy_animals",
+        lambda: animals,
+        stuff_classes=ANIMALS,
+        background_class="background",
+        **common,
+    )
+    register_dataset("toy_streets", lambda: streets, stuff_classes=STREETS, **common)
+    node = get_cfg()
+    add_hipie_config(node)
+    node.DATASETS.TRAIN = ("toy_animals", "toy_streets")
+    node.DATALOADER.NUM_WORKERS = 0
+    node.SOLVER.IMS_PER_BATCH = 2
+    node.INPUT.MIN_SIZE_TRAIN = (32,)
+    node.INPUT.MAX_SIZE_TRAIN = 64
+    node.INPUT.LSJ.PROBABILITY = 0.0
+    return node
+
+
+def items(cfg: CfgNode, batches: int, start: int = 0) -> list[dict[str, Any]]:
+    return [item for batch in islice(build_train_loader(cfg, start), batches) for item in batch]
+
+
+def test_prompts_have_the_annotated_classes_of_their_own_set_only(cfg: CfgNode) -> None:
+    """So that there is no logit, and no gradient, for a class that the set does not annotate."""
+    named = {"animal": set(), "street": set()}
+    for item in items(cfg, 12):
+        names = item["vocabulary"].names
+        named[item["image_id"][:-1]].update(names)
+        assert item["instances"].gt_classes.max() < len(names)
+    assert named == {"animal": {"cat", "dog"}, "street": set(STREETS)}
+
+
+def test_a_wrong_background_class_is_named(cfg: CfgNode) -> None:
+    records = DatasetCatalog.get("toy_animals")
+    register_dataset(
+        "toy_animals", lambda: records, stuff_classes=ANIMALS, background_class="ground"
+    )
+    with pytest.raises(InputError, match="toy_animals: its background_class .* 'ground' is not"):
+        build_mapped_dataset(cfg, "toy_animals", training=False)
