@@ -328,6 +328,14 @@ def _add_data_keys(cfg: CN) -> None:
     # Own data sets: [name, instances JSON in COCO's format, folder of the images] each, to be used
     # by name in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
+    # Likewise [name, panoptic JSON, folder of its PNGs, folder of the images].
+    cfg.DATASETS.COCO_PANOPTIC = []
+    # Likewise [name, folder of the images, folder of the label maps, file of class names (one a
+    # line, line number from 0 = value), ignored value].
+    cfg.DATASETS.SEMANTIC = []
+    # Likewise, for classes that are parts of a whole: [name, images, label maps, file of class
+    # names, ignored value, name of the whole].
+    cfg.DATASETS.PARTS = []
     # Relative sampling frequency of each of DATASETS.TRAIN; (): equal.
     cfg.DATALOADER.DATASET_RATIO = ()
     # Batch size of each of DATASETS.TRAIN; (): SOLVER.IMS_PER_BATCH.

@@ -15,6 +15,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
+from hipie.config.dataset_entries import resolve_paths
 from hipie.errors import InputError, cause_of
 from hipie.projects import broken_projects
 
@@ -93,7 +94,8 @@ class ConfigError(InputError):
 def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any] = ()) -> None:
     """Merge a YAML file and then `KEY VALUE` pairs into `cfg`, in place.
 
-    No code of a file runs: YAML's tags for Python objects are refused.
+    No code of a file runs: YAML's tags for Python objects are refused. Paths of data sets are
+    relative to the file that has them or else to the working folder, see `resolve_paths`.
 
     Args:
         cfg: configuration with every key that may occur.
@@ -106,6 +108,7 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
     """
     if file:
         _merge_file(cfg, str(file))
+        resolve_paths(cfg, file)
     if len(options) % 2:
         raise ConfigError(f"{options[-1]} has no value: options are KEY VALUE pairs")
     known_keys = set(keys(cfg))

@@ -111,6 +111,20 @@ def panoptic_ids(colours: NDArray[Any]) -> NDArray[Any]:
     return ids
 
 
+def semantic_of_panoptic(record: Mapping[str, Any], ignore_label: int) -> NDArray[Any]:
+    """Return the class index of every pixel of a panoptic map, int32 [H, W]; crowds included.
+
+    Args:
+        record: has `pan_seg_file_name` and `segments_info`.
+        ignore_label: of pixels without a segment.
+    """
+    ids = panoptic_ids(read_panoptic_map(record["pan_seg_file_name"]))
+    labels = np.full(ids.shape, ignore_label, dtype=np.int32)
+    for segment in record["segments_info"]:
+        labels[ids == segment["id"]] = segment["category_id"]
+    return labels
+
+
 def require_segments(
     path: str | os.PathLike[str],
     colours: NDArray[Any],

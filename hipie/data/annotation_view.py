@@ -18,7 +18,7 @@ from hipie.data.dataset_mappers.annotations import (
 )
 from hipie.data.datasets.panoptic_parts import decode_uids
 from hipie.data.image_io import read_image, read_label_map, require_map_size, require_size
-from hipie.data.label_values import PART_IGNORE, ignore_label
+from hipie.data.label_values import PART_IGNORE, background_index, ignore_label, offset_part_labels
 from hipie.errors import InputError
 from hipie.segmentation import Segment
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -64,6 +64,12 @@ def dataset_vocabulary(metadata: Metadata) -> Vocabulary | None:
     return Vocabulary.from_metadata(metadata)
 
 
+def background_of(metadata: Metadata) -> int | None:
+    """Return the index of a data set's background class, see `background_index`."""
+    vocabulary = dataset_vocabulary(metadata)
+    return background_index(metadata, vocabulary.names) if vocabulary else None
+
+
 def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationView:
     """Read an image and its annotation.
 
@@ -97,9 +103,13 @@ def read_annotation(record: dict[str, Any], metadata: Metadata) -> AnnotationVie
         require_map_size(record[key], labels.shape, size)
         # Part maps store class index + 1.
         is_part_map = key == "part_seg_file_name"
+        if is_part_map:
+            labels = offset_part_labels(labels, metadata.get("part_ignore_label"))
         ignored = PART_IGNORE if is_part_map else ignore_label(metadata)
         masks, classes = semantic_masks(labels, NoOpTransform(), ignored)
         classes = classes - is_part_map
+        background = background_of(metadata)
+        masks, classes = masks[classes != background], classes[classes != background]
     expressions = [
         ExpressionTargets(entry["expression"], tuple(entry["targets"]))
         for entry in record.get("expressions", ())

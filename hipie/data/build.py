@@ -128,6 +128,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         max_objects=cfg.INPUT.MAX_OBJECTS,
         ignore_label=ignore_label(metadata),
         ignore_unlabelled=cfg.INPUT.IGNORE_UNLABELLED,
+        part_ignore_label=metadata.get("part_ignore_label"),
         **options,
     )
     return MappedDataset(records, mapper)

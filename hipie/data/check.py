@@ -21,7 +21,7 @@ from hipie.data.annotation_maps import (
     require_class_values,
     require_segments,
 )
-from hipie.data.annotation_view import dataset_vocabulary, read_annotation
+from hipie.data.annotation_view import background_of, dataset_vocabulary, read_annotation
 from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.expressions import has_word
@@ -134,7 +134,9 @@ def check_records(
     """
     report = DatasetReport(skip_broken=skip_broken)
     vocabulary = dataset_vocabulary(metadata)
-    report.objects.update(dict.fromkeys(vocabulary.names if vocabulary else (), 0))
+    names = vocabulary.names if vocabulary else ()
+    background = metadata.get("background_class")
+    report.objects.update({name: 0 for name in names if name != background})
     checker = _Checker(report, vocabulary, metadata, min_part_area, generalized)
     for record in records:
         report.images += 1
@@ -174,6 +176,8 @@ class _Checker:
                 max_size=1,
                 min_part_area=min_part_area,
                 ignore_label=self._ignore_label,
+                background=background_of(metadata),
+                part_ignore_label=metadata.get("part_ignore_label"),
             )
         # Values of all class maps, and the first of them.
         self._values: set[int] = set()
@@ -203,7 +207,8 @@ class _Checker:
         else:
             self._check_map(record)
             masks, classes = self._mapper.read_objects(record, NoOpTransform())
-            self._count_objects(path, masks, classes)
+            named = classes != self._mapper.background
+            self._count_objects(path, masks[named], classes[named])
 
     def finish(self) -> None:
         """Add the sentences about the whole data set."""

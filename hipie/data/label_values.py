@@ -5,6 +5,7 @@
 | semantic map | class index | `ignore_label` of the data set, 255 by default |
 | panoptic map | segment id | 0 (void) |
 | part map | class index + 1 | 0 |
+| part map of a data set with `part_ignore_label` | class index | that value |
 | mask of an object | 0 or 1 | 0 |
 
 Training, evaluation and the programs that check and draw data sets read these values here.
@@ -73,6 +74,21 @@ def background_index(metadata: Metadata, names: Sequence[str]) -> int | None:
             f"classes, and {name!r} is not"
         )
     return list(names).index(name)
+
+
+def offset_part_labels(labels: NDArray[Any], part_ignore_label: int | None) -> NDArray[Any]:
+    """Return a part map with class index + 1, and 0 where there is no annotation.
+
+    Args:
+        labels: integers [H, W], a part map as stored.
+        part_ignore_label: metadata of the data set: maps store class indices, and this value where
+            there is no annotation. None = they store class index + 1 and 0.
+    """
+    if part_ignore_label is None:
+        return labels
+    offset = labels.astype(np.int32) + 1
+    offset[labels == part_ignore_label] = PART_IGNORE
+    return offset
 
 
 def transform_labels(

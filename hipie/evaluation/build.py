@@ -97,7 +97,7 @@ def coco_panoptic_seg(
     """Build the evaluators of AP, mIoU and PQ.
 
     `MODEL.HIPIE.TEST.{INSTANCE,SEMANTIC,PANOPTIC}_ON` say which. AP needs thing classes, mIoU
-    records with semantic label maps.
+    records with semantic label maps or segments.
     """
     records = read_records(dataset_name)  # draws the picture book where it is not yet drawn
     kinds = Vocabulary.from_metadata(MetadataCatalog.get(dataset_name)).kinds
@@ -108,7 +108,9 @@ def coco_panoptic_seg(
         faster = cfg.TEST.FASTER_COCO_EVAL
         requested.append("instances")
         evaluators.append(PanopticInstanceEvaluator(dataset_name, output_folder, faster=faster))
-    if enabled.SEMANTIC_ON and _all_have(records, "sem_seg_file_name"):
+    if enabled.SEMANTIC_ON and (
+        _all_have(records, "sem_seg_file_name") or _all_have(records, "segments_info")
+    ):
         requested.append("sem_seg_labels")
         evaluators.append(sem_seg(cfg, dataset_name, output_folder))
     if enabled.PANOPTIC_ON:

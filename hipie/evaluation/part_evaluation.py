@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.annotation_maps import read_class_map
-from hipie.data.label_values import background_index
+from hipie.data.label_values import background_index, offset_part_labels
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_sum
@@ -66,6 +66,7 @@ class PartEvaluator(DatasetEvaluator):
             self._background = BackgroundThresholds(
                 len(self._names), background, background_threshold
             )
+        self._part_ignore_label = metadata.get("part_ignore_label")
         self._groups = metadata.get("part_groups")
         self._wholes = metadata.get("part_wholes", {})
         self._is_part = [name in self._wholes for name in self._names]
@@ -90,7 +91,13 @@ class PartEvaluator(DatasetEvaluator):
             path = record["part_seg_file_name"]
             scores = output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]
             predicted = scores.argmax(dim=0).cpu().numpy()
-            truth = read_class_map(path).astype(np.int64) - 1
+            labels = offset_part_labels(read_class_map(path), self._part_ignore_label)
+            truth = labels.astype(np.int64) - 1
+            if truth.max(initial=-1) >= len(self._names):
+                raise InputError(
+                    f"{path}: the part map has the class index {truth.max()}, but the data set has "
+                    f"{len(self._names)} classes"
+                )
             if truth.shape != predicted.shape:
                 raise InputError(
                     f"{path}: the label map has {truth.shape} pixels, the prediction "

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from numpy.typing import NDArray
 
-from hipie.data.annotation_maps import read_class_map
+from hipie.data.annotation_maps import read_class_map, semantic_of_panoptic
 from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError
@@ -49,7 +49,7 @@ class SemanticEvaluator(SemSegEvaluator):
 
     Args:
         dataset_name: a registered data set with `stuff_classes` or a `vocabulary`, whose records
-            have `sem_seg_file_name`. Its `ignore_label` is 255 by default.
+            have `sem_seg_file_name` or a panoptic map. Its `ignore_label` is 255 by default.
         output_folder: where predictions are written; None = nowhere.
         distributed: sum the counts of all processes.
         background_threshold: `MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD`.
@@ -69,9 +69,7 @@ class SemanticEvaluator(SemSegEvaluator):
         self._distributed = distributed
         self._output_dir = output_folder
         self._cpu_device = torch.device("cpu")
-        self.input_file_to_gt_file = _LabelFiles(
-            read_records(dataset_name, distributed=distributed)
-        )
+        self.input_file_to_gt_file = _Records(read_records(dataset_name, distributed=distributed))
         metadata = MetadataCatalog.get(dataset_name)
         ids = metadata.get("stuff_dataset_id_to_contiguous_id")
         self._contiguous_id_to_dataset_id = ids and {index: i for i, index in ids.items()}
@@ -116,8 +114,7 @@ class SemanticEvaluator(SemSegEvaluator):
     ) -> SemanticLabels:
         """Count the pixels of an image by their scores, and predict their classes."""
         named, best = best_named_class(scores)
-        path = self.input_file_to_gt_file[item["file_name"]]
-        truth = self._read_label_map(path)
+        truth = self._read_label_map(self.input_file_to_gt_file[item["file_name"]])
         background.count(named, best, np.where(truth == self._ignore_label, -1, truth))
         labels = torch.from_numpy(background.labels(named, best))
         return SemanticLabels(labels, torch.from_numpy(best), torch.from_numpy(best))
@@ -129,12 +126,15 @@ class SemanticEvaluator(SemSegEvaluator):
                 self._spool.write(f"{json.dumps(entry)}\n".encode())
         return []
 
-    def _read_label_map(self, path: str, dtype: type = int) -> NDArray[Any]:
-        """Read a label map.
+    def _read_label_map(self, record: dict[str, Any], dtype: type = int) -> NDArray[Any]:
+        """Read the label map of a record, or make it of its panoptic map.
 
         Raises:
             InputError: naming the file, if it has a value that is neither a class nor ignored.
         """
+        if "sem_seg_file_name" not in record:
+            return semantic_of_panoptic(record, self._ignore_label).astype(dtype)
+        path = record["sem_seg_file_name"]
         labels: NDArray[Any] = read_class_map(path).astype(dtype)
         invalid = (labels != self._ignore_label) & ((labels < 0) | (labels >= self._num_classes))
         if invalid.any():
@@ -178,12 +178,11 @@ class SemanticEvaluator(SemSegEvaluator):
         return OrderedDict(sem_seg={**means, **scores})
 
 
-class _LabelFiles:
-    """Mapping from the file of an image to that of its label map."""
+class _Records:
+    """Mapping from the file of an image to its record."""
 
     def __init__(self, records: RecordList) -> None:
         self._records = records
 
-    def __getitem__(self, file_name: str) -> str:
-        path: str = self._records.of_file(file_name)["sem_seg_file_name"]
-        return path
+    def __getitem__(self, file_name: str) -> dict[str, Any]:
+        return self._records.of_file(file_name)

@@ -22,7 +22,7 @@ from hipie.data.dataset_mappers.ignored_pixels import (
     ignored_panoptic,
 )
 from hipie.data.image_io import require_map_size
-from hipie.data.label_values import PART_IGNORE
+from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
 
 
@@ -54,12 +54,14 @@ class AnnotationReader:
         min_part_area: smaller connected components of parts are left out, pixels.
         ignore_label: the value of semantic maps that is not a class.
         ignore_unlabelled: whether ignored pixels are read.
+        part_ignore_label: see `offset_part_labels`.
     """
 
     num_classes: int
     min_part_area: int
     ignore_label: int
     ignore_unlabelled: bool = False
+    part_ignore_label: int | None = None
 
     def read(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
         """Read the objects of a record; those without a pixel are included, crowds are not.
@@ -76,7 +78,7 @@ class AnnotationReader:
         ignored: NDArray[np.uint8] | None = None
         if "part_seg_file_name" in record:
             path = record["part_seg_file_name"]
-            labels = _read_labels(path, size)
+            labels = offset_part_labels(_read_labels(path, size), self.part_ignore_label)
             masks, classes = part_masks(labels, transform, self.min_part_area)
             if self.ignore_unlabelled:
                 ignored = ignored_labels(labels, transform, PART_IGNORE)

@@ -56,6 +56,7 @@ class UniversalDatasetMapper:
         background: index of the class of pixels that have none of the others, see
             `background_index`; None = there is no such class.
         ignore_unlabelled: whether training items have `ignored`, the pixels of unknown class.
+        part_ignore_label: see `offset_part_labels`.
     """
 
     def __init__(
@@ -77,11 +78,16 @@ class UniversalDatasetMapper:
         ignore_label: int = 255,
         background: int | None = None,
         ignore_unlabelled: bool = False,
+        part_ignore_label: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.background = background
         self._reader = AnnotationReader(
-            len(vocabulary.classes), min_part_area, ignore_label, ignore_unlabelled
+            len(vocabulary.classes),
+            min_part_area,
+            ignore_label,
+            ignore_unlabelled,
+            part_ignore_label,
         )
         self.training = training
         self.min_sizes = tuple(min_sizes)

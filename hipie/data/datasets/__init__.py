@@ -9,12 +9,14 @@ from hipie.data.datasets.builtin import register_public_datasets
 from hipie.data.datasets.coco_format import register_coco
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.configured import register_configured
+from hipie.data.datasets.label_map_format import register_parts, register_semantic
 from hipie.data.datasets.lvis import load_lvis
+from hipie.data.datasets.panoptic_format import register_coco_panoptic
 from hipie.data.datasets.picturebook import register_picturebook, register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
 from hipie.data.datasets.semantic_folder import load_label_maps, load_part_maps
 from hipie.data.io.validation import DatasetError
-from hipie.errors import InputError
 
 # Names that show whether the public data sets and the picture book are registered.
 BUILTIN_EXAMPLE = "refcoco_unc_val"
@@ -30,10 +32,13 @@ __all__ = [
     "load_refcoco",
     "register_all",
     "register_coco",
+    "register_coco_panoptic",
     "register_default_datasets",
+    "register_parts",
     "register_picturebook",
     "register_picturebook_groups",
     "register_public_datasets",
+    "register_semantic",
 ]
 
 
@@ -53,12 +58,10 @@ def register_all(cfg: CfgNode) -> None:
     """Register the public data sets, the picture book and custom data sets of a configuration.
 
     Args:
-        cfg: reads PICTUREBOOK and DATASETS.COCO_FORMAT.
+        cfg: reads PICTUREBOOK and DATASETS.{COCO_FORMAT, COCO_PANOPTIC, SEMANTIC, PARTS}.
 
     Raises:
-        ValueError: for an entry of DATASETS.COCO_FORMAT that is not a name, a file and a folder,
-            or whose file `register_coco` refuses.
-        FileNotFoundError: if there is no such file.
+        ValueError, FileNotFoundError: see `register_configured`.
     """
     register_public_datasets()
     node = cfg.PICTUREBOOK
@@ -72,10 +75,4 @@ def register_all(cfg: CfgNode) -> None:
         {"train": node.TRAIN_GROUPS, "val": node.VAL_GROUPS, "unseen": node.UNSEEN_GROUPS},
         node.ROOT or None,
     )
-    for entry in cfg.DATASETS.COCO_FORMAT:
-        if isinstance(entry, str) or len(entry) != 3:
-            raise InputError(
-                f"DATASETS.COCO_FORMAT has {entry!r}: it takes [name, instances JSON, folder of "
-                "the images]"
-            )
-        register_coco(*entry)
+    register_configured(cfg)

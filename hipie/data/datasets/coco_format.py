@@ -22,6 +22,8 @@ def register_coco(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     vocabulary: Vocabulary | None = None,
+    *,
+    whole: str = "",
 ) -> None:
     """Register a COCO instance file under a name for `DATASETS.TRAIN` and `DATASETS.TEST`.
 
@@ -36,6 +38,9 @@ def register_coco(
         image_root: folder of the images.
         vocabulary: one class per category in the order of their ids, to add synonyms or better
             names; by default the categories' names.
+        whole: the categories are parts of objects of this class, and their names join both: "car
+            wheel". Category names "car:wheel", as PACO has them, are read likewise. Each object is
+            an instance, evaluated by AP; `part_wholes` of the metadata has the whole of each class.
 
     Raises:
         FileNotFoundError, DatasetError: if the file cannot be read, or the vocabulary has another
@@ -55,13 +60,17 @@ def register_coco(
                 continue
             names_by_id[whole_number(category["id"])] = name_read
     faults.raise_if_any()
+    wholes: dict[str, str] = {}
     contiguous = contiguous_categories(content)
     names = [names_by_id[number] for number in contiguous]
     if vocabulary is None:
+        owners = [_split_part(name, whole) for name in names]
+        names = [" ".join(filter(None, pair)) for pair in owners]
         try:
             vocabulary = Vocabulary.from_names(things=names)
         except VocabularyError as error:
             raise DatasetError(f"{json_file}: {error}") from error
+        wholes = {name: owner for name, (owner, _) in zip(names, owners, strict=True) if owner}
     if len(vocabulary.classes) != len(names):
         raise DatasetError(
             f"{json_file}: the file has {len(names)} categories, the vocabulary "
@@ -76,4 +85,13 @@ def register_coco(
         json_file=str(json_file),
         image_root=str(image_root),
         evaluator_type="coco",
+        **({"part_wholes": wholes} if wholes else {}),
     )
+
+
+def _split_part(name: str, whole: str) -> tuple[str, str]:
+    """Return the whole ("" for none) and the part of a category's name."""
+    owner, colon, part = name.partition(":")
+    if colon and owner.strip() and part.strip():
+        return owner.strip(), part.strip()
+    return whole, name

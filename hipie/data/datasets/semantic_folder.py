@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from hipie.data.io.json_file import read_json
 from hipie.data.io.paths import require_image_files
 from hipie.data.io.validation import DatasetError
 from hipie.errors import MissingFileError
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def load_label_maps(
@@ -69,6 +73,54 @@ def load_label_maps(
             }
         )
     return records
+
+
+def load_class_maps(
+    label_root: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    key: str = "sem_seg_file_name",
+    label_suffix: str = "",
+    image_suffix: str = "",
+) -> list[dict[str, Any]]:
+    """Read a folder of label maps and the folder of their images, whatever their file formats.
+
+    Args:
+        label_root: folder of the maps.
+        image_root: folder of the images, with the same subfolders.
+        key: key of the map in the records.
+        label_suffix: end of the maps' names, such as "_gt.png"; "" = that of most files.
+        image_suffix: likewise of the images.
+
+    Returns:
+        Records as of `load_label_maps`.
+
+    Raises:
+        FileNotFoundError, DatasetError: see `load_label_maps`.
+    """
+    for folder in (Path(label_root), Path(image_root)):
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder}: there is no such folder")
+    return load_label_maps(
+        label_root,
+        image_root,
+        label_suffix=label_suffix or _usual_suffix(label_root, LABEL_SUFFIXES, "label map"),
+        image_suffix=image_suffix or _usual_suffix(image_root, IMAGE_SUFFIXES, "image"),
+        key=key,
+    )
+
+
+def _usual_suffix(folder: str | os.PathLike[str], suffixes: tuple[str, ...], what: str) -> str:
+    """Return the suffix of most files of a folder that have one of some suffixes."""
+    counts = Counter(
+        suffix
+        for _, _, names in os.walk(folder)
+        for name in names
+        if (suffix := os.path.splitext(name)[1]).lower() in suffixes and not name.startswith(".")
+    )
+    if not counts:
+        raise DatasetError(f"{folder}: there is no {what} ({', '.join(suffixes)}) in it")
+    return counts.most_common(1)[0][0]
 
 
 def load_part_maps(

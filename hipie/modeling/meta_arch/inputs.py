@@ -105,7 +105,7 @@ def _task(item: dict[str, Any]) -> str:
 
 
 def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
-    """Return the vocabulary of an input, else that of a registered data set.
+    """Return the vocabulary of an input, else that of a registered data set, without background.
 
     Raises:
         ValueError: if there is neither.
@@ -118,7 +118,11 @@ def vocabulary_of(item: dict[str, Any], default_dataset: str) -> Vocabulary:
             "an image has neither `vocabulary` nor `expressions`, and DATASETS.TRAIN or "
             "DATASETS.TEST names no data set whose classes could be used"
         )
-    return Vocabulary.from_metadata(MetadataCatalog.get(default_dataset))
+    metadata = MetadataCatalog.get(default_dataset)
+    vocabulary, background = Vocabulary.from_metadata(metadata), metadata.get("background_class")
+    if background is None:
+        return vocabulary
+    return Vocabulary(tuple(entry for entry in vocabulary.classes if entry.name != background))
 
 
 def output_size(item: dict[str, Any], default: Size) -> Size:

@@ -1,0 +1,50 @@
+"""Registration of the data sets that a configuration describes in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from hipie.config.dataset_entries import ENTRY_FORMS, split_entry
+from hipie.data.datasets.coco_format import register_coco
+from hipie.data.datasets.label_map_format import register_parts, register_semantic
+from hipie.data.datasets.panoptic_format import register_coco_panoptic
+
+
+def register_configured(cfg: CfgNode) -> None:
+    """Register the entries of DATASETS.{COCO_FORMAT, COCO_PANOPTIC, SEMANTIC, PARTS}.
+
+    Raises:
+        InputError: naming the key and the entry, if it has another form.
+        FileNotFoundError, DatasetError: of the file that names the classes.
+    """
+    for key in ENTRY_FORMS:
+        for entry in cfg.DATASETS[key]:
+            values, options = split_entry(key, entry)
+            _REGISTER[key](values, options)
+
+
+def _semantic(values: list[Any], options: dict[str, Any]) -> None:
+    register_semantic(*values, **options)
+
+
+def _parts(values: list[Any], options: dict[str, Any]) -> None:
+    register_parts(*values, **options)
+
+
+def _coco(values: list[Any], options: dict[str, Any]) -> None:
+    register_coco(*values, **options)
+
+
+def _panoptic(values: list[Any], options: dict[str, Any]) -> None:
+    register_coco_panoptic(*values, sem_seg_root=options.get("semantic"))
+
+
+_REGISTER: dict[str, Callable[[list[Any], dict[str, Any]], None]] = {
+    "COCO_FORMAT": _coco,
+    "COCO_PANOPTIC": _panoptic,
+    "SEMANTIC": _semantic,
+    "PARTS": _parts,
+}
