@@ -82,8 +82,10 @@ EXTRAS = {
         "pytest-xdist>=3.6",
     ],
     "lint": [
+        "bandit>=1.8",
         "check-jsonschema>=0.30",
         "mypy>=1.15",
+        "pip-audit>=2.7",
         "pre-commit>=4",
         "ruff>=0.9",
         "types-PyYAML",

