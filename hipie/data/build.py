@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog
@@ -15,9 +17,11 @@ from detectron2.data.common import MapDataset
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from hipie.data.broken_images import (
+    BROKEN_ERRORS,
     CountingLoader,
     SkippingMapper,
     set_skip_broken,
@@ -29,6 +33,7 @@ from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
+from hipie.data.samplers.repeat_factors import record_classes, repeat_factors
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.data.worker_signals import blocked_signals, outlive_group_signals
 from hipie.errors import InputError
@@ -40,6 +45,7 @@ from hipie.vocabularies.vocabulary import Vocabulary
 DEFAULT_TASK = "universal"
 
 Record = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
@@ -60,10 +66,13 @@ class MappedDataset:
         records: in the form that the mapper takes. Those of training have `width` and `height`
             where batches shall be of one orientation.
         mapper: called with a record at test, and with a record and a seed in training.
+        classes: returns the classes of a record, by which images with rare ones are repeated in
+            training; None = no image of this data set is repeated.
     """
 
     records: Sequence[Record]
     mapper: Callable[..., Record]
+    classes: Callable[[Record], Collection[int]] | None = None
 
 
 def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
@@ -131,7 +140,8 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         part_ignore_label=metadata.get("part_ignore_label"),
         **options,
     )
-    return MappedDataset(records, mapper)
+    classes = partial(record_classes, ignore_label=ignore_label(metadata))
+    return MappedDataset(records, mapper, classes)
 
 
 @DATASET_MAPPER_REGISTRY.register()
@@ -211,7 +221,8 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
 
     Args:
         cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS,
-            ASPECT_RATIO_GROUPING, PIN_MEMORY, PERSISTENT_WORKERS, SKIP_BROKEN, MAX_BROKEN},
+            ASPECT_RATIO_GROUPING, SAMPLER_TRAIN, REPEAT_THRESHOLD, REPEAT_SQRT, PIN_MEMORY,
+            PERSISTENT_WORKERS, SKIP_BROKEN, MAX_BROKEN},
             INPUT.*, SOLVER.IMS_PER_BATCH, SEED, MODEL.DEVICE and MODEL.HIPIE.TEXT.*.
         start_iteration: number of the first batch.
 
@@ -232,7 +243,10 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     is_wide = [_is_wide(dataset.records) for dataset in datasets]
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         is_wide = [[False] * len(wide) for wide in is_wide]
-    sampler = BatchSampler(is_wide, ratios, [int(size) for size in sizes], max(cfg.SEED, 0))
+    factors = [_repeat_factors(cfg, *pair) for pair in zip(names, datasets, strict=True)]
+    sampler = BatchSampler(
+        is_wide, ratios, [int(size) for size in sizes], max(cfg.SEED, 0), factors
+    )
     max_broken = cfg.DATALOADER.MAX_BROKEN if cfg.DATALOADER.SKIP_BROKEN else None
     loader: DataLoader[Any] = _Loader(
         MappedDatasets(datasets, max_broken),
@@ -400,6 +414,38 @@ def _is_wide(records: Sequence[Record]) -> Sequence[bool]:
     if isinstance(records, RecordList):
         return records.is_wide.tolist()
     return [record.get("width", 0) > record.get("height", 0) for record in records]
+
+
+def _repeat_factors(cfg: CfgNode, name: str, dataset: MappedDataset) -> NDArray[np.float64] | None:
+    """Return how often each record of a training set is drawn in a pass; None = once.
+
+    Raises:
+        InputError: for another `DATALOADER.SAMPLER_TRAIN` than the two that are supported.
+    """
+    keys = cfg.DATALOADER
+    if keys.SAMPLER_TRAIN == "TrainingSampler":
+        return None
+    if keys.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+        raise InputError(
+            "DATALOADER.SAMPLER_TRAIN must be TrainingSampler or RepeatFactorTrainingSampler, not "
+            f"{keys.SAMPLER_TRAIN}"
+        )
+    if dataset.classes is None:
+        return None
+    classes: list[Collection[int]] = []
+    for record in dataset.records:
+        try:
+            classes.append(dataset.classes(record))
+        except BROKEN_ERRORS:
+            if not keys.SKIP_BROKEN:
+                raise
+            classes.append(())
+    factors = repeat_factors(classes, keys.REPEAT_THRESHOLD, keys.REPEAT_SQRT)
+    logger.info(
+        "%s: %d of %d images are repeated, at most %.2f times; a pass has %.0f",
+        *(name, int((factors > 1).sum()), len(factors), factors.max(), factors.sum()),
+    )
+    return factors
 
 
 def _per_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,26 @@ def test_a_wrong_background_class_is_named(cfg: CfgNode) -> None:
     )
     with pytest.raises(InputError, match="toy_animals: its background_class .* 'ground' is not"):
         build_mapped_dataset(cfg, "toy_animals", training=False)
+
+
+def test_images_with_rare_classes_are_repeated_on_request(cfg: CfgNode) -> None:
+    """One image of four has the dog: f = 1/4, with threshold 1 its factor is sqrt(1 / 0.25) = 2."""
+    cfg.DATASETS.TRAIN = ("toy_animals",)
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    counts = Counter(item["image_id"] for item in items(cfg, 40))
+    assert set(counts.values()) == {10}
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 1.0
+    # The factor of a cat is sqrt(1 / 0.75); a pass has 3 * 1.155 + 2 = 5.46 draws, 6 in all.
+    counts = Counter(item["image_id"] for item in items(cfg, 600))
+    assert counts["animal3"] == pytest.approx(600 * 2 / 5.464, rel=0.1)
+    assert len(counts) == 4
+    assert [item["image_id"] for item in items(cfg, 5, start=7)] == [
+        item["image_id"] for item in items(cfg, 12)[7:]
+    ]
+
+
+def test_other_samplers_are_refused(cfg: CfgNode) -> None:
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(InputError, match=r"DATALOADER\.SAMPLER_TRAIN must be .*not RandomSubset"):
+        items(cfg, 1)

@@ -6,6 +6,7 @@ workers, and the batches are the same for any number of processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,8 @@ from hipie.errors import InputError
 
 # Streams of the random generator.
 SCHEDULE, ORDER, ITEM = 0, 1, 2
+TOLERANCE = 1e-6
+"""Of the sum of repeat factors."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,16 @@ class BatchSampler:
 
     Iterations are divided into blocks; a block contains every data set in proportion to its ratio,
     in random order. Each data set is iterated in passes; a pass contains every item once, except
-    that the last batch of an orientation is filled up with its first items.
+    that the last batch of an orientation is filled up with its first items. With repeat factors a
+    pass contains an item as often as its factor says, rounded up or down at random: the pass is a
+    systematic sample, whose size is the sum of the factors, rounded up to whole batches.
 
     Args:
         is_wide: for every data set, whether each item is wider than high.
         ratios: relative frequencies of the data sets.
         batch_sizes: items in a batch of each data set, over all processes.
         seed: determines all batches.
+        repeat_factors: for every data set, the factor of each item (at least 1), or None.
 
     Raises:
         ValueError: if the lists differ in length, a data set is empty, a ratio is negative or all
@@ -61,6 +67,7 @@ class BatchSampler:
         ratios: Sequence[float],
         batch_sizes: Sequence[int],
         seed: int,
+        repeat_factors: Sequence[NDArray[np.float64] | None] | None = None,
     ) -> None:
         if not len(is_wide) == len(ratios) == len(batch_sizes):
             raise InputError(
@@ -76,6 +83,7 @@ class BatchSampler:
         self.seed = seed
         self.batch_sizes = tuple(int(size) for size in batch_sizes)
         self._buckets = [_by_orientation(wide) for wide in is_wide]
+        self._factors = [None] * len(is_wide) if repeat_factors is None else list(repeat_factors)
         self._schedule = np.repeat(np.arange(len(ratios)), _integer_ratios(ratios))
         self._pass_order = lru_cache(maxsize=2 * len(ratios))(self._draw_pass)
         self._block_order = lru_cache(maxsize=2)(self._draw_block)
@@ -120,22 +128,46 @@ class BatchSampler:
         return np.random.default_rng([self.seed, SCHEDULE, block]).permutation(self._schedule)
 
     def _batches_a_pass(self, dataset: int) -> int:
-        size = self.batch_sizes[dataset]
-        return sum(-(-len(bucket) // size) for bucket in self._buckets[dataset])
+        return sum(
+            self._items_a_pass(dataset, bucket) // self.batch_sizes[dataset]
+            for bucket in self._buckets[dataset]
+        )
+
+    def _items_a_pass(self, dataset: int, bucket: NDArray[Any]) -> int:
+        """Number of draws of one orientation in a pass: whole batches."""
+        size, factors = self.batch_sizes[dataset], self._factors[dataset]
+        draws = len(bucket) if factors is None else math.ceil(factors[bucket].sum() - TOLERANCE)
+        return -(-draws // size) * size
 
     def _draw_pass(self, dataset: int, number: int) -> list[NDArray[Any]]:
         rng = np.random.default_rng([self.seed, ORDER, dataset, number])
         size = self.batch_sizes[dataset]
         batches: list[NDArray[Any]] = []
         for bucket in self._buckets[dataset]:
-            full = -(-len(bucket) // size) * size
-            batches += np.split(np.resize(rng.permutation(bucket), full), full // size)
+            full = self._items_a_pass(dataset, bucket)
+            order, factors = rng.permutation(bucket), self._factors[dataset]
+            if factors is None:
+                drawn = np.resize(order, full)
+            else:
+                drawn = rng.permutation(_systematic_sample(rng, order, factors[order], full))
+            batches += np.split(drawn, full // size)
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def _by_orientation(is_wide: Sequence[bool]) -> list[NDArray[Any]]:
     wide = np.asarray(is_wide, dtype=bool)
     return [bucket for bucket in (np.flatnonzero(wide), np.flatnonzero(~wide)) if len(bucket)]
+
+
+def _systematic_sample(
+    rng: np.random.Generator, items: NDArray[Any], factors: NDArray[Any], size: int
+) -> NDArray[Any]:
+    """Repeat every item in proportion to its factor, rounded up or down, `size` items in all."""
+    ends = factors.cumsum() * (size / factors.sum())
+    ends[-1] = size
+    counts = np.diff(np.floor(ends + rng.random()), prepend=0.0).astype(np.int64)
+    repeated: NDArray[Any] = np.repeat(items, counts)
+    return repeated
 
 
 def _integer_ratios(ratios: Sequence[float]) -> list[int]:
