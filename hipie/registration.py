@@ -34,6 +34,7 @@ def register_all() -> None:
         if _started:
             return
         _started = True
+        import hipie.downloads.path_handlers
         import hipie.evaluation
         import hipie.modeling.backbone
         import hipie.modeling.meta_arch.hipie  # noqa: F401

@@ -28,6 +28,8 @@ from hipie.checkpoint.torch_file import (
     read_torch_legacy,
     read_torch_zip,
 )
+from hipie.downloads import DownloadError
+from hipie.downloads.path_handlers import server_address
 from hipie.errors import cause_of, printable
 
 # Names under which programs store the weights in a checkpoint, in order of preference; without one
@@ -95,7 +97,10 @@ def local_file(path: str | Path) -> Path:
         CheckpointError: if there is no such file, or it cannot be downloaded.
     """
     try:
+        server_address(str(path))  # knows the names of Detectron2's catalog
         file = Path(PathManager.get_local_path(str(path)))
+    except DownloadError as error:
+        raise CheckpointError(str(error)) from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = f"it could not be downloaded ({cause_of(error)}){_download_hint(path)}"
         raise CheckpointError(f"{path}: {reason}") from error
