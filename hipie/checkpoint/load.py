@@ -297,7 +297,7 @@ def _other_model_message(
     name = next((name for name in state if name in rejected), "")
     if not name:
         return f"{origin}: none of its tensors is for this {kind}"
-    file_backbone, model_backbone = _backbone_kind(state), _backbone_kind(model_state)
+    file_backbone, model_backbone = backbone_kind(state), backbone_kind(model_state)
     if file_backbone and model_backbone and file_backbone != model_backbone:
         return (
             f"{origin}: these are weights of a model with {file_backbone} as backbone, and this "
@@ -314,7 +314,7 @@ def _other_model_message(
     )
 
 
-def _backbone_kind(names: Iterable[str]) -> str:
+def backbone_kind(names: Iterable[str]) -> str:
     """Describe the backbone by the names of its tensors; "" for an unknown one."""
     for name in names:
         for prefix, kind in BACKBONES.items():

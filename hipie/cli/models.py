@@ -1,14 +1,15 @@
-"""`hipie models list`: models by name."""
+"""`hipie models list`, `download NAME` and `verify`: models by name."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from hipie import model_zoo
-from hipie.model_zoo.models import Model, PackagedFile
+from hipie.model_zoo.models import Model
 from hipie.registration import register_all
 
 
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list the models: task, size, licence, place")
     listing.add_argument("--json", action="store_true", help="as JSON")
     listing.set_defaults(run=_list)
+    download = commands.add_parser("download", help="download weights, and check them")
+    download.add_argument("names", nargs="+", metavar="NAME", help="see hipie models list")
+    download.set_defaults(run=_download)
+    verify = commands.add_parser("verify", help="check the weights on this machine again")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="by default all")
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -57,9 +64,36 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _download(args: argparse.Namespace) -> int:
+    """Download what is not on this machine, and print the files."""
+    models = [model_zoo.find_model(name) for name in args.names]
+    for model in models:
+        print(f"{model.name}: {model_zoo.download_weights(model)}", flush=True)
+        if model.is_package_missing:
+            module, extra = model.requires
+            print(f'its use needs the package {module}: pip install "hipie[{extra}]"', flush=True)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Print the result of every model; the exit status is 1 if a file is not the model's."""
+    names = args.names or list(model_zoo.MODELS)
+    status = 0
+    for model in [model_zoo.find_model(name) for name in names]:
+        try:
+            file = model_zoo.verify_weights(model)
+        except model_zoo.ModelError as error:
+            print(f"{model.name}: {error}", file=sys.stderr, flush=True)
+            status = 1
+            continue
+        if file is not None or args.names:
+            print(f"{model.name}: {f'{file} is correct' if file else 'not on this machine'}")
+    return status
+
+
 def _row(model: Model) -> dict[str, Any]:
     """Return what is listed of a model."""
-    file = model_zoo.get_weights(model.config) if isinstance(model.source, PackagedFile) else None
+    file = model_zoo.weights_on_disk(model)
     size = file.stat().st_size if file else getattr(model.source, "size", 0)
     return {
         "name": model.name,

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hipie.errors import InputError
+from hipie.model_zoo.download import check_file, find_file, model_file
 from hipie.model_zoo.models import (
     MODELS,
     Model,
     ModelError,
+    PackagedFile,
     find_model,
     packaged_model,
     packaged_models,
     register_model,
     similar_models,
 )
+from hipie.model_zoo.records import digest
 from hipie.projects import project_folders, require_project
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ __all__ = [
     "Model",
     "ModelError",
     "configs_for_task",
+    "download_weights",
     "find_model",
     "get",
     "get_config",
@@ -49,6 +53,8 @@ __all__ = [
     "register_model",
     "register_weights",
     "similar_models",
+    "verify_weights",
+    "weights_on_disk",
 ]
 
 # Similar names in a message.
@@ -196,9 +202,47 @@ def model_weights(name: str) -> Path:
     register_all()  # projects register their models
     model = find_model(name)
     model.require_package()
+    return download_weights(model)
+
+
+def download_weights(model: Model) -> Path:
+    """Return the file of a model's weights, which is downloaded if it is not on this machine.
+
+    Raises:
+        ModelError: see `model_weights`.
+    """
+    return _packaged_file(model) if model.is_packaged else model_file(model)
+
+
+def weights_on_disk(model: Model) -> Path | None:
+    """Return the file of a model's weights on this machine, unchecked; None if there is none."""
+    return get_weights(model.config) if model.is_packaged else find_file(model)
+
+
+def verify_weights(model: Model) -> Path | None:
+    """Compute the checksum of a model's weights on this machine.
+
+    Returns:
+        The file; None if there is none.
+
+    Raises:
+        ModelError: if it is not the model's.
+    """
+    file = weights_on_disk(model)
+    if file is None or not isinstance(model.source, PackagedFile):
+        return None if file is None else check_file(model, file, again=True)
+    if digest(file) != model.source.sha256:
+        raise ModelError(
+            f"{file} is not the file of {model.name}: its SHA-256 is another one; install the "
+            "package again"
+        )
+    return file
+
+
+def _packaged_file(model: Model) -> Path:
     file = get_weights(model.config)
     if file is None:
-        raise ModelError(f"{name}: the installed package does not contain its weights")
+        raise ModelError(f"{model.name}: the installed package does not contain its weights")
     return file
 
 

@@ -16,6 +16,7 @@ META_FOLDER = "https://dl.fbaipublicfiles.com/"
 SAM_FOLDER = f"{META_FOLDER}segment_anything/"
 OFFICIAL_REPOSITORY = "KonstantinosKK/HIPIE"
 SWIN_FOLDER = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+_R50 = "r50|resnet_?-?50"
 _BACKBONE = "a backbone, as start of a training"
 
 
@@ -40,8 +41,9 @@ class HubFile:
 
     Attributes:
         repository: "owner/name".
-        file: its path in the repository; "" if it is found by `pattern`.
-        pattern: regular expression that one `.pth` file of the repository has to match.
+        file: its path in the repository; "" if it is found in the list of the repository's files.
+        others: without `file`, pattern of the names of other models' files in the repository.
+        keyword: likewise, of the name of this model's, if several remain.
         revision: commit; "" for the one that is the newest at the first use, which is recorded.
         sha256: of the file; "" for that of the hub's metadata, which is recorded.
         size: in bytes; 0 if unknown.
@@ -50,7 +52,8 @@ class HubFile:
 
     repository: str
     file: str = ""
-    pattern: str = ""
+    others: str = ""
+    keyword: str = ""
     revision: str = ""
     sha256: str = ""
     size: int = 0
@@ -104,6 +107,16 @@ class Model:
     layout: str = ""
     requires: tuple[str, str] = ("", "")
 
+    @property
+    def is_packaged(self) -> bool:
+        """Whether an installed package contains the weights."""
+        return isinstance(self.source, PackagedFile)
+
+    @property
+    def is_package_missing(self) -> bool:
+        """Whether the package with which the weights are used is not installed."""
+        return bool(self.requires[0]) and find_spec(self.requires[0]) is None
+
     def require_package(self) -> None:
         """Check that the package with which the weights are used is installed.
 
@@ -111,7 +124,7 @@ class Model:
             MissingPackageError: with the command that installs it.
         """
         module, extra = self.requires
-        if module and find_spec(module) is None:
+        if self.is_package_missing:
             raise MissingPackageError(
                 f"{self.name} needs the package {module}, which is not installed: "
                 f'pip install "hipie[{extra}]"'
@@ -176,7 +189,7 @@ def similar_models(name: str) -> str:
 
 def packaged_models() -> list[str]:
     """Names of the models whose weights are installed with the package or a project."""
-    return [name for name, model in MODELS.items() if isinstance(model.source, PackagedFile)]
+    return [name for name, model in MODELS.items() if model.is_packaged]
 
 
 def _official(name: str, config: str, source: HubFile, backbone: str) -> Model:
@@ -233,13 +246,13 @@ for _model in (
     _official(
         "hipie-vit-h-paco",
         "universal/hipie_vit_h.yaml",
-        HubFile(OFFICIAL_REPOSITORY, pattern="(?i)(?!.*r(es)?-?_?(net)?-?_?50).*paco.*"),
+        HubFile(OFFICIAL_REPOSITORY, others=f"{_R50}|parts|pascal", keyword="paco"),
         "a ViT",
     ),
     _official(
         "hipie-vit-h-parts",
         "universal/hipie_vit_h.yaml",
-        HubFile(OFFICIAL_REPOSITORY, pattern="(?i)(?!.*(r(es)?-?_?(net)?-?_?50|paco)).*"),
+        HubFile(OFFICIAL_REPOSITORY, others=f"{_R50}|paco", keyword="parts|pascal"),
         "a ViT",
     ),
     _sam(

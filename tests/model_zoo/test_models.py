@@ -42,7 +42,7 @@ def test_rows_of_the_table_are_complete(name: str) -> None:
     source = model.source
     assert not source.sha256 or re.fullmatch("[0-9a-f]{64}", source.sha256)
     if isinstance(source, HubFile):
-        assert bool(source.file) != bool(source.pattern)
+        assert bool(source.file) != bool(source.others)
         assert bool(source.sha256) == bool(source.revision) == bool(source.size)
     if isinstance(source, UrlFile):
         assert source.url.startswith("https://") and "." in source.file
