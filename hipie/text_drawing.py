@@ -106,6 +106,25 @@ def wrap_text(text: str, size: int, width: int, max_lines: int | None = None) ->
     return lines
 
 
+def shorten_text(text: str, size: int, width: int) -> str:
+    """A text that is no wider than a limit: the end of a longer one becomes an ellipsis.
+
+    Args:
+        text: one line.
+        size: of the font in pixels.
+        width: the limit in pixels; a first letter and the ellipsis are kept in any case.
+    """
+    if text_width(text, size) <= width:
+        return text
+    clusters = _clusters(text)
+    few, many = 1, len(clusters)
+    while many - few > 1:
+        middle = (few + many) // 2
+        kept = "".join(clusters[:middle]).rstrip() + ELLIPSIS
+        few, many = (middle, many) if text_width(kept, size) <= width else (few, middle)
+    return "".join(clusters[:few]).rstrip() + ELLIPSIS
+
+
 def missing_letters(text: str) -> str:
     """The distinct letters of a text that no font has, in order of appearance."""
     return "".join(dict.fromkeys(_fonts_of(_visible(text))[1]))

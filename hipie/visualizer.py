@@ -1,4 +1,4 @@
-"""Draw masks over an image, with a legend of colours, names and scores."""
+"""Draw masks over an image with names on them, and a legend of colours, names and scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hipie.label_placement import LabelRequest, place_labels
 from hipie.logs import get_logger
 from hipie.text_drawing import (
     TextImage,
@@ -19,6 +20,7 @@ from hipie.text_drawing import (
     missing_letters,
     render_text,
     replace_missing,
+    shorten_text,
     text_width,
     wrap_text,
 )
@@ -28,22 +30,32 @@ from hipie.text_drawing import (
 MAX_LEGEND_WIDTH, MIN_LEGEND_WIDTH = 230, 140
 LEGEND_ROW_HEIGHT, LEGEND_FONT_SIZE = 20, 12
 TITLE_FONT_SIZE, MIN_TITLE_WIDTH = 14, 400
-MAX_PLAIN_SIDE, MAX_TEXT_SCALE = 840, 4.0
+MAX_PLAIN_SIDE, MAX_TEXT_SCALE = 640, 6.0
 # A longer text or legend ends in an ellipsis or a count.
 MAX_TEXT_LINES, MAX_LEGEND_ROWS = 10, 200
+# A legend beside the image is no wider than this fraction of the image.
+MAX_BESIDE_WIDTH = 0.4
 # Segments of fewer pixels have no row in the legend.
 MIN_LEGEND_AREA = 10
 # Images with a shorter side than this are enlarged by a whole factor, unless the longer side would
 # exceed `MAX_ENLARGED_SIDE`.
-MIN_CANVAS_SIDE, MAX_ENLARGED_SIDE = 420, 2000
-# Images that are wider than this many heights have the legend below.
-LEGEND_BELOW_ASPECT = 4
+MIN_CANVAS_SIDE, MAX_ENLARGED_SIDE = 625, 2000
 MARGIN = 8
 GROUP_IMAGE_HEIGHT = 360
 # The cross over an image that does not show the referred object.
 REJECTED_COLOUR, REJECTED_LINE_WIDTH = (170, 30, 40), 3
 MAX_SHEET_WIDTH = 1400
-STUFF_OPACITY, THING_OPACITY, PART_OPACITY = 0.3, 0.5, 0.55
+STUFF_OPACITY, THING_OPACITY, PART_OPACITY = 0.3, 0.4, 0.45
+OUTLINE_WIDTH = 1.5
+# Names on segments: text size, that of parts, and the longest name in widths of the image.
+LABEL_FONT_SIZE, PART_FONT_SIZE, MAX_LABEL_WIDTH = 13, 11, 0.45
+# Smaller segments, in fractions of the image, are named in the legend only.
+MIN_LABELLED_AREA = 0.0004
+LABEL_GRID_SIDE = 400  # cells along the longer side of the map on which labels are placed
+LABEL_OPACITY = 0.88
+# Contrast ratios of WCAG 2: the least one, and the one from which text is black instead of white.
+MIN_CONTRAST, MIN_BLACK_TEXT_CONTRAST = 4.5, 8.0
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 Colour = tuple[int, int, int]
 logger = get_logger(__name__)
@@ -114,16 +126,42 @@ class LegendRow:
 
 
 @dataclass(frozen=True)
-class Overlay:
-    """An image with painted masks, and the legend of the colours.
+class SegmentLabel:
+    """The name of a segment or part, to be drawn on it.
 
     Attributes:
-        canvas: [s*H, s*W, 3] uint8 RGB, enlarged by a whole factor s.
+        text: class name or expression.
+        colour: RGB of the segment.
+        kind: the segment's kind.
+        row: its row in the legend, from 0; its cells in `Overlay.regions` are this plus 1.
+        box: (x1, y1, x2, y2) of the mask in cells.
+        area: cells of the mask.
+    """
+
+    text: str
+    colour: Colour
+    kind: str
+    row: int
+    box: tuple[int, int, int, int]
+    area: int
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An image with painted masks, and the names of the segments.
+
+    Attributes:
+        canvas: [s*H, s*W, 3] uint8 RGB, enlarged by a whole factor s; without names.
         legend: one row a segment or part.
+        labels: one a segment or part that is large enough to be named on the image.
+        regions: [h, w] int32, the image on a coarse grid: the row of the topmost segment of each
+            cell, from 1, or 0.
     """
 
     canvas: NDArray[Any]
     legend: tuple[LegendRow, ...]
+    labels: tuple[SegmentLabel, ...]
+    regions: NDArray[np.int32]
 
 
 class DrawableResult(Protocol):
@@ -154,30 +192,38 @@ def paint_segments(
         scores: write scores after names.
     """
     scale = _enlargement(image.shape[0], image.shape[1])
-    canvas = _enlarge(image, scale, cv2.INTER_CUBIC)
+    original = _enlarge(image, scale, cv2.INTER_CUBIC)
+    canvas = original.copy()
     legend: list[LegendRow] = []
-    foreground: list[tuple[NDArray[Any], Colour, float]] = []
-    background: list[tuple[NDArray[Any], Colour, float]] = []
-    for segment in segments:
-        colour = colour_of(len(foreground) + len(background))
-        if segment.kind == "stuff":
-            background.append((segment.mask, colour, STUFF_OPACITY))
-        else:
-            foreground.append((segment.mask, colour, THING_OPACITY))
+    painted: list[tuple[DrawableSegment, Colour, int, float]] = []
+    for depth, segment in walk_segments(segments):
+        colour, row = colour_of(len(painted)), len(legend)
+        opacity = STUFF_OPACITY if segment.kind == "stuff" else THING_OPACITY
+        painted.append((segment, colour, row, PART_OPACITY if depth else opacity))
         area = int(np.count_nonzero(segment.mask))
-        if area:
+        if depth:
+            legend.append(LegendRow(segment.label, depth, colour, area))
+        elif area:
             text = f"{segment.label} {segment.score:.2f}" if scores else segment.label
             legend.append(LegendRow(text, 0, colour, area))
         else:
             legend.append(LegendRow(f"{segment.label}: not found"))
-        for depth, part in walk_segments(segment.parts, depth=1):
-            colour = colour_of(len(foreground) + len(background))
-            foreground.append((part.mask, colour, PART_OPACITY))
-            area = int(np.count_nonzero(part.mask))
-            legend.append(LegendRow(part.label, depth, colour, area))
-    for mask, colour, opacity in [*background, *foreground]:
-        _paint(canvas, _enlarge(mask, scale), colour, opacity)
-    return Overlay(canvas, tuple(legend))
+    # Stuff is below the rest; sorting is stable.
+    painted.sort(key=lambda entry: entry[0].kind != "stuff")
+    regions = np.zeros(_grid_size(image.shape[0], image.shape[1]), np.int32)
+    labels: list[SegmentLabel] = []
+    for segment, colour, row, opacity in painted:
+        _paint(canvas, original, _enlarge(segment.mask, scale), colour, opacity)
+        cells = _on_grid(segment.mask, regions)
+        regions[cells] = row + 1
+        fraction = np.count_nonzero(segment.mask) / max(segment.mask.size, 1)
+        if fraction >= MIN_LABELLED_AREA and cells.any():
+            rows, columns = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
+            left, right = int(columns[0]), int(columns[-1]) + 1
+            box = left, int(rows[0]), right, int(rows[-1]) + 1
+            area = int(np.count_nonzero(cells))
+            labels.append(SegmentLabel(segment.label, colour, segment.kind, row, box, area))
+    return Overlay(canvas, tuple(legend), tuple(labels), regions)
 
 
 def walk_segments(
@@ -196,10 +242,11 @@ def draw_overlay(
     *,
     min_area: int = MIN_LEGEND_AREA,
 ) -> Image.Image:
-    """Render a painted image with its legend to the right, or below an image that is very wide.
+    """Render a painted image with names on the segments and a legend beside or below it.
 
-    Letters that no font has are drawn as the number of their row, and a last row and a warning in
-    the log say which package has a font for them.
+    The legend is a column beside the image or lines below it, whichever takes less room; a column
+    is at most 0.4 of the image wide. Letters that no font has are drawn as the number of their
+    row, and a last row and a warning in the log say which package has a font for them.
 
     Args:
         overlay: of `paint_segments`.
@@ -213,11 +260,61 @@ def draw_overlay(
     if missing:
         rows.append(LegendRow(_warn_once(font_advice(missing))))
     height, width = overlay.canvas.shape[:2]
-    below = width > LEGEND_BELOW_ASPECT * height
     scale = _text_scale(height, width)
-    max_width = width if below else min(max(width, MIN_LEGEND_WIDTH), MAX_LEGEND_WIDTH * scale)
-    legend = _draw_legend(rows, _with_ellipsis(title), round(max_width), scale)
-    return _concatenate(overlay.canvas, legend, below=below)
+    canvas = draw_labels(overlay.canvas, overlay, scale)
+    legend, below = _draw_legend(rows, _with_ellipsis(title), (height, width), scale)
+    return _concatenate(canvas, legend, below=below)
+
+
+def draw_labels(canvas: NDArray[Any], overlay: Overlay, scale: float) -> NDArray[Any]:
+    """Draw the names of segments on a copy of a painted image.
+
+    A name is on its segment where it fits, beside it with a leader line where the segment is too
+    small, and in the legend alone where there is no room. Names never overlap.
+
+    Args:
+        canvas: [h, w, 3] uint8 RGB, the overlay's canvas in any size.
+        overlay: the names and their segments.
+        scale: factor of the size of text and lines.
+    """
+    height, width = canvas.shape[:2]
+    # Pixels of a cell along both axes.
+    cell = width / overlay.regions.shape[1], height / overlay.regions.shape[0]
+    drawn: list[tuple[SegmentLabel, Image.Image]] = []
+    requests: list[LabelRequest] = []
+    for label in overlay.labels:
+        tag = _draw_tag(label, scale, round(MAX_LABEL_WIDTH * width))
+        if tag is None:
+            continue
+        drawn.append((label, tag))
+        size = int(np.ceil(tag.width / cell[0])) + 1, int(np.ceil(tag.height / cell[1])) + 1
+        is_stuff = label.kind == "stuff"
+        requests.append(LabelRequest(label.row + 1, size, label.box, label.area, is_stuff))
+    image = Image.fromarray(canvas.copy())
+    placed = list(zip(drawn, place_labels(overlay.regions, requests), strict=True))
+    for (label, _), place in placed:
+        if place is not None and place.leader is not None:
+            ends = [_centre_of_cell(end, cell) for end in place.leader]
+            _draw_leader(image, ends, label.colour, scale)
+    for (_, tag), place in placed:
+        if place is not None:
+            x, y = round(place.corner[0] * cell[0]), round(place.corner[1] * cell[1])
+            image.paste(tag, (x, y), tag)
+    return np.asarray(image)
+
+
+def tag_colours(colour: Colour) -> tuple[Colour, Colour]:
+    """Background and text colour of a name on a segment of a colour.
+
+    The contrast is at least 4.5 as WCAG 2 defines it: the background is the segment's colour,
+    darkened below white text unless black text is readable on it.
+    """
+    if _contrast(colour, BLACK) >= MIN_BLACK_TEXT_CONTRAST:
+        return colour, BLACK
+    factor = 1.0
+    while _contrast(darker := _darken(colour, factor), WHITE) < MIN_CONTRAST:
+        factor -= 0.02
+    return darker, WHITE
 
 
 def draw_segments(
@@ -255,12 +352,14 @@ def draw_group(results: Sequence[DrawableResult], expression: str) -> Image.Imag
     """
     images, captions = [], []
     for number, result in enumerate(results, 1):
-        painted = Image.fromarray(result.overlay.canvas)
+        overlay = result.overlay
+        painted = Image.fromarray(overlay.canvas)
         factor = min(
             GROUP_IMAGE_HEIGHT / painted.height, (MAX_SHEET_WIDTH - 2 * MARGIN) / painted.width
         )
         size = max(1, round(painted.width * factor)), max(1, round(painted.height * factor))
-        images.append(painted.resize(size, Image.Resampling.LANCZOS))
+        resized = np.asarray(painted.resize(size, Image.Resampling.LANCZOS))
+        images.append(Image.fromarray(draw_labels(resized, overlay, 1.0)))
         match = next((segment for segment in result if segment.mask.any()), None)
         if match is None:
             _cross_out(images[-1])
@@ -271,10 +370,13 @@ def draw_group(results: Sequence[DrawableResult], expression: str) -> Image.Imag
 
 
 def _cross_out(image: Image.Image) -> None:
+    """Fade an image and cross it out, in place."""
+    faded = np.asarray(image.convert("L").convert("RGB"), np.float32) * 0.6 + 255 * 0.4
+    canvas = faded.astype(np.uint8)
     right, bottom = image.width - 1, image.height - 1
-    pen = ImageDraw.Draw(image)
-    for ends in ((0, 0, right, bottom), (0, bottom, right, 0)):
-        pen.line(ends, fill=REJECTED_COLOUR, width=REJECTED_LINE_WIDTH)
+    for start, end in (((0, 0), (right, bottom)), ((0, bottom), (right, 0))):
+        cv2.line(canvas, start, end, REJECTED_COLOUR, REJECTED_LINE_WIDTH, cv2.LINE_AA)
+    image.paste(Image.fromarray(canvas))
 
 
 def contact_sheet(
@@ -369,62 +471,225 @@ def _warn_once(advice: str) -> str:
     return replace_missing(advice, "…")
 
 
+def _grid_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the map on which labels are placed."""
+    factor = min(LABEL_GRID_SIDE / max(height, width, 1), 1.0)
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def _on_grid(mask: NDArray[Any], regions: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """A mask at the size of the map; cells that it half covers are True."""
+    size = regions.shape[1], regions.shape[0]
+    # Of large images every cell is decided by a few of its pixels.
+    step = max(max(mask.shape) // (4 * LABEL_GRID_SIDE), 1)
+    pixels = 255 * mask[::step, ::step].astype(np.uint8)
+    cells = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cells >= 128)
+
+
 def _enlarge(
-    array: NDArray[Any], scale: int, interpolation: int = cv2.INTER_NEAREST
+    array: NDArray[Any], scale: int, interpolation: int = cv2.INTER_LINEAR
 ) -> NDArray[Any]:
-    """Copy of an image or mask, enlarged by a whole factor."""
+    """Copy of an image or mask, enlarged by a whole factor; outlines of masks are smooth."""
     if scale == 1:
         return array.copy()
-    pixels = array.astype(np.uint8) if array.dtype == bool else array
-    resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation)
-    return resized.astype(array.dtype)
+    if array.dtype == bool:
+        pixels = cv2.resize(
+            array.astype(np.float32), None, fx=scale, fy=scale, interpolation=interpolation
+        )
+        return np.asarray(pixels >= 0.5)
+    resized = cv2.resize(array, None, fx=scale, fy=scale, interpolation=interpolation)
+    return np.asarray(resized)
 
 
-def _paint(canvas: NDArray[Any], mask: NDArray[Any], colour: Colour, opacity: float) -> None:
-    """Blend a colour into the pixels of a mask, in place, and outline the mask."""
+def _paint(
+    canvas: NDArray[Any],
+    image: NDArray[Any],
+    mask: NDArray[Any],
+    colour: Colour,
+    opacity: float,
+) -> None:
+    """Paint and outline a mask on a canvas, in place.
+
+    Inside the mask a colour is blended with the image, not with the canvas: what was painted
+    there before is replaced, so that colours of overlapping segments do not mix.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return
+    width = OUTLINE_WIDTH * _text_scale(canvas.shape[0], canvas.shape[1])
+    sigma = max(0.7 * width, 1.0)
+    border = int(np.ceil(3 * sigma))
+    window = (
+        slice(max(rows[0] - border, 0), rows[-1] + 1 + border),
+        slice(max(columns[0] - border, 0), columns[-1] + 1 + border),
+    )
+    inside = mask[window].astype(np.uint8)
+    levels = np.arange(256, dtype=np.float32)[:, None]
     paint = np.array(colour, np.float32)
-    blended = canvas[mask].astype(np.float32) * (1 - opacity) + paint * opacity
-    canvas[mask] = blended.astype(np.uint8)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    width = round(2 * _text_scale(canvas.shape[0], canvas.shape[1]))
-    cv2.drawContours(canvas, outlines, -1, colour, width, cv2.LINE_AA)
+    tint = np.rint(levels * (1 - opacity) + paint * opacity).astype(np.uint8)
+    area = np.ascontiguousarray(canvas[window])
+    area = cv2.copyTo(cv2.LUT(np.ascontiguousarray(image[window]), tint[None]), inside, area)
+    # Replicated at the window's edge: the image's edge is no outline.
+    blurred = cv2.GaussianBlur(255 * inside, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    # Across a straight outline a blurred mask is the normal distribution of the distance to it,
+    # whose slope at the outline gives the distance in pixels.
+    distance = np.abs(levels[:, 0] / 255 - 0.5) * sigma * np.sqrt(2 * np.pi)
+    opacities = np.clip(width / 2 + 0.5 - distance, 0, 1)
+    line = np.nonzero(cv2.LUT(blurred, (opacities > 0).astype(np.uint8)))
+    alpha = opacities[blurred[line]][:, None]
+    area[line] = np.rint(area[line] * (1 - alpha) + paint * alpha)
+    canvas[window] = area
+
+
+def _draw_tag(label: SegmentLabel, scale: float, max_width: int) -> Image.Image | None:
+    """A name on a rounded background as an RGBA image; None for a name without visible letters."""
+    size = round((PART_FONT_SIZE if label.kind == "part" else LABEL_FONT_SIZE) * scale)
+    padding = max(round(0.3 * size), 2)
+    name = " ".join(replace_missing(label.text, f"[{label.row + 1}]").split())
+    if not name:
+        return None
+    text = render_text(shorten_text(name, size, max_width - 2 * padding), size)
+    if not text.coverage.any():
+        return None
+    background, ink = tag_colours(label.colour)
+    # Names of one size have one height, whatever their letters.
+    height = max(round(1.45 * size), text.coverage.shape[0] + 2)
+    width = text.coverage.shape[1] + 2 * padding
+    tag = Image.new("RGBA", (width, height), (*background, 0))
+    shape = Image.new("L", (4 * width, 4 * height))
+    ImageDraw.Draw(shape).rounded_rectangle(
+        (0, 0, 4 * width - 1, 4 * height - 1), 4 * 0.25 * size, fill=round(255 * LABEL_OPACITY)
+    )
+    tag.putalpha(shape.resize(tag.size, Image.Resampling.BOX))
+    top = round(0.72 * height) - text.ascent
+    top = max(min(top, height - text.coverage.shape[0]), 0)
+    letters = Image.new("L", tag.size)
+    letters.paste(Image.fromarray(text.coverage), (padding, top))
+    tag.paste(ink, (0, 0), letters)
+    return tag
+
+
+def _draw_leader(
+    image: Image.Image, ends: Sequence[tuple[int, int]], colour: Colour, scale: float
+) -> None:
+    """Draw a thin line from a name to its segment, in place, with a light edge on both sides."""
+    canvas = np.array(image)
+    width = max(round(scale), 1)
+    start, end = ends
+    line = tag_colours(colour)[0]
+    for pen, more in ((WHITE, 2), (line, 0)):
+        cv2.line(canvas, start, end, pen, width + more * width, cv2.LINE_AA)
+    cv2.circle(canvas, end, round(2.5 * scale), WHITE, -1, cv2.LINE_AA)
+    cv2.circle(canvas, end, max(round(1.5 * scale), 1), line, -1, cv2.LINE_AA)
+    image.paste(Image.fromarray(canvas))
+
+
+def _centre_of_cell(cell: tuple[int, int], size: tuple[float, float]) -> tuple[int, int]:
+    return round((cell[0] + 0.5) * size[0]), round((cell[1] + 0.5) * size[1])
+
+
+def _darken(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (round(channel * factor) for channel in colour)
+    return red, green, blue
+
+
+def _contrast(first: Colour, second: Colour) -> float:
+    """Contrast ratio of two sRGB colours, 1 to 21; WCAG 2.2, section 1.4.3."""
+    lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1; WCAG 2.2."""
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (channel / 255 for channel in colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _draw_legend(
-    rows: Sequence[LegendRow], title: str, max_width: int, scale: float
-) -> NDArray[Any]:
-    """Render legend rows as a white panel [h, w, 3] uint8.
+    rows: Sequence[LegendRow], title: str, image_size: tuple[int, int], scale: float
+) -> tuple[NDArray[Any], bool]:
+    """Render legend rows as a white panel.
 
     Args:
-        rows: from top to bottom.
+        rows: in order.
         title: above the rows.
+        image_size: (height, width) of the image.
+        scale: factor of all sizes.
+
+    Returns:
+        The panel [h, w, 3] uint8, and whether it belongs below the image instead of beside it.
+    """
+    if not rows and not title:
+        return np.full((0, 0, 3), 255, np.uint8), False
+    height, width = image_size
+    entries = [LegendRow(title), *rows]
+    panel_width = max(width, round(MIN_LEGEND_WIDTH * scale))
+    panel = _lay_out(entries, panel_width, scale, flowing=True)
+    column_width = round(min(MAX_LEGEND_WIDTH * scale, MAX_BESIDE_WIDTH * width))
+    if column_width < MIN_LEGEND_WIDTH * scale:
+        return panel, True
+    column = _lay_out(entries, column_width, scale, flowing=False)
+    # Whichever leaves the drawing smaller.
+    is_smaller = height * column.shape[1] < panel.shape[0] * width
+    return (column, False) if is_smaller and column.shape[0] <= height else (panel, True)
+
+
+def _legend_sizes(scale: float) -> tuple[int, int, int, int]:
+    """Font size, margin, indentation and side of a colour box, in pixels."""
+    return round(LEGEND_FONT_SIZE * scale), round(10 * scale), round(14 * scale), round(12 * scale)
+
+
+def _lay_out(
+    rows: Sequence[LegendRow], max_width: int, scale: float, *, flowing: bool
+) -> NDArray[Any]:
+    """Render legend rows below each other, or one after the other in lines.
+
+    Args:
+        rows: in order; rows without a colour have lines of their own.
         max_width: of the panel in pixels.
         scale: factor of all sizes.
+        flowing: rows share lines; a segment with parts begins a line.
     """
-    size = round(LEGEND_FONT_SIZE * scale)
-    margin, step, box = round(10 * scale), round(14 * scale), round(12 * scale)
-    lines: list[tuple[LegendRow, int, TextImage]] = []
-    for row in [LegendRow(title), *rows]:
-        x = margin + step * row.indent
-        text_x = x + box + round(6 * scale) if row.colour or row.indent else x
-        space = max(max_width - margin - text_x, 4 * size)
-        for number, line in enumerate(wrap_text(row.text, size, space, MAX_TEXT_LINES)):
+    size, margin, step, box = _legend_sizes(scale)
+    least, gap = round(LEGEND_ROW_HEIGHT * scale), round(6 * scale)
+    # Of each item: x, number of its line, x of its text, row of the colour box, text.
+    items: list[tuple[int, int, int, LegendRow, TextImage]] = []
+    line, right, previous = -1, max_width, LegendRow("")
+    for row, following in zip(rows, [*rows[1:], LegendRow("")], strict=True):
+        start = margin + step * row.indent
+        offset = box + gap if row.colour or row.indent else 0
+        space = max(max_width - margin - start - offset, 4 * size)
+        texts = wrap_text(row.text, size, space, MAX_TEXT_LINES) or [""] * bool(row.colour)
+        begins = not row.indent and (bool(previous.indent) or bool(following.indent))
+        alone = not flowing or row.colour is None or previous.colour is None or len(texts) > 1
+        for number, text in enumerate(texts):
+            drawn = render_text(text, size)
+            end = right + 2 * gap + offset + drawn.coverage.shape[1]
+            if line < 0 or alone or begins or number or end > max_width - margin:
+                line, x = line + 1, start
+            else:
+                x = right + 2 * gap
             first = replace(row, colour=row.colour if number == 0 else None)
-            lines.append((first, text_x, render_text(line, size)))
-    if not lines:
-        return np.full((0, 0, 3), 255, np.uint8)
-    least = round(LEGEND_ROW_HEIGHT * scale)
-    heights = [max(least, text.coverage.shape[0] + round(4 * scale)) for _, _, text in lines]
-    width = max(text_x + text.coverage.shape[1] for _, text_x, text in lines) + margin
-    panel = Image.new("RGB", (width, round(16 * scale) + sum(heights)), "white")
+            items.append((x, line, x + offset, first, drawn))
+            right = x + offset + drawn.coverage.shape[1]
+        previous = row if texts else previous
+    heights = [least] * (line + 1)
+    for _, line, _, _, drawn in items:
+        heights[line] = max(heights[line], drawn.coverage.shape[0] + round(4 * scale))
+    used = max((x + drawn.coverage.shape[1] for _, _, x, _, drawn in items), default=0) + margin
+    tops = round(8 * scale) + np.cumsum([0, *heights])
+    panel = Image.new("RGB", (used, int(tops[-1]) + round(8 * scale)), "white")
     pen = ImageDraw.Draw(panel)
-    y = round(8 * scale)
-    for (row, text_x, line_image), height in zip(lines, heights, strict=True):
+    for x, line, text_x, row, drawn in items:
+        y, height = int(tops[line]), heights[line]
         if row.colour:
-            x, top = margin + step * row.indent, y + (height - box) // 2
+            top = y + (height - box) // 2
             pen.rectangle((x, top, x + box, top + box), fill=row.colour, outline="black")
-        _place_text(panel, line_image, (text_x, y), height)
-        y += height
+        _place_text(panel, drawn, (text_x, y), height)
     return np.asarray(panel)
 
 

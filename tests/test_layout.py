@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 BOTTOM = ("errors", "structures", "ops", "vocabularies")
 # Whoever builds, runs or presents a model.
 APPLICATION = ("task_predictors", "predictor", "cli", "__main__")
-RESULTS = ("segmentation", "visualizer", "text_drawing")
+RESULTS = ("segmentation", "visualizer", "text_drawing", "label_placement")
 # Top-level module of hipie -> those that it must not import.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "config": (
@@ -35,6 +35,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "model_zoo": RESULTS + APPLICATION,
     "segmentation": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
     "visualizer": ("modeling", "evaluation", "engine", "model_zoo", *APPLICATION),
+    "label_placement": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
     "text_drawing": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
     "task_predictors": (
         *("data", "evaluation", "engine", "checkpoint", "model_zoo"),

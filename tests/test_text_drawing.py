@@ -21,6 +21,7 @@ from hipie.text_drawing import (
     missing_letters,
     render_text,
     replace_missing,
+    shorten_text,
     text_width,
     wrap_text,
 )
@@ -210,3 +211,15 @@ def test_long_texts_end_in_an_ellipsis() -> None:
     assert len(lines) == 3 and lines[-1].endswith("…")
     assert not wrap_text("  \n", 12, 100)
     assert render_text("", 12).coverage.sum() == 0
+
+
+@given(st.text("abcÄß é,כלבق", max_size=40), st.integers(0, 300))
+@settings(max_examples=50, deadline=None)
+def test_shortened_texts_fit_and_begin_as_the_text(text: str, width: int) -> None:
+    short = shorten_text(text, 12, width)
+    if text_width(text, 12) <= width:
+        assert short == text
+    else:
+        kept = short.removesuffix("…")
+        assert short.endswith("…") and text.startswith(kept)
+        assert text_width(short, 12) <= width or len(text_drawing._clusters(text)[0]) >= len(kept)
