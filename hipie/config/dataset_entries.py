@@ -55,6 +55,16 @@ ENTRY_FORMS = {
     "PARTS": EntryForm(
         (*_LABEL_MAPS, "ignored value", "name of the whole"), (1, 2, 3), _LABEL_MAP_OPTIONS
     ),
+    "REFERRING": EntryForm(
+        ("name", "refs file", 'instances JSON or ""', "folder of the images"),
+        (1, 2, 3),
+        {"split": False, "evaluator": False},
+    ),
+    "GROUPS": EntryForm(
+        ("name", "groups.json", "split", "folder"),
+        (1, 3),
+        {"negatives": False, "instances": True, "label_maps": True, "class_names": True},
+    ),
 }
 
 

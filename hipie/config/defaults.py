@@ -336,6 +336,10 @@ def _add_data_keys(cfg: CN) -> None:
     # Likewise, for classes that are parts of a whole: [name, images, label maps, file of class
     # names, ignored value, name of the whole].
     cfg.DATASETS.PARTS = []
+    # Likewise, for referring expressions: [name, refs file, instances JSON, folder of the images],
+    # and for groups of images: [name, groups.json, split, folder].
+    cfg.DATASETS.REFERRING = []
+    cfg.DATASETS.GROUPS = []
     # Relative sampling frequency of each of DATASETS.TRAIN; (): equal.
     cfg.DATALOADER.DATASET_RATIO = ()
     # Batch size of each of DATASETS.TRAIN; (): SOLVER.IMS_PER_BATCH.

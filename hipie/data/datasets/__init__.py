@@ -15,6 +15,7 @@ from hipie.data.datasets.lvis import load_lvis
 from hipie.data.datasets.panoptic_format import register_coco_panoptic
 from hipie.data.datasets.picturebook import register_picturebook, register_picturebook_groups
 from hipie.data.datasets.refcoco import load_refcoco
+from hipie.data.datasets.referring_format import register_groups, register_referring
 from hipie.data.datasets.semantic_folder import load_label_maps, load_part_maps
 from hipie.data.io.validation import DatasetError
 
@@ -34,10 +35,12 @@ __all__ = [
     "register_coco",
     "register_coco_panoptic",
     "register_default_datasets",
+    "register_groups",
     "register_parts",
     "register_picturebook",
     "register_picturebook_groups",
     "register_public_datasets",
+    "register_referring",
     "register_semantic",
 ]
 
@@ -58,7 +61,8 @@ def register_all(cfg: CfgNode) -> None:
     """Register the public data sets, the picture book and custom data sets of a configuration.
 
     Args:
-        cfg: reads PICTUREBOOK and DATASETS.{COCO_FORMAT, COCO_PANOPTIC, SEMANTIC, PARTS}.
+        cfg: reads PICTUREBOOK and DATASETS.{COCO_FORMAT, COCO_PANOPTIC, SEMANTIC, PARTS,
+            REFERRING, GROUPS}.
 
     Raises:
         ValueError, FileNotFoundError: see `register_configured`.

@@ -11,10 +11,11 @@ from hipie.config.dataset_entries import ENTRY_FORMS, split_entry
 from hipie.data.datasets.coco_format import register_coco
 from hipie.data.datasets.label_map_format import register_parts, register_semantic
 from hipie.data.datasets.panoptic_format import register_coco_panoptic
+from hipie.data.datasets.referring_format import register_groups, register_referring
 
 
 def register_configured(cfg: CfgNode) -> None:
-    """Register the entries of DATASETS.{COCO_FORMAT, COCO_PANOPTIC, SEMANTIC, PARTS}.
+    """Register the entries of DATASETS.COCO_FORMAT and of the other keys of `ENTRY_FORMS`.
 
     Raises:
         InputError: naming the key and the entry, if it has another form.
@@ -42,9 +43,19 @@ def _panoptic(values: list[Any], options: dict[str, Any]) -> None:
     register_coco_panoptic(*values, sem_seg_root=options.get("semantic"))
 
 
+def _referring(values: list[Any], options: dict[str, Any]) -> None:
+    register_referring(*values, **options)
+
+
+def _groups(values: list[Any], options: dict[str, Any]) -> None:
+    register_groups(*values, **options)
+
+
 _REGISTER: dict[str, Callable[[list[Any], dict[str, Any]], None]] = {
     "COCO_FORMAT": _coco,
     "COCO_PANOPTIC": _panoptic,
     "SEMANTIC": _semantic,
     "PARTS": _parts,
+    "REFERRING": _referring,
+    "GROUPS": _groups,
 }

@@ -71,7 +71,8 @@ def load_refcoco(
         instances_json: objects in COCO's format; its `file_name` is the path of an image.
         image_root: folder of the images.
         split: "train", "val", "testA", "testB", "test", ...; "testA" and "testB" select the refs
-            whose split has the letter A or B after "test", since some files have "testAB".
+            whose split has the letter A or B after "test", since some files have "testAB";
+            "" = all refs.
         text_field: "raw", the text as written by annotators (LAVT, ReLA), or "sent", normalised
             (CARIS); where an expression lacks the field, the other one is used.
         skip_broken: skip invalid refs with a warning instead of raising.
@@ -93,7 +94,7 @@ def load_refcoco(
     for position, entry in enumerate(read_refs(refs_file)):
         try:
             ref = _read_ref(f"{refs_file}: entry {position}", entry, text_field)
-            if in_split(ref["split"], split):
+            if not split or in_split(ref["split"], split):
                 where = f"{refs_file}: ref {ref['ref_id']}"
                 _add_ref(records, instances, ref, where, left_out)
         except DatasetError as error:

@@ -69,7 +69,7 @@ def groups_from_grd(records: Records) -> GroupDataset:
     return dataset
 
 
-def groups_from_expressions(records: Records, instances_json: str) -> GroupDataset:
+def groups_from_expressions(records: Records, instances_json: str | None) -> GroupDataset:
     """Build samples from RefCOCO's expressions and images without the target's category.
 
     Few objects of an image have an expression, and an expression may also describe an object of
@@ -77,14 +77,20 @@ def groups_from_expressions(records: Records, instances_json: str) -> GroupDatas
 
     Args:
         records: those of `load_refcoco`.
-        instances_json: file with all objects of the images, in COCO's format.
+        instances_json: file with all objects of the images, in COCO's format; None = the records'
+            annotations are all objects, and have a `category_id`.
     """
     dataset = GroupDataset(records)
     index_of = {record["image_id"]: index for index, record in enumerate(records)}
     images_of: dict[int, set[int]] = defaultdict(set)
-    for annotation in read_json(instances_json, ("annotations",))["annotations"]:
-        if annotation["image_id"] in index_of:
-            images_of[annotation["category_id"]].add(index_of[annotation["image_id"]])
+    if instances_json is None:
+        for index, record in enumerate(records):
+            for annotation in record["annotations"]:
+                images_of[annotation["category_id"]].add(index)
+    else:
+        for annotation in read_json(instances_json, ("annotations",))["annotations"]:
+            if annotation["image_id"] in index_of:
+                images_of[annotation["category_id"]].add(index_of[annotation["image_id"]])
     for category, images in images_of.items():
         dataset.negative_pools[category] = _complement(len(records), images)
     for index, record in enumerate(records):
@@ -150,7 +156,7 @@ def build_group_dataset(name: str, records: Records, metadata: Any) -> GroupData
         "coco": lambda: groups_from_categories(records, metadata.thing_classes),
     }
     instances_json = metadata.get("instances_json")
-    if instances_json:
+    if instances_json or metadata.get("annotations_have_classes"):
         for referring in ("refer", "grefer", "refzom"):
             builders[referring] = lambda: groups_from_expressions(records, instances_json)
     if kind not in builders:
