@@ -34,9 +34,9 @@ class UniversalDatasetMapper:
     A record is Detectron2's, with `file_name`, `height`, `width`, `image_id` and the first of:
     `part_seg_file_name`; `pan_seg_file_name` and `segments_info`; `annotations` (COCO);
     `sem_seg_file_name`, where every class is one object. `task` is "parts" for the first of them,
-    else "detection". Records of federated data sets have `neg_category_ids`, the classes that are
-    verified to be absent (see `coco_instances.federated_categories`): only those are added to a
-    training caption.
+    "semantic" for the last one if the vocabulary has no things, else "detection". Records of
+    federated data sets have `neg_category_ids`, the classes that are verified to be absent (see
+    `coco_instances.federated_categories`): only those are added to a training caption.
 
     Args:
         vocabulary: all classes, in the order of the records' contiguous class indices.
@@ -127,7 +127,7 @@ class UniversalDatasetMapper:
         """
         image = read_record_image(record, self.max_pixels)
         item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
-        item["task"] = "parts" if "part_seg_file_name" in record else "detection"
+        item["task"] = self._task(record)
         height, width = image.shape[:2]
         if not self.training:
             resize = resize_transform(height, width, self.min_sizes[0], self.max_size)
@@ -149,6 +149,12 @@ class UniversalDatasetMapper:
             rng, instances, candidates, augmentation.flipped
         )
         return item
+
+    def _task(self, record: dict[str, Any]) -> str:
+        if "part_seg_file_name" in record:
+            return "parts"
+        has_objects = "pan_seg_file_name" in record or "annotations" in record
+        return "detection" if has_objects or any(self.vocabulary.is_thing) else "semantic"
 
     def _augment(
         self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int

@@ -77,8 +77,9 @@ class HIPIE(SegmentationModel):
     `vocabulary` (`hipie.Vocabulary`) or `expressions` (a list of referring expressions); with
     neither, the classes of `DATASETS.TEST[0]` (in training of `DATASETS.TRAIN[0]`). `height` and
     `width` give the size of the results, and `results`, if present, names those to compute.
-    In training also `instances` and `task` ("detection", "parts" or "referring", one for the whole
-    batch; "detection" where it is missing and there are no `expressions`).
+    In training also `instances` and `task` ("detection", "semantic", "parts" or "referring", one
+    for the whole batch; "detection" where it is missing and there are no `expressions`). Batches of
+    semantic maps without things and of parts train the stuff decoder only.
 
     Returns in training a dict of losses; otherwise a dict an image: `instances`, `sem_seg`
     [K, H, W] and `panoptic_seg` for a vocabulary (with `part_seg` where it has classes and their

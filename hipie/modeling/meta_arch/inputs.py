@@ -21,7 +21,7 @@ from hipie.modeling.text_encoder.positive_map import positive_map, propagate_par
 from hipie.structures import InferenceSize, Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
 
-TASKS = ("detection", "parts", "referring")
+TASKS = ("detection", "semantic", "parts", "referring")
 
 
 @dataclass(frozen=True)

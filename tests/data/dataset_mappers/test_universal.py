@@ -192,6 +192,19 @@ def test_bad_image_is_named(panoptic: dict, tmp_path: Path) -> None:
         make()(panoptic, (0,))
 
 
+def test_label_maps_are_of_the_task_semantic_unless_there_are_things(
+    panoptic: dict, tmp_path: Path
+) -> None:
+    Image.fromarray(np.ones((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "labels.png")
+    record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    record["sem_seg_file_name"] = str(tmp_path / "labels.png")
+    stuff = make()
+    stuff.vocabulary = Vocabulary.from_names(stuff=[f"stuff {i}" for i in range(len(WORDS))])
+    assert stuff(record, (0,))["task"] == "semantic"
+    assert make()(record, (0,))["task"] == "detection"
+    assert make()(panoptic, (0,))["task"] == "detection"
+
+
 def test_background_is_no_object_and_never_named(panoptic: dict, tmp_path: Path) -> None:
     labels = np.full((HEIGHT, WIDTH), 7, np.uint8)
     labels[20:50, 5:35] = 2

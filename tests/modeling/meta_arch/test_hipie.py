@@ -292,6 +292,16 @@ def test_images_with_stuff_only_have_no_thing_losses(model):
     assert losses["loss_mask_maskdino"] > 0
 
 
+def test_semantic_maps_train_the_stuff_decoder_only(model):
+    model.train()
+    model.zero_grad()
+    losses = model([training_input("semantic", 0, [2, 3])])
+    assert losses and all("maskdino" in name for name in losses)
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in model.things.decoder.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.stuff.decoder.parameters())
+
+
 def test_the_same_seed_gives_the_same_losses(model):
     model.train()
     results = []
