@@ -373,6 +373,15 @@ def _add_data_keys(cfg: CN) -> None:
     # queries without an object whose boxes are mostly such pixels or crowds give no class loss.
     # Off: these pixels have none of the classes (published).
     cfg.INPUT.IGNORE_UNLABELLED = False
+    # Copy-paste: with this probability objects of another image of the same set are pasted into a
+    # training image, in the sets that DATASETS names; (): in all. Things of instance and panoptic
+    # sets, classes of semantic ones, all parts of an image; not for images with expressions.
+    cfg.INPUT.COPY_PASTE = CN()
+    cfg.INPUT.COPY_PASTE.PROBABILITY = 0.0
+    cfg.INPUT.COPY_PASTE.DATASETS = ()
+    # Distort brightness, contrast, saturation and hue of training images, as in Mask2Former. Not
+    # for images with expressions, which may name colours.
+    cfg.INPUT.COLOR_AUG_SSD = False
     # Large-scale jitter: with this probability an image is resized into a square of SIZE times a
     # scale from MIN_SCALE to MAX_SCALE, and cropped or padded to SIZE, before it is resized. Not
     # for images with expressions.

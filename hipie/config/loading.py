@@ -44,6 +44,7 @@ _COUNTS = (
 # Numbers, or tuples of numbers, that are shares or probabilities.
 _SHARES = (
     "INPUT.EXPRESSION_FLIP_PROB",
+    "INPUT.COPY_PASTE.PROBABILITY",
     "INPUT.LSJ.PROBABILITY",
     "MODEL.HIPIE.OBJECT_MASK_THRESHOLD",
     "MODEL.HIPIE.OVERLAP_THRESHOLD",

@@ -28,6 +28,7 @@ from hipie.data.broken_images import (
     usable_item,
 )
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
+from hipie.data.dataset_mappers.copy_paste import CopyPaste
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
 from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
@@ -137,10 +138,16 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         max_objects=cfg.INPUT.MAX_OBJECTS,
         ignore_label=ignore_label(metadata),
         ignore_unlabelled=cfg.INPUT.IGNORE_UNLABELLED,
+        copy_paste=_copy_paste(cfg, dataset_name, records),
+        color_distortion=cfg.INPUT.COLOR_AUG_SSD,
         part_ignore_label=metadata.get("part_ignore_label"),
         **options,
     )
-    classes = partial(record_classes, ignore_label=ignore_label(metadata))
+    classes = partial(
+        record_classes,
+        ignore_label=ignore_label(metadata),
+        part_ignore_label=metadata.get("part_ignore_label"),
+    )
     return MappedDataset(records, mapper, classes)
 
 
@@ -332,6 +339,23 @@ def _jitter(cfg: CfgNode) -> LargeScaleJitter | None:
     return LargeScaleJitter(node.PROBABILITY, node.MIN_SCALE, node.MAX_SCALE, node.SIZE)
 
 
+def _copy_paste(cfg: CfgNode, dataset_name: str, records: RecordList) -> CopyPaste | None:
+    """Return the copy-paste augmentation of a training set, None where it is off.
+
+    Raises:
+        InputError: if `INPUT.COPY_PASTE.DATASETS` names a set that is not trained on.
+    """
+    node = cfg.INPUT.COPY_PASTE
+    unknown = set(node.DATASETS) - set(cfg.DATASETS.TRAIN)
+    if unknown:
+        raise InputError(
+            f"INPUT.COPY_PASTE.DATASETS names {sorted(unknown)[0]}, which is not in DATASETS.TRAIN"
+        )
+    if node.PROBABILITY == 0 or (node.DATASETS and dataset_name not in node.DATASETS):
+        return None
+    return CopyPaste(node.PROBABILITY, records, cfg.DATALOADER.SKIP_BROKEN)
+
+
 def _records(
     cfg: CfgNode,
     dataset_name: str,
@@ -423,6 +447,7 @@ def _repeat_factors(cfg: CfgNode, name: str, dataset: MappedDataset) -> NDArray[
         InputError: for another `DATALOADER.SAMPLER_TRAIN` than the two that are supported.
     """
     keys = cfg.DATALOADER
+    threshold, square_root = keys.REPEAT_THRESHOLD, keys.REPEAT_SQRT
     if keys.SAMPLER_TRAIN == "TrainingSampler":
         return None
     if keys.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
@@ -440,7 +465,7 @@ def _repeat_factors(cfg: CfgNode, name: str, dataset: MappedDataset) -> NDArray[
             if not keys.SKIP_BROKEN:
                 raise
             classes.append(())
-    factors = repeat_factors(classes, keys.REPEAT_THRESHOLD, keys.REPEAT_SQRT)
+    factors = repeat_factors(classes, threshold, square_root)
     logger.info(
         "%s: %d of %d images are repeated, at most %.2f times; a pass has %.0f",
         *(name, int((factors > 1).sum()), len(factors), factors.max(), factors.sum()),

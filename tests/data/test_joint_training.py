@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from PIL import Image
@@ -111,4 +112,34 @@ def test_images_with_rare_classes_are_repeated_on_request(cfg: CfgNode) -> None:
 def test_other_samplers_are_refused(cfg: CfgNode) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
     with pytest.raises(InputError, match=r"DATALOADER\.SAMPLER_TRAIN must be .*not RandomSubset"):
+        items(cfg, 1)
+
+
+def test_objects_are_pasted_in_the_sets_that_are_named(cfg: CfgNode) -> None:
+    """A loader with workers, resumed in the middle, gives the items of one without."""
+
+    def with_other_classes(items: list[dict[str, Any]]) -> set[str]:
+        pasted = set()
+        for item in items:
+            names = item["vocabulary"].names
+            classes = {names[k] for k in item["instances"].gt_classes.tolist()}
+            own = {"dog"} if item["image_id"] == "animal3" else {"cat"}
+            if item["image_id"].startswith("animal") and classes != own:
+                pasted.add(item["image_id"])
+        return pasted
+
+    assert not with_other_classes(items(cfg, 12))
+    cfg.INPUT.COPY_PASTE.PROBABILITY = 1.0
+    cfg.INPUT.COPY_PASTE.DATASETS = ("toy_streets",)
+    assert not with_other_classes(items(cfg, 12))
+    cfg.INPUT.COPY_PASTE.DATASETS = ("toy_animals",)
+    straight = items(cfg, 12)
+    assert with_other_classes(straight)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    for expected, found in zip(straight[10:], items(cfg, 7, start=5), strict=True):
+        assert torch.equal(expected["image"], found["image"])
+        masks = (item["instances"].gt_masks.tensor for item in (expected, found))
+        assert torch.equal(*masks)
+    cfg.INPUT.COPY_PASTE.DATASETS = ("coco",)
+    with pytest.raises(InputError, match=r"INPUT\.COPY_PASTE\.DATASETS names coco"):
         items(cfg, 1)

@@ -111,6 +111,12 @@ class AnnotationReader:
         return ObjectMasks(masks, classes, ignored)
 
 
+def is_semantic(record: dict[str, Any]) -> bool:
+    """Whether the objects of a record are the classes of a semantic map."""
+    others = ("part_seg_file_name", "pan_seg_file_name", "annotations")
+    return not any(key in record for key in others)
+
+
 def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
     labels = read_class_map(path)
     require_map_size(path, labels.shape[:2], size)

@@ -11,8 +11,20 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
-from hipie.data.dataset_mappers.annotation_reader import AnnotationReader, ObjectMasks
+from hipie.data.broken_images import BROKEN_ERRORS
+from hipie.data.dataset_mappers.annotation_reader import (
+    AnnotationReader,
+    ObjectMasks,
+    is_semantic,
+)
 from hipie.data.dataset_mappers.annotations import masks_to_instances
+from hipie.data.dataset_mappers.color import distort_colors
+from hipie.data.dataset_mappers.copy_paste import (
+    CopyPaste,
+    paste_objects,
+    sample_offset,
+    select_pasted,
+)
 from hipie.data.dataset_mappers.transforms import (
     Augmentation,
     LargeScaleJitter,
@@ -26,6 +38,9 @@ from hipie.data.image_io import (
 )
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
 from hipie.vocabularies.vocabulary import Vocabulary
+
+# Streams of the random numbers of an item.
+PASTE, COLOR = 1, 2
 
 
 class UniversalDatasetMapper:
@@ -57,6 +72,8 @@ class UniversalDatasetMapper:
             `background_index`; None = there is no such class.
         ignore_unlabelled: whether training items have `ignored`, the pixels of unknown class.
         part_ignore_label: see `offset_part_labels`.
+        copy_paste: objects that are pasted into training images; None = off.
+        color_distortion: whether the colours of training images are distorted.
     """
 
     def __init__(
@@ -79,6 +96,8 @@ class UniversalDatasetMapper:
         background: int | None = None,
         ignore_unlabelled: bool = False,
         part_ignore_label: int | None = None,
+        copy_paste: CopyPaste | None = None,
+        color_distortion: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.background = background
@@ -106,6 +125,8 @@ class UniversalDatasetMapper:
         self.jitter = jitter
         self.flip = flip
         self.max_objects = max_objects
+        self.copy_paste = copy_paste
+        self.color_distortion = color_distortion
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one image.
@@ -137,9 +158,16 @@ class UniversalDatasetMapper:
             return item
         rng = np.random.default_rng(list(seed))
         augmentation, objects = self._augment(rng, record, height, width)
-        item["image"] = image_to_tensor(
-            augmentation.transform.apply_image(image), self.image_format
-        )
+        pixels = augmentation.transform.apply_image(image)
+        # Streams of their own: other random numbers do not depend on these options.
+        if self.copy_paste is not None:
+            paste_rng = np.random.default_rng([*seed, PASTE])
+            pixels, objects = self._paste(
+                paste_rng, self.copy_paste, pixels, objects, augmentation.flipped
+            )
+        if self.color_distortion:
+            pixels = distort_colors(np.random.default_rng([*seed, COLOR]), pixels)
+        item["image"] = image_to_tensor(pixels, self.image_format)
         if objects.ignored is not None:
             item["ignored"] = torch.from_numpy(np.ascontiguousarray(objects.ignored))
         instances = masks_to_instances(objects.masks, objects.classes)
@@ -156,14 +184,51 @@ class UniversalDatasetMapper:
         has_objects = "pan_seg_file_name" in record or "annotations" in record
         return "detection" if has_objects or any(self.vocabulary.is_thing) else "semantic"
 
+    def _paste(
+        self,
+        rng: np.random.Generator,
+        settings: CopyPaste,
+        pixels: NDArray[Any],
+        objects: ObjectMasks,
+        flipped: bool,
+    ) -> tuple[NDArray[Any], ObjectMasks]:
+        """Paste objects of another image of the set, flipped as this one, with a probability."""
+        if rng.random() >= settings.probability:
+            return pixels, objects
+        record = settings.records[int(rng.integers(len(settings.records)))]
+        try:
+            image = read_record_image(record, self.max_pixels)
+            height, width = image.shape[:2]
+            augmentation, source = self._augment(rng, record, height, width, float(flipped))
+        except BROKEN_ERRORS:
+            if not settings.skip_broken:
+                raise
+            return pixels, objects
+        selected = select_pasted(rng, source.classes, self.vocabulary.kinds)
+        size, target = source.masks.shape[1:], pixels.shape[:2]
+        return paste_objects(
+            pixels,
+            objects,
+            augmentation.transform.apply_image(image),
+            source.select(selected),
+            sample_offset(rng, (size[0], size[1]), (target[0], target[1])),
+            join_classes=is_semantic(record),
+        )
+
     def _augment(
-        self, rng: np.random.Generator, record: dict[str, Any], height: int, width: int
+        self,
+        rng: np.random.Generator,
+        record: dict[str, Any],
+        height: int,
+        width: int,
+        flip_prob: float = 0.5,
     ) -> tuple[Augmentation, ObjectMasks]:
         """Sample an augmentation and apply it; crops without any object are sampled again."""
         options: dict[str, Any] = {
             "min_sizes": self.min_sizes,
             "max_size": self.max_size,
             "flip": self.flip,
+            "flip_prob": flip_prob,
         }
         augmentation = sample_augmentation(rng, height, width, jitter=self.jitter, **options)
         objects = self._objects(record, augmentation.transform)

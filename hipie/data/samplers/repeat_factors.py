@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map
-from hipie.data.label_values import PART_IGNORE
+from hipie.data.label_values import PART_IGNORE, offset_part_labels
 
 
 def repeat_factors(
@@ -38,18 +38,22 @@ def repeat_factors(
     return np.array([max((factors[i] for i in present), default=1.0) for present in classes])
 
 
-def record_classes(record: Mapping[str, Any], ignore_label: int) -> set[int]:
+def record_classes(
+    record: Mapping[str, Any], ignore_label: int, part_ignore_label: int | None = None
+) -> set[int]:
     """Return the classes of a record's objects; label maps are read for it, crowds do not count.
 
     Args:
         record: see `UniversalDatasetMapper`.
         ignore_label: the value of semantic maps that is not a class.
+        part_ignore_label: see `offset_part_labels`.
 
     Raises:
         ValueError, FileNotFoundError: naming a label map that cannot be read.
     """
     if "part_seg_file_name" in record:
-        values = np.unique(read_class_map(record["part_seg_file_name"])).tolist()
+        labels = read_class_map(record["part_seg_file_name"])
+        values = np.unique(offset_part_labels(labels, part_ignore_label)).tolist()
         return {value - 1 for value in values if value != PART_IGNORE}
     for key in ("segments_info", "annotations"):
         if key in record:

@@ -43,6 +43,7 @@ def test_classes_of_every_annotation_format(tmp_path: Path) -> None:
     objects = [{"category_id": 4}, {"category_id": 5, "iscrowd": 1}, {"category_id": 4}]
     assert record_classes({"sem_seg_file_name": path}, 9) == {0, 3}
     assert record_classes({"part_seg_file_name": path}, 9) == {2, 8}
+    assert record_classes({"part_seg_file_name": path}, 9, part_ignore_label=9) == {0, 3}
     assert record_classes({"annotations": objects}, 9) == {4}
     assert record_classes({"segments_info": objects, "annotations": []}, 9) == {4}
     assert record_classes({"file_name": path}, 9) == set()
