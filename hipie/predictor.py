@@ -14,7 +14,6 @@ Several calls on one image share its features:
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +36,7 @@ from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
 from hipie.error_report import as_hipie_errors
 from hipie.errors import InputError, describe
+from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.modeling.text_encoder.class_names import check_class_names
 from hipie.segmentation import Segmentation
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 # Vocabularies whose names are not checked again in every call.
 MAX_CHECKED_VOCABULARIES = 32
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SetImage(Enum):

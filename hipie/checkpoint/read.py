@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.safe_pickle import InertObject, UnsafePickleError
+from hipie.checkpoint.safe_pickle import InertObject
 from hipie.checkpoint.torch_file import (
     is_legacy_start,
     module_tensors,
@@ -31,6 +31,7 @@ from hipie.checkpoint.torch_file import (
 from hipie.downloads import DownloadError
 from hipie.downloads.path_handlers import server_address
 from hipie.errors import cause_of, printable
+from hipie.pickle_scan import UnsafePickleError
 
 # Names under which programs store the weights in a checkpoint, in order of preference; without one
 # of them, all of the file is weights, or its only dict of tensors.

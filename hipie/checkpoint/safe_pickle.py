@@ -11,14 +11,16 @@ NumPy restores data types and arrays from any flags and bytes in a pickle, and c
 ones. The stand-ins below accept the few fields of a plain array, check them, and build the array
 from its bytes.
 
-Format: the opcodes of Python's `pickletools`, protocols 0 to 5, interpreted by the pure-Python
-`pickle._Unpickler` with every opcode replaced that creates, calls or changes an object.
+Format: the opcodes of Python's `pickletools`, protocols 0 to 5. `hipie.pickle_scan` checks them,
+and the pure-Python `pickle._Unpickler` interprets them with every opcode replaced that creates,
+calls or changes an object.
 """
 
 from __future__ import annotations
 
 import _compat_pickle
 import io
+import mmap
 import os
 import pickle
 import re
@@ -31,13 +33,8 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
-from hipie.errors import InputError, printable
-
-# Limits on what a file may build: depth of containers, number of values when containers that occur
-# several times are counted each time, bytes of an integer.
-MAX_DEPTH = 100
-MAX_VALUES = 20_000_000
-MAX_INTEGER_BYTES = 256
+from hipie.errors import printable
+from hipie.pickle_scan import MAX_INTEGER_BYTES, UnsafePickleError, require_small, scan_pickle
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 # Errors of an unpickler on missing or wrong bytes.
@@ -69,10 +66,6 @@ _CHECKED_PACKAGES = frozenset(
     {*sys.stdlib_module_names, *_compat_pickle.IMPORT_MAPPING, "torch", "numpy"}
 )
 _NUMPY_FUNCTIONS = re.compile(r"numpy\.(load|save\w*|fromfile|memmap|lib|distutils|f2py|testing).*")
-
-
-class UnsafePickleError(InputError, pickle.UnpicklingError):
-    """Pickle that names code, or is built to exhaust the machine; nothing of it was run."""
 
 
 @dataclass(frozen=True)
@@ -283,10 +276,21 @@ class SafeUnpickler(pickle._Unpickler):
         encoding: str = "latin1",
     ) -> None:
         super().__init__(_BoundedFile(file), encoding=encoding)
+        self._file = file
         self._functions = {**PLAIN_FUNCTIONS, **(functions or {})}
         self._persistent = persistent_load
         # Depth and number of values of each tuple, by identity; the tuples are kept alive with it.
         self._tuples: dict[int, tuple[int, int, tuple[Any, ...]]] = {}
+
+    def load(self) -> Any:
+        """Scan the pickle, and build what is in it.
+
+        Raises:
+            UnsafePickleError: see `hipie.pickle_scan.scan_pickle`; and if it names code.
+            pickle.UnpicklingError: if it is truncated.
+        """
+        _scan(self._file)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Global:
         """Return the token of a name.
@@ -373,7 +377,7 @@ class SafeUnpickler(pickle._Unpickler):
         for item in value:
             item_depth, item_count, _ = self._tuples.get(id(item), (0, 1, ()))
             depth, count = max(depth, item_depth + 1), count + item_count
-        _require_small(depth, count)
+        require_small(depth, count)
         self._tuples[id(value)] = depth, count, value
         return value
 
@@ -400,6 +404,17 @@ class SafeUnpickler(pickle._Unpickler):
         pickle.LONG4[0]: _load_long4,
         pickle.BYTEARRAY8[0]: _load_bytearray8,
     }
+
+
+def _scan(file: BinaryIO) -> None:
+    """Scan the pickle at a file's position, without reading the file into memory."""
+    if isinstance(file, io.BytesIO):
+        scan_pickle(file.getbuffer(), file.tell(), code=True)
+        return
+    if not os.fstat(file.fileno()).st_size:
+        raise EOFError
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        scan_pickle(data, file.tell(), code=True)
 
 
 class _BoundedFile:
@@ -490,7 +505,7 @@ def _resolve(content: Any, depth: int, known: dict[int, Any]) -> tuple[Any, int]
         resolved, count, _ = known[key]
         return resolved, count
     known[key] = None
-    _require_small(depth, 0)
+    require_small(depth, 0)
     is_mapping = isinstance(content, dict)
     count = 1
     values = []
@@ -498,15 +513,8 @@ def _resolve(content: Any, depth: int, known: dict[int, Any]) -> tuple[Any, int]
         resolved, item_count = _resolve(value, depth + 1, known)
         values.append(resolved)
         count += item_count
-    _require_small(0, count)
+    require_small(0, count)
     kind = type(content)
     result = kind(zip(content, values, strict=True)) if is_mapping else kind(values)
     known[key] = result, count, content
     return result, count
-
-
-def _require_small(depth: int, count: int) -> None:
-    if depth > MAX_DEPTH:
-        raise UnsafePickleError(f"its containers are nested more than {MAX_DEPTH} deep")
-    if count > MAX_VALUES:
-        raise UnsafePickleError(f"its containers repeat to more than {MAX_VALUES:,} values")

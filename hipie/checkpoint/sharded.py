@@ -8,15 +8,20 @@ table of tensors as a pickle, of which only the classes below are built.
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import pathlib
 import pickle
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -24,37 +29,41 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hipie.checkpoint.error import CheckpointError
-from hipie.checkpoint.safe_pickle import UnsafePickleError
-from hipie.errors import cause_of
+from hipie.checkpoint.safe_pickle import SafeUnpickler, load_safely
+from hipie.checkpoint.torch_file import check_torch_zip, read_torch_legacy, read_torch_zip
+from hipie.errors import cause_of, printable
+from hipie.pickle_scan import UnsafePickleError
 
 SUFFIX = ".dcp"
 TABLE, STATE = ".metadata", "state.pth"
 # Key of a dict that stands for a tensor in `state.pth`; its value is the tensor's name.
 _REFERENCE = "__tensor__"
 
-_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_ALLOWED: dict[str, Any] = {
-    **{
-        f"{kind.__module__}.{kind.__qualname__}": kind
-        for kind in (
-            metadata.Metadata,
-            metadata.MetadataIndex,
-            metadata.StorageMeta,
-            metadata.TensorStorageMetadata,
-            metadata.BytesStorageMetadata,
-            metadata.ChunkStorageMetadata,
-            metadata.TensorProperties,
-            metadata._MEM_FORMAT_ENCODING,
-            filesystem._StorageInfo,
-            torch.Size,
-        )
-    },
-    **_DTYPES,
+# Classes of the table of tensors, by the names in its pickle, and its values that are no objects.
+_CLASSES: dict[str, type] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        metadata.Metadata,
+        metadata.MetadataIndex,
+        metadata.StorageMeta,
+        metadata.TensorStorageMetadata,
+        metadata.BytesStorageMetadata,
+        metadata.ChunkStorageMetadata,
+        metadata.TensorProperties,
+        filesystem._StorageInfo,
+    )
+}
+_VALUES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: partial(object.__new__, kind) for name, kind in _CLASSES.items()},
+    f"{metadata.__name__}._MEM_FORMAT_ENCODING": metadata._MEM_FORMAT_ENCODING,
+    "torch.Size": torch.Size,
     "torch.serialization._get_layout": torch.serialization._get_layout,
     # The folder that was written, which is not read.
     **{f"{module}.{name}": pathlib.PurePosixPath
@@ -237,25 +246,89 @@ def distribute_like(content: Any, template: Any) -> Any:
     return content
 
 
-class _SafeUnpickler(pickle.Unpickler):
+class _TableUnpickler(SafeUnpickler):
+    """Unpickler of the table of tensors, which builds objects of its classes only."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, _FUNCTIONS, encoding="utf-8")
+
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
-        if full_name not in _ALLOWED:
-            raise UnsafePickleError(f'it names "{full_name}"')
-        return _ALLOWED[full_name]
+        if full_name in _VALUES:
+            return _VALUES[full_name]
+        if full_name not in _FUNCTIONS:
+            raise UnsafePickleError(f'it names "{printable(full_name)}"')
+        return super().find_class(module, name)
+
+    def _load_build(self) -> None:
+        state, instance = self.stack.pop(), self.stack[-1]
+        if type(instance) not in _CLASSES.values():
+            raise UnsafePickleError("it sets the state of something other than an object")
+        if isinstance(instance, metadata.TensorProperties):
+            instance.__setstate__(state)
+        elif type(state) is dict and state.keys() <= {field.name for field in fields(instance)}:
+            vars(instance).update(state)
+        else:
+            raise TypeError("a state with other fields")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **SafeUnpickler.dispatch,
+        pickle.BUILD[0]: _load_build,
+    }
+
+
+class _Part(io.RawIOBase):
+    """Bytes of one tensor in a file, as a file; PyTorch's own view cannot be read to its end."""
+
+    def __init__(self, file: BinaryIO, info: filesystem._StorageInfo) -> None:
+        self._file, self._start, self._size = file, info.offset, info.length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._start + self._position)
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _SafeReader(FileSystemReader):
-    """Reader whose table of tensors is unpickled without running code."""
+    """Reader of a folder whose pickles are checked before PyTorch reads them."""
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> metadata.Metadata:
         with open(Path(self.path, TABLE), "rb") as file:
-            table: metadata.Metadata = _SafeUnpickler(file).load()
+            table = load_safely(_TableUnpickler(file))
+        if not isinstance(table, metadata.Metadata):
+            raise pickle.UnpicklingError("it is no table of tensors")
         table.storage_meta = metadata.StorageMeta(load_id=self.load_id)
         for info in table.storage_data.values():
             if Path(info.relative_path).name != info.relative_path:
-                raise UnsafePickleError(f'it names the file "{info.relative_path}"')
+                raise UnsafePickleError(f'it names the file "{printable(info.relative_path)}"')
+            if info.transform_descriptors:
+                raise UnsafePickleError("its tensors are compressed")
         return table
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Any:
+        for item in plan.items:
+            info = self.storage_data[item.storage_index]
+            with open(Path(self.path, info.relative_path), "rb") as file:
+                check_torch_zip(io.BufferedReader(_Part(file, info)), info.length)
+        return super().read_data(plan, planner)
 
 
 def _read_table(folder: str | Path) -> dict[str, Any]:
@@ -271,8 +344,9 @@ def _read_table(folder: str | Path) -> dict[str, Any]:
 
 def _read_state(folder: str | Path) -> dict[str, Any]:
     try:
-        state = torch.load(Path(folder, STATE), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        is_zip = zipfile.is_zipfile(Path(folder, STATE))
+        state = (read_torch_zip if is_zip else read_torch_legacy)(Path(folder, STATE))
+    except UnsafePickleError as error:
         raise CheckpointError(
             f"{folder}: {STATE} is refused, and nothing of it was run ({cause_of(error)})"
         ) from error
@@ -295,9 +369,19 @@ def _references(content: Any) -> list[str]:
 
 
 def _check_names(folder: str | Path, names: list[str], table: dict[str, Any]) -> None:
+    """Check that the table has these tensors, and not more bytes of them than the folder has."""
+    stored = sum(file.stat().st_size for file in Path(folder).iterdir() if file.is_file())
+    declared = 0
     for name in names:
-        if not isinstance(table.get(name), metadata.TensorStorageMetadata):
-            raise CheckpointError(f'{folder}: its table of tensors has no "{name}"')
+        entry = table.get(name)
+        if not isinstance(entry, metadata.TensorStorageMetadata):
+            raise CheckpointError(f'{folder}: its table of tensors has no "{printable(name)}"')
+        declared += math.prod(entry.size) * entry.properties.dtype.itemsize
+    if declared > stored:
+        raise CheckpointError(
+            f"{folder}: its table declares tensors of {declared:,} bytes, and its files have "
+            f"{stored:,}"
+        )
 
 
 def _empty(entry: metadata.TensorStorageMetadata) -> Tensor:

@@ -12,6 +12,7 @@ Three layouts, told by their first bytes:
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
@@ -30,10 +31,10 @@ from hipie.checkpoint.safe_pickle import (
     Global,
     InertObject,
     SafeUnpickler,
-    UnsafePickleError,
     load_safely,
 )
 from hipie.errors import InputError, printable
+from hipie.pickle_scan import UnsafePickleError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 # A tensor may have more elements than its storage (`expand`), up to this many bytes.
@@ -128,11 +129,31 @@ def read_torch_zip(path: Path) -> Any:
                 storages[key, dtype] = Storage(data, dtype)
             return storages[key, dtype]
 
-        with archive.open(pickles[0]) as stream:
-            content = _load(stream, load_storage)
+        content = _load(io.BytesIO(archive.read(pickles[0])), load_storage)
     if f"{folder}constants.pkl" in members:
         return module_tensors(content)
     return content
+
+
+def check_torch_zip(file: BinaryIO, size: int) -> None:
+    """Check a zip file of `torch.save` before PyTorch reads it, without reading its tensors.
+
+    PyTorch's reader of weights ends the process on a tuple that is nested deeply enough.
+
+    Args:
+        file: at its start.
+        size: of the file, bytes.
+
+    Raises:
+        UnsafePickleError: if the pickle names code, or members overlap or are compressed.
+        pickle.UnpicklingError, zipfile.BadZipFile, ValueError: if it is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = _check_members(archive, size)
+        for name in (name for name in members if name.endswith(".pkl")):
+            stream = io.BytesIO(archive.read(name))
+            functions = _functions(lambda *_: None)
+            load_safely(SafeUnpickler(stream, functions, _storage_reference, "utf-8"))
 
 
 def read_torch_legacy(path: Path) -> Any:

@@ -340,6 +340,11 @@ def _add_data_keys(cfg: CN) -> None:
     # and for groups of images: [name, groups.json, split, folder].
     cfg.DATASETS.REFERRING = []
     cfg.DATASETS.GROUPS = []
+    # Larger annotation files are refused before they are read, bytes.
+    cfg.DATASETS.MAX_ANNOTATION_BYTES = 8 * 2**30
+    # Allow absolute names of images and maps, and names with "..", in annotation files. Records of
+    # your own functions in Detectron2's catalog may have them in any case.
+    cfg.DATASETS.ALLOW_OUTSIDE_FILES = False
     # Relative sampling frequency of each of DATASETS.TRAIN; (): equal.
     cfg.DATALOADER.DATASET_RATIO = ()
     # Batch size of each of DATASETS.TRAIN; (): SOLVER.IMS_PER_BATCH.

@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from torch.utils.data import DataLoader
 
+from hipie.data.io.reading_rules import ReadingRules
 from hipie.errors import InputError
 from hipie.logs import get_logger
 
@@ -20,6 +21,7 @@ Record = dict[str, Any]
 LEFT_OUT = "left_out_images"
 """Key of an item with the messages about images that were left out before it, by file."""
 SKIP_BROKEN, BROKEN_FILES = "skip_broken", "broken_files"
+READING_RULES = "reading_rules"
 """Metadata of a data set: whether to leave out, and the files that are known to be broken."""
 BROKEN_ERRORS = (InputError, OSError)
 
@@ -39,12 +41,27 @@ def set_skip_broken(
     values: dict[str, Any] = {SKIP_BROKEN: enabled}
     if broken_files is not None:
         values[BROKEN_FILES] = frozenset(broken_files)
+    _set(dataset_name, values)
+
+
+def _set(dataset_name: str, values: Mapping[str, Any]) -> None:
     metadata = MetadataCatalog.get(dataset_name)
     for key, value in values.items():
         if metadata.get(key) != value:
             # Metadata refuse another value.
             metadata.__dict__.pop(key, None)
             metadata.set(**{key: value})
+
+
+def set_reading_rules(dataset_name: str, rules: ReadingRules) -> None:
+    """Set the rules by which the annotation files of a data set are read."""
+    _set(dataset_name, {READING_RULES: rules})
+
+
+def reading_rules_of(dataset_name: str) -> ReadingRules | None:
+    """Return the rules of a data set; None if none were set."""
+    rules: ReadingRules | None = MetadataCatalog.get(dataset_name).get(READING_RULES)
+    return rules
 
 
 def skips_broken(dataset_name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -24,12 +23,14 @@ from hipie.data.broken_images import (
     BROKEN_ERRORS,
     CountingLoader,
     SkippingMapper,
+    set_reading_rules,
     set_skip_broken,
     usable_item,
 )
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.copy_paste import CopyPaste
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
+from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
@@ -38,6 +39,7 @@ from hipie.data.samplers.repeat_factors import record_classes, repeat_factors
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
 from hipie.data.worker_signals import blocked_signals, outlive_group_signals
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -46,7 +48,7 @@ from hipie.vocabularies.vocabulary import Vocabulary
 DEFAULT_TASK = "universal"
 
 Record = dict[str, Any]
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
@@ -98,7 +100,8 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
             f"registered; there are {registered_names}"
         )
     set_skip_broken(dataset_name, cfg.DATALOADER.SKIP_BROKEN)
-    with record_errors(dataset_name):
+    set_reading_rules(dataset_name, rules_of(cfg))
+    with record_errors(dataset_name), read_by(rules_of(cfg)):
         mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
     return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name))
 

@@ -13,8 +13,9 @@ from detectron2.data.catalog import Metadata
 
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
-from hipie.data.broken_images import set_skip_broken
+from hipie.data.broken_images import set_reading_rules, set_skip_broken
 from hipie.data.datasets import register_all, register_coco
+from hipie.data.io.reading_rules import rules_of
 from hipie.data.records import load_records
 from hipie.errors import InputError
 
@@ -58,6 +59,7 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
         similar = _names_with_prefix(name.split("_")[0])
         raise InputError(f'there is no data set "{name}"; there are {similar}')
     set_skip_broken(name, cfg.DATALOADER.SKIP_BROKEN, ())
+    set_reading_rules(name, rules_of(cfg))
     records = load_records(name)
     return sample_evenly(records, args.count), MetadataCatalog.get(name)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.io.json_file import read_json
+from hipie.data.io.reading_rules import read_by
 from hipie.data.records import ANNOTATION_KEYS
 from hipie.errors import InputError
 
@@ -114,7 +116,8 @@ def require_ground_truth(
     if not any(key in record for record in records for key in ANNOTATION_KEYS):
         return
     if json_file and not count.crowds and not count.left_out:
-        content = read_json(json_file)
+        with read_by(reading_rules_of(dataset_name)):
+            content = read_json(json_file)
         if isinstance(content, dict) and "annotations" not in content:
             return
     raise InputError(

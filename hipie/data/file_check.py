@@ -21,7 +21,7 @@ from hipie.data.annotation_maps import (
     require_segments,
 )
 from hipie.data.annotation_view import dataset_vocabulary
-from hipie.data.broken_images import BROKEN_ERRORS, file_of, set_skip_broken
+from hipie.data.broken_images import BROKEN_ERRORS, file_of, set_reading_rules, set_skip_broken
 from hipie.data.dataset_argument import sample_evenly
 from hipie.data.dry_count import count_records, require_ground_truth
 from hipie.data.image_io import (
@@ -32,6 +32,7 @@ from hipie.data.image_io import (
     require_map_size,
     require_size,
 )
+from hipie.data.io.reading_rules import rules_of
 from hipie.data.label_values import ignore_label
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
@@ -69,6 +70,7 @@ def check_datasets(cfg: CfgNode) -> None:
     skip = cfg.DATALOADER.SKIP_BROKEN
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         set_skip_broken(name, skip, ())
+        set_reading_rules(name, rules_of(cfg))
         records = read_records(name)
         if not len(records):
             raise InputError(f"the data set {name} has no image")

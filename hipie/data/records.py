@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
-from hipie.data.broken_images import skips_broken, without_broken
+from hipie.data.broken_images import reading_rules_of, skips_broken, without_broken
 from hipie.data.datasets.object_reader import CheckedRecords, ObjectReader
 from hipie.data.expressions import without_wordless
 from hipie.data.image_io import read_image_size
@@ -36,6 +36,7 @@ from hipie.data.io.fields import (
     whole_number,
 )
 from hipie.data.io.missing_images import accept_missing_images
+from hipie.data.io.reading_rules import read_by
 from hipie.data.io.validation import DatasetError, check_image_size, shorten
 from hipie.data.label_values import PANOPTIC_VOID
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
@@ -66,7 +67,7 @@ def load_records(dataset_name: str) -> list[Record]:
         DatasetError: see `check_records`.
     """
     skip = skips_broken(dataset_name)
-    with accept_missing_images(skip):
+    with accept_missing_images(skip), read_by(reading_rules_of(dataset_name)):
         read = DatasetCatalog.get(dataset_name)
     checked = check_records(
         dataset_name,

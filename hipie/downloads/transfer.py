@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import logging
 import os
 import re
 import secrets
@@ -36,8 +35,9 @@ from hipie.downloads.address import (
     parse_file_address,
 )
 from hipie.errors import cause_of
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TIMEOUT_SECONDS = 30.0
 # A connection is given up that is slower than this many bytes a second for as many seconds.

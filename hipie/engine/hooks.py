@@ -23,6 +23,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 from hipie.checkpoint import Checkpointer as SafeCheckpointer
 from hipie.checkpoint.error import CheckpointError
+from hipie.checkpoint.torch_file import check_torch_zip
 from hipie.data.worker_signals import forks_outlive_group_signals
 from hipie.engine.signals import SignalHandlers
 from hipie.errors import HipieError
@@ -108,6 +109,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
         if not self.trainer.start_iter or not file.is_file():
             return
         try:
+            with open(file, "rb") as stream:
+                check_torch_zip(stream, file.stat().st_size)
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error

@@ -15,7 +15,9 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.io.json_file import read_json
+from hipie.data.io.reading_rules import read_by
 from hipie.errors import InputError
 from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, load_faster_coco_eval
 
@@ -62,7 +64,8 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
 
     def _read_annotations(self) -> None:
         if comm.is_main_process():
-            self._content = read_json(self._metadata.json_file, ("images", "categories"))
+            with read_by(reading_rules_of(self._metadata.name)):
+                self._content = read_json(self._metadata.json_file, ("images", "categories"))
             _check_lvis_format(self._metadata.json_file, self._content)
             if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
                 self._metadata: Metadata = _metadata_of_file(self._content)

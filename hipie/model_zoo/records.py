@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 from filelock import FileLock
 
 from hipie.errors import HipieError
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 BLOCK = 2**20
 LOCK_SECONDS = 30
 RECORDS = "records.json"

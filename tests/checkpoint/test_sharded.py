@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint import metadata
 
 from hipie.checkpoint import Checkpointer, CheckpointError, read_state
 from hipie.checkpoint.sharded import (
@@ -26,6 +28,7 @@ from hipie.checkpoint.sharded import (
     write_sharded,
 )
 from hipie.cli.checkpoint import main
+from tests.limits import call_limited
 
 
 def content() -> dict:
@@ -123,6 +126,69 @@ def test_a_table_cannot_name_files_elsewhere(tmp_path) -> None:
         info.relative_path = f"../{info.relative_path}"
     (folder / TABLE).write_bytes(pickle.dumps(table))
     with pytest.raises(CheckpointError, match=r'names the file "\.\./__0_0'):
+        read_sharded(folder)
+
+
+DEEP_KEY = b"\x80\x02})" + b"\x85" * 150_000 + b"Ns."
+STATES = {
+    "a class": b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\n}U\x01xNsb.",
+    "a size": b"\x80\x02ctorch\nSize\n(NN)\x85R}U\x01xNsb.",
+    "another field": b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}U\x01xNsb.",
+}
+
+
+@pytest.mark.parametrize("place", [TABLE, STATE, "a tensor"])
+def test_deep_tuples_as_keys_do_not_end_the_process(tmp_path, place) -> None:
+    folder = tmp_path / "a.dcp"
+    write_sharded(folder, content())
+    if place == TABLE:
+        (folder / TABLE).write_bytes(DEEP_KEY)
+    else:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("x/data.pkl", DEEP_KEY)
+        data = (tmp_path / "x.zip").read_bytes()
+        if place == STATE:
+            (folder / STATE).write_bytes(data)
+        else:
+            table = pickle.loads((folder / TABLE).read_bytes())
+            for info in table.storage_data.values():
+                info.offset, info.length = 0, len(data)
+            (folder / TABLE).write_bytes(pickle.dumps(table))
+            (folder / "__0_0.distcp").write_bytes(data)
+    outcome = call_limited(read_sharded, folder)
+    assert outcome.startswith(f"CheckpointError: {folder}: ")
+    assert "deep" in outcome
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_only_objects_of_the_table_have_a_state(tmp_path, name) -> None:
+    folder = tmp_path / "a.dcp"
+    write_sharded(folder, content())
+    (folder / TABLE).write_bytes(STATES[name])
+    before = dict(vars(metadata.Metadata))
+    with pytest.raises(CheckpointError, match="refused, and nothing|is damaged"):
+        read_sharded(folder)
+    assert dict(vars(metadata.Metadata)) == before
+
+
+def test_a_table_that_declares_more_than_the_files_have(tmp_path) -> None:
+    folder = tmp_path / "a.dcp"
+    write_sharded(folder, content())
+    table = pickle.loads((folder / TABLE).read_bytes())
+    table.state_dict_metadata["model/bias"].size = torch.Size([2**40])
+    (folder / TABLE).write_bytes(pickle.dumps(table))
+    with pytest.raises(CheckpointError, match=r"declares tensors of 4,398,046,\d+,\d+ bytes"):
+        read_sharded(folder)
+
+
+def test_compressed_tensors_are_refused(tmp_path) -> None:
+    folder = tmp_path / "a.dcp"
+    write_sharded(folder, content())
+    table = pickle.loads((folder / TABLE).read_bytes())
+    for info in table.storage_data.values():
+        info.transform_descriptors = ["zstd"]
+    (folder / TABLE).write_bytes(pickle.dumps(table))
+    with pytest.raises(CheckpointError, match="compressed"):
         read_sharded(folder)
 
 

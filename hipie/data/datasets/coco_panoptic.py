@@ -29,6 +29,7 @@ from hipie.data.io.fields import (
     read_optional,
     require_entry,
     require_image,
+    require_inside,
 )
 from hipie.data.io.json_file import read_json
 from hipie.data.io.missing_images import missing_images_accepted
@@ -97,6 +98,8 @@ def load_coco_panoptic(
             if image is None:
                 continue
             map_name = read_optional(where, entry, "file_name", TEXT)
+            if map_name is not None:
+                require_inside(where, "file_name", map_name)
             if image_id in records:
                 raise DatasetError(f"{json_file}: image {image_id} has two annotations")
         except DatasetError as error:

@@ -25,6 +25,7 @@ from hipie.data.io.fields import (
     read_field,
     read_optional,
     require_entry,
+    require_inside,
     whole_number,
 )
 from hipie.data.io.gc import pause_garbage_collection
@@ -185,6 +186,7 @@ def _read_row(where: str, row: Any, name: str) -> dict[str, Any]:
         else:
             entry[key] = read_field(where, entry, key, kind)
     if name == "images":
+        require_inside(where, "file_name", entry["file_name"])
         check_image_size(where, entry["height"], entry["width"])
     return entry
 

@@ -15,8 +15,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any
 
+from hipie.data.io.reading_rules import reading_rules
 from hipie.data.io.validation import (
     INTEGER_LIMIT,
     DatasetError,
@@ -212,6 +214,32 @@ TEXT = FieldKind("a non-empty string", _text)
 ENTRIES = FieldKind("a list", lambda value: value if isinstance(value, list) else None)
 
 
+def require_inside(where: str, key: str, name: str) -> None:
+    """Check that a file's name in an annotation file stays in the folder that it is relative to.
+
+    Links in that folder are the user's and may lead anywhere.
+
+    Args:
+        where: the file and the entry, for the error message.
+        key: the field.
+        name: a path with slashes or backslashes.
+
+    Raises:
+        DatasetError: if it is absolute or has `..`, unless `ReadingRules.outside_files` allows it;
+            if it is no name of a file.
+    """
+    if "\0" in name:
+        raise DatasetError(f'{where}: its "{key}" is not a file name: {shorten(name)}')
+    if reading_rules().outside_files:
+        return
+    path = PureWindowsPath(name)  # Slashes and backslashes separate.
+    if path.drive or path.root or ".." in path.parts:
+        raise DatasetError(
+            f'{where}: its "{key}" {shorten(name)} leaves the folder that it is relative to; set '
+            "DATASETS.ALLOW_OUTSIDE_FILES True if you trust the file"
+        )
+
+
 def require_entry(where: str, entry: Any) -> dict[str, Any]:
     """Return an entry that is a dictionary.
 
@@ -320,6 +348,7 @@ def _image(path: str | os.PathLike[str], position: int, entry: Any) -> dict[str,
             f'{where}: its "file_name" must be a non-empty string, not '
             f"{shorten(entry['file_name'])}"
         )
+    require_inside(where, "file_name", entry["file_name"])
     size = {key: whole_number(entry[key]) for key in ("height", "width")}
     stated = {key: entry[key] if side is None else side for key, side in size.items()}
     check_image_size(where, stated["height"], stated["width"])

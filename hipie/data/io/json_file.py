@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hipie.data.io.regular_file import read_file
 from hipie.data.io.validation import DatasetError
-from hipie.errors import MissingFileError, cause_of
+from hipie.errors import cause_of
+
+MAX_DEPTH = 100
+"""How deep lists and objects may be nested."""
 
 
 def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
     """Read a JSON file in UTF-8, or in UTF-16 or UTF-32; a byte order mark is skipped.
 
     Args:
-        path: the file.
+        path: a regular file of at most `ReadingRules.max_bytes`.
         lists: keys of the top-level object whose values must be lists.
 
     Returns:
@@ -24,17 +29,38 @@ def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DatasetError: if the file is not JSON, or lacks one of `lists`.
+        DatasetError: if the file cannot be read by these rules, is not JSON, is nested deeper than
+            `MAX_DEPTH`, or lacks one of `lists`.
     """
     path = Path(path)
-    if not path.exists():
-        raise MissingFileError(f"{path}: there is no such annotation file")
+    data = read_file(path)
     try:
-        data = path.read_bytes()
         content = json.loads(data.decode(json.detect_encoding(data)))
-    except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.
+    except RecursionError as error:
+        raise DatasetError(_too_deep(path)) from error
+    except ValueError as error:  # Not JSON, not UTF-8.
         raise DatasetError(f"{path}: this is not a JSON file ({cause_of(error)})") from error
+    del data
+    if _is_deep(content):
+        raise DatasetError(_too_deep(path))
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f'{path}: the top-level object has no list "{key}"')
     return content
+
+
+def _too_deep(path: Path) -> str:
+    return f"{path}: its lists and objects are nested more than {MAX_DEPTH} deep"
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether containers are nested deeper than `MAX_DEPTH`, level by level."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        children = chain.from_iterable(
+            one.values() if type(one) is dict else one for one in level if type(one) in (dict, list)
+        )
+        level = [child for child in children if type(child) is dict or type(child) is list]
+        if not level:
+            return False
+    return True

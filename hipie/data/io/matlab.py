@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hipie.data.io.regular_file import read_file
 from hipie.errors import InputError, cause_of
 
 HEADER_BYTES = 128
@@ -44,7 +45,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
         ValueError: if the file is damaged, holds another type, or unpacks to over 512 MiB.
         OSError: if it cannot be read.
     """
-    data = path.read_bytes()
+    data = read_file(path, "MATLAB file")
     mark = data[126:HEADER_BYTES]
     if mark not in (b"IM", b"MI"):
         raise InputError("it is not a MATLAB file of version 5")

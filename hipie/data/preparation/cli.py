@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from hipie.data.io.paths import datasets_root
+from hipie.data.io.reading_rules import MAX_ANNOTATION_BYTES, ReadingRules, read_by
 from hipie.data.preparation.checks import Check, print_missing, run_checks
 from hipie.data.preparation.sources import DownloadSource, SourceFiles
 from hipie.error_report import run_program
@@ -55,7 +57,7 @@ def run(
         finally:
             print_missing(sources, root)
 
-    return run_preparation(parser.prog, run_all)
+    return run_preparation(parser.prog, partial(_by_rules, options, run_all))
 
 
 def run_in_place(
@@ -93,7 +95,7 @@ def run_in_place(
         finally:
             print_missing(sources, root)
 
-    return run_preparation(parser.prog, run_all, sources)
+    return run_preparation(parser.prog, partial(_by_rules, options, run_all), sources)
 
 
 def _parser(description: str, sources: Sequence[DownloadSource]) -> argparse.ArgumentParser:
@@ -104,8 +106,20 @@ def _parser(description: str, sources: Sequence[DownloadSource]) -> argparse.Arg
     parser.add_argument(
         "--root", type=Path, metavar="FOLDER", help=f"of all data sets (default {datasets_root()})"
     )
+    parser.add_argument(
+        "--max-annotation-bytes",
+        type=int,
+        default=MAX_ANNOTATION_BYTES,
+        metavar="N",
+        help=f"refuse larger annotation files (default {MAX_ANNOTATION_BYTES})",
+    )
     parser.add_argument("--check", action="store_true", help="only check existing files")
     return parser
+
+
+def _by_rules(options: argparse.Namespace, run_all: Callable[[], int]) -> int:
+    with read_by(ReadingRules(max_bytes=options.max_annotation_bytes)):
+        return run_all()
 
 
 def _print_sources(sources: Sequence[DownloadSource]) -> None:
