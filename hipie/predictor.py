@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
@@ -43,7 +44,14 @@ from hipie.segmentation import Segmentation
 from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
 from hipie.task_predictors.referring import read_expressions
 from hipie.task_predictors.universal import ClassRequest
-from hipie.vocabularies.vocabulary import Names, Parts
+from hipie.vocabularies.vocabulary import (
+    Names,
+    Parts,
+    Vocabulary,
+    VocabularyClass,
+    VocabularyError,
+    name_key,
+)
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
@@ -72,11 +80,16 @@ class Segmenter:
     Args:
         model: a meta-architecture of this package or of a project.
         cfg: the configuration it was built from.
+
+    Attributes:
+        vocabulary: class names that the model was trained with, which calls without names use;
+            None if they are not known.
     """
 
     def __init__(self, model: SegmentationModel, cfg: CfgNode) -> None:
         self.model = model.eval()
         self.cfg = cfg
+        self.vocabulary: Vocabulary | None = None
         self._image: PreparedImage | None = None
         self._predictors: dict[str, TaskPredictor] = {}
         self._checked_names: dict[tuple[str, ...], None] = {}
@@ -131,21 +144,47 @@ class Segmenter:
         name: str | Path,
         device: str | torch.device | None = None,
         opts: Sequence[Any] = (),
+        *,
+        revision: str = "",
     ) -> Segmenter:
-        """Build a model by name, with its weights.
+        """Build a model by name, with its weights, which are downloaded if necessary.
 
         Args:
-            name: a model of `hipie models list`, such as "hipie-r50".
+            name: a model of `hipie models list`, such as "hipie-r50"; a folder that
+                `save_pretrained` wrote, or of a training; or a repository of the Hugging Face hub
+                that holds one, "owner/name".
             device: see `from_config`.
             opts: likewise.
+            revision: commit, branch or tag of a repository.
 
         Raises:
             ModelError: for an unknown name, with similar ones; or if the weights are not available,
                 with what can be done.
             MissingPackageError: if the model needs a package that is not installed.
         """
-        config_file, weights = model_zoo.pretrained_parts(name)
-        return cls.from_config(config_file, weights, device, opts)
+        source = model_zoo.pretrained(name, revision)
+        options = [*source.options, *opts]
+        segmenter = cls.from_config(source.config, source.weights, device, options)
+        segmenter.vocabulary = source.vocabulary()
+        return segmenter
+
+    @as_hipie_errors()
+    def save_pretrained(self, folder: str | Path, vocabulary: Vocabulary | None = None) -> Path:
+        """Write configuration, weights and class names into a folder for `from_pretrained`.
+
+        Args:
+            folder: created if needed; files of the same names are replaced.
+            vocabulary: class names; by default those of `vocabulary`, else of the data sets of the
+                configuration's `DATASETS.TRAIN`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            HipieError: naming the file that cannot be written.
+        """
+        classes = vocabulary or self.vocabulary or _training_vocabulary(self.cfg)
+        return model_zoo.save_model(self.model, self.cfg, folder, classes)
 
     @property
     def device(self) -> torch.device:
@@ -443,7 +482,10 @@ class Segmenter:
         Raises:
             VocabularyError: see `ClassRequest.from_names` and `check_class_names`.
         """
-        classes = ClassRequest.from_names(things, stuff, parts)
+        if self.vocabulary is not None and not (things or stuff or parts):
+            classes = ClassRequest.from_vocabulary(self.vocabulary)
+        else:
+            classes = ClassRequest.from_names(things, stuff, parts)
         tokenizer = self.model.tokenizer
         names = classes.class_names
         if tokenizer is None or names in self._checked_names:
@@ -516,3 +558,18 @@ def _predict(
         replace(result, file_name=image.file_name) if image.file_name else result
         for image, result in zip(images, results, strict=True)
     ]
+
+
+def _training_vocabulary(cfg: CfgNode) -> Vocabulary | None:
+    """Return the classes of the data sets of `DATASETS.TRAIN`, each once; None without any."""
+    classes: dict[str, VocabularyClass] = {}
+    for name in cfg.DATASETS.TRAIN:
+        if name not in MetadataCatalog:
+            continue
+        try:
+            vocabulary = Vocabulary.from_metadata(MetadataCatalog.get(name))
+        except VocabularyError:
+            continue  # of expressions
+        for entry in vocabulary.classes:
+            classes.setdefault(name_key(entry.name), entry)
+    return Vocabulary(tuple(classes.values())) if classes else None

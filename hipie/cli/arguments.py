@@ -62,7 +62,11 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--model`, `--config-file`, `--weights`, `--device` and, last, `--opts`."""
     parser.add_argument(
-        "--model", default=None, metavar="NAME", help="a model with its weights: hipie models list"
+        "--model",
+        default=None,
+        metavar="NAME",
+        help="model with its weights: a name of hipie models list, a folder, or a repository of "
+        "the Hugging Face hub",
     )
     parser.add_argument("--config-file", default=None, metavar="FILE_OR_NAME")
     parser.add_argument("--weights", default=None, metavar="FILE")
@@ -105,15 +109,17 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     from hipie.engine.malloc import keep_freed_memory
     from hipie.predictor import Segmenter
 
-    config_file, weights = args.config_file, args.weights
     if args.model:
         require_no_other_model(args)
-        config_file, weights = model_zoo.pretrained_parts(args.model)
-    elif not config_file:
-        suitable = model_zoo.configs_for_task(task, trained=True) if task else []
-        config_file = suitable[0] if suitable else DEFAULT_CONFIG
-    segmenter = Segmenter.from_config(config_file, weights, args.device, args.opts)
-    args.config_file, args.device = config_file, str(segmenter.device)
+        segmenter = Segmenter.from_pretrained(args.model, args.device, args.opts)
+        args.device = str(segmenter.device)
+    else:
+        config_file = args.config_file
+        if not config_file:
+            suitable = model_zoo.configs_for_task(task, trained=True) if task else []
+            config_file = suitable[0] if suitable else DEFAULT_CONFIG
+        segmenter = Segmenter.from_config(config_file, args.weights, args.device, args.opts)
+        args.config_file, args.device = config_file, str(segmenter.device)
     if segmenter.device.type == "cpu":
         keep_freed_memory()
     return segmenter

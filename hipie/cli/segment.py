@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = parse_parts(args.parts)
     if args.everything and (parts or not args.sam):
         raise UsageError("--everything needs --sam, and cannot be combined with --parts")
-    if not (things or stuff or parts):
+    if not (things or stuff or parts or args.model):
         raise UsageError("name at least one class with --things, --stuff or --parts")
     image = require_one_image(args.image, "hipie segment")
     stem = Path(image).stem

@@ -311,8 +311,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """
     options = list(args.opts)
     if args.model:
-        args.config_file, weights = model_zoo.pretrained_parts(args.model)
-        options = ["MODEL.WEIGHTS", weights, *options]
+        model = model_zoo.pretrained(args.model)
+        args.config_file = model.config
+        options = ["MODEL.WEIGHTS", model.weights, *model.options, *options]
     args.config_file = str(model_zoo.get_config_file(args.config_file))
     cfg = model_zoo.get_config(args.config_file, options, imports=args.imports)
     if args.exclude:

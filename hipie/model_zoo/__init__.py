@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from hipie.modeling.meta_arch.base import SegmentationModel
+    from hipie.vocabularies import Vocabulary
 
 __all__ = [
     "CONFIGS",
@@ -38,6 +40,7 @@ __all__ = [
     "WEIGHTS",
     "Model",
     "ModelError",
+    "Pretrained",
     "configs_for_task",
     "download_weights",
     "find_model",
@@ -49,9 +52,10 @@ __all__ = [
     "names",
     "packaged_model",
     "packaged_models",
-    "pretrained_parts",
+    "pretrained",
     "register_model",
     "register_weights",
+    "save_model",
     "similar_models",
     "verify_weights",
     "weights_on_disk",
@@ -246,21 +250,81 @@ def _packaged_file(model: Model) -> Path:
     return file
 
 
-def pretrained_parts(name: str | Path) -> tuple[str, str]:
-    """Return the configuration and the file of weights of a model that segments.
+@dataclass(frozen=True)
+class Pretrained:
+    """What a model is built from.
+
+    Attributes:
+        config: name or file of the configuration.
+        weights: file.
+        options: KEY VALUE KEY VALUE ..., which belong to it.
+        folder: of `save_model`; None for a model of the table.
+    """
+
+    config: str
+    weights: str
+    options: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Class names that the model was trained with; None if they are not known."""
+        from hipie.model_zoo.model_folder import folder_vocabulary
+
+        return None if self.folder is None else folder_vocabulary(self.folder)
+
+
+def pretrained(name: str | Path, revision: str = "") -> Pretrained:
+    """Return configuration and weights of a model that segments.
 
     Args:
-        name: see `find_model`.
+        name: of the table (see `find_model`); or the folder of a model (`save_model`); or a
+            repository of the Hugging Face hub that holds one, "owner/name" or
+            "owner/name@revision".
+        revision: commit, branch or tag of a repository.
 
     Raises:
-        ModelError: see `model_weights`; also for weights of a part of models.
-        MissingPackageError: likewise.
+        ModelError: see `model_weights`; also for weights of a part of models, a folder without a
+            model, or a revision of something else than a repository.
+        MissingPackageError: if the model needs a package that is not installed.
     """
+    from hipie.model_zoo.hub import is_repository_name
+    from hipie.model_zoo.model_folder import folder_parts, hub_folder
     from hipie.registration import register_all
 
     register_all()  # projects register their models
-    config = find_model(str(name)).require_config()
-    return config, str(model_weights(str(name)))
+    text = str(name)
+    repository, _, named_revision = text.partition("@")
+    if text in MODELS and not revision:
+        return Pretrained(find_model(text).require_config(), str(model_weights(text)))
+    if Path(text).expanduser().is_dir() and text:
+        folder = Path(text).expanduser()
+    elif is_repository_name(repository) and not text.endswith((".yaml", ".pth")):
+        folder = hub_folder(repository, revision or named_revision)
+    else:
+        raise ModelError(
+            f'there is no model "{text}", nor a folder of this name; {similar_models(text)}'
+        )
+    config, weights, options = folder_parts(folder)
+    return Pretrained(config, weights, tuple(options), folder)
+
+
+def save_model(
+    model: SegmentationModel, cfg: CfgNode, folder: str | Path, vocabulary: Vocabulary | None = None
+) -> Path:
+    """Write a model's configuration, weights and class names into a folder for `pretrained`.
+
+    Args:
+        model: its weights are written in their own precision.
+        cfg: its configuration.
+        folder: created if needed; files of the same names are replaced.
+        vocabulary: class names; None if they are not known.
+
+    Raises:
+        HipieError: naming the file that cannot be written.
+    """
+    from hipie.model_zoo import model_folder
+
+    return model_folder.save_model(model, cfg, _default_config(), folder, vocabulary)
 
 
 def get(name: str, trained: bool = True) -> SegmentationModel:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hipie.errors import HipieError, cause_of
+from hipie.downloads import DownloadError, download
+from hipie.downloads.address import parse_file_address
 from hipie.model_zoo import hub
 from hipie.model_zoo.models import (
     HubFile,
@@ -191,18 +192,19 @@ def _first_use(model: Model, source: HubFile) -> FileRecord:
 
 
 def _cached_address(source: UrlFile) -> Path | None:
-    return None
+    file = parse_file_address(source.url).cache_path()
+    return file if file.is_file() else None
 
 
 def _download_address(model: Model, source: UrlFile) -> Path:
-    from detectron2.utils.file_io import PathManager
-
+    if hub.is_offline():
+        raise _unavailable(model, "the offline mode is set (HF_HUB_OFFLINE)")
     try:
-        return Path(PathManager.get_local_path(source.url))
-    except HipieError as error:
-        raise ModelError(f"{model.name}: {error}; {_alternative()}") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unavailable(model, f"it could not be downloaded ({cause_of(error)})") from error
+        return download(
+            source.url, sha256=source.sha256 or None, md5_prefix=source.md5_start or None
+        )
+    except DownloadError as error:
+        raise ModelError(f"{model.name}: {error}; or use {_alternative()}") from error
 
 
 def _unavailable(model: Model, reason: str) -> ModelError:

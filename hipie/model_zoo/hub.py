@@ -21,7 +21,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import logging as hub_logging
 
 from hipie.errors import SYSTEM_REASONS, InputError, cause_of
-from hipie.model_zoo.records import FileRecord
+from hipie.model_zoo.records import FileRecord, digest, known_sha256, record_sha256
 
 # Of the first request, which is not repeated; and of all that it may wait for, names included.
 REQUEST_SECONDS, CONNECT_SECONDS = 8.0, 10.0
@@ -132,6 +132,28 @@ def download_file(repository: str, entry: FileRecord) -> Path:
                 etag_timeout=REQUEST_SECONDS,
             )
         )
+
+
+def require_sha256(file: Path, sha256: str) -> None:
+    """Check a downloaded file once, and remove it if it is another one.
+
+    Args:
+        file: in the hub's cache.
+        sha256: of the hub's metadata; "" is not checked.
+
+    Raises:
+        HubRequestError: if the file has another checksum.
+    """
+    if not sha256 or known_sha256(file) == sha256:
+        return
+    computed = digest(file)
+    if computed != sha256:
+        discard(file)
+        raise HubRequestError(
+            f"the downloaded {file.name} is another file: its SHA-256 begins with {computed[:12]} "
+            f"instead of {sha256[:12]}; it was removed"
+        )
+    record_sha256(file, sha256)
 
 
 def discard(file: Path) -> None:

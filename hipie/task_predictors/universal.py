@@ -94,6 +94,23 @@ class ClassRequest:
         own_classes += Vocabulary.from_names(parts=parts).classes
         return cls(vocabulary, Vocabulary(tuple(own_classes)), wholes)
 
+    @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary) -> ClassRequest:
+        """Return the request of all classes of a vocabulary; wholes of parts join the things."""
+        parts = [entry for entry in vocabulary.classes if entry.kind == "part"]
+        if not parts:
+            return cls(vocabulary)
+        part_keys = {name_key(part.name) for part in parts}
+        others = {name_key(e.name): e for e in vocabulary.classes if e.kind != "part"}
+        wholes = dict.fromkeys(
+            part.whole for part in parts if part.whole and name_key(part.whole) not in part_keys
+        )
+        for whole in wholes:
+            others.setdefault(name_key(whole), VocabularyClass(whole, "thing"))
+        names = tuple(others[name_key(whole)].name for whole in wholes)
+        own_classes = [entry for entry in others.values() if entry.name not in names]
+        return cls(Vocabulary(tuple(others.values())), Vocabulary((*own_classes, *parts)), names)
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of all classes: things, stuff, then parts."""

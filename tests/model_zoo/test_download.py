@@ -17,9 +17,10 @@ import pytest
 import torch
 from huggingface_hub import constants, file_download
 
+from hipie.downloads import transfer
 from hipie.model_zoo import download, hub, models, records
 from hipie.model_zoo.download import check_file, find_file, model_file
-from hipie.model_zoo.models import HubFile, Model, ModelError
+from hipie.model_zoo.models import HubFile, Model, ModelError, UrlFile
 
 from .hub_server import REVISION, Hub, serve
 
@@ -339,6 +340,66 @@ def test_a_file_found_by_its_name_is_checked_by_its_keys(
     with pytest.raises(ModelError) as caught:
         model_file(model)
     assert_one_sentence(caught.value, str(folder / "any_name.pth"))
+
+
+def at_address(server: Hub, **options: object) -> Model:
+    """A model whose file is at an address of this machine."""
+    url = f"{server.url}/{REPOSITORY}/resolve/main/a.safetensors"
+    return Model("addressed", "tests", UrlFile(url, **options), "none")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def address_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "addresses"))
+    monkeypatch.setattr(transfer, "PAUSE_SECONDS", 0.0)
+    return tmp_path / "addresses"
+
+
+def test_a_file_of_an_address_is_downloaded_once_and_recorded(server: Hub, address_cache) -> None:
+    model = at_address(server)
+    assert find_file(model) is None
+    server.break_after = [400_000]
+    file = model_file(model)
+    assert file.read_bytes() == CONTENT and file.is_relative_to(address_cache)
+    count = len(server.requests)
+    assert count == 2 and model_file(model) == file and len(server.requests) == count
+    assert records.recorded("addressed").sha256 == SOURCE.sha256
+    file.unlink()
+    server.files[f"{REPOSITORY}/a.safetensors"] = CONTENT[::-1]
+    with pytest.raises(ModelError, match="SHA-256"):
+        model_file(model)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sha256": "0" * 64}, {"md5_start": "0" * 6}, {"size": 5, "sha256": "0" * 64}]
+)
+def test_another_file_of_an_address_is_removed(server: Hub, address_cache, options) -> None:
+    with pytest.raises(ModelError) as caught:
+        model_file(at_address(server, **options))
+    assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-picturebook")
+    assert not files_of(address_cache)
+
+
+def test_the_published_start_of_an_md5_is_enough(server: Hub, address_cache) -> None:
+    start = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()[:6]
+    assert model_file(at_address(server, md5_start=start)).read_bytes() == CONTENT
+
+
+def test_an_address_without_a_file_or_network_is_one_sentence(
+    server: Hub, address_cache, monkeypatch
+) -> None:
+    model = at_address(server)
+    server.files = {}
+    for status in (0, 403, 404):
+        server.status = status
+        with pytest.raises(ModelError) as caught:
+            model_file(model)
+        assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-picturebook")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    count = len(server.requests)
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE.*; put a\.safetensors into"):
+        model_file(model)
+    assert len(server.requests) == count
 
 
 PROGRAM = """
