@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,23 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from hipie.data.broken_images import reading_rules_of
+from hipie.data.datasets.coco_instances import FEDERATED_KEYS
+from hipie.data.datasets.lvis import lvis_records
 from hipie.data.io.json_file import read_json
+from hipie.data.io.missing_images import accept_missing_images
 from hipie.data.io.reading_rules import read_by
+from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.coco_evaluation import COCOInstanceEvaluator, load_faster_coco_eval
+from hipie.evaluation.coco_ground_truth import GroundTruth
 
 MAX_DETECTIONS_PER_IMAGE = 300
 MAX_FIXED_DETECTIONS_PER_CLASS = 10_000
 AREA_RANGES = ("all", "small", "medium", "large")
 FREQUENCIES = ("r", "c", "f")
-FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 Annotation = dict[str, Any]
+Record = dict[str, Any]
 
 
 class LVISInstanceEvaluator(COCOInstanceEvaluator):
@@ -38,6 +43,11 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
     object are ignored. Of each image the 300 best detections of all classes count, or with
     `fixed`, of each class the 10,000 best of the whole data set (AP_fixed of Dave et al.,
     "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details", 2021).
+
+    The ground truth are the checked records, as for COCO: areas are counted from the masks, and
+    what the reader leaves out is not counted. Of the file only the frequencies of the classes are
+    used; where the data set was registered by Detectron2, whose reader checks nothing, the file is
+    read by the reader of this package. Masks are evaluated if every object has one.
 
     Results of each task are AP, AP50, AP75, APs, APm, APl, and APr, APc, APf of rare, common and
     frequent classes, in percent; NaN where no class has an object. A file without annotations
@@ -50,7 +60,8 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
         fixed: compute AP_fixed.
 
     Raises:
-        ValueError: if faster-coco-eval is not installed, or the file has not LVIS's format.
+        ValueError: if faster-coco-eval is not installed, or the file or the records do not have
+            what LVIS's format has.
     """
 
     def __init__(
@@ -63,29 +74,90 @@ class LVISInstanceEvaluator(COCOInstanceEvaluator):
         self.protocol = f"LVIS {'AP_fixed' if fixed else 'AP'}, IoU 0.5 to 0.95, at most {limit}"
 
     def _read_annotations(self) -> None:
-        if comm.is_main_process():
-            with read_by(reading_rules_of(self._metadata.name)):
-                self._content = read_json(self._metadata.json_file, ("images", "categories"))
-            _check_lvis_format(self._metadata.json_file, self._content)
-            if self._metadata.get("thing_dataset_id_to_contiguous_id") is None:
-                self._metadata: Metadata = _metadata_of_file(self._content)
+        self._truth: GroundTruth | None = None
+        self._content: dict[str, Any] = {}
+        records: Sequence[Record] | None = None
+        if self._metadata.get("vocabulary") is not None:
+            records = read_records(self._dataset_name)
+        if not comm.is_main_process():
+            return
+        file = self._metadata.json_file
+        rules = reading_rules_of(self._dataset_name)
+        with read_by(rules):
+            content = read_json(file, ("images", "categories"))
+        _check_frequencies(file, content)
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id") or _contiguous_ids(content)
+        self._metadata: Metadata = Metadata().set(thing_dataset_id_to_contiguous_id=ids)
+        if records is None:
+            if "annotations" not in content:
+                return
+            with read_by(rules), accept_missing_images():
+                records = lvis_records(file, content, os.path.dirname(file), dict(ids))
+        categories = [
+            {"id": ids[entry["id"]] + 1, "frequency": entry["frequency"], "name": entry["name"]}
+            for entry in content["categories"]
+        ]
+        self._truth, images = _ground_truth(self._dataset_name, records)
+        if self._truth.boxes_only:
+            self._logger.warning(
+                "%s: %d objects have no mask, so that masks are not evaluated",
+                self._dataset_name,
+                self._truth.boxes_only,
+            )
+        self._content = {
+            "images": images,
+            "annotations": self._truth.annotations,
+            "categories": categories,
+        }
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
     ) -> None:
         """Fill `self._results`; called by `evaluate` on the first process."""
         results = [result for image in predictions for result in image["instances"]]
+        numbers = self._truth.image_numbers if self._truth is not None else {}
+        numbered = [
+            {
+                **result,
+                "image_id": numbers[result["image_id"]],
+                "category_id": result["category_id"] + 1,
+            }
+            for result in (results if self._truth is not None else ())
+        ]
         self._restore_category_ids(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "lvis_instances_results.json")
             with open(path, "w") as file:
                 json.dump(results, file)
-        if "annotations" not in self._content:
+        if self._truth is None:
             return
-        results = best_per_class(results) if self._fixed else best_per_image(results)
-        has_masks = not results or any("segmentation" in result for result in results)
+        numbered = best_per_class(numbered) if self._fixed else best_per_image(numbered)
+        has_masks = not numbered or any("segmentation" in result for result in numbered)
+        has_masks = has_masks and not self._truth.boxes_only
         for task in ("bbox", "segm") if has_masks else ("bbox",):
-            self._results[task] = lvis_metrics(self._content, results, task)
+            self._results[task] = lvis_metrics(self._content, numbered, task)
+
+
+def _ground_truth(
+    dataset_name: str, records: Iterable[Record]
+) -> tuple[GroundTruth, list[dict[str, Any]]]:
+    """Return the objects of records, and the images with the classes that were verified.
+
+    Raises:
+        InputError: naming the image whose record does not say which classes were verified.
+    """
+    truth = GroundTruth()
+    federated = []
+    for record in records:
+        for key in FEDERATED_KEYS:
+            if key not in record:
+                raise InputError(
+                    f'{dataset_name}: image {record["image_id"]} needs "{key}" to be evaluated as '
+                    "LVIS"
+                )
+        truth.add(record, record.get("annotations") or ())
+        federated.append({key: [i + 1 for i in record[key]] for key in FEDERATED_KEYS})
+    return truth, [{**i, **keys} for i, keys in zip(truth.images, federated, strict=True)]
 
 
 def best_per_image(
@@ -152,11 +224,10 @@ def lvis_metrics(
     return _summarize(np.array(curves).reshape(len(curves), 10, 101, len(AREA_RANGES)), frequencies)
 
 
-def _metadata_of_file(content: dict[str, Any]) -> Metadata:
-    """Return metadata whose class indices follow the order of the category ids."""
+def _contiguous_ids(content: dict[str, Any]) -> dict[int, int]:
+    """Return category id -> class index, which follow the order of the ids."""
     ids = sorted(category["id"] for category in content["categories"])
-    contiguous_ids = {category_id: index for index, category_id in enumerate(ids)}
-    return Metadata().set(thing_dataset_id_to_contiguous_id=contiguous_ids)
+    return {category_id: index for index, category_id in enumerate(ids)}
 
 
 def _summarize(precision: NDArray[np.float64], frequencies: Sequence[str]) -> dict[str, float]:
@@ -232,24 +303,11 @@ def _ignore(*messages: Any) -> None:
     """Print nothing."""
 
 
-def _check_lvis_format(file: str, content: dict[str, Any]) -> None:
-    """Raise a ValueError that names the first entry which is not as in LVIS's files."""
+def _check_frequencies(file: str, content: dict[str, Any]) -> None:
+    """Raise an `InputError` that names the first category without a frequency."""
     for category in content["categories"]:
         if category.get("frequency") not in FREQUENCIES:
             raise InputError(
                 f'{file}: category {category["id"]} needs "frequency", one of r, c and f, to be '
                 "evaluated as LVIS"
-            )
-    if "annotations" not in content:
-        return
-    for image in content["images"]:
-        for key in FEDERATED_KEYS:
-            if key not in image:
-                raise InputError(
-                    f'{file}: image {image["id"]} needs "{key}" to be evaluated as LVIS'
-                )
-    for annotation in content["annotations"]:
-        if "area" not in annotation:
-            raise InputError(
-                f'{file}: annotation {annotation["id"]} needs "area" to be evaluated as LVIS'
             )

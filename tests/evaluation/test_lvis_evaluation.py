@@ -18,7 +18,9 @@ from detectron2.data.datasets import register_lvis_instances
 from detectron2.structures import Boxes, Instances
 
 from hipie.config import add_hipie_config
-from hipie.data.datasets import register_public_datasets
+from hipie.data.datasets import load_lvis, register_public_datasets
+from hipie.data.datasets.catalog import register_dataset
+from hipie.data.io.missing_images import accept_missing_images
 from hipie.evaluation import build_evaluator
 from hipie.evaluation.lvis_evaluation import (
     LVISInstanceEvaluator,
@@ -26,6 +28,7 @@ from hipie.evaluation.lvis_evaluation import (
     best_per_image,
     lvis_metrics,
 )
+from hipie.vocabularies import Vocabulary
 
 pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
 
@@ -352,6 +355,9 @@ def test_both_names_of_lvis_are_evaluated(
     path = tmp_path / "lvis_v1_val.json"
     path.write_text(json.dumps(content([image(1)], [(1, RARE, BOX)])))
     monkeypatch.setitem(vars(MetadataCatalog.get(name)), "json_file", str(path))
+    monkeypatch.setitem(vars(MetadataCatalog.get(name)), "vocabulary", None)
+    ids = {RARE: 0, COMMON: 1, FREQUENT: 2}
+    monkeypatch.setitem(vars(MetadataCatalog.get(name)), "thing_dataset_id_to_contiguous_id", ids)
     monkeypatch.setitem(sys.modules, "lvis", None)
     assert isinstance(build_evaluator(cfg, name), LVISInstanceEvaluator)
 
@@ -359,9 +365,10 @@ def test_both_names_of_lvis_are_evaluated(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f["categories"][1].pop("frequency"), 'category 5 needs "frequency", one of r'),
+        (lambda f: f["categories"][1].pop("frequency"), 'json: category 5 needs "frequency", one'),
         (lambda f: f["images"][0].pop("neg_category_ids"), 'image 1 needs "neg_category_ids"'),
-        (lambda f: f["annotations"][0].pop("area"), 'annotation 1 needs "area" to be evaluated'),
+        (lambda f: f["annotations"][0].update(bbox="x", segmentation=0), "json: annotation 1"),
+        (lambda f: f["annotations"][0].update(category_id=99), "the unknown category 99"),
     ],
 )
 def test_files_of_another_format_are_named(
@@ -370,8 +377,80 @@ def test_files_of_another_format_are_named(
     file = json.loads(json.dumps(content([image(1)], [(1, RARE, BOX)])))
     change(file)
     registered.write_text(json.dumps(file))
-    with pytest.raises(ValueError, match=f"lvis_v1_val.json: {message}"):
+    with pytest.raises(ValueError, match=message):
         build_evaluator(cfg, NAME)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.pop("area"),
+        lambda entry: entry.update(area="large"),
+        lambda entry: entry.update(area=-1.0),
+        lambda entry: entry.update(bbox=[0, 0, 0, 0]),
+        lambda entry: entry.update(category_id=float(entry["category_id"])),
+        lambda entry: entry.update(image_id=str(entry["image_id"])),
+        lambda entry: entry.update(segmentation=[[[x, y] for x, y in pairs(entry)]]),
+    ],
+)
+def test_forms_of_fields_give_the_same_metrics(cfg: CfgNode, registered: Path, change) -> None:
+    file, detections = random_case(1)
+    expected = evaluate(cfg, registered, file, detections)
+    changed = json.loads(json.dumps(file))
+    for entry in changed["annotations"]:
+        change(entry)
+    assert evaluate(cfg, registered, changed, detections) == expected
+
+
+def pairs(entry: Entry) -> list[tuple[float, float]]:
+    (numbers,) = entry["segmentation"]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def test_objects_that_training_leaves_out_are_not_counted(cfg: CfgNode, registered: Path) -> None:
+    file = content([image(1)], [(1, RARE, BOX), (1, RARE, FAR_BOX)])
+    file["annotations"][1].update(segmentation=[[5, 5, 5, 5, 5, 5]], bbox=[5, 5, 0, 0])
+    results = evaluate(cfg, registered, file, [detection(1, RARE, BOX, 0.5)])
+    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_objects_of_boxes_only_are_evaluated_by_boxes(
+    cfg: CfgNode, registered: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = content([image(1)], [(1, RARE, BOX), (1, RARE, FAR_BOX)])
+    file["annotations"][1]["segmentation"] = []
+    results = evaluate(cfg, registered, file, perfect(file))
+    assert list(results) == ["bbox"] and results["bbox"]["AP"] == pytest.approx(100)
+    assert "1 objects have no mask" in caplog.text
+
+
+def test_only_images_of_the_records_are_evaluated(cfg: CfgNode, tmp_path: Path) -> None:
+    """A part of LVIS with the whole file as `json_file`, registered with this package's reader."""
+    path = tmp_path / "lvis.json"
+    file = content([image(1), image(2)], [(1, RARE, BOX), (2, RARE, FAR_BOX)])
+    path.write_text(json.dumps(file))
+    ids = {RARE: 0, COMMON: 1, FREQUENT: 2}
+
+    def load() -> list[Entry]:
+        with accept_missing_images():
+            return load_lvis(path, tmp_path, ids)[:1]
+
+    register_dataset(
+        "part_of_lvis",
+        load,
+        vocabulary=Vocabulary.from_names(things=["rare", "common", "frequent"]),
+        thing_dataset_id_to_contiguous_id=ids,
+        json_file=str(path),
+        evaluator_type="lvis",
+    )
+    try:
+        evaluator = build_evaluator(cfg, "part_of_lvis")
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}], [prediction([detection(1, RARE, BOX, 0.5)])])
+        assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("part_of_lvis")
+        MetadataCatalog.remove("part_of_lvis")
 
 
 def test_missing_package_is_named_before_any_file_is_read(

@@ -36,6 +36,23 @@ def load_lvis(
         FileNotFoundError, DatasetError: naming the file and its wrong entries.
     """
     content = read_json(json_file, ("images", "annotations"))
+    return lvis_records(json_file, content, image_root, contiguous_ids)
+
+
+def lvis_records(
+    json_file: str | os.PathLike[str],
+    content: dict[str, Any],
+    image_root: str | os.PathLike[str],
+    contiguous_ids: dict[int, int],
+) -> list[dict[str, Any]]:
+    """Return the records of a parsed file; see `load_lvis`.
+
+    Args:
+        json_file: the file, for messages.
+        content: its content, whose `images` may be changed.
+        image_root: folder of `train2017` and `val2017`.
+        contiguous_ids: category id -> class index.
+    """
     faults = EntryFaults(json_file)
     images = []
     for position, image in enumerate(content["images"]):
