@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -73,15 +73,24 @@ def warn_about_unread_keys(cfg: CfgNode) -> list[str]:
     """
     changed = list(changed_unread_keys(cfg))
     if changed:
-        shown = ", ".join(f"{key} ({_value(cfg, key)!r})" for key in changed)
-        logger.warning(
-            "%s of Detectron2 %s from the default and %s no effect here: %s",
-            "A key" if len(changed) == 1 else f"{len(changed)} keys",
-            "differs" if len(changed) == 1 else "differ",
-            "has" if len(changed) == 1 else "have",
-            shown,
-        )
+        warn_about_keys_without_effect(cfg, changed)
     return changed
+
+
+def warn_about_keys_without_effect(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Log one warning that lists keys with their values.
+
+    Args:
+        cfg: has the values.
+        names: full names of keys that were changed, at least one.
+    """
+    logger.warning(
+        "%s of Detectron2 %s from the default and %s no effect here: %s",
+        "A key" if len(names) == 1 else f"{len(names)} keys",
+        "differs" if len(names) == 1 else "differ",
+        "has" if len(names) == 1 else "have",
+        ", ".join(f"{key} ({_value(cfg, key)!r})" for key in names),
+    )
 
 
 def changed_unread_keys(cfg: CfgNode) -> Iterator[str]:

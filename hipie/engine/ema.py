@@ -59,6 +59,18 @@ class ModelEMA:
         finally:
             self._copy(trained, self._parameters)
 
+    def save(self, path: Path) -> bool:
+        """Write the model with the averaged weights to a file of weights.
+
+        Returns:
+            Whether it was written; the weights of a sharded model are in its checkpoints only.
+        """
+        if is_sharded(self._model):
+            return False
+        with self.applied():
+            save_weights(self._model, path, half=False)
+        return True
+
     def state_dict(self) -> dict[str, Tensor]:
         """Averages by the names of the parameters; a shared one has all of its names."""
         average_of = {id(p): a for p, a in zip(self._parameters, self._averages, strict=True)}
@@ -89,13 +101,11 @@ class UpdateEMA(HookBase):
 
     Args:
         ema: the average.
-        model: whose weights are averaged.
         folder: of the file, `OUTPUT_DIR`.
     """
 
-    def __init__(self, ema: ModelEMA, model: nn.Module, folder: str) -> None:
+    def __init__(self, ema: ModelEMA, folder: str) -> None:
         self._ema = ema
-        self._model = model
         self._folder = folder
 
     def after_step(self) -> None:
@@ -103,14 +113,8 @@ class UpdateEMA(HookBase):
         self._ema.update()
 
     def after_train(self) -> None:
-        """Write the averaged weights, if the training is complete.
-
-        The shares of a sharded model are in its last checkpoint only.
-        """
-        if is_sharded(self._model):
-            return
-        if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
-            path = Path(self._folder, AVERAGED_WEIGHTS)
-            with self._ema.applied():
-                save_weights(self._model, path, half=False)
+        """Write the averaged weights, if the training is complete; see `ModelEMA.save`."""
+        path = Path(self._folder, AVERAGED_WEIGHTS)
+        is_complete = self.trainer.iter >= self.trainer.max_iter
+        if comm.is_main_process() and is_complete and self._ema.save(path):
             logger.info("The averaged weights are in %s", path)

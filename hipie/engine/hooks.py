@@ -25,12 +25,15 @@ from hipie.checkpoint import Checkpointer as SafeCheckpointer
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.torch_file import check_torch_zip
 from hipie.data.worker_signals import forks_outlive_group_signals
+from hipie.engine.ema import ModelEMA
 from hipie.engine.signals import SignalHandlers
 from hipie.errors import HipieError
 from hipie.logs import get_logger
 
 BEST_CHECKPOINT = "model_best"
 """Name of the checkpoint with the best metric, without its suffix."""
+BEST_AVERAGED_WEIGHTS = "model_best_ema.pth"
+"""Name of the file of the averaged weights with the best metric."""
 WRITER_PERIOD = 20
 """Iterations between two reports, as in Detectron2."""
 
@@ -88,20 +91,29 @@ class BestCheckpointer(hooks.BestCheckpointer):
     `OUTPUT_DIR/model_best.pth` is a complete checkpoint with two more entries, `best_metric` (its
     name) and `best_value`. A resumed run reads them and replaces the file only by a better one; a
     run that starts anew, or that compares another metric, replaces it at its first evaluation.
-    `last_checkpoint` never names it, and the limit of checkpoints does not count it.
+    `last_checkpoint` never names it, and the limit of checkpoints does not count it. With averaged
+    weights, which evaluations are of then, `OUTPUT_DIR/model_best_ema.pth` has those of the same
+    iteration alone, ready to be loaded.
 
     Args:
         eval_period: iterations between two evaluations; 0 = after the last iteration only.
         checkpointer: saves the checkpoint.
         metric: a name in the event storage, `data set/task/metric`.
         mode: "max" or "min", which values are better.
+        ema: the averaged weights, if evaluations are of them.
     """
 
     def __init__(
-        self, eval_period: int, checkpointer: SafeCheckpointer, metric: str, mode: str = "max"
+        self,
+        eval_period: int,
+        checkpointer: SafeCheckpointer,
+        metric: str,
+        mode: str = "max",
+        ema: ModelEMA | None = None,
     ) -> None:
         super().__init__(eval_period, self, metric, mode, BEST_CHECKPOINT)
         self._checkpoints = checkpointer
+        self._ema = ema
 
     def before_train(self) -> None:
         """Continue with the best value of the resumed run."""
@@ -118,8 +130,14 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self.best_metric, self.best_iter = content["best_value"], content["iteration"]
 
     def save(self, name: str, **extra: Any) -> None:
-        """Save the checkpoint of the latest evaluation; Detectron2's hook calls this."""
+        """Save the checkpoint of the latest evaluation; Detectron2's hook calls this.
+
+        The checkpoint is the last file: a run that is killed before has the previous value in it,
+        and a resumed run writes both again.
+        """
         value, _ = self.trainer.storage.latest()[self._val_metric]
+        if self._ema is not None:
+            self._ema.save(Path(self._checkpoints.save_dir, BEST_AVERAGED_WEIGHTS))
         self._checkpoints.save_untagged(
             name, **extra, best_metric=self._val_metric, best_value=float(value)
         )

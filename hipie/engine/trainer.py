@@ -25,12 +25,14 @@ from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
 from hipie.checkpoint.sharded_checkpointer import ShardedCheckpointer
+from hipie.config.unread import warn_about_keys_without_effect
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.data.record_errors import record_errors
 from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
@@ -424,6 +426,9 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+        if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(model):
+            # Detectron2 leaves its hook out where no batch norm is trained.
+            warn_about_keys_without_effect(cfg, ["TEST.PRECISE_BN.ENABLED"])
 
     @classmethod
     def build_checkpointer(
@@ -597,8 +602,7 @@ class Trainer(DefaultTrainer):
             for hook in default
         ]
         if self.ema is not None:
-            model = unwrapped(self._trainer.model)
-            default.insert(0, UpdateEMA(self.ema, model, self.cfg.OUTPUT_DIR))
+            default.insert(0, UpdateEMA(self.ema, self.cfg.OUTPUT_DIR))
         writers = [w for hook in default if isinstance(hook, replaced[1]) for w in hook._writers]
         default = [hook for hook in default if not isinstance(hook, replaced)]
         test, is_main = self.cfg.TEST, comm.is_main_process()
@@ -609,6 +613,7 @@ class Trainer(DefaultTrainer):
                 self.checkpointer,
                 test.BEST_CHECKPOINT_METRIC,
                 test.BEST_CHECKPOINT_MODE,
+                self.ema,
             )
             default.insert(evaluation + 1, best)
         # All processes write the checkpoints of a sharded model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hipie.checkpoint import Checkpointer
+from hipie.checkpoint import Checkpointer, read_state
 from hipie.checkpoint.error import CheckpointError
 from tests.toy_trainer import StopAt, ToyTrainer, run
 
@@ -76,6 +77,36 @@ def test_best_of_all_evaluations_is_kept_whatever_the_limit(make_trainer, tmp_pa
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     names = sorted(path.name for path in tmp_path.glob("model_*.pth"))
     assert names == ["model_0000019.pth", "model_best.pth", "model_final.pth"]
+
+
+def test_averaged_weights_of_the_best_evaluation_are_beside_it(make_trainer, tmp_path):
+    evaluated, trained = {}, {}
+
+    class Recorded(Scored):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            evaluated[cls.current.iter + 1] = copy.deepcopy(model.state_dict())
+            return super().test(cfg, model, evaluators)
+
+        def after_step(self):
+            trained[self.iter + 1] = copy.deepcopy(self.model.state_dict())
+            super().after_step()
+
+    options = (*OPTIONS, "MODEL_EMA.ENABLED", True, "MODEL_EMA.DECAY", 0.9)
+    run(make_trainer(*options, kind=Recorded))
+    assert best(tmp_path) == (8, 30.0)
+    averaged = read_state(tmp_path / "model_best_ema.pth")["model"]
+    saved = read_state(tmp_path / "model_best.pth")["model"]
+    assert averaged.keys() == saved.keys() == evaluated[8].keys()
+    for name, value in averaged.items():
+        assert torch.equal(value, evaluated[8][name])
+        assert torch.equal(saved[name], trained[8][name])
+    assert any(not torch.equal(averaged[name], saved[name]) for name in saved)
+
+
+def test_there_are_no_averaged_weights_without_an_average(make_trainer, tmp_path):
+    run(make_trainer(*OPTIONS, kind=Scored))
+    assert not (tmp_path / "model_best_ema.pth").exists()
 
 
 @pytest.mark.parametrize(

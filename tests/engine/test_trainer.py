@@ -548,3 +548,8 @@ def test_results_have_one_shape_for_any_order_of_test_sets(
     assert {(row["dataset"], row["task"]) for row in rows} == {
         (name, task) for name in names for task in METRICS[name]
     }
+
+
+def test_precise_statistics_without_batch_norms_are_named(make_trainer, caplog):
+    make_trainer("TEST.PRECISE_BN.ENABLED", True)
+    assert "no effect here: TEST.PRECISE_BN.ENABLED (True)" in caplog.text
