@@ -179,6 +179,8 @@ class _Checker:
                 background=background_of(metadata),
                 part_ignore_label=metadata.get("part_ignore_label"),
             )
+        # Panoptic maps, and those whose segments have an area that was compared with their pixels.
+        self._maps = self._measured_maps = 0
         # Values of all class maps, and the first of them.
         self._values: set[int] = set()
         self._first_map = ""
@@ -222,6 +224,11 @@ class _Checker:
             except InputError as error:
                 report.training_faults.append(str(error))
                 report.evaluation_faults.append(str(error))
+        if 0 < self._measured_maps < self._maps:
+            report.warnings.append(
+                f'the "area" of segments was compared with {self._measured_maps} of {self._maps} '
+                "panoptic maps; training and evaluation do not read it, and count pixels"
+            )
         if not report.images:
             report.training_faults.append(f"{name} has no image")
             report.evaluation_faults.append(f"{name} has no image")
@@ -239,6 +246,8 @@ class _Checker:
             colours = read_panoptic_map(path)
             require_map_size(path, colours.shape[:2], size)
             require_segments(path, colours, record["segments_info"])
+            self._maps += 1
+            self._measured_maps += all("area" in entry for entry in record["segments_info"])
         elif "annotations" not in record and "sem_seg_file_name" in record:
             path = record["sem_seg_file_name"]
             self._values.update(np.unique(read_class_map(path)).tolist())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from hipie.data.annotation_maps import read_class_map, semantic_of_panoptic
 from hipie.data.label_values import background_index, ignore_label
@@ -30,6 +34,13 @@ from hipie.logs import get_logger
 from hipie.structures import SemanticLabels
 from hipie.vocabularies.vocabulary import Vocabulary
 
+# Scores of a class in Detectron2's results, and their names in the table.
+CLASS_SCORES = {
+    "IoU": "IoU",
+    "BoundaryIoU": "boundary IoU",
+    "min(IoU, B-Iou)": "smaller of both",
+    "ACC": "accuracy",
+}
 MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 SPOOL_BYTES = 1 << 24
 PREDICTIONS_FILE = "sem_seg_predictions.json"
@@ -161,10 +172,12 @@ class SemanticEvaluator(SemSegEvaluator):
         self._conf_matrix, self._b_conf_matrix = matrix, boundary_matrix
         # What is left of Detectron2's method: the scores of this process, which has all counts.
         distributed, self._distributed = self._distributed, False
+        # It logs all scores in one line of thousands of characters; here is a table instead.
+        shown, self._logger = self._logger, logging.Logger("", logging.CRITICAL)
         try:
             results: OrderedDict[str, dict[str, float]] = super().evaluate()
         finally:
-            self._distributed = distributed
+            self._distributed, self._logger = distributed, shown
         if self._output_dir:
             predictions.write(os.path.join(self._output_dir, PREDICTIONS_FILE))
         scores = results["sem_seg"]
@@ -175,7 +188,31 @@ class SemanticEvaluator(SemSegEvaluator):
                 curve = threshold_curve(counts, background.background)
                 path = Path(self._output_dir) / "background_thresholds.json"
                 write_json(path, [{"threshold": at, "mIoU": miou} for at, miou in curve])
+        self._logger.info(
+            "Scores of the %d classes of %s in percent:\n%s",
+            self._num_classes,
+            self._dataset_name,
+            class_table(self._class_names, scores),
+        )
         return OrderedDict(sem_seg={**means, **scores})
+
+
+def class_table(names: Sequence[str], scores: Mapping[str, float]) -> str:
+    """Return a table of the classes as text, one line a class.
+
+    Args:
+        names: of the classes.
+        scores: numbers in percent by `score-class`, as Detectron2's evaluator returns them. Scores
+            that no class has are left out; of a class without the number there is a dash.
+    """
+    known = [kind for kind in CLASS_SCORES if any(f"{kind}-{name}" in scores for name in names)]
+    rows = [[name, *(_cell(scores.get(f"{kind}-{name}")) for kind in known)] for name in names]
+    headers = ["class", *(CLASS_SCORES[kind] for kind in known)]
+    return tabulate(rows, headers, "simple", colalign=("left", *("right" for _ in known)))
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 class _Records:

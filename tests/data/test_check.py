@@ -250,3 +250,28 @@ def test_expressions_are_counted_as_training_uses_them(record: dict) -> None:
     assert 'the expression "?" of ref 7 has no word' in report.invalid[0]
     report = check_records(records, metadata, generalized=True, skip_broken=True)
     assert report.objects.total() == 2 and report.trainable and report.evaluable
+
+
+def test_panoptic_maps_without_compared_areas_are_counted(tmp_path: Path) -> None:
+    """The reader compares the areas of some maps only; nothing reads those of the others."""
+    colours = np.zeros((4, 6, 3), np.uint8)
+    colours[..., 0] = 7
+    records = []
+    for number in range(3):
+        image, panoptic = tmp_path / f"{number}.jpg", tmp_path / f"{number}.png"
+        Image.new("RGB", (6, 4)).save(image)
+        Image.fromarray(colours).save(panoptic)
+        segment = {"id": 7, "category_id": 0, "isthing": True, "iscrowd": 0}
+        segment |= {"area": 24} if number else {}
+        records.append(
+            {
+                "file_name": str(image),
+                "pan_seg_file_name": str(panoptic),
+                "segments_info": [segment],
+            }
+        )
+    metadata = Metadata(thing_classes=["dog"], stuff_classes=[])
+    report = check_records(records, metadata)
+    assert any("was compared with 2 of 3 panoptic maps" in line for line in report.warnings)
+    assert report.trainable and report.evaluable
+    assert not check_records(records[1:], metadata).warnings

@@ -14,7 +14,7 @@ from PIL import Image
 from hipie.data.datasets.catalog import register_dataset
 from hipie.errors import InputError
 from hipie.evaluation import ResultsTable
-from hipie.evaluation.semantic_evaluation import SemanticEvaluator
+from hipie.evaluation.semantic_evaluation import SemanticEvaluator, class_table
 
 NAMES = ["sky", "sea", "sand", "rock"]
 SIZE = (20, 30)
@@ -115,3 +115,23 @@ def test_background_class_is_one_of_several(tmp_path: Path, name: str, names: li
     register(tmp_path, np.zeros(SIZE), background_class=name, stuff_classes=names)
     with pytest.raises(InputError, match=rf"beach: its background_class .* '{name}' is not"):
         SemanticEvaluator("beach", distributed=False)
+
+
+def test_scores_of_classes_are_logged_as_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.zeros(SIZE, int)
+    labels[:10] = 1
+    with caplog.at_level("INFO"):
+        evaluate(register(tmp_path, labels), labels)
+    (record,) = caplog.records
+    lines = record.getMessage().splitlines()
+    assert lines[0] == "Scores of the 4 classes of beach in percent:"
+    assert lines[1].split("  ")[0] == "class" and lines[1].endswith("accuracy")
+    assert [line.split()[0] for line in lines[3:]] == NAMES
+    assert [line.split()[-1] for line in lines[3:]] == ["100.00", "100.00", "-", "-"]
+    table = class_table(["a-b", "c"], {"IoU-a-b": 12.4, "IoU-c": float("nan"), "ACC-c": 50.0})
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["a-b", "12.40", "-"],
+        ["c", "-", "50.00"],
+    ]

@@ -44,6 +44,7 @@ def require_image_files(
     images: Mapping[Any, dict[str, Any]],
     image_root: str | os.PathLike[str],
     faults: EntryFaults | None = None,
+    kind: str = "image",
 ) -> None:
     """Check that every image of an annotation file exists, and correct the spelling of its name.
 
@@ -55,6 +56,7 @@ def require_image_files(
         images: its `images` by id, whose `file_name` may be changed.
         image_root: folder that their `file_name` is relative to.
         faults: collects the errors; None = they are raised.
+        kind: what the files are called in messages.
 
     Raises:
         DatasetError: naming the file and the images that are missing.
@@ -64,7 +66,7 @@ def require_image_files(
     for image in () if missing_images_accepted() else missing:
         collected.add(
             DatasetError(
-                f'{path}: the image "{image["file_name"]}" of image {image["id"]} is not in '
+                f'{path}: the {kind} "{image["file_name"]}" of image {image["id"]} is not in '
                 f"{image_root}"
             )
         )
