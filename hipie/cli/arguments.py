@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hipie import vocabularies
+from hipie.downloads import add_network_arguments
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def add_class_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--model`, `--config-file`, `--weights`, `--device` and, last, `--opts`."""
+    """Add arguments of the model, its device and downloads, and, last, `--opts`."""
     parser.add_argument(
         "--model",
         default=None,
@@ -71,6 +72,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", default=None, metavar="FILE_OR_NAME")
     parser.add_argument("--weights", default=None, metavar="FILE")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
+    add_network_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 

@@ -15,6 +15,7 @@ from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_
 from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.load import matches
 from hipie.checkpoint.read import read_state, unwrap_names
+from hipie.downloads import add_network_arguments
 from hipie.error_report import one_line_errors
 from hipie.errors import UsageError, printable
 from hipie.registration import register_all
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="list the content of a file of weights")
     inspect.add_argument("file", help="a file, detectron2://... or https://...")
     inspect.add_argument("--all", action="store_true", help="list every tensor with shape and type")
+    add_network_arguments(inspect)
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser(
         "convert", help="write the weights alone, with the tensor names of this package"
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="prefixes or patterns of names that are left out",
     )
+    add_network_arguments(convert)
     convert.set_defaults(run=_convert)
     return parser
 

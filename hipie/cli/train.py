@@ -33,6 +33,7 @@ from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
 from hipie.data.datasets import register_all
 from hipie.data.file_check import check_datasets
+from hipie.downloads import add_network_arguments
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
@@ -106,6 +107,7 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         metavar="NAME",
         help="configuration and MODEL.WEIGHTS of a model (hipie models list)",
     )
+    add_network_arguments(parser)
     parser.add_argument(
         "--cpu-workers", type=int, default=1, help="processes on each CPU, joined by gloo"
     )

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
+from hipie.config.reading import read_with_sources
 from hipie.errors import InputError
 
 
@@ -143,19 +143,5 @@ def _beside(folder: Path, path: Any) -> Any:
 
 def _folder_of(file: str, key: str) -> Path | None:
     """Return the absolute folder of the file that sets a key: a file, or one of its bases."""
-    seen: set[str] = set()
-    while file not in seen and os.path.isfile(file):
-        seen.add(file)
-        with open(file, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
-        if not isinstance(content, dict):
-            return None
-        datasets = content.get("DATASETS")
-        if isinstance(datasets, dict) and key in datasets:
-            return Path(file).absolute().parent
-        base = content.get("_BASE_")
-        if not isinstance(base, str):
-            return None
-        base = os.path.expanduser(base)
-        file = base if os.path.isabs(base) else os.path.join(os.path.dirname(file), base)
-    return None
+    source = read_with_sources(file)[1].get(f"DATASETS.{key}")
+    return None if source is None else Path(source).absolute().parent

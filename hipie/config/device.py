@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hipie.config.loading import ConfigError
+from hipie.config.reading import ConfigError
 
 
 def require_device(device: Any) -> torch.device:

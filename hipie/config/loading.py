@@ -8,15 +8,17 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
+from detectron2.config.compat import downgrade_config, guess_version, upgrade_config
 
 from hipie.config.dataset_entries import resolve_paths
-from hipie.errors import InputError, cause_of
+from hipie.config.reading import ConfigError, read_with_bases
+from hipie.errors import printable
 from hipie.projects import broken_projects
 
 _CHOICES = {
@@ -89,15 +91,12 @@ _MULTIPLES = (
 )
 
 
-class ConfigError(InputError):
-    """Key or value that a configuration cannot have; the message names it."""
-
-
 def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any] = ()) -> None:
     """Merge a YAML file and then `KEY VALUE` pairs into `cfg`, in place.
 
-    No code of a file runs: YAML's tags for Python objects are refused. Paths of data sets are
-    relative to the file that has them or else to the working folder, see `resolve_paths`.
+    No code of a file runs, and its size and nesting are limited; see `read_with_bases`.
+    Paths of data sets are relative to the file that has them or else to the working folder, see
+    `resolve_paths`.
 
     Args:
         cfg: configuration with every key that may occur.
@@ -119,27 +118,26 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
             raise ConfigError(_unknown(key, known_keys))
         try:
             cfg.merge_from_list([key, value])
-        except (ValueError, AssertionError, SyntaxError) as error:
+        except (ValueError, AssertionError, SyntaxError, RecursionError, MemoryError) as error:
             raise ConfigError(_wrong_value(key, value, cfg)) from error
 
 
 def listed_imports(file: str | os.PathLike[str]) -> list[str]:
     """Return `IMPORTS` of a file and its bases, before the file is merged.
 
-    The modules it names may add keys that the file sets. A file that cannot be read has none; the
-    error is raised when it is merged.
+    The modules it names may add keys that the file sets.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or names that are not text.
     """
-    try:
-        content = CfgNode.load_yaml_with_base(str(file), allow_unsafe=False)
-    except (OSError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError):
-        return []
-    value = content.get("IMPORTS", ())
+    value = read_with_bases(str(file)).get("IMPORTS", ())
     if isinstance(value, str):  # a tuple in YAML, as Detectron2 writes them
-        try:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return []
-    return [value] if isinstance(value, str) else list(value)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{file}: IMPORTS has to be a list of modules or files")
+    return list(names)
 
 
 def check(cfg: CfgNode) -> None:
@@ -223,25 +221,41 @@ def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:
 
 
 def _merge_file(cfg: CfgNode, file: str) -> None:
+    if not os.path.exists(file):
+        raise ConfigError(f"{file}: there is no such file")
+    content = read_with_bases(file)
     try:
-        cfg.merge_from_file(file, allow_unsafe=False)
+        _merge_content(cfg, content, file)
     except KeyError as error:
         key = str(error.args[0]).rpartition(" ")[2]
-        raise ConfigError(f"{file}: {_unknown(key, set(keys(cfg)))}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {cause_of(error)}") from error
+        raise ConfigError(f"{file}: {_unknown(printable(key), set(keys(cfg)))}") from error
+    except ConfigError:
+        raise
     except (ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{file}: {_file_problem(cfg, file, error)}") from error
-    except OSError as error:
-        raise ConfigError(f"{error.filename or file} cannot be read: {cause_of(error)}") from error
+        raise ConfigError(f"{file}: {_file_problem(cfg, error)}") from error
+    except (RecursionError, MemoryError) as error:
+        raise ConfigError(f"{file}: it has a value that is nested too deeply") from error
 
 
-def _file_problem(cfg: CfgNode, file: str, error: Exception) -> str:
-    """Describe why a file cannot be merged, from the error of Detectron2's reader."""
-    if not os.path.exists(file) and "://" not in file:
-        return "there is no such file"
-    if isinstance(error, UnicodeError):
-        return cause_of(error)
+def _merge_content(cfg: CfgNode, content: dict[str, Any], file: str) -> None:
+    """Merge the values of a file as Detectron2's `merge_from_file` does, also of an old version."""
+    loaded = CfgNode(content)
+    version = loaded.get("VERSION", None)
+    version = guess_version(loaded, file) if version is None else version
+    if type(version) is not int or not 1 <= version <= cfg.VERSION:
+        raise ConfigError(f"{file}: VERSION has to be from 1 to {cfg.VERSION}")
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    upgraded = upgrade_config(old)
+    cfg.clear()
+    cfg.update(upgraded)
+
+
+def _file_problem(cfg: CfgNode, error: Exception) -> str:
+    """Describe why a file cannot be merged, from the error of Detectron2's configuration."""
     match = re.search(r"config key: ([\w.]+)", str(error))
     if match and match[1] in set(keys(cfg)):
         current = _value(cfg, match[1])

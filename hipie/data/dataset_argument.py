@@ -17,6 +17,7 @@ from hipie.data.broken_images import set_reading_rules, set_skip_broken
 from hipie.data.datasets import register_all, register_coco
 from hipie.data.io.reading_rules import rules_of
 from hipie.data.records import load_records
+from hipie.downloads import add_network_arguments
 from hipie.errors import InputError
 
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="configuration that registers the data set",
     )
     parser.add_argument("--count", type=int, metavar="N", help="use N evenly spaced images")
+    add_network_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 

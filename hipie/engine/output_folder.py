@@ -12,6 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from hipie.config.loading import keys
+from hipie.config.reading import read_yaml
 from hipie.errors import InputError
 
 # What a training writes: files by which a run is recognised, and the others.
@@ -88,8 +89,8 @@ def _saved(cfg: CfgNode) -> CfgNode:
     """Return the configuration of the run in `OUTPUT_DIR`; empty if it cannot be read."""
     file = Path(cfg.OUTPUT_DIR, "config.yaml")
     try:
-        return CfgNode(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return CfgNode(read_yaml(str(file)))
+    except (ValueError, TypeError, AttributeError, AssertionError):
         return CfgNode()
 
 

@@ -110,7 +110,7 @@ def get_config_file(name: str) -> Path:
     Raises:
         ValueError: if there is neither, with the nearest names, or if several folders have it.
     """
-    if Path(name).is_file():
+    if Path(name).exists() and not Path(name).is_dir():  # what is no regular file is an error later
         return Path(name)
     requested = name if name.endswith(".yaml") else f"{name}.yaml"
     requested = requested.removeprefix("configs/")
@@ -147,6 +147,7 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
             project that could not be loaded.
     """
     from hipie.config.loading import listed_imports, merge
+    from hipie.config.named_downloads import warn_about_downloads, warn_about_imports
     from hipie.registration import import_modules
 
     cfg = _default_config()
@@ -154,10 +155,13 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
     for package, folder in project_folders().items():
         if file.resolve().is_relative_to((folder / "configs").resolve()):
             require_project(package)
+    own_folders = [CONFIGS, *(folder / "configs" for folder in project_folders().values())]
     listed = listed_imports(file)
+    warn_about_imports(file, own_folders)
     import_modules([*imports, *listed], cfg)
     merge(cfg, file, options)
     import_modules([module for module in cfg.IMPORTS if module not in listed], cfg)
+    warn_about_downloads(cfg, file, own_folders)
     return cfg
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hipie.downloads import add_network_arguments
 from hipie.error_report import run_program
 from hipie.errors import UsageError, printable
 from hipie.result_files import require_replaceable
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a file that hipie did not write"
     )
+    add_network_arguments(parser)
     return parser
 
 
