@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 
 from hipie.checkpoint import CheckpointError, read_state
 from hipie.checkpoint.read import unwrap_names
+from hipie.cli.checkpoint import main
 
 
 class LinearClass:
@@ -438,3 +439,38 @@ def test_entries_that_are_no_tensors_are_left_out(tmp_path):
         OrderedDict([("a", torch.ones(1)), (3, torch.ones(1)), ("b", "text")]), tmp_path / "x.pth"
     )
     assert list(read_state(tmp_path / "x.pth")["model"]) == ["a"]
+
+
+def test_names_in_weights_are_printable_in_messages_and_output(tmp_path, capsys):
+    hostile = "a\x1b[2J\r\nb\u202e\x9b31m"
+    torch.save({"model": {hostile: torch.ones(1)}, hostile: 3}, tmp_path / "x.pth")
+    assert main(["inspect", "--all", str(tmp_path / "x.pth")]) in (0, None)
+    output = capsys.readouterr().out
+    assert r"a\x1b[2J\r\nb\u202e\x9b31m" in output
+    assert all(line.isprintable() for line in output.split("\n"))
+    for content in ({hostile: [1]}, {"model": {hostile: torch.ones(2).to_sparse()}}, hostile):
+        torch.save(content, tmp_path / "y.pth")
+        assert error_message(tmp_path / "y.pth").isprintable()
+    (tmp_path / "z.pkl").write_bytes(b"cos\x1b[2J\nsys\x9btem\n.")
+    assert error_message(tmp_path / "z.pkl").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"blobs": [1]}, "no weights"),
+        ({"blobs": {"a": [1]}}, "no weights"),
+        ({10**7000: 1}, "an integer of 2,907 bytes"),
+    ],
+    ids=["list", "no array", "integer"],
+)
+def test_odd_content_is_one_sentence(tmp_path, content, message):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, 2))
+    assert message in error_message(tmp_path / "x.pkl")
+
+
+def test_nested_tensors_are_refused(tmp_path):
+    for layout in (torch.strided, torch.jagged):
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
+        torch.save({"model": {"a": nested}}, tmp_path / "x.pth")
+        assert "refused" in error_message(tmp_path / "x.pth")

@@ -414,3 +414,24 @@ def test_damaged_and_large_images_in_memory_are_refused(tmp_path: Path) -> None:
             to_rgb_array(form)
     with pytest.raises(ImageError, match="60x60 are too many pixels: at most 99 are read"):
         to_rgb_array(data, 99)
+
+
+@pytest.mark.parametrize("name", ["AVIF", "BLP", "SPIDER", "WEBP", "JPEG", "TIFF"])
+def test_damaged_files_of_any_format_are_one_sentence(tmp_path, name):
+    mode = {"BLP": "P", "SPIDER": "F"}.get(name, "RGB")
+    stream = BytesIO()
+    Image.new("RGB", (64, 64), (200, 1, 2)).convert(mode).save(stream, name)
+    whole = stream.getvalue()
+    middle = len(whole) // 2
+    damaged = [whole[:middle], whole[:40], whole[:12], whole[:middle] + b"\xff" * middle]
+    if name in ("BLP", "SPIDER"):
+        damaged.append(whole)
+    for index, data in enumerate(damaged):
+        path = tmp_path / f"{index}.png"
+        path.write_bytes(data)
+        try:
+            assert read_image(path).shape == (64, 64, 3)
+            assert index == 3, "a decoder may read past damaged bytes, not past the end"
+        except ImageError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert str(error).isprintable()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hipie.data.io.regular_file import read_file
 from hipie.data.io.validation import DatasetError
-from hipie.errors import MissingFileError, cause_of
+from hipie.errors import cause_of
 from hipie.vocabularies.vocabulary import name_key
 
 
@@ -19,11 +20,10 @@ def read_class_names(path: str | os.PathLike[str]) -> list[str]:
             between names, or a name twice.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"{path}: there is no such file of class names")
+    data = read_file(path, "file of class names")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
+        text = data.decode("utf-8-sig")
+    except ValueError as error:
         raise DatasetError(f"{path}: the class names cannot be read: {cause_of(error)}") from error
     names = [line.strip() for line in text.rstrip().split("\n")]
     if names == [""]:

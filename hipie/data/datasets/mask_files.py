@@ -29,6 +29,7 @@ from hipie.data.io.fields import (
     read_field,
     read_optional,
     require_entry,
+    require_inside,
     whole_number,
 )
 from hipie.data.io.json_file import read_json
@@ -321,6 +322,7 @@ class _Files:
         return self._masks[mask]
 
     def _path(self, where: str, what: str, name: str) -> Path:
+        require_inside(where, what, name)
         paths = [folder / name for folder in self._folders]
         existing = next((path for path in paths if path.is_file()), None)
         if existing is None:

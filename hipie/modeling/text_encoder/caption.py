@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hipie.errors import InputError
+from hipie.errors import InputError, describe, printable
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name, require_text
 
 SEPARATOR = ". "
+MAX_EXPRESSION_CHARACTERS = 10_000
+"""Characters of an expression that are tokenized; the longest window has 512 tokens."""
 _REMOVED = dict.fromkeys(map(ord, ".,'!?\"()*#:;"))
 _REPLACED_BY_SPACE = dict.fromkeys(map(ord, "-/"), " ")
 
@@ -42,16 +45,34 @@ def vocabulary_caption(vocabulary: Vocabulary) -> Caption:
 def expression_caption(expression: str) -> Caption:
     """Normalize a referring expression; its single span covers the text.
 
+    A text that is far longer than any encoder's window is cut first, see `cut_expression`.
+
     Raises:
         ValueError: if no letter or digit remains.
     """
     if not isinstance(expression, str):
-        raise InputError(f"an expression must be a string, not {expression!r}")
+        raise InputError(f"an expression must be a string, not {describe(expression)}")
+    expression = cut_expression(expression)
     require_text(expression, "expression")
     text = clean_expression(expression)
     if not any(character.isalnum() for character in text):
-        raise InputError(f'the expression "{expression}" contains no letter or digit')
+        raise InputError(f'the expression "{printable(expression)}" contains no letter or digit')
     return Caption(text, ((0, len(text)),), expression=True)
+
+
+def cut_expression(expression: str) -> str:
+    """Return at most `MAX_EXPRESSION_CHARACTERS` of a text, with a warning where it is longer.
+
+    A tokenizer takes a minute for a megabyte, of which an encoder's window holds the first words.
+    """
+    if len(expression) <= MAX_EXPRESSION_CHARACTERS:
+        return expression
+    warnings.warn(
+        f'the expression "{printable(expression, 40)}" has {len(expression):,} characters; '
+        f"only the first {MAX_EXPRESSION_CHARACTERS:,} are used",
+        stacklevel=3,
+    )
+    return expression[:MAX_EXPRESSION_CHARACTERS]
 
 
 def clean_expression(expression: str) -> str:

@@ -17,12 +17,14 @@ from hipie.data.broken_images import set_reading_rules
 from hipie.data.datasets.coco_format import register_coco
 from hipie.data.datasets.coco_instances import load_coco_instances
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
+from hipie.data.datasets.mask_files import load_mask_refs
 from hipie.data.io.json_file import MAX_DEPTH, read_json
 from hipie.data.io.matlab import read_matlab
 from hipie.data.io.reading_rules import ReadingRules, read_by, rules_of
 from hipie.data.io.safe_pickle import read_plain_pickle
 from hipie.data.io.validation import DatasetError
 from hipie.data.records import load_records
+from hipie.errors import HipieError
 from tests.limits import call_limited
 
 READERS = [read_json, read_plain_pickle, read_matlab]
@@ -180,3 +182,61 @@ def test_panoptic_maps_outside_their_folder_are_refused(tmp_path, name):
     json_file.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r'annotation 0 of the list: its "file_name" .* leaves'):
         load_coco_panoptic(json_file, images, images, [])
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("key", ["image", "mask"])
+def test_masks_and_images_of_expressions_outside_their_folder_are_refused(tmp_path, name, key):
+    _, images = write_coco(tmp_path, "y/x.png")
+    Image.new("L", (8, 8), 255).save(images / "m.png")
+    entry = {"image": "y/x.png", "mask": "m.png", "class": "box", "sentences": ["a box"]}
+    (tmp_path / "refs.json").write_text(json.dumps([{**entry, key: name}]))
+    with pytest.raises(DatasetError, match=f'"{key}" .* leaves the folder'):
+        load_mask_refs(tmp_path / "refs.json", images)
+
+
+HOSTILE = "\x1b[2J\r\n\u202e\u2028\x9b31m"
+
+
+def hostile_files(folder):
+    """Annotation files of which one text each is hostile, with the function that reads it."""
+    json_file, images = write_coco(folder, "y/x.png")
+    content = json.loads(json_file.read_text())
+
+    def with_field(part, key, value):
+        changed = json.loads(json.dumps(content))
+        changed[part][0][key] = value
+        return changed
+
+    for part, key in (("images", "file_name"), ("images", "id"), ("images", "height"),
+                      ("annotations", "image_id"), ("annotations", "category_id"),
+                      ("annotations", "segmentation"), ("annotations", "id"),
+                      ("categories", "id")):  # fmt: skip
+        yield with_field(part, key, f"a{HOSTILE}b"), images
+    yield {**content, f"x{HOSTILE}": 1, "images": HOSTILE}, images
+    yield with_field("images", "file_name", f"../{HOSTILE}" * 2000), images
+
+
+def test_messages_about_hostile_files_are_printable(tmp_path):
+    (tmp_path / "x").mkdir()
+    folder = tmp_path / f"{HOSTILE[:4]}folder"
+    folder.mkdir()
+    count = 0
+    for content, images in hostile_files(tmp_path / "x"):
+        path = folder / "x.json"
+        path.write_text(json.dumps(content))
+        for reader in (load_coco_instances, load_mask_refs):
+            try:
+                reader(path, images)
+            except HipieError as error:
+                count += 1
+                assert str(error).isprintable()
+                assert len(str(error)) < 5000
+    assert count >= 18
+    named = b"cos\x1b[2J\nsys\x1b\x9btem\n."
+    for pickled in (named, b"\x80\x04\x8c\x04os\x1b[\x8c\x03a\x1bb\x93."):
+        (folder / "x.p").write_bytes(pickled)
+        for arrays in (False, True):
+            with pytest.raises(DatasetError) as caught:
+                read_plain_pickle(folder / "x.p", arrays)
+            assert str(caught.value).isprintable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hipie.modeling.text_encoder.caption import (
     split_into_windows,
     vocabulary_caption,
 )
+from hipie.modeling.text_encoder.tokenizer import load_tokenizer, tokenize
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
 START, END, PADDING, STOP = 101, 102, 0, 1012
@@ -115,3 +118,16 @@ def test_windows_are_as_long_as_class_borders_allow(lengths: list[int]) -> None:
 def test_window_without_full_stop_is_rejected() -> None:
     with pytest.raises(ValueError, match="contain no full stop"):
         split_into_windows(caption_of([30, 2]), SPECIAL_TOKENS, window=20)
+
+
+def test_long_expressions_are_cut_before_they_are_tokenized():
+    tokenizer = load_tokenizer("bert-base-uncased")
+    start = time.process_time()
+    with pytest.warns(UserWarning, match=r"has 1,200,000 characters; only the first 10,000"):
+        caption = expression_caption("box " * 300_000)
+    with pytest.warns(UserWarning, match=r"only the first 510 are used"):
+        tokens = tokenize(tokenizer, caption)
+    assert time.process_time() - start < 5
+    short = expression_caption("box " * 512)
+    with pytest.warns(UserWarning, match=r"only the first 510 are used"):
+        assert tokens == tokenize(tokenizer, short)

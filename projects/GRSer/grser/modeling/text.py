@@ -15,7 +15,11 @@ from torch import Tensor
 
 from hipie.errors import InputError, printable
 from hipie.modeling.text_encoder.bert import BertTextEncoder
-from hipie.modeling.text_encoder.caption import Caption, expression_caption
+from hipie.modeling.text_encoder.caption import (
+    MAX_EXPRESSION_CHARACTERS,
+    Caption,
+    expression_caption,
+)
 
 PREFIX = "<no> "
 NUM_MARKERS = 2
@@ -90,7 +94,7 @@ class ExpressionEncoder(BertTextEncoder):
     def _truncate(self, expression: str) -> str:
         """Cut an expression after `max_expression_tokens` tokens, with a warning."""
         expression_caption(expression)  # raises for expressions without a word
-        text = " ".join(expression.split())
+        text = " ".join(expression[:MAX_EXPRESSION_CHARACTERS].split())
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]
