@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = setup(args)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-    check_datasets(cfg)
+    check_datasets(cfg, training=not args.eval_only)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = Trainer.build_checkpointer(cfg, model)
@@ -216,9 +216,8 @@ def run(args: argparse.Namespace) -> None:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Build the configuration of a run, and set up its loggers and data sets."""
     cfg = read_config(args)
-    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
-        cfg.MODEL.WEIGHTS = str(model_zoo.get_weights(args.config_file) or "")
     if args.eval_only:
+        take_trained_weights(cfg, args)
         require_weights(cfg, args)
     cfg.SEED = run_seed(cfg, args.resume)
     if torch.device(cfg.MODEL.DEVICE).type not in ("cpu", "cuda"):
@@ -239,6 +238,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
             ", ".join(differences),
         )
     return cfg
+
+
+def take_trained_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Evaluate the weights that the package has of a configuration, not those it starts from.
+
+    They are those with the configuration's name, unless the command line has MODEL.WEIGHTS.
+    """
+    named = args.model or "MODEL.WEIGHTS" in args.opts
+    trained = None if named or args.resume else model_zoo.get_weights(args.config_file)
+    if trained is not None:
+        cfg.MODEL.WEIGHTS = str(trained)
 
 
 def require_weights(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -54,21 +54,24 @@ SAMPLED_MAPS = 8
 logger = get_logger(__name__)
 
 
-def check_datasets(cfg: CfgNode) -> None:
+def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
     """Check the files and class names of all data sets of a run, before its first iteration.
 
-    Every process reads the headers of its share of the files.
+    Every process reads the headers of its share of the files. Without `training`, nothing of
+    DATASETS.TRAIN is read.
 
     Args:
         cfg: reads DATASETS.{TRAIN, TEST}, DATALOADER.{CHECK_FILES, SKIP_BROKEN, MAX_BROKEN},
             INPUT.MAX_PIXELS, MODEL.META_ARCHITECTURE and MODEL.HIPIE.TEXT.SOURCE.
+        training: whether the run trains; an evaluation needs the test sets only.
 
     Raises:
         InputError: naming the data set and the files that cannot be used, unless they are left
             out; or a class name that the text encoder does not know.
     """
     skip = cfg.DATALOADER.SKIP_BROKEN
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+    train = cfg.DATASETS.TRAIN if training else ()
+    for name in dict.fromkeys((*train, *cfg.DATASETS.TEST)):
         set_skip_broken(name, skip, ())
         set_reading_rules(name, rules_of(cfg))
         records = read_records(name)

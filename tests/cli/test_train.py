@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hipie import model_zoo
 from hipie.cli import eval as eval_command
 from hipie.cli import train
 from hipie.engine.launch import _free_port
@@ -71,15 +72,16 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
     assert len(line) < 250
     assert "the full log is" in done.stdout.splitlines()[0]
     # The table of parameters and those of the metrics are among them.
-    assert len(done.stdout.splitlines()) < 110, "messages of other packages are in the log"
+    assert len(done.stdout.splitlines()) < 140, "messages of other packages are in the log"
     assert "Warning" not in done.stderr and "CUDA_HOME" not in done.stderr
     log = (folder / "log.txt").read_text()
     for text in ("Running with full config", "Average Precision", "Environment info"):
         assert text in log and text not in done.stdout
 
-    # Evaluation of the saved weights has the same results.
+    # Evaluation of the saved weights has the same results, without the training sets.
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
-    run_command(monkeypatch, "--eval-only", *weights, *tiny_options)
+    no_training = ["DATASETS.TRAIN", "('no_such_data_set',)"]
+    run_command(monkeypatch, "--eval-only", *weights, *tiny_options, *no_training)
     repeated = json.loads((folder / "results.json").read_text())
     assert repeated.keys() == results.keys()
     for dataset, tasks in results.items():
@@ -87,6 +89,17 @@ def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options
         for task, numbers in tasks.items():
             expected = pytest.approx(numbers, abs=1e-3, nan_ok=True)
             assert repeated[dataset][task] == expected, (dataset, task)
+
+
+def test_evaluation_takes_the_trained_weights_of_a_configuration() -> None:
+    """Not those that its training starts from, unless the command line names some."""
+    config = "nano/hipie_nano_picturebook.yaml"
+    trained = str(model_zoo.get_weights(config))
+    for options, expected in ((), trained), (("MODEL.WEIGHTS", "own.pth"), "own.pth"):
+        args = train.parse_arguments(["--config-file", config, "--eval-only", *options])
+        cfg = model_zoo.get_config(config, ["MODEL.WEIGHTS", "start.pth", *options])
+        train.take_trained_weights(cfg, args)
+        assert expected == cfg.MODEL.WEIGHTS
 
 
 def stop_training(output: Path, number: int, to_group: bool, *options: str) -> int:
