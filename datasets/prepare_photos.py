@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hipie.atomic_file import open_replaced
 from hipie.data.preparation.cli import run_preparation
+from hipie.data.preparation.sources import read_tar_members
 from hipie.errors import InputError
 
 SOURCE = (
@@ -38,6 +40,7 @@ SHA256 = {
         "52794c29522d495c942baf7d41823b91479ec55723bcc72d6080540831701b82"
     ),
 }
+MAX_BYTES = 10_000_000
 
 
 class PhotosError(InputError):
@@ -75,18 +78,23 @@ def unpack(archive: Path, root: Path) -> None:
     """Write the photographs and their annotations into `root`.
 
     Raises:
-        PhotosError: if the archive lacks a file, or holds another one of its name.
+        PhotosError, SourceError: if the archive is damaged, lacks a file or holds another one of
+            its name, or another file exists in its place.
     """
-    with tarfile.open(archive) as content:
-        for name, expected in SHA256.items():
-            try:
-                data = content.extractfile(f"{INSIDE}/{name}").read()
-            except (KeyError, AttributeError):
-                raise PhotosError(f"{archive.name} has no {INSIDE}/{name}") from None
-            if hashlib.sha256(data).hexdigest() != expected:
-                raise PhotosError(f"{archive.name}: {name} has another checksum than expected")
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(data)
+    contents = read_tar_members(archive, {f"{INSIDE}/{name}": MAX_BYTES for name in SHA256})
+    for name, expected in SHA256.items():
+        data = contents.get(f"{INSIDE}/{name}")
+        if data is None:
+            raise PhotosError(f"{archive.name} has no {INSIDE}/{name}")
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise PhotosError(f"{archive.name}: {name} has another checksum than expected")
+        target = root / name
+        if os.path.lexists(target) and not (
+            target.is_file() and target.stat().st_size == len(data)
+        ):
+            raise PhotosError(f"{target}: it exists and is another file; move it away")
+        with open_replaced(target) as stream:
+            stream.write(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,10 +55,20 @@ def test_a_damaged_file_is_fetched_again(program, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "download", lambda folder: made)
     root = tmp_path / "photos"
     exit_status(program.main, ["--root", str(root)])
-    (root / "JPEGImages/1.jpg").write_bytes(b"a pic")
+    (root / "JPEGImages/1.jpg").write_bytes(b"an imXge")
     assert not program.is_complete(root)
     exit_status(program.main, ["--root", str(root)])
     assert program.is_complete(root)
+
+
+def test_a_file_of_another_size_is_kept(program, tmp_path, monkeypatch, capsys):
+    made = archive(tmp_path, program.files, program.INSIDE)
+    monkeypatch.setattr(program, "download", lambda folder: made)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/annotations.json").write_text("my own")
+    assert exit_status(program.main, ["--root", str(tmp_path / "photos")]) == 1
+    assert "it exists and is another file" in capsys.readouterr().err
+    assert (tmp_path / "photos/annotations.json").read_text() == "my own"
 
 
 def test_another_file_of_that_name_is_refused(program, tmp_path, monkeypatch, capsys):

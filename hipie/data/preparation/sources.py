@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import IO
 from tqdm import tqdm
 
 from hipie.atomic_file import open_replaced
-from hipie.errors import InputError, cause_of
+from hipie.errors import InputError, cause_of, printable
 
 NUM_THREADS = 8
 FILES_PER_TASK = 64
@@ -248,6 +250,44 @@ class SourceFiles:
                         f"{location.path}: {name} is damaged ({cause_of(error)})"
                     ) from error
         return len(pairs)
+
+
+def read_tar_members(archive: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
+    """Read files of a tar archive, compressed or not, into memory.
+
+    Args:
+        archive: the file.
+        limits: names of members, and how many bytes each may have.
+
+    Returns:
+        The content by name, of those members that are there.
+
+    Raises:
+        SourceError: if the archive is damaged or has more than `MAX_MEMBERS` files, or a member is
+            a link or a device, would leave the folder (PEP 706), or is larger than its limit.
+    """
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive) as content:
+            for count, entry in enumerate(content):
+                if count >= MAX_MEMBERS:
+                    raise SourceError(f"{archive}: more than {MAX_MEMBERS:,} files in one archive")
+                if entry.name not in limits:
+                    continue
+                member = tarfile.data_filter(entry, os.curdir)
+                stream = content.extractfile(member) if member.isreg() else None
+                if stream is None:
+                    raise SourceError(f"{archive}: {printable(member.name)} is no regular file")
+                limit = limits[entry.name]
+                if member.size > limit:
+                    raise SourceError(
+                        f"{archive}: {printable(member.name)} has {member.size:,} bytes, and at "
+                        f"most {limit:,} are read"
+                    )
+                contents[entry.name] = stream.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise SourceError(f"{archive}: this tar archive is damaged ({cause_of(error)})") from error
+    return contents
 
 
 def _archive_sizes(archive: Path) -> dict[str, int]:

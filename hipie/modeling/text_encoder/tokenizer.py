@@ -63,7 +63,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise InputError(f'there is no folder "{source}" for the text encoder')
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer.encode("a dog")  # settings of wrong types fail here
+    except Exception as error:  # tokenizers raises nothing narrower for a damaged file
         raise InputError(
             f'the text encoder "{source}" has no tokenizer: {cause_of(error)}'
         ) from error

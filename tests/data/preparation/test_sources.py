@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import stat
+import tarfile
 import zipfile
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from hipie.data.preparation.sources import SourceError, SourceFiles
+from hipie.data.preparation.sources import SourceError, SourceFiles, read_tar_members
 
 HOSTILE = [
     "/etc/passwd",
@@ -104,3 +106,50 @@ def test_too_many_members_are_refused(folders, monkeypatch) -> None:
             archive.writestr(f"{index}", "")
     with pytest.raises(SourceError, match="more than 2 files"):
         SourceFiles(got)
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        (tar_member("a", tarfile.SYMTYPE, "/etc/passwd"), b"", "damaged|regular file"),
+        (tar_member("a", tarfile.LNKTYPE, "../../b"), b"", "damaged|regular file"),
+        (tar_member("a", tarfile.FIFOTYPE), b"", "damaged|regular file"),
+        (tar_member("a", tarfile.CHRTYPE), b"", "damaged|regular file"),
+        (tar_member("a"), bytes(2000), "2,000 bytes, and at most 1,000"),
+    ],
+)
+def test_hostile_members_of_tar_archives_are_refused(tmp_path, member, content, message) -> None:
+    archive = tar_of(tmp_path / "x.tar.gz", (tar_member("b"), b"good"), (member, content))
+    assert read_tar_members(archive, {"b": 10}) == {"b": b"good"}
+    with pytest.raises(SourceError, match=message):
+        read_tar_members(archive, {"a": 1000, "b": 10})
+
+
+@pytest.mark.parametrize("name", ["../up", "a/../../up"])
+def test_members_that_leave_a_tar_archive_are_refused(tmp_path: Path, name: str) -> None:
+    archive = tar_of(tmp_path / "x.tar.gz", (tar_member(name), b"hostile"))
+    with pytest.raises(SourceError, match="damaged"):
+        read_tar_members(archive, {name: 1000})
+
+
+def test_damaged_tar_archives_are_named(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "x.tar.gz", (tar_member("a"), bytes(range(256)) * 99))
+    data = archive.read_bytes()
+    for cut in (0, 5, len(data) // 2):
+        archive.write_bytes(data[:cut])
+        with pytest.raises(SourceError, match=r"x\.tar\.gz: this tar archive is damaged"):
+            read_tar_members(archive, {"a": 10**6})
