@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, reduce
@@ -17,8 +16,9 @@ from hipie.downloads import DownloadError
 from hipie.downloads.address import parse_file_address
 from hipie.downloads.path_handlers import server_address
 from hipie.errors import printable
+from hipie.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # What addresses begin with.
 _ADDRESSES = ("http://", "https://", "ftp://", "detectron2://", "catalog://", "hf://", "hf-hub:")
