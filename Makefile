@@ -67,7 +67,7 @@ $(DONE)/package: $(DONE)/detectron2 setup.py setup_extension.py $(SOURCES)
 	@touch $@
 
 demo: $(DONE)/package
-	$(PY) demo.py --picture-book --output output/demo --overwrite
+	$(PY) demo.py --examples --output output/demo --overwrite
 
 demo-photos: $(DONE)/package
 	$(PY) datasets/prepare_photos.py

@@ -3,7 +3,7 @@ r"""Segment images by class names and expressions: the command `hipie demo` as a
 
     python demo.py --config-file configs/nano/hipie_nano_picturebook.yaml --input image.jpg \
         --things "car; dog, puppy" --stuff "grass; sky" --parts "car: wheel, window" --output out
-    python demo.py --picture-book --output out
+    python demo.py --examples --output out
     python demo.py --config-file ... --input image.jpg --expression "the red car" --output out
 
 Classes are separated by ";", synonyms by ",". Several images with one expression are also drawn on

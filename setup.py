@@ -99,6 +99,7 @@ EXTRAS = {
 DATA = [
     "model_zoo/configs/**/*.yaml",
     "model_zoo/weights/*",
+    "examples/photographs/*",
     "ops/csrc/**/*",
     *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "md", "tsv", "txt", "yaml")),
     "py.typed",

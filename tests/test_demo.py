@@ -13,10 +13,21 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hipie.cli import demo
+from hipie import model_zoo
+from hipie.cli import demo, photograph_demo
 from hipie.cli.demo import SEED, PictureBookDemo
+from hipie.cli.demo_files import DemoFiles
 from hipie.cli.main import main
+from hipie.cli.photograph_demo import (
+    FOLDER,
+    PHOTO_CONFIG,
+    PHOTO_GROUP_CONFIG,
+    PHOTOGRAPHS,
+    PhotographDemo,
+    describe_figures,
+)
 from hipie.data.image_io import read_image
+from hipie.model_zoo.model_card import CardFigure, read_figures
 from hipie.segmentation import Segment, Segmentation
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +38,12 @@ class StubSegmenter:
 
     def segment(self, image, things, stuff=(), parts=None):
         assert not set(things) & set(stuff)
-        return Segmentation(image, [Segment(things[0], "thing", self.middle(image), 0.5)])
+        name = things[0] if isinstance(things[0], str) else things[0][0]
+        return Segmentation(image, [Segment(name, "thing", self.middle(image), 0.5)])
 
     def refer(self, image, expression):
-        return Segmentation(image, [Segment(expression, "expression", self.middle(image), 0.5)])
+        text = expression if isinstance(expression, str) else expression[0]
+        return Segmentation(image, [Segment(text, "expression", self.middle(image), 0.5)])
 
     def refer_group(self, images, expression):
         return [self.refer(image, expression) for image in images]
@@ -46,7 +59,10 @@ class StubSegmenter:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    PictureBookDemo(StubSegmenter(), folder).run()
+    files = DemoFiles(folder)
+    PhotographDemo(StubSegmenter(), files).run()
+    PictureBookDemo(StubSegmenter(), files).run()
+    files.write_results()
     return folder
 
 
@@ -63,7 +79,8 @@ def test_results_hold_every_mask(output: Path) -> None:
     assert {path.stem for path in output.glob("*.png")} == {
         entry["name"] for entry in content["images"]
     }
-    assert {path.name for path in output.iterdir()} == set(PictureBookDemo.NAMES)
+    names = {*PhotographDemo.NAMES, *PictureBookDemo.NAMES, "results.json"}
+    assert {path.name for path in output.iterdir()} == names
     for entry in content["images"]:
         assert entry["title"]
         for converted in entry.get("images", [entry]):
@@ -74,11 +91,111 @@ def test_results_hold_every_mask(output: Path) -> None:
                 assert mask.sum() == segment["area"]
 
 
-def test_titles_of_photographs_name_the_limit_of_the_weights(output: Path) -> None:
-    results = json.loads((output / "results.json").read_text())["images"]
-    titles = [entry["title"] for entry in results if entry["name"].startswith("photo_")]
-    assert len(titles) == 2
-    assert all("not trained on photographs" in title for title in titles)
+def test_photographs_lead_with_things_stuff_parts_and_a_group(output: Path) -> None:
+    names = [entry["name"] for entry in json.loads((output / "results.json").read_text())["images"]]
+    first_page = names.index("panoptic_0")
+    assert first_page == len(PhotographDemo.NAMES) >= 8
+    assert all(name.startswith("photo_") for name in names[:first_page])
+    for given in ("stuff", "parts", "expressions"):
+        assert any(getattr(photograph, given) for photograph in PHOTOGRAPHS)
+    assert names[first_page - 1] == "photo_group"
+
+
+class UndrawnFiles(DemoFiles):
+    """Collects titles without drawing."""
+
+    def save(self, name, result, title):
+        self.results.append({"name": name, "title": title})
+
+    def save_group(self, name, results, expression, title):
+        self.results.append({"name": name, "title": title})
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_titles_of_photographs_name_the_limit_of_the_weights(tmp_path, is_trained: bool) -> None:
+    files = UndrawnFiles(tmp_path)
+    PhotographDemo(StubSegmenter(), files, is_trained=is_trained).run()
+    titles = [entry["title"] for entry in files.results if entry["name"] != "photo_group"]
+    assert all(("not trained on photographs" in title) != is_trained for title in titles)
+
+
+def test_photographs_of_the_package_are_small_and_have_a_source() -> None:
+    """At least six, at most 512 pixels and 80 kB, without metadata, each with its licence."""
+    files = sorted(FOLDER.glob("*.jpg"))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (FOLDER / "SOURCES.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    licences = {row[0].strip("`"): row[4] for row in rows if row[0].endswith(".jpg`")}
+    assert len(files) >= 6 and {file.name for file in files} == set(licences)
+    assert all("public domain" in licence or "CC0" in licence for licence in licences.values())
+    demonstrated = {f"{photo.name}.jpg" for photo in PHOTOGRAPHS if photo.is_packaged}
+    assert demonstrated == set(licences)
+    for file in files:
+        image = Image.open(file)
+        assert max(image.size) <= 512 and file.stat().st_size < 80_000
+        assert not image.getexif() and image.mode == "RGB"
+
+
+def test_photographs_are_left_out_without_scikit_image(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(photograph_demo, "find_spec", lambda _: None)
+    files = UndrawnFiles(tmp_path)
+    PhotographDemo(StubSegmenter(), files).run()
+    assert "astronaut: left out" in capsys.readouterr().out
+    names = {entry["name"] for entry in files.results}
+    assert "photo_cow" in names and "photo_astronaut" not in names
+
+
+def test_photo_model_is_taken_when_the_package_contains_it(tmp_path, monkeypatch, capsys) -> None:
+    """Its figures are printed first; a model of the arguments is taken for everything."""
+    built: list[str | None] = []
+
+    def build(args):
+        built.append(args.config_file)
+        args.config_file = args.config_file or "nano/hipie_nano_picturebook.yaml"
+        args.device = "cpu"
+        return StubSegmenter()
+
+    monkeypatch.setattr(demo, "build_segmenter", build)
+    monkeypatch.setattr(demo, "DemoFiles", UndrawnFiles)
+    monkeypatch.setattr(demo, "describe_figures", lambda config: f"figures of {config}")
+    for present, more, expected in (
+        ([PHOTO_CONFIG], [], [None, PHOTO_CONFIG]),
+        ([PHOTO_CONFIG, PHOTO_GROUP_CONFIG], [], [None, PHOTO_CONFIG, PHOTO_GROUP_CONFIG]),
+        ([], [], [None]),
+        ([PHOTO_CONFIG], ["--config-file", "mine.yaml"], ["mine.yaml"]),
+    ):
+        built.clear()
+        packaged = {name: name for name in present}
+        monkeypatch.setattr(demo, "packaged_config", packaged.get)
+        folder = tmp_path / f"{len(present)}{len(more)}"
+        assert main(["demo", "--examples", "--output", str(folder), *more]) == 0
+        assert built == expected
+        lines = capsys.readouterr().out.splitlines()
+        assert (lines[0] == f"figures of {PHOTO_CONFIG}") == bool(expected[1:])
+        results = json.loads((folder / "results.json").read_text())
+        assert results["settings"].get("photographs") == (PHOTO_CONFIG if expected[1:] else None)
+
+
+def test_figures_are_those_of_the_model_card() -> None:
+    card = (model_zoo.WEIGHTS / "README.md").read_text()
+    (row,) = [line for line in card.splitlines() if line.startswith("| PQ | `picturebook_val_p")]
+    line = describe_figures("nano/hipie_nano_picturebook.yaml")
+    assert line.startswith("hipie-nano-picturebook, by its model card: PQ ")
+    assert f"PQ {row.split('|')[3].strip()}, " in line
+
+
+def test_figures_are_read_from_the_card_of_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "cards.md").write_text(
+        "# Model card: first\n\n| measure | key | result |\n|---|---|---|\n| PQ | `a.PQ` | 1.5 |\n"
+        "# Model card: second\n\n| mask AP | `b.segm.AP` | 20.0 (18 to 22) |\n"
+        "| a text | no key | 3 |\n"
+    )
+    assert read_figures(tmp_path / "first.pth") == [CardFigure("PQ", "a.PQ", "1.5")]
+    second = [CardFigure("mask AP", "b.segm.AP", "20.0 (18 to 22)")]
+    assert read_figures(tmp_path / "second.pth") == second
+    assert read_figures(tmp_path / "third.pth") == []
 
 
 def test_pages_differ_from_those_of_training() -> None:

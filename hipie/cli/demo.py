@@ -1,4 +1,4 @@
-"""`hipie demo --picture-book --output DIR`, or `--input IMAGE...`: several tasks in one run."""
+"""`hipie demo --examples --output DIR`, or `--input IMAGE...`: several tasks in one run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from PIL import Image
 
 from hipie.cli.arguments import (
     add_class_arguments,
@@ -18,6 +15,7 @@ from hipie.cli.arguments import (
     parse_names,
     parse_parts,
 )
+from hipie.cli.demo_files import DemoFiles
 from hipie.cli.files import (
     add_output_arguments,
     group_to_dicts,
@@ -29,71 +27,61 @@ from hipie.cli.files import (
     require_writable,
     unique_stems,
 )
+from hipie.cli.photograph_demo import (
+    PHOTO_CONFIG,
+    PHOTO_GROUP_CONFIG,
+    PhotographDemo,
+    describe_figures,
+    packaged_config,
+)
 from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
-from hipie.errors import UsageError, printable
+from hipie.errors import UsageError
 from hipie.result_files import write_drawing, write_json
 from hipie.visualizer import draw_group
 
 if TYPE_CHECKING:
     from hipie.predictor import Segmenter
-    from hipie.segmentation import Segmentation
 
 # Seed of a picture book that no model was trained on.
 SEED = 2026
-PHOTO_NOTE = "These weights were not trained on photographs; expect poor results here."
-# Photograph of scikit-image -> things, stuff.
-PHOTOGRAPHS = {
-    "coffee": (("cup", "spoon"), ("table",)),
-    "chelsea": (("cat",), ("wall",)),
-}
 
 
 class PictureBookDemo:
-    """Segments pages of the picture book and photographs, and writes drawings and results.
+    """Segments pages of the picture book.
 
     Of a page's annotation only class names and expressions reach the model.
 
     Args:
         segmenter: a model with the tasks universal, parts and referring.
-        folder: drawings and `results.json` are written there.
-        settings: of the run, for `results.json`.
+        files: where drawings and results go.
     """
 
     NAMES = (
         *(f"panoptic_{number}.png" for number in range(3)),
         *("parts.png", "sentence_0.png", "sentence_1.png", "unseen_word.png", "group.png"),
-        *(f"photo_{name}.png" for name in PHOTOGRAPHS),
-        "results.json",
     )
-    """Files that are written."""
+    """Drawings that are written."""
 
-    def __init__(
-        self, segmenter: Segmenter, folder: Path, settings: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, files: DemoFiles) -> None:
         self.segmenter = segmenter
-        self.folder = folder
-        self.settings = settings or {"program": "hipie demo"}
-        self.results: list[dict[str, Any]] = []
+        self.files = files
         self.things = [entry.name for entry in THINGS if entry.name not in UNSEEN_THINGS]
         self.stuff = [entry.name for entry in STUFF]
 
     def run(self) -> None:
-        """Run every task and write `results.json`."""
+        """Run every task."""
         book = PictureBook(SEED, "val")
         pages = [book.page(i) for i in range(12)]
         by_number_of_things = sorted(pages, key=lambda page: -len(page.things))
         for number, page in enumerate(by_number_of_things[:3]):
             result = self.segmenter.segment(page.image, self.things, self.stuff)
-            self._save(f"panoptic_{number}", result, "things and stuff")
+            self.files.save(f"panoptic_{number}", result, "things and stuff")
         self._segment_parts(max(pages, key=lambda page: len(page.parts)))
         for number, page in enumerate(by_number_of_things[:2]):
             self._refer(f"sentence_{number}", page)
         self._segment_unseen_class()
         self._refer_group(book)
-        self._segment_photographs()
-        content = {"settings": self.settings, "images": self.results}
-        write_json(self.folder / "results.json", content)
 
     def _segment_parts(self, page: Page) -> None:
         present = {thing.name for thing in page.things}
@@ -103,7 +91,7 @@ class PictureBookDemo:
             if entry.parts and entry.name in present
         }
         result = self.segmenter.segment(page.image, self.things, self.stuff, parts)
-        self._save("parts", result, "parts of " + ", ".join(parts))
+        self.files.save("parts", result, "parts of " + ", ".join(parts))
 
     def _refer(self, name: str, page: Page) -> None:
         """Segment the longest expression of a page that describes exactly one thing."""
@@ -111,7 +99,7 @@ class PictureBookDemo:
             entry.text for entry in page.expressions if entry.number == "one" and not entry.novel
         ]
         longest = max(expressions, key=len)
-        self._save(name, self.segmenter.refer(page.image, longest), "referring expression")
+        self.files.save(name, self.segmenter.refer(page.image, longest), "referring expression")
 
     def _segment_unseen_class(self) -> None:
         """Segment a page with a class that was held out of training."""
@@ -119,35 +107,14 @@ class PictureBookDemo:
         page = _first(book.page, lambda page: any(t.name in UNSEEN_THINGS for t in page.things))
         names = sorted({thing.name for thing in page.things} & UNSEEN_THINGS)
         result = self.segmenter.segment(page.image, [*self.things, *names], self.stuff)
-        self._save("unseen_word", result, f'"{names[0]}" is not in the training vocabulary')
+        self.files.save("unseen_word", result, f'"{names[0]}" is not in the training vocabulary')
 
     def _refer_group(self, book: PictureBook) -> None:
         group = book.group(0)
         images = [page.image for page in group.pages]
         results = self.segmenter.refer_group(images, group.text)
-        write_drawing(self.folder / "group.png", draw_group(results, group.text))
         title = f'"{group.text}", image by image: this model always segments an object'
-        converted = [result.to_dict() for result in results]
-        for entry in converted:
-            del entry["settings"]
-        self.results.append({"name": "group", "title": title, "images": converted})
-
-    def _segment_photographs(self) -> None:
-        from skimage import data
-
-        for name, (things, stuff) in PHOTOGRAPHS.items():
-            image = np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB"))
-            self._save(f"photo_{name}", self.segmenter.segment(image, things, stuff), PHOTO_NOTE)
-
-    def _save(self, name: str, result: Segmentation, title: str) -> None:
-        result.save(self.folder / f"{name}.png", title, overwrite=True)
-        converted = result.to_dict()
-        del converted["settings"]
-        self.results.append({"name": name, "title": title, **converted})
-        print(
-            f"{name}.png: {title}: {', '.join(map(printable, result.labels)) or 'no segment'}",
-            flush=True,
-        )
+        self.files.save_group("group", results, group.text, title)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") -> int:
@@ -168,13 +135,11 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
     expressions = [argument_text(expression) for expression in args.expression]
-    if not (things or stuff or parts or expressions or args.picture_book):
+    examples = args.examples or args.picture_book
+    if not (things or stuff or parts or expressions or examples):
         raise UsageError("nothing to segment: give --things, --stuff, --parts or --expression")
-    if args.picture_book:
-        folder = require_writable(args.output, PictureBookDemo.NAMES, args, ())
-        demo = PictureBookDemo(build_segmenter(args), folder, make_settings("hipie demo", args))
-        demo.run()
-        print(f"drawings and results.json are in {folder}")
+    if examples:
+        _run_examples(args)
         return 0
     run = _Run(args, things, stuff, parts, expressions)
     require_no_folder(args.input)
@@ -182,6 +147,48 @@ def main(arguments: Sequence[str] | None = None, program: str = "hipie demo") ->
     run.segment_images(build_segmenter(args), folder)
     print(f"{len(run.results)} image(s) segmented; drawings and results.json are in {folder}")
     return 0
+
+
+def _run_examples(args: argparse.Namespace) -> None:
+    """Segment the photographs with `--examples`, then pages of the picture book.
+
+    Without a model in the arguments photographs are segmented by the packaged model that was
+    trained on photographs, if there is one.
+    """
+    names = PictureBookDemo.NAMES
+    if args.examples:
+        names = (*PhotographDemo.NAMES, *names)
+    folder = require_writable(args.output, (*names, "results.json"), args, ())
+    is_default = not (args.model or args.config_file or args.weights)
+    photo_config = packaged_config(PHOTO_CONFIG) if is_default else None
+    group_config = packaged_config(PHOTO_GROUP_CONFIG) if is_default else None
+    segmenter = build_segmenter(args)
+    files = DemoFiles(folder, make_settings("hipie demo", args))
+    try:
+        if args.examples:
+            photo_segmenter = _build(args, photo_config) or segmenter
+            if photo_config:
+                print(describe_figures(photo_config), flush=True)
+                files.settings["photographs"] = photo_config
+            PhotographDemo(
+                photo_segmenter,
+                files,
+                _build(args, group_config),
+                is_trained=bool(photo_config) or not is_default,
+            ).run()
+        PictureBookDemo(segmenter, files).run()
+    finally:
+        files.write_results()
+    print(f"drawings and results.json are in {folder}")
+
+
+def _build(args: argparse.Namespace, config: str | None) -> Segmenter | None:
+    """Build a model with packaged weights on the device of the arguments; None for None."""
+    if config is None:
+        return None
+    chosen = argparse.Namespace(**vars(args))
+    chosen.config_file = config
+    return build_segmenter(chosen)
 
 
 class _Run:
@@ -277,10 +284,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", default=[], metavar="IMAGE")
     source.add_argument(
-        "--picture-book",
+        "--examples",
         action="store_true",
-        help="generated pages and two photographs, with class names and expressions of their own",
+        help="photographs, then generated pages, with class names and expressions of their own",
     )
+    source.add_argument("--picture-book", action="store_true", help="the generated pages alone")
     add_output_arguments(parser, default=None)
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
