@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 # Modules with `main(arguments) -> int`, imported when they run: the help needs none of them.
-COMMANDS = {"show": "hipie.data.show", "check": "hipie.cli.data_check"}
+COMMANDS = {"show": "hipie.cli.data_show", "check": "hipie.cli.data_check"}
 USAGE = "usage: hipie data {show,check} DATASET ...; add --help for the arguments"
 
 

@@ -13,9 +13,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
+from hipie.cli.dataset_argument import add_arguments, dataset_config, open_dataset
 from hipie.data.annotation_view import dataset_vocabulary
 from hipie.data.check import DatasetReport, check_records, format_report
-from hipie.data.dataset_argument import add_arguments, dataset_config, open_dataset
 from hipie.error_report import one_line_errors
 from hipie.errors import HipieError, InputError
 from hipie.evaluation import build_evaluator
@@ -64,8 +64,8 @@ def read_report(args: argparse.Namespace) -> DatasetReport:
     Raises:
         HipieError: if it cannot be read at all.
     """
-    records, metadata = open_dataset(args)
     cfg = dataset_config(args)
+    records, metadata = open_dataset(args, cfg)
     report = check_records(
         tqdm(records, desc=args.dataset, unit="image", disable=None),
         metadata,

@@ -14,7 +14,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from hipie.config.reading import read_with_sources
+from hipie.config.reading import FindBase, read_with_sources
 from hipie.errors import InputError
 
 
@@ -99,7 +99,9 @@ def split_entry(key: str, entry: Any) -> tuple[list[Any], dict[str, Any]]:
     return values, options
 
 
-def resolve_paths(cfg: CfgNode, file: str | os.PathLike[str]) -> None:
+def resolve_paths(
+    cfg: CfgNode, file: str | os.PathLike[str], find_base: FindBase | None = None
+) -> None:
     """Replace paths of entries by those beside the configuration file that has the entry, in place.
 
     A path that exists relative to the folder of that file (the file itself, or the `_BASE_` that
@@ -108,12 +110,15 @@ def resolve_paths(cfg: CfgNode, file: str | os.PathLike[str]) -> None:
     Args:
         cfg: a configuration into which the file was merged.
         file: the file.
+        find_base: see `read_with_bases`.
     """
+    sources = read_with_sources(str(file), find_base)[1]
     for key, form in ENTRY_FORMS.items():
         entries = cfg.DATASETS.get(key)
-        folder = _folder_of(str(file), key) if entries else None
-        if not entries or folder is None:
+        source = sources.get(f"DATASETS.{key}")
+        if not entries or source is None:
             continue
+        folder = Path(source).absolute().parent
         resolved = []
         for entry in entries:
             if isinstance(entry, str) or not isinstance(entry, Sequence):
@@ -139,9 +144,3 @@ def _beside(folder: Path, path: Any) -> Any:
     expanded = os.path.expanduser(path)
     candidate = os.path.join(folder, expanded)
     return os.path.normpath(candidate) if os.path.exists(candidate) else expanded
-
-
-def _folder_of(file: str, key: str) -> Path | None:
-    """Return the absolute folder of the file that sets a key: a file, or one of its bases."""
-    source = read_with_sources(file)[1].get(f"DATASETS.{key}")
-    return None if source is None else Path(source).absolute().parent

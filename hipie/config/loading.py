@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.config.compat import downgrade_config, guess_version, upgrade_config
 
 from hipie.config.dataset_entries import resolve_paths
-from hipie.config.reading import ConfigError, read_with_bases
+from hipie.config.reading import ConfigError, FindBase, read_with_bases
 from hipie.errors import printable
 from hipie.projects import broken_projects
 
@@ -91,7 +91,12 @@ _MULTIPLES = (
 )
 
 
-def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any] = ()) -> None:
+def merge(
+    cfg: CfgNode,
+    file: str | os.PathLike[str] = "",
+    options: Sequence[Any] = (),
+    find_base: FindBase | None = None,
+) -> None:
     """Merge a YAML file and then `KEY VALUE` pairs into `cfg`, in place.
 
     No code of a file runs, and its size and nesting are limited; see `read_with_bases`.
@@ -102,14 +107,15 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
         cfg: configuration with every key that may occur.
         file: in Detectron2's format, with `_BASE_`; "" for none.
         options: KEY VALUE KEY VALUE ...
+        find_base: see `read_with_bases`.
 
     Raises:
         ConfigError: for a file that cannot be read, an unknown key (with the nearest ones), a value
             of another type, or a key without a value.
     """
     if file:
-        _merge_file(cfg, str(file))
-        resolve_paths(cfg, file)
+        _merge_file(cfg, str(file), find_base)
+        resolve_paths(cfg, file, find_base)
     if len(options) % 2:
         raise ConfigError(f"{options[-1]} has no value: options are KEY VALUE pairs")
     known_keys = set(keys(cfg))
@@ -122,7 +128,7 @@ def merge(cfg: CfgNode, file: str | os.PathLike[str] = "", options: Sequence[Any
             raise ConfigError(_wrong_value(key, value, cfg)) from error
 
 
-def listed_imports(file: str | os.PathLike[str]) -> list[str]:
+def listed_imports(file: str | os.PathLike[str], find_base: FindBase | None = None) -> list[str]:
     """Return `IMPORTS` of a file and its bases, before the file is merged.
 
     The modules it names may add keys that the file sets.
@@ -130,7 +136,7 @@ def listed_imports(file: str | os.PathLike[str]) -> list[str]:
     Raises:
         ConfigError: for a file that cannot be read, or names that are not text.
     """
-    value = read_with_bases(str(file)).get("IMPORTS", ())
+    value = read_with_bases(str(file), find_base).get("IMPORTS", ())
     if isinstance(value, str):  # a tuple in YAML, as Detectron2 writes them
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value)
@@ -220,10 +226,10 @@ def keys(cfg: CfgNode, start: str = "") -> Iterator[str]:
             yield f"{start}{name}"
 
 
-def _merge_file(cfg: CfgNode, file: str) -> None:
+def _merge_file(cfg: CfgNode, file: str, find_base: FindBase | None) -> None:
     if not os.path.exists(file):
         raise ConfigError(f"{file}: there is no such file")
-    content = read_with_bases(file)
+    content = read_with_bases(file, find_base)
     try:
         _merge_content(cfg, content, file)
     except KeyError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from hipie.config.reading import read_with_sources
+from hipie.config.reading import FindBase, read_with_sources
 from hipie.downloads import DownloadError
 from hipie.downloads.address import parse_file_address
 from hipie.downloads.path_handlers import server_address
@@ -26,7 +26,9 @@ _ADDRESSES = ("http://", "https://", "ftp://", "detectron2://", "catalog://", "h
 _HUB_KEYS = ("MODEL.HIPIE.TEXT.SOURCE",)
 
 
-def warn_about_downloads(cfg: CfgNode, file: Path, own_folders: Sequence[Path]) -> None:
+def warn_about_downloads(
+    cfg: CfgNode, file: Path, own_folders: Sequence[Path], find_base: FindBase | None = None
+) -> None:
     """Name the downloads that a file, or a base of it, asks for, before the first one starts.
 
     Files of the package are not named, nor are files that are in the cache, nor values that the
@@ -36,27 +38,32 @@ def warn_about_downloads(cfg: CfgNode, file: Path, own_folders: Sequence[Path]) 
         cfg: the merged configuration.
         file: the configuration file.
         own_folders: folders of configurations of this package and its projects.
+        find_base: see `read_with_bases`.
     """
-    for key, value, source in _foreign_values(file, own_folders):
+    for key, value, source in _foreign_values(file, own_folders, find_base):
         if not _is_download(key, value) or value not in _texts(_value_of(cfg, key)):
             continue
         origin = "" if value.startswith(_ADDRESSES) else " from the Hugging Face hub"
         _warn_once(f"{source}: {key} asks for the download of {printable(value)}{origin}")
 
 
-def warn_about_imports(file: Path, own_folders: Sequence[Path]) -> None:
+def warn_about_imports(
+    file: Path, own_folders: Sequence[Path], find_base: FindBase | None = None
+) -> None:
     """Name the modules of `IMPORTS` in a file, or a base of it, before their code runs."""
-    for key, value, source in _foreign_values(file, own_folders):
+    for key, value, source in _foreign_values(file, own_folders, find_base):
         if key == "IMPORTS":
             _warn_once(f"{source}: IMPORTS runs the Python code of {printable(value)}")
 
 
-def _foreign_values(file: Path, own_folders: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
+def _foreign_values(
+    file: Path, own_folders: Sequence[Path], find_base: FindBase | None
+) -> Iterator[tuple[str, str, str]]:
     """Yield key, text and file of every text that no file of the package sets."""
     if not comm.is_main_process():
         return
     own = [os.path.realpath(folder) for folder in own_folders]
-    content, sources = read_with_sources(str(file))
+    content, sources = read_with_sources(str(file), find_base)
     for key, source in sources.items():
         path = os.path.realpath(source)
         if any(path.startswith(folder + os.sep) for folder in own):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,19 @@ class ConfigError(InputError):
     """Key or value that a configuration cannot have; the message names it."""
 
 
-def read_with_bases(file: str) -> dict[str, Any]:
+FindBase = Callable[[str], str]
+"""Returns the file of a name in the model zoo; raises an `InputError` if there is none."""
+
+
+def read_with_bases(file: str, find_base: FindBase | None = None) -> dict[str, Any]:
     """Read a configuration in Detectron2's format, with the files that `_BASE_` names.
 
     A base is a file, or a list of them; paths are relative to the file that names them. Nothing is
     read from a network.
+
+    Args:
+        file: the configuration.
+        find_base: called with the name of a base that is no such file.
 
     Returns:
         The values by key; those of a file override those of its bases.
@@ -39,18 +47,20 @@ def read_with_bases(file: str) -> dict[str, Any]:
         ConfigError: if a file is missing, too large or deeply nested, no YAML, has tags of Python
             or keys that are not text, or is a base of itself.
     """
-    content, _ = read_with_sources(file)
+    content, _ = read_with_sources(file, find_base)
     return content
 
 
-def read_with_sources(file: str) -> tuple[dict[str, Any], dict[str, str]]:
+def read_with_sources(
+    file: str, find_base: FindBase | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a configuration like `read_with_bases`.
 
     Returns:
         The values by key, and the file that sets each value by the full name of its key, such as
         "MODEL.WEIGHTS".
     """
-    return _BaseReader().read(file, ())
+    return _BaseReader(find_base).read(file, ())
 
 
 def read_yaml(file: str) -> Any:
@@ -71,8 +81,9 @@ def read_yaml(file: str) -> Any:
 class _BaseReader:
     """Reads a file and its bases, and counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, find_base: FindBase | None) -> None:
         self._count = 0
+        self._find_base = find_base
 
     def read(self, file: str, above: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
         self._count += 1
@@ -89,11 +100,20 @@ class _BaseReader:
         merged: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for base in bases if isinstance(bases, list) else [bases]:
-            values, from_base = self.read(_base_path(file, base), (*above, file))
+            values, from_base = self.read(self._base_file(file, base), (*above, file))
             _override(merged, values, file)
             sources |= from_base
         _override(merged, content, file)
         return merged, sources | dict.fromkeys(_value_keys(content), file)
+
+    def _base_file(self, file: str, base: Any) -> str:
+        path = _base_path(file, base)
+        if self._find_base is None or os.path.exists(path):
+            return path
+        try:
+            return self._find_base(base)
+        except InputError as error:
+            raise ConfigError(f"{file}: {BASE_KEY}: {error}") from error
 
 
 def _base_path(file: str, base: object) -> str:

@@ -22,7 +22,6 @@ from hipie.data.annotation_maps import (
 )
 from hipie.data.annotation_view import dataset_vocabulary
 from hipie.data.broken_images import BROKEN_ERRORS, file_of, set_reading_rules, set_skip_broken
-from hipie.data.dataset_argument import sample_evenly
 from hipie.data.dry_count import count_records, require_ground_truth
 from hipie.data.image_io import (
     MAX_PIXELS,
@@ -35,6 +34,7 @@ from hipie.data.image_io import (
 from hipie.data.io.reading_rules import rules_of
 from hipie.data.label_values import ignore_label
 from hipie.data.record_list import read_records
+from hipie.data.records import sample_evenly
 from hipie.errors import InputError
 from hipie.logs import get_logger
 from hipie.modeling.text_encoder.class_names import check_class_names

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,13 @@ def load_records(dataset_name: str) -> list[Record]:
         objects_are_checked=isinstance(read, CheckedRecords),
     )
     return without_wordless(dataset_name, checked, skip)
+
+
+def sample_evenly(records: Sequence[Any], count: int | None) -> list[Any]:
+    """Return at most `count` evenly spaced records, the first and the last included; None: all."""
+    if count is None or count >= len(records):
+        return list(records)
+    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 def check_records(

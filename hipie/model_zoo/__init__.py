@@ -90,9 +90,15 @@ def names() -> list[str]:
     return sorted(_config_files())
 
 
-def _config_files() -> dict[str, Path]:
+def _config_folders() -> dict[str, Path]:
+    """Return the folders of configurations by the prefix of their names."""
     folders = {"": CONFIGS}
     folders |= {f"{name}/": folder / "configs" for name, folder in project_folders().items()}
+    return folders
+
+
+def _config_files() -> dict[str, Path]:
+    folders = _config_folders()
     return {
         f"{prefix}{path.relative_to(folder).as_posix()}": path
         for prefix, folder in folders.items()
@@ -133,6 +139,21 @@ def get_config_file(name: str) -> Path:
     )
 
 
+def get_base_file(name: str) -> str:
+    """Return the file of a `_BASE_` that is a name, such as "nano/Base-nano.yaml".
+
+    Raises:
+        ValueError: if there is no such configuration, with the nearest names.
+    """
+    requested = name.removeprefix("configs/")
+    requested = requested if requested.endswith(".yaml") else f"{requested}.yaml"
+    for prefix, folder in _config_folders().items():
+        file = folder / requested.removeprefix(prefix)
+        if requested.startswith(prefix) and file.is_file():
+            return str(file)
+    return str(get_config_file(name))
+
+
 def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = ()) -> CfgNode:
     """Build a configuration, with all keys of this package and of installed projects.
 
@@ -156,12 +177,12 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
         if file.resolve().is_relative_to((folder / "configs").resolve()):
             require_project(package)
     own_folders = [CONFIGS, *(folder / "configs" for folder in project_folders().values())]
-    listed = listed_imports(file)
-    warn_about_imports(file, own_folders)
+    listed = listed_imports(file, get_base_file)
+    warn_about_imports(file, own_folders, get_base_file)
     import_modules([*imports, *listed], cfg)
-    merge(cfg, file, options)
+    merge(cfg, file, options, get_base_file)
     import_modules([module for module in cfg.IMPORTS if module not in listed], cfg)
-    warn_about_downloads(cfg, file, own_folders)
+    warn_about_downloads(cfg, file, own_folders, get_base_file)
     return cfg
 
 

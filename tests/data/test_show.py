@@ -10,11 +10,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from hipie.cli import data_show as show
+from hipie.cli.dataset_argument import find_split
 from hipie.cli.main import main as command_line
-from hipie.data import show
 from hipie.data.annotation_view import read_annotation
-from hipie.data.dataset_argument import find_split, sample_evenly
 from hipie.data.datasets import register_picturebook, register_public_datasets
+from hipie.data.records import sample_evenly
+from hipie.data.show import draw_annotation
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_masks_are_drawn_at_their_pixels(small_book: list[str], shelf: Path) -> 
     expected = np.zeros((30, 40), bool)
     expected[5:25, 5:15] = True
     assert np.array_equal(view.segments[0].mask, expected)
-    drawing = show.draw_annotation(view, "a.png")
+    drawing = draw_annotation(view, "a.png")
     drawn = np.asarray(drawing)
     assert (drawn[15 * 14, 10 * 14] != 255).any() and (drawn[15 * 14, 30 * 14] == 255).all()
 

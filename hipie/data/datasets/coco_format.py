@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from hipie.data.datasets.annotation_kinds import INSTANCES, require_kind
 from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.coco_instances import (
     category_ids_of,
@@ -12,7 +13,7 @@ from hipie.data.datasets.coco_instances import (
     load_coco_instances,
 )
 from hipie.data.io.fields import TEXT, EntryFaults, read_field, whole_number
-from hipie.data.io.json_file import read_json
+from hipie.data.io.json_file import read_json, require_lists
 from hipie.data.io.validation import DatasetError
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
@@ -46,7 +47,9 @@ def register_coco(
         FileNotFoundError, DatasetError: if the file cannot be read, or the vocabulary has another
             number of classes than the file has categories.
     """
-    content = read_json(json_file, ("categories",))
+    content = read_json(json_file)
+    require_kind(json_file, content, INSTANCES)
+    require_lists(json_file, content, ("categories",))
     faults = EntryFaults(json_file)
     category_ids_of(json_file, content["categories"], faults)
     names_by_id = {}

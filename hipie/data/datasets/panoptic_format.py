@@ -7,6 +7,7 @@ from functools import partial
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from hipie.data.datasets.annotation_kinds import PANOPTIC, require_kind
 from hipie.data.datasets.builtin_coco import panoptic_metadata
 from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.coco_panoptic import load_coco_panoptic
@@ -19,7 +20,7 @@ from hipie.data.io.fields import (
     read_optional,
     require_entry,
 )
-from hipie.data.io.json_file import read_json
+from hipie.data.io.json_file import read_json, require_lists
 from hipie.data.io.validation import DatasetError
 from hipie.vocabularies.tables import ClassTable, load_classes
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass, VocabularyError
@@ -73,7 +74,9 @@ def register_coco_panoptic(
 
 def _categories(json_file: str | os.PathLike[str]) -> ClassTable:
     """Return the classes of a panoptic file, in the order of their ids."""
-    content = read_json(json_file, ("categories",))
+    content = read_json(json_file)
+    require_kind(json_file, content, PANOPTIC)
+    require_lists(json_file, content, ("categories",))
     faults = EntryFaults(json_file)
     entries: dict[int, tuple[str, bool]] = {}
     for position, category in enumerate(content["categories"]):

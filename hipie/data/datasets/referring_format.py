@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import Any
 
+from hipie.data.datasets.annotation_kinds import EXPRESSIONS, GROUPS, require_kind
 from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.mask_files import ShownClasses, load_groups, load_mask_refs
 from hipie.data.datasets.refcoco import load_refcoco, read_refs
@@ -44,6 +45,8 @@ def register_referring(
         FileNotFoundError, DatasetError: naming the file, if the refs cannot be read, or do not fit
             the other arguments.
     """
+    if str(refs_file).endswith(".json"):
+        require_kind(refs_file, read_json(refs_file), EXPRESSIONS)
     refs = read_refs(refs_file)
     first = next((ref for ref in refs if isinstance(ref, dict)), {})
     is_mask_list = "image" in first and "ref_id" not in first
@@ -113,6 +116,7 @@ def register_groups(
             maps have no class names.
     """
     content = read_json(groups_json)
+    require_kind(groups_json, content, GROUPS)
     if not isinstance(content, dict):
         raise DatasetError(f"{groups_json}: expected an object group -> split -> list")
     if bool(label_maps) != bool(class_names):

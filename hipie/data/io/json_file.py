@@ -43,10 +43,19 @@ def read_json(path: str | os.PathLike[str], lists: Iterable[str] = ()) -> Any:
     del data
     if _is_deep(content):
         raise DatasetError(_too_deep(path))
+    require_lists(path, content, lists)
+    return content
+
+
+def require_lists(path: str | os.PathLike[str], content: Any, lists: Iterable[str]) -> None:
+    """Check that parsed JSON is an object with some lists.
+
+    Raises:
+        DatasetError: naming the file and the list that it lacks.
+    """
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f'{path}: the top-level object has no list "{key}"')
-    return content
 
 
 def _too_deep(path: Path) -> str:

@@ -17,6 +17,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from hipie import add_hipie_config, model_zoo
+from hipie.cli import data_check, data_show
 from hipie.config.loading import merge
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.data.check import check_records
@@ -328,3 +329,95 @@ def test_instances_of_parts_have_the_name_of_their_whole(tmp_path: Path) -> None
     assert meta.part_wholes == {"car wheel": "car", "dog tail": "dog"}
     DatasetCatalog.remove("tiny_parts")
     MetadataCatalog.remove("tiny_parts")
+
+
+def test_a_base_may_be_a_name_of_the_model_zoo(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "zoo.yaml").write_text(
+        '_BASE_: "nano/Base-nano.yaml"\nSOLVER:\n  BASE_LR: 0.5\n'
+        'DATASETS:\n  SEMANTIC: [["a", "images", "maps", "classes.txt", 255]]\n'
+    )
+    (folder / "child.yaml").write_text('_BASE_: "zoo.yaml"\nSOLVER:\n  MAX_ITER: 7\n')
+    monkeypatch.chdir(tmp_path)
+    cfg = model_zoo.get_config(str(folder / "child.yaml"))
+    nano = model_zoo.get_config("nano/hipie_nano_picturebook.yaml")
+    assert cfg.MODEL.HIPIE.HIDDEN_DIM == nano.MODEL.HIPIE.HIDDEN_DIM
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (0.5, 7)
+    assert cfg.DATASETS.SEMANTIC[0][1] == str(folder / "images")
+    (folder / "zoo.yaml").write_text('_BASE_: "hipie_nano_picturbook"\n')
+    with pytest.raises(ValueError, match="hipie_nano_picturebook"):
+        model_zoo.get_config(str(folder / "child.yaml"))
+
+
+FILES = {
+    "COCO_FORMAT": {
+        "images": [{"id": 1, "file_name": "0.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 4, 3]}],
+        "categories": [{"id": 7, "name": "ball"}],
+    },
+    "REFERRING": [{"image": "0.jpg", "sentences": ["the ball"]}],
+    "GROUPS": {"balls": {"val": [{"image": "0.jpg", "mask": "0.png"}]}},
+}
+
+
+@pytest.mark.parametrize("given", ["COCO_FORMAT", "COCO_PANOPTIC", "REFERRING", "GROUPS"])
+@pytest.mark.parametrize("key", ["COCO_FORMAT", "COCO_PANOPTIC", "REFERRING", "GROUPS"])
+def test_a_file_of_another_kind_is_recognised(
+    folder: Path, tmp_path: Path, key: str, given: str
+) -> None:
+    path = str(tmp_path / "file.json")
+    if given == "COCO_PANOPTIC":
+        path = str(folder / "panoptic.json")
+    else:
+        (tmp_path / "file.json").write_text(json.dumps(FILES[given]))
+    images = str(folder / "images")
+    cfg = bare()
+    cfg.DATASETS[key] = {
+        "COCO_FORMAT": [["tiny_kind", path, images]],
+        "COCO_PANOPTIC": [["tiny_kind", path, str(folder / "panoptic"), images]],
+        "REFERRING": [["tiny_kind", path, "", images]],
+        "GROUPS": [["tiny_kind", path, "val", images]],
+    }[key]
+    if key == given:
+        register_all(cfg)
+        DatasetCatalog.remove("tiny_kind")
+        MetadataCatalog.remove("tiny_kind")
+        return
+    with pytest.raises(
+        DatasetError, match=rf"\.json: this is not .*, which DATASETS\.{given} takes"
+    ):
+        register_all(cfg)
+
+
+def test_the_commands_take_all_kinds_and_registered_sets(
+    cfg: CN, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    lines = [f"  {key}: [{json.dumps(cfg.DATASETS[key][0])}]" for key in NAMES]
+    own = tmp_path / "config.yaml"
+    own.write_text("DATASETS:\n" + "\n".join(lines).replace(str(folder) + "/", "") + "\n")
+    for path in ("images", "maps", "panoptic", "classes.txt", "parts.txt", "panoptic.json"):
+        (tmp_path / path).symlink_to(folder / path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in NAMES.values():
+        arguments = [name, "--config-file", str(own)]
+        capsys.readouterr()
+        data_check.main(["--json", *arguments])
+        report = json.loads(capsys.readouterr().out)
+        assert report["images"] == COUNT and report["objects"] > 0
+        assert report["trainable"] and report["evaluable"], report["errors"]
+        assert data_show.main([*arguments, "--output", str(tmp_path / "sheets")]) == 0
+        assert (tmp_path / f"sheets/{name}_0.png").is_file()
+    (tmp_path / "my_sets.py").write_text(
+        "from hipie.data.datasets import register_semantic\n"
+        f"register_semantic('tiny_imported', {str(folder / 'images')!r}, "
+        f"{str(folder / 'maps')!r}, {str(folder / 'classes.txt')!r})\n"
+    )
+    capsys.readouterr()
+    arguments = ["tiny_imported", "--import", str(tmp_path / "my_sets.py")]
+    assert data_check.main(["--json", *arguments]) == 0
+    assert set(json.loads(capsys.readouterr().out)["objects_by_class"]) == {"sky", "grass", "water"}
+    assert data_show.main([*arguments, "--output", str(tmp_path / "sheets")]) == 0
+    DatasetCatalog.remove("tiny_imported")
+    MetadataCatalog.remove("tiny_imported")

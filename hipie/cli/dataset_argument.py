@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from hipie import model_zoo
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
 from hipie.data.broken_images import set_reading_rules, set_skip_broken
 from hipie.data.datasets import register_all, register_coco
 from hipie.data.io.reading_rules import rules_of
-from hipie.data.records import load_records
+from hipie.data.records import load_records, sample_evenly
 from hipie.downloads import add_network_arguments
 from hipie.errors import InputError
+from hipie.registration import import_modules
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config-file",
         default="",
         metavar="FILE",
-        help="configuration that registers the data set",
+        help="configuration that registers the data set: a file, or a name of the model zoo",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or file that registers data sets; may be repeated",
     )
     parser.add_argument("--count", type=int, metavar="N", help="use N evenly spaced images")
     add_network_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 
-def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metadata]:
+def open_dataset(args: argparse.Namespace, cfg: CfgNode) -> tuple[list[dict[str, Any]], Metadata]:
     """Load the records and the metadata of the data set that `add_arguments` selects.
+
+    Args:
+        args: the command line.
+        cfg: of `dataset_config`; its data sets are registered.
 
     Raises:
         ValueError: for an unknown name (similar names are listed), or a count below 1.
@@ -48,7 +60,6 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
     """
     if args.count is not None and args.count < 1:
         raise InputError(f"--count must be at least 1, not {args.count}")
-    cfg = dataset_config(args)
     register_all(cfg)
     name = args.dataset
     if name.endswith(".json"):
@@ -67,10 +78,17 @@ def open_dataset(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Metada
 
 
 def dataset_config(args: argparse.Namespace) -> CfgNode:
-    """Return the configuration of the command line, with all keys of this package."""
+    """Return the configuration of the command line; the modules of `--import` are imported.
+
+    Raises:
+        ValueError: naming the file, module, key or value that does not fit.
+    """
+    if args.config_file:
+        return model_zoo.get_config(args.config_file, args.opts, args.imports)
     cfg = get_cfg()
     add_hipie_config(cfg)
-    merge(cfg, args.config_file, args.opts)
+    import_modules(args.imports, cfg)
+    merge(cfg, "", args.opts)
     return cfg
 
 
@@ -100,13 +118,6 @@ def find_split(name: str, split: str) -> str:
             f'the data set "{name}" has no split "{split}"; there are {_names_with_prefix(name)}'
         )
     return matches[0]
-
-
-def sample_evenly(records: Sequence[Any], count: int | None) -> list[Any]:
-    """Return at most `count` evenly spaced records, the first and the last included; None: all."""
-    if count is None or count >= len(records):
-        return list(records)
-    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 def _names_with_prefix(prefix: str) -> str:
