@@ -15,11 +15,12 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     PascalVOCDetectionEvaluator,
 )
+from detectron2.utils.file_io import PathManager
 from fvcore.common.registry import Registry
 
 from hipie.data.record_errors import record_errors
 from hipie.data.record_list import RecordList, read_records
-from hipie.errors import InputError
+from hipie.errors import InputError, MissingFileError
 from hipie.evaluation.class_agnostic_recall import ClassAgnosticRecall
 from hipie.evaluation.coco_evaluation import (
     COCOInstanceEvaluator,
@@ -126,7 +127,31 @@ def _panoptic(
     if _all_have(records, "segments_info"):
         return PanopticEvaluator(dataset_name, output_folder)
     # Detectron2's "separated" data sets have it in the files of their metadata only.
-    require_package("panopticapi", f"the panoptic quality of {dataset_name}", PANOPTICAPI)
+    return _panoptic_of_files(dataset_name, output_folder)
+
+
+def _panoptic_of_files(dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
+    """Build Detectron2's evaluator of PQ, which reads the files of the metadata at its end.
+
+    Raises:
+        MissingPackageError: without panopticapi.
+        InputError: if the metadata does not name the files.
+        MissingFileError: if they do not exist.
+    """
+    require_package("panopticapi", f"the data set {dataset_name}", PANOPTICAPI)
+    metadata = MetadataCatalog.get(dataset_name)
+    for key in ("panoptic_json", "panoptic_root"):
+        path = metadata.get(key)
+        if not path:
+            raise InputError(
+                f'the data set {dataset_name} has neither segments_info in its records nor "{key}" '
+                "in its metadata, which panoptic quality needs"
+            )
+        if not PathManager.exists(path):
+            raise MissingFileError(
+                f"the data set {dataset_name}: its {key} {path} does not exist, which panoptic "
+                "quality needs"
+            )
     return COCOPanopticEvaluator(dataset_name, output_folder)
 
 
@@ -201,8 +226,7 @@ def cityscapes_panoptic_seg(
     cfg: CfgNode, dataset_name: str, output_folder: str | None
 ) -> DatasetEvaluator:
     """Build the evaluator of Cityscapes' PQ."""
-    require_package("panopticapi", f"the data set {dataset_name}", PANOPTICAPI)
-    return COCOPanopticEvaluator(dataset_name, output_folder)
+    return _panoptic_of_files(dataset_name, output_folder)
 
 
 @EVALUATOR_REGISTRY.register()

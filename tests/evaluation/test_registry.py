@@ -82,12 +82,25 @@ def test_detectron2s_evaluators_are_used_for_its_data_sets(
     assert build_evaluator(cfg, name) == (evaluator, name)
 
 
-def test_cityscapes_panoptic_is_evaluated_by_pq(
-    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["panoptic_json", "panoptic_root", None])
+@pytest.mark.parametrize("exists", [True, False])
+def test_files_of_pq_are_needed_when_the_evaluator_is_built(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, exists: bool
 ) -> None:
+    """Cityscapes and Detectron2's "separated" sets have the panoptic annotation in files only."""
     monkeypatch.setattr(COCOPanopticEvaluator, "__init__", lambda *arguments: None)
-    evaluator = build_evaluator(cfg, "cityscapes_fine_panoptic_val")
-    assert isinstance(evaluator, COCOPanopticEvaluator)
+    name = "cityscapes_fine_panoptic_val"
+    metadata = vars(MetadataCatalog.get(name))
+    for key in ("panoptic_json", "panoptic_root"):
+        path = tmp_path / key if key == missing and not exists else tmp_path
+        monkeypatch.setitem(metadata, key, str(path))
+    if missing is None:
+        assert isinstance(build_evaluator(cfg, name), COCOPanopticEvaluator)
+        return
+    if exists:
+        monkeypatch.delitem(metadata, missing)
+    with pytest.raises(InputError, match=f"{name}.*{missing}.*panoptic quality needs"):
+        build_evaluator(cfg, name)
 
 
 @pytest.mark.parametrize(
