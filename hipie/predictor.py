@@ -107,8 +107,8 @@ class Segmenter:
 
         Args:
             config_file: a name of the model zoo, or a file.
-            weights: a file or address; by default the configuration's `MODEL.WEIGHTS`, else the
-                weights that the package carries for it.
+            weights: a file, an address or a model of `hipie models list`; by default the
+                configuration's `MODEL.WEIGHTS`, else the weights that the package carries for it.
             device: what `torch.device` takes; by default CUDA where it is available.
             opts: keys and values that override the configuration, in turn.
 
@@ -122,7 +122,8 @@ class Segmenter:
         cfg.MODEL.DEVICE = str(require_device(default_device if device is None else device))
         check(cfg)
         warn_about_unread_keys(cfg)
-        source = weights or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
+        given = model_zoo.weights_address(weights) if weights else ""
+        source = given or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
         if not source and (architecture is None or architecture.requires_checkpoint()):
             raise InputError(

@@ -18,6 +18,7 @@ from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.downloads import add_network_arguments
 from hipie.error_report import one_line_errors
 from hipie.errors import UsageError, printable
+from hipie.model_zoo import weights_address
 from hipie.registration import register_all
 from hipie.result_files import is_same_file
 
@@ -54,14 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hipie checkpoint", description=_inspect.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="list the content of a file of weights")
-    inspect.add_argument("file", help="a file, detectron2://... or https://...")
+    inspect.add_argument("file", help="a file, an address or a model's name")
     inspect.add_argument("--all", action="store_true", help="list every tensor with shape and type")
     add_network_arguments(inspect)
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser(
         "convert", help="write the weights alone, with the tensor names of this package"
     )
-    convert.add_argument("file", help="a file, detectron2://... or https://...")
+    convert.add_argument("file", help="a file, an address or a model's name")
     convert.add_argument("out", help="a .safetensors or .pth file")
     convert.add_argument(
         "--overwrite", action="store_true", help="replace the file OUT if there is one"
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(args: argparse.Namespace) -> None:
     """Inspect and convert files of weights; code in a file is never run."""
-    content = read_state(args.file)
+    content = read_state(weights_address(args.file))
     converted = convert_state(unwrap_names(content.pop("model")), known_converters())
     count = sum(value.numel() for value in converted.state.values())
     size = sum(value.nbytes for value in converted.state.values()) / 2**20
@@ -107,7 +108,7 @@ def _convert(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.out} is the file that is converted; name another one")
     if os.path.lexists(args.out) and not args.overwrite:
         raise UsageError(f"{args.out} exists; name another file, or replace it with --overwrite")
-    state = unwrap_names(read_state(args.file)["model"])
+    state = unwrap_names(read_state(weights_address(args.file))["model"])
     converted = convert_state(state, known_converters())
     exported = {
         name: to_half(value) if args.half else value

@@ -8,7 +8,10 @@ from importlib import import_module
 
 # Modules with `main(arguments) -> int`, imported when they run: the help needs none of them.
 COMMANDS = {"show": "hipie.cli.data_show", "check": "hipie.cli.data_check"}
-USAGE = "usage: hipie data {show,check} DATASET ...; add --help for the arguments"
+USAGE = (
+    "usage: hipie data {show,check} DATASET ...; add --help for the arguments; --model NAME is the "
+    "--config-file of a model"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,11 +25,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in COMMANDS:
-        status: int = import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+        status: int = import_module(COMMANDS[arguments[0]]).main(_with_configuration(arguments[1:]))
         return status
     help_requested = bool(arguments) and arguments[0] in ("-h", "--help")
     print(USAGE, file=sys.stdout if help_requested else sys.stderr)
     return 0 if help_requested else 2
+
+
+def _with_configuration(arguments: Sequence[str]) -> list[str]:
+    """Replace `--model NAME` by `--config-file` with the file of that model."""
+    from hipie.errors import UsageError
+
+    end = list(arguments).index("--opts") if "--opts" in arguments else len(arguments)
+    own, options = list(arguments[:end]), list(arguments[end:])
+    if "--model" not in own:
+        return [*own, *options]
+    place = own.index("--model")
+    if place + 1 == len(own) or "--config-file" in own:
+        raise UsageError(
+            "--model needs a name, and brings its configuration instead of --config-file"
+        )
+    from hipie.model_zoo import model_config
+
+    own[place : place + 2] = ["--config-file", model_config(own[place + 1])]
+    return [*own, *options]
 
 
 if __name__ == "__main__":

@@ -115,10 +115,16 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the N segments with the highest scores",
     )
     parser.add_argument(
-        "--sam", default="", metavar="TYPE", help="refine masks by SAM: vit_b, vit_l or vit_h"
+        "--sam",
+        default="",
+        metavar="TYPE",
+        help="refine masks by SAM: sam-vit-b, sam-vit-l or sam-vit-h",
     )
     parser.add_argument(
-        "--sam-weights", default="", metavar="FILE", help="the file that SAM's authors publish"
+        "--sam-weights",
+        default="",
+        metavar="FILE",
+        help="own file of weights; --sam is vit_b, ... then",
     )
     parser.add_argument(
         "--everything", action="store_true", help="give class names to SAM's automatic masks"
@@ -146,4 +152,6 @@ def _build_sam(model: str, weights: str) -> Sam | None:
         raise OpenVocabularyError(
             missing_package("--sam", "segment_anything", "sam").msg
         ) from error
-    return Sam.from_source(model, weights)
+    from hipie import model_zoo
+
+    return Sam.from_source(*model_zoo.sam_source(model, weights))

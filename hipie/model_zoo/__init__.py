@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ __all__ = [
     "get_config",
     "get_config_file",
     "get_weights",
+    "model_config",
     "model_weights",
     "names",
     "packaged_model",
@@ -55,12 +57,16 @@ __all__ = [
     "pretrained",
     "register_model",
     "register_weights",
+    "sam_source",
     "save_model",
     "similar_models",
     "verify_weights",
+    "weights_address",
     "weights_on_disk",
 ]
 
+# Names of Segment Anything models; the rest is the type, "vit-b".
+SAM_PREFIX = "sam-"
 # Similar names in a message.
 MAX_SUGGESTIONS = 5
 FOLDER = Path(__file__).parent
@@ -183,7 +189,53 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
     merge(cfg, file, options, get_base_file)
     import_modules([module for module in cfg.IMPORTS if module not in listed], cfg)
     warn_about_downloads(cfg, file, own_folders, get_base_file)
+    _address_weights(cfg)
     return cfg
+
+
+def weights_address(weights: str | Path) -> str:
+    """Return `hipie://NAME` for the name of a model, and any other file or address unchanged.
+
+    A file in the working folder that has the name is that file.
+    """
+    text = str(weights)
+    if text not in MODELS or Path(text).exists():
+        return text
+    from hipie.model_zoo import path_handler
+
+    path_handler.register(model_weights)
+    return f"{path_handler.PREFIX}{text}"
+
+
+def _address_weights(cfg: CfgNode) -> None:
+    """Replace names of models in the keys of weights, such as `MODEL.WEIGHTS`, by addresses."""
+    from hipie.config.loading import keys
+    from hipie.model_zoo import path_handler
+
+    path_handler.register(model_weights)
+    for key in list(keys(cfg)):
+        # CLIP's are tags of open_clip.
+        if key.endswith("WEIGHTS") and not key.endswith(".CLIP.WEIGHTS"):
+            *nodes, last = key.split(".")
+            node = reduce(getattr, nodes, cfg)
+            if isinstance(node[last], str) and node[last] in MODELS:
+                node[last] = weights_address(node[last])
+
+
+def sam_source(model: str, weights: str = "") -> tuple[str, str]:
+    """Return type and weights of a Segment Anything model.
+
+    Args:
+        model: a name of the table, such as "sam-vit-b", whose weights are downloaded if necessary;
+            or anything else that `hipie.modeling.sam.loading.load_sam` takes.
+        weights: a file, or a name of the table.
+
+    Raises:
+        ModelError: see `model_weights`.
+    """
+    if not weights and model in MODELS and model.startswith(SAM_PREFIX):
+        return model.removeprefix(SAM_PREFIX).replace("-", "_"), str(model_weights(model))
+    return model, weights_address(weights) if weights else ""
 
 
 def _default_config() -> CfgNode:
@@ -331,6 +383,25 @@ def pretrained(name: str | Path, revision: str = "") -> Pretrained:
         )
     config, weights, options = folder_parts(folder)
     return Pretrained(config, weights, tuple(options), folder)
+
+
+def model_config(name: str | Path) -> str:
+    """Return the file of a model's configuration, without its weights where that is possible.
+
+    Args:
+        name: see `pretrained`.
+
+    Raises:
+        ModelError: likewise.
+    """
+    from hipie.model_zoo.model_folder import CONFIG_FILE, is_model_folder
+    from hipie.registration import register_all
+
+    register_all()  # projects register their models
+    if str(name) in MODELS:
+        return str(get_config_file(find_model(str(name)).require_config()))
+    folder = Path(name).expanduser()
+    return str(folder / CONFIG_FILE) if is_model_folder(folder) else pretrained(name).config
 
 
 def save_model(

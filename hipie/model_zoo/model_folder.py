@@ -21,6 +21,7 @@ from torch import nn
 from hipie.checkpoint import save_weights
 from hipie.checkpoint.atomic_write import write_atomically
 from hipie.config.loading import keys, listed_imports
+from hipie.config.reading import read_yaml
 from hipie.errors import InputError, cause_of
 from hipie.model_zoo import hub
 from hipie.model_zoo.models import ModelError, packaged_models, similar_models
@@ -231,8 +232,8 @@ def _copy_text_encoder(source: Path, target: Path) -> None:
 def _text_sources(config: Path) -> Iterator[tuple[str, str]]:
     """Yield the keys of text encoders in a configuration, with their values."""
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(str(config))
+    except InputError:
         return  # the error is raised when the configuration is merged
     pending: list[tuple[str, Any]] = [("", content)]
     while pending:

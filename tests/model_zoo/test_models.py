@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from hipie import Segmenter, model_zoo
+from hipie.checkpoint import CheckpointError
+from hipie.checkpoint.read import local_file
 from hipie.cli import train
 from hipie.cli.main import main
 from hipie.errors import MissingPackageError
 from hipie.model_zoo import models
 from hipie.model_zoo.models import MODELS, HubFile, PackagedFile, UrlFile
+from hipie.modeling.sam.loading import MODEL_TYPES
 
 NANO, NANO_CONFIG = "hipie-nano-picturebook", "nano/hipie_nano_picturebook.yaml"
 
@@ -123,6 +128,66 @@ def test_training_takes_configuration_and_weights_of_a_model(monkeypatch) -> Non
     assert train.read_config(args).MODEL.WEIGHTS == "own.pth"
     with pytest.raises(SystemExit):
         train.parse_arguments(["--model", NANO, "--config-file", NANO_CONFIG])
+
+
+def test_names_are_weights_in_configurations_and_commands(
+    in_tmp, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    options = ["MODEL.WEIGHTS", NANO, "MODEL.FEWSHOT.SAM_WEIGHTS", "sam-vit-h"]
+    cfg = model_zoo.get_config(NANO_CONFIG, options)
+    assert f"hipie://{NANO}" == cfg.MODEL.WEIGHTS
+    assert cfg.MODEL.FEWSHOT.SAM_WEIGHTS == "hipie://sam-vit-h"
+    assert str(local_file(cfg.MODEL.WEIGHTS)) == str(model_zoo.get_weights(NANO_CONFIG))
+    clip = model_zoo.get_config(NANO_CONFIG, ["MODEL.HIPIE.CLIP.WEIGHTS", "clip-vit-l-14"])
+    assert clip.MODEL.HIPIE.CLIP.WEIGHTS == "clip-vit-l-14", "a tag of open_clip"
+    segmenter = Segmenter.from_config(NANO_CONFIG, NANO, "cpu")
+    assert segmenter.model.state_dict().keys()
+    assert main(["checkpoint", "inspect", NANO]) == 0
+    assert "layout hipie" in capsys.readouterr().out
+    monkeypatch.setenv("XDG_CACHE_HOME", str(in_tmp))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"^hipie-r50: https://.*\(HF_HUB_OFFLINE\); put"):
+        local_file("hipie://hipie-r50")
+    (in_tmp / NANO).write_text("a file of the user")
+    assert model_zoo.weights_address(NANO) == NANO
+
+
+def test_sam_is_a_name_or_a_type_with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_zoo, "model_weights", lambda name: Path(f"{name}.pth"))
+    assert model_zoo.sam_source("sam-vit-l") == ("vit_l", "sam-vit-l.pth")
+    assert model_zoo.sam_source("vit_b", "own.pth") == ("vit_b", "own.pth")
+    assert model_zoo.sam_source("vit_b", "sam-vit-b") == ("vit_b", "hipie://sam-vit-b")
+    assert model_zoo.sam_source("random:tiny") == ("random:tiny", "")
+    assert {f"sam-{t.replace('_', '-')}" for t in MODEL_TYPES} <= set(MODELS)
+
+
+def test_data_commands_take_the_configuration_of_a_model(monkeypatch, capsys) -> None:
+    lines = []
+    monkeypatch.setattr("hipie.cli.data_check.main", lambda line: lines.append(line) or 0)
+    assert main(["data", "check", "book", "--model", "hipie-r50", "--opts", "--model", "x"]) == 0
+    config = str(model_zoo.get_config_file("universal/hipie_r50.yaml"))
+    assert lines == [["book", "--config-file", config, "--opts", "--model", "x"]]
+    for line in (["--model"], ["--model", NANO, "--config-file", "a.yaml"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "check", "book", *line])
+        assert stop.value.code == 2
+
+
+def test_wrong_weights_on_this_machine_are_found(in_tmp, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(in_tmp))
+    folder = in_tmp / "hipie/models/hipie-r50"
+    folder.mkdir(parents=True)
+    (folder / "r50_parts.pth").write_bytes(b"something else")
+    assert main(["models", "verify", NANO, "hipie-r50", "sam-vit-b"]) == 1
+    printed = capsys.readouterr()
+    assert f"{NANO}: {model_zoo.get_weights(NANO_CONFIG)} is correct" in printed.out
+    assert "sam-vit-b: not on this machine" in printed.out
+    assert "has 14 bytes instead of 2,370,897,199; remove it" in printed.err
+    with pytest.raises(SystemExit, match=r"is not the file of hipie-r50: it has 14 bytes"):
+        main(["segment", "image.png", "--things", "dog", "--model", "hipie-r50"])
+    assert main(["models", "download", NANO]) == 0
+    with pytest.raises(SystemExit, match="similar names are hipie-r50"):
+        main(["models", "download", "hipie-r5"])
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,8 @@ def load_sam(model: str, weights: str = "") -> Sam:
     _require_type(model, MODEL_TYPES)
     if not weights:
         raise OpenVocabularyError(
-            f"SAM {model} needs the file of weights that its authors publish (sam_{model}_*.pth)"
+            f"SAM {model} needs the file of weights that its authors publish (sam_{model}_*.pth); "
+            f"hipie models download sam-{model.replace('_', '-')} downloads and names it"
         )
     sam = sam_model_registry[model]()
     load_exact_weights(sam, weights, f"SAM {model}")

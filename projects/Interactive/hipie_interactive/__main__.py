@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     # Inside: a package that is missing or broken is an error of the program.
+    from hipie.model_zoo import sam_source
     from hipie.modeling.sam.predictor import Sam
     from hipie_interactive.modeling.prompts import Prompt, Scribble
     from hipie_interactive.session import segment
@@ -43,7 +44,7 @@ def _run(args: argparse.Namespace) -> int:
         polygon=_parse_points(args.polygon) if args.polygon else (),
         label=args.label,
     )
-    result = segment(Sam.from_source(args.sam, args.weights), args.image, [prompt])
+    result = segment(Sam.from_source(*sam_source(args.sam, args.weights)), args.image, [prompt])
     path = result.save(args.output, overwrite=True)
     mask = result.segments[0]
     print(
@@ -55,7 +56,12 @@ def _run(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--image", required=True, help="an image")
-    parser.add_argument("--sam", default="vit_b", help="vit_b, vit_l, vit_h, or random:tiny")
+    parser.add_argument(
+        "--sam",
+        "--model",
+        default="vit_b",
+        help="sam-vit-b, sam-vit-l or sam-vit-h; with --weights vit_b, vit_l or vit_h; random:tiny",
+    )
     parser.add_argument("--weights", default="", help="checkpoint file of SAM")
     parser.add_argument("--click", action="append", default=[], metavar="X,Y", help="on the object")
     parser.add_argument(
