@@ -155,6 +155,7 @@ def read_coco(folder: Path) -> object:
 def make_lvis(folder: Path) -> list[Path]:
     content = coco_content()
     image(folder / "val2017/a.png")
+    del content["images"][0]["file_name"]
     content["images"][0] |= {"coco_url": "http://x/val2017/a.png", "neg_category_ids": [2]}
     content["images"][0]["not_exhaustive_category_ids"] = [1]
     content["annotations"] = content["annotations"][:1]

@@ -97,7 +97,10 @@ class _Reader:
         return self._array(self._take(size), dtype)
 
     def _array(self, content: memoryview, dtype: str) -> NDArray[Any]:
-        return np.frombuffer(content, np.dtype(self.byte_order + dtype))
+        kind = np.dtype(self.byte_order + dtype)
+        if len(content) % kind.itemsize:
+            raise InputError(f"an element of {len(content)} bytes has no numbers of {kind.name}")
+        return np.frombuffer(content, kind)
 
     def _take(self, size: int) -> memoryview:
         if size > self.remaining:
