@@ -97,9 +97,12 @@ def _after_in_child() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process on SIGTERM of its parent, or of anybody once the parent has ended."""
+    """End this process on SIGTERM of its parent, or of anybody once the parent has ended.
+
+    With status 0: PyTorch takes a worker that a signal has ended for a fault, and at the exit of a
+    process that was spawned, multiprocessing ends workers by SIGTERM.
+    """
     while True:
         sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
         if sender == parent or os.getppid() != parent:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
