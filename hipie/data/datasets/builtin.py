@@ -9,6 +9,7 @@ from hipie.data.datasets.builtin_coco import register_coco_datasets
 from hipie.data.datasets.builtin_referring import register_referring_datasets
 from hipie.data.datasets.builtin_semantic import (
     register_ade20k,
+    register_camvid,
     register_cityscapes_parts,
     register_pascal,
 )
@@ -28,6 +29,7 @@ def register_public_datasets(root: str | os.PathLike[str] | None = None) -> None
     register_coco_datasets(folder)
     register_ade20k(folder)
     register_pascal(folder)
+    register_camvid(folder)
     register_cityscapes_parts(folder)
     register_odinw_seginw(folder)
     register_referring_datasets(folder)

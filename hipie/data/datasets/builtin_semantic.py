@@ -4,7 +4,7 @@ ADE20K: `ade20k_panoptic_{train,val}`, `ade20k_instance_{train,val}`,
 `ade20k_150_sem_seg_{train,val}` (SceneParse150), `ade20k_full_sem_seg_{train,val}` (847 classes).
 Pascal VOC: `pascal21_sem_seg_{train,val}` (with a background class),
 `pascal20_sem_seg_{train,val}` (background is ignored). Pascal Context:
-`ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`.
+`ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`. CamVid: `camvid_{train,val,test}`.
 Pascal Panoptic Parts: `pascal_parts_{train,val,test}` (200 classes),
 `pascal_parts_merged_{train,val,test}` (57), `pascal_part_pq_{train,val}` (for PartPQ).
 Pascal-Part's own annotations, without stuff: `pascal_part_{train,val}`,
@@ -32,6 +32,7 @@ from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 SPLIT_FOLDERS = {"train": "training", "val": "validation"}
 PANOPTIC_PARTS_FOLDERS = {**SPLIT_FOLDERS, "test": "test"}
 IGNORE_LABEL_16_BIT = 65535
+CAMVID_UNLABELLED = 11
 CITYSCAPES_LABEL_SUFFIX = "_gtFinePanopticParts.tif"
 CITYSCAPES_IMAGE_SUFFIX = "_leftImg8bit.png"
 
@@ -119,6 +120,26 @@ def register_pascal(root: Path) -> None:
         register_part_pq(f"pascal_part_pq_{split}", images, labels / folder, "pascal")
 
 
+def register_camvid(root: Path) -> None:
+    """Register CamVid (Brostow et al., 2009) as the SegNet tutorial distributes it.
+
+    Its label maps are read as they are; no file is read before a data set is used.
+
+    Args:
+        root: root folder of all data sets.
+    """
+    folder = root / "CamVid"
+    for split in ("train", "val", "test"):
+        register_semantic(
+            f"camvid_{split}",
+            folder / split,
+            folder / f"{split}annot",
+            load_classes("camvid"),
+            image_suffix=".png",
+            ignore_label=CAMVID_UNLABELLED,
+        )
+
+
 def register_cityscapes_parts(root: Path) -> None:
     """Register Cityscapes Panoptic Parts; no file is read before a data set is used.
 
@@ -152,21 +173,25 @@ def register_semantic(
     classes: ClassTable,
     *,
     label_suffix: str = ".png",
+    image_suffix: str = ".jpg",
     ignore_label: int = 255,
 ) -> None:
     """Register label maps whose values are positions in the vocabulary.
 
     Args:
         name: name of the data set.
-        images: folder of images (.jpg).
+        images: folder of images.
         maps: folder of label maps with the same names.
         classes: classes of the data set.
         label_suffix: suffix of the label maps.
+        image_suffix: suffix of the images.
         ignore_label: the value without a class.
     """
     register_builtin(
         name,
-        partial(load_label_maps, maps, images, label_suffix=label_suffix),
+        partial(
+            load_label_maps, maps, images, label_suffix=label_suffix, image_suffix=image_suffix
+        ),
         vocabulary=classes.vocabulary,
         stuff_classes=list(classes.vocabulary.names),
         stuff_dataset_id_to_contiguous_id={i: i for i in range(len(classes.ids))},

@@ -10,8 +10,11 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
+from hipie import model_zoo
 from hipie.config import add_hipie_config
+from hipie.data.check import check_records
 from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.datasets import DatasetError, register_public_datasets
 from hipie.data.datasets.odinw_seginw import ODINW_13, odinw_splits
@@ -278,3 +281,29 @@ def test_names_of_collections():
         "minival",
         "test",
     }
+
+
+def test_camvid_is_read_as_distributed(tmp_path: Path) -> None:
+    for folder in ("train", "trainannot"):
+        (tmp_path / "CamVid" / folder).mkdir(parents=True)
+    labels = np.repeat(np.arange(12, dtype=np.uint8), 2).reshape(4, 6)
+    Image.fromarray(labels).save(tmp_path / "CamVid/trainannot/a_1.png")
+    Image.new("RGB", (6, 4)).save(tmp_path / "CamVid/train/a_1.png")
+    register_public_datasets(tmp_path)
+    try:
+        metadata = MetadataCatalog.get("camvid_train")
+        report = check_records(DatasetCatalog.get("camvid_train"), metadata)
+        # 11 is unlabelled.
+        assert report.objects == dict.fromkeys(metadata.vocabulary.names, 1)
+        assert len(report.objects) == 11 and report.objects["bicyclist"] == 1
+        evaluator = build_evaluator(model_zoo.get_config("hipie_nano_picturebook"), "camvid_train")
+        evaluator.reset()
+        (record,) = DatasetCatalog.get("camvid_train")
+        predicted = np.where(labels < 10, labels, 0)
+        scores = torch.from_numpy(np.eye(11)[predicted]).permute(2, 0, 1)
+        evaluator.process([record], [{"sem_seg": scores}])
+        results = evaluator.evaluate()["sem_seg"]
+        # Bicyclist is missed and counted as sky; the unlabelled pixels do not count.
+        assert results["mIoU"] == pytest.approx(100 * (9 + 0.5) / 11)
+    finally:
+        register_public_datasets()
