@@ -6,10 +6,14 @@ SHA-256 is checked once, and again when the file changes.
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import getproxies
 
 from hipie.downloads import DownloadError, download
 from hipie.downloads.address import parse_file_address
+from hipie.errors import cause_of
 from hipie.model_zoo import hub
 from hipie.model_zoo.models import (
     HubFile,
@@ -200,11 +204,42 @@ def _download_address(model: Model, source: UrlFile) -> Path:
     if hub.is_offline():
         raise _unavailable(model, "the offline mode is set (HF_HUB_OFFLINE)")
     try:
+        _require_answer(source.url)
         return download(
             source.url, sha256=source.sha256 or None, md5_prefix=source.md5_start or None
         )
     except DownloadError as error:
         raise ModelError(f"{model.name}: {error}; or use {_alternative()}") from error
+
+
+def _require_answer(url: str) -> None:
+    """Check that a server takes a connection within seconds; the download itself is more patient.
+
+    Raises:
+        DownloadError: if it does not, as in networks that discard what is sent.
+    """
+    address = parse_file_address(url)
+    if address.scheme in getproxies():
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+
+    def connect() -> None:
+        with (
+            suppress(ConnectionError, socket.gaierror),  # told by the download
+            socket.create_connection((address.host, port), timeout=hub.REQUEST_SECONDS),
+        ):
+            pass
+
+    try:
+        hub.within(hub.CONNECT_SECONDS, connect)
+    except OSError as error:
+        reason = "the server did not answer in time"
+        if not isinstance(error, TimeoutError):
+            reason = cause_of(error)
+        raise DownloadError(
+            f"{address}: it could not be downloaded ({reason}); a copy of the file is used if it "
+            f"is put into {address.cache_path().parent} as {address.file_name}"
+        ) from error
 
 
 def _unavailable(model: Model, reason: str) -> ModelError:

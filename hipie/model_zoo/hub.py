@@ -68,7 +68,7 @@ def list_files(repository: str, revision: str = "") -> list[FileRecord]:
         )
 
     with _reasons(repository):
-        info = _within(CONNECT_SECONDS, request)
+        info = within(CONNECT_SECONDS, request)
         return [
             FileRecord(
                 str(entry.rfilename),
@@ -175,7 +175,7 @@ def check_reachable(repository: str, entry: FileRecord) -> None:
         repository, entry.file, revision=entry.revision or None, endpoint=constants.ENDPOINT
     )
     with _reasons(repository):
-        metadata = _within(
+        metadata = within(
             CONNECT_SECONDS, lambda: get_hf_file_metadata(url, timeout=REQUEST_SECONDS)
         )
         offered = metadata.etag or ""
@@ -292,7 +292,7 @@ def _require_space(entry: FileRecord) -> None:
         )
 
 
-def _within(seconds: float, request: Callable[[], Result]) -> Result:
+def within(seconds: float, request: Callable[[], Result]) -> Result:
     """Return the result of a request that may hang, such as in the search for a host's address.
 
     Raises:

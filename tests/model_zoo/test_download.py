@@ -402,6 +402,24 @@ def test_an_address_without_a_file_or_network_is_one_sentence(
     assert len(server.requests) == count
 
 
+def test_an_address_in_a_network_that_is_silent_is_given_up(
+    server: Hub, address_cache, monkeypatch
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        time.sleep(0.01)
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+
+    monkeypatch.setattr(download.socket, "create_connection", silent)
+    with pytest.raises(ModelError) as caught:
+        model_file(at_address(server))
+    assert_one_sentence(caught.value, "did not answer in time", str(address_cache), server.url)
+    assert not server.requests
+    monkeypatch.setattr(download.socket, "create_connection", lambda *_, **__: time.sleep(9))
+    monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.2)
+    with pytest.raises(ModelError, match="did not answer in time"):
+        model_file(at_address(server))
+
+
 PROGRAM = """
 import sys
 from hipie.model_zoo.download import model_file
