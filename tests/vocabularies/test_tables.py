@@ -22,6 +22,7 @@ COUNTS = {
     "ade20k_847": 847,
     "cityscapes_panoptic_parts": 50,
     "camvid": 11,
+    "car_parts": 18,
     "coco": 80,
     "coco_panoptic": 133,
     "lvis_1203": 1203,

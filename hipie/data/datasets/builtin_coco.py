@@ -3,7 +3,8 @@
 COCO 2017: `coco_2017_{train,val}_instance`, `coco_2017_{train,val}_sem_seg` and
 `coco_2017_{train,val,val_100}_panoptic_with_sem_seg`.
 LVIS v1: `lvis_v1_{train,val}_federated`. PACO: `paco_lvis_{train,val,test}`,
-`paco_ego4d_{train,val,test_dev}`. Objects365: `objects365_{train,val}`,
+`paco_ego4d_{train,val,test_dev}`. Car-Parts: `car_parts_{train,test}`.
+Objects365: `objects365_{train,val}`,
 `objects365_v2_{train,val}` (boxes), `objects365_v2_{train,val}_segm` (masks made from the boxes).
 """
 
@@ -39,6 +40,16 @@ INSTANCES = {
     "paco_ego4d_train": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_train.json", "paco"),
     "paco_ego4d_val": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_val.json", "paco"),
     "paco_ego4d_test_dev": ("ego4d/v1/paco_frames", "paco/paco_ego4d_v1_test_dev.json", "paco"),
+    "car_parts_train": (
+        "Car-Parts-Segmentation/trainingset",
+        "Car-Parts-Segmentation/trainingset/annotations.json",
+        "car_parts",
+    ),
+    "car_parts_test": (
+        "Car-Parts-Segmentation/testset",
+        "Car-Parts-Segmentation/testset/annotations.json",
+        "car_parts",
+    ),
     "objects365_train": (
         "objects365/train",
         "objects365/annotations/objects365_train.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -305,5 +306,26 @@ def test_camvid_is_read_as_distributed(tmp_path: Path) -> None:
         results = evaluator.evaluate()["sem_seg"]
         # Bicyclist is missed and counted as sky; the unlabelled pixels do not count.
         assert results["mIoU"] == pytest.approx(100 * (9 + 0.5) / 11)
+    finally:
+        register_public_datasets()
+
+
+def test_car_parts_are_read_as_distributed(tmp_path: Path) -> None:
+    folder = tmp_path / "Car-Parts-Segmentation/testset"
+    (folder / "JPEGImages").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(folder / "JPEGImages/te1.jpg")
+    polygon = {"bbox": [1, 1, 4, 3], "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]], "iscrowd": 0}
+    content = {
+        "images": [{"id": 0, "file_name": "JPEGImages/te1.jpg", "height": 6, "width": 8}],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 18, **polygon}],
+        "categories": [{"id": 0, "name": "_background_"}, {"id": 18, "name": "wheel"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+    register_public_datasets(tmp_path)
+    try:
+        metadata = MetadataCatalog.get("car_parts_test")
+        report = check_records(DatasetCatalog.get("car_parts_test"), metadata)
+        assert +report.objects == {"car wheel": 1}
+        assert len(report.objects) == 18
     finally:
         register_public_datasets()
