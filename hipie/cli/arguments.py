@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hipie import vocabularies
+from hipie.code_permission import add_import_arguments
 from hipie.downloads import add_network_arguments
 from hipie.errors import UsageError
 
@@ -73,6 +74,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default=None, metavar="FILE")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
     add_network_arguments(parser)
+    add_import_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 

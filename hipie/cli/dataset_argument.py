@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from hipie import model_zoo
+from hipie.code_permission import add_import_arguments
 from hipie.config import add_hipie_config
 from hipie.config.loading import merge
 from hipie.data.broken_images import set_reading_rules, set_skip_broken
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=int, metavar="N", help="use N evenly spaced images")
     add_network_arguments(parser)
+    add_import_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hipie import model_zoo
+from hipie.downloads import add_network_arguments
 from hipie.model_zoo.models import Model
 from hipie.registration import register_all
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list)
     download = commands.add_parser("download", help="download weights, and check them")
     download.add_argument("names", nargs="+", metavar="NAME", help="see hipie models list")
+    add_network_arguments(download)
     download.set_defaults(run=_download)
     verify = commands.add_parser("verify", help="check the weights on this machine again")
     verify.add_argument("names", nargs="*", metavar="NAME", help="by default all")

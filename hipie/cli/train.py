@@ -28,6 +28,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hipie import model_zoo
+from hipie.code_permission import add_import_arguments
 from hipie.config.device import require_device
 from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
@@ -37,7 +38,7 @@ from hipie.downloads import add_network_arguments
 from hipie.engine.failures import PeerError
 from hipie.engine.launch import AUTO, launch, runs_on_gpu
 from hipie.engine.malloc import keep_freed_memory
-from hipie.engine.output_folder import changed_keys, require_fresh_folder, saved_value
+from hipie.engine.output_folder import changed_keys, own_imports, require_fresh_folder, saved_value
 from hipie.engine.profiling import StepProfiler
 from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
@@ -108,6 +109,7 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         help="configuration and MODEL.WEIGHTS of a model (hipie models list)",
     )
     add_network_arguments(parser)
+    add_import_arguments(parser)
     parser.add_argument(
         "--cpu-workers", type=int, default=1, help="processes on each CPU, joined by gloo"
     )
@@ -327,7 +329,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         args.config_file = model.config
         options = ["MODEL.WEIGHTS", model.weights, *model.options, *options]
     args.config_file = str(model_zoo.get_config_file(args.config_file))
-    cfg = model_zoo.get_config(args.config_file, options, imports=args.imports)
+    own = own_imports(args.config_file, options) if args.resume else []
+    cfg = model_zoo.get_config(args.config_file, options, [*args.imports, *own])
     if args.exclude:
         cfg.MODEL.WEIGHTS_EXCLUDE = tuple(args.exclude)
     check(cfg)

@@ -295,7 +295,8 @@ def _add_solver_keys(cfg: CN) -> None:
     # ("backbone.",) for a new backbone with trained decoders; the same as --exclude.
     cfg.MODEL.WEIGHTS_EXCLUDE = ()
     # Modules or files with architectures, data sets or evaluators, imported before anything is
-    # built; the same as --import on the command line.
+    # built; the same as --import on the command line, which has to name them too if the file is
+    # not the package's own, unless --allow-imports is there.
     cfg.IMPORTS = ()
     # Metric of the best checkpoint, OUTPUT_DIR/model_best.pth: "data set/task/metric" as in
     # results.json, with a data set of DATASETS.TEST; "": none.

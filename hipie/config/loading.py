@@ -136,13 +136,25 @@ def listed_imports(file: str | os.PathLike[str], find_base: FindBase | None = No
     Raises:
         ConfigError: for a file that cannot be read, or names that are not text.
     """
-    value = read_with_bases(str(file), find_base).get("IMPORTS", ())
+    return import_names(read_with_bases(str(file), find_base).get("IMPORTS", ()), str(file))
+
+
+def import_names(value: Any, source: str) -> list[str]:
+    """Return the modules and files of a value of `IMPORTS`.
+
+    Args:
+        value: names, one name, or a text that has them as Python writes a tuple.
+        source: where the value is from, for the message.
+
+    Raises:
+        ConfigError: if it is something else.
+    """
     if isinstance(value, str):  # a tuple in YAML, as Detectron2 writes them
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value)
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{file}: IMPORTS has to be a list of modules or files")
+        raise ConfigError(f"{source}: IMPORTS has to be a list of modules or files")
     return list(names)
 
 

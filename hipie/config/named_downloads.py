@@ -1,4 +1,4 @@
-"""Warnings about downloads and code that a configuration of somebody else asks for."""
+"""Downloads and code that a configuration of somebody else asks for: warnings and refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from hipie.config.reading import FindBase, read_with_sources
+from hipie.code_permission import ALLOW_IMPORTS, are_imports_allowed
+from hipie.config.loading import import_names
+from hipie.config.reading import ConfigError, FindBase, read_with_sources
 from hipie.downloads import DownloadError
 from hipie.downloads.address import parse_file_address
 from hipie.downloads.path_handlers import server_address
@@ -40,6 +42,8 @@ def warn_about_downloads(
         own_folders: folders of configurations of this package and its projects.
         find_base: see `read_with_bases`.
     """
+    if not comm.is_main_process():
+        return
     for key, value, source in _foreign_values(file, own_folders, find_base):
         if not _is_download(key, value) or value not in _texts(_value_of(cfg, key)):
             continue
@@ -47,21 +51,49 @@ def warn_about_downloads(
         _warn_once(f"{source}: {key} asks for the download of {printable(value)}{origin}")
 
 
-def warn_about_imports(
-    file: Path, own_folders: Sequence[Path], find_base: FindBase | None = None
+def require_permitted_imports(
+    file: Path,
+    own_folders: Sequence[Path],
+    permitted: Sequence[str],
+    find_base: FindBase | None = None,
 ) -> None:
-    """Name the modules of `IMPORTS` in a file, or a base of it, before their code runs."""
+    """Check that the user permits the code of `IMPORTS` in a file, or a base of it.
+
+    Files of the package may import; so may all with `--allow-imports` or its variable.
+
+    Args:
+        file: the configuration file.
+        own_folders: folders of configurations of this package and its projects.
+        permitted: modules and files that the user has named.
+        find_base: see `read_with_bases`.
+
+    Raises:
+        ConfigError: naming the file and the modules that are not permitted.
+    """
+    if are_imports_allowed():
+        return
+    named = {_module_key(name) for name in permitted}
     for key, value, source in _foreign_values(file, own_folders, find_base):
-        if key == "IMPORTS":
-            _warn_once(f"{source}: IMPORTS runs the Python code of {printable(value)}")
+        if key != "IMPORTS":
+            continue
+        refused = [name for name in import_names(value, source) if _module_key(name) not in named]
+        if refused:
+            raise ConfigError(
+                f"{source}: IMPORTS would run the Python code of {printable(', '.join(refused))}; "
+                f"read it, and permit it by --import {printable(refused[0])} or --allow-imports "
+                f"(environment variable {ALLOW_IMPORTS}=1)"
+            )
+
+
+def _module_key(name: str) -> str:
+    """Return what two names of the same module, or of the same file, have in common."""
+    return os.path.realpath(name) if name.endswith(".py") else name
 
 
 def _foreign_values(
     file: Path, own_folders: Sequence[Path], find_base: FindBase | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield key, text and file of every text that no file of the package sets."""
-    if not comm.is_main_process():
-        return
     own = [os.path.realpath(folder) for folder in own_folders]
     content, sources = read_with_sources(str(file), find_base)
     for key, source in sources.items():

@@ -171,14 +171,15 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-http",
         nargs=0,
-        action=_AllowHttp,
+        action=SetVariable,
+        const=ALLOW_HTTP,
         default=argparse.SUPPRESS,
         help="permit downloads that are not encrypted",
     )
 
 
-class _AllowHttp(argparse.Action):
-    """Sets the environment variable."""
+class SetVariable(argparse.Action):
+    """Argument without a value that sets the environment variable `const` to 1."""
 
     def __call__(
         self,
@@ -187,7 +188,8 @@ class _AllowHttp(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        os.environ[ALLOW_HTTP] = "1"
+        """Set the variable."""
+        os.environ[self.const] = "1"
 
 
 def _address(parts: SplitResult, host: str, port: int | None) -> Address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from hipie.config.loading import keys
+from hipie.config.loading import keys, listed_imports
 from hipie.config.reading import read_yaml
 from hipie.errors import InputError
 
@@ -78,6 +79,28 @@ def changed_keys(cfg: CfgNode) -> list[str]:
         if old != new:
             texts.append(f"{key}: {old!r} -> {new!r}")
     return texts
+
+
+def own_imports(config_file: str | os.PathLike[str], options: Sequence[Any]) -> list[str]:
+    """Return `IMPORTS` of config.yaml in `OUTPUT_DIR`, for the continuation of that run.
+
+    The user has permitted these modules when the run began.
+
+    Args:
+        config_file: of the run that continues it.
+        options: KEY VALUE KEY VALUE ..., which override the file.
+
+    Returns:
+        [] if the file is not config.yaml in its own `OUTPUT_DIR`, or no checkpoint is beside it.
+    """
+    file = Path(config_file)
+    if file.name != "config.yaml" or not (file.parent / "last_checkpoint").is_file():
+        return []
+    content = read_yaml(str(file))
+    saved = content.get("OUTPUT_DIR") if isinstance(content, dict) else None
+    folder = dict(zip(options[::2], options[1::2], strict=False)).get("OUTPUT_DIR", saved)
+    is_own = isinstance(folder, str) and os.path.realpath(folder) == os.path.realpath(file.parent)
+    return listed_imports(file) if is_own else []
 
 
 def saved_value(cfg: CfgNode, key: str) -> Any:

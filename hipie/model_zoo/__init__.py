@@ -167,14 +167,16 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
         name: see `get_config_file`.
         options: KEY VALUE KEY VALUE ..., which override the file.
         imports: modules or files that are imported first, as are those of the file's `IMPORTS`;
-            see `hipie.registration.import_modules`.
+            see `hipie.registration.import_modules`. A file that is not of the package or a
+            project may name modules that are here, or in `IMPORTS` of the options, only; unless
+            the environment has HIPIE_ALLOW_IMPORTS=1.
 
     Raises:
-        ValueError: for an unknown name, key or value, naming it; or if the configuration is of a
-            project that could not be loaded.
+        ValueError: for an unknown name, key or value, naming it; if the configuration is of a
+            project that could not be loaded; or if it names code that is not permitted.
     """
-    from hipie.config.loading import listed_imports, merge
-    from hipie.config.named_downloads import warn_about_downloads, warn_about_imports
+    from hipie.config.loading import import_names, listed_imports, merge
+    from hipie.config.named_downloads import require_permitted_imports, warn_about_downloads
     from hipie.registration import import_modules
 
     cfg = _default_config()
@@ -184,8 +186,13 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
             require_project(package)
     own_folders = [CONFIGS, *(folder / "configs" for folder in project_folders().values())]
     listed = listed_imports(file, get_base_file)
-    warn_about_imports(file, own_folders, get_base_file)
-    import_modules([*imports, *listed], cfg)
+    overridden = dict(zip(options[::2], options[1::2], strict=False)).get("IMPORTS")
+    if overridden is None:
+        require_permitted_imports(file, own_folders, imports, get_base_file)
+    else:
+        chosen = import_names(overridden, "KEY VALUE")
+        listed = [name for name in listed if name in chosen]
+    import_modules(list(dict.fromkeys([*imports, *listed])), cfg)
     merge(cfg, file, options, get_base_file)
     import_modules([module for module in cfg.IMPORTS if module not in listed], cfg)
     warn_about_downloads(cfg, file, own_folders, get_base_file)

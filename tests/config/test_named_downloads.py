@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from detectron2.utils import comm
 
 from hipie import model_zoo
+from hipie.cli import train
 from hipie.config.loading import ConfigError
 from hipie.config.named_downloads import _warn_once
 from hipie.downloads.address import parse_file_address
@@ -24,7 +29,7 @@ def warnings(caplog: pytest.LogCaptureFixture, file: Path | str, options: tuple 
     caplog.clear()
     with caplog.at_level(logging.WARNING, "hipie"):
         model_zoo.get_config(str(file), options)
-    return [message for message in caplog.messages if "asks for" in message or "runs" in message]
+    return [message for message in caplog.messages if "asks for" in message]
 
 
 def test_downloads_of_other_configurations_are_named(tmp_path, caplog):
@@ -55,15 +60,85 @@ def test_downloads_of_the_package_are_not_named(tmp_path, caplog):
     assert warnings(caplog, tmp_path / "mine.yaml") == []
 
 
-def test_code_of_other_configurations_is_named_before_it_runs(tmp_path, caplog):
-    module = tmp_path / "module_named_once.py"
-    module.write_text("import logging\nlogging.getLogger('hipie').warning('it runs')\n")
-    file = tmp_path / "c.yaml"
-    file.write_text(f"IMPORTS: ['{module}']\nVERSION: 2\n")
-    assert warnings(caplog, file) == [
-        f"{file}: IMPORTS runs the Python code of {module}",
-        "it runs",
-    ]
+@pytest.fixture
+def module(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A module that says in the environment that it has run."""
+    monkeypatch.delenv("HIPIE_ALLOW_IMPORTS", raising=False)
+    monkeypatch.delenv("MODULE_HAS_RUN", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "module_of_a_configuration.py"
+    file.write_text("import os\nos.environ['MODULE_HAS_RUN'] = '1'\n")
+    yield file
+    sys.modules.pop(file.stem, None)
+    os.environ.pop("MODULE_HAS_RUN", None)
+
+
+def write_imports(file: Path, imports: str) -> Path:
+    file.write_text(f"IMPORTS: {imports}\nVERSION: 2\n")
+    return file
+
+
+@pytest.mark.parametrize("form", ["['{}']", "'{}'", "\"('{}',)\"", "\"['{}']\""])
+@pytest.mark.parametrize("in_base", [False, True])
+def test_code_of_other_configurations_is_refused(tmp_path, monkeypatch, module, form, in_base):
+    file = setting = write_imports(tmp_path / "c.yaml", form.format(module))
+    if in_base:
+        file = tmp_path / "top.yaml"
+        file.write_text("_BASE_: c.yaml\n")
+    monkeypatch.setattr(comm, "get_rank", lambda: 1)  # every process refuses
+    with pytest.raises(ConfigError) as caught:
+        model_zoo.get_config(str(file))
+    assert str(caught.value) == (
+        f"{setting}: IMPORTS would run the Python code of {module}; read it, and permit it by "
+        f"--import {module} or --allow-imports (environment variable HIPIE_ALLOW_IMPORTS=1)"
+    )
+    assert "MODULE_HAS_RUN" not in os.environ
+
+
+def test_code_that_the_user_names_is_run(tmp_path, monkeypatch, module):
+    other = tmp_path / "other_module.py"
+    other.write_text("")
+    file = write_imports(tmp_path / "c.yaml", f"['{module}']")
+    with pytest.raises(ConfigError, match="would run the Python code"):
+        model_zoo.get_config(str(file), imports=[str(other)])
+    with pytest.raises(ConfigError, match="would run the Python code"):
+        monkeypatch.setenv("HIPIE_ALLOW_IMPORTS", "0")
+        model_zoo.get_config(str(file))
+    assert model_zoo.get_config(str(file), ["IMPORTS", "()"]).IMPORTS == ()
+    assert "MODULE_HAS_RUN" not in os.environ
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((), [module.name]), (["IMPORTS", f"('{module}',)"], ()):
+        model_zoo.get_config(str(file), *arguments)
+        assert os.environ.pop("MODULE_HAS_RUN") == "1"
+        del sys.modules[module.stem]
+    monkeypatch.setenv("HIPIE_ALLOW_IMPORTS", "1")
+    model_zoo.get_config(str(file))
+    assert "MODULE_HAS_RUN" in os.environ
+
+
+def test_code_of_configurations_of_the_package_is_run(tmp_path, monkeypatch, module):
+    monkeypatch.setattr(model_zoo, "CONFIGS", tmp_path)
+    model_zoo.get_config(str(write_imports(tmp_path / "c.yaml", f"['{module}']")))
+    assert "MODULE_HAS_RUN" in os.environ
+
+
+def test_code_of_a_training_is_run_when_it_is_resumed(tmp_path, module):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = write_imports(folder / "config.yaml", f"['{module}']")
+    words = ["--config-file", str(file)]
+    resume = [*words, "--resume", "OUTPUT_DIR", str(folder)]
+    for arguments in (words, resume):
+        with pytest.raises(ConfigError, match="would run the Python code"):
+            train.read_config(train.parse_arguments(arguments))
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    elsewhere = [*words, "--resume", "OUTPUT_DIR", str(tmp_path / "other")]
+    for arguments in (words, [*words, "--resume"], elsewhere):
+        with pytest.raises(ConfigError, match="would run the Python code"):
+            train.read_config(train.parse_arguments(arguments))
+    assert "MODULE_HAS_RUN" not in os.environ
+    train.read_config(train.parse_arguments(resume))
+    assert "MODULE_HAS_RUN" in os.environ
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from hipie.cli.files import add_output_arguments, require_no_folder, require_writable, unique_stems
+from hipie.code_permission import add_import_arguments
 from hipie.downloads import add_network_arguments
 from hipie.error_report import run_program
 from hipie.errors import printable
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_output_arguments(parser, "output/few_shot")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE ...")
     add_network_arguments(parser)
+    add_import_arguments(parser)
     return parser
 
 
