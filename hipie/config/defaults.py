@@ -342,6 +342,10 @@ def _add_data_keys(cfg: CN) -> None:
     # and for groups of images: [name, groups.json, split, folder].
     cfg.DATASETS.REFERRING = []
     cfg.DATASETS.GROUPS = []
+    # Classes, by name, that training leaves out in all sets with a vocabulary: they are in no
+    # prompt, their objects are no targets, and their pixels are unlabelled. Needs
+    # INPUT.IGNORE_UNLABELLED.
+    cfg.DATASETS.HELD_OUT_CLASSES = ()
     # Larger annotation files are refused before they are read, bytes.
     cfg.DATASETS.MAX_ANNOTATION_BYTES = 8 * 2**30
     # Allow absolute names of images and maps, and names with "..", in annotation files. Records of

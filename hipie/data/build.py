@@ -30,6 +30,7 @@ from hipie.data.broken_images import (
 from hipie.data.dataset_mappers import ReferringDatasetMapper, UniversalDatasetMapper
 from hipie.data.dataset_mappers.copy_paste import CopyPaste
 from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_sizes
+from hipie.data.held_out_classes import held_out_indices, require_held_out
 from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_errors import NamedMapper, record_errors
@@ -121,8 +122,9 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     metadata = MetadataCatalog.get(dataset_name)
     dataset_vocabulary = metadata.get("vocabulary")
     complete = partial(_completed, first_id=0 if dataset_vocabulary else 1)
-    records = _records(cfg, dataset_name, training, complete)
     vocabulary = dataset_vocabulary or Vocabulary.from_metadata(metadata)
+    held_out = held_out_indices(cfg.DATASETS.HELD_OUT_CLASSES if training else (), vocabulary)
+    records = _records(cfg, dataset_name, training, complete, held_out)
     options = _image_options(cfg, training)
     options["background"] = background_index(metadata, vocabulary.names)
     if not training:
@@ -144,10 +146,12 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         copy_paste=_copy_paste(cfg, dataset_name, records),
         color_distortion=cfg.INPUT.COLOR_AUG_SSD,
         part_ignore_label=metadata.get("part_ignore_label"),
+        held_out=held_out,
         **options,
     )
     classes = partial(
-        record_classes,
+        _classes_of_record,
+        held_out=held_out,
         ignore_label=ignore_label(metadata),
         part_ignore_label=metadata.get("part_ignore_label"),
     )
@@ -230,9 +234,9 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     where another one stopped. Of every batch this process gets its share.
 
     Args:
-        cfg: reads DATASETS.TRAIN, DATALOADER.{DATASET_RATIO, DATASET_BATCH_SIZE, NUM_WORKERS,
-            ASPECT_RATIO_GROUPING, SAMPLER_TRAIN, REPEAT_THRESHOLD, REPEAT_SQRT, PIN_MEMORY,
-            PERSISTENT_WORKERS, SKIP_BROKEN, MAX_BROKEN},
+        cfg: reads DATASETS.{TRAIN, HELD_OUT_CLASSES}, DATALOADER.{DATASET_RATIO,
+            DATASET_BATCH_SIZE, NUM_WORKERS, ASPECT_RATIO_GROUPING, SAMPLER_TRAIN,
+            REPEAT_THRESHOLD, REPEAT_SQRT, PIN_MEMORY, PERSISTENT_WORKERS, SKIP_BROKEN, MAX_BROKEN},
             INPUT.*, SOLVER.IMS_PER_BATCH, SEED, MODEL.DEVICE and MODEL.HIPIE.TEXT.*.
         start_iteration: number of the first batch.
 
@@ -242,6 +246,7 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     names = cfg.DATASETS.TRAIN
     if not names:
         raise InputError("DATASETS.TRAIN names no data set")
+    require_held_out(cfg)
     datasets = [build_mapped_dataset(cfg, name, training=True) for name in names]
     ratios = _per_dataset(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
     sizes = _per_dataset(
@@ -364,6 +369,7 @@ def _records(
     dataset_name: str,
     training: bool,
     complete: Callable[[Record], Record] | None = None,
+    held_out: Collection[int] = (),
 ) -> RecordList:
     """Return the records of a data set, shared by the processes of a machine.
 
@@ -373,6 +379,7 @@ def _records(
         training: keep only records with ground truth; without FILTER_EMPTY_ANNOTATIONS also images
             without objects, but no image whose expressions describe nothing.
         complete: called on every record that is kept.
+        held_out: classes whose objects are no ground truth.
 
     Raises:
         ValueError: if no record is kept in training.
@@ -389,7 +396,8 @@ def _records(
             selected = [
                 record
                 for record in selected
-                if _has_objects(record, no_target) or (keep_empty and "expressions" not in record)
+                if _has_objects(record, no_target, held_out)
+                or (keep_empty and "expressions" not in record)
             ]
         if not selected:
             raise InputError(_nothing_to_learn(dataset_name, records))
@@ -414,7 +422,11 @@ def _nothing_to_learn(dataset_name: str, records: Sequence[Record]) -> str:
     return f"no image of the data set {dataset_name} has an object to learn from{crowds}"
 
 
-def _has_objects(record: Record, no_target: bool) -> bool:
+def _classes_of_record(record: Record, held_out: Collection[int], **options: Any) -> set[int]:
+    return record_classes(record, **options).difference(held_out)
+
+
+def _has_objects(record: Record, no_target: bool, held_out: Collection[int]) -> bool:
     """Whether a record has ground truth; `no_target` counts expressions that describe nothing."""
     if "expressions" in record:
         return any(no_target or len(entry["targets"]) == 1 for entry in record["expressions"])
@@ -423,7 +435,10 @@ def _has_objects(record: Record, no_target: bool) -> bool:
     if "segments_info" not in record and "annotations" not in record:
         return "sem_seg_file_name" in record
     objects = record["segments_info"] if "segments_info" in record else record["annotations"]
-    return any(not annotation.get("iscrowd", 0) for annotation in objects)
+    return any(
+        not annotation.get("iscrowd", 0) and annotation.get("category_id") not in held_out
+        for annotation in objects
+    )
 
 
 def _completed(record: Record, *, first_id: int) -> Record:

@@ -6,11 +6,13 @@ import contextlib
 import copy
 import io
 import json
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -198,6 +200,8 @@ class COCOInstanceEvaluator(COCOEvaluator):
                 )
             names = list(self._classes.values())
             self._results[task] = self._derive_coco_results(coco_eval, task, names)
+            if coco_eval is not None and len(names) > 1:
+                self._results[task] |= _class_ap50(coco_eval, names)
 
     def _restore_category_ids(self, results: list[dict[str, Any]]) -> None:
         """Replace contiguous class indices by the category ids of the file, in place."""
@@ -270,3 +274,15 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
                 f"{self._records[0]['image_id']!r}, ...)"
             )
         return instances
+
+
+def _class_ap50(coco_eval: COCOeval, names: Sequence[str]) -> dict[str, float]:
+    """Return `AP50-<class>` of every class in percent, NaN for those without an object."""
+    # Axes: IoU threshold, recall, class, area range, detections an image.
+    (threshold,) = np.flatnonzero(np.isclose(coco_eval.params.iouThrs, 0.5))
+    precisions = coco_eval.eval["precision"][threshold, :, :, 0, -1]
+    scores = {}
+    for index, name in enumerate(names):
+        known = precisions[:, index][precisions[:, index] > -1]
+        scores[f"AP50-{name}"] = 100.0 * float(known.mean()) if known.size else math.nan
+    return scores

@@ -11,6 +11,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from hipie.data.datasets import register_coco
 from hipie.data.datasets.catalog import register_dataset
@@ -82,6 +84,35 @@ def test_missed_object_lowers_the_ap(tmp_path: Path) -> None:
         ],
     )
     assert evaluate(None)["segm"]["AP"] == pytest.approx(50, abs=1.5)
+
+
+def test_ap50_of_a_class_is_that_of_pycocotools(tmp_path: Path) -> None:
+    """The jug is predicted with IoU 0.6, a second jug and the cup are missed."""
+    taller = [[10, 10, 30, 10, 30, 43, 10, 43]]
+    write(
+        tmp_path,
+        [
+            {"id": 1, "category_id": 9, "segmentation": taller, "bbox": [10, 10, 20, 33]},
+            {"id": 2, "category_id": 9, "segmentation": taller, "bbox": [40, 10, 20, 33]},
+            {"id": 3, "category_id": 4, "segmentation": SQUARE, "bbox": [10, 10, 20, 20]},
+        ],
+    )
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["annotations"] = [{**a, "iscrowd": 0, "area": 660} for a in content["annotations"]]
+    content["annotations"][1]["segmentation"] = [[40, 10, 60, 10, 60, 43, 40, 43]]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "output").mkdir()
+    scores = evaluate(tmp_path / "output")["segm"]
+    truth = COCO(str(tmp_path / "a.json"))
+    predictions = truth.loadRes(str(tmp_path / "output" / "coco_instances_results.json"))
+    for name, category in (("cup", 4), ("jug", 9)):
+        expected = COCOeval(truth, predictions, "segm")
+        expected.params.catIds = [category]
+        expected.evaluate()
+        expected.accumulate()
+        expected.summarize()
+        assert scores[f"AP50-{name}"] == pytest.approx(100 * expected.stats[1])
+    assert scores["AP50-jug"] > 1.5 * scores["AP-jug"] > 0
 
 
 def register_records(count: int = 4, **changes: object) -> list[dict]:

@@ -17,10 +17,11 @@ from hipie.data.dataset_mappers.annotations import (
     semantic_masks,
 )
 from hipie.data.dataset_mappers.ignored_pixels import (
-    ignored_crowds,
+    ignored_annotations,
     ignored_labels,
     ignored_panoptic,
 )
+from hipie.data.held_out_classes import without_classes
 from hipie.data.image_io import require_map_size
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
@@ -55,6 +56,7 @@ class AnnotationReader:
         ignore_label: the value of semantic maps that is not a class.
         ignore_unlabelled: whether ignored pixels are read.
         part_ignore_label: see `offset_part_labels`.
+        held_out: classes that are read as if they had no annotation.
     """
 
     num_classes: int
@@ -62,6 +64,7 @@ class AnnotationReader:
     ignore_label: int
     ignore_unlabelled: bool = False
     part_ignore_label: int | None = None
+    held_out: frozenset[int] = frozenset()
 
     def read(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
         """Read the objects of a record; those without a pixel are included, crowds are not.
@@ -79,11 +82,13 @@ class AnnotationReader:
         if "part_seg_file_name" in record:
             path = record["part_seg_file_name"]
             labels = offset_part_labels(_read_labels(path, size), self.part_ignore_label)
+            labels = self._without_held_out(labels, PART_IGNORE, offset=1)
             masks, classes = part_masks(labels, transform, self.min_part_area)
             if self.ignore_unlabelled:
                 ignored = ignored_labels(labels, transform, PART_IGNORE)
         elif "pan_seg_file_name" in record:
-            path, segments = record["pan_seg_file_name"], record["segments_info"]
+            path = record["pan_seg_file_name"]
+            segments, _ = without_classes(record["segments_info"], self.held_out)
             colours = read_panoptic_map(path)
             require_map_size(path, colours.shape[:2], size)
             masks, classes = panoptic_masks(colours, segments, transform)
@@ -93,12 +98,14 @@ class AnnotationReader:
                 ignored = ignored_panoptic(colours, segments, transform)
         elif "annotations" in record:
             path = record["file_name"]
-            masks, classes = instance_masks(record["annotations"], *size, transform)
+            annotations, removed = without_classes(record["annotations"], self.held_out)
+            masks, classes = instance_masks(annotations, *size, transform)
             if self.ignore_unlabelled:
-                ignored = ignored_crowds(record["annotations"], *size, transform)
+                ignored = ignored_annotations(annotations, *size, transform, removed)
         else:
             path = record["sem_seg_file_name"]
             labels = _read_labels(path, size)
+            labels = self._without_held_out(labels, self.ignore_label)
             masks, classes = semantic_masks(labels, transform, self.ignore_label)
             if self.ignore_unlabelled:
                 ignored = ignored_labels(labels, transform, self.ignore_label)
@@ -109,6 +116,15 @@ class AnnotationReader:
                 f"{self.num_classes} classes"
             )
         return ObjectMasks(masks, classes, ignored)
+
+    def _without_held_out(
+        self, labels: NDArray[Any], ignore_label: int, offset: int = 0
+    ) -> NDArray[Any]:
+        """Return a label map in which held-out classes have no annotation."""
+        if not self.held_out:
+            return labels
+        values = [index + offset for index in self.held_out]
+        return np.where(np.isin(labels, values), labels.dtype.type(ignore_label), labels)
 
 
 def is_semantic(record: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 | pixels | annotation | value |
 |---|---|---|
 | without annotation | `ignore_label`, void of a panoptic map, 0 of a part map | `UNLABELLED` |
+| held-out classes | objects and segments of `DATASETS.HELD_OUT_CLASSES` | `UNLABELLED` |
 | crowds | objects that are not annotated one by one, `iscrowd` 1 | `CROWD` |
 | all others, and padding | | 0 |
 """
@@ -17,7 +18,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import panoptic_ids
-from hipie.data.dataset_mappers.annotations import decode_mask
+from hipie.data.dataset_mappers.annotations import decode_mask, instance_masks
 from hipie.data.label_values import PANOPTIC_VOID
 from hipie.structures import CROWD, UNLABELLED
 
@@ -58,16 +59,22 @@ def ignored_panoptic(
     return _transformed(ignored, transform)
 
 
-def ignored_crowds(
-    annotations: Sequence[Mapping[str, Any]], height: int, width: int, transform: T.Transform
+def ignored_annotations(
+    annotations: Sequence[Mapping[str, Any]],
+    height: int,
+    width: int,
+    transform: T.Transform,
+    held_out: Sequence[Mapping[str, Any]] = (),
 ) -> NDArray[np.uint8]:
-    """Return the crowds of COCO annotations.
+    """Return the crowds of COCO annotations, and the objects of held-out classes as unlabelled.
 
     Args:
         annotations: of the image; crowds without a mask are not used.
         height: of the image.
         width: of the image.
         transform: applied first.
+        held_out: annotations of held-out classes, crowds or not. Pixels that another object has
+            as well are not ignored.
 
     Returns:
         uint8 [h, w].
@@ -76,6 +83,11 @@ def ignored_crowds(
     for annotation in annotations:
         if annotation.get("iscrowd", 0) and annotation.get("segmentation"):
             ignored[decode_mask(annotation["segmentation"], height, width) > 0] = CROWD
+    if held_out:
+        no_crowds = [{**entry, "iscrowd": 0} for entry in held_out]
+        unlabelled, _ = instance_masks(no_crowds, height, width, T.NoOpTransform())
+        known, _ = instance_masks(annotations, height, width, T.NoOpTransform())
+        ignored[unlabelled.any(0) & ~known.any(0)] = UNLABELLED
     return _transformed(ignored, transform)
 
 

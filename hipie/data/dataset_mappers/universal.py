@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class UniversalDatasetMapper:
             `background_index`; None = there is no such class.
         ignore_unlabelled: whether training items have `ignored`, the pixels of unknown class.
         part_ignore_label: see `offset_part_labels`.
+        held_out: classes of no prompt and no object, whose pixels are unlabelled in training.
         copy_paste: objects that are pasted into training images; None = off.
         color_distortion: whether the colours of training images are distorted.
     """
@@ -96,6 +97,7 @@ class UniversalDatasetMapper:
         background: int | None = None,
         ignore_unlabelled: bool = False,
         part_ignore_label: int | None = None,
+        held_out: Collection[int] = (),
         copy_paste: CopyPaste | None = None,
         color_distortion: bool = False,
     ) -> None:
@@ -107,6 +109,7 @@ class UniversalDatasetMapper:
             ignore_label,
             ignore_unlabelled,
             part_ignore_label,
+            frozenset(held_out),
         )
         self.training = training
         self.min_sizes = tuple(min_sizes)
@@ -120,7 +123,7 @@ class UniversalDatasetMapper:
         self.negative_candidates = tuple(
             index
             for index in (indices if negative_candidates is None else negative_candidates)
-            if index != background
+            if index != background and index not in held_out
         )
         self.jitter = jitter
         self.flip = flip

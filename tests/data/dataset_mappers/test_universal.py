@@ -267,3 +267,41 @@ def test_padding_is_not_ignored(panoptic: dict) -> None:
     jitter = LargeScaleJitter(1.0, 0.5, 0.5, 60)
     ignored, image = ignored_of(panoptic, jitter=jitter)
     assert (image == 128).all(dim=0).sum() > 1000 and not ignored.any()
+
+
+def test_held_out_classes_are_neither_prompts_nor_targets_nor_negatives(
+    panoptic: dict, tmp_path: Path
+) -> None:
+    """In every format the red square is unlabelled, and the rest is as it is."""
+    shared = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    Image.fromarray(square(2, 7)).save(tmp_path / "labels.png")
+    Image.fromarray(square(3, 8)).save(tmp_path / "parts.png")
+    polygon = [5, 20, 35, 20, 35, 50, 5, 50]
+    red = {"category_id": 2, "segmentation": [polygon], "bbox": [5, 20, 30, 30]}
+    sky = {"category_id": 7, "segmentation": [[0, 0, 80, 0, 80, 9, 0, 9]], "bbox": [0, 0, 80, 9]}
+    segments = panoptic["segments_info"]
+    for record in (
+        {**shared, "sem_seg_file_name": str(tmp_path / "labels.png")},
+        {**shared, "part_seg_file_name": str(tmp_path / "parts.png")},
+        panoptic,
+        {**panoptic, "segments_info": [{**segments[0], "iscrowd": 1}, segments[1]]},
+        {**shared, "annotations": [sky, red]},
+        {**shared, "annotations": [sky, {**red, "iscrowd": 1}]},
+    ):
+        for seed in range(4):
+            options = {"min_sizes": (60,), "ignore_unlabelled": True, "held_out": {2}}
+            item = make(**options)(record, (seed,))
+            assert WORDS.names[2] not in item["vocabulary"].names
+            names = {item["vocabulary"].names[i] for i in item["instances"].gt_classes}
+            assert names == {WORDS.names[7]}
+            np.testing.assert_array_equal(item["ignored"] == 2, item["image"][0] > 200)
+
+
+def test_pixels_of_another_object_are_not_held_out(panoptic: dict) -> None:
+    record = {k: panoptic[k] for k in ("file_name", "height", "width", "image_id")}
+    box = {"bbox": [5, 20, 30, 30], "segmentation": [[5, 20, 35, 20, 35, 50, 5, 50]]}
+    lower = {"bbox": [5, 35, 30, 15], "segmentation": [[5, 35, 35, 35, 35, 50, 5, 50]]}
+    record["annotations"] = [{**box, "category_id": 2}, {**lower, "category_id": 7}]
+    item = make(min_sizes=(60,), ignore_unlabelled=True, held_out={2})(record, (0,))
+    assert (item["ignored"] == 2).sum() == 15 * 30
+    assert not (item["instances"].gt_masks.tensor[0] & (item["ignored"] == 2)).any()
