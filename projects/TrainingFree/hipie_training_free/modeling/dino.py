@@ -14,6 +14,7 @@ from torch import Tensor
 from hipie.checkpoint.load import check_exact_state, load_exact_weights
 from hipie.checkpoint.read import read_state
 from hipie.errors import HipieError, cause_of, printable
+from hipie.modeling.backbone.timm_checkpoint import create_with_published_weights
 from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie_training_free.error import TrainingFreeError
@@ -149,9 +150,8 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
         return _load_folder(Path(model).expanduser(), weights)
     check_model_name(model)
     try:
-        network = timm.create_model(
-            model, pretrained=not weights, num_classes=0, dynamic_img_size=True
-        )
+        build = timm.create_model if weights else create_with_published_weights
+        network = build(model, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
         raise _not_a_vit_error(model) from error
     except (OSError, RuntimeError, ValueError) as error:
