@@ -15,11 +15,16 @@ Several calls on one image share its features:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
+from functools import partial, wraps
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -27,6 +32,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
+from PIL import Image
 
 import hipie.model_zoo as model_zoo
 from hipie.checkpoint import Checkpointer
@@ -36,7 +42,7 @@ from hipie.config.unread import warn_about_unread_keys
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
 from hipie.error_report import as_hipie_errors
-from hipie.errors import InputError, describe
+from hipie.errors import HipieError, InputError, describe
 from hipie.logs import get_logger
 from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
 from hipie.modeling.text_encoder.class_names import check_class_names
@@ -61,6 +67,33 @@ MAX_CHECKED_VOCABULARIES = 32
 
 logger = get_logger(__name__)
 
+# Images that `Segmenter.stream` reads before their turn.
+READ_AHEAD = 2
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class SegmentOptions(TypedDict, total=False):
+    """Options of `Segmenter.segment` for `segment_batch` and `stream`."""
+
+    output: str
+    min_score: float | None
+    min_area: int
+    max_segments: int | None
+    consistent: bool
+    sam: Sam | None
+
+
+def _one_at_a_time(method: Method) -> Method:
+    """Let the calls of several threads wait for each other: features and texts are cached."""
+
+    @wraps(method)
+    def call(self: Segmenter, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, call)
+
 
 class SetImage(Enum):
     """Stands for the image of `Segmenter.set_image` where a method takes an image."""
@@ -76,6 +109,9 @@ class Segmenter:
 
     Methods raise a `HipieError` with one sentence for whatever fails; of a bug the traceback is in
     the log file that the sentence names.
+
+    One object may be used by several threads: a call waits until those of other threads have ended.
+    The image of `set_image` is that of all threads.
 
     Args:
         model: a meta-architecture of this package or of a project.
@@ -93,6 +129,14 @@ class Segmenter:
         self._image: PreparedImage | None = None
         self._predictors: dict[str, TaskPredictor] = {}
         self._checked_names: dict[tuple[str, ...], None] = {}
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.RLock()
 
     @classmethod
     @as_hipie_errors()
@@ -170,6 +214,7 @@ class Segmenter:
         return segmenter
 
     @as_hipie_errors()
+    @_one_at_a_time
     def save_pretrained(self, folder: str | Path, vocabulary: Vocabulary | None = None) -> Path:
         """Write configuration, weights and class names into a folder for `from_pretrained`.
 
@@ -193,6 +238,7 @@ class Segmenter:
         return self.model.device
 
     @as_hipie_errors()
+    @_one_at_a_time
     def to(self, device: str | torch.device) -> Segmenter:
         """Move the model to a device; features of `set_image` are computed again there.
 
@@ -211,6 +257,7 @@ class Segmenter:
         return self
 
     @as_hipie_errors()
+    @_one_at_a_time
     def set_image(self, image: ImageLike) -> Segmenter:
         """Compute the text-free features of an image and keep them for calls without an image.
 
@@ -233,9 +280,10 @@ class Segmenter:
         self._image = None
 
     @as_hipie_errors()
+    @_one_at_a_time
     def segment(
         self,
-        image: ImageLike | SetImage = SET_IMAGE,
+        image: ImageLike | SetImage | PreparedImage = SET_IMAGE,
         things: Names = (),
         stuff: Names = (),
         parts: Parts | str | None = None,
@@ -284,7 +332,110 @@ class Segmenter:
             sam=sam,
         )[0]
 
+    def segment_batch(
+        self,
+        images: Iterable[ImageLike],
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> list[Segmentation]:
+        """Segment several images by the same class names; see `stream` for very many.
+
+        Args:
+            images: see `set_image`.
+            things: see `segment`.
+            stuff: likewise.
+            parts: likewise.
+            **options: likewise.
+
+        Returns:
+            One result an image, in order.
+
+        Raises:
+            ValueError: see `segment`; for the first image that cannot be segmented.
+        """
+        return list(self.stream(images, things, stuff, parts, **options))
+
     @as_hipie_errors()
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
+        *,
+        expressions: str | Sequence[str] = (),
+        on_error: Callable[[ImageLike, HipieError], None] | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> Iterator[Segmentation]:
+        """Segment images one after another, while a thread reads the next ones.
+
+        An image is taken from the iterable when it is `READ_AHEAD` images from its turn, in the
+        thread that takes the results, and nothing is kept of those that are done.
+
+        Args:
+            images: see `set_image`; any iterable, also without an end.
+            things: see `segment`.
+            stuff: likewise.
+            parts: likewise.
+            expressions: segment these instead of classes; see `refer`.
+            on_error: called with an image that cannot be segmented, and the error; it then has no
+                result. By default the error is raised.
+            **options: of `segment`, for classes.
+
+        Returns:
+            An iterator over the results, in the order of the images.
+
+        Raises:
+            ValueError: for class names or expressions that cannot be used, at once; for an image
+                that cannot be segmented, in its turn.
+        """
+        single = isinstance(images, str | bytes | os.PathLike | Mapping | Image.Image)
+        if single or not isinstance(images, Iterable):
+            raise InputError(f"stream needs several images, not {describe(images)}")
+        if expressions and (things or stuff or parts or options):
+            raise InputError("stream takes class names with options, or expressions, not both")
+        if expressions:
+            self.task_predictor("referring", "refer")
+            call = partial(self.refer, expressions=read_expressions(expressions))
+        else:
+            self.task_predictor("universal", "segment")
+            with self._lock:
+                self._read_classes(things, stuff, parts)
+            call = partial(self.segment, things=things, stuff=stuff, parts=parts, **options)
+        return self._stream(images, call, on_error)
+
+    def _stream(
+        self,
+        images: Iterable[ImageLike],
+        call: Callable[[PreparedImage], Segmentation],
+        on_error: Callable[[ImageLike, HipieError], None] | None,
+    ) -> Iterator[Segmentation]:
+        """Call the model on images that a thread reads ahead."""
+        iterator = iter(images)
+        with ThreadPoolExecutor(1, "hipie-reader") as pool:
+            pending = deque(
+                (image, pool.submit(self.prepare, image)) for image in islice(iterator, READ_AHEAD)
+            )
+            try:
+                while pending:
+                    image, prepared = pending.popleft()
+                    for following in islice(iterator, 1):
+                        pending.append((following, pool.submit(self.prepare, following)))
+                    try:
+                        result = call(prepared.result())
+                    except HipieError as error:
+                        if on_error is None:
+                            raise
+                        on_error(image, error)
+                    else:
+                        yield result
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    @as_hipie_errors()
+    @_one_at_a_time
     def best_score(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -308,6 +459,7 @@ class Segmenter:
         return best
 
     @as_hipie_errors()
+    @_one_at_a_time
     def label(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -336,6 +488,7 @@ class Segmenter:
         return _predict(predictor, [self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
 
     @as_hipie_errors()
+    @_one_at_a_time
     def segment_everything(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -365,8 +518,11 @@ class Segmenter:
         )[0]
 
     @as_hipie_errors()
+    @_one_at_a_time
     def refer(
-        self, image: ImageLike | SetImage = SET_IMAGE, expressions: str | Sequence[str] = ()
+        self,
+        image: ImageLike | SetImage | PreparedImage = SET_IMAGE,
+        expressions: str | Sequence[str] = (),
     ) -> Segmentation:
         """Segment the object that each expression describes, in the order of the expressions.
 
@@ -382,6 +538,7 @@ class Segmenter:
         return _predict(predictor, [self.prepare(image)], expressions=read)[0]
 
     @as_hipie_errors()
+    @_one_at_a_time
     def refer_group(self, images: Iterable[ImageLike], expression: str) -> list[Segmentation]:
         """Segment the object that an expression describes in each of several images.
 
@@ -407,6 +564,7 @@ class Segmenter:
         return _predict(predictor, prepared, expression=expression)
 
     @as_hipie_errors()
+    @_one_at_a_time
     def prompt(
         self, image: ImageLike | SetImage = SET_IMAGE, prompts: Sequence[Any] = ()
     ) -> Segmentation:
@@ -421,6 +579,7 @@ class Segmenter:
         return _predict(predictor, [self.prepare(image)], prompts=prompts)[0]
 
     @as_hipie_errors()
+    @_one_at_a_time
     def like(
         self, image: ImageLike | SetImage = SET_IMAGE, examples: Sequence[Any] = ()
     ) -> Segmentation:
@@ -460,16 +619,19 @@ class Segmenter:
         return self._predictors[task]
 
     @as_hipie_errors()
-    def prepare(self, image: ImageLike | SetImage = SET_IMAGE) -> PreparedImage:
+    def prepare(self, image: ImageLike | SetImage | PreparedImage = SET_IMAGE) -> PreparedImage:
         """Read an image and resize it as the model is tested, or return the one that was set.
 
         Args:
-            image: see `set_image`; without it, the image that was set.
+            image: see `set_image`; without it, the image that was set. One that is prepared is
+                returned.
 
         Raises:
             ValueError: if there is neither, or it is not an image. None is not an image either,
                 also after `set_image`: it comes from a file that could not be read.
         """
+        if isinstance(image, PreparedImage):
+            return image
         if not isinstance(image, SetImage):
             pixels = to_rgb_array(image, self.cfg.INPUT.MAX_PIXELS)
             return self._resize(pixels, image_file_name(image))

@@ -37,7 +37,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, default: str | None = 
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files in it that hipie did not write",
+        help="replace files in it that hipie did not write; of many images, make all results anew",
     )
 
 
@@ -109,6 +109,18 @@ def unique_stems(images: Sequence[str]) -> list[str]:
     return stems
 
 
+def require_folder_name(folder: str) -> Path:
+    """Check that `--output` is a folder, or can become one.
+
+    Raises:
+        UsageError: if it is a file or is named like one.
+    """
+    path = Path(folder)
+    if not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in _FILE_SUFFIXES):
+        raise UsageError(f"--output {folder} is a file name; name a folder, which is made")
+    return path
+
+
 def require_writable(
     folder: str, names: Iterable[str], args: argparse.Namespace, inputs: Iterable[str]
 ) -> Path:
@@ -130,9 +142,7 @@ def require_writable(
     """
     from hipie.result_files import require_replaceable
 
-    path = Path(folder)
-    if not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in _FILE_SUFFIXES):
-        raise UsageError(f"--output {folder} is a file name; name a folder, which is made")
+    path = require_folder_name(folder)
     settings = (getattr(args, name, None) for name in ("weights", "config_file", "sam_weights"))
     read = [(name, "image") for name in inputs]
     read += [(name, "file") for name in settings if name and os.path.isfile(name)]

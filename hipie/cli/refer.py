@@ -1,11 +1,12 @@
-"""`hipie refer IMAGE EXPRESSION...`: segment the object that each expression describes."""
+"""`hipie refer IMAGE... EXPRESSION...`: segment the object that each expression describes."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
 from hipie.cli.files import (
@@ -16,6 +17,12 @@ from hipie.cli.files import (
     require_writable,
     save_result,
 )
+from hipie.cli.many_images import INPUT_HELP, add_run_arguments, is_run, run_on_images
+from hipie.errors import UsageError
+
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+    from hipie.segmentation import Segmentation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; by default that of the process.
 
     Returns:
-        0, the exit status.
+        The exit status: 0, or 1 if one of many images could not be segmented.
 
     Raises:
         ValueError, OSError: for input that cannot be used, in one sentence.
@@ -33,18 +40,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="hipie refer", description="Segment the object that an expression describes."
     )
-    parser.add_argument("image")
-    parser.add_argument("expression", nargs="+")
+    parser.add_argument("image", metavar="IMAGE", help=INPUT_HELP)
+    parser.add_argument(
+        "expression",
+        nargs="+",
+        metavar="EXPRESSION",
+        help="what is segmented; arguments before it that name files are images, too",
+    )
+    add_run_arguments(parser)
     add_output_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
-    expressions = [argument_text(expression) for expression in args.expression]
-    files = [expression for expression in expressions if os.path.exists(expression)]
-    require_one_image([args.image, *files], "hipie refer")
-    stem = Path(args.image).stem
-    folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [args.image])
-    result = build_segmenter(args).refer(args.image, expressions)
+    images, expressions = _split([args.image, *args.expression])
+    if is_run(args, images):
+        return run_on_images(
+            args,
+            images,
+            lambda: _build(args, expressions),
+            lambda: make_settings("hipie refer", args, expressions=expressions),
+            dict.fromkeys(expressions, "expression"),
+        )
+    image = require_one_image(images, "hipie refer")
+    stem = Path(image).stem
+    folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
+    result = build_segmenter(args).refer(image, expressions)
     settings = make_settings("hipie refer", args, expressions=expressions)
     save_result(result, folder, stem, settings)
-    report_if_empty(args.image, result)
+    report_if_empty(image, result)
     return 0
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the arguments into inputs and expressions, which follow them.
+
+    The first argument is an input, and those behind it as long as they name something that can be
+    read.
+
+    Raises:
+        UsageError: if there is no expression, or one is the name of a file.
+    """
+    from hipie.batch_inference.inputs import is_input
+
+    count = 1
+    while count < len(arguments) and is_input(arguments[count]):
+        count += 1
+    expressions = [argument_text(argument) for argument in arguments[count:]]
+    if not expressions:
+        raise UsageError(
+            f"{arguments[-1]} is the name of a file; write hipie refer IMAGE... EXPRESSION..."
+        )
+    for expression in expressions:
+        if os.path.isfile(expression):
+            raise UsageError(f"{expression} is the name of a file; images come before expressions")
+    return list(arguments[:count]), expressions
+
+
+def _build(
+    args: argparse.Namespace, expressions: list[str]
+) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
+    segmenter = build_segmenter(args)
+    return segmenter, lambda image: segmenter.refer(image, expressions)

@@ -1,11 +1,11 @@
-"""`hipie segment IMAGE --things NAMES --stuff NAMES --parts NAMES`: segment by class names."""
+"""`hipie segment IMAGE... --things NAMES --stuff NAMES --parts NAMES`: segment by class names."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hipie.cli.arguments import (
     add_class_arguments,
@@ -22,20 +22,25 @@ from hipie.cli.files import (
     require_writable,
     save_result,
 )
+from hipie.cli.many_images import INPUT_HELP, add_run_arguments, is_run, run_on_images
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
+    from hipie.predictor import Segmenter
+    from hipie.segmentation import Segmentation
+
+Classes = list[tuple[str, ...]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Segment one image, and write a drawing and a JSON file.
+    """Segment images, and write a drawing and a JSON file for each.
 
     Args:
         arguments: the command line; by default that of the process.
 
     Returns:
-        0, the exit status.
+        The exit status: 0, or 1 if one of many images could not be segmented.
 
     Raises:
         ValueError, OSError: for input that cannot be used, in one sentence.
@@ -47,26 +52,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError("--everything needs --sam, and cannot be combined with --parts")
     if not (things or stuff or parts or args.model):
         raise UsageError("name at least one class with --things, --stuff or --parts")
+    if is_run(args, args.image):
+        return _segment_many(args, things, stuff, parts)
     image = require_one_image(args.image, "hipie segment")
     stem = Path(image).stem
     folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
     sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
+    result = _segment(segmenter, image, args, things, stuff, parts, sam)
+    settings = _settings(args, things, stuff, parts)
+    save_result(result, folder, stem, settings, args.min_area)
+    if not len(result):
+        best = segmenter.best_score(image, things, stuff, parts)
+        hint = "; --min-score and --min-area set what is kept"
+        has_limits = args.min_score is not None or args.min_area is not None
+        report_no_segment(image, best, hint if has_limits else "")
+    return 0
+
+
+def _segment(
+    segmenter: Segmenter,
+    image: Any,
+    args: argparse.Namespace,
+    things: Classes,
+    stuff: Classes,
+    parts: Mapping[str, list[str]],
+    sam: Sam | None,
+) -> Segmentation:
+    """Segment one image as the arguments say."""
     if args.everything and sam is not None:
-        result = segmenter.segment_everything(image, sam, things, stuff)
-    else:
-        result = segmenter.segment(
-            image,
-            things,
-            stuff,
-            parts,
-            output=args.output_type,
-            min_score=args.min_score,
-            min_area=args.min_area or 0,
-            max_segments=args.max_segments,
-            sam=sam,
-        )
+        return segmenter.segment_everything(image, sam, things, stuff)
+    return segmenter.segment(
+        image,
+        things,
+        stuff,
+        parts,
+        output=args.output_type,
+        min_score=args.min_score,
+        min_area=args.min_area or 0,
+        max_segments=args.max_segments,
+        sam=sam,
+    )
+
+
+def _segment_many(
+    args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
+) -> int:
+    """Segment all inputs of a command line; see `run_on_images`."""
+
+    def build() -> tuple[Segmenter, Callable[[Any], Segmentation]]:
+        sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
+        if sam is not None:
+            sam.to(segmenter.device)
+        return segmenter, lambda image: _segment(segmenter, image, args, things, stuff, parts, sam)
+
+    kinds = {name[0]: "thing" for name in things} | dict.fromkeys(parts, "thing")
+    kinds |= {name[0]: "stuff" for name in stuff}
+    return run_on_images(
+        args, args.image, build, lambda: _settings(args, things, stuff, parts), kinds
+    )
+
+
+def _settings(
+    args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """Return the settings of result files."""
     requested = {
         "things": things,
         "stuff": stuff,
@@ -77,21 +128,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "max_segments": args.max_segments,
         "sam": args.sam or None,
     }
-    settings = make_settings("hipie segment", args, **requested)
-    save_result(result, folder, stem, settings, args.min_area)
-    if not len(result):
-        best = segmenter.best_score(image, things, stuff, parts)
-        hint = "; --min-score and --min-area set what is kept"
-        has_limits = args.min_score is not None or args.min_area is not None
-        report_no_segment(image, best, hint if has_limits else "")
-    return 0
+    return make_settings("hipie segment", args, **requested)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hipie segment", description="Segment things, stuff and parts by their names."
     )
-    parser.add_argument("image", nargs="+", metavar="IMAGE", help="one image file")
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help=INPUT_HELP)
+    add_run_arguments(parser)
     add_output_arguments(parser)
     parser.add_argument(
         "--output-type",

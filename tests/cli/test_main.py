@@ -363,10 +363,14 @@ def test_an_empty_result_names_the_best_score(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["segment", "IMAGE", "IMAGE", "--things", "dog"], "reads one image, not 2; for several"),
-        (["segment", "FOLDER", "--things", "dog"], "is a folder, and image files are read; for"),
-        (["refer", "FOLDER", "the dog"], "is a folder, and image files are read; for several"),
-        (["refer", "IMAGE", "IMAGE", "the dog"], "hipie refer reads one image, not 2"),
+        (["segment", "EMPTY", "--things", "dog"], "there is no image and no video in"),
+        (["segment", "*.webp", "--things", "dog"], "there is no image and no video in *.webp"),
+        (["segment", "FOLDER", "--things", "dog", "--output", "."], "into the folder that is read"),
+        (["segment", "IMAGE", "--things", "dog", "--format", "cocoa"], 'no format "cocoa"'),
+        (["segment", "IMAGE", "--things", "dog", "--image-root", "no"], "no such folder"),
+        (["refer", "EMPTY", "the dog"], "there is no image and no video in"),
+        (["refer", "IMAGE", "IMAGE"], "write hipie refer IMAGE... EXPRESSION..."),
+        (["refer", "IMAGE", "the dog", "IMAGE"], "images come before expressions"),
         (["group", "the dog", "FOLDER"], "is a folder, and image files are read; for several"),
         (["group", "IMAGE", "IMAGE"], "is a file; write hipie group EXPRESSION IMAGE"),
         (["demo", "--input", "FOLDER", "--things", "dog", "--output", "out"], "is a folder"),
@@ -379,7 +383,8 @@ def test_an_empty_result_names_the_best_score(
 def test_wrong_usage_says_what_is_accepted(
     image, tmp_path, monkeypatch, capsys, arguments, message
 ) -> None:
-    names = {"IMAGE": image, "FOLDER": str(tmp_path)}
+    (tmp_path / "empty").mkdir()
+    names = {"IMAGE": image, "FOLDER": str(tmp_path), "EMPTY": str(tmp_path / "empty")}
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.iterdir())
     with pytest.raises(SystemExit) as stop:

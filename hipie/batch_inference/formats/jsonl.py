@@ -1,0 +1,30 @@
+"""One line of JSON an image on the standard output, as results come."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from hipie.batch_inference.formats.base import ResultFormat, register_format
+from hipie.batch_inference.records import ImageRecord
+
+if TYPE_CHECKING:
+    from hipie.batch_inference.run_folder import RunFolder
+
+
+@register_format("jsonl")
+class JsonLinesFormat(ResultFormat):
+    """Lines on the standard output: `image` and `segments` of `Segmentation.to_dict`.
+
+    A run that is started again prints the lines of earlier images, too, without computing them, so
+    that the output is complete.
+    """
+
+    writes_to_stdout = True
+
+    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+        """Print the line of an image."""
+        line = json.dumps({"image": record.result["image"], "segments": record.result["segments"]})
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,149 @@
+"""Arguments of commands that read many images, and the run that they start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hipie.cli.files import require_folder_name
+from hipie.errors import UsageError, printable_message
+
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+    from hipie.segmentation import Segmentation
+
+INPUT_HELP = (
+    "image and video files, folders, patterns, @FILE with one of these a line, COCO files (.json)"
+)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about several inputs and the formats of results."""
+    group = parser.add_argument_group("many images")
+    group.add_argument("--recursive", action="store_true", help="read folders in folders, too")
+    group.add_argument(
+        "--every", type=_positive, default=None, metavar="N", help="read every Nth frame of videos"
+    )
+    group.add_argument(
+        "--image-root",
+        default="",
+        metavar="FOLDER",
+        help="folder of the images of COCO files (by default that of the COCO file)",
+    )
+    group.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="formats",
+        help="overlay, json (both by default), jsonl (to the standard output), ...; several with "
+        "commas",
+    )
+    group.add_argument(
+        "--strict", action="store_true", help="stop at the first image that cannot be segmented"
+    )
+
+
+def is_run(args: argparse.Namespace, images: Sequence[str]) -> bool:
+    """Whether a command is about more than one image file with the default formats."""
+    from hipie.batch_inference.inputs import is_one_image
+
+    options = (args.recursive, args.every, args.image_root, args.formats, args.strict)
+    return any(options) or not is_one_image(images)
+
+
+def run_on_images(
+    args: argparse.Namespace,
+    images: Sequence[str],
+    build: Callable[[], tuple[Segmenter, Callable[[Any], Segmentation]]],
+    make_settings: Callable[[], Mapping[str, Any]],
+    kinds: Mapping[str, str],
+) -> int:
+    """Segment all inputs of a command line into the folder `--output`.
+
+    Args:
+        args: with the arguments of `add_run_arguments` and of `add_output_arguments`.
+        images: the inputs; see `find_inputs`.
+        build: builds the model, and returns it with the call on one image.
+        make_settings: what result files say about the command; called after `build`.
+        kinds: kinds of the classes by name, in the order of their ids.
+
+    Returns:
+        The exit status: 0, or 1 if an image could not be segmented.
+
+    Raises:
+        UsageError: if there is nothing to read, or the folder cannot take the results.
+        InputError, MachineError: see `hipie.batch_inference.run`.
+    """
+    from hipie.batch_inference import RunFolder, Summary, find_inputs, run
+    from hipie.batch_inference.formats import build_formats
+    from hipie.batch_inference.model_identity import model_identity
+    from hipie.batch_inference.progress import choose_progress
+    from hipie.batch_inference.run_folder import require_writable_folder
+
+    formats = build_formats(args.formats)
+    require_folder_name(args.output)
+    if args.image_root and not os.path.isdir(args.image_root):
+        raise UsageError(f"--image-root {args.image_root}: there is no such folder")
+    inputs = find_inputs(
+        images,
+        recursive=args.recursive,
+        every=args.every or 1,
+        image_root=args.image_root,
+        exclude=args.output,
+    )
+    require_writable_folder(args.output)
+    segmenter, segment = build()
+    settings = dict(make_settings())
+    identity = _identity(settings, args) | model_identity(segmenter.model, segmenter.cfg)
+    summary = Summary()
+    with RunFolder(args.output, identity, settings=settings, overwrite=args.overwrite) as folder:
+        folder.add_class_names(kinds)
+        try:
+            run(
+                inputs,
+                folder,
+                formats,
+                segment,
+                strict=args.strict,
+                overwrite=args.overwrite,
+                max_pixels=segmenter.cfg.INPUT.MAX_PIXELS,
+                progress=choose_progress(),
+                summary=summary,
+            )
+        finally:
+            _print_summary(Path(args.output), summary)
+    return 1 if summary.failed else 0
+
+
+def _identity(settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that results depend on beside the model."""
+    ignored = {"version", "model", "config_file", "weights", "device", "opts"}
+    identity = {name: value for name, value in settings.items() if name not in ignored}
+    sam_weights = getattr(args, "sam_weights", "")
+    if sam_weights and os.path.isfile(sam_weights):
+        import hashlib
+
+        with open(sam_weights, "rb") as file:
+            identity["sam_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return identity
+
+
+def _print_summary(output: Path, summary: Any) -> None:
+    from hipie.batch_inference.run_folder import ERRORS
+
+    text = f"{output}: {summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    if summary.failed:
+        text += f" ({output / ERRORS})"
+    print(printable_message(text), file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of frames from 1")
+    return number

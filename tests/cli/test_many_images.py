@@ -1,0 +1,146 @@
+"""`hipie segment` and `hipie refer` with several inputs, by a segmenter without a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from hipie.cli import refer, segment
+from hipie.cli.main import main
+from tests.batch_inference import stub
+
+
+class StubSegmenter:
+    """Segments halves of images; `calls` are the arguments of every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.model = torch.nn.Linear(1, 1)
+        self.cfg = get_cfg()
+        self.cfg.INPUT.MAX_PIXELS = 10_000
+        self.device = torch.device("cpu")
+
+    def segment(self, image, things, stuff, parts, **options):
+        self.calls.append((things, stuff, parts, options))
+        return stub.segment(image)
+
+    def refer(self, image, expressions):
+        self.calls.append(tuple(expressions))
+        return stub.segment(image)
+
+
+@pytest.fixture
+def segmenter(monkeypatch):
+    built = StubSegmenter()
+    for module in (segment, refer):
+        monkeypatch.setattr(module, "build_segmenter", lambda _: built)
+    return built
+
+
+@pytest.fixture
+def photos(in_tmp):
+    for number in range(3):
+        stub.write_image(in_tmp / f"photos/{number}.png", number)
+    (in_tmp / "photos/more").mkdir()
+    stub.write_image(in_tmp / "photos/more/0.png", 9)
+    return in_tmp / "photos"
+
+
+def test_folders_are_segmented(photos, segmenter, capsys):
+    command = ["segment", "photos", "--things", "dog", "--stuff", "grass", "--min-area", "5"]
+    assert main([*command, "--recursive"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["output: 4 done, 0 skipped, 0 failed"]
+    content = json.loads((photos.parent / "output/more/0.json").read_text())
+    assert content["settings"]["things"] == [["dog"]]
+    assert content["settings"]["program"] == "hipie segment"
+    assert [entry["category"] for entry in content["segments"]] == ["dog", "grass"]
+    assert segmenter.calls[0][3]["min_area"] == 5
+    (photos / "bad.png").write_text("no image")
+    assert main([*command, "--recursive"]) == 1
+    assert len(segmenter.calls) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "output: 0 done, 4 skipped, 1 failed (output/errors.jsonl)"
+    ]
+    with pytest.raises(SystemExit, match="photos/bad.png"):
+        main([*command, "--recursive", "--strict"])
+
+
+def test_other_vocabularies_weights_and_keys_are_refused(photos, segmenter, capsys):
+    assert main(["segment", "photos", "--things", "dog"]) == 0
+
+    def refused(*more):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["segment", "photos", "--things", "dog", *more])
+        assert stop.value.code == 2
+        return capsys.readouterr().err.splitlines()[0]
+
+    assert "another stuff: not given, and now it is" in refused("--stuff", "sky")
+    assert "another min_score" in refused("--min-score", "0.5")
+    segmenter.cfg.INPUT.MIN_SIZE_TEST = 123
+    assert "another INPUT.MIN_SIZE_TEST: 800, and now it is 123" in refused()
+    segmenter.cfg.INPUT.MIN_SIZE_TEST = 800
+    torch.nn.init.zeros_(segmenter.model.weight)
+    assert "another weights" in refused()
+    assert main(["segment", "photos", "--things", "dog", "--overwrite"]) == 0
+    assert main(["segment", "photos", "--things", "dog"]) == 0
+    assert len(segmenter.calls) == 6
+
+
+def test_ctrl_c_keeps_what_was_written(photos, segmenter, capsys):
+    calls = []
+
+    def interrupted(image, *_, **__):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return stub.segment(image)
+
+    segmenter.segment = interrupted
+    with pytest.raises(SystemExit) as stop:
+        main(["segment", "photos", "--things", "dog"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines() == ["output: 1 done, 0 skipped, 0 failed"]
+    assert main(["segment", "photos", "--things", "dog"]) == 0
+    assert len(calls) == 4
+
+
+def test_lines_go_to_the_standard_output_alone(photos, segmenter, capsys):
+    assert main(["segment", "photos", "--things", "dog", "--format", "jsonl"]) == 0
+    printed = capsys.readouterr()
+    files = [json.loads(line)["image"]["file"] for line in printed.out.splitlines()]
+    assert files == ["photos/0.png", "photos/1.png", "photos/2.png"]
+    assert "3 done" in printed.err
+    assert not list((photos.parent / "output").glob("*.png"))
+
+
+def test_expressions_follow_the_images(photos, segmenter):
+    command = ["refer", "photos/0.png", "photos/more", "photos/[12].png", "the dog", "a [red] cat"]
+    assert main(command) == 0
+    assert segmenter.calls == [("the dog", "a [red] cat")] * 4
+    content = json.loads((photos.parent / "output/more/0.json").read_text())
+    assert content["settings"]["expressions"] == ["the dog", "a [red] cat"]
+
+
+def test_large_images_are_failures(photos, segmenter, capsys):
+    stub.write_image(photos / "large.png", 0, (200, 200))
+    assert main(["segment", "photos", "--things", "dog"]) == 1
+    (line,) = (photos.parent / "output/errors.jsonl").read_text().splitlines()
+    assert "too many pixels" in json.loads(line)["error"]
+
+
+def test_nothing_is_left_by_a_command_that_builds_no_model(photos, monkeypatch):
+    from hipie.errors import InputError
+
+    def refuse(_):
+        raise InputError("no such model")
+
+    monkeypatch.setattr(segment, "build_segmenter", refuse)
+    with pytest.raises(SystemExit, match="no such model"):
+        main(["segment", "photos", "--things", "dog"])
+    assert not (photos.parent / "output").exists()

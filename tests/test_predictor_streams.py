@@ -1,0 +1,132 @@
+"""`Segmenter.segment_batch` and `stream`, and one `Segmenter` in several threads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hipie import Segmenter
+from hipie.errors import InputError
+from hipie.predictor import READ_AHEAD
+from hipie.vocabularies.vocabulary import VocabularyError
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_weights: Path, tiny_text: Path) -> Segmenter:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.OBJECT_MASK_THRESHOLD", 0.0]
+    opts += ["MODEL.HIPIE.HIDDEN_DIM", 64, "MODEL.HIPIE.OVERLAP_THRESHOLD", 0.0]
+    return Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
+
+
+def image_of(number: int) -> np.ndarray:
+    shape = (40 + 3 * (number % 4), 50, 3)
+    return np.random.default_rng(number).integers(0, 255, shape, dtype=np.uint8)
+
+
+def test_batches_and_streams_are_the_single_results_in_order(segmenter) -> None:
+    images = [image_of(number) for number in range(5)]
+    single = [segmenter.segment(image, ["dog"], ["sky"], min_area=3) for image in images]
+    assert segmenter.segment_batch(images, ["dog"], ["sky"], min_area=3) == single
+    assert list(segmenter.stream(iter(images), "dog", "sky", min_area=3)) == single
+    assert any(len(result) for result in single)
+    referred = [segmenter.refer(image, "the dog") for image in images]
+    assert list(segmenter.stream(images, expressions="the dog")) == referred
+    assert segmenter.segment_batch([], ["dog"]) == []
+
+
+def test_streams_take_images_when_their_turn_is_near(segmenter) -> None:
+    taken = []
+
+    def endless():
+        for number in count():
+            taken.append(number)
+            yield image_of(number)
+
+    stream = segmenter.stream(endless(), ["dog"])
+    assert taken == []
+    for position, _ in enumerate(islice(stream, 4), 1):
+        assert len(taken) <= position + READ_AHEAD
+    stream.close()
+
+
+def test_images_that_cannot_be_segmented_are_raised_or_reported(segmenter, tmp_path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    images = [image_of(0), bad, None, image_of(1)]
+    errors = []
+    results = list(
+        segmenter.stream(images, ["dog"], on_error=lambda *failed: errors.append(failed))
+    )
+    assert [result.image.shape for result in results] == [(40, 50, 3), (43, 50, 3)]
+    assert [image for image, _ in errors] == [bad, None]
+    assert str(bad) in str(errors[0][1])
+    stream = segmenter.stream(images, ["dog"])
+    assert next(stream).image.shape == (40, 50, 3)
+    with pytest.raises(InputError, match="bad.png"):
+        next(stream)
+
+
+def test_requests_that_cannot_be_met_are_refused_at_once(segmenter) -> None:
+    with pytest.raises(VocabularyError):
+        segmenter.stream([image_of(0)], ["dog", "dog"])
+    with pytest.raises(InputError, match="expression"):
+        segmenter.stream([image_of(0)], expressions=["the dog", 3])
+    with pytest.raises(InputError, match="not both"):
+        segmenter.stream([image_of(0)], ["dog"], expressions="the dog")
+    for single in ("image.jpg", Path("image.jpg"), b"bytes", 7):
+        with pytest.raises(InputError, match="stream needs several images"):
+            segmenter.stream(single, ["dog"])
+
+
+def test_threads_share_one_segmenter(segmenter) -> None:
+    """Every call has the result that it has alone, whatever vocabularies the others use."""
+    requests = [
+        (image_of(number), [f"thing {chr(97 + number % 7)}", "dog"], ["sky", "grass"][: number % 3])
+        for number in range(24)
+    ]
+    alone = [segmenter.segment(*request) for request in requests]
+    referred = [segmenter.refer(image, names) for image, names, _ in requests]
+
+    def call(position: int):
+        image, things, stuff = requests[position]
+        if position % 2:
+            return segmenter.segment(image, things, stuff)
+        return segmenter.refer(image, things)
+
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(call, range(24)))
+    for position, result in enumerate(together):
+        assert result == (alone if position % 2 else referred)[position]
+
+
+def test_calls_of_threads_do_not_overlap_in_the_model(segmenter, monkeypatch) -> None:
+    active, most = 0, 0
+    forward = segmenter.model.forward
+
+    def watched(*args, **kwargs):
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            active -= 1
+
+    monkeypatch.setattr(segmenter.model, "forward", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: segmenter.segment(image_of(number), ["dog"]), range(8)))
+    assert most == 1
+
+
+def test_segmenters_are_copied(segmenter) -> None:
+    result = segmenter.segment(image_of(0), ["dog"], ["sky"])
+    for copied in (copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
+        assert copied.segment(image_of(0), ["dog"], ["sky"]) == result
