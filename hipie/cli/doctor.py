@@ -15,6 +15,8 @@ import torch
 
 from hipie.ops import explain
 from hipie.ops.explanation import build_command
+from hipie.ops.installed_clients import installed_clients
+from hipie.ops.patching import active_patches
 
 DETECTRON2 = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
 
@@ -31,6 +33,10 @@ def report() -> tuple[list[str], bool]:
         explanation = explain(torch.empty((1, 1, 1, 1), device=device))
         lines += [f"deformable attention on {device}:", *_indent(str(explanation)), ""]
         complete = complete and explanation.mend is None
+    lines.append("what hipie.ops.patch() would serve of the installed packages:")
+    lines += [f"  {client}" for client in installed_clients()] or ["  nothing"]
+    for handle in active_patches():
+        lines += _indent(str(handle))
     lines.append("packages:")
     for name in ("hipie", "torchvision", "transformers", "timm", "numpy"):
         lines.append(f"  {name} {_version(name)}")

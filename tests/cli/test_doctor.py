@@ -28,3 +28,15 @@ def test_missing_detectron2_is_reported_with_its_command(monkeypatch):
     lines, complete = doctor.report()
     assert not complete
     assert any("git+https://github.com/facebookresearch/detectron2" in line for line in lines)
+
+
+def test_report_lists_what_a_patch_serves(monkeypatch):
+    import hipie.ops
+    from hipie.ops.installed_clients import Client
+
+    clients = [Client("shelf", "1.0", {"shelf.one:f": "function"}, ["shelf.two:g"])]
+    monkeypatch.setattr(doctor, "installed_clients", lambda: clients)
+    with hipie.ops.patch("shelf_that_is_not_installed"):
+        lines, _ = doctor.report()
+    assert "  shelf 1.0: one; left alone, of an unknown form: shelf.two:g" in lines
+    assert any("hipie.ops.patch of shelf_that_is_not_installed" in line for line in lines)
