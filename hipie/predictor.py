@@ -523,19 +523,25 @@ class Segmenter:
         self,
         image: ImageLike | SetImage | PreparedImage = SET_IMAGE,
         expressions: str | Sequence[str] = (),
+        *,
+        threshold: float | None = None,
     ) -> Segmentation:
         """Segment the object that each expression describes, in the order of the expressions.
 
         Args:
             image: see `set_image`; without it, the image that was set.
             expressions: one expression or several.
+            threshold: an expression whose best object has a lower score in 0..1 describes nothing:
+                its mask is empty, its score is kept. By default `MODEL.HIPIE.TEST.NO_TARGET` of
+                the model's configuration; 0 = every expression describes something.
 
         Raises:
-            ValueError: without an expression, or for one without any letter.
+            ValueError: without an expression, for one without any letter, or for a threshold that
+                is not in 0..1.
         """
         predictor = self.task_predictor("referring", "refer")
         read = read_expressions(expressions)
-        return _predict(predictor, [self.prepare(image)], expressions=read)[0]
+        return _predict(predictor, [self.prepare(image)], expressions=read, threshold=threshold)[0]
 
     @as_hipie_errors()
     @_one_at_a_time

@@ -13,6 +13,7 @@ from hipie import Segmenter
 from hipie.checkpoint import CheckpointError
 from hipie.cli import train
 from hipie.data.image_io import ImageError
+from hipie.errors import InputError
 from hipie.predictor import SET_IMAGE
 from hipie.task_predictors.universal import ClassRequest
 from hipie.vocabularies import vocabulary as vocabulary_module
@@ -20,6 +21,7 @@ from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 THINGS, STUFF = ["dog", "car"], ["grass", "sky"]
+NO_TARGET = "MODEL.HIPIE.TEST.NO_TARGET"
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,37 @@ def test_refer_returns_one_segment_an_expression_in_order(segmenter, image) -> N
     assert result.labels == expressions
     alone = segmenter.refer(image, expressions[1])
     assert np.array_equal(result.masks[1], alone.masks[0])
+
+
+def test_expressions_below_the_threshold_describe_nothing(segmenter, image) -> None:
+    expressions = ["the red dog", "the largest car"]
+    best = segmenter.refer(image, expressions, threshold=0)
+    assert best.areas.any() and best == segmenter.refer(image, expressions)
+    low, high = sorted(best.scores.tolist())
+    assert low < high
+    for threshold in ((low + high) / 2, 1):
+        accepted = segmenter.refer(image, expressions, threshold=threshold)
+        assert np.array_equal(accepted.scores, best.scores)
+        expected = np.where(best.scores >= threshold, best.areas, 0)
+        assert accepted.areas.tolist() == expected.tolist()
+    for threshold, message in ((1.5, "0 to 1, and is 1.5"), ("half", "must be a number")):
+        with pytest.raises(InputError, match=message):
+            segmenter.refer(image, expressions, threshold=threshold)
+
+
+def test_threshold_of_the_configuration_is_the_default(segmenter, image, tiny_weights) -> None:
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", segmenter.cfg.MODEL.HIPIE.TEXT.SOURCE]
+    opts += ["MODEL.HIPIE.HIDDEN_DIM", 64]
+    strict = Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, NO_TARGET, 1.0])
+    assert not strict.refer(image, "the largest car").areas.any()
+    assert strict.refer(image, "the largest car", threshold=0).areas.all()
+    prepared = strict.prepare(image)
+    assert len(prepared.run(expressions=["the largest car"])["referring"][0]) == 0
+    request = {"expressions": ["the largest car"], "results": ("best_instances",)}
+    (best,) = prepared.run(**request)["referring"]
+    assert len(best) == 1
+    with pytest.raises(InputError, match="NO_TARGET must be in 0 to 1"):
+        Segmenter.from_config(TINY, tiny_weights, "cpu", [*opts, NO_TARGET, -0.5])
 
 
 def test_models_without_groups_segment_a_group_image_by_image(segmenter, image) -> None:

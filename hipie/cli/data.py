@@ -1,4 +1,7 @@
-"""Command `hipie data`: `show DATASET --output DIR` draws a data set, `check DATASET` checks it."""
+"""Command `hipie data`: `show DATASET` draws a data set, `check` checks it.
+
+`expressions` makes referring expressions from its objects.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,19 @@ from collections.abc import Sequence
 from importlib import import_module
 
 # Modules with `main(arguments) -> int`, imported when they run: the help needs none of them.
-COMMANDS = {"show": "hipie.cli.data_show", "check": "hipie.cli.data_check"}
+COMMANDS = {
+    "show": "hipie.cli.data_show",
+    "check": "hipie.cli.data_check",
+    "expressions": "hipie.cli.data_expressions",
+}
 USAGE = (
-    "usage: hipie data {show,check} DATASET ...; add --help for the arguments; --model NAME is the "
-    "--config-file of a model"
+    "usage: hipie data {show,check,expressions} DATASET ...; add --help for the arguments; --model "
+    "NAME is the --config-file of a model"
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the two commands.
+    """Run one of the commands.
 
     Args:
         arguments: the command line; by default that of the process.

@@ -47,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="EXPRESSION",
         help="what is segmented; arguments before it that name files are images, too",
     )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="score in 0 to 1 below which an expression describes nothing; by default that of the "
+        "configuration (MODEL.HIPIE.TEST.NO_TARGET), 0: every expression describes something",
+    )
     add_run_arguments(parser)
     add_output_arguments(parser)
     add_model_arguments(parser)
@@ -57,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args,
             images,
             lambda: _build(args, expressions),
-            lambda: make_settings("hipie refer", args, expressions=expressions),
+            lambda: _settings(args, expressions),
             dict.fromkeys(expressions, "expression"),
         )
     image = require_one_image(images, "hipie refer")
     stem = Path(image).stem
     folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
-    result = build_segmenter(args).refer(image, expressions)
-    settings = make_settings("hipie refer", args, expressions=expressions)
+    result = build_segmenter(args).refer(image, expressions, threshold=args.threshold)
+    settings = _settings(args, expressions)
     save_result(result, folder, stem, settings)
     report_if_empty(image, result)
     return 0
@@ -99,4 +106,8 @@ def _build(
     args: argparse.Namespace, expressions: list[str]
 ) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
     segmenter = build_segmenter(args)
-    return segmenter, lambda image: segmenter.refer(image, expressions)
+    return segmenter, lambda image: segmenter.refer(image, expressions, threshold=args.threshold)
+
+
+def _settings(args: argparse.Namespace, expressions: list[str]) -> dict[str, Any]:
+    return make_settings("hipie refer", args, expressions=expressions, threshold=args.threshold)

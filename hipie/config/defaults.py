@@ -196,6 +196,10 @@ def _test_keys() -> CN:
     # Semantic and part sets with a `background_class`: a pixel is background where the best score
     # of the other classes is below this. Evaluations write the mIoU of other thresholds.
     node.BACKGROUND_THRESHOLD = 0.5
+    # An expression describes nothing where the score of the best query (0 to 1) is below this; 0:
+    # off, the best query always counts (published). Evaluations of expressions of which some have
+    # no target report the threshold with the best gIoU.
+    node.NO_TARGET = 0.0
     # The stuff decoder scores things as well in panoptic inference.
     node.THING_SCORES_FROM_STUFF_DECODER = False
     # Semantic and panoptic inference use the stuff decoder only.

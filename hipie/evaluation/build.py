@@ -257,7 +257,14 @@ def refer(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> Dataset
 @EVALUATOR_REGISTRY.register()
 def grefer(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
     """Build the evaluator of gRefCOCO."""
-    return GeneralizedReferringEvaluator(dataset_name, **_options(dataset_name))
+    architecture = meta_architecture(cfg)
+    by_score = architecture is not None and architecture.rejects_expressions_by_score
+    return GeneralizedReferringEvaluator(
+        dataset_name,
+        no_target_threshold=cfg.MODEL.HIPIE.TEST.NO_TARGET if by_score else None,
+        output_folder=output_folder,
+        **_options(dataset_name),
+    )
 
 
 @EVALUATOR_REGISTRY.register()

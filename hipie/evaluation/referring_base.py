@@ -9,7 +9,9 @@ from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
+from numpy.typing import NDArray
 
+from hipie.data.io.rle import RLE
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import sum_integers
 from hipie.evaluation.metrics.expression_iou import (
@@ -77,6 +79,7 @@ class ExpressionEvaluator(DatasetEvaluator):
             for (expression, prediction, target), instances in zip(
                 matches, output["referring"], strict=True
             ):
+                prediction = self._accepted(expression, prediction, target, instances)
                 groups = [ALL, *self._groups(expression)]
                 overlap = mask_overlap(prediction, target)
                 for group in groups:
@@ -111,6 +114,16 @@ class ExpressionEvaluator(DatasetEvaluator):
         return defaultdict(
             OverlapCounts, {group: OverlapCounts(values) for group, values in sums.items()}
         )
+
+    def _accepted(
+        self,
+        expression: dict[str, Any],
+        prediction: RLE | NDArray[Any],
+        target: RLE | NDArray[Any],
+        instances: Instances,
+    ) -> RLE | NDArray[Any]:
+        """Return the mask that counts: by default the prediction."""
+        return prediction
 
     @abstractmethod
     def _groups(self, expression: dict[str, Any]) -> Iterable[str]:

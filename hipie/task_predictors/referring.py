@@ -18,22 +18,35 @@ class ReferringPredictor(TaskPredictor):
     model_task = "referring"
 
     def predict(
-        self, images: Sequence[PreparedImage], *, expressions: str | Sequence[str]
+        self,
+        images: Sequence[PreparedImage],
+        *,
+        expressions: str | Sequence[str],
+        threshold: float | None = None,
     ) -> list[Segmentation]:
         """Segment what expressions describe, in each of several images.
 
         Args:
             images: one or more.
             expressions: one expression or several; the same for all images.
+            threshold: score in 0..1 below which an expression describes nothing; None = the
+                model's, `MODEL.HIPIE.TEST.NO_TARGET`.
 
         Returns:
-            One result an image; an expression that describes nothing has an empty mask.
+            One result an image. An expression that describes nothing has an empty mask, and the
+            score of what was rejected.
 
         Raises:
-            ValueError: without any expression.
+            ValueError: without any expression, or for a threshold that is no score.
         """
         expressions = read_expressions(expressions)
-        return [_refer(image, expressions) for image in images]
+        if threshold is None:
+            threshold = self.model.no_target_threshold
+        elif isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise InputError(f"threshold must be a number, not {describe(threshold)}")
+        elif not 0 <= threshold <= 1:
+            raise InputError(f"threshold must be in 0 to 1, and is {threshold}")
+        return [_refer(image, expressions, threshold) for image in images]
 
 
 def read_expressions(expressions: str | Iterable[str] | None) -> list[str]:
@@ -56,14 +69,17 @@ def read_expressions(expressions: str | Iterable[str] | None) -> list[str]:
     return read
 
 
-def _refer(image: PreparedImage, expressions: list[str]) -> Segmentation:
+def _refer(image: PreparedImage, expressions: list[str], threshold: float) -> Segmentation:
     segments = []
-    outputs = image.run(expressions=expressions)["referring"]
+    # Of models that reject by the score: whatever the score, which is a result.
+    outputs = image.run(expressions=expressions, results=("best_instances",))["referring"]
     for expression, instances in zip(expressions, outputs, strict=True):
         if len(instances):
             mask = instances.pred_masks[0].cpu().numpy().astype(bool)
             score = float(instances.scores[0])
         else:
             mask, score = np.zeros(image.size, bool), 0.0
+        if score < threshold:
+            mask = np.zeros(image.size, bool)
         segments.append(Segment(expression, "expression", mask, score))
     return Segmentation(image.pixels, segments, tuple(expressions))

@@ -186,7 +186,8 @@ def test_group_results_are_written_by_file(image, tmp_path, monkeypatch, capsys)
 def test_expressions_without_a_mask_are_said(image, tmp_path, monkeypatch, capsys) -> None:
     class Empty:
         @staticmethod
-        def refer(name, expressions):
+        def refer(name, expressions, *, threshold):
+            assert threshold == 0.5
             segments = [
                 Segment(expression, "expression", np.zeros((70, 90), bool), score)
                 for expression, score in zip(expressions, (0.12, 0.34), strict=True)
@@ -195,13 +196,14 @@ def test_expressions_without_a_mask_are_said(image, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(refer, "build_segmenter", lambda _: Empty)
     out = ["--output", str(tmp_path / "out")]
-    assert main(["refer", image, "the dog", "the cat", *out]) == 0
+    assert main(["refer", image, "the dog", "the cat", "--threshold", "0.5", *out]) == 0
     assert f'{image}: nothing was found; the best score is 0.34 ("the cat")' in (
         capsys.readouterr().err
     )
     written = json.loads((tmp_path / "out/image.json").read_text())
     assert [entry["category"] for entry in written["segments"]] == ["the dog", "the cat"]
     assert written["settings"]["expressions"] == ["the dog", "the cat"]
+    assert written["settings"]["threshold"] == 0.5
     monkeypatch.setattr(group, "build_segmenter", lambda *_, **__: GroupStub)
     assert main(["group", "the dog", image, *out]) == 0
     assert 'none of the images shows "the dog"' in capsys.readouterr().err
@@ -465,7 +467,7 @@ def test_help_and_version_import_little() -> None:
     )
     for arguments, expected in (
         (["--version"], f"hipie {__version__}"),
-        (["data", "--help"], "hipie data {show,check}"),
+        (["data", "--help"], "hipie data {show,check,expressions}"),
         (["segment", "--help"], "--max-segments"),
     ):
         command = [sys.executable, "-c", program, *arguments]

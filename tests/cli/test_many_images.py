@@ -27,7 +27,7 @@ class StubSegmenter:
         self.calls.append((things, stuff, parts, options))
         return stub.segment(image)
 
-    def refer(self, image, expressions):
+    def refer(self, image, expressions, *, threshold):
         self.calls.append(tuple(expressions))
         return stub.segment(image)
 

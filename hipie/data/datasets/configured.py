@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
 from hipie.config.dataset_entries import ENTRY_FORMS, split_entry
+from hipie.data.datasets.catalog import register_dataset
 from hipie.data.datasets.coco_format import register_coco
 from hipie.data.datasets.label_map_format import register_parts, register_semantic
 from hipie.data.datasets.panoptic_format import register_coco_panoptic
@@ -44,7 +46,25 @@ def _panoptic(values: list[Any], options: dict[str, Any]) -> None:
 
 
 def _referring(values: list[Any], options: dict[str, Any]) -> None:
-    register_referring(*values, **options)
+    name, refs_file, _, image_root = values
+    if Path(refs_file).is_file():
+        register_referring(*values, **options)
+        return
+
+    # The file may be made later (hipie data expressions): the entry is an error when it is used.
+    def load() -> list[dict[str, Any]]:
+        raise FileNotFoundError(
+            f'{refs_file}, the refs of the data set "{name}" (DATASETS.REFERRING), does not exist'
+        )
+
+    register_dataset(
+        name,
+        load,
+        task="referring",
+        evaluator_type=options.get("evaluator") or "grefer",
+        image_root=str(image_root),
+        annotations_have_classes=True,
+    )
 
 
 def _groups(values: list[Any], options: dict[str, Any]) -> None:

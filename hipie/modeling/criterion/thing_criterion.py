@@ -44,7 +44,7 @@ class ThingCriterion(Criterion):
 
     Decoder layers are matched by SimOTA to the things; denoising queries and the encoder's
     proposals (Hungarian, all objects of one class) learn from stuff too, except for its boxes. A
-    batch without a single thing gives zeros.
+    batch without a single thing gives zeros, see `learn_from_empty_batches`.
 
     Losses of a layer are divided by its number of pairs, box losses by the pairs that are things.
     These counts are of this process alone, as published, unless `average_normalizers` is on: then
@@ -59,6 +59,10 @@ class ThingCriterion(Criterion):
         average_normalizers: see above.
         supervise_last_iou: also supervise the IoU head of the last layer, which inference reads.
             The published system does not.
+        learn_from_empty_batches: in a batch without any object, of all processes with
+            `average_normalizers`, all queries learn that they are no object, as if every image (or
+            expression) had one pair. As published such a batch gives zeros, since every expression
+            has a target there.
     """
 
     @configurable
@@ -70,6 +74,7 @@ class ThingCriterion(Criterion):
         matcher: Matcher | None = None,
         average_normalizers: bool = False,
         supervise_last_iou: bool = False,
+        learn_from_empty_batches: bool = False,
     ) -> None:
         super().__init__()
         if int(IMPORTANCE_RATIO * num_points) < 1:
@@ -78,11 +83,12 @@ class ThingCriterion(Criterion):
         self.matcher = matcher or SimOTAMatcher()
         self.average_normalizers = average_normalizers
         self.supervise_last_iou = supervise_last_iou
+        self.learn_from_empty_batches = learn_from_empty_batches
         self.proposal_matcher = HungarianMatcher(CostWeights())
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.HIPIE.LOSS`."""
+        """Constructor arguments from `MODEL.HIPIE.LOSS` and `INPUT.GENERALIZED_EXPRESSIONS`."""
         loss = cfg.MODEL.HIPIE.LOSS
         return {
             "num_points": loss.NUM_POINTS,
@@ -90,6 +96,7 @@ class ThingCriterion(Criterion):
             "matcher": build_matcher(loss.THING_MATCHER, cfg),
             "average_normalizers": loss.AVERAGE_NORMALIZERS,
             "supervise_last_iou": loss.SUPERVISE_LAST_IOU,
+            "learn_from_empty_batches": cfg.INPUT.GENERALIZED_EXPRESSIONS,
         }
 
     def steps(
@@ -241,11 +248,14 @@ class ThingCriterion(Criterion):
         any_thing = objects.is_thing.sum().float()[None]
         groups = pairs.new_ones(num_layers)
         groups[num_matching:] = copies
-        groups = torch.cat([groups, groups, pairs.new_ones(1)])
-        counts = torch.cat([pairs, missing, things, missing, any_thing]) / groups
+        groups = torch.cat([groups, groups, pairs.new_ones(2)])
+        images = pairs.new_full((1,), float(objects.num_images))
+        counts = torch.cat([pairs, missing, things, missing, any_thing, images]) / groups
         if self.average_normalizers:
             counts = average_over_processes(counts)
-        counts = counts * groups
+        counts, images = (counts * groups).split([len(counts) - 1, 1])
+        if self.learn_from_empty_batches:
+            counts = torch.where(counts.sum() > 0, counts, images)
         inverse = torch.where(counts > 0, 1 / counts.clamp(min=1e-6), 0.0)
         return inverse[:num_layers], inverse[num_layers:-1], (counts[-1] > 0).float()
 

@@ -216,7 +216,19 @@ def inference_settings(cfg: CfgNode) -> InferenceSettings:
         panoptic_from_stuff_decoder_only=test.PANOPTIC_FROM_STUFF_DECODER_ONLY,
         consistent_parts=test.CONSISTENT_PARTS,
         unfused_expression_features=test.UNFUSED_EXPRESSION_FEATURES,
+        no_target_threshold=_no_target_threshold(test.NO_TARGET),
     )
+
+
+def _no_target_threshold(value: float) -> float:
+    """Check `MODEL.HIPIE.TEST.NO_TARGET`.
+
+    Raises:
+        InputError: if it is no score.
+    """
+    if not 0 <= value <= 1:
+        raise InputError(f"MODEL.HIPIE.TEST.NO_TARGET must be in 0 to 1 (0: off), not {value}")
+    return float(value)
 
 
 def build_clip_ensemble(cfg: CfgNode) -> ClipEnsemble:

@@ -39,6 +39,7 @@ from hipie.modeling.meta_arch.inputs import (
 from hipie.modeling.meta_arch.postprocess import (
     raw_branch,
     requested_settings,
+    requested_threshold,
     vocabulary_results,
 )
 from hipie.modeling.postprocessing.referring_inference import referring_inference
@@ -83,7 +84,8 @@ class HIPIE(SegmentationModel):
 
     Returns in training a dict of losses; otherwise a dict an image: `instances`, `sem_seg`
     [K, H, W] and `panoptic_seg` for a vocabulary (with `part_seg` where it has classes and their
-    parts), `referring` (a list of `Instances`, the best one of every expression) for expressions.
+    parts), `referring` (a list of `Instances`: the best one of every expression, or none where its
+    score is below `MODEL.HIPIE.TEST.NO_TARGET`) for expressions.
 
     Args:
         backbone: of `BACKBONE_REGISTRY`.
@@ -111,6 +113,7 @@ class HIPIE(SegmentationModel):
 
     tasks = frozenset({"universal", "parts", "referring"})
     supports_image_features: ClassVar[bool] = True
+    rejects_expressions_by_score: ClassVar[bool] = True
 
     @configurable
     def __init__(
@@ -141,6 +144,7 @@ class HIPIE(SegmentationModel):
         self.thing_criterion = thing_criterion
         self.stuff_criterion = stuff_criterion
         self.settings = settings
+        self.no_target_threshold = settings.no_target_threshold
         self.input_config = input_config
         self.propagate_part_to_whole = propagate_part_to_whole
         self.average_normalizers = average_normalizers
@@ -490,6 +494,7 @@ class HIPIE(SegmentationModel):
                     things.of_image(pair, self.things.mask_head),
                     input_size=sizes[image],
                     output_size=output_size(inputs[image], sizes[image]),
+                    no_target_threshold=requested_threshold(inputs[image], self.settings),
                 )
                 results[image]["referring"].append(best)
         return results

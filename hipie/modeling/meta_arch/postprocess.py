@@ -46,6 +46,15 @@ def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> Inf
     )
 
 
+def requested_threshold(item: dict[str, Any], settings: InferenceSettings) -> float:
+    """Return the score below which an expression of an input describes nothing.
+
+    It is that of the settings, unless `results` of the input have "best_instances": then the best
+    query of every expression is requested, whatever its score.
+    """
+    return 0.0 if "best_instances" in item.get("results", ()) else settings.no_target_threshold
+
+
 def vocabulary_results(
     output: HIPIEOutput,
     image: int,

@@ -33,16 +33,23 @@ def best_query(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, T
     return query, score
 
 
-def referring_inference(things: ImageQueries, *, input_size: Size, output_size: Size) -> Instances:
+def referring_inference(
+    things: ImageQueries,
+    *,
+    input_size: Size,
+    output_size: Size,
+    no_target_threshold: float = 0.0,
+) -> Instances:
     """Build the best instance for an (image, expression) pair.
 
     Args:
         things: predictions of the thing decoder for the pair, one logit a query.
         input_size: (height, width) of the unpadded image.
         output_size: (height, width) of the results.
+        no_target_threshold: score below which the expression describes nothing.
 
     Returns:
-        One instance, or none if its box is empty.
+        One instance, or none if its score is below the threshold or its box is empty.
     """
     boxes = things.layer.boxes[0]
     frame = ImageFrame(input_size, output_size)
@@ -50,6 +57,8 @@ def referring_inference(things: ImageQueries, *, input_size: Size, output_size: 
         query, score = best_query(things.token_logits, things.iou_logits)
         queries, label = query[None], torch.zeros_like(query[None])
         best = InstanceCandidates.from_pairs(boxes, queries, score[None], label, frame)
-        kept = kept_pairs(*to_host([best.is_valid]))
+        finite, is_shown = best.is_valid.unbind(1)
+        is_valid = torch.stack([finite, is_shown & (score >= no_target_threshold)], dim=1)
+        kept = kept_pairs(*to_host([is_valid]))
         mask_logits = things.masks(queries[: len(kept)])
         return instance_inference(best, kept, mask_logits, kept, frame)

@@ -80,6 +80,7 @@ class InferenceSettings:
         consistent_parts: whether `enforce_part_consistency` is applied to the semantic map.
         unfused_expression_features: whether queries are compared with an expression as it is before
             fusion with the image, as published weights expect; in training it is after.
+        no_target_threshold: an expression whose best query has a lower score describes nothing.
     """
 
     instance_on: bool = True
@@ -98,6 +99,7 @@ class InferenceSettings:
     background: bool = False
     consistent_parts: bool = False
     unfused_expression_features: bool = True
+    no_target_threshold: float = 0.0
 
     @property
     def keeps_scores(self) -> bool:

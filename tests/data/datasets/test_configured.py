@@ -421,3 +421,13 @@ def test_the_commands_take_all_kinds_and_registered_sets(
     assert data_show.main([*arguments, "--output", str(tmp_path / "sheets")]) == 0
     DatasetCatalog.remove("tiny_imported")
     MetadataCatalog.remove("tiny_imported")
+
+
+def test_refs_that_do_not_exist_yet_are_an_error_when_they_are_used(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    cfg.DATASETS.REFERRING = [["made_later", str(tmp_path / "refs.json"), "", str(tmp_path)]]
+    register_all(cfg)
+    assert MetadataCatalog.get("made_later").evaluator_type == "grefer"
+    with pytest.raises(FileNotFoundError, match='the refs of the data set "made_later"'):
+        DatasetCatalog.get("made_later")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hipie.modeling.criterion.losses import THING_LOSSES
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.structures import LayerOutput
 
@@ -99,3 +100,29 @@ def test_masks_are_sampled_at_the_middle_of_four_by_four_pixels(make_batch):
     empty = dice(slice(0, 0), slice(0, 0))
     assert not torch.equal(corner, empty)
     assert torch.equal(dice(slice(0, 2), slice(0, 2)), empty)
+
+
+def test_expressions_without_target_push_every_query_to_no_object(make_batch):
+    """Of the whole batch and of a part of it; boxes and masks learn nothing from them."""
+    criterion = ThingCriterion(num_points=48, learn_from_empty_batches=True)
+    batch = make_batch([[], []])
+    losses = batch.run(criterion)
+    sum(losses.values()).backward()
+    last = batch.output.layers[-1]
+    real = batch.text_mask[:, None].expand_as(last.logits)
+    assert (last.logits.grad[real] > 0).all() and (batch.output.proposals.logits.grad > 0).all()
+    others = [
+        leaf.grad for leaf in batch.leaves if leaf.shape[-1] not in (1, last.logits.shape[-1])
+    ]
+    assert all(grad is None or not grad.any() for grad in others)
+    probability = last.logits.detach()[real].double().sigmoid()
+    expected = (0.75 * probability**2 * -(1 - probability).log()).sum() / 2
+    weight = THING_LOSSES.weights["CLASS"]
+    assert float(losses["loss_ce"].detach()) == pytest.approx(weight * float(expected), rel=1e-5)
+    torch.manual_seed(1)
+    batch = make_batch([[True, True], []])
+    torch.manual_seed(2)
+    published = batch.run(ThingCriterion(num_points=48))
+    torch.manual_seed(2)
+    same = batch.run(criterion)
+    assert all(torch.equal(same[name], published[name]) for name in published)

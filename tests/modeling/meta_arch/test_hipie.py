@@ -285,6 +285,29 @@ def test_losses_are_finite_on_empty_images(model, task):
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_steps_on_expressions_without_target_lower_all_their_scores(tiny_cfg):
+    tiny_cfg.INPUT.GENERALIZED_EXPRESSIONS = True
+    torch.manual_seed(0)
+    model = randomise_zero_heads(build_model(tiny_cfg))
+    item = training_input("referring", 0, [])
+
+    def logits() -> torch.Tensor:
+        model.eval()
+        return model.predict_raw([item]).things.token_logits[..., 0]
+
+    before = logits()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(4):
+        model.train()
+        losses = model([item])
+        assert losses["loss_ce"] > 0
+        assert losses["loss_mask"] == losses["loss_bbox"] == 0
+        optimizer.zero_grad()
+        losses["loss_ce"].backward()
+        optimizer.step()
+    assert (logits() < before).all()
+
+
 def test_images_with_stuff_only_have_no_thing_losses(model):
     model.train()
     losses = model([training_input("detection", 0, [2, 3])])
