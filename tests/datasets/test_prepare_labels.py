@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -185,6 +186,73 @@ def test_pascal(root, capsys):
     assert run(module, root) == 0 and times(root) == before
     assert run(module, root, "--check") == 0
     assert capsys.readouterr().out.count("ok  ") == 3 * 8
+
+
+def write_sbd(root: Path) -> None:
+    """A training image of VOC, one of its validation and two more; `inst` has no part in it."""
+    for name in ("2007_train", "2007_val", "2008_a", "2011_b"):
+        write_image(root / f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg")
+    dataset = root / "benchmark_RELEASE/dataset"
+    (dataset / "cls").mkdir(parents=True)
+    (dataset / "train.txt").write_text("2007_train\n2008_a\n")
+    (dataset / "val.txt").write_text("2007_val\n2011_b\n")
+    for name in ("2007_train", "2007_val", "2008_a", "2011_b"):
+        boundaries = np.empty((20, 1), dtype=object)
+        boundaries[:, 0] = [scipy.sparse.csc_matrix(np.eye(3, dtype=bool))] * 20
+        truth = {
+            "Boundaries": boundaries,
+            "Segmentation": halves(20, 3, 0),
+            "CategoriesPresent": np.array([[3], [20]], np.uint8),
+        }
+        scipy.io.savemat(dataset / f"cls/{name}.mat", {"GTcls": truth}, do_compression=True)
+
+
+def augmented(root: Path) -> dict[str, list[int]]:
+    return {
+        record["image_id"]: corners(read_label_map(record["sem_seg_file_name"]))
+        for record in DatasetCatalog.get("pascal21_sem_seg_trainaug")
+    }
+
+
+def test_pascal_with_sbd(root, capsys):
+    write_pascal(root)
+    write_sbd(root)
+    module = program("pascal")
+    assert run(module, root) == 0
+    # VOC's own mask has ignored borders; images of its validation are not for training.
+    own, other = [0, 15, 255], [20, 3, 0]
+    assert augmented(root) == {"2007_train": own, "2008_a": other, "2011_b": other}
+    records = DatasetCatalog.get("pascal20_sem_seg_trainaug")
+    assert [corners(read_label_map(r["sem_seg_file_name"])) for r in records][1] == [19, 2, 255]
+    assert all(Path(record["file_name"]).is_file() for record in records)
+    assert "annotations_pascal21 training_aug: 3 label maps" in capsys.readouterr().out
+    before = times(root)
+    assert run(module, root) == 0 and times(root) == before
+    path = root / "benchmark_RELEASE/dataset/cls/2011_b.mat"
+    scipy.io.savemat(path, {"GTcls": {"CategoriesPresent": 3}})
+    capsys.readouterr()
+    assert run(module, root) == 1
+    assert "2011_b.mat: this MATLAB file has no GTcls.Segmentation" in capsys.readouterr().err
+
+
+def test_pascal_with_converted_masks_and_a_list(root, capsys):
+    write_pascal(root)
+    voc = root / "VOCdevkit/VOC2012"
+    for name in ("2007_train", "2007_val", "2008_a", "2011_b"):
+        write_image(voc / f"JPEGImages/{name}.jpg")
+        label_map(voc / f"SegmentationClassAug/{name}.png", halves(20, 3, 0))
+    path = voc / "ImageSets/Segmentation/train_aug.txt"
+    path.write_text(
+        "/JPEGImages/2007_train.jpg /SegmentationClassAug/2007_train.png\n"
+        "/JPEGImages/2011_b.jpg /SegmentationClassAug/2011_b.png\n"
+    )
+    module = program("pascal")
+    assert run(module, root) == 0
+    assert augmented(root) == {"2007_train": [0, 15, 255], "2011_b": [20, 3, 0]}
+    path.write_text("2007_train\n2007_val\n")
+    capsys.readouterr()
+    assert run(module, root) == 1
+    assert 'train_aug.txt: "2007_val" has no mask, or is an image of' in capsys.readouterr().err
 
 
 def test_the_59_classes_are_the_published_numbers():

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from hipie.data.datasets.builtin_coco import register_coco_datasets
+from hipie.data.datasets.builtin_people import register_people
 from hipie.data.datasets.builtin_referring import register_referring_datasets
 from hipie.data.datasets.builtin_semantic import (
     register_ade20k,
@@ -31,5 +32,6 @@ def register_public_datasets(root: str | os.PathLike[str] | None = None) -> None
     register_pascal(folder)
     register_camvid(folder)
     register_cityscapes_parts(folder)
+    register_people(folder)
     register_odinw_seginw(folder)
     register_referring_datasets(folder)

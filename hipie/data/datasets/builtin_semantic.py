@@ -2,8 +2,9 @@
 
 ADE20K: `ade20k_panoptic_{train,val}`, `ade20k_instance_{train,val}`,
 `ade20k_150_sem_seg_{train,val}` (SceneParse150), `ade20k_full_sem_seg_{train,val}` (847 classes).
-Pascal VOC: `pascal21_sem_seg_{train,val}` (with a background class),
-`pascal20_sem_seg_{train,val}` (background is ignored). Pascal Context:
+Pascal VOC: `pascal21_sem_seg_{train,trainaug,val}` (with a background class),
+`pascal20_sem_seg_{train,trainaug,val}` (background is ignored); `trainaug` has SBD's masks, too.
+Pascal Context:
 `ctx59_sem_seg_{train,val}`, `ctx459_sem_seg_{train,val}`. CamVid: `camvid_{train,val,test}`.
 Pascal Panoptic Parts: `pascal_parts_{train,val,test}` (200 classes),
 `pascal_parts_merged_{train,val,test}` (57), `pascal_part_pq_{train,val}` (for PartPQ).
@@ -30,6 +31,7 @@ from hipie.vocabularies.tables import ClassTable, load_classes
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass
 
 SPLIT_FOLDERS = {"train": "training", "val": "validation"}
+VOC_FOLDERS = {**SPLIT_FOLDERS, "trainaug": "training_aug"}
 PANOPTIC_PARTS_FOLDERS = {**SPLIT_FOLDERS, "test": "test"}
 IGNORE_LABEL_16_BIT = 65535
 CAMVID_UNLABELLED = 11
@@ -89,7 +91,7 @@ def register_pascal(root: Path) -> None:
         root: root folder of all data sets.
     """
     voc, context = root / "pascal_voc_d2", root / "pascal_ctx_d2"
-    for split, folder in SPLIT_FOLDERS.items():
+    for split, folder in VOC_FOLDERS.items():
         for count in (21, 20):
             register_semantic(
                 f"pascal{count}_sem_seg_{split}",
@@ -97,6 +99,7 @@ def register_pascal(root: Path) -> None:
                 voc / f"annotations_pascal{count}" / folder,
                 load_classes(f"pascal_voc_{count}"),
             )
+    for split, folder in SPLIT_FOLDERS.items():
         register_semantic(
             f"ctx59_sem_seg_{split}",
             context / "images" / folder,

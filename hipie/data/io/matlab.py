@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def read_matlab(path: Path) -> dict[str, Any]:
 
     Returns:
         name -> value: for numbers an array in its stored shape and type, for text a string, for
-        structs of any shape a list (in column order) of dicts.
+        structs of any shape a list (in column order) of dicts, without their fields of other
+        classes (cells, sparse and complex matrices, ...).
 
     Raises:
         ValueError: if the file is damaged, holds another type, or unpacks to over 512 MiB.
@@ -59,6 +61,10 @@ def read_matlab(path: Path) -> dict[str, Any]:
             name, value = _matrix(_Reader(content, reader.byte_order), 0)
             variables[name] = value
     return variables
+
+
+class _UnsupportedClassError(InputError):
+    """A matrix of a class that is not read."""
 
 
 class _Reader:
@@ -138,7 +144,7 @@ def _matrix(reader: _Reader, depth: int) -> tuple[str, Any]:
         return name, _string(reader, shape)
     if array_class == STRUCT_CLASS:
         return name, _structs(reader, math.prod(shape), depth)
-    raise InputError(f'"{name}" has the unsupported array class {array_class}')
+    raise _UnsupportedClassError(f'"{name}" has the unsupported array class {array_class}')
 
 
 def _reshape(values: NDArray[Any], shape: list[int]) -> NDArray[Any]:
@@ -165,11 +171,15 @@ def _structs(reader: _Reader, count: int, depth: int) -> list[dict[str, Any]]:
     names = [name.split(b"\0")[0].decode("latin-1") for name in padded]
     if count * max(len(names), 1) * MIN_FIELD_BYTES > reader.remaining:
         raise InputError(f"there are fewer than the declared {count} structs")
-    return [{name: _field(reader, depth) for name in names} for _ in range(count)]
+    return [_struct(reader, names, depth) for _ in range(count)]
 
 
-def _field(reader: _Reader, depth: int) -> Any:
-    data_type, content = reader.element()
-    if data_type != MATRIX:
-        raise InputError(f"a field has the data type {data_type} instead of a matrix")
-    return _matrix(_Reader(content, reader.byte_order), depth + 1)[1]
+def _struct(reader: _Reader, names: list[str], depth: int) -> dict[str, Any]:
+    fields = {}
+    for name in names:
+        data_type, content = reader.element()
+        if data_type != MATRIX:
+            raise InputError(f"a field has the data type {data_type} instead of a matrix")
+        with suppress(_UnsupportedClassError):
+            fields[name] = _matrix(_Reader(content, reader.byte_order), depth + 1)[1]
+    return fields

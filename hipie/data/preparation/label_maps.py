@@ -28,6 +28,9 @@ UNKNOWN = -1
 IGNORE_LABEL_8_BIT = 255
 MIN_ITEMS_FOR_WORKERS, CHUNK_SIZE = 32, 8
 MAX_LABELS_IN_ERROR = 5
+# RGB values; less than half of the distance of any two classes' colours.
+MAX_COLOUR_DISTANCE = 60
+MAX_OTHER_COLOURS = 0.1
 IMAGE_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
 
 
@@ -116,18 +119,68 @@ def relabel(table: NDArray[Any], job: Job) -> None:
     write_labels(job.target, apply_lookup(read_label_map(str(source)), table, source))
 
 
-def relabel_matlab(table: NDArray[Any], job: Job) -> None:
-    """Convert the labels of the `LabelMap` in a MATLAB file (version 5) by a lookup table."""
+def relabel_matlab(
+    table: NDArray[Any], job: Job, variable: str = "LabelMap", field: str | None = None
+) -> None:
+    """Convert the labels in a MATLAB file (version 5) by a lookup table.
+
+    Args:
+        table: see `lookup_table`.
+        job: one source and the target.
+        variable: the label map, or the struct that has it.
+        field: its field of that struct; None = the variable is the label map.
+
+    Raises:
+        DatasetError: naming the file without such a label map, or with other labels.
+    """
     (source,) = job.sources
+    title = variable if field is None else f"{variable}.{field}"
     try:
-        labels = read_matlab(source)["LabelMap"]
-    except (ValueError, KeyError, OSError) as error:
+        labels = read_matlab(source)[variable]
+        if field is not None:
+            (struct,) = labels
+            labels = struct[field]
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DatasetError(
-            f"{source}: this MATLAB file has no LabelMap ({cause_of(error)})"
+            f"{source}: this MATLAB file has no {title} ({cause_of(error)})"
         ) from error
     if not isinstance(labels, np.ndarray):
-        raise DatasetError(f"{source}: the LabelMap of this MATLAB file is not a numeric array")
-    write_labels(job.target, apply_lookup(labels, table, source))
+        raise DatasetError(f"{source}: the {title} of this MATLAB file is not a numeric array")
+    integers = labels.astype(np.int64)
+    if (integers != labels).any():
+        raise DatasetError(f"{source}: the {title} of this MATLAB file has fractions as labels")
+    write_labels(job.target, apply_lookup(integers, table, source))
+
+
+def relabel_colours(colours: Sequence[tuple[int, int, int]], job: Job) -> None:
+    """Convert an image whose colours stand for classes: the position of a pixel's colour.
+
+    Colours within `MAX_COLOUR_DISTANCE` of a class's are that class; other pixels, such as the
+    blended ones on borders, are ignored (255).
+
+    Args:
+        colours: RGB of every class, at least `2 * MAX_COLOUR_DISTANCE` from each other.
+        job: one source and the target.
+
+    Raises:
+        DatasetError: naming the file, if it has no colours, or more than `MAX_OTHER_COLOURS` of its
+            pixels are ignored.
+    """
+    (source,) = job.sources
+    pixels = read_label_map(str(source)).astype(np.int32)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DatasetError(f"{source}: a label image must be RGB, not of the shape {pixels.shape}")
+    labels = np.full(pixels.shape[:2], IGNORE_LABEL_8_BIT, dtype=np.uint8)
+    for index, colour in enumerate(colours):
+        distances = np.square(pixels - np.array(colour, dtype=np.int32)).sum(axis=2)
+        labels[distances < MAX_COLOUR_DISTANCE**2] = index
+    others = float((labels == IGNORE_LABEL_8_BIT).mean())
+    if others > MAX_OTHER_COLOURS:
+        raise DatasetError(
+            f"{source}: {others:.0%} of the pixels have a colour that stands for no class; this is "
+            "not a label image of the data set"
+        )
+    write_labels(job.target, labels)
 
 
 def relabel_parts(table: NDArray[Any], job: Job) -> None:

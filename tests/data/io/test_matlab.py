@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from hipie.data.io import matlab as matlab_file
 from hipie.data.io.matlab import read_matlab
@@ -90,6 +91,16 @@ def test_what_is_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(matlab_file, "MAX_UNPACKED_BYTES", 5000)
     with pytest.raises(ValueError, match="cannot be decompressed into 5000 bytes"):
         read_matlab(path)
+
+
+def test_fields_of_other_classes_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    cells = np.empty((2, 1), dtype=object)
+    cells[:, 0] = [scipy.sparse.csc_matrix(np.eye(3)), "word"]
+    fields = {"cells": cells, "kept": 7.0, "sparse": scipy.sparse.csc_matrix(np.eye(3)), "z": "a"}
+    scipy.io.savemat(path, {"row": fields})
+    (row,) = read_matlab(path)["row"]
+    assert list(row) == ["kept", "z"] and float(row["kept"][0, 0]) == 7 and row["z"] == "a"
 
 
 @pytest.mark.parametrize("way", ["plain", "compressed", "damaged inside"])
