@@ -229,7 +229,7 @@ class OutputNames:
     Args:
         inputs: all that are read.
         known: names by absolute path, of earlier runs.
-        reserved: names that files of the whole run have.
+        reserved: names that files and folders of the whole run have.
         suffixes: those of the outputs.
     """
 
@@ -243,7 +243,8 @@ class OutputNames:
         self.names: dict[str, str] = {}
         sources = [one.source for one in inputs]
         root = _common_folder({os.path.dirname(source) for source in sources})
-        self._used = {_folded(name) for name in (*reserved, *known.values())}
+        self._reserved = frozenset(map(_folded, reserved))
+        self._used = {_folded(name) for name in (*self._reserved, *known.values())}
         self._folders = {_folded(name) for name in known.values() for name in _parents(name)}
         self._suffixes = tuple(suffixes)
         paths = {source: _relative(source, root) for source in sources if source not in known}
@@ -264,6 +265,10 @@ class OutputNames:
         return name
 
     def _assign(self, path: PurePosixPath, is_video: bool) -> str:
+        first, *others = path.parts
+        while others and _folded(first) in self._reserved:
+            first += "_"
+        path = PurePosixPath(first, *others)
         stem = str(path.with_suffix("")) if path.suffix else str(path)
         candidate, number = stem, 1
         while not self._is_free(candidate, is_video):

@@ -180,16 +180,14 @@ class RunFolder:
             return ImageRecord.from_line(json.loads(file.readline()))
 
     def records(self) -> Iterator[ImageRecord]:
-        """Read the last record of every image, in the order in which they were made."""
-        current = {position for _, position, _ in self._positions.values()}
-        if not current:
+        """Read the record of every image, sorted by name."""
+        if not self._positions:
             return
-        end = 0
+        by_name = sorted((name, position) for name, position, _ in self._positions.values())
         with self._records_file.open("rb") as file:
-            for line in file:
-                if end in current:
-                    yield ImageRecord.from_line(json.loads(line))
-                end += len(line)
+            for _, position in by_name:
+                file.seek(position)
+                yield ImageRecord.from_line(json.loads(file.readline()))
 
     def add(self, record: ImageRecord) -> None:
         """Append the record of an image.

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hipie.batch_inference.formats.base import ResultFormat
+from hipie.batch_inference.formats.base import FORMAT_REGISTRY, ResultFormat
 from hipie.batch_inference.inputs import (
     Input,
     InputImage,
@@ -22,7 +22,7 @@ from hipie.batch_inference.inputs import (
 )
 from hipie.batch_inference.progress import ProgressLines, RunProgress
 from hipie.batch_inference.records import ImageRecord, to_result
-from hipie.batch_inference.run_folder import STATE, RunFolder
+from hipie.batch_inference.run_folder import ERRORS, STATE, RunFolder
 from hipie.batch_inference.video import count_frames, read_frames
 from hipie.data.image_io import MAX_PIXELS, ImageError, read_image
 from hipie.error_report import bug_message, known_message
@@ -117,7 +117,7 @@ def run(
     names = OutputNames(
         inputs,
         folder.known_names(),
-        _reserved_names(formats),
+        _reserved_names(),
         {os.path.splitext(file)[1] for one in formats for file in one.files("x")},
     )
     _require_free_outputs(inputs, folder, formats, names, overwrite)
@@ -334,9 +334,13 @@ class _read_ahead:
             yield item
 
 
-def _reserved_names(formats: Sequence[ResultFormat]) -> set[str]:
-    """Return the names that no image may have: those of files and folders of the whole run."""
-    files = {"errors.jsonl", STATE, *(file for one in formats for file in one.run_files)}
+def _reserved_names() -> set[str]:
+    """Return the names that no image may have: those of files and folders of the whole run.
+
+    They are those of all formats, as results may be written in another one later.
+    """
+    files = {ERRORS, STATE}
+    files.update(file for one in FORMAT_REGISTRY.values() for file in one.run_files)
     return {os.path.splitext(file)[0] for file in files}
 
 
@@ -369,5 +373,6 @@ def _require_free_outputs(
                     require_replaceable(path, [], overwrite)
     for result_format in formats:
         for file in result_format.run_files:
-            if folder.is_new:
-                require_replaceable(folder.path / file, [], overwrite)
+            path = folder.path / file
+            if (folder.is_new or path.suffix == ".json") and not path.is_dir():
+                require_replaceable(path, [], overwrite)

@@ -117,6 +117,8 @@ def test_outputs_mirror_the_tree_of_the_inputs():
     assert names_of("/d/a/1.png") == ["1"]
     assert names_of("/d/1.png", "/d/1.jpg", "/d/1.JPG") == ["1", "1.jpg", "1.JPG_2"]
     assert names_of("/d/errors.png", reserved=["errors"]) == ["errors.png"]
+    names = names_of("/d/Yolo/1.png", "/d/yolo_/1.png", "/d/1.png", reserved=["yolo"])
+    assert names == ["Yolo_/1", "yolo_/1.png", "1"]
 
 
 def test_names_of_earlier_runs_stay():

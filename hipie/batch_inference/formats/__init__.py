@@ -1,6 +1,16 @@
 """Formats of results, one a module, by name in `FORMAT_REGISTRY`."""
 
-from hipie.batch_inference.formats import json_files, jsonl, overlay
+from hipie.batch_inference.formats import (
+    coco,
+    coco_panoptic,
+    cvat,
+    json_files,
+    jsonl,
+    label_map,
+    labelme,
+    overlay,
+    yolo,
+)
 from hipie.batch_inference.formats.base import (
     DEFAULT_FORMATS,
     FORMAT_REGISTRY,
@@ -14,8 +24,14 @@ __all__ = [
     "FORMAT_REGISTRY",
     "ResultFormat",
     "build_formats",
+    "coco",
+    "coco_panoptic",
+    "cvat",
     "json_files",
     "jsonl",
+    "label_map",
+    "labelme",
     "overlay",
     "register_format",
+    "yolo",
 ]
