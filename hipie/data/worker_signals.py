@@ -7,16 +7,33 @@ worker ends only when its parent says so.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import util
+from multiprocessing.process import BaseProcess
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """Signals that end a run, after a checkpoint."""
+
+
+# Seconds that the exit of a process waits for workers which are still starting.
+EXIT_SECONDS = 120.0
+# Before the finalizers of queues and semaphores, whose priority is 0 and more.
+EXIT_PRIORITY = 100
+
+
+class _Started:
+    """Workers of this process that were started with signals blocked."""
+
+    workers: set[BaseProcess] = set()  # noqa: RUF012
+    process = 0
 
 
 class _Forks:
@@ -49,16 +66,39 @@ def blocked_signals() -> Iterator[None]:
     """Block the signals that end a run, which this process gets after the context.
 
     A process that is started in the context has them blocked until it calls
-    `outlive_group_signals`, so that none ends it before.
+    `outlive_group_signals`, so that none ends it before. At the exit of this process those that
+    still run are ended, before the semaphores are removed that they need to start.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    before = set(multiprocessing.active_children())
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _end_at_exit(set(multiprocessing.active_children()) - before)
+
+
+def _end_at_exit(workers: set[BaseProcess]) -> None:
+    if _Started.process != os.getpid():
+        _Started.process, _Started.workers = os.getpid(), set()
+        util.Finalize(None, end_workers, exitpriority=EXIT_PRIORITY)
+    running = multiprocessing.active_children()
+    _Started.workers = {worker for worker in running if worker in _Started.workers | workers}
+
+
+def end_workers() -> None:
+    """End the workers of this process that were started in `blocked_signals`, and wait for them.
+
+    A signal that a worker gets while another one waits for it is lost; so it is repeated.
+    """
+    limit = time.monotonic() + EXIT_SECONDS
+    for worker in _Started.workers:
+        while worker.is_alive() and time.monotonic() < limit:
+            worker.terminate()
+            worker.join(0.5)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -30,3 +31,40 @@ def test_worker_ends_by_its_parent_with_status_0() -> None:
     worker.terminate()
     worker.join(20)
     assert worker.exitcode == 0
+
+
+STARTING_WORKERS = """
+import multiprocessing, os, signal, time
+from hipie.data.worker_signals import blocked_signals, outlive_group_signals
+
+class Slow:
+    def __reduce__(self):
+        return time.sleep, (2,)
+
+def work(slow, lock):
+    outlive_group_signals()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    locks = [context.Lock(), context.Lock()]
+    with blocked_signals():
+        for lock in locks:
+            worker = context.Process(target=work, args=(Slow(), lock), daemon=True)
+            worker.start()
+    # A signal to the group comes first, and hides that of the parent.
+    if os.fork() == 0:
+        os.kill(worker.pid, signal.SIGTERM)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_exit_waits_for_workers_that_are_starting(tmp_path) -> None:
+    """Without a traceback of theirs for semaphores that are removed, and without hanging."""
+    program = tmp_path / "program.py"
+    program.write_text(STARTING_WORKERS)
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
