@@ -6,8 +6,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -252,9 +252,10 @@ def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
         SystemExit: after a signal, with status 128 + its number.
         torch.multiprocessing.ProcessExitedException: if one has failed; all others have ended.
     """
-    context = mp.start_processes(
-        _run_in_group, arguments, nprocs=number, join=False, start_method="spawn"
-    )
+    with _import_warnings_ignored():
+        context = mp.start_processes(
+            _run_in_group, arguments, nprocs=number, join=False, start_method="spawn"
+        )
     with ForwardSignals(context.pids()) as signals:
         try:
             while not context.join(grace_period=2 * GRACE_SECONDS):
@@ -265,6 +266,24 @@ def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
                 raise
         if signals.received is not None:
             raise SystemExit(128 + signals.received)
+
+
+@contextmanager
+def _import_warnings_ignored() -> Iterator[None]:
+    """Let processes that are started in the context ignore what PyTorch warns of Detectron2's code.
+
+    They import it before `reporting` keeps warnings off the screen.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    ignored = "ignore::FutureWarning:torch.jit._script"
+    os.environ["PYTHONWARNINGS"] = f"{before},{ignored}" if before else ignored
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _free_port() -> int:

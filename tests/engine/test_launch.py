@@ -179,3 +179,23 @@ def test_all_cores_count_without_affinity(threads, monkeypatch):
 def test_omp_num_threads_takes_precedence(threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert set_num_threads(1) == threads
+
+
+@pytest.mark.parametrize("before", [None, "error::DeprecationWarning"])
+def test_warnings_of_imports_are_ignored_in_started_processes_alone(monkeypatch, before) -> None:
+    if before:
+        monkeypatch.setenv("PYTHONWARNINGS", before)
+    else:
+        monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    code = "import warnings; warnings.warn_explicit('', FutureWarning, 'f', 1, 'torch.jit._script')"
+    printed = []
+
+    def start(*_, **__):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        printed.append(done.stderr)
+        raise InterruptedError
+
+    monkeypatch.setattr(launch_module.mp, "start_processes", start)
+    with pytest.raises(InterruptedError):
+        launch_module._start_processes(2, ())
+    assert printed == [b""] and os.environ.get("PYTHONWARNINGS") == before
