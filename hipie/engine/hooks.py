@@ -193,6 +193,10 @@ class PeriodicWriter(hooks.PeriodicWriter):
         super().after_train()
 
 
+# Fewer steps may be skipped at the end of any run, while the factor of float16 adapts.
+MIN_SKIPPED_TO_FAIL = 3
+
+
 class DivergedError(HipieError):
     """Losses or gradients that are not finite in too many steps in a row."""
 
@@ -201,7 +205,8 @@ class StopAfterSkippedSteps(HookBase):
     """Save a checkpoint and stop when too many steps in a row were skipped.
 
     Steps are skipped for losses or gradients that are not finite; see `SeededTrainer`. The weights
-    of the checkpoint are those of the last step that was taken.
+    of the checkpoint are those of the last step that was taken. A run fails as well if it is too
+    short for that and the second half of it, or more, was skipped.
 
     Args:
         checkpointer: saves the checkpoint; None only where training never runs.
@@ -219,9 +224,17 @@ class StopAfterSkippedSteps(HookBase):
             DivergedError: naming the iterations and the checkpoint.
         """
         skipped = self.trainer._trainer.skipped_in_a_row
-        if skipped <= self._max_skipped:
-            return
         iteration = self.trainer.iter
+        if skipped <= self._max_skipped:
+            is_last = iteration + 1 == self.trainer.max_iter
+            half = (self.trainer.max_iter - self.trainer.start_iter) / 2
+            if is_last and skipped >= max(half, MIN_SKIPPED_TO_FAIL):
+                raise DivergedError(
+                    f"the losses or gradients of the last {skipped} of {self.trainer.max_iter} "
+                    "steps are not finite; model_final in OUTPUT_DIR has the weights before these "
+                    "steps; lower SOLVER.BASE_LR or inspect the data"
+                )
+            return
         name = f"model_{iteration:07d}"
         if self._checkpointer is not None:
             self._checkpointer.save(name, iteration=iteration)

@@ -72,7 +72,7 @@ from hipie.engine.sharding import (
 )
 from hipie.engine.tracking import build_tracking_writers
 from hipie.error_report import one_line_message
-from hipie.errors import HipieError, InputError
+from hipie.errors import HipieError, InputError, cause_of
 from hipie.evaluation import ResultsTable, build_evaluator, write_results
 from hipie.evaluation.requests import RequestingLoader
 from hipie.evaluation.results_io import require_expected_results
@@ -568,8 +568,9 @@ class Trainer(DefaultTrainer):
         self.iter = self._trainer.iter = step
         try:
             self.checkpointer.save(name, iteration=step)
-        except Exception:
-            logger.exception("No checkpoint could be saved after the error:")
+        except Exception as failure:
+            logger.error("No checkpoint could be saved after the error: %s", cause_of(failure))
+            logger.debug("Traceback of the failed save:", exc_info=failure)
             return
         if together:
             comm.synchronize()
@@ -638,7 +639,9 @@ class Trainer(DefaultTrainer):
         """Evaluate the model, with the averaged weights if there are any."""
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         averaged = self.ema.applied() if self.ema is not None else nullcontext()
-        if self._signals.stops_evaluation:
+        # Detectron2 evaluates after the last iteration even if it failed, which `iter` tells.
+        failed = self.iter + 1 == self.max_iter
+        if failed or self._signals.stops_evaluation:
             return self._last_eval_results
         with self._signals.evaluation(), averaged:
             self._last_eval_results = self.test(self.cfg, self.model)

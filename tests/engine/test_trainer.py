@@ -368,6 +368,21 @@ def test_too_many_skipped_steps_save_the_last_good_weights_and_stop(make_trainer
         resumed.train()
 
 
+def test_a_run_fails_without_evaluation_if_its_last_half_is_skipped(make_trainer, tmp_path):
+    options = ("SOLVER.MAX_ITER", 8, "SOLVER.MAX_SKIPPED_STEPS", 20, "TEST.EVAL_PERIOD", 100)
+    trainer = make_trainer(*options, kind=poisoned(4, 5, 6, 7))
+    trainer.test = lambda *_: pytest.fail("a failed run was evaluated")
+    with pytest.raises(DivergedError, match="last 4 of 8 steps .* model_final in OUTPUT_DIR"):
+        run(trainer)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_run_does_not_fail_if_less_is_skipped(make_trainer):
+    options = ("SOLVER.MAX_ITER", 8, "SOLVER.MAX_SKIPPED_STEPS", 20)
+    trainer = run(make_trainer(*options, kind=poisoned(0, 1, 2, 5, 6, 7)))
+    assert trainer._trainer.skipped_in_a_row == 3
+
+
 def test_resumed_run_after_a_stop_goes_on_with_finite_batches(make_trainer):
     with pytest.raises(DivergedError, match="iteration 0"):
         run(make_trainer("SOLVER.MAX_SKIPPED_STEPS", 0, kind=poisoned(0)))
