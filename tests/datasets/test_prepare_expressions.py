@@ -22,6 +22,7 @@ from hipie.data.datasets.builtin_referring import register_referring_datasets
 from hipie.data.datasets.grd import GroupSamples
 from hipie.data.datasets.refcoco import in_split
 from hipie.data.io.paths import datasets_root
+from hipie.data.preparation.checks import count_expressions, run_checks
 from hipie.evaluation.metrics.expression_iou import target_rles
 from tests import referring_trees as trees
 from tests.exit_status import exit_status
@@ -102,6 +103,28 @@ def test_refcoco_alone_is_prepared(tmp_path: Path, root: Path, monkeypatch, caps
     printed = capsys.readouterr().out
     assert "missing  refcoco+/instances.json: from RefCOCO+: http" in printed
     assert "missing  refcoco/" not in printed
+
+
+def test_expressions_are_prepared_before_the_images_are_downloaded(
+    tmp_path: Path, root: Path, monkeypatch, capsys
+) -> None:
+    """Their absence is said; only `--check` fails, and so does a folder with some images."""
+    trees.write_refcoco(tmp_path / "got", root)
+    (root / "coco/train2014").rename(tmp_path / "downloaded_later")
+    module = program("refcoco")
+    small_counts(module, monkeypatch)
+    assert run(module, root, "--source", str(tmp_path / "got")) == 0
+    printed = capsys.readouterr().out
+    assert "missing  refcoco unc train: none of the 1 images is there" in printed
+    assert "missing  coco/train2014: from images: http" in printed
+    assert (root / "annotations/refcoco-unc/instances_val.json").is_file()
+    assert run(module, root, "--check") == 1
+    assert "PROBLEM  refcoco unc train: none of the 1 images" in capsys.readouterr().out
+    existing = next((tmp_path / "downloaded_later").iterdir())
+    names = [str(existing), str(existing.with_name("absent.jpg"))]
+    records = [{"file_name": n, "image_id": n, "expressions": []} for n in names]
+    some = [("some", lambda: count_expressions(records))]
+    assert run_checks(some, images_may_be_missing=True) == 1
 
 
 def test_splits_that_refs_have() -> None:

@@ -36,7 +36,8 @@ def run(
         checks: returns the checks of the prepared data set below the root.
 
     Returns:
-        The exit status: 0, or 1 if a check failed.
+        The exit status: 0, or 1 if a check failed. Images that are not downloaded yet fail a check
+        only with `--check`.
 
     Raises:
         SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
@@ -53,7 +54,7 @@ def run(
                 raise UsageError("--source FOLDER is required: the folder of the downloaded files")
             prepare(SourceFiles(options.source), root)
         try:
-            return run_checks(checks(root))
+            return run_checks(checks(root), images_may_be_missing=not options.check)
         finally:
             print_missing(sources, root)
 
