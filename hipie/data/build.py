@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.data.common import MapDataset
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
@@ -45,8 +46,11 @@ from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.modeling.text_encoder.tokenizer import load_tokenizer
 from hipie.vocabularies.vocabulary import Vocabulary
 
-# Mapper of data sets whose metadata has no `task`, such as Detectron2's own.
+# Mapper of data sets whose metadata has no `task`, such as Detectron2's own, and that of those
+# among them that are evaluated by expressions.
 DEFAULT_TASK = "universal"
+REFERRING_TASK = "referring"
+REFERRING_EVALUATORS = frozenset({"refer", "grefer", "refzom", "group", "cosaliency"})
 
 Record = dict[str, Any]
 logger = get_logger(__name__)
@@ -55,10 +59,10 @@ DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
 Registry of functions `(cfg, dataset_name, training) -> MappedDataset`.
 
-A data set names its function by `task` in its metadata ("universal" by default). An architecture
-that reads data sets in a form of its own names another one; see
-`SegmentationModel.dataset_mapper`. The function returns the records as well, so that it may convert
-them, for example join images to groups.
+A data set names its function by `task` in its metadata; the default is "referring" if its evaluator
+is one of expressions, else "universal". An architecture that reads data sets in a form of its own
+names another one; see `SegmentationModel.dataset_mapper`. The function returns the records as well,
+so that it may convert them, for example join images to groups.
 """
 
 
@@ -93,7 +97,7 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     """
     architecture = meta_architecture(cfg)
     name = architecture and architecture.dataset_mapper(cfg, dataset_name, training)
-    name = name or MetadataCatalog.get(dataset_name).get("task", DEFAULT_TASK)
+    name = name or _task(MetadataCatalog.get(dataset_name))
     if name not in DATASET_MAPPER_REGISTRY:
         registered_names = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
         raise InputError(
@@ -105,6 +109,12 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     with record_errors(dataset_name), read_by(rules_of(cfg)):
         mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
     return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name))
+
+
+def _task(metadata: Metadata) -> str:
+    is_referring = metadata.get("evaluator_type") in REFERRING_EVALUATORS
+    task: str = metadata.get("task", REFERRING_TASK if is_referring else DEFAULT_TASK)
+    return task
 
 
 @DATASET_MAPPER_REGISTRY.register()

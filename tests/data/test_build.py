@@ -302,3 +302,20 @@ def test_workers_are_kept_between_two_passes(cfg: CfgNode, persistent: bool) -> 
 def test_a_test_loader_shares_its_records_with_workers(cfg: CfgNode) -> None:
     dataset = loader.build_mapped_dataset(cfg, "picturebook_val_panoptic", training=False)
     assert isinstance(dataset.records, RecordList)
+
+
+@pytest.mark.parametrize("task", [None, "referring"])
+def test_sets_evaluated_by_expressions_are_referring_without_a_task(cfg: CfgNode, task) -> None:
+    """Also those with an image whose refs have no sentence, which gRefCOCO has."""
+    records = [dict(one) for one in DatasetCatalog.get("picturebook_val_refer")]
+    records[0]["expressions"] = []
+    metadata = {"evaluator_type": "grefer", **({"task": task} if task else {})}
+    DatasetCatalog.register("by_expressions", lambda: records)
+    MetadataCatalog.get("by_expressions").set(**metadata)
+    try:
+        items = [item for (item,) in build_test_loader(cfg, "by_expressions")]
+    finally:
+        DatasetCatalog.remove("by_expressions")
+        MetadataCatalog.remove("by_expressions")
+    assert [item["file_name"] for item in items] == [one["file_name"] for one in records[1:]]
+    assert all(item["task"] == "referring" and item["expressions"] for item in items)
