@@ -7,6 +7,7 @@ exception as a bug; see `hipie.error_report`.
 from __future__ import annotations
 
 import errno
+import re
 from typing import Self
 
 # Reasons of the operating system, by error number.
@@ -44,6 +45,8 @@ SYSTEM_REASONS = {
 MAX_SHOWN = 60
 MAX_NAME = 120
 MAX_MESSAGE = 4000
+# Such words of a message are cut to MAX_NAME characters.
+_LONG_WORD = re.compile(r"\S{1001,}")
 # With it begins what `torch` adds to the message of an error in another process.
 _TRACEBACK = "Traceback (most recent call last)"
 
@@ -70,11 +73,14 @@ def printable(text: object, limit: int = MAX_NAME) -> str:
 def printable_message(text: str) -> str:
     """Return a whole message like `printable`; spaces replace its line breaks.
 
+    Words of more than 1,000 characters are cut, such as an identifier that an annotation file has.
     The end of a message that is too long is kept, as it says what to do. Messages with a traceback
     of another process keep their lines.
     """
     if _TRACEBACK in text:
         return printable_lines(text)
+    if len(text) > MAX_NAME:
+        text = _LONG_WORD.sub(lambda word: f"{word[0][:MAX_NAME]}...", text)
     if len(text) > MAX_MESSAGE:
         end = MAX_MESSAGE // 4
         text = f"{text[: MAX_MESSAGE - end]} ... {text[-end:]}"

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hipie.data.image_io import ImageError, open_image
+from hipie.data.image_io import MAX_PIXELS, ImageError, open_image
 
 LOSSY_FORMATS = ("JPEG", "AVIF")
 OPAQUE = WHITE = 255
 CHANNEL_NAMES = {"1": "1 bit", "L": "8-bit grey", "P": "palette", "LA": "grey with alpha"}
 
 
-def read_panoptic_map(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_panoptic_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read a COCO panoptic map.
 
     Returns:
@@ -32,13 +32,13 @@ def read_panoptic_map(path: str | os.PathLike[str]) -> NDArray[Any]:
         ImageError: naming the file, if it cannot be read, is compressed with loss, or has no three
             channels.
     """
-    with open_image(path, "panoptic map") as image:
+    with open_image(path, "panoptic map", max_pixels) as image:
         check_panoptic_format(path, image)
         array = np.array(image)
     return array[:, :, :3]
 
 
-def read_class_map(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_class_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read a map of class numbers with its stored values.
 
     Palette images give their indices. Of images with three equal channels one is taken, and an
@@ -52,7 +52,7 @@ def read_class_map(path: str | os.PathLike[str]) -> NDArray[Any]:
         ImageError: naming the file, if it cannot be read, is compressed with loss, or has colours
             or transparent pixels instead of class numbers.
     """
-    with open_image(path, "label map") as image:
+    with open_image(path, "label map", max_pixels) as image:
         _require_lossless(path, image, "label map", "class numbers")
         mode = image.mode
         array = np.array(image)

@@ -182,7 +182,7 @@ def _fault(record: Record, max_pixels: int) -> str | None:
         require_size(path, size, (record.get("height", size[0]), record.get("width", size[1])))
         for key, check_format in MAP_CHECKS.items():
             if key in record:
-                with open_image(record[key], "label map") as image:
+                with open_image(record[key], "label map", max_pixels) as image:
                     check_format(record[key], image)
                     require_map_size(record[key], image.size[::-1], size)
                 require_complete(record[key], max_pixels)

@@ -220,7 +220,7 @@ def require_complete(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS)
         read_image(path, max_pixels)
 
 
-def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_label_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read a label map (PNG, TIFF) with its stored values.
 
     Returns:
@@ -229,11 +229,11 @@ def read_label_map(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises:
         FileNotFoundError, ImageError: see `open_image`.
     """
-    with open_image(path, "label map") as image:
+    with open_image(path, "label map", max_pixels) as image:
         return np.array(image)
 
 
-def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_saliency_mask(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read a mask of a co-saliency data set: one bit, grey, colour or palette.
 
     Returns:
@@ -242,7 +242,7 @@ def read_saliency_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises:
         FileNotFoundError, ImageError: see `open_image`.
     """
-    with open_image(path, "mask") as image:
+    with open_image(path, "mask", max_pixels) as image:
         return np.array(image.convert("L")) > SALIENCY_THRESHOLD
 
 

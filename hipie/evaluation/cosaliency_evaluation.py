@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
-from hipie.data.image_io import read_saliency_mask
+from hipie.data.image_io import MAX_PIXELS, read_saliency_mask
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import gather_arrays
 from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
@@ -85,8 +85,8 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         """
         for _, image, output in pair_images_with_outputs(inputs, outputs):
             position, record = self._records.find("image_id", image["image_id"])
-            mask = read_saliency_mask(record["saliency_file_name"])
             grey = _to_grey_map(record, output)
+            mask = read_saliency_mask(record["saliency_file_name"], max(MAX_PIXELS, grey.size))
             self._positions.append(position)
             self._measures.append(np.hstack(measure_image(grey, mask)))
 

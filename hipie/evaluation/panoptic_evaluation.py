@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import panoptic_ids, read_panoptic_map
+from hipie.data.image_io import MAX_PIXELS
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_file, sum_integers
@@ -84,8 +85,8 @@ class PanopticEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records.of_image(item["image_id"])
             path = record["pan_seg_file_name"]
-            truth = panoptic_ids(read_panoptic_map(path))
             predicted, segments = self._prediction(*output["panoptic_seg"])
+            truth = panoptic_ids(read_panoptic_map(path, max(MAX_PIXELS, predicted.size)))
             if truth.shape != predicted.shape:
                 raise InputError(
                     f"{path}: the panoptic map has {truth.shape[1]}x{truth.shape[0]} pixels, the "

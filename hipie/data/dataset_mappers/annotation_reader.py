@@ -22,7 +22,7 @@ from hipie.data.dataset_mappers.ignored_pixels import (
     ignored_panoptic,
 )
 from hipie.data.held_out_classes import without_classes
-from hipie.data.image_io import require_map_size
+from hipie.data.image_io import MAX_PIXELS, require_map_size
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
 
@@ -56,6 +56,7 @@ class AnnotationReader:
         ignore_label: the value of semantic maps that is not a class.
         ignore_unlabelled: whether ignored pixels are read.
         part_ignore_label: see `offset_part_labels`.
+        max_pixels: of a map; larger ones are refused before they are decoded.
         held_out: classes that are read as if they had no annotation.
     """
 
@@ -64,6 +65,7 @@ class AnnotationReader:
     ignore_label: int
     ignore_unlabelled: bool = False
     part_ignore_label: int | None = None
+    max_pixels: int = MAX_PIXELS
     held_out: frozenset[int] = frozenset()
 
     def read(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
@@ -81,7 +83,9 @@ class AnnotationReader:
         ignored: NDArray[np.uint8] | None = None
         if "part_seg_file_name" in record:
             path = record["part_seg_file_name"]
-            labels = offset_part_labels(_read_labels(path, size), self.part_ignore_label)
+            labels = offset_part_labels(
+                _read_labels(path, size, self.max_pixels), self.part_ignore_label
+            )
             labels = self._without_held_out(labels, PART_IGNORE, offset=1)
             masks, classes = part_masks(labels, transform, self.min_part_area)
             if self.ignore_unlabelled:
@@ -89,7 +93,7 @@ class AnnotationReader:
         elif "pan_seg_file_name" in record:
             path = record["pan_seg_file_name"]
             segments, _ = without_classes(record["segments_info"], self.held_out)
-            colours = read_panoptic_map(path)
+            colours = read_panoptic_map(path, self.max_pixels)
             require_map_size(path, colours.shape[:2], size)
             masks, classes = panoptic_masks(colours, segments, transform)
             if len(masks) and not masks.any():
@@ -104,7 +108,7 @@ class AnnotationReader:
                 ignored = ignored_annotations(annotations, *size, transform, removed)
         else:
             path = record["sem_seg_file_name"]
-            labels = _read_labels(path, size)
+            labels = _read_labels(path, size, self.max_pixels)
             labels = self._without_held_out(labels, self.ignore_label)
             masks, classes = semantic_masks(labels, transform, self.ignore_label)
             if self.ignore_unlabelled:
@@ -133,7 +137,7 @@ def is_semantic(record: dict[str, Any]) -> bool:
     return not any(key in record for key in others)
 
 
-def _read_labels(path: str, size: tuple[int, int]) -> NDArray[Any]:
-    labels = read_class_map(path)
+def _read_labels(path: str, size: tuple[int, int], max_pixels: int) -> NDArray[Any]:
+    labels = read_class_map(path, max_pixels)
     require_map_size(path, labels.shape[:2], size)
     return labels

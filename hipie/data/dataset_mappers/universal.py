@@ -109,6 +109,7 @@ class UniversalDatasetMapper:
             ignore_label,
             ignore_unlabelled,
             part_ignore_label,
+            max_pixels,
             frozenset(held_out),
         )
         self.training = training

@@ -185,8 +185,9 @@ def finite_number(value: Any) -> float | None:
 def _flag(value: Any) -> int | None:
     if isinstance(value, str):
         return FLAG_TEXTS.get(value.strip().lower())
-    if isinstance(value, numbers.Real) and float(value) in (0.0, 1.0):
-        return int(float(value))
+    # Compared as it is: integers beyond a float's range are neither.
+    if isinstance(value, numbers.Real) and value in (0, 1):
+        return int(value == 1)
     return None
 
 

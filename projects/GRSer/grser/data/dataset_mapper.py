@@ -218,7 +218,8 @@ def target_mask(record: dict[str, Any], annotations: list[int] | None) -> np.nda
     if annotations is None:
         return target
     if "saliency_file_name" in record:
-        mask = read_saliency_mask(record["saliency_file_name"]).astype(np.uint8)
+        limit = max(MAX_PIXELS, height * width)  # of the image, which is read already
+        mask = read_saliency_mask(record["saliency_file_name"], limit).astype(np.uint8)
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     for index in annotations:
         target |= decode_mask(record["annotations"][index]["segmentation"], height, width)
