@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from PIL import Image
@@ -41,6 +40,7 @@ from hipie.config.loading import check
 from hipie.config.unread import warn_about_unread_keys
 from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
+from hipie.data.training_vocabulary import training_vocabulary
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
 from hipie.logs import get_logger
@@ -54,9 +54,6 @@ from hipie.vocabularies.vocabulary import (
     Names,
     Parts,
     Vocabulary,
-    VocabularyClass,
-    VocabularyError,
-    name_key,
 )
 
 if TYPE_CHECKING:
@@ -229,7 +226,7 @@ class Segmenter:
         Raises:
             HipieError: naming the file that cannot be written.
         """
-        classes = vocabulary or self.vocabulary or _training_vocabulary(self.cfg)
+        classes = vocabulary or self.vocabulary or training_vocabulary(self.cfg.DATASETS.TRAIN)
         return model_zoo.save_model(self.model, self.cfg, folder, classes)
 
     @property
@@ -727,18 +724,3 @@ def _predict(
         replace(result, file_name=image.file_name) if image.file_name else result
         for image, result in zip(images, results, strict=True)
     ]
-
-
-def _training_vocabulary(cfg: CfgNode) -> Vocabulary | None:
-    """Return the classes of the data sets of `DATASETS.TRAIN`, each once; None without any."""
-    classes: dict[str, VocabularyClass] = {}
-    for name in cfg.DATASETS.TRAIN:
-        if name not in MetadataCatalog:
-            continue
-        try:
-            vocabulary = Vocabulary.from_metadata(MetadataCatalog.get(name))
-        except VocabularyError:
-            continue  # of expressions
-        for entry in vocabulary.classes:
-            classes.setdefault(name_key(entry.name), entry)
-    return Vocabulary(tuple(classes.values())) if classes else None

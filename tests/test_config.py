@@ -42,7 +42,7 @@ def test_defaults_are_the_published_model(cfg):
 def test_published_files_do_not_average_normalizers(cfg, path):
     published = "hipie_" in path.name and path.parent.name in ("universal", "eval")
     merge(cfg, path)
-    assert published or path.name.startswith("Base-") or path.parent.name == "nano"
+    assert published or path.name.startswith("Base-") or path.parent.name in ("nano", "finetune")
     assert published != cfg.MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS
 
 

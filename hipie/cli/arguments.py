@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hipie import vocabularies
@@ -71,11 +72,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "the Hugging Face hub",
     )
     parser.add_argument("--config-file", default=None, metavar="FILE_OR_NAME")
-    parser.add_argument("--weights", default=None, metavar="FILE")
+    parser.add_argument(
+        "--weights", default=None, metavar="FILE", help="a file, or the OUTPUT_DIR of a training"
+    )
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
     add_network_arguments(parser)
     add_import_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+
+
+def names_training(args: argparse.Namespace) -> bool:
+    """Whether `--weights` is the folder of a training, which has the configuration and names."""
+    folder = Path(args.weights or "").expanduser()
+    return bool(args.weights) and folder.is_dir() and folder.suffix != ".dcp"
 
 
 def require_no_other_model(args: argparse.Namespace) -> None:
@@ -115,7 +124,14 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
 
     if args.model:
         require_no_other_model(args)
-        segmenter = Segmenter.from_pretrained(args.model, args.device, args.opts)
+    is_training = names_training(args)
+    if is_training and args.config_file:
+        raise UsageError(
+            f"--weights {args.weights} is a folder with a configuration of its own: leave "
+            "--config-file out, or name a file"
+        )
+    if args.model or is_training:
+        segmenter = Segmenter.from_pretrained(args.model or args.weights, args.device, args.opts)
         args.device = str(segmenter.device)
     else:
         config_file = args.config_file

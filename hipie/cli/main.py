@@ -17,6 +17,7 @@ COMMANDS = {
     "group": ("hipie.cli.group", "segment one expression's object in several images"),
     "demo": ("hipie.cli.demo", "segment images or the picture book, several tasks at once"),
     "train": ("hipie.cli.train", "train a model, on the CPU, GPUs or under torchrun"),
+    "show": ("hipie.cli.show", "draw annotation beside prediction, worst images first"),
     "eval": ("hipie.cli.eval", "evaluate a model on the data sets of its configuration"),
     "models": ("hipie.cli.models", "list models by name, download and verify their weights"),
     "checkpoint": ("hipie.cli.checkpoint", "inspect or convert files of weights"),

@@ -11,6 +11,7 @@ from hipie.cli.arguments import (
     add_class_arguments,
     add_model_arguments,
     build_segmenter,
+    names_training,
     parse_names,
     parse_parts,
 )
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = parse_parts(args.parts)
     if args.everything and (parts or not args.sam):
         raise UsageError("--everything needs --sam, and cannot be combined with --parts")
-    if not (things or stuff or parts or args.model):
+    if not (things or stuff or parts or args.model or names_training(args)):
         raise UsageError("name at least one class with --things, --stuff or --parts")
     if is_run(args, args.image):
         return _segment_many(args, things, stuff, parts)

@@ -1,5 +1,6 @@
 """`hipie train` and `train_net.py`: Detectron2's command line, on CPU, GPUs or under torchrun.
 
+hipie train --data shelf=shelf/train.json:shelf/images --val shelf_val=shelf/val.json:shelf/images
 hipie train --config-file nano/hipie_nano_picturebook.yaml SOLVER.MAX_ITER 60
 hipie train --config-file ... --resume
 hipie train --config-file ... --import my_architecture
@@ -28,6 +29,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hipie import model_zoo
+from hipie.cli.finetune import (
+    HELP,
+    add_finetuning_arguments,
+    read_finetuning,
+    write_finetuning,
+)
 from hipie.code_permission import add_import_arguments
 from hipie.config.device import require_device
 from hipie.config.loading import check
@@ -73,6 +80,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments, program)
     with one_line_errors(program):
+        if args.data or args.val:
+            use_finetuning(args)
         cfg = read_config(args)
         prepare_output_folder(args, cfg.OUTPUT_DIR)
         try:
@@ -99,7 +108,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
     """Parse Detectron2's arguments, `--model`, `--cpu-workers`, `--profile` and `--import`."""
-    parser = default_argument_parser(__doc__)
+    parser = default_argument_parser(f"{__doc__}\n{HELP}")
     parser.prog = program
     parser.set_defaults(dist_url=AUTO, program=program)
     parser.add_argument(
@@ -108,6 +117,7 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
         metavar="NAME",
         help="configuration and MODEL.WEIGHTS of a model (hipie models list)",
     )
+    add_finetuning_arguments(parser)
     add_network_arguments(parser)
     add_import_arguments(parser)
     parser.add_argument(
@@ -144,6 +154,15 @@ def parse_arguments(arguments: Sequence[str], program: str = PROGRAM) -> argpars
     if args.model and args.config_file:
         parser.error("--model brings its configuration: leave --config-file or --model out")
     return args
+
+
+def use_finetuning(args: argparse.Namespace) -> None:
+    """Write the configuration of `--data` and `--val`, and put it in place of the arguments."""
+    cfg, text = read_finetuning(args)
+    prepare_output_folder(args, cfg.OUTPUT_DIR)
+    args.config_file = write_finetuning(cfg, text)
+    args.model, args.opts, args.exclude = "", [], []
+    args.imports = list(cfg.IMPORTS)
 
 
 def prepare_output_folder(args: argparse.Namespace, folder: str) -> None:

@@ -102,7 +102,7 @@ def changed_unread_keys(cfg: CfgNode) -> Iterator[str]:
     for key in detectron2_keys:
         in_section = any(key == section or key.startswith(f"{section}.") for section in unread)
         expected = (_value(default, key), _INHERITED.get(key, _value(default, key)))
-        if in_section and _value(cfg, key) not in expected:
+        if in_section and _as_lists(_value(cfg, key)) not in map(_as_lists, expected):
             yield key
 
 
@@ -132,6 +132,11 @@ def _is_own(registry: Any, name: str) -> bool:
         return False
     package = registry.get(name).__module__.partition(".")[0]
     return package in {"hipie", *project_names()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value with lists in place of tuples, as a written configuration has them."""
+    return [_as_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _value(cfg: CfgNode, key: str) -> Any:

@@ -15,11 +15,15 @@ from detectron2.config import CfgNode
 from hipie.config.loading import keys, listed_imports
 from hipie.config.reading import read_yaml
 from hipie.errors import InputError
+from hipie.vocabularies.json_format import VOCABULARY_FILE
 
+# Configuration of a training that `hipie train --data` started.
+FINETUNING_FILE = "finetune.yaml"
 # What a training writes: files by which a run is recognised, and the others.
 RUN_FILES = ("last_checkpoint", "model_*.pth", "model_*.dcp", "metrics.json")
 OTHER_FILES = (
     "config.yaml",
+    FINETUNING_FILE,
     "curves.png",
     "events.out.tfevents.*",
     "inference",
@@ -28,6 +32,7 @@ OTHER_FILES = (
     "profile",
     "results.json",
     "table.json",
+    VOCABULARY_FILE,
 )
 
 

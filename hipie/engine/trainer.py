@@ -31,10 +31,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hipie.checkpoint import Checkpointer
+from hipie.checkpoint.atomic_write import write_atomically
 from hipie.checkpoint.sharded_checkpointer import ShardedCheckpointer
 from hipie.config.unread import warn_about_keys_without_effect
 from hipie.data.build import build_test_loader, build_train_loader
 from hipie.data.record_errors import record_errors
+from hipie.data.training_vocabulary import training_vocabulary
 from hipie.engine.accumulation import accumulate_gradients, split_batch, unwrapped
 from hipie.engine.curves import CurveWriter
 from hipie.engine.ema import ModelEMA, UpdateEMA
@@ -78,6 +80,7 @@ from hipie.evaluation.requests import RequestingLoader
 from hipie.evaluation.results_io import require_expected_results
 from hipie.logs import get_logger
 from hipie.memory_check import checked_memory
+from hipie.vocabularies.json_format import VOCABULARY_FILE, vocabulary_to_json
 
 logger = get_logger(__name__)
 
@@ -545,6 +548,8 @@ class Trainer(DefaultTrainer):
         Raises:
             ExpectedResultError: if a result is outside of the tolerance of `TEST.EXPECTED_RESULTS`.
         """
+        if comm.is_main_process():
+            self._write_vocabulary()
         try:
             TrainerBase.train(self, self.start_iter, self.max_iter)
         except Exception as error:
@@ -554,6 +559,17 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             require_expected_results(self.cfg.TEST.EXPECTED_RESULTS, results or {})
         return results
+
+    def _write_vocabulary(self) -> None:
+        """Write the class names of the training sets, which `Segmenter.from_pretrained` reads."""
+        file = Path(self.cfg.OUTPUT_DIR, VOCABULARY_FILE)
+        vocabulary = training_vocabulary(self.cfg.DATASETS.TRAIN)
+        if vocabulary is None:
+            file.unlink(missing_ok=True)
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = vocabulary_to_json(vocabulary).encode()
+        write_atomically(file, lambda name: Path(name).write_bytes(content))
 
     def _save_after(self, error: Exception) -> None:
         """Save a checkpoint of the last complete iteration, unless there is one already."""

@@ -105,16 +105,36 @@ def folder_parts(folder: str | Path) -> tuple[str, str, list[str]]:
     for key, value in _text_sources(path / CONFIG_FILE):
         if value.startswith(TEXT_FOLDER) and (path / value).is_dir():
             options += [key, str((path / value).resolve())]
-    return str(path / CONFIG_FILE), str(weights), options
+    return str(path / CONFIG_FILE), weights, options
 
 
-def _weights_file(folder: Path) -> Path | None:
-    """Return the weights in a folder: of `save_model`, or of a training the last ones."""
-    candidates = [folder / WEIGHTS_FILE, folder / "model_final.pth"]
+def _weights_file(folder: Path) -> str | None:
+    """Return the weights in a folder: of `save_model`, or of a training the best or last ones.
+
+    Of a training with averaged weights, those are taken.
+    """
+    best = (WEIGHTS_FILE, "model_best_ema.pth", "model_best.pth")
+    file = next((folder / name for name in best if (folder / name).exists()), None)
+    if file is not None:
+        return str(file)
+    names = ["model_final.pth"]
     with contextlib.suppress(OSError, ValueError):
         last = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-        candidates.append(folder / Path(last).name)
-    return next((file for file in candidates if file.exists()), None)
+        names.insert(0, Path(last).name)
+    file = next((folder / name for name in names if name and (folder / name).exists()), None)
+    if file is None:
+        return None
+    return f"{file}?ema=True" if _has_averaged_weights(folder) else str(file)
+
+
+def _has_averaged_weights(folder: Path) -> bool:
+    """Whether the checkpoints of a training have averaged weights, by its configuration."""
+    try:
+        content = read_yaml(str(folder / CONFIG_FILE))
+    except InputError:
+        return False  # the error is raised when the configuration is merged
+    node = content.get("MODEL_EMA") if isinstance(content, dict) else None
+    return isinstance(node, dict) and node.get("ENABLED") is True
 
 
 def folder_vocabulary(folder: str | Path) -> Vocabulary | None:

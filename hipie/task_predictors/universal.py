@@ -96,17 +96,26 @@ class ClassRequest:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> ClassRequest:
-        """Return the request of all classes of a vocabulary; wholes of parts join the things."""
-        parts = [entry for entry in vocabulary.classes if entry.kind == "part"]
+        """Return the request of all classes of a vocabulary.
+
+        Parts whose whole is not in it, as of a model that has learned maps of parts alone, are
+        segmented like stuff, each on its own.
+        """
+        known = {name_key(entry.name) for entry in vocabulary.classes}
+        classes = [
+            VocabularyClass(entry.name, "stuff", entry.synonyms)
+            if entry.kind == "part" and name_key(entry.whole or "") not in known
+            else entry
+            for entry in vocabulary.classes
+        ]
+        parts = [entry for entry in classes if entry.kind == "part"]
         if not parts:
-            return cls(vocabulary)
+            return cls(Vocabulary(tuple(classes)))
         part_keys = {name_key(part.name) for part in parts}
-        others = {name_key(e.name): e for e in vocabulary.classes if e.kind != "part"}
+        others = {name_key(e.name): e for e in classes if e.kind != "part"}
         wholes = dict.fromkeys(
             part.whole for part in parts if part.whole and name_key(part.whole) not in part_keys
         )
-        for whole in wholes:
-            others.setdefault(name_key(whole), VocabularyClass(whole, "thing"))
         names = tuple(others[name_key(whole)].name for whole in wholes)
         own_classes = [entry for entry in others.values() if entry.name not in names]
         return cls(Vocabulary(tuple(others.values())), Vocabulary((*own_classes, *parts)), names)

@@ -124,8 +124,16 @@ def test_the_output_folder_of_a_training_is_a_model(saved: Path, tmp_path: Path)
         model_zoo.pretrained(tmp_path)
     (tmp_path / "model_0000009.pth").write_bytes(b"")
     assert model_zoo.pretrained(tmp_path).weights == str(tmp_path / "model_0000009.pth")
+    # A training that ended and was continued: the last one counts, the best before it.
     (tmp_path / "model_final.pth").write_bytes(b"")
-    assert model_zoo.pretrained(tmp_path).weights == str(tmp_path / "model_final.pth")
+    assert model_zoo.pretrained(tmp_path).weights == str(tmp_path / "model_0000009.pth")
+    with open(tmp_path / "config.yaml", "a") as file:
+        file.write("MODEL_EMA: {ENABLED: true}\n")
+    averaged = f"{tmp_path / 'model_0000009.pth'}?ema=True"
+    assert model_zoo.pretrained(tmp_path).weights == averaged
+    for name in ("model_best.pth", "model_best_ema.pth"):
+        (tmp_path / name).write_bytes(b"")
+        assert model_zoo.pretrained(tmp_path).weights == str(tmp_path / name)
 
 
 def test_a_folder_without_a_model_is_named(saved: Path, tmp_path: Path) -> None:
