@@ -159,7 +159,10 @@ def _string(reader: _Reader, shape: list[int]) -> str:
         raise InputError(f"a string has the data type {data_type} and the shape {shape}")
     wide = TEXT_ENCODINGS[data_type].startswith("utf-") and data_type != 16
     suffix = {"<": "-le", ">": "-be"}[reader.byte_order] if wide else ""
-    return bytes(content).decode(TEXT_ENCODINGS[data_type] + suffix)
+    try:
+        return bytes(content).decode(TEXT_ENCODINGS[data_type] + suffix)
+    except UnicodeDecodeError as error:
+        raise InputError(f"a string is no valid text ({error.reason})") from error
 
 
 def _structs(reader: _Reader, count: int, depth: int) -> list[dict[str, Any]]:
