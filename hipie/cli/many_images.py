@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -126,11 +127,18 @@ def _identity(settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str
     identity = {name: value for name, value in settings.items() if name not in ignored}
     sam_weights = getattr(args, "sam_weights", "")
     if sam_weights and os.path.isfile(sam_weights):
-        import hashlib
-
-        with open(sam_weights, "rb") as file:
-            identity["sam_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        identity["sam_weights"] = file_hash(sam_weights)
     return identity
+
+
+def file_hash(path: str) -> str:
+    """Return the SHA-256 of a file that results depend on.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _print_summary(output: Path, summary: Any) -> None:

@@ -135,21 +135,22 @@ def test_label_maps_of_many_classes_have_sixteen_bits(in_tmp):
     assert labels.max() > 300 and ((labels == labels[RING][0]) == (RING | SPLIT)).all()
 
 
-def read_yolo(path: Path) -> list[tuple[int, np.ndarray]]:
-    """Fill the polygons of a file, as supervision and ultralytics do."""
+def read_yolo(path: Path, to_pixels=np.floor) -> list[tuple[int, np.ndarray]]:
+    """Fill the polygons of a file: supervision rounds coordinates, ultralytics cuts them off."""
     read = []
     for line in path.read_text().splitlines():
         number, *shares = line.split()
-        points = (np.array(shares, float).reshape(-1, 2) * (WIDTH, HEIGHT)).astype(int)
+        points = to_pixels(np.array(shares, float).reshape(-1, 2) * (WIDTH, HEIGHT)).astype(int)
         mask = np.zeros(SIZE, np.uint8)
         cv2.fillPoly(mask, [points], 1)
         read.append((int(number), mask.astype(bool)))
     return read
 
 
-def test_yolo_polygons_fill_to_the_masks(results):
+@pytest.mark.parametrize("to_pixels", [np.floor, np.round])
+def test_yolo_polygons_fill_to_the_masks(results, to_pixels):
     names = yaml.safe_load((results / "yolo/data.yaml").read_text(encoding="utf-8"))["names"]
-    read = read_yolo(results / "yolo/labels/a/1.txt")
+    read = read_yolo(results / "yolo/labels/a/1.txt", to_pixels)
     assert [names[number] for number, _ in read] == ["dog", "head & <ears>", "dog", "grass"]
     for (_, mask), expected in zip(read, [RING, PART, SPLIT, SEGMENTS[2].mask], strict=True):
         assert iou(mask, expected) > 0.97

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 FOLDER = "yolo"
 DATA = f"{FOLDER}/data.yaml"
+# Place of a point in its pixel: readers that round and those that cut off get the same pixel.
+INSIDE = 0.25
 
 
 @register_format("yolo")
 class YoloFormat(ResultFormat):
     """`yolo/labels/NAME.txt`: a line a segment or part, its class from 0 and one polygon.
 
-    Coordinates are those of the pixels' centres as shares of width and height. The images belong
-    into `yolo/images`, under the same names.
+    Coordinates are shares of width and height. The images belong into `yolo/images`, under the same
+    names.
     """
 
     run_files = (FOLDER, DATA)
@@ -46,7 +48,7 @@ class YoloFormat(ResultFormat):
                 continue
             # At least three points: shorter lines are boxes.
             polygon = np.concatenate([polygon, polygon[-1:].repeat(max(0, 3 - len(polygon)), 0)])
-            shares = (polygon + 0.5) / (width, height)
+            shares = (polygon + INSIDE) / (width, height)
             numbers = " ".join(f"{share:.8f}" for share in shares.ravel())
             lines.append(f"{ids[segment.label] - 1} {numbers}\n")
         text = "".join(lines).encode()

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from hipie.cli.files import add_output_arguments, require_no_folder, require_writable, unique_stems
+from hipie import __version__
+from hipie.cli.files import add_output_arguments, require_writable, unique_stems
+from hipie.cli.many_images import (
+    INPUT_HELP,
+    add_run_arguments,
+    file_hash,
+    is_run,
+    run_on_images,
+)
 from hipie.code_permission import add_import_arguments
 from hipie.downloads import add_network_arguments
 from hipie.error_report import run_program
 from hipie.errors import printable
+
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+    from hipie.segmentation import Segmentation
 
 PROGRAM = "python -m hipie_fewshot"
 
@@ -29,27 +42,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     # Inside: a package that is missing or broken is an error of the program.
-    from hipie import Segmenter
-    from hipie_fewshot.support_set import Example
+    from hipie.batch_inference.inputs import is_one_image
 
-    require_no_folder(args.input)
+    many = not all(is_one_image([name]) for name in args.input)
+    if many or is_run(args, args.input[:1]):
+        return run_on_images(
+            args,
+            args.input,
+            lambda: _build(args),
+            lambda: _settings(args),
+            {args.label: "thing"},
+        )
     names = [f"{stem}.png" for stem in unique_stems(args.input)]
     read = [*args.input, *(file for pair in args.example for file in pair)]
     folder = require_writable(args.output, names, args, read)
+    _, like = _build(args)
+    for image, name in zip(args.input, names, strict=True):
+        result = like(image)
+        path = result.save(folder / name, overwrite=True)
+        segment = result.segments[0]
+        print(f"{printable(path)}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
+    return 0
+
+
+def _build(args: argparse.Namespace) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
+    """Build the model and read the examples; return the model with the call on an image."""
+    from hipie import Segmenter
+    from hipie_fewshot.support_set import Example
+
     segmenter = (
         Segmenter.from_pretrained(args.model, args.device, args.opts)
         if args.model
         else Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
     )
     examples = [Example.read(image, mask, args.label) for image, mask in args.example]
+    stream = sys.stderr if "jsonl" in ",".join(args.formats) else sys.stdout
     for (_, mask), example in zip(args.example, examples, strict=True):
-        print(f"{printable(mask)}: {100 * example.share:.1f} % of the pixels are the object")
-    for image, name in zip(args.input, names, strict=True):
-        result = segmenter.like(image, examples)
-        path = result.save(folder / name, overwrite=True)
-        segment = result.segments[0]
-        print(f"{printable(path)}: {int(segment.mask.sum())} pixels, score {segment.score:.2f}")
-    return 0
+        share = f"{100 * example.share:.1f} % of the pixels are the object"
+        print(f"{printable(mask)}: {share}", file=stream)
+    return segmenter, lambda image: segmenter.like(image, examples)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the results depend on beside the model: the examples, by their content."""
+    names = ("model", "config_file", "device", "opts", "label")
+    settings = {"program": "hipie few-shot", "version": __version__}
+    settings |= {name: getattr(args, name) for name in names}
+    examples = [[file_hash(file) for file in pair] for pair in args.example]
+    return settings | {"weights": None, "examples": examples}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--example", nargs=2, action="append", required=True, metavar=("IMAGE", "MASK")
     )
-    parser.add_argument("--input", nargs="+", required=True, help="query images")
+    parser.add_argument("--input", nargs="+", required=True, help=INPUT_HELP)
     parser.add_argument("--label", default="object", help="class name of the examples' object")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_run_arguments(parser)
     add_output_arguments(parser, "output/few_shot")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE ...")
     add_network_arguments(parser)

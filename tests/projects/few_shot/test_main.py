@@ -6,6 +6,8 @@ import os
 
 import numpy as np
 import pytest
+import torch
+from detectron2.config import get_cfg
 from PIL import Image
 
 from hipie import Segmenter
@@ -45,6 +47,31 @@ def test_every_image_has_its_drawing(arguments, capsys):
         assert exit_status(main, arguments) == 0
         assert sorted(os.listdir("out")) == ["1.png", "1_2.png"]
     assert "mask.png: 16.7 % of the pixels are the object" in capsys.readouterr().out
+
+
+def test_folders_are_segmented_and_go_on(arguments, monkeypatch, capsys):
+    """Examples are part of the settings, by their content."""
+    built = StubSegmenter()
+    built.model, built.cfg, calls = torch.nn.Linear(1, 1), get_cfg(), []
+    built.cfg.INPUT.MAX_PIXELS = 10_000
+
+    def like(pixels, examples):
+        calls.append(pixels.shape)
+        return Segmentation(pixels, [Segment("cup", "thing", np.ones((20, 30), bool), 0.5)])
+
+    built.like = like
+    monkeypatch.setattr(Segmenter, "from_config", lambda *_, **__: built)
+    position = arguments.index("--input")
+    folders = [*arguments[:position], "--input", "a", "b", "--output", "many"]
+    assert exit_status(main, folders) == 0
+    assert os.path.exists("many/a/1.json") and os.path.exists("many/b/1.png")
+    os.rename("many/a/1.json", "many/a/moved.json")
+    assert exit_status(main, folders) == 0
+    assert len(calls) == 2 and os.path.exists("many/a/1.json")
+    Image.new("L", (30, 20), 255).save("mask.png")
+    capsys.readouterr()
+    assert exit_status(main, folders) == 2
+    assert "results of another examples" in capsys.readouterr().err
 
 
 def test_files_of_the_user_are_kept(arguments, capsys):
