@@ -332,6 +332,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the shuffled names")
     parser.add_argument("--output", default="output/open_vocabulary_photographs.json")
     args, overrides = parser.parse_known_args(arguments)
+    if "MODEL.WEIGHTS" not in overrides:
+        parser.error("add MODEL.WEIGHTS FILE, the weights of the training without these names")
     cfg = model_zoo.get_config(args.config_file, ["DATALOADER.NUM_WORKERS", 0, *overrides])
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check(cfg)
