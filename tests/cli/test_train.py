@@ -135,7 +135,8 @@ def stop_training(output: Path, number: int, to_group: bool, *options: str) -> i
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        return process.wait(200)
+        # Workers of spawned processes import everything again before the iteration ends.
+        return process.wait(400)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
