@@ -123,6 +123,8 @@ def stop_training(output: Path, number: int, to_group: bool, *options: str) -> i
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Under nohup this process ignores SIGHUP, and so would the training.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
     try:
         waited = time.monotonic() + 400
