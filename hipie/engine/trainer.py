@@ -568,8 +568,12 @@ class Trainer(DefaultTrainer):
             file.unlink(missing_ok=True)
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = vocabulary_to_json(vocabulary).encode()
-        write_atomically(file, lambda name: Path(name).write_bytes(content))
+        content = vocabulary_to_json(vocabulary)
+
+        def write(name: str) -> None:
+            Path(name).write_text(content, encoding="utf-8")
+
+        write_atomically(file, write)
 
     def _save_after(self, error: Exception) -> None:
         """Save a checkpoint of the last complete iteration, unless there is one already."""
