@@ -182,21 +182,15 @@ def test_outputs_in_float32_are_the_same():
 
 
 @pytest.mark.slow
-def test_compiled_mask2former_runs_on_the_operator():
+def test_compiled_and_patched_mask2former_has_the_same_outputs():
     pytest.importorskip("transformers")
     model = client_models.build("mask2former")
-    run = torch.compile(model.model.pixel_level_module.decoder)
-    features = list(model.model.pixel_level_module.encoder(client_models.image()).feature_maps)
     with torch.no_grad():
-        plain = model.model.pixel_level_module.decoder(features).mask_features
+        plain = client_models.run(model, "mask2former")
+        compiled = torch.compile(model, backend="aot_eager")
         with hipie.ops.patch("transformers"):
-            served = run(features).mask_features
-            whole = torch.compile(model)(**client_models.inputs("mask2former"))
-        after = run(features).mask_features
-        expected = model(**client_models.inputs("mask2former"))
-    assert relative([plain], [served]) < 1e-5
-    assert relative([plain], [after]) < 1e-5
-    assert relative([expected.masks_queries_logits], [whole.masks_queries_logits]) < 1e-4
+            served = client_models.run(compiled, "mask2former")
+    assert relative(plain, served) < 1e-5
 
 
 def test_unpatching_restores_the_very_objects(package):
