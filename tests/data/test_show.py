@@ -93,7 +93,7 @@ def test_errors_are_one_line(arguments: list[str], message: str, in_tmp, capsys)
 
 def test_unknown_command_prints_usage(capsys) -> None:
     assert command_line(["data", "shuffle"]) == 2
-    assert "{show,check}" in capsys.readouterr().err
+    assert "{show,check," in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
