@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -252,6 +254,7 @@ def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
         SystemExit: after a signal, with status 128 + its number.
         torch.multiprocessing.ProcessExitedException: if one has failed; all others have ended.
     """
+    _start_resource_tracker()
     with _import_warnings_ignored():
         context = mp.start_processes(
             _run_in_group, arguments, nprocs=number, join=False, start_method="spawn"
@@ -266,6 +269,20 @@ def _start_processes(number: int, arguments: tuple[Any, ...]) -> None:
                 raise
         if signals.received is not None:
             raise SystemExit(128 + signals.received)
+
+
+def _start_resource_tracker() -> None:
+    """Start multiprocessing's tracker so that a SIGHUP to the group does not end it.
+
+    It ignores SIGINT and SIGTERM itself. Another one does not know the semaphores of the first.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager

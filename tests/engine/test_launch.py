@@ -199,3 +199,20 @@ def test_warnings_of_imports_are_ignored_in_started_processes_alone(monkeypatch,
     with pytest.raises(InterruptedError):
         launch_module._start_processes(2, ())
     assert printed == [b""] and os.environ.get("PYTHONWARNINGS") == before
+
+
+RESOURCE_TRACKER = """
+import os, signal, time
+from multiprocessing import resource_tracker
+from hipie.engine.launch import _start_resource_tracker
+
+_start_resource_tracker()
+tracker = resource_tracker._resource_tracker
+os.kill(tracker._pid, signal.SIGHUP)
+time.sleep(0.5)
+assert os.waitpid(tracker._pid, os.WNOHANG) == (0, 0)
+"""
+
+
+def test_sighup_does_not_end_the_tracker_of_semaphores() -> None:
+    subprocess.run([sys.executable, "-c", RESOURCE_TRACKER], cwd=ROOT, check=True, timeout=120)
