@@ -115,6 +115,7 @@ bench: $(DONE)/package
 	$(PY) benchmarks/training_step.py
 	$(PY) benchmarks/activation_memory.py
 	$(PY) benchmarks/memory.py --records 100000
+	$(PY) benchmarks/patched_transformers.py
 	$(PY) benchmarks/picturebook.py --pages 40
 
 train-nano: $(DONE)/package

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.separate_logging import separate_logging
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Detectron2's model zoo imports pkg_resources
     import detectron2.model_zoo  # noqa: F401
@@ -27,6 +29,13 @@ def _same_seeds():
     random.seed(0)
     np.random.seed(0)  # Detectron2 draws its augmentations from this state
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """Programs that ran in a test leave no log files for the next one."""
+    with separate_logging():
+        yield
 
 
 @pytest.fixture

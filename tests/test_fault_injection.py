@@ -24,7 +24,8 @@ from hipie.cli.main import COMMANDS, main, run_command
 from hipie.engine.trainer import SeededTrainer, Trainer
 from hipie.errors import HipieError, UnexpectedError
 from hipie.modeling.meta_arch.hipie import HIPIE
-from tests.cli.test_train import run_in_this_process, separate_logging
+from tests.cli.test_train import run_in_this_process
+from tests.separate_logging import separate_logging
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 FOREIGN = "words of another library"
@@ -215,7 +216,8 @@ def inject(command, point, faults, folder, options, monkeypatch, capfd, tmp_path
 
 
 def test_every_command_is_covered() -> None:
-    assert set(COMMANDS) == {*MODEL_COMMANDS, *OTHER_COMMANDS, "train", "eval"}
+    # hipie show reads the folder of a run, as eval does.
+    assert set(COMMANDS) == {*MODEL_COMMANDS, *OTHER_COMMANDS, "train", "eval", "show"}
 
 
 @pytest.mark.parametrize("point", ["model", "tokenizer", "opening an image", "weights"])

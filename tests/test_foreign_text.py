@@ -129,7 +129,8 @@ def test_every_module_takes_its_logger_from_one_place():
         f"{path}:{node.lineno}"
         for folder in ("hipie", "projects")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path != ROOT / "hipie/logs.py"
+        # The operator imports nothing of hipie.
+        if path not in (ROOT / "hipie/logs.py", ROOT / "hipie/ops/patching.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and ast.unparse(node) in ("logging.getLogger(__name__)", "logging.getLogger('hipie')")

@@ -86,8 +86,8 @@ class GeneralizedReferringEvaluator(ExpressionEvaluator):
         target: RLE | NDArray[Any],
         instances: Instances,
     ) -> RLE | NDArray[Any]:
-        if self._thresholds is None:
-            return prediction
+        if self._thresholds is None or not instances.has("scores"):
+            return prediction  # rejected by an empty mask
         score = float(instances.scores.max()) if len(instances) else 0.0
         overlap = mask_overlap(prediction, target)
         self._thresholds.count(overlap, score, has_target=bool(expression["targets"]))

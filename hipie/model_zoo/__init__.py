@@ -138,7 +138,8 @@ def get_config_file(name: str) -> Path:
     containing = sorted(
         (n for n in files if stem and stem in n), key=lambda n: (not n.startswith(stem), n)
     )
-    similar = [*containing, *difflib.get_close_matches(requested, files, 3, 0.4)]
+    close = difflib.get_close_matches(requested, files, 3, 0.4) if stem else []
+    similar = [*containing, *close]
     suggestions = list(dict.fromkeys(similar))[:MAX_SUGGESTIONS] or sorted(files)
     raise InputError(
         f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'

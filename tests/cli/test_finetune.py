@@ -30,7 +30,6 @@ from hipie.data.dataset_specification import (
 from hipie.engine.finetuning import fit_schedule
 from hipie.errors import InputError, UsageError
 from tests.cli.annotated_sets import write_sets
-from tests.cli.test_train import separate_logging
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/your_own_data.md"
@@ -58,13 +57,6 @@ def sets(tmp_path, monkeypatch):
     for name in set(DatasetCatalog) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-
-
-@pytest.fixture
-def restored_logging():
-    """Restore the loggers after the test."""
-    with separate_logging():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,30 +36,6 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
-
-
-@contextmanager
-def separate_logging() -> Iterator[None]:
-    """Restore the loggers after a run in this process, whose setup adds handlers of its files."""
-    names = ("", "detectron2", "fvcore", "hipie", *project_folders())
-    before = {name: list(logging.getLogger(name).handlers) for name in names}
-    try:
-        yield
-    finally:
-        from detectron2.utils.logger import _cached_log_stream, setup_logger
-
-        setup_logger.cache_clear()
-        _cached_log_stream.cache_clear()
-        for name, handlers in before.items():
-            logging.getLogger(name).handlers[:] = handlers
-            logging.getLogger(name).propagate = True
-
-
-@pytest.fixture
-def restored_logging():
-    """Restore the loggers after the test."""
-    with separate_logging():
-        yield
 
 
 def test_two_steps_and_an_evaluation(monkeypatch, restored_logging, tiny_options, tmp_path):

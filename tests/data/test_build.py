@@ -199,7 +199,8 @@ def test_no_data_set(cfg: CfgNode) -> None:
 
 
 def test_a_data_set_without_objects_is_named(cfg: CfgNode) -> None:
-    register_dataset("hand_made_empty", lambda: [{"annotations": [{"iscrowd": 1}]}])
+    records = [{"annotations": [{"iscrowd": 1}]}]
+    register_dataset("hand_made_empty", lambda: records, thing_classes=["cup"])
     cfg.DATASETS.TRAIN = ("hand_made_empty",)
     cfg.DATALOADER.DATASET_RATIO = ()
     with pytest.raises(ValueError, match="hand_made_empty has an object"):

@@ -105,7 +105,7 @@ def test_exit_status_is_1_for_invalid_data(
     small_book: list[str], record: dict, monkeypatch, capsys
 ) -> None:
     missing = {**record, "file_name": "gone.png"}
-    monkeypatch.setattr(check, "open_dataset", lambda args: ([missing, record], CLASSES))
+    monkeypatch.setattr(check, "open_dataset", lambda args, cfg: ([missing, record], CLASSES))
     assert command_line(["data", "check", "custom"]) == 1
     assert "gone.png" in capsys.readouterr().out
 

@@ -361,9 +361,12 @@ def test_faults_are_reported(tmp_path: Path, root: Path, name: str, capsys) -> N
 
 def test_a_missing_image_is_a_problem(tmp_path: Path, root: Path, capsys) -> None:
     trees.write_grefcoco(tmp_path / "got", root)
+    arguments = (program("grefcoco"), root, "--source", str(tmp_path / "got"))
     (root / "coco/train2014" / trees.coco_name(2)).unlink()
-    assert run(program("grefcoco"), root, "--source", str(tmp_path / "got")) == 1
-    assert f"PROBLEM  gRefCOCO val: the image {root}" in capsys.readouterr().out
+    # The only image of a split: the images are a download of their own, which --check asks for.
+    assert run(*arguments) == 0
+    assert "missing  gRefCOCO val: none of the 1 images is there" in capsys.readouterr().out
+    assert run(program("grefcoco"), root, "--check") == 1
 
 
 def test_names_that_leave_their_folder_are_not_followed(tmp_path: Path, root: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import get_cfg
 
 from hipie.config import add_hipie_config
+from hipie.engine.hooks import DivergedError
 from hipie.engine.precision import autocast_dtype
 from hipie.errors import InputError
 from tests.toy_trainer import Toy, ToyTrainer, run
@@ -54,7 +55,8 @@ def test_overflow_halves_the_scale_and_leaves_the_weights(make_trainer):
     trainer = make_trainer(*options)
     trainer._trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    run(trainer)
+    with pytest.raises(DivergedError, match="the last 3 of 3 steps are not finite"):
+        run(trainer)
     assert trainer._trainer.skipped_in_a_row == 3
     assert trainer._trainer.grad_scaler.get_scale() == 2.0**37
     assert all(map(torch.equal, before, trainer.model.parameters()))

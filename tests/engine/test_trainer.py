@@ -219,7 +219,7 @@ def test_forked_processes_end_by_their_parent_only(make_trainer):
         assert child.is_alive()
         child.terminate()
         child.join(20)
-        assert child.exitcode == -signal.SIGTERM
+        assert child.exitcode == 0
         assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         hook.after_train()

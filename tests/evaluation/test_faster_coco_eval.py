@@ -98,7 +98,7 @@ def test_equal_to_pycocotools(objects: list[np.ndarray]) -> None:
     assert set(reference) == set(faster) == {"bbox", "segm"}
     for task, scores in reference.items():
         assert faster[task] == pytest.approx(scores, abs=1e-6, nan_ok=True)
-        assert 5 < scores["AP"] < 95 and len(scores) == 6 + CLASSES
+        assert 5 < scores["AP"] < 95 and len(scores) == 6 + 2 * CLASSES
 
 
 def test_faster_coco_eval_is_used_if_enabled(

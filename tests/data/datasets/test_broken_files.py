@@ -223,5 +223,7 @@ def test_numbers_too_long_to_print(tmp_path: Path) -> None:
 def test_odd_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "refs.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     (tmp_path / "instances.json").write_bytes(as_json(trees.instances([1], 1)))
-    with pytest.raises(DatasetError, match=r"refs\.json: this is not a JSON file"):
+    with pytest.raises(
+        DatasetError, match=r"refs\.json: (this is not a JSON file|its lists .* nested)"
+    ):
         load_refcoco(tmp_path / "refs.json", tmp_path / "instances.json", "", "train")

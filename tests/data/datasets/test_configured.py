@@ -132,7 +132,7 @@ def test_a_model_takes_a_step_on_each_of_them(cfg: CN) -> None:
         if len(tasks) == 3:
             break
     assert tasks == {
-        "SEMANTIC": {"detection"},
+        "SEMANTIC": {"semantic"},
         "PARTS": {"parts"},
         "COCO_PANOPTIC": {"detection"},
     }

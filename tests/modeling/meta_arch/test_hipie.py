@@ -407,7 +407,9 @@ def test_a_batch_of_two_tasks_is_refused(model):
 
 
 def test_an_unknown_task_is_named(model):
-    with pytest.raises(ValueError, match='unknown task "depth"; known are detection, parts'):
+    with pytest.raises(
+        ValueError, match='unknown task "depth"; known are detection, semantic, parts'
+    ):
         model.train()([training_input("depth")])
 
 
