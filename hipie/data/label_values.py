@@ -52,7 +52,7 @@ def ignore_label(metadata: Metadata) -> int:
 def background_index(metadata: Metadata, names: Sequence[str]) -> int | None:
     """Return the class of a data set that stands for pixels of none of its other classes.
 
-    Such a class is nothing to be named or found: it is no object in training, no class of a prompt,
+    Such a class has no name to segment by: it is no object in training, no class of a prompt,
     and at test the class of pixels that no other class claims.
 
     Args:
