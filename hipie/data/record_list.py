@@ -63,7 +63,8 @@ class RecordList(Sequence[Record]):
             raise IndexError(f"record {index} of {self._count}")
         ends = self._integers(0, self._count + 1)
         payload = self._buffer[int(ends[position]) : int(ends[position + 1])].numpy()
-        record: Record = pickle.loads(payload.data)  # nosec B301: written by this process
+        # Written by this process.
+        record: Record = pickle.loads(payload.data)  # nosec B301
         return record
 
     @property

@@ -46,7 +46,8 @@ def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
     url = f"{constants.ENDPOINT}/{repository}/resolve/main/{file_names[0]}"
     request = urllib.request.Request(url, method="HEAD", headers=build_hf_headers())
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # nosec B310: the hub's own address
+        # The hub's own address.
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # nosec B310
             return
     except urllib.error.HTTPError as error:
         raise HubError(
