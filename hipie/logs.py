@@ -36,6 +36,33 @@ class PrintableFilter(logging.Filter):
         return True
 
 
+class RepeatedWarningFilter(logging.Filter):
+    """Filter of a handler that drops a warning which it has passed before.
+
+    A run reads its data sets several times, for training, for every evaluator and for checks.
+
+    Args:
+        package: whose warnings, with those of its modules.
+        limit: number of warnings that are remembered.
+    """
+
+    def __init__(self, package: str, limit: int = 10_000) -> None:
+        super().__init__()
+        self._modules = logging.Filter(package)
+        self._limit = limit
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is of another package or level, or new."""
+        if record.levelno != logging.WARNING or not self._modules.filter(record):
+            return True
+        message = record.getMessage()
+        is_new = message not in self._passed
+        if is_new and len(self._passed) < self._limit:
+            self._passed.add(message)
+        return is_new
+
+
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module, whose messages are printable.
 

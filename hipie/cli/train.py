@@ -51,7 +51,7 @@ from hipie.engine.trainer import Trainer
 from hipie.error_report import log_file, log_to, one_line_errors
 from hipie.errors import HipieError, InputError, UsageError
 from hipie.evaluation.results_io import require_expected_results
-from hipie.logs import get_logger
+from hipie.logs import RepeatedWarningFilter, get_logger
 from hipie.modeling.meta_arch.base import meta_architecture
 from hipie.projects import project_names
 
@@ -327,6 +327,8 @@ def setup_loggers(folder: str) -> None:
     for logger in third_parties:
         for handler in filter(is_screen, logger.handlers):
             handler.addFilter(is_progress)
+    for handler in own[0].handlers:
+        handler.addFilter(RepeatedWarningFilter("hipie.data"))
     for logger in own:
         # Tracebacks are logged at debug level: in log.txt, not on the screen.
         for handler in filter(is_screen, logger.handlers):
