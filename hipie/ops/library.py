@@ -20,6 +20,10 @@ library.define(
     " Tensor level_start_index, Tensor sampling_locations, Tensor attention_weights)"
     " -> (Tensor, Tensor, Tensor)"
 )
+library.define(
+    "depthwise_weight_gradient(Tensor grad_output, Tensor input, int kernel, int stride,"
+    " int padding) -> Tensor"
+)
 
 
 def _load(path: Path) -> str | None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from hipie.errors import InputError
+from hipie.modeling.backbone.depthwise import use_depthwise_gradient
 from hipie.modeling.backbone.frozen_batch_norm import freeze_norms
 from hipie.modeling.backbone.timm_checkpoint import read_timm_weights
 
@@ -62,6 +64,7 @@ class TimmBackbone(Backbone):
         if freeze_norm:
             default_cfg: Any = self.net.default_cfg
             freeze_norms(self.net, default_cfg["input_size"])
+        use_depthwise_gradient(self.net)
         if freeze_at:
             if 2**freeze_at not in index_of:
                 raise InputError(
@@ -85,8 +88,12 @@ class TimmBackbone(Backbone):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Compute features [B, C, H / stride, W / stride] of images [B, 3, H, W], by name."""
-        features = self.net(pixels)
-        return {key: features[index] for key, index in self._indices.items()}
+        if not (pixels.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            features = self.net(pixels)
+            return {key: features[index] for key, index in self._indices.items()}
+        # Half-precision convolutions of a CPU are several times faster with channels last.
+        features = self.net(pixels.contiguous(memory_format=torch.channels_last))
+        return {key: features[index].contiguous() for key, index in self._indices.items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature."""
