@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from hipie.errors import InputError, MissingFileError, cause_of
 from hipie.logs import get_logger
@@ -52,7 +52,9 @@ PILLOW_ERRORS = (
 _READ_ERRORS = (*PILLOW_ERRORS, Image.DecompressionBombError)
 # Rows that are converted at a time.
 _STRIP = 256
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+# Value of the tag PhotometricInterpretation.
+_YCBCR = 6
 # Bytes at the beginning of a file from which its format is recognised.
 _START = 64
 # Grey values of a 16-bit file below it look black.
@@ -394,7 +396,23 @@ def _decoded(
     _require_few_pixels(_webp_size(start), max_pixels)
     with Image.open(source, formats=FORMATS) as image:
         _require_few_pixels(image.size, max_pixels)
+        _correct_ycbcr_tiff(image)
         yield image
+
+
+def _correct_ycbcr_tiff(image: Image.Image) -> None:
+    """Set the layout of an uncompressed YCbCr TIFF, which has three bytes a pixel.
+
+    Pillow before 13 expects four, as libtiff returns them for JPEG compression.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    is_misread = all(
+        tile.codec_name == "raw" and tile.args == ("RGBX", 0, 1) for tile in image.tile
+    )
+    if is_misread and image.tag_v2.get(_PHOTOMETRIC) == _YCBCR:
+        image._mode = "YCbCr"
+        image.tile = [tile._replace(args=("YCbCr", 0, 1)) for tile in image.tile]
 
 
 def _image_error(error: BaseException, name: str, kind: str, start: bytes = b"") -> ImageError:
