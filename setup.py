@@ -71,12 +71,14 @@ EXTRAS = {
     "demo": ["scikit-image>=0.22"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.32", "python-multipart>=0.0.18"],
     "wandb": ["wandb>=0.17"],
     # With the database of a run's own folder; a server needs mlflow-skinny alone.
     "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy>=2", "alembic>=1.10"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "mutation": ["cosmic-ray>=8.3"],
     "test": [
+        "httpx>=0.27",
         "hypothesis>=6.100",
         'pysodmetrics>=1.4; python_version < "3.13"',
         "pytest>=8",

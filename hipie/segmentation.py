@@ -353,6 +353,25 @@ class Segmentation:
         return {name: position for position, name in enumerate(self.class_names)}
 
 
+def group_to_dicts(images: Sequence[str], results: Sequence[Segmentation]) -> list[dict[str, Any]]:
+    """Convert the results of a group to dicts with `image`, `shown` and `segments`.
+
+    See `Segmentation.to_dict`; an image without the described object has no segment.
+    """
+    converted = []
+    for name, result in zip(images, results, strict=True):
+        shown = any(segment.area for segment in result)
+        entry = result.to_dict()
+        converted.append(
+            {
+                "image": entry["image"] | {"file": name},
+                "shown": shown,
+                "segments": entry["segments"] if shown else [],
+            }
+        )
+    return converted
+
+
 def _walk(segments: Sequence[Segment], depth: int) -> Iterator[tuple[int, Segment]]:
     for segment in segments:
         yield depth, segment

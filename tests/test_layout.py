@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Modules at the bottom: they import nothing of hipie but themselves and `errors`.
 BOTTOM = ("errors", "structures", "ops", "vocabularies")
 # Whoever builds, runs or presents a model.
-APPLICATION = ("task_predictors", "predictor", "batch_inference", "cli", "__main__")
+APPLICATION = ("task_predictors", "predictor", "batch_inference", "serve", "cli", "__main__")
 RESULTS = ("segmentation", "visualizer", "text_drawing", "label_placement")
 # Top-level module of hipie -> those that it must not import.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -39,12 +39,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "text_drawing": ("modeling", "data", "evaluation", "engine", "model_zoo", *APPLICATION),
     "task_predictors": (
         *("data", "evaluation", "engine", "checkpoint", "model_zoo"),
-        *("predictor", "batch_inference", "cli", "__main__"),
+        *("predictor", "batch_inference", "serve", "cli", "__main__"),
     ),
-    "predictor": ("batch_inference", "cli", "__main__"),
+    "predictor": ("batch_inference", "serve", "cli", "__main__"),
+    "serve": ("data", "modeling", "evaluation", "engine", "batch_inference", "cli", "__main__"),
     "batch_inference": (
         *("modeling", "evaluation", "engine", "checkpoint", "model_zoo", "task_predictors"),
-        *("predictor", "cli", "__main__"),
+        *("predictor", "serve", "cli", "__main__"),
     ),
 }
 # A tokenizer turns text into ids and holds no parameters: the data mappers count tokens with it.

@@ -18,7 +18,6 @@ from hipie.cli.arguments import (
 from hipie.cli.demo_files import DemoFiles
 from hipie.cli.files import (
     add_output_arguments,
-    group_to_dicts,
     make_settings,
     readable_images,
     report_if_empty,
@@ -38,6 +37,7 @@ from hipie.data.picturebook import STUFF, THINGS, UNSEEN_THINGS, PictureBook
 from hipie.data.picturebook.page import Page
 from hipie.errors import UsageError
 from hipie.result_files import write_drawing, write_json
+from hipie.segmentation import group_to_dicts
 from hipie.visualizer import draw_group
 
 if TYPE_CHECKING:

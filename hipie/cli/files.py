@@ -208,22 +208,3 @@ def report_if_empty(image: str, result: Segmentation) -> None:
     if not any(segment.area for segment in result):
         best = max(result, key=lambda segment: segment.score, default=None)
         report_no_segment(image, (best.label, best.score) if best else ("no segment", 0.0))
-
-
-def group_to_dicts(images: Sequence[str], results: Sequence[Segmentation]) -> list[dict[str, Any]]:
-    """Convert the results of a group to dicts with `image`, `shown` and `segments`.
-
-    See `Segmentation.to_dict`; an image without the described object has no segment.
-    """
-    converted = []
-    for name, result in zip(images, results, strict=True):
-        shown = any(segment.area for segment in result)
-        entry = result.to_dict()
-        converted.append(
-            {
-                "image": entry["image"] | {"file": name},
-                "shown": shown,
-                "segments": entry["segments"] if shown else [],
-            }
-        )
-    return converted

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
 from hipie.cli.files import (
     add_output_arguments,
-    group_to_dicts,
     make_settings,
     readable_images,
     require_no_folder,
@@ -32,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError, OSError: for input that cannot be used, in one sentence.
     """
     from hipie.result_files import write_drawing, write_json
+    from hipie.segmentation import group_to_dicts
     from hipie.visualizer import draw_group
 
     parser = argparse.ArgumentParser(

@@ -4,6 +4,7 @@ from hipie.task_predictors.base import (
     TASK_PREDICTOR_REGISTRY,
     PreparedImage,
     TaskPredictor,
+    encode_together,
     encode_with_sam,
     register_task_predictor,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ReferringPredictor",
     "TaskPredictor",
     "UniversalPredictor",
+    "encode_together",
     "encode_with_sam",
     "register_task_predictor",
 ]

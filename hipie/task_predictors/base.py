@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from fvcore.common.registry import Registry
 from numpy.typing import NDArray
 
-from hipie.memory_check import check_memory
+from hipie.memory_check import ImageTooLargeError, check_memory
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.segmentation import Segmentation
 
@@ -123,6 +124,30 @@ class PreparedImage:
             return self.model(batched_inputs)[0]
         with torch.no_grad():
             return self.model.inference(batched_inputs, image_features=features)[0]
+
+
+def encode_together(images: Sequence[PreparedImage]) -> None:
+    """Compute the text-free features of images in one call of the model, for later calls of `run`.
+
+    Nothing is done for a model without such features, for images that have them, and where the
+    features of all of them together would not fit the free memory.
+
+    Args:
+        images: of one model, with inputs of equal shapes.
+    """
+    model = images[0].model
+    missing = [image for image in images if "image_features" not in image._cache]
+    if not model.supports_image_features or not missing:
+        return
+    inputs = [image.inputs for image in missing]
+    try:
+        check_memory(model, inputs)
+    except ImageTooLargeError:
+        return
+    with torch.no_grad():
+        features = model.encode_images(inputs)
+    for row, image in enumerate(missing):
+        image.cached("image_features", partial(features.select, [row]))
 
 
 def encode_with_sam(image: PreparedImage, sam: Sam) -> SamImage:
