@@ -60,7 +60,7 @@ def run(
     name: str,
     load: Callable[[], Segmenter],
     limits: Limits,
-    token: str = "",
+    token: str | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; requests that run or wait are finished then.
 

@@ -52,13 +52,13 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 Call = Callable[[Segmenter, Sequence[Any]], Any]
 
 
-def create_app(model: LoadedModel[Segmenter], limits: Limits, token: str = "") -> FastAPI:
+def create_app(model: LoadedModel[Segmenter], limits: Limits, token: str | None = None) -> FastAPI:
     """Build the application.
 
     Args:
         model: is started by `server.run`, or by the caller.
         limits: of requests.
-        token: that requests have to bring as `Authorization: Bearer TOKEN`; "" = none.
+        token: that requests have to bring as `Authorization: Bearer TOKEN`; None or "" = none.
     """
     service = Service(model, limits)
 
@@ -357,10 +357,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 class _Outermost:
     """ASGI middleware around everything: token, metrics, and errors as JSON."""
 
-    def __init__(self, app: ASGIApp, service: Service, token: str) -> None:
+    def __init__(self, app: ASGIApp, service: Service, token: str | None) -> None:
         self.app = app
         self.service = service
-        self.token = token.encode()
+        self.token = (token or "").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
