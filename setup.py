@@ -71,6 +71,8 @@ EXTRAS = {
     "demo": ["scikit-image>=0.22"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
+    # Version 6 asks for Pillow before 13; with a newer one pip would take version 3.
+    "app": ["gradio>=6.31,<7"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.32", "python-multipart>=0.0.18"],
     "wandb": ["wandb>=0.17"],
     # With the database of a run's own folder; a server needs mlflow-skinny alone.
@@ -80,6 +82,8 @@ EXTRAS = {
     "test": [
         "httpx>=0.27",
         "hypothesis>=6.100",
+        # Drives Debian's chromium, where it is installed.
+        "playwright>=1.50",
         'pysodmetrics>=1.4; python_version < "3.13"',
         "pytest>=8",
         "pytest-cov>=5",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Modules at the bottom: they import nothing of hipie but themselves and `errors`.
 BOTTOM = ("errors", "structures", "ops", "vocabularies")
 # Whoever builds, runs or presents a model.
-APPLICATION = ("task_predictors", "predictor", "batch_inference", "serve", "cli", "__main__")
+APPLICATION = ("task_predictors", "predictor", "batch_inference", "serve", "app", "cli", "__main__")
 RESULTS = ("segmentation", "visualizer", "text_drawing", "label_placement")
 # Top-level module of hipie -> those that it must not import.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("hipie.cli.train", "train a model, on the CPU, GPUs or under torchrun"),
     "show": ("hipie.cli.show", "draw annotation beside prediction, worst images first"),
     "eval": ("hipie.cli.eval", "evaluate a model on the data sets of its configuration"),
+    "app": ("hipie.cli.app", "a page in the browser that segments images"),
     "serve": ("hipie.cli.serve", "segment by HTTP requests"),
     "models": ("hipie.cli.models", "list models by name, download and verify their weights"),
     "checkpoint": ("hipie.cli.checkpoint", "inspect or convert files of weights"),

@@ -16,6 +16,7 @@ from hipie.cli.arguments import (
 )
 from hipie.downloads.address import is_loopback
 from hipie.errors import MissingPackageError, UsageError, printable
+from hipie.listening import address_of, listen
 
 TOKEN_VARIABLE = "HIPIE_SERVE_TOKEN"
 
@@ -59,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args.opts = ["INPUT.MAX_PIXELS", str(limits.pixels), *args.opts]
     name = args.model or args.config_file or args.weights or DEFAULT_CONFIG
-    listener = server.listen(args.host, args.port)
+    listener = listen(args.host, args.port)
     if not token and not is_loopback(args.host):
         print(
             f"hipie serve: {args.host} is reached by other machines, and there is no token: set "
             f"--token-file or {TOKEN_VARIABLE}",
             file=sys.stderr,
         )
-    print(f"{server.address_of(listener, args.host)} serves {printable(name)}", flush=True)
+    print(f"{address_of(listener, args.host)} serves {printable(name)}", flush=True)
     return server.run(listener, name, lambda: build_segmenter(args), limits, token)
 
 

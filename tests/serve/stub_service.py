@@ -11,6 +11,7 @@ from hipie.error_report import run_program
 def main() -> int:
     """Serve; imports are inside, as in the commands, so that warnings of packages are not shown."""
     from hipie.errors import InputError
+    from hipie.listening import address_of, listen
     from hipie.serve import server
     from hipie.serve.settings import Limits
     from tests.serve.stub_segmenter import StubSegmenter
@@ -23,8 +24,8 @@ def main() -> int:
         time.sleep(load_seconds)
         return StubSegmenter(seconds)
 
-    listener = server.listen("127.0.0.1", 0)
-    print(server.address_of(listener, "127.0.0.1"), flush=True)
+    listener = listen("127.0.0.1", 0)
+    print(address_of(listener, "127.0.0.1"), flush=True)
     limits = Limits(queue=12, upload_timeout=2, body_bytes=1_000_000)
     return server.run(listener, "stub", load, limits)
 

@@ -23,7 +23,7 @@ pytest.importorskip("fastapi")
 
 from hipie.cli.main import main
 from hipie.errors import MachineError, UsageError
-from hipie.serve import server
+from hipie.listening import listen
 from hipie.serve.settings import Limits
 from tests.serve.stub_segmenter import png
 
@@ -258,7 +258,7 @@ def test_a_port_in_use_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(MachineError, match=f"port {port} of 127.0.0.1 cannot be opened"):
-            server.listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
         with pytest.raises(SystemExit) as stop:
             main(["serve", "--port", str(port)])
         assert "the network address is in use; choose another by --port" in stop.value.code
@@ -266,9 +266,9 @@ def test_a_port_in_use_is_one_sentence():
 
 def test_hosts_ports_and_limits_are_checked(tmp_path, monkeypatch, capsys):
     with pytest.raises(UsageError, match="ports are from 0 to 65535"):
-        server.listen("127.0.0.1", 70_000)
+        listen("127.0.0.1", 70_000)
     with pytest.raises(UsageError, match="no such host"):
-        server.listen("no.such.host.invalid", 0)
+        listen("no.such.host.invalid", 0)
     with pytest.raises(UsageError, match="--max-queue has to be at least 1: 0"):
         Limits(queue=0)
     empty = tmp_path / "token"

@@ -1,0 +1,136 @@
+"""Models of the page, loaded by name in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hipie import model_zoo
+from hipie.error_report import as_hipie_errors
+from hipie.errors import HipieError, InputError
+
+if TYPE_CHECKING:
+    from hipie.predictor import Segmenter
+
+# Models that are in the memory at a time.
+MAX_LOADED = 3
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that the page offers.
+
+    Attributes:
+        name: what it is chosen by.
+        source: a model of the table, a folder, or a configuration.
+        weights: a file; "" for those of the source.
+        options: KEY VALUE KEY VALUE ... for the configuration.
+    """
+
+    name: str
+    source: str
+    weights: str = ""
+    options: tuple[str, ...] = ()
+
+    def load(self, device: str | None) -> Segmenter:
+        """Build the model."""
+        from hipie.predictor import Segmenter
+
+        if self.weights or self.source in model_zoo.names():
+            weights = self.weights or None
+            return Segmenter.from_config(self.source, weights, device, self.options)
+        return Segmenter.from_pretrained(self.source, device, self.options)
+
+
+def known_models() -> list[ModelSpec]:
+    """Models of the table that segment and whose weights are on this machine."""
+    from hipie.registration import register_all
+
+    register_all()  # projects register their models
+    return [
+        ModelSpec(name, name)
+        for name, model in model_zoo.MODELS.items()
+        if model.config and model_zoo.weights_on_disk(model) is not None
+    ]
+
+
+class ModelPool:
+    """Loads models, each once, in threads, and keeps those that were used last.
+
+    Args:
+        models: with different names; the first one is the default.
+        device: see `Segmenter.from_config`.
+    """
+
+    def __init__(self, models: Sequence[ModelSpec], device: str | None = None) -> None:
+        self.specs = {model.name: model for model in models}
+        self._device = device
+        self._loads: OrderedDict[str, Future[Segmenter]] = OrderedDict()
+        self._started: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all models."""
+        return list(self.specs)
+
+    def start(self, name: str) -> Future[Segmenter]:
+        """Begin to load a model, or return the load that has begun.
+
+        A load that failed is begun again.
+
+        Raises:
+            InputError: for a name that is unknown.
+        """
+        if name not in self.specs:
+            raise InputError(f'there is no model "{name}"; choose one of {", ".join(self.names)}')
+        with self._lock:
+            load = self._loads.get(name)
+            if load is not None and (not load.done() or load.exception() is None):
+                self._loads.move_to_end(name)
+                return load
+            load = self._loads[name] = Future()
+            self._started[name] = time.monotonic()
+            while len(self._loads) > MAX_LOADED:
+                self._loads.popitem(last=False)
+        threading.Thread(
+            target=self._load, args=(self.specs[name], load), name=f"load-{name}", daemon=True
+        ).start()
+        return load
+
+    def get(self, name: str) -> Segmenter:
+        """Return a model, once it is loaded.
+
+        Raises:
+            HipieError: if it cannot be loaded.
+        """
+        return self.start(name).result()
+
+    def status(self, name: str) -> tuple[str, bool]:
+        """Describe the state of a model, and say whether it will not change any more."""
+        with self._lock:
+            load = self._loads.get(name)
+        if load is None:
+            return f"{name} is not loaded", True
+        if not load.done():
+            return f"Loading {name}: {time.monotonic() - self._started[name]:.0f} s", False
+        error = load.exception()
+        return (f"{name} is ready" if error is None else f"{name}: {error}"), True
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is ready."""
+        with self._lock:
+            load = self._loads.get(name)
+        return load is not None and load.done() and load.exception() is None
+
+    def _load(self, spec: ModelSpec, load: Future[Segmenter]) -> None:
+        try:
+            with as_hipie_errors():
+                load.set_result(spec.load(self._device))
+        except HipieError as error:
+            load.set_exception(error)

@@ -1,0 +1,74 @@
+"""Tab Segment: things, stuff and parts by class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from hipie.app.context import Context
+from hipie.app.example_images import offer_examples
+from hipie.app.result_view import PRIVATE, ResultView, model_choice, run_buttons, upload_image
+
+
+def chips(label: str, name: str, info: str) -> gr.Dropdown:
+    """Return a list of names that can be edited."""
+    return gr.Dropdown(
+        [],
+        value=[],
+        multiselect=True,
+        allow_custom_value=True,
+        label=label,
+        info=info,
+        elem_id=name,
+    )
+
+
+def build(context: Context) -> None:
+    """Add the tab's components and events."""
+    with gr.Row():
+        with gr.Column(min_width=280):
+            image = upload_image("Image", "segment-image")
+            things = chips("Things", "segment-things", "Countable; synonyms after a comma")
+            stuff = chips("Stuff", "segment-stuff", "Without instances, such as grass")
+            parts = chips("Parts", "segment-parts", "As in car: wheel, window")
+            model = model_choice(context, "segment")
+            run, cancel = run_buttons("Segment", "segment")
+        with gr.Column(min_width=280):
+            view = ResultView(context, "segment")
+    offer_examples(
+        context,
+        "segment",
+        [image, things, stuff, parts],
+        lambda example: [
+            example.file,
+            list(example.things),
+            list(example.stuff),
+            list(example.parts),
+        ],
+    )
+
+    def segment(
+        file: str | None,
+        thing_names: list[str],
+        stuff_names: list[str],
+        part_names: list[str],
+        name: str,
+        opacity: float,
+    ) -> Iterator[dict[Any, Any]]:
+        names = {"things": thing_names, "stuff": stuff_names, "parts": part_names}
+        yield from view.run(
+            lambda progress: context.requests.segment(progress, name, file, names),
+            {"model": name, **names},
+            opacity,
+        )
+
+    event = run.click(
+        segment,
+        [image, things, stuff, parts, model, view.opacity],
+        view.outputs,
+        concurrency_limit=None,
+        **PRIVATE,
+    )
+    view.add_cancel(cancel, [event])
