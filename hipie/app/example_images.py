@@ -1,8 +1,9 @@
-"""The example images of a tab, as a row of thumbnails."""
+"""The example images of a tab, as a row of buttons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,7 @@ def offer_examples(
     components: Sequence[Any],
     values: Callable[[ExampleImage], Sequence[Any]],
 ) -> None:
-    """Add thumbnails that fill a tab's components.
+    """Add buttons that fill a tab's components.
 
     Args:
         context: with the images.
@@ -27,15 +28,18 @@ def offer_examples(
     """
     if not context.examples:
         return
-    thumbnails = gr.Dataset(
-        label="Example images",
-        components=[gr.Image(type="filepath", render=False)],
-        samples=[[example.file] for example in context.examples],
-        type="index",
-        layout="gallery",
-        samples_per_page=len(context.examples),
-        elem_id=f"{name}-examples",
-    )
-    thumbnails.click(
-        lambda index: list(values(context.examples[index])), thumbnails, list(components), **PRIVATE
-    )
+    with gr.Row(elem_id=f"{name}-examples"):
+        for number, example in enumerate(context.examples, 1):
+            button = gr.Button(
+                f"Example {number}: {', '.join(example.things[:3])}",
+                icon=example.file,
+                size="sm",
+                min_width=140,
+            )
+            button.click(partial(_fill, values, example), None, list(components), **PRIVATE)
+
+
+def _fill(values: Callable[[ExampleImage], Sequence[Any]], example: ExampleImage) -> Any:
+    """Return the values of an example, one alone where there is one component."""
+    filled = list(values(example))
+    return filled if len(filled) > 1 else filled[0]
