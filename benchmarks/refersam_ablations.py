@@ -34,6 +34,19 @@ ARMS = {
     "no_interactor": ("MODEL.REFERSAM.INTERACTOR", "False"),
     "no_dense_prompt": ("MODEL.REFERSAM.DENSE_PROMPT", "False"),
     "no_context_tokens": ("MODEL.REFERSAM.CONTEXT_TOKENS", "0"),
+    "no_text_in_interactor": (
+        *("MODEL.REFERSAM.INTERACTOR_TEXT", "False", "MODEL.REFERSAM.CONTEXT_TOKENS", "0"),
+    ),
+    "single_scale": ("MODEL.REFERSAM.FEATURE_STRIDES", "(16,)"),
+    "no_prompter": (
+        *("MODEL.REFERSAM.PROMPTER", "False", "MODEL.REFERSAM.DENSE_PROMPT", "False"),
+        *("MODEL.REFERSAM.LOSS.WEIGHTS", "(1.0, 1.0, 0.0, 0.0)"),
+    ),
+    "baseline": (
+        *("MODEL.REFERSAM.INTERACTOR", "False", "MODEL.REFERSAM.PROMPTER", "False"),
+        *("MODEL.REFERSAM.DENSE_PROMPT", "False"),
+        *("MODEL.REFERSAM.LOSS.WEIGHTS", "(1.0, 1.0, 0.0, 0.0)"),
+    ),
 }
 DATASET = "picturebook_val_refer"
 METRICS = ("oIoU", "P@0.5", "shuffled oIoU")

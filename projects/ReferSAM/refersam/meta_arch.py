@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,12 +18,21 @@ from hipie.modeling.device_transfer import to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
 from refersam.checkpoint_converters import OFFICIAL_REFERSAM
 from refersam.feature_capture import FeatureCapture
+from refersam.interaction_config import KEYS, InteractionConfig
 from refersam.modeling.criterion import MaskCriterion
 from refersam.modeling.interactor import Interactor
-from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
+from refersam.modeling.multi_scale_geometry import MAP_NAMES, MultiScaleGeometry
 from refersam.modeling.no_interactor import NoInteractor
-from refersam.modeling.prompter import Projections, Prompter, PromptHead, tokens_to_maps
+from refersam.modeling.prompter import (
+    Projections,
+    Prompter,
+    PromptHead,
+    summary_token,
+    tokens_to_maps,
+)
 from refersam.modeling.sam import (
+    PATCH_SIZE,
+    SamVariant,
     build_image_encoder,
     build_mask_decoder,
     build_prompt_encoder,
@@ -40,23 +48,6 @@ if TYPE_CHECKING:
     from hipie.structures import ImageFeatures
 
 EXPRESSIONS_PER_FORWARD = 16
-
-
-@dataclass(frozen=True)
-class InteractionConfig:
-    """Learned tokens and ablations; see `MODEL.REFERSAM`.
-
-    Attributes:
-        interactor: fuse text and image inside the image encoder, else in the prompter only.
-        context_tokens: number of learned tokens of the interactor.
-        sparse_tokens: number of learned tokens of the prompter.
-        dense_prompt: give SAM the coarse mask as mask prompt.
-    """
-
-    interactor: bool = True
-    context_tokens: int = 16
-    sparse_tokens: int = 4
-    dense_prompt: bool = True
 
 
 @META_ARCH_REGISTRY.register()
@@ -75,7 +66,7 @@ class ReferSAM(SegmentationModel):
         sam: type of the image encoder, a name of `refersam.modeling.sam.VARIANTS`.
         text_encoder: see `refersam.modeling.text`.
         criterion: the losses.
-        interaction: learned tokens and ablations.
+        interaction: parts, learned tokens and numbers of layers.
         freeze_image_encoder: do not train the image encoder.
         no_target_pixels: see `refersam.postprocessing`.
         pixel_mean, pixel_std: of images in 0..255, three numbers each.
@@ -106,18 +97,25 @@ class ReferSAM(SegmentationModel):
         self.image_encoder = build_image_encoder(variant)
         self.prompt_encoder = build_prompt_encoder()
         self.mask_decoder = build_mask_decoder()
-        self.interactor = (
-            Interactor(
-                variant,
-                text_encoder.width,
-                interaction.context_tokens,
-            )
-            if interaction.interactor
-            else NoInteractor(variant)
+        self.interactor = _build_interactor(variant, text_encoder.width, interaction)
+        strides = interaction.feature_strides if interaction.has_maps else ()
+        self.projections = Projections(
+            variant.width,
+            text_encoder.width,
+            strides if interaction.prompter else strides and (PATCH_SIZE,),
+            fine=interaction.prompter,
         )
-        self.projections = Projections(variant.width, text_encoder.width)
-        self.prompter = Prompter(interaction.sparse_tokens)
-        self.prompt_head = PromptHead()
+        self.prompter = self.prompt_head = None
+        if interaction.prompter:
+            self.prompter = Prompter(
+                interaction.sparse_tokens, len(strides), interaction.num_prompt_blocks
+            )
+            self.prompt_head = PromptHead()
+        elif criterion.supervises_coarse_mask:
+            raise InputError(
+                f"{KEYS}.LOSS.WEIGHTS has weights of the coarse mask, {criterion.weights[2:]}, but "
+                f"{KEYS}.PROMPTER is False: only the prompter predicts it"
+            )
         self.criterion = criterion
         self.dense_prompt = interaction.dense_prompt
         self.no_target_pixels = no_target_pixels
@@ -140,7 +138,13 @@ class ReferSAM(SegmentationModel):
             "criterion": MaskCriterion(keys.LOSS.NUM_POINTS, keys.LOSS.WEIGHTS),
             "interaction": InteractionConfig(
                 interactor=keys.INTERACTOR,
+                interactor_text=keys.INTERACTOR_TEXT,
+                feature_strides=tuple(keys.FEATURE_STRIDES),
+                num_interactions=keys.NUM_INTERACTIONS,
+                num_extra_pairs=keys.NUM_EXTRA_PAIRS,
                 context_tokens=keys.CONTEXT_TOKENS,
+                prompter=keys.PROMPTER,
+                num_prompt_blocks=keys.NUM_PROMPT_BLOCKS,
                 sparse_tokens=keys.SPARSE_TOKENS,
                 dense_prompt=keys.DENSE_PROMPT,
             ),
@@ -161,7 +165,7 @@ class ReferSAM(SegmentationModel):
         fusions: list[nn.Module] = []
         if isinstance(self.interactor, Interactor):
             pairs = [pair for block in self.interactor.interactions for pair in block.pairs]
-            fusions = [pair.exchange for pair in pairs]
+            fusions = [pair.exchange for pair in pairs if pair.exchange is not None]
         return {"backbone": list(self.image_encoder.blocks), "fusion": fusions}
 
     def external_weight_prefixes(self) -> tuple[str, ...]:
@@ -187,7 +191,7 @@ class ReferSAM(SegmentationModel):
         *,
         image_of: Tensor | Sequence[int] | None = None,
         returned: Collection[str] | str | None = None,
-    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Compute mask logits from tensors.
 
         Args:
@@ -199,8 +203,8 @@ class ReferSAM(SegmentationModel):
             returned: names of intermediate features to return as well, or "all".
 
         Returns:
-            Logits [B, H, W], coarse logits [B, 1, H/4, W/4], and with `returned` a dict of
-            features.
+            Logits [B, H, W], coarse logits [B, 1, H/4, W/4] (None without a prompter), and with
+            `returned` a dict of features.
 
         Raises:
             ValueError: for shapes that do not fit, or an unknown feature.
@@ -223,31 +227,36 @@ class ReferSAM(SegmentationModel):
         text_mask: Tensor,
         image_of: Tensor | None,
         capture: FeatureCapture | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Images [N, 3, H, W] and text [B, T, C] -> logits and coarse logits."""
         capture = capture or FeatureCapture()
         output = self.interactor(self.image_encoder, images, text, text_mask, image_of, capture)
         text = self.projections.text(output.text)
         capture.record("lang_proj", text)
         levels = self.projections.project_maps(output)
-        stride_8, stride_16, stride_32 = tokens_to_maps(levels, output.sizes)
-        for name, level in zip(("c2", "c3", "c4"), (stride_8, stride_16, stride_32), strict=True):
-            capture.record(name, level)
-        mask_feature = self.projections.mask_feature(output.fine, stride_8, image_of)
-        capture.record("mask_feature", mask_feature)
-        embedding = self.image_encoder.neck(output.patches) + stride_16
+        maps = tokens_to_maps(levels, output.sizes)
+        for stride, level in maps.items():
+            capture.record(MAP_NAMES[stride], level)
+        embedding = self.image_encoder.neck(output.patches)
+        if maps:
+            embedding = embedding + maps[PATCH_SIZE]
         capture.record("image_embedding", embedding)
-        dense, sparse = self.prompter(
-            levels,
-            MultiScaleGeometry.from_sizes(output.sizes, images.device),
-            text,
-            text_mask,
-            self.text_encoder.summary_index(text_mask),
-            capture,
-        )
-        coarse_logits = self.prompt_head.coarse_mask(dense, mask_feature, capture)
-        capture.record("coarse_logits", coarse_logits)
-        low_res_logits = self._decode(embedding, coarse_logits, sparse, capture)
+        summary_index = self.text_encoder.summary_index(text_mask)
+        coarse_logits = None
+        if self.prompter is None or self.prompt_head is None:
+            sparse_prompt = summary_token(text, summary_index)
+        else:
+            mask_feature = self.projections.mask_feature(output.fine, maps[min(maps)], image_of)
+            capture.record("mask_feature", mask_feature)
+            geometry = MultiScaleGeometry.from_sizes(tuple(output.sizes.values()), images.device)
+            dense, sparse = self.prompter(
+                list(levels.values()), geometry, text, text_mask, summary_index, capture
+            )
+            coarse_logits = self.prompt_head.coarse_mask(dense, mask_feature, capture)
+            capture.record("coarse_logits", coarse_logits)
+            sparse_prompt = self.prompt_head.sparse_embedding(sparse)
+        capture.record("sparse_prompt", sparse_prompt)
+        low_res_logits = self._decode(embedding, coarse_logits, sparse_prompt, capture)
         logits = F.interpolate(
             low_res_logits.float(),
             size=tuple(images.shape[-2:]),
@@ -255,13 +264,17 @@ class ReferSAM(SegmentationModel):
             align_corners=True,
         )[:, 0]
         capture.record("logits", logits)
-        return logits, coarse_logits.float()
+        return logits, None if coarse_logits is None else coarse_logits.float()
 
     def _decode(
-        self, embedding: Tensor, coarse_logits: Tensor, sparse: Tensor, capture: FeatureCapture
+        self,
+        embedding: Tensor,
+        coarse_logits: Tensor | None,
+        sparse_prompt: Tensor,
+        capture: FeatureCapture,
     ) -> Tensor:
-        """Embedding, coarse mask and sparse tokens -> SAM's mask logits [B, 1, H/4, W/4]."""
-        if self.dense_prompt:
+        """Embedding, coarse mask and sparse prompt -> SAM's mask logits [B, 1, H/4, W/4]."""
+        if self.dense_prompt and self.prompt_head is not None:
             mask_prompt = self.prompt_head.mask_scaling(coarse_logits)
             capture.record("mask_prompt", mask_prompt)
             dense_prompt = self.prompt_encoder.mask_downscaling(mask_prompt)
@@ -269,8 +282,6 @@ class ReferSAM(SegmentationModel):
             no_mask = self.prompt_encoder.no_mask_embed.weight
             dense_prompt = no_mask[:, :, None, None].expand_as(embedding)
         capture.record("dense_prompt", dense_prompt)
-        sparse_prompt = self.prompt_head.sparse_embedding(sparse)
-        capture.record("sparse_prompt", sparse_prompt)
         positions = self.prompt_encoder.pe_layer(tuple(embedding.shape[-2:]))[None]
         logits, iou_token = decode_masks(
             self.mask_decoder, embedding, positions, sparse_prompt, dense_prompt
@@ -346,6 +357,22 @@ class ReferSAM(SegmentationModel):
         pixels = to_device(item["image"], self.device)
         check_size(*pixels.shape[-2:])
         return (pixels - self.pixel_mean) / self.pixel_std
+
+
+def _build_interactor(
+    variant: SamVariant, text_width: int, config: InteractionConfig
+) -> Interactor | NoInteractor:
+    if not config.interactor:
+        return NoInteractor(variant, config.feature_strides if config.has_maps else ())
+    return Interactor(
+        variant,
+        text_width,
+        config.context_tokens,
+        strides=config.feature_strides,
+        interactions=config.num_interactions,
+        extra_pairs=config.num_extra_pairs,
+        fuse_text=config.interactor_text,
+    )
 
 
 def target_masks(item: dict[str, Any], device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from refersam import add_refersam_config
 from refersam.modeling.sam import VARIANTS
 
 FOLDER = Path(__file__).parents[3] / "projects/ReferSAM/configs"
-FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base-"))
+FILES = sorted(path for path in FOLDER.glob("**/*.yaml") if not path.name.startswith("Base-"))
 
 
 def read(path: Path):

@@ -38,17 +38,26 @@ class MaskCriterion:
         self.num_points = num_points
         self.weights = tuple(float(weight) for weight in weights)
 
-    def __call__(self, logits: Tensor, coarse_logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    @property
+    def supervises_coarse_mask(self) -> bool:
+        """Whether a loss of the coarse mask has a weight."""
+        return any(self.weights[2:])
+
+    def __call__(
+        self, logits: Tensor, coarse_logits: Tensor | None, targets: Tensor
+    ) -> dict[str, Tensor]:
         """Compute the weighted losses by name.
 
         Args:
             logits: [B, H, W].
-            coarse_logits: [B, 1, H/4, W/4].
+            coarse_logits: [B, 1, H/4, W/4]; None if there is no coarse mask, which leaves out its
+                losses.
             targets: [B, H, W] of 0 and 1; all 0 for expressions without a target.
         """
         losses: list[Tensor] = []
         with torch.autocast(logits.device.type, enabled=False):
-            for masks in (logits.float(), coarse_logits[:, 0].float()):
+            for masks in [logits] if coarse_logits is None else [logits, coarse_logits[:, 0]]:
+                masks = masks.float()
                 points = uncertain_points(masks.detach(), self.num_points)
                 point_logits = point_sample(masks, points)
                 with torch.no_grad():
@@ -59,7 +68,7 @@ class MaskCriterion:
                 ]
         return {
             name: weight * loss
-            for name, weight, loss in zip(LOSS_NAMES, self.weights, losses, strict=True)
+            for name, weight, loss in zip(LOSS_NAMES, self.weights, losses, strict=False)
         }
 
 

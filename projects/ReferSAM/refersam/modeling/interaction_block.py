@@ -14,7 +14,7 @@ from refersam.modeling.attention import layer_norm
 from refersam.modeling.multi_scale_geometry import MultiScaleGeometry
 from refersam.modeling.vision_language_fusion import VisionLanguageFusion
 
-NUM_LEVELS, NUM_POINTS, VALUE_RATIO = 3, 4, 0.5
+NUM_POINTS, VALUE_RATIO = 4, 0.5
 INITIAL_GAMMA = 1e-6
 
 
@@ -22,7 +22,7 @@ class InteractionGeometry(NamedTuple):
     """Geometry of feature maps and ViT patches.
 
     Attributes:
-        maps: the three feature maps.
+        maps: the feature maps.
         patches: the grid of the ViT.
         positions: [1, S, D] position embeddings of the maps' tokens.
     """
@@ -48,12 +48,13 @@ class Injector(nn.Module):
     Args:
         width: D.
         heads: number of heads of the deformable attention.
+        levels: number of feature maps.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, levels: int = 3) -> None:
         super().__init__()
         self.norm = layer_norm(width)
-        self.attention = MSDeformAttn(width, NUM_LEVELS, heads, NUM_POINTS, VALUE_RATIO)
+        self.attention = MSDeformAttn(width, levels, heads, NUM_POINTS, VALUE_RATIO)
         self.gamma = nn.Parameter(torch.full((width,), INITIAL_GAMMA))
 
     def forward(self, patches: Tensor, maps: Tensor, geometry: InteractionGeometry) -> Tensor:
@@ -87,12 +88,16 @@ class Extractor(nn.Module):
 
 
 class ExtractorFusionPair(nn.Module):
-    """An extractor and the vision-language fusion that follows it."""
+    """An extractor and the vision-language fusion that follows it, None without text."""
 
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
+    def __init__(
+        self, width: int, text_width: int, heads: int, levels: int = 3, fuse_text: bool = True
+    ) -> None:
         super().__init__()
         self.extractor = Extractor(width, heads)
-        self.exchange = VisionLanguageFusion(width, text_width, heads)
+        self.exchange = (
+            VisionLanguageFusion(width, text_width, heads, levels) if fuse_text else None
+        )
 
 
 class InteractionBlock(nn.Module):
@@ -103,6 +108,8 @@ class InteractionBlock(nn.Module):
         text_width: C, channels of a text token.
         heads: number of heads of all attentions.
         pairs: number of pairs; the last interaction has more than one.
+        levels: number of feature maps.
+        fuse_text: the pairs have a fusion.
     """
 
     def __init__(
@@ -111,11 +118,13 @@ class InteractionBlock(nn.Module):
         text_width: int,
         heads: int,
         pairs: int = 1,
+        levels: int = 3,
+        fuse_text: bool = True,
     ) -> None:
         super().__init__()
-        self.injector = Injector(width, heads)
+        self.injector = Injector(width, heads, levels)
         self.pairs = nn.ModuleList(
-            ExtractorFusionPair(width, text_width, heads) for _ in range(pairs)
+            ExtractorFusionPair(width, text_width, heads, levels, fuse_text) for _ in range(pairs)
         )
 
     def encode_image(
@@ -150,6 +159,8 @@ class InteractionBlock(nn.Module):
         for index, pair in enumerate(self.pairs):
             if index:
                 maps = pair.extractor(maps, patches, geometry)
+            if pair.exchange is None:
+                continue
             tokens = torch.cat([text.tokens, text.context], dim=1)
             mask = torch.cat([text.mask, text.mask.new_ones(text.context.shape[:2])], dim=1)
             maps, tokens = pair.exchange(

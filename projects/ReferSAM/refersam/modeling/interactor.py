@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,17 @@ from refersam.modeling.interaction_block import (
     TextTokens,
     record_interaction,
 )
-from refersam.modeling.multi_scale_geometry import MultiScaleGeometry, level_positions
+from refersam.modeling.multi_scale_geometry import (
+    MAP_NAMES,
+    STRIDES,
+    MultiScaleGeometry,
+    level_positions,
+)
 from refersam.modeling.sam import PATCH_SIZE, SamVariant, add_position_embedding
 from refersam.modeling.spatial_prior import SpatialPrior
 
 if TYPE_CHECKING:
     from segment_anything.modeling import ImageEncoderViT
-
-EXTRA_PAIRS = 2
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,19 @@ class InteractorOutput:
     """Features of images and expressions after the interactions.
 
     Attributes:
-        fine: [B, 64, H/4, W/4]; one row for each image if images are shared by expressions.
-        maps: [B, S, D] at strides 8, 16 and 32.
+        fine: [B, 64, H/4, W/4]; one row for each image if images are shared by expressions; None
+            without a spatial prior.
+        maps: [B, S, D], the concatenated maps; S is 0 without a spatial prior.
         patches: [B, D, H/16, W/16] of the ViT.
         text: [B, T, C].
-        sizes: (height, width) of the three maps.
+        sizes: (height, width) of the maps by stride, in their order.
     """
 
-    fine: Tensor
+    fine: Tensor | None
     maps: Tensor
     patches: Tensor
     text: Tensor
-    sizes: tuple[tuple[int, int], ...]
+    sizes: dict[int, tuple[int, int]]
 
 
 class Interactor(nn.Module):
@@ -53,6 +58,11 @@ class Interactor(nn.Module):
         variant: shape of the image encoder.
         text_width: C, channels of a text token.
         context_tokens: number of learned tokens that are concatenated to the text.
+        strides: strides of the feature maps.
+        interactions: number of interaction blocks.
+        extra_pairs: further pairs of extractor and fusion in the last interaction block.
+        fuse_text: fuse text and maps; else the text is unchanged, and all features are computed
+            once for each image.
     """
 
     def __init__(
@@ -60,11 +70,20 @@ class Interactor(nn.Module):
         variant: SamVariant,
         text_width: int,
         context_tokens: int = 16,
+        *,
+        strides: Sequence[int] = STRIDES,
+        interactions: int = 4,
+        extra_pairs: int = 2,
+        fuse_text: bool = True,
     ) -> None:
         super().__init__()
-        self.groups = variant.groups
-        self.spatial_prior = SpatialPrior(variant.width)
-        self.level_embedding = nn.Parameter(torch.randn(3, variant.width))
+        self.groups = variant.split_blocks(interactions)
+        self.strides = tuple(strides)
+        self.fuses_text = fuse_text
+        self.spatial_prior = SpatialPrior(variant.width, strides)
+        embedding = nn.Parameter(torch.randn(len(strides), variant.width))
+        # Positions are an input of the fusions only.
+        self.register_parameter("level_embedding", embedding if fuse_text else None)
         self.context = nn.Embedding(context_tokens, text_width)
         last = len(self.groups) - 1
         self.interactions = nn.ModuleList(
@@ -72,7 +91,9 @@ class Interactor(nn.Module):
                 variant.width,
                 text_width,
                 variant.heads,
-                pairs=1 + EXTRA_PAIRS * (index == last),
+                pairs=1 + extra_pairs * (index == last),
+                levels=len(strides),
+                fuse_text=fuse_text,
             )
             for index in range(len(self.groups))
         )
@@ -99,8 +120,9 @@ class Interactor(nn.Module):
         """
         capture = capture or FeatureCapture()
         fine, levels = self.spatial_prior(images)
-        for index, level in enumerate([fine, *levels], start=1):
-            capture.record(f"spm_c{index}", level)
+        capture.record("spm_c1", fine)
+        for stride, level in zip(self.strides, levels, strict=True):
+            capture.record(f"spm_{MAP_NAMES[stride]}", level)
         patches = encoder.patch_embed(images)
         capture.record("patch_embed", patches)
         height, width = images.shape[-2:]
@@ -116,16 +138,23 @@ class Interactor(nn.Module):
             injected, patches, maps = interaction.encode_image(blocks, patches, maps, geometry)
             capture.record(f"injector{index}", injected)
             capture.record(f"extractor{index}", maps)
-            if index == 0 and image_of is not None:
+            if index == 0 and image_of is not None and self.fuses_text:
                 patches, maps = patches[image_of], maps[image_of]
             maps, tokens = interaction.fuse_text(patches, maps, tokens, geometry)
             record_interaction(index, patches, maps, tokens, geometry, capture)
+        if image_of is not None and not self.fuses_text:
+            patches, maps = patches[image_of], maps[image_of]
         patch_grid = patches.transpose(1, 2).unflatten(2, geometry.patches.sizes[0])
-        return InteractorOutput(fine, maps, patch_grid, tokens.tokens, geometry.maps.sizes)
+        sizes = dict(zip(self.strides, geometry.maps.sizes, strict=True))
+        return InteractorOutput(fine, maps, patch_grid, tokens.tokens, sizes)
 
     def _geometry(self, height: int, width: int, device: torch.device) -> InteractionGeometry:
-        maps = MultiScaleGeometry.of_image(height, width, device)
+        maps = MultiScaleGeometry.of_image(height, width, device, self.strides)
         patches = MultiScaleGeometry.from_sizes(
             ((height // PATCH_SIZE, width // PATCH_SIZE),), device
         )
-        return InteractionGeometry(maps, patches, level_positions(maps, self.level_embedding))
+        if self.level_embedding is None:
+            positions = torch.empty(1, 0, 0, device=device)
+        else:
+            positions = level_positions(maps, self.level_embedding)
+        return InteractionGeometry(maps, patches, positions)

@@ -1,7 +1,8 @@
-"""Sizes, reference points and sine positions of the three feature maps of the interactor."""
+"""Sizes, reference points and sine positions of the feature maps of the interactor."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from hipie.modeling.device_transfer import to_device
 from hipie.modeling.transformer_decoder.position_encoding import sine_position_embedding
 
 STRIDES = (8, 16, 32)
+# Names of the maps by stride in captured features, those of the authors.
+MAP_NAMES = {8: "c2", 16: "c3", 32: "c4"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class MultiScaleGeometry:
         return cls(sizes, shapes, starts, centres[None, :, None])
 
     @classmethod
-    def of_image(cls, height: int, width: int, device: torch.device) -> MultiScaleGeometry:
-        """Build the geometry of the maps at strides 8, 16 and 32 of an image."""
-        return cls.from_sizes(tuple((height // s, width // s) for s in STRIDES), device)
+    def of_image(
+        cls, height: int, width: int, device: torch.device, strides: Sequence[int] = STRIDES
+    ) -> MultiScaleGeometry:
+        """Build the geometry of an image's maps at some strides."""
+        return cls.from_sizes(tuple((height // s, width // s) for s in strides), device)
 
     @property
     def lengths(self) -> list[int]:

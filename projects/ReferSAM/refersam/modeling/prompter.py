@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,32 +11,43 @@ from torch import Tensor, nn
 from refersam.feature_capture import FeatureCapture
 from refersam.modeling.attention import Attention, FeedForward, LevelAttention, layer_norm
 from refersam.modeling.interactor import InteractorOutput
-from refersam.modeling.multi_scale_geometry import MultiScaleGeometry, level_positions
+from refersam.modeling.multi_scale_geometry import STRIDES, MultiScaleGeometry, level_positions
 from refersam.modeling.sam import PROMPT_WIDTH
-from refersam.modeling.spatial_prior import STEM_WIDTH, global_norm, tokens_to_map
+from refersam.modeling.spatial_prior import STEM_STRIDE, STEM_WIDTH, global_norm, tokens_to_map
 
 NUM_HEADS = 8
-NUM_BLOCKS = 2
 FFN_RATIO = 4
 WIDTH = PROMPT_WIDTH
 
 
 class Projections(nn.Module):
-    """Projections of the text, the three maps and the map at stride 4 to 256 channels.
+    """Projections of the text, the maps and the map at stride 4 to 256 channels.
 
     Args:
         vision_width: D, channels of the maps.
         text_width: C, channels of a text token.
+        strides: strides of the maps; those of other maps that the interactor has are left out.
+        fine: project the map at stride 4, for the prompter.
     """
 
-    def __init__(self, vision_width: int, text_width: int) -> None:
+    def __init__(
+        self,
+        vision_width: int,
+        text_width: int,
+        strides: Sequence[int] = STRIDES,
+        *,
+        fine: bool = True,
+    ) -> None:
         super().__init__()
+        self.strides = tuple(strides)
         self.text = nn.Sequential(
             nn.Linear(text_width, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), layer_norm(WIDTH)
         )
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Linear(vision_width, WIDTH), layer_norm(WIDTH)) for _ in range(3)
+            nn.Sequential(nn.Linear(vision_width, WIDTH), layer_norm(WIDTH)) for _ in strides
         )
+        if not fine:
+            return
         self.fine = nn.Conv2d(STEM_WIDTH, WIDTH, 1, bias=False)
         self.fine_norm = global_norm(WIDTH)
         self.out = nn.Sequential(
@@ -44,27 +57,46 @@ class Projections(nn.Module):
             nn.Conv2d(WIDTH, WIDTH, 1),
         )
 
-    def project_maps(self, output: InteractorOutput) -> list[Tensor]:
-        """Project the tokens of each level: [B, S_l, 256] each."""
-        lengths = [height * width for height, width in output.sizes]
-        by_level = output.maps.split(lengths, dim=1)
-        return [layer(tokens) for layer, tokens in zip(self.levels, by_level, strict=True)]
+    def project_maps(self, output: InteractorOutput) -> dict[int, Tensor]:
+        """Project the tokens of each level: [B, S_l, 256] by stride."""
+        lengths = [height * width for height, width in output.sizes.values()]
+        by_stride = dict(zip(output.sizes, output.maps.split(lengths, dim=1), strict=True))
+        return {
+            stride: layer(by_stride[stride])
+            for stride, layer in zip(self.strides, self.levels, strict=True)
+        }
 
-    def mask_feature(self, fine: Tensor, stride_8: Tensor, image_of: Tensor | None) -> Tensor:
-        """Maps [N, 64, H/4, W/4] and [B, 256, H/8, W/8] -> [B, 256, H/4, W/4]."""
+    def mask_feature(self, fine: Tensor, finest: Tensor, image_of: Tensor | None) -> Tensor:
+        """Compute the map that the dense token is multiplied with.
+
+        Args:
+            fine: [N, 64, H/4, W/4].
+            finest: [B, 256, h, w], the projected map of the smallest stride.
+            image_of: [B] index of the image of every expression, or None.
+
+        Returns:
+            [B, 256, H/4, W/4].
+        """
         projected = self.fine_norm(self.fine(fine))
         if image_of is not None:
             projected = projected[image_of]
-        return self.out(projected + F.interpolate(stride_8, scale_factor=2, mode="bilinear"))
+        upsampled = F.interpolate(
+            finest, scale_factor=self.strides[0] // STEM_STRIDE, mode="bilinear"
+        )
+        return self.out(projected + upsampled)
 
 
 class PromptBlock(nn.Module):
-    """Self-attention and cross-attention of prompt tokens to maps and text, with post-norm."""
+    """Self-attention and cross-attention of prompt tokens to maps and text, with post-norm.
 
-    def __init__(self) -> None:
+    Args:
+        levels: number of maps.
+    """
+
+    def __init__(self, levels: int = 3) -> None:
         super().__init__()
         self.self_attention = Attention(WIDTH, WIDTH, WIDTH, NUM_HEADS)
-        self.to_vision = LevelAttention(WIDTH, WIDTH, WIDTH, NUM_HEADS)
+        self.to_vision = LevelAttention(WIDTH, WIDTH, WIDTH, NUM_HEADS, levels)
         self.to_text = Attention(WIDTH, WIDTH, WIDTH, NUM_HEADS)
         self.mlp = FeedForward(WIDTH, FFN_RATIO * WIDTH)
         self.norm_self, self.norm_vision = layer_norm(WIDTH), layer_norm(WIDTH)
@@ -108,14 +140,16 @@ class Prompter(nn.Module):
 
     Args:
         sparse_tokens: number of sparse tokens.
+        levels: number of maps.
+        blocks: number of layers.
     """
 
-    def __init__(self, sparse_tokens: int = 4) -> None:
+    def __init__(self, sparse_tokens: int = 4, levels: int = 3, blocks: int = 2) -> None:
         super().__init__()
         self.sparse = nn.Embedding(sparse_tokens, WIDTH)
         self.position = nn.Embedding(sparse_tokens + 1, WIDTH)
-        self.level_embedding = nn.Parameter(torch.randn(3, WIDTH))
-        self.blocks = nn.ModuleList(PromptBlock() for _ in range(NUM_BLOCKS))
+        self.level_embedding = nn.Parameter(torch.randn(levels, WIDTH))
+        self.blocks = nn.ModuleList(PromptBlock(levels) for _ in range(blocks))
 
     def forward(
         self,
@@ -139,8 +173,7 @@ class Prompter(nn.Module):
         Returns:
             The dense token [B, 1, 256], and the sparse tokens [B, N, 256].
         """
-        batch = torch.arange(len(text), device=text.device)
-        dense = text[batch, summary_index][:, None].detach()
+        dense = summary_token(text, summary_index).detach()
         sparse = self.sparse.weight.to(dense.dtype).expand(len(text), -1, -1)
         tokens = torch.cat([dense, sparse], dim=1)
         positions = level_positions(geometry, self.level_embedding)
@@ -175,6 +208,13 @@ class PromptHead(nn.Module):
         return torch.einsum("bnc,bchw->bnhw", embedding, mask_feature)
 
 
-def tokens_to_maps(levels: list[Tensor], sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
-    """Tokens [B, S_l, 256] of each level -> maps [B, 256, h, w]."""
-    return [tokens_to_map(tokens, size) for tokens, size in zip(levels, sizes, strict=True)]
+def summary_token(text: Tensor, index: Tensor) -> Tensor:
+    """Select one token of each expression, text [B, T, C] and index [B] -> [B, 1, C]."""
+    return text[torch.arange(len(text), device=text.device), index][:, None]
+
+
+def tokens_to_maps(
+    levels: dict[int, Tensor], sizes: dict[int, tuple[int, int]]
+) -> dict[int, Tensor]:
+    """Tokens [B, S_l, 256] by stride -> maps [B, 256, h, w] by stride."""
+    return {stride: tokens_to_map(tokens, sizes[stride]) for stride, tokens in levels.items()}

@@ -42,7 +42,22 @@ class SamVariant:
     @property
     def groups(self) -> tuple[range, ...]:
         """Indices of the blocks of every group, in order."""
-        ends = [last + 1 for last in self.global_blocks]
+        return self.split_blocks(len(self.global_blocks))
+
+    def split_blocks(self, count: int) -> tuple[range, ...]:
+        """Split the blocks into `count` groups, each of which ends with global attention.
+
+        Raises:
+            ValueError: if there are fewer blocks with global attention.
+        """
+        available = len(self.global_blocks)
+        if not 1 <= count <= available:
+            raise InputError(
+                f"MODEL.REFERSAM.NUM_INTERACTIONS is {count}; it has to be from 1 to {available}, "
+                "the number of blocks with global attention"
+            )
+        last = [-(-available * (group + 1) // count) - 1 for group in range(count)]
+        ends = [self.global_blocks[i] + 1 for i in last]
         return tuple(range(start, end) for start, end in zip([0, *ends], ends, strict=False))
 
 

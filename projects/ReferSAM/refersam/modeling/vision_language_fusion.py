@@ -17,13 +17,14 @@ class VisionLanguageFusion(nn.Module):
         vision_width: D, channels of the maps.
         text_width: C, channels of a text token.
         heads: number of heads of all attentions.
+        levels: number of maps.
     """
 
-    def __init__(self, vision_width: int, text_width: int, heads: int) -> None:
+    def __init__(self, vision_width: int, text_width: int, heads: int, levels: int = 3) -> None:
         super().__init__()
         vision, text = vision_width, text_width
         self.text_self = Attention(text, text, vision, heads)
-        self.text_to_vision = LevelAttention(text, vision, vision, heads)
+        self.text_to_vision = LevelAttention(text, vision, vision, heads, levels)
         self.text_mlp = FeedForward(text, FFN_RATIO * text)
         self.vision_to_text = Attention(vision, text, vision, heads)
         self.vision_mlp = FeedForward(vision, FFN_RATIO * vision)
