@@ -28,6 +28,11 @@ ARMS = {
     "without mirror training": (f"{KEYS}.LOSS.MIRROR_WEIGHT", "0.0"),
     "without negatives": (f"{KEYS}.TRAIN.NEGATIVES", "False"),
     "pooled": (f"{KEYS}.HEATMAPS", "pooled"),
+    "language heatmaps": (f"{KEYS}.HEATMAPS", "language"),
+    "positive ranks": (f"{KEYS}.RANKS", "positive"),
+    "negative ranks": (f"{KEYS}.RANKS", "negative"),
+    "without triplet loss": (f"{KEYS}.LOSS.TRIPLET_WEIGHT", "0.0"),
+    "prefix not": (f"{KEYS}.TEXT.ANTI_PREFIX", "not"),
     "full": (),
 }
 METRICS = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from detectron2.config import CfgNode
 
-from grser.hierarchizer import TIES
+from grser.hierarchizer import BOTH, POSITIVE, RANKS, TIES
 from grser.modeling.criterion import MASK_LOSSES, GroupCriterion, LossConfig
 from grser.modeling.efficientnet import EfficientNetBackbone
 from grser.modeling.lavt import LAVT, NORMS, NUM_CLASSES, LanguageAwareEncoder
@@ -35,6 +35,7 @@ def build_components(cfg: CfgNode) -> dict[str, Any]:
         frozen=keys.TEXT.FROZEN,
         max_tokens=keys.TEXT.MAX_TOKENS,
         pooling=keys.TEXT.POOLING,
+        anti_prefix=keys.TEXT.ANTI_PREFIX,
     )
     backbone = _build_backbone(cfg)
     norm = keys.DECODER_NORM
@@ -45,6 +46,7 @@ def build_components(cfg: CfgNode) -> dict[str, Any]:
     if keys.HEATMAPS != NONE:
         width = backbone.widths[keys.FEATURE_STAGE - 1]
         triphasic_head = TriphasicHead(width, text_encoder.width, _heatmap_config(keys))
+    if triphasic_head is not None and keys.LOSS.TRIPLET_WEIGHT:
         rejection_head = NegativeRejectionHead(
             triphasic_head.channels,
             text_encoder.width,
@@ -80,6 +82,7 @@ def _heatmap_config(keys: CfgNode) -> HeatmapConfig:
         hierarchizer=keys.HIERARCHIZER,
         language_channel=keys.LANGUAGE_CHANNEL,
         ties=keys.TIES,
+        ranks=keys.RANKS,
         eps=keys.NORM_EPS,
     )
 
@@ -100,7 +103,7 @@ def _inference_config(keys: CfgNode) -> InferenceConfig:
     return InferenceConfig(
         reject_negatives=keys.TEST.REJECT_NEGATIVES,
         reject_single_images=keys.TEST.REJECT_SINGLE_IMAGES,
-        margin=keys.TEST.MARGIN,
+        margin=keys.LOSS.TRIPLET_MARGIN if keys.TEST.MARGIN is None else keys.TEST.MARGIN,
         soft_masks=keys.TEST.SOFT_MASKS,
         images_per_forward=keys.IMAGES_PER_FORWARD,
     )
@@ -112,6 +115,7 @@ def _check_keys(keys: CfgNode) -> None:
     _check_choice(keys, "FEATURE_STAGE", FEATURE_STAGES)
     _check_choice(keys, "REJECTION_POOLING", POOLINGS)
     _check_choice(keys, "TIES", TIES)
+    _check_choice(keys, "RANKS", RANKS)
     _check_choice(keys, "DECODER_NORM", NORMS)
     _check_choice(keys.TEXT, "POOLING", TEXT_POOLINGS, "TEXT.")
     _check_choice(keys.LOSS, "MASK", MASK_LOSSES, "LOSS.")
@@ -120,12 +124,42 @@ def _check_keys(keys: CfgNode) -> None:
     for key in ("TRIPLET_WEIGHT", "TRIPLET_MARGIN", "MIRROR_WEIGHT", "HEATMAP_WEIGHT"):
         _check_range(keys.LOSS, key, 0, prefix="LOSS.")
     _check_range(keys, "DROP_PATH", 0, 1)
+    _check_conflicts(keys)
     weights = keys.LOSS.CLASS_WEIGHTS
     if len(weights) != NUM_CLASSES or min(weights) < 0:
         raise InputError(
             f"MODEL.GRSER.LOSS.CLASS_WEIGHTS is {weights}; it has to be two non-negative numbers, "
             "the weights of background and target"
         )
+
+
+def _check_conflicts(keys: CfgNode) -> None:
+    """Check keys that exclude each other.
+
+    Raises:
+        ValueError: naming both.
+    """
+    is_sorted = _heatmap_config(keys).is_sorted
+    if keys.RANKS != BOTH and not is_sorted:
+        sorting = ("HIERARCHIZER", False) if not keys.HIERARCHIZER else ("HEATMAPS", keys.HEATMAPS)
+        _refuse("RANKS", keys.RANKS, *sorting, "there are no heatmaps to be sorted")
+    if not keys.LOSS.TRIPLET_WEIGHT and keys.TEST.REJECT_SINGLE_IMAGES:
+        reason = "the comparison that rejects images is not trained"
+        _refuse("TEST.REJECT_SINGLE_IMAGES", True, "LOSS.TRIPLET_WEIGHT", 0, reason)
+    if keys.TEXT.ANTI_PREFIX or keys.HEATMAPS == NONE:
+        return
+    reason = "there is no anti-expression"
+    if is_sorted and keys.RANKS != POSITIVE:
+        _refuse("RANKS", keys.RANKS, "TEXT.ANTI_PREFIX", "", reason)
+    for key in ("TRIPLET_WEIGHT", "MIRROR_WEIGHT"):
+        if keys.LOSS[key]:
+            _refuse(f"LOSS.{key}", keys.LOSS[key], "TEXT.ANTI_PREFIX", "", reason)
+
+
+def _refuse(key: str, value: Any, other: str, other_value: Any, reason: str) -> NoReturn:
+    raise InputError(
+        f"MODEL.GRSER.{key} is {value!r}, but MODEL.GRSER.{other} is {other_value!r}: {reason}"
+    )
 
 
 def _check_choice(keys: CfgNode, key: str, choices: tuple[Any, ...], prefix: str = "") -> None:

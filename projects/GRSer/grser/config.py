@@ -23,17 +23,21 @@ def add_grser_config(cfg: CN) -> None:
     # Stage whose feature map the group modules use: 4 (stride 32) or 3 (stride 16).
     node.FEATURE_STAGE = 4
     # "ranked": one heatmap channel per image, groups are split and padded to GROUP_SIZE;
-    # "pooled": GROUP_SIZE channels for groups of any size; "none": no group modules (LAVT).
+    # "pooled": GROUP_SIZE channels for groups of any size; "language": the language heatmap only,
+    # without queries between images; "none": no group modules (LAVT).
     node.HEATMAPS = "ranked"
     node.GROUP_SIZE = 8
     # Sort the heatmaps by the hierarchizer.
     node.HIERARCHIZER = True
+    # Ranks that the hierarchizer adds: "both", or only that of the distance to the expression
+    # ("positive") or to the anti-expression ("negative").
+    node.RANKS = "both"
     # Order of heatmaps with equal rank sums: "difference" of their two distances, or "order" of the
     # images.
     node.TIES = "difference"
     # Lower bound of vector norms in cosine similarities.
     node.NORM_EPS = 1e-6
-    # Concatenate the language heatmap to the decoder's input.
+    # Concatenate the language heatmap to the decoder's input; "language" always does.
     node.LANGUAGE_CHANNEL = False
     # Size of the embedding space in which images and expressions are compared.
     node.REJECTION_WIDTH = 256
@@ -49,13 +53,19 @@ def add_grser_config(cfg: CN) -> None:
     node.TEXT.MAX_TOKENS = 20
     # Pooled feature of an expression: the hidden state of [CLS] ("cls") or the "mean" over tokens.
     node.TEXT.POOLING = "cls"
+    # Prefix that makes an expression its anti-expression; "": there are no anti-expressions, which
+    # needs RANKS "positive", LOSS.TRIPLET_WEIGHT 0 and LOSS.MIRROR_WEIGHT 0.
+    node.TEXT.ANTI_PREFIX = "<no>"
 
     node.LOSS = CN()
     # "ce" (cross entropy, as in LAVT) or "bce_dice".
     node.LOSS.MASK = "ce"
     # Class weights of background and target in the cross entropy.
     node.LOSS.CLASS_WEIGHTS = (0.9, 1.1)
+    # 0: there is no comparison of images with expressions, so that no image is rejected by it; an
+    # image is positive if its mask is not empty.
     node.LOSS.TRIPLET_WEIGHT = 1.0
+    # Margin m of the triplet loss and of the rejection.
     node.LOSS.TRIPLET_MARGIN = 1.0
     # Use negative images in the triplet loss, with expression and anti-expression exchanged.
     node.LOSS.TRIPLET_NEGATIVES = True
@@ -78,7 +88,9 @@ def add_grser_config(cfg: CN) -> None:
     node.TEST.REJECT_NEGATIVES = True
     # Reject also for expressions about a single image (RefCOCO), which always have a target.
     node.TEST.REJECT_SINGLE_IMAGES = False
-    node.TEST.MARGIN = 0.0
+    # An image is positive if its distance to the expression + m is less than that to the
+    # anti-expression; None: m is LOSS.TRIPLET_MARGIN, as in training.
+    node.TEST.MARGIN = None
     # Output probabilities instead of binary masks (for the measures of co-saliency).
     node.TEST.SOFT_MASKS = False
 

@@ -53,7 +53,7 @@ class GRSer(SegmentationModel):
         text_encoder: encodes expressions and anti-expressions.
         lavt: image encoder and decoder.
         triphasic_head: group modules; None gives LAVT, image by image.
-        rejection_head: compares images with expressions; None without `triphasic_head`.
+        rejection_head: compares images with expressions; None: no image is rejected.
         criterion: the losses.
         inference_config: rejection and output at inference.
         feature_level: index of the feature map that the group modules use; 3 is the coarsest.
@@ -172,19 +172,31 @@ class GRSer(SegmentationModel):
         )
         by_pass = upsample(logits, tuple(targets.shape[-2:])).split(len(targets))
         losses = self.criterion.mask(by_pass[0], targets)
+        if self.rejection_head is not None:
+            losses |= self._triplet_loss(z, text, counts, targets, has_negatives)
+        if mirror:
+            losses |= self.criterion.mirror(by_pass[1], targets, heatmaps, anti_heatmaps)
+        return losses
+
+    def _triplet_loss(
+        self,
+        z: Tensor,
+        text: ExpressionFeatures,
+        counts: list[int],
+        targets: Tensor,
+        has_negatives: list[bool],
+    ) -> dict[str, Tensor]:
+        """Triplet loss of the images of groups that have images without the target."""
         pairs = [
             (i, group) for i, group in enumerate(_group_indices(counts)) if has_negatives[group]
         ]
         index = to_device(torch.tensor(pairs, dtype=torch.long).view(-1, 2), z.device)
         image_index, group_of = index.unbind(1)
         distance, anti_distance = self.rejection_head(
-            z[image_index], expression[group_of], anti_expression[group_of]
+            z[image_index], text.expression[group_of], text.anti_expression[group_of]
         )
         positive = has_target(targets)[image_index]
-        losses |= self.criterion.triplet(Distances(distance, anti_distance, positive))
-        if mirror:
-            losses |= self.criterion.mirror(by_pass[1], targets, heatmaps, anti_heatmaps)
-        return losses
+        return self.criterion.triplet(Distances(distance, anti_distance, positive))
 
     # Inference ------------------------------------------------------------------------------
 
@@ -226,7 +238,7 @@ class GRSer(SegmentationModel):
                 features, [len(pixels)], text.expression, text.anti_expression
             )
             logits = self._decode_in_chunks(features, z)
-            if config.reject_negatives and (group.has_negatives or config.reject_single_images):
+            if self._rejects(group):
                 decisions = self._reject_negatives(z, text)
         outputs = []
         for image, image_logits, (positive, score) in zip(
@@ -243,6 +255,15 @@ class GRSer(SegmentationModel):
                 )
             )
         return outputs
+
+    def _rejects(self, group: Group) -> bool:
+        """Whether images of a group can be rejected by the comparison with its expressions."""
+        config = self.inference_config
+        return (
+            self.rejection_head is not None
+            and config.reject_negatives
+            and (group.has_negatives or config.reject_single_images)
+        )
 
     def _reject_negatives(
         self, z: Tensor, text: ExpressionFeatures
@@ -279,16 +300,21 @@ class GRSer(SegmentationModel):
         features: list[Tensor],
         counts: list[int],
         expression: Tensor,
-        anti_expression: Tensor,
+        anti_expression: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Compute z and the language heatmaps of all images, group by group."""
         by_group = features[self.feature_level].split(counts)
         outputs = [
-            self.triphasic_head(maps, expression[index], anti_expression[index])
+            self.triphasic_head(
+                maps,
+                expression[index],
+                None if anti_expression is None else anti_expression[index],
+            )
             for index, maps in enumerate(by_group)
         ]
-        z, heatmaps = zip(*outputs, strict=True)
-        return torch.cat(z), torch.cat(heatmaps)
+        return torch.cat([group.z for group in outputs]), torch.cat(
+            [group.language for group in outputs]
+        )
 
     def _decode(self, features: list[Tensor], z: Tensor) -> Tensor:
         """LAVT's decoder with the projection of z in place of its feature map."""

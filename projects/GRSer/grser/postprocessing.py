@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from grser.modeling.negative_rejection import MARGIN
+
 
 @dataclass(frozen=True)
 class InferenceConfig:
@@ -18,14 +20,14 @@ class InferenceConfig:
     Attributes:
         reject_negatives: give rejected images of a group an empty mask.
         reject_single_images: also reject for expressions about a single image.
-        margin: margin of the rejection.
+        margin: m of the rejection.
         soft_masks: return probabilities instead of 0 and 1.
         images_per_forward: number of images that are encoded and decoded at once.
     """
 
     reject_negatives: bool = True
     reject_single_images: bool = False
-    margin: float = 0.0
+    margin: float = MARGIN
     soft_masks: bool = False
     images_per_forward: int = 8
 

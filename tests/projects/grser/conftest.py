@@ -22,28 +22,33 @@ def _pop_fields(config_class: type, arguments: dict) -> dict:
 def make_model(tiny_text):
     """Build a model with groups of three images.
 
-    Keywords are fields of `HeatmapConfig`, `LossConfig` and `InferenceConfig`, and arguments
-    of `GRSer`.
+    Keywords are fields of `HeatmapConfig`, `LossConfig` and `InferenceConfig`, arguments of
+    `GRSer`, and `anti_prefix`.
     """
     from grser.modeling.criterion import GroupCriterion, LossConfig
     from grser.modeling.lavt import LAVT, LanguageAwareEncoder
     from grser.modeling.negative_rejection import NegativeRejectionHead
     from grser.modeling.swin import SwinBackbone
-    from grser.modeling.text import ExpressionEncoder
+    from grser.modeling.text import PREFIX, ExpressionEncoder
     from grser.modeling.triphasic_head import HeatmapConfig, TriphasicHead
     from grser.postprocessing import InferenceConfig
 
     def build(feature_level: int = 3, checkpointed_parts: tuple = (), **arguments):
         torch.manual_seed(0)
-        text = ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=20)
+        prefix = arguments.pop("anti_prefix", PREFIX)
+        text = ExpressionEncoder.build(
+            str(tiny_text), frozen=False, max_tokens=20, anti_prefix=prefix
+        )
         lavt = LAVT(LanguageAwareEncoder(SwinBackbone("swin_nano"), text.width), 16)
         heatmaps = HeatmapConfig(**{"group_size": 3, **_pop_fields(HeatmapConfig, arguments)})
         triphasic_head = rejection_head = None
         if heatmaps.kind != "none":
             width = lavt.encoder.widths[feature_level]
             triphasic_head = TriphasicHead(width, text.width, heatmaps)
+        losses = LossConfig(**_pop_fields(LossConfig, arguments))
+        if triphasic_head is not None and losses.triplet_weight:
             rejection_head = NegativeRejectionHead(triphasic_head.channels, text.width, 16)
-        criterion = GroupCriterion(LossConfig(**_pop_fields(LossConfig, arguments)))
+        criterion = GroupCriterion(losses)
         model = grser.GRSer(
             text_encoder=text,
             lavt=lavt,

@@ -18,7 +18,11 @@ from hipie.config.loading import check, merge
 from hipie.data.datasets import register_all
 
 FOLDER = Path(__file__).parents[3] / "projects/GRSer/configs"
-FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base-"))
+FILES = sorted(
+    path
+    for path in FOLDER.glob("**/*.yaml")
+    if not path.name.startswith("Base-") and path.parent.name != "finetune"
+)
 
 
 def read(path: Path):
@@ -104,6 +108,58 @@ def test_lavt_has_no_group_modules(nano):
     assert model.triphasic_head is None and model.rejection_head is None
 
 
+def test_margin_of_training_is_that_of_the_test(nano):
+    keys = nano.MODEL.GRSER
+    keys.LOSS.TRIPLET_MARGIN, keys.TEST.MARGIN = 0.7, None
+    model = GRSer(**build_components(nano))
+    assert model.inference_config.margin == model.criterion.config.triplet_margin == 0.7
+    nano.merge_from_list(["MODEL.GRSER.TEST.MARGIN", "0.5"])
+    assert GRSer(**build_components(nano)).inference_config.margin == 0.5
+    assert InferenceConfig().margin == LossConfig().triplet_margin
+    swin = read(FOLDER / "grser_swin_b.yaml").MODEL.GRSER
+    assert swin.TEST.MARGIN is None and LossConfig().triplet_margin == swin.LOSS.TRIPLET_MARGIN
+
+
+def test_keys_configure_ranks_prefix_and_rejection(nano):
+    keys = nano.MODEL.GRSER
+    keys.RANKS, keys.TEXT.ANTI_PREFIX = "negative", "not"
+    model = GRSer(**build_components(nano))
+    assert model.triphasic_head.heatmaps.ranks == "negative"
+    assert model.text_encoder.anti_prefix == "not" and model.rejection_head is not None
+    keys.LOSS.TRIPLET_WEIGHT = 0.0
+    assert GRSer(**build_components(nano)).rejection_head is None
+    keys.HEATMAPS, keys.RANKS = "language", "both"
+    assert GRSer(**build_components(nano)).triphasic_head.channels == 1 + 112
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"RANKS": "positive", "HEATMAPS": "language"}, ("RANKS", "HEATMAPS")),
+        ({"RANKS": "positive", "HEATMAPS": "none"}, ("RANKS", "HEATMAPS")),
+        ({"RANKS": "negative", "HIERARCHIZER": False}, ("RANKS", "HIERARCHIZER")),
+        ({"TEXT.ANTI_PREFIX": ""}, ("RANKS", "TEXT.ANTI_PREFIX")),
+        (
+            {"TEXT.ANTI_PREFIX": "", "RANKS": "positive"},
+            ("LOSS.TRIPLET_WEIGHT", "TEXT.ANTI_PREFIX"),
+        ),
+        (
+            {"TEXT.ANTI_PREFIX": "", "RANKS": "positive", "LOSS.TRIPLET_WEIGHT": 0.0},
+            ("LOSS.MIRROR_WEIGHT", "TEXT.ANTI_PREFIX"),
+        ),
+        (
+            {"LOSS.TRIPLET_WEIGHT": 0.0, "TEST.REJECT_SINGLE_IMAGES": True},
+            ("TEST.REJECT_SINGLE_IMAGES", "LOSS.TRIPLET_WEIGHT"),
+        ),
+    ],
+)
+def test_keys_that_exclude_each_other_are_refused(nano, options, keys):
+    nano.merge_from_list([x for k, v in options.items() for x in (f"MODEL.GRSER.{k}", v)])
+    with pytest.raises(ValueError) as error:
+        build_components(nano)
+    assert all(f"MODEL.GRSER.{key} is" in str(error.value) for key in keys)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -114,6 +170,7 @@ def test_lavt_has_no_group_modules(nano):
         ),
         ("HEATMAPS", "all", r"MODEL\.GRSER\.HEATMAPS is 'all'; it has to be ranked or pooled"),
         ("FEATURE_STAGE", 2, r"MODEL\.GRSER\.FEATURE_STAGE is 2; it has to be 3 or 4"),
+        ("RANKS", "x", r"MODEL\.GRSER\.RANKS is 'x'; it has to be both or positive or negative"),
         ("GROUP_SIZE", 0, r"MODEL\.GRSER\.GROUP_SIZE is 0; it has to be at least 1"),
         ("TIES", "x", r"MODEL\.GRSER\.TIES is 'x'; it has to be difference or order"),
         ("DECODER_NORM", "LN", r"DECODER_NORM is 'LN'; it has to be BN or SyncBN or FrozenBN"),

@@ -86,6 +86,39 @@ def test_permuting_prototypes_permutes_the_order():
     )
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(1, 7), st.just(2)), elements=st.integers(-2, 2)),
+    hnp.arrays(np.float64, 2, elements=st.integers(-2, 2)),
+    hnp.arrays(np.float64, 2, elements=st.integers(-2, 2)),
+)
+def test_order_by_one_rank_equals_numpy(p, expression, anti_expression):
+    arguments = [torch.as_tensor(array) for array in (p, expression, anti_expression)]
+    distance, anti_distance = (
+        np.linalg.norm(p - vector, axis=1) for vector in (expression, anti_expression)
+    )
+    by_ranks = {
+        ranks: hierarchy(*arguments, ranks=ranks).tolist() for ranks in ("positive", "negative")
+    }
+    assert by_ranks["positive"] == np.argsort(distance, kind="stable").tolist()
+    assert by_ranks["negative"] == np.argsort(-anti_distance, kind="stable").tolist()
+    without = hierarchy(arguments[0], arguments[1], None, ranks="positive").tolist()
+    assert without == by_ranks["positive"]
+
+
+def test_ranks_of_planted_prototypes_differ():
+    """The nearest to the expression, the farthest from the anti-expression, and the best sum."""
+    expression, anti_expression = torch.zeros(2), torch.tensor([4.0, 0.0])
+    p = torch.tensor([[1.0, 0.0], [-3.0, 0.0], [-1.5, 0.0]])
+    orders = {
+        ranks: hierarchy(p, expression, anti_expression, ranks=ranks).tolist()
+        for ranks in ("both", "positive", "negative")
+    }
+    assert orders == {"positive": [0, 2, 1], "negative": [1, 2, 0], "both": [1, 2, 0]}
+    with pytest.raises(ValueError, match='ranks "negative" need an anti-expression'):
+        hierarchy(p, expression, None, ranks="negative")
+
+
 def test_exchanging_the_expressions_reverses_the_order():
     p, expression, anti_expression = (torch.tensor([[float(x), 0.0] for x in (3, 9, 1, 6)]),
                       torch.zeros(2), torch.tensor([10.0, 0.0]))  # fmt: skip

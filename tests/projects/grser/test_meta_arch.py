@@ -59,6 +59,57 @@ def test_permuted_group_permutes_the_outputs(make_model, make_group):
         assert permuted[index]["positive"] == outputs[i]["positive"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "language"},
+        {"ranks": "positive"},
+        {"ranks": "negative"},
+        {"ranks": "positive", "anti_prefix": "", "triplet_weight": 0.0, "mirror_weight": 0.0},
+        {"anti_prefix": "anything but"},
+        {"triplet_weight": 0.0},
+    ],
+    ids=lambda settings: ",".join(map(str, settings.values())),
+)
+def test_permuted_group_permutes_the_outputs_of_every_variant(make_model, make_group, settings):
+    model, group, order = make_model(**settings), make_group(True, False, True), [1, 2, 0]
+    outputs = model([group])[0]
+    moved = model([{**group, "images": [group["images"][i] for i in order]}])[0]
+    for output, i in zip(moved, order, strict=True):
+        torch.testing.assert_close(output["sem_seg"], outputs[i]["sem_seg"])
+        assert output["score"] == pytest.approx(outputs[i]["score"], abs=1e-5)
+        assert output["positive"] == outputs[i]["positive"]
+    losses = model.train()([group])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert {name.rpartition(".gates.")[0] for name in without} <= {"lavt.encoder"}
+
+
+def test_language_heatmaps_do_not_depend_on_other_images(make_model, make_group):
+    model = make_model(kind="language", soft_masks=True, margin=ACCEPT_ALL)
+    group, other = make_group(True, False, True), make_group(False, True)["images"]
+    outputs = masks_of(model, group)
+    alone = masks_of(model, {**group, "images": group["images"][:1]})
+    neighbours = masks_of(model, {**group, "images": [group["images"][0], *other]})
+    torch.testing.assert_close(alone[0], outputs[0])
+    torch.testing.assert_close(neighbours[0], outputs[0])
+
+
+def test_without_triplet_loss_nothing_untrained_decides(make_model, make_group):
+    """No comparison is built, and an image is positive if its mask is not empty."""
+    model = make_model(triplet_weight=0.0, margin=REJECT_ALL)
+    assert model.rejection_head is None
+    group = make_group(True, False)
+    assert "loss_triplet" not in model.train()([group])
+    for bias, positive in ((-50.0, False), (50.0, True)):
+        with torch.no_grad():
+            model.lavt.decoder.classes.bias.copy_(torch.tensor([0.0, bias]))
+        outputs = model.eval()([group])[0]
+        assert [output["positive"] for output in outputs] == [positive] * 2
+        assert all(bool(output["sem_seg"].any()) == positive for output in outputs)
+
+
 def test_identical_images_have_identical_outputs(make_model, make_group):
     model = make_model(soft_masks=True, margin=ACCEPT_ALL)
     group = make_group(True)
@@ -103,7 +154,7 @@ def test_margin_determines_the_rejection(make_model, make_group):
 
 
 def test_margin_zero_selects_the_nearer_expression(make_model, make_group):
-    model, group = make_model(), make_group(True, False, True)
+    model, group = make_model(margin=0.0), make_group(True, False, True)
     recorded, distances_of = [], model.rejection_head.forward
     model.rejection_head.forward = lambda *arguments: (
         recorded.append(distances_of(*arguments)) or recorded[-1]

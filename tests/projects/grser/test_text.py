@@ -66,6 +66,28 @@ def test_empty_expressions_and_too_small_limits_are_rejected(text, tiny_text):
         ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=2)
 
 
+def test_another_prefix_or_none(text, tiny_text):
+    long_expression = "one two three four five six seven"
+    encoders = [
+        ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=8, anti_prefix=prefix)
+        for prefix in ("anything but", "")
+    ]
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match="only the first 6 are used"):
+            expected = text.encode([long_expression]).expression
+        for encoder, prefix in zip(encoders, ("anything but ", None)):
+            with pytest.warns(UserWarning, match="only the first 6 are used"):
+                features = encoder.eval().encode([long_expression])
+            torch.testing.assert_close(features.expression, expected)
+            if prefix is None:
+                assert features.anti_expression is None
+                continue
+            anti = hidden_states(encoder, prefix + "one two three four five six")[0]
+            torch.testing.assert_close(features.anti_expression[0], anti, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="ANTI_PREFIX is .*no token"):
+        ExpressionEncoder.build(str(tiny_text), frozen=False, max_tokens=8, anti_prefix=" ")
+
+
 @pytest.mark.parametrize("images", [1, 7])
 def test_each_group_encodes_two_sequences(make_model, make_group, images):
     model, batch_sizes = make_model(), []

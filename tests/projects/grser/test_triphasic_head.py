@@ -71,6 +71,29 @@ def test_all_images_share_the_order_of_the_hierarchizer():
         assert all(torch.equal(match, matches[0]) for match in matches)
 
 
+def test_heatmaps_are_those_of_their_sources():
+    maps, *expressions = make_group(6)
+    for fields in ({}, {"ranks": "negative"}, {"hierarchizer": False}):
+        head = build(**fields)
+        plain = build(kind="ranked", group_size=6, hierarchizer=False)
+        output, by_image = head(maps, *expressions), plain(maps, *expressions).visual
+        assert torch.equal(output.z[:, :4], output.visual)
+        assert output.sources[:4].unique().tolist() == [0, 1, 2, 3]
+        assert output.sources[4:].unique().tolist() == [4, 5]  # the padded second part
+        expected = by_image[torch.arange(6)[:, None], output.sources]
+        torch.testing.assert_close(output.visual, expected, atol=1e-5, rtol=1e-5)
+    assert build(kind="pooled")(maps, *expressions).sources is None
+
+
+def test_language_heatmap_alone():
+    maps, *expressions = make_group(5)
+    head = build(kind="language")
+    output = head(maps, *expressions)
+    assert head.channels == 1 + WIDTH and output.z.shape[1] == 1 + WIDTH
+    assert torch.equal(output.z[:, 0], output.language) and output.visual.shape == (5, 0, 3, 2)
+    torch.testing.assert_close(head(maps[2:3], *expressions).z, output.z[2:3])
+
+
 def test_permuted_group_permutes_the_features():
     maps, *expressions = make_group(4)
     order = torch.tensor([3, 1, 0, 2])

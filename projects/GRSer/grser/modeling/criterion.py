@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grser.modeling.negative_rejection import MARGIN
 from hipie.modeling.criterion.losses import dice
 
 CROSS_ENTROPY, DICE = "ce", "bce_dice"
@@ -27,7 +28,7 @@ class LossConfig:
     mask_loss: str = CROSS_ENTROPY
     class_weights: tuple[float, float] = (0.9, 1.1)
     triplet_weight: float = 1.0
-    triplet_margin: float = 1.0
+    triplet_margin: float = MARGIN
     triplet_negatives: bool = True
     mirror_weight: float = 1.0
     heatmap_weight: float = 0.0

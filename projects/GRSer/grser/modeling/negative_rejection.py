@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Default of m in training and at test: the triplet loss is 0 where the rule holds with it.
+MARGIN = 1.0
 MEAN, MEAN_MAX = "mean", "mean_max"
 POOLINGS = (MEAN, MEAN_MAX)
 

@@ -1,7 +1,7 @@
 """Encoder of expressions and anti-expressions.
 
 The anti-expression is the expression with the prefix `<no>` (Wu et al., ICCV 2023), which BERT's
-tokenizer splits into three tokens. Anti-expressions may be three tokens longer, so that both are
+tokenizer splits into three tokens. Anti-expressions may be longer by the prefix, so that both are
 truncated after the same word.
 """
 
@@ -21,7 +21,7 @@ from hipie.modeling.text_encoder.caption import (
     expression_caption,
 )
 
-PREFIX = "<no> "
+PREFIX = "<no>"
 NUM_MARKERS = 2
 CLS, MEAN = "cls", "mean"
 POOLINGS = (CLS, MEAN)
@@ -34,29 +34,38 @@ class ExpressionFeatures:
     Attributes:
         tokens: [B, T, W] hidden states of the expressions' tokens.
         mask: [B, T] bool, True for tokens that are not padding.
-        expression, anti_expression: [B, W] pooled features.
+        expression: [B, W] pooled features.
+        anti_expression: [B, W] likewise; None without anti-expressions.
     """
 
     tokens: Tensor
     mask: Tensor
     expression: Tensor
-    anti_expression: Tensor
+    anti_expression: Tensor | None
 
 
 class ExpressionEncoder(BertTextEncoder):
     """BERT for expressions and anti-expressions, without lowercasing or cleaning as in LAVT."""
 
     pooling = CLS
+    anti_prefix = PREFIX
     max_expression_tokens = 0
 
     @classmethod
     def build(
-        cls, source: str, *, frozen: bool, max_tokens: int, pooling: str = CLS
+        cls,
+        source: str,
+        *,
+        frozen: bool,
+        max_tokens: int,
+        pooling: str = CLS,
+        anti_prefix: str = PREFIX,
     ) -> ExpressionEncoder:
         """Build an encoder by name; the arguments are the keys of `MODEL.GRSER.TEXT`.
 
         Raises:
-            ValueError: if there is no such encoder, or if `max_tokens` leaves no token for text.
+            ValueError: if there is no such encoder, if `max_tokens` leaves no token for text, or if
+                the prefix has no token.
         """
         if max_tokens < NUM_MARKERS + 1:
             raise InputError(
@@ -64,10 +73,15 @@ class ExpressionEncoder(BertTextEncoder):
                 f"a token), and is {max_tokens}"
             )
         encoder = cls.from_source(source, frozen=frozen)
-        prefix_tokens = len(encoder.tokenizer(PREFIX, add_special_tokens=False)["input_ids"])
+        prefix_tokens = len(encoder.tokenizer(anti_prefix, add_special_tokens=False)["input_ids"])
+        if anti_prefix and not prefix_tokens:
+            raise InputError(
+                f'MODEL.GRSER.TEXT.ANTI_PREFIX is "{printable(anti_prefix)}", which has no token; '
+                "an empty text turns anti-expressions off"
+            )
         encoder.window = min(encoder.window, max_tokens + prefix_tokens)
         encoder.max_expression_tokens = encoder.window - prefix_tokens - NUM_MARKERS
-        encoder.pooling = pooling
+        encoder.pooling, encoder.anti_prefix = pooling, anti_prefix
         return encoder
 
     def encode(self, expressions: Sequence[str]) -> ExpressionFeatures:
@@ -77,11 +91,14 @@ class ExpressionEncoder(BertTextEncoder):
             ValueError: for an expression without a word.
         """
         texts = [self._truncate(expression) for expression in expressions]
-        anti_texts = [PREFIX + text for text in texts]
+        anti_texts = [f"{self.anti_prefix} {text}" for text in texts] if self.anti_prefix else []
         features = self([_caption(text) for text in (*texts, *anti_texts)])
         count, pooled = len(texts), self._pool(features.hidden, features.mask)
         return ExpressionFeatures(
-            features.hidden[:count], features.mask[:count], pooled[:count], pooled[count:]
+            features.hidden[:count],
+            features.mask[:count],
+            pooled[:count],
+            pooled[count:] if anti_texts else None,
         )
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
