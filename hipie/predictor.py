@@ -542,7 +542,9 @@ class Segmenter:
 
     @as_hipie_errors()
     @_one_at_a_time
-    def refer_group(self, images: Iterable[ImageLike], expression: str) -> list[Segmentation]:
+    def refer_group(
+        self, images: Iterable[ImageLike], expression: str, *, heatmaps: bool = False
+    ) -> list[Segmentation]:
         """Segment the object that an expression describes in each of several images.
 
         A model with the task `group` compares all images, and images without the object have an
@@ -551,9 +553,11 @@ class Segmenter:
         Args:
             images: see `set_image`; at least one.
             expression: the referring expression.
+            heatmaps: the results have `heatmaps`, for a model that compares all images.
 
         Raises:
-            ValueError: if there is no image, or one that cannot be read.
+            ValueError: if there is no image, or one that cannot be read; or if the model has no
+                heatmaps.
         """
         images = _image_list(images)
         if not isinstance(expression, str):
@@ -561,10 +565,16 @@ class Segmenter:
                 f"refer_group needs one expression, a string, not {describe(expression)}"
             )
         if "group" not in self.model.tasks:
+            if heatmaps:
+                raise InputError(
+                    "heatmaps need a model that compares the images of a group, and "
+                    f"{type(self.model).__name__} segments image by image"
+                )
             return [self.refer(image, expression) for image in images]
         prepared = [self.prepare(image) for image in images]
         predictor = self.task_predictor("group", "refer_group")
-        return _predict(predictor, prepared, expression=expression)
+        request = {"heatmaps": True} if heatmaps else {}
+        return _predict(predictor, prepared, expression=expression, **request)
 
     @as_hipie_errors()
     @_one_at_a_time

@@ -85,6 +85,23 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Heatmaps:
+    """Similarity of every position of an image with an expression and with images of its group.
+
+    Attributes:
+        language: [h, w] float32 in -1..1, with the expression.
+        visual: [K, h, w] likewise, with the prototypes of K images, the most reliable first; K may
+            be 0.
+        sources: index in the group of the image of each prototype; empty where one heatmap is the
+            mean of several.
+    """
+
+    language: NDArray[Any]
+    visual: NDArray[Any]
+    sources: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The segments of one image.
 
@@ -96,12 +113,14 @@ class Segmentation:
             appearance, those of parts last. Category ids of `to_instances`, `to_panoptic` and
             `to_dict` are positions in it.
         file_name: the image file; "" for an image that comes from no file. Equality ignores it.
+        heatmaps: of an image of a group, where they were requested. Equality ignores them.
     """
 
     image: NDArray[Any]
     segments: Sequence[Segment]
     class_names: Sequence[str] = ()
     file_name: str = ""
+    heatmaps: Heatmaps | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))

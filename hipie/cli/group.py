@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         ValueError, OSError: for input that cannot be used, in one sentence.
     """
+    from hipie.heatmap_drawing import draw_heatmaps
     from hipie.result_files import write_drawing, write_json
     from hipie.segmentation import group_to_dicts
     from hipie.visualizer import draw_group
@@ -41,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("expression")
     parser.add_argument("images", nargs="+")
     add_output_arguments(parser)
+    parser.add_argument(
+        "--heatmaps",
+        action="store_true",
+        help="also draw the heatmaps by which images are compared, heatmaps.png",
+    )
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
@@ -50,13 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'the expression "{expression}" is a file; write hipie group EXPRESSION IMAGE IMAGE ...'
         )
     require_no_folder(args.images)
-    folder = require_writable(args.output, ("group.json", "group.png"), args, args.images)
+    files = ("group.json", "group.png", *(["heatmaps.png"] if args.heatmaps else []))
+    folder = require_writable(args.output, files, args, args.images)
     images = readable_images(args.images, args.skip_broken)
-    results = build_segmenter(args, task="group").refer_group(images, expression)
+    segmenter = build_segmenter(args, task="group")
+    request = {"heatmaps": True} if args.heatmaps else {}
+    results = segmenter.refer_group(images, expression, **request)
     entries = group_to_dicts(images, results)
     settings = make_settings("hipie group", args, expression=expression)
     write_json(folder / "group.json", {"settings": settings, "images": entries})
     print(write_drawing(folder / "group.png", draw_group(results, expression)))
+    if args.heatmaps:
+        print(write_drawing(folder / "heatmaps.png", draw_heatmaps(results, expression)))
     if not any(entry["shown"] for entry in entries):
         print(f'none of the images shows "{printable(expression)}"', file=sys.stderr)
     return 0

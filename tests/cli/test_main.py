@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hipie.cli.arguments import DEFAULT_CONFIG, parse_names, parse_parts
 from hipie.cli.main import COMMANDS, main
 from hipie.errors import InputError, UsageError
 from hipie.modeling.text_encoder.caption import expression_caption
-from hipie.segmentation import Segment, Segmentation
+from hipie.segmentation import Heatmaps, Segment, Segmentation
 from hipie.vocabularies import Vocabulary
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -160,6 +161,23 @@ class GroupStub:
             segments = [Segment(expression, "expression", mask, 0.7)]
             results.append(Segmentation(np.zeros((70, 90, 3), np.uint8), segments))
         return results
+
+
+def test_group_command_draws_heatmaps_on_request(image, tmp_path, monkeypatch, capsys) -> None:
+    class WithHeatmaps(GroupStub):
+        @staticmethod
+        def refer_group(images, expression, *, heatmaps):
+            assert heatmaps is True
+            maps = Heatmaps(np.eye(3, dtype=np.float32), np.ones((2, 3, 3), np.float32), (1, 0))
+            results = GroupStub.refer_group(images, expression)
+            return [replace(result, heatmaps=maps) for result in results]
+
+    monkeypatch.setattr(group, "build_segmenter", lambda *_, **__: WithHeatmaps)
+    output = tmp_path / "out"
+    main(["group", "the dog", image, image, "--heatmaps", "--output", str(output)])
+    assert str(output / "heatmaps.png") in capsys.readouterr().out
+    assert Image.open(output / "heatmaps.png").width > 200
+    assert {path.name for path in output.iterdir()} == {"group.json", "group.png", "heatmaps.png"}
 
 
 def test_group_results_are_written_by_file(image, tmp_path, monkeypatch, capsys) -> None:

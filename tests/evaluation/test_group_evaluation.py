@@ -22,10 +22,23 @@ def pair_scores(pairs: list[tuple]) -> dict[str, float]:
     return {
         "mIoU-positive": 100 * ious.mean(),
         "oIoU-positive": 100 * inter.sum() / union.sum(),
+        "P@0.5": 100 * np.mean(ious >= 0.5),
+        "P@0.5-box": 100 * np.mean([box_iou(p, t) >= 0.5 for p, t in positive]),
         "N-acc": 100 * np.mean(rejected),
         "T-acc": 100 * np.mean([p.any() for p, _ in positive]),
         "mIoU": 100 * np.mean([*ious, *rejected]),
     }
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of the bounding boxes of two masks."""
+    if not a.any() or not b.any():
+        return 0.0
+    boxes = np.zeros((2, *a.shape), bool)
+    for box, mask in zip(boxes, (a, b), strict=True):
+        rows, columns = np.nonzero(mask)
+        box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    return float((boxes[0] & boxes[1]).sum() / (boxes[0] | boxes[1]).sum())
 
 
 def expected_scores(pairs: list[tuple]) -> dict[str, float]:
@@ -102,6 +115,46 @@ def test_missing_and_misshapen_outputs_are_refused() -> None:
     small = [{"sem_seg": torch.ones(1, 2, 2)} for _ in outputs[0]]
     with pytest.raises(ValueError, match=r"jpg: a prediction of \(2, 2\) pixels"):
         evaluator.process(inputs[:1], [small])
+
+
+def test_pointing_accuracy_of_planted_heatmaps() -> None:
+    """Heatmaps whose maximum is planted on the target, or beside it, one pair after another."""
+    records, _, pairs = random_set(3)
+    register_dataset("hand_made_groups", lambda: records)
+    evaluator = GroupReferringEvaluator("hand_made_groups")
+    inputs, outputs = as_group_outputs(records, pairs)
+    targets = {(image, expression): target for _, image, expression, _, target, _ in pairs}
+    hits: dict[tuple, tuple] = {}
+    for group, images in zip(inputs, outputs, strict=True):
+        for image, output in zip(group["images"], images, strict=True):
+            target = targets[image["image_id"], group["sent_id"]]
+            bits = (len(hits) % 2, len(hits) // 2 % 2, len(hits) // 4 % 2)
+            pattern = tuple((hit and target.any()) or target.all() for hit in bits)
+            pattern = hits.setdefault((image["image_id"], group["sent_id"]), pattern)
+            planted = [plant(target, bool(hit)) for hit in pattern]
+            language, first, rest = planted
+            output["heatmaps"] = {
+                "language": torch.from_numpy(language),
+                "visual": torch.from_numpy(np.stack([first, 9 * rest])),
+                "sources": None,
+            }
+    evaluator.process(inputs, outputs)
+    scores = evaluator.evaluate()["group"]
+    positive = [(image, expression) for _, image, expression, *_, shown in pairs if shown]
+    for index, name in enumerate(("language", "first", "visual")):
+        expected = 100 * np.mean([hits[key][index] for key in positive])
+        assert scores[f"pointing-{name}"] == pytest.approx(expected)
+    shares = [targets[key].mean() for key in positive]
+    assert scores["pointing-chance"] == pytest.approx(100 * np.mean(shares), abs=1e-3)
+    assert 0 < scores["pointing-language"] < 100 and "macro-pointing-visual" in scores
+
+
+def plant(target: np.ndarray, hit: bool) -> np.ndarray:
+    """Heatmap of a target's size with its maximum on the target, or outside of it."""
+    heatmap = np.zeros(target.shape, np.float32)
+    if (target == hit).any():
+        heatmap[tuple(np.argwhere(target == hit)[0])] = 1
+    return heatmap
 
 
 @pytest.mark.parametrize("grouped", [True, False])

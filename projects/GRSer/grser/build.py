@@ -105,6 +105,7 @@ def _inference_config(keys: CfgNode) -> InferenceConfig:
         reject_single_images=keys.TEST.REJECT_SINGLE_IMAGES,
         margin=keys.LOSS.TRIPLET_MARGIN if keys.TEST.MARGIN is None else keys.TEST.MARGIN,
         soft_masks=keys.TEST.SOFT_MASKS,
+        return_heatmaps=keys.TEST.HEATMAPS,
         images_per_forward=keys.IMAGES_PER_FORWARD,
     )
 
@@ -146,6 +147,8 @@ def _check_conflicts(keys: CfgNode) -> None:
     if not keys.LOSS.TRIPLET_WEIGHT and keys.TEST.REJECT_SINGLE_IMAGES:
         reason = "the comparison that rejects images is not trained"
         _refuse("TEST.REJECT_SINGLE_IMAGES", True, "LOSS.TRIPLET_WEIGHT", 0, reason)
+    if keys.TEST.HEATMAPS and keys.HEATMAPS == NONE:
+        _refuse("TEST.HEATMAPS", True, "HEATMAPS", NONE, "there are no heatmaps to be returned")
     if keys.TEXT.ANTI_PREFIX or keys.HEATMAPS == NONE:
         return
     reason = "there is no anti-expression"

@@ -91,6 +91,8 @@ def add_grser_config(cfg: CN) -> None:
     # An image is positive if its distance to the expression + m is less than that to the
     # anti-expression; None: m is LOSS.TRIPLET_MARGIN, as in training.
     node.TEST.MARGIN = None
+    # Outputs have the heatmaps of every image, which the evaluator of groups then scores.
+    node.TEST.HEATMAPS = False
     # Output probabilities instead of binary masks (for the measures of co-saliency).
     node.TEST.SOFT_MASKS = False
 

@@ -23,10 +23,11 @@ from grser.modeling.negative_rejection import (
 )
 from grser.modeling.swin import SwinBackbone
 from grser.modeling.text import ExpressionEncoder, ExpressionFeatures
-from grser.modeling.triphasic_head import TriphasicHead
+from grser.modeling.triphasic_head import TriphasicFeatures, TriphasicHead
 from grser.postprocessing import InferenceConfig, postprocess_image, to_instances
 from grser.weight_decay import parameters_without_weight_decay
 from hipie.checkpoint.converters.conversion import CheckpointConverter
+from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpoint_layer_groups
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
@@ -46,8 +47,11 @@ class GRSer(SegmentationModel):
     referring segmentation, whose expressions always have a target.
 
     Returns a dict of losses in training. Otherwise the output of a group is a list with one dict
-    for each image: `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`. The output of a single
-    image is a dict with `referring`, an `Instances` for each expression.
+    for each image: `sem_seg` [1, H, W] of 0 and 1, `score` and `positive`. If the dict of the group
+    has `heatmaps` True, it also has `heatmaps`, a dict of `language` [h, w], `visual` [K, h, w]
+    (the most reliable first) and `sources` [K], indices of the images of the K prototypes, or None
+    where heatmaps are pooled; all are cosines at the stride of the feature map. The output of a
+    single image is a dict with `referring`, an `Instances` for each expression.
 
     Args:
         text_encoder: encodes expressions and anti-expressions.
@@ -231,16 +235,19 @@ class GRSer(SegmentationModel):
         pixels = stack_images(group.images, self.pixel_mean, self.pixel_std)
         features = self._encode_in_chunks(pixels, text)
         decisions: list[tuple[bool | None, float | None]] = [(None, None)] * len(pixels)
+        triphasic = None
         if self.triphasic_head is None:
             logits = self.lavt.decoder(features)
         else:
-            z, _ = self._triphasic_features(
-                features, [len(pixels)], text.expression, text.anti_expression
+            triphasic = self.triphasic_head(
+                features[self.feature_level],
+                text.expression[0],
+                None if text.anti_expression is None else text.anti_expression[0],
             )
-            logits = self._decode_in_chunks(features, z)
+            logits = self._decode_in_chunks(features, triphasic.z)
             if self._rejects(group):
-                decisions = self._reject_negatives(z, text)
-        outputs = []
+                decisions = self._reject_negatives(triphasic.z, text)
+        outputs: list[dict[str, Any]] = []
         for image, image_logits, (positive, score) in zip(
             group.images, logits, decisions, strict=True
         ):
@@ -254,6 +261,9 @@ class GRSer(SegmentationModel):
                     full, size, positive=positive, score=score, soft_masks=config.soft_masks
                 )
             )
+        if group.heatmaps or (config.return_heatmaps and group.has_negatives):
+            for output, heatmaps in zip(outputs, _heatmaps_by_image(triphasic), strict=True):
+                output["heatmaps"] = heatmaps
         return outputs
 
     def _rejects(self, group: Group) -> bool:
@@ -321,6 +331,24 @@ class GRSer(SegmentationModel):
         level = self.feature_level
         projected = self.triphasic_head.output_projection(z.to(features[level].dtype))
         return self.lavt.decoder([*features[:level], projected, *features[level + 1 :]])
+
+
+def _heatmaps_by_image(features: TriphasicFeatures | None) -> list[dict[str, Any]]:
+    """`heatmaps` of the output of each image of a group.
+
+    Raises:
+        ValueError: for a model without group modules.
+    """
+    if features is None:
+        raise InputError('heatmaps were requested of a model with MODEL.GRSER.HEATMAPS "none"')
+    return [
+        {
+            "language": language,
+            "visual": features.visual[index],
+            "sources": None if features.sources is None else features.sources[index],
+        }
+        for index, language in enumerate(features.language)
+    ]
 
 
 def _group_indices(counts: Sequence[int]) -> list[int]:

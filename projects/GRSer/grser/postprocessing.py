@@ -22,6 +22,7 @@ class InferenceConfig:
         reject_single_images: also reject for expressions about a single image.
         margin: m of the rejection.
         soft_masks: return probabilities instead of 0 and 1.
+        return_heatmaps: outputs of all groups have `heatmaps`.
         images_per_forward: number of images that are encoded and decoded at once.
     """
 
@@ -29,6 +30,7 @@ class InferenceConfig:
     reject_single_images: bool = False
     margin: float = MARGIN
     soft_masks: bool = False
+    return_heatmaps: bool = False
     images_per_forward: int = 8
 
 

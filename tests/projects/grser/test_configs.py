@@ -137,6 +137,7 @@ def test_keys_configure_ranks_prefix_and_rejection(nano):
     [
         ({"RANKS": "positive", "HEATMAPS": "language"}, ("RANKS", "HEATMAPS")),
         ({"RANKS": "positive", "HEATMAPS": "none"}, ("RANKS", "HEATMAPS")),
+        ({"TEST.HEATMAPS": True, "HEATMAPS": "none"}, ("TEST.HEATMAPS", "HEATMAPS")),
         ({"RANKS": "negative", "HIERARCHIZER": False}, ("RANKS", "HIERARCHIZER")),
         ({"TEXT.ANTI_PREFIX": ""}, ("RANKS", "TEXT.ANTI_PREFIX")),
         (

@@ -86,6 +86,35 @@ def test_permuted_group_permutes_the_outputs_of_every_variant(make_model, make_g
     assert {name.rpartition(".gates.")[0] for name in without} <= {"lavt.encoder"}
 
 
+@pytest.mark.parametrize("kind", ["ranked", "pooled", "language"])
+def test_heatmaps_are_returned_on_request(make_model, make_group, kind):
+    model, group = make_model(kind=kind), make_group(True, False, True)
+    plain, outputs = model([group])[0], model([{**group, "heatmaps": True}])[0]
+    for output, without in zip(outputs, plain, strict=True):
+        assert "heatmaps" not in without and torch.equal(output["sem_seg"], without["sem_seg"])
+        heatmaps = output["heatmaps"]
+        assert heatmaps["language"].shape == (2, 2)
+        assert heatmaps["visual"].shape == (0 if kind == "language" else 3, 2, 2)
+        assert all(m.abs().max() <= 1 + 1e-5 for m in (heatmaps["language"], *heatmaps["visual"]))
+        if kind == "ranked":
+            assert sorted(heatmaps["sources"].tolist()) == [0, 1, 2]
+    if kind == "ranked":
+        order = [2, 0, 1]
+        moved = model([{**group, "images": [group["images"][i] for i in order], "heatmaps": True}])
+        for output, i in zip(moved[0], order, strict=True):
+            expected = outputs[i]["heatmaps"]
+            torch.testing.assert_close(output["heatmaps"]["visual"], expected["visual"])
+            sources = [order[source] for source in output["heatmaps"]["sources"].tolist()]
+            assert sources == expected["sources"].tolist()
+    always = make_model(kind=kind, return_heatmaps=True)([group])[0]
+    assert torch.equal(always[0]["heatmaps"]["language"], outputs[0]["heatmaps"]["language"])
+
+
+def test_lavt_has_no_heatmaps(make_model, make_group):
+    with pytest.raises(ValueError, match='MODEL.GRSER.HEATMAPS "none"'):
+        make_model(kind="none")([{**make_group(True), "heatmaps": True}])
+
+
 def test_language_heatmaps_do_not_depend_on_other_images(make_model, make_group):
     model = make_model(kind="language", soft_masks=True, margin=ACCEPT_ALL)
     group, other = make_group(True, False, True), make_group(False, True)["images"]

@@ -21,7 +21,15 @@ def test_held_out_groups_are_segmented_and_negatives_rejected() -> None:
     ious, rejected = [], []
     for number in GROUPS:
         group = PictureBook(0, "val").group(number)
-        results = segmenter.refer_group([page.image for page in group.pages], group.text)
+        images = [page.image for page in group.pages]
+        results = segmenter.refer_group(images, group.text, heatmaps=number == 0)
+        if number == 0:
+            for result in results:
+                heatmaps = result.heatmaps
+                assert heatmaps.language.shape == (12, 12) and heatmaps.visual.shape == (8, 12, 12)
+                assert set(heatmaps.sources) == set(range(len(images)))
+        else:
+            assert all(result.heatmaps is None for result in results)
         for page, targets, result in zip(group.pages, group.targets, results, strict=True):
             mask, target = result.masks.any(0), page.mask(*targets)
             if target.any():

@@ -23,11 +23,13 @@ class Group:
         images: dicts with `image` [3, H, W], in training with `target` [H, W].
         has_negatives: whether an image may lack the target. False for referring expressions about
             a single image, which are true by construction.
+        heatmaps: return the heatmaps of its images.
     """
 
     expression: str
     images: list[dict[str, Any]]
     has_negatives: bool
+    heatmaps: bool = False
 
 
 def groups_from_input(item: dict[str, Any], *, training: bool) -> list[Group]:
@@ -44,7 +46,14 @@ def groups_from_input(item: dict[str, Any], *, training: bool) -> list[Group]:
             raise InputError("a group needs at least one image in `images`")
         if not isinstance(item.get("expression"), str):
             raise InputError("a group needs a referring expression (str) in `expression`")
-        return [Group(item["expression"], list(item["images"]), has_negatives=True)]
+        return [
+            Group(
+                item["expression"],
+                list(item["images"]),
+                has_negatives=True,
+                heatmaps=bool(item.get("heatmaps", False)),
+            )
+        ]
     if not item.get("expressions") or isinstance(item["expressions"], str):
         raise InputError(
             f"{image_name(item, 0)}: GRSer needs `images` and `expression`, or one `image` and a "
