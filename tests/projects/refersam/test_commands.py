@@ -64,9 +64,7 @@ def test_segmenter_segments_every_expression(options, weights, image_file):
     with pytest.raises(ValueError, match=r"ReferSAM cannot segment\(\)"):
         segmenter.segment(image_file, ["dog"])
     group_results = segmenter.refer_group([image_file, image_file], EXPRESSIONS[0])
-    with pytest.raises(
-        ValueError, match="heatmaps need a model .*ReferSAM segments"
-    ):
+    with pytest.raises(ValueError, match="heatmaps need a model .*ReferSAM segments"):
         segmenter.refer_group([image_file], EXPRESSIONS[0], heatmaps=True)
     assert np.array_equal(group_results[0].masks, group_results[1].masks)
 
