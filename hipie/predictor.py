@@ -463,17 +463,20 @@ class Segmenter:
         masks: NDArray[Any] | torch.Tensor | None = None,
         things: Names = (),
         stuff: Names = (),
+        parts: Parts | str | None = None,
     ) -> Segmentation:
         """Classify masks by class names; where masks overlap, the smaller one takes precedence.
 
         The class of a mask is the one whose semantic score, summed over its pixels, is largest.
-        Masks of one stuff class become one segment.
+        Masks of one stuff class become one segment. With `parts`, a mask inside a larger one of the
+        same class is a part of it, and its class is chosen among the parts of that class.
 
         Args:
             image: see `set_image`; without it, the image that was set.
             masks: [N, H, W] bool.
             things: class names; a tuple is a name and its synonyms.
             stuff: likewise, for classes without instances.
+            parts: part names by the name of their whole, see `segment`.
 
         Raises:
             ValueError: if there is no mask, one is empty, or they are of another size.
@@ -481,8 +484,8 @@ class Segmenter:
         predictor = self.task_predictor("mask_labelling", "label")
         if masks is None:
             raise InputError("label needs masks [N, H, W]")
-        vocabulary = self._read_classes(things, stuff, None).vocabulary
-        return _predict(predictor, [self.prepare(image)], vocabulary=vocabulary, masks=masks)[0]
+        vocabularies = self._labelling_vocabularies(things, stuff, parts)
+        return _predict(predictor, [self.prepare(image)], masks=masks, **vocabularies)[0]
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -492,15 +495,19 @@ class Segmenter:
         sam: Sam | None = None,
         things: Names = (),
         stuff: Names = (),
+        parts: Parts | str | None = None,
         **options: float,
     ) -> Segmentation:
         """Classify SAM's automatic masks by class names; empty if SAM proposes none.
+
+        See `label`.
 
         Args:
             image: see `set_image`; without it, the image that was set.
             sam: proposes the masks.
             things: class names; a tuple is a name and its synonyms.
             stuff: likewise, for classes without instances.
+            parts: part names by the name of their whole, see `segment`.
             **options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
 
         Raises:
@@ -509,10 +516,19 @@ class Segmenter:
         predictor = self.task_predictor("mask_labelling", "segment_everything")
         if sam is None:
             raise InputError("segment_everything needs sam, which proposes the masks")
-        vocabulary = self._read_classes(things, stuff, None).vocabulary
+        vocabularies = self._labelling_vocabularies(things, stuff, parts)
         return _predict(
-            predictor, [self.prepare(image)], vocabulary=vocabulary, sam=sam, sam_options=options
+            predictor, [self.prepare(image)], sam=sam, sam_options=options, **vocabularies
         )[0]
+
+    def _labelling_vocabularies(
+        self, things: Names, stuff: Names, parts: Parts | str | None
+    ) -> dict[str, Vocabulary]:
+        """Arguments of the task predictor; parts only where the call names some."""
+        classes = self._read_classes(things, stuff, parts)
+        if not parts or classes.part_vocabulary is None:
+            return {"vocabulary": classes.vocabulary}
+        return {"vocabulary": classes.vocabulary, "part_vocabulary": classes.part_vocabulary}
 
     @as_hipie_errors()
     @_one_at_a_time

@@ -165,6 +165,47 @@ def test_given_masks_are_labelled(segmenter, image, monkeypatch) -> None:
     assert result.class_names == ("dog", "car", "sky")
 
 
+def test_parts_of_given_masks_are_labelled(segmenter, image, monkeypatch) -> None:
+    requested = []
+
+    def run(prepared, vocabulary, results):
+        names = vocabulary.names
+        requested.append(names)
+        scores = torch.full((len(names), 70, 90), 0.1)
+        if "dog head" not in names:
+            scores[names.index("dog"), 10:60, 10:80] = 0.8
+            scores[names.index("grass"), 60:] = 9.0
+            return {"sem_seg": scores}
+        scores[names.index("dog head"), 10:30, 10:30] = 0.7
+        scores[names.index("dog eye"), 15:20, 15:20] = 0.9
+        scores[names.index("dog tail"), 40:60, 60:80] = 0.7
+        return {"sem_seg": scores}
+
+    monkeypatch.setattr(PreparedImage, "run", run)
+    masks = np.zeros((5, 70, 90), bool)
+    for mask, (top, left, bottom, right) in zip(
+        masks,
+        ((0, 0, 70, 90), (10, 10, 60, 80), (10, 10, 30, 30), (15, 15, 20, 20), (40, 60, 60, 80)),
+    ):
+        mask[top:bottom, left:right] = True
+    result = segmenter.label(image, masks, ["car"], ["grass"], PARTS)
+    assert [(d, s.label) for d, s in result.walk()] == [
+        (0, "grass"),
+        (0, "dog"),
+        (1, "dog head"),
+        (2, "dog eye"),
+        (1, "dog tail"),
+    ]
+    dog = result.segments[1]
+    assert np.array_equal(dog.mask, masks[1]) and np.array_equal(dog.parts[1].mask, masks[4])
+    assert result.consistency == 1 and result.class_names[-4:] == (
+        "dog head", "dog tail", "car wheel", "dog eye",
+    )  # fmt: skip
+    without = segmenter.label(image, masks, ["car", "dog"], ["grass"])
+    assert without.labels == ["grass", "dog", "dog", "dog", "dog"]
+    assert len(requested) == 3
+
+
 def test_automatic_masks_of_sam_are_labelled(segmenter, image, sam) -> None:
     options = {"points_per_side": 4, "pred_iou_thresh": -10.0, "stability_score_thresh": 0.0}
     result = segmenter.segment_everything(image, sam, ["dog", "car"], ["sky"], **options)

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
-    if args.everything and (parts or not args.sam):
-        raise UsageError("--everything needs --sam, and cannot be combined with --parts")
+    if args.everything and not args.sam:
+        raise UsageError("--everything needs --sam")
     if not (things or stuff or parts or args.model or names_training(args)):
         raise UsageError("name at least one class with --things, --stuff or --parts")
     if is_run(args, args.image):
@@ -83,7 +83,7 @@ def _segment(
 ) -> Segmentation:
     """Segment one image as the arguments say."""
     if args.everything and sam is not None:
-        return segmenter.segment_everything(image, sam, things, stuff)
+        return segmenter.segment_everything(image, sam, things, stuff, parts)
     return segmenter.segment(
         image,
         things,

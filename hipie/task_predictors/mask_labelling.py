@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
-from hipie.modeling.postprocessing.mask_labelling import classify_masks, non_overlapping_segments
+from hipie.modeling.postprocessing.mask_labelling import (
+    LabelledMask,
+    PartCandidates,
+    classify_masks,
+    label_masks_and_parts,
+    non_overlapping_segments,
+)
 from hipie.segmentation import Segment, Segmentation
 from hipie.task_predictors.base import (
     PreparedImage,
@@ -18,7 +25,7 @@ from hipie.task_predictors.base import (
     encode_with_sam,
     register_task_predictor,
 )
-from hipie.vocabularies.vocabulary import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary, name_key
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
@@ -35,6 +42,7 @@ class MaskLabellingPredictor(TaskPredictor):
         images: Sequence[PreparedImage],
         *,
         vocabulary: Vocabulary,
+        part_vocabulary: Vocabulary | None = None,
         masks: NDArray[Any] | torch.Tensor | None = None,
         sam: Sam | None = None,
         sam_options: dict[str, float] | None = None,
@@ -46,6 +54,8 @@ class MaskLabellingPredictor(TaskPredictor):
         Args:
             images: one or more; one where masks are given.
             vocabulary: classes to choose from.
+            part_vocabulary: with classes of kind "part", for masks inside those of their wholes;
+                see `label_masks_and_parts`.
             masks: [N, H, W] bool; by default SAM's automatic masks of each image.
             sam: makes the automatic masks.
             sam_options: see `hipie.modeling.sam.automatic_masks.automatic_masks`.
@@ -58,26 +68,67 @@ class MaskLabellingPredictor(TaskPredictor):
         """
         results = []
         for image in images:
+            if part_vocabulary is not None:
+                image.encode()
             if masks is None:
                 proposals = _automatic_masks(image, sam, sam_options or {})
                 if not len(proposals):
-                    results.append(Segmentation(image.pixels, (), vocabulary.names))
+                    names = _class_names(vocabulary, part_vocabulary)
+                    results.append(Segmentation(image.pixels, (), names))
                     continue
             else:
                 proposals = _as_masks(masks)
-            results.append(_label(image, proposals, vocabulary))
+            results.append(_label(image, proposals, vocabulary, part_vocabulary))
         return results
 
 
-def _label(image: PreparedImage, masks: torch.Tensor, vocabulary: Vocabulary) -> Segmentation:
+def _label(
+    image: PreparedImage,
+    masks: torch.Tensor,
+    vocabulary: Vocabulary,
+    part_vocabulary: Vocabulary | None,
+) -> Segmentation:
     _require_masks(masks, image.size)
     scores = image.run(vocabulary=vocabulary, results=("sem_seg",))["sem_seg"].cpu()
+    if part_vocabulary is not None:
+        part_scores = image.run(vocabulary=part_vocabulary, results=("sem_seg",))["sem_seg"].cpu()
+        parts = _part_candidates(part_scores, vocabulary, part_vocabulary)
+        labelled = label_masks_and_parts(masks, scores, vocabulary.is_thing, parts)
+        objects = [_segment(mask, vocabulary, part_vocabulary) for mask in labelled]
+        return Segmentation(image.pixels, objects, _class_names(vocabulary, part_vocabulary))
     classes, shares = classify_masks(masks, scores)
     segments = []
     for index, score, mask in non_overlapping_segments(masks, classes, shares, vocabulary.is_thing):
         entry = vocabulary.classes[index]
         segments.append(Segment(entry.name, entry.kind, mask.numpy(), score))
     return Segmentation(image.pixels, segments, vocabulary.names)
+
+
+def _part_candidates(
+    scores: torch.Tensor, vocabulary: Vocabulary, part_vocabulary: Vocabulary
+) -> PartCandidates:
+    """Parts of each class of both vocabularies, by the names of their wholes."""
+    indices_of: dict[str, list[int]] = defaultdict(list)
+    for index, entry in enumerate(part_vocabulary.classes):
+        if entry.kind == "part" and entry.whole:
+            indices_of[name_key(entry.whole)].append(index)
+    of_classes, of_parts = (
+        [indices_of[name_key(entry.name)] for entry in classes]
+        for classes in (vocabulary.classes, part_vocabulary.classes)
+    )
+    return PartCandidates(scores, of_classes, of_parts)
+
+
+def _segment(labelled: LabelledMask, vocabulary: Vocabulary, parts: Vocabulary) -> Segment:
+    entry = vocabulary.classes[labelled.index]
+    nested = tuple(_segment(part, parts, parts) for part in labelled.parts)
+    return Segment(entry.name, entry.kind, labelled.mask.numpy(), labelled.score, nested)
+
+
+def _class_names(vocabulary: Vocabulary, parts: Vocabulary | None) -> tuple[str, ...]:
+    """Names of all classes, those of parts last."""
+    part_classes = () if parts is None else parts.classes
+    return (*vocabulary.names, *(part.name for part in part_classes if part.kind == "part"))
 
 
 def _automatic_masks(
