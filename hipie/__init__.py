@@ -45,13 +45,11 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hipie' has no attribute {name!r}")
     try:
-        with warnings.catch_warnings():
-            # Of Detectron2, at every import with a recent PyTorch.
-            warnings.filterwarnings("ignore", r"`?torch\.jit", category=FutureWarning)
-            warnings.filterwarnings("ignore", r"`?torch\.jit", category=DeprecationWarning)
-            if name in _REGISTERING:
-                import_module("hipie.registration").register_all()
-            module = import_module(_MODULE_OF[name])
+        if name in _REGISTERING:
+            import_module("hipie.registration").register_all()
+        elif name == "Segmenter" and find_spec("detectron2") is None:
+            raise ModuleNotFoundError(name="detectron2")
+        module = import_module(_MODULE_OF[name])
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "detectron2":
             from hipie.errors import MissingPackageError

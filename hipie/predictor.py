@@ -28,36 +28,29 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from PIL import Image
 
 import hipie.model_zoo as model_zoo
-from hipie.checkpoint import Checkpointer
-from hipie.config.device import require_device
-from hipie.config.loading import check
-from hipie.config.unread import warn_about_unread_keys
-from hipie.data.dataset_mappers.transforms import resize_transform
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
-from hipie.data.training_vocabulary import training_vocabulary
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
 from hipie.logs import get_logger
-from hipie.modeling.meta_arch.base import SegmentationModel, meta_architecture
-from hipie.modeling.text_encoder.class_names import check_class_names
-from hipie.segmentation import Segmentation
-from hipie.task_predictors import TASK_PREDICTOR_REGISTRY, PreparedImage, TaskPredictor
-from hipie.task_predictors.referring import read_expressions
-from hipie.task_predictors.universal import ClassRequest
 from hipie.vocabularies.vocabulary import (
     Names,
     Parts,
     Vocabulary,
 )
 
+# Detectron2, transformers and what else a model needs are imported when one is built.
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from hipie.modeling.meta_arch.base import SegmentationModel
     from hipie.modeling.sam.predictor import Sam
+    from hipie.segmentation import Segmentation
+    from hipie.task_predictors import PreparedImage, TaskPredictor
+    from hipie.task_predictors.universal import ClassRequest
 
 # Vocabularies whose names are not checked again in every call.
 MAX_CHECKED_VOCABULARIES = 32
@@ -158,7 +151,15 @@ class Segmenter:
                 for the configuration and its architecture does not bring them; or if they are of a
                 model of other sizes.
         """
-        cfg = model_zoo.get_config(str(config_file), opts)
+        cfg = model_zoo.get_config(str(config_file), opts)  # registers everything
+        from detectron2.modeling import build_model
+
+        from hipie.checkpoint import Checkpointer
+        from hipie.config.device import require_device
+        from hipie.config.loading import check
+        from hipie.config.unread import warn_about_unread_keys
+        from hipie.modeling.meta_arch.base import meta_architecture
+
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.MODEL.DEVICE = str(require_device(default_device if device is None else device))
         check(cfg)
@@ -226,6 +227,8 @@ class Segmenter:
         Raises:
             HipieError: naming the file that cannot be written.
         """
+        from hipie.data.training_vocabulary import training_vocabulary
+
         classes = vocabulary or self.vocabulary or training_vocabulary(self.cfg.DATASETS.TRAIN)
         return model_zoo.save_model(self.model, self.cfg, folder, classes)
 
@@ -245,6 +248,8 @@ class Segmenter:
         Returns:
             This segmenter.
         """
+        from hipie.config.device import require_device
+
         require_device(device)
         self.model.to(device)
         if self._image is not None:
@@ -388,6 +393,8 @@ class Segmenter:
             ValueError: for class names or expressions that cannot be used, at once; for an image
                 that cannot be segmented, in its turn.
         """
+        from hipie.task_predictors.referring import read_expressions
+
         single = isinstance(images, str | bytes | os.PathLike | Mapping | Image.Image)
         if single or not isinstance(images, Iterable):
             raise InputError(f"stream needs several images, not {describe(images)}")
@@ -552,6 +559,8 @@ class Segmenter:
             ValueError: without an expression, for one without any letter, or for a threshold that
                 is not in 0..1.
         """
+        from hipie.task_predictors.referring import read_expressions
+
         predictor = self.task_predictor("referring", "refer")
         read = read_expressions(expressions)
         return _predict(predictor, [self.prepare(image)], expressions=read, threshold=threshold)[0]
@@ -632,6 +641,8 @@ class Segmenter:
         Raises:
             ValueError: if the model does not have the task, naming configurations that do.
         """
+        from hipie.task_predictors import TASK_PREDICTOR_REGISTRY
+
         registered = task in TASK_PREDICTOR_REGISTRY
         needed = TASK_PREDICTOR_REGISTRY.get(task).model_task if registered else task
         if needed not in self.model.tasks or not registered:
@@ -659,6 +670,8 @@ class Segmenter:
             ValueError: if there is neither, or it is not an image. None is not an image either,
                 also after `set_image`: it comes from a file that could not be read.
         """
+        from hipie.task_predictors import PreparedImage
+
         if isinstance(image, PreparedImage):
             return image
         if not isinstance(image, SetImage):
@@ -674,6 +687,9 @@ class Segmenter:
         Raises:
             VocabularyError: see `ClassRequest.from_names` and `check_class_names`.
         """
+        from hipie.modeling.text_encoder.class_names import check_class_names
+        from hipie.task_predictors.universal import ClassRequest
+
         if self.vocabulary is not None and not (things or stuff or parts):
             classes = ClassRequest.from_vocabulary(self.vocabulary)
         else:
@@ -698,6 +714,9 @@ class Segmenter:
         return classes
 
     def _resize(self, pixels: NDArray[Any], file_name: str) -> PreparedImage:
+        from hipie.data.dataset_mappers.transforms import resize_transform
+        from hipie.task_predictors import PreparedImage
+
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         square = self.cfg.INPUT.SQUARE_SIZE
         height, width = pixels.shape[:2]
@@ -710,6 +729,8 @@ class Segmenter:
         return PreparedImage(self.model, pixels, inputs, file_name)
 
     def _set_pixels(self, pixels: NDArray[Any], file_name: str) -> None:
+        from hipie.task_predictors import TASK_PREDICTOR_REGISTRY
+
         image = self._resize(pixels, file_name)
         for task, predictor in TASK_PREDICTOR_REGISTRY:
             if predictor.model_task in self.model.tasks:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import RLock
@@ -34,15 +36,29 @@ def register_all() -> None:
         if _started:
             return
         _started = True
-        import hipie.downloads.path_handlers
-        import hipie.evaluation
-        import hipie.modeling.backbone
-        import hipie.modeling.meta_arch.hipie  # noqa: F401
-        from hipie.data.datasets import register_default_datasets
-        from hipie.projects import load_projects
+        with _quiet_imports():
+            _import_and_register()
 
-        register_default_datasets()
-        load_projects()
+
+def _import_and_register() -> None:
+    import hipie.downloads.path_handlers
+    import hipie.evaluation
+    import hipie.modeling.backbone
+    import hipie.modeling.meta_arch.hipie  # noqa: F401
+    from hipie.data.datasets import register_default_datasets
+    from hipie.projects import load_projects
+
+    register_default_datasets()
+    load_projects()
+
+
+@contextmanager
+def _quiet_imports() -> Iterator[None]:
+    """Hide the warnings that Detectron2 causes at every import with a recent PyTorch."""
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", r"`?torch\.jit", category=category)
+        yield
 
 
 def import_modules(names: Sequence[str], cfg: Any) -> None:

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import get_data_path
-from matplotlib.ft2font import FT2Font, LoadFlags
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.ft2font import FT2Font
 
 CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
 FONT_PACKAGE = "manimgx-fonts"
@@ -213,6 +215,7 @@ def _laid_out(text: str, size: int) -> FT2Font:
     """Matplotlib's font object, which holds the layout of a text until the next call."""
     # Imported at first use: it may list the system's fonts, which takes seconds.
     from matplotlib.font_manager import get_font
+    from matplotlib.ft2font import LoadFlags
 
     visible = _visible(text)
     fonts, _ = _fonts_of(visible)
@@ -223,6 +226,8 @@ def _laid_out(text: str, size: int) -> FT2Font:
 
 
 def _default_font() -> str:
+    from matplotlib import get_data_path
+
     return str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
@@ -280,6 +285,8 @@ def _has(file: str, letter: str) -> bool:
 @lru_cache(maxsize=128)
 def _opened(file: str, face: int = 0) -> FT2Font | None:
     """A font, opened to look up letters; None for one that cannot be scaled or read."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         font = FT2Font(file, face_index=face)
     except (OSError, RuntimeError, ValueError):

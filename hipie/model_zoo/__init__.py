@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hipie.errors import InputError
-from hipie.model_zoo.download import check_file, find_file, model_file
 from hipie.model_zoo.models import (
     MODELS,
     Model,
@@ -300,11 +299,15 @@ def download_weights(model: Model) -> Path:
     Raises:
         ModelError: see `model_weights`.
     """
+    from hipie.model_zoo.download import model_file
+
     return _packaged_file(model) if model.is_packaged else model_file(model)
 
 
 def weights_on_disk(model: Model) -> Path | None:
     """Return the file of a model's weights on this machine, unchecked; None if there is none."""
+    from hipie.model_zoo.download import find_file
+
     return get_weights(model.config) if model.is_packaged else find_file(model)
 
 
@@ -317,6 +320,8 @@ def verify_weights(model: Model) -> Path | None:
     Raises:
         ModelError: if it is not the model's.
     """
+    from hipie.model_zoo.download import check_file
+
     file = weights_on_disk(model)
     if file is None or not isinstance(model.source, PackagedFile):
         return None if file is None else check_file(model, file, again=True)

@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 
 def mask_to_polygon(mask: NDArray[Any]) -> NDArray[Any]:
@@ -23,6 +22,8 @@ def mask_to_polygon(mask: NDArray[Any]) -> NDArray[Any]:
     Returns:
         [N, 2] int, x and y of pixels; N is 0 for an empty mask.
     """
+    from scipy.spatial import cKDTree
+
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return np.zeros((0, 2), np.int64)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
@@ -208,6 +207,8 @@ def assign(cost: Tensor) -> Pairs:
     Returns:
         On the host: query index [n], rising, and object index [n], n = min(Q, N).
     """
+    from scipy.optimize import linear_sum_assignment
+
     finite = cost.detach().cpu().double().nan_to_num(nan=HIGHEST, posinf=HIGHEST, neginf=HIGHEST)
     query_index, target_index = linear_sum_assignment(finite.numpy())
     return torch.from_numpy(query_index).long(), torch.from_numpy(target_index).long()

@@ -237,8 +237,10 @@ def build_clip_ensemble(cfg: CfgNode) -> ClipEnsemble:
     Raises:
         OpenVocabularyError: if open_clip is not installed.
     """
+    from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+
     try:
-        from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+        import open_clip  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_package("MODEL.HIPIE.CLIP", "open_clip_torch", "clip") from error
     return ClipEnsemble.from_config(cfg)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from hipie.box_ops import box_xyxy_to_cxcywh
 from hipie.errors import InputError
@@ -20,6 +19,9 @@ from hipie.modeling.device_transfer import to_device
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
 from hipie.structures import InferenceSize, Size, Targets, TextFeatures
 from hipie.vocabularies.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TASKS = ("detection", "semantic", "parts", "referring")
 

@@ -6,13 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hipie.logs import get_logger
-from hipie.modeling.open_vocabulary.clip_loading import load_clip
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.open_vocabulary.masked_attention_pooling import (
     EncodedImage,
@@ -54,6 +52,8 @@ class Clip:
     @classmethod
     def from_source(cls, model: str, weights: str = "") -> Clip:
         """Load a model by name, from a folder or a file, or with random weights (`load_clip`)."""
+        from hipie.modeling.open_vocabulary.clip_loading import load_clip
+
         return cls(*load_clip(model, weights))
 
     @property
@@ -260,6 +260,8 @@ def encode_texts(model: Any, ids: Tensor) -> Tensor:
     Returns:
         [n, D], not normalized.
     """
+    import open_clip
+
     is_causal = type(model) is open_clip.CLIP and model.attn_mask is not None
     if not is_causal or model.text_pool_type != "argmax":
         return model.encode_text(ids)

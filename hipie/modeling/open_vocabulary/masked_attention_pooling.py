@@ -9,17 +9,22 @@ number of masks follow later.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 MASK_THRESHOLD = 0.5
 
 
 def has_class_token(visual: nn.Module) -> bool:
     """Whether an image encoder of open_clip is a plain ViT whose output is its class token."""
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
     return (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None

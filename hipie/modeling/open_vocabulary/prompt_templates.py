@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import open_clip
-
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
-TEMPLATE_SETS = {
-    # The template of HIPIE's evaluations.
-    "one": ("a photo of a {}.",),
-    "simple": tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES),
-    "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
-    "none": ("{}",),
-}
+TEMPLATE_SETS = ("one", "simple", "imagenet", "none")
 
 
 def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
@@ -30,7 +22,7 @@ def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
             raise unknown_name("set of prompt templates", templates, TEMPLATE_SETS)
-        return TEMPLATE_SETS[templates]
+        return _template_set(templates)
     if not templates:
         raise OpenVocabularyError("there has to be at least one prompt template")
     for template in templates:
@@ -39,3 +31,15 @@ def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
                 f'the prompt template "{template}" needs one {{}} for the class name'
             )
     return tuple(templates)
+
+
+def _template_set(name: str) -> tuple[str, ...]:
+    """Return the templates of an entry of `TEMPLATE_SETS`."""
+    if name == "one":  # of HIPIE's evaluations
+        return ("a photo of a {}.",)
+    if name == "none":
+        return ("{}",)
+    import open_clip
+
+    simple, imagenet = open_clip.SIMPLE_IMAGENET_TEMPLATES, open_clip.OPENAI_IMAGENET_TEMPLATES
+    return tuple(template("{}") for template in (simple if name == "simple" else imagenet))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from hipie.errors import InputError
 from hipie.modeling.text_encoder.caption import Caption
 from hipie.structures import TextFeatures
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXT_ENCODER_REGISTRY = Registry("TEXT_ENCODER")
 TEXT_ENCODER_REGISTRY.__doc__ = """

@@ -7,14 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from hipie.checkpoint.read import read_state
 from hipie.errors import MAX_SHOWN, InputError, cause_of
@@ -30,6 +27,9 @@ from hipie.modeling.text_encoder.tokenizer import (
     tokenize,
 )
 from hipie.structures import TextFeatures
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 WINDOW_BATCH_SIZE = 16
 MAX_TOKENIZED_CAPTIONS = 4096
@@ -338,6 +338,8 @@ def _pretrained_parts(source: str) -> dict[str, Any]:
     check_source(source)
     tokenizer = load_tokenizer(source)
     if source == "bert-base-uncased":
+        from transformers import BertConfig, BertModel
+
         return {
             "model": BertModel(BertConfig(), add_pooling_layer=False),
             "tokenizer": tokenizer,
@@ -353,6 +355,8 @@ def _pretrained_parts(source: str) -> dict[str, Any]:
 
 def _load_pretrained(source: str) -> BertModel:
     """Load a `BertModel` from a folder or the hub."""
+    from transformers import BertModel
+
     try:
         config = _read_config(source)
         state = read_state(_weights_of(source))["model"]
@@ -380,6 +384,8 @@ def _read_config(source: str) -> BertConfig:
     Raises:
         InputError: if it is of another type, or a number is no size of a network.
     """
+    from transformers import BertConfig
+
     file = _file_of(source, CONFIG_FILE)
     content = read_model_config(file)
     if content.get("model_type") != "bert":
@@ -404,12 +410,18 @@ def _weights_of(source: str) -> Path:
 def _file_of(source: str, name: str) -> Path:
     """Return a file of a folder or of the hub, which is downloaded."""
     folder = Path(source).expanduser()
-    return folder / name if folder.is_dir() else Path(str(cached_file(source, name)))
+    if folder.is_dir():
+        return folder / name
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(source, name)))
 
 
 @contextmanager
 def _without_loading_messages() -> Iterator[None]:
     """Silence the table of weights that are left out on purpose (BERT's pooler)."""
+    from transformers.utils import logging as transformers_logging
+
     log: Any = transformers_logging
     level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyError, clean_class_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MAX_LISTED = 5
 MULTILINGUAL = "bert-base-multilingual-cased"

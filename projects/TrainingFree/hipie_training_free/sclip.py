@@ -7,11 +7,10 @@ mean; the rest of the block is unchanged.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
@@ -23,6 +22,9 @@ from hipie_training_free.modeling.clip_blocks import (
     queries_keys_values,
     tokens_before,
 )
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock
 
 
 @META_ARCH_REGISTRY.register()

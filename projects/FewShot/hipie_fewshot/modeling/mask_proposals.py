@@ -13,7 +13,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from segment_anything.utils.amg import (
     batched_mask_to_box,
     build_point_grid,
@@ -114,6 +113,8 @@ def draw_subsets(
 
 def cluster_centres(points: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Compute at most `count` k-means++ centres of points [M, 2], rounded down to pixels."""
+    from scipy.cluster.vq import kmeans2
+
     if len(points) <= count:
         return points
     centres, assignment = kmeans2(points.astype(float), count, minit="++", rng=seed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 # Above this number of matches, the half with the lower similarity is dropped.
@@ -43,6 +42,8 @@ def match_patches(similarity: Tensor, object_mask: Tensor) -> Tensor:
 
 def _assign(gains: Tensor) -> tuple[Tensor, Tensor]:
     """Solve the linear assignment problem; rows and columns of the pairs."""
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(gains.cpu().numpy(), maximize=True)
     return (
         torch.from_numpy(np.asarray(rows)).to(gains.device),

@@ -5,12 +5,16 @@ Tokens are [B, n, C], the class token first; by head they are [B, heads, n, C / 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.masked_attention_pooling import embed, project
 from hipie_training_free.error import TrainingFreeError
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 
 def last_blocks(visual: VisionTransformer, count: int) -> tuple[ResidualAttentionBlock, ...]:

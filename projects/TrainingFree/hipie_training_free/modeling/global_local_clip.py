@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip, require_masks
 from hipie.modeling.open_vocabulary.masked_attention_pooling import project
 from hipie_training_free.modeling.clip_blocks import last_blocks, tokens_before
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 MASKS_PER_FORWARD = 32
 # Colour outside the mask in crops: ImageNet's mean.

@@ -7,8 +7,6 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hipie_training_free.error import TrainingFreeError
@@ -30,6 +28,8 @@ def kmeans_groups(features: Tensor, clusters: int, restarts: int = 10) -> Tensor
     Raises:
         TrainingFreeError: for fewer than one cluster or run.
     """
+    from scipy.cluster.vq import ClusterError, kmeans2
+
     if clusters < 1 or restarts < 1:
         raise TrainingFreeError(
             f"k-means needs at least one cluster and one run, not {clusters} and {restarts}"
@@ -81,6 +81,8 @@ def match_groups(confusion: np.ndarray) -> tuple[dict[int, int], float]:
     Returns:
         Class of each group, and the mean IoU over the classes in 0..1.
     """
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(-confusion)
     intersection = confusion[rows, columns]
     union = confusion[rows].sum(1) + confusion[:, columns].sum(0) - intersection

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from hipie.errors import cause_of, printable
@@ -173,6 +172,7 @@ def _require_known_parts(source: str, index: Any) -> None:
 
 def _tiny_pipeline() -> StableDiffusion:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = SimpleTokenizer()

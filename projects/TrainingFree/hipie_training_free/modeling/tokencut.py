@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from scipy.linalg import eigh
 from scipy.ndimage import label
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from hipie_training_free.error import TrainingFreeError
@@ -59,6 +57,9 @@ def second_eigenvector(graph: np.ndarray, dense: bool | None = None) -> np.ndarr
         graph: [P, P] symmetric and positive.
         dense: use a dense decomposition; by default up to 1,500 patches.
     """
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import eigsh
+
     degrees = graph.sum(1)
     if len(graph) <= MAX_DENSE_PATCHES if dense is None else dense:
         return eigh(np.diag(degrees) - graph, np.diag(degrees), subset_by_index=[1, 1])[1][:, 0]
