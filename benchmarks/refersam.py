@@ -8,7 +8,7 @@ reliable than seconds.
     python benchmarks/refersam.py profile       time by module, and the effect of folding the short
                                                 side of an attention
     python benchmarks/refersam.py expressions   seven expressions on one image against one
-    python benchmarks/refersam.py precision     bfloat16 (`TEST.BFLOAT16 True`) against float32
+    python benchmarks/refersam.py precision     `MODEL.PRECISION bfloat16` against float32
     python benchmarks/refersam.py memory        peak memory with one and with seven expressions
     python benchmarks/refersam.py all           all of them
 """
@@ -192,7 +192,7 @@ def expressions(model: ReferSAM, options: argparse.Namespace) -> None:
 
 
 def precision(model: ReferSAM, options: argparse.Namespace) -> None:
-    """Compare autocast to bfloat16, as with `TEST.BFLOAT16`, with float32."""
+    """Compare autocast to bfloat16, as with `MODEL.PRECISION bfloat16`, with float32."""
     call = forward_call(model, options, 1)
 
     def bfloat16_call() -> Tensor:

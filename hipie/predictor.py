@@ -136,6 +136,8 @@ class Segmenter:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         opts: Sequence[Any] = (),
+        *,
+        precision: str | None = None,
     ) -> Segmenter:
         """Build a model and load its weights.
 
@@ -145,6 +147,8 @@ class Segmenter:
                 configuration's `MODEL.WEIGHTS`, else the weights that the package carries for it.
             device: what `torch.device` takes; by default CUDA where it is available.
             opts: keys and values that override the configuration, in turn.
+            precision: "float32", "bfloat16" or "auto", which is bfloat16 where the processor or GPU
+                computes in it; by default the configuration's `MODEL.PRECISION`, float32.
 
         Raises:
             ValueError: for an unknown configuration, key, value or device; if there are no weights
@@ -162,6 +166,8 @@ class Segmenter:
 
         default_device = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.MODEL.DEVICE = str(require_device(default_device if device is None else device))
+        if precision is not None:
+            cfg.MODEL.PRECISION = precision
         check(cfg)
         warn_about_unread_keys(cfg)
         given = model_zoo.weights_address(weights) if weights else ""
@@ -178,6 +184,7 @@ class Segmenter:
         model = build_model(cfg)
         checkpointer = Checkpointer(model)
         checkpointer.load(str(source or ""))
+        cfg.MODEL.PRECISION = model.set_precision(cfg.MODEL.PRECISION)
         return cls(model, cfg)
 
     @classmethod
@@ -189,6 +196,7 @@ class Segmenter:
         opts: Sequence[Any] = (),
         *,
         revision: str = "",
+        precision: str | None = None,
     ) -> Segmenter:
         """Build a model by name, with its weights, which are downloaded if necessary.
 
@@ -199,6 +207,7 @@ class Segmenter:
             device: see `from_config`.
             opts: likewise.
             revision: commit, branch or tag of a repository.
+            precision: see `from_config`.
 
         Raises:
             ModelError: for an unknown name, with similar ones; or if the weights are not available,
@@ -207,7 +216,9 @@ class Segmenter:
         """
         source = model_zoo.pretrained(name, revision)
         options = [*source.options, *opts]
-        segmenter = cls.from_config(source.config, source.weights, device, options)
+        segmenter = cls.from_config(
+            source.config, source.weights, device, options, precision=precision
+        )
         segmenter.vocabulary = source.vocabulary()
         return segmenter
 
@@ -225,8 +236,14 @@ class Segmenter:
             The folder.
 
         Raises:
-            HipieError: naming the file that cannot be written.
+            HipieError: naming the file that cannot be written; or if the model's weights are
+                rounded to bfloat16.
         """
+        if self.model.precision != "float32":
+            raise InputError(
+                f"the weights of this model are rounded to {self.model.precision}: save it from a "
+                "Segmenter with precision float32"
+            )
         from hipie.data.training_vocabulary import training_vocabulary
 
         classes = vocabulary or self.vocabulary or training_vocabulary(self.cfg.DATASETS.TRAIN)

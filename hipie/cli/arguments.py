@@ -76,6 +76,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", default=None, metavar="FILE", help="a file, or the OUTPUT_DIR of a training"
     )
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--precision",
+        default=None,
+        choices=("float32", "bfloat16", "auto"),
+        help="auto is bfloat16 where the processor or GPU computes in it (default: float32)",
+    )
     add_network_arguments(parser)
     add_import_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
@@ -124,6 +130,7 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
 
     if args.model:
         require_no_other_model(args)
+    precision = getattr(args, "precision", None)
     is_training = names_training(args)
     if is_training and args.config_file:
         raise UsageError(
@@ -131,15 +138,20 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
             "--config-file out, or name a file"
         )
     if args.model or is_training:
-        segmenter = Segmenter.from_pretrained(args.model or args.weights, args.device, args.opts)
+        segmenter = Segmenter.from_pretrained(
+            args.model or args.weights, args.device, args.opts, precision=precision
+        )
         args.device = str(segmenter.device)
     else:
         config_file = args.config_file
         if not config_file:
             suitable = model_zoo.configs_for_task(task, trained=True) if task else []
             config_file = suitable[0] if suitable else DEFAULT_CONFIG
-        segmenter = Segmenter.from_config(config_file, args.weights, args.device, args.opts)
+        segmenter = Segmenter.from_config(
+            config_file, args.weights, args.device, args.opts, precision=precision
+        )
         args.config_file, args.device = config_file, str(segmenter.device)
+    args.precision = segmenter.model.precision
     if segmenter.device.type == "cpu":
         keep_freed_memory()
     return segmenter

@@ -163,6 +163,8 @@ def make_settings(command: str, args: argparse.Namespace, **more: Any) -> dict[s
 
     names = ("model", "config_file", "weights", "device", "opts")
     model = {name: getattr(args, name) for name in names}
+    if getattr(args, "precision", None) not in (None, "float32"):
+        model["precision"] = args.precision
     return {"program": command, "version": __version__, **model, **more}
 
 

@@ -21,6 +21,10 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     cfg.MODEL.MASK_ON = True
+    # Number format of inference and of evaluations: "float32", "bfloat16" for matrix products and
+    # convolutions, or "auto": bfloat16 where the processor (AVX512_BF16, AMX, Arm's BF16) or
+    # the GPU computes in it. Training has SOLVER.AMP instead.
+    cfg.MODEL.PRECISION = "float32"
     cfg.MODEL.ACTIVATION_CHECKPOINTING = _activation_checkpointing_keys()
     # Shell patterns of names of parameters that are not trained, such as "backbone.*". Random
     # weights may not be frozen, neither by these nor by MODEL.BACKBONE.FREEZE_AT.
@@ -307,8 +311,6 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.TEST.BEST_CHECKPOINT_METRIC = ""
     # "max" or "min": which values of the metric are better.
     cfg.TEST.BEST_CHECKPOINT_MODE = "max"
-    # Evaluate in bfloat16.
-    cfg.TEST.BFLOAT16 = False
     # Compute COCO's AP with the package faster-coco-eval instead of pycocotools.
     cfg.TEST.FASTER_COCO_EVAL = False
     # Evaluate LVIS by AP_fixed (the best 10,000 detections of each class over the data set) instead

@@ -28,8 +28,11 @@ _CHOICES = {
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
+    "MODEL.PRECISION": ("float32", "bfloat16", "auto"),
     "SOLVER.AMP.PRECISION": ("auto", "bfloat16", "float16"),
 }
+# Former keys, and what to write instead.
+_REPLACED = {"TEST.BFLOAT16": "MODEL.PRECISION, which is float32, bfloat16 or auto"}
 _COUNTS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
@@ -285,6 +288,8 @@ def _file_problem(cfg: CfgNode, error: Exception) -> str:
 
 
 def _unknown(key: str, known_keys: set[str]) -> str:
+    if key in _REPLACED:
+        return f"there is no key {key} any more; use {_REPLACED[key]}"
     ends = {name.rpartition(".")[2]: name for name in sorted(known_keys)}
     suggestions = difflib.get_close_matches(key, known_keys, 2, 0.7) or [
         ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], ends, 2, 0.7)

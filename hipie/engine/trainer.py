@@ -80,6 +80,7 @@ from hipie.evaluation.requests import RequestingLoader
 from hipie.evaluation.results_io import require_expected_results
 from hipie.logs import get_logger
 from hipie.memory_check import checked_memory
+from hipie.modeling.precision import BFLOAT16, resolve_precision
 from hipie.vocabularies.json_format import VOCABULARY_FILE, vocabulary_to_json
 
 logger = get_logger(__name__)
@@ -489,8 +490,9 @@ class Trainer(DefaultTrainer):
         for index, name in enumerate(cfg.DATASETS.TEST):
             loader = cls.build_test_loader(cfg, name)
             evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
-            device_type = next(model.parameters()).device.type
-            autocast = torch.autocast(device_type, torch.bfloat16, cfg.TEST.BFLOAT16)
+            device = next(model.parameters()).device
+            in_bfloat16 = resolve_precision(cfg.MODEL.PRECISION, device) == BFLOAT16
+            autocast = torch.autocast(device.type, torch.bfloat16, in_bfloat16)
             with autocast, checked_memory(model), full_weights(model), record_errors(name):
                 requesting = RequestingLoader(loader, evaluator)
                 metrics = inference_on_dataset(model, requesting, evaluator)

@@ -102,7 +102,7 @@ class PreparedImage:
             self.cached("image_features", self._encode)
 
     def _encode(self) -> ImageFeatures:
-        with torch.no_grad():
+        with torch.no_grad(), self.model.inference_autocast():
             return self.model.encode_images([self.inputs])
 
     def run(self, **request: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class PreparedImage:
         features = self._cache.get("image_features")
         if features is None:
             return self.model(batched_inputs)[0]
-        with torch.no_grad():
+        with torch.no_grad(), self.model.inference_autocast():
             return self.model.inference(batched_inputs, image_features=features)[0]
 
 

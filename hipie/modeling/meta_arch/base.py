@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from hipie.checkpoint.base import CheckpointableModel
-from hipie.errors import UnsupportedError
+from hipie.errors import InputError, UnsupportedError
+from hipie.modeling.precision import BFLOAT16, FLOAT32, cast_weights, resolve_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +40,7 @@ class SegmentationModel(CheckpointableModel):
         no_target_threshold: that score; 0 = off.
         average_normalizers: whether losses are divided by object counts of the whole batch, in all
             processes and micro-batches (see `hipie.modeling.criterion.normalizer_averaging`).
+        precision: "float32" or "bfloat16", of inference; see `set_precision`.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset()
@@ -45,6 +48,7 @@ class SegmentationModel(CheckpointableModel):
     rejects_expressions_by_score: ClassVar[bool] = False
     no_target_threshold: float = 0.0
     average_normalizers: bool = False
+    precision: str = FLOAT32
 
     @classmethod
     def requires_checkpoint(cls) -> bool:
@@ -121,8 +125,48 @@ class SegmentationModel(CheckpointableModel):
             if comm.get_world_size() > 1:
                 losses = reach_parameters(losses, self.parameters())
             return losses
-        with torch.no_grad():
+        with torch.no_grad(), self.inference_autocast():
             return self.inference(batched_inputs)
+
+    def set_precision(self, precision: str) -> str:
+        """Set the precision of inference; bfloat16 casts weights, so that training has ended.
+
+        Args:
+            precision: "float32", "bfloat16", or "auto"; see `resolve_precision`. Weights that are
+                bfloat16 stay so.
+
+        Returns:
+            "float32" or "bfloat16".
+
+        Raises:
+            InputError: for another name, or for float32 after bfloat16.
+        """
+        resolved = resolve_precision(precision, self.device)
+        if resolved != self.precision:
+            if resolved == FLOAT32:
+                raise InputError(
+                    "the weights of this model are rounded to bfloat16: build it again with "
+                    "precision float32"
+                )
+            kept = self.float32_modules()
+            if kept is not None:
+                cast_weights(self, kept)
+            self.precision = resolved
+        return resolved
+
+    def float32_modules(self) -> Sequence[nn.Module] | None:
+        """Modules that compute in float32 in a bfloat16 model, too; see `cast_weights`.
+
+        Returns:
+            The modules; None if no weight is cast once, but by autocast at every call.
+        """
+        return None
+
+    def inference_autocast(self) -> AbstractContextManager[Any]:
+        """Context in which inference runs; without effect in float32."""
+        if self.precision == BFLOAT16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Compute the weighted loss terms of a training batch.

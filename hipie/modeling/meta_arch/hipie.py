@@ -44,6 +44,7 @@ from hipie.modeling.meta_arch.postprocess import (
 )
 from hipie.modeling.postprocessing.referring_inference import referring_inference
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
+from hipie.modeling.precision import in_model_precision
 from hipie.modeling.text_encoder.base import TextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption, vocabulary_caption
 from hipie.modeling.transformer_decoder.maskdino_decoder import StuffBranch
@@ -180,6 +181,12 @@ class HIPIE(SegmentationModel):
             "decoder": decoder,
         }
 
+    def float32_modules(self) -> list[nn.Module]:
+        """Text encoder, which runs once a text, class heads and mask controller; see the docs."""
+        things, stuff = self.things, self.stuff
+        heads = [*things.class_heads, *things.iou_heads, things.mask_head.controller]
+        return [self.text_encoder, *heads, *([] if stuff is None else stuff.class_heads)]
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer of the text encoder."""
@@ -289,6 +296,7 @@ class HIPIE(SegmentationModel):
     # Inference ------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @in_model_precision
     def encode_images(self, batched_inputs: Inputs, *, stuff: bool = True) -> ImageFeatures:
         """Compute the features of images that do not depend on any text.
 
@@ -311,6 +319,7 @@ class HIPIE(SegmentationModel):
         )
 
     @torch.no_grad()
+    @in_model_precision
     def inference(
         self, batched_inputs: Inputs, image_features: ImageFeatures | None = None
     ) -> list[dict[str, Any]]:
@@ -347,6 +356,7 @@ class HIPIE(SegmentationModel):
                     results[i] = result
         return results
 
+    @in_model_precision
     def predict_raw(
         self,
         batched_inputs: Inputs,
@@ -408,6 +418,7 @@ class HIPIE(SegmentationModel):
         )
 
     @torch.no_grad()
+    @in_model_precision
     def decode(
         self, batched_inputs: Inputs, image_features: ImageFeatures | None = None
     ) -> HIPIEOutput:
