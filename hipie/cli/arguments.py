@@ -131,6 +131,7 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     if args.model:
         require_no_other_model(args)
     precision = getattr(args, "precision", None)
+    options = [*(["MODEL.PRECISION", precision] if precision else []), *args.opts]
     is_training = names_training(args)
     if is_training and args.config_file:
         raise UsageError(
@@ -138,20 +139,17 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
             "--config-file out, or name a file"
         )
     if args.model or is_training:
-        segmenter = Segmenter.from_pretrained(
-            args.model or args.weights, args.device, args.opts, precision=precision
-        )
+        segmenter = Segmenter.from_pretrained(args.model or args.weights, args.device, options)
         args.device = str(segmenter.device)
     else:
         config_file = args.config_file
         if not config_file:
             suitable = model_zoo.configs_for_task(task, trained=True) if task else []
             config_file = suitable[0] if suitable else DEFAULT_CONFIG
-        segmenter = Segmenter.from_config(
-            config_file, args.weights, args.device, args.opts, precision=precision
-        )
+        segmenter = Segmenter.from_config(config_file, args.weights, args.device, options)
         args.config_file, args.device = config_file, str(segmenter.device)
-    args.precision = segmenter.model.precision
+    if precision:  # what auto stands for here
+        args.precision = segmenter.model.precision
     if segmenter.device.type == "cpu":
         keep_freed_memory()
     return segmenter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -24,6 +25,7 @@ COMMANDS = {
     "models": ("hipie.cli.models", "list models by name, download and verify their weights"),
     "checkpoint": ("hipie.cli.checkpoint", "inspect or convert files of weights"),
     "data": ("hipie.cli.data", "show or check a data set"),
+    "export": ("hipie.cli.export", "export a model with its class names to ONNX or OpenVINO"),
     "doctor": ("hipie.cli.doctor", "report what is installed and which kernels run"),
 }
 # Commands that are also programs of their own, train_net.py and demo.py.
@@ -62,6 +64,8 @@ def run_command(command: str, arguments: Sequence[str], program: str = "") -> in
         SystemExit: after an error or Ctrl-C, see `hipie.error_report.one_line_errors`.
     """
     program = program or f"hipie {command}"
+    # Detectron2 causes it at every import with a recent PyTorch.
+    warnings.filterwarnings("ignore", r"`?torch\.jit", category=FutureWarning)
 
     def run() -> int:
         # The import is inside: a package that is missing or broken is an error of the command.

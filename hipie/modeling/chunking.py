@@ -29,7 +29,14 @@ def chunk_length(count: int, cpu_length: int, device: torch.device) -> int:
         cpu_length: length of a chunk on a CPU.
         device: of the items.
     """
+    if torch.compiler.is_exporting():  # the number of chunks would depend on the size
+        return count
     return max(1, min(count, cpu_length) if device.type == "cpu" else count)
+
+
+def split(tensor: Tensor, length: int, dim: int) -> Sequence[Tensor]:
+    """Split a tensor into chunks of a length of `chunk_length`; a single one is the tensor."""
+    return [tensor] if length >= tensor.shape[dim] else tensor.split(length, dim=dim)
 
 
 def working_bytes(device: torch.device, cpu_bytes: int = CPU_BYTES) -> int:

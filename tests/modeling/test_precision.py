@@ -77,7 +77,7 @@ def test_float32_is_the_default_and_changes_nothing(exact: Segmenter) -> None:
 
 
 def test_results_are_close_to_those_of_float32(exact: Segmenter, reduced: Segmenter) -> None:
-    """Of this photograph; docs/inference.md has the figures of trained weights on their pages."""
+    """Of this photograph; benchmarks/RESULTS.md has the figures on the pages of training."""
     assert reduced.model.precision == reduced.cfg.MODEL.PRECISION == "bfloat16"
     model = reduced.model
     assert model.things.encoder[0].feed_forward.linear1.weight.dtype == torch.bfloat16

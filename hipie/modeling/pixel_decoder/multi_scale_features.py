@@ -82,8 +82,8 @@ def flatten_levels(
     """
     sizes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
     areas = [height * width for height, width in sizes]
-    tables = torch.tensor([(*size, sum(areas[:i])) for i, size in enumerate(sizes)])
-    tables = to_device(tables, maps[0].device)
+    rows = [(*size, sum(areas[:i])) for i, size in enumerate(sizes)]
+    tables = to_device(_integer_table(rows), maps[0].device)
     return FeatureLevels(
         tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
         position_embeddings=torch.cat(
@@ -95,6 +95,14 @@ def flatten_levels(
         valid_ratios=torch.stack([valid_ratios(mask) for mask in padding_masks], dim=1),
         sizes=sizes,
     )
+
+
+def _integer_table(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Tensor int64 of numbers, which are symbols while a model is exported."""
+    if not torch.compiler.is_exporting():
+        return torch.tensor(rows)
+    scalars = [[torch.scalar_tensor(value, dtype=torch.long) for value in row] for row in rows]
+    return torch.stack([torch.stack(row) for row in scalars])
 
 
 def valid_ratios(padding_mask: Tensor) -> Tensor:

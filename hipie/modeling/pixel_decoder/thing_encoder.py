@@ -91,7 +91,8 @@ class ThingEncoder(nn.Module):
         """
         if self.fusion is None:
             return levels, text
-        if not torch.is_grad_enabled() and needs_chunks(levels.tokens, text):
+        in_chunks = not (torch.is_grad_enabled() or torch.compiler.is_exporting())
+        if in_chunks and needs_chunks(levels.tokens, text):
             tokens, fused_text = fuse_in_chunks(self.fusion, levels.tokens, text, text_mask)
         else:
             tokens, fused_text = self.fusion(levels.tokens, text, text_mask)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hipie.modeling.chunking import chunk_length, concatenate
+from hipie.modeling.chunking import chunk_length, concatenate, split
 from hipie.ops import MSDeformAttn
 from hipie.structures import FeatureLevels
 
@@ -90,8 +91,10 @@ class EncoderLayer(nn.Module):
             [B, S, width].
         """
         step = chunk_length(tokens.shape[1], TOKENS_PER_CHUNK // len(tokens), tokens.device)
-        chunks = tokens.split(step, dim=1)
-        masks = [None] * len(chunks) if padding_mask is None else padding_mask.split(step, dim=1)
+        chunks = split(tokens, step, dim=1)
+        masks: Sequence[Tensor | None] = [None] * len(chunks)
+        if padding_mask is not None:
+            masks = split(padding_mask, step, dim=1)
         values = concatenate(
             [self.attention.values(chunk, mask) for chunk, mask in zip(chunks, masks, strict=True)],
             dim=1,
@@ -101,8 +104,8 @@ class EncoderLayer(nn.Module):
                 self._encode_chunk(chunk, positions, points, values, levels)
                 for chunk, positions, points in zip(
                     chunks,
-                    levels.position_embeddings.split(step, dim=1),
-                    reference_points.split(step, dim=1),
+                    split(levels.position_embeddings, step, dim=1),
+                    split(reference_points, step, dim=1),
                     strict=True,
                 )
             ],

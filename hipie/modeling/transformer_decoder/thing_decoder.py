@@ -167,7 +167,7 @@ class ThingBranch(ThingEncoder):
     def forward(
         self,
         levels: FeatureLevels,
-        image_sizes: Sequence[Size],
+        image_sizes: Sequence[Size] | Tensor,
         *,
         class_text: Tensor,
         pooled_text: Tensor,
@@ -179,7 +179,8 @@ class ThingBranch(ThingEncoder):
 
         Args:
             levels: of `fuse`.
-            image_sizes: (height, width) of the B unpadded images in pixels.
+            image_sizes: (height, width) of the B unpadded images in pixels; or [B, 2], where they
+                are not known before the computation runs.
             class_text: [B, T, text_width] the fused tokens, or [B, 1, text_width] one pooled
                 expression.
             pooled_text: [B, 1, text_width] unfused, content of the denoising queries.
@@ -208,10 +209,12 @@ class ThingBranch(ThingEncoder):
         decoded = self.decoder(*self._initial_queries(start, noised, pooled_text, memory, levels))
         count = noised.layout.num_queries if noised else 0
         matching = slice(count + self.num_background, None)
-        sizes = to_device(
-            torch.tensor([[(width, height)] for height, width in image_sizes], dtype=start.dtype),
-            start.device,
-        )
+        if isinstance(image_sizes, Tensor):
+            sizes = image_sizes.flip(1)[:, None].to(start)
+        else:
+            sizes = to_device(
+                torch.tensor([[(w, h)] for h, w in image_sizes], dtype=start.dtype), start.device
+            )
         queries, references, layer_boxes = decoded
         num_layers = len(queries)
         first = 0 if (training if all_layers is None else all_layers) else num_layers - 1

@@ -1,0 +1,1 @@
+"""Export of whole models with their class names to ONNX, OpenVINO and `torch.export`."""
