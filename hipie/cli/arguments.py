@@ -14,6 +14,7 @@ from hipie.errors import UsageError
 if TYPE_CHECKING:
     from hipie.predictor import Segmenter
 
+MAX_THREADS = 1024
 DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
 
 
@@ -82,9 +83,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "auto"),
         help="auto is bfloat16 where the processor or GPU computes in it (default: float32)",
     )
+    parser.add_argument(
+        "--threads",
+        type=_number_of_threads,
+        default=None,
+        metavar="N",
+        help="threads of PyTorch on the CPU (default: one a core, or OMP_NUM_THREADS)",
+    )
     add_network_arguments(parser)
     add_import_arguments(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+
+
+def _number_of_threads(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= number <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of threads from 1")
+    return number
 
 
 def names_training(args: argparse.Namespace) -> bool:
@@ -128,6 +143,10 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     from hipie.engine.malloc import keep_freed_memory
     from hipie.predictor import Segmenter
 
+    if getattr(args, "threads", None):
+        import torch
+
+        torch.set_num_threads(args.threads)
     if args.model:
         require_no_other_model(args)
     precision = getattr(args, "precision", None)

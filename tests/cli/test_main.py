@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hipie import Segmenter, __version__
@@ -491,3 +492,26 @@ def test_help_and_version_import_little() -> None:
         assert expected in ended.stdout
         count, _, heavy = ended.stderr.strip().partition(" ")
         assert heavy == "set()" and int(count) < 400
+
+
+def test_threads_and_precision_reach_pytorch(image, tiny_text, tiny_weights, tmp_path) -> None:
+    before = torch.get_num_threads()
+    given = ["segment", image, "--things", "dog", "--config-file", TINY, "--device", "cpu"]
+    given += ["--weights", str(tiny_weights), "--output", str(tmp_path / "out")]
+    given += ["--threads", str(before + 1), "--precision", "bfloat16"]
+    opts = ["MODEL.HIPIE.TEXT.SOURCE", str(tiny_text), "MODEL.HIPIE.HIDDEN_DIM", "64"]
+    try:
+        assert main([*given, "--opts", *opts]) == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    settings = json.loads((tmp_path / "out/image.json").read_text())["settings"]
+    assert settings["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1e3", "99999"])
+def test_numbers_of_threads_are_checked(number: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["refer", "image.png", "the dog", "--threads", number])
+    assert stop.value.code == 2
+    assert "is not a number of threads" in capsys.readouterr().err
