@@ -51,7 +51,7 @@ class ExportedNetwork(nn.Module):
         self.model = copy.deepcopy(model)
         del self.model.text_encoder, self.model.thing_criterion, self.model.stuff_criterion
         for module in self.model.modules():
-            if type(module).__name__ == "Conv2dSame":
+            if "Conv2dSame" in (base.__name__ for base in type(module).__mro__):  # of timm
                 module.forward = partial(_convolve_same, module)
         self.is_thing = tuple(vocabulary.is_thing)
         self.token_spans = text.token_spans[0]
