@@ -11,21 +11,18 @@ prepared), with images in `image/<group>` and masks in `binary/<group>`, `gt/<gr
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
-
 from hipie.atomic_file import open_replaced
 from hipie.data.datasets.cosaliency import IMAGE_SUFFIXES, load_cosaliency
+from hipie.data.image_io import ImageError, open_image_bytes
 from hipie.data.io.validation import DatasetError
 from hipie.data.preparation.checks import Check
 from hipie.data.preparation.cli import run
 from hipie.data.preparation.sources import DownloadSource, SourceError, SourceFiles
-from hipie.errors import cause_of
 
 SOURCES = [
     DownloadSource(
@@ -121,12 +118,12 @@ def write_png(source_files: SourceFiles, name: str, target: Path) -> None:
     with source_files.open(name) as stream:
         content = stream.read()
     try:
-        with Image.open(io.BytesIO(content)) as image, open_replaced(target) as stream:
-            image.convert("L").save(stream, format="PNG")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise SourceError(
-            f"{source_files.folder}: {name} is not an image ({cause_of(error)})"
-        ) from error
+        with open_image_bytes(content, name, "mask") as image:
+            grey = image.convert("L")
+    except ImageError as error:
+        raise SourceError(f"{source_files.folder}: {error}") from error
+    with open_replaced(target) as stream:
+        grey.save(stream, format="PNG")
 
 
 def checks(root: Path) -> Iterator[Check]:

@@ -33,6 +33,7 @@ from PIL import Image
 
 import hipie.model_zoo as model_zoo
 from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
+from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
 from hipie.logs import get_logger
@@ -646,7 +647,8 @@ class Segmenter:
                 arrays; see `hipie_fewshot.Example`.
         """
         predictor = self.task_predictor("few_shot", "like")
-        return _predict(predictor, [self.prepare(image)], examples=examples)[0]
+        with read_by(rules_of(self.cfg)):
+            return _predict(predictor, [self.prepare(image)], examples=examples)[0]
 
     def task_predictor(self, task: str, method: str = "") -> TaskPredictor:
         """Return the predictor that is registered for a task, built on this model.

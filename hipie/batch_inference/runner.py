@@ -24,7 +24,8 @@ from hipie.batch_inference.progress import ProgressLines, RunProgress
 from hipie.batch_inference.records import ImageRecord, to_result
 from hipie.batch_inference.run_folder import ERRORS, STATE, RunFolder
 from hipie.batch_inference.video import count_frames, read_frames
-from hipie.data.image_io import MAX_PIXELS, ImageError, read_image
+from hipie.data.image_io import ImageError, read_image
+from hipie.data.io.reading_rules import pixel_limit, read_by, reading_rules
 from hipie.error_report import bug_message, known_message
 from hipie.errors import (
     HipieError,
@@ -85,7 +86,7 @@ def run(
     *,
     strict: bool = False,
     overwrite: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     progress: RunProgress | None = None,
     summary: Summary | None = None,
 ) -> Summary:
@@ -101,7 +102,7 @@ def run(
         segment: from uint8 [H, W, 3] RGB to the result.
         strict: stop at the first input that fails.
         overwrite: replace files that this package did not write.
-        max_pixels: larger images are not read.
+        max_pixels: larger images are not read; see `open_image`.
         progress: is told about every image.
         summary: counts into this object, which is complete after an exception, too.
 
@@ -125,14 +126,17 @@ def run(
     one_run = _Run(folder, formats, segment, names, strict, summary or Summary())
     progress = progress or ProgressLines()
     progress.start(sum(count_frames(one) if isinstance(one, InputVideo) else 1 for one in inputs))
+    limit = pixel_limit(max_pixels)
     try:
-        with _read_ahead(_read_tasks(inputs, folder, max_pixels)) as tasks:
-            for task in tasks:
-                computed = one_run.process(task)
-                if task.video is None:
-                    progress.advance(names[task.image], computed)
-        for one in formats:
-            one.finish(folder)
+        # Formats read images again, and the thread that reads ahead has no context of its own.
+        with read_by(replace(reading_rules(), max_pixels=limit)):
+            with _read_ahead(_read_tasks(inputs, folder, limit)) as tasks:
+                for task in tasks:
+                    computed = one_run.process(task)
+                    if task.video is None:
+                        progress.advance(names[task.image], computed)
+            for one in formats:
+                one.finish(folder)
     finally:
         progress.stop()
     return one_run.summary

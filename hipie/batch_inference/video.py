@@ -10,7 +10,8 @@ import cv2
 from numpy.typing import NDArray
 
 from hipie.batch_inference.inputs import InputVideo
-from hipie.data.image_io import MAX_PIXELS, ImageError
+from hipie.data.image_io import ImageError
+from hipie.data.io.reading_rules import pixel_limit
 from hipie.errors import MissingFileError
 
 
@@ -27,14 +28,14 @@ def count_frames(video: InputVideo) -> int:
 def read_frames(
     video: InputVideo,
     is_needed: Callable[[int], bool] = lambda frame: True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Iterator[tuple[int, NDArray[Any] | None]]:
     """Decode every `video.every`th frame of a video.
 
     Args:
         video: the file.
         is_needed: whether the pixels of a frame are needed; others are not converted.
-        max_pixels: of a frame.
+        max_pixels: of a frame; see `open_image`.
 
     Yields:
         Position of the frame from 0, and uint8 [H, W, 3], RGB; None if it is not needed.
@@ -44,6 +45,7 @@ def read_frames(
         ImageError: if it is no video, has no frame that can be decoded, or too large ones.
     """
     _require_file(video.file)
+    limit = pixel_limit(max_pixels)
     capture = cv2.VideoCapture(video.file)
     try:
         if not capture.isOpened():
@@ -51,7 +53,7 @@ def read_frames(
         frame = 0
         while capture.grab():
             if frame % video.every == 0:
-                yield frame, _pixels(capture, video, max_pixels) if is_needed(frame) else None
+                yield frame, _pixels(capture, video, limit) if is_needed(frame) else None
             frame += 1
         if frame == 0:
             raise ImageError(f"{video.file}: the video has no frame that can be decoded")

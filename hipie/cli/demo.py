@@ -223,7 +223,9 @@ class _Run:
 
     def segment_images(self, segmenter: Segmenter, folder: Path) -> None:
         """Segment every image, and the group; results so far are written in any case."""
-        images = readable_images(self.args.input, self.args.skip_broken)
+        images = readable_images(
+            self.args.input, self.args.skip_broken, segmenter.cfg.INPUT.MAX_PIXELS
+        )
         is_group = len(images) > 1
         # For a model with the task "group" single images would only repeat the group's results.
         refer_singly = bool(self.expressions) and not (

@@ -64,10 +64,15 @@ def require_no_folder(images: Iterable[str]) -> None:
             raise UsageError(f"{image} is a folder, and image files are read; {SEVERAL_IMAGES}")
 
 
-def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
+def readable_images(images: Sequence[str], skip_broken: bool, max_pixels: int) -> list[str]:
     """Return the image files; with `skip_broken` without those that cannot be read.
 
     Every file that is left out is named on the standard error.
+
+    Args:
+        images: files.
+        skip_broken: whether files are read and left out; False returns all.
+        max_pixels: INPUT.MAX_PIXELS.
 
     Raises:
         ValueError: if none can be read.
@@ -80,7 +85,7 @@ def readable_images(images: Sequence[str], skip_broken: bool) -> list[str]:
     errors: list[Exception] = []
     for image in images:
         try:
-            read_image(image)
+            read_image(image, max_pixels)
             readable.append(image)
         except (ValueError, OSError) as error:
             errors.append(error)

@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_no_folder(args.images)
     files = ("group.json", "group.png", *(["heatmaps.png"] if args.heatmaps else []))
     folder = require_writable(args.output, files, args, args.images)
-    images = readable_images(args.images, args.skip_broken)
     segmenter = build_segmenter(args, task="group")
+    images = readable_images(args.images, args.skip_broken, segmenter.cfg.INPUT.MAX_PIXELS)
     request = {"heatmaps": True} if args.heatmaps else {}
     results = segmenter.refer_group(images, expression, **request)
     entries = group_to_dicts(images, results)

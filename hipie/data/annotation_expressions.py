@@ -18,8 +18,10 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
+from hipie.data.broken_images import READING_RULES
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.image_io import read_record_image
+from hipie.data.io.reading_rules import read_by
 from hipie.errors import InputError
 
 Record = dict[str, Any]
@@ -401,7 +403,8 @@ def make_expressions(
             "say what is true of one of them only"
         )
     names = list(metadata.thing_classes)
-    image = read_record_image(record)
+    with read_by(metadata.get(READING_RULES)):
+        image = read_record_image(record)
     objects, crowds = read_objects(record, names, image)
     stem = str(record["file_name"]).replace("\\", "/").rpartition("/")[2]
     rng = np.random.default_rng([seed, zlib.crc32(stem.encode())])

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hipie.data.image_io import MAX_PIXELS, ImageError, open_image
+from hipie.data.image_io import ImageError, array_strips, by_strips, open_image
 
 LOSSY_FORMATS = ("JPEG", "AVIF")
 OPAQUE = WHITE = 255
 CHANNEL_NAMES = {"1": "1 bit", "L": "8-bit grey", "P": "palette", "LA": "grey with alpha"}
 
 
-def read_panoptic_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_panoptic_map(path: str | os.PathLike[str], max_pixels: int | None = None) -> NDArray[Any]:
     """Read a COCO panoptic map.
 
     Returns:
@@ -34,11 +34,10 @@ def read_panoptic_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS
     """
     with open_image(path, "panoptic map", max_pixels) as image:
         check_panoptic_format(path, image)
-        array = np.array(image)
-    return array[:, :, :3]
+        return by_strips(image, lambda strip: np.asarray(strip)[:, :, :3])
 
 
-def read_class_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_class_map(path: str | os.PathLike[str], max_pixels: int | None = None) -> NDArray[Any]:
     """Read a map of class numbers with its stored values.
 
     Palette images give their indices. Of images with three equal channels one is taken, and an
@@ -54,18 +53,22 @@ def read_class_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -
     """
     with open_image(path, "label map", max_pixels) as image:
         _require_lossless(path, image, "label map", "class numbers")
-        mode = image.mode
-        array = np.array(image)
+        return by_strips(image, lambda strip: _class_numbers(path, strip))
+
+
+def _class_numbers(path: str | os.PathLike[str], image: Image.Image) -> NDArray[Any]:
+    """Return the class numbers [h, w] of a part of a map; see `read_class_map`."""
+    array = np.asarray(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     if array.ndim == 2 and np.issubdtype(array.dtype, np.integer):
         return array
-    if mode not in ("LA", "RGB", "RGBA"):
+    if image.mode not in ("LA", "RGB", "RGBA"):
         raise ImageError(
             f"{path}: a label map stores a class number in every pixel, and this image has "
-            f"Pillow's mode {mode}"
+            f"Pillow's mode {image.mode}"
         )
-    if mode in ("LA", "RGBA"):
+    if image.mode in ("LA", "RGBA"):
         if (array[:, :, -1] != OPAQUE).any():
             raise ImageError(
                 f"{path}: the label map has transparent pixels, whose class is not defined; save "
@@ -77,7 +80,7 @@ def read_class_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -
             f"{path}: the label map has colours instead of class numbers; convert every colour to "
             "the number of its class, and save one channel"
         )
-    return np.ascontiguousarray(array[:, :, 0])
+    return array[:, :, 0]
 
 
 def check_panoptic_format(path: str | os.PathLike[str], image: Image.Image) -> None:
@@ -106,8 +109,18 @@ def check_class_format(path: str | os.PathLike[str], image: Image.Image) -> None
 
 def panoptic_ids(colours: NDArray[Any]) -> NDArray[Any]:
     """Return the segment ids of a panoptic map: int32 [H, W] from uint8 [H, W, 3]."""
-    planes = colours.astype(np.int32)
-    ids: NDArray[Any] = planes[:, :, 0] + 256 * planes[:, :, 1] + 65536 * planes[:, :, 2]
+    ids = np.empty(colours.shape[:2], np.int32)
+    for strip, part in zip(array_strips(ids), array_strips(colours), strict=True):
+        planes = part.astype(np.int32)
+        strip[:] = planes[:, :, 0] + 256 * planes[:, :, 1] + 65536 * planes[:, :, 2]
+    return ids
+
+
+def segment_ids(colours: NDArray[Any]) -> set[int]:
+    """Return the ids that a panoptic map, uint8 [H, W, 3], has."""
+    ids: set[int] = set()
+    for strip in array_strips(colours):
+        ids.update(np.unique(panoptic_ids(strip)).tolist())
     return ids
 
 
@@ -145,10 +158,10 @@ def require_segments(
             order.
     """
     declared = {int(segment["id"]) for segment in segments}
-    absent = declared - set(np.unique(panoptic_ids(colours)).tolist())
+    absent = declared - segment_ids(colours)
     if not absent:
         return set()
-    if not declared - set(np.unique(panoptic_ids(colours[:, :, ::-1])).tolist()):
+    if not declared - segment_ids(colours[:, :, ::-1]):
         raise ImageError(
             f"{path}: the channels of the panoptic map are in the order BGR (cv2.imwrite takes BGR "
             "arrays); save it as RGB, where segment id = R + 256 G + 65536 B"

@@ -108,7 +108,7 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     set_reading_rules(dataset_name, rules_of(cfg))
     with record_errors(dataset_name), read_by(rules_of(cfg)):
         mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
-    return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name))
+    return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name, rules_of(cfg)))
 
 
 def _task(metadata: Metadata) -> str:
@@ -486,13 +486,14 @@ def _repeat_factors(cfg: CfgNode, name: str, dataset: MappedDataset) -> NDArray[
     if dataset.classes is None:
         return None
     classes: list[Collection[int]] = []
-    for record in dataset.records:
-        try:
-            classes.append(dataset.classes(record))
-        except BROKEN_ERRORS:
-            if not keys.SKIP_BROKEN:
-                raise
-            classes.append(())
+    with read_by(rules_of(cfg)):
+        for record in dataset.records:
+            try:
+                classes.append(dataset.classes(record))
+            except BROKEN_ERRORS:
+                if not keys.SKIP_BROKEN:
+                    raise
+                classes.append(())
     factors = repeat_factors(classes, threshold, square_root)
     logger.info(
         "%s: %d of %d images are repeated, at most %.2f times; a pass has %.0f",

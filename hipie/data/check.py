@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import NoOpTransform
 from numpy.typing import NDArray
@@ -22,10 +21,12 @@ from hipie.data.annotation_maps import (
     require_segments,
 )
 from hipie.data.annotation_view import background_of, dataset_vocabulary, read_annotation
+from hipie.data.broken_images import READING_RULES
 from hipie.data.dataset_mappers import UniversalDatasetMapper
 from hipie.data.dataset_mappers.annotations import decode_mask
 from hipie.data.expressions import has_word
-from hipie.data.image_io import read_image, require_map_size, require_size
+from hipie.data.image_io import distinct_values, read_image, require_map_size, require_size
+from hipie.data.io.reading_rules import read_by
 from hipie.data.label_values import ignore_label
 from hipie.errors import MAX_MESSAGE, InputError, printable
 from hipie.vocabularies.vocabulary import Vocabulary
@@ -124,7 +125,7 @@ def check_records(
     Args:
         records: records of the data set; their `left_out`, a dict of numbers by reason, counts
             what the reader dropped.
-        metadata: metadata of the data set.
+        metadata: metadata of the data set, with its reading rules if they are not the default.
         min_part_area: INPUT.MIN_PART_AREA.
         generalized: INPUT.GENERALIZED_EXPRESSIONS.
         skip_broken: DATALOADER.SKIP_BROKEN.
@@ -138,14 +139,15 @@ def check_records(
     background = metadata.get("background_class")
     report.objects.update({name: 0 for name in names if name != background})
     checker = _Checker(report, vocabulary, metadata, min_part_area, generalized)
-    for record in records:
-        report.images += 1
-        report.left_out.update(record.get("left_out", {}))
-        try:
-            checker.check(record)
-        except (ValueError, OSError) as error:
-            report.invalid.append(str(error))
-            report.left_out[UNREADABLE] += 1
+    with read_by(metadata.get(READING_RULES)):
+        for record in records:
+            report.images += 1
+            report.left_out.update(record.get("left_out", {}))
+            try:
+                checker.check(record)
+            except (ValueError, OSError) as error:
+                report.invalid.append(str(error))
+                report.left_out[UNREADABLE] += 1
     checker.finish()
     return report
 
@@ -250,7 +252,7 @@ class _Checker:
             self._measured_maps += all("area" in entry for entry in record["segments_info"])
         elif "annotations" not in record and "sem_seg_file_name" in record:
             path = record["sem_seg_file_name"]
-            self._values.update(np.unique(read_class_map(path)).tolist())
+            self._values.update(distinct_values(read_class_map(path)))
             self._first_map = self._first_map or path
 
     def _count_objects(self, path: str, masks: NDArray[Any], classes: NDArray[Any]) -> None:

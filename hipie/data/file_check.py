@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
@@ -24,14 +23,14 @@ from hipie.data.annotation_view import dataset_vocabulary
 from hipie.data.broken_images import BROKEN_ERRORS, file_of, set_reading_rules, set_skip_broken
 from hipie.data.dry_count import count_records, require_ground_truth
 from hipie.data.image_io import (
-    MAX_PIXELS,
+    distinct_values,
     open_image,
     read_image_size,
     require_complete,
     require_map_size,
     require_size,
 )
-from hipie.data.io.reading_rules import rules_of
+from hipie.data.io.reading_rules import pixel_limit, read_by, rules_of
 from hipie.data.label_values import ignore_label
 from hipie.data.record_list import read_records
 from hipie.data.records import sample_evenly
@@ -87,7 +86,7 @@ def check_datasets(cfg: CfgNode, *, training: bool = True) -> None:
             _check_dataset(name, records, cfg)
 
 
-def file_faults(records: Iterable[Record], max_pixels: int = MAX_PIXELS) -> dict[str, str]:
+def file_faults(records: Iterable[Record], max_pixels: int | None = None) -> dict[str, str]:
     """Return what is wrong with the files of records, by the file of the image.
 
     Only headers and the ends of files are read.
@@ -96,8 +95,9 @@ def file_faults(records: Iterable[Record], max_pixels: int = MAX_PIXELS) -> dict
         records: with `file_name`, and where known `height` and `width`.
         max_pixels: see `open_image`.
     """
+    limit = pixel_limit(max_pixels)  # threads have no rules of this context
     with ThreadPoolExecutor(THREADS) as pool:
-        faults = pool.map(lambda record: (file_of(record), _fault(record, max_pixels)), records)
+        faults = pool.map(lambda record: (file_of(record), _fault(record, limit)), records)
         return {file: fault for file, fault in faults if fault}
 
 
@@ -120,7 +120,7 @@ def require_readable_maps(records: Sequence[Record], class_count: int, ignored: 
             require_segments(path, read_panoptic_map(path), record["segments_info"])
         elif "sem_seg_file_name" in record:
             path = record["sem_seg_file_name"]
-            values.update(np.unique(read_class_map(path)).tolist())
+            values.update(distinct_values(read_class_map(path)))
             first = first or path
     require_class_values(first, values, class_count, ignored)
 
@@ -136,8 +136,10 @@ def _check_dataset(name: str, records: Sequence[Record], cfg: CfgNode) -> None:
         records = [record for record in records if file_of(record) not in faults]
     metadata = MetadataCatalog.get(name)
     vocabulary = dataset_vocabulary(metadata)
+    count = len(vocabulary) if vocabulary else 0
     try:
-        require_readable_maps(records, len(vocabulary) if vocabulary else 0, ignore_label(metadata))
+        with read_by(rules_of(cfg)):
+            require_readable_maps(records, count, ignore_label(metadata))
     except BROKEN_ERRORS:
         if not cfg.DATALOADER.SKIP_BROKEN:
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, Any
@@ -20,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from hipie.data.io.reading_rules import pixel_limit
 from hipie.errors import InputError, MissingFileError, cause_of
 from hipie.logs import get_logger
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | torch.Tensor
 
 FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF")
-# Default of INPUT.MAX_PIXELS, and its counterpart for label maps and masks.
-MAX_PIXELS = 50_000_000
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 SALIENCY_THRESHOLD = 128
@@ -82,14 +81,15 @@ class ImageError(InputError):
 
 @contextmanager
 def open_image(
-    path: str | os.PathLike[str], kind: str = "image", max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str], kind: str = "image", max_pixels: int | None = None
 ) -> Iterator[Image.Image]:
     """Open an image file with Pillow, without decoding it.
 
     Args:
         path: a regular file in one of `FORMATS`; of an animation the first frame is read.
         kind: what the file is, for messages: "image", "label map", "mask".
-        max_pixels: more are refused before anything is decoded.
+        max_pixels: more are refused before anything is decoded; None: the limit of the rules
+            that hold, `ReadingRules.max_pixels`.
 
     Yields:
         The image. Errors of decoding it inside the context become `ImageError`, too.
@@ -109,7 +109,33 @@ def open_image(
         raise _image_error(error, str(path), kind, start) from error
 
 
-def to_rgb_array(image: ImageLike, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+@contextmanager
+def open_image_bytes(
+    data: bytes, name: str, kind: str = "image", max_pixels: int | None = None
+) -> Iterator[Image.Image]:
+    """Open the bytes of an image file with Pillow, as `open_image` opens a file.
+
+    Args:
+        data: of a file in one of `FORMATS`.
+        name: what messages call it.
+        kind: see `open_image`.
+        max_pixels: likewise.
+
+    Yields:
+        The image; see `open_image`.
+
+    Raises:
+        ImageError: see `open_image`.
+    """
+    start = data[:_START]
+    try:
+        with _decoded(BytesIO(data), start, max_pixels) as image:
+            yield image
+    except _READ_ERRORS as error:
+        raise _image_error(error, name, kind, start) from error
+
+
+def to_rgb_array(image: ImageLike, max_pixels: int | None = None) -> NDArray[Any]:
     """Read an image in any form that callers of the Python interface give.
 
     Args:
@@ -164,7 +190,7 @@ def image_file_name(image: ImageLike) -> str:
     return name if is_file and isinstance(name, str) else ""
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_image(path: str | os.PathLike[str], max_pixels: int | None = None) -> NDArray[Any]:
     """Read an image file as RGB.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted to 8-bit RGB;
@@ -185,7 +211,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ND
 
 
 def read_image_size(
-    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, decode: bool = True
+    path: str | os.PathLike[str], max_pixels: int | None = None, *, decode: bool = True
 ) -> tuple[int, int]:
     """Read (height, width) of an image in pixels, after its EXIF orientation.
 
@@ -204,7 +230,7 @@ def read_image_size(
         return (width, height) if _is_turned(image) else (height, width)
 
 
-def require_complete(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> None:
+def require_complete(path: str | os.PathLike[str], max_pixels: int | None = None) -> None:
     """Check that a PNG or JPEG file is not cut short.
 
     Files that end as their format demands are not decoded.
@@ -222,7 +248,7 @@ def require_complete(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS)
         read_image(path, max_pixels)
 
 
-def read_label_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_label_map(path: str | os.PathLike[str], max_pixels: int | None = None) -> NDArray[Any]:
     """Read a label map (PNG, TIFF) with its stored values.
 
     Returns:
@@ -232,10 +258,10 @@ def read_label_map(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -
         FileNotFoundError, ImageError: see `open_image`.
     """
     with open_image(path, "label map", max_pixels) as image:
-        return np.array(image)
+        return stored_values(image)
 
 
-def read_saliency_mask(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_saliency_mask(path: str | os.PathLike[str], max_pixels: int | None = None) -> NDArray[Any]:
     """Read a mask of a co-saliency data set: one bit, grey, colour or palette.
 
     Returns:
@@ -245,10 +271,50 @@ def read_saliency_mask(path: str | os.PathLike[str], max_pixels: int = MAX_PIXEL
         FileNotFoundError, ImageError: see `open_image`.
     """
     with open_image(path, "mask", max_pixels) as image:
-        return np.array(image.convert("L")) > SALIENCY_THRESHOLD
+        return by_strips(image, lambda strip: np.asarray(strip.convert("L")) > SALIENCY_THRESHOLD)
 
 
-def read_record_image(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def by_strips(image: Image.Image, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+    """Convert an image to an array strip by strip, so that no second copy of it is needed.
+
+    Args:
+        image: of any mode; decoded as a whole, by Pillow.
+        convert: returns the array [h, w, ...] of a part of the image, of h rows.
+
+    Returns:
+        The parts below each other, [H, W, ...], in an array of its own.
+    """
+    width, height = image.size
+    result: NDArray[Any] | None = None
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        strip = convert(image.crop((0, top, width, bottom)))
+        if result is None:
+            result = np.empty((height, *strip.shape[1:]), strip.dtype)
+        result[top:bottom] = strip
+    return np.array(image) if result is None else result
+
+
+def stored_values(image: Image.Image) -> NDArray[Any]:
+    """Return the values of an image as Pillow decodes them: [H, W], or [H, W, channels]."""
+    return by_strips(image, np.asarray)
+
+
+def array_strips(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Iterate over an array by some rows at a time, from the top."""
+    for top in range(0, len(array), _STRIP):
+        yield array[top : top + _STRIP]
+
+
+def distinct_values(array: NDArray[Any]) -> set[int]:
+    """Return the values of an array of integers, which is sorted some rows at a time."""
+    values: set[int] = set()
+    for strip in array_strips(array):
+        values.update(np.unique(strip).tolist())
+    return values
+
+
+def read_record_image(record: dict[str, Any], max_pixels: int | None = None) -> NDArray[Any]:
     """Read the image of a data set's record and check its size.
 
     Args:
@@ -276,7 +342,8 @@ def require_size(path: str, actual: tuple[int, ...], expected: tuple[int, ...]) 
         return
     reason = ""
     if actual == expected[::-1]:
-        with open_image(path) as image:
+        # Its size is known, and was allowed when it was read.
+        with open_image(path, max_pixels=actual[0] * actual[1]) as image:
             if _is_turned(image):
                 reason = (
                     " (the image's EXIF orientation turns it, and the annotation was made for the "
@@ -331,14 +398,15 @@ def as_rgb(image: Image.Image | NDArray[Any]) -> NDArray[Any]:
         return _array_to_rgb(image)
     bits = _significant_bits(image)
     name = getattr(image, "filename", "") or "the image"
-    image = ImageOps.exif_transpose(image)
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in SIXTEEN_BIT_MODES:
-        return _grey_to_rgb(_integers_to_bytes(np.asarray(image), bits, name))
+        return _grey_to_rgb(_integers_to_bytes(stored_values(image), bits, name))
     if image.mode == "F":
-        return _grey_to_rgb(_floats_to_bytes(np.asarray(image)))
+        return _grey_to_rgb(_floats_to_bytes(stored_values(image)))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _blend_with_white(np.asarray(image.convert("RGBA")))
-    return np.array(image.convert("RGB"))
+        return by_strips(image, lambda strip: _blend_with_white(np.asarray(strip.convert("RGBA"))))
+    return by_strips(image, lambda strip: np.asarray(strip.convert("RGB")))
 
 
 def resized_shape(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
@@ -380,17 +448,18 @@ def _require_file(path: str | os.PathLike[str], kind: str) -> None:
         raise ImageError(f"{name}: this is not a regular file")
 
 
-def _require_few_pixels(size: tuple[int, int] | None, max_pixels: int) -> None:
-    if size is not None and size[0] * size[1] > max_pixels:
+def _require_few_pixels(size: tuple[int, int] | None, max_pixels: int | None) -> None:
+    limit = pixel_limit(max_pixels)
+    if size is not None and size[0] * size[1] > limit:
         raise ImageError(
-            f"{size[0]}x{size[1]} are too many pixels: at most {max_pixels:,} are read "
+            f"{size[0]}x{size[1]} are too many pixels: at most {limit:,} are read "
             "(INPUT.MAX_PIXELS)"
         )
 
 
 @contextmanager
 def _decoded(
-    source: str | os.PathLike[str] | BytesIO, start: bytes, max_pixels: int
+    source: str | os.PathLike[str] | BytesIO, start: bytes, max_pixels: int | None
 ) -> Iterator[Image.Image]:
     """Open a file or bytes that begin with `start` with Pillow, if it has few enough pixels."""
     _require_few_pixels(_webp_size(start), max_pixels)
@@ -427,13 +496,9 @@ def _image_error(error: BaseException, name: str, kind: str, start: bytes = b"")
     return ImageError(f"{name}: the {kind} is damaged or cut short ({cause_of(error)})")
 
 
-def _bytes_to_rgb(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
-    start = data[:_START]
-    try:
-        with _decoded(BytesIO(data), start, max_pixels) as image:
-            return as_rgb(image)
-    except _READ_ERRORS as error:
-        raise _image_error(error, name, "image", start) from error
+def _bytes_to_rgb(data: bytes, name: str, max_pixels: int | None) -> NDArray[Any]:
+    with open_image_bytes(data, name, max_pixels=max_pixels) as image:
+        return as_rgb(image)
 
 
 def _read_open_file(file: Any) -> tuple[bytes, str]:
@@ -498,8 +563,13 @@ def _other_format(start: bytes, kind: str) -> str:
 
 def _is_turned(image: Image.Image) -> bool:
     """Whether the EXIF orientation swaps height and width."""
+    return 5 <= _orientation(image) <= 8
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where it is unknown or invalid."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return isinstance(orientation, int) and 5 <= orientation <= 8
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _significant_bits(image: Image.Image) -> int | None:
@@ -598,9 +668,8 @@ def _grey_to_rgb(grey: NDArray[Any]) -> NDArray[Any]:
 
 def _blend_with_white(rgba: NDArray[Any]) -> NDArray[Any]:
     result = np.empty((*rgba.shape[:2], 3), np.uint8)
-    for top in range(0, len(rgba), _STRIP):
-        strip = rgba[top : top + _STRIP].astype(np.uint16)
+    for target, part in zip(array_strips(result), array_strips(rgba), strict=True):
+        strip = part.astype(np.uint16)
         opacity = strip[:, :, 3:]
-        blended = (strip[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255
-        result[top : top + _STRIP] = blended
+        target[:] = (strip[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255
     return result

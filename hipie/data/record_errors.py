@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from hipie.data.io.reading_rules import ReadingRules, read_by
 from hipie.data.io.validation import DatasetError
 
 # Fields of records, annotations, segments, expressions and groups.
@@ -55,15 +56,22 @@ class NamedMapper:
     Args:
         mapper: called with a record, and a seed in training.
         dataset_name: a name in Detectron2's catalogs.
+        rules: by which the mapper reads files, also in a worker; None: by those that hold.
     """
 
-    def __init__(self, mapper: Callable[..., dict[str, Any]], dataset_name: str) -> None:
+    def __init__(
+        self,
+        mapper: Callable[..., dict[str, Any]],
+        dataset_name: str,
+        rules: ReadingRules | None = None,
+    ) -> None:
         self.mapper = mapper
         self.dataset_name = dataset_name
+        self.rules = rules
 
     def __call__(self, record: Mapping[str, Any], *seed: Any) -> dict[str, Any]:
         """Return the model's input for a record."""
-        with record_errors(self.dataset_name, record):
+        with record_errors(self.dataset_name, record), read_by(self.rules):
             return self.mapper(record, *seed)
 
 

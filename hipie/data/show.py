@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hipie.data.annotation_view import AnnotationView, read_annotation
+from hipie.data.broken_images import READING_RULES
 from hipie.data.build import MappedDataset
+from hipie.data.io.reading_rules import read_by
 from hipie.data.records import sample_evenly
 from hipie.result_files import require_replaceable, write_drawing
 from hipie.segmentation import Segment, Segmentation
@@ -145,7 +147,7 @@ def write_sheets(
 
     Args:
         records: in the checked form.
-        metadata: of the data set.
+        metadata: of the data set, with its reading rules if they are not the default.
         name: title of the sheets; the files' names begin with its stem.
         output: folder of the files.
         overwrite: replace files that this package did not write.
@@ -163,10 +165,11 @@ def write_sheets(
     for file in files:
         require_replaceable(file, images, overwrite)
     for file, start in zip(files, starts, strict=True):
-        drawings = [
-            draw_annotation(read_annotation(record, metadata), Path(record["file_name"]).name)
-            for record in records[start : start + IMAGES_PER_SHEET]
-        ]
+        with read_by(metadata.get(READING_RULES)):
+            drawings = [
+                draw_annotation(read_annotation(record, metadata), Path(record["file_name"]).name)
+                for record in records[start : start + IMAGES_PER_SHEET]
+            ]
         write_drawing(file, contact_sheet(drawings, title=name))
     return files
 

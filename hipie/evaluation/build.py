@@ -18,6 +18,8 @@ from detectron2.evaluation import (
 from detectron2.utils.file_io import PathManager
 from fvcore.common.registry import Registry
 
+from hipie.data.broken_images import set_reading_rules
+from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.data.record_errors import record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError, MissingFileError
@@ -79,7 +81,8 @@ def build_evaluator(
         )
     if output_folder is not None:
         os.makedirs(output_folder, exist_ok=True)
-    with record_errors(dataset_name):
+    set_reading_rules(dataset_name, rules_of(cfg))
+    with record_errors(dataset_name), read_by(rules_of(cfg)):
         evaluator: DatasetEvaluator = EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
     return evaluator
 

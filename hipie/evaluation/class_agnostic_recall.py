@@ -20,7 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hipie.data.annotation_maps import read_panoptic_map
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
+from hipie.data.io.reading_rules import read_by
 from hipie.data.io.rle import RLE
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import sum_integers
@@ -75,6 +77,7 @@ class ClassAgnosticRecall(DatasetEvaluator):
         self, dataset_name: str, distributed: bool = True, result_name: str = "unseen"
     ) -> None:
         self._records = read_records(dataset_name, distributed=distributed)
+        self._rules = reading_rules_of(dataset_name)
         metadata = MetadataCatalog.get(dataset_name)
         names = list(metadata.thing_classes)
         self._unseen = {names.index(name) for name in metadata.unseen_classes}
@@ -92,7 +95,8 @@ class ClassAgnosticRecall(DatasetEvaluator):
         """Match the objects of unseen classes with the best 100 masks of each image."""
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records.of_image(item["image_id"])
-            masks, classes = _annotated_masks(record)
+            with read_by(self._rules):
+                masks, classes = _annotated_masks(record)
             unseen = [i for i, class_id in enumerate(classes) if int(class_id) in self._unseen]
             instances = output["instances"].to("cpu")
             best = instances.scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]

@@ -23,7 +23,9 @@ from detectron2.evaluation.coco_evaluation import (
 from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.datasets.coco_instances import load_coco_instances
+from hipie.data.io.reading_rules import read_by
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.coco_ground_truth import GroundTruth, panoptic_objects
@@ -247,13 +249,14 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
     def ground_truth(self) -> GroundTruth:
         """Return the things of all images, see the class."""
         truth = GroundTruth()
-        for record in self._records:
-            if self._instances is not None:
-                truth.add(record, self._instances.get(record["image_id"], ()))
-            elif "segments_info" in record:
-                truth.add(record, panoptic_objects(record, self._classes))
-            else:
-                truth.add(record, record.get("annotations") or ())
+        with read_by(reading_rules_of(self._dataset_name)):
+            for record in self._records:
+                if self._instances is not None:
+                    truth.add(record, self._instances.get(record["image_id"], ()))
+                elif "segments_info" in record:
+                    truth.add(record, panoptic_objects(record, self._classes))
+                else:
+                    truth.add(record, record.get("annotations") or ())
         return truth
 
     def _instances_of_file(self) -> dict[Any, list[dict[str, Any]]] | None:

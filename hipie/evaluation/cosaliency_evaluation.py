@@ -11,7 +11,9 @@ import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
-from hipie.data.image_io import MAX_PIXELS, read_saliency_mask
+from hipie.data.broken_images import reading_rules_of
+from hipie.data.image_io import read_saliency_mask
+from hipie.data.io.reading_rules import read_by
 from hipie.data.record_list import read_records
 from hipie.evaluation.distributed import gather_arrays
 from hipie.evaluation.group_predictions import pair_images_with_outputs, predicted_map
@@ -68,6 +70,7 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         self, dataset_name: str, distributed: bool = True, result_name: str = "cosaliency"
     ) -> None:
         self._records = read_records(dataset_name, distributed=distributed)
+        self._rules = reading_rules_of(dataset_name)
         self._distributed = distributed
         self._result_name = result_name
         self.reset()
@@ -86,7 +89,8 @@ class CoSaliencyEvaluator(DatasetEvaluator):
         for _, image, output in pair_images_with_outputs(inputs, outputs):
             position, record = self._records.find("image_id", image["image_id"])
             grey = _to_grey_map(record, output)
-            mask = read_saliency_mask(record["saliency_file_name"], max(MAX_PIXELS, grey.size))
+            with read_by(self._rules):
+                mask = read_saliency_mask(record["saliency_file_name"])
             self._positions.append(position)
             self._measures.append(np.hstack(measure_image(grey, mask)))
 

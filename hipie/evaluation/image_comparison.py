@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map
 from hipie.data.annotation_view import dataset_vocabulary, read_annotation
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.image_io import read_image
+from hipie.data.io.reading_rules import read_by
 from hipie.data.io.rle import RLE
 from hipie.data.label_values import background_index, ignore_label, offset_part_labels
 from hipie.errors import InputError
@@ -89,7 +91,8 @@ class ImageComparer:
             raise InputError(
                 f"the model gives no {self._result} for the data set {self._metadata.name}"
             )
-        return self._compare(item, record, output, self._metadata, self._threshold)
+        with read_by(reading_rules_of(self._metadata.name)):
+            return self._compare(item, record, output, self._metadata, self._threshold)
 
 
 Compare = Callable[[dict[str, Any], dict[str, Any], Any, Metadata, float], ImageComparison]

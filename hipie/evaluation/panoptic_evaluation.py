@@ -16,7 +16,8 @@ from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import panoptic_ids, read_panoptic_map
-from hipie.data.image_io import MAX_PIXELS
+from hipie.data.broken_images import reading_rules_of
+from hipie.data.io.reading_rules import read_by
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import gather_file, sum_integers
@@ -86,7 +87,8 @@ class PanopticEvaluator(DatasetEvaluator):
             record = self._records.of_image(item["image_id"])
             path = record["pan_seg_file_name"]
             predicted, segments = self._prediction(*output["panoptic_seg"])
-            truth = panoptic_ids(read_panoptic_map(path, max(MAX_PIXELS, predicted.size)))
+            with read_by(reading_rules_of(self._dataset_name)):
+                truth = panoptic_ids(read_panoptic_map(path))
             if truth.shape != predicted.shape:
                 raise InputError(
                     f"{path}: the panoptic map has {truth.shape[1]}x{truth.shape[0]} pixels, the "

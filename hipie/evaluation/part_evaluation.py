@@ -10,6 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from hipie.data.annotation_maps import read_class_map
+from hipie.data.broken_images import reading_rules_of
+from hipie.data.io.reading_rules import read_by
 from hipie.data.label_values import background_index, offset_part_labels
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
@@ -58,6 +60,7 @@ class PartEvaluator(DatasetEvaluator):
         background_threshold: float = 0.5,
     ) -> None:
         self._records = read_records(dataset_name, distributed=distributed)
+        self._rules = reading_rules_of(dataset_name)
         metadata = MetadataCatalog.get(dataset_name)
         self._names = list(metadata.stuff_classes)
         background = background_index(metadata, self._names)
@@ -91,7 +94,8 @@ class PartEvaluator(DatasetEvaluator):
             path = record["part_seg_file_name"]
             scores = output["sem_seg_labels" if "sem_seg_labels" in output else "sem_seg"]
             predicted = scores.argmax(dim=0).cpu().numpy()
-            labels = offset_part_labels(read_class_map(path), self._part_ignore_label)
+            with read_by(self._rules):
+                labels = offset_part_labels(read_class_map(path), self._part_ignore_label)
             truth = labels.astype(np.int64) - 1
             if truth.max(initial=-1) >= len(self._names):
                 raise InputError(

@@ -12,8 +12,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
 
+from hipie.data.broken_images import reading_rules_of
 from hipie.data.datasets.panoptic_parts import PartClass, decode_uids
 from hipie.data.image_io import read_label_map
+from hipie.data.io.reading_rules import read_by
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie.evaluation.distributed import sum_integers
@@ -43,6 +45,7 @@ class PartPQEvaluator(DatasetEvaluator):
         self, dataset_name: str, distributed: bool = True, result_name: str = "part_pq"
     ) -> None:
         self._records = read_records(dataset_name, distributed=distributed)
+        self._rules = reading_rules_of(dataset_name)
         self._classes: list[PartClass] = list(MetadataCatalog.get(dataset_name).part_pq_classes)
         self._distributed = distributed
         self._result_name = result_name
@@ -63,7 +66,8 @@ class PartPQEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             record = self._records.of_file(item["file_name"])
             path = record["pan_part_file_name"]
-            truth = decode_uids(read_label_map(path))
+            with read_by(self._rules):
+                truth = decode_uids(read_label_map(path))
             for key in ("panoptic_seg", "part_seg"):
                 if key not in output:
                     raise InputError(f'{path}: PartPQ needs the output "{key}", which is missing')

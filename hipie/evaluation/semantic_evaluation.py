@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from hipie.data.annotation_maps import read_class_map, semantic_of_panoptic
+from hipie.data.broken_images import reading_rules_of
+from hipie.data.io.reading_rules import read_by
 from hipie.data.label_values import background_index, ignore_label
 from hipie.data.record_list import RecordList, read_records
 from hipie.errors import InputError
@@ -143,10 +145,11 @@ class SemanticEvaluator(SemSegEvaluator):
         Raises:
             InputError: naming the file, if it has a value that is neither a class nor ignored.
         """
-        if "sem_seg_file_name" not in record:
-            return semantic_of_panoptic(record, self._ignore_label).astype(dtype)
-        path = record["sem_seg_file_name"]
-        labels: NDArray[Any] = read_class_map(path).astype(dtype)
+        with read_by(reading_rules_of(self._dataset_name)):
+            if "sem_seg_file_name" not in record:
+                return semantic_of_panoptic(record, self._ignore_label).astype(dtype)
+            path = record["sem_seg_file_name"]
+            labels: NDArray[Any] = read_class_map(path).astype(dtype)
         invalid = (labels != self._ignore_label) & ((labels < 0) | (labels >= self._num_classes))
         if invalid.any():
             raise InputError(

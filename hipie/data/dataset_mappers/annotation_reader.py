@@ -22,7 +22,7 @@ from hipie.data.dataset_mappers.ignored_pixels import (
     ignored_panoptic,
 )
 from hipie.data.held_out_classes import without_classes
-from hipie.data.image_io import MAX_PIXELS, require_map_size
+from hipie.data.image_io import require_map_size
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
 
@@ -65,7 +65,7 @@ class AnnotationReader:
     ignore_label: int
     ignore_unlabelled: bool = False
     part_ignore_label: int | None = None
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int | None = None
     held_out: frozenset[int] = frozenset()
 
     def read(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
@@ -137,7 +137,7 @@ def is_semantic(record: dict[str, Any]) -> bool:
     return not any(key in record for key in others)
 
 
-def _read_labels(path: str, size: tuple[int, int], max_pixels: int) -> NDArray[Any]:
+def _read_labels(path: str, size: tuple[int, int], max_pixels: int | None) -> NDArray[Any]:
     labels = read_class_map(path, max_pixels)
     require_map_size(path, labels.shape[:2], size)
     return labels

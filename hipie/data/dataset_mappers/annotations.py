@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hipie.box_ops import masks_to_boxes
+from hipie.data.annotation_maps import panoptic_ids
 from hipie.data.io.rle import to_rle
 from hipie.data.label_values import PANOPTIC_VOID, PART_IGNORE, transform_labels
 from hipie.data.records import xywh_box
@@ -40,8 +41,7 @@ def panoptic_masks(
         (bool [N, h, w], classes int64 [N]).
     """
     non_crowd = [s for s in segments if not s.get("iscrowd", 0) and s["id"] != PANOPTIC_VOID]
-    panoptic = transform.apply_segmentation(colours).astype(np.int32)
-    ids = panoptic[:, :, 0] + 256 * panoptic[:, :, 1] + 65536 * panoptic[:, :, 2]
+    ids = panoptic_ids(transform.apply_segmentation(colours))
     segment_ids = np.array([s["id"] for s in non_crowd], dtype=np.int32)
     classes = np.array([s["category_id"] for s in non_crowd], dtype=np.int64)
     return ids[None] == segment_ids[:, None, None], classes

@@ -9,7 +9,7 @@ import numpy as np
 
 from hipie.data.dataset_mappers.annotations import decode_mask, masks_to_instances
 from hipie.data.dataset_mappers.transforms import flip_text, resize_transform, sample_augmentation
-from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image
+from hipie.data.image_io import image_to_tensor, read_record_image
 from hipie.errors import InputError
 
 
@@ -45,7 +45,7 @@ class ReferringDatasetMapper:
         max_size: int,
         max_expressions: int = 4,
         image_format: str = "RGB",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         square_size: int = 0,
         flip_prob: float = 0.5,
         generalized: bool = False,

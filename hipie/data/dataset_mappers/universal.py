@@ -32,7 +32,6 @@ from hipie.data.dataset_mappers.transforms import (
     sample_augmentation,
 )
 from hipie.data.image_io import (
-    MAX_PIXELS,
     image_to_tensor,
     read_record_image,
 )
@@ -85,7 +84,7 @@ class UniversalDatasetMapper:
         min_sizes: Sequence[int],
         max_size: int,
         image_format: str = "RGB",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         token_counts: Sequence[int] = (),
         max_tokens: int = 512,
         negative_candidates: Sequence[int] | None = None,

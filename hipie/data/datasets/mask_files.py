@@ -21,7 +21,7 @@ import pycocotools.mask as mask_util
 from hipie.data.annotation_maps import read_class_map
 from hipie.data.datasets.class_names_file import read_class_names
 from hipie.data.datasets.cosaliency import group_text
-from hipie.data.image_io import ImageError, read_image_size, require_map_size
+from hipie.data.image_io import ImageError, distinct_values, read_image_size, require_map_size
 from hipie.data.io.fields import (
     TEXT,
     EntryFaults,
@@ -131,7 +131,7 @@ class ShownClasses:
             names = read_class_names(self.class_names)
             for path in sorted(Path(self.label_maps).iterdir()):
                 if path.stem in stems:
-                    values = np.unique(read_class_map(path)).tolist()
+                    values = distinct_values(read_class_map(path))
                     shown[stems[path.stem]] = {
                         name_key(names[value]) for value in values if value < len(names)
                     }
@@ -311,7 +311,7 @@ class _Files:
             path = self._path(where, "mask", mask)
             values = read_class_map(path)
             require_map_size(str(path), values.shape, (record["height"], record["width"]))
-            present = np.unique(values).tolist()
+            present = sorted(distinct_values(values))
             if len([value for value in present if value]) > 1:
                 raise DatasetError(
                     f"{path}: a mask has the value 0 and one other, and this one has "

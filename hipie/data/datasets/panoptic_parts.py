@@ -76,7 +76,9 @@ def decode_uids(uids: NDArray[Any]) -> PanopticParts:
     Raises:
         ValueError: if a label is outside this range.
     """
-    labels = np.asarray(uids).astype(np.int64)
+    labels = np.asarray(uids)
+    narrow = labels.dtype.itemsize < 4 or labels.dtype == np.int32
+    labels = labels.astype(np.int32 if narrow else np.int64, copy=False)
     if labels.size and (labels.min() < 0 or labels.max() > MAX_LABEL):
         raise InputError(
             f"a label of panoptic parts is {labels.max()}, outside of 0 to {MAX_LABEL}"

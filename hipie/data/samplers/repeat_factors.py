@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map
+from hipie.data.image_io import distinct_values
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 
 
@@ -53,12 +54,12 @@ def record_classes(
     """
     if "part_seg_file_name" in record:
         labels = read_class_map(record["part_seg_file_name"])
-        values = np.unique(offset_part_labels(labels, part_ignore_label)).tolist()
+        values = distinct_values(offset_part_labels(labels, part_ignore_label))
         return {value - 1 for value in values if value != PART_IGNORE}
     for key in ("segments_info", "annotations"):
         if key in record:
             return {entry["category_id"] for entry in record[key] if not entry.get("iscrowd", 0)}
     if "sem_seg_file_name" not in record:
         return set()
-    values = np.unique(read_class_map(record["sem_seg_file_name"])).tolist()
+    values = distinct_values(read_class_map(record["sem_seg_file_name"]))
     return {value for value in values if value != ignore_label}

@@ -68,6 +68,7 @@ def _run(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
     """Build the model and read the examples; return the model with the call on an image."""
     from hipie import Segmenter
+    from hipie.data.io.reading_rules import read_by, rules_of
     from hipie_fewshot.support_set import Example
 
     segmenter = (
@@ -75,7 +76,8 @@ def _build(args: argparse.Namespace) -> tuple[Segmenter, Callable[[Any], Segment
         if args.model
         else Segmenter.from_config(args.config_file, device=args.device, opts=args.opts)
     )
-    examples = [Example.read(image, mask, args.label) for image, mask in args.example]
+    with read_by(rules_of(segmenter.cfg)):
+        examples = [Example.read(image, mask, args.label) for image, mask in args.example]
     stream = sys.stderr if "jsonl" in ",".join(args.formats) else sys.stdout
     for (_, mask), example in zip(args.example, examples, strict=True):
         share = f"{100 * example.share:.1f} % of the pixels are the object"

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import get_cfg
 from PIL import Image
 
-from hipie import Segmenter
+from hipie import Segmenter, add_hipie_config
 from hipie.result_files import is_result_file
 from hipie.segmentation import Segment, Segmentation
 from hipie_fewshot.__main__ import main
@@ -19,6 +19,10 @@ from tests.exit_status import exit_status
 
 class StubSegmenter:
     """Returns the mask of the first example."""
+
+    def __init__(self):
+        self.model, self.cfg = torch.nn.Linear(1, 1), get_cfg()
+        add_hipie_config(self.cfg)
 
     def like(self, image, examples):
         pixels = np.asarray(Image.open(image).convert("RGB"))
@@ -51,9 +55,7 @@ def test_every_image_has_its_drawing(arguments, capsys):
 
 def test_folders_are_segmented_and_go_on(arguments, monkeypatch, capsys):
     """Examples are part of the settings, by their content."""
-    built = StubSegmenter()
-    built.model, built.cfg, calls = torch.nn.Linear(1, 1), get_cfg(), []
-    built.cfg.INPUT.MAX_PIXELS = 10_000
+    built, calls = StubSegmenter(), []
 
     def like(pixels, examples):
         calls.append(pixels.shape)
@@ -109,3 +111,11 @@ def test_a_broken_mask_is_named(arguments, capsys):
     assert exit_status(main, arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m hipie_fewshot: ") and "mask.png" in line
+
+
+def test_examples_have_the_limit_of_pixels(arguments, monkeypatch, capsys):
+    built = StubSegmenter()
+    built.cfg.INPUT.MAX_PIXELS = 30 * 20 - 1
+    monkeypatch.setattr(Segmenter, "from_config", lambda *_, **__: built)
+    assert exit_status(main, arguments) == 1
+    assert "example.png: 30x20 are too many pixels" in capsys.readouterr().err

@@ -12,9 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
+from hipie.data.annotation_maps import read_panoptic_map
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
-from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.image_io import image_to_tensor, read_record_image
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 from hipie_fewshot.support_set import Example
@@ -154,7 +155,7 @@ def class_mask(record: Record, class_id: int) -> np.ndarray:
     things = [thing for thing in _things(record) if thing["category_id"] == class_id]
     transform = NoOpTransform()
     if "pan_seg_file_name" in record:
-        labels = read_label_map(record["pan_seg_file_name"])
+        labels = read_panoptic_map(record["pan_seg_file_name"])
         masks, _ = panoptic_masks(labels, things, transform)
     else:
         masks, _ = instance_masks(things, record["height"], record["width"], transform)

@@ -20,7 +20,7 @@ from hipie.data.dataset_mappers.transforms import (
     sample_augmentation,
     training_sizes,
 )
-from hipie.data.image_io import MAX_PIXELS, image_to_tensor, read_record_image, read_saliency_mask
+from hipie.data.image_io import image_to_tensor, read_record_image, read_saliency_mask
 from hipie.errors import InputError
 from hipie.logs import get_logger
 
@@ -46,7 +46,7 @@ class ImageConfig:
     square: int
     image_format: str
     flip_prob: float = 0.0
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, training: bool) -> ImageConfig:
@@ -151,7 +151,7 @@ class GroupTrainingMapper:
         self, rng: np.random.Generator, index: int, annotations: list[int] | None, *, flip: bool
     ) -> dict[str, Any]:
         record, config = self.dataset.images[index], self.image_config
-        image = read_record_image(record, self.image_config.max_pixels)
+        image = read_record_image(record, config.max_pixels)
         transform = sample_augmentation(
             rng,
             *image.shape[:2],
@@ -160,7 +160,8 @@ class GroupTrainingMapper:
             flip_prob=float(flip),
             square_size=config.square,
         ).transform
-        target = transform.apply_segmentation(target_mask(record, annotations))
+        mask = target_mask(record, annotations, config.max_pixels)
+        target = transform.apply_segmentation(mask)
         return {
             **{key: record[key] for key in RECORD_KEYS if key in record},
             "image": image_to_tensor(transform.apply_image(image), config.image_format),
@@ -203,12 +204,15 @@ class GroupTestMapper:
         }
 
 
-def target_mask(record: dict[str, Any], annotations: list[int] | None) -> np.ndarray:
+def target_mask(
+    record: dict[str, Any], annotations: list[int] | None, max_pixels: int | None = None
+) -> np.ndarray:
     """Union of the masks of an image's annotations.
 
     Args:
         record: with `annotations`, or with `saliency_file_name`, whose mask is the target.
         annotations: indices of the target's annotations; None for a negative image.
+        max_pixels: of a mask's file, see `open_image`.
 
     Returns:
         uint8 [H, W] of 0 and 1.
@@ -218,8 +222,7 @@ def target_mask(record: dict[str, Any], annotations: list[int] | None) -> np.nda
     if annotations is None:
         return target
     if "saliency_file_name" in record:
-        limit = max(MAX_PIXELS, height * width)  # of the image, which is read already
-        mask = read_saliency_mask(record["saliency_file_name"], limit).astype(np.uint8)
+        mask = read_saliency_mask(record["saliency_file_name"], max_pixels).astype(np.uint8)
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     for index in annotations:
         target |= decode_mask(record["annotations"][index]["segmentation"], height, width)

@@ -9,9 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import NoOpTransform
 
+from hipie.data.annotation_maps import read_panoptic_map
 from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset
 from hipie.data.dataset_mappers.annotations import instance_masks, panoptic_masks
-from hipie.data.image_io import image_to_tensor, read_label_map, read_record_image
+from hipie.data.image_io import image_to_tensor, read_record_image
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
 
@@ -43,7 +44,7 @@ class TargetsMapper:
         transform = NoOpTransform()
         if "pan_seg_file_name" in record:
             things = [s for s in record["segments_info"] if s.get("isthing", True)]
-            labels = read_label_map(record["pan_seg_file_name"])
+            labels = read_panoptic_map(record["pan_seg_file_name"])
             return panoptic_masks(labels, things, transform)[0]
         size = record["height"], record["width"]
         return instance_masks(record["annotations"], *size, transform)[0]
