@@ -21,12 +21,20 @@ class PrintableFilter(logging.Filter):
     """Filter that makes messages printable, see `hipie.errors.printable`; it drops none.
 
     For loggers, and for handlers that write what other packages log.
+
+    Args:
+        one_line: whether line breaks of the message are made printable, too: of packages that put
+            text from files into it.
     """
+
+    def __init__(self, *, one_line: bool = False) -> None:
+        super().__init__()
+        self._clean_message = _one_line if one_line else printable_lines
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replace the message and the arguments of a record."""
         clean = printable_lines if _LINES in str(record.msg) else _one_line
-        record.msg = printable_lines(str(record.msg))
+        record.msg = self._clean_message(str(record.msg))
         if isinstance(record.args, Mapping):
             record.args = {key: _argument(value, clean) for key, value in record.args.items()}
         elif record.args:
@@ -73,6 +81,17 @@ def get_logger(name: str) -> logging.Logger:
     if not any(isinstance(one, PrintableFilter) for one in logger.filters):
         logger.addFilter(PrintableFilter())
     return logger
+
+
+def make_printable(package: str) -> None:
+    """Make what another package logs printable, where it writes to the terminal by itself.
+
+    Args:
+        package: name of its logger, whose handlers get a filter.
+    """
+    for handler in logging.getLogger(package).handlers:
+        if not any(isinstance(one, PrintableFilter) for one in handler.filters):
+            handler.addFilter(PrintableFilter(one_line=True))
 
 
 def _argument(value: Any, clean: Any) -> Any:

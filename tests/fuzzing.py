@@ -10,7 +10,9 @@ is in JSON: the number of files, how many were read and refused, and the failure
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
+import os
 import pickle
 import random
 import resource
@@ -18,6 +20,8 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,6 +368,193 @@ def read_prompts(folder: Path) -> object:
     return [to_sam_prompt(prompt, (16, 24)) for prompt in parse_prompts(content)]
 
 
+def make_grd(folder: Path) -> list[Path]:
+    """D3's four pickles: an image, its object, and two expressions of one group."""
+    image(folder / "a.png")
+    rle = {"size": [16, 24], "counts": b"T2880000000000000l5"}
+    box = np.array([4.0, 4.0, 8.0, 8.0])
+    tables: dict[str, dict[int, dict[str, Any]]] = {
+        "images": {1: {"file_name": "a.png", "height": 16, "width": 24, "anno_id": [1]}},
+        "annotations": {
+            1: {"id": 1, "image_id": 1, "sent_id": [1], "segmentation": [rle], "bbox": box}
+        },
+        "sentences": {
+            1: {"raw_sent": "the dog", "is_negative": False},
+            2: {"raw_sent": "a dog without a leash", "is_negative": True},
+        },
+        "groups": {1: {"img_id": [1], "inner_sent_id": [1, 2], "group_name": "dogs"}},
+    }
+    for name, table in tables.items():
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(table, 4))
+    return [folder / f"{name}.pkl" for name in tables]
+
+
+def read_grd(folder: Path) -> object:
+    from hipie.data.datasets.grd import load_grd
+
+    return [load_grd(folder, folder, inter_group=inter_group) for inter_group in (False, True)]
+
+
+def make_groups(folder: Path) -> list[Path]:
+    """Groups and refs of images with one mask file an object."""
+    pairs = []
+    for name in "ab":
+        image(folder / f"{name}.png")
+        mask = np.zeros((16, 24), np.uint8)
+        mask[4:12, 4:12] = 255
+        Image.fromarray(mask).save(folder / f"{name}_mask.png")
+        pairs.append({"image": f"{name}.png", "mask": f"{name}_mask.png"})
+    groups = {
+        "dogs": {"class": "dog", "train": [pairs[0]], "val": []},
+        "cats": {"train": [pairs[1]]},
+    }
+    refs = [
+        {**pairs[0], "class": "dog", "sentences": ["the dog", "a dog"]},
+        {"image": "b.png", "sentences": ["a horse"]},
+    ]
+    return [
+        write_json(folder / "groups.json", groups),
+        write_json(folder / "refs.json", refs),
+        folder / "a_mask.png",
+    ]
+
+
+def read_groups(folder: Path) -> object:
+    from hipie.data.datasets.mask_files import load_groups, load_mask_refs
+    from hipie.data.datasets.referring_format import register_referring
+
+    register_referring("fuzzing_refs", folder / "refs.json", "", folder)
+    groups = load_groups(folder / "groups.json", "train", folder, negatives=1)
+    return groups, load_mask_refs(folder / "refs.json", folder)
+
+
+def make_npz(folder: Path) -> list[Path]:
+    arrays = {"a/kernel": np.ones((3, 4), np.float32), "b": np.zeros(2, np.float16)}
+    np.savez(folder / "plain.npz", **arrays)
+    np.savez_compressed(folder / "packed.npz", **arrays)
+    return [folder / "plain.npz", folder / "packed.npz"]
+
+
+def read_npz(folder: Path) -> object:
+    """Whatever passes the check, NumPy reads within the limits, or refuses."""
+    from hipie.checkpoint.error import CheckpointError
+    from hipie.checkpoint.numpy_archive import check_numpy_archive
+
+    for name in ("plain.npz", "packed.npz"):
+        check_numpy_archive(folder / name)
+        try:
+            with np.load(folder / name) as archive:
+                values = [archive[key] for key in archive.files]
+        except (OSError, ValueError, LookupError, zlib.error, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{name}: NumPy refuses it ({type(error).__name__})") from error
+        assert sum(value.nbytes for value in values) < 1 << 20
+    return None
+
+
+def make_sharded(folder: Path) -> list[Path]:
+    from hipie.checkpoint.sharded import write_sharded
+
+    state = {"a.weight": torch.ones(3, 4), "b": torch.zeros(2, dtype=torch.float16)}
+    write_sharded(folder / "a.dcp", {"model": state, "iteration": 3, "hooks": [{"x": (1, None)}]})
+    return sorted(path for path in (folder / "a.dcp").iterdir() if path.is_file())
+
+
+def read_sharded_folder(folder: Path) -> object:
+    from hipie.checkpoint.read import read_state
+
+    return read_state(folder / "a.dcp")
+
+
+def make_open_clip(folder: Path) -> list[Path]:
+    from hipie.modeling.open_vocabulary import clip_loading
+
+    clip, _ = clip_loading.load_clip("random:tiny")
+    network = {**clip_loading._TINY, "text_cfg": dict(clip_loading._TINY["text_cfg"])}
+    save_file(
+        {k: v.contiguous() for k, v in clip.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    content = {"model_cfg": network, "preprocess_cfg": preprocess}
+    return [write_json(folder / "open_clip_config.json", content)]
+
+
+def read_open_clip(folder: Path) -> object:
+    from hipie.modeling.open_vocabulary.clip_loading import load_clip
+
+    return load_clip(str(folder))
+
+
+def make_vocabulary(folder: Path) -> list[Path]:
+    classes = [
+        {"name": "dog", "kind": "thing", "synonyms": ["dog", "puppy"]},
+        {"name": "sky", "kind": "stuff"},
+        {"name": "dog head", "kind": "part", "whole": "dog"},
+    ]
+    return [write_json(folder / "vocabulary.json", {"classes": classes})]
+
+
+def read_vocabulary(folder: Path) -> object:
+    from hipie.model_zoo.model_folder import folder_vocabulary
+
+    return folder_vocabulary(folder)
+
+
+def make_list(folder: Path) -> list[Path]:
+    image(folder / "a.png")
+    image(folder / "more/b.png")
+    write_json(folder / "coco.json", coco_content())
+    lines = ["a.png", "more", "*.png", "coco.json", "nowhere/c.png"]
+    (folder / "list.txt").write_text("".join(f"{folder / line}\n" for line in lines))
+    return [folder / "list.txt", folder / "coco.json"]
+
+
+def read_list(folder: Path) -> object:
+    from hipie.batch_inference.inputs import find_inputs
+
+    return find_inputs([f"@{folder / 'list.txt'}"])
+
+
+def make_run_folder(folder: Path) -> list[Path]:
+    """The state of a run with one image of two segments, one of them with a part, and one error."""
+    from hipie.batch_inference.records import ImageRecord
+    from hipie.batch_inference.run_folder import RunFolder
+
+    source = image(folder / "a.png")
+    rle = {"size": [16, 24], "counts": "T2880000000000000l5"}
+    part = {"category": "head", "kind": "part", "score": 0.5, "segmentation": rle}
+    segments = [
+        {"category": "dog", "kind": "thing", "score": 0.9, "segmentation": rle, "parts": [part]},
+        {"category": "sky", "kind": "stuff", "score": 1, "segmentation": rle},
+    ]
+    size = {"file": str(source), "height": 16, "width": 24}
+    record = ImageRecord("a", str(source), (100, 200), {"image": size, "segments": segments}, 1)
+    with RunFolder(folder / "out", RUN) as run:
+        run.add(record)
+        run.add_video("/clip.mp4", 2, (1, 2), 3)
+        run.add_error({"file": "/broken.png", "error": "it is damaged"})
+    state = folder / "out/.hipie"
+    return [
+        *(state / name for name in ("records.jsonl", "settings.json", "classes.json")),
+        folder / "out/errors.jsonl",
+    ]
+
+
+RUN = {"config": {"A": 1}, "things": ["dog"]}
+
+
+def read_run_folder(folder: Path) -> object:
+    from hipie.batch_inference.run_folder import RunFolder
+
+    with RunFolder(folder / "out", RUN) as run:
+        run.known_names()
+        for record in run.records():
+            assert all(segment.mask.shape == record.size for segment in record.walk())
+        run.frames_of("/clip.mp4", 2, (1, 2))
+        run.start_errors(["/other.png"])
+        return run.category_ids()
+
+
 READERS = {
     "coco": Reader(make_coco, read_coco, True),
     "lvis": Reader(make_lvis, read_lvis, True),
@@ -378,6 +569,14 @@ READERS = {
     "names": Reader(make_names, read_names),
     "model_folder": Reader(make_model_folder, read_model_folder, True),
     "prompts": Reader(make_prompts, read_prompts, True),
+    "grd": Reader(make_grd, read_grd, True),
+    "groups": Reader(make_groups, read_groups, True),
+    "npz": Reader(make_npz, read_npz),
+    "sharded": Reader(make_sharded, read_sharded_folder),
+    "open_clip": Reader(make_open_clip, read_open_clip, True),
+    "vocabulary": Reader(make_vocabulary, read_vocabulary, True),
+    "list": Reader(make_list, read_list, True),
+    "run_folder": Reader(make_run_folder, read_run_folder, True),
 }
 
 
@@ -435,12 +634,25 @@ def mutate_value(content: Any, rng: random.Random) -> Any:
     return content
 
 
+PICKLES = (".p", ".pkl")
+
+
+def mutate_line(data: bytes, rng: random.Random) -> bytes:
+    """Exchange, remove or repeat one value of a line of JSON."""
+    lines = data.splitlines()
+    position = rng.randrange(len(lines))
+    lines[position] = json.dumps(mutate_value(json.loads(lines[position]), rng)).encode()
+    return b"\n".join(lines) + b"\n"
+
+
 def mutate(data: bytes, path: Path, rng: random.Random) -> bytes:
     """Return another content for a file of a structured format."""
     try:
         if path.suffix == ".json":
             content = json.loads(data)
-        elif path.suffix == ".p":
+        elif path.suffix == ".jsonl":
+            return mutate_line(data, rng)
+        elif path.suffix in PICKLES:
             content = pickle.loads(data)
         elif path.suffix == ".yaml":
             content = yaml.safe_load(data)
@@ -449,7 +661,7 @@ def mutate(data: bytes, path: Path, rng: random.Random) -> bytes:
         for _ in range(rng.choice((1, 1, 2, 3))):
             if isinstance(content, dict | list):
                 content = mutate_value(content, rng)
-        if path.suffix == ".p":
+        if path.suffix in PICKLES:
             return pickle.dumps(content, 2)
         if path.suffix == ".yaml":
             return yaml.safe_dump(content).encode("utf-8", "surrogatepass")
@@ -517,7 +729,12 @@ def main() -> None:
     counts = {"files": 0, "read": 0, "refused": 0}
     failures: dict[str, str] = {}
     end = time.monotonic() + options.seconds
+    armed = 0.0
     while time.monotonic() < end and len(failures) < 20:
+        if time.monotonic() > armed + SECONDS:
+            # The alarm waits for the end of compiled code; this does not, and says where it is.
+            faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
+            armed = time.monotonic()
         path = rng.choice(files)
         structured = reader.structured and rng.random() < 0.7
         data = mutate(seeds[path], path, rng) if structured else mutate_bytes(seeds[path], rng)
@@ -536,7 +753,11 @@ def main() -> None:
         else:
             counts[kind] += 1
         path.write_bytes(seeds[path])
-    print(json.dumps({**counts, "failures": failures}))
+    print(json.dumps({**counts, "failures": failures}), flush=True)
+    sys.stderr.flush()
+    # The end of Python and of the libraries' threads, with little memory left, is not what is
+    # tested; on a busy machine it takes longer than many files.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 from hipie.data.io.fields import require_inside
 from hipie.data.io.json_file import read_json
+from hipie.data.io.regular_file import read_file
 from hipie.errors import InputError, UsageError, cause_of, printable
 
 IMAGE_SUFFIXES = frozenset(
@@ -211,8 +212,10 @@ def _read_lines(path: str) -> list[str]:
         InputError: if it cannot be read.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
+        text = read_file(path, "list").decode("utf-8-sig", "surrogateescape")
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: the list cannot be read ({cause_of(error)})") from error
     if "\0" in text:
         raise InputError(f"{path}: this is not a text file with one path a line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,12 @@ from pycocotools import mask as coco_mask
 from hipie.batch_inference.inputs import InputImage, InputVideo
 from hipie.batch_inference.video import read_frames
 from hipie.data.image_io import ImageError, read_image, require_size
+from hipie.data.io.reading_rules import pixel_limit
+from hipie.data.io.rle import check_segmentation
 from hipie.segmentation import Segment, Segmentation
+
+# How deep parts have parts.
+MAX_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -63,16 +69,54 @@ class ImageRecord:
         }
 
     @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> ImageRecord:
+    def from_line(cls, line: Any) -> ImageRecord:
         """Convert back from `to_line`.
+
+        The name of the outputs stays in the folder of results. Segments are checked by
+        `check_segments`, before their masks are decoded.
 
         Raises:
             KeyError, TypeError, ValueError: for something else.
         """
         size, changed = line["version"]
-        name, source = line["name"], line["source"]
-        line["result"]["image"]["file"], line["result"]["segments"]
-        return cls(name, source, (size, changed), line["result"], line["image_id"])
+        name, source, result = line["name"], line["source"], line["result"]
+        image, image_id = result["image"], line["image_id"]
+        frame = image.get("frame")
+        if not (_are_texts(name, source, image["file"]) and _are_integers(size, changed)):
+            raise TypeError("a name or a version of another type")
+        if name.startswith("/") or not name or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError("a name that leaves the folder")
+        if not _are_integers(image["height"], image["width"]) or not (
+            _are_integers(*(number for number in (frame, image_id) if number is not None))
+        ):
+            raise TypeError("numbers of another type")
+        if not isinstance(result["segments"], list):
+            raise TypeError("segments of another type")
+        return cls(name, source, (size, changed), result, image_id)
+
+    def check_segments(self) -> None:
+        """Check the segments of a record that was read from a file, and of their parts.
+
+        Raises:
+            KeyError, TypeError, ValueError: for a mask of another size than the image, and for
+                values of other types.
+        """
+        height, width = self.size
+        if height < 1 or width < 1 or height * width > pixel_limit():
+            raise ValueError("an image of another size")
+        open_entries = [(entry, 0) for entry in self.result["segments"]]
+        while open_entries:
+            entry, depth = open_entries.pop()
+            score = entry["score"]
+            names_are_valid = is_class_name(entry["category"]) and is_class_name(entry["kind"])
+            if not names_are_valid or isinstance(score, bool):
+                raise TypeError("a class of another type")
+            if not math.isfinite(score) or depth > MAX_DEPTH:
+                raise ValueError("a score or parts that are none")
+            if not isinstance(entry["segmentation"], dict):
+                raise TypeError("a mask of another type")
+            check_segmentation(entry["category"], entry["segmentation"], height, width)
+            open_entries += [(part, depth + 1) for part in entry.get("parts", ())]
 
     def read_pixels(self) -> NDArray[Any]:
         """Return the image, which is read again if necessary.
@@ -137,6 +181,20 @@ def decode_mask(rle: Mapping[str, Any]) -> NDArray[Any]:
         "counts": counts.encode() if isinstance(counts, str) else counts,
     }
     return np.ascontiguousarray(coco_mask.decode(encoded).astype(bool))
+
+
+def _are_texts(*values: Any) -> bool:
+    """Whether all values are texts, of which file systems may have names."""
+    return all(isinstance(value, str) and "\0" not in value for value in values)
+
+
+def is_class_name(value: Any) -> bool:
+    """Whether a value is text without lone surrogates, which no file of results can have."""
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _are_integers(*values: Any) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def _walk(segments: Sequence[Segment]) -> Iterator[Segment]:

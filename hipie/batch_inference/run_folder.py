@@ -18,16 +18,20 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from hipie.batch_inference.records import ImageRecord
+from hipie.batch_inference.records import ImageRecord, is_class_name
+from hipie.data.io.json_file import read_json
+from hipie.data.io.regular_file import read_file
 from hipie.errors import InputError, MachineError, UsageError, cause_of, printable
 from hipie.result_files import replace_file
 
 STATE = ".hipie"
 ERRORS = "errors.jsonl"
+# What reading a line raises that this package has not written.
+_NO_RECORD = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
 class RunFolder:
@@ -108,7 +112,7 @@ class RunFolder:
         elif settings_file.exists():
             self.is_new = False
             self._require_same_settings(settings_file)
-            self.classes = _read_state(self.state / "classes.json", {})
+            self.classes = _read_classes(self.state / "classes.json")
         if not settings_file.exists():
             _write_json(settings_file, self.identity)
         self._read_records()
@@ -122,7 +126,7 @@ class RunFolder:
             ) from error
 
     def _require_same_settings(self, file: Path) -> None:
-        before = _read_state(file, {})
+        before = _read_state(file)
         old_values, new_values = _flat(before), _flat(self.identity)
         for name in dict.fromkeys((*new_values, *old_values)):
             old, new = old_values.get(name), new_values.get(name)
@@ -137,6 +141,8 @@ class RunFolder:
         """Index the records, and remove an incomplete last line."""
         if not self._records_file.exists():
             return
+        if not self._records_file.is_file():
+            raise InputError(f"{self._records_file}: this is not a regular file")
         end = 0
         with self._records_file.open("rb") as file:
             for line in file:
@@ -148,10 +154,11 @@ class RunFolder:
             os.truncate(self._records_file, end)
 
     def _index(self, line: bytes, position: int) -> None:
-        with suppress(KeyError, TypeError, ValueError, AttributeError):
+        with suppress(*_NO_RECORD):
             content = json.loads(line)
             if "frames" in content:
-                self._videos[content["source"], content["every"]] = tuple(content["version"])
+                size, changed = content["version"]
+                self._videos[content["source"], content["every"]] = (size, changed)
                 return
             record = ImageRecord.from_line(content)
             self._positions[record.source, record.frame] = (record.name, position, record.version)
@@ -173,21 +180,36 @@ class RunFolder:
 
         Raises:
             KeyError: if there is none.
+            InputError: if it is damaged.
         """
         position = self._positions[source, frame][1]
         with self._records_file.open("rb") as file:
-            file.seek(position)
-            return ImageRecord.from_line(json.loads(file.readline()))
+            return self._read_record(file, position)
 
     def records(self) -> Iterator[ImageRecord]:
-        """Read the record of every image, sorted by name."""
+        """Read the record of every image, sorted by name.
+
+        Raises:
+            InputError: if one is damaged.
+        """
         if not self._positions:
             return
         by_name = sorted((name, position) for name, position, _ in self._positions.values())
         with self._records_file.open("rb") as file:
             for _, position in by_name:
-                file.seek(position)
-                yield ImageRecord.from_line(json.loads(file.readline()))
+                yield self._read_record(file, position)
+
+    def _read_record(self, file: BinaryIO, position: int) -> ImageRecord:
+        file.seek(position)
+        try:
+            record = ImageRecord.from_line(json.loads(file.readline()))
+            record.check_segments()
+        except _NO_RECORD as error:
+            raise InputError(
+                f"{self._records_file}: the record at byte {position:,} is damaged "
+                f"({cause_of(error)}); make all results anew with --overwrite"
+            ) from error
+        return record
 
     def add(self, record: ImageRecord) -> None:
         """Append the record of an image.
@@ -254,10 +276,16 @@ class RunFolder:
         file = self.path / ERRORS
         if not file.exists():
             return
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
+        for line in read_file(file, "list of errors").decode("utf-8", "replace").splitlines():
+            with suppress(*_NO_RECORD):
                 entry = json.loads(line)
-                self._errors[json.dumps([entry["file"], entry.get("frame")])] = line
+                name, frame = entry["file"], entry.get("frame")
+                if (
+                    isinstance(name, str)
+                    and "\0" not in name
+                    and (frame is None or type(frame) is int)
+                ):
+                    self._errors[json.dumps([name, frame])] = line
 
     def start_errors(self, inputs: Iterable[str]) -> None:
         """Remove errors of earlier runs about files that are tried again or do not exist."""
@@ -319,15 +347,21 @@ def _write_json(file: Path, content: Any) -> None:
     replace_file(file, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
 
 
-def _read_state(file: Path, default: dict[str, Any]) -> dict[str, Any]:
+def _read_state(file: Path) -> dict[str, Any]:
+    """Read a file of the state, {} if there is none."""
     if not file.exists():
-        return default
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: it cannot be read ({cause_of(error)})") from error
+        return {}
+    content = read_json(file)
     if not isinstance(content, dict):
         raise InputError(f"{file}: this is not a file of hipie")
+    return content
+
+
+def _read_classes(file: Path) -> dict[str, str]:
+    content = _read_state(file)
+    for name, kind in content.items():
+        if not isinstance(kind, str) or not is_class_name(name):
+            raise InputError(f"{file}: this is not a file of hipie")
     return content
 
 

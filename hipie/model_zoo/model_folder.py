@@ -26,6 +26,7 @@ from hipie.errors import InputError, cause_of
 from hipie.model_zoo import hub
 from hipie.model_zoo.models import ModelError, packaged_models, similar_models
 from hipie.model_zoo.records import FileRecord
+from hipie.modeling.model_folder import read_small_file
 from hipie.vocabularies.json_format import (
     VOCABULARY_FILE,
     vocabulary_from_json,
@@ -35,6 +36,9 @@ from hipie.vocabularies.vocabulary import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 TEXT_FOLDER = "text_encoder"
+# 1,203 classes of LVIS with their synonyms have 200 kB.
+MAX_VOCABULARY_BYTES = 64 * 2**20
+MAX_NAME_BYTES = 4096
 _TEXT_SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model")
 # Keys that describe a model and its inputs, and not the machine or a training.
 _SAVED = ("MODEL.", "INPUT.", "TEST.DETECTIONS_PER_IMAGE", "IMPORTS", "VERSION")
@@ -118,8 +122,8 @@ def _weights_file(folder: Path) -> str | None:
     if file is not None:
         return str(file)
     names = ["model_final.pth"]
-    with contextlib.suppress(OSError, ValueError):
-        last = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+    with contextlib.suppress(InputError, ValueError):
+        last = read_small_file(folder / "last_checkpoint", MAX_NAME_BYTES).decode("utf-8").strip()
         names.insert(0, Path(last).name)
     file = next((folder / name for name in names if name and (folder / name).exists()), None)
     if file is None:
@@ -144,11 +148,11 @@ def folder_vocabulary(folder: str | Path) -> Vocabulary | None:
         InputError: naming the file, if it is damaged.
     """
     file = Path(folder, VOCABULARY_FILE)
-    if not file.is_file():
+    if not file.exists():
         return None
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        text = read_small_file(file, MAX_VOCABULARY_BYTES).decode("utf-8")
+    except UnicodeError as error:
         raise InputError(f"{file} cannot be read: {cause_of(error)}") from error
     return vocabulary_from_json(text, str(file))
 

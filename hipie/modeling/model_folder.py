@@ -29,23 +29,35 @@ def read_model_config(file: str | Path) -> dict[str, Any]:
             object in JSON.
     """
     path = Path(file)
+    data = read_small_file(path, MAX_CONFIG_BYTES)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: it cannot be read ({cause_of(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: this is not an object in JSON")
+    return content
+
+
+def read_small_file(path: str | Path, max_bytes: int) -> bytes:
+    """Read a file of a model's folder that is small in every folder of a model.
+
+    Raises:
+        InputError: if it is missing, no regular file, or has more bytes.
+    """
+    path = Path(path)
     if not path.exists():
         raise MissingFileError(f"{path}: there is no such file")
     if not path.is_file():
         raise InputError(f"{path}: this is no regular file")
     try:
         with open(path, "rb") as stream:
-            data = stream.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: a configuration has at most {MAX_CONFIG_BYTES:,} bytes")
-        content = json.loads(data)
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
         raise InputError(f"{path}: it cannot be read ({cause_of(error)})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: this is not an object in JSON")
-    return content
+    if len(data) > max_bytes:
+        raise InputError(f"{path}: such a file has at most {max_bytes:,} bytes")
+    return data
 
 
 def require_sizes(config: Mapping[str, Any], name: str) -> None:

@@ -71,7 +71,7 @@ def test_folders_without_an_image_are_wrong_usage(in_tmp):
     (in_tmp / "list.txt").write_text("\n")
     with pytest.raises(UsageError, match="there is no image"):
         find_inputs(["@list.txt"])
-    with pytest.raises(ValueError, match="nowhere.txt: the list cannot be read"):
+    with pytest.raises(ValueError, match="nowhere.txt: there is no such list"):
         find_inputs(["@nowhere.txt"])
     with pytest.raises(ValueError, match="not a text file"):
         (in_tmp / "list.txt").write_bytes(b"a\0b")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.load import check_exact_state
+from hipie.checkpoint.numpy_archive import check_numpy_archive
 from hipie.checkpoint.read import read_state
 from hipie.downloads import download
 from hipie.errors import InputError, MissingPackageError
@@ -73,11 +74,12 @@ def create_with_published_weights(name: str, **options: Any) -> nn.Module:
         OSError, RuntimeError, ValueError: if it cannot be downloaded, or timm cannot load it.
     """
     file = _published_file(name)
-    content: dict[str, Any] = (
-        {"file": str(file)}  # of JAX; NumPy reads it without its pickles
-        if file.suffix == ".npz"
-        else {"state_dict": read_state(file)["model"], "custom_load": False}
-    )
+    content: dict[str, Any]
+    if file.suffix == ".npz":
+        check_numpy_archive(file)
+        content = {"file": str(file)}  # of JAX; NumPy reads it without its pickles
+    else:
+        content = {"state_dict": read_state(file)["model"], "custom_load": False}
     model: nn.Module = timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay=content, **options
     )

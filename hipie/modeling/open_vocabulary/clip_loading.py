@@ -20,6 +20,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
+from hipie.checkpoint.numpy_archive import check_numpy_archive
 from hipie.checkpoint.read import read_state, unwrap_names
 from hipie.errors import InputError, cause_of, printable
 from hipie.modeling.hub import HubError, check_hub_file
@@ -32,7 +33,7 @@ TINY = "tiny"
 OPENAI_SETTINGS = ("input_resolution", "context_length", "vocab_size")
 # Buffers that older versions and TorchScript store and that are computed now.
 TEMPORARY = ("position_ids", "attn_mask")
-NUMPY_SUFFIXES = (".npz", ".npy")
+NUMPY_SUFFIXES = (".npz", ".npy")  # open_clip knows them by these
 QUICKGELU_SUFFIX = "-quickgelu"
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -134,10 +135,14 @@ def _cannot_load(model: str, weights: str, error: BaseException) -> OpenVocabula
 def _load_arrays(name: str, file: str) -> nn.Module:
     """Build a model and load SigLIP's arrays, which NumPy reads without its pickles."""
     try:
+        check_numpy_archive(file)
+    except CheckpointError as error:
+        raise OpenVocabularyError(str(error)) from error
+    try:
         clip = open_clip.create_model(
             name, pretrained=file, weights_only=True, require_pretrained=True
         )
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+    except _NETWORK_ERRORS as error:
         raise _cannot_load(name, file, error) from error
     return clip.eval()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hipie.errors import InputError, MissingFileError, cause_of, printable
+from hipie.logs import make_printable
 from hipie.modeling.text_encoder.caption import SEPARATOR, Caption
 from hipie.vocabularies.vocabulary import Vocabulary, clean_class_name
 
@@ -65,6 +66,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     location = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
     if location.startswith((".", "/", "~")) and not Path(location).is_dir():
         raise InputError(f'there is no folder "{source}" for the text encoder')
+    make_printable("transformers")  # it quotes the configuration of a folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         tokenizer.encode("a dog")  # settings of wrong types fail here
