@@ -10,6 +10,7 @@ is in JSON: the number of files, how many were read and refused, and the failure
 from __future__ import annotations
 
 import argparse
+import copy
 import faulthandler
 import json
 import os
@@ -39,6 +40,7 @@ MEMORY = 1 << 30
 SECONDS = 10
 MESSAGE = 3000
 ROOT = Path(__file__).parents[1]
+# Copied where they are used: a list that another mutation changes in place would contain itself.
 VALUES: list[Any] = [
     *(
         None,
@@ -617,11 +619,11 @@ def mutate_value(content: Any, rng: random.Random) -> Any:
             if isinstance(container[key], dict | list):
                 open_containers.append(container[key])
     if not places or rng.random() < 0.02:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     container, key = rng.choice(places)
     kind = rng.random()
     if kind < 0.7:
-        container[key] = rng.choice(VALUES)
+        container[key] = copy.deepcopy(rng.choice(VALUES))
     elif kind < 0.8:
         del container[key]
     elif kind < 0.9 and isinstance(container, list):

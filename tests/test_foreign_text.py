@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
 import logging
 import pickle
 import unicodedata
@@ -24,6 +25,8 @@ from hipie.errors import (
     printable_message,
 )
 from hipie.logs import PrintableFilter, get_logger
+from hipie.modeling.text_encoder.tokenizer import load_tokenizer
+from tests.fuzzing import make_model_folder
 
 ROOT = Path(__file__).parents[1]
 # Cursor and title sequences, 8-bit controls, line breaks of all kinds, marks of direction.
@@ -122,6 +125,20 @@ def test_tables_in_logs_keep_their_lines():
 def test_messages_of_other_packages_are_printable_where_the_handler_has_the_filter():
     text = logged("elsewhere", lambda: logging.getLogger("elsewhere").warning(HOSTILE), True)
     assert not raw_characters(text)
+
+
+def test_transformers_does_not_log_a_folders_text_as_it_is(tmp_path, capfd):
+    """Its handler writes to the terminal by itself."""
+    files = make_model_folder(tmp_path)
+    config = json.loads(files[0].read_text())
+    files[0].write_text(json.dumps({**config, "model_type": HOSTILE}))
+    load_tokenizer.cache_clear()
+    load_tokenizer(str(tmp_path))
+    logging.getLogger("transformers").warning("of the type %s\n%s", HOSTILE, HOSTILE)
+    written = capfd.readouterr().err
+    assert "of the type" in written and not raw_characters(written)
+    (line,) = (line for line in written.splitlines() if "of the type" in line)
+    assert line.endswith("end")
 
 
 def test_every_module_takes_its_logger_from_one_place():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import struct
@@ -110,9 +111,9 @@ def local_file(path: str | Path) -> Path:
         raise CheckpointError(f"{path}: {reason}") from error
     if is_sharded_folder(file):
         return file
-    if file.is_dir():
+    if os.path.isdir(file):
         raise CheckpointError(f"{path}: this is a folder; name the file of weights in it")
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"{path}: there is no such file of weights{_download_hint(path)}")
     return file
 
@@ -136,7 +137,7 @@ def split_options(path: str | Path) -> tuple[str, ReadOptions]:
     Raises:
         CheckpointError: for an unknown option, or a value other than True and False.
     """
-    if Path(path).is_file():
+    if os.path.isfile(path):
         return str(path), ReadOptions()
     parsed = urlparse(str(path))
     values = {name: given[-1] for name, given in parse_qs(parsed.query).items()}
@@ -175,7 +176,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
     location, options = split_options(path)
     file = local_file(location)
     try:
-        content = _read_folder(file) if file.is_dir() else _read(file)
+        content = _read_folder(file) if os.path.isdir(file) else _read(file)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -241,7 +242,7 @@ def unwrap_names(state: dict[str, Tensor], model_names: Iterable[str] = ()) -> d
 
 def is_sharded_folder(path: Path) -> bool:
     """Whether a path is a folder in the format of torch.distributed.checkpoint."""
-    return path.is_dir() and (path / ".metadata").is_file()
+    return os.path.isdir(path) and (path / ".metadata").is_file()
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:

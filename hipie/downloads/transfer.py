@@ -46,6 +46,8 @@ MIN_SPEED, MIN_SPEED_SECONDS = 1024, 60.0
 ATTEMPTS, PAUSE_SECONDS = 4, 1.0
 MAX_REDIRECTS = 5
 MAX_BYTES = 2**38
+# Of weights that a table names: the largest have 3 GB.
+MAX_WEIGHTS_BYTES = 2**34
 BLOCK = 2**18
 # Statuses of servers that are busy.
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -96,6 +98,7 @@ def download(
     folder: str | Path | None = None,
     progress: bool = True,
     force: bool = False,
+    max_bytes: int = 0,
 ) -> Path:
     """Download a file once, and return its path.
 
@@ -111,6 +114,7 @@ def download(
         folder: of the file; by default folders of the host and the path in `cache_folder`.
         progress: show a progress bar where the standard error is a terminal.
         force: download it again if it is there.
+        max_bytes: a larger file is given up; 0: more than `MAX_BYTES`.
 
     Returns:
         The file.
@@ -130,7 +134,7 @@ def download(
             if target.is_file() and not force:
                 return _checked(address, target, checksum)
             logger.info("Downloading %s to %s", address, target)
-            with _Partial(target) as partial:
+            with _Partial(target, max_bytes or MAX_BYTES) as partial:
                 size = _fetch(address, partial, progress)
                 partial.finish(address, checksum)
             logger.info("Downloaded %s: %s bytes", target, size)
@@ -251,10 +255,15 @@ class _Partial:
 
     Its name has a digest of what identifies the content on the server. What is left of an earlier
     download is used if it is a regular file of this user with one name.
+
+    Args:
+        target: the file.
+        max_bytes: of it.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, max_bytes: int) -> None:
         self.target = target
+        self.max_bytes = max_bytes
         self._path: Path | None = None
         self._file: IO[bytes] | None = None
         self.identity = ""
@@ -456,8 +465,10 @@ def _copy(address: Address, response: Any, partial: _Partial, bar: Any) -> None:
         partial.append(block)
         bar.update(len(block))
         received += len(block)
-        if partial.size > MAX_BYTES:
-            raise DownloadError(f"{address}: the server sends more than {MAX_BYTES:,} bytes")
+        if partial.size > partial.max_bytes:
+            raise DownloadError(
+                f"{address}: the server sends more than {partial.max_bytes:,} bytes"
+            )
         elapsed = time.monotonic() - started
         if elapsed > MIN_SPEED_SECONDS:
             if received < MIN_SPEED * elapsed:
@@ -488,8 +499,11 @@ def _identity(headers: Message, total: int | None) -> str:
 def _require_space(address: Address, partial: _Partial, remaining: int | None) -> None:
     if remaining is None:
         return
-    if remaining > MAX_BYTES:
-        raise DownloadError(f"{address}: the server offers {remaining:,} bytes, which is too many")
+    if partial.size + remaining > partial.max_bytes:
+        raise DownloadError(
+            f"{address}: the server offers {partial.size + remaining:,} bytes, which is too many "
+            f"(at most {partial.max_bytes:,})"
+        )
     free = shutil.disk_usage(partial.target.parent).free
     if remaining > free:
         needed = f"{remaining / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are free"

@@ -7,6 +7,7 @@ is `models.MODELS`.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -121,7 +122,8 @@ def get_config_file(name: str) -> Path:
     Raises:
         ValueError: if there is neither, with the nearest names, or if several folders have it.
     """
-    if Path(name).exists() and not Path(name).is_dir():  # what is no regular file is an error later
+    # What is no regular file is an error later.
+    if os.path.exists(name) and not os.path.isdir(name):
         return Path(name)
     requested = name if name.endswith(".yaml") else f"{name}.yaml"
     requested = requested.removeprefix("configs/")
@@ -206,7 +208,7 @@ def weights_address(weights: str | Path) -> str:
     A file in the working folder that has the name is that file.
     """
     text = str(weights)
-    if text not in MODELS or Path(text).exists():
+    if text not in MODELS or os.path.exists(text):
         return text
     from hipie.model_zoo import path_handler
 
@@ -386,7 +388,7 @@ def pretrained(name: str | Path, revision: str = "") -> Pretrained:
     repository, _, named_revision = text.partition("@")
     if text in MODELS and not revision:
         return Pretrained(find_model(text).require_config(), str(model_weights(text)))
-    if Path(text).expanduser().is_dir() and text:
+    if os.path.isdir(os.path.expanduser(text)) and text:
         folder = Path(text).expanduser()
     elif is_repository_name(repository) and not text.endswith((".yaml", ".pth")):
         folder = hub_folder(repository, revision or named_revision)

@@ -13,6 +13,7 @@ from urllib.request import getproxies
 
 from hipie.downloads import DownloadError, download
 from hipie.downloads.address import parse_file_address
+from hipie.downloads.transfer import MAX_WEIGHTS_BYTES
 from hipie.errors import cause_of
 from hipie.model_zoo import hub
 from hipie.model_zoo.models import (
@@ -206,7 +207,10 @@ def _download_address(model: Model, source: UrlFile) -> Path:
     try:
         _require_answer(source.url)
         return download(
-            source.url, sha256=source.sha256 or None, md5_prefix=source.md5_start or None
+            source.url,
+            sha256=source.sha256 or None,
+            md5_prefix=source.md5_start or None,
+            max_bytes=source.size or MAX_WEIGHTS_BYTES,
         )
     except DownloadError as error:
         raise ModelError(f"{model.name}: {error}; or use {_alternative()}") from error

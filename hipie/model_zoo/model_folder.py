@@ -8,6 +8,7 @@ with, if they are known. A text encoder that was read from a folder is copied be
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from functools import reduce
@@ -47,7 +48,7 @@ _NOT_SAVED = ("MODEL.WEIGHTS", "MODEL.WEIGHTS_EXCLUDE", "MODEL.DEVICE")
 
 def is_model_folder(path: str | Path) -> bool:
     """Whether a path is a folder with a configuration in it."""
-    return Path(path, CONFIG_FILE).is_file()
+    return os.path.isfile(Path(path, CONFIG_FILE))
 
 
 def save_model(
@@ -107,7 +108,7 @@ def folder_parts(folder: str | Path) -> tuple[str, str, list[str]]:
         )
     options = []
     for key, value in _text_sources(path / CONFIG_FILE):
-        if value.startswith(TEXT_FOLDER) and (path / value).is_dir():
+        if value.startswith(TEXT_FOLDER) and os.path.isdir(path / value):
             options += [key, str((path / value).resolve())]
     return str(path / CONFIG_FILE), weights, options
 
@@ -118,14 +119,14 @@ def _weights_file(folder: Path) -> str | None:
     Of a training with averaged weights, those are taken.
     """
     best = (WEIGHTS_FILE, "model_best_ema.pth", "model_best.pth")
-    file = next((folder / name for name in best if (folder / name).exists()), None)
+    file = next((folder / name for name in best if os.path.exists(folder / name)), None)
     if file is not None:
         return str(file)
     names = ["model_final.pth"]
     with contextlib.suppress(InputError, ValueError):
         last = read_small_file(folder / "last_checkpoint", MAX_NAME_BYTES).decode("utf-8").strip()
         names.insert(0, Path(last).name)
-    file = next((folder / name for name in names if name and (folder / name).exists()), None)
+    file = next((folder / name for name in names if name and os.path.exists(folder / name)), None)
     if file is None:
         return None
     return f"{file}?ema=True" if _has_averaged_weights(folder) else str(file)
@@ -243,7 +244,11 @@ def _changed(cfg: CfgNode, defaults: CfgNode) -> Iterator[tuple[str, Any]]:
 def _text_folders(changed: dict[str, Any]) -> list[str]:
     """Return the values of keys of text encoders that are folders on this machine."""
     values = [value for key, value in changed.items() if key.endswith(".TEXT.SOURCE")]
-    return [value for value in dict.fromkeys(values) if value and Path(value).expanduser().is_dir()]
+    return [
+        value
+        for value in dict.fromkeys(values)
+        if value and os.path.isdir(os.path.expanduser(value))
+    ]
 
 
 def _copy_text_encoder(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ load further networks where a configuration asks for it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def read_small_file(path: str | Path, max_bytes: int) -> bytes:
         InputError: if it is missing, no regular file, or has more bytes.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"{path}: there is no such file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: this is no regular file")
     try:
         with open(path, "rb") as stream:

@@ -284,6 +284,15 @@ def test_endless_files_are_given_up(server, cache, monkeypatch):
     assert files_below(cache) == []
 
 
+def test_files_of_a_known_size_are_not_larger(server, cache):
+    url = server.serve("/a.pth", CONTENT)
+    for address in (url, server.serve("/b.pth", CONTENT, has_length=False)):
+        with pytest.raises(DownloadError, match=f"{len(CONTENT) - 1:,}"):
+            download(address, max_bytes=len(CONTENT) - 1)
+    assert files_below(cache) == []
+    assert download(url, max_bytes=len(CONTENT)).read_bytes() == CONTENT
+
+
 def test_planted_links_are_not_followed(server, cache, tmp_path):
     """At the names of the file, of its lock, and of what an earlier download left."""
     user_file = tmp_path / "user"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file
 
 from hipie import Segmenter, model_zoo
 from hipie.cli import train
 from hipie.cli.main import main
 from hipie.errors import HipieError, InputError
+from hipie.model_zoo.model_folder import folder_vocabulary
 from hipie.vocabularies import Vocabulary
 from hipie.vocabularies.json_format import vocabulary_from_json, vocabulary_to_json
+from tests.limits import call_limited
 
 from .hub_server import Hub, serve
 from .test_download import set_endpoint
@@ -211,6 +215,44 @@ def test_code_that_a_repository_names_is_not_run(server: Hub, in_tmp: Path) -> N
     with pytest.raises(model_zoo.ModelError, match=r"imports module_of_others\.py, which would"):
         Segmenter.from_pretrained("owner/model", "cpu")
     assert not Path("was_run").exists()
+
+
+def test_code_that_a_folder_names_is_not_run(
+    saved: Path, in_tmp: Path, image: np.ndarray, monkeypatch
+) -> None:
+    """By every way in which a folder is named; the user's `--import` permits it."""
+    monkeypatch.delenv("HIPIE_ALLOW_IMPORTS", raising=False)
+    shutil.copytree(saved, "stranger")
+    module = Path("module_of_others.py").resolve()
+    module.write_text(f"open({str(in_tmp / 'was_run')!r}, 'w')")
+    with open("stranger/config.yaml", "a") as file:
+        file.write(f"IMPORTS: ['{module}']\n")
+    refused = r"IMPORTS would run the Python code of .*module_of_others\.py"
+    with pytest.raises(HipieError, match=refused):
+        Segmenter.from_pretrained("stranger", "cpu")
+    Image.fromarray(image).save("image.png")
+    for option in ("--model", "--weights"):
+        words = ["segment", "image.png", option, "stranger", "--things", "car", "--output", "out"]
+        with pytest.raises(SystemExit, match=refused):
+            main(words)
+    with pytest.raises(SystemExit, match=refused):
+        train.main(["--config-file", "stranger/config.yaml", "OUTPUT_DIR", "run"])
+    assert not Path("was_run").exists()
+    Segmenter.from_pretrained("stranger", "cpu", ["IMPORTS", f"('{module}',)"])
+    assert Path("was_run").exists()
+
+
+@pytest.mark.parametrize("size", [2**30, 65 * 2**20])
+def test_class_names_of_a_folder_have_a_limit(saved: Path, tmp_path: Path, size: int) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    with open(copy / "vocabulary.json", "wb") as file:
+        file.truncate(size)
+    outcome = call_limited(folder_vocabulary, copy, mebibytes=256)
+    assert outcome.startswith("InputError: ") and "at most" in outcome
+    (copy / "vocabulary.json").unlink()
+    os.mkfifo(copy / "vocabulary.json")
+    assert "no regular file" in call_limited(folder_vocabulary, copy, mebibytes=256, seconds=5)
 
 
 @pytest.mark.parametrize("name", ["owner/nothing", "owner/model@tag", "KonstantinosKK/HIPIE"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -47,7 +47,7 @@ def _panoptic(values: list[Any], options: dict[str, Any]) -> None:
 
 def _referring(values: list[Any], options: dict[str, Any]) -> None:
     name, refs_file, _, image_root = values
-    if Path(refs_file).is_file():
+    if os.path.isfile(refs_file):
         register_referring(*values, **options)
         return
 

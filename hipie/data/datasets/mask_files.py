@@ -324,7 +324,7 @@ class _Files:
     def _path(self, where: str, what: str, name: str) -> Path:
         require_inside(where, what, name)
         paths = [folder / name for folder in self._folders]
-        existing = next((path for path in paths if path.is_file()), None)
+        existing = next((path for path in paths if os.path.isfile(path)), None)
         if existing is None:
             raise DatasetError(f'{where}: the {what} "{name}" is not in {self._folders[0]}')
         return existing

@@ -26,11 +26,11 @@ def read_file(path: str | os.PathLike[str], kind: str = "annotation file") -> by
             `ReadingRules.max_bytes`.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise DatasetError(f"{path}: this is a folder; name the {kind} in it")
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"{path}: there is no such {kind}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(f"{path}: this is not a regular file")
     limit = reading_rules().max_bytes
     size = path.stat().st_size

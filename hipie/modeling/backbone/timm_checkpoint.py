@@ -17,6 +17,7 @@ from hipie.checkpoint.load import check_exact_state
 from hipie.checkpoint.numpy_archive import check_numpy_archive
 from hipie.checkpoint.read import read_state
 from hipie.downloads import download
+from hipie.downloads.transfer import MAX_WEIGHTS_BYTES
 from hipie.errors import InputError, MissingPackageError
 
 # Files of weights in timm's repositories of the hub, the first one there is.
@@ -99,7 +100,7 @@ def _published_file(name: str) -> Path:
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(f"timm publishes no weights of {name}")
     if not config.hf_hub_id:
-        return download(str(config.url))
+        return download(str(config.url), max_bytes=MAX_WEIGHTS_BYTES)
     repository, _, revision = str(config.hf_hub_id).partition("@")
     files = [str(config.hf_hub_filename)] if config.hf_hub_filename else HUB_FILES
     unreachable = None

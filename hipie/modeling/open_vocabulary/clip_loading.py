@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -115,7 +116,7 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
         _check_download(model, weights)
         return _load_folder(model), open_clip.get_tokenizer(model)
     file = weights
-    if not Path(weights).is_file():
+    if not os.path.isfile(weights):
         _check_download(model, weights)
         try:
             file = download_pretrained(open_clip.get_pretrained_cfg(model, weights) or {})
@@ -295,7 +296,7 @@ def require_clip(model: str, weights: str = "") -> str:
         if name not in (TINY, *open_clip.list_models()):
             raise unknown_name("CLIP model", name, [TINY, *open_clip.list_models()])
         return model
-    if Path(model).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(model)):
         model = f"{FOLDER_PREFIX}{Path(model).expanduser()}"
     if not model.startswith((HUB_PREFIX, FOLDER_PREFIX)):
         model = _resolve_name(model, weights)
@@ -341,7 +342,7 @@ def _with_quickgelu(model: str) -> str:
 
 def _check_weights(model: str, weights: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if weights in tags or (weights and Path(weights).is_file()):
+    if weights in tags or (weights and os.path.isfile(weights)):
         return
     if not weights:
         raise OpenVocabularyError(
@@ -400,7 +401,7 @@ def _foreign_keys(network: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_download(model: str, weights: str) -> None:
     """Check that weights on the hub can be downloaded, before open_clip retries for long."""
-    if Path(weights).is_file() or model.startswith(FOLDER_PREFIX):
+    if os.path.isfile(weights) or model.startswith(FOLDER_PREFIX):
         return
     tag = open_clip.get_pretrained_cfg(model, weights) or {}
     if not model.startswith(HUB_PREFIX) and not tag.get("hf_hub"):

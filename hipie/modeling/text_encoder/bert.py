@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -319,7 +320,7 @@ def check_source(source: str) -> None:
         ValueError: if it is neither built in, nor a folder, nor cached from the Hugging Face hub,
             and the hub does not have it or cannot be reached.
     """
-    if source in BUILT_IN_SOURCES or (source and Path(source).expanduser().is_dir()):
+    if source in BUILT_IN_SOURCES or (source and os.path.isdir(os.path.expanduser(source))):
         return
     message = (
         f'"{source}" is not a text encoder: it is neither {" nor ".join(BUILT_IN_SOURCES)}, '

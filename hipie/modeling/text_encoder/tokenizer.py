@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     location = str(minilm_folder()) if source in ("minilm", "bert-base-uncased") else source
-    if location.startswith((".", "/", "~")) and not Path(location).is_dir():
+    if location.startswith((".", "/", "~")) and not os.path.isdir(location):
         raise InputError(f'there is no folder "{source}" for the text encoder')
     make_printable("transformers")  # it quotes the configuration of a folder
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ class ClipExpressionEncoder(nn.Module):
         name, _, weights = source.partition(":")
         if name not in open_clip.list_models():
             raise InputError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
-        is_file = Path(weights).is_file() or Path(weights).suffix in WEIGHT_SUFFIXES
+        is_file = os.path.isfile(weights) or Path(weights).suffix in WEIGHT_SUFFIXES
         published = open_clip.get_pretrained_cfg(name, weights)
         if weights and not is_file and not published:
             raise InputError(f'CLIP {name} has no weights "{weights}"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def load_dino(model: str, weights: str = "") -> VisionTransformer:
     """
     if model.startswith(RANDOM):
         return _random_network(model.removeprefix(RANDOM))
-    if Path(model).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(model)):
         return _load_folder(Path(model).expanduser(), weights)
     check_model_name(model)
     try:
