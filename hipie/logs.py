@@ -29,12 +29,13 @@ class PrintableFilter(logging.Filter):
 
     def __init__(self, *, one_line: bool = False) -> None:
         super().__init__()
-        self._clean_message = _one_line if one_line else printable_lines
+        self._one_line = one_line
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replace the message and the arguments of a record."""
-        clean = printable_lines if _LINES in str(record.msg) else _one_line
-        record.msg = self._clean_message(str(record.msg))
+        has_lines = _LINES in str(record.msg) and not self._one_line
+        clean = printable_lines if has_lines else _one_line
+        record.msg = (_one_line if self._one_line else printable_lines)(str(record.msg))
         if isinstance(record.args, Mapping):
             record.args = {key: _argument(value, clean) for key, value in record.args.items()}
         elif record.args:

@@ -113,6 +113,8 @@ def local_file(path: str | Path) -> Path:
         return file
     if os.path.isdir(file):
         raise CheckpointError(f"{path}: this is a folder; name the file of weights in it")
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise CheckpointError(f"{path}: this is not a regular file")
     if not os.path.isfile(file):
         raise CheckpointError(f"{path}: there is no such file of weights{_download_hint(path)}")
     return file

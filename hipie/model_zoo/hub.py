@@ -22,6 +22,7 @@ from huggingface_hub.utils import logging as hub_logging
 
 from hipie.errors import SYSTEM_REASONS, InputError, cause_of
 from hipie.model_zoo.records import FileRecord, digest, known_sha256, record_sha256
+from hipie.modeling.hub import is_hub_name
 
 # Of the first request, which is not repeated; and of all that it may wait for, names included.
 REQUEST_SECONDS, CONNECT_SECONDS = 8.0, 10.0
@@ -46,7 +47,7 @@ def address(repository: str) -> str:
 
 def is_repository_name(name: str) -> bool:
     """Whether a text has the form "owner/name"."""
-    return bool(_NAME.fullmatch(name)) and len(name) <= 96 and ".." not in name
+    return bool(_NAME.fullmatch(name)) and is_hub_name(name)
 
 
 def is_offline() -> bool:

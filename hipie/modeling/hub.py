@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Sequence
 
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._headers import build_hf_headers
 
 from hipie.errors import InputError, cause_of
@@ -27,6 +29,15 @@ class HubError(InputError, OSError):
         self.status = status
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a name may be that of a repository of the hub, "owner/name" or "name"."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
     """Check within seconds that a repository's file is cached or can be downloaded.
 
@@ -37,8 +48,11 @@ def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
         file_names: equivalent files, any of which may be cached; the first is requested.
 
     Raises:
-        HubError: if no file is cached and the hub is offline, unreachable, or does not have it.
+        HubError: if no file is cached and the hub is offline, unreachable, or does not have it; if
+            no repository can have this name.
     """
+    if not is_hub_name(repository):
+        raise HubError("no repository of the Hugging Face hub has such a name")
     if any(isinstance(try_to_load_from_cache(repository, name), str) for name in file_names):
         return
     if constants.HF_HUB_OFFLINE:
