@@ -69,6 +69,8 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
     "demo": ["scikit-image>=0.22"],
+    # 26 needs numpy 2 and does not say so.
+    "parquet": ["pyarrow>=15,<26"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
     # Version 6 asks for Pillow before 13; with a newer one pip would take version 3.

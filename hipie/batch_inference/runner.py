@@ -376,7 +376,9 @@ def _require_free_outputs(
                 if one.source not in done:
                     require_replaceable(path, [], overwrite)
     for result_format in formats:
+        recognised = result_format.recognised_run_files
         for file in result_format.run_files:
             path = folder.path / file
-            if (folder.is_new or path.suffix == ".json") and not path.is_dir():
+            is_recognised = path.suffix == ".json" if recognised is None else file in recognised
+            if (folder.is_new or is_recognised) and not path.is_dir():
                 require_replaceable(path, [], overwrite)

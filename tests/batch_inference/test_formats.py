@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from hipie.batch_inference import FORMAT_REGISTRY, RunFolder, find_inputs, run
 from hipie.batch_inference.formats import build_formats
+from hipie.batch_inference.formats.brush_rle import decode_brush, encode_brush
 from hipie.batch_inference.formats.polygons import mask_to_polygon
+from hipie.errors import InputError
 from hipie.segmentation import Segment, Segmentation
 from tests.batch_inference import stub
 
@@ -60,6 +64,10 @@ def results(tmp_path_factory) -> Path:
         inputs = find_inputs([str(root / "in")], recursive=True)
         assert run(inputs, folder, build_formats(names), segment).done == 2
     return root / "out"
+
+
+def decode(rle) -> np.ndarray:
+    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
 
 
 def iou(first, second) -> float:
@@ -253,6 +261,110 @@ def test_cvat_is_read_by_datumaro(results):
     assert len(dataset) == 2
 
 
+def label_studio_results(results) -> dict[str, list[dict]]:
+    tasks = json.loads((results / "label_studio.json").read_text())
+    return {Path(task["data"]["image"]).name: task["predictions"][0]["result"] for task in tasks}
+
+
+def test_label_studio_tasks_have_the_masks(results):
+    by_image = label_studio_results(results)
+    assert set(by_image) == {"1.png", "2.png"} and by_image["2.png"] == []
+    found = by_image["1.png"]
+    assert [one["value"]["brushlabels"] for one in found] == [
+        ["dog"],
+        ["head & <ears>"],
+        ["dog"],
+        ["grass"],
+    ]
+    assert found[1]["parentID"] == found[0]["id"] and "parentID" not in found[0]
+    for one, expected in zip(found, [RING, PART, SPLIT, SEGMENTS[2].mask], strict=True):
+        assert (one["original_height"], one["original_width"]) == SIZE
+        assert (decode_brush(one["value"]["rle"], *SIZE) == expected).all()
+    view = ElementTree.parse(results / "label_studio.xml").getroot()
+    assert [label.get("value") for label in view.iterfind("BrushLabels/Label")] == [
+        *NAMES,
+        "head & <ears>",
+    ]
+    names = {view.find("Image").get("name"), view.find("BrushLabels").get("name")}
+    assert {found[0]["to_name"], found[0]["from_name"]} == names
+
+
+def test_label_studio_masks_are_decoded_by_its_converter(results):
+    brush = pytest.importorskip(
+        "label_studio_converter.brush", reason="label-studio-converter is not installed"
+    )
+    found = label_studio_results(results)["1.png"]
+    for one, expected in zip(found, [RING, PART, SPLIT, SEGMENTS[2].mask], strict=True):
+        channels = brush.decode_rle(one["value"]["rle"]).reshape(*SIZE, 4)
+        assert (channels[..., 3] == expected * 255).all()
+        theirs = brush.mask2rle(expected.astype(np.uint8) * 255)
+        assert (decode_brush(theirs, *SIZE) == expected).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (7, 3), (150, 301)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_brush_masks_decode_to_themselves(size, share):
+    mask = np.random.default_rng(1).random(size) < share
+    assert (decode_brush(encode_brush(mask), *size) == mask).all()
+
+
+def test_brush_masks_may_have_runs_of_different_values():
+    """Two pixels, of which the second one is half transparent, written value by value."""
+    numbers = (8, 32), (7, 5), (2, 4), (3, 4), (7, 4), (15, 4), (0, 1), (0, 2), (7, 3)
+    values = [(value, 8) for value in (9, 8, 7, 255, 6, 5, 4, 100)]
+    bits = "".join(f"{number:0{width}b}" for number, width in (*numbers, *values))
+    data = [int(bits[place : place + 8].ljust(8, "0"), 2) for place in range(0, len(bits), 8)]
+    assert decode_brush(data, 1, 2).tolist() == [[True, False]]
+    for broken, message in (
+        (data[:-2], "ends before the last pixel"),
+        ([], "not a list of integers"),
+        ([300], "not in 0 to 255"),
+        (encode_brush(np.ones((2, 2), bool)), "4 pixels, and an image of 2x1 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decode_brush(broken, 1, 2)
+
+
+def test_parquet_has_one_row_an_image(results):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    table = parquet.read_table(results / "segments.parquet")
+    categories = json.loads(table.schema.metadata[b"hipie.categories"])
+    names = {category["id"]: category["name"] for category in categories}
+    assert set(names.values()) == {*NAMES, "head & <ears>"}
+    rows = {Path(row["file_name"]).name: row for row in table.to_pylist()}
+    assert set(rows) == {"1.png", "2.png"} and rows["2.png"]["segments"] == []
+    assert (rows["1.png"]["height"], rows["1.png"]["width"]) == SIZE
+    assert rows["1.png"]["frame"] is None
+    found = rows["1.png"]["segments"]
+    assert [names[one["category_id"]] for one in found] == [one["category"] for one in found]
+    assert [one["category"] for one in found] == ["dog", "head & <ears>", "dog", "grass"]
+    assert found[1]["part_of"] == found[0]["id"] and found[0]["part_of"] is None
+    for one, expected in zip(found, [RING, PART, SPLIT, SEGMENTS[2].mask], strict=True):
+        assert (decode(one["segmentation"]) == expected).all()
+        assert one["area"] == expected.sum()
+        assert tuple(one["bbox"]) == cv2.boundingRect(expected.astype(np.uint8))
+
+
+def test_parquet_without_pyarrow_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    with pytest.raises(InputError, match=r"--format parquet needs pyarrow.*hipie\[parquet\]"):
+        build_formats(["parquet"])
+
+
+def test_results_of_a_run_that_goes_on_replace_the_files_of_the_run(results):
+    before = {path: path.read_bytes() for path in results.iterdir() if path.is_file()}
+    names = [name for name in FORMAT_REGISTRY if name != "jsonl"]
+    with RunFolder(results, stub.IDENTITY, settings=stub.SETTINGS) as folder:
+        inputs = find_inputs([str(results.parent / "in")], recursive=True)
+        assert run(inputs, folder, build_formats(names), segment).skipped == 2
+    after = {path: path.read_bytes() for path in results.iterdir() if path.is_file()}
+    assert after.keys() == before.keys()
+    for path in before:
+        if path.suffix != ".parquet":
+            assert before[path] == after[path]
+
+
 def test_formats_that_are_named_later_need_no_model(results, in_tmp):
     """Each run writes what the folder lacks; names that XML cannot hold are replaced."""
 
@@ -260,7 +372,10 @@ def test_formats_that_are_named_later_need_no_model(results, in_tmp):
         return Segmentation(pixels, [Segment("a\x08b", "thing", RING, 0.5)])
 
     stub.write_image(in_tmp / "1.png", 9, SIZE)
-    for names, call in ((["json"], odd), (["cvat,yolo,labelme,coco,coco-panoptic"], None)):
+    for names, call in (
+        (["json"], odd),
+        (["cvat,yolo,labelme,coco,coco-panoptic,label-studio"], None),
+    ):
         with RunFolder("out", stub.IDENTITY) as folder:
             summary = run(find_inputs(["1.png"]), folder, build_formats(names), call)
             assert summary.failed == 0

@@ -7,8 +7,10 @@ from hipie.batch_inference.formats import (
     json_files,
     jsonl,
     label_map,
+    label_studio,
     labelme,
     overlay,
+    parquet,
     yolo,
 )
 from hipie.batch_inference.formats.base import (
@@ -30,8 +32,10 @@ __all__ = [
     "json_files",
     "jsonl",
     "label_map",
+    "label_studio",
     "labelme",
     "overlay",
+    "parquet",
     "register_format",
     "yolo",
 ]

@@ -2,11 +2,13 @@
 
 @register_format("boxes")
 class Boxes(ResultFormat):
-def files(self, name):
-return (f"boxes/{name}.txt",)
+    run_files = ("boxes",)
 
-def write(self, folder, record):
-...
+    def files(self, name):
+        return (f"boxes/{name}.txt",)
+
+    def write(self, folder, record):
+        ...
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ class ResultFormat(ABC):  # noqa: B024 - a format has files of images, of the ru
 
     run_files: ClassVar[tuple[str, ...]] = ()
     """Files of the whole run, below the folder of results."""
+
+    recognised_run_files: ClassVar[tuple[str, ...] | None] = None
+    """Those that `hipie.result_files.is_result_file` recognises; None for all JSON files."""
 
     is_recognised: ClassVar[bool] = False
     """Whether `hipie.result_files.is_result_file` recognises its files."""

@@ -5,7 +5,6 @@ Format: https://docs.cvat.ai/docs/manual/advanced/xml_format/
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 # Writes a file, and reads none.
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hipie.batch_inference.formats.base import ResultFormat, register_format
+from hipie.batch_inference.formats.xml_text import xml_text
 from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import replace_file
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from hipie.batch_inference.run_folder import RunFolder
 
 FILE = "cvat_annotations.xml"
-# Characters that XML 1.0 does not allow.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @register_format("cvat")
@@ -50,7 +48,7 @@ def _meta(folder: RunFolder) -> bytes:
     labels = ElementTree.SubElement(ElementTree.SubElement(meta, "task"), "labels")
     for name in folder.category_ids():
         label = ElementTree.SubElement(labels, "label")
-        ElementTree.SubElement(label, "name").text = _xml(name)
+        ElementTree.SubElement(label, "name").text = xml_text(name)
         ElementTree.SubElement(label, "attributes")
     return ElementTree.tostring(meta, "utf-8", xml_declaration=False) + b"\n"
 
@@ -59,7 +57,7 @@ def _image(number: int, record: ImageRecord) -> bytes:
     height, width = record.size
     name = record.file if record.frame is None else f"{record.name}.png"
     image = ElementTree.Element(
-        "image", id=str(number), name=_xml(name), width=str(width), height=str(height)
+        "image", id=str(number), name=xml_text(name), width=str(width), height=str(height)
     )
     for order, segment in enumerate(record.walk()):
         if not segment.area:
@@ -68,7 +66,7 @@ def _image(number: int, record: ImageRecord) -> bytes:
         ElementTree.SubElement(
             image,
             "mask",
-            label=_xml(segment.label),
+            label=xml_text(segment.label),
             source="auto",
             occluded="0",
             rle=", ".join(map(str, run_lengths(segment.mask[top:bottom, left:right]))),
@@ -90,7 +88,3 @@ def run_lengths(mask: NDArray[Any]) -> list[int]:
     values = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(values[1:] != values[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-
-
-def _xml(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
