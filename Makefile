@@ -110,6 +110,7 @@ bench: $(DONE)/package
 	$(PY) benchmarks/training_free.py
 	$(PY) benchmarks/clicks_and_examples.py
 	$(PY) benchmarks/encode_once.py
+	$(PY) benchmarks/throughput.py
 	$(PY) benchmarks/data.py
 	$(PY) benchmarks/postprocessing.py
 	$(PY) benchmarks/training_step.py

@@ -272,11 +272,14 @@ class _Messages(logging.Handler):
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(*, warn: bool = True) -> Iterator[None]:
     """Keep messages and warnings of other packages, and tracebacks, off the screen.
 
     They are kept in memory for `write_traceback`. Warnings of this package and of its projects are
     printed on the standard error. Everything is restored at the end; a nested use does nothing.
+
+    Args:
+        warn: print these warnings; False in a process whose warnings another one prints, too.
     """
     if _Messages.active:
         yield
@@ -291,7 +294,8 @@ def quiet() -> Iterator[None]:
     )
     _Messages.active.append(handler)
     root.addHandler(handler)
-    root.addHandler(_OwnWarnings())
+    if warn:
+        root.addHandler(_OwnWarnings())
     logging.raiseExceptions = False
     warnings.showwarning = _log_warning
     sys.unraisablehook = _log_unraisable

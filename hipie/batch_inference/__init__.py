@@ -1,8 +1,9 @@
 """Segmentation of many images: inputs, a run's folder that can be resumed, and result formats.
 
 `find_inputs` lists images and videos, `RunFolder` keeps what each image left, and `run` computes
-what is missing and writes it in the formats of `FORMAT_REGISTRY`. Names are imported on first
-access, since a command on one image needs none of the formats.
+what is missing, in this process or in those of a `WorkerPool`, and writes it in the formats of
+`FORMAT_REGISTRY`. Names are imported on first access, since a command on one image needs none of the
+formats.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hipie.batch_inference.formats import FORMAT_REGISTRY, ResultFormat, register_format
     from hipie.batch_inference.inputs import InputImage, InputVideo, find_inputs
+    from hipie.batch_inference.recorder import Summary
     from hipie.batch_inference.run_folder import RunFolder
-    from hipie.batch_inference.runner import Summary, run
+    from hipie.batch_inference.runner import run
+    from hipie.batch_inference.workers import WorkerPool
 
 __all__ = [
     "FORMAT_REGISTRY",
@@ -23,6 +26,7 @@ __all__ = [
     "ResultFormat",
     "RunFolder",
     "Summary",
+    "WorkerPool",
     "find_inputs",
     "register_format",
     "run",
@@ -33,7 +37,8 @@ _MODULE_OF = {
     "InputVideo": "inputs",
     "ResultFormat": "formats",
     "RunFolder": "run_folder",
-    "Summary": "runner",
+    "Summary": "recorder",
+    "WorkerPool": "workers",
     "find_inputs": "inputs",
     "register_format": "formats",
     "run": "runner",

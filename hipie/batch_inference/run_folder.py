@@ -34,7 +34,28 @@ ERRORS = "errors.jsonl"
 _NO_RECORD = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
-class RunFolder:
+class ResultFolder:
+    """What formats need to write the files of one image.
+
+    Args:
+        path: the folder of results.
+        settings: what is written into result files about how they were made.
+        classes: kinds of the classes by name, in the order of their ids.
+    """
+
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], classes: Mapping[str, str]
+    ) -> None:
+        self.path = Path(path)
+        self.settings = dict(settings)
+        self.classes = dict(classes)
+
+    def category_ids(self) -> dict[str, int]:
+        """Return the ids of all classes of the folder by name, from 1."""
+        return {name: number for number, name in enumerate(self.classes, 1)}
+
+
+class RunFolder(ResultFolder):
     """The folder of results of one run, locked while it is open.
 
     Args:
@@ -61,16 +82,14 @@ class RunFolder:
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path, identity if settings is None else settings, {})
         self.state = self.path / STATE
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self.settings = dict(identity if settings is None else settings)
         self._lock = FileLock(self.state / "lock")
         self._stream: int | None = None
         self._errors: dict[str, str] = {}
         self._positions: dict[tuple[str, int | None], tuple[str, int, tuple[int, int]]] = {}
         self._videos: dict[tuple[str, int], tuple[int, int]] = {}
-        self.classes: dict[str, str] = {}
         self.is_new = True
         try:
             self.state.mkdir(parents=True, exist_ok=True)
@@ -256,7 +275,8 @@ class RunFolder:
         """Add classes, by name with their kind, behind those that have ids."""
         new = {name: kind for name, kind in kinds.items() if name not in self.classes}
         if new:
-            self.classes.update(new)
+            # Another thread may read the ids: the table is replaced as a whole.
+            self.classes = self.classes | new
             _write_json(self.state / "classes.json", self.classes)
 
     def _add_classes(self, record: ImageRecord) -> None:
@@ -267,10 +287,6 @@ class RunFolder:
             kinds.setdefault(entry["category"], entry["kind"])
             entries[:0] = entry.get("parts", ())
         self.add_class_names(kinds)
-
-    def category_ids(self) -> dict[str, int]:
-        """Return the ids of all classes of the folder by name, from 1."""
-        return {name: number for number, name in enumerate(self.classes, 1)}
 
     def _read_errors(self) -> None:
         file = self.path / ERRORS

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,13 @@ from hipie.cli.files import require_folder_name
 from hipie.errors import UsageError, printable_message
 
 if TYPE_CHECKING:
+    from hipie.batch_inference.formats import ResultFormat
+    from hipie.batch_inference.inputs import Input
+    from hipie.batch_inference.workers import WorkerPool
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
+
+    BuildCall = Callable[[], tuple[Segmenter, Callable[[Any], Segmentation]]]
 
 INPUT_HELP = (
     "image and video files, folders, patterns, @FILE with one of these a line, COCO files (.json)"
@@ -45,6 +51,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "commas",
     )
     group.add_argument(
+        "--workers",
+        type=_positive_count,
+        default=1,
+        metavar="N",
+        help="share the images among N processes, each with a model (of several GPUs, each with "
+        "the next one)",
+    )
+    group.add_argument(
         "--strict", action="store_true", help="stop at the first image that cannot be segmented"
     )
 
@@ -54,13 +68,13 @@ def is_run(args: argparse.Namespace, images: Sequence[str]) -> bool:
     from hipie.batch_inference.inputs import is_one_image
 
     options = (args.recursive, args.every, args.image_root, args.formats, args.strict)
-    return any(options) or not is_one_image(images)
+    return any(options) or args.workers > 1 or not is_one_image(images)
 
 
 def run_on_images(
     args: argparse.Namespace,
     images: Sequence[str],
-    build: Callable[[], tuple[Segmenter, Callable[[Any], Segmentation]]],
+    build: BuildCall,
     make_settings: Callable[[], Mapping[str, Any]],
     kinds: Mapping[str, str],
 ) -> int:
@@ -69,7 +83,8 @@ def run_on_images(
     Args:
         args: with the arguments of `add_run_arguments` and of `add_output_arguments`.
         images: the inputs; see `find_inputs`.
-        build: builds the model, and returns it with the call on one image.
+        build: builds the model, and returns it with the call on one image; with `--workers` it is
+            pickled, together with `make_settings`.
         make_settings: what result files say about the command; called after `build`.
         kinds: kinds of the classes by name, in the order of their ids.
 
@@ -80,10 +95,8 @@ def run_on_images(
         UsageError: if there is nothing to read, or the folder cannot take the results.
         InputError, MachineError: see `hipie.batch_inference.run`.
     """
-    from hipie.batch_inference import RunFolder, Summary, find_inputs, run
+    from hipie.batch_inference import find_inputs
     from hipie.batch_inference.formats import build_formats
-    from hipie.batch_inference.model_identity import model_identity
-    from hipie.batch_inference.progress import choose_progress
     from hipie.batch_inference.run_folder import require_writable_folder
 
     formats = build_formats(args.formats)
@@ -98,11 +111,52 @@ def run_on_images(
         exclude=args.output,
     )
     require_writable_folder(args.output)
+    build_described = partial(_build_described, args, build, make_settings)
+    if args.workers == 1:
+        return _run(args, inputs, formats, kinds, *build_described())
+    from hipie.batch_inference.workers import WorkerPool
+
+    with WorkerPool(args.workers, build_described) as pool:
+        return _run(args, inputs, formats, kinds, pool, pool.content)
+
+
+def _build_described(
+    args: argparse.Namespace, build: BuildCall, make_settings: Callable[[], Mapping[str, Any]]
+) -> tuple[Callable[[Any], Segmentation], dict[str, Any]]:
+    """Build the model, and return its call and what the run has to know about it.
+
+    Returns:
+        The call, and `settings` of result files, `identity`, what results depend on, and
+        `max_pixels`, the largest image that is read.
+    """
+    from hipie.batch_inference.model_identity import model_identity
+
     segmenter, segment = build()
     settings = dict(make_settings())
     identity = _identity(settings, args) | model_identity(segmenter.model, segmenter.cfg)
+    content = {
+        "settings": settings,
+        "identity": identity,
+        "max_pixels": segmenter.cfg.INPUT.MAX_PIXELS,
+    }
+    return segment, content
+
+
+def _run(
+    args: argparse.Namespace,
+    inputs: Sequence[Input],
+    formats: Sequence[ResultFormat],
+    kinds: Mapping[str, str],
+    segment: Callable[[Any], Segmentation] | WorkerPool,
+    content: Mapping[str, Any],
+) -> int:
+    from hipie.batch_inference import RunFolder, Summary, run
+    from hipie.batch_inference.progress import choose_progress
+
     summary = Summary()
-    with RunFolder(args.output, identity, settings=settings, overwrite=args.overwrite) as folder:
+    with RunFolder(
+        args.output, content["identity"], settings=content["settings"], overwrite=args.overwrite
+    ) as folder:
         folder.add_class_names(kinds)
         try:
             run(
@@ -112,7 +166,7 @@ def run_on_images(
                 segment,
                 strict=args.strict,
                 overwrite=args.overwrite,
-                max_pixels=segmenter.cfg.INPUT.MAX_PIXELS,
+                max_pixels=content["max_pixels"],
                 progress=choose_progress(),
                 summary=summary,
             )
@@ -150,8 +204,12 @@ def _print_summary(output: Path, summary: Any) -> None:
     print(printable_message(text), file=sys.stderr)
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, what: str = "frames") -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of frames from 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of {what} from 1")
     return number
+
+
+def _positive_count(text: str) -> int:
+    return _positive(text, "processes")

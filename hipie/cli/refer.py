@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_on_images(
             args,
             images,
-            lambda: _build(args, expressions),
-            lambda: _settings(args, expressions),
+            partial(_build, args, expressions),
+            partial(_settings, args, expressions),
             dict.fromkeys(expressions, "expression"),
         )
     image = require_one_image(images, "hipie refer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +102,21 @@ def _segment_many(
     args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
 ) -> int:
     """Segment all inputs of a command line; see `run_on_images`."""
-
-    def build() -> tuple[Segmenter, Callable[[Any], Segmentation]]:
-        sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
-        if sam is not None:
-            sam.to(segmenter.device)
-        return segmenter, lambda image: _segment(segmenter, image, args, things, stuff, parts, sam)
-
+    build = partial(_build, args, things, stuff, parts)
     kinds = {name[0]: "thing" for name in things} | dict.fromkeys(parts, "thing")
     kinds |= {name[0]: "stuff" for name in stuff}
-    return run_on_images(
-        args, args.image, build, lambda: _settings(args, things, stuff, parts), kinds
-    )
+    make_settings = partial(_settings, args, things, stuff, parts)
+    return run_on_images(args, args.image, build, make_settings, kinds)
+
+
+def _build(
+    args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
+) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
+    """Build the model, and return it with the call on one image."""
+    sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
+    if sam is not None:
+        sam.to(segmenter.device)
+    return segmenter, lambda image: _segment(segmenter, image, args, things, stuff, parts, sam)
 
 
 def _settings(

@@ -22,7 +22,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder, RunFolder
 
 FORMAT_REGISTRY: dict[str, type[ResultFormat]] = {}
 """Subclasses of `ResultFormat` by the name that `--format` takes."""
@@ -55,7 +55,7 @@ class ResultFormat(ABC):  # noqa: B024 - a format has files of images, of the ru
         """
         return ()
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:  # noqa: B027
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:  # noqa: B027
         """Write the files of one image, each complete or not at all.
 
         Raises:

@@ -24,7 +24,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import write_drawing
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder, RunFolder
 
 FILE, FOLDER = "coco_panoptic.json", "coco_panoptic"
 
@@ -43,7 +43,7 @@ class CocoPanopticFormat(ResultFormat):
         """Return the PNG of an image."""
         return (f"{FOLDER}/{name}.png",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Write the PNG: a segment's id is red + 256 green + 65536 blue."""
         numbers, _ = segment_map(record)
         colours = np.stack([numbers & 255, (numbers >> 8) & 255, numbers >> 16], axis=2)

@@ -9,7 +9,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import write_json
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder
 
 
 @register_format("json")
@@ -22,7 +22,7 @@ class JsonFormat(ResultFormat):
         """Return the JSON file."""
         return (f"{name}.json",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Write the object of an image."""
         content = {
             "image": record.result["image"],

@@ -10,7 +10,7 @@ from hipie.batch_inference.formats.base import ResultFormat, register_format
 from hipie.batch_inference.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder
 
 
 @register_format("jsonl")
@@ -23,7 +23,7 @@ class JsonLinesFormat(ResultFormat):
 
     writes_to_stdout = True
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Print the line of an image."""
         line = json.dumps({"image": record.result["image"], "segments": record.result["segments"]})
         sys.stdout.write(line + "\n")

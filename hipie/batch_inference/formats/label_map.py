@@ -14,7 +14,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import replace_file, write_drawing
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder, RunFolder
 
 FOLDER = "label_maps"
 CLASSES = f"{FOLDER}/classes.txt"
@@ -37,7 +37,7 @@ class LabelMapFormat(ResultFormat):
         """Return the PNG of an image."""
         return (f"{FOLDER}/{name}.png",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Write the PNG."""
         numbers, visible = segment_map(record)
         ids = folder.category_ids()

@@ -20,7 +20,7 @@ from hipie.result_files import write_json
 from hipie.segmentation import Segment
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder
 
 FOLDER = "labelme"
 VERSION = "5.5.0"
@@ -39,7 +39,7 @@ class LabelmeFormat(ResultFormat):
         """Return the JSON file of an image."""
         return (f"{FOLDER}/{name}.json",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Write the JSON file."""
         path = folder.path / FOLDER / f"{record.name}.json"
         height, width = record.size

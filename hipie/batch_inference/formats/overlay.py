@@ -10,7 +10,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import write_drawing
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder
 
 
 @register_format("overlay")
@@ -23,7 +23,7 @@ class OverlayFormat(ResultFormat):
         """Return the drawing."""
         return (f"{name}.png",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Draw an image, which is read again if its pixels are not in the record."""
         result, title = record.segmentation(), PurePosixPath(record.name).name
         min_area = folder.settings.get("min_area")

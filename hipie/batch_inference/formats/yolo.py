@@ -16,7 +16,7 @@ from hipie.batch_inference.records import ImageRecord
 from hipie.result_files import replace_file
 
 if TYPE_CHECKING:
-    from hipie.batch_inference.run_folder import RunFolder
+    from hipie.batch_inference.run_folder import ResultFolder, RunFolder
 
 FOLDER = "yolo"
 DATA = f"{FOLDER}/data.yaml"
@@ -38,7 +38,7 @@ class YoloFormat(ResultFormat):
         """Return the text file of an image."""
         return (f"{FOLDER}/labels/{name}.txt",)
 
-    def write(self, folder: RunFolder, record: ImageRecord) -> None:
+    def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Write the text file; an image without a segment has an empty one."""
         ids, (height, width) = folder.category_ids(), record.size
         lines = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hipie import __version__
@@ -49,8 +50,8 @@ def _run(args: argparse.Namespace) -> int:
         return run_on_images(
             args,
             args.input,
-            lambda: _build(args),
-            lambda: _settings(args),
+            partial(_build, args),
+            partial(_settings, args),
             {args.label: "thing"},
         )
     names = [f"{stem}.png" for stem in unique_stems(args.input)]
