@@ -352,6 +352,52 @@ class Segmenter:
             sam=sam,
         )[0]
 
+    @as_hipie_errors()
+    def segment_tiled(
+        self,
+        image: ImageLike,
+        things: Names = (),
+        stuff: Names = (),
+        parts: Parts | str | None = None,
+        *,
+        tile: int,
+        overlap: float = 0.25,
+        **options: Unpack[SegmentOptions],
+    ) -> Segmentation:
+        """Segment a large image, such as an aerial one, tile by tile; see `hipie.tiling`.
+
+        Each tile is resized as an image of its size is. Things that tiles cut are joined.
+
+        Args:
+            image: see `set_image`.
+            things: see `segment`.
+            stuff: likewise.
+            parts: likewise.
+            tile: side of a tile in pixels; an image that fits one is segmented as by `segment`.
+            overlap: share of the side that neighbouring tiles have in common, in 0 to 0.5.
+            **options: see `segment`; `min_area` and `max_segments` are about the whole image.
+
+        Raises:
+            ValueError: see `segment`; for a tile or overlap that cannot be used.
+        """
+        from hipie.task_predictors.universal import of_best_scores, with_area
+        from hipie.tiling import check_tiling, segment_tiles
+
+        check_tiling(tile, overlap)
+        pixels = to_rgb_array(image, self.cfg.INPUT.MAX_PIXELS)
+        own: SegmentOptions = {**options, "min_area": 0, "max_segments": None}
+        is_whole = max(pixels.shape[:2]) <= tile
+        result = segment_tiles(
+            pixels,
+            lambda part: self.segment(part, things, stuff, parts, **(options if is_whole else own)),
+            tile,
+            overlap,
+            exclusive=options.get("output", "panoptic") != "instances",
+        )
+        segments = with_area(result.segments, max(options.get("min_area", 0), 1))
+        kept = of_best_scores(segments, options.get("max_segments"))
+        return replace(result, segments=kept, file_name=image_file_name(image))
+
     def segment_batch(
         self,
         images: Iterable[ImageLike],

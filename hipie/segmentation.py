@@ -84,6 +84,65 @@ class Segment:
         return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 
 
+class RleSegment(Segment):
+    """A segment whose mask is kept as COCO's compressed RLE, and decoded by every use of `mask`.
+
+    Args:
+        label: see `Segment`.
+        kind: likewise.
+        mask: [H, W] bool, which is encoded, or an RLE with `counts` as bytes or text.
+        score: likewise.
+        parts: likewise.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        kind: str,
+        mask: NDArray[Any] | Mapping[str, Any],
+        score: float,
+        parts: Sequence[Segment] = (),
+    ) -> None:
+        if isinstance(mask, Mapping):
+            counts = mask["counts"]
+            counts = counts.encode("ascii") if isinstance(counts, str) else counts
+            encoded: dict[str, Any] = {"size": list(mask["size"]), "counts": counts}
+        else:
+            encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        values = {"label": label, "kind": kind, "_rle": encoded, "score": score, "parts": parts}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    @property
+    def mask(self) -> NDArray[Any]:
+        """[H, W] bool, a new array."""
+        rle: dict[str, Any] = vars(self)["_rle"]
+        return np.ascontiguousarray(coco_mask.decode(rle).view(bool))
+
+    @cached_property
+    def area(self) -> int:
+        """Number of pixels in the mask."""
+        return int(coco_mask.area(vars(self)["_rle"]))
+
+    @cached_property
+    def box(self) -> tuple[float, float, float, float]:
+        """Bounding box (x1, y1, x2, y2) in pixels; zeros for an empty mask."""
+        if not self.area:
+            return (0.0, 0.0, 0.0, 0.0)
+        x, y, width, height = coco_mask.toBbox(vars(self)["_rle"]).tolist()
+        return (x, y, x + width, y + height)
+
+    @cached_property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO's compressed RLE: `size` (height, width) and `counts`, a string."""
+        encoded: dict[str, Any] = vars(self)["_rle"]
+        return {
+            "size": [int(side) for side in encoded["size"]],
+            "counts": encoded["counts"].decode(),
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Heatmaps:
     """Similarity of every position of an image with an expression and with images of its group.

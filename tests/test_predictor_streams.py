@@ -130,3 +130,19 @@ def test_segmenters_are_copied(segmenter) -> None:
     result = segmenter.segment(image_of(0), ["dog"], ["sky"])
     for copied in (copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
         assert copied.segment(image_of(0), ["dog"], ["sky"]) == result
+
+
+def test_images_are_segmented_in_tiles(segmenter, tmp_path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8)
+    plain = segmenter.segment(image, ["dog"], ["sky"], min_area=3, max_segments=2)
+    options = {"min_area": 3, "max_segments": 2}
+    assert segmenter.segment_tiled(image, ["dog"], ["sky"], tile=90, **options) == plain
+    tiled = segmenter.segment_tiled(image, ["dog"], ["sky"], tile=40, **options)
+    assert tiled.image.shape == image.shape and 0 < len(tiled) <= 2
+    assert all(segment.area >= 3 for segment in tiled)
+    assert tiled.masks.sum(0).max() == 1
+    everything = segmenter.segment_tiled(image, ["dog"], ["sky"], tile=40, overlap=0.5)
+    seams = [segment for segment in everything if segment.box[2] - segment.box[0] > 40]
+    assert seams and len(everything.labels) >= len(tiled.labels)
+    with pytest.raises(InputError, match="overlap has to be a share"):
+        segmenter.segment_tiled(image, ["dog"], tile=40, overlap=1)

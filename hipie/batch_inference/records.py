@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from hipie.batch_inference.inputs import InputImage, InputVideo
 from hipie.batch_inference.video import read_frames
 from hipie.data.image_io import ImageError, read_image, require_size
 from hipie.data.io.reading_rules import pixel_limit
 from hipie.data.io.rle import check_segmentation
-from hipie.segmentation import Segment, Segmentation
+from hipie.segmentation import RleSegment, Segment, Segmentation
 
 # How deep parts have parts.
 MAX_DEPTH = 20
@@ -173,16 +171,6 @@ def to_result(segmentation: Segmentation, image: InputImage) -> dict[str, Any]:
     return result
 
 
-def decode_mask(rle: Mapping[str, Any]) -> NDArray[Any]:
-    """Decode COCO's compressed RLE to a bool mask [H, W]."""
-    counts = rle["counts"]
-    encoded = {
-        "size": rle["size"],
-        "counts": counts.encode() if isinstance(counts, str) else counts,
-    }
-    return np.ascontiguousarray(coco_mask.decode(encoded).astype(bool))
-
-
 def _are_texts(*values: Any) -> bool:
     """Whether all values are texts, of which file systems may have names."""
     return all(isinstance(value, str) and "\0" not in value for value in values)
@@ -205,5 +193,6 @@ def _walk(segments: Sequence[Segment]) -> Iterator[Segment]:
 
 def _to_segment(entry: Mapping[str, Any]) -> Segment:
     parts = tuple(map(_to_segment, entry.get("parts", ())))
-    mask = decode_mask(entry["segmentation"])
-    return Segment(entry["category"], entry["kind"], mask, entry["score"], parts)
+    return RleSegment(
+        entry["category"], entry["kind"], entry["segmentation"], entry["score"], parts
+    )

@@ -29,7 +29,7 @@ from hipie.errors import UsageError
 
 if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
-    from hipie.predictor import Segmenter
+    from hipie.predictor import Segmenter, SegmentOptions
     from hipie.segmentation import Segmentation
 
 Classes = list[tuple[str, ...]]
@@ -54,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError("--everything needs --sam")
     if not (things or stuff or parts or args.model or names_training(args)):
         raise UsageError("name at least one class with --things, --stuff or --parts")
+    if args.tile is not None:
+        from hipie.tiling import check_tiling
+
+        check_tiling(args.tile, args.overlap)
+        if args.everything:
+            raise UsageError("--everything cannot be combined with --tile")
     if is_run(args, args.image):
         return _segment_many(args, things, stuff, parts)
     image = require_one_image(args.image, "hipie segment")
@@ -85,16 +91,17 @@ def _segment(
     """Segment one image as the arguments say."""
     if args.everything and sam is not None:
         return segmenter.segment_everything(image, sam, things, stuff, parts)
-    return segmenter.segment(
-        image,
-        things,
-        stuff,
-        parts,
-        output=args.output_type,
-        min_score=args.min_score,
-        min_area=args.min_area or 0,
-        max_segments=args.max_segments,
-        sam=sam,
+    options: SegmentOptions = {
+        "output": args.output_type,
+        "min_score": args.min_score,
+        "min_area": args.min_area or 0,
+        "max_segments": args.max_segments,
+        "sam": sam,
+    }
+    if args.tile is None:
+        return segmenter.segment(image, things, stuff, parts, **options)
+    return segmenter.segment_tiled(
+        image, things, stuff, parts, tile=args.tile, overlap=args.overlap, **options
     )
 
 
@@ -123,7 +130,7 @@ def _settings(
     args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
 ) -> dict[str, Any]:
     """Return the settings of result files."""
-    requested = {
+    requested: dict[str, Any] = {
         "things": things,
         "stuff": stuff,
         "parts": parts,
@@ -133,6 +140,8 @@ def _settings(
         "max_segments": args.max_segments,
         "sam": args.sam or None,
     }
+    if args.tile is not None:
+        requested |= {"tile": args.tile, "overlap": args.overlap}
     return make_settings("hipie segment", args, **requested)
 
 
@@ -178,6 +187,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--everything", action="store_true", help="give class names to SAM's automatic masks"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="segment larger images in square tiles of this size, and join what they cut",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="share of a tile's side that neighbours have in common, 0 to 0.5",
     )
     add_class_arguments(parser)
     add_model_arguments(parser)

@@ -196,7 +196,7 @@ class UniversalPredictor(TaskPredictor):
                 segments = _with_parts(image, segments, classes, consistent)
             if sam_image is not None:
                 segments = refine_parts_of(sam_image, segments, consistent)
-            shown = _of_best_scores(_with_area(segments, max(min_area, 1)), max_segments)
+            shown = of_best_scores(with_area(segments, max(min_area, 1)), max_segments)
             results.append(Segmentation(image.pixels, shown, classes.class_names))
         return results
 
@@ -255,16 +255,16 @@ class UniversalPredictor(TaskPredictor):
         return segments
 
 
-def _with_area(segments: Sequence[Segment], min_area: int) -> list[Segment]:
+def with_area(segments: Sequence[Segment], min_area: int) -> list[Segment]:
     """Segments and parts with at least so many pixels."""
     return [
-        replace(segment, parts=_with_area(segment.parts, min_area))
+        replace(segment, parts=with_area(segment.parts, min_area))
         for segment in segments
         if segment.area >= min_area
     ]
 
 
-def _of_best_scores(segments: list[Segment], count: int | None) -> list[Segment]:
+def of_best_scores(segments: list[Segment], count: int | None) -> list[Segment]:
     """At most `count` segments, those with the highest scores, in their order."""
     if count is None or len(segments) <= count:
         return segments

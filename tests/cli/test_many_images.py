@@ -27,6 +27,10 @@ class StubSegmenter:
         self.calls.append((things, stuff, parts, options))
         return stub.segment(image)
 
+    def segment_tiled(self, image, things, stuff, parts, *, tile, overlap, **options):
+        self.calls.append((tile, overlap, options["min_area"]))
+        return stub.segment(image)
+
     def refer(self, image, expressions, *, threshold):
         self.calls.append(tuple(expressions))
         return stub.segment(image)
@@ -144,3 +148,19 @@ def test_nothing_is_left_by_a_command_that_builds_no_model(photos, monkeypatch):
     with pytest.raises(SystemExit, match="no such model"):
         main(["segment", "photos", "--things", "dog"])
     assert not (photos.parent / "output").exists()
+
+
+def test_tiles_are_a_setting_of_the_results(photos, segmenter, capsys):
+    command = ["segment", "photos", "--things", "dog"]
+    assert main([*command, "--tile", "64", "--overlap", "0.5", "--min-area", "4"]) == 0
+    assert segmenter.calls == [(64, 0.5, 4)] * 3
+    content = json.loads((photos.parent / "output/0.json").read_text())
+    assert (content["settings"]["tile"], content["settings"]["overlap"]) == (64, 0.5)
+    for arguments, message in (
+        (["--tile", "64", "--min-area", "4"], "another overlap: 0.5, and now it is 0.25"),
+        (["--tile", "8"], "--tile has to be a number of pixels from 32, not 8"),
+        (["--tile", "64", "--overlap", "0.6"], "--overlap has to be a share in 0 to 0.5, not 0.6"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, *arguments])
+        assert message in (str(stop.value) + capsys.readouterr().err)
