@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hipie.data.image_io import IMAGE_SUFFIXES
 from hipie.data.io.fields import require_inside
 from hipie.data.io.json_file import read_json
 from hipie.data.io.regular_file import read_file
 from hipie.errors import InputError, UsageError, cause_of, printable
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
-    + (".ppm", ".pgm", ".pbm", ".pnm")
-)
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
 )

@@ -1,6 +1,7 @@
 """Command `hipie data`: `show DATASET` draws a data set, `check` checks it.
 
-`expressions` makes referring expressions from its objects.
+`expressions` makes referring expressions from its objects, `convert SOURCE` a training set from
+annotations of other tools.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ COMMANDS = {
     "show": "hipie.cli.data_show",
     "check": "hipie.cli.data_check",
     "expressions": "hipie.cli.data_expressions",
+    "convert": "hipie.cli.data_convert",
 }
 USAGE = (
-    "usage: hipie data {show,check,expressions} DATASET ...; add --help for the arguments; --model "
-    "NAME is the --config-file of a model"
+    "usage: hipie data {show,check,expressions} DATASET ... or hipie data convert SOURCE ...; add "
+    "--help for the arguments; --model NAME is the --config-file of a model"
 )
 
 

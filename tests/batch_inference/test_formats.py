@@ -19,8 +19,8 @@ from pycocotools.coco import COCO
 
 from hipie.batch_inference import FORMAT_REGISTRY, RunFolder, find_inputs, run
 from hipie.batch_inference.formats import build_formats
-from hipie.batch_inference.formats.brush_rle import decode_brush, encode_brush
 from hipie.batch_inference.formats.polygons import mask_to_polygon
+from hipie.data.io.brush_rle import decode_brush, encode_brush
 from hipie.errors import InputError
 from hipie.segmentation import Segment, Segmentation
 from tests.batch_inference import stub
@@ -259,6 +259,12 @@ def test_cvat_is_read_by_datumaro(results):
     datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
     dataset = datumaro.Dataset.import_from(str(results / "cvat_annotations.xml"), "cvat")
     assert len(dataset) == 2
+    labels = dataset.categories()[datumaro.AnnotationType.label]
+    (item,) = (item for item in dataset if item.annotations)
+    found = sorted(item.annotations, key=lambda annotation: annotation.z_order)
+    assert [labels[one.label].name for one in found] == ["dog", "head & <ears>", "dog", "grass"]
+    for one, expected in zip(found, [RING, PART, SPLIT, SEGMENTS[2].mask], strict=True):
+        assert (np.asarray(one.image, bool) == expected).all()
 
 
 def label_studio_results(results) -> dict[str, list[dict]]:

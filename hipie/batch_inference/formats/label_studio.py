@@ -9,12 +9,14 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr  # nosec B406 - writes a file, and reads none
+
+# Writes a file, and reads none.
+from xml.sax.saxutils import quoteattr  # nosec B406
 
 from hipie.batch_inference.formats.base import ResultFormat, register_format
-from hipie.batch_inference.formats.brush_rle import encode_brush
 from hipie.batch_inference.formats.xml_text import xml_text
 from hipie.batch_inference.records import ImageRecord
+from hipie.data.io.brush_rle import encode_brush
 from hipie.result_files import SOFTWARE, replace_file
 from hipie.segmentation import Segment
 
