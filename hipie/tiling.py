@@ -367,14 +367,14 @@ def _merged_parts(
         for part in segment.parts:
             if part.area:
                 by_label.setdefault(part.label, []).append((part, tile))
-    for label, found in by_label.items():
-        mask = _merge([_encode_piece(part, tile, shape) for part, tile in found])
+    for label, pieces_of_label in by_label.items():
+        mask = _merge([_encode_piece(part, tile, shape) for part, tile in pieces_of_label])
         if exclusive:
             mask = _merge([mask, whole], intersect=True)
         if coco_mask.area(mask):
-            parts = list(_merged_parts(found, mask, shape, exclusive))
-            pieces = [_Piece(tile, part) for part, tile in found]
-            yield RleSegment(label, found[0][0].kind, mask, _mean_score(pieces), parts)
+            parts = list(_merged_parts(pieces_of_label, mask, shape, exclusive))
+            pieces = [_Piece(tile, part) for part, tile in pieces_of_label]
+            yield RleSegment(label, pieces_of_label[0][0].kind, mask, _mean_score(pieces), parts)
 
 
 def _mean_score(pieces: Sequence[_Piece]) -> float:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,35 @@ from hipie.cli.files import require_folder_name
 from hipie.errors import UsageError, printable_message
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
+
     from hipie.batch_inference.formats import ResultFormat
     from hipie.batch_inference.inputs import Input
     from hipie.batch_inference.workers import WorkerPool
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
 
-    BuildCall = Callable[[], tuple[Segmenter, Callable[[Any], Segmentation]]]
-
 INPUT_HELP = (
     "image and video files, folders, patterns, @FILE with one of these a line, COCO files (.json)"
 )
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A model that is called without a `Segmenter`.
+
+    Attributes:
+        model: with its weights.
+        cfg: reads `INPUT.MAX_PIXELS`.
+    """
+
+    model: nn.Module
+    cfg: CfgNode
+
+
+if TYPE_CHECKING:
+    BuildCall = Callable[[], tuple[Segmenter | RunModel, Callable[[Any], Segmentation]]]
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

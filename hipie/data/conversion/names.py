@@ -34,18 +34,18 @@ def images_by_label_file(folder: Path, suffix: str, image_root: Path) -> Iterato
             whole.add(name)
             by_stem.setdefault(str(Path(name).with_suffix("")), []).append(name)
     for name, stem in names.items():
-        found = (
+        matches = (
             [name]
             if name in whole
             else [image for image in by_stem.get(name, ()) if image not in names]
         )
-        if len(found) != 1:
-            reason = "there is no image" if not found else f"there are {len(found)} images"
+        if len(matches) != 1:
+            reason = "there is no image" if not matches else f"there are {len(matches)} images"
             raise DatasetError(
                 f"{folder / stem}: {reason} with its name in {image_root}; --image-root names the "
                 "folder of the images"
             )
-        yield folder / stem, str(image_root / found[0])
+        yield folder / stem, str(image_root / matches[0])
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -40,6 +40,30 @@ def test_mask_is_written(arguments, capsys):
         assert drawn.width >= 90
 
 
+def test_several_images_have_one_prompt(arguments, pixels, in_tmp, capsys):
+    (in_tmp / "p").mkdir()
+    for name, width in (("a", 90), ("b", 80), ("small", 20)):
+        Image.fromarray(pixels[:, :width]).save(f"p/{name}.png")
+    (in_tmp / "p/bad.png").write_text("no image")
+    line = ["--image", "p", "a.png", "--sam", "random:tiny", "--click", "40,30", "--label", "cup"]
+    assert exit_status(main, [*line, "--format", "json,coco"]) == 1
+    assert "output/interactive: 3 done, 0 skipped, 2 failed" in capsys.readouterr().err
+    content = json.loads((in_tmp / "output/interactive/p/b.json").read_text())
+    assert content["segments"][0]["category"] == "cup"
+    assert content["settings"]["click"] == ["40,30"]
+    errors = (in_tmp / "output/interactive/errors.jsonl").read_text().splitlines()
+    by_file = {entry["file"]: entry["error"] for entry in map(json.loads, errors)}
+    assert set(by_file) == {"p/bad.png", "p/small.png"}
+    assert "the click at (40, 30) is outside the image" in by_file["p/small.png"]
+    main([*arguments, "--click", "40,30", "--label", "cup", "--output", "one.json"])
+    one = json.loads((in_tmp / "one.json").read_text())["segments"]
+    assert one == json.loads((in_tmp / "output/interactive/a.json").read_text())["segments"]
+    assert exit_status(main, [*line, "--format", "json,coco"]) == 1
+    assert "0 done, 3 skipped, 2 failed" in capsys.readouterr().err
+    assert exit_status(main, [*line[:-4], "--click", "41,30"]) == 2
+    assert "another click" in capsys.readouterr().err
+
+
 def test_the_image_is_not_overwritten(arguments, capsys):
     with open("a.png", "rb") as file:
         before = file.read()
