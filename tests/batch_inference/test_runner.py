@@ -8,6 +8,8 @@ import os
 import random
 import time
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -165,6 +167,24 @@ def test_names_that_are_not_utf8_are_read(in_tmp):
     os.rename(b"x.png", b"in/\xff.png")
     assert run_on("out", "in") == (1, 0, 0)
     assert run_on("out", "in", call=refuse) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("name", [b"\xff", "größe 犬 & <a>".encode(), b"line\nbreak", b"'[*]?\""])
+def test_every_format_takes_names_of_any_character(in_tmp, name):
+    """Names that are not UTF-8, too; each file of the whole run is readable."""
+    os.mkdir(b"in " + name)
+    write_image(in_tmp / "x.png")
+    os.rename(b"x.png", b"in " + name + b"/" + name + b".png")
+    formats = [one for one in _known() if one != "jsonl"]
+    folder = os.fsdecode(b"in " + name)
+    assert run_on("out", folder, formats=formats) == (1, 0, 0)
+    assert run_on("out", folder, call=refuse, formats=formats) == (0, 1, 0)
+    (image,) = json.loads(Path("out/coco_instances.json").read_text())["images"]
+    assert os.fsencode(image["file_name"]) == b"in " + name + b"/" + name + b".png"
+    ElementTree.parse("out/cvat_annotations.xml")
+    (task,) = json.loads(Path("out/label_studio.json").read_text())
+    path = unquote_to_bytes(task["data"]["image"].partition("?d=")[2])
+    assert os.path.samefile(b"/" + path, os.fsencode(image["file_name"]))
 
 
 def test_results_of_other_settings_are_refused_by_name(in_tmp):
