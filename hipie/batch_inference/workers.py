@@ -110,7 +110,7 @@ class WorkerPool:
         self.count = count
         self._build = build
         self._threads = _share_of_threads(count) if threads is None else threads
-        self._context = get_context(start_method)
+        self._context: Any = get_context(start_method)
         self._workers: list[_Worker] = []
         self._started = self._idle_deaths = 0
         self._start: Start | None = None
