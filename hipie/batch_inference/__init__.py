@@ -2,8 +2,8 @@
 
 `find_inputs` lists images and videos, `RunFolder` keeps what each image left, and `run` computes
 what is missing, in this process or in those of a `WorkerPool`, and writes it in the formats of
-`FORMAT_REGISTRY`. Names are imported on first access, since a command on one image needs none of the
-formats.
+`FORMAT_REGISTRY`. Names are imported on first access, since a command on one image needs none of
+the formats.
 """
 
 from __future__ import annotations
