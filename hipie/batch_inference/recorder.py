@@ -130,7 +130,9 @@ class Recorder:
         """Write an image in the formats of the standard output, in its turn."""
         formats = [one for one in self.formats if one.writes_to_stdout]
         if formats:
-            written = self._writer.submit(copy_context().run, write_files, self.folder, record, formats)
+            written = self._writer.submit(
+                copy_context().run, write_files, self.folder, record, formats
+            )
             self._pending.append((None, None, written))
             self.settle(WRITE_BEHIND)
 

@@ -92,7 +92,8 @@ def _build(
     """Build SAM, and return it with the call on one image; each has the same prompt."""
     from detectron2.config import CfgNode
 
-    from hipie.data.image_io import MAX_PIXELS, ImageError
+    from hipie.data.image_io import ImageError
+    from hipie.data.io.reading_rules import MAX_PIXELS
     from hipie_interactive.modeling.prompts import PromptError
     from hipie_interactive.session import segment
 
