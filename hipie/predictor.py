@@ -172,7 +172,8 @@ class Segmenter:
         check(cfg)
         warn_about_unread_keys(cfg)
         given = model_zoo.weights_address(weights) if weights else ""
-        source = given or cfg.MODEL.WEIGHTS or model_zoo.get_weights(str(config_file))
+        named = given or model_zoo.trained_weights(cfg, opts)
+        source = named or model_zoo.get_weights(str(config_file))
         architecture = meta_architecture(cfg)
         if not source and (architecture is None or architecture.requires_checkpoint()):
             raise InputError(

@@ -269,7 +269,7 @@ def take_trained_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     named = args.model or "MODEL.WEIGHTS" in args.opts
     trained = None if named or args.resume else model_zoo.get_weights(args.config_file)
     if trained is not None:
-        cfg.MODEL.WEIGHTS = str(trained)
+        cfg.MODEL.WEIGHTS, cfg.MODEL.TEXT_ENCODER_WEIGHTS = str(trained), ""
 
 
 def require_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -281,7 +281,8 @@ def require_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     resumes = args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     architecture = meta_architecture(cfg)
     needs_weights = architecture is None or architecture.requires_checkpoint()
-    if needs_weights and not resumes and not cfg.MODEL.WEIGHTS:
+    options = ["MODEL.WEIGHTS", ""] if args.model else args.opts
+    if needs_weights and not resumes and not model_zoo.trained_weights(cfg, options):
         raise InputError(
             f"{args.config_file}: there are no weights to evaluate: name them by MODEL.WEIGHTS "
             "FILE, or take those of the run in OUTPUT_DIR by --resume"

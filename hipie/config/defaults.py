@@ -29,6 +29,12 @@ def add_hipie_config(cfg: CN) -> None:
     # Shell patterns of names of parameters that are not trained, such as "backbone.*". Random
     # weights may not be frozen, neither by these nor by MODEL.BACKBONE.FREEZE_AT.
     cfg.MODEL.FREEZE = ()
+    # Weights of a BERT with which the text encoder starts a training, if MODEL.WEIGHTS has none of
+    # it: a model's name ("bert-base-uncased"), a file or an address. Not read at test.
+    cfg.MODEL.TEXT_ENCODER_WEIGHTS = ""
+    # A training whose backbone, image encoder or text encoder would start from random weights is
+    # refused instead of a warning; on in the recipes of published models.
+    cfg.MODEL.REQUIRE_PRETRAINED = False
     cfg.MODEL.HIPIE = _model_keys()
     cfg.MODEL.TIMM = _timm_keys()
     cfg.MODEL.SWIN = _swin_keys()
@@ -72,8 +78,9 @@ def _model_keys() -> CN:
     node.TEXT = CN()
     # A name in TEXT_ENCODER_REGISTRY (hipie.modeling.text_encoder).
     node.TEXT.ENCODER = "BertTextEncoder"
-    # "bert-base-uncased" (built from its configuration), "minilm" (weights of the installed
-    # package), a folder, or a name on the Hugging Face hub.
+    # "bert-base-uncased" (built from its configuration; a checkpoint or
+    # MODEL.TEXT_ENCODER_WEIGHTS has its weights), "minilm" (weights of the installed package), a
+    # folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
     # Tokens a training caption may have.

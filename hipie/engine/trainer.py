@@ -58,6 +58,7 @@ from hipie.engine.loss_history import LossHistory
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
+from hipie.engine.pretrained_encoders import check_pretrained_encoders, load_text_encoder
 from hipie.engine.resumed_optimizer import (
     apply_hyperparameters,
     check_same_parameters,
@@ -523,7 +524,9 @@ class Trainer(DefaultTrainer):
         model = unwrapped(self._trainer.model)
         report = getattr(self.checkpointer, "report", None)
         if not self.start_iter:
+            load_text_encoder(self.cfg, model, report)
             check_frozen_parameters(self.cfg, model, report)
+            check_pretrained_encoders(self.cfg, model, report)
         logger.info("Parameters of the model:\n%s", parameter_table(model, report))
         if self.ema is not None and not self.ema.is_loaded:
             self.ema.restart()

@@ -60,6 +60,7 @@ __all__ = [
     "sam_source",
     "save_model",
     "similar_models",
+    "trained_weights",
     "verify_weights",
     "weights_address",
     "weights_on_disk",
@@ -205,10 +206,11 @@ def get_config(name: str, options: Sequence[Any] = (), imports: Sequence[str] = 
 def weights_address(weights: str | Path) -> str:
     """Return `hipie://NAME` for the name of a model, and any other file or address unchanged.
 
-    A file in the working folder that has the name is that file.
+    A file in the working folder that has the name is that file. Options at the end stay, as in
+    "mae-vit-h-p16?matching_heuristics=True".
     """
     text = str(weights)
-    if text not in MODELS or os.path.exists(text):
+    if text.partition("?")[0] not in MODELS or os.path.exists(text):
         return text
     from hipie.model_zoo import path_handler
 
@@ -227,7 +229,7 @@ def _address_weights(cfg: CfgNode) -> None:
         if key.endswith("WEIGHTS") and not key.endswith(".CLIP.WEIGHTS"):
             *nodes, last = key.split(".")
             node = reduce(getattr, nodes, cfg)
-            if isinstance(node[last], str) and node[last] in MODELS:
+            if isinstance(node[last], str):
                 node[last] = weights_address(node[last])
 
 
@@ -274,6 +276,21 @@ def get_weights(name: str) -> Path | None:
         if config in files and files[config].resolve() == file and weights.is_file():
             return weights
     return None
+
+
+def trained_weights(cfg: CfgNode, options: Sequence[Any] = ()) -> str:
+    """Return the `MODEL.WEIGHTS` of a configuration if they are of a trained model.
+
+    Weights beside which `MODEL.TEXT_ENCODER_WEIGHTS` is set are encoders from which a training
+    starts, such as SAM's; what is evaluated has to be named.
+
+    Args:
+        cfg: the merged configuration.
+        options: KEY VALUE KEY VALUE ..., merged into it; weights named there count as trained.
+    """
+    if cfg.MODEL.TEXT_ENCODER_WEIGHTS and "MODEL.WEIGHTS" not in options[::2]:
+        return ""
+    return str(cfg.MODEL.WEIGHTS)
 
 
 def model_weights(name: str) -> Path:
@@ -454,7 +471,7 @@ def get(name: str, trained: bool = True) -> SegmentationModel:
     from hipie.checkpoint import Checkpointer
 
     cfg = get_config(name)
-    weights = (cfg.MODEL.WEIGHTS or get_weights(name)) if trained else None
+    weights = (trained_weights(cfg) or get_weights(name)) if trained else None
     if trained and not weights:
         raise InputError(
             f"the package has no weights for {name}; trained=False builds the model without"

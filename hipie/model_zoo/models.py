@@ -305,6 +305,14 @@ for _model in (
         "CC-BY-NC-4.0",
     ),
     Model(
+        "mae-vit-h-p16",
+        f"{_BACKBONE} (patches of 16 pixels)",
+        UrlFile(
+            f"{META_FOLDER}detectron2/ImageNetPretrained/MAE/mae_pretrain_vit_huge_p14to16.pth"
+        ),
+        "CC-BY-NC-4.0",
+    ),
+    Model(
         "r50",
         _BACKBONE,
         UrlFile(f"{META_FOLDER}detectron2/ImageNetPretrained/torchvision/R-50.pkl"),

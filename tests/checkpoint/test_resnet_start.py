@@ -69,6 +69,7 @@ def test_backbone_equals_torchvisions_network(tiny_text, tmp_path) -> None:
 
 def test_pretraining_configuration_names_that_file() -> None:
     cfg = model_zoo.get_config("universal/hipie_r50_pretrain.yaml")
-    assert cfg.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+    assert cfg.MODEL.WEIGHTS == "hipie://r50"
+    assert model_zoo.find_model("r50").source.url.endswith("torchvision/R-50.pkl")
     assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     assert pytest.approx([123.675, 116.28, 103.53]) == cfg.MODEL.PIXEL_MEAN

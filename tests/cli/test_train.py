@@ -365,6 +365,9 @@ def test_hipie_eval_evaluates_only(monkeypatch, restored_logging, tiny_options, 
             SystemExit, match="there are no weights to evaluate: name them by MODEL"
         ):
             eval_command.main(["--config-file", TINY, *options, *tiny_options])
+    # Weights of encoders, from which a recipe starts, are not evaluated.
+    with pytest.raises(SystemExit, match="there are no weights to evaluate"):
+        eval_command.main(["--config-file", "refersam/refersam_vit_b.yaml", *tiny_options[2:]])
     other_size = [*weights, "MODEL.HIPIE.THINGS.NUM_QUERIES", "14"]
     with pytest.raises(SystemExit, match="is 12x64 in the file and 14x64 in this model"):
         eval_command.main(["--config-file", TINY, *tiny_options, *other_size])

@@ -45,8 +45,8 @@ def add_grser_config(cfg: CN) -> None:
     node.REJECTION_POOLING = "mean"
 
     node.TEXT = CN()
-    # "bert-base-uncased" (random weights), "minilm" (weights of the installed package), a folder,
-    # or a name on the Hugging Face hub.
+    # "bert-base-uncased" (a checkpoint or MODEL.TEXT_ENCODER_WEIGHTS has its weights), "minilm"
+    # (weights of the installed package), a folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
     # Maximum number of an expression's tokens, both markers included; longer ones are truncated.

@@ -37,9 +37,9 @@ def add_refersam_config(cfg: CN) -> None:
     node.FREEZE_IMAGE_ENCODER = False
 
     node.TEXT = CN()
-    # "bert-base-uncased" (random weights), "minilm" (weights of the installed package), a folder,
-    # a name on the Hugging Face hub, or CLIP's text tower: "clip:ViT-L-14" (random weights) or
-    # "clip:ViT-L-14:<tag of open_clip or file>".
+    # "bert-base-uncased" (a checkpoint or MODEL.TEXT_ENCODER_WEIGHTS has its weights), "minilm"
+    # (weights of the installed package), a folder, a name on the Hugging Face hub, or CLIP's text
+    # tower: "clip:ViT-L-14:<tag of open_clip or file>", or "clip:random:ViT-L-14".
     node.TEXT.SOURCE = "bert-base-uncased"
     node.TEXT.FROZEN = False
     # Maximum number of an expression's tokens, both markers included; longer ones are truncated.

@@ -34,7 +34,8 @@ def test_long_expressions_are_truncated_with_a_warning(model):
 @pytest.fixture(scope="module")
 def clip():
     pytest.importorskip("open_clip")
-    return build_expression_encoder("clip:ViT-B-32", frozen=True, max_tokens=12).eval()
+    encoder = build_expression_encoder("clip:random:ViT-B-32", frozen=False, max_tokens=12)
+    return encoder.eval().requires_grad_(False)
 
 
 @pytest.mark.slow
@@ -56,13 +57,15 @@ def test_clip_features_equal_open_clip_before_the_projection(clip):
     with pytest.warns(UserWarning, match="only the first 10"):
         truncated, mask = clip.encode(["the car " * 30])
     assert truncated.shape[1] == 12 and mask.all()
-    assert not any(p.requires_grad for p in clip.parameters())
+    assert not clip.has_pretrained_weights
 
 
 @pytest.mark.parametrize(
     ("source", "tokens", "message"),
     [
         ("clip:ViT-Z-99", 20, '"ViT-Z-99"'),
+        ("clip:ViT-B-32", 20, 'names no weights: .* such as "clip:ViT-B-32:openai"'),
+        ("clip:random:ViT-B-32", 20, "FROZEN would freeze its random weights"),
         ("/no/such/folder", 20, "/no/such/folder"),
         ("minilm", 2, "MAX_TOKENS must be at least 3"),
     ],

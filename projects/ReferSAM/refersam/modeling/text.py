@@ -17,6 +17,7 @@ from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
 CLIP_PREFIX = "clip:"
+RANDOM_PREFIX = "random:"
 NUM_MARKERS = 2
 
 
@@ -53,6 +54,7 @@ class ClipExpressionEncoder(nn.Module):
         tokenizer: open_clip's tokenizer, expressions -> [B, 77] padded with 0.
         frozen: train no parameter.
         max_tokens: maximum number of tokens of an expression, markers included.
+        has_pretrained_weights: False if the weights of `model` are random.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class ClipExpressionEncoder(nn.Module):
         *,
         frozen: bool,
         max_tokens: int,
+        has_pretrained_weights: bool = True,
     ) -> None:
         super().__init__()
+        self.has_pretrained_weights = has_pretrained_weights
         self.token_embedding = model.token_embedding
         self.positional_embedding = model.positional_embedding
         self.transformer = model.transformer
@@ -77,10 +81,11 @@ class ClipExpressionEncoder(nn.Module):
 
     @classmethod
     def from_source(cls, source: str, *, frozen: bool, max_tokens: int) -> ClipExpressionEncoder:
-        """Build from "ViT-L-14" (random weights) or "ViT-L-14:<tag or file>".
+        """Build from "ViT-L-14:<tag or file>", or with random weights from "random:ViT-L-14".
 
         Raises:
-            ValueError: if open_clip is not installed, or has no such model or tag.
+            ValueError: if open_clip is not installed, or has no such model or tag; without a tag;
+                or for random weights that would be frozen.
         """
         try:
             import open_clip
@@ -89,9 +94,21 @@ class ClipExpressionEncoder(nn.Module):
             raise InputError(
                 "CLIP's text tower needs the package open_clip_torch: pip install open_clip_torch"
             ) from error
-        name, _, weights = source.partition(":")
+        random = source.startswith(RANDOM_PREFIX)
+        name, _, weights = source.removeprefix(RANDOM_PREFIX).partition(":")
         if name not in open_clip.list_models():
             raise InputError(f'open_clip has no model "{name}" for MODEL.REFERSAM.TEXT.SOURCE')
+        if random and frozen:
+            raise InputError(
+                f'MODEL.REFERSAM.TEXT.SOURCE is "{CLIP_PREFIX}{source}", and TEXT.FROZEN would '
+                "freeze its random weights"
+            )
+        if not random and not weights:
+            raise InputError(
+                f'MODEL.REFERSAM.TEXT.SOURCE "{CLIP_PREFIX}{source}" names no weights: add a tag '
+                f'of open_clip or a file, such as "{CLIP_PREFIX}{name}:openai"; "{CLIP_PREFIX}'
+                f'{RANDOM_PREFIX}{name}" builds it with random ones'
+            )
         is_file = os.path.isfile(weights) or Path(weights).suffix in WEIGHT_SUFFIXES
         published = open_clip.get_pretrained_cfg(name, weights)
         if weights and not is_file and not published:
@@ -106,7 +123,13 @@ class ClipExpressionEncoder(nn.Module):
         if file:
             _load_text_tower(model, file)
         tokenizer = open_clip.get_tokenizer(name)
-        return cls(model, tokenizer, frozen=frozen, max_tokens=max_tokens)
+        return cls(
+            model,
+            tokenizer,
+            frozen=frozen,
+            max_tokens=max_tokens,
+            has_pretrained_weights=bool(file),
+        )
 
     @property
     def width(self) -> int:
