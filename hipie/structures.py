@@ -297,15 +297,9 @@ class ImageQueries:
         return self.layer.logits[0]
 
     @property
-    def iou_logits(self) -> Tensor:
-        """[Q, 1] predicted IoU before the sigmoid.
-
-        Raises:
-            ValueError: if the decoder does not predict it.
-        """
-        if self.layer.iou_logits is None:
-            raise ValueError("the decoder of these queries does not predict IoU")
-        return self.layer.iou_logits[0]
+    def iou_logits(self) -> Tensor | None:
+        """[Q, 1] predicted IoU before the sigmoid; None if the decoder does not predict it."""
+        return None if self.layer.iou_logits is None else self.layer.iou_logits[0]
 
     def masks(self, query_index: Tensor) -> Tensor:
         """Mask logits of selected queries [n] -> [n, h, w] float32 at a quarter of the canvas."""
@@ -326,12 +320,15 @@ class ImageFeatures:
         things: projected levels of the thing encoder, from stride 8 on.
         stuff: output of the stuff decoder without class logits (late fusion: text is read by its
             class head only); None if the model has no such decoder or it was not requested.
+        stuff_inputs: feature maps [B, C_i, h_i, w_i] of the backbone for a stuff decoder with early
+            fusion, which runs when there is text; () otherwise.
     """
 
     image_sizes: tuple[Size, ...]
     canvas_size: Size
     things: FeatureLevels
     stuff: DecoderOutput | None = None
+    stuff_inputs: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -344,6 +341,7 @@ class ImageFeatures:
             canvas_size=self.canvas_size,
             things=self.things.select(index),
             stuff=self.stuff and self.stuff.select_images(index),
+            stuff_inputs=tuple(features[index] for features in self.stuff_inputs),
         )
 
 
@@ -483,6 +481,18 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def without_things(self) -> Targets:
+        """The same with its objects that are no things."""
+        kept = ~self.is_thing
+        return replace(
+            self,
+            labels=self.labels[kept],
+            boxes=self.boxes[kept],
+            masks=self.masks[kept],
+            is_thing=self.is_thing[kept],
+            positive_map=self.positive_map[kept],
+        )
 
     def boxes_on_canvas(self) -> Tensor:
         """[N, 4] cxcywh in 0..1 of the padded canvas, the frame of the stuff decoder."""

@@ -85,6 +85,9 @@ def _model_keys() -> CN:
     node.TEXT.FROZEN = False
     # Tokens a training caption may have.
     node.TEXT.MAX_TOKENS = 512
+    # Tokens that are encoded together; longer captions are cut between class names. No more than
+    # the text encoder has positions for.
+    node.TEXT.WINDOW = 512
 
     node.THINGS = CN()
     node.THINGS.NUM_QUERIES = 900
@@ -96,16 +99,37 @@ def _model_keys() -> CN:
     node.THINGS.DIM_FEEDFORWARD = 2048
     # Fuse text and image features before the thing encoder; off: text enters at the class heads.
     node.THINGS.EARLY_FUSION = True
+    # Encoder layers before which text and image are fused, rising.
+    node.THINGS.FUSION_LAYERS = (0,)
     node.THINGS.FUSION_EMBED_DIM = 2048
     node.THINGS.FUSION_HEADS = 8
     node.THINGS.FUSION_DROPOUT = 0.1
+    # Masks: "dynamic" (convolutions whose weights are predicted, CondInst) or "dot_product" (of a
+    # mask embedding of HIDDEN_DIM channels with mask features, MaskFormer).
+    node.THINGS.MASK_HEAD = "dynamic"
+    # Channels of the mask features of dynamic masks.
     node.THINGS.MASK_CHANNELS = 8
+    # Predict the IoU of every box; its square root is a factor of the score. Off: the score is the
+    # class probability.
+    node.THINGS.IOU_HEAD = True
     # Noised ground-truth queries that the decoder learns to denoise; 0: no denoising.
     node.THINGS.DENOISING_QUERIES = 200
 
     node.STUFF = CN()
     # Stuff has a decoder of its own; off: the thing branch predicts stuff and parts as well.
     node.STUFF.ENABLED = True
+    # Fuse text and image features before the stuff encoder as well, by a fusion of its own (sizes
+    # as of things); off: its masks and boxes do not depend on the text (late fusion, published).
+    node.STUFF.EARLY_FUSION = False
+    # Text at its class head and in its denoising: after the early fusion (its own, or that of
+    # things), or as the text encoder returns it.
+    node.STUFF.FUSED_TEXT = True
+    # Boxes of stuff have losses and matching costs in the stuff decoder. The paper says that they
+    # have none; the published program has them.
+    node.STUFF.BOX_LOSS = True
+    # The stuff decoder is trained on things as well (auxiliary supervision); off: on stuff and
+    # parts only.
+    node.STUFF.SUPERVISE_THINGS = True
     # A further, finer output of the backbone for the mask features of stuff, such as "res2" in
     # MaskDINO; "": the finest of IN_FEATURES (published).
     node.STUFF.LATERAL_FEATURE = ""
@@ -133,9 +157,27 @@ def _model_keys() -> CN:
     # A part is also positive for its whole's name wherever the caption has it (part training).
     node.LOSS.PROPAGATE_PART_TO_WHOLE = False
     # Names in CRITERION_REGISTRY, MATCHER_REGISTRY and LOSS_REGISTRY of hipie.modeling, and the
-    # weight of every loss term by its key; the weights of stuff are its matching costs, too.
+    # weight of every loss term by its key.
     node.LOSS.THING_CRITERION = "ThingCriterion"
+    # "SimOTAMatcher" (several queries an object) or "HungarianMatcher" (one query an object).
     node.LOSS.THING_MATCHER = "SimOTAMatcher"
+    # Costs of SimOTA: weights of class and GIoU, costs of queries whose centre is not both in the
+    # object's box and near its centre, and of those that are in neither of any object; the reach of
+    # "near" (share of the image's sides), and how many of the largest IoUs sum up to the number of
+    # queries of an object.
+    node.LOSS.SIM_OTA = CN(
+        {
+            "CLASS": 1.0,
+            "GIOU": 3.0,
+            "OFF_CENTER": 100.0,
+            "OUTSIDE": 10_000.0,
+            "CENTER_RADIUS": 2.5 / 32,
+            "NUM_CANDIDATES": 10,
+        }
+    )
+    # Costs of the Hungarian matching of things, and of the encoder's proposals.
+    node.LOSS.THING_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 0.0, "DICE": 0.0})
+    node.LOSS.PROPOSAL_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0})
     node.LOSS.THING_TERMS = (
         "class_loss",
         "box_l1_loss",
@@ -160,6 +202,10 @@ def _model_keys() -> CN:
     node.LOSS.STUFF_WEIGHTS = CN(
         {"CLASS": 4.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 5.0, "DICE": 5.0}, new_allowed=True
     )
+    # Costs of the Hungarian matching of stuff; None: the weight of the loss term.
+    node.LOSS.STUFF_COSTS = CN(
+        {"CLASS": None, "BOX": None, "GIOU": None, "MASK": None, "DICE": None}
+    )
 
     node.TEST = _test_keys()
     node.CLIP = _clip_keys()
@@ -182,6 +228,12 @@ def _clip_keys() -> CN:
     node.ENSEMBLE = "multiply"
     # Temperature of the softmax over the classes of things before the ensemble.
     node.THING_TEMPERATURE = 0.06
+    # Score of a thing: sqrt(class ** a * IoU ** b) with these a and b.
+    node.SCORE_POWERS = (0.3, 1.7)
+    # CLIP's feature of a mask: "class_token" (a class token that attends to the mask's patches,
+    # published), "patch_pooling" (mean of the patches' features) or "crops" (image of the mask's
+    # patches, grey elsewhere; one pass through CLIP a mask).
+    node.MASK_FEATURES = "class_token"
     # Classes of the training: a public vocabulary, or a registered data set.
     node.TRAIN_VOCABULARY = "coco_panoptic"
     return node
@@ -235,6 +287,9 @@ def _vit_keys() -> CN:
     node.WINDOW_BLOCKS = (0, 1, 3, 4, 6, 7, 9, 10)
     # Drop-path rate of the last block; it grows linearly from 0.
     node.DROP_PATH = 0.5
+    # Blocks, counted from 0, whose outputs become res3, res4 and res5; (): the last one for all
+    # three (published).
+    node.FEATURE_BLOCKS = ()
     return node
 
 

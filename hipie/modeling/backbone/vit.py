@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from detectron2.modeling.backbone.utils import get_abs_pos
 from detectron2.modeling.backbone.vit import ViT
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.backbone.vit_attention import GridAttention
 
 
@@ -24,18 +26,32 @@ class ViTPyramid(ViT):
     res4 unchanged (stride 16), res5 by 2 x 2 max pooling (stride 32). In the published ViT-H only 8
     of the 32 blocks have window attention (`window_block_indexes`).
 
+    With `feature_blocks` the scales are computed from the outputs of three blocks instead.
+
     Args:
         width: channels.
+        feature_blocks: indices of the blocks of res3, res4 and res5; () = the last one for all.
         vit_options: further arguments of `detectron2.modeling.backbone.vit.ViT`.
     """
 
-    def __init__(self, *, width: int, **vit_options: Any) -> None:
+    def __init__(
+        self, *, width: int, feature_blocks: Sequence[int] = (), **vit_options: Any
+    ) -> None:
         super().__init__(
             embed_dim=width,
             use_rel_pos=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             **vit_options,
         )
+        depth = len(self.blocks)
+        if feature_blocks and (
+            len(feature_blocks) != 3 or not all(0 <= block < depth for block in feature_blocks)
+        ):
+            raise InputError(
+                f"MODEL.VIT.FEATURE_BLOCKS is {tuple(feature_blocks)}; it has to be empty or three "
+                f"blocks of 0 to {depth - 1} (MODEL.VIT.DEPTH is {depth})"
+            )
+        self.feature_blocks = tuple(feature_blocks) or (depth - 1,) * 3
         for block in self.blocks:
             block.attn = GridAttention.from_attention(block.attn)
         self.finer = nn.ConvTranspose2d(width, width // 2, 2, 2)
@@ -67,10 +83,13 @@ class ViTPyramid(ViT):
         tokens = tokens + get_abs_pos(
             self.pos_embed, self.pretrain_use_cls_token, tokens.shape[1:3]
         )
-        for block in self.blocks:
+        outputs = {}
+        for i, block in enumerate(self.blocks):
             tokens = block(tokens)
-        last = tokens.permute(0, 3, 1, 2)
-        return {"res3": self.finer(last), "res4": last, "res5": F.max_pool2d(last, 2)}
+            if i in self.feature_blocks:
+                outputs[i] = tokens.permute(0, 3, 1, 2)
+        fine, middle, coarse = (outputs[i] for i in self.feature_blocks)
+        return {"res3": self.finer(fine), "res4": middle, "res5": F.max_pool2d(coarse, 2)}
 
 
 @BACKBONE_REGISTRY.register()
@@ -79,6 +98,7 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTPyramid:
     keys = cfg.MODEL.VIT
     return ViTPyramid(
         width=keys.EMBED_DIM,
+        feature_blocks=tuple(keys.FEATURE_BLOCKS),
         depth=keys.DEPTH,
         num_heads=keys.NUM_HEADS,
         img_size=keys.IMAGE_SIZE,

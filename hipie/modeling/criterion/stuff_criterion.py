@@ -79,13 +79,14 @@ class StuffCriterion(Criterion):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.HIPIE.LOSS`."""
+        """Constructor arguments from `MODEL.HIPIE.LOSS` and `MODEL.HIPIE.STUFF.BOX_LOSS`."""
         loss = cfg.MODEL.HIPIE.LOSS
         return {
             "num_points": loss.NUM_POINTS,
             "losses": LossConfig(tuple(loss.STUFF_TERMS), dict(loss.STUFF_WEIGHTS)),
             "matcher": build_matcher(loss.STUFF_MATCHER, cfg),
             "average_normalizers": loss.AVERAGE_NORMALIZERS,
+            "stuff_boxes": cfg.MODEL.HIPIE.STUFF.BOX_LOSS,
             "official_frames": loss.OFFICIAL_BOX_FRAMES,
         }
 

@@ -36,15 +36,17 @@ from hipie.structures import (
 )
 
 TARGET_STRIDE = 4
+PUBLISHED_PROPOSAL_COSTS = CostWeights()
 
 
 @CRITERION_REGISTRY.register()
 class ThingCriterion(Criterion):
     """Weighted losses of the thing decoder.
 
-    Decoder layers are matched by SimOTA to the things; denoising queries and the encoder's
-    proposals (Hungarian, all objects of one class) learn from stuff too, except for its boxes. A
-    batch without a single thing gives zeros, see `learn_from_empty_batches`.
+    Decoder layers are matched to the things, by SimOTA unless another matcher is given; denoising
+    queries and the encoder's proposals (Hungarian, all objects of one class) learn from stuff too,
+    except for its boxes. A batch without a single thing gives zeros, see
+    `learn_from_empty_batches`.
 
     Losses of a layer are divided by its number of pairs, box losses by the pairs that are things.
     These counts are of this process alone, as published, unless `average_normalizers` is on: then
@@ -56,6 +58,7 @@ class ThingCriterion(Criterion):
         num_points: points at which mask losses are computed.
         losses: terms and weights; its number of points is replaced by `num_points`.
         matcher: of the decoder layers; by default SimOTA.
+        proposal_costs: of the Hungarian matching of the encoder's proposals.
         average_normalizers: see above.
         supervise_last_iou: also supervise the IoU head of the last layer, which inference reads.
             The published system does not.
@@ -72,6 +75,7 @@ class ThingCriterion(Criterion):
         *,
         losses: LossConfig = THING_LOSSES,
         matcher: Matcher | None = None,
+        proposal_costs: CostWeights = PUBLISHED_PROPOSAL_COSTS,
         average_normalizers: bool = False,
         supervise_last_iou: bool = False,
         learn_from_empty_batches: bool = False,
@@ -84,7 +88,7 @@ class ThingCriterion(Criterion):
         self.average_normalizers = average_normalizers
         self.supervise_last_iou = supervise_last_iou
         self.learn_from_empty_batches = learn_from_empty_batches
-        self.proposal_matcher = HungarianMatcher(CostWeights())
+        self.proposal_matcher = HungarianMatcher(proposal_costs)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -93,7 +97,10 @@ class ThingCriterion(Criterion):
         return {
             "num_points": loss.NUM_POINTS,
             "losses": LossConfig(tuple(loss.THING_TERMS), dict(loss.THING_WEIGHTS)),
-            "matcher": build_matcher(loss.THING_MATCHER, cfg),
+            "matcher": build_matcher(loss.THING_MATCHER, cfg, "THING"),
+            "proposal_costs": CostWeights(
+                loss.PROPOSAL_COSTS.CLASS, loss.PROPOSAL_COSTS.BOX, loss.PROPOSAL_COSTS.GIOU
+            ),
             "average_normalizers": loss.AVERAGE_NORMALIZERS,
             "supervise_last_iou": loss.SUPERVISE_LAST_IOU,
             "learn_from_empty_batches": cfg.INPUT.GENERALIZED_EXPRESSIONS,

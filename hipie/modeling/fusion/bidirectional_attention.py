@@ -28,11 +28,13 @@ class FusionConfig:
         width: channels of all heads together.
         num_heads: heads of the attention.
         dropout: of the attention weights.
+        layers: encoder layers before which the fusion is, rising from 0.
     """
 
     width: int = 2048
     num_heads: int = 8
     dropout: float = 0.1
+    layers: tuple[int, ...] = (0,)
 
 
 class BidirectionalFusion(nn.Module):

@@ -43,27 +43,54 @@ class HungarianMatcher(CostMatcher):
         weights: of the cost terms.
         num_points: random points at which masks are compared; 0 = masks do not count.
         stuff_boxes: whether boxes of stuff count; if not, their cost is the mean of the things'.
+        things_only: whether stuff is left without a query.
     """
 
     @configurable
     def __init__(
-        self, weights: CostWeights, num_points: int = 0, *, stuff_boxes: bool = True
+        self,
+        weights: CostWeights,
+        num_points: int = 0,
+        *,
+        stuff_boxes: bool = True,
+        things_only: bool = False,
     ) -> None:
         self.weights = weights
         self.num_points = num_points
         self.stuff_boxes = stuff_boxes
+        self.things_only = things_only
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments: the costs are the loss weights of stuff (MaskDINO)."""
-        loss = cfg.MODEL.HIPIE.LOSS
-        weights = loss.STUFF_WEIGHTS
+        """Constructor arguments of the stuff decoder's matcher: `LOSS.STUFF_COSTS`.
+
+        By default the costs are the loss weights (MaskDINO).
+        """
+        node = cfg.MODEL.HIPIE
+        weights, costs = node.LOSS.STUFF_WEIGHTS, node.LOSS.STUFF_COSTS
+        names = ("CLASS", "BOX", "GIOU", "MASK", "DICE")
+        values = [weights[name] if costs[name] is None else costs[name] for name in names]
         return {
-            "weights": CostWeights(
-                weights.CLASS, weights.BOX, weights.GIOU, weights.MASK, weights.DICE
-            ),
-            "num_points": loss.NUM_POINTS,
+            "weights": CostWeights(*values),
+            "num_points": node.LOSS.NUM_POINTS,
+            "stuff_boxes": node.STUFF.BOX_LOSS,
         }
+
+    @classmethod
+    def for_branch(cls, cfg: CfgNode, branch: str) -> HungarianMatcher:
+        """Build the matcher of a decoder.
+
+        Args:
+            cfg: reads `MODEL.HIPIE.LOSS`.
+            branch: "STUFF", or "THING" for a matcher of `LOSS.THING_COSTS` that leaves stuff out.
+        """
+        if branch == "STUFF":
+            return cls(cfg)
+        loss = cfg.MODEL.HIPIE.LOSS
+        costs = loss.THING_COSTS
+        weights = CostWeights(costs.CLASS, costs.BOX, costs.GIOU, costs.MASK, costs.DICE)
+        compares_masks = weights.mask > 0 or weights.dice > 0
+        return cls(weights, loss.NUM_POINTS if compares_masks else 0, things_only=True)
 
     @torch.no_grad()
     def costs(
@@ -92,7 +119,7 @@ class HungarianMatcher(CostMatcher):
             if masks is not None and self.num_points and cost.shape[1]:
                 cost = cost + self._mask_cost(layers, targets, masks, image)
             costs.append(cost)
-        return costs
+        return [*costs, targets.is_thing] if self.things_only else costs
 
     def _mask_cost(
         self,
@@ -125,11 +152,17 @@ class HungarianMatcher(CostMatcher):
     ) -> list[list[Pairs]]:
         """Assign every object to a query at the least total cost; see `CostMatcher`."""
         pairs: list[list[Pairs]] = [[] for _ in num_queries]
+        is_thing = None
+        if self.things_only:
+            *costs, is_thing = costs
         for image, cost in enumerate(costs):
             start = targets.starts[image]
+            objects = torch.arange(cost.shape[1])
+            if is_thing is not None:
+                objects = is_thing[targets.of_image(image)].nonzero().flatten()
             for layer, part in enumerate(cost.split(list(num_queries))):
-                query_index, target_index = assign(part)
-                pairs[layer].append((query_index, start + target_index))
+                query_index, target_index = assign(part[:, objects])
+                pairs[layer].append((query_index, start + objects[target_index]))
         return pairs
 
 

@@ -18,8 +18,9 @@ from hipie.structures import BatchedTargets, DenoisingLayout, LayerOutput, MaskC
 MATCHER_REGISTRY = Registry("MATCHER")
 MATCHER_REGISTRY.__doc__ = """
 Matchers by name, chosen by `MODEL.HIPIE.LOSS.THING_MATCHER` and `STUFF_MATCHER`. An entry is a
-class whose instances are a `Matcher` and that is built from a configuration: `MyMatcher(cfg)`. The
-costs of a `CostMatcher` are copied to the host together with those of other layers and matchers.
+class whose instances are a `Matcher` and that is built from a configuration: `MyMatcher(cfg)`; or
+by its class method `for_branch(cfg, branch)`, if it has one, for "THING" or "STUFF". The costs of a
+`CostMatcher` are copied to the host together with those of other layers and matchers.
 """
 
 # Query and target index of the pairs of one image.
@@ -125,13 +126,22 @@ class CostMatcher(ABC):
         return matching
 
 
-def build_matcher(name: str, cfg: CfgNode) -> Matcher:
+def build_matcher(name: str, cfg: CfgNode, branch: str = "STUFF") -> Matcher:
     """Build the matcher that is registered as `name`.
+
+    Args:
+        name: of the registry.
+        cfg: the configuration.
+        branch: whose decoder it matches, "THING" or "STUFF".
 
     Raises:
         KeyError: if there is none.
     """
-    return MATCHER_REGISTRY.get(name)(cfg)
+    matcher = MATCHER_REGISTRY.get(name)
+    built: Matcher = (
+        matcher.for_branch(cfg, branch) if hasattr(matcher, "for_branch") else matcher(cfg)
+    )
+    return built
 
 
 @torch.no_grad()

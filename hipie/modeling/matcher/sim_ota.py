@@ -7,9 +7,11 @@ including ties and the treatment of unmatched ground truth.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
@@ -17,20 +19,60 @@ from hipie.modeling.criterion.losses import focal_class_cost
 from hipie.modeling.matcher.matching import MATCHER_REGISTRY, CostMatcher, Pairs
 from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 
-GIOU_WEIGHT = 3.0
-OFF_CENTER_COST = 100.0
-OUTSIDE_COST = 10_000.0
 MATCHED_COST = 100_000.0
-CENTER_RADIUS = 2.5 / 32
-NUM_CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class SimOTACosts:
+    """Constants of SimOTA; the defaults are those of the published system.
+
+    Attributes:
+        class_, giou: weights of the focal class cost and of -GIoU.
+        off_center: cost of a query whose centre is not both in the object's box and in a window
+            around its centre.
+        outside: cost of a query whose centre is in no box and no window of any thing.
+        center_radius: half the side of the window, in 0..1 of the image.
+        num_candidates: of the largest IoUs with an object, whose sum is its number of queries; and
+            the largest number.
+    """
+
+    class_: float = 1.0
+    giou: float = 3.0
+    off_center: float = 100.0
+    outside: float = 10_000.0
+    center_radius: float = 2.5 / 32
+    num_candidates: int = 10
+
+
+PUBLISHED_COSTS = SimOTACosts()
 
 
 @MATCHER_REGISTRY.register()
 class SimOTAMatcher(CostMatcher):
-    """Match every thing with several queries; stuff is not matched."""
+    """Match every thing with several queries; stuff is not matched.
 
-    def __init__(self, cfg: CfgNode | None = None) -> None:
-        """Accept no options: the costs are those of the published system for any `cfg`."""
+    Args:
+        weights: constants of the costs.
+    """
+
+    @configurable
+    def __init__(self, weights: SimOTACosts = PUBLISHED_COSTS) -> None:
+        self.weights = weights
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.HIPIE.LOSS.SIM_OTA`."""
+        node = cfg.MODEL.HIPIE.LOSS.SIM_OTA
+        return {
+            "weights": SimOTACosts(
+                node.CLASS,
+                node.GIOU,
+                node.OFF_CENTER,
+                node.OUTSIDE,
+                node.CENTER_RADIUS,
+                node.NUM_CANDIDATES,
+            )
+        }
 
     @torch.no_grad()
     def costs(
@@ -54,6 +96,7 @@ class SimOTAMatcher(CostMatcher):
                 targets.boxes[objects],
                 targets.positive_map[objects],
                 targets.is_thing[objects],
+                self.weights,
             )
         return [*costs, targets.is_thing]
 
@@ -70,7 +113,7 @@ class SimOTAMatcher(CostMatcher):
                 values[:, things].split(list(num_queries)) for values in (cost, iou)
             )
             for layer, of_layer in enumerate(zip(layer_costs, layer_ious, strict=True)):
-                query_index, target_index = _assign(*of_layer)
+                query_index, target_index = _assign(*of_layer, self.weights.num_candidates)
                 pairs[layer].append((query_index, objects.start + things[target_index]))
         return pairs
 
@@ -91,11 +134,16 @@ def sim_ota(logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: T
     """
     is_thing = torch.ones(len(target_boxes), dtype=torch.bool, device=boxes.device)
     cost, iou = costs_and_ious(logits, boxes, target_boxes, positive_map, is_thing)
-    return _assign(cost, iou)
+    return _assign(cost, iou, PUBLISHED_COSTS.num_candidates)
 
 
 def costs_and_ious(
-    logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive_map: Tensor, is_thing: Tensor
+    logits: Tensor,
+    boxes: Tensor,
+    target_boxes: Tensor,
+    positive_map: Tensor,
+    is_thing: Tensor,
+    weights: SimOTACosts = PUBLISHED_COSTS,
 ) -> tuple[Tensor, Tensor]:
     """Compute the matching cost and the IoU of every pair of a query and an object of one image.
 
@@ -105,6 +153,7 @@ def costs_and_ious(
         target_boxes: [N, 4] cxcywh.
         positive_map: [N, T] bool.
         is_thing: [N] bool; other objects are not matched.
+        weights: of the terms.
 
     Returns:
         Two tensors [Q, N] float32.
@@ -114,21 +163,22 @@ def costs_and_ious(
     in_box = (center > target_corners[:, :2]) & (center < target_corners[:, 2:])
     in_box = in_box.all(dim=-1)
     target_center = target_boxes.float()[:, :2]
-    in_window = (center > target_center - CENTER_RADIUS) & (center < target_center + CENTER_RADIUS)
+    radius = weights.center_radius
+    in_window = (center > target_center - radius) & (center < target_center + radius)
     in_window = in_window.all(dim=-1)
     outside = ~((in_box | in_window) & is_thing).any(dim=1, keepdim=True)
-    cost = focal_class_cost(logits, positive_map)
-    cost = cost - GIOU_WEIGHT * generalized_box_iou(corners, target_corners)
-    cost = cost + OFF_CENTER_COST * ~(in_box & in_window)
-    return cost + OUTSIDE_COST * outside, box_iou(corners, target_corners)
+    cost = weights.class_ * focal_class_cost(logits, positive_map)
+    cost = cost - weights.giou * generalized_box_iou(corners, target_corners)
+    cost = cost + weights.off_center * ~(in_box & in_window)
+    return cost + weights.outside * outside, box_iou(corners, target_corners)
 
 
-def _assign(cost: Tensor, iou: Tensor) -> Pairs:
+def _assign(cost: Tensor, iou: Tensor, num_candidates: int) -> Pairs:
     """Pairs from costs and IoUs, both [Q, N]."""
     if 0 in cost.shape:
         empty = torch.zeros(0, dtype=torch.long, device=cost.device)
         return empty, empty
-    candidates = min(NUM_CANDIDATES, len(cost))
+    candidates = min(num_candidates, len(cost))
     dynamic_k = iou.topk(candidates, dim=0).values.sum(dim=0).int().clamp(1, candidates)
     cheapest = cost.topk(candidates, dim=0, largest=False).indices
     selected = torch.arange(candidates, device=cost.device)[:, None] < dynamic_k

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,19 @@ if TYPE_CHECKING:
 MIN_STRIDE = 4
 
 
+@dataclass(frozen=True)
+class StuffSettings:
+    """What the stuff decoder is trained on and compared with.
+
+    Attributes:
+        supervise_things: whether its targets are things as well.
+        fused_text: whether its class heads read the text after an early fusion.
+    """
+
+    supervise_things: bool = True
+    fused_text: bool = True
+
+
 def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Constructor arguments of `HIPIE` from `MODEL.HIPIE` and Detectron2's keys."""
     node = cfg.MODEL.HIPIE
@@ -60,6 +74,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
             finest_stride=levels[0].stride,
             num_levels=node.NUM_FEATURE_LEVELS,
             lateral=shapes[lateral] if lateral else None,
+            fusion=stuff_fusion_config(cfg),
         )
     return {
         "backbone": backbone,
@@ -74,10 +89,13 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
             mask_channels=node.THINGS.MASK_CHANNELS,
             strides=[level.stride for level in levels],
             num_levels=node.NUM_FEATURE_LEVELS,
+            dot_product_masks=node.THINGS.MASK_HEAD == "dot_product",
+            predicts_iou=node.THINGS.IOU_HEAD,
         ),
         "stuff": stuff,
         "thing_criterion": build_criterion(node.LOSS.THING_CRITERION, cfg),
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
+        "stuff_settings": StuffSettings(node.STUFF.SUPERVISE_THINGS, node.STUFF.FUSED_TEXT),
         "settings": inference_settings(cfg),
         "input_config": input_config(cfg, required_divisibility(backbone, strides)),
         "in_features": node.IN_FEATURES,
@@ -117,6 +135,16 @@ def fusion_config(cfg: CfgNode) -> FusionConfig | None:
     """Sizes of the early fusion, or None if it is off."""
     node = cfg.MODEL.HIPIE.THINGS
     if not node.EARLY_FUSION:
+        return None
+    return FusionConfig(
+        node.FUSION_EMBED_DIM, node.FUSION_HEADS, node.FUSION_DROPOUT, tuple(node.FUSION_LAYERS)
+    )
+
+
+def stuff_fusion_config(cfg: CfgNode) -> FusionConfig | None:
+    """Sizes of the stuff decoder's early fusion, those of things; None if it is off."""
+    node = cfg.MODEL.HIPIE.THINGS
+    if not cfg.MODEL.HIPIE.STUFF.EARLY_FUSION:
         return None
     return FusionConfig(node.FUSION_EMBED_DIM, node.FUSION_HEADS, node.FUSION_DROPOUT)
 

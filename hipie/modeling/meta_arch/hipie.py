@@ -2,6 +2,7 @@
 
 Things use early fusion: image and text features attend to each other before the thing encoder.
 Stuff uses late fusion: its decoder reads image features only, and text enters at its class head.
+Keys of `MODEL.HIPIE` change that for ablations, see `docs/ablations.md`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
 from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.build import hipie_arguments
+from hipie.modeling.meta_arch.build import StuffSettings, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
     InputConfig,
     batch_inference_size,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 Inputs = list[dict[str, Any]]
 EXPRESSIONS_PER_CHUNK = 16
+PUBLISHED_STUFF = StuffSettings()
 
 
 @META_ARCH_REGISTRY.register()
@@ -102,6 +104,7 @@ class HIPIE(SegmentationModel):
             as the criteria need whose normalizers are averaged over processes. All processes then
             have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
+        stuff_settings: what the stuff decoder is trained on and compared with.
         in_features: outputs of the backbone that both branches read, the finest first.
         lateral_feature: a further, finer one for the stuff decoder's mask features; "" = none.
         checkpointed_parts: names of `layer_groups` whose activations are recomputed in the backward
@@ -131,6 +134,7 @@ class HIPIE(SegmentationModel):
         propagate_part_to_whole: bool = False,
         average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
+        stuff_settings: StuffSettings = PUBLISHED_STUFF,
         in_features: Sequence[str] = ("res3", "res4", "res5"),
         lateral_feature: str = "",
         checkpointed_parts: Sequence[str] = (),
@@ -150,6 +154,7 @@ class HIPIE(SegmentationModel):
         self.propagate_part_to_whole = propagate_part_to_whole
         self.average_normalizers = average_normalizers
         self.clip_ensemble = clip_ensemble
+        self.stuff_settings = stuff_settings
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer(
@@ -171,12 +176,14 @@ class HIPIE(SegmentationModel):
     def layer_groups(self) -> dict[str, list[nn.Module]]:
         """Layers of the backbone, the early fusion, and both branches' encoders and decoders."""
         encoder, decoder = [*self.things.encoder], [*self.things.decoder.layers]
+        fusions: list[nn.Module] = [*self.things.fusions()]
         if self.stuff is not None:
+            fusions += [] if self.stuff.fusion is None else [self.stuff.fusion]
             encoder += self.stuff.pixel_decoder.encoder
             decoder += self.stuff.decoder.layers
         return {
             "backbone": backbone_layers(self.backbone),
-            "fusion": [] if self.things.fusion is None else [self.things.fusion],
+            "fusion": fusions,
             "encoder": encoder,
             "decoder": decoder,
         }
@@ -257,16 +264,22 @@ class HIPIE(SegmentationModel):
                 )
             )
         if self.stuff is not None:
+            stuff_targets = targets
+            if not self.stuff_settings.supervise_things:
+                stuff_targets = [target.without_things() for target in targets]
+                max_objects = self._max_objects(stuff_targets)
+            stuff_text = self._stuff_text(text, text.with_hidden(fused_text))
             stuff = self.stuff(
                 features,
-                class_text=fused_text,
-                pooled_text=text.with_hidden(fused_text).pooled(),
-                targets=targets,
+                class_text=stuff_text and stuff_text.hidden,
+                pooled_text=stuff_text and stuff_text.pooled(),
+                targets=stuff_targets,
                 max_objects=max_objects,
+                text=text,
             )
             computations.append(
                 criterion_steps(
-                    self.stuff_criterion, stuff, targets, self.stuff.mask_head, text.mask
+                    self.stuff_criterion, stuff, stuff_targets, self.stuff.mask_head, text.mask
                 )
             )
         losses: dict[str, Tensor] = {}
@@ -311,12 +324,52 @@ class HIPIE(SegmentationModel):
 
     def _encode_images(self, batched_inputs: Inputs, *, stuff: bool = True) -> ImageFeatures:
         features, padding_mask, sizes = self._extract_features(batched_inputs, training=False)
+        decoded: DecoderOutput | None = None
+        inputs: tuple[Tensor, ...] = ()
+        if stuff and self.stuff is not None:
+            if self.stuff.fusion is None:
+                decoded = self.stuff.decode(features)
+            else:
+                inputs = tuple(features)
         return ImageFeatures(
             image_sizes=sizes,
             canvas_size=(padding_mask.shape[1], padding_mask.shape[2]),
             things=self._project(features, padding_mask),
-            stuff=self.stuff.decode(features) if stuff and self.stuff is not None else None,
+            stuff=decoded,
+            stuff_inputs=inputs,
         )
+
+    def _stuff_text(self, text: TextFeatures, fused: TextFeatures) -> TextFeatures | None:
+        """Text of the stuff decoder's class heads; None = after its own fusion.
+
+        Args:
+            text: of the text encoder.
+            fused: after the fusion of things.
+        """
+        if not self.stuff_settings.fused_text:
+            return text
+        assert self.stuff is not None
+        return fused if self.stuff.fusion is None else None
+
+    def _decode_stuff(
+        self, features: ImageFeatures, text: TextFeatures, class_text: TextFeatures | None
+    ) -> DecoderOutput | None:
+        """Output of the stuff decoder with class logits; None without such a decoder.
+
+        Args:
+            features: of the images.
+            text: of the text encoder, one caption an image.
+            class_text: see `_stuff_text`.
+        """
+        if self.stuff is None:
+            return None
+        output = features.stuff
+        if features.stuff_inputs:
+            output, own_text = self.stuff.decode_with_text(features.stuff_inputs, text)
+            class_text = class_text or own_text
+        if output is None or class_text is None:
+            raise ValueError("a vocabulary needs image features with the stuff decoder's output")
+        return self.stuff.classify(output, class_text.hidden)
 
     @torch.no_grad()
     @in_model_precision
@@ -401,8 +454,8 @@ class HIPIE(SegmentationModel):
             text, fused_text, things, memory = self._decode_expressions(
                 features.things, features.image_sizes, expressions
             )
-            stuff_text = self._expression_features(text, fused_text, training=False)
-            stuff = features.stuff and self.stuff.classify(features.stuff, stuff_text)
+            pooled = self._expression_features(text, fused_text, training=False)
+            stuff = self._decode_stuff(features, text, text.with_hidden(pooled))
         else:
             output = self._decode_vocabularies(
                 features, [self._vocabulary(item) for item in batched_inputs]
@@ -519,19 +572,16 @@ class HIPIE(SegmentationModel):
         self, features: ImageFeatures, vocabularies: Sequence[Vocabulary]
     ) -> HIPIEOutput:
         """Run text encoder, fusion and both decoders on images with a vocabulary each."""
-        if self.stuff is not None and features.stuff is None:
-            raise ValueError("a vocabulary needs image features with the stuff decoder's output")
         text = self.text_encoder([vocabulary_caption(vocabulary) for vocabulary in vocabularies])
         levels, fused_text = self.things.fuse(features.things, text.hidden, text.mask)
         things, memory = self.things(
             levels, features.image_sizes, class_text=fused_text, pooled_text=text.pooled()
         )
-        stuff = None
-        if self.stuff is not None and features.stuff is not None:
-            stuff = self.stuff.classify(features.stuff, fused_text)
         return HIPIEOutput(
             things=things,
-            stuff=stuff,
+            stuff=self._decode_stuff(
+                features, text, self.stuff and self._stuff_text(text, text.with_hidden(fused_text))
+            ),
             image_sizes=features.image_sizes,
             token_spans=text.token_spans,
             fused_text=fused_text,

@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from hipie.errors import InputError
-from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.clip import CROP_BATCH_SIZE, Clip, mask_crops
 from hipie.modeling.open_vocabulary.clip_loading import require_clip
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 from hipie.modeling.open_vocabulary.masked_attention_pooling import (
@@ -31,8 +31,9 @@ from hipie.vocabularies.vocabulary import Vocabulary
 
 METHODS = ("multiply", "add")
 EPSILON = 1e-9
-# Exponents of the combined class probability and of the predicted IoU in instance scores.
-CLASS_POWER, IOU_POWER = 0.3, 1.7
+# Features of masks, see `ClipMaskScores.features`.
+CLASS_TOKEN, PATCH_POOLING, CROPS = "class_token", "patch_pooling", "crops"
+MASK_FEATURES = (CLASS_TOKEN, PATCH_POOLING, CROPS)
 MASKED_LOGIT_LIMIT = -1000.0
 MAX_CACHED_VOCABULARIES = 16
 
@@ -46,12 +47,15 @@ class ScoreEnsemble:
         beta: CLIP's weights for all other classes, (things, stuff).
         method: "multiply", p^(1 - w) c^w, or "add", (1 - w) p + w c, with weight w.
         thing_temperature: of the softmax over the classes of things, before the combination.
+        powers: exponents of the combined class probability and of the predicted IoU in the scores
+            of things.
     """
 
     alpha: tuple[float, float] = (0.35, 0.35)
     beta: tuple[float, float] = (0.7, 0.7)
     method: str = "multiply"
     thing_temperature: float = 0.06
+    powers: tuple[float, float] = (0.3, 1.7)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -62,6 +66,11 @@ class ScoreEnsemble:
                     "weights of CLIP are two numbers in 0..1, for things and for stuff, and not "
                     f"{weights}"
                 )
+        if len(self.powers) != 2 or min(self.powers) < 0:
+            raise InputError(
+                "MODEL.HIPIE.CLIP.SCORE_POWERS are two numbers of at least 0, of the class and of "
+                f"the IoU, and not {self.powers}"
+            )
         if self.thing_temperature <= 0:
             raise InputError(f"a temperature has to be positive, not {self.thing_temperature}")
 
@@ -91,13 +100,17 @@ class ScoreEnsemble:
         return torch.xlogy(1 - weights, probabilities) + torch.xlogy(weights, clip_probabilities)
 
     def instance_scores(
-        self, class_logits: Tensor, iou_logits: Tensor, clip_probabilities: Tensor, weights: Tensor
+        self,
+        class_logits: Tensor,
+        iou_logits: Tensor | None,
+        clip_probabilities: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         """Compute instance scores from class logits, CLIP's probabilities and the predicted IoU.
 
         Args:
             class_logits: [Q, K]; masked classes have -1000 or less and score 0.
-            iou_logits: [Q, 1].
+            iou_logits: [Q, 1]; None = the factor of the IoU is 1.
             clip_probabilities: [Q, K] probabilities of CLIP.
             weights: [K].
 
@@ -109,8 +122,11 @@ class ScoreEnsemble:
             probabilities = (probabilities / self.thing_temperature).softmax(-1)
         combined = self.combine(probabilities, clip_probabilities, weights).sigmoid()
         combined = combined.masked_fill(class_logits <= MASKED_LOGIT_LIMIT, 0.0)
-        iou = iou_logits.float().sigmoid()
-        return (combined**CLASS_POWER * iou**IOU_POWER).sqrt()
+        class_power, iou_power = self.powers
+        scores = combined**class_power
+        if iou_logits is not None:
+            scores = scores * iou_logits.float().sigmoid() ** iou_power
+        return scores.sqrt()
 
     def panoptic_scores(
         self, scores: Tensor, clip_probabilities: Tensor, weights: Tensor
@@ -183,11 +199,18 @@ class ClipMaskScores:
         image: [3, H, W] RGB in 0..1, padded as if the model had received it alone.
         classes: prompts of the vocabulary.
         ensemble: combines CLIP's probabilities with the model's.
+        mask_features: how a mask's feature is computed, see `features`.
     """
 
     def __init__(
-        self, clip: Clip, image: Tensor, classes: ClassPrompts, ensemble: ScoreEnsemble
+        self,
+        clip: Clip,
+        image: Tensor,
+        classes: ClassPrompts,
+        ensemble: ScoreEnsemble,
+        mask_features: str = CLASS_TOKEN,
     ) -> None:
+        self.mask_features = mask_features
         self.clip = clip
         self.image = image
         self.classes = classes
@@ -200,7 +223,7 @@ class ClipMaskScores:
 
     def with_ensemble(self, ensemble: ScoreEnsemble) -> ClipMaskScores:
         """Return scores for the same encoded image with another ensemble."""
-        other = ClipMaskScores(self.clip, self.image, self.classes, ensemble)
+        other = ClipMaskScores(self.clip, self.image, self.classes, ensemble, self.mask_features)
         other.encoded_image = self.encoded_image
         return other
 
@@ -214,17 +237,53 @@ class ClipMaskScores:
         return patches_of_soft_masks(mask_logits, self.clip.image_size, self.clip.patch_size)
 
     @torch.no_grad()
-    def probabilities(self, patch_masks: Tensor) -> Tensor:
-        """Class probabilities [N, K] of masks [N, g, g]: softmax, or sigmoid for a single class.
+    def features(self, patch_masks: Tensor) -> Tensor:
+        """Features of masks.
 
-        A mask without patches is classified by the class token alone.
+        "class_token": of a class token that attends to the mask's patches (as published);
+        "patch_pooling": the mean of the features of the mask's patches, `MaskPooling(M, V(I))` of
+        the paper; "crops": of the image inside the box of the mask's patches, grey outside them. A
+        mask without patches has the feature of the class token alone, or else of the image.
+
+        Args:
+            patch_masks: [N, g, g] bool.
+
+        Returns:
+            [N, D] of unit length.
         """
-        features = F.normalize(self.encoded_image.mask_features(patch_masks).float(), dim=-1)
+        if self.mask_features == CLASS_TOKEN:
+            features = self.encoded_image.mask_features(patch_masks)
+            return F.normalize(features.float(), dim=-1)
+        if self.mask_features == PATCH_POOLING:
+            patches = self.encoded_image.patch_features.float()
+            members = patch_masks.flatten(1).float()
+            pooled = members @ patches.flatten(0, 1) / members.sum(1, keepdim=True).clamp(min=1)
+        else:
+            pooled = self._crop_features(patch_masks)
+        whole = self.encoded_image.image_feature.float()
+        is_empty = ~patch_masks.flatten(1).any(1)
+        return F.normalize(torch.where(is_empty[:, None], whole, pooled), dim=-1)
+
+    def _crop_features(self, patch_masks: Tensor) -> Tensor:
+        """Features [N, D] of the crops of the masks that have patches, 0 for the others."""
+        has_patches = patch_masks.flatten(1).any(1)
+        features = self.image.new_zeros(len(patch_masks), self.clip.width)
+        pixels = F.interpolate(patch_masks[has_patches][None].float(), size=self.size)[0] > 0
+        crops = mask_crops(self.image, pixels, self.clip.image_size, CROP_BATCH_SIZE)
+        found = [self.clip.image_features(batch) for batch in crops]
+        if found:
+            features[has_patches] = torch.cat(found)
+        return features
+
+    @torch.no_grad()
+    def probabilities(self, patch_masks: Tensor) -> Tensor:
+        """Class probabilities [N, K] of masks [N, g, g]: softmax, or sigmoid for a single class."""
+        features = self.features(patch_masks)
         logits = clip_class_logits(self.clip, features, self.classes.prompts)
         return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
 
     def instance_scores(
-        self, class_logits: Tensor, iou_logits: Tensor, patch_masks: Tensor
+        self, class_logits: Tensor, iou_logits: Tensor | None, patch_masks: Tensor
     ) -> Tensor:
         """[Q, K] instance scores; see `ScoreEnsemble.instance_scores`."""
         clip_probabilities = self.probabilities(patch_masks)
@@ -263,9 +322,10 @@ class ClipEnsemble:
         train_vocabulary: name of a public vocabulary ("coco_panoptic"), or of a registered data
             set, whose `unseen_classes` are not counted.
         bgr: whether images have blue first.
+        mask_features: see `ClipMaskScores.features`.
 
     Raises:
-        ValueError: for an unknown model or unknown weights.
+        ValueError: for an unknown model, unknown weights or unknown `mask_features`.
     """
 
     def __init__(
@@ -276,8 +336,15 @@ class ClipEnsemble:
         ensemble: ScoreEnsemble = ScoreEnsemble(),
         train_vocabulary: str = "coco_panoptic",
         bgr: bool = False,
+        mask_features: str = CLASS_TOKEN,
     ) -> None:
         require_clip(model, weights)
+        if mask_features not in MASK_FEATURES:
+            raise InputError(
+                f"MODEL.HIPIE.CLIP.MASK_FEATURES is {mask_features!r}; it has to be "
+                f"{' or '.join(MASK_FEATURES)}"
+            )
+        self._mask_features = mask_features
         self.ensemble = ensemble
         self._source = (model, weights)
         self._train_vocabulary = train_vocabulary
@@ -289,7 +356,11 @@ class ClipEnsemble:
         """Build from `MODEL.HIPIE.CLIP`."""
         keys = cfg.MODEL.HIPIE.CLIP
         ensemble = ScoreEnsemble(
-            tuple(keys.ALPHA), tuple(keys.BETA), keys.ENSEMBLE, keys.THING_TEMPERATURE
+            tuple(keys.ALPHA),
+            tuple(keys.BETA),
+            keys.ENSEMBLE,
+            keys.THING_TEMPERATURE,
+            tuple(keys.SCORE_POWERS),
         )
         return cls(
             keys.MODEL,
@@ -297,6 +368,7 @@ class ClipEnsemble:
             ensemble=ensemble,
             train_vocabulary=keys.TRAIN_VOCABULARY,
             bgr=cfg.INPUT.FORMAT == "BGR",
+            mask_features=keys.MASK_FEATURES,
         )
 
     @cached_property
@@ -331,7 +403,8 @@ class ClipEnsemble:
         padded = F.pad(centered, (0, -width % step, 0, -height % step)) + pixel_mean
         scaled = padded / 255
         rgb = scaled.flip(0) if self._bgr else scaled
-        return ClipMaskScores(self.clip, rgb, self._class_prompts(vocabulary), self.ensemble)
+        classes = self._class_prompts(vocabulary)
+        return ClipMaskScores(self.clip, rgb, classes, self.ensemble, self._mask_features)
 
     def _class_prompts(self, vocabulary: Vocabulary) -> ClassPrompts:
         classes = self._prompts.pop(vocabulary, None)

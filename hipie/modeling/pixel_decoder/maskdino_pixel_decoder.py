@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,12 +78,15 @@ class MaskDINOPixelDecoder(nn.Module):
             nn.Conv2d(width, width, 1),
         )
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[FeatureLevels, Tensor]:
+    def forward(
+        self, features: Sequence[Tensor], fuse: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[FeatureLevels, Tensor]:
         """Encode backbone features.
 
         Args:
             features: [B, C_i, h_i, w_i], the finest first; before them the lateral map if there is
                 one.
+            fuse: changes the tokens [B, S, width] before the encoder; None = they stay.
 
         Returns:
             Encoded levels, flattened from the coarsest to the finest, and mask features
@@ -99,7 +102,7 @@ class MaskDINOPixelDecoder(nn.Module):
         ]
         fine_first = flatten_levels(maps, positions, no_padding)
         reference_points = fine_first.reference_points()
-        tokens = fine_first.tokens
+        tokens = fine_first.tokens if fuse is None else fuse(fine_first.tokens)
         for layer in self.encoder:
             tokens = layer(tokens, fine_first, reference_points, None)
         encoded = fine_first.with_tokens(tokens).to_maps()

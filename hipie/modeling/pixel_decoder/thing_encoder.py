@@ -45,16 +45,16 @@ class ThingEncoder(nn.Module):
         self.projections = InputProjections(in_channels, width, num_levels)
         levels = len(self.projections.levels)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
-        self.fusion = None
+        self.fusion: BidirectionalFusion | None = None
+        self.fusion_layers = () if fusion is None else tuple(fusion.layers)
         if fusion is not None:
-            self.fusion = BidirectionalFusion(
-                width,
-                text_width,
-                fusion.width,
-                fusion.num_heads,
-                initial_gamma=1 / max(transformer.encoder_layers, 1),
-                dropout=fusion.dropout,
+            first, *further = (
+                build_fusion(fusion, width, text_width, transformer.encoder_layers)
+                for _ in fusion.layers
             )
+            self.fusion = first
+            if further:
+                self.further_fusions = nn.ModuleList(further)
         self.encoder = nn.ModuleList(
             EncoderLayer(transformer, levels) for _ in range(transformer.encoder_layers)
         )
@@ -81,6 +81,9 @@ class ThingEncoder(nn.Module):
     ) -> tuple[FeatureLevels, Tensor]:
         """Fuse image and text features by bi-directional attention; unchanged without fusion.
 
+        Where the last fusion is before a later encoder layer than the first, the layers up to it
+        are applied as well; `encode` goes on with the rest.
+
         Args:
             levels: of B images, of `project`.
             text: [B, T, text_width].
@@ -91,17 +94,62 @@ class ThingEncoder(nn.Module):
         """
         if self.fusion is None:
             return levels, text
-        in_chunks = not (torch.is_grad_enabled() or torch.compiler.is_exporting())
-        if in_chunks and needs_chunks(levels.tokens, text):
-            tokens, fused_text = fuse_in_chunks(self.fusion, levels.tokens, text, text_mask)
-        else:
-            tokens, fused_text = self.fusion(levels.tokens, text, text_mask)
-        return levels.with_tokens(tokens), fused_text
+        tokens, start = levels.tokens, 0
+        for layer, fusion in zip(self.fusion_layers, self.fusions(), strict=True):
+            tokens = self._apply_layers(levels.with_tokens(tokens), slice(start, layer))
+            tokens, text = apply_fusion(fusion, tokens, text, text_mask)
+            start = layer
+        return levels.with_tokens(tokens), text
+
+    def fusions(self) -> list[BidirectionalFusion]:
+        """Fusions in the order of the layers."""
+        if self.fusion is None:
+            return []
+        return [self.fusion, *getattr(self, "further_fusions", ())]
 
     def encode(self, levels: FeatureLevels) -> Tensor:
-        """Encoder memory [B, S, width] of fused levels."""
-        reference_points = levels.reference_points()
+        """Encoder memory [B, S, width] of fused levels: the layers after the last fusion."""
+        return self._apply_layers(levels, slice(max(self.fusion_layers, default=0), None))
+
+    def _apply_layers(self, levels: FeatureLevels, layers: slice) -> Tensor:
+        """Tokens [B, S, width] after some of the encoder's layers."""
         tokens = levels.tokens
-        for layer in self.encoder:
+        chosen = list(self.encoder)[layers]
+        if not chosen:
+            return tokens
+        reference_points = levels.reference_points()
+        for layer in chosen:
             tokens = layer(tokens, levels, reference_points, levels.padding_mask)
         return tokens
+
+
+def build_fusion(
+    fusion: FusionConfig, width: int, text_width: int, encoder_layers: int
+) -> BidirectionalFusion:
+    """Build one bi-directional attention; its residual scales start at 1 / `encoder_layers`."""
+    return BidirectionalFusion(
+        width,
+        text_width,
+        fusion.width,
+        fusion.num_heads,
+        initial_gamma=1 / max(encoder_layers, 1),
+        dropout=fusion.dropout,
+    )
+
+
+def apply_fusion(
+    fusion: BidirectionalFusion, tokens: Tensor, text: Tensor, text_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fuse image tokens [B, S, width] and text [B, T, text_width], in chunks where it saves memory.
+
+    Args:
+        fusion: the attention.
+        tokens: of the image.
+        text: of the captions.
+        text_mask: [B, T] bool, True for real tokens.
+    """
+    in_chunks = not (torch.is_grad_enabled() or torch.compiler.is_exporting())
+    if in_chunks and needs_chunks(tokens, text):
+        return fuse_in_chunks(fusion, tokens, text, text_mask)
+    fused: tuple[Tensor, Tensor] = fusion(tokens, text, text_mask)
+    return fused

@@ -17,14 +17,14 @@ from hipie.modeling.postprocessing.score_calibration import instance_scores
 from hipie.structures import ImageQueries, Size
 
 
-def best_query(expression_logits: Tensor, iou_logits: Tensor) -> tuple[Tensor, Tensor]:
+def best_query(expression_logits: Tensor, iou_logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Select the query with the highest score.
 
     Non-maximum suppression never removes the best query, so none is applied.
 
     Args:
         expression_logits: [..., Q, 1] logits of the pooled expression.
-        iou_logits: [..., Q, 1] predicted IoU before the sigmoid.
+        iou_logits: [..., Q, 1] predicted IoU before the sigmoid; None = it does not count.
 
     Returns:
         Query index [...] and score [...] in 0..1.

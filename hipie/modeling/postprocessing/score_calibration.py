@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 
-def instance_scores(class_logits: Tensor, iou_logits: Tensor) -> Tensor:
+def instance_scores(class_logits: Tensor, iou_logits: Tensor | None) -> Tensor:
     """Compute the geometric mean of class probability and predicted IoU.
 
     Args:
         class_logits: [..., K].
-        iou_logits: [..., 1].
+        iou_logits: [..., 1]; None = the class probability is the score.
 
     Returns:
         [..., K] float32 in 0..1.
     """
+    if iou_logits is None:
+        return class_logits.float().sigmoid()
     return (class_logits.float().sigmoid() * iou_logits.float().sigmoid()).sqrt()
 
 

@@ -32,6 +32,7 @@ from hipie.structures import TextFeatures
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
+MAX_WINDOW = 512
 WINDOW_BATCH_SIZE = 16
 MAX_TOKENIZED_CAPTIONS = 4096
 BUILT_IN_SOURCES = ("minilm", "bert-base-uncased")
@@ -70,6 +71,7 @@ class BertTextEncoder(TextEncoder):
         model: a `BertModel` without pooler.
         tokenizer: its fast tokenizer.
         frozen: train no parameter, and keep dropout off in training mode.
+        window: tokens that are encoded together, at most the positions that `model` has.
         cache_bytes: memory limit of the feature cache.
         from_package: whether the weights come from an installed package; checkpoints may omit
             them as long as they are frozen.
@@ -83,6 +85,7 @@ class BertTextEncoder(TextEncoder):
         tokenizer: PreTrainedTokenizerBase,
         *,
         frozen: bool = False,
+        window: int = MAX_WINDOW,
         cache_bytes: int = 64 * 2**20,
         from_package: bool = False,
         has_pretrained_weights: bool = True,
@@ -92,7 +95,7 @@ class BertTextEncoder(TextEncoder):
         self.model = model
         self.frozen = frozen
         self._from_package = from_package
-        self.window = min(512, model.config.max_position_embeddings)
+        self.window = min(window, model.config.max_position_embeddings)
         self._tokenizer = tokenizer
         self._special_tokens = SpecialTokens(
             start=tokenizer.cls_token_id,
@@ -108,9 +111,10 @@ class BertTextEncoder(TextEncoder):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.HIPIE.TEXT.SOURCE` and `.FROZEN`."""
+        """Constructor arguments from `MODEL.HIPIE.TEXT`."""
         keys = cfg.MODEL.HIPIE.TEXT
-        return {**_pretrained_parts(keys.SOURCE), "frozen": keys.FROZEN}
+        parts = _pretrained_parts(keys.SOURCE)
+        return {**parts, "frozen": keys.FROZEN, "window": keys.WINDOW}
 
     @classmethod
     def from_source(cls, source: str, *, frozen: bool = False) -> BertTextEncoder:

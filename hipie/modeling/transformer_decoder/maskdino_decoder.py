@@ -1,7 +1,8 @@
 """Decoder of stuff: MaskDINO with text as the classifier (late fusion).
 
 Image features are decoded without text; text is read by the class heads only. So everything but
-the class logits can be computed before any text is known.
+the class logits can be computed before any text is known. With an early fusion of its own, an
+ablation, the encoder reads text as well.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from hipie.modeling.fusion.bidirectional_attention import BidirectionalFusion, FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
 from hipie.modeling.heads.mask_embedding_head import MaskEmbeddingHead
 from hipie.modeling.heads.mlp import MLP, TextProjection
 from hipie.modeling.pixel_decoder.maskdino_pixel_decoder import MaskDINOPixelDecoder
+from hipie.modeling.pixel_decoder.thing_encoder import apply_fusion, build_fusion
 from hipie.modeling.transformer_decoder.denoising import (
     DenoisingConfig,
     DenoisingQueries,
@@ -33,7 +36,7 @@ from hipie.modeling.transformer_decoder.proposals import (
     inverse_sigmoid,
     topk_tokens,
 )
-from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Targets
+from hipie.structures import DecoderOutput, FeatureLevels, LayerOutput, Targets, TextFeatures
 
 
 class MaskDINODecoder(nn.Module):
@@ -127,6 +130,7 @@ class StuffBranch(nn.Module):
         transformer: sizes of encoder and decoder.
         denoising: denoising in training.
         finest_stride, num_levels, lateral: see `MaskDINOPixelDecoder`.
+        fusion: of text and image before the encoder; None = late fusion.
     """
 
     def __init__(
@@ -139,10 +143,12 @@ class StuffBranch(nn.Module):
         finest_stride: int = 8,
         num_levels: int | None = None,
         lateral: ShapeSpec | None = None,
+        fusion: FusionConfig | None = None,
     ) -> None:
         super().__init__()
         width = transformer.width
         self.denoising = denoising
+        self.fusion: BidirectionalFusion | None = None
         self.pixel_decoder = MaskDINOPixelDecoder(
             in_channels,
             transformer,
@@ -159,6 +165,39 @@ class StuffBranch(nn.Module):
             TextClassHead(width, text_width) for _ in range(transformer.decoder_layers + 2)
         )
         self.denoising_content = TextProjection(text_width, width)
+        if fusion is not None:
+            self.fusion = build_fusion(fusion, width, text_width, transformer.encoder_layers)
+
+    def encode(
+        self, features: Sequence[Tensor], text: TextFeatures | None = None
+    ) -> tuple[FeatureLevels, Tensor, TextFeatures | None]:
+        """Encode backbone features.
+
+        Args:
+            features: see `MaskDINOPixelDecoder.forward`.
+            text: of the text encoder, one caption an image; read by the early fusion only.
+
+        Returns:
+            Levels and mask features of `MaskDINOPixelDecoder.forward`, and the text after the early
+            fusion (unchanged without one).
+
+        Raises:
+            ValueError: if there is an early fusion and no text.
+        """
+        fusion, fused = self.fusion, text
+        if fusion is None:
+            return *self.pixel_decoder(features), text
+        if text is None:
+            raise ValueError("a stuff decoder with early fusion needs text")
+
+        def fuse(tokens: Tensor) -> Tensor:
+            nonlocal fused
+            tokens, hidden = apply_fusion(fusion, tokens, text.hidden, text.mask)
+            fused = text.with_hidden(hidden)
+            return tokens
+
+        levels, mask_features = self.pixel_decoder(features, fuse)
+        return levels, mask_features, fused
 
     def decode(self, features: Sequence[Tensor]) -> DecoderOutput:
         """Compute the output of the last layer without class logits; independent of text.
@@ -166,7 +205,25 @@ class StuffBranch(nn.Module):
         Args:
             features: see `MaskDINOPixelDecoder.forward`.
         """
-        levels, mask_features = self.pixel_decoder(features)
+        levels, mask_features, _ = self.encode(features)
+        return self._decode_levels(levels, mask_features)
+
+    def decode_with_text(
+        self, features: Sequence[Tensor], text: TextFeatures
+    ) -> tuple[DecoderOutput, TextFeatures]:
+        """Compute the output of the last layer without class logits, after the early fusion.
+
+        Args:
+            features: see `MaskDINOPixelDecoder.forward`.
+            text: of the text encoder, one caption an image.
+
+        Returns:
+            The output, and the fused text (unchanged without early fusion).
+        """
+        levels, mask_features, fused = self.encode(features, text)
+        return self._decode_levels(levels, mask_features), fused or text
+
+    def _decode_levels(self, levels: FeatureLevels, mask_features: Tensor) -> DecoderOutput:
         topk, content, box_logits = self.decoder.propose(levels)
         references = box_logits.detach().sigmoid()
         queries, boxes = self.decoder(content.detach(), references, levels, None)
@@ -192,21 +249,28 @@ class StuffBranch(nn.Module):
         self,
         features: Sequence[Tensor],
         *,
-        class_text: Tensor,
-        pooled_text: Tensor,
+        class_text: Tensor | None,
+        pooled_text: Tensor | None,
         targets: Sequence[Targets] | None = None,
         max_objects: int | None = None,
+        text: TextFeatures | None = None,
     ) -> DecoderOutput:
         """Predictions of the proposals and of every state of the queries, as training needs them.
 
         Args:
             features: see `MaskDINOPixelDecoder.forward`.
-            class_text: [B, T, text_width] fused tokens, or [B, 1, text_width].
-            pooled_text: [B, 1, text_width], content of the denoising queries.
+            class_text: [B, T, text_width] fused tokens, or [B, 1, text_width]; None = those of
+                `text` after the early fusion.
+            pooled_text: [B, 1, text_width], content of the denoising queries; None = likewise.
             targets: ground truth; None = no denoising.
             max_objects: see `build_denoising_queries`.
+            text: see `encode`.
         """
-        levels, mask_features = self.pixel_decoder(features)
+        levels, mask_features, own_text = self.encode(features, text)
+        if class_text is None or pooled_text is None:
+            if own_text is None:
+                raise ValueError("a stuff decoder needs text at its class heads")
+            class_text, pooled_text = own_text.hidden, own_text.pooled()
         topk, content, box_logits = self.decoder.propose(levels)
         queries, references = content.detach(), box_logits.detach().sigmoid()
         noised = None if targets is None else self._noised(targets, max_objects)

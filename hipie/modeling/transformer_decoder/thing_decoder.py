@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
 from hipie.modeling.heads.class_head import TextClassHead
-from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead, MaskFeatures
+from hipie.modeling.heads.dynamic_mask_head import (
+    MASK_STRIDE,
+    DynamicMaskHead,
+    MaskFeatures,
+    aligned_upsample,
+)
+from hipie.modeling.heads.mask_embedding_head import MaskEmbeddingHead
 from hipie.modeling.heads.mlp import MLP, TextProjection
 from hipie.modeling.pixel_decoder.multi_scale_features import level_strides
 from hipie.modeling.pixel_decoder.thing_encoder import ThingEncoder
@@ -122,6 +128,9 @@ class ThingBranch(ThingEncoder):
         strides: of the feature maps. Mask features come from the finest level of at least stride 8
             and the two levels after it, as far as there are.
         num_levels: levels of the encoder; None = one more than there are feature maps.
+        dot_product_masks: whether masks are dot products of mask embeddings with mask features at
+            stride 4, instead of dynamic convolutions.
+        predicts_iou: whether there are IoU heads.
     """
 
     def __init__(
@@ -136,6 +145,8 @@ class ThingBranch(ThingEncoder):
         mask_channels: int = 8,
         strides: Sequence[int] = (8, 16, 32),
         num_levels: int | None = None,
+        dot_product_masks: bool = False,
+        predicts_iou: bool = True,
     ) -> None:
         super().__init__(in_channels, text_width, transformer, fusion, num_levels)
         width, num_layers = transformer.width, transformer.decoder_layers
@@ -154,11 +165,22 @@ class ThingBranch(ThingEncoder):
         self.class_heads = nn.ModuleList(
             TextClassHead(width, text_width) for _ in range(num_layers)
         )
-        self.iou_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_layers))
+        self.iou_heads = nn.ModuleList(
+            nn.Linear(width, 1) for _ in range(num_layers if predicts_iou else 0)
+        )
         first = next(i for i, stride in enumerate(all_strides) if stride >= MIN_MASK_STRIDE)
         self.mask_levels = slice(first, first + MASK_LEVELS)
-        self.mask_features = MaskFeatures(width, mask_channels, len(all_strides[self.mask_levels]))
-        self.mask_head = DynamicMaskHead(width, mask_channels, stride=all_strides[first])
+        num_mask_levels = len(all_strides[self.mask_levels])
+        self.mask_head: DynamicMaskHead | MaskEmbeddingHead
+        self.mask_embedding: MLP | None = None
+        if dot_product_masks:
+            self.mask_features = MaskFeatures(width, width, num_mask_levels)
+            self.mask_embedding = MLP(width, width, width, 3)
+            self.mask_head = MaskEmbeddingHead()
+            self.mask_upsampling = all_strides[first] // MASK_STRIDE
+        else:
+            self.mask_features = MaskFeatures(width, mask_channels, num_mask_levels)
+            self.mask_head = DynamicMaskHead(width, mask_channels, stride=all_strides[first])
         self.denoising_content = TextProjection(text_width, width)
         bias = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         for head in (self.proposal_score, *self.iou_heads):
@@ -250,6 +272,9 @@ class ThingBranch(ThingEncoder):
     def _mask_features(self, memory: Tensor, levels: FeatureLevels) -> Tensor:
         maps = levels.with_tokens(memory).to_maps()
         features: Tensor = self.mask_features(maps[self.mask_levels])
+        if self.mask_embedding is not None:
+            # Dot products are linear: this upsamples the masks.
+            return aligned_upsample(features, self.mask_upsampling)
         return features
 
     def _propose(
@@ -320,7 +345,9 @@ class ThingBranch(ThingEncoder):
         return LayerOutput(
             boxes=boxes,
             logits=self.class_heads[layer](queries, text),
-            mask_embeddings=queries,
+            mask_embeddings=queries
+            if self.mask_embedding is None
+            else self.mask_embedding(queries),
             mask_centers=centers,
-            iou_logits=self.iou_heads[layer](queries).float(),
+            iou_logits=self.iou_heads[layer](queries).float() if len(self.iou_heads) else None,
         )
