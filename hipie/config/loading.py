@@ -27,6 +27,8 @@ _CHOICES = {
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "MODEL.HIPIE.TEST.TOKEN_POOLING": ("mean", "max"),
     "MODEL.HIPIE.CLIP.ENSEMBLE": ("multiply", "add"),
+    "MODEL.HIPIE.CLIP.MASK_FEATURES": ("class_token", "patch_pooling", "crops"),
+    "MODEL.HIPIE.THINGS.MASK_HEAD": ("dynamic", "dot_product"),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
     "MODEL.PRECISION": ("float32", "bfloat16", "auto"),
     "SOLVER.AMP.PRECISION": ("auto", "bfloat16", "float16"),
@@ -45,6 +47,7 @@ _COUNTS = (
         for key in ("NUM_QUERIES", "NUM_HEADS", "NUM_POINTS", "DIM_FEEDFORWARD", "DECODER_LAYERS")
     ),
     "MODEL.HIPIE.THINGS.FUSION_HEADS",
+    "MODEL.HIPIE.LOSS.SIM_OTA.NUM_CANDIDATES",
 )
 # Numbers, or tuples of numbers, that are shares or probabilities.
 _SHARES = (
@@ -60,6 +63,7 @@ _SHARES = (
 _POSITIVE = (
     "MODEL.HIPIE.TEST.TEMPERATURE",
     "MODEL.HIPIE.CLIP.THING_TEMPERATURE",
+    "MODEL.HIPIE.LOSS.SIM_OTA.CENTER_RADIUS",
     "INPUT.MAX_PIXELS",
     "DATASETS.MAX_ANNOTATION_BYTES",
     "INPUT.MAX_SIZE_TRAIN",
@@ -79,12 +83,18 @@ _NOT_NEGATIVE = (
     "MODEL.HIPIE.STUFF.DENOISING_QUERIES",
     "MODEL.HIPIE.THINGS.DENOISING_QUERIES",
     "MODEL.HIPIE.TEST.MIN_SOFTMAX_CLASSES",
+    "MODEL.HIPIE.CLIP.SCORE_POWERS",
+    *(f"MODEL.HIPIE.LOSS.SIM_OTA.{key}" for key in ("CLASS", "GIOU", "OFF_CENTER", "OUTSIDE")),
+    *(f"MODEL.HIPIE.LOSS.PROPOSAL_COSTS.{key}" for key in ("CLASS", "BOX", "GIOU")),
+    *(f"MODEL.HIPIE.LOSS.THING_COSTS.{key}" for key in ("CLASS", "BOX", "GIOU", "MASK", "DICE")),
     "SOLVER.BASE_LR",
     "SOLVER.MAX_GRAD_NORM",
     "SOLVER.MAX_SKIPPED_STEPS",
     "SOLVER.WEIGHT_DECAY",
     "TEST.EVAL_PERIOD",
 )
+# Markers, separators and one class name of some tokens.
+MIN_TEXT_WINDOW = 16
 # Group norms have 32 groups; all heads have the same number of channels.
 _MULTIPLES = (
     ("MODEL.HIPIE.HIDDEN_DIM", 32),
@@ -181,6 +191,10 @@ def check(cfg: CfgNode) -> None:
     for key in keys(cfg):
         _require(cfg, key, _is_no_nan(_value(cfg, key)), "a number, which nan is not")
     _check_sizes(cfg)
+    window = cfg.MODEL.HIPIE.TEXT.WINDOW
+    _require(
+        cfg, "MODEL.HIPIE.TEXT.WINDOW", window >= MIN_TEXT_WINDOW, f"at least {MIN_TEXT_WINDOW}"
+    )
     _require(cfg, "MODEL_EMA.DECAY", 0 <= cfg.MODEL_EMA.DECAY < 1, "at least 0 and below 1")
     for key, divisor in _MULTIPLES:
         step = divisor if isinstance(divisor, int) else _value(cfg, divisor)

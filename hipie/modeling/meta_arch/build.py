@@ -15,6 +15,7 @@ from detectron2.modeling import Backbone, build_backbone
 # Criteria, matchers and losses register themselves on import.
 import hipie.modeling.criterion.stuff_criterion
 import hipie.modeling.criterion.thing_criterion  # noqa: F401
+from hipie.config.conflicts import check_conflicts
 from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpointed_parts
 from hipie.modeling.criterion.build import build_criterion
@@ -49,7 +50,13 @@ class StuffSettings:
 
 
 def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Constructor arguments of `HIPIE` from `MODEL.HIPIE` and Detectron2's keys."""
+    """Constructor arguments of `HIPIE` from `MODEL.HIPIE` and Detectron2's keys.
+
+    Raises:
+        ConfigError: for keys that exclude each other; see `hipie.config.conflicts`.
+        InputError: for features that the backbone does not have.
+    """
+    check_conflicts(cfg)
     node = cfg.MODEL.HIPIE
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()

@@ -91,3 +91,24 @@ def test_bfloat16_is_close(pyramid) -> None:
 def test_invalid_size_is_rejected(pyramid) -> None:
     with pytest.raises(ValueError, match="multiples of 32, not 64 x 80"):
         pyramid(torch.randn(1, 3, 64, 80))
+
+
+def test_features_of_intermediate_blocks(pyramid) -> None:
+    """Each scale is that of a network that ends with its block."""
+    tapped = ViTPyramid(width=32, feature_blocks=(0, 2, 3), **SHAPE).eval()
+    tapped.load_state_dict(pyramid.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        features, last = tapped(images), pyramid(images)
+        for name, block in (("res3", 0), ("res4", 2)):
+            shortened = ViTPyramid(width=32, **{**SHAPE, "depth": block + 1}).eval()
+            shortened.load_state_dict(pyramid.state_dict(), strict=False)
+            assert torch.equal(features[name], shortened(images)[name])
+            assert not torch.equal(features[name], last[name])
+    assert torch.equal(features["res5"], last["res5"])
+
+
+@pytest.mark.parametrize("blocks", [(0, 1), (0, 1, 4), (-1, 1, 2)])
+def test_blocks_that_do_not_exist_are_refused(blocks) -> None:
+    with pytest.raises(ValueError, match=r"FEATURE_BLOCKS is \(.*DEPTH is 4"):
+        ViTPyramid(width=32, feature_blocks=blocks, **SHAPE)

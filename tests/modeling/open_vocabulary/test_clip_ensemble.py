@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from hipie import model_zoo
 from hipie.modeling.open_vocabulary.clip_ensemble import (
+    MASK_FEATURES,
     MAX_CACHED_VOCABULARIES,
     ClipEnsemble,
     ScoreEnsemble,
@@ -201,3 +202,65 @@ def test_sum_over_classes_is_kept(probabilities):
 def test_invalid_settings_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         ScoreEnsemble(**arguments)
+
+
+def scores_with(mask_features: str, image):
+    return ClipEnsemble("random:tiny", mask_features=mask_features).mask_scores(
+        255 * image, MEAN, VOCABULARY
+    )
+
+
+def test_pooled_feature_of_one_patch_is_that_of_the_patch(image):
+    scores = scores_with("patch_pooling", image)
+    patches = scores.encoded_image.patch_features.flatten(0, 1)
+    rows, columns = scores.encoded_image.grid
+    one_patch_each = torch.eye(rows * columns, dtype=torch.bool).unflatten(1, (rows, columns))
+    expected = torch.nn.functional.normalize(patches, dim=-1)
+    torch.testing.assert_close(scores.features(one_patch_each), expected)
+    two = (one_patch_each[0] | one_patch_each[-1])[None]
+    mean = torch.nn.functional.normalize(patches[[0, -1]].mean(0), dim=0)
+    torch.testing.assert_close(scores.features(two)[0], mean)
+    empty = torch.zeros_like(two)
+    whole = torch.nn.functional.normalize(scores.encoded_image.image_feature, dim=0)
+    torch.testing.assert_close(scores.features(empty)[0], whole)
+
+
+def test_crop_of_all_patches_is_the_image(image):
+    scores = scores_with("crops", image)
+    rows, columns = scores.encoded_image.grid
+    masks = torch.zeros(3, rows, columns, dtype=torch.bool)
+    masks[0] = True
+    masks[1, 0, 0] = True
+    features = scores.features(masks)
+    torch.testing.assert_close(features[0], scores.clip.image_features(scores.image[None])[0])
+    whole = torch.nn.functional.normalize(scores.encoded_image.image_feature, dim=0)
+    torch.testing.assert_close(features[2], whole)
+    inside = torch.nn.functional.interpolate(masks[1][None, None].float(), size=scores.size)[
+        0, 0
+    ].bool()
+    box = (inside.any(1).sum(), inside.any(0).sum())
+    corner = scores.image[:, : box[0], : box[1]]
+    torch.testing.assert_close(features[1], scores.clip.image_features(corner[None])[0])
+
+
+def test_features_of_masks_differ_by_key(image):
+    masks = torch.zeros(1, *scores_with("crops", image).encoded_image.grid, dtype=torch.bool)
+    masks[0, 0, :] = True
+    found = [scores_with(kind, image).features(masks) for kind in MASK_FEATURES]
+    assert all(not torch.allclose(a, b, atol=1e-3) for a, b in zip(found, found[1:], strict=False))
+    with pytest.raises(ValueError, match="MASK_FEATURES is 'boxes'; it has to be class_token or"):
+        ClipEnsemble("random:tiny", mask_features="boxes")
+
+
+def test_powers_of_class_and_iou():
+    logits, iou = torch.randn(5, 3), torch.randn(5, 1)
+    clip, weights = torch.rand(5, 3), torch.tensor([0.2, 0.3, 0.4])
+    by_class = ScoreEnsemble(powers=(2.0, 0.0)).instance_scores(logits, iou, clip, weights)
+    by_iou = ScoreEnsemble(powers=(0.0, 2.0)).instance_scores(logits, iou, clip, weights)
+    torch.testing.assert_close(by_iou, iou.sigmoid().expand(5, 3))
+    both = ScoreEnsemble(powers=(2.0, 2.0)).instance_scores(logits, iou, clip, weights)
+    torch.testing.assert_close(both, by_class * by_iou)
+    without = ScoreEnsemble(powers=(2.0, 2.0)).instance_scores(logits, None, clip, weights)
+    torch.testing.assert_close(without, by_class)
+    with pytest.raises(ValueError, match="SCORE_POWERS are two numbers"):
+        ScoreEnsemble(powers=(1.0,))
