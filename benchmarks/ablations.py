@@ -23,6 +23,48 @@ ARMS = {
     "full": (),
     "no_fusion": ("MODEL.HIPIE.THINGS.EARLY_FUSION", "False"),
     "one_decoder": ("MODEL.HIPIE.STUFF.ENABLED", "False"),
+    "only_things": (
+        *("DATASETS.TRAIN", "('picturebook_train_panoptic',)", "DATALOADER.DATASET_RATIO", "()"),
+        *("DATALOADER.DATASET_BATCH_SIZE", "()"),
+        *(
+            part
+            for key in ("CLASS", "BOX", "GIOU", "MASK", "DICE")
+            for part in (f"MODEL.HIPIE.LOSS.STUFF_WEIGHTS.{key}", "0.0")
+        ),
+    ),
+    "only_stuff": (
+        *("DATASETS.TRAIN", "('picturebook_train_panoptic',)", "DATALOADER.DATASET_RATIO", "()"),
+        *("DATALOADER.DATASET_BATCH_SIZE", "()", "MODEL.HIPIE.STUFF.SUPERVISE_THINGS", "False"),
+        *(
+            part
+            for key in ("CLASS", "BOX", "GIOU", "IOU", "MASK", "DICE")
+            for part in (f"MODEL.HIPIE.LOSS.THING_WEIGHTS.{key}", "0.0")
+        ),
+    ),
+    "only_referring": (
+        *("DATASETS.TRAIN", "('picturebook_train_refer',)", "DATALOADER.DATASET_RATIO", "()"),
+        *("DATALOADER.DATASET_BATCH_SIZE", "()"),
+    ),
+    "only_parts": (
+        *("DATASETS.TRAIN", "('picturebook_train_parts',)", "DATALOADER.DATASET_RATIO", "()"),
+        *("DATALOADER.DATASET_BATCH_SIZE", "()"),
+    ),
+    "stuff_early_fusion": ("MODEL.HIPIE.STUFF.EARLY_FUSION", "True"),
+    "stuff_plain_text": ("MODEL.HIPIE.STUFF.FUSED_TEXT", "False"),
+    "stuff_without_box_loss": ("MODEL.HIPIE.STUFF.BOX_LOSS", "False"),
+    "stuff_without_things": ("MODEL.HIPIE.STUFF.SUPERVISE_THINGS", "False"),
+    "hungarian_things": ("MODEL.HIPIE.LOSS.THING_MATCHER", "HungarianMatcher"),
+    "fusion_everywhere": ("MODEL.HIPIE.THINGS.FUSION_LAYERS", "(0, 1, 2)"),
+    "dot_product_masks": ("MODEL.HIPIE.THINGS.MASK_HEAD", "dot_product"),
+    "no_iou_head": (
+        *("MODEL.HIPIE.THINGS.IOU_HEAD", "False"),
+        *("MODEL.HIPIE.LOSS.SUPERVISE_LAST_IOU", "False"),
+    ),
+    "cross_entropy_masks": (
+        "MODEL.HIPIE.LOSS.THING_TERMS",
+        "('class_loss', 'box_l1_loss', 'giou_loss', 'iou_loss', 'mask_cross_entropy_loss', "
+        "'mask_dice_loss')",
+    ),
     "no_denoising": (
         *("MODEL.HIPIE.THINGS.DENOISING_QUERIES", "0"),
         *("MODEL.HIPIE.STUFF.DENOISING_QUERIES", "0"),

@@ -45,6 +45,17 @@ ENCODERS = {
     "grser_swin_b": "swin-b",
     "lavt_swin_b": "swin-b",
 }
+# Arms of the ablation of joint training.
+ARMS = dict.fromkeys(
+    (
+        "hipie_r50_one_decoder",
+        "hipie_r50_only_parts",
+        "hipie_r50_only_referring",
+        "hipie_r50_only_stuff",
+        "hipie_r50_only_things",
+    ),
+    "r50",
+)
 # Further stages, and the recipe whose OUTPUT_DIR has their weights.
 STAGES = {
     "hipie_r50_joint": "hipie_r50_pretrain",
@@ -87,8 +98,8 @@ def test_every_recipe_names_what_it_starts_from(path: Path) -> None:
     name, weights = published_recipe(path), cfg.MODEL.WEIGHTS
     if path.parent.name == "eval" or name in WITHOUT_WEIGHTS:
         assert not weights
-    elif name in ENCODERS:
-        assert weights == f"hipie://{ENCODERS[name]}"
+    elif name in ENCODERS or name in ARMS:
+        assert weights == f"hipie://{({**ENCODERS, **ARMS})[name]}"
         assert cfg.MODEL.TEXT_ENCODER_WEIGHTS == "hipie://bert-base-uncased"
         assert cfg.MODEL.REQUIRE_PRETRAINED
         assert model_zoo.trained_weights(cfg) == ""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
+from hipie.config.defaults import model_keys
 from hipie.config.reading import ConfigError
 
 _NODE = "MODEL.HIPIE"
@@ -66,7 +67,7 @@ def check_conflicts(cfg: CfgNode) -> None:
 
 
 def _check_matcher_constants(node: CfgNode) -> None:
-    default = _default()
+    default = model_keys()
     for constants, key, matcher in _MATCHER_CONSTANTS:
         chosen = _value(node, key)
         changed = [*_changed(_value(node, constants), _value(default, constants))]
@@ -97,14 +98,6 @@ def _check_fusion_layers(node: CfgNode) -> None:
 
 def _changed(node: CfgNode, default: CfgNode) -> Iterator[str]:
     return (name for name, value in node.items() if value != default.get(name))
-
-
-def _default() -> CfgNode:
-    from hipie.config.defaults import add_hipie_config
-
-    cfg = get_cfg()
-    add_hipie_config(cfg)
-    return cfg.MODEL.HIPIE
 
 
 def _value(node: CfgNode, key: str) -> Any:

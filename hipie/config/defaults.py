@@ -35,7 +35,7 @@ def add_hipie_config(cfg: CN) -> None:
     # A training whose backbone, image encoder or text encoder would start from random weights is
     # refused instead of a warning; on in the recipes of published models.
     cfg.MODEL.REQUIRE_PRETRAINED = False
-    cfg.MODEL.HIPIE = _model_keys()
+    cfg.MODEL.HIPIE = model_keys()
     cfg.MODEL.TIMM = _timm_keys()
     cfg.MODEL.SWIN = _swin_keys()
     cfg.MODEL.VIT = _vit_keys()
@@ -57,7 +57,8 @@ def _activation_checkpointing_keys() -> CN:
     return node
 
 
-def _model_keys() -> CN:
+def model_keys() -> CN:
+    """Return the node `MODEL.HIPIE` with its defaults."""
     node = CN()
     # Channels of feature levels and queries in both branches.
     node.HIDDEN_DIM = 256
