@@ -67,9 +67,11 @@ def model_arguments(cfg: CfgNode) -> Any:
         patch.object(build, "build_backbone", lambda cfg: _backbone(cfg.MODEL.BACKBONE.NAME)),
         patch.object(build, "build_text_encoder", _text_encoder),
     ):
-        arguments = build.hipie_arguments(cfg)
+        encoder = _text_encoder(cfg)
+        with torch.device("meta"):  # values of parameters are not observed
+            arguments = build.hipie_arguments(cfg)
     del arguments["backbone"]  # of other nodes
-    encoder = arguments.pop("text_encoder")
+    del arguments["text_encoder"]
     return arguments, type(encoder), encoder.window, encoder.frozen, encoder.width, encoder.training
 
 
