@@ -1,11 +1,12 @@
 """Ablations of GRSer: the nano model without one of its modules.
 
-Every arm starts from the weights of `--start` (LAVT's), or else from ImageNet weights, is trained
-with several seeds on the same groups of the picture book, and is evaluated on held-out groups. The
+Every arm starts from the weights of `--start`, by default LAVT's modules of the packaged model, is
+trained with several seeds on the same groups of the picture book, and is evaluated on held-out
+groups. With `--start ""` the backbone starts from ImageNet weights and all else is random. The
 length of the training is a number of steps, or the number that the full model makes in a time. An
 arm with results is not trained again, and an interrupted one is resumed from its last checkpoint.
 
-    python benchmarks/grser_ablations.py --start output/lavt_nano_picturebook/model_final.pth
+    python benchmarks/grser_ablations.py [--start output/lavt_nano_picturebook/model_final.pth]
         [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
     python benchmarks/grser_ablations.py --table [...]     available results
 """
@@ -22,6 +23,9 @@ from benchmarks import arms
 
 CONFIGURATION = "projects/GRSer/configs/grser_nano_picturebook.yaml"
 KEYS = "MODEL.GRSER"
+PACKAGED = "grser-nano-picturebook"
+# Modules of the packaged model that arms differ in.
+GROUP_MODULES = ("triphasic_head.", "rejection_head.")
 ARMS = {
     "LAVT alone": (f"{KEYS}.HEATMAPS", "none"),
     "without hierarchizer": (f"{KEYS}.HIERARCHIZER", "False"),
@@ -62,6 +66,7 @@ def probe(output: Path, steps: int, options: argparse.Namespace) -> None:
 def folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """Folder of an arm's checkpoints and results."""
     started = "-started" if options.start else ""
+    started = "-packaged" if options.start == PACKAGED else started
     name = arm.lower().replace(" ", "_")
     return Path(options.output) / f"{name}-steps{options.steps}{started}-seed{seed}"
 
@@ -101,6 +106,7 @@ def _train_net(
         *("DATASETS.TRAIN", "('picturebook_train_group',)", "DATALOADER.DATASET_RATIO", "()"),
         *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
         *(("MODEL.WEIGHTS", options.start) if options.start else ()),
+        *(("MODEL.WEIGHTS_EXCLUDE", repr(GROUP_MODULES)) if options.start == PACKAGED else ()),
         *ARMS[arm],
         *overrides,
         *options.opts,
@@ -116,7 +122,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     length.add_argument(
         "--minutes", type=float, help="duration of the training, instead of --steps"
     )
-    parser.add_argument("--start", default="", metavar="FILE", help="initial weights of all arms")
+    parser.add_argument(
+        "--start",
+        default=PACKAGED,
+        metavar="FILE",
+        help=f'initial weights of all arms; default: LAVT of {PACKAGED}; "": ImageNet weights',
+    )
     parser.add_argument("--train-groups", type=int, default=400)
     parser.add_argument("--val-groups", type=int, default=60)
     options = parser.parse_args(arguments)

@@ -36,7 +36,9 @@ def test_arms_differ_only_in_the_keys_of_grser(calls, tmp_path) -> None:
     configs = {arm: configured(call) for arm, call in zip(options.arms, calls, strict=True)}
     full = configs["full"]
     assert all("--resume" in call for call in calls)
-    assert full.SOLVER.MAX_ITER == 7 and full.SEED == 1 and full.MODEL.WEIGHTS == ""
+    assert full.SOLVER.MAX_ITER == 7 and full.SEED == 1
+    assert full.MODEL.WEIGHTS == "hipie://grser-nano-picturebook"
+    assert full.MODEL.WEIGHTS_EXCLUDE == ablations.GROUP_MODULES
     dumps = {arm: cfg.MODEL.GRSER.dump() for arm, cfg in configs.items()}
     assert len(set(dumps.values())) == len(ablations.ARMS)
     for cfg in configs.values():
@@ -45,11 +47,17 @@ def test_arms_differ_only_in_the_keys_of_grser(calls, tmp_path) -> None:
 
 
 def test_arms_with_initial_weights_have_separate_folders(calls, tmp_path) -> None:
-    plain = ablations.parse(["--output", str(tmp_path)])
+    plain = ablations.parse(["--output", str(tmp_path), "--start", ""])
     started = ablations.parse(["--output", str(tmp_path), "--start", "lavt.pth"])
     assert ablations.folder("full", 0, plain) != ablations.folder("full", 0, started)
     ablations.train("pooled", 0, started)
     assert configured(calls[0]).MODEL.WEIGHTS == "lavt.pth"
+    assert configured(calls[0]).MODEL.WEIGHTS_EXCLUDE == ()
+    packaged = ablations.parse(["--output", str(tmp_path)])
+    assert ablations.folder("full", 0, packaged) not in (
+        ablations.folder("full", 0, started),
+        ablations.folder("full", 0, plain),
+    )
     assert str(ablations.folder("pooled", 0, started)) == configured(calls[0]).OUTPUT_DIR
 
 
@@ -78,3 +86,19 @@ def test_probe_is_not_evaluated(calls, tmp_path) -> None:
 def test_zero_steps_are_rejected() -> None:
     with pytest.raises(SystemExit):
         ablations.parse(["--steps", "0"])
+
+
+def test_every_arm_loads_the_packaged_lavt() -> None:
+    """The group modules stay random; the rest is of the package."""
+    from detectron2.modeling import build_model
+
+    from hipie.checkpoint import Checkpointer
+
+    for arm in ("LAVT alone", "full"):
+        options = list(ablations.ARMS[arm])
+        cfg = model_zoo.get_config(str(arms.ROOT / ablations.CONFIGURATION), options)
+        checkpointer = Checkpointer(build_model(cfg))
+        checkpointer.exclude = ablations.GROUP_MODULES
+        checkpointer.load(str(model_zoo.model_weights(ablations.PACKAGED)))
+        assert all(name.startswith(ablations.GROUP_MODULES) for name in checkpointer.report.missing)
+        assert bool(checkpointer.report.missing) == (arm == "full")
