@@ -82,8 +82,10 @@ RANDOM_IN_ENCODERS = {
 
 
 def published_recipe(path: Path) -> str:
-    """The recipe whose start a file has: of a training set, that of the model's own."""
+    """The recipe whose start a file has: of a training set or an ablation, the model's own."""
     name = path.stem
+    if path.parent.name == "ablations":
+        return {"refersam": "refersam_vit_b", "grser": "grser_swin_b"}[name.partition("_")[0]]
     for prefix in ("refersam_vit_b", "grser_swin_b"):
         if name.startswith(prefix):
             return prefix
