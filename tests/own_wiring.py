@@ -369,6 +369,7 @@ NODES = [
             + "test_random_backbone_is_a_warning_and_in_recipes_an_error"
         },
     ),
+    WiredNode("MODEL.PRECISION", evaluation, values={"MODEL.PRECISION": "bfloat16"}),
     WiredNode("MODEL.WEIGHTS_EXCLUDE", trainer, values={"MODEL.WEIGHTS_EXCLUDE": ("backbone.",)}),
     WiredNode(
         "SOLVER",
@@ -462,7 +463,7 @@ NODES = [
     ),
     WiredNode(
         "TEST",
-        lambda cfg: (trainer(cfg), evaluation(cfg)),
+        trainer,
         values={"BEST_CHECKPOINT_METRIC": "a/segm/AP"},
         tested={
             "BEST_CHECKPOINT_MODE": "tests/engine/test_best_checkpoint.py::"

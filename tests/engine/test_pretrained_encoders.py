@@ -20,7 +20,6 @@ from hipie.engine.pretrained_encoders import (
 )
 from hipie.engine.trainer import Trainer
 from hipie.errors import InputError
-from hipie.modeling.text_encoder import bert as bert_module
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from hipie.modeling.text_encoder.caption import expression_caption
 
@@ -35,7 +34,7 @@ SIZES = {
 @pytest.fixture
 def small_bert(monkeypatch: pytest.MonkeyPatch) -> None:
     """bert-base-uncased is built with two narrow layers."""
-    monkeypatch.setattr(bert_module, "BertConfig", lambda: BertConfig(**SIZES))
+    monkeypatch.setattr("transformers.BertConfig", lambda: BertConfig(**SIZES))
 
 
 @pytest.fixture
