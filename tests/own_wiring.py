@@ -20,12 +20,14 @@ from hipie.data.build import build_train_loader
 from hipie.data.datasets import register_all
 from hipie.engine import trainer as trainer_module
 from hipie.engine.lr_scheduler import build_lr_scheduler
+from hipie.engine.mask_labelling import MaskLabelledModel, with_mask_source
 from hipie.engine.optimizer import build_optimizer
 from hipie.engine.precision import autocast_dtype
 from hipie.engine.tracking import build_tracking_writers
 from hipie.errors import HipieError
 from hipie.modeling.meta_arch import build
 from hipie.modeling.open_vocabulary import clip_ensemble
+from hipie.modeling.sam.predictor import Sam
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, build_text_encoder
 from hipie.modeling.text_encoder.bert import BertTextEncoder
 from tests.toy_trainer import ToyTrainer
@@ -289,6 +291,21 @@ def evaluation(cfg: CfgNode) -> Any:
     return found
 
 
+def part_masks(cfg: CfgNode) -> Any:
+    """How data sets of parts are evaluated, and the SAM that is loaded for it."""
+    register_all(cfg)
+    loaded: list[Any] = []
+
+    def load(*source: str) -> Any:
+        loaded.append(source)
+        return MagicMock()
+
+    with patch.object(Sam, "from_source", load):
+        model = with_mask_source(cfg, nn.Identity(), "picturebook_val_parts")
+    source = model.propose.__qualname__ if isinstance(model, MaskLabelledModel) else None
+    return type(model), source, loaded
+
+
 _SWIN = (
     "MODEL.SWIN.EMBED_DIM",
     8,
@@ -311,6 +328,7 @@ _VIT = (
     "MODEL.VIT.WINDOW_BLOCKS",
     (0, 2),
 )
+_SAM = ("TEST.PART_MASKS", "sam", "TEST.SAM", "vit_b")
 _LSJ = ("INPUT.LSJ.PROBABILITY", 1.0, "INPUT.LSJ.SIZE", 64)
 _FINETUNING = "tests/data/datasets/test_configured.py::test_a_model_takes_a_step_on_each_of_them"
 _BROKEN = "tests/data/test_broken_images.py::test_faults_are_named_before_the_run_or_left_out"
@@ -463,8 +481,14 @@ NODES = [
     ),
     WiredNode(
         "TEST",
-        trainer,
-        values={"BEST_CHECKPOINT_METRIC": "a/segm/AP"},
+        lambda cfg: (trainer(cfg), part_masks(cfg)),
+        values={
+            "BEST_CHECKPOINT_METRIC": "a/segm/AP",
+            "PART_MASKS": "ground_truth",
+            "SAM": "random:tiny",
+            "SAM_WEIGHTS": "sam.pth",
+        },
+        options={"SAM": _SAM, "SAM_WEIGHTS": _SAM},
         tested={
             "BEST_CHECKPOINT_MODE": "tests/engine/test_best_checkpoint.py::"
             "test_mode_last_evaluation_and_nan",

@@ -379,6 +379,13 @@ def _add_solver_keys(cfg: CN) -> None:
     # Evaluate LVIS by AP_fixed (the best 10,000 detections of each class over the data set) instead
     # of AP (the best 300 of each image).
     cfg.TEST.LVIS_FIXED_AP = False
+    # Masks whose classes are evaluated on data sets of parts: "" (each pixel has its own class),
+    # "sam" (SAM's automatic masks) or "ground_truth" (the annotated masks: what a perfect SAM would
+    # give). A mask has the class with the largest sum of semantic scores over its pixels.
+    cfg.TEST.PART_MASKS = ""
+    # SAM of "sam": a name such as "sam-vit-b", or a type ("vit_b") with the file TEST.SAM_WEIGHTS.
+    cfg.TEST.SAM = ""
+    cfg.TEST.SAM_WEIGHTS = ""
 
 
 def _tracking_keys() -> CN:

@@ -208,6 +208,10 @@ def check(cfg: CfgNode) -> None:
         metric == [""] or (len(metric) == 3 and metric[0] in cfg.DATASETS.TEST),
         f"data set/task/metric with one of DATASETS.TEST ({', '.join(cfg.DATASETS.TEST)})",
     )
+    valid = cfg.TEST.PART_MASKS in ("", "sam", "ground_truth")
+    _require(cfg, "TEST.PART_MASKS", valid, '"", "sam" or "ground_truth"')
+    if cfg.TEST.PART_MASKS == "sam" and not cfg.TEST.SAM:
+        raise ConfigError('TEST.PART_MASKS is "sam", but TEST.SAM names no model')
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

@@ -56,6 +56,7 @@ from hipie.engine.hooks import (
 )
 from hipie.engine.loss_history import LossHistory
 from hipie.engine.lr_scheduler import build_lr_scheduler
+from hipie.engine.mask_labelling import with_mask_source
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
 from hipie.engine.pretrained_encoders import check_pretrained_encoders, load_text_encoder
@@ -496,7 +497,8 @@ class Trainer(DefaultTrainer):
             autocast = torch.autocast(device.type, torch.bfloat16, in_bfloat16)
             with autocast, checked_memory(model), full_weights(model), record_errors(name):
                 requesting = RequestingLoader(loader, evaluator)
-                metrics = inference_on_dataset(model, requesting, evaluator)
+                evaluated = with_mask_source(cfg, model, name)
+                metrics = inference_on_dataset(evaluated, requesting, evaluator)
             if comm.is_main_process():
                 print_csv_format(metrics)
                 results[name] = metrics
