@@ -144,8 +144,9 @@ class Segmenter:
 
         Args:
             config_file: a name of the model zoo, or a file.
-            weights: a file, an address or a model of `hipie models list`; by default the
-                configuration's `MODEL.WEIGHTS`, else the weights that the package carries for it.
+            weights: a file, an address or a model of `hipie models list`; by default
+                `MODEL.WEIGHTS` of `opts`, else the weights that the package carries for the
+                configuration, else its `MODEL.WEIGHTS`.
             device: what `torch.device` takes; by default CUDA where it is available.
             opts: keys and values that override the configuration, in turn.
             precision: "float32", "bfloat16" or "auto", which is bfloat16 where the processor or GPU
@@ -172,8 +173,11 @@ class Segmenter:
         check(cfg)
         warn_about_unread_keys(cfg)
         given = model_zoo.weights_address(weights) if weights else ""
-        named = given or model_zoo.trained_weights(cfg, opts)
-        source = named or model_zoo.get_weights(str(config_file))
+        named = model_zoo.trained_weights(cfg, opts)
+        # With packaged weights MODEL.WEIGHTS of the file is what their training started from.
+        if "MODEL.WEIGHTS" not in opts[::2]:
+            named = str(model_zoo.get_weights(str(config_file)) or named)
+        source = given or named
         architecture = meta_architecture(cfg)
         if not source and (architecture is None or architecture.requires_checkpoint()):
             raise InputError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hipie.predictor import Segmenter
 
 MAX_THREADS = 1024
-DEFAULT_CONFIG = "nano/hipie_nano_picturebook.yaml"
+DEFAULT_CONFIG = "nano/hipie_nano_photos.yaml"
 
 
 def argument_text(argument: str) -> str:

@@ -43,8 +43,9 @@ from hipie.visualizer import draw_group
 if TYPE_CHECKING:
     from hipie.predictor import Segmenter
 
-# Seed of a picture book that no model was trained on.
+# Seed of a picture book that no model was trained on, and the configuration of those that were.
 SEED = 2026
+PICTURE_BOOK_CONFIG = "nano/hipie_nano_picturebook.yaml"
 
 
 class PictureBookDemo:
@@ -153,7 +154,7 @@ def _run_examples(args: argparse.Namespace) -> None:
     """Segment the photographs with `--examples`, then pages of the picture book.
 
     Without a model in the arguments photographs are segmented by the packaged model that was
-    trained on photographs, if there is one.
+    trained on photographs, if there is one, and pages by that of the picture book.
     """
     names = PictureBookDemo.NAMES
     if args.examples:
@@ -162,7 +163,7 @@ def _run_examples(args: argparse.Namespace) -> None:
     is_default = not (args.model or args.config_file or args.weights)
     photo_config = packaged_config(PHOTO_CONFIG) if is_default else None
     group_config = packaged_config(PHOTO_GROUP_CONFIG) if is_default else None
-    segmenter = build_segmenter(args)
+    segmenter = _build(args, PICTURE_BOOK_CONFIG if is_default else None) or build_segmenter(args)
     files = DemoFiles(folder, make_settings("hipie demo", args))
     try:
         if args.examples:

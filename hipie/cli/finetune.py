@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 
 from hipie import model_zoo
 from hipie.checkpoint.atomic_write import write_atomically
+from hipie.config.dataset_entries import ENTRY_FORMS
 from hipie.config.loading import check, merge
 from hipie.data.dataset_specification import (
     DatasetSpecification,
@@ -82,6 +83,7 @@ def read_finetuning(args: argparse.Namespace) -> tuple[CfgNode, str]:
     base.MODEL.WEIGHTS = weights
     if imports:
         base.IMPORTS = tuple(dict.fromkeys([*base.IMPORTS, *imports]))
+    _keep_entries(base, {one.name for one in (*train, *test)})
     register_all(base.clone())
     chosen = _chosen_values(base, args.opts)
     if not weights and not chosen.get("MODEL.WEIGHTS"):
@@ -100,6 +102,12 @@ def read_finetuning(args: argparse.Namespace) -> tuple[CfgNode, str]:
         f"train_net.py --config-file {FINETUNING_FILE}, with another OUTPUT_DIR or --overwrite.",
     ]
     return cfg, config_text(comment, base_name, changed_values(reference, cfg))
+
+
+def _keep_entries(cfg: CfgNode, names: set[str]) -> None:
+    """Remove the data sets of other names, whose files may not be on this machine."""
+    for key in ENTRY_FORMS:
+        cfg.DATASETS[key] = [entry for entry in cfg.DATASETS[key] if entry[0] in names]
 
 
 def write_finetuning(cfg: CfgNode, text: str) -> str:
@@ -126,7 +134,7 @@ def _starting_model(
     if args.config_file:
         name = _config_name(args.config_file)
         cfg = model_zoo.get_config(name, imports=args.imports)
-        weights = cfg.MODEL.WEIGHTS or str(model_zoo.get_weights(name) or "")
+        weights = str(model_zoo.get_weights(name) or cfg.MODEL.WEIGHTS)
         return name, [], _absolute(weights), name
     name = args.model or _default_model(sets)
     model = model_zoo.pretrained(name)

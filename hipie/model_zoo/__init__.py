@@ -75,6 +75,7 @@ CONFIGS, WEIGHTS = FOLDER / "configs", FOLDER / "weights"
 
 # Configuration -> file of its packaged weights; projects add theirs by `register_weights`.
 _weights_of: dict[str, Path] = {
+    "nano/hipie_nano_photos.yaml": WEIGHTS / "hipie_nano_photos.pth",
     "nano/hipie_nano_picturebook.yaml": WEIGHTS / "hipie_nano_picturebook.pth",
 }
 
@@ -460,7 +461,7 @@ def get(name: str, trained: bool = True) -> SegmentationModel:
 
     Args:
         name: see `get_config_file`.
-        trained: load the configuration's `MODEL.WEIGHTS`, or else its packaged weights.
+        trained: load the configuration's packaged weights, or else its `MODEL.WEIGHTS`.
 
     Raises:
         ValueError: if trained weights are requested and there are none.
@@ -471,7 +472,7 @@ def get(name: str, trained: bool = True) -> SegmentationModel:
     from hipie.checkpoint import Checkpointer
 
     cfg = get_config(name)
-    weights = (trained_weights(cfg) or get_weights(name)) if trained else None
+    weights = (get_weights(name) or trained_weights(cfg)) if trained else None
     if trained and not weights:
         raise InputError(
             f"the package has no weights for {name}; trained=False builds the model without"

@@ -226,6 +226,12 @@ def _swin(name: str, file: str) -> Model:
 # metadata, or of the first download, is recorded at the first use.
 for _model in (
     packaged_model(
+        "hipie-nano-photos",
+        "nano/hipie_nano_photos.yaml",
+        "things, stuff, parts, expressions of photographs",
+        "799649d23cbf36292d97aa5bf550517ed68bdfd0f65277abf451184ecb684087",
+    ),
+    packaged_model(
         "hipie-nano-picturebook",
         "nano/hipie_nano_picturebook.yaml",
         "things, stuff, parts, expressions of drawn pages",

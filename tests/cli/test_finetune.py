@@ -174,7 +174,7 @@ def _lists(value):
 def test_shipped_files_have_the_form_of_those_that_are_written(sets, file):
     """The same keys, and values of the same types."""
     key = {name: key for key, name in zip(DATA, NAMES, strict=True)}[file.stem]
-    model = "grser-nano-picturebook" if key == "GROUPS" else "hipie-nano-picturebook"
+    model = "grser-nano-picturebook" if key == "GROUPS" else "hipie-nano-photos"
     _, text = config_of(
         *("--data", DATA[key], "--val", DATA[key].replace("=", "_val=", 1), "--model", model)
     )

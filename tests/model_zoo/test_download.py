@@ -148,7 +148,7 @@ def test_a_refusal_is_one_sentence(
     with pytest.raises(ModelError) as caught:
         model_file(model)
     folder = str(records.models_folder() / model.name)
-    alternative = "hipie-nano-picturebook"
+    alternative = "hipie-nano-photos"
     assert_one_sentence(caught.value, reason, f"{server.url}/{REPOSITORY}", folder, alternative)
     assert len(server.requests) == 1
 
@@ -177,7 +177,7 @@ def test_without_a_network_one_sentence_comes_within_seconds(
         f"{address}/{REPOSITORY}",
         "the connection was refused",
         f"put a.safetensors into {records.models_folder() / model.name}",
-        "hipie-nano-picturebook",
+        "hipie-nano-photos",
     )
     assert capfd.readouterr() == ("", "")
 
@@ -376,7 +376,7 @@ def test_a_file_of_an_address_is_downloaded_once_and_recorded(server: Hub, addre
 def test_another_file_of_an_address_is_removed(server: Hub, address_cache, options) -> None:
     with pytest.raises(ModelError) as caught:
         model_file(at_address(server, **options))
-    assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-picturebook")
+    assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-photos")
     assert not files_of(address_cache)
 
 
@@ -394,7 +394,7 @@ def test_an_address_without_a_file_or_network_is_one_sentence(
         server.status = status
         with pytest.raises(ModelError) as caught:
             model_file(model)
-        assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-picturebook")
+        assert_one_sentence(caught.value, "addressed", server.url, "hipie-nano-photos")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     count = len(server.requests)
     with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE.*; put a\.safetensors into"):
