@@ -161,9 +161,13 @@ def test_photo_model_is_taken_when_the_package_contains_it(tmp_path, monkeypatch
     monkeypatch.setattr(demo, "DemoFiles", UndrawnFiles)
     monkeypatch.setattr(demo, "describe_figures", lambda config: f"figures of {config}")
     for present, more, expected in (
-        ([PHOTO_CONFIG], [], [None, PHOTO_CONFIG]),
-        ([PHOTO_CONFIG, PHOTO_GROUP_CONFIG], [], [None, PHOTO_CONFIG, PHOTO_GROUP_CONFIG]),
-        ([], [], [None]),
+        ([PHOTO_CONFIG], [], [demo.PICTURE_BOOK_CONFIG, PHOTO_CONFIG]),
+        (
+            [PHOTO_CONFIG, PHOTO_GROUP_CONFIG],
+            [],
+            [demo.PICTURE_BOOK_CONFIG, PHOTO_CONFIG, PHOTO_GROUP_CONFIG],
+        ),
+        ([], [], [demo.PICTURE_BOOK_CONFIG]),
         ([PHOTO_CONFIG], ["--config-file", "mine.yaml"], ["mine.yaml"]),
     ):
         built.clear()
