@@ -321,6 +321,25 @@ def class_loss(matched: MatchedLayer) -> Tensor:
     return token_focal(logits, positive, matched.text_mask, matched.query_weights)
 
 
+@LOSS_REGISTRY.register_term("token", weight_key="TOKEN", group="ce")
+def token_softmax_loss(matched: MatchedLayer) -> Tensor:
+    """Cross entropy of the pairs' tokens, a further class loss (MDETR, Kamath et al., ICCV 2021).
+
+    The softmax is over the real tokens of the caption, and its target is uniform over those that
+    name the pair's object: MDETR's soft token prediction. It compares the classes of one query with
+    each other, which the focal loss of `class_loss` does not. The key of its weight is `TOKEN`; the
+    weight is 1 where the configuration has no such key.
+    """
+    logits, matching = matched.layer.require_logits(), matched.matching
+    logits = logits[matching.image_index, matching.query_index].float()
+    if matched.text_mask is not None:
+        real = matched.text_mask.bool()[matching.image_index]
+        logits = logits.masked_fill(~real, torch.finfo(torch.float32).min)
+    target = matched.positive_map[matching.target_index].float()
+    target = target / target.sum(dim=1, keepdim=True).clamp(min=1)
+    return -(target * logits.log_softmax(dim=1)).sum()
+
+
 @LOSS_REGISTRY.register_term("bbox", weight_key="BOX", group="box")
 def box_l1_loss(matched: MatchedLayer) -> Tensor:
     """L1 distance of the pairs' boxes."""

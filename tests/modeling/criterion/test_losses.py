@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from hipie.modeling.criterion.losses import (
     pairwise_cross_entropy,
     pairwise_dice,
     token_focal,
+    token_softmax_loss,
 )
 from hipie.modeling.matcher.matching import Matching
 from hipie.structures import BatchedTargets, LayerOutput, MaskContext
@@ -190,6 +192,33 @@ def test_mask_terms_without_pairs_are_zero_with_a_gradient(matched):
     assert all(term == 0 for term in terms)
     sum(terms).backward()
     assert torch.equal(layer.layer.mask_embeddings.grad, torch.zeros(1, 8, 64))
+
+
+def test_token_softmax_is_the_cross_entropy_with_soft_targets(matched):
+    """Of the pairs, over real tokens; an object that the caption does not name gives none."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 8, 6, requires_grad=True)
+    positive = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0] * 6]).bool()
+    layer = replace(
+        matched(5, 2, 7),
+        layer=LayerOutput(boxes=torch.zeros(1, 8, 4), logits=logits),
+        positive_map=positive,
+        text_mask=torch.tensor([[1, 1, 1, 1, 1, 0]]).bool(),
+    )
+    value = token_softmax_loss(layer)
+    target = positive[:2, :5].double() / positive[:2].sum(1, keepdim=True)
+    expected = F.cross_entropy(logits[0, [5, 2], :5].double(), target, reduction="sum")
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    value.backward()
+    assert torch.equal(logits.grad[0].abs().sum(1) > 0, torch.tensor([0, 0, 1, 0, 0, 1, 0, 0]) > 0)
+    assert torch.equal(logits.grad[..., 5], torch.zeros(1, 8))
+
+
+def test_token_softmax_of_an_expression_and_without_pairs_is_zero(matched):
+    one = LayerOutput(boxes=torch.zeros(1, 8, 4), logits=torch.randn(1, 8, 1))
+    expression = replace(matched(3), layer=one, positive_map=torch.ones(1, 1).bool())
+    assert token_softmax_loss(expression) == 0
+    assert token_softmax_loss(matched()) == 0
 
 
 def test_box_terms_leave_out_pairs_without_a_box(matched):
