@@ -65,10 +65,10 @@ def cast_weights(model: nn.Module, float32: Iterable[nn.Module] = ()) -> None:
         model: in evaluation mode.
         float32: modules that keep float32 with everything in them.
     """
-    kept = set()
+    kept: set[nn.Module] = set()
     for module in float32:
         kept.update(module.modules())
-        module.forward = partial(_in_float32, module)  # type: ignore[method-assign]
+        module.forward = partial(_in_float32, module)
     for module in model.modules():
         if module in kept or not isinstance(module, _CAST):
             continue
