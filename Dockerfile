@@ -28,9 +28,9 @@ RUN python install/requirements.py detectron2 serve | xargs pip install -c const
 RUN python install/get_detectron2.py
 RUN pip install --no-build-isolation --no-deps .
 
-RUN useradd --create-home --uid 10001 hipie
+RUN useradd --create-home --home-dir /app --uid 10001 hipie
 USER hipie
-WORKDIR /home/hipie
+WORKDIR /app
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=120s CMD \

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
 from functools import partial, wraps
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
@@ -32,11 +29,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import hipie.model_zoo as model_zoo
-from hipie.data.image_io import ImageError, ImageLike, image_file_name, to_rgb_array
+from hipie.data.image_io import ImageLike, image_file_name, image_list, to_rgb_array
 from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
 from hipie.logs import get_logger
+from hipie.read_ahead import predict_in_order
 from hipie.vocabularies.vocabulary import (
     Names,
     Parts,
@@ -57,9 +55,6 @@ if TYPE_CHECKING:
 MAX_CHECKED_VOCABULARIES = 32
 
 logger = get_logger(__name__)
-
-# Images that `Segmenter.stream` reads before their turn.
-READ_AHEAD = 2
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -477,35 +472,7 @@ class Segmenter:
             with self._lock:
                 self._read_classes(things, stuff, parts)
             call = partial(self.segment, things=things, stuff=stuff, parts=parts, **options)
-        return self._stream(images, call, on_error)
-
-    def _stream(
-        self,
-        images: Iterable[ImageLike],
-        call: Callable[[PreparedImage], Segmentation],
-        on_error: Callable[[ImageLike, HipieError], None] | None,
-    ) -> Iterator[Segmentation]:
-        """Call the model on images that a thread reads ahead."""
-        iterator = iter(images)
-        with ThreadPoolExecutor(1, "hipie-reader") as pool:
-            pending = deque(
-                (image, pool.submit(self.prepare, image)) for image in islice(iterator, READ_AHEAD)
-            )
-            try:
-                while pending:
-                    image, prepared = pending.popleft()
-                    for following in islice(iterator, 1):
-                        pending.append((following, pool.submit(self.prepare, following)))
-                    try:
-                        result = call(prepared.result())
-                    except HipieError as error:
-                        if on_error is None:
-                            raise
-                        on_error(image, error)
-                    else:
-                        yield result
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        return predict_in_order(images, self.prepare, call, on_error)
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -653,7 +620,7 @@ class Segmenter:
             ValueError: if there is no image, or one that cannot be read; or if the model has no
                 heatmaps.
         """
-        images = _image_list(images)
+        images = image_list(images)
         if not isinstance(expression, str):
             raise InputError(
                 f"refer_group needs one expression, a string, not {describe(expression)}"
@@ -806,30 +773,6 @@ class Segmenter:
             if predictor.model_task in self.model.tasks:
                 self.task_predictor(task).encode(image)
         self._image = image
-
-
-def _image_list(images: Any) -> list[Any]:
-    """Read the images of a group once.
-
-    Raises:
-        InputError: if they are not several, but one image, a folder or nothing.
-        ImageError: if one of them is None.
-    """
-    if isinstance(images, np.ndarray | torch.Tensor):
-        is_list = images.ndim == 4
-    else:
-        is_list = isinstance(images, Iterable) and not hasattr(images, "read")
-        is_list = is_list and not isinstance(images, str | bytes | os.PathLike | Mapping)
-    read = list(images) if is_list else []
-    if not read:
-        raise InputError("refer_group needs a list of images, with at least one in it")
-    for number, image in enumerate(read):
-        if image is None:
-            raise ImageError(
-                f"image {number} of the group is None, which cv2.imread returns for a file that "
-                "it cannot read"
-            )
-    return read
 
 
 def _predict(

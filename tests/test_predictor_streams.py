@@ -13,7 +13,7 @@ import pytest
 
 from hipie import Segmenter
 from hipie.errors import InputError
-from hipie.predictor import READ_AHEAD
+from hipie.read_ahead import READ_AHEAD
 from hipie.vocabularies.vocabulary import VocabularyError
 
 TINY = str(Path(__file__).parent / "tiny.yaml")

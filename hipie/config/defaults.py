@@ -143,30 +143,37 @@ def model_keys() -> CN:
     node.STUFF.DENOISING_QUERIES = 100
     node.STUFF.DENOISING_NOISE = 0.4
 
-    node.LOSS = CN()
+    node.LOSS = _loss_keys()
+    node.TEST = _test_keys()
+    node.CLIP = _clip_keys()
+    return node
+
+
+def _loss_keys() -> CN:
+    node = CN()
     # Points per mask at which mask losses are computed.
-    node.LOSS.NUM_POINTS = 12544
+    node.NUM_POINTS = 12544
     # Two errors of the published training: boxes of stuff are relative to the unpadded image, and
     # masks of denoising queries are centered at other queries' reference points.
-    node.LOSS.OFFICIAL_BOX_FRAMES = True
+    node.OFFICIAL_BOX_FRAMES = True
     # Average the normalizers of the losses over processes, and lay out denoising for the image with
     # most objects of all processes, so that gradients do not depend on the number of processes
     # (published: off).
-    node.LOSS.AVERAGE_NORMALIZERS = True
+    node.AVERAGE_NORMALIZERS = True
     # Supervise the IoU head of the last layer, which inference reads (published: off).
-    node.LOSS.SUPERVISE_LAST_IOU = False
+    node.SUPERVISE_LAST_IOU = False
     # A part is also positive for its whole's name wherever the caption has it (part training).
-    node.LOSS.PROPAGATE_PART_TO_WHOLE = False
+    node.PROPAGATE_PART_TO_WHOLE = False
     # Names in CRITERION_REGISTRY, MATCHER_REGISTRY and LOSS_REGISTRY of hipie.modeling, and the
     # weight of every loss term by its key.
-    node.LOSS.THING_CRITERION = "ThingCriterion"
+    node.THING_CRITERION = "ThingCriterion"
     # "SimOTAMatcher" (several queries an object) or "HungarianMatcher" (one query an object).
-    node.LOSS.THING_MATCHER = "SimOTAMatcher"
+    node.THING_MATCHER = "SimOTAMatcher"
     # Costs of SimOTA: weights of class and GIoU, costs of queries whose centre is not both in the
     # object's box and near its centre, and of those that are in neither of any object; the reach of
     # "near" (share of the image's sides), and how many of the largest IoUs sum up to the number of
     # queries of an object.
-    node.LOSS.SIM_OTA = CN(
+    node.SIM_OTA = CN(
         {
             "CLASS": 1.0,
             "GIOU": 3.0,
@@ -177,9 +184,9 @@ def model_keys() -> CN:
         }
     )
     # Costs of the Hungarian matching of things, and of the encoder's proposals.
-    node.LOSS.THING_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 0.0, "DICE": 0.0})
-    node.LOSS.PROPOSAL_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0})
-    node.LOSS.THING_TERMS = (
+    node.THING_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 0.0, "DICE": 0.0})
+    node.PROPOSAL_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0})
+    node.THING_TERMS = (
         "class_loss",
         "box_l1_loss",
         "giou_loss",
@@ -187,29 +194,24 @@ def model_keys() -> CN:
         "mask_focal_loss",
         "mask_dice_loss",
     )
-    node.LOSS.THING_WEIGHTS = CN(
+    node.THING_WEIGHTS = CN(
         {"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "IOU": 1.0, "MASK": 5.0, "DICE": 5.0},
         new_allowed=True,
     )
-    node.LOSS.STUFF_CRITERION = "StuffCriterion"
-    node.LOSS.STUFF_MATCHER = "HungarianMatcher"
-    node.LOSS.STUFF_TERMS = (
+    node.STUFF_CRITERION = "StuffCriterion"
+    node.STUFF_MATCHER = "HungarianMatcher"
+    node.STUFF_TERMS = (
         "class_loss",
         "mask_cross_entropy_loss",
         "mask_dice_loss",
         "box_l1_loss",
         "giou_loss",
     )
-    node.LOSS.STUFF_WEIGHTS = CN(
+    node.STUFF_WEIGHTS = CN(
         {"CLASS": 4.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 5.0, "DICE": 5.0}, new_allowed=True
     )
     # Costs of the Hungarian matching of stuff; None: the weight of the loss term.
-    node.LOSS.STUFF_COSTS = CN(
-        {"CLASS": None, "BOX": None, "GIOU": None, "MASK": None, "DICE": None}
-    )
-
-    node.TEST = _test_keys()
-    node.CLIP = _clip_keys()
+    node.STUFF_COSTS = CN({"CLASS": None, "BOX": None, "GIOU": None, "MASK": None, "DICE": None})
     return node
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, Any
@@ -677,3 +677,27 @@ def _blend_with_white(rgba: NDArray[Any]) -> NDArray[Any]:
         opacity = strip[:, :, 3:]
         target[:] = (strip[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255
     return result
+
+
+def image_list(images: Any) -> list[Any]:
+    """Read the images of a group once.
+
+    Raises:
+        InputError: if they are not several, but one image, a folder or nothing.
+        ImageError: if one of them is None.
+    """
+    if isinstance(images, np.ndarray | torch.Tensor):
+        is_list = images.ndim == 4
+    else:
+        is_list = isinstance(images, Iterable) and not hasattr(images, "read")
+        is_list = is_list and not isinstance(images, str | bytes | os.PathLike | Mapping)
+    read = list(images) if is_list else []
+    if not read:
+        raise InputError("refer_group needs a list of images, with at least one in it")
+    for number, image in enumerate(read):
+        if image is None:
+            raise ImageError(
+                f"image {number} of the group is None, which cv2.imread returns for a file that "
+                "it cannot read"
+            )
+    return read

@@ -25,6 +25,7 @@ from hipie.modeling.backbone.swin import SwinBackbone
 from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
 from hipie.modeling.device_transfer import join, run, to_device
+from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import StuffSettings, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
@@ -191,7 +192,9 @@ class HIPIE(SegmentationModel):
     def float32_modules(self) -> list[nn.Module]:
         """Text encoder, which runs once a text, class heads and mask controller; see the docs."""
         things, stuff = self.things, self.stuff
-        heads = [*things.class_heads, *things.iou_heads, things.mask_head.controller]
+        heads = [*things.class_heads, *things.iou_heads]
+        if isinstance(things.mask_head, DynamicMaskHead):
+            heads.append(things.mask_head.controller)
         return [self.text_encoder, *heads, *([] if stuff is None else stuff.class_heads)]
 
     @property
@@ -577,11 +580,12 @@ class HIPIE(SegmentationModel):
         things, memory = self.things(
             levels, features.image_sizes, class_text=fused_text, pooled_text=text.pooled()
         )
+        stuff_text = None
+        if self.stuff is not None:
+            stuff_text = self._stuff_text(text, text.with_hidden(fused_text))
         return HIPIEOutput(
             things=things,
-            stuff=self._decode_stuff(
-                features, text, self.stuff and self._stuff_text(text, text.with_hidden(fused_text))
-            ),
+            stuff=self._decode_stuff(features, text, stuff_text),
             image_sizes=features.image_sizes,
             token_spans=text.token_spans,
             fused_text=fused_text,
