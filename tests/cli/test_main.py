@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from PIL import Image
 
 from hipie import Segmenter, __version__
@@ -154,6 +155,8 @@ def test_automatic_masks_are_labelled(
 
 class GroupStub:
     """Segments the upper half of an image whose file name contains "shown"."""
+
+    cfg = CfgNode({"INPUT": {"MAX_PIXELS": 1_000_000}})
 
     @staticmethod
     def refer_group(images, expression):
