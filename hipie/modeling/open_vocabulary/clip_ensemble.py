@@ -270,9 +270,9 @@ class ClipMaskScores:
         features = self.image.new_zeros(len(patch_masks), self.clip.width)
         pixels = F.interpolate(patch_masks[has_patches][None].float(), size=self.size)[0] > 0
         crops = mask_crops(self.image, pixels, self.clip.image_size, CROP_BATCH_SIZE)
-        found = [self.clip.image_features(batch) for batch in crops]
-        if found:
-            features[has_patches] = torch.cat(found)
+        batches = [self.clip.image_features(batch) for batch in crops]
+        if batches:
+            features[has_patches] = torch.cat(batches)
         return features
 
     @torch.no_grad()
