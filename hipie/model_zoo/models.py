@@ -153,7 +153,9 @@ def register_model(model: Model) -> None:
     MODELS[model.name] = model
 
 
-def packaged_model(name: str, config: str, task: str, sha256: str) -> Model:
+def packaged_model(
+    name: str, config: str, task: str, sha256: str, licence: str = "Apache-2.0"
+) -> Model:
     """Return the row of a model whose weights are in an installed package, under its licence.
 
     Args:
@@ -161,8 +163,9 @@ def packaged_model(name: str, config: str, task: str, sha256: str) -> Model:
         config: name of its configuration, for which `register_weights` knows the file.
         task: see `Model`.
         sha256: of the file of weights.
+        licence: of the weights.
     """
-    return Model(name, task, PackagedFile(sha256), "Apache-2.0", config)
+    return Model(name, task, PackagedFile(sha256), licence, config)
 
 
 def find_model(name: str) -> Model:
@@ -229,7 +232,8 @@ for _model in (
         "hipie-nano-photos",
         "nano/hipie_nano_photos.yaml",
         "things, stuff, parts, expressions of photographs",
-        "799649d23cbf36292d97aa5bf550517ed68bdfd0f65277abf451184ecb684087",
+        "9d83645e6143d53eff2929d93b0f3a744cdccb7eb0736bbe0c95f3c2780f09c5",
+        "Apache-2.0; some training data for research only",
     ),
     packaged_model(
         "hipie-nano-picturebook",
