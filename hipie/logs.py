@@ -88,10 +88,13 @@ def make_printable(package: str) -> None:
     """Make what another package logs printable, where it writes to the terminal by itself.
 
     Args:
-        package: name of its logger, whose handlers get a filter.
+        package: name of its logger, whose stream handlers get a filter. Those of other kinds, of
+            files for example, stay as they are.
     """
     for handler in logging.getLogger(package).handlers:
-        if not any(isinstance(one, PrintableFilter) for one in handler.filters):
+        if type(handler) is logging.StreamHandler and not any(
+            isinstance(one, PrintableFilter) for one in handler.filters
+        ):
             handler.addFilter(PrintableFilter(one_line=True))
 
 

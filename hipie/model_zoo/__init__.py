@@ -143,7 +143,8 @@ def get_config_file(name: str) -> Path:
     )
     close = difflib.get_close_matches(requested, files, 3, 0.4) if stem else []
     similar = [*containing, *close]
-    suggestions = list(dict.fromkeys(similar))[:MAX_SUGGESTIONS] or sorted(files)
+    trained = sorted(files.keys() & _weights_of.keys())
+    suggestions = list(dict.fromkeys(similar))[:MAX_SUGGESTIONS] or trained
     raise InputError(
         f'there is no configuration "{name}"; similar names are {", ".join(suggestions)}'
     )

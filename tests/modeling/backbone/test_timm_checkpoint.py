@@ -200,7 +200,8 @@ def test_plain_addresses_of_timm_are_downloaded_by_this_package(tmp_path, monkey
     name = "vit_huge_patch14_gap_224.in1k_ijepa"
     asked = []
 
-    def fetch(url: str) -> Path:
+    def fetch(url: str, *, max_bytes: int) -> Path:
+        assert max_bytes > 0
         asked.append(url)
         raise OSError("nothing is downloaded in tests")
 
