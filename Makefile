@@ -118,6 +118,9 @@ bench: $(DONE)/package
 	$(PY) benchmarks/memory.py --records 100000
 	$(PY) benchmarks/patched_transformers.py
 	$(PY) benchmarks/picturebook.py --pages 40
+	for figure in agreement speed; do \
+		$(PY) benchmarks/precision.py $$figure --count 10 || exit 1; done
+	$(PY) benchmarks/text_image_similarity.py --images 40 PICTUREBOOK.VAL_PAGES 40
 
 train-nano: $(DONE)/package
 	$(PY) train_net.py --config-file $(NANO) --resume

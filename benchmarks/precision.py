@@ -25,7 +25,7 @@ import torch
 # benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.hipie import image, vocabulary
-from hipie import Segmenter, model_zoo
+from hipie import Segmenter, Vocabulary, model_zoo
 
 NANO = "nano/hipie_nano_picturebook.yaml"
 PRECISIONS = ("float32", "bfloat16")
@@ -55,16 +55,19 @@ def class_map(output: dict[str, Any]) -> np.ndarray:
 
 def agreement(options: argparse.Namespace) -> None:
     """Print the share of pixels with the same class, and CPU times."""
-    from hipie.data.training_vocabulary import training_vocabulary
+    from hipie.data.picturebook import STUFF, THINGS, PictureBook
 
     models = segmenters(options)
-    names = training_vocabulary(["picturebook_train_panoptic"])
-    files = sorted(Path(options.root).glob("**/images/val/*.jpg"))[: options.count]
+    names = Vocabulary.from_names(
+        things=[thing.name for thing in THINGS], stuff=[kind.name for kind in STUFF]
+    )
+    book = PictureBook(0, "val")
     same, seconds = [], {precision: [] for precision in PRECISIONS}
-    for number, file in enumerate([files[0], *files]):
+    for number, page in enumerate([0, *range(options.count)]):
+        pixels = np.asarray(book.page(page).image)
         maps = {}
         for precision, segmenter in models.items():
-            inputs = {**segmenter.prepare(file).inputs, "vocabulary": names}
+            inputs = {**segmenter.prepare(pixels).inputs, "vocabulary": names}
             start = time.process_time()
             output = segmenter.model([inputs])[0]
             if number:  # the first turn warms up

@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[1]
 class StubSegmenter:
     """Segments a box in the middle of every image."""
 
+    cfg = SimpleNamespace(INPUT=SimpleNamespace(MAX_PIXELS=1_000_000))
+
     def segment(self, image, things, stuff=(), parts=None):
         assert not set(things) & set(stuff)
         name = things[0] if isinstance(things[0], str) else things[0][0]

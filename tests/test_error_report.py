@@ -21,6 +21,7 @@ from hipie.error_report import (
     run_program,
 )
 from hipie.errors import HipieError, InputError, MissingFileError, UnexpectedError, UsageError
+from hipie.serve.errors import RequestError
 
 
 def test_message_of_a_worker_error_is_its_last_line() -> None:
@@ -174,7 +175,9 @@ def test_bug_without_a_writable_folder_has_a_sentence_too(monkeypatch) -> None:
 def test_errors_of_this_package_can_be_pickled() -> None:
     for kind in subclasses(HipieError):
         if kind.__module__.startswith("hipie"):
-            assert str(pickle.loads(pickle.dumps(kind("a: b")))) == "a: b"
+            arguments = (422, "a: b") if kind is RequestError else ("a: b",)
+            copy = pickle.loads(pickle.dumps(kind(*arguments)))
+            assert str(copy) == "a: b" and type(copy) is kind
 
 
 def subclasses(kind: type) -> set[type]:

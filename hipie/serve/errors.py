@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from hipie.errors import HipieError, InputError, MachineError, OutOfMemoryError
 
@@ -23,6 +24,9 @@ class RequestError(InputError):
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, str(self), self.headers)
 
 
 def status_of(error: HipieError) -> int:

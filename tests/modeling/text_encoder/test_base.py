@@ -48,7 +48,7 @@ class EmbeddingTextEncoder(TextEncoder):
 
 @pytest.fixture
 def cfg() -> CfgNode:
-    text = {"ENCODER": "EmbeddingTextEncoder", "SOURCE": "minilm", "FROZEN": True}
+    text = {"ENCODER": "EmbeddingTextEncoder", "SOURCE": "minilm", "FROZEN": True, "WINDOW": 512}
     return CfgNode({"MODEL": {"HIPIE": {"TEXT": text}}})
 
 
