@@ -238,11 +238,11 @@ def _pair_scores(pairs: NDArray[np.int64]) -> dict[str, float]:
     scores = {
         "mIoU-positive": percent(ious),
         "oIoU-positive": ratio(int(intersections[positive].sum()), int(unions[positive].sum())),
-        "P@0.5": percent(ious >= PRECISION_THRESHOLD),
-        "P@0.5-box": percent(hits & Hit.BOX > 0),
         "N-acc": percent(rejected),
         "T-acc": percent(has_prediction[positive] > 0),
         "mIoU": percent(np.concatenate([ious, rejected])),
+        "P@0.5": percent(ious >= PRECISION_THRESHOLD),
+        "P@0.5-box": percent(hits & Hit.BOX > 0),
     }
     for name, (available, hit) in POINTING.items():
         having = hits & available > 0
