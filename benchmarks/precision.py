@@ -1,12 +1,12 @@
 """Agreement, quality and CPU time of bfloat16 against float32 on pages of the picture book.
 
-    python benchmarks/precision.py agreement --root datasets/picturebook --count 100
+    python benchmarks/precision.py agreement --count 41
     python benchmarks/precision.py quality   --root datasets/picturebook --count 100
     python benchmarks/precision.py speed     [--config universal/hipie_r50.yaml] [--size 320x416]
 
 `agreement` compares the panoptic maps page by page, both models in turns on one thread; its times
-are CPU times. `quality` evaluates both. `speed` runs random weights on noise with 133 names. The
-pages are those of `python datasets/prepare_picturebook.py --root ROOT --split val --count N`.
+are CPU times. `quality` evaluates both. `speed` runs random weights on noise with 133 names. Pages
+are the first ones of the split `val`; those of `quality` are drawn into ROOT.
 """
 
 from __future__ import annotations
