@@ -8,9 +8,10 @@
 #   make train-nano  train the nano model; resumes from its last checkpoint
 #   make demo-photos overfit three annotated photographs
 #   make asan    the operator's tests under the address sanitizer
+#   make wheels  source distribution and wheel of hipie-ops, in dist/
 #
 # PYTHON=python3.12 selects the interpreter, VENV=folder the environment, WORKERS=2 the number of
-# test processes, and DETECTRON2=upstream builds Detectron2's main branch instead of installing the
+# test processes, WHEELS=--cuda adds CUDA kernels to the wheel, and DETECTRON2=upstream builds Detectron2's main branch instead of installing the
 # copy on the package index.
 
 PYTHON ?= $(shell sh install/find_python.sh)
@@ -24,7 +25,7 @@ SOURCES := $(wildcard hipie/ops/csrc/* hipie/ops/csrc/*/*)
 NANO := configs/nano/hipie_nano_picturebook.yaml
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan clean
+.PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan wheels clean
 .DELETE_ON_ERROR:
 
 install: $(DONE)/package
@@ -128,5 +129,8 @@ train-nano: $(DONE)/package
 asan: $(DONE)/package
 	$(PY) tests/ops/address_sanitizer.py
 
+wheels: $(DONE)/requirements
+	$(PY) install/build_wheels.py --output dist $(WHEELS)
+
 clean:
-	rm -rf $(VENV) build hipie.egg-info hipie/ops/*.so
+	rm -rf $(VENV) build hipie.egg-info packages/*/*.egg-info hipie/ops/*.so

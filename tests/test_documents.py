@@ -27,6 +27,7 @@ DOCUMENTS = [
     ROOT / "benchmarks/RESULTS.md",
     ROOT / "hipie/model_zoo/weights/README.md",
     *ROOT.glob("projects/*/README.md"),
+    *ROOT.glob("packages/*/README.md"),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 SECTIONS = ("MODEL", "SOLVER", "DATASETS", "DATALOADER", "INPUT", "TEST", "PICTUREBOOK", "TRACKING")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hipie.ops.explanation import explain
-from hipie.ops.grid_sample import ms_deform_attn_grid_sample
-from hipie.ops.operator import ms_deform_attn
-from hipie.ops.reference import ms_deform_attn_reference
+from .explanation import build_command, explain
+from .grid_sample import ms_deform_attn_grid_sample
+from .library import PACKAGE
+from .operator import ms_deform_attn
+from .reference import ms_deform_attn_reference
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if a kernel runs and every error is within its bound, else 1.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m hipie.ops.check",
+        prog=f"python -m {PACKAGE}.check",
         description="Test correctness and speed of the operator on this machine.",
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each call; 0: none")
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines, good = report(device, options.repeats)
         passed = passed and good
         print("\n".join(lines))
-    print("passed" if passed else "FAILED; `python -m hipie doctor` reports more")
+    print("passed" if passed else f"FAILED; the build command is `{build_command(devices[-1])}`")
     return 0 if passed else 1
 
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie.ops.library import cpu_problem, cuda_problem
-from hipie.ops.operator import ms_deform_attn
-from hipie.ops.reference import ms_deform_attn_reference
+from .library import cpu_problem, cuda_problem
+from .operator import ms_deform_attn
+from .reference import ms_deform_attn_reference
 
 # A location far outside of every map: the kernels skip it.
 OUTSIDE = -10.0

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from hipie.ops.library import cpu_problem
+from .library import cpu_problem
 
 KERNEL_SIZES = (3, 5, 7)
 STRIDES = (1, 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from hipie.ops.stand_in_modules import (
+from .stand_in_modules import (
     DEFORMABLE_DETR,
     ms_deform_attn_backward,
     ms_deform_attn_forward,

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hipie.ops.checks import check_arguments, check_levels
-from hipie.ops.library import CPU_LIBRARY, cpu_problem, cuda_problem
+from .checks import check_arguments, check_levels
+from .library import CPU_LIBRARY, DISTRIBUTION, cpu_problem, cuda_problem
 
 PLAIN = "plain PyTorch"
 
@@ -131,4 +131,4 @@ def build_command(device: str = "cpu") -> str:
     source = CPU_LIBRARY.parents[2]
     if Path(source, "setup.py").exists() and Path(source, "setup_extension.py").exists():
         return f"cd {source} && {force}python setup.py build_ext --inplace"
-    return f"{force}pip install --no-build-isolation --no-deps --force-reinstall hipie"
+    return f"{force}pip install --no-build-isolation --no-deps --force-reinstall {DISTRIBUTION}"

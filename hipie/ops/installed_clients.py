@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hipie.ops.client_forms import form_of, resembles
+from .client_forms import form_of, resembles
 
 # Packages to look into, and the distributions that ship them.
 PACKAGES = {

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hipie.ops.operator import ms_deform_attn
+from .operator import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hipie.ops.checks import check_arguments, check_levels
-from hipie.ops.grid_sample import ms_deform_attn_grid_sample
-from hipie.ops.library import cpu_problem, cuda_problem, library
-from hipie.ops.reference import ms_deform_attn_reference
-from hipie.ops.reference_backward import ms_deform_attn_reference_backward
+from .checks import check_arguments, check_levels
+from .grid_sample import ms_deform_attn_grid_sample
+from .library import PACKAGE, REPORT, cpu_problem, cuda_problem, library
+from .reference import ms_deform_attn_reference
+from .reference_backward import ms_deform_attn_reference_backward
 
 # Gradients of value, sampling locations and attention weights.
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -101,7 +101,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
 def _double_backward(ctx: Any, *_: Tensor) -> NoReturn:
     raise RuntimeError(
         "hipie::ms_deform_attn can be differentiated once only; for second derivatives "
-        "use hipie.ops.ms_deform_attn_reference"
+        f"use {PACKAGE}.ms_deform_attn_reference"
     )
 
 
@@ -134,8 +134,8 @@ def _warn_once(device: str) -> None:
     """Warn that no kernel runs on this kind of device, at the first call only."""
     problem = {"cpu": cpu_problem, "cuda": cuda_problem}.get(device, "there is none")
     warnings.warn(
-        f"hipie.ops runs in plain PyTorch on {device}, many times slower than its kernel: "
-        f"{problem}. `python -m hipie doctor` prints the command that builds it.",
+        f"{PACKAGE} runs in plain PyTorch on {device}, many times slower than its kernel: "
+        f"{problem}. `{REPORT}` prints the command that builds it.",
         stacklevel=2,
     )
 

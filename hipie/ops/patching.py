@@ -22,16 +22,16 @@ from typing import Any
 
 from torch import nn
 
-from hipie.ops import stand_in_modules
-from hipie.ops.client_forms import Form, Switch, difference, form_of, parameters_of, resembles
-from hipie.ops.explanation import build_command
-from hipie.ops.library import cpu_problem, cuda_problem
+from . import stand_in_modules
+from .client_forms import Form, Switch, difference, form_of, parameters_of, resembles
+from .explanation import build_command
+from .library import PACKAGE, REPORT, cpu_problem, cuda_problem
 
 logger = logging.getLogger(__name__)
 
 # Text that the source of every module with a known form contains.
 MARK = b"sampling_locations"
-_OWN_PACKAGE = "hipie"
+_OWN_PACKAGES = ("hipie", "hipie_ops")
 
 
 class OperatorNotBuiltError(RuntimeError):
@@ -107,7 +107,7 @@ class Patch:
 
     def covers(self, module: str) -> bool:
         """Whether the handle covers a module."""
-        if module.partition(".")[0] == _OWN_PACKAGE:
+        if module.partition(".")[0] in _OWN_PACKAGES:
             return False
         return not self.packages or any(
             module == package or module.startswith(package + ".") for package in self.packages
@@ -131,8 +131,8 @@ class Patch:
     def __str__(self) -> str:
         scope = ", ".join(self.packages) or "every package"
         if not self.active:
-            return f"hipie.ops.patch of {scope}: undone"
-        lines = [f"hipie.ops.patch of {scope}; modules imported later are added"]
+            return f"{PACKAGE}.patch of {scope}: undone"
+        lines = [f"{PACKAGE}.patch of {scope}; modules imported later are added"]
         lines += [f"  serves {name} ({title})" for name, title in self.served.items()]
         lines += [f"  leaves {name} alone: {reason}" for name, reason in self.left_alone.items()]
         return "\n".join(lines)
@@ -174,8 +174,8 @@ def patch(*packages: str) -> Patch:
     """
     if cpu_problem is not None and cuda_problem is not None:
         raise OperatorNotBuiltError(
-            f"hipie.ops.patch needs the compiled operator: {cpu_problem}; build it with "
-            f"`{build_command()}` (`python -m hipie doctor` reports more)"
+            f"{PACKAGE}.patch needs the compiled operator: {cpu_problem}; build it with "
+            f"`{build_command()}` (`{REPORT}` reports more)"
         )
     handle = Patch(packages)
     with _state.lock:
@@ -278,7 +278,7 @@ def _forward_of(value: object) -> tuple[FunctionType, type] | None:
 
 def _consider(original: FunctionType, owner: type | None) -> None:
     """Replace a function or method if its form is known and a trial call agrees."""
-    if getattr(original, "served_by", None) == _OWN_PACKAGE or id(original) in _state.replacements:
+    if hasattr(original, "served_by_hipie") or id(original) in _state.replacements:
         return
     parameters = parameters_of(original)
     form = form_of(parameters)
@@ -294,7 +294,7 @@ def _consider(original: FunctionType, owner: type | None) -> None:
         return
     switch = Switch()
     served = form.serve(original, switch)
-    served.served_by = _OWN_PACKAGE  # type: ignore[attr-defined]
+    served.served_by_hipie = True  # type: ignore[attr-defined]
     entry = _Replacement(original, served, form, owner, switch)
     with _state.lock:
         if not _state.covers(str(original.__module__)) or id(original) in _state.replacements:
@@ -309,7 +309,7 @@ def _leave_alone(function: FunctionType, reason: str) -> None:
         if _name(function) in _state.left_alone:
             return
         _state.left_alone[_name(function)] = reason
-    logger.warning("hipie.ops.patch leaves %s alone: %s", _name(function), reason)
+    logger.warning("%s.patch leaves %s alone: %s", PACKAGE, _name(function), reason)
 
 
 def _restore(entries: dict[int, _Replacement]) -> None:
@@ -335,7 +335,8 @@ def _adopt_extension(module: ModuleType) -> None:
         if not isinstance(module, stand_in_modules.StandIn):
             for function, ours in stand_in_modules.functions(name).items():
                 theirs = getattr(module, function, None)
-                if theirs is None or getattr(theirs, "__module__", "").startswith(_OWN_PACKAGE):
+                origin = str(getattr(theirs, "__module__", ""))
+                if theirs is None or origin.partition(".")[0] in _OWN_PACKAGES:
                     return
                 originals[function] = theirs
                 setattr(module, function, stand_in_modules.dispatch(ours, theirs))

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-import hipie.ops.operator  # noqa: F401  (registers the operator)
-from hipie.ops.library import cpu_problem, cuda_problem
+from . import operator as registered_operator  # noqa: F401
+from .library import PACKAGE, cpu_problem, cuda_problem
 
 DEFORMABLE_DETR = "MultiScaleDeformableAttention"
 FORWARD, BACKWARD = "ms_deform_attn_forward", "ms_deform_attn_backward"
@@ -140,7 +140,7 @@ class StandIn(ModuleType):
 
         def missing(*_: Any, **__: Any) -> NoReturn:
             raise NotImplementedError(
-                f"{extension}.{name} is not part of hipie.ops.patch, which stands in for "
+                f"{extension}.{name} is not part of {PACKAGE}.patch, which stands in for "
                 f"{extension} with {FORWARD} and {BACKWARD} only; install the compiled package"
             )
 
@@ -152,7 +152,7 @@ class StandInLoader:
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """Create the module."""
-        return StandIn(spec.name, "Stand-in for a compiled extension, by hipie.ops.patch.")
+        return StandIn(spec.name, f"Stand-in for a compiled extension, by {PACKAGE}.patch.")
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its functions."""

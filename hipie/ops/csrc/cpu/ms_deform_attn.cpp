@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../arguments.h"
+#include "../built_for.h"
 #include "instruction_set.h"
 #include "problem.h"
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../arguments.h"
+#include "../built_for.h"
 #include "problem.h"
 
 namespace hipie {
