@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from hipie import model_zoo
-from hipie.config import add_hipie_config, defaults
+from hipie.config import add_hipie_config
 from hipie.config.loading import keys
 from hipie.data.datasets import register_all
 from tests.wiring import WiredNode, registered_nodes, test_exists
@@ -57,8 +57,10 @@ def test_keys_of_other_tests_are_in_these(node: WiredNode) -> None:
         assert test_exists(test, key), f"{test} does not show the effect of {node.name}.{key}"
 
 
-def test_every_key_of_the_package_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "add_project_configs", lambda cfg: None)
-    own = {*keys(all_keys())} - {*keys(get_cfg())}
+def test_every_key_of_the_package_and_its_projects_is_observed() -> None:
     cfg = all_keys()
+    own = {*keys(cfg)} - {*keys(get_cfg())}
+    assert {name.split(".")[1] for name in own if name.startswith("MODEL.")} >= {
+        *("HIPIE", "REFERSAM", "GRSER", "FEWSHOT", "INTERACTIVE", "TRAINING_FREE")
+    }
     assert own - {key for node in NODES for key in node.keys(cfg)} == set()

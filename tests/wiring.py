@@ -40,6 +40,7 @@ class WiredNode:
         options: by key, or "" for all, further KEY VALUE pairs with which both configurations are
             made: those that the key has its effect with.
         tested: by key, the test that shows its effect instead: "tests/file.py::test_name".
+        other_nodes: names of nodes below this one, which observe their keys themselves.
     """
 
     name: str
@@ -47,6 +48,7 @@ class WiredNode:
     values: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     tested: Mapping[str, str] = field(default_factory=dict)
+    other_nodes: Sequence[str] = ()
 
     def keys(self, cfg: CfgNode) -> list[str]:
         """Full names of the keys that belong to the node, without those of Detectron2."""
@@ -54,7 +56,9 @@ class WiredNode:
         return [
             key
             for key in keys(cfg)
-            if (key == self.name or key.startswith(f"{self.name}.")) and key not in known
+            if _is_below(key, self.name)
+            and key not in known
+            and not any(_is_below(key, other) for other in self.other_nodes)
         ]
 
     def has_effect(self, cfg: CfgNode, key: str) -> bool:
@@ -89,6 +93,10 @@ class WiredNode:
 
 
 _descriptions: dict[str, dict[str, str]] = {}
+
+
+def _is_below(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
 
 
 def other_value(value: Any) -> Any:

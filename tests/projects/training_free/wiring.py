@@ -1,0 +1,200 @@
+"""How the effect of every key of the training-free methods is observed, see `tests/wiring.py`.
+
+Keys of an architecture are observed by its outputs for an image, with small networks of random
+weights; those that name networks by what is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.sam.predictor import Sam
+from hipie.vocabularies import Vocabulary
+from hipie_training_free import diffusion_attention
+from hipie_training_free.modeling.dino import Dino
+from hipie_training_free.unsupervised_grouping import ClassifiedGroups
+from tests.projects.training_free.ruled import fill_from_names
+from tests.wiring import WiredNode
+
+VOCABULARY = Vocabulary.from_names(things=["a red square", "dog"], stuff=["background", "grass"])
+
+
+@lru_cache(maxsize=1)
+def _clip() -> Clip:
+    built = Clip.from_source("random:tiny")
+    fill_from_names(built.model.visual)
+    return built
+
+
+@lru_cache(maxsize=1)
+def _dino() -> Dino:
+    built = Dino.from_source("random:tiny")
+    fill_from_names(built.network)
+    return built
+
+
+@lru_cache(maxsize=1)
+def _diffusion() -> Any:
+    return diffusion_attention.load_diffusion("random:tiny")
+
+
+def outputs(architecture: str) -> Callable[[CfgNode], Any]:
+    """Function that returns the output of an architecture for an image."""
+
+    def observe(cfg: CfgNode) -> Any:
+        torch.manual_seed(0)
+        clip, dino, diffusion = _clip(), _dino(), _diffusion()
+        with (
+            patch.object(Clip, "from_source", lambda *_: clip),
+            patch.object(Dino, "from_source", lambda *_: dino),
+            patch.object(diffusion_attention, "load_diffusion", lambda _: diffusion),
+        ):
+            build = META_ARCH_REGISTRY.get(architecture)
+            model = build(**build.from_config(cfg)).eval()
+        item = _item(expressions=architecture == "GlobalLocalCLIP")
+        with torch.no_grad():
+            result = model([item])
+            if isinstance(model, ClassifiedGroups):
+                return result, model.group_pixels(item["image"] / 255, (64, 72))
+            return result
+
+    return observe
+
+
+def loaded(architecture: str) -> Callable[[CfgNode], Any]:
+    """Function that returns what the networks of an architecture are loaded from."""
+
+    def observe(cfg: CfgNode) -> Any:
+        sources: list[Any] = []
+
+        def record(result: Any) -> Callable[..., Any]:
+            return lambda *source: sources.append(source) or result
+
+        clip, dino, diffusion = record(_clip()), record(_dino()), record(_diffusion())
+        sam = record(Sam.from_source("random:tiny"))
+        with (
+            patch.object(Clip, "from_source", clip),
+            patch.object(Dino, "from_source", dino),
+            patch.object(Sam, "from_source", sam),
+            patch.object(diffusion_attention, "load_diffusion", diffusion),
+        ):
+            arguments = META_ARCH_REGISTRY.get(architecture).from_config(cfg)
+        proposals = arguments.get("proposals")
+        cells = getattr(proposals, "__closure__", None) or ()
+        grids = [getattr(cell.cell_contents, "point_grids", None) for cell in cells]
+        return sources, grids, getattr(proposals, "__qualname__", None)
+
+    return observe
+
+
+def _item(*, expressions: bool) -> dict[str, Any]:
+    square = torch.zeros(1, 64, 72, dtype=torch.bool)
+    square[:, 10:40, 20:50] = True
+    noise = torch.randint(0, 50, (3, 64, 72), generator=torch.Generator().manual_seed(0))
+    image = (square * torch.tensor([200, 20, 20])[:, None, None] + noise).to(torch.uint8)
+    if expressions:
+        return {"image": image, "expressions": ["the red square near a dog", "a dog"]}
+    return {"image": image, "vocabulary": VOCABULARY}
+
+
+_KEYS = "MODEL.TRAINING_FREE"
+_SMALL = (
+    *(f"{_KEYS}.TEMPLATES", "one", f"{_KEYS}.GEM.BLOCKS", 2, f"{_KEYS}.DIFFUSION.SIZE", 64),
+    *(f"{_KEYS}.REFERRING.PROPOSALS", "kmeans", f"{_KEYS}.REFERRING.BLOCKS", 1),
+    *(f"{_KEYS}.KMEANS.CLUSTERS", 2, f"{_KEYS}.KMEANS.RESTARTS", 1),
+)
+
+
+def _node(name: str, architecture: str, **settings: Any) -> WiredNode:
+    options = {"": _SMALL, **settings.pop("options", {})}
+    return WiredNode(f"{_KEYS}.{name}", outputs(architecture), options=options, **settings)
+
+
+NODES = [
+    _node("TEMPLATES", "MaskCLIP", values={f"{_KEYS}.TEMPLATES": "simple"}),
+    _node("SCALE", "MaskCLIP"),
+    _node("BACKGROUND", "MaskCLIP"),
+    _node("SIZE", "MaskCLIP", values={f"{_KEYS}.SIZE": 128}),
+    _node(
+        "WINDOW",
+        "SCLIP",
+        values={f"{_KEYS}.WINDOW": 32},
+        options={f"{_KEYS}.WINDOW": (f"{_KEYS}.STRIDE", 16)},
+    ),
+    _node(
+        "STRIDE",
+        "SCLIP",
+        values={f"{_KEYS}.STRIDE": 16},
+        options={f"{_KEYS}.STRIDE": (f"{_KEYS}.WINDOW", 32, f"{_KEYS}.STRIDE", 32)},
+    ),
+    _node("PAMR", "MaskCLIP", options={"DILATIONS": (f"{_KEYS}.PAMR.STEPS", 2)}),
+    _node(
+        "MASKCLIP",
+        "MaskCLIP",
+        values={"PROMPT_DENOISING": 0.9, "KEY_SMOOTHING": 1.0},
+        options={"KEYS_ALONG_PATCHES": (f"{_KEYS}.MASKCLIP.KEY_SMOOTHING", 1.0)},
+    ),
+    _node("GEM", "GEM", values={"TEMPERATURE": 3.0}),
+    _node("POOLING_THRESHOLD", "CLIPDINOiser", values={f"{_KEYS}.POOLING_THRESHOLD": 0.9}),
+    _node("ATTENTION_MASS", "ClassAttention", values={f"{_KEYS}.ATTENTION_MASS": 0.2}),
+    _node(
+        "KMEANS",
+        "KMeansGrouping",
+        values={"RESTARTS": 20},
+        options={"RESTARTS": (f"{_KEYS}.KMEANS.CLUSTERS", 6)},
+    ),
+    _node(
+        "TOKENCUT",
+        "TokenCut",
+        values={"THRESHOLD": 0.95, "WEAK": 0.5, "OBJECTS": 3},
+        options=dict.fromkeys(("WEAK", "OBJECTS"), (f"{_KEYS}.TOKENCUT.THRESHOLD", 0.95)),
+    ),
+    _node(
+        "REFERRING",
+        "GlobalLocalCLIP",
+        values={"GLOBAL": 0.2},
+        other_nodes=tuple(
+            f"{_KEYS}.REFERRING.{key}" for key in ("PROPOSALS", "SAM", "SAM_WEIGHTS", "POINTS")
+        ),
+    ),
+    _node(
+        "DIFFUSION",
+        "DiffusionAttention",
+        values={"SIZE": 128},
+        other_nodes=(f"{_KEYS}.DIFFUSION.SOURCE",),
+    ),
+    WiredNode(
+        f"{_KEYS}.DIFFUSION.SOURCE",
+        loaded("DiffusionAttention"),
+        values={f"{_KEYS}.DIFFUSION.SOURCE": "random:tiny"},
+    ),
+    WiredNode(
+        f"{_KEYS}.CLIP", loaded("MaskCLIP"), values={"MODEL": "ViT-L-14", "WEIGHTS": "clip.pt"}
+    ),
+    WiredNode(
+        f"{_KEYS}.DINO",
+        loaded("KMeansGrouping"),
+        values={"MODEL": "vit_small_patch16_224.dino", "WEIGHTS": "dino.pth"},
+    ),
+    *(
+        WiredNode(
+            f"{_KEYS}.REFERRING.{key}",
+            loaded("GlobalLocalCLIP"),
+            values={} if value is None else {f"{_KEYS}.REFERRING.{key}": value},
+        )
+        for key, value in (
+            ("PROPOSALS", "kmeans"),
+            ("SAM", "vit_l"),
+            ("SAM_WEIGHTS", "sam.pth"),
+            ("POINTS", None),
+        )
+    ),
+]
