@@ -5,13 +5,21 @@ alternately within one run, and prints medians and their ratios. Sampling locati
 two pixels of the reference point on every level, as in a trained encoder.
 
     python benchmarks/ms_deform_attn.py [--threads N] [--repeats N] [--shapes encoder decoder ...]
+    python benchmarks/ms_deform_attn.py --peers [--clock cpu]
     python benchmarks/ms_deform_attn.py --plot docs/ms_deform_attn_cost.png
+
+`--peers` compares with those of PEERS that are installed, in float32: transformers, mmcv-lite
+2.2.0, torch-ms-deform-attn 0.1.1 (C++), and deformops 3.0.1 (Python 3.12 and later; its PyTorch
+form, as its other ones need a GPU). Columns: median milliseconds forward, and forward and backward;
+both divided by hipie's; peak extra memory of both, in units of the output; relative difference of
+the outputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import statistics
 import sys
 import time
@@ -24,6 +32,7 @@ from torch import Tensor
 
 # benchmarks/hipie.py must not shadow the package hipie.
 sys.path[0] = str(Path(__file__).parents[1])
+import hipie.ops
 from hipie.ops import explain, ms_deform_attn
 from hipie.ops.grid_sample import ms_deform_attn_grid_sample
 
@@ -97,16 +106,97 @@ def backward_of(operator: Callable, inputs: tuple) -> Callable[[], None]:
     return run
 
 
-def medians(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
+def transformers_form() -> Callable[..., Tensor]:
+    """Return the function of transformers' Mask2Former."""
+    module = importlib.import_module("transformers.models.mask2former.modeling_mask2former")
+    function = module.multi_scale_deformable_attention
+    return lambda value, shapes, starts, *rest: function(value, shapes.tolist(), *rest)
+
+
+def mmcv_form() -> Callable[..., Tensor]:
+    """Return the function that mmcv's layer calls on the CPU."""
+    with hipie.ops.patch("mmcv"):  # stands in for the extension that mmcv-lite lacks
+        module = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
+    function = module.multi_scale_deformable_attn_pytorch
+    return lambda value, shapes, starts, *rest: function(value, shapes, *rest)
+
+
+def torch_ms_deform_attn_form() -> Callable[..., Tensor]:
+    """Return the C++ operator of torch-ms-deform-attn."""
+    return importlib.import_module("torch_ms_deform_attn").ms_deform_attn
+
+
+def deformops_form() -> Callable[..., Tensor]:
+    """Return the PyTorch implementation of deformops."""
+    registry = importlib.import_module("deformops.registry")
+    return lambda *inputs: registry.msda(*inputs, backend=registry.Backend.EAGER)
+
+
+PEERS = {
+    "transformers": transformers_form,
+    "mmcv-lite": mmcv_form,
+    "torch-ms-deform-attn": torch_ms_deform_attn_form,
+    "deformops": deformops_form,
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def installed_peers() -> dict[str, Callable[..., Tensor]]:
+    """Return the implementations of PEERS that can be imported; print why others cannot."""
+    operators: dict[str, Callable[..., Tensor]] = {}
+    for name, load in PEERS.items():
+        try:
+            operators[name] = load()
+        except (ImportError, SyntaxError, OSError) as error:
+            print(f"{name} is not measured: {str(error).splitlines()[0]}")
+    return operators
+
+
+def measure_peers(
+    operators: dict[str, Callable[..., Tensor]],
+    name: str,
+    threads: int,
+    repeats: int,
+    clock: Callable[[], float],
+) -> None:
+    """Print a line for every implementation at one shape."""
+    torch.set_num_threads(threads)
+    inputs = arguments(SHAPES[name])
+    with torch.no_grad():
+        calls = {key: lambda call=call: call(*inputs) for key, call in operators.items()}
+        outputs = {key: call() for key, call in calls.items()}
+        forward = medians(calls, repeats, clock)
+        size = outputs["hipie"].numel() * outputs["hipie"].element_size()
+        extra = {key: extra_memory(call, size, warm=False) for key, call in calls.items()}
+    calls = {key: backward_of(call, inputs) for key, call in operators.items()}
+    both = medians(calls, repeats, clock)
+    extra_both = {key: extra_memory(call, size, warm=False) for key, call in calls.items()}
+    largest = float(outputs["hipie"].abs().max())
+    for key in operators:
+        difference = float((outputs[key] - outputs["hipie"]).abs().max()) / largest
+        memory = [
+            "" if extra[key] is None else f"{values[key]:.1f}" for values in (extra, extra_both)
+        ]
+        print(
+            f"| {name} | {threads} | {key} | {forward[key]:.2f} | {both[key]:.2f} "
+            f"| {forward[key] / forward['hipie']:.1f} | {both[key] / both['hipie']:.1f} "
+            f"| {' | '.join(memory)} | {difference:.0e} |",
+            flush=True,
+        )
+
+
+def medians(
+    calls: dict[str, Callable], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Measure median milliseconds of every call, run alternately."""
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -134,8 +224,8 @@ def measure(shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
     return {"forward": forward, "forward and backward": both}
 
 
-def extra_memory(call: Callable[[], Tensor]) -> float | None:
-    """Measure the peak memory that a call adds, in units of its output (Linux only)."""
+def extra_memory(call: Callable[[], object], size: int, warm: bool = True) -> float | None:
+    """Measure the peak memory that a call adds, in units of its output's bytes (Linux only)."""
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not reset.exists():
         return None
@@ -144,12 +234,13 @@ def extra_memory(call: Callable[[], Tensor]) -> float | None:
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
-    call()
+    if warm:
+        call()
     ctypes.CDLL(None).malloc_trim(0)  # freed memory must not count as used
     reset.write_text("5")
     before = kilobytes("VmRSS")
-    output = call()
-    return 1024 * (kilobytes("VmHWM") - before) / (output.numel() * output.element_size())
+    call()
+    return 1024 * (kilobytes("VmHWM") - before) / size
 
 
 def plot(file: str, repeats: int) -> None:
@@ -186,16 +277,37 @@ def measure_kernel(shape: Shape, repeats: int) -> tuple[float, float]:
 def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--peers", action="store_true", help="compare with other packages")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="clock of --peers; cpu on a busy machine"
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw cost against queries and points")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads[0])
     if options.plot:
         plot(options.plot, options.repeats)
         return
-    print(f"{explain().implementation}, {options.threads} threads, torch {torch.__version__}")
+    print(f"{explain().implementation}, torch {torch.__version__}")
+    if options.peers:
+        operators = {"hipie": ms_deform_attn, **installed_peers()}
+        columns = "shape threads implementation forward both times times memory memory difference"
+        print(f"| {columns.replace(' ', ' | ')} |")
+        print("|---" * 10 + "|")
+        for threads in options.threads:
+            for name in options.shapes:
+                measure_peers(operators, name, threads, options.repeats, CLOCKS[options.clock])
+        return
+    for threads in options.threads:
+        compare(options, threads)
+
+
+def compare(options: argparse.Namespace, threads: int) -> None:
+    """Print the tables of one number of threads."""
+    torch.set_num_threads(threads)
+    print(f"{threads} threads")
     print("| shape | pass | grid-sample ms | float32 ms | bfloat16 ms | float32 is | bfloat16 is |")
     print("|---|---|---|---|---|---|---|")
     for name in options.shapes:
@@ -209,7 +321,8 @@ def main() -> None:
     inputs = arguments(SHAPES["encoder"])
     with torch.no_grad():
         for name, operator in (("grid-sample", grid_sample_form), ("float32", ms_deform_attn)):
-            extra = extra_memory(lambda operator=operator: operator(*inputs))
+            size = inputs[0].numel() * inputs[0].element_size()  # of the output, as of the value
+            extra = extra_memory(lambda operator=operator: operator(*inputs), size)
             if extra is not None:
                 print(f"peak extra memory at the encoder shape, {name}: {extra:.2f} outputs")
 
