@@ -72,7 +72,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="model with its weights: a name of hipie models list, a folder, or a repository of "
         "the Hugging Face hub",
     )
-    parser.add_argument("--config-file", default=None, metavar="FILE_OR_NAME")
+    parser.add_argument(
+        "--config-file",
+        default=None,
+        metavar="FILE_OR_NAME",
+        help="configuration: a file, or a name such as nano/hipie_nano_picturebook.yaml",
+    )
     parser.add_argument(
         "--weights", default=None, metavar="FILE", help="a file, or the OUTPUT_DIR of a training"
     )
@@ -92,7 +97,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_network_arguments(parser)
     add_import_arguments(parser)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="keys of the configuration and their values, at the end of the command line",
+    )
 
 
 def _number_of_threads(text: str) -> int:

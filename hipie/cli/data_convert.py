@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "takes: results of hipie segment, or what an annotation tool has exported.",
     )
     parser.add_argument("source", metavar="SOURCE", help="file, or folder of a format of files")
-    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the training set"
+    )
     parser.add_argument(
         "--format",
         default="",

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"Written are {REFS_FILE}, for DATASETS.REFERRING, and a folder of masks.",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of all random choices"
+    )
     parser.add_argument(
         "--per-image", type=int, default=6, metavar="N", help="expressions an image at most"
     )

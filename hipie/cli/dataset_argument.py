@@ -46,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, metavar="N", help="use N evenly spaced images")
     add_network_arguments(parser)
     add_import_arguments(parser)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="keys of the configuration and their values, at the end of the command line",
+    )
 
 
 def open_dataset(args: argparse.Namespace, cfg: CfgNode) -> tuple[list[dict[str, Any]], Metadata]:

@@ -285,7 +285,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "expressions. Several images with one expression are also drawn on one sheet.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", default=[], metavar="IMAGE")
+    source.add_argument(
+        "--input", nargs="+", default=[], metavar="IMAGE", help="files of images to segment"
+    )
     source.add_argument(
         "--examples",
         action="store_true",
@@ -294,7 +296,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     source.add_argument("--picture-book", action="store_true", help="the generated pages alone")
     add_output_arguments(parser, default=None)
     parser.add_argument("--skip-broken", action="store_true", help="skip images that are damaged")
-    parser.add_argument("--expression", action="append", default=[], metavar="TEXT")
+    parser.add_argument(
+        "--expression",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="segment what it describes, too; can be repeated",
+    )
     add_class_arguments(parser)
     add_model_arguments(parser)
     return parser

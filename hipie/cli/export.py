@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hipie export", description="Export a model with its class names to one file."
     )
-    parser.add_argument("--format", required=True, choices=FORMATS, dest="export_format")
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS, dest="export_format", help="kind of file"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help=".onnx, .xml or .pt2")
     add_class_arguments(parser)
     add_model_arguments(parser)

@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hipie group",
         description="Segment the object that one expression describes in several images.",
     )
-    parser.add_argument("expression")
-    parser.add_argument("images", nargs="+")
+    parser.add_argument("expression", help='what is segmented, such as "the yellow kite"')
+    parser.add_argument("images", nargs="+", help="files of the images of the group")
     add_output_arguments(parser)
     parser.add_argument(
         "--heatmaps",

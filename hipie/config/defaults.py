@@ -50,9 +50,11 @@ def _activation_checkpointing_keys() -> CN:
     # Parts of a model whose layers keep their inputs only and are computed again in the backward
     # pass: less memory, more time, the same gradients. The blocks of the backbone, ...
     node.BACKBONE = False
-    # ... the early fusion, the layers of the encoders, and the layers of the decoders.
+    # ... the early fusion, ...
     node.FUSION = False
+    # ... the layers of the encoders, ...
     node.ENCODER = False
+    # ... and the layers of the decoders.
     node.DECODER = False
     return node
 
@@ -70,6 +72,7 @@ def model_keys() -> CN:
     # Images are padded to a multiple of this in training, and at test if PAD_AT_TEST is on, and
     # always to a multiple of what the backbone needs (its `size_divisibility`).
     node.SIZE_DIVISIBILITY = 32
+    # Pad images to a multiple of SIZE_DIVISIBILITY at test as well.
     node.PAD_AT_TEST = False
     # A query is in the panoptic map if its best class score is above this ...
     node.OBJECT_MASK_THRESHOLD = 0.25
@@ -83,6 +86,7 @@ def model_keys() -> CN:
     # MODEL.TEXT_ENCODER_WEIGHTS has its weights), "minilm" (weights of the installed package), a
     # folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"
+    # Do not train the text encoder.
     node.TEXT.FROZEN = False
     # Tokens a training caption may have.
     node.TEXT.MAX_TOKENS = 512
@@ -91,19 +95,29 @@ def model_keys() -> CN:
     node.TEXT.WINDOW = 512
 
     node.THINGS = CN()
+    # Queries, taken from the proposals of the encoder with the best scores.
     node.THINGS.NUM_QUERIES = 900
+    # Further learned queries with learned reference points.
     node.THINGS.NUM_BACKGROUND_QUERIES = 10
+    # Layers of the deformable encoder.
     node.THINGS.ENCODER_LAYERS = 6
+    # Layers of the decoder.
     node.THINGS.DECODER_LAYERS = 6
+    # Attention heads of encoder and decoder.
     node.THINGS.NUM_HEADS = 8
+    # Sampling points per head and level of the deformable attention.
     node.THINGS.NUM_POINTS = 4
+    # Hidden channels of the feed-forward networks.
     node.THINGS.DIM_FEEDFORWARD = 2048
     # Fuse text and image features before the thing encoder; off: text enters at the class heads.
     node.THINGS.EARLY_FUSION = True
     # Encoder layers before which text and image are fused, rising.
     node.THINGS.FUSION_LAYERS = (0,)
+    # Channels in which text and image attend to each other.
     node.THINGS.FUSION_EMBED_DIM = 2048
+    # Attention heads of the fusion.
     node.THINGS.FUSION_HEADS = 8
+    # Dropout of the attention weights of the fusion.
     node.THINGS.FUSION_DROPOUT = 0.1
     # Masks: "dynamic" (convolutions whose weights are predicted, CondInst) or "dot_product" (of a
     # mask embedding of HIDDEN_DIM channels with mask features, MaskFormer).
@@ -134,13 +148,21 @@ def model_keys() -> CN:
     # A further, finer output of the backbone for the mask features of stuff, such as "res2" in
     # MaskDINO; "": the finest of IN_FEATURES (published).
     node.STUFF.LATERAL_FEATURE = ""
+    # Queries, taken from the proposals of the encoder with the best scores.
     node.STUFF.NUM_QUERIES = 300
+    # Layers of the deformable encoder in the pixel decoder.
     node.STUFF.ENCODER_LAYERS = 6
+    # Layers of the decoder.
     node.STUFF.DECODER_LAYERS = 9
+    # Attention heads of encoder and decoder.
     node.STUFF.NUM_HEADS = 8
+    # Sampling points per head and level of the deformable attention.
     node.STUFF.NUM_POINTS = 4
+    # Hidden channels of the feed-forward networks.
     node.STUFF.DIM_FEEDFORWARD = 2048
+    # Noised ground-truth queries that the decoder learns to denoise; 0: no denoising.
     node.STUFF.DENOISING_QUERIES = 100
+    # Scale of the noise of their boxes, relative to the object.
     node.STUFF.DENOISING_NOISE = 0.4
 
     node.LOSS = _loss_keys()
@@ -185,7 +207,9 @@ def _loss_keys() -> CN:
     )
     # Costs of the Hungarian matching of things, and of the encoder's proposals.
     node.THING_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 0.0, "DICE": 0.0})
+    # Costs of the Hungarian matching of the encoder's proposals.
     node.PROPOSAL_COSTS = CN({"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0})
+    # Loss terms of things, names in LOSS_REGISTRY.
     node.THING_TERMS = (
         "class_loss",
         "box_l1_loss",
@@ -194,12 +218,16 @@ def _loss_keys() -> CN:
         "mask_focal_loss",
         "mask_dice_loss",
     )
+    # Weight of every loss term of things by the key that the term declares; 1 without an entry.
     node.THING_WEIGHTS = CN(
         {"CLASS": 2.0, "BOX": 5.0, "GIOU": 2.0, "IOU": 1.0, "MASK": 5.0, "DICE": 5.0},
         new_allowed=True,
     )
+    # Criterion of stuff, a name in CRITERION_REGISTRY.
     node.STUFF_CRITERION = "StuffCriterion"
+    # Matcher of stuff, a name in MATCHER_REGISTRY.
     node.STUFF_MATCHER = "HungarianMatcher"
+    # Loss terms of stuff, names in LOSS_REGISTRY.
     node.STUFF_TERMS = (
         "class_loss",
         "mask_cross_entropy_loss",
@@ -207,6 +235,7 @@ def _loss_keys() -> CN:
         "box_l1_loss",
         "giou_loss",
     )
+    # Weight of every loss term of stuff by the key that the term declares; 1 without an entry.
     node.STUFF_WEIGHTS = CN(
         {"CLASS": 4.0, "BOX": 5.0, "GIOU": 2.0, "MASK": 5.0, "DICE": 5.0}, new_allowed=True
     )
@@ -222,6 +251,7 @@ def _clip_keys() -> CN:
     # A model of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
     # "random:NAME"; OpenAI's weights select the matching activation.
     node.MODEL = "ViT-L-14-336"
+    # Tag or file of the weights of MODEL.
     node.WEIGHTS = "openai"
     # Weight of CLIP, for things and for stuff, of classes in TRAIN_VOCABULARY ...
     node.ALPHA = (0.35, 0.35)
@@ -244,14 +274,18 @@ def _clip_keys() -> CN:
 
 def _test_keys() -> CN:
     node = CN()
+    # Results have `instances`, masks of things with boxes and scores.
     node.INSTANCE_ON = True
+    # Results have `sem_seg`, scores of all classes at every pixel.
     node.SEMANTIC_ON = True
+    # Results have `panoptic_seg`, things and stuff in one map of segments.
     node.PANOPTIC_ON = True
     # At test expressions are compared by their features before the fusion, in training by those
     # after it, as the published weights expect. Off: after it in both.
     node.UNFUSED_EXPRESSION_FEATURES = True
     # Reduction of the logits of a class's tokens: "mean" or "max".
     node.TOKEN_POOLING = "mean"
+    # IoU of boxes of the same class above which the one with the lower score is removed.
     node.NMS_THRESHOLD = 0.7
     # Temperature of the softmax over classes in panoptic inference.
     node.TEMPERATURE = 0.06
@@ -277,13 +311,17 @@ def _test_keys() -> CN:
 
 def _vit_keys() -> CN:
     node = CN()
+    # Channels of the blocks.
     node.EMBED_DIM = 1280
+    # Number of blocks.
     node.DEPTH = 32
+    # Attention heads of each block.
     node.NUM_HEADS = 16
     # Image size of the tables of relative positions.
     node.IMAGE_SIZE = 1024
     # Image size of the pre-trained table of absolute positions.
     node.PRETRAIN_IMAGE_SIZE = 224
+    # Side of an attention window, in patches.
     node.WINDOW_SIZE = 14
     # Blocks with window attention; all others have global attention. The published ViT-H has the
     # list of a ViT-B, so that its blocks from 11 on are all global.
@@ -299,9 +337,13 @@ def _vit_keys() -> CN:
 def _swin_keys() -> CN:
     # A Swin-T; the names are those of Mask2Former.
     node = CN()
+    # Channels of the first stage; each further stage doubles them.
     node.EMBED_DIM = 96
+    # Blocks of each stage.
     node.DEPTHS = (2, 2, 6, 2)
+    # Attention heads of each stage.
     node.NUM_HEADS = (3, 6, 12, 24)
+    # Side of an attention window, in patches.
     node.WINDOW_SIZE = 7
     # Drop-path rate of the last block; it grows linearly from 0.
     node.DROP_PATH_RATE = 0.3
@@ -312,6 +354,7 @@ def _swin_keys() -> CN:
 
 def _timm_keys() -> CN:
     node = CN()
+    # A model of timm.
     node.NAME = "tf_efficientnet_lite0"
     # "" (random), "package" (ImageNet weights of tf_efficientnet_lite0 or tf_efficientnet_lite2,
     # which an installed package has), or a file.
@@ -331,7 +374,9 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
     # Learning rates of pre-trained modules, as multiples of BASE_LR.
     cfg.SOLVER.TEXT_ENCODER_MULTIPLIER = 0.1
+    # Likewise of the backbone ...
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # ... and of the layers that predict sampling offsets of the deformable attention.
     cfg.SOLVER.SAMPLING_OFFSETS_MULTIPLIER = 0.1
     # Power of the schedule WarmupPolyLR: (1 - iteration / MAX_ITER) ** POLY_POWER.
     cfg.SOLVER.POLY_POWER = 0.9
@@ -357,7 +402,9 @@ def _add_solver_keys(cfg: CN) -> None:
     # Evaluations during the training are of the averaged weights; checkpoints have both, and
     # MODEL.WEIGHTS "FILE?ema=True" takes the averaged ones.
     cfg.MODEL_EMA = CN()
+    # Keep averaged weights.
     cfg.MODEL_EMA.ENABLED = False
+    # Share of the former average at every step.
     cfg.MODEL_EMA.DECAY = 0.999
     # Checkpoints that are kept beside the final one.
     cfg.SOLVER.MAX_CHECKPOINTS = 2
@@ -387,6 +434,7 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.TEST.PART_MASKS = ""
     # SAM of "sam": a name such as "sam-vit-b", or a type ("vit_b") with the file TEST.SAM_WEIGHTS.
     cfg.TEST.SAM = ""
+    # File of SAM's weights, if TEST.SAM is a type.
     cfg.TEST.SAM_WEIGHTS = ""
 
 
@@ -416,9 +464,9 @@ def _add_data_keys(cfg: CN) -> None:
     # Likewise, for classes that are parts of a whole: [name, images, label maps, file of class
     # names, ignored value, name of the whole].
     cfg.DATASETS.PARTS = []
-    # Likewise, for referring expressions: [name, refs file, instances JSON, folder of the images],
-    # and for groups of images: [name, groups.json, split, folder].
+    # Likewise, for referring expressions: [name, refs file, instances JSON, folder of the images].
     cfg.DATASETS.REFERRING = []
+    # Likewise, for groups of images: [name, groups.json, split, folder].
     cfg.DATASETS.GROUPS = []
     # Classes, by name, that training leaves out in all sets with a vocabulary: they are in no
     # prompt, their objects are no targets, and their pixels are unlabelled. Needs
@@ -466,7 +514,9 @@ def _add_data_keys(cfg: CN) -> None:
     # training image, in the sets that DATASETS names; (): in all. Things of instance and panoptic
     # sets, classes of semantic ones, all parts of an image; not for images with expressions.
     cfg.INPUT.COPY_PASTE = CN()
+    # Probability that objects are pasted into a training image; 0: off.
     cfg.INPUT.COPY_PASTE.PROBABILITY = 0.0
+    # Names of DATASETS.TRAIN whose images take part; (): all.
     cfg.INPUT.COPY_PASTE.DATASETS = ()
     # Distort brightness, contrast, saturation and hue of training images, as in Mask2Former. Not
     # for images with expressions, which may name colours.
@@ -475,19 +525,30 @@ def _add_data_keys(cfg: CN) -> None:
     # scale from MIN_SCALE to MAX_SCALE, and cropped or padded to SIZE, before it is resized. Not
     # for images with expressions.
     cfg.INPUT.LSJ = CN()
+    # Probability of large-scale jitter of an image.
     cfg.INPUT.LSJ.PROBABILITY = 0.5
+    # Smallest scale ...
     cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    # ... and largest scale, as multiples of SIZE.
     cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    # Side of the square, in pixels.
     cfg.INPUT.LSJ.SIZE = 1024
 
     cfg.PICTUREBOOK = CN()
+    # Determines every page.
     cfg.PICTUREBOOK.SEED = 0
+    # Pages of the split `train`, ...
     cfg.PICTUREBOOK.TRAIN_PAGES = 6000
+    # ... of the split `val`, ...
     cfg.PICTUREBOOK.VAL_PAGES = 500
+    # ... and of the split `unseen`, with classes and pairs of attribute and class that are withheld
+    # from training.
     cfg.PICTUREBOOK.UNSEEN_PAGES = 200
     # Groups of 4 to 8 pages, in addition to the pages above.
     cfg.PICTUREBOOK.TRAIN_GROUPS = 400
+    # Groups of the split `val` ...
     cfg.PICTUREBOOK.VAL_GROUPS = 60
+    # ... and of the split `unseen`.
     cfg.PICTUREBOOK.UNSEEN_GROUPS = 40
     # Folder of the drawn pages; "": below Detectron2's data set root.
     cfg.PICTUREBOOK.ROOT = ""

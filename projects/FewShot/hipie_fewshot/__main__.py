@@ -101,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--model", metavar="NAME", help="a model of hipie models list")
     source.add_argument("--config-file", help="a file of projects/FewShot/configs")
     parser.add_argument(
-        "--example", nargs=2, action="append", required=True, metavar=("IMAGE", "MASK")
+        "--example",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("IMAGE", "MASK"),
+        help="image with the mask of one object; can be repeated",
     )
     parser.add_argument("--input", nargs="+", required=True, help=INPUT_HELP)
     parser.add_argument("--label", default="object", help="class name of the examples' object")

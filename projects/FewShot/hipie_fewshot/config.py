@@ -13,10 +13,12 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     # Every method but "prototype": SAM's type ("vit_b", "vit_l", "vit_h") and its authors'
     # checkpoint file; a type with the prefix "random:", or "random:tiny", has random weights.
     node.SAM = "vit_h"
+    # Checkpoint file of SAM's authors for that type.
     node.SAM_WEIGHTS = ""
     # "prototype" and "matcher": a ViT of timm and a checkpoint file (timm's or the authors'); ""
     # downloads timm's. The prefix "random:", or "random:tiny", gives random weights.
     node.DINO = "vit_large_patch14_dinov2"
+    # Checkpoint file of DINO; "" downloads timm's.
     node.DINO_WEIGHTS = ""
     # Side of DINO's square input in pixels, a multiple of its patch size. The aspect ratio of
     # images is not kept.
@@ -33,6 +35,7 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node.PERSAM.STRETCHED_GUIDANCE = True
     # "persam_f": optimisation steps and initial learning rate of the mask weights.
     node.PERSAM.STEPS = 1000
+    # Initial learning rate of the mask weights ("persam_f").
     node.PERSAM.RATE = 1e-3
 
     node.MATCHER = _matcher_keys()
@@ -40,10 +43,13 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node.EPISODES = CN()
     # Number of episodes drawn from a data set, and support examples of each.
     node.EPISODES.NUMBER = 1000
+    # Number of support examples of an episode.
     node.EPISODES.SHOTS = 1
+    # Determines the episodes.
     node.EPISODES.SEED = 0
     # Classes FOLD, FOLD + FOLDS, FOLD + 2 FOLDS, ... are evaluated (COCO-20i); FOLDS = 1: all.
     node.EPISODES.FOLDS = 1
+    # First of the evaluated classes, less than FOLDS.
     node.EPISODES.FOLD = 0
     cfg.MODEL.FEWSHOT = node
 
@@ -52,6 +58,7 @@ def _matcher_keys() -> CN:
     node = CN()
     # Smallest and largest number of matched points in a prompt, and prompts drawn of each number.
     node.POINTS = (1, 6)
+    # Number of prompts drawn for each number of points.
     node.DRAWS = 64
     # Replace the points by this number of k-means centres; 0 keeps the points.
     node.CENTRES = 0
@@ -61,9 +68,11 @@ def _matcher_keys() -> CN:
     node.THREE_MASKS = True
     # Lowest IoU predicted by SAM for masks of matched points and of the grid; 0: no threshold.
     node.QUALITY = 0.85
+    # Lowest IoU predicted by SAM for masks of the grid.
     node.GRID_QUALITY = 0.88
     # Lowest stability score, likewise.
     node.STABILITY = 0.90
+    # Lowest stability score for masks of the grid.
     node.GRID_STABILITY = 0.95
     # IoU threshold of the non-maximum suppression of mask boxes.
     node.NMS = 0.65
@@ -75,6 +84,8 @@ def _matcher_keys() -> CN:
     # Highest distance (1 - score) of a merged mask, and highest excess over the best mask's
     # distance as a fraction of the largest distance.
     node.DISTANCE = 0.33
+    # Highest excess of a merged mask over the best mask's distance, as a fraction of the largest
+    # distance.
     node.RELATIVE_DISTANCE = 0.1
     # Largest number of masks whose union is the result.
     node.MERGED = 9

@@ -17,6 +17,7 @@ def add_grser_config(cfg: CN) -> None:
     node.BACKBONE = "swin_b"
     # Stochastic depth rate of Swin's last block; it grows linearly from 0.
     node.DROP_PATH = 0.3
+    # Channels of the mask decoder.
     node.DECODER_WIDTH = 512
     # Batch norm of the decoder: "BN" (per process), "SyncBN" or "FrozenBN".
     node.DECODER_NORM = "SyncBN"
@@ -26,6 +27,7 @@ def add_grser_config(cfg: CN) -> None:
     # "pooled": GROUP_SIZE channels for groups of any size; "language": the language heatmap only,
     # without queries between images; "none": no group modules (LAVT).
     node.HEATMAPS = "ranked"
+    # Number of images of a group, hence of heatmap channels.
     node.GROUP_SIZE = 8
     # Sort the heatmaps by the hierarchizer.
     node.HIERARCHIZER = True
@@ -48,6 +50,7 @@ def add_grser_config(cfg: CN) -> None:
     # "bert-base-uncased" (a checkpoint or MODEL.TEXT_ENCODER_WEIGHTS has its weights), "minilm"
     # (weights of the installed package), a folder, or a name on the Hugging Face hub.
     node.TEXT.SOURCE = "bert-base-uncased"
+    # Do not train the text encoder.
     node.TEXT.FROZEN = False
     # Maximum number of an expression's tokens, both markers included; longer ones are truncated.
     node.TEXT.MAX_TOKENS = 20
@@ -79,6 +82,7 @@ def add_grser_config(cfg: CN) -> None:
     node.TRAIN = CN()
     # Number of images in a training group, and maximum number of positive ones among them.
     node.TRAIN.IMAGES_PER_GROUP = 8
+    # Maximum number of positive images of a training group.
     node.TRAIN.MAX_POSITIVES = 6
     # Sample negative images.
     node.TRAIN.NEGATIVES = True

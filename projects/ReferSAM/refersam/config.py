@@ -41,6 +41,7 @@ def add_refersam_config(cfg: CN) -> None:
     # (weights of the installed package), a folder, a name on the Hugging Face hub, or CLIP's text
     # tower: "clip:ViT-L-14:<tag of open_clip or file>", or "clip:random:ViT-L-14".
     node.TEXT.SOURCE = "bert-base-uncased"
+    # Do not train the text encoder.
     node.TEXT.FROZEN = False
     # Maximum number of an expression's tokens, both markers included; longer ones are truncated.
     node.TEXT.MAX_TOKENS = 20

@@ -21,10 +21,12 @@ def add_hipie_training_free_config(cfg: CN) -> None:
     node.SIZE = 0
     # Side and stride of sliding windows; WINDOW 0 processes the image at once.
     node.WINDOW = 0
+    # Stride of the sliding windows, in pixels.
     node.STRIDE = 112
 
     # Iterations of pixel-adaptive mask refinement (PAMR); published 10, 0 turns it off.
     node.PAMR = CN()
+    # Number of iterations.
     node.PAMR.STEPS = 0
     # Distances of the neighbours in pixels.
     node.PAMR.DILATIONS = (8, 16)
@@ -33,11 +35,13 @@ def add_hipie_training_free_config(cfg: CN) -> None:
     # A model name of open_clip with the tag or file of its weights, a folder, "hf-hub:..." or
     # "random:NAME"; see hipie.modeling.open_vocabulary.clip_loading.
     node.CLIP.MODEL = "ViT-B-16"
+    # Tag of open_clip, or file of the weights.
     node.CLIP.WEIGHTS = "openai"
 
     node.DINO = CN()
     # A ViT of timm by name, a folder, or "random:NAME"; WEIGHTS is a file, "" downloads timm's.
     node.DINO.MODEL = "vit_base_patch16_224.dino"
+    # File of the weights; "" downloads timm's.
     node.DINO.WEIGHTS = ""
 
     _add_methods(node)
@@ -59,6 +63,7 @@ def _add_methods(node: CN) -> None:
     node.GEM = CN()
     # Number of last blocks with a parallel path.
     node.GEM.BLOCKS = 6
+    # Number of iterations of self-self attention.
     node.GEM.ITERATIONS = 1
     # Inverse temperature; 0 derives it from the norm of each image's tokens.
     node.GEM.TEMPERATURE = 0.0
@@ -71,12 +76,15 @@ def _add_methods(node: CN) -> None:
     node.ATTENTION_MASS = 0.6
 
     node.KMEANS = CN()
+    # Number of clusters of an image's patches.
     node.KMEANS.CLUSTERS = 4
+    # Number of initialisations, of which the best result is kept.
     node.KMEANS.RESTARTS = 10
 
     node.TOKENCUT = CN()
     # Patches with a higher cosine have an edge of weight 1, others of weight WEAK.
     node.TOKENCUT.THRESHOLD = 0.2
+    # Weight of the other edges.
     node.TOKENCUT.WEAK = 1e-5
     # Number of objects that are cut out, one after the other.
     node.TOKENCUT.OBJECTS = 1
@@ -84,13 +92,16 @@ def _add_methods(node: CN) -> None:
     node.REFERRING = CN()
     # Mask proposals: "sam" (automatic masks) or "kmeans" (clusters of DINO's features).
     node.REFERRING.PROPOSALS = "sam"
+    # SAM's type ("vit_b", "vit_l", "vit_h"), with "sam" ...
     node.REFERRING.SAM = "vit_h"
+    # ... and the checkpoint file of its authors.
     node.REFERRING.SAM_WEIGHTS = ""
     # Number of SAM's point prompts along each side.
     node.REFERRING.POINTS = 32
     # Weight of the global against the local visual feature, and of the expression against its
     # target phrase.
     node.REFERRING.GLOBAL = 0.85
+    # Weight of the expression against its target phrase.
     node.REFERRING.EXPRESSION = 0.5
     # Number of last blocks whose input is multiplied by the mask.
     node.REFERRING.BLOCKS = 3
@@ -100,6 +111,7 @@ def _add_methods(node: CN) -> None:
     node.DIFFUSION.SOURCE = ""
     # Side of the square that images are resized to, and time step of the noise.
     node.DIFFUSION.SIZE = 512
+    # Time step of the noise.
     node.DIFFUSION.STEP = 100
     # Number of multiplications of a name's map with the self-attention.
     node.DIFFUSION.SELF_ATTENTION_STEPS = 1
