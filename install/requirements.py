@@ -9,12 +9,14 @@ import ast
 import sys
 from pathlib import Path
 
-# Extras that "all" leaves out: clients of services, which the tests replace by stand-ins.
+# Extras that "all" leaves out: clients of services, which the tests replace by stand-ins, ...
 SERVICES = ("wandb", "mlflow")
+# ... and what a target of its own installs.
+OWN_TARGETS = ("docs", "notebooks")
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """Return setup.py's REQUIRED and the EXTRAS of these names; "all" means all but SERVICES."""
+    """Return setup.py's REQUIRED and the EXTRAS of these names; "all" leaves some out."""
     tree = ast.parse((Path(__file__).parents[1] / "setup.py").read_text(encoding="utf-8"))
     tables = {
         statement.targets[0].id: ast.literal_eval(statement.value)
@@ -24,7 +26,8 @@ def requirements(extras: list[str]) -> list[str]:
         and statement.targets[0].id in ("REQUIRED", "EXTRAS")
     }
     known = tables["EXTRAS"]
-    chosen = [name for name in known if name not in SERVICES] if "all" in extras else extras
+    left_out = SERVICES + OWN_TARGETS
+    chosen = [name for name in known if name not in left_out] if "all" in extras else extras
     return sorted({*tables["REQUIRED"], *(name for extra in chosen for name in known[extra])})
 
 
