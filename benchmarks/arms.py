@@ -96,7 +96,7 @@ def table(
         results = [r for seed in options.seeds if (r := read(arm, seed)) is not None]
         cells = ["not trained yet"] + [""] * (len(metrics) - 1)
         if results:
-            cells = [_cell([result[metric] for result in results]) for metric in metrics]
+            cells = [_cell([r[metric] for r in results if metric in r]) for metric in metrics]
         missing = f" ({len(results)} of {len(options.seeds)} seeds)"
         name = arm.replace("_", " ") + (missing if 0 < len(results) < len(options.seeds) else "")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -104,4 +104,6 @@ def table(
 
 
 def _cell(values: Sequence[float]) -> str:
+    if not values:  # a metric that the arm does not have
+        return ""
     return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"

@@ -26,17 +26,25 @@ KEYS = "MODEL.GRSER"
 PACKAGED = "grser-nano-picturebook"
 # Modules of the packaged model that arms differ in.
 GROUP_MODULES = ("triphasic_head.", "rejection_head.")
+LAVT = "LAVT alone"
+WITHOUT_MIRROR = (f"{KEYS}.LOSS.MIRROR_WEIGHT", "0.0", f"{KEYS}.LOSS.HEATMAP_WEIGHT", "0.0")
 ARMS = {
-    "LAVT alone": (f"{KEYS}.HEATMAPS", "none"),
+    LAVT: (f"{KEYS}.HEATMAPS", "none"),
     "without hierarchizer": (f"{KEYS}.HIERARCHIZER", "False"),
-    "without mirror training": (f"{KEYS}.LOSS.MIRROR_WEIGHT", "0.0"),
+    "without mirror training": WITHOUT_MIRROR,
     "without negatives": (f"{KEYS}.TRAIN.NEGATIVES", "False"),
     "pooled": (f"{KEYS}.HEATMAPS", "pooled"),
     "language heatmaps": (f"{KEYS}.HEATMAPS", "language"),
     "positive ranks": (f"{KEYS}.RANKS", "positive"),
     "negative ranks": (f"{KEYS}.RANKS", "negative"),
     "without triplet loss": (f"{KEYS}.LOSS.TRIPLET_WEIGHT", "0.0"),
+    "without anti-expression": (
+        *(f"{KEYS}.TEXT.ANTI_PREFIX", "", f"{KEYS}.RANKS", "positive"),
+        *(f"{KEYS}.LOSS.TRIPLET_WEIGHT", "0.0", *WITHOUT_MIRROR),
+    ),
     "prefix not": (f"{KEYS}.TEXT.ANTI_PREFIX", "not"),
+    "margin 1": (f"{KEYS}.LOSS.TRIPLET_MARGIN", "1.0"),
+    "group size 4": (f"{KEYS}.GROUP_SIZE", "4"),
     "full": (),
 }
 METRICS = {
@@ -45,6 +53,8 @@ METRICS = {
     "N-acc": "N-acc",
     "T-acc": "T-acc",
     "mIoU, all": "mIoU",
+    "pointing, language": "pointing-language",
+    "pointing, visual": "pointing-visual",
 }
 DATA, TASK = "picturebook_val_group", "group"
 
@@ -87,7 +97,7 @@ def read(arm: str, seed: int, options: argparse.Namespace) -> arms.Metrics | Non
     if not path.is_file():
         return None
     results = json.loads(path.read_text())[DATA][TASK]
-    return {name: results[metric] for name, metric in METRICS.items()}
+    return {name: results[metric] for name, metric in METRICS.items() if metric in results}
 
 
 def _train_net(
@@ -107,6 +117,7 @@ def _train_net(
         *("PICTUREBOOK.VAL_GROUPS", str(options.val_groups)),
         *(("MODEL.WEIGHTS", options.start) if options.start else ()),
         *(("MODEL.WEIGHTS_EXCLUDE", repr(GROUP_MODULES)) if options.start == PACKAGED else ()),
+        *(() if arm == LAVT else (f"{KEYS}.TEST.HEATMAPS", "True")),
         *ARMS[arm],
         *overrides,
         *options.opts,

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from hipie.config.defaults import model_keys
 from hipie.config.reading import ConfigError
@@ -18,10 +19,12 @@ _CHOICES = {
 # A key with this value needs another key with that one.
 _NEEDS: tuple[tuple[str, Any, str, Any], ...] = (
     ("STUFF.EARLY_FUSION", True, "STUFF.ENABLED", True),
+    ("STUFF.FUSED_TEXT", False, "STUFF.ENABLED", True),
     ("STUFF.BOX_LOSS", False, "STUFF.ENABLED", True),
     ("STUFF.SUPERVISE_THINGS", False, "STUFF.ENABLED", True),
     ("TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY", True, "STUFF.ENABLED", True),
     ("TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY", True, "STUFF.SUPERVISE_THINGS", True),
+    ("TEST.THING_SCORES_FROM_STUFF_DECODER", True, "STUFF.ENABLED", True),
     ("TEST.THING_SCORES_FROM_STUFF_DECODER", True, "STUFF.SUPERVISE_THINGS", True),
     ("LOSS.SUPERVISE_LAST_IOU", True, "THINGS.IOU_HEAD", True),
 )
@@ -35,7 +38,7 @@ _MATCHER_CONSTANTS = (
 
 
 def check_conflicts(cfg: CfgNode) -> None:
-    """Check that no two keys of `MODEL.HIPIE` exclude each other.
+    """Check that no two keys of `MODEL.HIPIE` exclude each other, nor `TEST.PART_MASKS` its data.
 
     Args:
         cfg: the whole configuration.
@@ -57,6 +60,8 @@ def check_conflicts(cfg: CfgNode) -> None:
             )
     _check_matcher_constants(node)
     _check_fusion_layers(node)
+    _check_stuff_constants(node)
+    _check_part_masks(cfg)
     for key in ("LOSS.THING_TERMS", "LOSS.STUFF_TERMS"):
         terms = _value(node, key)
         if {"mask_focal_loss", "mask_cross_entropy_loss"} <= {*terms}:
@@ -93,6 +98,33 @@ def _check_fusion_layers(node: CfgNode) -> None:
         raise ConfigError(
             f"{key} is {layers}; it has to be encoder layers from 0 to {last}, rising, since "
             f"{_NODE}.THINGS.ENCODER_LAYERS is {things.ENCODER_LAYERS}"
+        )
+
+
+def _check_stuff_constants(node: CfgNode) -> None:
+    stuff, default = node.STUFF, model_keys().STUFF
+    if stuff.LATERAL_FEATURE and not stuff.ENABLED:
+        raise ConfigError(
+            f"{_NODE}.STUFF.LATERAL_FEATURE {stuff.LATERAL_FEATURE} and {_NODE}.STUFF.ENABLED "
+            "False exclude each other"
+        )
+    if not stuff.DENOISING_QUERIES and stuff.DENOISING_NOISE != default.DENOISING_NOISE:
+        raise ConfigError(
+            f"{_NODE}.STUFF.DENOISING_NOISE {stuff.DENOISING_NOISE} and "
+            f"{_NODE}.STUFF.DENOISING_QUERIES 0 exclude each other: no query has noise"
+        )
+
+
+def _check_part_masks(cfg: CfgNode) -> None:
+    """Masks of parts need a data set with names of parts; unregistered ones are not checked."""
+    names = tuple(cfg.DATASETS.TEST)
+    known = {*MetadataCatalog.list()}
+    if not cfg.TEST.PART_MASKS or not names or not known.issuperset(names):
+        return
+    if all(MetadataCatalog.get(name).get("evaluator_type") != "parts" for name in names):
+        raise ConfigError(
+            f"TEST.PART_MASKS {cfg.TEST.PART_MASKS} and DATASETS.TEST {', '.join(names)} exclude "
+            "each other: none of these data sets has names of parts"
         )
 
 

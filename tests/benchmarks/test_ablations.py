@@ -37,12 +37,12 @@ def test_table_has_means_and_half_the_range() -> None:
     title, _, head, _, full, partial, missing = arms.table(
         options,
         "9 steps",
-        ["PQ"],
+        ["PQ", "N-acc"],
         lambda *key: {"PQ": measured[key], "AP": 0.0} if key in measured else None,
     ).splitlines()
-    assert title == "9 steps an arm, seeds 0, 1, percent" and head == "| | PQ |"
-    assert full == "| full | 45.0 ± 5.0 |"
-    assert partial == "| no fusion (1 of 2 seeds) | 30.0 ± 0.0 |"
+    assert title == "9 steps an arm, seeds 0, 1, percent" and head == "| | PQ | N-acc |"
+    assert full == "| full | 45.0 ± 5.0 |  |"
+    assert partial == "| no fusion (1 of 2 seeds) | 30.0 ± 0.0 |  |"
     assert missing.startswith("| other | not trained yet |")
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("grser")
 
 from benchmarks import arms
 from benchmarks import grser_ablations as ablations
+from grser import build
 from hipie import model_zoo
 
 
@@ -41,7 +42,9 @@ def test_arms_differ_only_in_the_keys_of_grser(calls, tmp_path) -> None:
     assert full.MODEL.WEIGHTS_EXCLUDE == ablations.GROUP_MODULES
     dumps = {arm: cfg.MODEL.GRSER.dump() for arm, cfg in configs.items()}
     assert len(set(dumps.values())) == len(ablations.ARMS)
+    assert [arm for arm in configs if not configs[arm].MODEL.GRSER.TEST.HEATMAPS] == ["LAVT alone"]
     for cfg in configs.values():
+        build._check_keys(cfg.MODEL.GRSER)
         cfg.MODEL.GRSER, cfg.OUTPUT_DIR = full.MODEL.GRSER, full.OUTPUT_DIR
     assert len({cfg.dump() for cfg in configs.values()}) == 1
 
@@ -74,7 +77,7 @@ def test_arm_with_results_is_read_and_not_trained(calls, tmp_path) -> None:
     first, *_, row, missing = ablations.table(options).splitlines()
     assert first.startswith("500 steps an arm, seeds 0, 1")
     assert missing.startswith("| LAVT alone | not trained yet |")
-    assert row == "| full | " + " | ".join(["45.0 ± 5.0"] * 5) + " |"
+    assert row == "| full | " + " | ".join(["45.0 ± 5.0"] * len(ablations.METRICS)) + " |"
 
 
 def test_probe_is_not_evaluated(calls, tmp_path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from hipie.errors import InputError
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie.modeling.sam.predictor import Sam
 from hipie_fewshot.modeling.dino import Dino
@@ -45,6 +46,11 @@ def _build_persam_f(node: CfgNode) -> PerSamF:
 
 def _build_matcher(node: CfgNode) -> Matcher:
     keys = node.MATCHER
+    if len(keys.POINTS) != 2 or not 1 <= keys.POINTS[0] <= keys.POINTS[1]:
+        raise InputError(
+            f"MODEL.FEWSHOT.MATCHER.POINTS is {keys.POINTS}; it has to be two numbers of points of "
+            "at least 1, the smaller one first"
+        )
     proposals = ProposalSettings(
         points=tuple(keys.POINTS),
         draws=keys.DRAWS,

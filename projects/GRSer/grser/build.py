@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from detectron2.config import CfgNode
 
-from grser.hierarchizer import BOTH, POSITIVE, RANKS, TIES
+from grser.hierarchizer import BOTH, BY_DIFFERENCE, POSITIVE, RANKS, TIES
 from grser.modeling.criterion import MASK_LOSSES, GroupCriterion, LossConfig
 from grser.modeling.efficientnet import EfficientNetBackbone
 from grser.modeling.lavt import LAVT, NORMS, NUM_CLASSES, LanguageAwareEncoder
@@ -141,15 +141,21 @@ def _check_conflicts(keys: CfgNode) -> None:
         ValueError: naming both.
     """
     is_sorted = _heatmap_config(keys).is_sorted
-    if keys.RANKS != BOTH and not is_sorted:
-        sorting = ("HIERARCHIZER", False) if not keys.HIERARCHIZER else ("HEATMAPS", keys.HEATMAPS)
-        _refuse("RANKS", keys.RANKS, *sorting, "there are no heatmaps to be sorted")
+    for key, default in (("RANKS", BOTH), ("TIES", BY_DIFFERENCE)):
+        if keys[key] != default and not is_sorted:
+            sorting = ("HEATMAPS", keys.HEATMAPS) if keys.HIERARCHIZER else ("HIERARCHIZER", False)
+            _refuse(key, keys[key], *sorting, "there are no heatmaps to be sorted")
     if not keys.LOSS.TRIPLET_WEIGHT and keys.TEST.REJECT_SINGLE_IMAGES:
         reason = "the comparison that rejects images is not trained"
         _refuse("TEST.REJECT_SINGLE_IMAGES", True, "LOSS.TRIPLET_WEIGHT", 0, reason)
     if keys.TEST.HEATMAPS and keys.HEATMAPS == NONE:
         _refuse("TEST.HEATMAPS", True, "HEATMAPS", NONE, "there are no heatmaps to be returned")
-    if keys.TEXT.ANTI_PREFIX or keys.HEATMAPS == NONE:
+    if keys.HEATMAPS == NONE:
+        return
+    if keys.LOSS.HEATMAP_WEIGHT and not keys.LOSS.MIRROR_WEIGHT:
+        reason = "the loss on the heatmaps compares the passes of mirror training"
+        _refuse("LOSS.HEATMAP_WEIGHT", keys.LOSS.HEATMAP_WEIGHT, "LOSS.MIRROR_WEIGHT", 0, reason)
+    if keys.TEXT.ANTI_PREFIX:
         return
     reason = "there is no anti-expression"
     if is_sorted and keys.RANKS != POSITIVE:

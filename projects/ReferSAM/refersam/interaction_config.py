@@ -55,6 +55,8 @@ class InteractionConfig:
             _check_minimum(name, getattr(self, name), 1)
         for name in ("num_extra_pairs", "context_tokens", "sparse_tokens"):
             _check_minimum(name, getattr(self, name), 0)
+        self._check_unused("interactor", ("num_interactions", "num_extra_pairs", "context_tokens"))
+        self._check_unused("prompter", ("num_prompt_blocks", "sparse_tokens"))
         if not self.interactor_text and not self.interactor:
             raise InputError(
                 f"{KEYS}.INTERACTOR_TEXT is False, but {KEYS}.INTERACTOR is False as well: there "
@@ -74,6 +76,20 @@ class InteractionConfig:
             raise InputError(
                 f"{KEYS}.SPARSE_TOKENS is 0 and {KEYS}.DENSE_PROMPT is False: SAM has no prompt"
             )
+
+    def _check_unused(self, part: str, names: tuple[str, ...]) -> None:
+        """Check that keys of a part that is left out have their defaults.
+
+        Raises:
+            ValueError: naming both keys.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if not getattr(self, part) and value != getattr(type(self), name):
+                raise InputError(
+                    f"{KEYS}.{name.upper()} is {value}, but {KEYS}.{part.upper()} is False: "
+                    f"there is no {part} that has it"
+                )
 
     @property
     def has_maps(self) -> bool:

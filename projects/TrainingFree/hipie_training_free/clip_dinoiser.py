@@ -19,6 +19,7 @@ from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.masked_attention_pooling import project
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.clip_dense import DenseCLIP
+from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.maskclip import maskclip_tokens
 from hipie_training_free.meta_arch import Size, round_up_to_patches
 from hipie_training_free.modeling.clip_blocks import last_blocks, tokens_before
@@ -54,8 +55,17 @@ class CLIPDINOiser(DenseCLIP):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`.
+
+        Raises:
+            TrainingFreeError: for sliding windows.
+        """
         keys = cfg.MODEL.TRAINING_FREE
+        if keys.WINDOW:
+            raise TrainingFreeError(
+                f"MODEL.TRAINING_FREE.WINDOW is {keys.WINDOW}, but MODEL.META_ARCHITECTURE is "
+                "CLIPDINOiser, which pools features over the whole image: WINDOW has to be 0"
+            )
         return {
             **super().from_config(cfg),
             "dino": Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS),

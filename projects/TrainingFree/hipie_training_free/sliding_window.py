@@ -23,6 +23,18 @@ class SlidingWindowConfig:
     window: int = 0
     stride: int = 112
 
+    def __post_init__(self) -> None:
+        """Check that windows leave no pixel out.
+
+        Raises:
+            TrainingFreeError: naming both keys.
+        """
+        if self.window and not 1 <= self.stride <= self.window:
+            raise TrainingFreeError(
+                f"MODEL.TRAINING_FREE.STRIDE is {self.stride}, but MODEL.TRAINING_FREE.WINDOW is "
+                f"{self.window}: windows would leave pixels out"
+            )
+
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Starts of the windows along a side; the last window ends with the side."""

@@ -291,6 +291,22 @@ def test_text_window_bounds_what_is_encoded_together(tiny_cfg: CfgNode) -> None:
             r"THING_SCORES_FROM_STUFF_DECODER True and \S+SUPERVISE_THINGS False exclude each",
         ),
         (
+            ("STUFF.ENABLED", False, "TEST.THING_SCORES_FROM_STUFF_DECODER", True),
+            r"THING_SCORES_FROM_STUFF_DECODER True and \S+STUFF\.ENABLED False exclude each",
+        ),
+        (
+            ("STUFF.ENABLED", False, "STUFF.FUSED_TEXT", False),
+            r"STUFF\.FUSED_TEXT False and MODEL\.HIPIE\.STUFF\.ENABLED False exclude each other",
+        ),
+        (
+            ("STUFF.ENABLED", False, "STUFF.LATERAL_FEATURE", "res2"),
+            r"LATERAL_FEATURE res2 and MODEL\.HIPIE\.STUFF\.ENABLED False exclude each other",
+        ),
+        (
+            ("STUFF.DENOISING_QUERIES", 0, "STUFF.DENOISING_NOISE", 0.2),
+            r"DENOISING_NOISE 0\.2 and MODEL\.HIPIE\.STUFF\.DENOISING_QUERIES 0 exclude each other",
+        ),
+        (
             ("THINGS.IOU_HEAD", False, "LOSS.SUPERVISE_LAST_IOU", True),
             r"SUPERVISE_LAST_IOU True and MODEL\.HIPIE\.THINGS\.IOU_HEAD False exclude each other",
         ),
@@ -313,3 +329,18 @@ def test_keys_that_exclude_each_other_are_refused(tiny_cfg: CfgNode, options, me
     with pytest.raises(ConfigError, match=message) as raised:
         hipie_arguments(tiny_cfg)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", ["sam", "ground_truth"])
+def test_masks_of_parts_without_names_of_parts_are_refused(tiny_cfg: CfgNode, source: str) -> None:
+    tiny_cfg.TEST.PART_MASKS, tiny_cfg.TEST.SAM = source, "random:tiny"
+    hipie_arguments(tiny_cfg)  # one of the data sets has names of parts
+    tiny_cfg.DATASETS.TEST = ("picturebook_val_panoptic", "picturebook_val_refer")
+    message = (
+        rf"^TEST\.PART_MASKS {source} and DATASETS\.TEST picturebook_val_panoptic, "
+        r"picturebook_val_refer exclude each other: none of these data sets has names of parts$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        hipie_arguments(tiny_cfg)
+    tiny_cfg.DATASETS.TEST = ("of_a_module_that_is_imported_later",)
+    hipie_arguments(tiny_cfg)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 
+from hipie import add_hipie_config
 from hipie_fewshot import Example, ExampleError
+from hipie_fewshot.build import build_method
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings
 from hipie_fewshot.modeling.matcher import Matcher
 from hipie_fewshot.modeling.patch_features import (
@@ -52,3 +55,12 @@ def test_no_usable_mask_gives_an_empty_prediction(dino, sam, pixels, example):
 def test_no_example_is_refused(dino, sam, pixels):
     with pytest.raises(ExampleError, match="there are no examples"):
         Matcher(dino, sam).predict(pixels, [])
+
+
+@pytest.mark.parametrize("points", [(3, 1), (0, 2), (1,)])
+def test_numbers_of_points_are_checked_when_the_method_is_built(points):
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    cfg.MODEL.FEWSHOT.MATCHER.POINTS = points
+    with pytest.raises(ValueError, match=r"MATCHER\.POINTS is \(.*\); it has to be two numbers"):
+        build_method(cfg)

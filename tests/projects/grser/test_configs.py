@@ -139,6 +139,9 @@ def test_keys_configure_ranks_prefix_and_rejection(nano):
         ({"RANKS": "positive", "HEATMAPS": "none"}, ("RANKS", "HEATMAPS")),
         ({"TEST.HEATMAPS": True, "HEATMAPS": "none"}, ("TEST.HEATMAPS", "HEATMAPS")),
         ({"RANKS": "negative", "HIERARCHIZER": False}, ("RANKS", "HIERARCHIZER")),
+        ({"TIES": "order", "HEATMAPS": "language"}, ("TIES", "HEATMAPS")),
+        ({"TIES": "order", "HIERARCHIZER": False}, ("TIES", "HIERARCHIZER")),
+        ({"LOSS.MIRROR_WEIGHT": 0.0}, ("LOSS.HEATMAP_WEIGHT", "LOSS.MIRROR_WEIGHT")),
         ({"TEXT.ANTI_PREFIX": ""}, ("RANKS", "TEXT.ANTI_PREFIX")),
         (
             {"TEXT.ANTI_PREFIX": "", "RANKS": "positive"},

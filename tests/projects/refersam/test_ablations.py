@@ -212,6 +212,17 @@ def test_losses_are_linear_in_their_weights(make_model, item):
         ({"sparse_tokens": 0, "dense_prompt": False}, ("SPARSE_TOKENS", "DENSE_PROMPT")),
         ({"interactor_text": False}, ("CONTEXT_TOKENS", "INTERACTOR_TEXT")),
         ({"interactor_text": False, "interactor": False}, ("INTERACTOR_TEXT", "INTERACTOR")),
+        ({"interactor": False, "num_interactions": 2}, ("NUM_INTERACTIONS", "INTERACTOR is")),
+        ({"interactor": False, "num_extra_pairs": 0}, ("NUM_EXTRA_PAIRS", "INTERACTOR is")),
+        ({"interactor": False, "context_tokens": 8}, ("CONTEXT_TOKENS", "INTERACTOR is")),
+        (
+            {"prompter": False, "dense_prompt": False, "num_prompt_blocks": 3},
+            ("NUM_PROMPT_BLOCKS", "PROMPTER is"),
+        ),
+        (
+            {"prompter": False, "dense_prompt": False, "sparse_tokens": 2},
+            ("SPARSE_TOKENS", "PROMPTER is"),
+        ),
         ({"feature_strides": (8, 32)}, ("FEATURE_STRIDES", "16")),
         ({"feature_strides": (16, 8)}, ("FEATURE_STRIDES", "ascending")),
         ({"num_prompt_blocks": 0}, ("NUM_PROMPT_BLOCKS", "at least 1")),

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
-from hipie import Segmenter
+from hipie import Segmenter, model_zoo
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
+from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.dino_class_attention import attention_masks
@@ -52,6 +54,30 @@ def test_invalid_configuration_raises_an_error(configs, key, value, message):
     with pytest.raises(ValueError, match=message):
         output = Segmenter.from_config(configs / f"{method}_random.yaml", None, "cpu", options)
         output.segment(make_input()["image"].permute(1, 2, 0).byte().numpy(), ["dog"])
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (
+            "sclip",
+            ("WINDOW", 32, "STRIDE", 33),
+            r"TRAINING_FREE\.STRIDE is 33, but MODEL\.TRAINING_FREE\.WINDOW is 32: windows would",
+        ),
+        ("sclip", ("WINDOW", 32, "STRIDE", 0), r"STRIDE is 0, but \S+WINDOW is 32"),
+        (
+            "clip_dinoiser",
+            ("WINDOW", 224),
+            r"WINDOW is 224, but MODEL\.META_ARCHITECTURE is CLIPDINOiser, .* has to be 0$",
+        ),
+    ],
+)
+def test_keys_that_exclude_each_other_are_refused_when_the_model_is_built(
+    configs, method, options, message
+):
+    options = [f"MODEL.TRAINING_FREE.{o}" if i % 2 == 0 else o for i, o in enumerate(options)]
+    with pytest.raises(TrainingFreeError, match=message):
+        build_model(model_zoo.get_config(str(configs / f"{method}_random.yaml"), options))
 
 
 def test_folder_without_a_model_raises_an_error(tmp_path):
