@@ -322,6 +322,7 @@ class ImageFeatures:
             class head only); None if the model has no such decoder or it was not requested.
         stuff_inputs: feature maps [B, C_i, h_i, w_i] of the backbone for a stuff decoder with early
             fusion, which runs when there is text; () otherwise.
+        pixels: B tensors [C, h, w] at stride 8 of the pixel class head; () without one.
     """
 
     image_sizes: tuple[Size, ...]
@@ -329,6 +330,7 @@ class ImageFeatures:
     things: FeatureLevels
     stuff: DecoderOutput | None = None
     stuff_inputs: tuple[Tensor, ...] = ()
+    pixels: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -342,6 +344,7 @@ class ImageFeatures:
             things=self.things.select(index),
             stuff=self.stuff and self.stuff.select_images(index),
             stuff_inputs=tuple(features[index] for features in self.stuff_inputs),
+            pixels=tuple(self.pixels[i] for i in index.tolist()) if self.pixels else (),
         )
 
 
@@ -407,6 +410,8 @@ class HIPIEOutput:
         token_spans: per image K tuples, the tokens of each class.
         fused_text: [B, T, C] text features after early fusion.
         encoder_memory: [B, S, C] output of the thing encoder, from stride 8 on.
+        pixel_logits: B tensors [K + 1, h, w] of the pixel class head at stride 8, the last class is
+            none of the vocabulary; () without such a head.
     """
 
     things: DecoderOutput
@@ -415,6 +420,7 @@ class HIPIEOutput:
     token_spans: tuple[TokenSpans, ...]
     fused_text: Tensor
     encoder_memory: Tensor
+    pixel_logits: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ HIPIE_NODE = WiredNode(
     options={
         "THINGS.FUSION_LAYERS": (f"{_HIPIE}.THINGS.ENCODER_LAYERS", 2),
         "THINGS.IOU_HEAD": (f"{_HIPIE}.LOSS.SUPERVISE_LAST_IOU", False),
+        "PIXEL_HEAD.ONLY": (f"{_HIPIE}.PIXEL_HEAD.ENABLED", True),
         "CLIP.ENABLED": _CLIP[2:],
         **{f"CLIP.{key}": _CLIP for key in _CLIP_KEYS},
         **{f"LOSS.THING_COSTS.{key}": _HUNGARIAN for key in _THING_COSTS},

@@ -20,6 +20,9 @@ _CHOICES = {
 _NEEDS: tuple[tuple[str, Any, str, Any], ...] = (
     ("STUFF.EARLY_FUSION", True, "STUFF.ENABLED", True),
     ("STUFF.FUSED_TEXT", False, "STUFF.ENABLED", True),
+    ("PIXEL_HEAD.ENABLED", True, "STUFF.ENABLED", True),
+    ("PIXEL_HEAD.ENABLED", True, "STUFF.EARLY_FUSION", False),
+    ("PIXEL_HEAD.ONLY", True, "PIXEL_HEAD.ENABLED", True),
     ("STUFF.BOX_LOSS", False, "STUFF.ENABLED", True),
     ("STUFF.SUPERVISE_THINGS", False, "STUFF.ENABLED", True),
     ("TEST.PANOPTIC_FROM_STUFF_DECODER_ONLY", True, "STUFF.ENABLED", True),

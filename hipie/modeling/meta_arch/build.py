@@ -20,6 +20,7 @@ from hipie.errors import InputError
 from hipie.modeling.activation_checkpointing import checkpointed_parts
 from hipie.modeling.criterion.build import build_criterion
 from hipie.modeling.fusion.bidirectional_attention import FusionConfig
+from hipie.modeling.heads.pixel_class_head import PixelClassHead
 from hipie.modeling.meta_arch.inputs import InputConfig
 from hipie.modeling.open_vocabulary.error import missing_package
 from hipie.modeling.pixel_decoder.multi_scale_features import level_strides
@@ -47,6 +48,23 @@ class StuffSettings:
 
     supervise_things: bool = True
     fused_text: bool = True
+
+
+@dataclass(frozen=True)
+class PixelHeadSettings:
+    """Weights of the pixel class head.
+
+    Attributes:
+        only: whether nothing else has losses in the training on vocabularies.
+        loss: of its loss.
+        masks, semantic: of its scores beside those of queries, see
+            `hipie.modeling.postprocessing.pixel_scores`.
+    """
+
+    only: bool = False
+    loss: float = 1.0
+    masks: float = 0.5
+    semantic: float = 0.5
 
 
 def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -103,6 +121,12 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "thing_criterion": build_criterion(node.LOSS.THING_CRITERION, cfg),
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
         "stuff_settings": StuffSettings(node.STUFF.SUPERVISE_THINGS, node.STUFF.FUSED_TEXT),
+        "pixel_head": (
+            PixelClassHead(channels, node.HIDDEN_DIM, text_encoder.width)
+            if node.PIXEL_HEAD.ENABLED
+            else None
+        ),
+        "pixel_settings": pixel_head_settings(cfg),
         "settings": inference_settings(cfg),
         "input_config": input_config(cfg, required_divisibility(backbone, strides)),
         "in_features": node.IN_FEATURES,
@@ -112,6 +136,19 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
         "checkpointed_parts": checkpointed_parts(cfg),
     }
+
+
+def pixel_head_settings(cfg: CfgNode) -> PixelHeadSettings:
+    """Settings of the pixel class head.
+
+    Raises:
+        InputError: if a weight beside the queries' scores is not in 0..1.
+    """
+    node = cfg.MODEL.HIPIE.PIXEL_HEAD
+    for key in ("MASK_WEIGHT", "SEMANTIC_WEIGHT"):
+        if not 0 <= node[key] <= 1:
+            raise InputError(f"MODEL.HIPIE.PIXEL_HEAD.{key} must be in 0 to 1, not {node[key]}")
+    return PixelHeadSettings(node.ONLY, node.LOSS_WEIGHT, node.MASK_WEIGHT, node.SEMANTIC_WEIGHT)
 
 
 def transformer_config(cfg: CfgNode, branch: str) -> TransformerConfig:

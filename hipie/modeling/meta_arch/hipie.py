@@ -24,10 +24,12 @@ from hipie.modeling.backbone.layers import backbone_layers
 from hipie.modeling.backbone.swin import SwinBackbone
 from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
+from hipie.modeling.criterion.pixel_class_loss import pixel_class_loss
 from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead
+from hipie.modeling.heads.pixel_class_head import PixelClassHead, class_features
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.build import StuffSettings, hipie_arguments
+from hipie.modeling.meta_arch.build import PixelHeadSettings, StuffSettings, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
     InputConfig,
     batch_inference_size,
@@ -44,6 +46,7 @@ from hipie.modeling.meta_arch.postprocess import (
     requested_threshold,
     vocabulary_results,
 )
+from hipie.modeling.postprocessing.pixel_scores import PixelScores
 from hipie.modeling.postprocessing.referring_inference import referring_inference
 from hipie.modeling.postprocessing.universal_inference import InferenceSettings
 from hipie.modeling.precision import in_model_precision
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 Inputs = list[dict[str, Any]]
 EXPRESSIONS_PER_CHUNK = 16
 PUBLISHED_STUFF = StuffSettings()
+PIXEL_SETTINGS = PixelHeadSettings()
 
 
 @META_ARCH_REGISTRY.register()
@@ -105,6 +109,8 @@ class HIPIE(SegmentationModel):
             as the criteria need whose normalizers are averaged over processes. All processes then
             have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
+        pixel_head: classifies the pixels of the stuff decoder's mask features; None = none.
+        pixel_settings: weights of its loss, and of its scores for masks and the semantic map.
         stuff_settings: what the stuff decoder is trained on and compared with.
         in_features: outputs of the backbone that both branches read, the finest first.
         lateral_feature: a further, finer one for the stuff decoder's mask features; "" = none.
@@ -135,6 +141,8 @@ class HIPIE(SegmentationModel):
         propagate_part_to_whole: bool = False,
         average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
+        pixel_head: PixelClassHead | None = None,
+        pixel_settings: PixelHeadSettings = PIXEL_SETTINGS,
         stuff_settings: StuffSettings = PUBLISHED_STUFF,
         in_features: Sequence[str] = ("res3", "res4", "res5"),
         lateral_feature: str = "",
@@ -155,6 +163,8 @@ class HIPIE(SegmentationModel):
         self.propagate_part_to_whole = propagate_part_to_whole
         self.average_normalizers = average_normalizers
         self.clip_ensemble = clip_ensemble
+        self.pixel_head = pixel_head
+        self.pixel_settings = pixel_settings
         self.stuff_settings = stuff_settings
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -195,7 +205,8 @@ class HIPIE(SegmentationModel):
         heads = [*things.class_heads, *things.iou_heads]
         if isinstance(things.mask_head, DynamicMaskHead):
             heads.append(things.mask_head.controller)
-        return [self.text_encoder, *heads, *([] if stuff is None else stuff.class_heads)]
+        heads += [] if stuff is None else stuff.class_heads
+        return [self.text_encoder, *heads]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -248,6 +259,9 @@ class HIPIE(SegmentationModel):
             )
             for i, (item, vocabulary) in enumerate(zip(inputs, vocabularies, strict=True))
         ]
+        if self.pixel_settings.only and self.stuff is not None:
+            pixels = self._pixel_features(features, None)
+            return self._pixel_losses(pixels, text, targets)
         levels = self._project(features, padding_mask)
         levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
         max_objects = self._max_objects(targets)
@@ -288,7 +302,19 @@ class HIPIE(SegmentationModel):
         losses: dict[str, Tensor] = {}
         for of_decoder in run(join(*computations)):
             losses.update(of_decoder)
+        if self.stuff is not None:
+            pixels = self._pixel_features(features, torch.stack(stuff.mask_features))
+            losses.update(self._pixel_losses(pixels, text, targets))
         return losses
+
+    def _pixel_losses(
+        self, pixels: Sequence[Tensor], text: TextFeatures, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """Loss of the pixel class head, if there is one."""
+        logits = self._pixel_logits(pixels, text)
+        if not logits:
+            return {}
+        return {"loss_pixel_class": self.pixel_settings.loss * pixel_class_loss(logits, targets)}
 
     def _referring_losses(self, inputs: Inputs) -> dict[str, Tensor]:
         features, padding_mask, sizes = self._extract_features(inputs, training=True)
@@ -329,9 +355,11 @@ class HIPIE(SegmentationModel):
         features, padding_mask, sizes = self._extract_features(batched_inputs, training=False)
         decoded: DecoderOutput | None = None
         inputs: tuple[Tensor, ...] = ()
+        pixels: tuple[Tensor, ...] = ()
         if stuff and self.stuff is not None:
             if self.stuff.fusion is None:
                 decoded = self.stuff.decode(features)
+                pixels = self._pixel_features(features, torch.stack(decoded.mask_features))
             else:
                 inputs = tuple(features)
         return ImageFeatures(
@@ -340,6 +368,7 @@ class HIPIE(SegmentationModel):
             things=self._project(features, padding_mask),
             stuff=decoded,
             stuff_inputs=inputs,
+            pixels=pixels,
         )
 
     def _stuff_text(self, text: TextFeatures, fused: TextFeatures) -> TextFeatures | None:
@@ -583,13 +612,33 @@ class HIPIE(SegmentationModel):
         stuff_text = None
         if self.stuff is not None:
             stuff_text = self._stuff_text(text, text.with_hidden(fused_text))
+        stuff = self._decode_stuff(features, text, stuff_text)
         return HIPIEOutput(
             things=things,
-            stuff=self._decode_stuff(features, text, stuff_text),
+            stuff=stuff,
             image_sizes=features.image_sizes,
             token_spans=text.token_spans,
             fused_text=fused_text,
             encoder_memory=memory,
+            pixel_logits=self._pixel_logits(features.pixels, text),
+        )
+
+    def _pixel_features(
+        self, features: Sequence[Tensor], mask_features: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Features [C, h, w] of the pixel class head for every image; () without one."""
+        if self.pixel_head is None:
+            return ()
+        of_backbone = features[-len(self.in_features) :]
+        return self.pixel_head.encode(of_backbone, mask_features).unbind(0)
+
+    def _pixel_logits(self, pixels: Sequence[Tensor], text: TextFeatures) -> tuple[Tensor, ...]:
+        """Logits [K + 1, h, w] of the pixel class head for every image; () without one."""
+        if self.pixel_head is None:
+            return ()
+        return tuple(
+            self.pixel_head(features, class_features(text, text.token_spans[i], i))
+            for i, features in enumerate(pixels)
         )
 
     def _postprocess(
@@ -609,11 +658,18 @@ class HIPIE(SegmentationModel):
                 thing_mask_head=self.things.mask_head,
                 stuff_mask_head=self.stuff.mask_head if self.stuff is not None else None,
                 clip_scores=scores,
+                pixel_scores=self._pixel_scores(output, i),
             )
             for i, (item, vocabulary, scores) in enumerate(
                 zip(inputs, vocabularies, clip_scores, strict=True)
             )
         ]
+
+    def _pixel_scores(self, output: HIPIEOutput, image: int) -> PixelScores | None:
+        if not output.pixel_logits:
+            return None
+        settings = self.pixel_settings
+        return PixelScores(output.pixel_logits[image], settings.masks, settings.semantic)
 
     # Both -----------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipMaskScores
+    from hipie.modeling.postprocessing.pixel_scores import PixelScores
 
 
 def requested_settings(item: dict[str, Any], settings: InferenceSettings) -> InferenceSettings:
@@ -65,6 +66,7 @@ def vocabulary_results(
     thing_mask_head: MaskHead,
     stuff_mask_head: MaskHead | None,
     clip_scores: ClipMaskScores | None,
+    pixel_scores: PixelScores | None = None,
 ) -> dict[str, Any]:
     """Compute the results of one image of a batch; see `universal_inference`.
 
@@ -77,6 +79,7 @@ def vocabulary_results(
         thing_mask_head: of the thing decoder.
         stuff_mask_head: of the stuff decoder, if there is one.
         clip_scores: of the image, if CLIP is enabled.
+        pixel_scores: of the image, if there is a pixel class head.
     """
     settings = requested_settings(item, settings)
     wholes = [entry.whole for entry in vocabulary.classes]
@@ -96,6 +99,7 @@ def vocabulary_results(
         output_size=output_size(item, output.image_sizes[image]),
         settings=settings,
         clip_scores=clip_scores,
+        pixel_scores=pixel_scores,
         owners=part_owners(vocabulary.names, wholes),
         enforce_consistency=enforce_consistency if settings.consistent_parts else None,
     )

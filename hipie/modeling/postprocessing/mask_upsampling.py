@@ -102,24 +102,33 @@ class MaskRowUpsampler:
     and rows of the result depend on few rows of the small masks.
 
     Args:
-        mask_logits: tensors [n, h, w] at a quarter of the padded canvas, N masks together.
+        mask_logits: tensors [n, h, w], N masks together.
         input_size: (height, width) of the unpadded image.
         output_size: (height, width) of the results.
+        stride: pixels of the padded canvas per pixel of the masks.
     """
 
-    def __init__(self, mask_logits: Sequence[Tensor], input_size: Size, output_size: Size) -> None:
-        self._input_size, self._output_size = input_size, output_size
+    def __init__(
+        self,
+        mask_logits: Sequence[Tensor],
+        input_size: Size,
+        output_size: Size,
+        stride: int = STRIDE,
+    ) -> None:
+        self._input_size, self._output_size, self._stride = input_size, output_size, stride
         by_row = [logits.detach().float().transpose(0, 1) for logits in mask_logits]
         self._small = torch.cat(by_row, dim=1)
         identity = torch.eye(len(self._small), device=self._small.device)
         self._rows: Tensor | None = None
-        self._row_weights = _resize_lines(identity, input_size[0], output_size[0]).t()
+        self._row_weights = _resize_lines(identity, input_size[0], output_size[0], stride).t()
 
     def __call__(self, top: int, bottom: int) -> Tensor:
         """[bottom - top, N, W] mask logits of these rows of the result, until the next call."""
         sources = self.source_rows(top, bottom)
         small = self._small[sources]
-        wide = _resize_lines(small.flatten(0, 1), self._input_size[1], self._output_size[1])
+        wide = _resize_lines(
+            small.flatten(0, 1), self._input_size[1], self._output_size[1], self._stride
+        )
         weights = self._row_weights[top:bottom, sources]
         num_masks, width = self._small.shape[1], self._output_size[1]
         if self._rows is None or len(self._rows) < len(weights):
@@ -138,14 +147,14 @@ class MaskRowUpsampler:
         height, out_height = self._input_size[0], self._output_size[0]
         first = math.floor((top + 0.5) * height / out_height - 0.5)
         last = math.floor((bottom - 0.5) * height / out_height - 0.5) + 1
-        first = math.floor((max(first, 0) + 0.5) / STRIDE - 0.5) - 1
-        last = math.floor((min(last, height - 1) + 0.5) / STRIDE - 0.5) + 2
+        first = math.floor((max(first, 0) + 0.5) / self._stride - 0.5) - 1
+        last = math.floor((min(last, height - 1) + 0.5) / self._stride - 0.5) + 2
         return slice(max(first, 0), min(last + 1, len(self._small)))
 
 
-def _resize_lines(lines: Tensor, input_length: int, size: int) -> Tensor:
-    """Upsample lines [N, n] by four, crop them to `input_length`, and resize to [N, size]."""
-    upsampled = F.interpolate(lines[None], scale_factor=STRIDE, mode="linear")[:, :, :input_length]
+def _resize_lines(lines: Tensor, input_length: int, size: int, stride: int) -> Tensor:
+    """Upsample lines [N, n] by the stride, crop them to `input_length`, and resize to [N, size]."""
+    upsampled = F.interpolate(lines[None], scale_factor=stride, mode="linear")[:, :, :input_length]
     if input_length != size:
         upsampled = F.interpolate(upsampled, size=size, mode="linear")
     return upsampled[0]

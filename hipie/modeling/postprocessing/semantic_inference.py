@@ -12,6 +12,7 @@ from torch import Tensor
 from hipie.modeling.chunking import mask_bytes
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.postprocessing.mask_upsampling import Size, row_bands
+from hipie.modeling.postprocessing.pixel_scores import PixelRows
 from hipie.structures import SemanticLabels
 
 
@@ -71,17 +72,25 @@ class SemanticAccumulator:
         scores: [N, K].
         size: (H, W) of the map.
         blocks: see `BandScores`.
+        pixels: combined with the scores of every band; None = they stay.
     """
 
     def __init__(
-        self, scores: Tensor, size: Size, blocks: Sequence[QueryBlock] | None = None
+        self,
+        scores: Tensor,
+        size: Size,
+        blocks: Sequence[QueryBlock] | None = None,
+        pixels: PixelRows | None = None,
     ) -> None:
-        self._band_scores = BandScores(scores, blocks)
+        self._band_scores, self._pixels = BandScores(scores, blocks), pixels
         self._sums = scores.new_zeros((scores.shape[1], *size), dtype=torch.float32)
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
         """Add R rows of the map with the mask probabilities [R, N, W] of all queries."""
-        self._sums[:, rows] = self._band_scores(probabilities).transpose(0, 1)
+        scores = self._band_scores(probabilities)
+        if self._pixels is not None:
+            scores = self._pixels.combine(scores, rows)
+        self._sums[:, rows] = scores.transpose(0, 1)
 
     def result(self) -> Tensor:
         """[K, H, W] float32."""
@@ -97,6 +106,7 @@ class SemanticLabelAccumulator:
         blocks: see `BandScores`.
         change_band: called with the scores [K, R, W] of every band and its rows before they are
             reduced; it may change them in place.
+        pixels: combined with the scores of every band before that; None = they stay.
     """
 
     def __init__(
@@ -105,8 +115,10 @@ class SemanticLabelAccumulator:
         size: Size,
         blocks: Sequence[QueryBlock] | None = None,
         change_band: Callable[[Tensor, slice], Any] | None = None,
+        pixels: PixelRows | None = None,
     ) -> None:
         self._band_scores, self._change_band = BandScores(scores, blocks), change_band
+        self._pixels = pixels
         self._labels = SemanticLabels(
             scores.new_zeros(size, dtype=torch.long),
             scores.new_zeros(size, dtype=torch.float32),
@@ -116,6 +128,8 @@ class SemanticLabelAccumulator:
     def add(self, rows: slice, probabilities: Tensor) -> None:
         """Add R rows of the map with the mask probabilities [R, N, W] of all queries."""
         scores = self._band_scores(probabilities)
+        if self._pixels is not None:
+            scores = self._pixels.combine(scores, rows)
         if self._change_band is not None:
             self._change_band(scores.transpose(0, 1), rows)
         best, labels = scores.max(1)

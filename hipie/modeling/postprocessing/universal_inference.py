@@ -36,6 +36,7 @@ from hipie.modeling.postprocessing.part_panoptic import (
     parts_of_segments,
     suppress_part_queries,
 )
+from hipie.modeling.postprocessing.pixel_scores import PixelRows, PixelScores
 from hipie.modeling.postprocessing.score_calibration import instance_scores, panoptic_scores
 from hipie.modeling.postprocessing.semantic_inference import (
     QueryBlock,
@@ -134,6 +135,7 @@ def universal_inference(
     output_size: Size,
     settings: InferenceSettings,
     clip_scores: ClipMaskScores | None = None,
+    pixel_scores: PixelScores | None = None,
     owners: PartOwners = (),
     enforce_consistency: Callable[[Tensor], Any] | None = None,
 ) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def universal_inference(
         output_size: (height, width) of the results.
         settings: requested outputs and thresholds.
         clip_scores: CLIP scores of the image's masks, combined with the class scores.
+        pixel_scores: of the pixel class head, combined with the scores after those of CLIP.
         owners: [K], see `part_owners`; () = no class is a part.
         enforce_consistency: changes semantic scores [K, R, W] in place, after the parts of segments
             are known; see `enforce_part_consistency`.
@@ -173,6 +176,8 @@ def universal_inference(
         else:
             patches = _thing_patch_masks(masks, clip_scores)
             scores = clip_scores.instance_scores(class_logits, things.iou_logits, patches)
+        if pixel_scores is not None and pixel_scores.mask_weight:
+            scores = pixel_scores.combine(scores, masks.all())
         kept = class_aware_nms(scores, boxes.float(), settings.nms_threshold)
         groups = []
         if settings.semantic_on or settings.panoptic_on:
@@ -180,7 +185,9 @@ def universal_inference(
                 groups.append(_QueryGroup(masks, kept, class_logits[kept], scored_classes))
             if stuff is not None:
                 groups += _stuff_groups(stuff, token_spans, is_thing, settings)
-        maps = _DenseMaps(groups, is_thing, owners, frame, settings, clip_scores, boxes.device)
+        maps = _DenseMaps(
+            groups, is_thing, owners, frame, settings, clip_scores, pixel_scores, boxes.device
+        )
         instances = None
         if settings.instance_on:
             pairs = topk_query_class_pairs(
@@ -233,12 +240,15 @@ class _DenseMaps:
         frame: ImageFrame,
         settings: InferenceSettings,
         clip_scores: ClipMaskScores | None,
+        pixel_scores: PixelScores | None,
         device: torch.device,
     ) -> None:
         self.candidates = torch.zeros(0, dtype=torch.bool, device=device)
         self.groups, self._is_thing, self._owners = groups, is_thing, owners
         self.frame, self._settings = frame, settings
-        self._with_clip = clip_scores is not None
+        # All classes of a query differ then, see `QueryBlock`.
+        self._classes_differ = clip_scores is not None or pixel_scores is not None
+        self._pixel_scores = pixel_scores
         self._thresholds = PanopticThresholds(
             settings.object_mask_threshold, settings.overlap_threshold
         )
@@ -254,6 +264,10 @@ class _DenseMaps:
                 [_cropped_patch_masks(group, frame, clip_scores) for group in groups]
             )
             scores, padded_scores = clip_scores.panoptic_scores([scores, padded_scores], patches)
+        if pixel_scores is not None and pixel_scores.mask_weight:
+            mask_logits = torch.cat([group.masks.all()[group.queries] for group in groups])
+            scores = pixel_scores.combine(scores, mask_logits)
+            padded_scores = pixel_scores.combine(padded_scores, mask_logits)
         self._scores = padded_scores if settings.background else scores
         self._panoptic_scores = suppress_part_queries(padded_scores, owners)
         if settings.panoptic_on:
@@ -303,7 +317,9 @@ class _DenseMaps:
         count = sum(len(logits) for logits in mask_logits)
         if count:
             # The scores of all classes exist for one band too.
-            planes = count + (self._scores.shape[1] if semantic is not None else 0)
+            planes = count
+            if semantic is not None:
+                planes += self._scores.shape[1] * (1 if self._pixel_scores is None else 2)
             for band in row_bands(height, 4 * width * planes, mask_bytes(device)):
                 probabilities = upsampler(band.start, band.stop).sigmoid_()
                 if semantic is not None:
@@ -340,10 +356,15 @@ class _DenseMaps:
         size, blocks, start = self.frame.output_size, [], 0
         for group in self.groups:
             queries = slice(start, start + len(group.queries))
-            blocks.append(QueryBlock(queries, None if self._with_clip else group.scored_classes))
+            blocks.append(
+                QueryBlock(queries, None if self._classes_differ else group.scored_classes)
+            )
             start = queries.stop
+        pixels = None
+        if self._pixel_scores is not None and self._pixel_scores.semantic_weight:
+            pixels = PixelRows(self._pixel_scores, self.frame.input_size, size)
         if not self._settings.semantic_labels_only:
-            return SemanticAccumulator(self._scores, size, blocks)
+            return SemanticAccumulator(self._scores, size, blocks, pixels)
 
         def change_band(scores: Tensor, rows: slice) -> None:
             if self._with_parts:
@@ -354,7 +375,7 @@ class _DenseMaps:
             if enforce_consistency is not None:
                 enforce_consistency(scores)
 
-        return SemanticLabelAccumulator(self._scores, size, blocks, change_band)
+        return SemanticLabelAccumulator(self._scores, size, blocks, change_band, pixels)
 
 
 def _compute_results(

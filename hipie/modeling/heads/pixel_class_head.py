@@ -1,0 +1,96 @@
+"""Pixel class head: similarity of every pixel with the names of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hipie.modeling.pixel_decoder.multi_scale_features import NORM_GROUPS
+from hipie.structures import TextFeatures, TokenSpans
+
+
+class PixelClassHead(nn.Module):
+    """Dot products of pixel features with projected class names, and a logit of "no class".
+
+    Pixel features are a sum of all maps at stride 8, as in the semantic branch of Panoptic FPN
+    (Kirillov et al., CVPR 2019, section 3.1): of the backbone's, which know most classes from the
+    start, and of the stuff decoder's mask features, which know the outlines. As in LSeg (Li et al.,
+    ICLR 2022, section 3.1) every pixel is compared with the text feature of every class: the mean
+    of its tokens, of unit length and projected to the features' width. Pixels of no class of the
+    vocabulary have a logit of their own that reads no text.
+
+    Args:
+        in_channels: channels of the backbone's feature maps.
+        width: channels of the mask features.
+        text_width: channels of a token.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int, text_width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+        # 0 at the start, so that a training of the backbone's maps alone can precede.
+        self.mask_projection = nn.Conv2d(width, width, 1, bias=False)
+        nn.init.zeros_(self.mask_projection.weight)
+        self.features = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.GroupNorm(NORM_GROUPS, width),
+            nn.ReLU(),
+        )
+        self.text_projection = nn.Linear(text_width, width)
+        self.no_class = nn.Conv2d(width, 1, 1)
+
+    def encode(self, features: Sequence[Tensor], mask_features: Tensor | None) -> Tensor:
+        """Compute pixel features, which do not depend on any text.
+
+        Args:
+            features: [B, C_i, h_i, w_i] of the backbone, the finest first.
+            mask_features: [B, width, h, w] at stride 4; None = without them.
+
+        Returns:
+            [B, width, h / 2, w / 2] with mask features, else of the size of the finest map.
+        """
+        if mask_features is None:
+            size, maps = features[0].shape[-2:], []
+        else:
+            maps = [F.avg_pool2d(self.mask_projection(mask_features), 2, ceil_mode=True)]
+            size = maps[0].shape[-2:]
+        for projection, level in zip(self.projections, features, strict=True):
+            maps.append(F.interpolate(projection(level), size=size, mode="bilinear"))
+        return self.features(torch.stack(maps).sum(0))
+
+    def forward(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        """Compute the logits of one image.
+
+        Args:
+            pixels: [width, h, w] of `encode`.
+            classes: [K, text_width], see `class_features`.
+
+        Returns:
+            [K + 1, h, w] float32; the last is that of no class.
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            pixels = pixels.float()
+            keys = self.text_projection(F.normalize(classes.float(), dim=-1))
+            logits = torch.einsum("kc,chw->khw", keys, pixels)
+            return torch.cat([logits, self.no_class(pixels[None])[0]])
+
+
+def class_features(text: TextFeatures, spans: TokenSpans, image: int) -> Tensor:
+    """Mean of the tokens of every class of one caption.
+
+    Args:
+        text: of the text encoder.
+        spans: K tuples of token positions.
+        image: index of the caption.
+
+    Returns:
+        [K, C].
+    """
+    return torch.stack([_mean(text.hidden[image], span) for span in spans])
+
+
+def _mean(tokens: Tensor, span: Sequence[int]) -> Tensor:
+    return tokens[list(span)].mean(0)
