@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,19 @@ from hipie.app.requests import Requests
 from hipie.app.work import Worker
 
 # Pages of the picture book that are drawn as example images.
-PAGES = 4
+PAGES = 3
 PAGE_SEED = 7
+# Packaged models that were trained on photographs, and on pages.
+PHOTO_MODEL, PAGE_MODEL = "hipie-nano-photos", "hipie-nano-picturebook"
+ANIMALS = ("cat", "dog", "horse", "cow", "sheep")
+PHOTOGRAPHS_FOLDER = Path(__file__).parents[1] / "examples/photographs"
+# Packaged photographs: stuff and expressions.
+PHOTOGRAPHS = {
+    "horses": (("grass", "sky"), ("the horse on the right",)),
+    "dog": (("grass",), ("the dog",)),
+    "cow": (("grass", "tree"), ("the largest cow",)),
+    "kitten": ((), ("the kitten",)),
+}
 
 
 @dataclass(frozen=True)
@@ -23,11 +35,15 @@ class ExampleImage:
 
     Attributes:
         file: its name.
+        title: what the button says.
+        model: name of the model for such images.
         things, stuff, parts: entries in the form of the command line.
         expressions: referring expressions.
     """
 
     file: str
+    title: str
+    model: str
     things: tuple[str, ...]
     stuff: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
@@ -64,19 +80,31 @@ class Context:
     examples: list[ExampleImage] = field(default_factory=list)
     watch: Callable[[Any], None] = lambda component: None
 
+    def model_for(self, example: ExampleImage) -> str:
+        """Return the model that an example is segmented with.
+
+        It is the one for such images, if the page offers it and begins with a packaged model; else
+        the one that the page begins with.
+        """
+        first = self.text_models[0]
+        is_packaged = first in (PHOTO_MODEL, PAGE_MODEL)
+        return example.model if is_packaged and example.model in self.text_models else first
+
 
 def draw_examples(folder: Path) -> list[ExampleImage]:
-    """Draw pages of the picture book, and add the packaged photographs.
+    """Copy packaged photographs, and draw pages of the picture book.
 
     Args:
-        folder: for the pages.
+        folder: for the files.
     """
     from PIL import Image
 
-    import hipie
     from hipie.data.picturebook import PictureBook
 
     examples = []
+    for name, (stuff, expressions) in PHOTOGRAPHS.items():
+        file = shutil.copy(PHOTOGRAPHS_FOLDER / f"{name}.jpg", folder)
+        examples.append(ExampleImage(str(file), name, PHOTO_MODEL, ANIMALS, stuff, (), expressions))
     book = PictureBook(PAGE_SEED, "val")
     for number in range(PAGES):
         page = book.page(number)
@@ -93,10 +121,8 @@ def draw_examples(folder: Path) -> list[ExampleImage]:
                 part_names.setdefault(whole, {})[part.name.removeprefix(f"{whole} ")] = None
         parts = tuple(f"{whole}: {', '.join(names)}" for whole, names in part_names.items())
         expressions = tuple(dict.fromkeys(entry.text for entry in page.expressions))[:2]
-        examples.append(ExampleImage(str(file), things, stuff, parts[:2], expressions))
-    photographs = Path(hipie.__file__).parent / "examples/photographs"
-    for name, things, stuff in (("dog", ("dog",), ("grass",)), ("cat", ("cat",), ())):
-        file = photographs / f"{name}.jpg"
-        if file.is_file():
-            examples.append(ExampleImage(str(file), things, stuff, (), (f"the {name}",)))
+        title = f"page, {' and '.join(things[:2])}"
+        examples.append(
+            ExampleImage(str(file), title, PAGE_MODEL, things, stuff, parts[:2], expressions)
+        )
     return examples

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from hipie.app.context import Context, ExampleImage
+from hipie.app.context import PAGE_MODEL, PHOTO_MODEL, Context, ExampleImage
 from hipie.app.result_view import PRIVATE
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A button that fills a tab's components.
+
+    Attributes:
+        title: what it says.
+        icon: an image file.
+        values: one a component.
+    """
+
+    title: str
+    icon: str
+    values: Sequence[Any]
+
+
+def offer(name: str, components: Sequence[Any], offers: Sequence[Offer]) -> None:
+    """Add buttons that fill a tab's components.
+
+    Args:
+        name: prefix of the ids of the elements.
+        components: what is filled.
+        offers: the buttons.
+    """
+    if not offers:
+        return
+    with gr.Row(elem_id=f"{name}-examples"):
+        for one in offers:
+            button = gr.Button(f"Example: {one.title}", icon=one.icon, size="sm", min_width=140)
+            button.click(partial(_values, one), None, list(components), **PRIVATE)
 
 
 def offer_examples(
@@ -18,7 +50,7 @@ def offer_examples(
     components: Sequence[Any],
     values: Callable[[ExampleImage], Sequence[Any]],
 ) -> None:
-    """Add buttons that fill a tab's components.
+    """Add a button for every example image.
 
     Args:
         context: with the images.
@@ -26,20 +58,19 @@ def offer_examples(
         components: what is filled.
         values: of an example, one a component.
     """
-    if not context.examples:
-        return
-    with gr.Row(elem_id=f"{name}-examples"):
-        for number, example in enumerate(context.examples, 1):
-            button = gr.Button(
-                f"Example {number}: {', '.join(example.things[:3])}",
-                icon=example.file,
-                size="sm",
-                min_width=140,
-            )
-            button.click(partial(_fill, values, example), None, list(components), **PRIVATE)
+    offers = [Offer(one.title, one.file, values(one)) for one in context.examples]
+    offer(name, components, offers)
 
 
-def _fill(values: Callable[[ExampleImage], Sequence[Any]], example: ExampleImage) -> Any:
-    """Return the values of an example, one alone where there is one component."""
-    filled = list(values(example))
-    return filled if len(filled) > 1 else filled[0]
+def examples_by_kind(context: Context) -> list[list[ExampleImage]]:
+    """Return the photographs and the pages among the example images, without empty lists."""
+    kinds = [
+        [example for example in context.examples if example.model == model]
+        for model in (PHOTO_MODEL, PAGE_MODEL)
+    ]
+    return [examples for examples in kinds if examples]
+
+
+def _values(one: Offer) -> Any:
+    """Return the values of a button, one alone where there is one component."""
+    return list(one.values) if len(one.values) > 1 else one.values[0]

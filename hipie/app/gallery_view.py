@@ -10,7 +10,7 @@ import gradio as gr
 from hipie.app.context import Context
 from hipie.app.drawing import entries_of, paint
 from hipie.app.requests import file_names
-from hipie.app.result_view import OPACITY, PRIVATE, message
+from hipie.app.result_view import OPACITY, message
 from hipie.app.work import Progress
 from hipie.segmentation import Segmentation
 
@@ -31,6 +31,8 @@ class GalleryView:
             interactive=False,
             format="png",
             columns=3,
+            height="auto",
+            object_fit="contain",
             buttons=[],
             elem_id=f"{name}-result",
         )
@@ -52,9 +54,10 @@ class GalleryView:
         work: Callable[[Progress], tuple[str, list[Segmentation]]],
         images: Sequence[str] | None,
         settings: Mapping[str, Any],
+        owner: str,
     ) -> Iterator[dict[Any, Any]]:
-        """Run work, and show its messages and results."""
-        for update in self.context.worker.run(work):
+        """Run work, and show its messages and results; see `ResultView.run`."""
+        for update in self.context.worker.run(work, owner):
             if update.result is None:
                 yield {self.status: message(update.message, update.is_error)}
                 continue
@@ -70,12 +73,6 @@ class GalleryView:
                 self.drawing: gr.DownloadButton(value=drawing, interactive=True),
                 self.content: gr.DownloadButton(value=content, interactive=True),
             }
-
-    def add_cancel(self, button: Any, events: list[Any]) -> None:
-        """Let a button cancel events."""
-        button.click(
-            lambda: message("Cancelled"), None, self.status, cancels=events, queue=False, **PRIVATE
-        )
 
 
 def _caption(name: str, result: Segmentation) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Models that are in the memory at a time.
 MAX_LOADED = 3
+# Seconds between two reports of a load.
+REPORT_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,22 @@ class ModelPool:
         ).start()
         return load
 
-    def get(self, name: str) -> Segmenter:
+    def get(self, name: str, report: Callable[[str], None] = lambda text: None) -> Segmenter:
         """Return a model, once it is loaded.
+
+        Args:
+            name: of the model.
+            report: called with the state while the model loads; it may raise to end the wait, not
+                the load.
 
         Raises:
             HipieError: if it cannot be loaded.
         """
-        return self.start(name).result()
+        load = self.start(name)
+        while not load.done():
+            report(f"Loading {name}")
+            wait([load], timeout=REPORT_INTERVAL)
+        return load.result()
 
     def status(self, name: str) -> tuple[str, bool]:
         """Describe the state of a model, and say whether it will not change any more."""

@@ -24,10 +24,14 @@ MONOSPACED = ["ui-monospace", "Consolas", "monospace"]
 CSS = """
 .hipie-alert { color: #b00020; font-weight: 600; }
 .dark .hipie-alert { color: #ff8a95; }
-.hipie-status, .hipie-alert { min-height: 1.5em; margin: 0; }
+.hipie-status, .hipie-alert { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
+.hipie-style { display: none; }
 :focus-visible { outline: 3px solid #0a6ed1 !important; outline-offset: 1px; }
 .dark :focus-visible { outline-color: #7cc0ff !important; }
-@media (max-width: 640px) { .gradio-container { padding: 8px !important; } }
+@media (max-width: 640px) {
+  .gradio-container { padding: 8px !important; }
+  .gradio-container h1 { font-size: 1.2rem; }
+}
 """
 
 

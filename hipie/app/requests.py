@@ -119,7 +119,7 @@ class Requests:
                 progress.step(f"Segmenting image {number} of {len(paths)}")
                 results.append(segmenter.refer(path, expression.strip()))
         shown = sum(any(segment.area for segment in result) for result in results)
-        return f"{shown} of {counted(len(results), 'image')} show it", results
+        return f"Found in {shown} of {counted(len(results), 'image')}", results
 
     def prompt(
         self, progress: Progress, model: str, image: str | None, prompt: Mapping[str, Any]
@@ -161,8 +161,7 @@ class Requests:
         return f"Found in {shown} of {counted(len(results), 'image')}", results
 
     def _segmenter(self, progress: Progress, model: str) -> Any:
-        progress.step(f"Loading {model}")
-        segmenter = self.pool.get(model)
+        segmenter = self.pool.get(model, progress.step)
         limit = segmenter.cfg.INPUT.MAX_PIXELS
         if limit > self.limits.pixels:
             segmenter.cfg.defrost()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any
@@ -10,7 +12,11 @@ import gradio as gr
 
 from hipie.app.context import Context
 from hipie.app.drawing import entries_of, paint, swatches
+from hipie.app.server import UPLOADS_VARIABLE
 from hipie.app.work import Progress
+from hipie.data.image_io import read_image_size
+from hipie.error_report import as_hipie_errors
+from hipie.errors import HipieError
 from hipie.segmentation import Segmentation
 
 ALL = "All"
@@ -22,7 +28,34 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 def message(text: str, is_error: bool = False) -> str:
     """HTML of a message that screen readers announce."""
     role = "alert" if is_error else "status"
-    return f'<p class="hipie-{role}" role="{role}">{escape(text)}</p>'
+    return f'<p class="hipie-{role}" role="{role}">{escape(_without_folders(text))}</p>'
+
+
+def _without_folders(text: str) -> str:
+    """Remove the folders of uploads from a text, so that files have their users' names."""
+    uploads = re.escape(os.environ.get(UPLOADS_VARIABLE, ""))
+    return re.sub(rf"{uploads}/[0-9a-f]{{16,}}/", "", text) if uploads else text
+
+
+def announce_image(image: Any, status: Any, max_pixels: int) -> None:
+    """Say at once why an uploaded image cannot be used.
+
+    Args:
+        image: the component.
+        status: that of the messages.
+        max_pixels: of an image.
+    """
+
+    def check(file: str | None, shown: str) -> Any:
+        try:
+            with as_hipie_errors():
+                if file:
+                    read_image_size(file, max_pixels, decode=False)
+        except HipieError as error:
+            return message(str(error), True)
+        return message("") if file and 'role="alert"' in shown else gr.skip()
+
+    image.change(check, [image, status], status, **PRIVATE)
 
 
 def upload_image(label: str, name: str) -> gr.Image:
@@ -54,7 +87,7 @@ class ResultView:
         self.legend = gr.Radio(
             [ALL], value=ALL, label="Show all masks or one alone", elem_id=f"{name}-legend"
         )
-        self.style = gr.HTML("")
+        self.style = gr.HTML("", elem_classes="hipie-style")
         self.opacity = gr.Slider(
             0, 1, OPACITY, step=0.05, label="Opacity of the masks", elem_id=f"{name}-opacity"
         )
@@ -86,6 +119,7 @@ class ResultView:
         work: Callable[[Progress], tuple[str, Segmentation]],
         settings: Mapping[str, Any],
         opacity: float,
+        owner: str,
         decorate: Callable[[Any], Any] = lambda image: image,
     ) -> Iterator[dict[Any, Any]]:
         """Run work, and show its messages and its result.
@@ -94,9 +128,10 @@ class ResultView:
             work: see `Worker.run`.
             settings: for the downloaded file.
             opacity: of the masks.
+            owner: see `owner_of`.
             decorate: draws more on the painted image.
         """
-        for update in self.context.worker.run(work):
+        for update in self.context.worker.run(work, owner):
             if update.result is None:
                 yield {self.status: message(update.message, update.is_error)}
                 continue
@@ -114,18 +149,27 @@ class ResultView:
                 self.state: result,
             }
 
-    def add_cancel(self, button: Any, events: list[Any]) -> None:
-        """Let a button cancel events."""
-        button.click(
-            lambda: message("Cancelled"), None, self.status, cancels=events, queue=False, **PRIVATE
-        )
-
     @staticmethod
     def _repaint(result: Segmentation | None, only: str, opacity: float) -> Any:
         if result is None:
             return gr.skip()
         entries = entries_of(result)
         return paint(result.image, entries, opacity, "" if only == ALL else only)
+
+
+def owner_of(name: str, request: gr.Request) -> str:
+    """Return what the work of a tab in a browser is cancelled by."""
+    return f"{name} {request.session_hash}"
+
+
+def add_cancel(context: Context, name: str, button: Any, status: Any) -> None:
+    """Let a button cancel the work of a tab, which then says so itself."""
+
+    def cancel(request: gr.Request) -> Any:
+        is_told = context.worker.cancel(owner_of(name, request))
+        return gr.skip() if is_told else message("There is nothing to cancel")
+
+    button.click(cancel, None, status, queue=False, **PRIVATE)
 
 
 def run_buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:

@@ -15,12 +15,14 @@ from hipie.app.requests import Limits
 
 # Browser sessions whose results are kept.
 MAX_SESSIONS = 32
+# Names the folder of uploads to gradio.
+UPLOADS_VARIABLE = "GRADIO_TEMP_DIR"
 
 
 def prepare_environment(folder: Path) -> None:
     """Keep gradio from sending statistics, and let it write below a folder; before its import."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ[UPLOADS_VARIABLE] = str(folder / "uploads")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 

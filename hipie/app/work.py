@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotDone
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +26,18 @@ class Progress:
     Attributes:
         text: the step.
         is_cancelled: set when the result is not needed any more.
+        is_changed: set when there is something to tell at once: the end, or that it was cancelled.
     """
 
     def __init__(self) -> None:
         self.text = "Waiting for other work"
         self.is_cancelled = threading.Event()
+        self.is_changed = threading.Event()
+
+    def cancel(self) -> None:
+        """End the work at its next step."""
+        self.is_cancelled.set()
+        self.is_changed.set()
 
     def step(self, text: str) -> None:
         """Begin a step.
@@ -64,29 +70,45 @@ class Worker:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "hipie-app")
+        self._unfinished: dict[str, list[Progress]] = {}
+        self._lock = threading.Lock()
 
-    def run(self, work: Callable[[Progress], tuple[str, Any]]) -> Iterator[Update]:
+    def run(self, work: Callable[[Progress], tuple[str, Any]], owner: str = "") -> Iterator[Update]:
         """Run work, and yield updates until its end.
 
-        When the iterator is closed, work that waits is dropped, and work that runs ends at its
-        next step.
+        When it is cancelled, or the iterator is closed, work that waits is dropped, and work that
+        runs ends at its next step; the iterator ends at once.
 
         Args:
             work: returns a message and the result.
+            owner: what `cancel` names it by.
         """
         progress = Progress()
+        with self._lock:
+            self._unfinished.setdefault(owner, []).append(progress)
         future = self._pool.submit(_run, work, progress)
+        future.add_done_callback(lambda _: progress.is_changed.set())
         start = time.monotonic()
         try:
-            while True:
-                try:
-                    yield future.result(timeout=INTERVAL)
-                    return
-                except NotDone:
-                    yield Update(f"{progress.text} ({time.monotonic() - start:.0f} s)")
+            while not progress.is_changed.wait(INTERVAL):
+                yield Update(f"{progress.text} ({time.monotonic() - start:.0f} s)")
+            is_cancelled = progress.is_cancelled.is_set() or future.cancelled()
+            yield Update("Cancelled") if is_cancelled else future.result()
         finally:
             progress.is_cancelled.set()
             future.cancel()
+            with self._lock:
+                self._unfinished[owner].remove(progress)
+                if not self._unfinished[owner]:
+                    del self._unfinished[owner]
+
+    def cancel(self, owner: str) -> bool:
+        """Cancel the work of an owner, and return whether there was any."""
+        with self._lock:
+            unfinished = list(self._unfinished.get(owner, ()))
+        for progress in unfinished:
+            progress.cancel()
+        return bool(unfinished)
 
     def close(self) -> None:
         """End the thread after the step that runs."""

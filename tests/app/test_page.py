@@ -1,4 +1,4 @@
-"""The page in a real browser: tabs, their downloads, and the hosts that the page asks.
+"""The page in a real browser with the packaged models: every tab, by the files that it downloads.
 
 Needs Debian's chromium and playwright. Screenshots are written to output/app/.
 """
@@ -6,76 +6,32 @@ Needs Debian's chromium and playwright. Screenshots are written to output/app/.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from hipie import Segmenter
-from hipie.app.context import draw_examples
+from hipie.app.context import PAGE_MODEL, draw_examples
+from tests.app.browser import page_of
 
-ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "output/app"
-CHROMIUM = shutil.which("chromium") or ""
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-MODELS = [
-    *("--click-model", "hipie_interactive/sam_random_picturebook.yaml"),
-    *("--example-model", "hipie_fewshot/persam_random_picturebook.yaml"),
-]
-WAIT = 120_000  # milliseconds
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine"),
-]
+CLICK_MODEL = "hipie_interactive/sam_random_picturebook.yaml"
+EXAMPLE_MODEL = "hipie_fewshot/persam_random_picturebook.yaml"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The address of `hipie app`."""
-    pytest.importorskip("gradio")
-    paths = [str(ROOT), *map(str, ROOT.glob("projects/*/")), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hipie", "app", "--port", "0", "--device", "cpu", *MODELS],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield line.split()[0]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-        assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+def address(browser, tmp_path_factory):
+    """The address of `hipie app`, started in a folder from which nothing is read."""
+    models = ["--click-model", CLICK_MODEL, "--example-model", EXAMPLE_MODEL]
+    command = ["-m", "hipie", "app", "--port", "0", "--device", "cpu", *models]
+    with page_of(*command, cwd=tmp_path_factory.mktemp("elsewhere")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -83,106 +39,44 @@ def examples(tmp_path_factory):
     return draw_examples(tmp_path_factory.mktemp("examples"))
 
 
-class Tab:
-    """A page with a tab that was opened, and what it asks of hosts."""
-
-    def __init__(self, browser, address: str, name: str, width: int = 1280, **options) -> None:
-        viewport = {"width": width, "height": 900}
-        self.context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(WAIT)
-        self.hosts: set[str] = set()
-        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
-        self.page.goto(address)
-        self.page.wait_for_selector("#segment-run")
-        self.name = name.lower()
-        self.page.get_by_role("tab", name=name).click()
-
-    def __enter__(self) -> Tab:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def upload(self, element: str, *files: str) -> None:
-        """Choose files in a component of the tab."""
-        selector = f"#{self.name}-{element}"
-        self.page.locator(f"{selector} input[type=file]").first.set_input_files(list(files))
-        name = re.compile(re.escape(Path(files[-1]).stem))
-        shown = self.page.locator(f"{selector} img, {selector} canvas").or_(
-            self.page.locator(selector).get_by_text(name)
-        )
-        shown.first.wait_for(state="visible")
-
-    def run(self, done: str = "") -> str:
-        """Press the button, and return the last message."""
-        self.page.click(f"#{self.name}-run")
-        return self.message(done)
-
-    def message(self, done: str) -> str:
-        """Wait for a message that contains a pattern."""
-        status = self.page.locator(f"#{self.name}-status p")
-        status.get_by_text(re.compile(done)).or_(
-            self.page.locator(f"#{self.name}-status p", has_text=re.compile(done))
-        ).first.wait_for()
-        return status.inner_text()
-
-    def role(self) -> str:
-        """Role of the message for screen readers."""
-        return self.page.locator(f"#{self.name}-status p").get_attribute("role")
-
-    def download(self, element: str) -> Path:
-        """Press a download button, and return the file."""
-        with self.page.expect_download() as download:
-            self.page.click(f"#{self.name}-{element}")
-        return Path(download.value.path())
-
-    def screenshot(self, name: str) -> None:
-        """Save the whole page."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(
-            path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled"
-        )
-
-
-@pytest.fixture
-def open_tab(browser, address) -> Iterator[Callable[..., Tab]]:
-    opened: list[Tab] = []
-
-    def open_one(name: str, **options) -> Tab:
-        opened.append(Tab(browser, address, name, **options))
-        return opened[-1]
-
-    yield open_one
-    for tab in opened:
-        assert tab.hosts == {urlsplit(address).netloc}
-        tab.context.close()
+@pytest.fixture(scope="module")
+def pages(examples):
+    """The example images that the model of the picture book is for."""
+    return [example for example in examples if example.model == PAGE_MODEL]
 
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return Segmenter.from_pretrained("hipie-nano-picturebook", "cpu")
+    return Segmenter.from_pretrained(PAGE_MODEL, "cpu")
 
 
-def test_segment_writes_what_the_segmenter_returns(open_tab, examples, segmenter):
+def masks(content: dict) -> list[tuple[str, str]]:
+    """Name and RLE of every annotation of a COCO data set."""
+    names = {entry["id"]: entry["name"] for entry in content["categories"]}
+    return [
+        (names[entry["category_id"]], entry["segmentation"]["counts"])
+        for entry in content["annotations"]
+    ]
+
+
+def test_segment_writes_what_the_segmenter_returns(open_tab, examples, pages, segmenter):
     tab = open_tab("Segment")
-    tab.page.locator("#segment-examples button").first.click()
-    tab.page.locator("#segment-things").get_by_text(examples[0].things[0], exact=True).wait_for()
-    assert "segment" in tab.run(r"^\d+ segments?$")
-    coco = COCO(tab.download("json"))
-    example = examples[0]
-    parts = "; ".join(example.parts)
+    example = pages[0]
+    tab.page.locator("#segment-examples button").nth(examples.index(example)).click()
+    tab.page.locator("#segment-things").get_by_text(example.things[0], exact=True).wait_for()
+    tab.run(r"^\d+ segments?$")
+    file = tab.download("json")
+    content = json.loads(file.read_text())
+    assert content["info"]["model"] == PAGE_MODEL
     result = segmenter.segment(
-        example.file, "; ".join(example.things), "; ".join(example.stuff), parts
+        example.file,
+        *("; ".join(names) for names in (example.things, example.stuff, example.parts)),
     )
     expected = [
         (segment.label, segment.rle["counts"]) for _, segment in result.walk() if segment.area
     ]
-    written = [
-        (coco.cats[entry["category_id"]]["name"], entry["segmentation"]["counts"])
-        for entry in coco.loadAnns(coco.getAnnIds())
-    ]
-    assert written == expected
+    assert masks(content) == expected
+    assert len(COCO(file).getAnnIds()) == len(expected)
     with Image.open(tab.download("png")) as image:
         assert image.format == "PNG"
     # The legend: one mask alone, by the keyboard.
@@ -192,54 +86,107 @@ def test_segment_writes_what_the_segmenter_returns(open_tab, examples, segmenter
     tab.page.wait_for_function(
         "source => document.querySelector('#segment-result img').src !== source", arg=source
     )
-    tab.screenshot("segment_1280")
+    tab.screenshot("segment_one_mask")
 
 
-def test_names_are_typed_as_chips(open_tab, examples):
+def test_names_are_chips_that_can_be_edited(open_tab, examples):
+    """On a photograph, which the first model is for."""
     tab = open_tab("Segment")
-    tab.upload("image", examples[1].file)
-    field = tab.page.locator("#segment-things input").first
-    for name in ("house", "car, automobile"):
-        field.click()
-        field.press_sequentially(name)
-        field.press("Enter")
-    field.press("Escape")
+    tab.upload("image", examples[0].file)
+    tab.chip("things", "horse", "car, automobile", "spoon")
+    tab.page.locator("#segment-things").get_by_title("Remove spoon").click()
+    tab.chip("stuff", "grass")
     tab.run(r"^\d+ segments?$")
-    written = json.loads(tab.download("json").read_text())
-    assert written["info"]["things"] == ["house", "car, automobile"]
-    assert {entry["name"] for entry in written["categories"]} <= {"house", "car"}
-    assert written["annotations"]
+    content = json.loads(tab.download("json").read_text())
+    assert content["info"]["things"] == ["horse", "car, automobile"]
+    assert {entry["name"] for entry in content["categories"]} <= {"horse", "car", "grass"}
+    assert "horse" in dict(masks(content))
+    assert content["images"][0]["file_name"] == Path(examples[0].file).name
+    tab.screenshot("segment_photograph")
 
 
-def test_refer_has_a_segment_for_every_expression(open_tab, examples):
+def test_refer_has_a_segment_for_every_expression(open_tab, examples, pages, segmenter):
     tab = open_tab("Refer")
-    tab.upload("image", examples[2].file)
+    example = pages[2]
+    tab.page.locator("#refer-examples button").nth(examples.index(example)).click()
+    tab.page.locator("#refer-image img").wait_for()
     tab.page.fill("#refer-text textarea", "the red fish\nthe car")
     assert tab.run("expressions found$") == "2 of 2 expressions found"
-    written = json.loads(tab.download("json").read_text())
-    assert [entry["name"] for entry in written["categories"]] == ["the red fish", "the car"]
-    assert all(0 < entry["score"] <= 1 for entry in written["annotations"])
-    tab.screenshot("refer_1280")
+    content = json.loads(tab.download("json").read_text())
+    result = segmenter.refer(example.file, ["the red fish", "the car"])
+    assert masks(content) == [(segment.label, segment.rle["counts"]) for segment in result]
+    scores = [entry["score"] for entry in content["annotations"]]
+    assert scores == pytest.approx([segment.score for segment in result], abs=1e-3)
+    tab.screenshot("refer_page")
 
 
-def test_group_says_which_images_show_it(open_tab, examples):
+def test_group_says_which_images_show_it(open_tab, pages):
     tab = open_tab("Group")
-    files = [example.file for example in examples[:3]]
+    files = [page.file for page in pages]
     tab.upload("images", *files)
     tab.page.fill("#group-text textarea, #group-text input", "fish")
-    message = tab.run("images show it$")
-    written = json.loads(tab.download("json").read_text())
-    shown = [entry["shown"] for entry in written["images"]]
-    assert message == f"{sum(shown)} of 3 images show it"
-    names = [Path(file).name for file in files]
-    assert [entry["image"]["file"] for entry in written["images"]] == names
-    assert shown[0] and shown[2]
-    tab.screenshot("group_1280")
+    said = tab.run("^Found in")
+    content = json.loads(tab.download("json").read_text())
+    shown = [entry["shown"] for entry in content["images"]]
+    assert said == f"Found in {sum(shown)} of 3 images"
+    assert [entry["image"]["file"] for entry in content["images"]] == [
+        Path(file).name for file in files
+    ]
+    # The pages of fish among things.
+    assert shown == ["fish" in page.things for page in pages]
+    tab.screenshot("group_pages")
 
 
-def test_example_is_painted_and_searched(open_tab, examples):
+def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
+    """The downloaded mask is that of `Segmenter.prompt` with the prompts of the file."""
+    tab = open_tab("Click")
+    tab.upload("image", pages[0].file)
+    tab.message("^Add a point")
+    tab.page.locator("#click-canvas img").click()
+    tab.message("^Mask of")
+    content = json.loads(tab.download("json").read_text())
+    with Image.open(pages[0].file) as image:
+        width, height = image.size
+    ((x, y),) = content["info"]["inside"]
+    assert abs(x - width / 2) <= 2 and abs(y - height / 2) <= 2
+
+    def type_point(column: int, row: int) -> None:
+        tab.page.fill("#click-x input", str(column))
+        tab.page.fill("#click-y input", str(row))
+        tab.page.click("#click-add")
+
+    tab.page.click("#click-undo")
+    tab.message("^Add a point")
+    tab.page.get_by_label("Box", exact=True).check()
+    type_point(250, 200)
+    tab.message("^Add a point")
+    type_point(60, 40)
+    tab.message("^Mask of")
+    tab.page.get_by_label("Scribble", exact=True).check()
+    type_point(100, 100)
+    tab.page.wait_for_timeout(500)
+    type_point(140, 120)
+    tab.page.wait_for_timeout(500)
+    tab.message("^Mask of")
+    content = json.loads(tab.download("json").read_text())
+    info = content["info"]
+    assert info["inside"] == [] and info["box"] == [60, 40, 250, 200]
+    assert info["scribbles"] == [[[100, 100], [140, 120]]]
+    prompt = {name: info[name] for name in ("inside", "outside", "box", "scribbles")}
+    expected = Segmenter.from_pretrained(CLICK_MODEL, "cpu").prompt(pages[0].file, [prompt])
+    (annotation,) = content["annotations"]
+    assert np.array_equal(coco_mask.decode(annotation["segmentation"]), expected[0].mask)
+    type_point(5000, 1)
+    assert (
+        tab.message("outside") == f"(5000, 1) is outside of the image of {width} x {height} pixels"
+    )
+    tab.screenshot("click_page")
+
+
+def test_example_is_painted_and_searched(open_tab, pages):
     tab = open_tab("Example")
-    tab.upload("editor", examples[2].file)
+    assert tab.run("^paint") == "paint the object in the example image"
+    tab.upload("editor", pages[2].file)
     time.sleep(3)
     box = tab.page.locator("#example-editor canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -249,35 +196,36 @@ def test_example_is_painted_and_searched(open_tab, examples):
         tab.page.mouse.move(x - 40 + 8 * step, y + 2 * step)
     tab.page.mouse.up()
     time.sleep(1)
-    tab.upload("images", examples[0].file, examples[2].file)
+    tab.upload("images", pages[0].file, pages[2].file)
     tab.page.fill("#example-label textarea, #example-label input", "my fish")
     assert tab.run("^Found in") in {f"Found in {count} of 2 images" for count in (0, 1, 2)}
-    written = json.loads(tab.download("json").read_text())
-    assert written["settings"]["expression"] == "my fish" and len(written["images"]) == 2
-    tab.screenshot("example_1280")
+    content = json.loads(tab.download("json").read_text())
+    assert content["settings"]["expression"] == "my fish"
+    assert [entry["image"]["file"] for entry in content["images"]] == [
+        Path(page.file).name for page in (pages[0], pages[2])
+    ]
+    tab.screenshot("example_page")
 
 
-def test_compare_has_both_results(open_tab, examples):
+def test_compare_has_both_results(open_tab, examples, pages, segmenter):
     tab = open_tab("Compare")
-    tab.page.locator("#compare-examples button").nth(1).click()
-    tab.page.locator("#compare-things").get_by_text(examples[1].things[0], exact=True).wait_for()
-    message = tab.run("^Left: .*; Right: ")
-    left = json.loads(tab.download("left-json").read_text())
-    right = json.loads(tab.download("right-json").read_text())
+    example = pages[1]
+    tab.page.locator("#compare-examples button").nth(examples.index(example)).click()
+    tab.page.locator("#compare-things").get_by_text(example.things[0], exact=True).wait_for()
+    said = tab.run("^Left: .*; Right: ")
+    left, right = (
+        json.loads(tab.download(f"{side}-json").read_text()) for side in ("left", "right")
+    )
     assert (left["info"]["output"], right["info"]["output"]) == ("panoptic", "instances")
-    assert {entry["kind"] for entry in right["annotations"]} == {"thing"}
-    counts = [int(number) for number in re.findall(r"\d+", message)]
+    for content in (left, right):
+        result = segmenter.segment(
+            example.file,
+            "; ".join(example.things),
+            "; ".join(example.stuff),
+            output=content["info"]["output"],
+        )
+        assert masks(content) == [(segment.label, segment.rle["counts"]) for segment in result]
+    counts = [int(number) for number in re.findall(r"\d+", said)]
     assert counts == [len(left["annotations"]), len(right["annotations"])]
     assert tab.page.locator("#compare-result img").count() == 2
-
-
-def test_every_tab_fits_the_width(open_tab):
-    tab = open_tab("Segment")
-    for name in ("Segment", "Refer", "Group", "Click", "Example", "Compare"):
-        tab.page.get_by_role("tab", name=name).click()
-        run = "#click-add" if name == "Click" else f"#{name.lower()}-run"
-        tab.page.locator(run).wait_for(state="visible")
-        overflow = tab.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert overflow <= 0, f"{name} is {overflow} pixels too wide"
+    tab.screenshot("compare_page")

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from hipie.app.context import draw_examples
+from hipie.app.context import PAGE_MODEL, PHOTO_MODEL, Context, draw_examples
 from hipie.app.downloads import Downloads, coco_dataset
 from hipie.app.requests import Limits, Requests, join, painted_example
 from hipie.app.work import CancelledWorkError, Progress
@@ -52,7 +52,7 @@ class Recorder:
 
 
 def requests_of(segmenter, **limits) -> Requests:
-    return Requests(SimpleNamespace(get=lambda name: segmenter), Limits(**limits))
+    return Requests(SimpleNamespace(get=lambda name, report: segmenter), Limits(**limits))
 
 
 def test_chips_are_read_as_on_the_command_line():
@@ -74,7 +74,7 @@ def test_a_group_is_compared_by_models_that_do_and_segmented_one_by_one_by_other
     for task, name in (("group", "group"), ("referring", "refer")):
         segmenter = Recorder(task)
         text, results = requests_of(segmenter).group(Progress(), "m", ["a", "b"], " the dog ")
-        assert text == "2 of 2 images show it" and len(results) == 2
+        assert text == "Found in 2 of 2 images" and len(results) == 2
         assert segmenter.calls == [(name, (image, "the dog"), {}) for image in ("a", "b")]
 
 
@@ -173,5 +173,10 @@ def test_example_images_are_ready(tmp_path):
         with Image.open(example.file) as image:
             image.load()
         assert example.things and example.expressions
-    whole, _, names = examples[0].parts[0].partition(": ")
-    assert whole in examples[0].things and not names.startswith(whole)
+    page = next(example for example in examples if example.parts)
+    whole, _, names = page.parts[0].partition(": ")
+    assert whole in page.things and not names.startswith(whole)
+    context = Context(None, None, None, None, [PHOTO_MODEL, PAGE_MODEL], "")
+    assert [context.model_for(one) for one in (examples[0], page)] == [PHOTO_MODEL, PAGE_MODEL]
+    context.text_models.insert(0, "my-model")
+    assert context.model_for(page) == "my-model"

@@ -74,3 +74,26 @@ def test_cancelled_work_ends_at_its_next_step_and_waiting_work_never_begins(monk
     assert [update.result for update in worker.run(lambda progress: ("later", 3))][-1] == 3
     assert steps == [0]
     worker.close()
+
+
+def test_work_is_cancelled_by_its_owner_and_says_so_last(monkeypatch):
+    monkeypatch.setattr("hipie.app.work.INTERVAL", 0.05)
+    gate, worker, steps = threading.Event(), Worker(), []
+
+    def long(progress):
+        progress.step("step 0")
+        assert gate.wait(20)
+        progress.step("step 1")
+        steps.append(1)
+        return "done", 1
+
+    running, waiting = worker.run(long, "a"), worker.run(lambda progress: ("done", 2), "b")
+    next(running)
+    next(waiting)
+    assert not worker.cancel("c")
+    assert worker.cancel("a")
+    assert [update.message for update in running][-1] == "Cancelled"
+    gate.set()
+    assert [update.result for update in waiting][-1] == 2
+    assert steps == [] and not worker.cancel("a") and not worker.cancel("b")
+    worker.close()

@@ -11,7 +11,7 @@ from hipie.app.clicks import INSIDE, KINDS, Clicks
 from hipie.app.context import Context
 from hipie.app.example_images import offer_examples
 from hipie.app.requests import require_image
-from hipie.app.result_view import PRIVATE, ResultView, message, upload_image
+from hipie.app.result_view import PRIVATE, ResultView, add_cancel, message, owner_of, upload_image
 from hipie.data.image_io import read_image
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError
@@ -43,17 +43,19 @@ def build(context: Context) -> None:
                 undo = gr.Button("Undo", elem_id="click-undo")
                 clear = gr.Button("Clear", elem_id="click-clear")
                 cancel = gr.Button("Cancel", elem_id="click-cancel")
+            offer_examples(
+                context,
+                "click",
+                [image],
+                lambda example: [example.file],
+            )
         with gr.Column(min_width=280):
             view = ResultView(context, "click")
     clicks = gr.State(Clicks())
-    offer_examples(
-        context,
-        "click",
-        [image],
-        lambda example: [example.file],
-    )
 
-    def show(file: str | None, marks: Clicks, opacity: float) -> Iterator[dict[Any, Any]]:
+    def show(
+        file: str | None, marks: Clicks, opacity: float, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
         """Draw the prompts, and segment where they are complete."""
         try:
             with as_hipie_errors():
@@ -70,11 +72,18 @@ def build(context: Context) -> None:
             lambda progress: context.requests.prompt(progress, name, file, prompt),
             {"model": name, **prompt},
             opacity,
+            owner_of("click", request),
             marks.draw,
         )
 
     def put(
-        file: str | None, marks: Clicks, mark: str, column: float, row: float, opacity: float
+        file: str | None,
+        marks: Clicks,
+        mark: str,
+        column: float,
+        row: float,
+        opacity: float,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         try:
             with as_hipie_errors():
@@ -83,13 +92,18 @@ def build(context: Context) -> None:
         except HipieError as error:
             yield {view.status: message(str(error), True)}
             return
-        yield from show(file, marks, opacity)
+        yield from show(file, marks, opacity, request)
 
     def put_selected(
-        file: str | None, marks: Clicks, mark: str, opacity: float, event: gr.SelectData
+        file: str | None,
+        marks: Clicks,
+        mark: str,
+        opacity: float,
+        event: gr.SelectData,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         column, row = event.index
-        yield from put(file, marks, mark, column, row, opacity)
+        yield from put(file, marks, mark, column, row, opacity, request)
 
     def put_typed(
         file: str | None,
@@ -98,26 +112,29 @@ def build(context: Context) -> None:
         column: float | None,
         row: float | None,
         opacity: float,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         if column is None or row is None:
             yield {view.status: message("Write x and y, pixels from the left and the top", True)}
             return
-        yield from put(file, marks, mark, column, row, opacity)
+        yield from put(file, marks, mark, column, row, opacity, request)
 
-    def take_back(file: str | None, marks: Clicks, opacity: float) -> Iterator[dict[Any, Any]]:
-        yield from show(file, marks.undo(), opacity)
+    def take_back(
+        file: str | None, marks: Clicks, opacity: float, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
+        yield from show(file, marks.undo(), opacity, request)
 
-    def start_again(file: str | None, opacity: float) -> Iterator[dict[Any, Any]]:
+    def start_again(
+        file: str | None, opacity: float, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
         context.pool.start(name)
-        yield from show(file, Clicks(), opacity)
+        yield from show(file, Clicks(), opacity, request)
 
     outputs = [*view.outputs, canvas, clicks]
     options: dict[str, Any] = {"concurrency_limit": None, **PRIVATE}
-    events = [
-        canvas.select(put_selected, [image, clicks, kind, view.opacity], outputs, **options),
-        add.click(put_typed, [image, clicks, kind, x, y, view.opacity], outputs, **options),
-        undo.click(take_back, [image, clicks, view.opacity], outputs, **options),
-        clear.click(start_again, [image, view.opacity], outputs, **options),
-        image.change(start_again, [image, view.opacity], outputs, **options),
-    ]
-    view.add_cancel(cancel, events)
+    canvas.select(put_selected, [image, clicks, kind, view.opacity], outputs, **options)
+    add.click(put_typed, [image, clicks, kind, x, y, view.opacity], outputs, **options)
+    undo.click(take_back, [image, clicks, view.opacity], outputs, **options)
+    clear.click(start_again, [image, view.opacity], outputs, **options)
+    image.change(start_again, [image, view.opacity], outputs, **options)
+    add_cancel(context, "click", cancel, view.status)

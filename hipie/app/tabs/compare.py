@@ -14,8 +14,11 @@ from hipie.app.requests import OUTPUTS
 from hipie.app.result_view import (
     OPACITY,
     PRIVATE,
+    add_cancel,
+    announce_image,
     message,
     model_choice,
+    owner_of,
     run_buttons,
     upload_image,
 )
@@ -33,6 +36,17 @@ def build(context: Context) -> None:
             stuff = chips("Stuff", "compare-stuff", "Without instances, such as grass")
             sides = [_side(context, side) for side in ("Left", "Right")]
             run, cancel = run_buttons("Compare", "compare")
+            offer_examples(
+                context,
+                "compare",
+                [image, things, stuff, sides[0][0], sides[1][0]],
+                lambda example: [
+                    example.file,
+                    list(example.things),
+                    list(example.stuff),
+                    *[context.model_for(example)] * 2,
+                ],
+            )
         with gr.Column(min_width=280):
             status = gr.HTML(message(""), elem_id="compare-status")
             slider = gr.ImageSlider(
@@ -46,15 +60,14 @@ def build(context: Context) -> None:
                 )
                 for side in ("left", "right")
             ]
-    offer_examples(
-        context,
-        "compare",
-        [image, things, stuff],
-        lambda example: [example.file, list(example.things), list(example.stuff)],
-    )
+    announce_image(image, status, context.requests.limits.pixels)
 
     def compare(
-        file: str | None, thing_names: list[str], stuff_names: list[str], *settings: Any
+        request: gr.Request,
+        file: str | None,
+        thing_names: list[str],
+        stuff_names: list[str],
+        *settings: Any,
     ) -> Iterator[dict[Any, Any]]:
         names = {"things": thing_names, "stuff": stuff_names}
         choices = [settings[:3], settings[3:]]
@@ -67,7 +80,7 @@ def build(context: Context) -> None:
                 texts.append(f"{side}: {text}")
             return "; ".join(texts), results
 
-        for update in context.worker.run(work):
+        for update in context.worker.run(work, owner_of("compare", request)):
             if update.result is None:
                 yield {status: message(update.message, update.is_error)}
                 continue
@@ -89,16 +102,14 @@ def build(context: Context) -> None:
                 files[1]: gr.DownloadButton(value=written[1], interactive=True),
             }
 
-    event = run.click(
+    run.click(
         compare,
         [image, things, stuff, *sides[0], *sides[1]],
         [status, slider, *files],
         concurrency_limit=None,
         **PRIVATE,
     )
-    cancel.click(
-        lambda: message("Cancelled"), None, status, cancels=[event], queue=False, **PRIVATE
-    )
+    add_cancel(context, "compare", cancel, status)
 
 
 def _side(context: Context, side: str) -> tuple[Any, Any, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from hipie.app.context import Context
+from hipie.app.example_images import Offer, examples_by_kind, offer
 from hipie.app.gallery_view import GalleryView
 from hipie.app.requests import painted_example
-from hipie.app.result_view import PRIVATE, run_buttons
+from hipie.app.result_view import PRIVATE, add_cancel, owner_of, run_buttons
 
 BRUSH_COLOUR = "#e6194b"
 
@@ -42,11 +43,19 @@ def build(context: Context) -> None:
                 elem_id="example-images",
             )
             run, cancel = run_buttons("Find it", "example")
+            offer(
+                "example",
+                [editor, images],
+                [
+                    Offer(first.title, first.file, (first.file, [other.file for other in others]))
+                    for first, *others in examples_by_kind(context)
+                ],
+            )
         with gr.Column(min_width=280):
             view = GalleryView(context, "example")
 
     def like(
-        value: dict[str, Any] | None, text: str, files: list[str] | None
+        value: dict[str, Any] | None, text: str, files: list[str] | None, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
         yield from view.run(
             lambda progress: context.requests.like(
@@ -54,9 +63,8 @@ def build(context: Context) -> None:
             ),
             files,
             {"model": name, "expression": text},
+            owner_of("example", request),
         )
 
-    event = run.click(
-        like, [editor, label, images], view.outputs, concurrency_limit=None, **PRIVATE
-    )
-    view.add_cancel(cancel, [event])
+    run.click(like, [editor, label, images], view.outputs, concurrency_limit=None, **PRIVATE)
+    add_cancel(context, "example", cancel, view.status)

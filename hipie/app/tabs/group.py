@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from hipie.app.context import Context
+from hipie.app.context import PAGE_MODEL, Context
+from hipie.app.example_images import Offer, examples_by_kind, offer
 from hipie.app.gallery_view import GalleryView
-from hipie.app.result_view import PRIVATE, model_choice, run_buttons
+from hipie.app.result_view import PRIVATE, add_cancel, model_choice, owner_of, run_buttons
 
 
 def build(context: Context) -> None:
@@ -22,17 +23,32 @@ def build(context: Context) -> None:
             expression = gr.Textbox(label="Expression", elem_id="group-text")
             model = model_choice(context, "group", context.group_model)
             run, cancel = run_buttons("Segment", "group")
+            offer("group", [images, expression, model], _offers(context))
         with gr.Column(min_width=280):
             view = GalleryView(context, "group")
 
-    def group(files: list[str] | None, text: str, name: str) -> Iterator[dict[Any, Any]]:
+    def group(
+        files: list[str] | None, text: str, name: str, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
         yield from view.run(
             lambda progress: context.requests.group(progress, name, files, text),
             files,
             {"model": name, "expression": text},
+            owner_of("group", request),
         )
 
-    event = run.click(
-        group, [images, expression, model], view.outputs, concurrency_limit=None, **PRIVATE
-    )
-    view.add_cancel(cancel, [event])
+    run.click(group, [images, expression, model], view.outputs, concurrency_limit=None, **PRIVATE)
+    add_cancel(context, "group", cancel, view.status)
+
+
+def _offers(context: Context) -> list[Offer]:
+    """Return the example groups, each with the model for such images."""
+    offers = []
+    for examples in examples_by_kind(context):
+        first = examples[0]
+        kind, expression, model = "photographs", "the horse", context.model_for(first)
+        if first.model == PAGE_MODEL:
+            kind, expression, model = "pages", first.things[0], context.group_model
+        files = [example.file for example in examples]
+        offers.append(Offer(f"{kind}, {expression}", first.file, (files, expression, model)))
+    return offers

@@ -9,7 +9,16 @@ import gradio as gr
 
 from hipie.app.context import Context
 from hipie.app.example_images import offer_examples
-from hipie.app.result_view import PRIVATE, ResultView, model_choice, run_buttons, upload_image
+from hipie.app.result_view import (
+    PRIVATE,
+    ResultView,
+    add_cancel,
+    announce_image,
+    model_choice,
+    owner_of,
+    run_buttons,
+    upload_image,
+)
 
 
 def build(context: Context) -> None:
@@ -22,29 +31,35 @@ def build(context: Context) -> None:
             )
             model = model_choice(context, "refer")
             run, cancel = run_buttons("Segment", "refer")
+            offer_examples(
+                context,
+                "refer",
+                [image, text, model],
+                lambda example: [
+                    example.file,
+                    "\n".join(example.expressions),
+                    context.model_for(example),
+                ],
+            )
         with gr.Column(min_width=280):
             view = ResultView(context, "refer")
-    offer_examples(
-        context,
-        "refer",
-        [image, text],
-        lambda example: [example.file, "\n".join(example.expressions)],
-    )
+    announce_image(image, view.status, context.requests.limits.pixels)
 
     def refer(
-        file: str | None, expressions: str, name: str, opacity: float
+        file: str | None, expressions: str, name: str, opacity: float, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
         yield from view.run(
             lambda progress: context.requests.refer(progress, name, file, expressions),
             {"model": name, "expressions": (expressions or "").splitlines()},
             opacity,
+            owner_of("refer", request),
         )
 
-    event = run.click(
+    run.click(
         refer,
         [image, text, model, view.opacity],
         view.outputs,
         concurrency_limit=None,
         **PRIVATE,
     )
-    view.add_cancel(cancel, [event])
+    add_cancel(context, "refer", cancel, view.status)

@@ -9,7 +9,16 @@ import gradio as gr
 
 from hipie.app.context import Context
 from hipie.app.example_images import offer_examples
-from hipie.app.result_view import PRIVATE, ResultView, model_choice, run_buttons, upload_image
+from hipie.app.result_view import (
+    PRIVATE,
+    ResultView,
+    add_cancel,
+    announce_image,
+    model_choice,
+    owner_of,
+    run_buttons,
+    upload_image,
+)
 
 
 def chips(label: str, name: str, info: str) -> gr.Dropdown:
@@ -35,19 +44,21 @@ def build(context: Context) -> None:
             parts = chips("Parts", "segment-parts", "As in car: wheel, window")
             model = model_choice(context, "segment")
             run, cancel = run_buttons("Segment", "segment")
+            offer_examples(
+                context,
+                "segment",
+                [image, things, stuff, parts, model],
+                lambda example: [
+                    example.file,
+                    list(example.things),
+                    list(example.stuff),
+                    list(example.parts),
+                    context.model_for(example),
+                ],
+            )
         with gr.Column(min_width=280):
             view = ResultView(context, "segment")
-    offer_examples(
-        context,
-        "segment",
-        [image, things, stuff, parts],
-        lambda example: [
-            example.file,
-            list(example.things),
-            list(example.stuff),
-            list(example.parts),
-        ],
-    )
+    announce_image(image, view.status, context.requests.limits.pixels)
 
     def segment(
         file: str | None,
@@ -56,19 +67,21 @@ def build(context: Context) -> None:
         part_names: list[str],
         name: str,
         opacity: float,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         names = {"things": thing_names, "stuff": stuff_names, "parts": part_names}
         yield from view.run(
             lambda progress: context.requests.segment(progress, name, file, names),
             {"model": name, **names},
             opacity,
+            owner_of("segment", request),
         )
 
-    event = run.click(
+    run.click(
         segment,
         [image, things, stuff, parts, model, view.opacity],
         view.outputs,
         concurrency_limit=None,
         **PRIVATE,
     )
-    view.add_cancel(cancel, [event])
+    add_cancel(context, "segment", cancel, view.status)

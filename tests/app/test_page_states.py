@@ -1,0 +1,273 @@
+"""The page in a real browser on models without a network: errors, cancelling, looks, accessibility.
+
+Needs Debian's chromium and playwright; axe-core as well where it is named:
+`npm ci --prefix tests/app`. Screenshots are written to output/app/.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.app.browser import ROOT, TABS, Tab, page_of
+from tests.app.gradio_violations import KNOWN
+
+pytestmark = pytest.mark.slow
+AXE = Path(__file__).parent / "node_modules/axe-core/axe.min.js"
+
+
+@pytest.fixture(scope="module")
+def address(browser, tmp_path_factory):
+    """The address of the page with the stub models."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with page_of(str(ROOT / "tests/app/stub_page.py"), cwd=folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    """An image whose upper half has one colour."""
+    pixels = np.zeros((90, 120, 3), np.uint8)
+    pixels[:45] = (200, 30, 40)
+    file = tmp_path_factory.mktemp("photo") / "half.png"
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def large_png(side: int) -> bytes:
+    """A PNG of few bytes whose header has many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def test_the_page_says_in_one_sentence_what_it_cannot_use(open_tab, photo, tmp_path):
+    """At the upload and at the start; with the name that the user knows, not the server's path."""
+    tab = open_tab("Segment")
+    assert tab.run("choose") == "choose an image"
+    assert tab.role() == "alert"
+    tab.upload("image", photo)
+    assert tab.run("^name") == "name at least one thing, stuff or part"
+    tab.page.locator("#segment-image").get_by_label("Remove Image").click()
+    tab.chip("things", "dog")
+    for name, content, reason in (
+        ("nothing.png", b"", "the image is an empty file"),
+        ("text.png", b"hello", "this is not an image that can be read"),
+        ("huge.png", large_png(20_000), "the image has too many pixels"),
+        ("large.png", large_png(2_000), "2000x2000 are too many"),
+    ):
+        file = tmp_path / name
+        file.write_bytes(content)
+        tab.choose("image", file)
+        said = tab.message(f"^{name}: {reason}")
+        assert tab.role() == "alert" and "\n" not in said and "/" not in said
+        tab.page.click("#segment-run")
+        tab.message(f"^{name}: {reason}")
+        if name == "nothing.png":
+            tab.screenshot("bad_image_1280")
+        tab.page.locator("#segment-image").get_by_label("Remove Image").click()
+    tab.upload("image", photo)
+    tab.chip("things", "; ".join(f"n{number}" for number in range(4999)))
+    assert tab.run("^there are") == "there are 5,000 class names, and at most 1,000 are accepted"
+    # Chromium reports the images that it cannot show either.
+    tab.errors.clear()
+
+
+def test_files_that_are_too_large_are_refused_before_they_are_sent(open_tab, tmp_path):
+    tab = open_tab("Segment")
+    file = tmp_path / "hundred_megabytes.png"
+    with open(file, "wb") as stream:
+        stream.truncate(100_000_000)
+    sent: list[str] = []
+    tab.page.on("request", lambda request: sent.append(f"{request.method} {request.url}"))
+    tab.choose("image", file)
+    said = tab.page.get_by_text("exceed the maximum allowed size")
+    said.wait_for()
+    assert "hundred_megabytes.png" in said.inner_text()
+    assert not [request for request in sent if request.startswith("POST") and "/upload" in request]
+
+
+def test_a_load_that_does_not_end_is_shown_and_can_be_cancelled(open_tab, photo):
+    tab = open_tab("Refer")
+    tab.upload("image", photo)
+    tab.page.fill("#refer-text textarea", "the dog")
+    tab.pick("model", "slow")
+    tab.page.click("#refer-run")
+    assert tab.message(r"^Loading slow \(\d+ s\)$")
+    tab.page.locator("#model-status", has_text="Loading slow: ").wait_for()
+    tab.page.click("#refer-cancel")
+    assert tab.message("^Cancelled$")
+    tab.pick("model", "quick")
+    assert tab.run("found$") == "1 of 1 expression found"
+
+
+def test_a_load_that_fails_is_one_sentence_and_other_models_work(open_tab, photo):
+    tab = open_tab("Refer")
+    tab.upload("image", photo)
+    tab.page.fill("#refer-text textarea", "the dog")
+    tab.pick("model", "broken")
+    tab.page.locator("#model-status", has_text="broken: weights.pth is cut short").wait_for()
+    assert tab.run("cut short") == "weights.pth is cut short"
+    assert tab.role() == "alert"
+    tab.pick("model", "quick")
+    assert tab.run("found$") == "1 of 1 expression found"
+
+
+def test_cancelled_work_ends_before_its_next_image(open_tab, photo, tmp_path):
+    """24 images of a second each: the next request does not wait for them."""
+    files = []
+    for number in range(24):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(photo.read_bytes())
+        files.append(file)
+    tab = open_tab("Group")
+    tab.upload("images", *files)
+    tab.page.fill("#group-text textarea, #group-text input", "wait")
+    tab.page.click("#group-run")
+    tab.message("^Segmenting image [12] of 24")
+    tab.page.click("#group-cancel")
+    assert tab.message("^Cancelled$")
+    start = time.monotonic()
+    tab.page.fill("#group-text textarea, #group-text input", "dog")
+    assert tab.run("^Found in") == "Found in 24 of 24 images"
+    assert time.monotonic() - start < 15
+    images = json.loads(tab.download("json").read_text())["images"]
+    assert [entry["image"]["file"] for entry in images] == [file.name for file in files]
+
+
+def test_opacity_and_legend_repaint_the_result(open_tab, photo):
+    tab = open_tab("Segment")
+    tab.upload("image", photo)
+    tab.chip("things", "dog", "cat")
+    tab.run("^2 segments$")
+
+    def shown() -> np.ndarray:
+        source = tab.page.locator("#segment-result img").get_attribute("src")
+        body = tab.context.request.get(source).body()
+        file = photo.parent / "shown.png"
+        file.write_bytes(body)
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
+
+    def after(act) -> np.ndarray:
+        source = tab.page.locator("#segment-result img").get_attribute("src")
+        act()
+        tab.page.wait_for_function(
+            "source => document.querySelector('#segment-result img').src !== source", arg=source
+        )
+        return shown()
+
+    half = shown()
+    number = tab.page.locator("#segment-opacity input[type=number]")
+
+    def set_opacity(value: str) -> None:
+        number.fill(value)
+        number.press("Enter")
+        number.blur()
+
+    clear = after(lambda: set_opacity("0"))
+    assert tuple(clear[20, 60]) == (200, 30, 40) != tuple(half[20, 60])
+    full = after(lambda: set_opacity("1"))
+    first, second = (tab.page.locator("#segment-legend input").nth(position) for position in (1, 2))
+    one = after(first.check)
+    other = after(second.check)
+    # The second mask is painted over the first one, which has the same pixels.
+    assert (other == full).all() and tuple(one[20, 60]) != tuple(other[20, 60])
+    assert (one[60:] == clear[60:]).all()
+
+
+def test_a_tab_is_opened_filled_and_run_by_the_keyboard(open_tab, photo):
+    """Tab, text and button by the keyboard alone."""
+    tab = open_tab("Segment")
+    tab.page.get_by_role("tab", name="Segment", exact=True).focus()
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#refer-run").wait_for(state="visible")
+    tab.name = "refer"
+    tab.upload("image", photo)
+    tab.page.locator("#refer-text textarea").focus()
+    tab.page.keyboard.type("the dog")
+    for _ in range(6):
+        tab.page.keyboard.press("Tab")
+        if tab.page.evaluate("document.activeElement.closest('#refer-run') !== null"):
+            break
+    tab.page.keyboard.press("Enter")
+    assert tab.message("found$") == "1 of 1 expression found"
+
+
+def fill(tab: Tab, name: str, photo: Path) -> None:
+    """Bring the open tab to a result."""
+    if name in ("Segment", "Compare"):
+        tab.upload("image", photo)
+        tab.chip("things", "dog", "cat")
+        tab.run("2 segments")
+    elif name == "Refer":
+        tab.upload("image", photo)
+        tab.page.fill("#refer-text textarea", "the dog\nthe cat")
+        tab.run("found$")
+    elif name == "Group":
+        tab.upload("images", photo)
+        tab.page.fill("#group-text textarea, #group-text input", "dog")
+        tab.run("^Found in")
+    elif name == "Click":
+        tab.upload("image", photo)
+        tab.page.fill("#click-x input", "60")
+        tab.page.fill("#click-y input", "20")
+        tab.page.click("#click-add")
+        tab.message("^Mask of")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_tabs_with_results_fit_and_are_accessible(open_tab, photo, scheme, width):
+    """axe-core finds nothing but gradio's own violations, which are listed by rule and selector."""
+    tab = open_tab("Segment", width=width, color_scheme=scheme)
+    is_dark = tab.page.evaluate("document.body.classList.contains('dark')")
+    assert is_dark == (scheme == "dark")
+    violations = []
+    if AXE.is_file():
+        tab.page.add_script_tag(path=AXE)
+    for name in TABS:
+        tab.show(name)
+        if AXE.is_file() and scheme == "light":
+            violations += serious(tab, f"{name}, empty")
+        fill(tab, name, photo)
+        overflow = tab.overflow()
+        assert overflow <= 0, f"{name} is {overflow} pixels too wide"
+        tab.screenshot(f"{name.lower()}_{scheme}_{width}")
+        if AXE.is_file():
+            violations += serious(tab, name)
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm ci --prefix tests/app")
+    assert violations == []
+
+
+def serious(tab: Tab, name: str) -> list[str]:
+    """Serious and critical violations of the visible page that are not listed."""
+    found = tab.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{name}: {rule['id']}: {node['target']}: {node['html'][:200]}: {node['failureSummary']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+        if not is_known(tab, rule["id"], node["target"][0])
+    ]
+
+
+def is_known(tab: Tab, rule: str, target: str) -> bool:
+    """Whether an element is one of gradio's that violate a rule."""
+    return any(
+        tab.page.locator(target).first.evaluate("(node, known) => node.matches(known)", selector)
+        for selector in KNOWN.get(rule, ())
+    )
