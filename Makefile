@@ -7,6 +7,7 @@
 #   make lint    style and types      make mutation     mutation testing of losses and metrics
 #   make train-nano  train the nano model; resumes from its last checkpoint
 #   make demo-photos overfit three annotated photographs
+#   make ray     the tests of clusters, with Ray in an environment of its own
 #   make asan    the operator's tests under the address sanitizer
 #   make wheels  source distribution and wheel of hipie-ops, in dist/
 #   make docs    the documentation site, output/site/index.html; it needs npm
@@ -28,7 +29,7 @@ NANO := configs/nano/hipie_nano_picturebook.yaml
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan \
-	wheels docs notebooks clean
+	ray wheels docs notebooks clean
 .DELETE_ON_ERROR:
 
 install: $(DONE)/package
@@ -103,6 +104,19 @@ lint: $(DONE)/requirements
 	$(PY) -m check_jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(PY) -m check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
+# Ray and the stand-in for S3 are packages that nothing else needs: what they bring changes no version.
+$(DONE)/ray: $(DONE)/package constraints.txt setup.py install/requirements.py
+	@echo "Ray in $(VENV)/ray, which sees the packages of $(VENV)"
+	@$(PY) -m venv $(VENV)/ray
+	@$(PY) -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' > \
+		"$$($(VENV)/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hipie.pth"
+	@$(PY) install/requirements.py ray ray_test | \
+		xargs $(VENV)/ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+	@touch $@
+
+ray: $(DONE)/ray
+	PYTHONPATH=$(CURDIR) $(VENV)/ray/bin/python -m pytest -m "slow or not slow" --timeout 1800 tests/distributed
+
 bench: $(DONE)/package
 	$(PY) benchmarks/ms_deform_attn.py
 	for question in published stages expressions; do \
@@ -115,6 +129,7 @@ bench: $(DONE)/package
 	$(PY) benchmarks/clicks_and_examples.py
 	$(PY) benchmarks/encode_once.py
 	$(PY) benchmarks/throughput.py
+	$(PY) benchmarks/cluster_simulation.py
 	$(PY) benchmarks/data.py
 	$(PY) benchmarks/postprocessing.py
 	$(PY) benchmarks/training_step.py

@@ -71,6 +71,9 @@ EXTRAS = {
     "demo": ["scikit-image>=0.22"],
     # 26 needs numpy 2 and does not say so.
     "parquet": ["pyarrow>=15,<26"],
+    # Clusters; the tests need a stand-in for S3 as well. `make ray` installs and tests both.
+    "ray": ["ray[data]>=2.40", "pyarrow>=15,<26"],
+    "ray_test": ["moto[server]>=5", "psutil"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
     # Version 6 asks for Pillow before 13; with a newer one pip would take version 3.

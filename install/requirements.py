@@ -12,7 +12,7 @@ from pathlib import Path
 # Extras that "all" leaves out: clients of services, which the tests replace by stand-ins, ...
 SERVICES = ("wandb", "mlflow")
 # ... and what a target of its own installs.
-OWN_TARGETS = ("docs", "notebooks")
+OWN_TARGETS = ("docs", "notebooks", "ray", "ray_test")
 
 
 def requirements(extras: list[str]) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from hipie.cli.segment import _parser as segment_parser
 from hipie.cli.train import parse_arguments, read_config
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +82,20 @@ def test_kubernetes_job_starts_an_agent_in_every_pod():
     check_command(container["args"], f"{host}:{port}")
     volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_ray_runs_a_command_that_exists():
+    """The command of the comment is one of `hipie segment`, and the YAML names what it starts."""
+    text = (ROOT / "cluster/ray.yaml").read_text()
+    comment = " ".join(line.removeprefix("#").strip(" \\") for line in text.splitlines()[:12])
+    command = re.search(r"ray exec cluster/ray\.yaml '(.+?)'", comment)[1]
+    args = segment_parser().parse_args(shlex.split(command)[2:])
+    assert (args.engine, args.address, args.workers) == ("ray", "auto", 32)
+    # The head has no GPU, so that actors have to ask for one.
+    assert args.gpus_per_worker == 1
+    config = yaml.safe_load(text)
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"] == {"CPU": 0}
+    assert args.workers == 4 * types["worker"]["max_workers"]  # GPUs of a g6.12xlarge
+    for role in ("head", "worker"):
+        assert any("ray start" in line for line in config[f"{role}_start_ray_commands"])

@@ -55,9 +55,10 @@ def test_requirements_are_those_of_the_requested_extras():
     assert not any(name.startswith("pytest") for name in requirements([]))
     assert any(name.startswith("pytest") for name in requirements(["test"]))
     assert set(requirements(["clip"])) <= set(requirements(["all"]))
-    left_out = ("detectron2", "wandb", "mlflow", "mkdocs", "nbmake")
+    left_out = ("detectron2", "wandb", "mlflow", "mkdocs", "nbmake", "ray", "moto")
     assert not any(name.startswith(left_out) for name in requirements(["all"]))
     assert any(name.startswith("wandb") for name in requirements(["wandb"]))
+    assert any(name.startswith("ray") for name in requirements(["ray"]))
 
 
 def test_vulnerabilities_are_listed_and_end_with_status_1(monkeypatch, capsys):

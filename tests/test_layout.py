@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 # Modules at the bottom: they import nothing of hipie but themselves and `errors`.
 BOTTOM = ("errors", "structures", "ops", "vocabularies")
 # Whoever builds, runs or presents a model.
-APPLICATION = ("task_predictors", "predictor", "batch_inference", "serve", "app", "cli", "__main__")
+APPLICATION = (
+    *("task_predictors", "predictor", "batch_inference", "distributed", "serve", "app", "cli"),
+    "__main__",
+)
 RESULTS = ("segmentation", "visualizer", "text_drawing", "label_placement")
 # Top-level module of hipie -> those that it must not import.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -41,9 +44,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *("data", "evaluation", "engine", "checkpoint", "model_zoo"),
         *("predictor", "batch_inference", "serve", "cli", "__main__"),
     ),
-    "predictor": ("batch_inference", "serve", "cli", "__main__"),
+    "predictor": ("batch_inference", "distributed", "serve", "cli", "__main__"),
     "serve": ("data", "modeling", "evaluation", "engine", "batch_inference", "cli", "__main__"),
     "batch_inference": (
+        *("modeling", "evaluation", "engine", "checkpoint", "model_zoo", "task_predictors"),
+        *("predictor", "distributed", "serve", "cli", "__main__"),
+    ),
+    "distributed": (
         *("modeling", "evaluation", "engine", "checkpoint", "model_zoo", "task_predictors"),
         *("predictor", "serve", "cli", "__main__"),
     ),

@@ -127,7 +127,7 @@ class _Finder:
 
     def find(self, argument: str) -> Iterator[Input]:
         if argument.startswith("@") and not os.path.lexists(argument):
-            for line in _read_lines(argument[1:]):
+            for line in read_list(argument[1:]):
                 yield from self._find_path(line)
         else:
             yield from self._find_path(argument)
@@ -202,7 +202,7 @@ class _Finder:
             yield InputImage(os.path.join(root, name), image_id=number if valid else None)
 
 
-def _read_lines(path: str) -> list[str]:
+def read_list(path: str) -> list[str]:
     """Read a list of paths, one a line, without empty lines.
 
     Raises:

@@ -130,7 +130,7 @@ class RunFolder(ResultFolder):
                 (self.state / name).unlink(missing_ok=True)
         elif settings_file.exists():
             self.is_new = False
-            self._require_same_settings(settings_file)
+            require_same_settings(self.path, _read_state(settings_file), self.identity)
             self.classes = _read_classes(self.state / "classes.json")
         if not settings_file.exists():
             _write_json(settings_file, self.identity)
@@ -143,18 +143,6 @@ class RunFolder(ResultFolder):
             raise MachineError(
                 f"{self._records_file}: it cannot be written ({cause_of(error)})"
             ) from error
-
-    def _require_same_settings(self, file: Path) -> None:
-        before = _read_state(file)
-        old_values, new_values = _flat(before), _flat(self.identity)
-        for name in dict.fromkeys((*new_values, *old_values)):
-            old, new = old_values.get(name), new_values.get(name)
-            if old != new:
-                raise UsageError(
-                    f"{self.path} has results of another {name}: {_shown(old)}, and now it is "
-                    f"{_shown(new)}; name another --output, or make all results anew with "
-                    "--overwrite"
-                )
 
     def _read_records(self) -> None:
         """Index the records, and remove an incomplete last line."""
@@ -357,6 +345,29 @@ def require_writable_folder(path: str | Path) -> None:
             Path(path).rmdir()
     except OSError as error:
         raise MachineError(f"{path}: it cannot be written ({cause_of(error)})") from error
+
+
+def require_same_settings(
+    path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Check that results of earlier runs were made as those of this one will be.
+
+    Args:
+        path: the folder, for messages.
+        before: what its results depend on; see `RunFolder`.
+        now: likewise, of this run.
+
+    Raises:
+        UsageError: naming the first setting that differs, and both values.
+    """
+    old_values, new_values = _flat(before), _flat(now)
+    for name in dict.fromkeys((*new_values, *old_values)):
+        old, new = old_values.get(name), new_values.get(name)
+        if old != new:
+            raise UsageError(
+                f"{path} has results of another {name}: {_shown(old)}, and now it is "
+                f"{_shown(new)}; name another --output, or make all results anew with --overwrite"
+            )
 
 
 def _write_json(file: Path, content: Any) -> None:

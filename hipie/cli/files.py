@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hipie.errors import InputError, UsageError, printable_message
 
 if TYPE_CHECKING:
+    from hipie.batch_inference.recorder import Summary
     from hipie.segmentation import Segmentation
 
 # Suffixes of --output that are those of a file, and not of a folder.
@@ -215,3 +216,13 @@ def report_if_empty(image: str, result: Segmentation) -> None:
     if not any(segment.area for segment in result):
         best = max(result, key=lambda segment: segment.score, default=None)
         report_no_segment(image, (best.label, best.score) if best else ("no segment", 0.0))
+
+
+def print_summary(output: str, summary: Summary) -> None:
+    """Print the counts of a run on the standard error."""
+    from hipie.batch_inference.run_folder import ERRORS
+
+    text = f"{output}: {summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    if summary.failed:
+        text += f" ({output.rstrip('/')}/{ERRORS})"
+    print(printable_message(text), file=sys.stderr)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hipie.cli.files import require_folder_name
-from hipie.errors import UsageError, printable_message
+from hipie.cli.cluster_arguments import add_cluster_arguments, require_no_cluster_arguments
+from hipie.cli.files import print_summary, require_folder_name
+from hipie.errors import UsageError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from hipie.batch_inference.workers import WorkerPool
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
+    from hipie.vocabularies.vocabulary import Vocabulary
 
 INPUT_HELP = (
     "image and video files, folders, patterns, @FILE with one of these a line, COCO files (.json)"
@@ -72,11 +72,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers",
         type=_positive_count,
-        default=1,
+        default=None,
         metavar="N",
         help="share the images among N processes, each with a model (of several GPUs, each with "
-        "the next one)",
+        "the next one; by default 1, on a cluster as many as it has room for)",
     )
+    add_cluster_arguments(group)
     group.add_argument(
         "--strict", action="store_true", help="stop at the first image that cannot be segmented"
     )
@@ -87,7 +88,8 @@ def is_run(args: argparse.Namespace, images: Sequence[str]) -> bool:
     from hipie.batch_inference.inputs import is_one_image
 
     options = (args.recursive, args.every, args.image_root, args.formats, args.strict)
-    return any(options) or args.workers > 1 or not is_one_image(images)
+    is_large = (args.workers or 1) > 1 or args.engine != "local" or not is_one_image(images)
+    return any(options) or is_large
 
 
 def run_on_images(
@@ -96,6 +98,7 @@ def run_on_images(
     build: BuildCall,
     make_settings: Callable[[], Mapping[str, Any]],
     kinds: Mapping[str, str],
+    part_kinds: Callable[[], Mapping[str, str]] = dict,
 ) -> int:
     """Segment all inputs of a command line into the folder `--output`.
 
@@ -106,6 +109,7 @@ def run_on_images(
             pickled, together with `make_settings`.
         make_settings: what result files say about the command; called after `build`.
         kinds: kinds of the classes by name, in the order of their ids.
+        part_kinds: returns those of the parts likewise, which a cluster has to know before.
 
     Returns:
         The exit status: 0, or 1 if an image could not be segmented.
@@ -114,6 +118,12 @@ def run_on_images(
         UsageError: if there is nothing to read, or the folder cannot take the results.
         InputError, MachineError: see `hipie.batch_inference.run`.
     """
+    build_described = partial(_build_described, args, build, make_settings)
+    if args.engine == "ray":
+        from hipie.cli.cluster_run import run_on_cluster
+
+        return run_on_cluster(args, images, build_described, kinds, part_kinds)
+    require_no_cluster_arguments(args)
     from hipie.batch_inference import find_inputs
     from hipie.batch_inference.formats import build_formats
     from hipie.batch_inference.run_folder import require_writable_folder
@@ -130,8 +140,7 @@ def run_on_images(
         exclude=args.output,
     )
     require_writable_folder(args.output)
-    build_described = partial(_build_described, args, build, make_settings)
-    if args.workers == 1:
+    if (args.workers or 1) == 1:
         return _run(args, inputs, formats, kinds, *build_described())
     from hipie.batch_inference.workers import WorkerPool
 
@@ -145,15 +154,18 @@ def _build_described(
     """Build the model, and return its call and what the run has to know about it.
 
     Returns:
-        The call, and `settings` of result files, `identity`, what results depend on, and
-        `max_pixels`, the largest image that is read.
+        The call, and `settings` of result files, `identity`, what results depend on,
+        `max_pixels`, the largest image that is read, and `vocabulary`, the kinds of the classes
+        that the model was trained with, by name.
     """
     from hipie.batch_inference.model_identity import model_identity
 
     segmenter, segment = build()
     settings = dict(make_settings())
     identity = _identity(settings, args) | model_identity(segmenter.model, segmenter.cfg)
+    vocabulary = getattr(segmenter, "vocabulary", None)
     content = {
+        "vocabulary": {} if vocabulary is None else dict(_kinds(vocabulary)),
         "settings": settings,
         "identity": identity,
         "max_pixels": segmenter.cfg.INPUT.MAX_PIXELS,
@@ -169,8 +181,9 @@ def _run(
     segment: Callable[[Any], Segmentation] | WorkerPool,
     content: Mapping[str, Any],
 ) -> int:
-    from hipie.batch_inference import RunFolder, Summary, run
+    from hipie.batch_inference import RunFolder, run
     from hipie.batch_inference.progress import choose_progress
+    from hipie.batch_inference.recorder import Summary
 
     summary = Summary()
     with RunFolder(
@@ -190,8 +203,16 @@ def _run(
                 summary=summary,
             )
         finally:
-            _print_summary(Path(args.output), summary)
+            print_summary(args.output, summary)
     return 1 if summary.failed else 0
+
+
+def _kinds(vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
+    """Yield names and kinds of the classes: parts come last."""
+    for is_part in (False, True):
+        for entry in vocabulary.classes:
+            if (entry.kind == "part") == is_part:
+                yield entry.name, entry.kind
 
 
 def _identity(settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -212,15 +233,6 @@ def file_hash(path: str) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _print_summary(output: Path, summary: Any) -> None:
-    from hipie.batch_inference.run_folder import ERRORS
-
-    text = f"{output}: {summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
-    if summary.failed:
-        text += f" ({output / ERRORS})"
-    print(printable_message(text), file=sys.stderr)
 
 
 def _positive(text: str, what: str = "frames") -> int:

@@ -113,7 +113,19 @@ def _segment_many(
     kinds = {name[0]: "thing" for name in things} | dict.fromkeys(parts, "thing")
     kinds |= {name[0]: "stuff" for name in stuff}
     make_settings = partial(_settings, args, things, stuff, parts)
-    return run_on_images(args, args.image, build, make_settings, kinds)
+    part_kinds = partial(_part_kinds, things, stuff, parts)
+    return run_on_images(args, args.image, build, make_settings, kinds, part_kinds)
+
+
+def _part_kinds(things: Classes, stuff: Classes, parts: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the kinds of all classes with a name, as results spell them."""
+    from hipie.task_predictors.universal import ClassRequest
+
+    if not (things or stuff or parts):
+        return {}
+    request = ClassRequest.from_names(things, stuff, parts)
+    with_parts = request.part_vocabulary.classes if request.part_vocabulary is not None else ()
+    return {entry.name: entry.kind for entry in (*request.vocabulary.classes, *with_parts)}
 
 
 def _build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -164,3 +165,47 @@ def test_tiles_are_a_setting_of_the_results(photos, segmenter, capsys):
         with pytest.raises(SystemExit) as stop:
             main([*command, *arguments])
         assert message in (str(stop.value) + capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--address", "auto"], "--address needs --engine ray"),
+        (["--gpus-per-worker", "0.5"], "--gpus-per-worker needs --engine ray"),
+        (["--shard-size", "8", "--workers", "2"], "--shard-size needs --engine ray"),
+        (["--engine", "ray", "--format", "yolo"], "--engine ray writes parquet and coco, not yolo"),
+        (["--engine", "ray", "--every", "2"], "--every is about videos"),
+        (["--engine", "ray", "--shard-size", "0"], "0 is not a number from 1 to 100,000"),
+        (["--engine", "ray", "--gpus-per-worker", "1.5"], "1.5 is not a share of a GPU"),
+        (["--engine", "ray", "--output", "photos/0.png"], "photos/0.png is a file name"),
+        (["--engine", "ray", "--output", "photos"], "into the folder that is read"),
+        (["--engine", "spark"], "invalid choice: 'spark'"),
+    ],
+)
+def test_arguments_of_clusters_are_checked(photos, segmenter, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        main(["segment", "photos", "--things", "dog", *arguments])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_missing_package_is_named(photos, segmenter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        SystemExit, match='which is not installed: pip install "hipie.ray."'
+    ) as error:
+        main(["segment", "photos", "--things", "dog", "--engine", "ray"])
+    assert str(error.value).count("\n") == 0
+
+
+def test_classes_of_a_cluster_are_those_of_the_command():
+    parts = {"dog": ["head"], "Car": ["wheel"]}
+    kinds = segment._part_kinds([("car", "auto")], [("grass",)], parts)
+    assert list(kinds.items()) == [
+        ("car", "thing"),
+        ("dog", "thing"),
+        ("grass", "stuff"),
+        ("dog head", "part"),
+        ("car wheel", "part"),
+    ]
+    assert segment._part_kinds([], [], {}) == {}

@@ -110,18 +110,32 @@ def parquet_schema() -> Any:
     )
 
 
+def image_row(
+    image_id: int, record: ImageRecord, class_ids: dict[str, int], numbers: Iterator[int]
+) -> dict[str, Any]:
+    """Return the row of an image.
+
+    Args:
+        image_id: of the row.
+        record: the result.
+        class_ids: by name.
+        numbers: ids of the segments and parts.
+    """
+    image = coco_image(image_id, record)
+    return {
+        "image_id": image_id,
+        "file_name": _text(image["file_name"]),
+        "frame": record.frame,
+        "height": image["height"],
+        "width": image["width"],
+        "segments": list(_segments(record, class_ids, numbers)),
+    }
+
+
 def _rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
     ids, numbers = folder.category_ids(), count(1)
     for image_id, record in numbered_records(folder):
-        image = coco_image(image_id, record)
-        yield {
-            "image_id": image_id,
-            "file_name": _text(image["file_name"]),
-            "frame": record.frame,
-            "height": image["height"],
-            "width": image["width"],
-            "segments": list(_segments(record, ids, numbers)),
-        }
+        yield image_row(image_id, record, ids, numbers)
 
 
 def _segments(
