@@ -34,7 +34,9 @@ def parser(description: str, arms: Collection[str], output: str) -> argparse.Arg
     parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms), metavar="ARM")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", default=output)
-    parser.add_argument("--table", action="store_true", help="print the table without training")
+    parser.add_argument(
+        "--no-training", action="store_true", help="only the table of the available results"
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser
 

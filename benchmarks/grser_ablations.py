@@ -8,7 +8,7 @@ arm with results is not trained again, and an interrupted one is resumed from it
 
     python benchmarks/grser_ablations.py [--start output/lavt_nano_picturebook/model_final.pth]
         [--steps N | --minutes M] [--seeds 0 1] [--arms full ...]
-    python benchmarks/grser_ablations.py --table [...]     available results
+    python benchmarks/grser_ablations.py --no-training [...]     available results
 """
 
 from __future__ import annotations
@@ -147,17 +147,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main() -> None:
-    """Read the command line, train the missing arms, print the table."""
-    options = parse()
+def run(options: argparse.Namespace) -> None:
+    """Train and evaluate the arms that have no results yet."""
     if options.minutes:
         options.steps = arms.steps_in(
             options.minutes, options.output, lambda folder, steps: probe(folder, steps, options)
         )
-    if not options.table:
-        for seed in options.seeds:
-            for arm in options.arms:
-                train(arm, seed, options)
+    if options.no_training:
+        return
+    for seed in options.seeds:
+        for arm in options.arms:
+            train(arm, seed, options)
+
+
+def main() -> None:
+    """Read the command line, train the missing arms, print the table."""
+    options = parse()
+    run(options)
     print(table(options))
 
 

@@ -10,7 +10,7 @@ last checkpoint.
     python benchmarks/refersam_ablations.py --steps 800 [--seeds 0 1] [--arms full no_interactor]
     python benchmarks/refersam_ablations.py --minutes 15    as many steps as the full model makes
     python benchmarks/refersam_ablations.py --start model_final.pth      from its SAM, see above
-    python benchmarks/refersam_ablations.py --table --steps 800      available results
+    python benchmarks/refersam_ablations.py --no-training --steps 800      available results
     python benchmarks/refersam_ablations.py --evaluate output/refersam_nano_picturebook   one model
 """
 
@@ -38,6 +38,20 @@ ARMS = {
         *("MODEL.REFERSAM.INTERACTOR_TEXT", "False", "MODEL.REFERSAM.CONTEXT_TOKENS", "0"),
     ),
     "single_scale": ("MODEL.REFERSAM.FEATURE_STRIDES", "(16,)"),
+    **{
+        f"{count}_context_tokens": ("MODEL.REFERSAM.CONTEXT_TOKENS", str(count))
+        for count in (1, 2, 4, 8, 32)
+    },
+    **{
+        f"{count}_sparse_tokens": ("MODEL.REFERSAM.SPARSE_TOKENS", str(count))
+        for count in (0, 1, 2, 8, 16, 32)
+    },
+    "one_interaction": ("MODEL.REFERSAM.NUM_INTERACTIONS", "1"),
+    "one_prompt_block": ("MODEL.REFERSAM.NUM_PROMPT_BLOCKS", "1"),
+    "no_coarse_loss": ("MODEL.REFERSAM.LOSS.WEIGHTS", "(1.0, 1.0, 0.0, 0.0)"),
+    "no_dice_loss": ("MODEL.REFERSAM.LOSS.WEIGHTS", "(1.0, 0.0, 1.0, 0.0)"),
+    "no_cross_entropy": ("MODEL.REFERSAM.LOSS.WEIGHTS", "(0.0, 1.0, 0.0, 1.0)"),
+    "tuned_text_encoder": ("MODEL.REFERSAM.TEXT.FROZEN", "False"),
     "no_prompter": (
         *("MODEL.REFERSAM.PROMPTER", "False", "MODEL.REFERSAM.DENSE_PROMPT", "False"),
         *("MODEL.REFERSAM.LOSS.WEIGHTS", "(1.0, 1.0, 0.0, 0.0)"),
@@ -172,8 +186,8 @@ def table(options: argparse.Namespace) -> str:
     )
 
 
-def main() -> None:
-    """Read the command line, train the missing arms, print the table."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; see the docstring of this file."""
     parser = arms.parser(__doc__.splitlines()[0], ARMS, "output/refersam_ablations")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=800)
@@ -186,19 +200,30 @@ def main() -> None:
     )
     parser.add_argument("--start", metavar="WEIGHTS", help="model whose SAM initialises all arms")
     parser.add_argument("--evaluate", metavar="FOLDER", help="evaluate one trained model")
-    options = parser.parse_args()
-    if options.evaluate:
-        print(json.dumps(evaluate(Path(options.evaluate), options)))
-        return
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and evaluate the arms that have no results yet."""
     Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.minutes:
         options.steps = arms.steps_in(
             options.minutes, options.output, lambda folder, steps: train(folder, steps, options)
         )
-    if not options.table:
-        for seed in options.seeds:
-            for arm in options.arms:
-                run_arm(arm, seed, options)
+    if options.no_training:
+        return
+    for seed in options.seeds:
+        for arm in options.arms:
+            run_arm(arm, seed, options)
+
+
+def main() -> None:
+    """Read the command line, train the missing arms, print the table."""
+    options = parse()
+    if options.evaluate:
+        print(json.dumps(evaluate(Path(options.evaluate), options)))
+        return
+    run(options)
     print(table(options))
 
 
