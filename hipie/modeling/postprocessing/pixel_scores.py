@@ -48,9 +48,15 @@ class PixelScores:
         """
         return mask_class_probabilities(self.probabilities[:-1], mask_logits)
 
-    def combine(self, scores: Tensor, mask_logits: Tensor) -> Tensor:
-        """Combine scores [N, K] of queries with those of their masks [N, H, W]."""
-        return geometric_mean(scores, self.of_masks(mask_logits), self.mask_weight)
+    def combine(self, mask_logits: Tensor, *scores: Tensor) -> list[Tensor]:
+        """Combine several score tensors [N, K] of the same queries with those of their masks.
+
+        Args:
+            mask_logits: [N, H, W] of the same canvas.
+            *scores: in 0..1.
+        """
+        of_masks = self.of_masks(mask_logits)
+        return [geometric_mean(one, of_masks, self.mask_weight) for one in scores]
 
 
 class PixelRows:
@@ -99,4 +105,6 @@ def geometric_mean(scores: Tensor, others: Tensor, weight: float) -> Tensor:
     """Compute s^(1 - w) c^w of scores s and c in 0..1 of the same shape."""
     if weight in (0, 1):
         return others if weight else scores
+    if weight == 0.5:  # several times faster than powers
+        return (scores * others).sqrt_()
     return scores.pow(1 - weight) * others.pow(weight)

@@ -177,7 +177,7 @@ def universal_inference(
             patches = _thing_patch_masks(masks, clip_scores)
             scores = clip_scores.instance_scores(class_logits, things.iou_logits, patches)
         if pixel_scores is not None and pixel_scores.mask_weight:
-            scores = pixel_scores.combine(scores, masks.all())
+            (scores,) = pixel_scores.combine(masks.all(), scores)
         kept = class_aware_nms(scores, boxes.float(), settings.nms_threshold)
         groups = []
         if settings.semantic_on or settings.panoptic_on:
@@ -266,8 +266,7 @@ class _DenseMaps:
             scores, padded_scores = clip_scores.panoptic_scores([scores, padded_scores], patches)
         if pixel_scores is not None and pixel_scores.mask_weight:
             mask_logits = torch.cat([group.masks.all()[group.queries] for group in groups])
-            scores = pixel_scores.combine(scores, mask_logits)
-            padded_scores = pixel_scores.combine(padded_scores, mask_logits)
+            scores, padded_scores = pixel_scores.combine(mask_logits, scores, padded_scores)
         self._scores = padded_scores if settings.background else scores
         self._panoptic_scores = suppress_part_queries(padded_scores, owners)
         if settings.panoptic_on:

@@ -41,10 +41,11 @@ def test_a_mask_of_one_pixel_has_the_probabilities_of_that_pixel() -> None:
     logits = torch.full((1, 10, 12), -20.0)
     logits[0, 5, 6] = 20.0
     torch.testing.assert_close(pixels.of_masks(logits)[0], pixels.probabilities[:-1, 2, 3])
-    torch.testing.assert_close(pixels.combine(torch.rand(1, 3), logits), pixels.of_masks(logits))
+    (combined,) = pixels.combine(logits, torch.rand(1, 3))
+    torch.testing.assert_close(combined, pixels.of_masks(logits))
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
 def test_rows_of_the_semantic_map_against_the_whole_map(weight: float) -> None:
     torch.manual_seed(0)
     logits, scores = torch.randn(4, 2, 3), 1.2 * torch.rand(20, 3, 24)
