@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch.export import Dim
 
-from hipie import __version__
 from hipie.atomic_file import replaced_file
-from hipie.errors import InputError, MissingPackageError, UnsupportedError
-from hipie.export.network import OUTPUT_NAMES, ExportedNetwork
+from hipie.errors import InputError, MissingPackageError
+from hipie.export.traceable import ExportRequest, TraceableNetwork, find_exporter
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.hipie import HIPIE
-from hipie.vocabularies.vocabulary import Vocabulary
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchexport": ".pt2"}
-# Entry of a file's metadata; see `description`.
+# Entry of a file's metadata; see `TraceableNetwork.description`.
 METADATA = "hipie"
 ONNX_OPSET = 18
-# Smallest and largest sides of a canvas, in pixels.
-MIN_SIDE, MAX_SIDE = 192, 2048
 
 
 def export_model(
-    model: SegmentationModel, cfg: CfgNode, vocabulary: Vocabulary, file: Path, format_: str
-) -> None:
-    """Write a model with its class names into one file (for OpenVINO two, .xml and .bin).
+    model: SegmentationModel, cfg: CfgNode, request: ExportRequest, file: Path, format_: str
+) -> list[Path]:
+    """Write a model into a file (for OpenVINO two, .xml and .bin), and its text encoder beside it.
 
-    The function that is exported, its inputs and outputs are those of `ExportedNetwork`; height and
-    width are dynamic.
+    What is exported is described at the exporter of the architecture, for HIPIE at
+    `ExportedNetwork` (with a vocabulary) and `OpenVocabularyNetwork` (without, and with the text
+    encoder in a file of its own).
 
     Args:
-        model: a HIPIE in float32, on the CPU.
+        model: in float32, on the CPU.
         cfg: its configuration.
-        vocabulary: the classes.
+        request: what it is exported for.
         file: with the suffix of the format; replaced if it exists.
         format_: a key of `SUFFIXES`. Files of "torchexport" are read by `torch.export.load` after
             `import hipie.ops`, whose operator they call.
 
+    Returns:
+        The files; the name of a text encoder's ends in "_text".
+
     Raises:
-        InputError: for another format or suffix.
-        UnsupportedError: for an architecture that cannot be exported.
+        InputError: for another format or suffix, or a request that the architecture does not have.
+        UnsupportedError: for a model that cannot be exported.
         MissingPackageError: naming the package that a format needs.
     """
     if format_ not in SUFFIXES:
@@ -55,53 +53,23 @@ def export_model(
     if file.suffix != SUFFIXES[format_]:
         raise InputError(f"{file}: files of the format {format_} end in {SUFFIXES[format_]}")
     _require_packages(format_)
-    if not isinstance(model, HIPIE):
-        raise UnsupportedError(f"{type(model).__name__} cannot be exported; HIPIE can")
-    network = ExportedNetwork(model, vocabulary).eval()
-    metadata = json.dumps(description(model, cfg, vocabulary), ensure_ascii=False)
-    step = model.input_config.divisibility(training=False)
+    networks = find_exporter(type(model).__name__)(model, cfg, request)
+    files = [file.with_stem(file.stem + suffix) for suffix in networks]
+    for target, network in zip(files, networks.values(), strict=True):
+        _write(network, target, format_)
+    return files
+
+
+def _write(network: TraceableNetwork, file: Path, format_: str) -> None:
+    metadata = json.dumps(network.description, ensure_ascii=False)
     if format_ == "torchexport":
         with replaced_file(file) as temporary, temporary.open("wb") as stream:
-            torch.export.save(_trace(network, step), stream, extra_files={METADATA: metadata})
+            torch.export.save(_trace(network), stream, extra_files={METADATA: metadata})
     elif format_ == "onnx":
         with replaced_file(file) as temporary:
-            _write_onnx(network, step, metadata, temporary)
+            _write_onnx(network, metadata, temporary)
     else:
-        _write_openvino(network, step, metadata, file)
-
-
-def description(model: HIPIE, cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Describe preparation and postprocessing, for programs without this package.
-
-    Returns:
-        `classes` (name and kind, in the order of the score columns); `min_size`, `max_size`,
-        `format` ("RGB" or "BGR") and `divisibility` of the canvas; the thresholds `nms`,
-        `object_mask` and `overlap`; and `version`.
-    """
-    settings = model.settings
-    return {
-        "classes": [{"name": entry.name, "kind": entry.kind} for entry in vocabulary.classes],
-        "min_size": cfg.INPUT.MIN_SIZE_TEST,
-        "max_size": cfg.INPUT.MAX_SIZE_TEST,
-        "format": cfg.INPUT.FORMAT,
-        "divisibility": model.input_config.divisibility(training=False),
-        "nms": settings.nms_threshold,
-        "object_mask": settings.object_mask_threshold,
-        "overlap": settings.overlap_threshold,
-        "version": __version__,
-    }
-
-
-def _example(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    height, width = (side // step * step for side in (256 + step, 320 + step))
-    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 255
-    return image, torch.tensor([height - 3, width - 5])
-
-
-def _dynamic_shapes(step: int) -> dict[str, Any]:
-    rows = Dim("rows", min=-(-MIN_SIDE // step), max=MAX_SIDE // step)
-    columns = Dim("columns", min=-(-MIN_SIDE // step), max=MAX_SIDE // step)
-    return {"image": {1: step * rows, 2: step * columns}, "size": None}
+        _write_openvino(network, metadata, file)
 
 
 @contextmanager
@@ -116,25 +84,29 @@ def _traceable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _trace(network: ExportedNetwork, step: int) -> torch.export.ExportedProgram:
+def _trace(network: TraceableNetwork) -> torch.export.ExportedProgram:
     with _traceable():
         return torch.export.export(
-            network, _example(step), dynamic_shapes=_dynamic_shapes(step), strict=False
+            network.network,
+            tuple(network.inputs.values()),
+            dynamic_shapes=network.dynamic_shapes or None,
+            strict=False,
         )
 
 
-def _write_onnx(network: ExportedNetwork, step: int, metadata: str, file: Path) -> None:
+def _write_onnx(network: TraceableNetwork, metadata: str, file: Path) -> None:
     import onnx
 
     with _traceable():
         program = torch.onnx.export(
-            network,
-            _example(step),
+            network.network,
+            tuple(network.inputs.values()),
             dynamo=True,
-            input_names=["image", "size"],
-            output_names=list(OUTPUT_NAMES),
-            dynamic_shapes=_dynamic_shapes(step),
+            input_names=list(network.inputs),
+            output_names=list(network.output_names),
+            dynamic_shapes=network.dynamic_shapes or None,
             opset_version=ONNX_OPSET,
+            optimize=False,
             verbose=False,
         )
     assert program is not None  # without a file name
@@ -144,13 +116,13 @@ def _write_onnx(network: ExportedNetwork, step: int, metadata: str, file: Path) 
     onnx.save(proto, str(file))
 
 
-def _write_openvino(network: ExportedNetwork, step: int, metadata: str, file: Path) -> None:
+def _write_openvino(network: TraceableNetwork, metadata: str, file: Path) -> None:
     import openvino
 
-    with replaced_file(file.with_suffix(".onnx")) as temporary:
-        _write_onnx(network, step, metadata, temporary)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "model.onnx"
+        _write_onnx(network, metadata, temporary)
         converted = openvino.convert_model(str(temporary))
-    file.with_suffix(".onnx").unlink()
     converted.set_rt_info(metadata, [METADATA])
     openvino.save_model(converted, str(file), compress_to_fp16=False)
 

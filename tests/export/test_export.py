@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,25 @@ from PIL import Image
 from hipie import Segmenter, Vocabulary
 from hipie.cli.main import main
 from hipie.errors import HipieError, InputError, UnsupportedError
-from hipie.export.formats import SUFFIXES, description, export_model
-from hipie.export.network import OUTPUT_NAMES, ExportedNetwork
+from hipie.export.formats import SUFFIXES, export_model
+from hipie.export.network import (
+    OUTPUT_NAMES,
+    TEXT_SUFFIX,
+    ExportedNetwork,
+    OpenVocabularyNetwork,
+    description,
+)
+from hipie.export.text_network import text_network
+from hipie.export.traceable import ExportRequest
 from hipie.modeling.postprocessing.nms_topk import class_aware_nms
+from hipie.modeling.text_encoder.caption import (
+    SpecialTokens,
+    expression_caption,
+    split_into_windows,
+    vocabulary_caption,
+)
+from hipie.modeling.text_encoder.tokenizer import tokenize
+from tests.exported_files import NetworkSession, example, require, run_file
 
 ROOT = Path(__file__).parents[2]
 NANO = "nano/hipie_nano_picturebook.yaml"
@@ -40,28 +54,12 @@ def network(segmenter: Segmenter) -> ExportedNetwork:
 
 @pytest.fixture(scope="module")
 def runner() -> Any:
-    pytest.importorskip("onnxruntime")
-    spec = importlib.util.spec_from_file_location("run_onnx", ROOT / "examples/run_onnx.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example("run_onnx")
 
 
-class NetworkSession:
-    """Has the methods of an onnxruntime session that the runner calls; runs PyTorch."""
-
-    def __init__(self, network: ExportedNetwork, segmenter: Segmenter) -> None:
-        self._network = network
-        text = json.dumps(description(segmenter.model, segmenter.cfg, VOCABULARY))
-        self._meta = SimpleNamespace(custom_metadata_map={"hipie": text})
-
-    def get_modelmeta(self) -> Any:
-        return self._meta
-
-    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        tensors = [torch.from_numpy(inputs[name]) for name in ("image", "size")]
-        with torch.no_grad():
-            return [output.numpy() for output in self._network(*tensors)]
+@pytest.fixture(scope="module")
+def session(segmenter: Segmenter, network: ExportedNetwork) -> NetworkSession:
+    return NetworkSession(network, description(segmenter.model, segmenter.cfg, VOCABULARY))
 
 
 def assert_same_segments(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -93,15 +91,76 @@ def test_traced_function_gives_the_models_predictions(
     assert segmenter.model.text_encoder is not None  # the model itself is unchanged
 
 
+@pytest.mark.parametrize("instances", [False, True])
 def test_runner_gives_what_the_command_gives(
-    segmenter: Segmenter, network: ExportedNetwork, runner: Any
+    instances: bool, segmenter: Segmenter, session: NetworkSession, runner: Any
 ) -> None:
-    session = NetworkSession(network, segmenter)
     image = np.array(Image.open(IMAGE).convert("RGB"))
-    found = runner.to_json(session, str(IMAGE), image.shape[:2], runner.segment(session, image))
-    expected = segmenter.segment(IMAGE, THINGS, STUFF).to_dict()
+    segments = runner.segment(session, image, instances=instances)
+    found = runner.to_json(str(IMAGE), image.shape[:2], segments, "run_onnx.py")
+    output = "instances" if instances else "panoptic"
+    expected = segmenter.segment(IMAGE, THINGS, STUFF, output=output).to_dict()
     expected["image"]["file"] = str(IMAGE)
     assert_same_segments(found, expected)
+
+
+def test_given_names_have_the_predictions_of_names_in_the_file(
+    segmenter: Segmenter, session: NetworkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = text_network(segmenter.model.text_encoder)
+    encoder = NetworkSession(text.network, text.description)
+    opened = []
+    monkeypatch.setattr(
+        example("onnx_text").onnxruntime,
+        "InferenceSession",
+        lambda file: opened.append(str(file)) or encoder,
+    )
+    inputs, classes = example("onnx_text").encode_names(
+        "some/model.onnx", ";".join(THINGS), " ; ".join(STUFF)
+    )
+    assert opened == ["some/model_text.onnx"]
+    assert [entry["name"] for entry in classes] == list(VOCABULARY.names)
+    assert [entry["kind"] for entry in classes] == [entry.kind for entry in VOCABULARY.classes]
+    given = NetworkSession(
+        OpenVocabularyNetwork(segmenter.model).eval(),
+        description(segmenter.model, segmenter.cfg, None),
+    )
+    canvas = np.zeros((3, 256, 320), np.float32)
+    image = {"image": canvas, "size": np.array([250, 320])}
+    expected = session.run(None, image)
+    for one, other in zip(given.run(None, {**image, **inputs}), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-4)
+    pixels = np.array(Image.open(IMAGE).convert("RGB"))
+    found = example("run_onnx").segment(given, pixels, (inputs, classes))
+    expected_segments = example("run_onnx").segment(session, pixels)
+    assert found
+    for one, other in zip(found, expected_segments, strict=True):
+        assert (one["name"], one["kind"]) == (other["name"], other["kind"])
+        assert np.mean(one["mask"] == other["mask"]) > 0.999
+
+
+def test_programs_prepare_texts_as_the_model(segmenter: Segmenter) -> None:
+    encoder, texts = segmenter.model.text_encoder, example("onnx_text")
+    about = text_network(encoder).description
+    names = ["sea (water)", "dining_table", "double  space", *(f"a{i} thing" for i in range(300))]
+    caption = vocabulary_caption(Vocabulary.from_names(things=names))
+    text, spans = texts.caption_of(names)
+    assert (text, tuple(spans)) == (caption.text, caption.spans)
+    ids = texts.tokenize(about, text).ids
+    expected = encoder([caption])
+    assert ids == expected.input_ids[0].tolist()
+    full_stop = encoder.tokenizer.convert_tokens_to_ids(".")
+    windows = texts.windows_of(ids, encoder.window, full_stop)
+    markers = SpecialTokens(ids[0], ids[-1], 0, full_stop)
+    split = split_into_windows(ids, markers, encoder.window)
+    assert windows == [list(window.ids) for window in split]
+    assert len(windows) > 1
+    for text in ("the Red car, left-of the (tree)!", "word " * 40):
+        about |= {"cleaned": True, "window": 22}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenized = tokenize(encoder.tokenizer, expression_caption(text), 22)
+        assert texts.expression_ids(about, text).tolist() == [list(tokenized.ids)]
 
 
 def test_runner_resizes_and_suppresses_as_pytorch(runner: Any) -> None:
@@ -119,19 +178,24 @@ def test_runner_resizes_and_suppresses_as_pytorch(runner: Any) -> None:
 
 def test_what_cannot_be_exported_is_one_sentence(segmenter: Segmenter, tmp_path: Path) -> None:
     model, cfg = segmenter.model, segmenter.cfg
+    request = ExportRequest(VOCABULARY)
     with pytest.raises(InputError, match='format is "tflite"; it has to be onnx, openvino, torch'):
-        export_model(model, cfg, VOCABULARY, tmp_path / "a.onnx", "tflite")
+        export_model(model, cfg, request, tmp_path / "a.onnx", "tflite")
     with pytest.raises(InputError, match=r"a\.pt: files of the format torchexport end in \.pt2"):
-        export_model(model, cfg, VOCABULARY, tmp_path / "a.pt", "torchexport")
-    with pytest.raises(UnsupportedError, match="Linear cannot be exported; HIPIE can"):
-        export_model(torch.nn.Linear(1, 1), cfg, VOCABULARY, tmp_path / "a.pt2", "torchexport")
+        export_model(model, cfg, request, tmp_path / "a.pt", "torchexport")
+    with pytest.raises(UnsupportedError, match=r"Linear cannot be exported; GRSer, HIPIE, .* can"):
+        export_model(torch.nn.Linear(1, 1), cfg, request, tmp_path / "a.pt2", "torchexport")
+    with pytest.raises(InputError, match="HIPIE is exported for one image"):
+        export_model(model, cfg, ExportRequest(None, 2), tmp_path / "a.pt2", "torchexport")
     reduced = Segmenter.from_config(NANO, device="cpu", precision="bfloat16")
     with pytest.raises(HipieError, match="models are exported in float32"):
         ExportedNetwork(reduced.model, VOCABULARY)
     for arguments, message in (
         (["--things", "car: wheel", "--parts", "car: wheel"], "leave --parts out"),
-        ([], "name at least one class with --things or --stuff"),
-        (["--things", "car", "--precision", "bfloat16"], "leave --precision out"),
+        ([], "name at least one class with --things or --stuff, or --open-vocabulary"),
+        (["--things", "car", "--open-vocabulary"], "leave --things and --stuff out"),
+        (["--num-images", "0", "--things", "car"], "0 is not a number from 1 to 64"),
+        (["--things", "car", "--precision", "bfloat16"], "leave --precision and --compile out"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["export", "--format", "onnx", "--output", str(tmp_path / "a.onnx"), *arguments])
@@ -141,39 +205,32 @@ def test_what_cannot_be_exported_is_one_sentence(segmenter: Segmenter, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format_", SUFFIXES)
+@pytest.mark.parametrize("names", ["in the file", "given"])
 def test_files_give_the_models_predictions_at_other_sizes(
-    format_: str, segmenter: Segmenter, network: ExportedNetwork, tmp_path: Path
+    names: str, format_: str, segmenter: Segmenter, network: ExportedNetwork, tmp_path: Path
 ) -> None:
-    if format_ != "torchexport":
-        pytest.importorskip("onnxruntime")
-    if format_ == "openvino":
-        pytest.importorskip("openvino")
+    require(format_)
     file = tmp_path / f"model{SUFFIXES[format_]}"
     command = ["export", "--format", format_, "--output", str(file)]
-    command += ["--things", ";".join(THINGS), "--stuff", ";".join(STUFF)]
-    assert main(command) == 0
+    text: dict[str, torch.Tensor] = {}
+    if names == "given":
+        assert main([*command, "--open-vocabulary"]) == 0
+        caption = segmenter.model.text_encoder([vocabulary_caption(VOCABULARY)])
+        text_file = file.with_stem(f"model{TEXT_SUFFIX}")
+        (encoded,) = run_file(format_, text_file, {"ids": caption.input_ids}, ["text"])
+        np.testing.assert_allclose(encoded, caption.hidden[0], atol=1e-4)
+        text = {"text": torch.from_numpy(np.array(encoded))}
+        text |= {"class_tokens": network.class_tokens, "is_thing": network.is_thing}
+    else:
+        names_ = ["--things", ";".join(THINGS), "--stuff", ";".join(STUFF)]
+        assert main([*command, *names_]) == 0
     for height, width in ((256, 320), (384, 288)):
         image = 255 * torch.rand(3, height, width, generator=torch.Generator().manual_seed(1))
         size = torch.tensor([height - 7, width])
         with torch.no_grad():
             expected = network(image, size)
-        for one, other in zip(run_file(format_, file, image, size), expected, strict=True):
+        inputs = {"image": image, "size": size, **text}
+        results = run_file(format_, file, inputs, OUTPUT_NAMES)
+        for one, other in zip(results, expected, strict=True):
             assert one.shape == tuple(other.shape)
             assert np.quantile(np.abs(one - other.numpy()), 0.99) < 1e-2
-
-
-def run_file(format_: str, file: Path, image: torch.Tensor, size: torch.Tensor) -> list[Any]:
-    """Outputs of an exported file, in the order of `OUTPUT_NAMES`."""
-    inputs = {"image": image.numpy(), "size": size.numpy()}
-    if format_ == "torchexport":
-        program = torch.export.load(file)
-        return [output.numpy() for output in program.module()(image, size)]
-    if format_ == "onnx":
-        import onnxruntime
-
-        return onnxruntime.InferenceSession(str(file)).run(list(OUTPUT_NAMES), inputs)
-    import openvino
-
-    compiled = openvino.Core().compile_model(str(file), "CPU")
-    results = compiled(inputs)
-    return [results[name] for name in OUTPUT_NAMES]

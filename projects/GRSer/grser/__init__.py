@@ -9,6 +9,7 @@ from pathlib import Path
 from grser.config import add_grser_config
 from grser.meta_arch import GRSer
 from grser.task_predictor import GroupPredictor
+from hipie.export.traceable import register_exporter
 from hipie.model_zoo import packaged_model, register_model, register_weights
 
 __all__ = ["GRSer", "GroupPredictor", "add_grser_config"]
@@ -25,3 +26,5 @@ register_model(
         "cdcc9fd7f7482f7aa09fa8b97365800c3bf4049e21f8b21cbfd64f4df5709eee",
     )
 )
+
+register_exporter("GRSer", "grser.export:grser_networks")
