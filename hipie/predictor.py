@@ -134,6 +134,7 @@ class Segmenter:
         opts: Sequence[Any] = (),
         *,
         precision: str | None = None,
+        compile: bool = False,
     ) -> Segmenter:
         """Build a model and load its weights.
 
@@ -146,6 +147,8 @@ class Segmenter:
             opts: keys and values that override the configuration, in turn.
             precision: "float32", "bfloat16" or "auto", which is bfloat16 where the processor or GPU
                 computes in it; by default the configuration's `MODEL.PRECISION`, float32.
+            compile: whether the large parts of the network are compiled with `torch.compile`, at
+                the first image; needs a C++ compiler (on a GPU Triton).
 
         Raises:
             ValueError: for an unknown configuration, key, value or device; if there are no weights
@@ -186,6 +189,8 @@ class Segmenter:
         checkpointer = Checkpointer(model)
         checkpointer.load(str(source or ""))
         cfg.MODEL.PRECISION = model.set_precision(cfg.MODEL.PRECISION)
+        if compile:
+            model.compile_inference()
         return cls(model, cfg)
 
     @classmethod
@@ -198,6 +203,7 @@ class Segmenter:
         *,
         revision: str = "",
         precision: str | None = None,
+        compile: bool = False,
     ) -> Segmenter:
         """Build a model by name, with its weights, which are downloaded if necessary.
 
@@ -209,6 +215,7 @@ class Segmenter:
             opts: likewise.
             revision: commit, branch or tag of a repository.
             precision: see `from_config`.
+            compile: likewise.
 
         Raises:
             ModelError: for an unknown name, with similar ones; or if the weights are not available,
@@ -218,7 +225,7 @@ class Segmenter:
         source = model_zoo.pretrained(name, revision)
         options = [*source.options, *opts]
         segmenter = cls.from_config(
-            source.config, source.weights, device, options, precision=precision
+            source.config, source.weights, device, options, precision=precision, compile=compile
         )
         segmenter.vocabulary = source.vocabulary()
         return segmenter

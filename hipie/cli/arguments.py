@@ -89,6 +89,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto is bfloat16 where the processor or GPU computes in it (default: float32)",
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model at the first image, for many images",
+    )
+    parser.add_argument(
         "--threads",
         type=_number_of_threads,
         default=None,
@@ -161,6 +166,7 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
     if args.model:
         require_no_other_model(args)
     precision = getattr(args, "precision", None)
+    compiled = getattr(args, "compile", False)
     options = [*(["MODEL.PRECISION", precision] if precision else []), *args.opts]
     is_training = names_training(args)
     if is_training and args.config_file:
@@ -169,14 +175,18 @@ def build_segmenter(args: argparse.Namespace, task: str = "") -> Segmenter:
             "--config-file out, or name a file"
         )
     if args.model or is_training:
-        segmenter = Segmenter.from_pretrained(args.model or args.weights, args.device, options)
+        segmenter = Segmenter.from_pretrained(
+            args.model or args.weights, args.device, options, compile=compiled
+        )
         args.device = str(segmenter.device)
     else:
         config_file = args.config_file
         if not config_file:
             suitable = model_zoo.configs_for_task(task, trained=True) if task else []
             config_file = suitable[0] if suitable else DEFAULT_CONFIG
-        segmenter = Segmenter.from_config(config_file, args.weights, args.device, options)
+        segmenter = Segmenter.from_config(
+            config_file, args.weights, args.device, options, compile=compiled
+        )
         args.config_file, args.device = config_file, str(segmenter.device)
     if precision:  # what auto stands for here
         args.precision = segmenter.model.precision

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hipie.checkpoint.base import CheckpointableModel
 from hipie.errors import InputError, UnsupportedError
+from hipie.modeling.compilation import Backend, compile_modules
 from hipie.modeling.precision import BFLOAT16, FLOAT32, cast_weights, resolve_precision
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class SegmentationModel(CheckpointableModel):
         average_normalizers: whether losses are divided by object counts of the whole batch, in all
             processes and micro-batches (see `hipie.modeling.criterion.normalizer_averaging`).
         precision: "float32" or "bfloat16", of inference; see `set_precision`.
+        is_compiled: whether `compile_inference` was called.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset()
@@ -49,6 +51,7 @@ class SegmentationModel(CheckpointableModel):
     no_target_threshold: float = 0.0
     average_normalizers: bool = False
     precision: str = FLOAT32
+    is_compiled: bool = False
 
     @classmethod
     def requires_checkpoint(cls) -> bool:
@@ -161,6 +164,27 @@ class SegmentationModel(CheckpointableModel):
             The modules; None if no weight is cast once, but by autocast at every call.
         """
         return None
+
+    def modules_to_compile(self) -> list[nn.Module]:
+        """Modules that `compile_inference` compiles: all of `layer_groups`."""
+        return [layer for layers in self.layer_groups().values() for layer in layers]
+
+    def compile_inference(self, backend: Backend = "inductor") -> None:
+        """Compile the large parts of the network with `torch.compile`, when they are first called.
+
+        Results change by rounding only. See `hipie.modeling.compilation`.
+
+        Args:
+            backend: of `torch.compile`.
+
+        Raises:
+            UnsupportedError: if the architecture has no parts that can be compiled.
+        """
+        modules = self.modules_to_compile()
+        if not modules:
+            raise UnsupportedError(f"{type(self).__name__} has no parts that can be compiled")
+        compile_modules(modules, backend)
+        self.is_compiled = True
 
     def inference_autocast(self) -> AbstractContextManager[Any]:
         """Context in which inference runs; without effect in float32."""

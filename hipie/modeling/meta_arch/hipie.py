@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.modeling.backbone import ViT
 from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
@@ -198,6 +199,15 @@ class HIPIE(SegmentationModel):
             "encoder": encoder,
             "decoder": decoder,
         }
+
+    def modules_to_compile(self) -> list[nn.Module]:
+        """Backbone as a whole, or the blocks of a ViT, which are alike; and both branches' layers.
+
+        The fusion decides by the memory that it takes how it is computed, and is left as it is.
+        """
+        groups = self.layer_groups()
+        backbone = groups["backbone"] if isinstance(self.backbone, ViT) else [self.backbone]
+        return [*backbone, *groups["encoder"], *groups["decoder"]]
 
     def float32_modules(self) -> list[nn.Module]:
         """Text encoder, which runs once a text, class heads and mask controller; see the docs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -64,6 +65,9 @@ class EncoderLayer(nn.Module):
         transformer: sizes.
         levels: number of feature levels.
     """
+
+    # The number of chunks depends on the size; see `hipie.modeling.compilation`.
+    compiled_methods: ClassVar[tuple[str, ...]] = ("_encode_chunk",)
 
     def __init__(self, transformer: TransformerConfig, levels: int) -> None:
         super().__init__()
