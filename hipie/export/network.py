@@ -59,6 +59,8 @@ class OpenVocabularyNetwork(nn.Module):
             )
         if model.stuff.fusion is not None:
             raise UnsupportedError("models with MODEL.HIPIE.STUFF.EARLY_FUSION are not exported")
+        if model.pixel_head is not None:
+            raise UnsupportedError("models with MODEL.HIPIE.PIXEL_HEAD.ENABLED are not exported")
         self.model = copy.deepcopy(model)
         del self.model.text_encoder, self.model.thing_criterion, self.model.stuff_criterion
         prepare_modules(self.model)

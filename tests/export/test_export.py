@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,15 @@ def test_what_cannot_be_exported_is_one_sentence(segmenter: Segmenter, tmp_path:
     reduced = Segmenter.from_config(NANO, device="cpu", precision="bfloat16")
     with pytest.raises(HipieError, match="models are exported in float32"):
         ExportedNetwork(reduced.model, VOCABULARY)
+    for part, name in ((model.stuff, "fusion"), (model, "pixel_head")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(part, name, torch.nn.Identity())
+            with pytest.raises(UnsupportedError, match=r"models with MODEL\.HIPIE\..* are not exp"):
+                ExportedNetwork(model, VOCABULARY)
+    compiled = copy.deepcopy(model)
+    compiled.is_compiled = True
+    with pytest.raises(UnsupportedError, match="without compile=True"):
+        ExportedNetwork(compiled, VOCABULARY)
     for arguments, message in (
         (["--things", "car: wheel", "--parts", "car: wheel"], "leave --parts out"),
         ([], "name at least one class with --things or --stuff, or --open-vocabulary"),
