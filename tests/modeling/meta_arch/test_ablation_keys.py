@@ -27,6 +27,7 @@ from tests.modeling.meta_arch.test_hipie import (
 OTHER_NAMES = Vocabulary.from_names(things=["zebra", "tram"], stuff=["snow", "brick wall"])
 WEIGHT_KEYS = ("CLASS", "BOX", "GIOU", "MASK", "DICE")
 LOSS_OF_KEY = {"CLASS": "ce", "BOX": "bbox", "GIOU": "giou", "MASK": "mask", "DICE": "dice"}
+LOSS_OF_KEY["IOU"] = "boxiou"
 
 
 def built(cfg: CfgNode, *options) -> torch.nn.Module:
@@ -49,8 +50,10 @@ def name_of(loss: str) -> str:
     return loss.removeprefix("loss_").partition("_")[0]
 
 
-@pytest.mark.parametrize("key", WEIGHT_KEYS)
-@pytest.mark.parametrize("branch", ["THING", "STUFF"])
+@pytest.mark.parametrize(
+    ("branch", "key"),
+    [*((branch, key) for branch in ("THING", "STUFF") for key in WEIGHT_KEYS), ("THING", "IOU")],
+)
 def test_losses_are_linear_in_their_weights(
     make_batch, make_stuff_batch, tiny_cfg: CfgNode, branch: str, key: str
 ) -> None:
