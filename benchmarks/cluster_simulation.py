@@ -59,7 +59,7 @@ class Cluster:
     storage_bandwidth: float = 50e9
     storage_requests: float = 55_000.0
     image_requests: float = 2.0
-    shard_requests: float = 12.0
+    shard_requests: float = 13.0
     driver_seconds: float = 0.005
     start_seconds: float = 300.0
     spread: float = 0.3

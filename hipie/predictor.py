@@ -411,6 +411,8 @@ class Segmenter:
         things: Names = (),
         stuff: Names = (),
         parts: Parts | str | None = None,
+        *,
+        batch: int = 1,
         **options: Unpack[SegmentOptions],
     ) -> list[Segmentation]:
         """Segment several images by the same class names; see `stream` for very many.
@@ -420,7 +422,8 @@ class Segmenter:
             things: see `segment`.
             stuff: likewise.
             parts: likewise.
-            **options: likewise.
+            batch: see `stream`.
+            **options: see `segment`.
 
         Returns:
             One result an image, in order.
@@ -428,7 +431,7 @@ class Segmenter:
         Raises:
             ValueError: see `segment`; for the first image that cannot be segmented.
         """
-        return list(self.stream(images, things, stuff, parts, **options))
+        return list(self.stream(images, things, stuff, parts, batch=batch, **options))
 
     @as_hipie_errors()
     def stream(
@@ -440,12 +443,14 @@ class Segmenter:
         *,
         expressions: str | Sequence[str] = (),
         on_error: Callable[[ImageLike, HipieError], None] | None = None,
+        batch: int = 1,
         **options: Unpack[SegmentOptions],
     ) -> Iterator[Segmentation]:
         """Segment images one after another, while a thread reads the next ones.
 
-        An image is taken from the iterable when it is `READ_AHEAD` images from its turn, in the
-        thread that takes the results, and nothing is kept of those that are done.
+        An image is taken from the iterable when it is `READ_AHEAD` images from its turn (or from
+        that of its batch), in the thread that takes the results, and nothing is kept of those that
+        are done.
 
         Args:
             images: see `set_image`; any iterable, also without an end.
@@ -455,6 +460,10 @@ class Segmenter:
             expressions: segment these instead of classes; see `refer`.
             on_error: called with an image that cannot be segmented, and the error; it then has no
                 result. By default the error is raised.
+            batch: the features of so many images in a row are computed together, as far as they
+                have one size in the model, so that no result depends on the others of its batch
+                but for the rounding of a kernel that sums in another order; and as far as the
+                memory suffices. For models with text-free features (`supports_image_features`).
             **options: of `segment`, for classes.
 
         Returns:
@@ -479,7 +488,25 @@ class Segmenter:
             with self._lock:
                 self._read_classes(things, stuff, parts)
             call = partial(self.segment, things=things, stuff=stuff, parts=parts, **options)
-        return predict_in_order(images, self.prepare, call, on_error)
+        if type(batch) is not int or batch < 1:
+            raise InputError(f"batch has to be a number of images from 1, not {describe(batch)}")
+        if batch == 1:
+            return predict_in_order(images, self.prepare, call, on_error)
+        return predict_in_order(
+            images,
+            self.prepare,
+            call,
+            on_error,
+            batch=batch,
+            batch_key=lambda image: tuple(image.inputs["image"].shape),
+            prepare_batch=self._encode_together,
+        )
+
+    @_one_at_a_time
+    def _encode_together(self, images: Sequence[PreparedImage]) -> None:
+        from hipie.task_predictors import encode_together
+
+        encode_together(images)
 
     @as_hipie_errors()
     @_one_at_a_time

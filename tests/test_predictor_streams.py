@@ -42,6 +42,59 @@ def test_batches_and_streams_are_the_single_results_in_order(segmenter) -> None:
     assert segmenter.segment_batch([], ["dog"]) == []
 
 
+@pytest.fixture
+def encoded(segmenter, monkeypatch):
+    """Sizes of the batches of which the model computes features."""
+    sizes: list[int] = []
+    encode = segmenter.model.encode_images
+
+    def record(inputs):
+        sizes.append(len(inputs))
+        return encode(inputs)
+
+    monkeypatch.setattr(segmenter.model, "encode_images", record)
+    return sizes
+
+
+def assert_equal_up_to_rounding(results, expected) -> None:
+    for result, single in zip(results, expected, strict=True):
+        assert [one.label for one in result] == [one.label for one in single]
+        for one, other in zip(result, single, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert (one.mask != other.mask).mean() < 1e-3
+
+
+def test_images_of_one_size_are_encoded_together(segmenter, encoded) -> None:
+    def image(number: int) -> np.ndarray:
+        return np.random.default_rng(number).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+
+    images = [image(number) for number in range(5)] + [image(9)[:30], image(6), image(7)]
+    single = [segmenter.segment(one, ["dog"], ["sky"], min_area=3) for one in images]
+    assert any(len(result) for result in single) and encoded == []
+    batched = segmenter.segment_batch(images, ["dog"], ["sky"], min_area=3, batch=4)
+    # Four of the first five; the fifth and the smaller one alone, without features of their own.
+    assert encoded == [4, 2]
+    assert_equal_up_to_rounding(batched, single)
+    # The other images of a batch change nothing.
+    others = [images[0], *(255 - one for one in images[1:4])]
+    (first, *_) = segmenter.segment_batch(others, ["dog"], ["sky"], min_area=3, batch=4)
+    assert first == batched[0]
+
+
+def test_batches_end_at_images_that_cannot_be_read(segmenter, encoded, tmp_path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    images = [image_of(0), image_of(4), bad, image_of(8), image_of(12), image_of(16)]
+    errors = []
+    stream = segmenter.stream(
+        images, ["dog"], batch=3, on_error=lambda *failed: errors.append(failed[0])
+    )
+    assert len(list(stream)) == 5 and errors == [bad]
+    assert encoded == [2, 3]
+    with pytest.raises(InputError, match="batch has to be a number of images from 1, not 0"):
+        segmenter.stream(images, ["dog"], batch=0)
+
+
 def test_streams_take_images_when_their_turn_is_near(segmenter) -> None:
     taken = []
 

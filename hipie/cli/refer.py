@@ -55,10 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="score in 0 to 1 below which an expression describes nothing; by default that of the "
         "configuration (MODEL.HIPIE.TEST.NO_TARGET), 0: every expression describes something",
     )
+    parser.add_argument(
+        "--tile",
+        default=None,
+        metavar="PIXELS",
+        help="refused: an expression describes an object in its whole image, which no tile shows",
+    )
     add_run_arguments(parser)
     add_output_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
+    if args.tile is not None:
+        raise UsageError(
+            'hipie refer cannot read tiles: an expression, such as "the car on the left", '
+            "describes an object in its whole image; cut the image, or name classes for hipie "
+            "segment --tile"
+        )
     images, expressions = _split([args.image, *args.expression])
     if is_run(args, images):
         return run_on_images(

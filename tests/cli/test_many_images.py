@@ -209,3 +209,11 @@ def test_classes_of_a_cluster_are_those_of_the_command():
         ("car wheel", "part"),
     ]
     assert segment._part_kinds([], [], {}) == {}
+
+
+def test_expressions_are_not_about_tiles(photos, segmenter, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["refer", "photos", "the left dog", "--tile", "512"])
+    assert error.value.code == 2
+    assert "hipie refer cannot read tiles" in capsys.readouterr().err.splitlines()[-1]
+    assert segmenter.calls == []
