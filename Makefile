@@ -10,6 +10,7 @@
 #   make ray     the tests of clusters, with Ray in an environment of its own
 #   make asan    the operator's tests under the address sanitizer
 #   make wheels  source distribution and wheel of hipie-ops, in dist/
+#   make test-page   the page in chromium, with axe-core; it needs chromium and npm
 #   make docs    the documentation site, output/site/index.html; it needs npm
 #   make notebooks   run the notebooks
 #
@@ -29,7 +30,7 @@ NANO := configs/nano/hipie_nano_picturebook.yaml
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: install demo demo-photos test slow coverage mutation bench lint train-nano asan \
-	ray wheels docs notebooks clean
+	ray wheels test-page docs notebooks clean
 .DELETE_ON_ERROR:
 
 install: $(DONE)/package
@@ -156,6 +157,10 @@ $(DONE)/docs $(DONE)/notebooks: $(DONE)/%: $(DONE)/package constraints.txt
 	@$(PY) install/requirements.py $* | xargs $(PIP) -c constraints.txt || \
 		{ echo "The packages of make $* failed for the reason above; fix it and run make again"; exit 1; }
 	@touch $@
+
+test-page: $(DONE)/package
+	npm ci --prefix tests/app --no-fund --no-audit
+	$(PY) -m pytest -m slow tests/app --timeout 1200
 
 docs: $(DONE)/docs
 	$(PY) docs/site/get_scripts.py

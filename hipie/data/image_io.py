@@ -83,6 +83,10 @@ class ImageError(InputError):
     """An image that cannot be used; the message names it."""
 
 
+class TooManyPixelsError(ImageError):
+    """An image whose header has more pixels than are read."""
+
+
 @contextmanager
 def open_image(
     path: str | os.PathLike[str], kind: str = "image", max_pixels: int | None = None
@@ -455,7 +459,7 @@ def _require_file(path: str | os.PathLike[str], kind: str) -> None:
 def _require_few_pixels(size: tuple[int, int] | None, max_pixels: int | None) -> None:
     limit = pixel_limit(max_pixels)
     if size is not None and size[0] * size[1] > limit:
-        raise ImageError(
+        raise TooManyPixelsError(
             f"{size[0]}x{size[1]} are too many pixels: at most {limit:,} are read "
             "(INPUT.MAX_PIXELS)"
         )
@@ -493,10 +497,12 @@ def _image_error(error: BaseException, name: str, kind: str, start: bytes = b"")
     if isinstance(error, UnidentifiedImageError):
         return ImageError(f"{name}: {_other_format(start, kind)}")
     if isinstance(error, Image.DecompressionBombError):
-        return ImageError(f"{name}: the {kind} has too many pixels ({cause_of(error)})")
+        return TooManyPixelsError(f"{name}: the {kind} has too many pixels ({cause_of(error)})")
     if isinstance(error, InputError):
         message = str(error)
-        return ImageError(message if name in message else f"{name}: {message}")
+        is_large = isinstance(error, TooManyPixelsError)
+        error_class = TooManyPixelsError if is_large else ImageError
+        return error_class(message if name in message else f"{name}: {message}")
     return ImageError(f"{name}: the {kind} is damaged or cut short ({cause_of(error)})")
 
 

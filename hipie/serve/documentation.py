@@ -22,7 +22,7 @@ _ERRORS = {
     "400": "malformed request",
     "401": "without the token, or with another one",
     "408": "the request arrives too slowly",
-    "413": "the request is too large",
+    "413": "the request is too large, or an image has too many pixels",
     "415": "neither multipart/form-data nor application/json",
     "422": "a field, an image or a name that cannot be used",
     "429": "too many requests at a time",

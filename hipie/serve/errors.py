@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hipie.data.image_io import TooManyPixelsError
 from hipie.errors import HipieError, InputError, MachineError, OutOfMemoryError
 
 # Header where the rest of a request's body is not read: the connection ends.
@@ -30,13 +31,17 @@ class RequestError(InputError):
 
 
 def status_of(error: HipieError) -> int:
-    """HTTP status of an error: that of a `RequestError`; 422 for input that cannot be used.
+    """Return the HTTP status of an error.
 
     Returns:
-        503 where memory or the machine does not suffice at the moment, 500 for a bug.
+        That of a `RequestError`; 413 for an image with too many pixels, 422 for other input that
+        cannot be used; 503 where memory or the machine does not suffice at the moment; 500 for a
+        bug.
     """
     if isinstance(error, RequestError):
         return error.status
+    if isinstance(error, TooManyPixelsError):
+        return 413
     if isinstance(error, InputError):
         return 422
     return 503 if isinstance(error, MachineError | OutOfMemoryError) else 500

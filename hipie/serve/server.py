@@ -15,6 +15,7 @@ import uvicorn
 from hipie.listening import BACKLOG
 from hipie.predictor import Segmenter
 from hipie.serve.model_loading import LoadedModel
+from hipie.serve.protocol import protocol
 from hipie.serve.service import create_app
 from hipie.serve.settings import Limits
 
@@ -51,6 +52,7 @@ def run(
     model = LoadedModel(name, load, failed.set)
     config = uvicorn.Config(
         create_app(model, limits, token),
+        http=protocol(limits.upload_timeout),
         log_level="critical",
         access_log=False,
         server_header=False,

@@ -50,6 +50,7 @@ PUBLIC_PATHS = frozenset({"/healthz"})
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 Call = Callable[[Segmenter, Sequence[Any]], Any]
+Encode = Callable[[Segmenter, Sequence[PreparedImage]], None]
 
 
 def create_app(model: LoadedModel[Segmenter], limits: Limits, token: str | None = None) -> FastAPI:
@@ -115,7 +116,7 @@ class Service:
                 ("hipie_device_free_bytes", "Free memory of the model's device."): self._free,
             }
         )
-        self.queue = InferenceQueue(encode_together, limits.batch, self.metrics.observe_batch)
+        self.queue = InferenceQueue(_encode_batch, limits.batch, self.metrics.observe_batch)
 
     def _loaded(self) -> float:
         return float(self.model.is_loaded)
@@ -131,8 +132,7 @@ class Service:
         kind: type[Fields],
         prepare: Callable[[Any], tuple[Sequence[Upload], Call]],
         render: Callable[[Any, Sequence[str], dict[str, Any], bool], Response],
-        *,
-        is_batched: bool = False,
+        encode: Encode | None = None,
     ) -> Response:
         """Read a request, run it on the model, and return the response.
 
@@ -141,7 +141,8 @@ class Service:
             kind: its fields.
             prepare: returns the images of the fields, and the call of the model.
             render: makes the response of result, names of images, settings and whether it is PNG.
-            is_batched: whether requests with images of equal sizes run together.
+            encode: computes what requests with images of equal sizes share; without it, every
+                request runs alone.
         """
         segmenter = self.model.get()
         if self.accepted.number >= self.limits.queue:
@@ -161,10 +162,11 @@ class Service:
             async with self.decoders:
                 images = await run_in_threadpool(_decode, segmenter, uploads)
             job = Job(lambda: call(segmenter, images))
-            if is_batched:
-                # A batch needs images of one size in the model.
-                job.batch_key = tuple(images[0].inputs["image"].shape)
-                job.prepared = images[0]
+            if encode is not None:
+                # A batch needs images of one size, also in the model.
+                image = images[0]
+                job.batch_key = (encode, image.size, tuple(image.inputs["image"].shape))
+                job.prepared = (encode, segmenter, image)
             result = await self._run(request, job)
             settings = {
                 "program": "hipie serve",
@@ -227,6 +229,21 @@ def _decode(segmenter: Segmenter, uploads: Sequence[Upload]) -> list[PreparedIma
     return images
 
 
+def _encode_batch(prepared: Sequence[tuple[Encode, Segmenter, PreparedImage]]) -> None:
+    """Compute what the requests of a batch share."""
+    encode, segmenter, _ = prepared[0]
+    with as_hipie_errors():
+        encode(segmenter, [image for _, _, image in prepared])
+
+
+def _encode_features(_: Segmenter, images: Sequence[PreparedImage]) -> None:
+    encode_together(images)
+
+
+def _encode_for_prompts(segmenter: Segmenter, images: Sequence[PreparedImage]) -> None:
+    segmenter.task_predictor("interactive", "prompt").encode_together(images)
+
+
 def _render(render: Callable[..., Response], *arguments: Any) -> Response:
     with as_hipie_errors():
         return render(*arguments)
@@ -248,7 +265,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
                 images[0], fields.things, fields.stuff, fields.parts, min_score=fields.min_score
             )
 
-        return await service.respond(request, SegmentFields, prepare, _one, is_batched=True)
+        return await service.respond(request, SegmentFields, prepare, _one, _encode_features)
 
     @app.post("/refer", openapi_extra=documentation.describe_request(ReferFields))
     async def refer(request: Request) -> Response:
@@ -259,7 +276,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
                 images[0], fields.expression, threshold=fields.threshold
             )
 
-        return await service.respond(request, ReferFields, prepare, _one)
+        return await service.respond(request, ReferFields, prepare, _one, _encode_features)
 
     @app.post("/group", openapi_extra=documentation.describe_request(GroupFields))
     async def group(request: Request) -> Response:
@@ -281,7 +298,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
                 images[0], fields.prompts()
             )
 
-        return await service.respond(request, PromptFields, prepare, _one)
+        return await service.respond(request, PromptFields, prepare, _one, _encode_for_prompts)
 
 
 def _add_information(app: FastAPI, service: Service) -> None:

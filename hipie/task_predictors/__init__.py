@@ -5,6 +5,7 @@ from hipie.task_predictors.base import (
     PreparedImage,
     TaskPredictor,
     encode_together,
+    encode_together_with_sam,
     encode_with_sam,
     register_task_predictor,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "TaskPredictor",
     "UniversalPredictor",
     "encode_together",
+    "encode_together_with_sam",
     "encode_with_sam",
     "register_task_predictor",
 ]

@@ -155,6 +155,30 @@ def encode_with_sam(image: PreparedImage, sam: Sam) -> SamImage:
     return image.cached(("sam_image", sam), lambda: sam.encode(image.pixels))
 
 
+def encode_together_with_sam(images: Sequence[PreparedImage], sam: Sam) -> None:
+    """Compute SAM's encodings of images in one pass, for later calls of `encode_with_sam`.
+
+    Nothing is done for images that have them, and where the memory does not suffice for all.
+
+    Args:
+        images: of equal sizes.
+        sam: the model.
+    """
+    missing = [image for image in images if ("sam_image", sam) not in image._cache]
+    if not missing:
+        return
+    try:
+        encoded = sam.encode_batch([image.pixels for image in missing])
+    except torch.OutOfMemoryError:
+        return
+    for image, sam_image in zip(missing, encoded, strict=True):
+        image.cached(("sam_image", sam), partial(_same, sam_image))
+
+
+def _same(value: T) -> T:
+    return value
+
+
 class TaskPredictor(ABC):
     """Runs one task of a model on images.
 
@@ -174,6 +198,14 @@ class TaskPredictor(ABC):
         Called by `Segmenter.set_image`; results are kept by `PreparedImage.cached`.
         """
         image.encode()
+
+    def encode_together(self, images: Sequence[PreparedImage]) -> None:
+        """Compute in one pass what `encode` computes of each image.
+
+        Args:
+            images: of equal sizes, also as the model takes them.
+        """
+        encode_together(images)
 
     @abstractmethod
     def predict(

@@ -175,7 +175,7 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
     prompt = {name: info[name] for name in ("inside", "outside", "box", "scribbles")}
     expected = Segmenter.from_pretrained(CLICK_MODEL, "cpu").prompt(pages[0].file, [prompt])
     (annotation,) = content["annotations"]
-    assert np.array_equal(coco_mask.decode(annotation["segmentation"]), expected[0].mask)
+    assert np.array_equal(coco_mask.decode(annotation["segmentation"]), expected.segments[0].mask)
     type_point(5000, 1)
     assert (
         tab.message("outside") == f"(5000, 1) is outside of the image of {width} x {height} pixels"

@@ -46,6 +46,10 @@ class StubSegmenter:
         self.batches.append(len(inputs))
         return SimpleNamespace(select=lambda index: index)
 
+    def task_predictor(self, task: str, method: str) -> SimpleNamespace:
+        assert (task, method) == ("interactive", "prompt")
+        return SimpleNamespace(encode_together=self._encode)
+
     def prepare(self, image) -> PreparedImage:
         if isinstance(image, PreparedImage):
             return image

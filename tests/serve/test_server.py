@@ -204,13 +204,42 @@ def test_slow_requests_end_after_the_upload_timeout(running):
     assert 1.5 < time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTT"])
+def test_heads_of_requests_that_do_not_arrive_end_after_the_upload_timeout(running, start):
+    begin = time.monotonic()
+    answer = exchange(running[1], start)
+    assert 1.5 < time.monotonic() - begin < 20
+    if start:
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b'{"error":"the request did not begin within 2 s"}')
+    else:
+        assert answer == b""
+
+
+def test_connections_that_are_used_again_have_a_timeout_of_their_own(running):
+    """The second request of a connection begins after the time-out of the first one."""
+    host, _, port = running[1].partition(":")
+    request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(2.5)
+        connection.sendall(request[:20])
+        begin = time.monotonic()
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+        assert 1.5 < time.monotonic() - begin < 20
+
+
 def test_half_closed_and_meaningless_connections_do_no_harm(running):
     address = running[1]
     body = form(5, "dog")
     head = f"{HEAD}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     exchange(address, head + body, half_close=True)
     exchange(address, head + body[:50], half_close=True)
-    assert exchange(address, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    answer = exchange(address, b"nonsense\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b'{"error":"the request is not valid HTTP/1.1"}')
     exchange(address, b"", half_close=True)
     load(address, 4, 2)
     _, text = get(address, "/metrics")

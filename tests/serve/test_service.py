@@ -232,7 +232,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(client, monkeypatc
     data = bomb(side, side)
     assert len(data) < 5000
     answer = client.post("/segment", json={"image": encoded(data), "things": "a"})
-    assert answer.status_code == 422
+    assert answer.status_code == 413
     assert answer.json()["error"].startswith(f"the image: {message}")
     assert decoded == []
 
@@ -360,15 +360,23 @@ def test_requests_beyond_the_queue_get_429(stub):
         assert refused.headers["retry-after"] == "1"
 
 
-def test_requests_of_one_size_run_together(stub):
+BODIES = {
+    "/segment": lambda value: {"things": f"n{value}"},
+    "/refer": lambda value: {"expression": f"n{value}"},
+    "/prompt": lambda value: {"points": [[value, 1]]},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_requests_of_one_size_run_together(stub, path):
     """Three images of one size wait while a first one runs; one of another size is alone."""
     with client_of(stub, Limits(batch=4)) as client:
         stub.seconds = 0.3
         answers = {}
 
         def post(value: int, height: int) -> None:
-            body = {"image": encoded(png(value, height)), "things": f"n{value}"}
-            answers[value] = client.post("/segment", json=body).json()["segments"][0]
+            body = {"image": encoded(png(value, height)), **BODIES[path](value)}
+            answers[value] = client.post(path, json=body).json()["segments"][0]
 
         first = threading.Thread(target=post, args=(1, 20))
         first.start()
@@ -383,13 +391,14 @@ def test_requests_of_one_size_run_together(stub):
             thread.join()
         assert stub.batches == [3]
         for value, segment in answers.items():
-            assert segment["category"] == f"n{value}"
+            expected = f"[({value}.0, 1.0)]" if path == "/prompt" else f"n{value}"
+            assert expected in segment["category"]
             assert segment["score"] == pytest.approx(value / 255, abs=1e-4)
         text = client.get("/metrics").text
         assert 'hipie_batch_size_bucket{le="1"} 2' in text
         assert 'hipie_batch_size_bucket{le="4"} 3' in text
-        assert 'hipie_requests_total{path="/segment",status="200"} 5' in text
-        assert 'hipie_request_seconds_count{path="/segment"} 5' in text
+        assert f'hipie_requests_total{{path="{path}",status="200"}} 5' in text
+        assert f'hipie_request_seconds_count{{path="{path}"}} 5' in text
 
 
 def test_paths_that_do_not_exist_share_one_series(client):
@@ -434,7 +443,8 @@ def tiny_segmenter(tiny_text, tiny_weights):
     return Segmenter.from_config(TINY, tiny_weights, "cpu", opts)
 
 
-def test_a_model_answers_as_the_segmenter_does(tiny_segmenter):
+@pytest.mark.parametrize("path", ["/segment", "/refer"])
+def test_a_model_answers_as_the_segmenter_does(tiny_segmenter, path):
     """Also in a batch, whose features are computed together."""
     random = np.random.default_rng(0)
     images = []
@@ -443,17 +453,25 @@ def test_a_model_answers_as_the_segmenter_does(tiny_segmenter):
         Image.fromarray(random.integers(0, 255, (70, 90, 3), dtype=np.uint8)).save(file, "PNG")
         images.append(file.getvalue())
     names = ["dog; car", "cat", "sheep; horse; cow"]
+    if path == "/segment":
+        bodies = [{"things": things, "stuff": "grass"} for things in names]
+        call = tiny_segmenter.segment
+    else:
+        bodies = [{"expressions": things.split("; ")} for things in names]
+        call = tiny_segmenter.refer
     expected = [
-        tiny_segmenter.segment(image, things, "grass").to_dict()["segments"]
-        for image, things in zip(images, names, strict=True)
+        call(image, **body).to_dict()["segments"]
+        for image, body in zip(images, bodies, strict=True)
     ]
     assert any(expected)
     with client_of(tiny_segmenter) as client:
         answers = [None] * 3
 
         def post(number: int) -> None:
-            body = {"image": encoded(images[number]), "things": names[number], "stuff": "grass"}
-            answers[number] = client.post("/segment", json=body).json()["segments"]
+            body = {"image": encoded(images[number]), **bodies[number]}
+            if "expressions" in body:
+                body["expression"] = body.pop("expressions")
+            answers[number] = client.post(path, json=body).json()["segments"]
 
         post(0)
         assert answers[0] == expected[0]

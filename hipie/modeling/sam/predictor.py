@@ -5,7 +5,7 @@ Results equal those of `segment_anything.SamPredictor` with the same weights; pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,32 @@ class Sam:
         predictor = SamPredictor(self.model)
         predictor.set_image(np.ascontiguousarray(image))
         return SamImage(self, predictor)
+
+    def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[SamImage]:
+        """Encode images of equal sizes in one pass through the image encoder.
+
+        Args:
+            images: each [H, W, 3] uint8 RGB.
+
+        Raises:
+            OpenVocabularyError: for images of different sizes.
+        """
+        sizes = {image.shape for image in images}
+        if len(sizes) != 1:
+            raise OpenVocabularyError(
+                f"images of a batch need one size, and these have {len(sizes)} sizes"
+            )
+        first = SamPredictor(self.model)
+        resized = np.stack([first.transform.apply_image(image) for image in images])
+        pixels = torch.as_tensor(resized, device=self.device).permute(0, 3, 1, 2).contiguous()
+        first.set_torch_image(pixels, images[0].shape[:2])
+        encoded = []
+        for features in first.features.split(1):
+            predictor = SamPredictor(self.model)
+            predictor.original_size, predictor.input_size = first.original_size, first.input_size
+            predictor.features, predictor.is_image_set = features, True
+            encoded.append(SamImage(self, predictor))
+        return encoded
 
 
 @dataclass

@@ -9,6 +9,7 @@ from hipie.segmentation import Segmentation
 from hipie.task_predictors import (
     PreparedImage,
     TaskPredictor,
+    encode_together_with_sam,
     encode_with_sam,
     register_task_predictor,
 )
@@ -27,6 +28,10 @@ class InteractivePredictor(TaskPredictor):
     def encode(self, image: PreparedImage) -> None:
         """Compute SAM's features of an image."""
         encode_with_sam(image, self.model.sam)
+
+    def encode_together(self, images: Sequence[PreparedImage]) -> None:
+        """Compute SAM's features of images of equal sizes in one pass."""
+        encode_together_with_sam(images, self.model.sam)
 
     def predict(
         self,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.sam.loading import load_sam
 from hipie.modeling.sam.predictor import Sam
 
@@ -145,3 +146,15 @@ def test_weights_are_loaded_from_a_file(tmp_path, monkeypatch, sam):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="truncated"):
         Sam.from_source("vit_b", str(file))
+
+
+def test_images_of_a_batch_are_encoded_as_alone(sam, pixels):
+    images = [pixels, 255 - pixels, pixels[::-1].copy()]
+    encoded = sam.encode_batch(images)
+    for image, one in zip(images, encoded, strict=True):
+        alone = sam.encode(image).predict(points=POINTS, labels=LABELS, multimask=False)
+        together = one.predict(points=POINTS, labels=LABELS, multimask=False)
+        assert torch.allclose(together.scores, alone.scores, atol=1e-5)
+        assert torch.allclose(together.low_resolution, alone.low_resolution, atol=1e-4)
+    with pytest.raises(OpenVocabularyError, match="these have 2 sizes"):
+        sam.encode_batch([pixels, pixels[:50]])

@@ -28,3 +28,16 @@ def test_prompts_on_a_set_image_encode_it_once(segmenter, pixels, monkeypatch) -
     segmenter.reset_image()
     with pytest.raises(ValueError, match="pass one, or call set_image first"):
         segmenter.prompt(prompts=prompts[0])
+
+
+def test_images_are_encoded_together(segmenter, pixels, monkeypatch) -> None:
+    prompts = [{"inside": [(40, 30)]}]
+    images = [pixels, 255 - pixels]
+    expected = [segmenter.prompt(image, prompts).segments[0] for image in images]
+    prepared = [segmenter.prepare(image) for image in images]
+    segmenter.task_predictor("interactive", "prompt").encode_together(prepared)
+    monkeypatch.delattr(Sam, "encode")
+    for image, alone in zip(prepared, expected, strict=True):
+        together = segmenter.prompt(image, prompts).segments[0]
+        assert together.score == pytest.approx(alone.score, abs=1e-4)
+        assert (together.mask != alone.mask).mean() < 1e-3
