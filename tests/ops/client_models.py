@@ -223,6 +223,102 @@ def d_fine_points_per_level():
     return _d_fine(decoder_n_points=[3, 6, 3])
 
 
+def lw_detr():
+    from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
+
+    backbone = LwDetrViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=64,
+        pretrain_image_size=64,
+        num_windows=4,
+        window_block_indices=[0],
+        out_indices=[1, 2],
+    )
+    config = LwDetrConfig(
+        backbone_config=backbone,
+        projector_scale_factors=[2.0, 0.5],
+        c2f_num_blocks=1,
+        d_model=16,
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_n_points=3,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_queries=6,
+        group_detr=2,
+    )
+    return LwDetrForObjectDetection(config)
+
+
+def rf_detr():
+    from transformers import RfDetrConfig, RfDetrDinov2Config, RfDetrForObjectDetection
+
+    backbone = RfDetrDinov2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=64,
+        patch_size=8,
+        num_windows=2,
+        out_indices=[1, 2],
+    )
+    config = RfDetrConfig(
+        backbone_config=backbone,
+        c2f_num_blocks=1,
+        d_model=16,
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_n_points=3,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_queries=6,
+        group_detr=2,
+        dropout=0.0,
+    )
+    return RfDetrForObjectDetection(config)
+
+
+def omdet_turbo():
+    from transformers import CLIPTextConfig, OmDetTurboConfig, OmDetTurboForObjectDetection
+
+    text = CLIPTextConfig(
+        vocab_size=200,
+        hidden_size=24,
+        intermediate_size=16,
+        projection_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=198,
+        eos_token_id=199,
+    )
+    config = OmDetTurboConfig(
+        text_config=text,
+        backbone_config=_resnet(),
+        apply_layernorm_after_vision_backbone=False,
+        text_projection_in_dim=24,
+        text_projection_out_dim=24,
+        task_encoder_hidden_dim=16,
+        class_embed_dim=24,
+        num_queries=6,
+        vision_features_channels=[16, 16, 16],
+        encoder_in_channels=[8, 16, 16],
+        encoder_hidden_dim=16,
+        encoder_attention_heads=2,
+        encoder_dim_feedforward=16,
+        decoder_hidden_dim=16,
+        decoder_num_heads=2,
+        decoder_num_layers=2,
+        decoder_dim_feedforward=16,
+        decoder_num_points=3,
+    )
+    return OmDetTurboForObjectDetection(config)
+
+
 FAMILIES = {
     "deformable_detr": deformable_detr,
     "mask2former": mask2former,
@@ -234,6 +330,9 @@ FAMILIES = {
     "rt_detr_v2_discrete": rt_detr_v2_discrete,
     "d_fine": d_fine,
     "d_fine_points_per_level": d_fine_points_per_level,
+    "lw_detr": lw_detr,
+    "rf_detr": rf_detr,
+    "omdet_turbo": omdet_turbo,
 }
 
 
@@ -263,13 +362,28 @@ def inputs(name, dtype=torch.float32):
     if name == "oneformer":
         generator = torch.Generator().manual_seed(2)
         found["task_inputs"] = torch.randint(0, 50, (BATCH, 8), generator=generator)
+    if name == "omdet_turbo":
+        classes, tasks = torch.tensor([[198, 7, 199], [198, 9, 199]]), torch.tensor([[198, 5, 199]])
+        found |= {
+            "classes_input_ids": classes.repeat(BATCH, 1),
+            "classes_attention_mask": torch.ones_like(classes.repeat(BATCH, 1)),
+            "tasks_input_ids": tasks.repeat(BATCH, 1),
+            "tasks_attention_mask": torch.ones_like(tasks.repeat(BATCH, 1)),
+            "classes_structure": torch.full((BATCH,), 2),
+        }
     return found
 
 
 def run(model, name):
     """Outputs of a model, with zero in place of what is not finite (masked logits)."""
+    if name == "omdet_turbo":  # its caches would keep the graph of an earlier run
+        model.language_cache_class.cache.clear()
+        model.language_cache_prompt.cache.clear()
     output = model(**inputs(name, next(model.parameters()).dtype), return_dict=True)
-    kinds = ("logits", "pred_boxes", "class_queries_logits", "masks_queries_logits")
+    kinds = (
+        *("logits", "pred_boxes", "class_queries_logits", "masks_queries_logits"),
+        *("decoder_class_logits", "decoder_coord_logits"),
+    )
     found = [output[kind] for kind in kinds if kind in output]
     return [torch.where(tensor.isfinite(), tensor, 0.0) for tensor in found]
 

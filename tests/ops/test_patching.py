@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import hipie.ops
 from hipie.ops import client_forms, ms_deform_attn_reference, patching
@@ -182,15 +183,21 @@ def test_outputs_in_float32_are_the_same():
 
 
 @pytest.mark.slow
-def test_compiled_and_patched_mask2former_has_the_same_outputs():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_and_patched_mask2former_has_the_same_outputs(backend):
     pytest.importorskip("transformers")
-    model = client_models.build("mask2former")
+    model = client_models.build("mask2former").double()
+    counter = CompileCounterWithBackend(backend)
+    torch._dynamo.reset()
     with torch.no_grad():
         plain = client_models.run(model, "mask2former")
-        compiled = torch.compile(model, backend="aot_eager")
+        compiled = torch.compile(model, backend=counter)
         with hipie.ops.patch("transformers"):
             served = client_models.run(compiled, "mask2former")
     assert relative(plain, served) < 1e-5
+    targets = [str(node.target) for graph in counter.graphs for node in graph.graph.nodes]
+    layers = model.config.encoder_layers
+    assert len([target for target in targets if "hipie.ms_deform_attn" in target]) == layers
 
 
 def test_unpatching_restores_the_very_objects(package):
