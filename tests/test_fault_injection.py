@@ -205,7 +205,7 @@ def inject(command, point, faults, folder, options, monkeypatch, capfd, tmp_path
         segmenter = Segmenter.from_config(
             TINY, options[options.index("--weights") + 1], "cpu", options[7:]
         )
-        monkeypatch.setattr(Segmenter, "from_config", lambda *_: segmenter)
+        monkeypatch.setattr(Segmenter, "from_config", lambda *_, **__: segmenter)
     fault = Fault(monkeypatch)
     POINTS[point](fault, folder)
     for make in faults:

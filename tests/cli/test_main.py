@@ -236,7 +236,7 @@ def test_expressions_without_a_mask_are_said(image, tmp_path, monkeypatch, capsy
 def test_group_command_builds_a_model_for_groups_by_default(image, monkeypatch, tmp_path) -> None:
     taken = []
 
-    def from_config(config_file, *_):
+    def from_config(config_file, *_, **__):
         taken.append(config_file)
         raise InputError("enough")
 

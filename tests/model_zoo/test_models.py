@@ -105,8 +105,8 @@ def test_commands_take_a_model(line: list[str], in_tmp, monkeypatch: pytest.Monk
     line = ["image.png" if word == "IMAGE" else word for word in line]
     requested = []
 
-    def from_config(*given: object, precision: str | None = None) -> None:
-        assert not precision
+    def from_config(*given: object, precision: str | None = None, compile: bool = False) -> None:
+        assert not precision and not compile
         requested.append(given)
         raise model_zoo.ModelError("stop")
 
