@@ -63,6 +63,8 @@ def target_of(path: str, pages: dict[str, str]) -> str:
         return site_path(path)
     if module := module_of(file):
         return f"reference/{page_of(module)}#{module}"
+    if path == "notebooks":
+        return pages["notebooks/segment_your_photos.ipynb"]
     parts = Path(path).parts
     if "configs" in parts:
         return "reference/configs.md"
