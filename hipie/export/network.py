@@ -18,6 +18,7 @@ from hipie.export.text_network import text_network
 from hipie.export.traceable import ExportRequest, TraceableNetwork
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.hipie import HIPIE
+from hipie.modeling.postprocessing.pixel_scores import geometric_mean, mask_class_probabilities
 from hipie.modeling.postprocessing.score_calibration import instance_scores
 from hipie.modeling.postprocessing.token_to_class import MASKED_LOGIT
 from hipie.modeling.text_encoder.caption import vocabulary_caption
@@ -27,6 +28,8 @@ from hipie.vocabularies.vocabulary import Vocabulary
 OUTPUT_NAMES = ("boxes", "scores", "panoptic_scores", "masks")
 # Suffix of the name of the text encoder's file.
 TEXT_SUFFIX = "_text"
+# Pixels of masks, at stride 4, per pixel of the pixel class head, along a side.
+PIXEL_RATIO = 2
 # Smallest and largest sides of a canvas, in pixels.
 MIN_SIDE, MAX_SIDE = 192, 2048
 # Largest numbers of tokens and classes that are inputs.
@@ -59,8 +62,6 @@ class OpenVocabularyNetwork(nn.Module):
             )
         if model.stuff.fusion is not None:
             raise UnsupportedError("models with MODEL.HIPIE.STUFF.EARLY_FUSION are not exported")
-        if model.pixel_head is not None:
-            raise UnsupportedError("models with MODEL.HIPIE.PIXEL_HEAD.ENABLED are not exported")
         self.model = copy.deepcopy(model)
         del self.model.text_encoder, self.model.thing_criterion, self.model.stuff_criterion
         prepare_modules(self.model)
@@ -119,13 +120,24 @@ class OpenVocabularyNetwork(nn.Module):
             competing[0] = torch.zeros_like(competing[0])
         iou_logits = None if thing.iou_logits is None else thing.iou_logits[0]
         scores = instance_scores(thing_logits, iou_logits)
+        weight = model.pixel_settings.masks
+        if model.pixel_head is not None and weight:
+            mask_features = torch.stack(stuff.mask_features)
+            encoded = model.pixel_head.encode(features[-len(model.in_features) :], mask_features)[0]
+            classes = _mean_tokens(class_tokens) @ text
+            probabilities = model.pixel_head(encoded, classes).softmax(0)[:-1]
+            of_masks = [mask_class_probabilities(probabilities, of, PIXEL_RATIO) for of in masks]
+            scores = geometric_mean(scores, of_masks[0], weight)
+            competing = [
+                geometric_mean(own, of, weight) for own, of in zip(competing, of_masks, strict=True)
+            ]
         return thing.boxes[0], scores, torch.cat(competing), torch.cat(masks)
 
     def _class_logits(self, layer: LayerOutput, class_tokens: Tensor) -> Tensor:
         """Logits of the tokens of each class, pooled: [N, K]."""
         logits = layer.require_logits()[0]
         if self.model.settings.token_pooling == "mean":
-            return logits @ (class_tokens / class_tokens.sum(1, keepdim=True)).t()
+            return logits @ _mean_tokens(class_tokens).t()
         return logits[:, None].masked_fill(class_tokens == 0, -torch.inf).amax(-1)
 
     def _panoptic_scores(self, class_logits: Tensor) -> Tensor:
@@ -243,6 +255,11 @@ def prepare_modules(model: nn.Module) -> None:
     for module in model.modules():
         if "Conv2dSame" in (base.__name__ for base in type(module).__mro__):
             module.forward = partial(_convolve_same, module)
+
+
+def _mean_tokens(class_tokens: Tensor) -> Tensor:
+    """Weights [K, T] of the tokens in the mean of each class."""
+    return class_tokens / class_tokens.sum(1, keepdim=True)
 
 
 def _all_masks(head: MaskHead, layer: LayerOutput, features: tuple[Tensor, ...]) -> Tensor:

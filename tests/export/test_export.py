@@ -26,6 +26,7 @@ from hipie.export.network import (
 )
 from hipie.export.text_network import text_network
 from hipie.export.traceable import ExportRequest
+from hipie.modeling.heads.pixel_class_head import PixelClassHead
 from hipie.modeling.postprocessing.nms_topk import class_aware_nms
 from hipie.modeling.text_encoder.caption import (
     SpecialTokens,
@@ -103,6 +104,29 @@ def test_runner_gives_what_the_command_gives(
     expected = segmenter.segment(IMAGE, THINGS, STUFF, output=output).to_dict()
     expected["image"]["file"] = str(IMAGE)
     assert_same_segments(found, expected)
+
+
+def test_class_head_of_pixels(segmenter: Segmenter, runner: Any) -> None:
+    """With random weights, so that its scores change those of the queries."""
+    torch.manual_seed(0)
+    model = segmenter.model
+    channels = [model.backbone.output_shape()[name].channels for name in model.in_features]
+    with pytest.MonkeyPatch.context() as patch:
+        without = segmenter.segment(IMAGE, THINGS, STUFF, output="instances").to_dict()
+        head = PixelClassHead(channels, model.things.width, model.text_encoder.width).eval()
+        head.text_projection.weight.data *= 20  # decided for one class or another
+        patch.setattr(model, "pixel_head", head)
+        network = ExportedNetwork(model, VOCABULARY).eval()
+        session = NetworkSession(network, description(model, segmenter.cfg, VOCABULARY))
+        image = np.array(Image.open(IMAGE).convert("RGB"))
+        segments = runner.segment(session, image, instances=True)
+        found = runner.to_json(str(IMAGE), image.shape[:2], segments, "run_onnx.py")
+        expected = segmenter.segment(IMAGE, THINGS, STUFF, output="instances").to_dict()
+    expected["image"]["file"] = str(IMAGE)
+    assert_same_segments(found, expected)
+    assert [one["score"] for one in expected["segments"]] != [
+        one["score"] for one in without["segments"]
+    ]
 
 
 def test_given_names_have_the_predictions_of_names_in_the_file(
@@ -191,11 +215,10 @@ def test_what_cannot_be_exported_is_one_sentence(segmenter: Segmenter, tmp_path:
     reduced = Segmenter.from_config(NANO, device="cpu", precision="bfloat16")
     with pytest.raises(HipieError, match="models are exported in float32"):
         ExportedNetwork(reduced.model, VOCABULARY)
-    for part, name in ((model.stuff, "fusion"), (model, "pixel_head")):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(part, name, torch.nn.Identity())
-            with pytest.raises(UnsupportedError, match=r"models with MODEL\.HIPIE\..* are not exp"):
-                ExportedNetwork(model, VOCABULARY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.stuff, "fusion", torch.nn.Identity())
+        with pytest.raises(UnsupportedError, match=r"with MODEL\.HIPIE\.STUFF\.EARLY_FUSION are n"):
+            ExportedNetwork(model, VOCABULARY)
     compiled = copy.deepcopy(model)
     compiled.is_compiled = True
     with pytest.raises(UnsupportedError, match="without compile=True"):

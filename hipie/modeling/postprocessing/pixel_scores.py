@@ -78,7 +78,9 @@ class PixelRows:
         return geometric_mean(scores.clamp(0, 1), probabilities, self._weight)
 
 
-def mask_class_probabilities(probabilities: Tensor, mask_logits: Tensor) -> Tensor:
+def mask_class_probabilities(
+    probabilities: Tensor, mask_logits: Tensor, ratio: int | None = None
+) -> Tensor:
     """Mean of class probabilities over the pixels of masks, weighted by the masks' probabilities.
 
     Pixels outside a mask (probability up to 0.5) have no weight, unless the whole mask is empty.
@@ -87,6 +89,7 @@ def mask_class_probabilities(probabilities: Tensor, mask_logits: Tensor) -> Tens
         probabilities: [K, h, w].
         mask_logits: [N, H, W] of the same canvas; each pixel counts for the probabilities of the
             pixel that it is in.
+        ratio: H / h and W / w where they are known to be the same whole number; None = any.
 
     Returns:
         [N, K].
@@ -95,8 +98,12 @@ def mask_class_probabilities(probabilities: Tensor, mask_logits: Tensor) -> Tens
     inside = soft * (soft > 0.5)
     is_empty = ~inside.flatten(1).any(1)
     weights = torch.where(is_empty[:, None, None], soft, inside)
-    height, width = probabilities.shape[-2:]
-    weights = F.adaptive_avg_pool2d(weights[None], (height, width))[0].flatten(1)
+    if ratio is None:
+        height, width = probabilities.shape[-2:]
+        weights = F.adaptive_avg_pool2d(weights[None], (height, width))[0]
+    else:
+        weights = F.avg_pool2d(weights[None], ratio)[0]
+    weights = weights.flatten(1)
     sums = weights @ probabilities.flatten(1).t()
     return sums / weights.sum(1, keepdim=True).clamp(min=torch.finfo(sums.dtype).tiny)
 
