@@ -150,24 +150,26 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
     ((x, y),) = content["info"]["inside"]
     assert abs(x - width / 2) <= 2 and abs(y - height / 2) <= 2
 
-    def type_point(column: int, row: int) -> None:
+    def type_point(column: int, row: int, shown: str = "canvas") -> None:
+        """Add a click by its pixel, and wait until an image has changed."""
+        source = tab.page.locator(f"#click-{shown} img").get_attribute("src")
         tab.page.fill("#click-x input", str(column))
         tab.page.fill("#click-y input", str(row))
         tab.page.click("#click-add")
+        tab.page.wait_for_function(
+            "([selector, source]) => document.querySelector(selector).src !== source",
+            arg=[f"#click-{shown} img", source],
+        )
 
     tab.page.click("#click-undo")
     tab.message("^Add a point")
     tab.page.get_by_label("Box", exact=True).check()
     type_point(250, 200)
     tab.message("^Add a point")
-    type_point(60, 40)
-    tab.message("^Mask of")
+    type_point(60, 40, "result")
     tab.page.get_by_label("Scribble", exact=True).check()
-    type_point(100, 100)
-    tab.page.wait_for_timeout(500)
-    type_point(140, 120)
-    tab.page.wait_for_timeout(500)
-    tab.message("^Mask of")
+    type_point(100, 100, "result")
+    type_point(140, 120, "result")
     content = json.loads(tab.download("json").read_text())
     info = content["info"]
     assert info["inside"] == [] and info["box"] == [60, 40, 250, 200]
@@ -176,9 +178,11 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
     expected = Segmenter.from_pretrained(CLICK_MODEL, "cpu").prompt(pages[0].file, [prompt])
     (annotation,) = content["annotations"]
     assert np.array_equal(coco_mask.decode(annotation["segmentation"]), expected.segments[0].mask)
-    type_point(5000, 1)
+    tab.page.fill("#click-x input", "5000")
+    tab.page.click("#click-add")
     assert (
-        tab.message("outside") == f"(5000, 1) is outside of the image of {width} x {height} pixels"
+        tab.message("outside")
+        == f"(5000, 120) is outside of the image of {width} x {height} pixels"
     )
     tab.screenshot("click_page")
 
