@@ -73,7 +73,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=15,<26"],
     # Clusters; the tests need a stand-in for S3 as well. `make ray` installs and tests both.
     "ray": ["ray[data]>=2.40", "pyarrow>=15,<26"],
-    "ray_test": ["moto[server]>=5", "psutil"],
+    "ray_test": ["moto[server]>=5"],
     # Letters in drawings beside those of DejaVu, which Matplotlib brings.
     "fonts": ["manimgx-fonts>=2026.9", "noto-cjk-sans-otc>=0.0.1"],
     # Version 6 asks for Pillow before 13; with a newer one pip would take version 3.
@@ -89,6 +89,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         # Drives Debian's chromium, where it is installed.
         "playwright>=1.50",
+        "psutil>=5.9",
         'pysodmetrics>=1.4; python_version < "3.13"',
         "pytest>=8",
         "pytest-cov>=5",

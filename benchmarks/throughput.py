@@ -1,5 +1,8 @@
 """Images a second of a run, against a loop that reads, segments and writes one image after another.
 
+Seconds of processors (CPU), of all processes of a way together, hardly depend on what else the
+machine does; images a second do.
+
 Pages of the picture book are written as JPEG files of one size. With each number of threads the
 loop, a run in one process (reading and writing overlap with the model), and, from two threads on,
 a run of as many processes with one thread each take turns. Starting the processes is not counted,
@@ -17,10 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
@@ -96,12 +101,22 @@ def run_folder(files: Sequence[Path], folder: Path, segment: Any) -> None:
         raise SystemExit(f"{summary.failed} of {len(files)} images have failed")
 
 
+def cpu_seconds() -> float:
+    """Return the seconds of processors of this process and those that it has started."""
+    total = time.process_time()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def measure(args: argparse.Namespace, threads: int, root: Path) -> dict[str, Any]:
     """Measure the ways of work with a number of threads, which alternate.
 
     Returns:
-        `images_a_second` (medians) by way, `shares` of the loop's time, and `start_seconds` of
-        the processes.
+        `images_a_second` and `cpu_seconds_an_image` (medians) by way, `shares` of the loop's
+        time, and `start_seconds` of the processes.
     """
     files = write_images(root, args.images)
     build = partial(
@@ -129,12 +144,14 @@ def measure(args: argparse.Namespace, threads: int, root: Path) -> dict[str, Any
             ways[f"run, {threads} processes"] = lambda folder: run_folder(files, folder, pool)
         start_seconds = time.perf_counter() - start
         times: dict[str, list[float]] = {name: [] for name in ways}
+        used: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(args.repeats):
             for number, (name, way) in enumerate(ways.items()):
                 folder = root / f"{turn}_{number}"
-                start = time.perf_counter()
+                start, cpu_start = time.perf_counter(), cpu_seconds()
                 way(folder)
                 times[name].append(time.perf_counter() - start)
+                used[name].append(cpu_seconds() - cpu_start)
     finally:
         if pool is not None:
             pool.close()
@@ -142,6 +159,9 @@ def measure(args: argparse.Namespace, threads: int, root: Path) -> dict[str, Any
     return {
         "images_a_second": {
             name: args.images / statistics.median(values) for name, values in times.items()
+        },
+        "cpu_seconds_an_image": {
+            name: statistics.median(values) / args.images for name, values in used.items()
         },
         "shares": {name: seconds / total for name, seconds in shares.items()},
         "start_seconds": start_seconds if pool is not None else 0.0,
@@ -165,14 +185,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         args.config_file, args.random_weights = MODELS[args.model], args.model == "r50"
     results: dict[str, Any] = {}
     print(f"{args.config_file}, {args.images} images of {SIZE[0]}x{SIZE[1]}, {args.repeats} turns")
-    print("| threads | way | images a second | times the loop |\n|---|---|---|---|")
+    print("| threads | way | images a second | times the loop | CPU seconds an image |")
+    print("|---|---|---|---|---|")
     for threads in args.threads:
         with tempfile.TemporaryDirectory() as folder:
             measured = measure(args, threads, Path(folder))
         results[str(threads)] = measured
         rates = measured["images_a_second"]
         for way, rate in rates.items():
-            print(f"| {threads} | {way} | {rate:.2f} | {rate / rates['loop']:.2f} |", flush=True)
+            cpu = measured["cpu_seconds_an_image"][way]
+            ratio = rate / rates["loop"]
+            print(f"| {threads} | {way} | {rate:.2f} | {ratio:.2f} | {cpu:.2f} |", flush=True)
         shares = ", ".join(f"{name} {100 * x:.0f} %" for name, x in measured["shares"].items())
         print(f"{threads} thread(s): the loop's time is {shares}", end="")
         print(f"; processes start in {measured['start_seconds']:.0f} s")

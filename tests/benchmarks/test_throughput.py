@@ -13,6 +13,7 @@ def test_program_compares_the_run_with_the_loop(tiny_program, capsys, monkeypatc
     options = ["--images", "2", "--repeats", "1", "--threads", "1"]
     results = throughput.main([*options, *tiny_program])["throughput"]
     assert {*results["1"]["images_a_second"]} == {"loop", "run, 1 process"}
+    assert all(seconds > 0 for seconds in results["1"]["cpu_seconds_an_image"].values())
     assert abs(sum(results["1"]["shares"].values()) - 1) < 1e-9
     folder = Path(tiny_program[tiny_program.index("--output") + 1])
     assert json.loads((folder / "results.json").read_text()) == {"throughput": results}
