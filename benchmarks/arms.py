@@ -82,6 +82,8 @@ def table(
 ) -> str:
     """Build a Markdown table with a row for each arm: mean over seeds ± half their range.
 
+    A single seed has no range.
+
     Args:
         options: with `arms` and `seeds`.
         length: length of the training, such as "500 steps".
@@ -108,4 +110,6 @@ def table(
 def _cell(values: Sequence[float]) -> str:
     if not values:  # a metric that the arm does not have
         return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"
