@@ -26,6 +26,7 @@ REGISTRIES = {
     "EVALUATOR_REGISTRY": "hipie.evaluation.build",
     "TASK_PREDICTOR_REGISTRY": "hipie.task_predictors",
     "FORMAT_REGISTRY": "hipie.batch_inference.formats",
+    "EXPORTER_REGISTRY": "hipie.export.traceable",
     "OPTIMIZER_REGISTRY": "hipie.engine.optimizer",
     "EVENT_WRITER_REGISTRY": "hipie.engine.tracking",
 }
