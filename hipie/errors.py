@@ -125,6 +125,10 @@ class UsageError(InputError):
     """Command-line arguments that are missing or exclude each other; the exit status is 2."""
 
 
+class TooLargeError(InputError):
+    """Input that is larger than a limit, such as `INPUT.MAX_PIXELS`."""
+
+
 class MissingFileError(InputError, FileNotFoundError):
     """File or folder that does not exist."""
 

@@ -23,7 +23,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -347,8 +346,7 @@ class Segmenter:
         """
         predictor = self.task_predictor("universal", "segment")
         classes = self._read_classes(things, stuff, parts)
-        return _predict(
-            predictor,
+        return predictor.predict_named(
             [self.prepare(image)],
             classes=classes,
             output=output,
@@ -562,7 +560,7 @@ class Segmenter:
         if masks is None:
             raise InputError("label needs masks [N, H, W]")
         vocabularies = self._labelling_vocabularies(things, stuff, parts)
-        return _predict(predictor, [self.prepare(image)], masks=masks, **vocabularies)[0]
+        return predictor.predict_named([self.prepare(image)], masks=masks, **vocabularies)[0]
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -594,8 +592,8 @@ class Segmenter:
         if sam is None:
             raise InputError("segment_everything needs sam, which proposes the masks")
         vocabularies = self._labelling_vocabularies(things, stuff, parts)
-        return _predict(
-            predictor, [self.prepare(image)], sam=sam, sam_options=options, **vocabularies
+        return predictor.predict_named(
+            [self.prepare(image)], sam=sam, sam_options=options, **vocabularies
         )[0]
 
     def _labelling_vocabularies(
@@ -633,7 +631,9 @@ class Segmenter:
 
         predictor = self.task_predictor("referring", "refer")
         read = read_expressions(expressions)
-        return _predict(predictor, [self.prepare(image)], expressions=read, threshold=threshold)[0]
+        return predictor.predict_named(
+            [self.prepare(image)], expressions=read, threshold=threshold
+        )[0]
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -669,7 +669,7 @@ class Segmenter:
         prepared = [self.prepare(image) for image in images]
         predictor = self.task_predictor("group", "refer_group")
         request = {"heatmaps": True} if heatmaps else {}
-        return _predict(predictor, prepared, expression=expression, **request)
+        return predictor.predict_named(prepared, expression=expression, **request)
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -684,7 +684,7 @@ class Segmenter:
                 `polygon` and `label`, in pixels; see `hipie_interactive.Prompt`.
         """
         predictor = self.task_predictor("interactive", "prompt")
-        return _predict(predictor, [self.prepare(image)], prompts=prompts)[0]
+        return predictor.predict_named([self.prepare(image)], prompts=prompts)[0]
 
     @as_hipie_errors()
     @_one_at_a_time
@@ -700,7 +700,7 @@ class Segmenter:
         """
         predictor = self.task_predictor("few_shot", "like")
         with read_by(rules_of(self.cfg)):
-            return _predict(predictor, [self.prepare(image)], examples=examples)[0]
+            return predictor.predict_named([self.prepare(image)], examples=examples)[0]
 
     def task_predictor(self, task: str, method: str = "") -> TaskPredictor:
         """Return the predictor that is registered for a task, built on this model.
@@ -785,19 +785,10 @@ class Segmenter:
         return classes
 
     def _resize(self, pixels: NDArray[Any], file_name: str) -> PreparedImage:
-        from hipie.data.dataset_mappers.transforms import resize_transform
+        from hipie.data.dataset_mappers.transforms import inputs_at_test_size
         from hipie.task_predictors import PreparedImage
 
-        shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
-        square = self.cfg.INPUT.SQUARE_SIZE
-        height, width = pixels.shape[:2]
-        transform = resize_transform(height, width, shortest, longest, square)
-        resized = transform.apply_image(pixels)
-        if self.cfg.INPUT.FORMAT == "BGR":
-            resized = resized[:, :, ::-1]
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        inputs = {"image": tensor, "height": height, "width": width}
-        return PreparedImage(self.model, pixels, inputs, file_name)
+        return PreparedImage(self.model, pixels, inputs_at_test_size(pixels, self.cfg), file_name)
 
     def _set_pixels(self, pixels: NDArray[Any], file_name: str) -> None:
         from hipie.task_predictors import TASK_PREDICTOR_REGISTRY
@@ -807,14 +798,3 @@ class Segmenter:
             if predictor.model_task in self.model.tasks:
                 self.task_predictor(task).encode(image)
         self._image = image
-
-
-def _predict(
-    predictor: TaskPredictor, images: Sequence[PreparedImage], **request: Any
-) -> list[Segmentation]:
-    """Run a task predictor, and put the images' file names into its results."""
-    results = predictor.predict(images, **request)
-    return [
-        replace(result, file_name=image.file_name) if image.file_name else result
-        for image, result in zip(images, results, strict=True)
-    ]

@@ -102,9 +102,9 @@ def draw_examples(folder: Path) -> list[ExampleImage]:
     from hipie.data.picturebook import PictureBook
 
     examples = []
-    for name, (stuff, expressions) in PHOTOGRAPHS.items():
+    for name, (stuff, phrases) in PHOTOGRAPHS.items():
         file = shutil.copy(PHOTOGRAPHS_FOLDER / f"{name}.jpg", folder)
-        examples.append(ExampleImage(str(file), name, PHOTO_MODEL, ANIMALS, stuff, (), expressions))
+        examples.append(ExampleImage(str(file), name, PHOTO_MODEL, ANIMALS, stuff, (), phrases))
     book = PictureBook(PAGE_SEED, "val")
     for number in range(PAGES):
         page = book.page(number)

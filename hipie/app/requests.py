@@ -16,6 +16,8 @@ from hipie.errors import InputError
 from hipie.segmentation import Segmentation
 from hipie.vocabularies import parse_names, parse_parts
 
+# Names the folder of uploads to gradio.
+UPLOADS_VARIABLE = "GRADIO_TEMP_DIR"
 OUTPUTS = ("panoptic", "instances", "semantic")
 
 

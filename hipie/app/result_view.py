@@ -12,7 +12,7 @@ import gradio as gr
 
 from hipie.app.context import Context
 from hipie.app.drawing import entries_of, paint, swatches
-from hipie.app.server import UPLOADS_VARIABLE
+from hipie.app.requests import UPLOADS_VARIABLE
 from hipie.app.work import Progress
 from hipie.data.image_io import read_image_size
 from hipie.error_report import as_hipie_errors

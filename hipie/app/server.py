@@ -11,12 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hipie.app.requests import Limits
+from hipie.app.requests import UPLOADS_VARIABLE, Limits
 
 # Browser sessions whose results are kept.
 MAX_SESSIONS = 32
-# Names the folder of uploads to gradio.
-UPLOADS_VARIABLE = "GRADIO_TEMP_DIR"
 
 
 def prepare_environment(folder: Path) -> None:

@@ -225,6 +225,7 @@ def _register(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
 
     from hipie.data.dataset_specification import parse_dataset
     from hipie.data.datasets import register_all
+    from hipie.data.datasets.catalog import complete_metadata
 
     given = [parse_dataset(text, "val") for text in args.data]
     for one in given:
@@ -240,6 +241,7 @@ def _register(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
                 f'there is no data set "{name}"; --import registers those of a module, and --data '
                 "takes NAME=instances.json:images and the like"
             )
+        complete_metadata(name)
     return names
 
 

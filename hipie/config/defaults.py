@@ -165,25 +165,29 @@ def model_keys() -> CN:
     # Scale of the noise of their boxes, relative to the object.
     node.STUFF.DENOISING_NOISE = 0.4
 
-    node.PIXEL_HEAD = CN()
-    # Compare every pixel with the names of the vocabulary, by a head of its own (not in the paper;
-    # as in LSeg). It reads the backbone's features and the stuff decoder's mask features. Its
-    # scores, averaged over a mask, are combined with those of the mask's query.
-    node.PIXEL_HEAD.ENABLED = False
-    # Train this head and the backbone only: encoders and decoders are not run and have no losses. A
-    # first stage of training in which an image takes a third of the time.
-    node.PIXEL_HEAD.ONLY = False
-    # Weight of its cross entropy.
-    node.PIXEL_HEAD.LOSS_WEIGHT = 10.0
-    # Weight w of the mean probability c of a mask in the class score s of its query,
-    # s ** (1 - w) * c ** w.
-    node.PIXEL_HEAD.MASK_WEIGHT = 0.5
-    # The same of the probability of a pixel in the semantic map.
-    node.PIXEL_HEAD.SEMANTIC_WEIGHT = 0.5
-
+    node.PIXEL_HEAD = _pixel_head_keys()
     node.LOSS = _loss_keys()
     node.TEST = _test_keys()
     node.CLIP = _clip_keys()
+    return node
+
+
+def _pixel_head_keys() -> CN:
+    node = CN()
+    # Compare every pixel with the names of the vocabulary, by a head of its own (not in the paper;
+    # as in LSeg). It reads the backbone's features and the stuff decoder's mask features. Its
+    # scores, averaged over a mask, are combined with those of the mask's query.
+    node.ENABLED = False
+    # Train this head and the backbone only: encoders and decoders are not run and have no losses. A
+    # first stage of training in which an image takes a third of the time.
+    node.ONLY = False
+    # Weight of its cross entropy.
+    node.LOSS_WEIGHT = 10.0
+    # Weight w of the mean probability c of a mask in the class score s of its query,
+    # s ** (1 - w) * c ** w.
+    node.MASK_WEIGHT = 0.5
+    # The same of the probability of a pixel in the semantic map.
+    node.SEMANTIC_WEIGHT = 0.5
     return node
 
 

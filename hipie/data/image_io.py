@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from hipie.data.io.reading_rules import pixel_limit
-from hipie.errors import InputError, MissingFileError, cause_of
+from hipie.errors import InputError, MissingFileError, TooLargeError, cause_of
 from hipie.logs import get_logger
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | torch.Tensor
@@ -83,7 +83,7 @@ class ImageError(InputError):
     """An image that cannot be used; the message names it."""
 
 
-class TooManyPixelsError(ImageError):
+class TooManyPixelsError(ImageError, TooLargeError):
     """An image whose header has more pixels than are read."""
 
 

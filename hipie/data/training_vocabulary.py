@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
+from hipie.data.datasets.catalog import complete_metadata
 from hipie.data.label_values import background_index
 from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass, VocabularyError, name_key
 
@@ -21,6 +22,7 @@ def training_vocabulary(names: Sequence[str]) -> Vocabulary | None:
     for name in names:
         if name not in MetadataCatalog:
             continue
+        complete_metadata(name)
         metadata = MetadataCatalog.get(name)
         try:
             vocabulary = Vocabulary.from_metadata(metadata)

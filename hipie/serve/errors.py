@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hipie.data.image_io import TooManyPixelsError
-from hipie.errors import HipieError, InputError, MachineError, OutOfMemoryError
+from hipie.errors import HipieError, InputError, MachineError, OutOfMemoryError, TooLargeError
 
 # Header where the rest of a request's body is not read: the connection ends.
 CLOSE = {"Connection": "close"}
@@ -40,7 +39,7 @@ def status_of(error: HipieError) -> int:
     """
     if isinstance(error, RequestError):
         return error.status
-    if isinstance(error, TooManyPixelsError):
+    if isinstance(error, TooLargeError):
         return 413
     if isinstance(error, InputError):
         return 422

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -224,3 +225,11 @@ class TaskPredictor(ABC):
         Raises:
             ValueError: for a request that cannot be met, in one sentence.
         """
+
+    def predict_named(self, images: Sequence[PreparedImage], **request: Any) -> list[Segmentation]:
+        """Segment images as `predict` does, and put their file names into the results."""
+        results = self.predict(images, **request)
+        return [
+            replace(result, file_name=image.file_name) if image.file_name else result
+            for image, result in zip(images, results, strict=True)
+        ]

@@ -302,9 +302,6 @@ class Vocabulary:
           (Detectron2's "separated" panoptic sets) is skipped;
         * `parts`, a mapping from a whole to its parts, comes last.
 
-        Detectron2's own COCO sets (`register_coco_instances`) have names once their file is read,
-        so a registered data set without any is read first.
-
         Args:
             meta: a `detectron2.data.Metadata`.
 
@@ -314,10 +311,9 @@ class Vocabulary:
         vocabulary: Vocabulary | None = getattr(meta, "vocabulary", None)
         if vocabulary is not None:
             return vocabulary
-        things, stuff, parts = _names(meta)
-        if not (things or stuff or parts):
-            _read_dataset(getattr(meta, "name", ""))
-            things, stuff, parts = _names(meta)
+        things = list(getattr(meta, "thing_classes", None) or ())
+        stuff = list(getattr(meta, "stuff_classes", None) or ())
+        parts = getattr(meta, "parts", None)
         if not (things or stuff or parts):
             raise VocabularyError(
                 f'data set "{getattr(meta, "name", "?")}" has neither thing_classes nor '
@@ -401,18 +397,3 @@ def _named(name: Name, kind: str, whole: str | None = None) -> VocabularyClass:
         first = f"{whole} {first}"
         synonyms = [f"{whole} {s}" if isinstance(s, str) else s for s in synonyms]
     return VocabularyClass(first, kind, (first, *synonyms) if synonyms else (), whole)
-
-
-def _names(meta: Any) -> tuple[list[str], list[str], Any]:
-    """Things, stuff and parts in the metadata of a data set."""
-    things = list(getattr(meta, "thing_classes", None) or ())
-    stuff = list(getattr(meta, "stuff_classes", None) or ())
-    return things, stuff, getattr(meta, "parts", None)
-
-
-def _read_dataset(name: str) -> None:
-    """Read a registered data set, which may complete its metadata."""
-    from detectron2.data import DatasetCatalog
-
-    if name in DatasetCatalog:
-        DatasetCatalog.get(name)

@@ -7,7 +7,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from hipie.vocabularies.vocabulary import (
     Vocabulary,
@@ -92,21 +92,6 @@ def test_metadata_of_things_or_stuff_alone() -> None:
     assert things.is_thing == (True, True)
     stuff = Vocabulary.from_metadata(SimpleNamespace(stuff_classes=["sky", "dog"]))
     assert stuff.is_thing == (False, False)
-
-
-def test_metadata_that_is_complete_once_the_set_is_read() -> None:
-    name = "set_whose_names_are_in_its_file"
-
-    def read() -> list[dict]:
-        MetadataCatalog.get(name).thing_classes = ["cup", "plate"]
-        return []
-
-    DatasetCatalog.register(name, read)
-    try:
-        assert Vocabulary.from_metadata(MetadataCatalog.get(name)).names == ("cup", "plate")
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_metadata_with_a_vocabulary() -> None:

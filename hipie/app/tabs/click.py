@@ -43,12 +43,7 @@ def build(context: Context) -> None:
                 undo = gr.Button("Undo", elem_id="click-undo")
                 clear = gr.Button("Clear", elem_id="click-clear")
                 cancel = gr.Button("Cancel", elem_id="click-cancel")
-            offer_examples(
-                context,
-                "click",
-                [image],
-                lambda example: [example.file],
-            )
+            offer_examples(context, "click", [image], lambda example: [example.file])
         with gr.Column(min_width=280):
             view = ResultView(context, "click")
     clicks = gr.State(Clicks())

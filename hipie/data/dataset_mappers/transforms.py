@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import VFlipTransform
+from numpy.typing import NDArray
 
 from hipie.data.image_io import resized_shape
 from hipie.data.label_values import MASK_BACKGROUND
@@ -135,6 +139,28 @@ def resize_transform(
     """
     new_height, new_width = _new_shape(height, width, min_size, max_size, square_size)
     return T.TransformList([T.ResizeTransform(height, width, new_height, new_width)])
+
+
+def inputs_at_test_size(pixels: NDArray[Any], cfg: CfgNode) -> dict[str, Any]:
+    """Resize an image as models are tested, for Detectron2's models.
+
+    Args:
+        pixels: [H, W, 3] uint8 RGB.
+        cfg: reads INPUT.{MIN_SIZE_TEST, MAX_SIZE_TEST, SQUARE_SIZE, FORMAT}.
+
+    Returns:
+        `image` [3, h, w] uint8, in the channel order of INPUT.FORMAT, `height` H and `width` W.
+    """
+    node = cfg.INPUT
+    height, width = pixels.shape[:2]
+    transform = resize_transform(
+        height, width, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, node.SQUARE_SIZE
+    )
+    resized = transform.apply_image(pixels)
+    if node.FORMAT == "BGR":
+        resized = resized[:, :, ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return {"image": tensor, "height": height, "width": width}
 
 
 def flip_text(text: str) -> str:

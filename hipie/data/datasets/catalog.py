@@ -40,3 +40,20 @@ def register_dataset(name: str, load: Callable[[], Any], **metadata: Any) -> Non
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
+
+
+def complete_metadata(name: str) -> None:
+    """Read a registered data set whose metadata has no names of classes.
+
+    Those of Detectron2's `register_coco_instances` are in its file, and known once it is read.
+
+    Args:
+        name: in the catalogs; others have no effect.
+    """
+    if name not in DatasetCatalog:
+        return
+    metadata = MetadataCatalog.get(name)
+    # Sets of expressions have the key "task", and no classes.
+    keys = ("vocabulary", "thing_classes", "stuff_classes", "parts", "task")
+    if not any(map(metadata.get, keys)):
+        DatasetCatalog.get(name)
