@@ -180,6 +180,7 @@ def _inference_at_full_size(
     output_size: Size,
     settings: InferenceSettings,
     clip_scores: None = None,
+    pixel_scores: None = None,
     owners: Any = None,
     enforce_consistency: Any = None,
 ) -> dict[str, Any]:
