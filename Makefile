@@ -140,6 +140,11 @@ bench: $(DONE)/package
 	$(PY) benchmarks/picturebook.py --pages 40
 	for figure in agreement speed; do \
 		$(PY) benchmarks/precision.py $$figure --count 10 || exit 1; done
+	$(PY) benchmarks/value_projections.py
+	$(PY) benchmarks/start_up.py
+	$(PY) benchmarks/wait_policy.py
+	$(PY) benchmarks/exported.py
+	$(PY) benchmarks/compiled.py
 	$(PY) benchmarks/text_image_similarity.py --images 40 PICTUREBOOK.VAL_PAGES 40
 
 train-nano: $(DONE)/package
