@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from hipie.batch_inference.progress import ProgressLines, RunProgress
 from hipie.batch_inference.recorder import Segment, Summary
@@ -29,6 +31,7 @@ from hipie.errors import (
     MachineError,
     MissingPackageError,
     UsageError,
+    cause_of,
     printable,
 )
 
@@ -267,30 +270,63 @@ def _room(resources: dict[str, float]) -> int:
 
 
 def _require_answer(address: str) -> None:
-    """Check, in a process of its own, that a cluster answers; Ray itself tries for two minutes.
+    """Check that a cluster answers, in a process of its own; Ray itself tries for two minutes.
+
+    `CONNECT_SECONDS` begin when the process has imported Ray, which takes long on a busy machine.
 
     Raises:
         MachineError: if none does.
     """
+    _require_port(address)
     program = (
         "import logging, sys, ray\n"
+        "print(flush=True)\n"
         "ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)\n"
     )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", program, address],
-            capture_output=True,
-            text=True,
-            timeout=CONNECT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MachineError(
-            _connect_message(address, f"no answer in {CONNECT_SECONDS:.0f} seconds")
-        ) from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            _, errors = process.communicate(timeout=CONNECT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise MachineError(_connect_message(address, _no_answer())) from error
+        finally:
+            process.kill()
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if line.strip()]
         raise MachineError(_connect_message(address, lines[-1] if lines else ""))
+
+
+def _require_port(address: str) -> None:
+    """Check at once that something listens at HOST:PORT or ray://HOST:PORT.
+
+    Raises:
+        MachineError: if nothing does.
+    """
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+        if host is None or port is None:  # `auto`, and what Ray itself refuses.
+            return
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except TimeoutError as error:
+        raise MachineError(_connect_message(address, _no_answer())) from error
+    except socket.gaierror as error:
+        raise MachineError(_connect_message(address, "there is no such host")) from error
+    except ValueError as error:
+        raise MachineError(_connect_message(address, str(error))) from error
+    except OSError as error:
+        raise MachineError(_connect_message(address, cause_of(error))) from error
+
+
+def _no_answer() -> str:
+    return f"no answer in {CONNECT_SECONDS:.0f} seconds"
 
 
 def _connect_message(address: str, cause: str) -> str:
