@@ -26,11 +26,18 @@ CSS = """
 .dark .hipie-alert { color: #ff8a95; }
 .hipie-status, .hipie-alert { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
 .hipie-style { display: none; }
+.gradio-container .gallery-container .grid-wrap { min-height: 0; padding-top: 36px; }
+.gradio-container .gallery-container .caption-label {
+  max-width: 100%; right: 0; bottom: 0; white-space: normal; overflow-wrap: anywhere;
+}
 :focus-visible { outline: 3px solid #0a6ed1 !important; outline-offset: 1px; }
 .dark :focus-visible { outline-color: #7cc0ff !important; }
 @media (max-width: 640px) {
   .gradio-container { padding: 8px !important; }
-  .gradio-container h1 { font-size: 1.2rem; }
+  .gradio-container h1 { font-size: 1.2rem !important; }
+  .gradio-container .gallery-container .grid-container {
+    grid-template-columns: repeat(2, minmax(0, 1fr));
+  }
 }
 """
 

@@ -112,7 +112,8 @@ class Requests:
         if not (expression or "").strip():
             raise InputError("write the expression")
         segmenter = self._segmenter(progress, model)
-        if "group" in segmenter.model.tasks:
+        compares = "group" in segmenter.model.tasks
+        if compares:
             progress.step(f"Comparing {len(paths)} images")
             results = segmenter.refer_group(paths, expression.strip())
         else:
@@ -121,7 +122,10 @@ class Requests:
                 progress.step(f"Segmenting image {number} of {len(paths)}")
                 results.append(segmenter.refer(path, expression.strip()))
         shown = sum(any(segment.area for segment in result) for result in results)
-        return f"Found in {shown} of {counted(len(results), 'image')}", results
+        text = f"Found in {shown} of {counted(len(results), 'image')}"
+        if not compares:
+            text += f"; {model} segments each image by itself"
+        return text, results
 
     def prompt(
         self, progress: Progress, model: str, image: str | None, prompt: Mapping[str, Any]

@@ -175,7 +175,8 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
     assert info["inside"] == [] and info["box"] == [60, 40, 250, 200]
     assert info["scribbles"] == [[[100, 100], [140, 120]]]
     prompt = {name: info[name] for name in ("inside", "outside", "box", "scribbles")}
-    expected = Segmenter.from_pretrained(CLICK_MODEL, "cpu").prompt(pages[0].file, [prompt])
+    model = Segmenter.from_config(CLICK_MODEL, device="cpu")
+    expected = model.prompt(pages[0].file, [prompt])
     (annotation,) = content["annotations"]
     assert np.array_equal(coco_mask.decode(annotation["segmentation"]), expected.segments[0].mask)
     tab.page.fill("#click-x input", "5000")

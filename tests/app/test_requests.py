@@ -71,10 +71,13 @@ def test_chips_are_read_as_on_the_command_line():
 
 
 def test_a_group_is_compared_by_models_that_do_and_segmented_one_by_one_by_others():
-    for task, name in (("group", "group"), ("referring", "refer")):
+    for task, name, note in (
+        ("group", "group", ""),
+        ("referring", "refer", "; m segments each image by itself"),
+    ):
         segmenter = Recorder(task)
         text, results = requests_of(segmenter).group(Progress(), "m", ["a", "b"], " the dog ")
-        assert text == "Found in 2 of 2 images" and len(results) == 2
+        assert text == f"Found in 2 of 2 images{note}" and len(results) == 2
         assert segmenter.calls == [(name, (image, "the dog"), {}) for image in ("a", "b")]
 
 

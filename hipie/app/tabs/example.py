@@ -25,7 +25,7 @@ def build(context: Context) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             editor = gr.ImageEditor(
-                label="Example: paint the object",
+                label="Paint the object",
                 type="numpy",
                 sources=["upload", "clipboard"],
                 transforms=(),
