@@ -31,6 +31,8 @@ def method(cfg: CfgNode) -> Any:
 
 def episodes(cfg: CfgNode) -> Any:
     """Episodes of a data set, or the error in place of them."""
+    cfg = cfg.clone()
+    cfg.PICTUREBOOK.ROOT += "_few_shot"  # other tests draw fewer pages
     register_all(cfg)
     try:
         drawn = few_shot_episodes(cfg, "picturebook_val_panoptic", False).records
