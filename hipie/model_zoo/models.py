@@ -232,7 +232,7 @@ for _model in (
         "hipie-nano-photos",
         "nano/hipie_nano_photos.yaml",
         "things, stuff, parts, expressions of photographs",
-        "9d83645e6143d53eff2929d93b0f3a744cdccb7eb0736bbe0c95f3c2780f09c5",
+        "56ba9d690741bf4edb6871f9e476fc4aab0fd81f81a45b7b6b81a2b0e0df5481",
         "Apache-2.0; some training data for research only",
     ),
     packaged_model(

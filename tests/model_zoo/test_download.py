@@ -150,7 +150,8 @@ def test_a_refusal_is_one_sentence(
     folder = str(records.models_folder() / model.name)
     alternative = "hipie-nano-photos"
     assert_one_sentence(caught.value, reason, f"{server.url}/{REPOSITORY}", folder, alternative)
-    assert len(server.requests) == 1
+    # The hub's client may ask for something else once a process.
+    assert len([path for _, path, _ in server.requests if REPOSITORY in path]) == 1
 
 
 @pytest.mark.parametrize("model", [PINNED, UNPINNED], ids=["pinned", "unpinned"])
