@@ -56,15 +56,17 @@ def nano(tiny_text):
 
 def test_keys_configure_the_heads(nano):
     keys = nano.MODEL.GRSER
-    keys.GROUP_SIZE, keys.HIERARCHIZER, keys.TIES, keys.NORM_EPS = 5, False, "order", 1e-3
+    keys.GROUP_SIZE, keys.TIES, keys.NORM_EPS = 5, "order", 1e-3
     keys.REJECTION_WIDTH, keys.TEXT.POOLING = 24, "mean"
     model = GRSer(**build_components(nano))
     assert model.triphasic_head.heatmaps == HeatmapConfig(
-        group_size=5, hierarchizer=False, language_channel=True, ties="order", eps=1e-3
+        group_size=5, language_channel=True, ties="order", eps=1e-3
     )
     assert model.rejection_head.width == 24 and model.text_encoder.pooling == "mean"
     assert model.feature_level == 2
     assert model.lavt.encoder.widths == (24, 40, 112, 320)
+    keys.HIERARCHIZER, keys.TIES = False, "difference"
+    assert not GRSer(**build_components(nano)).triphasic_head.heatmaps.hierarchizer
 
 
 def test_keys_configure_losses_and_inference(nano):
