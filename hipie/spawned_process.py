@@ -17,5 +17,8 @@ def run_quietly(connection: Connection, warn: bool) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet(warn=warn):
-        function, arguments = connection.recv()
+        try:
+            function, arguments = connection.recv()
+        except (EOFError, OSError):  # that process has ended
+            return
         function(connection, *arguments)

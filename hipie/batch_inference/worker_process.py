@@ -149,8 +149,11 @@ class _Worker:
         writer.join()
 
     def _send(self, message: Any) -> None:
-        with self._sending:
-            self._connection.send(message)
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:  # the pool has ended
+            os._exit(1)
 
     def _receive(self) -> None:
         try:
