@@ -216,6 +216,8 @@ class HIPIE(SegmentationModel):
         if isinstance(things.mask_head, DynamicMaskHead):
             heads.append(things.mask_head.controller)
         heads += [] if stuff is None else stuff.class_heads
+        if self.pixel_head is not None:
+            heads += [self.pixel_head.text_projection, self.pixel_head.no_class]
         return [self.text_encoder, *heads]
 
     @property

@@ -79,6 +79,12 @@ def test_it_does_not_change_what_it_reads(tiny_cfg: CfgNode) -> None:
     torch.testing.assert_close(raw(model).stuff.mask_logits, expected.stuff.mask_logits)
 
 
+def test_it_runs_in_bfloat16(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.PRECISION = "bfloat16"
+    scores = built(tiny_cfg, *HEAD).inference([item()])[0]["sem_seg"]
+    assert scores.isfinite().all()
+
+
 def test_weights_are_shares(tiny_cfg: CfgNode) -> None:
     with pytest.raises(InputError, match=r"PIXEL_HEAD\.MASK_WEIGHT must be in 0 to 1, not 1\.5"):
         built(tiny_cfg, *HEAD, "PIXEL_HEAD.MASK_WEIGHT", 1.5)
