@@ -80,9 +80,9 @@ def test_it_does_not_change_what_it_reads(tiny_cfg: CfgNode) -> None:
 
 
 def test_it_runs_in_bfloat16(tiny_cfg: CfgNode) -> None:
-    tiny_cfg.MODEL.PRECISION = "bfloat16"
-    scores = built(tiny_cfg, *HEAD).inference([item()])[0]["sem_seg"]
-    assert scores.isfinite().all()
+    model = built(tiny_cfg, *HEAD)
+    assert model.set_precision("bfloat16") == "bfloat16"
+    assert model.inference([item()])[0]["sem_seg"].isfinite().all()
 
 
 def test_weights_are_shares(tiny_cfg: CfgNode) -> None:
