@@ -248,15 +248,20 @@ def test_an_image_that_ends_processes_is_a_failure(images):
             "print(ShardWorker(job)({'plan': sys.argv[3]})['report'])\n"
         )
         arguments = [str(images), str(images / "out"), plan_to_json(plan)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         statuses = []
-        while not statuses or statuses[-1]:
+        while not statuses or statuses[-1] < 0:
             assert len(statuses) < 5
             done = subprocess.run(
-                [sys.executable, "-c", program, *arguments], capture_output=True, check=False
+                [sys.executable, "-c", program, *arguments],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
             )
             statuses.append(done.returncode)
-    assert statuses == [-9, -9, 0]
-    report = ShardReport.from_json(done.stdout.decode().splitlines()[-1])
+    assert statuses == [-9, -9, 0], done.stderr
+    report = ShardReport.from_json(done.stdout.splitlines()[-1])
     assert report.done == 3 and [error["file"] for error in report.errors] == ["p/1.png"]
     names = [row["file_name"] for row in rows_of(images / "out")]
     assert names == ["p/0.png", "p/2.png", "p/3.png"]
