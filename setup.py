@@ -66,6 +66,8 @@ EXTRAS = {
     "fast_evaluation": ["faster-coco-eval>=1.6"],
     "clip": ["open_clip_torch>=2.24"],
     "sam": ["segment-anything>=1.0"],
+    # Built from C++ sources.
+    "crf": ["pydensecrf2>=1.1"],
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
     "demo": ["scikit-image>=0.22"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from hipie.result_files import (
     write_json,
 )
 from hipie.visualizer import MIN_LEGEND_AREA, Overlay, draw_overlay, paint_segments
+
+if TYPE_CHECKING:
+    from hipie.modeling.sam.predictor import Sam
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +264,30 @@ class Segmentation:
                 total += part.area
         return inside / total if total else 1.0
 
+    def refine(self, method: str, *, sam: Sam | None = None) -> Segmentation:
+        """Refine the masks by the colours of the image or by SAM; labels and scores stay.
+
+        The parts of a whole are refined among themselves, and stay inside their whole.
+
+        Args:
+            method: "crf" (dense CRF; needs pydensecrf2), "pamr" or "sam"; see
+                `hipie.refinement.refine_masks`.
+            sam: the model of "sam", `hipie.modeling.sam.predictor.Sam.from_source(type, weights)`.
+
+        Returns:
+            A new result. Empty masks stay empty; one that would become empty is kept, but for parts
+            that lie outside their refined whole.
+
+        Raises:
+            InputError: for an unknown method, or "sam" without a model.
+            MissingPackageError: for "crf" without pydensecrf2.
+        """
+        from hipie.refinement.masks import require_refinement
+
+        require_refinement(method, sam is not None)
+        segments = _refine_segments(self.image, self.segments, method, sam, None)
+        return replace(self, segments=segments)
+
     @cached_property
     def overlay(self) -> Overlay:
         """The image with its masks painted over it, and the rows of the legend."""
@@ -448,6 +475,40 @@ def group_to_dicts(images: Sequence[str], results: Sequence[Segmentation]) -> li
             }
         )
     return converted
+
+
+def _refine_segments(
+    image: NDArray[Any],
+    segments: Sequence[Segment],
+    method: str,
+    sam: Sam | None,
+    whole: NDArray[Any] | None,
+) -> tuple[Segment, ...]:
+    """Refine segments together, inside their whole, and then the parts of each."""
+    from hipie.refinement.masks import refine_masks
+
+    if not segments:
+        return ()
+    masks = refine_masks(
+        image,
+        np.stack([segment.mask for segment in segments]),
+        method,
+        is_stuff=[segment.kind == "stuff" for segment in segments],
+        scores=[segment.score for segment in segments],
+        sam=sam,
+    )
+    if whole is not None:
+        masks &= whole
+    return tuple(
+        Segment(
+            segment.label,
+            segment.kind,
+            mask,
+            segment.score,
+            _refine_segments(image, segment.parts, method, sam, mask),
+        )
+        for segment, mask in zip(segments, masks, strict=True)
+    )
 
 
 def _walk(segments: Sequence[Segment], depth: int) -> Iterator[tuple[int, Segment]]:

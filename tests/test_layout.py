@@ -33,6 +33,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "modeling": ("data", "evaluation", "engine", "model_zoo", *RESULTS, *APPLICATION),
     "data": ("modeling", "evaluation", "engine", "model_zoo", *APPLICATION),
     "evaluation": ("modeling", "engine", "model_zoo", *APPLICATION),
+    "refinement": ("data", "evaluation", "engine", "model_zoo", *RESULTS, *APPLICATION),
     "checkpoint": ("modeling", "data", "evaluation", "engine", "model_zoo", *RESULTS, *APPLICATION),
     "engine": RESULTS + APPLICATION,
     "model_zoo": RESULTS + APPLICATION,

@@ -367,24 +367,20 @@ def refine_segments(
         overlap: keep overlaps between things. Otherwise the thing with the higher score wins a
             pixel, and stuff loses the pixels of things.
     """
-    from hipie.modeling.sam.refinement import refine_things, without_overlap
+    from hipie.modeling.sam.refinement import refine_things_and_stuff
 
-    rows = [row for row, segment in enumerate(segments) if segment.kind == "thing"]
-    if not rows:
+    if not any(segment.kind == "thing" for segment in segments):
         return segments
-    refined = refine_things(
-        sam_image, torch.from_numpy(np.stack([segments[row].mask for row in rows]))
+    refined = refine_things_and_stuff(
+        sam_image,
+        torch.from_numpy(np.stack([segment.mask for segment in segments])),
+        torch.tensor([segment.score for segment in segments]),
+        torch.tensor([segment.kind != "thing" for segment in segments]),
+        overlap=overlap,
     )
-    if not overlap:
-        refined = without_overlap(refined, torch.tensor([segments[row].score for row in rows]))
-    masks = refined.cpu().numpy()
-    thing_pixels = masks.any(0)
-    mask_by_row = dict(zip(rows, masks, strict=True))
     return [
-        replace(
-            segment, mask=mask_by_row[row] if row in mask_by_row else segment.mask & ~thing_pixels
-        )
-        for row, segment in enumerate(segments)
+        replace(segment, mask=mask)
+        for segment, mask in zip(segments, refined.cpu().numpy(), strict=True)
     ]
 
 

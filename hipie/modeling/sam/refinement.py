@@ -29,6 +29,32 @@ def refine_things(image: SamImage, masks: Tensor) -> Tensor:
     return _replace_non_empty(masks, non_empty, refined)
 
 
+def refine_things_and_stuff(
+    image: SamImage, masks: Tensor, scores: Tensor, is_stuff: Tensor, *, overlap: bool = False
+) -> Tensor:
+    """Replace the masks of things by SAM's masks of their boxes; stuff loses the pixels of things.
+
+    Args:
+        image: encoded by SAM.
+        masks: [N, H, W] bool.
+        scores: [N].
+        is_stuff: [N] bool.
+        overlap: keep overlaps between things; otherwise the higher score wins a pixel.
+
+    Returns:
+        [N, H, W] bool; see `refine_things`.
+    """
+    result = masks.clone()
+    if is_stuff.all():
+        return result
+    things = refine_things(image, masks[~is_stuff])
+    if not overlap:
+        things = without_overlap(things, scores[~is_stuff])
+    result[~is_stuff] = things.to(masks.device)
+    result[is_stuff] &= ~result[~is_stuff].any(0)
+    return result
+
+
 def refine_parts(image: SamImage, parts: Tensor, wholes: Tensor, clip: bool = True) -> Tensor:
     """Replace the masks of parts by SAM's masks, restricted to their wholes.
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from hipie.refinement.pamr import refine_by_pixels
 from hipie_training_free import SCLIP, MaskCLIP
 from hipie_training_free.clip_dinoiser import pool_by_affinity
 from hipie_training_free.gem import gem_tokens
 from hipie_training_free.modeling.clip_blocks import last_blocks, patch_features, tokens_before
 from hipie_training_free.modeling.found_background import salient_patches
 from hipie_training_free.modeling.global_local_clip import global_features
-from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
 from hipie_training_free.modeling.tokencut import token_cut
 from hipie_training_free.postprocessing import min_max_normalize
 from hipie_training_free.sclip import sclip_tokens

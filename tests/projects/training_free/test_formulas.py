@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hipie.refinement.pamr import refine_by_pixels
 from hipie_training_free.clip_dinoiser import background_patches
 from hipie_training_free.gem import self_self_attention
 from hipie_training_free.maskclip import denoise_prompts, smooth_by_keys
@@ -22,7 +23,6 @@ from hipie_training_free.modeling.global_local_clip import (
     mask_features,
     target_phrase,
 )
-from hipie_training_free.modeling.pixel_refinement import refine_by_pixels
 from hipie_training_free.modeling.tokencut import affinity, second_eigenvector
 from hipie_training_free.postprocessing import min_max_normalize
 from hipie_training_free.sclip import correlation

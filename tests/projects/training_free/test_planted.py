@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
+from hipie.refinement.pamr import PAMRConfig, refine_by_pixels
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, CLIPDINOiser, MaskCLIP
 from hipie_training_free.clip_dinoiser import pool_by_affinity
@@ -24,7 +25,6 @@ from hipie_training_free.modeling.kmeans import (
     match_groups,
     rank_by_attention,
 )
-from hipie_training_free.modeling.pixel_refinement import PAMRConfig, refine_by_pixels
 from hipie_training_free.modeling.tokencut import repeated_cuts, token_cut
 from hipie_training_free.sliding_window import SlidingWindowConfig
 from hipie_training_free.unsupervised_grouping import ClassAttention, KMeansGrouping, TokenCut

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie_training_free.error import TrainingFreeError
+from hipie.errors import InputError
 
 STD_SCALE = 0.1
 EPS = 1e-8
@@ -54,7 +54,7 @@ def refine_by_pixels(
         [N, H, W] float32.
 
     Raises:
-        TrainingFreeError: for negative steps, no distance, or a distance below 1.
+        InputError: for negative steps, no distance, or a distance below 1.
     """
     check_pamr(steps, dilations)
     weights = pixel_affinity(image, dilations) if steps else ()
@@ -87,7 +87,7 @@ def pixel_affinity(image: Tensor, dilations: Sequence[int]) -> Tensor:
 def check_pamr(steps: int, dilations: Sequence[int]) -> None:
     """Check the arguments of `refine_by_pixels`; see there."""
     if steps < 0 or not len(dilations) or min(dilations) < 1:
-        raise TrainingFreeError(
+        raise InputError(
             f"PAMR needs 0 or more steps and distances of 1 or more pixels, and not {steps} with "
             f"{tuple(dilations)}"
         )
