@@ -440,6 +440,7 @@ class Segmenter:
         parts: Parts | str | None = None,
         *,
         expressions: str | Sequence[str] = (),
+        threshold: float | None = None,
         on_error: Callable[[ImageLike, HipieError], None] | None = None,
         batch: int = 1,
         **options: Unpack[SegmentOptions],
@@ -456,6 +457,7 @@ class Segmenter:
             stuff: likewise.
             parts: likewise.
             expressions: segment these instead of classes; see `refer`.
+            threshold: of expressions; see `refer`.
             on_error: called with an image that cannot be segmented, and the error; it then has no
                 result. By default the error is raised.
             batch: the features of so many images in a row are computed together, as far as they
@@ -480,7 +482,10 @@ class Segmenter:
             raise InputError("stream takes class names with options, or expressions, not both")
         if expressions:
             self.task_predictor("referring", "refer")
-            call = partial(self.refer, expressions=read_expressions(expressions))
+            read = read_expressions(expressions)
+            call = partial(self.refer, expressions=read, threshold=threshold)
+        elif threshold is not None:
+            raise InputError("threshold is for expressions; classes take min_score")
         else:
             self.task_predictor("universal", "segment")
             with self._lock:

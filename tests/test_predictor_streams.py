@@ -39,6 +39,11 @@ def test_batches_and_streams_are_the_single_results_in_order(segmenter) -> None:
     assert any(len(result) for result in single)
     referred = [segmenter.refer(image, "the dog") for image in images]
     assert list(segmenter.stream(images, expressions="the dog")) == referred
+    empty = list(segmenter.stream(images, expressions="the dog", threshold=1.0))
+    assert empty == [segmenter.refer(image, "the dog", threshold=1.0) for image in images]
+    assert empty != referred
+    with pytest.raises(InputError, match="threshold is for expressions"):
+        segmenter.stream(images, ["dog"], threshold=0.5)
     assert segmenter.segment_batch([], ["dog"]) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -30,6 +30,20 @@ WRITE_BEHIND = 2
 _ERRORS_OF_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
 
 Segment = Callable[[NDArray[Any]], Segmentation]
+"""Segments an image, uint8 [H, W, 3] RGB."""
+OnError = Callable[[Any, HipieError], None]
+
+
+@dataclass(frozen=True)
+class BatchSegment:
+    """A call that computes several images in a row together.
+
+    Attributes:
+        stream: from images and what is called with each that fails, and the error, in its turn, to
+            the results of the others in order; see `Segmenter.stream`.
+    """
+
+    stream: Callable[[Iterable[NDArray[Any]], OnError], Iterator[Segmentation]]
 
 
 @dataclass
@@ -94,14 +108,25 @@ class Recorder:
         """Segment an image in this process, record the result and write it."""
         try:
             result = segment(pixels)
-        except Exception as error:
-            failure = Failure.from_error(error)
-            if self.is_fatal(failure):
-                raise
-            self.fail(task, error)
+        except Exception as error:  # noqa: BLE001 - raised if every image has it
+            self.fail_computing(task, error)
             return
+        self.add_result(task, pixels, result)
+
+    def add_result(self, task: Task, pixels: NDArray[Any], result: Segmentation) -> None:
+        """Record the result of an image, and write its files."""
         record = self.record(task, to_result(result, task.image), pixels)
         self._submit(task, record, self.formats, computed=True)
+
+    def fail_computing(self, task: Task, error: Exception) -> None:
+        """Record that an image that was read could not be segmented.
+
+        Raises:
+            Exception: the error, if it ends the run; see `is_fatal`.
+        """
+        if self.is_fatal(Failure.from_error(error)):
+            raise error
+        self.fail(task, error)
 
     def is_fatal(self, failure: Failure) -> bool:
         """Whether a failure ends the run: one that every image has."""

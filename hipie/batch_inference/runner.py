@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from hipie.batch_inference.formats.base import FORMAT_REGISTRY, ResultFormat
 from hipie.batch_inference.inputs import Input, InputVideo, OutputNames
 from hipie.batch_inference.progress import ProgressLines, RunProgress
-from hipie.batch_inference.recorder import Recorder, Segment, Summary
+from hipie.batch_inference.recorder import BatchSegment, Recorder, Segment, Summary
 from hipie.batch_inference.run_folder import ERRORS, STATE, RunFolder
-from hipie.batch_inference.tasks import read_ahead, read_tasks
+from hipie.batch_inference.tasks import Task, read_ahead, read_tasks
 from hipie.batch_inference.video import count_frames
 from hipie.batch_inference.workers import WorkerPool
 from hipie.data.io.reading_rules import pixel_limit, read_by, reading_rules
-from hipie.errors import UsageError
+from hipie.errors import HipieError, UsageError
 from hipie.result_files import require_replaceable
 
 
@@ -24,7 +28,7 @@ def run(
     inputs: Sequence[Input],
     folder: RunFolder,
     formats: Sequence[ResultFormat],
-    segment: Segment | WorkerPool,
+    segment: Segment | BatchSegment | WorkerPool,
     *,
     strict: bool = False,
     overwrite: bool = False,
@@ -41,7 +45,8 @@ def run(
         inputs: see `find_inputs`.
         folder: of the results.
         formats: what is written.
-        segment: from uint8 [H, W, 3] RGB to the result; or the processes that share the images.
+        segment: from uint8 [H, W, 3] RGB to the result; or a call that computes several images
+            together; or the processes that share the images.
         strict: stop at the first input that fails.
         overwrite: replace files that this package did not write.
         max_pixels: larger images are not read; see `open_image`.
@@ -86,19 +91,66 @@ def run(
 def _process(
     inputs: Sequence[Input],
     recorder: Recorder,
-    segment: Segment,
+    segment: Segment | BatchSegment,
     max_pixels: int,
     progress: RunProgress,
 ) -> None:
     """Segment images in this process, while threads read the next and write the last ones."""
     with closing(recorder), read_ahead(read_tasks(inputs, recorder.folder, max_pixels)) as tasks:
+        if isinstance(segment, BatchSegment):
+            _Batches(recorder, progress).process(tasks, segment)
+            return
         for task in tasks:
             if task.pixels is None:
                 recorder.skip(task)
             else:
                 recorder.compute(task, task.pixels, segment)
-            if task.video is None:
-                progress.advance(recorder.names[task.image], task.is_needed)
+            _advance(task, recorder, progress)
+
+
+def _advance(task: Task, recorder: Recorder, progress: RunProgress) -> None:
+    if task.video is None:
+        progress.advance(recorder.names[task.image], task.is_needed)
+
+
+class _Batches:
+    """Gives the images of a run to a call that takes several ahead, and settles all in order."""
+
+    def __init__(self, recorder: Recorder, progress: RunProgress) -> None:
+        self._recorder, self._progress = recorder, progress
+        self._taken: deque[Task] = deque()
+
+    def process(self, tasks: Iterator[Task], segment: BatchSegment) -> None:
+        """Segment the images of tasks."""
+        for result in segment.stream(self._pixels(tasks), self._fail):
+            task, pixels = self._settle()
+            self._recorder.add_result(task, pixels, result)
+            _advance(task, self._recorder, self._progress)
+        self._skip()
+
+    def _pixels(self, tasks: Iterator[Task]) -> Iterator[NDArray[Any]]:
+        for task in tasks:
+            self._taken.append(task)
+            if task.pixels is not None:
+                yield task.pixels
+
+    def _settle(self) -> tuple[Task, NDArray[Any]]:
+        """Return the next image that the call was given, after what needs no model before it."""
+        self._skip()
+        task = self._taken.popleft()
+        assert task.pixels is not None
+        return task, task.pixels
+
+    def _skip(self) -> None:
+        while self._taken and self._taken[0].pixels is None:
+            task = self._taken.popleft()
+            self._recorder.skip(task)
+            _advance(task, self._recorder, self._progress)
+
+    def _fail(self, _: Any, error: HipieError) -> None:
+        task, _ = self._settle()
+        self._recorder.fail_computing(task, error)
+        _advance(task, self._recorder, self._progress)
 
 
 def _reserved_names() -> set[str]:

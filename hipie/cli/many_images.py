@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hipie.batch_inference.formats import ResultFormat
     from hipie.batch_inference.inputs import Input
+    from hipie.batch_inference.recorder import BatchSegment
     from hipie.batch_inference.workers import WorkerPool
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
@@ -44,11 +45,17 @@ class RunModel:
 
 
 if TYPE_CHECKING:
-    BuildCall = Callable[[], tuple[Segmenter | RunModel, Callable[[Any], Segmentation]]]
+    Call = Callable[[Any], Segmentation] | BatchSegment
+    BuildCall = Callable[[], tuple[Segmenter | RunModel, Call]]
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments about several inputs and the formats of results."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, batch: bool = False) -> None:
+    """Add the arguments about several inputs and the formats of results.
+
+    Args:
+        parser: of the command.
+        batch: add `--batch`, for a command whose call can be a `BatchSegment`.
+    """
     group = parser.add_argument_group("many images")
     group.add_argument("--recursive", action="store_true", help="read folders in folders, too")
     group.add_argument(
@@ -77,6 +84,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="share the images among N processes, each with a model (of several GPUs, each with "
         "the next one; by default 1, on a cluster as many as it has room for)",
     )
+    if batch:
+        group.add_argument(
+            "--batch",
+            type=_positive_images,
+            default=None,
+            metavar="N",
+            help="compute up to N images in a row of one size together, in one process "
+            "(default: 1)",
+        )
     add_cluster_arguments(group)
     group.add_argument(
         "--strict", action="store_true", help="stop at the first image that cannot be segmented"
@@ -89,7 +105,12 @@ def is_run(args: argparse.Namespace, images: Sequence[str]) -> bool:
 
     options = (args.recursive, args.every, args.image_root, args.formats, args.strict)
     is_large = (args.workers or 1) > 1 or args.engine != "local" or not is_one_image(images)
-    return any(options) or is_large
+    return any(options) or batch_size(args) > 1 or is_large
+
+
+def batch_size(args: argparse.Namespace) -> int:
+    """Return how many images are computed together."""
+    return getattr(args, "batch", None) or 1
 
 
 def run_on_images(
@@ -105,8 +126,8 @@ def run_on_images(
     Args:
         args: with the arguments of `add_run_arguments` and of `add_output_arguments`.
         images: the inputs; see `find_inputs`.
-        build: builds the model, and returns it with the call on one image; with `--workers` it is
-            pickled, together with `make_settings`.
+        build: builds the model, and returns it with the call on one image, or on several with
+            `--batch`; with `--workers` it is pickled, together with `make_settings`.
         make_settings: what result files say about the command; called after `build`.
         kinds: kinds of the classes by name, in the order of their ids.
         part_kinds: returns those of the parts likewise, which a cluster has to know before.
@@ -118,6 +139,8 @@ def run_on_images(
         UsageError: if there is nothing to read, or the folder cannot take the results.
         InputError, MachineError: see `hipie.batch_inference.run`.
     """
+    if batch_size(args) > 1 and ((args.workers or 1) > 1 or args.engine != "local"):
+        raise UsageError("--batch is for one process, without --workers and --engine ray")
     build_described = partial(_build_described, args, build, make_settings)
     if args.engine == "ray":
         from hipie.cli.cluster_run import run_on_cluster
@@ -150,7 +173,7 @@ def run_on_images(
 
 def _build_described(
     args: argparse.Namespace, build: BuildCall, make_settings: Callable[[], Mapping[str, Any]]
-) -> tuple[Callable[[Any], Segmentation], dict[str, Any]]:
+) -> tuple[Call, dict[str, Any]]:
     """Build the model, and return its call and what the run has to know about it.
 
     Returns:
@@ -178,7 +201,7 @@ def _run(
     inputs: Sequence[Input],
     formats: Sequence[ResultFormat],
     kinds: Mapping[str, str],
-    segment: Callable[[Any], Segmentation] | WorkerPool,
+    segment: Call | WorkerPool,
     content: Mapping[str, Any],
 ) -> int:
     from hipie.batch_inference import RunFolder, run
@@ -244,3 +267,7 @@ def _positive(text: str, what: str = "frames") -> int:
 
 def _positive_count(text: str) -> int:
     return _positive(text, "processes")
+
+
+def _positive_images(text: str) -> int:
+    return _positive(text, "images")

@@ -18,10 +18,17 @@ from hipie.cli.files import (
     require_writable,
     save_result,
 )
-from hipie.cli.many_images import INPUT_HELP, add_run_arguments, is_run, run_on_images
+from hipie.cli.many_images import (
+    INPUT_HELP,
+    add_run_arguments,
+    batch_size,
+    is_run,
+    run_on_images,
+)
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
+    from hipie.batch_inference.recorder import BatchSegment
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
 
@@ -61,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PIXELS",
         help="refused: an expression describes an object in its whole image, which no tile shows",
     )
-    add_run_arguments(parser)
+    add_run_arguments(parser, batch=True)
     add_output_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
@@ -117,8 +124,20 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _build(
     args: argparse.Namespace, expressions: list[str]
-) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
+) -> tuple[Segmenter, Callable[[Any], Segmentation] | BatchSegment]:
     segmenter = build_segmenter(args)
+    if (batch := batch_size(args)) > 1:
+        from hipie.batch_inference.recorder import BatchSegment
+
+        return segmenter, BatchSegment(
+            lambda images, on_error: segmenter.stream(
+                images,
+                expressions=expressions,
+                threshold=args.threshold,
+                on_error=on_error,
+                batch=batch,
+            )
+        )
     return segmenter, lambda image: segmenter.refer(image, expressions, threshold=args.threshold)
 
 

@@ -24,10 +24,17 @@ from hipie.cli.files import (
     require_writable,
     save_result,
 )
-from hipie.cli.many_images import INPUT_HELP, add_run_arguments, is_run, run_on_images
+from hipie.cli.many_images import (
+    INPUT_HELP,
+    add_run_arguments,
+    batch_size,
+    is_run,
+    run_on_images,
+)
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
+    from hipie.batch_inference.recorder import BatchSegment
     from hipie.modeling.sam.predictor import Sam
     from hipie.predictor import Segmenter, SegmentOptions
     from hipie.segmentation import Segmentation
@@ -60,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_tiling(args.tile, args.overlap)
         if args.everything:
             raise UsageError("--everything cannot be combined with --tile")
+    if batch_size(args) > 1 and (args.everything or args.tile is not None):
+        raise UsageError("--batch cannot be combined with --everything or --tile")
     if is_run(args, args.image):
         return _segment_many(args, things, stuff, parts)
     image = require_one_image(args.image, "hipie segment")
@@ -91,18 +100,22 @@ def _segment(
     """Segment one image as the arguments say."""
     if args.everything and sam is not None:
         return segmenter.segment_everything(image, sam, things, stuff, parts)
-    options: SegmentOptions = {
+    options = _options(args, sam)
+    if args.tile is None:
+        return segmenter.segment(image, things, stuff, parts, **options)
+    return segmenter.segment_tiled(
+        image, things, stuff, parts, tile=args.tile, overlap=args.overlap, **options
+    )
+
+
+def _options(args: argparse.Namespace, sam: Sam | None) -> SegmentOptions:
+    return {
         "output": args.output_type,
         "min_score": args.min_score,
         "min_area": args.min_area or 0,
         "max_segments": args.max_segments,
         "sam": sam,
     }
-    if args.tile is None:
-        return segmenter.segment(image, things, stuff, parts, **options)
-    return segmenter.segment_tiled(
-        image, things, stuff, parts, tile=args.tile, overlap=args.overlap, **options
-    )
 
 
 def _segment_many(
@@ -130,11 +143,20 @@ def _part_kinds(things: Classes, stuff: Classes, parts: Mapping[str, list[str]])
 
 def _build(
     args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
-) -> tuple[Segmenter, Callable[[Any], Segmentation]]:
-    """Build the model, and return it with the call on one image."""
+) -> tuple[Segmenter, Callable[[Any], Segmentation] | BatchSegment]:
+    """Build the model, and return it with the call on one image, or on several."""
     sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
+    if (batch := batch_size(args)) > 1:
+        from hipie.batch_inference.recorder import BatchSegment
+
+        options = _options(args, sam)
+        return segmenter, BatchSegment(
+            lambda images, on_error: segmenter.stream(
+                images, things, stuff, parts, on_error=on_error, batch=batch, **options
+            )
+        )
     return segmenter, lambda image: _segment(segmenter, image, args, things, stuff, parts, sam)
 
 
@@ -162,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hipie segment", description="Segment things, stuff and parts by their names."
     )
     parser.add_argument("image", nargs="+", metavar="IMAGE", help=INPUT_HELP)
-    add_run_arguments(parser)
+    add_run_arguments(parser, batch=True)
     add_output_arguments(parser)
     parser.add_argument(
         "--output-type",

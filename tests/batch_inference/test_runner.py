@@ -18,9 +18,11 @@ from PIL import Image
 
 from hipie.batch_inference import RunFolder, find_inputs, run
 from hipie.batch_inference.formats import build_formats
+from hipie.batch_inference.recorder import BatchSegment
 from hipie.batch_inference.run_folder import STATE
 from hipie.data.image_io import ImageError
 from hipie.errors import InputError, UnexpectedError, UsageError
+from hipie.read_ahead import predict_in_order
 from hipie.result_files import is_result_file
 from tests.batch_inference.stub import IDENTITY, SETTINGS, segment, write_image
 
@@ -74,6 +76,57 @@ def test_files_that_are_missing_are_written_without_the_model(in_tmp):
     (in_tmp / "out/1.png").unlink()
     assert run_on("out", "p", formats=("json", "overlay"), call=refuse) == (0, 1, 0)
     assert tree(in_tmp / "out") == before
+
+
+def batched(sizes, call=segment):
+    """A call on up to three images in a row of one size, which records how many it was given."""
+    return BatchSegment(
+        lambda images, on_error: predict_in_order(
+            images,
+            lambda image: image,
+            call,
+            on_error,
+            batch=3,
+            batch_key=np.shape,
+            prepare_batch=lambda together: sizes.append(len(together)),
+        )
+    )
+
+
+def test_batches_give_the_files_and_errors_of_single_images(in_tmp):
+    """With broken images, images that fail, and images that an earlier run has segmented."""
+    for number in range(9):
+        write_image(in_tmp / f"p/{number}.png", number)
+    (in_tmp / "p/4a.png").write_text("no image")
+
+    def call(pixels):
+        if pixels[0, 0, 0] == 6:
+            raise UnexpectedError("a bug")
+        return segment(pixels)
+
+    sizes = []
+    for output, used in (("one", call), ("batch", batched(sizes, call))):
+        assert run_on(output, "p/0.png", "p/3.png", call=used) == (2, 0, 0)
+        sizes.clear()
+        assert run_on(output, "p", call=used, formats=("json", "coco")) == (6, 2, 2)
+    assert sizes == [3, 3]
+    assert [Path(one["file"]).name for one in errors_of("one")] == ["4a.png", "6.png"]
+    assert tree(in_tmp / "one").keys() == tree(in_tmp / "batch").keys()
+    for name, content in tree(in_tmp / "one").items():
+        if not name.startswith(STATE):
+            assert content == (in_tmp / "batch" / name).read_bytes(), name
+
+
+def test_a_batch_ends_the_run_with_an_error_that_every_image_has(in_tmp):
+    for number in range(3):
+        write_image(in_tmp / f"p/{number}.png", number)
+
+    def call(pixels):
+        raise InputError("no such class") if pixels[0, 0, 0] == 1 else UnexpectedError("a bug")
+
+    with pytest.raises(InputError, match="no such class"):
+        run_on("out", "p", call=batched([], call))
+    assert [one["file"] for one in errors_of("out")] == ["p/0.png"]
 
 
 def test_a_changed_image_is_segmented_again(in_tmp):

@@ -36,6 +36,10 @@ class StubSegmenter:
         self.calls.append(tuple(expressions))
         return stub.segment(image)
 
+    def stream(self, images, *names, on_error, **options):
+        self.calls.append((*names, options))
+        return map(stub.segment, images)
+
 
 @pytest.fixture
 def segmenter(monkeypatch):
@@ -73,6 +77,38 @@ def test_folders_are_segmented(photos, segmenter, capsys):
     ]
     with pytest.raises(SystemExit, match="photos/bad.png"):
         main([*command, "--recursive", "--strict"])
+
+
+def test_images_are_computed_in_batches(photos, segmenter, capsys):
+    segmenting = ["segment", "photos", "--things", "dog", "--batch", "3", "--output", "one"]
+    assert main([*segmenting, "--max-segments", "7"]) == 0
+    assert main(["refer", "photos/0.png", "a dog", "--batch", "2", "--threshold", "0.2"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "one: 3 done, 0 skipped, 0 failed",
+        "output: 1 done, 0 skipped, 0 failed",
+    ]
+    (things, stuff, parts, options), (referring,) = segmenter.calls
+    assert (things, stuff, parts) == ([("dog",)], [], {})
+    assert (options["batch"], options["max_segments"]) == (3, 7)
+    assert referring == {"expressions": ["a dog"], "threshold": 0.2, "batch": 2}
+    # Results do not depend on it.
+    assert main([*segmenting[:4], "--max-segments", "7", "--output", "one"]) == 0
+    assert capsys.readouterr().err == "one: 0 done, 3 skipped, 0 failed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "2"], "--batch is for one process, without --workers and --engine ray"),
+        (["--engine", "ray"], "--batch is for one process, without --workers and --engine ray"),
+        (["--tile", "64"], "--batch cannot be combined with --everything or --tile"),
+    ],
+)
+def test_batches_that_no_command_computes_are_refused(photos, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        main(["segment", "photos", "--things", "dog", "--batch", "2", *arguments])
+    assert error.value.code == 2 or message in str(error.value)
+    assert message in capsys.readouterr().err + str(error.value)
 
 
 def test_other_vocabularies_weights_and_keys_are_refused(photos, segmenter, capsys):
