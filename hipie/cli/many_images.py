@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hipie.cli.cluster_arguments import add_cluster_arguments, require_no_cluster_arguments
 from hipie.cli.files import print_summary, require_folder_name
@@ -142,10 +142,12 @@ def run_on_images(
     if batch_size(args) > 1 and ((args.workers or 1) > 1 or args.engine != "local"):
         raise UsageError("--batch is for one process, without --workers and --engine ray")
     build_described = partial(_build_described, args, build, make_settings)
+    # Without --batch it returns a call on one image.
+    build_single = cast("Callable[[], tuple[Callable[[Any], Segmentation], Any]]", build_described)
     if args.engine == "ray":
         from hipie.cli.cluster_run import run_on_cluster
 
-        return run_on_cluster(args, images, build_described, kinds, part_kinds)
+        return run_on_cluster(args, images, build_single, kinds, part_kinds)
     require_no_cluster_arguments(args)
     from hipie.batch_inference import find_inputs
     from hipie.batch_inference.formats import build_formats
@@ -167,7 +169,7 @@ def run_on_images(
         return _run(args, inputs, formats, kinds, *build_described())
     from hipie.batch_inference.workers import WorkerPool
 
-    with WorkerPool(args.workers, build_described) as pool:
+    with WorkerPool(args.workers, build_single) as pool:
         return _run(args, inputs, formats, kinds, pool, pool.content)
 
 

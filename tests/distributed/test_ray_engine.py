@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from hipie.batch_inference import RunFolder, find_inputs, run
 from hipie.batch_inference.formats import build_formats
@@ -210,6 +211,17 @@ def build_convolution():
         return Segmentation(pixels, (Segment("dog", "thing", mask, 0.5),), ("dog",))
 
     return call, CONTENT
+
+
+def test_the_cluster_file_is_one_of_ray():
+    """By Ray's own schema, as `ray up` checks it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    file = Path(__file__).parents[2] / "cluster/ray.yaml"
+    config = prepare_config(yaml.safe_load(file.read_text()))
+    validate_config(config)
+    with pytest.raises(Exception, match="max_worker"):
+        validate_config(config | {"max_worker": 8})
 
 
 @pytest.mark.slow
