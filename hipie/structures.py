@@ -14,12 +14,17 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
 TokenSpans = tuple[tuple[int, ...], ...]
 CROWD, UNLABELLED = 1, 2
 """Values of ignored pixels in ground truth, see `IgnoredPixels`."""
+MASK, BOX, POINTS, SCRIBBLE = 0, 1, 2, 3
+"""What is annotated of an object, see `Supervision`."""
+COLOR_STRIDE = 4
+"""Pixels of an image's side that have one colour in `Supervision`, that of mask predictions."""
 
 
 @dataclass(frozen=True)
@@ -464,6 +469,89 @@ class RawPredictions:
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """What is annotated of N objects of one image, or of the M objects of B images.
+
+    Of a `MASK` all is annotated, of a `BOX` the box, of `POINTS` the box and some pixels, of a
+    `SCRIBBLE` some pixels. What is not annotated gives no loss: masks of the others are filled
+    boxes, and the box of a scribble is the extent of its pixels, for matching only.
+
+    Attributes:
+        kinds: [N] int64, `MASK`, `BOX`, `POINTS` or `SCRIBBLE`.
+        scores: [N] float32 in 0..1, confidence of the annotation and weight of its losses.
+        points: [N, P, 2] annotated points, (x, y) in 0..1 of the padded canvas.
+        point_labels: [N, P] int64, 1 = on the object, 0 = not, -1 = there is no such point.
+        similarity: [8, h, w] in 0..1, of a batch [B, 8, h, w]: similarity of the colours of pixels
+            and their neighbours (`color_similarity`) on the canvas with the stride `COLOR_STRIDE`;
+            h = w = 0 without objects of the kind `BOX`.
+    """
+
+    kinds: Tensor
+    scores: Tensor
+    points: Tensor
+    point_labels: Tensor
+    similarity: Tensor
+
+    @classmethod
+    def concatenate(cls, targets: Sequence[Targets]) -> Supervision | None:
+        """Supervision of a batch; None if all objects of all images have masks."""
+        parts = [target.supervision for target in targets]
+        if all(part is None for part in parts):
+            return None
+        complete = [
+            part or cls.of_masks(len(target), target.boxes)
+            for part, target in zip(parts, targets, strict=True)
+        ]
+        most = max(part.points.shape[1] for part in complete)
+        height, width = max(part.similarity.shape[1:] for part in complete)
+        points, labels, similarity = [], [], []
+        for part in complete:
+            missing = most - part.points.shape[1]
+            points.append(F.pad(part.points, (0, 0, 0, missing)))
+            labels.append(F.pad(part.point_labels, (0, missing), value=-1))
+            found = part.similarity
+            similarity.append(found if found.numel() else found.new_zeros(8, height, width))
+        return cls(
+            torch.cat([part.kinds for part in complete]),
+            torch.cat([part.scores for part in complete]),
+            torch.cat(points),
+            torch.cat(labels),
+            torch.stack(similarity),
+        )
+
+    @classmethod
+    def of_masks(cls, count: int, like: Tensor) -> Supervision:
+        """Supervision of objects with masks, on the device of a float tensor."""
+        return cls(
+            like.new_full((count,), MASK, dtype=torch.long),
+            like.new_ones(count),
+            like.new_zeros(count, 0, 2),
+            like.new_zeros((count, 0), dtype=torch.long),
+            like.new_zeros(8, 0, 0),
+        )
+
+    def select(self, index: Tensor) -> Supervision:
+        """Some of the objects, by a mask of bool or by index."""
+        return replace(
+            self,
+            kinds=self.kinds[index],
+            scores=self.scores[index],
+            points=self.points[index],
+            point_labels=self.point_labels[index],
+        )
+
+    @cached_property
+    def has_box(self) -> Tensor:
+        """[N] bool, whether the box is annotated."""
+        return self.kinds != SCRIBBLE
+
+    @cached_property
+    def has_mask(self) -> Tensor:
+        """[N] bool, whether the whole mask is annotated."""
+        return self.kinds == MASK
+
+
+@dataclass(frozen=True)
 class Targets:
     """N ground-truth objects of one image (or of one expression).
 
@@ -475,6 +563,7 @@ class Targets:
         positive_map: [N, T] bool, the tokens that name the object ([N, 1] for an expression).
         image_size: (height, width) of the unpadded image in pixels.
         ignored: [H, W] uint8 on the padded canvas: `UNLABELLED`, `CROWD`, or 0; None = all 0.
+        supervision: what of the objects is annotated; None = everything.
     """
 
     labels: Tensor
@@ -484,6 +573,7 @@ class Targets:
     positive_map: Tensor
     image_size: Size
     ignored: Tensor | None = None
+    supervision: Supervision | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -498,6 +588,7 @@ class Targets:
             masks=self.masks[kept],
             is_thing=self.is_thing[kept],
             positive_map=self.positive_map[kept],
+            supervision=self.supervision and self.supervision.select(kept),
         )
 
     def boxes_on_canvas(self) -> Tensor:
@@ -558,6 +649,7 @@ class BatchedTargets:
         masks: [M, H, W] bool.
         starts: index of the first object of each image, and M: B + 1 numbers.
         ignored: pixels without ground truth; None = every pixel has one.
+        supervision: what of the objects is annotated; None = everything.
     """
 
     boxes: Tensor
@@ -566,6 +658,7 @@ class BatchedTargets:
     masks: Tensor
     starts: tuple[int, ...]
     ignored: IgnoredPixels | None = None
+    supervision: Supervision | None = None
 
     @classmethod
     def concatenate(cls, targets: Sequence[Targets], *, on_canvas: bool = False) -> BatchedTargets:
@@ -586,6 +679,7 @@ class BatchedTargets:
             masks=torch.cat([t.masks for t in targets]),
             starts=tuple(starts),
             ignored=IgnoredPixels.of_targets(targets, on_canvas=on_canvas),
+            supervision=Supervision.concatenate(targets),
         )
 
     def __len__(self) -> int:

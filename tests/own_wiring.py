@@ -464,6 +464,7 @@ NODES = [
                 ("COCO_FORMAT", "COCO_PANOPTIC", "SEMANTIC", "PARTS", "REFERRING", "GROUPS"),
                 _FINETUNING,
             ),
+            "SUPERVISION": "tests/data/test_supervision.py::test_entries_that_cannot_be_used",
             "HELD_OUT_CLASSES": "tests/data/test_held_out_classes.py::"
             "test_settings_that_cannot_be_kept",
             "MAX_ANNOTATION_BYTES": "tests/data/io/test_annotation_files.py::"

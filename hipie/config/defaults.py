@@ -261,6 +261,16 @@ def _loss_keys() -> CN:
     )
     # Costs of the Hungarian matching of stuff; None: the weight of the loss term.
     node.STUFF_COSTS = CN({"CLASS": None, "BOX": None, "GIOU": None, "MASK": None, "DICE": None})
+    # Losses of objects without masks (DATASETS.SUPERVISION), in both decoders.
+    node.WEAK = CN()
+    # Weight of the projections of a mask onto the sides of its box, as a multiple of DICE.
+    node.WEAK.PROJECTION = 1.0
+    # Likewise of neighbouring pixels of similar colour, which are to be in the same mask, ...
+    node.WEAK.PAIRWISE = 1.0
+    # ... where the similarity of their colours, in 0..1, is at least this.
+    node.WEAK.COLOR_THRESHOLD = 0.3
+    # The weight PAIRWISE rises from 0 in so many iterations.
+    node.WEAK.WARMUP_ITERS = 10000
     return node
 
 
@@ -492,6 +502,10 @@ def _add_data_keys(cfg: CN) -> None:
     # prompt, their objects are no targets, and their pixels are unlabelled. Needs
     # INPUT.IGNORE_UNLABELLED.
     cfg.DATASETS.HELD_OUT_CLASSES = ()
+    # What is annotated of training sets: [name of DATASETS.TRAIN, kind] each. Kinds are "masks"
+    # (sets that are not named), "boxes", "points" (a box and some pixels), "scribbles", "tags" (the
+    # classes of an image) and "none". What a file does not have is derived from its masks.
+    cfg.DATASETS.SUPERVISION = []
     # Larger annotation files are refused before they are read, bytes.
     cfg.DATASETS.MAX_ANNOTATION_BYTES = 8 * 2**30
     # Allow absolute names of images and maps, and names with "..", in annotation files. Records of

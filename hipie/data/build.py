@@ -39,6 +39,12 @@ from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
 from hipie.data.samplers.repeat_factors import record_classes, repeat_factors
 from hipie.data.samplers.training_sampler import BatchSampler, Draw
+from hipie.data.supervision import (
+    MASKS,
+    require_annotations,
+    supervision_kinds,
+    weak_labels,
+)
 from hipie.data.worker_signals import blocked_signals, outlive_group_signals
 from hipie.errors import InputError
 from hipie.logs import get_logger
@@ -95,9 +101,7 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
         InputError: naming the data set, if no mapper is registered for its `task`, or its records
             lack a field.
     """
-    architecture = meta_architecture(cfg)
-    name = architecture and architecture.dataset_mapper(cfg, dataset_name, training)
-    name = name or _task(MetadataCatalog.get(dataset_name))
+    name = _mapper_name(cfg, dataset_name, training)
     if name not in DATASET_MAPPER_REGISTRY:
         registered_names = ", ".join(sorted(name for name, _ in DATASET_MAPPER_REGISTRY))
         raise InputError(
@@ -109,6 +113,36 @@ def build_mapped_dataset(cfg: CfgNode, dataset_name: str, training: bool) -> Map
     with record_errors(dataset_name), read_by(rules_of(cfg)):
         mapped: MappedDataset = DATASET_MAPPER_REGISTRY.get(name)(cfg, dataset_name, training)
     return replace(mapped, mapper=NamedMapper(mapped.mapper, dataset_name, rules_of(cfg)))
+
+
+def _mapper_name(cfg: CfgNode, dataset_name: str, training: bool) -> str:
+    """Return the name of a data set's mapper in `DATASET_MAPPER_REGISTRY`."""
+    architecture = meta_architecture(cfg)
+    name = architecture.dataset_mapper(cfg, dataset_name, training) if architecture else None
+    return name or _task(MetadataCatalog.get(dataset_name))
+
+
+def check_supervision(cfg: CfgNode) -> None:
+    """Check `DATASETS.SUPERVISION`, before any data set is read.
+
+    Raises:
+        InputError: for an entry of another form (see `supervision_kinds`), or a set or architecture
+            that is trained on masks only.
+    """
+    for name, kind in supervision_kinds(cfg).items():
+        if kind == MASKS:
+            continue
+        architecture = meta_architecture(cfg)
+        if not getattr(architecture, "supports_weak_labels", False):
+            raise InputError(
+                f"DATASETS.SUPERVISION says that {name} has {kind}, but "
+                f"{cfg.MODEL.META_ARCHITECTURE} is trained on masks only"
+            )
+        if _mapper_name(cfg, name, training=True) != DEFAULT_TASK:
+            raise InputError(
+                f"DATASETS.SUPERVISION says that {name} has {kind}, but only data sets of a "
+                "vocabulary are trained without masks"
+            )
 
 
 def _task(metadata: Metadata) -> str:
@@ -135,6 +169,8 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     vocabulary = dataset_vocabulary or Vocabulary.from_metadata(metadata)
     held_out = held_out_indices(cfg.DATASETS.HELD_OUT_CLASSES if training else (), vocabulary)
     records = _records(cfg, dataset_name, training, complete, held_out)
+    if training:
+        require_annotations(dataset_name, supervision_kinds(cfg).get(dataset_name, ""), records)
     options = _image_options(cfg, training)
     options["background"] = background_index(metadata, vocabulary.names)
     if not training:
@@ -157,6 +193,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
         color_distortion=cfg.INPUT.COLOR_AUG_SSD,
         part_ignore_label=metadata.get("part_ignore_label"),
         held_out=held_out,
+        weak_labels=weak_labels(cfg, dataset_name),
         **options,
     )
     classes = partial(
@@ -257,6 +294,7 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
     if not names:
         raise InputError("DATASETS.TRAIN names no data set")
     require_held_out(cfg)
+    check_supervision(cfg)
     datasets = [build_mapped_dataset(cfg, name, training=True) for name in names]
     ratios = _per_dataset(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
     sizes = _per_dataset(
@@ -370,6 +408,13 @@ def _copy_paste(cfg: CfgNode, dataset_name: str, records: RecordList) -> CopyPas
             f"INPUT.COPY_PASTE.DATASETS names {sorted(unknown)[0]}, which is not in DATASETS.TRAIN"
         )
     if node.PROBABILITY == 0 or (node.DATASETS and dataset_name not in node.DATASETS):
+        return None
+    if weak_labels(cfg, dataset_name) is not None:
+        if node.DATASETS:
+            raise InputError(
+                f"INPUT.COPY_PASTE.DATASETS names {dataset_name}, which has no masks to paste by "
+                "DATASETS.SUPERVISION"
+            )
         return None
     return CopyPaste(node.PROBABILITY, records, cfg.DATALOADER.SKIP_BROKEN)
 

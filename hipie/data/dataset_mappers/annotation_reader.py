@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 from numpy.typing import NDArray
 
 from hipie.data.annotation_maps import read_class_map, read_panoptic_map, require_segments
 from hipie.data.dataset_mappers.annotations import (
     instance_masks,
+    masks_to_instances,
     panoptic_masks,
     part_masks,
     semantic_masks,
@@ -21,6 +23,7 @@ from hipie.data.dataset_mappers.ignored_pixels import (
     ignored_labels,
     ignored_panoptic,
 )
+from hipie.data.dataset_mappers.weak_objects import WeakAnnotations
 from hipie.data.held_out_classes import without_classes
 from hipie.data.image_io import require_map_size
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
@@ -35,15 +38,18 @@ class ObjectMasks:
         masks: bool [N, h, w].
         classes: class indices int64 [N].
         ignored: uint8 [h, w], see `hipie.structures.IgnoredPixels`; None = not read.
+        weak: what is annotated of the objects, whose masks are filled boxes; None = the masks.
     """
 
     masks: NDArray[Any]
     classes: NDArray[Any]
     ignored: NDArray[np.uint8] | None = None
+    weak: WeakAnnotations | None = None
 
     def select(self, index: NDArray[Any]) -> ObjectMasks:
         """Some of the objects, by index or by a mask of bool."""
-        return ObjectMasks(self.masks[index], self.classes[index], self.ignored)
+        weak = self.weak and self.weak.select(index)
+        return ObjectMasks(self.masks[index], self.classes[index], self.ignored, weak)
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,20 @@ class AnnotationReader:
             return labels
         values = [index + offset for index in self.held_out]
         return np.where(np.isin(labels, values), labels.dtype.type(ignore_label), labels)
+
+
+def objects_to_instances(objects: ObjectMasks) -> Instances:
+    """Convert objects to Detectron2's `Instances` for training; those without a pixel are dropped.
+
+    Returns:
+        `gt_masks`, `gt_boxes` (absolute xyxy), `gt_classes` and, unless all have masks, the fields
+        of `WeakAnnotations.add_to`.
+    """
+    objects = objects.select(objects.masks.any(axis=(1, 2)))
+    instances = masks_to_instances(objects.masks, objects.classes)
+    if objects.weak is not None:
+        objects.weak.add_to(instances)
+    return instances
 
 
 def is_semantic(record: dict[str, Any]) -> bool:

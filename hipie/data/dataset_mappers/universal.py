@@ -16,8 +16,8 @@ from hipie.data.dataset_mappers.annotation_reader import (
     AnnotationReader,
     ObjectMasks,
     is_semantic,
+    objects_to_instances,
 )
-from hipie.data.dataset_mappers.annotations import masks_to_instances
 from hipie.data.dataset_mappers.color import distort_colors
 from hipie.data.dataset_mappers.copy_paste import (
     CopyPaste,
@@ -31,11 +31,13 @@ from hipie.data.dataset_mappers.transforms import (
     resize_transform,
     sample_augmentation,
 )
+from hipie.data.dataset_mappers.weak_objects import boxes_of_masks
 from hipie.data.image_io import (
     image_to_tensor,
     read_record_image,
 )
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
+from hipie.data.supervision import WeakLabels
 from hipie.vocabularies.vocabulary import Vocabulary
 
 # Streams of the random numbers of an item.
@@ -74,6 +76,7 @@ class UniversalDatasetMapper:
         held_out: classes of no prompt and no object, whose pixels are unlabelled in training.
         copy_paste: objects that are pasted into training images; None = off.
         color_distortion: whether the colours of training images are distorted.
+        weak_labels: what is kept of the annotations in training; None = everything.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class UniversalDatasetMapper:
         held_out: Collection[int] = (),
         copy_paste: CopyPaste | None = None,
         color_distortion: bool = False,
+        weak_labels: WeakLabels | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.background = background
@@ -130,6 +134,7 @@ class UniversalDatasetMapper:
         self.max_objects = max_objects
         self.copy_paste = copy_paste
         self.color_distortion = color_distortion
+        self.weak_labels = weak_labels
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one image.
@@ -173,7 +178,7 @@ class UniversalDatasetMapper:
         item["image"] = image_to_tensor(pixels, self.image_format)
         if objects.ignored is not None:
             item["ignored"] = torch.from_numpy(np.ascontiguousarray(objects.ignored))
-        instances = masks_to_instances(objects.masks, objects.classes)
+        instances = objects_to_instances(objects)
         candidates = self._caption_candidates(record, instances)
         instances = self._sample_objects(rng, instances)
         item["vocabulary"], item["instances"] = self._sample_caption(
@@ -258,10 +263,23 @@ class UniversalDatasetMapper:
 
     def _objects(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
         """Read the objects to learn from."""
-        objects = self._reader.read(record, transform)
+        if self.weak_labels is None:
+            objects = self._reader.read(record, transform)
+        else:
+            objects = self._weak_objects(record, transform)
         if self.background is None:
             return objects
         return objects.select(objects.classes != self.background)
+
+    def _weak_objects(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
+        """Read what is annotated of the objects, before the transform."""
+        objects = self._reader.read(record, T.NoOpTransform())
+        objects = objects.select(objects.masks.any(axis=(1, 2)))
+        ignored = None
+        if objects.ignored is not None:
+            ignored = self._reader.read(record, transform).ignored
+        masks, weak = boxes_of_masks(objects.masks, transform)
+        return ObjectMasks(masks, objects.classes, ignored, weak)
 
     def read_objects(
         self, record: dict[str, Any], transform: T.Transform

@@ -17,7 +17,7 @@ suffixes of all layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -44,6 +44,29 @@ from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 LOG_EPSILON = 1e-8
+WEAK_TERMS = ("projection_loss", "pairwise_loss", "point_loss")
+"""Terms of objects without masks, in use wherever a batch has any; see `weak_losses.py`."""
+
+
+@dataclass(frozen=True)
+class WeakLossSettings:
+    """Constants of the losses of objects without masks; the defaults are those of BoxInst.
+
+    Attributes:
+        projection: weight of the projection loss, as a multiple of that of the dice loss.
+        pairwise: likewise of the pairwise loss.
+        color_threshold: similarity of two colours, in 0..1, from which on their pixels are to be in
+            the same mask.
+        warmup: iterations in which the weight of the pairwise loss rises from 0 to 1.
+    """
+
+    projection: float = 1.0
+    pairwise: float = 1.0
+    color_threshold: float = 0.3
+    warmup: int = 10_000
+
+
+WEAK_LOSSES = WeakLossSettings()
 
 
 # Functions ----------------------------------------------------------------------------------
@@ -180,6 +203,7 @@ class MatchedLayer:
         masks: mask head and features; None = the layer has no mask losses.
         supervise_iou: whether the layer has an IoU loss.
         num_points: points a mask.
+        weak: constants of the losses of objects without masks.
     """
 
     layer: LayerOutput
@@ -191,6 +215,26 @@ class MatchedLayer:
     masks: MaskContext | None = None
     supervise_iou: bool = False
     num_points: int = 12544
+    weak: WeakLossSettings = WEAK_LOSSES
+
+    @cached_property
+    def scores(self) -> Tensor | None:
+        """[n] confidences of the pairs' annotations, weights of their losses; None = all are 1."""
+        supervision = self.targets.supervision
+        return None if supervision is None else supervision.scores[self.matching.target_index]
+
+    @cached_property
+    def with_mask(self) -> MatchedLayer:
+        """The pairs whose objects have masks; the layer itself if all have."""
+        supervision = self.targets.supervision
+        if supervision is None:
+            return self
+        return self.select(supervision.has_mask[self.matching.target_index])
+
+    def select(self, pairs: Tensor) -> MatchedLayer:
+        """Some of the pairs, by [n] bool."""
+        has_box = None if self.has_box is None else self.has_box[pairs]
+        return replace(self, matching=self.matching.select(pairs), has_box=has_box)
 
     @cached_property
     def paired_boxes(self) -> tuple[Tensor, Tensor]:
@@ -218,12 +262,18 @@ class MatchedLayer:
 
     @cached_property
     def query_weights(self) -> Tensor | None:
-        """[B, Q], 0 for queries without object whose box is mostly ignored; None = all are 1."""
-        if self.targets.ignored is None:
+        """[B, Q], 0 for queries without object whose box is mostly ignored, else 1 or the score.
+
+        Queries of an object have the score of its annotation. None = all are 1.
+        """
+        if self.targets.ignored is None and self.scores is None:
             return None
-        share = ignored_share(self.targets.ignored, self.layer.boxes.detach())
-        weights = (share <= MAX_IGNORED_SHARE).float()
-        weights[self.matching.image_index, self.matching.query_index] = 1.0
+        weights = self.layer.boxes.new_ones(self.layer.boxes.shape[:2], dtype=torch.float32)
+        if self.targets.ignored is not None:
+            share = ignored_share(self.targets.ignored, self.layer.boxes.detach())
+            weights = (share <= MAX_IGNORED_SHARE).float()
+        scores = 1.0 if self.scores is None else self.scores
+        weights[self.matching.image_index, self.matching.query_index] = scores
         return weights
 
     @cached_property
@@ -246,6 +296,10 @@ class MatchedLayer:
 
     def sum_over_boxes(self, values: Tensor) -> Tensor:
         """Sum of one value [n] a pair over the pairs whose box counts."""
+        supervision = self.targets.supervision
+        if supervision is not None:
+            index = self.matching.target_index
+            values = values * supervision.has_box[index] * supervision.scores[index]
         return (values if self.has_box is None else values * self.has_box).sum()
 
     def zero_of_masks(self, masks: MaskContext) -> Tensor:
@@ -337,7 +391,8 @@ def token_softmax_loss(matched: MatchedLayer) -> Tensor:
         logits = logits.masked_fill(~real, torch.finfo(torch.float32).min)
     target = matched.positive_map[matching.target_index].float()
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1)
-    return -(target * logits.log_softmax(dim=1)).sum()
+    losses = -(target * logits.log_softmax(dim=1)).sum(dim=1)
+    return (losses if matched.scores is None else losses * matched.scores).sum()
 
 
 @LOSS_REGISTRY.register_term("bbox", weight_key="BOX", group="box")
@@ -363,7 +418,12 @@ def iou_loss(matched: MatchedLayer) -> Tensor | None:
     iou = box_iou(boxes, targets).clamp(0, 1)
     matching = matched.matching
     logits = matched.layer.iou_logits.float()[matching.image_index, matching.query_index, 0]
-    return F.binary_cross_entropy_with_logits(logits, iou, reduction="sum")
+    supervision = matched.targets.supervision
+    if supervision is None:
+        return F.binary_cross_entropy_with_logits(logits, iou, reduction="sum")
+    index = matching.target_index
+    weights = supervision.has_box[index] * supervision.scores[index]
+    return F.binary_cross_entropy_with_logits(logits, iou, weights, reduction="sum")
 
 
 @LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
@@ -387,10 +447,14 @@ def mask_dice_loss(matched: MatchedLayer) -> Tensor | None:
 def _mask_loss(
     matched: MatchedLayer, per_pair: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 ) -> Tensor | None:
+    matched = matched.with_mask
     if matched.masks is not None and len(matched.matching) == 0:
         return matched.zero_of_masks(matched.masks)
     points = matched.paired_points
-    return None if points is None else per_pair(*points, matched.point_weights).sum()
+    if points is None:
+        return None
+    losses = per_pair(*points, matched.point_weights)
+    return (losses if matched.scores is None else losses * matched.scores).sum()
 
 
 def _mean_focal(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -416,16 +480,19 @@ class LossConfig:
         terms: names of `LOSS_REGISTRY`.
         weights: by weight key.
         num_points: points a mask.
+        weak: constants of the losses of objects without masks.
     """
 
     terms: tuple[str, ...]
     weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     num_points: int = 12544
+    weak: WeakLossSettings = WEAK_LOSSES
 
     def compute(self, matched: MatchedLayer) -> dict[LossTerm, Tensor]:
         """Weighted sums over the pairs of a layer, of all terms that it has."""
         losses = {}
-        for key in self.terms:
+        weak = () if matched.targets.supervision is None else WEAK_TERMS
+        for key in (*self.terms, *weak):
             term: LossTerm = LOSS_REGISTRY.get(key)
             value = term(matched)
             if value is not None:

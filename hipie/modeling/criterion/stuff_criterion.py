@@ -15,6 +15,7 @@ from hipie.modeling.criterion.checks import FiniteChecks, check_annotations, inv
 from hipie.modeling.criterion.losses import STUFF_LOSSES, LossConfig, MatchedLayer
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes, share_of_batch
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
+from hipie.modeling.criterion.weak_losses import weak_loss_settings
 from hipie.modeling.device_transfer import HostSteps, join
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
 from hipie.modeling.matcher.matching import (
@@ -83,7 +84,9 @@ class StuffCriterion(Criterion):
         loss = cfg.MODEL.HIPIE.LOSS
         return {
             "num_points": loss.NUM_POINTS,
-            "losses": LossConfig(tuple(loss.STUFF_TERMS), dict(loss.STUFF_WEIGHTS)),
+            "losses": LossConfig(
+                tuple(loss.STUFF_TERMS), dict(loss.STUFF_WEIGHTS), weak=weak_loss_settings(cfg)
+            ),
             "matcher": build_matcher(loss.STUFF_MATCHER, cfg),
             "average_normalizers": loss.AVERAGE_NORMALIZERS,
             "stuff_boxes": cfg.MODEL.HIPIE.STUFF.BOX_LOSS,
@@ -173,6 +176,7 @@ class StuffCriterion(Criterion):
             has_box=None if self.stuff_boxes else objects.is_thing[matching.target_index],
             masks=masks,
             num_points=self.losses.num_points,
+            weak=self.losses.weak,
         )
 
     def _compute(self, matched: MatchedLayer, suffix: str, normalizer: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from hipie.modeling.criterion.checks import FiniteChecks, check_annotations, inv
 from hipie.modeling.criterion.losses import THING_LOSSES, LossConfig, MatchedLayer
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes
 from hipie.modeling.criterion.point_sampling import IMPORTANCE_RATIO
+from hipie.modeling.criterion.weak_losses import weak_loss_settings
 from hipie.modeling.device_transfer import HostSteps, join, to_device
 from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
 from hipie.modeling.matcher.matching import (
@@ -96,7 +97,9 @@ class ThingCriterion(Criterion):
         loss = cfg.MODEL.HIPIE.LOSS
         return {
             "num_points": loss.NUM_POINTS,
-            "losses": LossConfig(tuple(loss.THING_TERMS), dict(loss.THING_WEIGHTS)),
+            "losses": LossConfig(
+                tuple(loss.THING_TERMS), dict(loss.THING_WEIGHTS), weak=weak_loss_settings(cfg)
+            ),
             "matcher": build_matcher(loss.THING_MATCHER, cfg, "THING"),
             "proposal_costs": CostWeights(
                 loss.PROPOSAL_COSTS.CLASS, loss.PROPOSAL_COSTS.BOX, loss.PROPOSAL_COSTS.GIOU
@@ -212,6 +215,7 @@ class ThingCriterion(Criterion):
                 targets=objects,
                 has_box=objects.is_thing[matching.target_index],
                 num_points=self.losses.num_points,
+                weak=self.losses.weak,
                 **options,
             )
 

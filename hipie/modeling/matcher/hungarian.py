@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
@@ -38,6 +39,9 @@ class CostWeights:
 @MATCHER_REGISTRY.register()
 class HungarianMatcher(CostMatcher):
     """Match every object with one query.
+
+    Where objects have no masks, the costs of masks are those of their labelled points, or 0; boxes
+    of scribbles are the extents of their pixels.
 
     Args:
         weights: of the cost terms.
@@ -143,9 +147,19 @@ class HungarianMatcher(CostMatcher):
         if targets.ignored is not None:
             labelled = labelled_points(targets.ignored, index.new_tensor([image]), on_targets)[0]
         logits = masks.head.logits_at_points(layers, masks.features[image], image, points[0])
-        return torch.cat(
+        cost = torch.cat(
             [mask_cost(part, point_targets, self.weights, labelled) for part in logits]
         )
+        if targets.supervision is None:
+            return cost
+        supervision = targets.supervision.select(index)
+        cost = cost * supervision.has_mask
+        if supervision.points.shape[1]:
+            points = supervision.points.flatten(0, 1)
+            parts = masks.head.logits_at_points(layers, masks.features[image], image, points)
+            labels = supervision.point_labels
+            cost = cost + self.weights.mask * torch.cat([point_cost(p, labels) for p in parts])
+        return cost
 
     def assign(
         self, costs: Sequence[Tensor], num_queries: Sequence[int], targets: BatchedTargets
@@ -227,6 +241,22 @@ def mask_cost(
     cross_entropy = pairwise_cross_entropy(point_logits, point_targets, labelled)
     dice = pairwise_dice(point_logits, point_targets, labelled)
     return weights.mask * cross_entropy + weights.dice * dice
+
+
+def point_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the mean cross entropy of every query at the labelled points of every object.
+
+    Args:
+        logits: [Q, N P] mask logits at the points of all objects, object by object.
+        labels: [N, P], 1, 0, or -1 for no label.
+
+    Returns:
+        [Q, N] float32; 0 for objects without a label.
+    """
+    logits = logits.float().unflatten(1, labels.shape)
+    labelled = (labels >= 0).float()
+    losses = (F.softplus(logits) - logits * labels) * labelled
+    return losses.sum(dim=2) / labelled.sum(dim=1).clamp(min=1)
 
 
 def assign(cost: Tensor) -> Pairs:

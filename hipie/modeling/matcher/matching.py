@@ -56,6 +56,10 @@ class Matching:
     def __len__(self) -> int:
         return len(self.query_index)
 
+    def select(self, pairs: Tensor) -> Matching:
+        """Some of the pairs, by [n] bool."""
+        return Matching(self.image_index[pairs], self.query_index[pairs], self.target_index[pairs])
+
 
 class Matcher(Protocol):
     """Assigns queries of a layer to ground-truth objects, without gradient."""

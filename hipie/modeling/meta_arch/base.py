@@ -38,6 +38,8 @@ class SegmentationModel(CheckpointableModel):
         supports_image_features: whether `encode_images` is implemented.
         rejects_expressions_by_score: whether an expression describes nothing where its best
             instance has a score below `MODEL.HIPIE.TEST.NO_TARGET`.
+        supports_weak_labels: whether `losses` takes objects without masks, see
+            `hipie.structures.Supervision`.
         no_target_threshold: that score; 0 = off.
         average_normalizers: whether losses are divided by object counts of the whole batch, in all
             processes and micro-batches (see `hipie.modeling.criterion.normalizer_averaging`).
@@ -48,6 +50,7 @@ class SegmentationModel(CheckpointableModel):
     tasks: ClassVar[frozenset[str]] = frozenset()
     supports_image_features: ClassVar[bool] = False
     rejects_expressions_by_score: ClassVar[bool] = False
+    supports_weak_labels: ClassVar[bool] = False
     no_target_threshold: float = 0.0
     average_normalizers: bool = False
     precision: str = FLOAT32

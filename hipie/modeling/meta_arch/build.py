@@ -264,6 +264,7 @@ def input_config(cfg: CfgNode, size_divisibility: int = 0) -> InputConfig:
         size_divisibility=node.SIZE_DIVISIBILITY,
         pad_at_test=node.PAD_AT_TEST,
         backbone_divisibility=size_divisibility,
+        image_format=cfg.INPUT.FORMAT,
         train_dataset=train[0] if len(train) else "",
         test_dataset=test[0] if len(test) else "",
     )

@@ -126,6 +126,7 @@ class HIPIE(SegmentationModel):
     tasks = frozenset({"universal", "parts", "referring"})
     supports_image_features: ClassVar[bool] = True
     rejects_expressions_by_score: ClassVar[bool] = True
+    supports_weak_labels: ClassVar[bool] = True
 
     @configurable
     def __init__(
@@ -268,6 +269,7 @@ class HIPIE(SegmentationModel):
                 canvas,
                 all_things=self.stuff is None,
                 tokenizer=self.text_encoder.tokenizer if propagate else None,
+                image_format=self.input_config.image_format,
             )
             for i, (item, vocabulary) in enumerate(zip(inputs, vocabularies, strict=True))
         ]

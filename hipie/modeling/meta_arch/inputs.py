@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +15,18 @@ from torch import Tensor
 
 from hipie.box_ops import box_xyxy_to_cxcywh
 from hipie.errors import InputError
+from hipie.modeling.criterion.color_affinity import color_similarity, rgb_to_lab
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.text_encoder.positive_map import positive_map, propagate_part_to_whole
-from hipie.structures import InferenceSize, Size, Targets, TextFeatures
+from hipie.structures import (
+    BOX,
+    COLOR_STRIDE,
+    InferenceSize,
+    Size,
+    Supervision,
+    Targets,
+    TextFeatures,
+)
 from hipie.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ class InputConfig:
         pad_at_test: whether that holds at test, too.
         backbone_divisibility: divisor of the canvas's sides that the backbone always needs; 0 =
             none.
+        image_format: "RGB" or "BGR", order of the channels of images.
         train_dataset, test_dataset: registered data sets with the classes of inputs that have
             neither `vocabulary` nor `expressions`; "" = none.
     """
@@ -45,6 +55,7 @@ class InputConfig:
     size_divisibility: int = 32
     pad_at_test: bool = False
     backbone_divisibility: int = 0
+    image_format: str = "RGB"
     train_dataset: str = ""
     test_dataset: str = ""
 
@@ -141,6 +152,7 @@ def vocabulary_targets(
     *,
     all_things: bool = False,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    image_format: str = "RGB",
 ) -> Targets:
     """Ground truth of an image with a vocabulary.
 
@@ -153,6 +165,7 @@ def vocabulary_targets(
         canvas: (height, width) of the padded batch.
         all_things: treat stuff as things.
         tokenizer: if given, a part is also positive for its whole's name elsewhere in the caption.
+        image_format: "RGB" or "BGR".
     """
     instances = _instances_of(item)
     length = text.hidden.shape[1]
@@ -161,13 +174,17 @@ def vocabulary_targets(
     if tokenizer is not None:
         positive = propagate_part_to_whole(positive, text.input_ids[image], vocabulary, tokenizer)
     is_thing = (True,) * len(vocabulary) if all_things else vocabulary.is_thing
+    device = text.hidden.device
     return build_targets(
         instances,
         canvas,
         positive_map=positive,
         is_thing=is_thing,
-        device=text.hidden.device,
+        device=device,
         ignored=item.get("ignored"),
+        supervision=build_supervision(
+            instances, canvas, item["image"], device=device, image_format=image_format
+        ),
     )
 
 
@@ -200,6 +217,7 @@ def build_targets(
     is_thing: Sequence[bool],
     device: torch.device,
     ignored: Tensor | None = None,
+    supervision: Supervision | None = None,
 ) -> Targets:
     """Convert Detectron2's ground-truth instances of one image.
 
@@ -211,6 +229,7 @@ def build_targets(
         is_thing: whether each class of the vocabulary is a thing.
         device: of the result.
         ignored: uint8 [h, w] of the unpadded image, see `IgnoredPixels`.
+        supervision: of `build_supervision`.
     """
     height, width = instances.image_size
     labels = instances.gt_classes
@@ -229,7 +248,69 @@ def build_targets(
         positive_map=to_device(positive_map, device),
         image_size=(height, width),
         ignored=None if ignored is None else F.pad(to_device(ignored, device), padding),
+        supervision=supervision,
     )
+
+
+def build_supervision(
+    instances: Instances,
+    canvas: Size,
+    image: Tensor,
+    *,
+    device: torch.device,
+    image_format: str = "RGB",
+) -> Supervision | None:
+    """Convert what is annotated of the instances of one image; None = all have masks.
+
+    Args:
+        instances: with `gt_supervision` [N] (`MASK`, `BOX`, `POINTS` or `SCRIBBLE`), if not all
+            have masks; `gt_scores` [N], the weights of their losses, by default 1; and `gt_points`
+            [N, P, 3], x and y in pixels, and 1 on the object, 0 beside it, -1 for no point.
+        canvas: (height, width) of the padded batch.
+        image: [3, h, w] of 0..255.
+        device: of the result.
+        image_format: "RGB" or "BGR".
+    """
+    if not instances.has("gt_supervision") and not instances.has("gt_scores"):
+        return None
+    masks = Supervision.of_masks(len(instances), torch.zeros((), device=device))
+    if instances.has("gt_scores"):
+        masks = replace(masks, scores=to_device(instances.gt_scores.float(), device))
+    if not instances.has("gt_supervision"):
+        return masks
+    kinds = instances.gt_supervision
+    points, labels = masks.points, masks.point_labels
+    if instances.has("gt_points"):
+        size = instances.gt_points.new_tensor([canvas[1], canvas[0]])
+        points = to_device((instances.gt_points[..., :2] / size).float(), device)
+        labels = to_device(instances.gt_points[..., 2].long(), device)
+    similarity = masks.similarity
+    if bool((kinds == BOX).any()):
+        similarity = canvas_similarity(to_device(image, device), canvas, image_format)
+    return Supervision(to_device(kinds, device), masks.scores, points, labels, similarity)
+
+
+def canvas_similarity(image: Tensor, canvas: Size, image_format: str) -> Tensor:
+    """Similarity of neighbouring colours of an image, see `Supervision`.
+
+    Args:
+        image: [3, h, w] of 0..255.
+        canvas: (height, width) of the padded batch.
+        image_format: "RGB" or "BGR".
+
+    Returns:
+        [8, H / 4, W / 4].
+    """
+    height, width = int(image.shape[-2]), int(image.shape[-1])
+    padded = F.pad(image.float(), (0, canvas[1] - width, 0, canvas[0] - height))
+    small = F.avg_pool2d(padded[None], COLOR_STRIDE)
+    rows, columns = (torch.arange(side, device=image.device) for side in small.shape[-2:])
+    start = COLOR_STRIDE // 2
+    inside = (rows * COLOR_STRIDE + start < height)[:, None] & (
+        columns * COLOR_STRIDE + start < width
+    )
+    rgb = small.flip(1) if image_format == "BGR" else small
+    return color_similarity(rgb_to_lab(rgb / 255), inside[None])[0]
 
 
 def _instances_of(item: dict[str, Any]) -> Instances:
