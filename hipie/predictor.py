@@ -176,7 +176,7 @@ class Segmenter:
             named = str(model_zoo.get_weights(str(config_file)) or named)
         source = given or named
         architecture = meta_architecture(cfg)
-        if not source and (architecture is None or architecture.requires_checkpoint()):
+        if not source and (architecture is None or architecture.requires_checkpoint_of(cfg)):
             raise InputError(
                 f"{config_file}: there are no weights for this configuration in the package; "
                 "pass weights=FILE"

@@ -280,7 +280,7 @@ def require_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     resumes = args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     architecture = meta_architecture(cfg)
-    needs_weights = architecture is None or architecture.requires_checkpoint()
+    needs_weights = architecture is None or architecture.requires_checkpoint_of(cfg)
     options = ["MODEL.WEIGHTS", ""] if args.model else args.opts
     if needs_weights and not resumes and not model_zoo.trained_weights(cfg, options):
         raise InputError(

@@ -65,6 +65,18 @@ class SegmentationModel(CheckpointableModel):
         return True
 
     @classmethod
+    def requires_checkpoint_of(cls, cfg: CfgNode) -> bool:
+        """Whether a configuration of this architecture needs a checkpoint.
+
+        Args:
+            cfg: the configuration.
+
+        Returns:
+            The result of `requires_checkpoint`, where an architecture does not look at keys.
+        """
+        return cls.requires_checkpoint()
+
+    @classmethod
     def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str | None:
         """Name in `DATASET_MAPPER_REGISTRY` of the mapper for a registered data set.
 

@@ -209,6 +209,11 @@ class Clip:
             self._list_features.popitem(last=False)
         return features
 
+    def clear_text_cache(self) -> None:
+        """Forget the features of all texts; to be called after the model's weights change."""
+        self._name_features.clear()
+        self._list_features.clear()
+
     def _encode_names(self, names: Sequence[str], templates: tuple[str, ...]) -> list[Tensor]:
         if not names:
             raise OpenVocabularyError("CLIP needs at least one class name")

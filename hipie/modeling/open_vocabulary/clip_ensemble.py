@@ -419,15 +419,28 @@ class ClipEnsemble:
 
     @cached_property
     def _train_prompts(self) -> frozenset[str]:
-        name = self._train_vocabulary
-        if name in vocabulary_names():
-            return load_vocabulary(name).prompts()
-        if name not in MetadataCatalog.list():
-            raise unknown_name(
-                "vocabulary of the training data (MODEL.HIPIE.CLIP.TRAIN_VOCABULARY)",
-                name,
-                [*vocabulary_names(), *MetadataCatalog.list()],
-            )
-        metadata = MetadataCatalog.get(name)
-        vocabulary = Vocabulary.from_metadata(metadata)
-        return vocabulary.prompts(excluded=metadata.get("unseen_classes", ()))
+        return train_vocabulary_prompts(self._train_vocabulary, "MODEL.HIPIE.CLIP.TRAIN_VOCABULARY")
+
+
+def train_vocabulary_prompts(name: str, key: str) -> frozenset[str]:
+    """Prompts of the classes that a model was trained on.
+
+    Args:
+        name: a public vocabulary ("coco_panoptic"), or a registered data set, whose
+            `unseen_classes` are left out.
+        key: of the configuration, for the message.
+
+    Raises:
+        OpenVocabularyError: for an unknown name, with similar ones.
+    """
+    if name in vocabulary_names():
+        return load_vocabulary(name).prompts()
+    if name not in MetadataCatalog.list():
+        raise unknown_name(
+            f"vocabulary of the training data ({key})",
+            name,
+            [*vocabulary_names(), *MetadataCatalog.list()],
+        )
+    metadata = MetadataCatalog.get(name)
+    vocabulary = Vocabulary.from_metadata(metadata)
+    return vocabulary.prompts(excluded=metadata.get("unseen_classes", ()))

@@ -73,22 +73,44 @@ VISION_KEYS, TEXT_KEYS = (
     )
     for settings in (open_clip.CLIPVisionCfg, open_clip.CLIPTextCfg)
 )
+_TINY_TEXT = {
+    "context_length": 77,
+    "vocab_size": 49408,
+    "width": 32,
+    "heads": 2,
+    "layers": 2,
+}
+# Small networks for tests: a ViT, and the two kinds of convolutional image encoders.
 _TINY = {
-    "embed_dim": 48,
-    "quick_gelu": True,
-    "vision_cfg": {
-        "image_size": 64,
-        "layers": 3,
-        "width": 64,
-        "head_width": 16,
-        "patch_size": 8,
+    TINY: {
+        "embed_dim": 48,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 3,
+            "width": 64,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": _TINY_TEXT,
     },
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 32,
-        "heads": 2,
-        "layers": 2,
+    f"{TINY}-convnext": {
+        "embed_dim": 48,
+        "vision_cfg": {
+            "timm_model_name": "test_convnext",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "mlp",
+            "timm_drop": 0.0,
+            "image_size": 64,
+        },
+        "text_cfg": _TINY_TEXT,
+    },
+    f"{TINY}-resnet": {
+        "embed_dim": 48,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text_cfg": _TINY_TEXT,
     },
 }
 
@@ -100,9 +122,10 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
 
     Args:
         model: a name of `open_clip.list_models()`; a folder with `open_clip_config.json` and its
-            weights; `hf-hub:...`; `random:NAME` for random weights, or `random:tiny` for a small
-            network for tests. OpenAI's weights were trained with another activation than the plain
-            names of open_clip have: with them `ViT-L-14-336` is `ViT-L-14-336-quickgelu`.
+            weights; `hf-hub:...`; `random:NAME` for random weights, or `random:tiny`,
+            `random:tiny-convnext` or `random:tiny-resnet` for small networks for tests. OpenAI's
+            weights were trained with another activation than the plain names of open_clip have:
+            with them `ViT-L-14-336` is `ViT-L-14-336-quickgelu`.
         weights: a tag of open_clip ("openai") or a file; "" for folders, the hub and random ones.
 
     Raises:
@@ -293,8 +316,8 @@ def require_clip(model: str, weights: str = "") -> str:
     """
     if model.startswith(RANDOM_PREFIX):
         name = model.removeprefix(RANDOM_PREFIX)
-        if name not in (TINY, *open_clip.list_models()):
-            raise unknown_name("CLIP model", name, [TINY, *open_clip.list_models()])
+        if name not in (*_TINY, *open_clip.list_models()):
+            raise unknown_name("CLIP model", name, [*_TINY, *open_clip.list_models()])
         return model
     if os.path.isdir(os.path.expanduser(model)):
         model = f"{FOLDER_PREFIX}{Path(model).expanduser()}"
@@ -315,8 +338,8 @@ def require_clip(model: str, weights: str = "") -> str:
 def _load_random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if name == TINY:
-            clip = open_clip.CLIP(**_TINY).eval()
+        if name in _TINY:
+            clip = open_clip.CLIP(**_TINY[name]).eval()
             clip.visual.image_mean = open_clip.OPENAI_DATASET_MEAN
             clip.visual.image_std = open_clip.OPENAI_DATASET_STD
             return clip, SimpleTokenizer()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError, unknown_name
 
-TEMPLATE_SETS = ("one", "simple", "imagenet", "none")
+TEMPLATE_SETS = ("one", "simple", "imagenet", "vild", "none")
+VILD_SIZES = ("small", "medium", "large")
 
 
 def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
@@ -14,7 +15,8 @@ def prompt_templates(templates: str | Sequence[str] = "one") -> tuple[str, ...]:
 
     Args:
         templates: "one" (`a photo of a {}.`), "simple" (CLIP's 7 best), "imagenet" (all 80 of
-            CLIP's), "none" (the bare name), or a list of templates.
+            CLIP's), "vild" (the 14 of ViLD, Gu et al., ICLR 2022, which FC-CLIP and OVSeg use),
+            "none" (the bare name), or a list of templates.
 
     Raises:
         OpenVocabularyError: for an unknown set, an empty list, or a template without `{}`.
@@ -39,7 +41,29 @@ def _template_set(name: str) -> tuple[str, ...]:
         return ("a photo of a {}.",)
     if name == "none":
         return ("{}",)
+    if name == "vild":
+        return _vild_templates()
     import open_clip
 
     simple, imagenet = open_clip.SIMPLE_IMAGENET_TEMPLATES, open_clip.OPENAI_IMAGENET_TEMPLATES
     return tuple(template("{}") for template in (simple if name == "simple" else imagenet))
+
+
+def _vild_templates() -> tuple[str, ...]:
+    """ViLD's templates: five of the bare name, and three each with a word of its size."""
+    with_size = (
+        pattern.replace("SIZE", size)
+        for pattern in (
+            "a photo of a SIZE {}.",
+            "This is a photo of a SIZE {}.",
+            "There is a SIZE {} in the scene.",
+        )
+        for size in VILD_SIZES
+    )
+    return (
+        "a photo of a {}.",
+        "This is a photo of a {}",
+        *(f"There is {article} {{}} in the scene" for article in ("a", "the")),
+        "a photo of a {} in the scene",
+        *with_size,
+    )

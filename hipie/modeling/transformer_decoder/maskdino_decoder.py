@@ -131,6 +131,9 @@ class StuffBranch(nn.Module):
         denoising: denoising in training.
         finest_stride, num_levels, lateral: see `MaskDINOPixelDecoder`.
         fusion: of text and image before the encoder; None = late fusion.
+        classifies_text: whether it has text class heads; without them its outputs have class
+            embeddings and no logits, for a class head of the caller's.
+        pixel_decoder: in place of one of the sizes above.
     """
 
     def __init__(
@@ -144,12 +147,14 @@ class StuffBranch(nn.Module):
         num_levels: int | None = None,
         lateral: ShapeSpec | None = None,
         fusion: FusionConfig | None = None,
+        classifies_text: bool = True,
+        pixel_decoder: MaskDINOPixelDecoder | None = None,
     ) -> None:
         super().__init__()
         width = transformer.width
         self.denoising = denoising
         self.fusion: BidirectionalFusion | None = None
-        self.pixel_decoder = MaskDINOPixelDecoder(
+        self.pixel_decoder = pixel_decoder or MaskDINOPixelDecoder(
             in_channels,
             transformer,
             finest_stride=finest_stride,
@@ -161,9 +166,8 @@ class StuffBranch(nn.Module):
         self.mask_head = MaskEmbeddingHead()
         # One for each state of the queries: initial, after every layer but the last; proposals;
         # final.
-        self.class_heads = nn.ModuleList(
-            TextClassHead(width, text_width) for _ in range(transformer.decoder_layers + 2)
-        )
+        count = transformer.decoder_layers + 2 if classifies_text else 0
+        self.class_heads = nn.ModuleList(TextClassHead(width, text_width) for _ in range(count))
         self.denoising_content = TextProjection(text_width, width)
         if fusion is not None:
             self.fusion = build_fusion(fusion, width, text_width, transformer.encoder_layers)
@@ -282,8 +286,8 @@ class StuffBranch(nn.Module):
             references = torch.cat([noised.references, references], dim=1)
             mask = denoising_attention_mask(noised.layout, topk.shape[1], references.device)
         states, boxes = self.decoder(queries, references, levels, mask)
-        proposals = self._heads(
-            self.decoder.norm(content), torch.sigmoid(box_logits), self.class_heads[-2], class_text
+        proposals = self._classify_state(
+            self._embed(self.decoder.norm(content), torch.sigmoid(box_logits)), -2, class_text
         )
         return DecoderOutput(
             layers=self._predict(states, boxes, class_text, slice(count, None)),
@@ -320,14 +324,14 @@ class StuffBranch(nn.Module):
             output = self._describe(
                 state, queries[state][:, query_slice], boxes[state][:, query_slice]
             )
-            head = self.class_heads[-1 if state == last else state]
-            outputs.append(self._classify(output, head, text))
+            outputs.append(self._classify_state(output, -1 if state == last else state, text))
         return tuple(outputs)
 
-    def _heads(
-        self, queries: Tensor, boxes: Tensor, class_head: nn.Module, text: Tensor
-    ) -> LayerOutput:
-        return self._classify(self._embed(queries, boxes), class_head, text)
+    def _classify_state(self, output: LayerOutput, head: int, text: Tensor) -> LayerOutput:
+        """Add the logits of the class head of an index, if there are class heads."""
+        if not len(self.class_heads):
+            return output
+        return self._classify(output, self.class_heads[head], text)
 
     def _describe(self, state: int, queries: Tensor, boxes: Tensor) -> LayerOutput:
         # After a layer the queries are normalised once more: the published head does it twice.

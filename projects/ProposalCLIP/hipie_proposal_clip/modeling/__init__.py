@@ -1,0 +1,1 @@
+"""Networks and functions of tensors of mask classification with CLIP."""

@@ -1,0 +1,87 @@
+"""Training, evaluation and inference of `ProposalCLIP` from its configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from hipie.engine.trainer import Trainer
+from hipie.vocabularies import Vocabulary
+from tests.projects.proposal_clip.conftest import CONFIGS
+
+VOCABULARY = Vocabulary.from_names(things=["square", ("dog", "puppy")], stuff=["grass"])
+MASK2FORMER = (
+    *("MODEL.PROPOSAL_CLIP.MASKS", "mask2former", "MODEL.HIPIE.LOSS.STUFF_TERMS"),
+    "('class_cross_entropy_loss', 'mask_cross_entropy_loss', 'mask_dice_loss')",
+    *("MODEL.HIPIE.LOSS.STUFF_COSTS.BOX", 0.0, "MODEL.HIPIE.LOSS.STUFF_COSTS.GIOU", 0.0),
+)
+
+
+def trained(cfg, iterations: int, resume: bool = False) -> Trainer:
+    cfg.SOLVER.MAX_ITER = iterations
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("options", [(), MASK2FORMER], ids=["maskdino", "mask2former"])
+def test_decoder_is_trained_resumed_and_evaluated(small_cfg, options):
+    cfg = small_cfg("fcclip_nano_picturebook.yaml", *options)
+    start = {k: v.clone() for k, v in Trainer.build_model(cfg).state_dict().items()}
+    trained(cfg, 1)
+    trainer = trained(cfg, 2, resume=True)
+    assert trainer.start_iter == 1
+    model = trainer.model
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, start[k])}
+    assert not any(name.startswith("clip_network.") for name in changed)
+    assert {
+        "in_vocabulary_head.void_embedding",
+        "in_vocabulary_head.logit_scale",
+        "in_vocabulary_head.pool_projection.weight",
+        "generator.mask_embedding.layers.2.weight",
+        "generator.pixel_decoder.lateral.0.weight",
+    } <= changed
+    Trainer.test(cfg, model.eval())
+    results = json.loads((Path(cfg.OUTPUT_DIR) / "results.json").read_text())
+    assert 0 <= results["picturebook_val_panoptic"]["panoptic_seg"]["PQ"] <= 100
+
+
+def test_results_have_the_requested_size_and_the_vocabulary(small_cfg, image):
+    cfg = small_cfg("fcclip_nano_picturebook.yaml")
+    model = build_model(cfg).eval()
+    item = {"image": image, "vocabulary": VOCABULARY, "height": 32, "width": 48}
+    (result,) = model([item])
+    assert result["sem_seg"].shape == (3, 32, 48)
+    assert result["panoptic_seg"][0].shape == (32, 48)
+    assert result["instances"].pred_masks.shape[1:] == (32, 48)
+    assert set(result["instances"].pred_classes.tolist()) <= {0, 1}
+    (labels,) = model([item | {"results": ["sem_seg_labels"]}])
+    assert set(labels) == {"sem_seg_labels"}
+    assert torch.equal(labels["sem_seg_labels"].labels, result["sem_seg"].argmax(0))
+
+
+def test_images_of_a_batch_of_one_size_do_not_depend_on_each_other(small_cfg, image):
+    model = build_model(small_cfg("fcclip_nano_picturebook.yaml")).eval()
+    other = Vocabulary.from_names(things=["kite"])
+    items = [
+        {"image": image, "vocabulary": VOCABULARY},
+        {"image": image.flip(2), "vocabulary": other},
+    ]
+    together = model(items)
+    for item, result in zip(items, together, strict=True):
+        (alone,) = model([item])
+        torch.testing.assert_close(result["sem_seg"], alone["sem_seg"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", sorted(file.name for file in CONFIGS.glob("[!B]*.yaml")))
+def test_configurations_are_valid(config):
+    from hipie import model_zoo
+
+    cfg = model_zoo.get_config(str(CONFIGS / config))
+    assert cfg.MODEL.META_ARCHITECTURE == "ProposalCLIP"
