@@ -13,7 +13,7 @@ import pkgutil
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,6 +225,7 @@ def _laid_out(text: str, size: int) -> FT2Font:
     return font
 
 
+@cache
 def _default_font() -> str:
     from matplotlib import get_data_path
 
