@@ -21,13 +21,44 @@ from PIL import Image
 from hipie import Segmenter, __version__
 from hipie.cli import doctor, group, refer, segment
 from hipie.cli.arguments import DEFAULT_CONFIG, parse_names, parse_parts
-from hipie.cli.main import COMMANDS, main
+from hipie.cli.main import COMMANDS, main, shorten_active_waiting
 from hipie.errors import InputError, UsageError
 from hipie.modeling.text_encoder.caption import expression_caption
 from hipie.segmentation import Heatmaps, Segment, Segmentation
 from hipie.vocabularies import Vocabulary
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "10000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_wait_shortly_unless_the_user_says_otherwise(environment, expected) -> None:
+    shorten_active_waiting(environment)
+    assert environment == expected
+
+
+def test_commands_set_it_before_pytorch_is_loaded() -> None:
+    """OpenMP reads the variable when PyTorch loads it, as it says on request."""
+    program = (
+        "import sys; from hipie.cli.main import main; assert 'torch' not in sys.modules\n"
+        "try: main(['segment', '--help'])\n"
+        "finally: import torch"
+    )
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        environment.pop(name, None)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("PyTorch has another OpenMP than GNU's")
+    assert "GOMP_SPINCOUNT = '10000'" in done.stderr
 
 
 def test_classes_and_synonyms_are_parsed() -> None:
