@@ -1,7 +1,8 @@
 """Segmentation without training, from pre-trained networks.
 
 Importing the package registers the architectures `MaskCLIP`, `SCLIP`, `GEM`, `CLIPDINOiser`,
-`ClassAttention`, `KMeansGrouping`, `TokenCut`, `DiffusionAttention` and `GlobalLocalCLIP`.
+`ClassAttention`, `KMeansGrouping`, `TokenCut`, `MaskCut`, `DiffusionAttention` and
+`GlobalLocalCLIP`.
 """
 
 from hipie_training_free.clip_dinoiser import CLIPDINOiser
@@ -12,7 +13,12 @@ from hipie_training_free.gem import GEM
 from hipie_training_free.global_local_referring import GlobalLocalCLIP
 from hipie_training_free.maskclip import MaskCLIP
 from hipie_training_free.sclip import SCLIP
-from hipie_training_free.unsupervised_grouping import ClassAttention, KMeansGrouping, TokenCut
+from hipie_training_free.unsupervised_grouping import (
+    ClassAttention,
+    KMeansGrouping,
+    MaskCut,
+    TokenCut,
+)
 
 __all__ = [
     "GEM",
@@ -23,6 +29,7 @@ __all__ = [
     "GlobalLocalCLIP",
     "KMeansGrouping",
     "MaskCLIP",
+    "MaskCut",
     "TokenCut",
     "TrainingFreeError",
     "add_hipie_training_free_config",

@@ -89,6 +89,20 @@ def _add_methods(node: CN) -> None:
     # Number of objects that are cut out, one after the other.
     node.TOKENCUT.OBJECTS = 1
 
+    node.MASKCUT = CN()
+    # Patches with a higher cosine have an edge of weight 1, others of weight WEAK; published 0.15.
+    node.MASKCUT.THRESHOLD = 0.15
+    # Weight of the other edges.
+    node.MASKCUT.WEAK = 1e-5
+    # Number of cuts, and so of objects at most.
+    node.MASKCUT.OBJECTS = 3
+    # Features of hipie_training_free.pseudo_masks: "" (keys of MODEL.TRAINING_FREE.DINO), or the
+    # name of an output of MODEL.BACKBONE.
+    node.MASKCUT.FEATURES = ""
+    # Refinement of the pseudo masks by the image's colours: "" (none), "crf" (dense CRF, published;
+    # needs pydensecrf2) or "pamr" (with the keys of PAMR).
+    node.MASKCUT.REFINEMENT = ""
+
     node.REFERRING = CN()
     # Mask proposals: "sam" (automatic masks) or "kmeans" (clusters of DINO's features).
     node.REFERRING.PROPOSALS = "sam"

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from hipie.modeling.clustering import kmeans_groups
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.meta_arch import (
@@ -24,7 +25,7 @@ from hipie_training_free.meta_arch import (
 )
 from hipie_training_free.modeling.dino import Dino, DinoFeatures
 from hipie_training_free.modeling.dino_class_attention import mean_attention_mask
-from hipie_training_free.modeling.kmeans import kmeans_groups
+from hipie_training_free.modeling.maskcut import mask_cuts
 from hipie_training_free.modeling.tokencut import repeated_cuts
 from hipie_training_free.postprocessing import class_scores
 
@@ -178,6 +179,42 @@ class TokenCut(ClassifiedGroups):
         """1, 2, ... for the objects in the order of the cuts, 0 for the rest."""
         groups = torch.zeros(features.grid, dtype=torch.long)
         cuts = repeated_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
+        for index, cut in enumerate(cuts, 1):
+            groups[torch.from_numpy(cut.mask)] = index
+        return groups
+
+
+@META_ARCH_REGISTRY.register()
+class MaskCut(ClassifiedGroups):
+    """Objects cut out of the graph of DINO's keys by MaskCut, and the rest.
+
+    Args:
+        threshold, weak, objects: MODEL.TRAINING_FREE.MASKCUT.
+        arguments: those of `ClassifiedGroups`.
+    """
+
+    @configurable
+    def __init__(
+        self, *, threshold: float = 0.15, weak: float = 1e-5, objects: int = 3, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.threshold, self.weak, self.objects = threshold, weak, objects
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
+        keys = cfg.MODEL.TRAINING_FREE.MASKCUT
+        return {
+            **super().from_config(cfg),
+            "threshold": keys.THRESHOLD,
+            "weak": keys.WEAK,
+            "objects": keys.OBJECTS,
+        }
+
+    def group_patches(self, features: DinoFeatures) -> Tensor:
+        """1, 2, ... for the objects in the order of the cuts, 0 for the rest."""
+        groups = torch.zeros(features.grid, dtype=torch.long)
+        cuts = mask_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
         for index, cut in enumerate(cuts, 1):
             groups[torch.from_numpy(cut.mask)] = index
         return groups

@@ -9,6 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from hipie import Segmenter, model_zoo
+from hipie.modeling.clustering import kmeans_groups
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
 from hipie_training_free.error import TrainingFreeError
@@ -16,7 +17,6 @@ from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.dino_class_attention import attention_masks
 from hipie_training_free.modeling.global_local_clip import mask_features
-from hipie_training_free.modeling.kmeans import kmeans_groups
 from hipie_training_free.modeling.tokencut import token_cut
 from hipie_training_free.sliding_window import SlidingWindowConfig, sliding_window_inference
 

@@ -15,7 +15,7 @@ from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.meta_arch import InferenceConfig
 
 DENSE = ("maskclip", "sclip", "gem", "clip_dinoiser")
-GROUPS = ("class_attention", "kmeans", "tokencut")
+GROUPS = ("class_attention", "kmeans", "tokencut", "maskcut")
 THINGS, STUFF = ["dog", ("car", "automobile")], ["grass", "sky"]
 
 

@@ -158,6 +158,18 @@ NODES = [
         options=dict.fromkeys(("WEAK", "OBJECTS"), (f"{_KEYS}.TOKENCUT.THRESHOLD", 0.95)),
     ),
     _node(
+        "MASKCUT",
+        "MaskCut",
+        values={"THRESHOLD": 0.95, "WEAK": 0.5, "OBJECTS": 1},
+        options={"OBJECTS": (f"{_KEYS}.MASKCUT.THRESHOLD", 0.95, f"{_KEYS}.MASKCUT.OBJECTS", 3)},
+        tested={
+            "FEATURES": "tests/projects/training_free/test_pseudo_masks.py::"
+            "test_features_are_those_of_an_output_of_the_backbone",
+            "REFINEMENT": "tests/projects/training_free/test_pseudo_masks.py::"
+            "test_masks_are_refined",
+        },
+    ),
+    _node(
         "REFERRING",
         "GlobalLocalCLIP",
         values={"GLOBAL": 0.2},

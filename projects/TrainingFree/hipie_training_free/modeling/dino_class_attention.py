@@ -38,19 +38,3 @@ def attention_masks(attention: Tensor, mass: float = 0.6) -> Tensor:
 def mean_attention_mask(attention: Tensor, mass: float = 0.6) -> Tensor:
     """Compute the mask [P] of the mean attention of all heads [heads, P]."""
     return attention_masks(attention.float().mean(0), mass)
-
-
-def best_mask(masks: Tensor, target: Tensor) -> tuple[int, float]:
-    """Select the head whose mask has the highest IoU with the target, as in DINO's evaluation.
-
-    Args:
-        masks: [heads, ...] bool.
-        target: [...] bool.
-
-    Returns:
-        Index of the head, and its IoU.
-    """
-    intersection = (masks & target).flatten(1).sum(1)
-    union = (masks | target).flatten(1).sum(1).clamp(min=1)
-    iou, head = (intersection / union).max(0)
-    return int(head), float(iou)

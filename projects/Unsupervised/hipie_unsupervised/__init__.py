@@ -1,0 +1,32 @@
+"""Segmentation that is learned without labels.
+
+Importing the package registers the architectures `DINO`, `FeatureClustering` and `CutLER`, the
+backbone `build_vit_tokens_backbone`, the criteria `DropLossThingCriterion` and
+`DropLossStuffCriterion`, and the evaluators `clusters` and `object_discovery`.
+"""
+
+from hipie_unsupervised.clustering import FeatureClustering
+from hipie_unsupervised.config import add_hipie_unsupervised_config
+from hipie_unsupervised.cutler import CutLER
+from hipie_unsupervised.data.multi_crop import MultiCrop
+from hipie_unsupervised.data.unlabelled import UnlabelledMapper
+from hipie_unsupervised.dino import DINO
+from hipie_unsupervised.evaluation import ClusterEvaluator, ObjectDiscoveryEvaluator
+from hipie_unsupervised.modeling.drop_loss import DropLossStuffCriterion, DropLossThingCriterion
+from hipie_unsupervised.modeling.vit import ViTTokens
+from hipie_unsupervised.self_training import merge_annotations
+
+__all__ = [
+    "DINO",
+    "ClusterEvaluator",
+    "CutLER",
+    "DropLossStuffCriterion",
+    "DropLossThingCriterion",
+    "FeatureClustering",
+    "MultiCrop",
+    "ObjectDiscoveryEvaluator",
+    "UnlabelledMapper",
+    "ViTTokens",
+    "add_hipie_unsupervised_config",
+    "merge_annotations",
+]

@@ -1,0 +1,1 @@
+"""Inputs of learning without labels."""
