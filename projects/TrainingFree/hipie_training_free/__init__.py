@@ -2,12 +2,13 @@
 
 Importing the package registers the architectures `MaskCLIP`, `SCLIP`, `GEM`, `CLIPDINOiser`,
 `ClassAttention`, `KMeansGrouping`, `TokenCut`, `MaskCut`, `DiffusionAttention` and
-`GlobalLocalCLIP`.
+`GlobalLocalCLIP`, and the backbone `build_diffusion_backbone`.
 """
 
 from hipie_training_free.clip_dinoiser import CLIPDINOiser
 from hipie_training_free.config import add_hipie_training_free_config
 from hipie_training_free.diffusion_attention import DiffusionAttention
+from hipie_training_free.diffusion_backbone import DiffusionBackbone
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.gem import GEM
 from hipie_training_free.global_local_referring import GlobalLocalCLIP
@@ -26,6 +27,7 @@ __all__ = [
     "CLIPDINOiser",
     "ClassAttention",
     "DiffusionAttention",
+    "DiffusionBackbone",
     "GlobalLocalCLIP",
     "KMeansGrouping",
     "MaskCLIP",

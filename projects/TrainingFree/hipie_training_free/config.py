@@ -127,5 +127,7 @@ def _add_methods(node: CN) -> None:
     node.DIFFUSION.SIZE = 512
     # Time step of the noise.
     node.DIFFUSION.STEP = 100
+    # Class names whose cross-attention is a channel of build_diffusion_backbone's outputs.
+    node.DIFFUSION.PHRASES = ()
     # Number of multiplications of a name's map with the self-attention.
     node.DIFFUSION.SELF_ATTENTION_STEPS = 1

@@ -161,7 +161,7 @@ NODES = [
         "MASKCUT",
         "MaskCut",
         values={"THRESHOLD": 0.95, "WEAK": 0.5, "OBJECTS": 1},
-        options={"OBJECTS": (f"{_KEYS}.MASKCUT.THRESHOLD", 0.95, f"{_KEYS}.MASKCUT.OBJECTS", 3)},
+        options=dict.fromkeys(("WEAK", "OBJECTS"), (f"{_KEYS}.MASKCUT.THRESHOLD", 0.95)),
         tested={
             "FEATURES": "tests/projects/training_free/test_pseudo_masks.py::"
             "test_features_are_those_of_an_output_of_the_backbone",
@@ -182,6 +182,10 @@ NODES = [
         "DiffusionAttention",
         values={"SIZE": 128},
         other_nodes=(f"{_KEYS}.DIFFUSION.SOURCE",),
+        tested={
+            "PHRASES": "tests/projects/training_free/test_diffusion_backbone.py::"
+            "test_names_add_their_cross_attention"
+        },
     ),
     WiredNode(
         f"{_KEYS}.DIFFUSION.SOURCE",

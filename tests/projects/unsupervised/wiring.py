@@ -20,9 +20,11 @@ _SMALL = (*VIT, *HEAD)
 
 
 def dino(cfg: CfgNode) -> Any:
-    """The architecture with its networks, loss and schedules."""
+    """Head, loss and schedules of the architecture."""
     torch.manual_seed(0)
-    return DINO(**DINO.from_config(cfg))
+    arguments = DINO.from_config(cfg)
+    del arguments["network"]
+    return arguments
 
 
 def crops(cfg: CfgNode) -> Any:
@@ -32,12 +34,12 @@ def crops(cfg: CfgNode) -> Any:
 
 
 def clustering(cfg: CfgNode) -> Any:
-    """The architecture of clusters, on a random backbone."""
-    torch.manual_seed(0)
+    """Features and number of the centroids, on a random backbone."""
     cfg = cfg.clone()
     cfg.MODEL.BACKBONE.NAME = "build_vit_tokens_backbone"
     build: Any = META_ARCH_REGISTRY.get("FeatureClustering")
-    return build(**build.from_config(cfg))
+    model = build(**build.from_config(cfg))
+    return model.features, model.centroids.shape
 
 
 def weights(cfg: CfgNode) -> Any:
