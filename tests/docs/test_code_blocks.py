@@ -176,6 +176,13 @@ SETTINGS = {
         files=("1.jpg", "2.jpg", "3.jpg"), names=group_features, replaced={".show()": ""}
     ),
     "projects/Interactive/README.md": Setting(files=("photo.jpg",), replaced=SAM),
+    "projects/ProposalCLIP/README.md": Setting(
+        files=("street.jpg",),
+        replaced={
+            "fcclip_convnext_large.yaml": "kmeans_random.yaml",
+            ', weights="fcclip_cocopan.pth"': "",
+        },
+    ),
     "projects/ReferSAM/README.md": Setting(
         files=("page.jpg",),
         names=refersam,

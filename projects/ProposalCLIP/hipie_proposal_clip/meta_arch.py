@@ -303,7 +303,8 @@ class ProposalCLIP(SegmentationModel):
     def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
         """Sizes that determine the memory of inference; see `SegmentationModel`."""
         classes = [len(self._vocabulary(item)) for item in batched_inputs]
-        channels = 3 if self.generator is None else int(self.generator.pixel_decoder.width)
+        head = self.in_vocabulary_head
+        channels = 3 if head is None else head.width
         return batch_inference_size(
             batched_inputs, channels=channels, num_classes=max(classes, default=0)
         )

@@ -31,6 +31,7 @@ class InVocabularyHead(nn.Module):
 
     def __init__(self, width: int, embedding_dim: int) -> None:
         super().__init__()
+        self.width = width
         self.pool_norm = nn.LayerNorm(width)
         self.pool_projection = nn.Linear(width, width)
         self.class_embedding = MLP(width, width, embedding_dim, 3)

@@ -119,7 +119,7 @@ class Mask2FormerGenerator(nn.Module):
         batch = len(mask_features)
         queries = self.query_content.weight.expand(batch, -1, -1)
         positions = self.query_position.weight.expand(batch, -1, -1)
-        states, masks = [], None
+        states: list[LayerOutput] = []
         layer_output, masks = self._predict(queries, mask_features)
         states.append(layer_output)
         for index, layer in enumerate(self.layers):
@@ -128,12 +128,12 @@ class Mask2FormerGenerator(nn.Module):
             queries = layer(queries, positions, memories[level], placed[level], blocked)
             layer_output, masks = self._predict(queries, mask_features)
             states.append(layer_output)
-        index = torch.arange(positions.shape[1], device=positions.device)
+        rank = torch.arange(positions.shape[1], device=positions.device)
         return DecoderOutput(
             layers=tuple(states[1:]),
             mask_features=mask_features.unbind(0),
             references=states[0].boxes,
-            proposal_index=index.expand(batch, -1),
+            proposal_index=rank.expand(batch, -1),
             proposals=states[0],
         )
 
