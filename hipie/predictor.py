@@ -32,7 +32,6 @@ from hipie.data.image_io import ImageLike, image_file_name, image_list, to_rgb_a
 from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
-from hipie.logs import get_logger
 from hipie.read_ahead import predict_in_order
 from hipie.vocabularies.vocabulary import (
     Names,
@@ -48,12 +47,8 @@ if TYPE_CHECKING:
     from hipie.modeling.sam.predictor import Sam
     from hipie.segmentation import Segmentation
     from hipie.task_predictors import PreparedImage, TaskPredictor
+    from hipie.task_predictors.class_names import ClassNameReader
     from hipie.task_predictors.universal import ClassRequest
-
-# Vocabularies whose names are not checked again in every call.
-MAX_CHECKED_VOCABULARIES = 32
-
-logger = get_logger(__name__)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -113,7 +108,7 @@ class Segmenter:
         self.vocabulary: Vocabulary | None = None
         self._image: PreparedImage | None = None
         self._predictors: dict[str, TaskPredictor] = {}
-        self._checked_names: dict[tuple[str, ...], None] = {}
+        self._class_names: ClassNameReader | None = None
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -758,36 +753,11 @@ class Segmenter:
         return self._image
 
     def _read_classes(self, things: Names, stuff: Names, parts: Parts | str | None) -> ClassRequest:
-        """Read class names, and check that the text encoder knows them and can tell them apart.
+        from hipie.task_predictors.class_names import ClassNameReader
 
-        Raises:
-            VocabularyError: see `ClassRequest.from_names` and `check_class_names`.
-        """
-        from hipie.modeling.text_encoder.class_names import check_class_names
-        from hipie.task_predictors.universal import ClassRequest
-
-        if self.vocabulary is not None and not (things or stuff or parts):
-            classes = ClassRequest.from_vocabulary(self.vocabulary)
-        else:
-            classes = ClassRequest.from_names(things, stuff, parts)
-        tokenizer = self.model.tokenizer
-        names = classes.class_names
-        if tokenizer is None or names in self._checked_names:
-            return classes
-        source = self.cfg.MODEL.HIPIE.TEXT.SOURCE
-        vocabularies = [classes.vocabulary, classes.part_vocabulary]
-        warnings = {
-            warning: None
-            for vocabulary in vocabularies
-            if vocabulary is not None
-            for warning in check_class_names(vocabulary, tokenizer, source)
-        }
-        for warning in warnings:
-            logger.warning("%s", warning)
-        self._checked_names[names] = None
-        if len(self._checked_names) > MAX_CHECKED_VOCABULARIES:
-            self._checked_names.pop(next(iter(self._checked_names)))
-        return classes
+        if self._class_names is None:
+            self._class_names = ClassNameReader(self.model, self.cfg.MODEL.HIPIE.TEXT.SOURCE)
+        return self._class_names.read(things, stuff, parts, self.vocabulary)
 
     def _resize(self, pixels: NDArray[Any], file_name: str) -> PreparedImage:
         from hipie.data.dataset_mappers.transforms import inputs_at_test_size

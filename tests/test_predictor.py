@@ -458,7 +458,7 @@ def test_class_names_of_equal_tokens_are_a_warning_once(segmenter, image, caplog
         segmenter.segment(image, ["box (a)", "box (b)"])
     (record,) = [r for r in caplog.records if "apart" in r.getMessage()]
     assert 'cannot tell the class names "box (a)", "box (b)" apart' in record.getMessage()
-    assert record.name == "hipie.predictor"
+    assert record.name == "hipie.task_predictors.class_names"
     caplog.clear()
     segmenter.segment(image, THINGS, STUFF)
     assert not caplog.records

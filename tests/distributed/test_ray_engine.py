@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 
 from hipie.batch_inference import RunFolder, find_inputs, run
 from hipie.batch_inference.formats import build_formats
@@ -168,37 +166,6 @@ def test_images_and_results_are_on_s3(cluster, in_tmp):
         server.stop()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:2", "auto", "silent"])
-def test_an_address_without_a_cluster_is_named_within_30_seconds(address, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    program = (
-        "import sys, time\n"
-        "start = time.monotonic()\n"
-        "import ray, ray.data\n"
-        "from hipie.distributed import connected\n"
-        "imported = time.monotonic()\n"
-        "try:\n"
-        "    connected(sys.argv[1]).__enter__()\n"
-        "except OSError as error:\n"
-        "    print(imported - start, time.monotonic() - imported)\n"
-        "    print(type(error).__name__, error)\n"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        cause = ""
-        if address == "silent":
-            address, cause = f"127.0.0.1:{server.getsockname()[1]}", "no answer in 25 seconds)\n"
-        done = subprocess.run(
-            [sys.executable, "-c", program, address], capture_output=True, text=True, check=True
-        )
-    times, message = done.stdout.splitlines(keepends=True)
-    assert message.startswith(f"MachineError no Ray cluster answers at {address} (")
-    assert message.endswith(cause)
-    importing, answering = map(float, times.split())
-    # A process that tries the address imports Ray, too; a closed port is known before.
-    is_closed = address.endswith(("127.0.0.1:1", "127.0.0.1:2"))
-    assert answering < 30 + (0 if is_closed else 2 * importing)
-
-
 def build_convolution():
     """Build a model of one convolution with 3x3 weights: positive pixels are a thing."""
     torch.manual_seed(0)
@@ -213,17 +180,6 @@ def build_convolution():
     return call, CONTENT
 
 
-def test_the_cluster_file_is_one_of_ray():
-    """By Ray's own schema, as `ray up` checks it."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    file = Path(__file__).parents[2] / "cluster/ray.yaml"
-    config = prepare_config(yaml.safe_load(file.read_text()))
-    validate_config(config)
-    with pytest.raises(Exception, match="max_worker"):
-        validate_config(config | {"max_worker": 8})
-
-
 @pytest.mark.slow
 def test_twenty_thousand_images_end_in_bounded_memory(cluster, in_tmp, capsys):
     count = 20_000
@@ -234,9 +190,9 @@ def test_twenty_thousand_images_end_in_bounded_memory(cluster, in_tmp, capsys):
     for number in range(count):
         pixels = generator.integers(0, 256, (12, 16, 3), np.uint8)
         Image.fromarray(pixels).save(in_tmp / f"p/{number:05d}.png", compress_level=1)
-    peaks: list[int] = []
+    samples: list[tuple[int, int]] = []
     done = threading.Event()
-    thread = threading.Thread(target=_watch_memory, args=(peaks, done))
+    thread = threading.Thread(target=_watch_memory, args=(samples, in_tmp / "out/parquet", done))
     thread.start()
     start = time.monotonic()
     try:
@@ -248,9 +204,13 @@ def test_twenty_thousand_images_end_in_bounded_memory(cluster, in_tmp, capsys):
         thread.join()
     assert counts == (count, 0, 0)
     assert len({row["file_name"] for row in rows_of(in_tmp / "out")}) == count
-    first, peak = peaks[0] / 2**20, max(peaks) / 2**20
-    last = max(peaks[-len(peaks) // 4 :]) / 2**20
-    middle = max(peaks[len(peaks) // 4 : len(peaks) // 2]) / 2**20
+    shards = samples[-1][1]
+    first, peak = samples[0][0] / 2**20, max(samples)[0] / 2**20
+    # Quarters of the images: on a busy machine the first ones take most of the time.
+    last = max(memory for memory, written in samples if written > 0.75 * shards) / 2**20
+    middle = (
+        max(memory for memory, written in samples if 0.25 * shards < written <= shards / 2) / 2**20
+    )
     with capsys.disabled():
         print(
             f"\n{count} images in {time.monotonic() - start:.0f} s; unshared memory of all "
@@ -261,9 +221,9 @@ def test_twenty_thousand_images_end_in_bounded_memory(cluster, in_tmp, capsys):
     assert last - middle < 300
 
 
-def _watch_memory(peaks: list[int], done: threading.Event) -> None:
-    """Sum the unshared memory of this process and all that it has started."""
-    while not done.wait(0.5):
+def _watch_memory(samples: list[tuple[int, int]], folder: Path, done: threading.Event) -> None:
+    """Add the unshared memory of this process and all that it has started, and written shards."""
+    while not done.wait(0.25):
         total = 0
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
             try:
@@ -271,7 +231,7 @@ def _watch_memory(peaks: list[int], done: threading.Event) -> None:
                 total += info.rss - info.shared
             except psutil.Error:
                 continue
-        peaks.append(total)
+        samples.append((total, len(list(folder.glob("part-*"))) if folder.is_dir() else 0))
 
 
 @pytest.mark.slow
