@@ -17,7 +17,7 @@ def masked_crops(
 
     Args:
         image: [3, H, W] in 0..1.
-        masks: [N, H, W] bool, none of them empty.
+        masks: [N, H, W] bool, N at least 1, none of them empty.
         size: (height, width) of a crop.
         fill: [3] colour outside the masks, in 0..1.
 
@@ -31,6 +31,4 @@ def masked_crops(
         crop = torch.where(mask[box], image[:, box[0], box[1]], fill.to(image)[:, None, None])
         crops.append(F.interpolate(crop[None], size=size, mode="bicubic")[0])
         crop_masks.append(F.interpolate(mask[box][None, None].float(), size=size)[0, 0] > 0)
-    if not crops:
-        return image.new_zeros(0, 3, *size), masks.new_zeros(0, *size, dtype=torch.bool)
     return torch.stack(crops), torch.stack(crop_masks)

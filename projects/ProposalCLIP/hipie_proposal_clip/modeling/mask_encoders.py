@@ -54,12 +54,12 @@ def crop_features(clip: Clip, image: Tensor, masks: Tensor, prompts: MaskPrompts
     Returns:
         [N, D] of unit length.
     """
+    if not len(masks):
+        return image.new_zeros(0, clip.width)
     features = []
     for part in masks.split(CROP_BATCH_SIZE):
         crops, crop_masks = masked_crops(image, part, clip.image_size, fill_colour(clip))
         features.append(encode_crops(clip, crops, crop_masks, prompts))
-    if not features:
-        return image.new_zeros(0, clip.width)
     return torch.cat(features)
 
 
