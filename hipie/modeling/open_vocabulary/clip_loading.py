@@ -80,20 +80,21 @@ _TINY_TEXT = {
     "heads": 2,
     "layers": 2,
 }
-# Small networks for tests: a ViT, and the two kinds of convolutional image encoders.
 _TINY = {
-    TINY: {
-        "embed_dim": 48,
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": 64,
-            "layers": 3,
-            "width": 64,
-            "head_width": 16,
-            "patch_size": 8,
-        },
-        "text_cfg": _TINY_TEXT,
+    "embed_dim": 48,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": 64,
+        "layers": 3,
+        "width": 64,
+        "head_width": 16,
+        "patch_size": 8,
     },
+    "text_cfg": _TINY_TEXT,
+}
+# Small networks for tests: a ViT, and the two kinds of convolutional image encoders.
+_SMALL = {
+    TINY: _TINY,
     f"{TINY}-convnext": {
         "embed_dim": 48,
         "vision_cfg": {
@@ -316,8 +317,8 @@ def require_clip(model: str, weights: str = "") -> str:
     """
     if model.startswith(RANDOM_PREFIX):
         name = model.removeprefix(RANDOM_PREFIX)
-        if name not in (*_TINY, *open_clip.list_models()):
-            raise unknown_name("CLIP model", name, [*_TINY, *open_clip.list_models()])
+        if name not in (*_SMALL, *open_clip.list_models()):
+            raise unknown_name("CLIP model", name, [*_SMALL, *open_clip.list_models()])
         return model
     if os.path.isdir(os.path.expanduser(model)):
         model = f"{FOLDER_PREFIX}{Path(model).expanduser()}"
@@ -338,8 +339,8 @@ def require_clip(model: str, weights: str = "") -> str:
 def _load_random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if name in _TINY:
-            clip = open_clip.CLIP(**_TINY[name]).eval()
+        if name in _SMALL:
+            clip = open_clip.CLIP(**_SMALL[name]).eval()
             clip.visual.image_mean = open_clip.OPENAI_DATASET_MEAN
             clip.visual.image_std = open_clip.OPENAI_DATASET_STD
             return clip, SimpleTokenizer()
