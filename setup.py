@@ -70,8 +70,8 @@ EXTRAS = {
     "crf": ["pydensecrf2>=1.1"],
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
-    # Adapters of language models; peft asks for accelerate.
-    "reasoning": ["peft>=0.17", "accelerate>=1.0"],
+    # Adapters of language models (peft asks for accelerate), and answers in JSON.
+    "reasoning": ["peft>=0.17", "accelerate>=1.0", "xgrammar>=0.2"],
     "demo": ["scikit-image>=0.22"],
     # 26 needs numpy 2 and does not say so.
     "parquet": ["pyarrow>=15,<26"],

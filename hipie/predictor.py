@@ -18,10 +18,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from enum import Enum
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from numpy.typing import NDArray
@@ -33,11 +32,8 @@ from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.error_report import as_hipie_errors
 from hipie.errors import HipieError, InputError, describe
 from hipie.read_ahead import predict_in_order
-from hipie.vocabularies.vocabulary import (
-    Names,
-    Parts,
-    Vocabulary,
-)
+from hipie.segmenter_calls import SET_IMAGE, SegmentOptions, SetImage, one_at_a_time
+from hipie.vocabularies.vocabulary import Names, Parts, Vocabulary
 
 # Detectron2, transformers and what else a model needs are imported when one is built.
 if TYPE_CHECKING:
@@ -49,39 +45,6 @@ if TYPE_CHECKING:
     from hipie.task_predictors import PreparedImage, TaskPredictor
     from hipie.task_predictors.class_names import ClassNameReader
     from hipie.task_predictors.universal import ClassRequest
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-class SegmentOptions(TypedDict, total=False):
-    """Options of `Segmenter.segment` for `segment_batch` and `stream`."""
-
-    output: str
-    min_score: float | None
-    min_area: int
-    max_segments: int | None
-    consistent: bool
-    sam: Sam | None
-
-
-def _one_at_a_time(method: Method) -> Method:
-    """Let the calls of several threads wait for each other: features and texts are cached."""
-
-    @wraps(method)
-    def call(self: Segmenter, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return cast(Method, call)
-
-
-class SetImage(Enum):
-    """Stands for the image of `Segmenter.set_image` where a method takes an image."""
-
-    SET_IMAGE = "the image that was set"
-
-
-SET_IMAGE = SetImage.SET_IMAGE
 
 
 class Segmenter:
@@ -225,7 +188,7 @@ class Segmenter:
         return segmenter
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def save_pretrained(self, folder: str | Path, vocabulary: Vocabulary | None = None) -> Path:
         """Write configuration, weights and class names into a folder for `from_pretrained`.
 
@@ -257,7 +220,7 @@ class Segmenter:
         return self.model.device
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def to(self, device: str | torch.device) -> Segmenter:
         """Move the model to a device; features of `set_image` are computed again there.
 
@@ -278,7 +241,7 @@ class Segmenter:
         return self
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def set_image(self, image: ImageLike) -> Segmenter:
         """Compute the text-free features of an image and keep them for calls without an image.
 
@@ -301,7 +264,7 @@ class Segmenter:
         self._image = None
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def segment(
         self,
         image: ImageLike | SetImage | PreparedImage = SET_IMAGE,
@@ -500,14 +463,14 @@ class Segmenter:
             prepare_batch=self._encode_together,
         )
 
-    @_one_at_a_time
+    @one_at_a_time
     def _encode_together(self, images: Sequence[PreparedImage]) -> None:
         from hipie.task_predictors import encode_together
 
         encode_together(images)
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def best_score(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -531,7 +494,7 @@ class Segmenter:
         return best
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def label(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -563,7 +526,7 @@ class Segmenter:
         return predictor.predict_named([self.prepare(image)], masks=masks, **vocabularies)[0]
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def segment_everything(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
@@ -606,7 +569,7 @@ class Segmenter:
         return {"vocabulary": classes.vocabulary, "part_vocabulary": classes.part_vocabulary}
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def refer(
         self,
         image: ImageLike | SetImage | PreparedImage = SET_IMAGE,
@@ -636,7 +599,36 @@ class Segmenter:
         )[0]
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
+    def reason(
+        self,
+        image: ImageLike | SetImage = SET_IMAGE,
+        question: str = "",
+        *,
+        language_model: Any = None,
+    ) -> tuple[str, Segmentation]:
+        """Answer a question about an image, and segment what the answer speaks of.
+
+        Args:
+            image: see `set_image`; without it, the image that was set.
+            question: the question.
+            language_model: chat model that names classes or expressions, which this model then
+                segments: a name, or a `hipie_reasoning.ChatModel`; None = this model answers.
+
+        Returns:
+            The answer, and its segments; without any if nothing in the image answers.
+        """
+        request = {"question": question}
+        task = "reasoning"
+        if language_model is not None:
+            request["language_model"] = language_model
+            task += "_by_classes" if "universal" in self.model.tasks else "_by_expressions"
+        predictor = self.task_predictor(task, "reason")
+        result = predictor.predict_named([self.prepare(image)], **request)[0]
+        return result.answer, result
+
+    @as_hipie_errors()
+    @one_at_a_time
     def refer_group(
         self, images: Iterable[ImageLike], expression: str, *, heatmaps: bool = False
     ) -> list[Segmentation]:
@@ -672,7 +664,7 @@ class Segmenter:
         return predictor.predict_named(prepared, expression=expression, **request)
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def prompt(
         self, image: ImageLike | SetImage = SET_IMAGE, prompts: Sequence[Any] = ()
     ) -> Segmentation:
@@ -687,7 +679,7 @@ class Segmenter:
         return predictor.predict_named([self.prepare(image)], prompts=prompts)[0]
 
     @as_hipie_errors()
-    @_one_at_a_time
+    @one_at_a_time
     def like(
         self, image: ImageLike | SetImage = SET_IMAGE, examples: Sequence[Any] = ()
     ) -> Segmentation:

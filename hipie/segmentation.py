@@ -176,6 +176,7 @@ class Segmentation:
             `to_dict` are positions in it.
         file_name: the image file; "" for an image that comes from no file. Equality ignores it.
         heatmaps: of an image of a group, where they were requested. Equality ignores them.
+        answer: text that answers a question about the image; "" without one. Equality ignores it.
     """
 
     image: NDArray[Any]
@@ -183,6 +184,7 @@ class Segmentation:
     class_names: Sequence[str] = ()
     file_name: str = ""
     heatmaps: Heatmaps | None = None
+    answer: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
@@ -352,8 +354,9 @@ class Segmentation:
             (from 1, in the order of `walk`), `category` (class name or expression), `category_id`
             (its position in `class_names`, as in `to_instances`), `kind`, `score`, `bbox` (x, y,
             width, height), `area` and `segmentation` (COCO's compressed RLE); and `parts`,
-            likewise, where a segment has parts.
+            likewise, where a segment has parts; and `answer`, where there is one.
         """
+        answer = {"answer": self.answer} if self.answer else {}
         height, width = self.image.shape[:2]
         labels = (segment.label for _, segment in self.walk())
         names = dict.fromkeys((*self.class_names, *labels))
@@ -363,6 +366,7 @@ class Segmentation:
             "image": {"file": self.file_name or None, "width": width, "height": height},
             "settings": dict(settings or {}),
             "segments": [_to_dict(segment, numbers, ids) for segment in self.segments],
+            **answer,
         }
 
     def to_coco(

@@ -17,6 +17,7 @@ COMMANDS = {
     "segment": ("hipie.cli.segment", "segment things, stuff and parts by name"),
     "refer": ("hipie.cli.refer", "segment the object that an expression describes"),
     "group": ("hipie.cli.group", "segment one expression's object in several images"),
+    "reason": ("hipie.cli.reason", "answer a question about an image with masks"),
     "demo": ("hipie.cli.demo", "segment images or the picture book, several tasks at once"),
     "train": ("hipie.cli.train", "train a model, on the CPU, GPUs or under torchrun"),
     "show": ("hipie.cli.show", "draw annotation beside prediction, worst images first"),

@@ -173,7 +173,8 @@ class ReasoningDatasetMapper:
             _named_question(self.class_names[index], targets) for index, targets in present.items()
         ]
         others = [index for index in range(len(self.class_names)) if index not in present]
-        absent = rng.permutation(others)[: len(present)] if self.absent else []
+        count = len(present) if self.absent else 0
+        absent = rng.permutation(np.array(others, np.int64))[:count].tolist()
         return questions + [_named_question(self.class_names[index], ()) for index in absent]
 
     def _targets_by_class(self, record: dict[str, Any]) -> dict[int, list[int]]:

@@ -129,7 +129,8 @@ def _questions(record: Mapping[str, Any], held_out: bool, seed: int) -> list[Dat
     names = {
         segment["id"]: CLASS_NAMES[segment["category_id"]] for segment in record["segments_info"]
     }
-    present, absent = [], []
+    present: list[DatasetQuestion] = []
+    absent: list[DatasetQuestion] = []
     for index in rng.permutation(len(PROPERTIES)):
         each = PROPERTIES[index]
         targets = tuple(key for key, name in names.items() if name in each.classes)

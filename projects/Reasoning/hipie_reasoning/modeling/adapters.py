@@ -65,7 +65,6 @@ def _add_adapters(
             f"{KEY}.TARGETS {tuple(targets)} names no linear layer of the language model; it has "
             f"{', '.join(known)}"
         )
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, bias="none"
-    )
+    options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    config = LoraConfig(**options, target_modules=names, bias="none")
     inject_adapter_in_model(config, model)

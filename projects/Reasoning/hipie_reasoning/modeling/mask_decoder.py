@@ -63,10 +63,11 @@ class SamMaskDecoder(MaskDecoder):
 
     def __init__(self, sam: nn.Module, *, frozen: bool = False) -> None:
         super().__init__()
-        self.sam: Any = sam
-        self.sam.requires_grad_(False)
-        self.sam.mask_decoder.requires_grad_(not frozen)
-        self.prompt_width = int(self.sam.prompt_encoder.embed_dim)
+        model: Any = sam
+        self.sam: Any = model
+        model.requires_grad_(False)
+        model.mask_decoder.requires_grad_(not frozen)
+        self.prompt_width = int(model.prompt_encoder.embed_dim)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> tuple[Tensor, Size]:

@@ -17,6 +17,9 @@ NANO, TINY = "nano", "tiny"
 IMAGE_TOKEN = "<image>"
 IMAGE_SIDE, PATCH_SIZE = 64, 16
 MAX_POSITIONS = 512
+# Standard deviation of random weights and of all word embeddings: with the usual 0.02 the product of
+# a normed state with a frozen embedding is too small for a confident prediction.
+NANO_STD = 0.05
 # Size of MiniLM's token embeddings, and their name in its file.
 MINILM_WIDTH = 384
 MINILM_EMBEDDINGS = "embeddings.word_embeddings.weight"
@@ -61,6 +64,7 @@ def build_small_language_model(
         num_additional_image_tokens=1,
     )
     width, vision_width, heads = (MINILM_WIDTH, 96, 6) if name == NANO else (32, 32, 2)
+    std = NANO_STD if name == NANO else 0.02
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=vision_width,
@@ -81,10 +85,12 @@ def build_small_language_model(
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
+            initializer_range=std,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=-1,
         tie_word_embeddings=name == NANO,
+        initializer_range=std,
     )
     model = LlavaForConditionalGeneration(config)
     if name == NANO:
@@ -110,6 +116,7 @@ def _build_tokenizer() -> Any:
 def _copy_minilm_embeddings(model: LlavaForConditionalGeneration) -> None:
     with safe_open(str(minilm_folder() / "model.safetensors"), "pt") as file:
         words = file.get_tensor(MINILM_EMBEDDINGS).float()
-    embeddings = model.get_input_embeddings().weight
+    module: Any = model.get_input_embeddings()
+    embeddings = module.weight
     with torch.no_grad():
         embeddings[: len(words)] = words / words.std() * embeddings.std()
