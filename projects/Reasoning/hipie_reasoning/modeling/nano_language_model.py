@@ -17,8 +17,8 @@ NANO, TINY = "nano", "tiny"
 IMAGE_TOKEN = "<image>"
 IMAGE_SIDE, PATCH_SIZE = 64, 16
 MAX_POSITIONS = 512
-# Standard deviation of random weights and of all word embeddings: with the usual 0.02 the product of
-# a normed state with a frozen embedding is too small for a confident prediction.
+# Standard deviation of random weights and of all word embeddings: with the usual 0.02 the product
+# of a normed state with a frozen embedding is too small for a confident prediction.
 NANO_STD = 0.05
 # Size of MiniLM's token embeddings, and their name in its file.
 MINILM_WIDTH = 384
@@ -65,6 +65,7 @@ def build_small_language_model(
     )
     width, vision_width, heads = (MINILM_WIDTH, 96, 6) if name == NANO else (32, 32, 2)
     std = NANO_STD if name == NANO else 0.02
+    initialization: dict[str, Any] = {"initializer_range": std}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=vision_width,
@@ -90,7 +91,7 @@ def build_small_language_model(
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=-1,
         tie_word_embeddings=name == NANO,
-        initializer_range=std,
+        **initialization,
     )
     model = LlavaForConditionalGeneration(config)
     if name == NANO:
