@@ -2,9 +2,9 @@
 
     python benchmarks/reasoning.py output/reasoning_nano_picturebook --pages 30
 
-Every page is asked in the wordings of the training and in held-out ones. The controls: each question
-is replaced by one about another property of the same page, and no model at all, but the annotated
-masks of the classes that a question names. gIoU counts an empty mask of a question without a target
+Every page is asked in the wordings of the training and in held-out ones. The controls: each
+question is replaced by one about another property of the same page, and no model at all, but the
+annotated masks of the classes that a question names. gIoU counts an empty mask of a question without a target
 as 1; "target" is the mean over questions with a target.
 """
 
