@@ -24,6 +24,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 from hipie.engine.malloc import keep_freed_memory
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.masked_attention_pooling import embed
+from hipie.modeling.open_vocabulary.sliding_window import SlidingWindowConfig
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import (
     GEM,
@@ -37,7 +38,6 @@ from hipie_training_free import (
 from hipie_training_free.meta_arch import ClassificationConfig
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.global_local_clip import mask_features
-from hipie_training_free.sliding_window import SlidingWindowConfig
 
 NAMES = 20
 MASKS = 32

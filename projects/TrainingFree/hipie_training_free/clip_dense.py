@@ -10,6 +10,12 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.clip_blocks import patch_features
+from hipie.modeling.open_vocabulary.sliding_window import (
+    SlidingWindowConfig,
+    sliding_window_inference,
+)
+from hipie.modeling.postprocessing.class_maps import class_scores, resize_maps
 from hipie.refinement.pamr import PAMRConfig, refine_by_pixels
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.meta_arch import (
@@ -21,9 +27,6 @@ from hipie_training_free.meta_arch import (
     build_clip,
     round_up_to_patches,
 )
-from hipie_training_free.modeling.clip_blocks import patch_features
-from hipie_training_free.postprocessing import class_scores, resize_maps
-from hipie_training_free.sliding_window import SlidingWindowConfig, sliding_window_inference
 
 
 class DenseCLIP(TrainingFree):

@@ -16,16 +16,16 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.clip_blocks import last_blocks, tokens_before
 from hipie.modeling.open_vocabulary.masked_attention_pooling import project
+from hipie.modeling.postprocessing.class_maps import class_scores, resize_maps
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.clip_dense import DenseCLIP
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.maskclip import maskclip_tokens
 from hipie_training_free.meta_arch import Size, round_up_to_patches
-from hipie_training_free.modeling.clip_blocks import last_blocks, tokens_before
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.found_background import salient_patches
-from hipie_training_free.postprocessing import class_scores, resize_maps
 
 EPS = 1e-6
 

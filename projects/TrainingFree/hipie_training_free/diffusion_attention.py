@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from hipie.modeling.postprocessing.class_maps import class_scores, min_max_normalize, resize_maps
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.meta_arch import InferenceConfig, Size, TrainingFree, class_phrases
@@ -17,7 +18,6 @@ from hipie_training_free.modeling.stable_diffusion import (
     load_diffusion,
     resize_to_square,
 )
-from hipie_training_free.postprocessing import class_scores, min_max_normalize, resize_maps
 
 # The autoencoder and the U-Net each downsample three times.
 DIVISOR = 64

@@ -22,15 +22,15 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
-from hipie_training_free.clip_dense import DenseCLIP
-from hipie_training_free.meta_arch import Size
-from hipie_training_free.modeling.clip_blocks import (
+from hipie.modeling.open_vocabulary.clip_blocks import (
     last_blocks,
     merge_heads,
     queries_keys_values,
     tokens_before,
 )
-from hipie_training_free.postprocessing import min_max_normalize
+from hipie.modeling.postprocessing.class_maps import min_max_normalize
+from hipie_training_free.clip_dense import DenseCLIP
+from hipie_training_free.meta_arch import Size
 
 if TYPE_CHECKING:
     from open_clip.transformer import ResidualAttentionBlock

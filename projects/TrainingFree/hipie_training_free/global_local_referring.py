@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from hipie.modeling.meta_arch.inputs import output_size
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.open_vocabulary.clip_blocks import last_blocks
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie.modeling.sam.predictor import Sam
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.meta_arch import InferenceConfig, Size, TrainingFree, build_clip
-from hipie_training_free.modeling.clip_blocks import last_blocks
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.global_local_clip import expression_features, mask_features
 from hipie_training_free.modeling.mask_proposals import (

@@ -16,14 +16,14 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip
-from hipie_training_free.clip_dense import DenseCLIP
-from hipie_training_free.modeling.clip_blocks import (
+from hipie.modeling.open_vocabulary.clip_blocks import (
     add_residual_and_mlp,
     last_blocks,
     merge_heads,
     queries_keys_values,
     tokens_before,
 )
+from hipie_training_free.clip_dense import DenseCLIP
 
 if TYPE_CHECKING:
     from open_clip.transformer import ResidualAttentionBlock

@@ -14,10 +14,10 @@ from torch import Tensor
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.inputs import batch_inference_size, output_size, vocabulary_of
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.postprocessing.class_maps import background_class, segmentation_outputs
 from hipie.structures import InferenceSize
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.error import TrainingFreeError
-from hipie_training_free.postprocessing import background_class, segmentation_outputs
 
 if TYPE_CHECKING:
     from hipie.structures import ImageFeatures

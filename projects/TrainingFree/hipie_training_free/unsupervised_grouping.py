@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hipie.modeling.clustering import kmeans_groups
 from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.modeling.postprocessing.class_maps import class_scores
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free.meta_arch import (
     ClassificationConfig,
@@ -27,7 +28,6 @@ from hipie_training_free.modeling.dino import Dino, DinoFeatures
 from hipie_training_free.modeling.dino_class_attention import mean_attention_mask
 from hipie_training_free.modeling.maskcut import mask_cuts
 from hipie_training_free.modeling.tokencut import repeated_cuts
-from hipie_training_free.postprocessing import class_scores
 
 
 class ClassifiedGroups(TrainingFree):

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from hipie.modeling.open_vocabulary.clip_blocks import last_blocks, patch_features, tokens_before
+from hipie.modeling.open_vocabulary.sliding_window import SlidingWindowConfig
+from hipie.modeling.postprocessing.class_maps import min_max_normalize
 from hipie.refinement.pamr import refine_by_pixels
 from hipie_training_free import SCLIP, MaskCLIP
 from hipie_training_free.clip_dinoiser import pool_by_affinity
 from hipie_training_free.gem import gem_tokens
-from hipie_training_free.modeling.clip_blocks import last_blocks, patch_features, tokens_before
 from hipie_training_free.modeling.found_background import salient_patches
 from hipie_training_free.modeling.global_local_clip import global_features
 from hipie_training_free.modeling.tokencut import token_cut
-from hipie_training_free.postprocessing import min_max_normalize
 from hipie_training_free.sclip import sclip_tokens
-from hipie_training_free.sliding_window import SlidingWindowConfig
 from tests.projects.training_free.ruled import normal_tensor, unit_tensor
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

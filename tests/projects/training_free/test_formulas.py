@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from hipie.modeling.open_vocabulary.clip_blocks import (
+    last_blocks,
+    queries_keys_values,
+    tokens_before,
+)
+from hipie.modeling.open_vocabulary.sliding_window import sliding_window_inference, window_starts
+from hipie.modeling.postprocessing.class_maps import min_max_normalize
 from hipie.refinement.pamr import refine_by_pixels
 from hipie_training_free.clip_dinoiser import background_patches
 from hipie_training_free.gem import self_self_attention
 from hipie_training_free.maskclip import denoise_prompts, smooth_by_keys
-from hipie_training_free.modeling.clip_blocks import last_blocks, queries_keys_values, tokens_before
 from hipie_training_free.modeling.dino import last_block_features
 from hipie_training_free.modeling.dino_class_attention import attention_masks
 from hipie_training_free.modeling.found_background import head_weights
@@ -24,9 +30,7 @@ from hipie_training_free.modeling.global_local_clip import (
     target_phrase,
 )
 from hipie_training_free.modeling.tokencut import affinity, second_eigenvector
-from hipie_training_free.postprocessing import min_max_normalize
 from hipie_training_free.sclip import correlation
-from hipie_training_free.sliding_window import sliding_window_inference, window_starts
 from tests.projects.training_free.ruled import normal_tensor
 
 

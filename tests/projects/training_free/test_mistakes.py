@@ -9,16 +9,19 @@ import torch
 from detectron2.modeling import build_model
 
 from hipie import Segmenter, model_zoo
+from hipie.errors import InputError
 from hipie.modeling.clustering import kmeans_groups
+from hipie.modeling.open_vocabulary.sliding_window import (
+    SlidingWindowConfig,
+    sliding_window_inference,
+)
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, GlobalLocalCLIP, MaskCLIP
-from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
 from hipie_training_free.modeling.dino import Dino
 from hipie_training_free.modeling.dino_class_attention import attention_masks
 from hipie_training_free.modeling.global_local_clip import mask_features
 from hipie_training_free.modeling.tokencut import token_cut
-from hipie_training_free.sliding_window import SlidingWindowConfig, sliding_window_inference
 
 
 def make_input(**overrides):
@@ -76,7 +79,7 @@ def test_keys_that_exclude_each_other_are_refused_when_the_model_is_built(
     configs, method, options, message
 ):
     options = [f"MODEL.TRAINING_FREE.{o}" if i % 2 == 0 else o for i, o in enumerate(options)]
-    with pytest.raises(TrainingFreeError, match=message):
+    with pytest.raises(InputError, match=message):
         build_model(model_zoo.get_config(str(configs / f"{method}_random.yaml"), options))
 
 

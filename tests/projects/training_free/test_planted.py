@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from hipie.modeling.clustering import kmeans_groups
+from hipie.modeling.open_vocabulary.sliding_window import SlidingWindowConfig
 from hipie.refinement.pamr import PAMRConfig, refine_by_pixels
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_training_free import GEM, SCLIP, CLIPDINOiser, MaskCLIP
@@ -21,7 +22,6 @@ from hipie_training_free.modeling.dino_class_attention import (
 )
 from hipie_training_free.modeling.maskcut import mask_cuts
 from hipie_training_free.modeling.tokencut import repeated_cuts, token_cut
-from hipie_training_free.sliding_window import SlidingWindowConfig
 from hipie_training_free.unsupervised_grouping import (
     ClassAttention,
     KMeansGrouping,

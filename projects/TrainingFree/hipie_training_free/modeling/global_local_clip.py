@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hipie.modeling.open_vocabulary.clip import Clip, require_masks
+from hipie.modeling.open_vocabulary.clip_blocks import last_blocks, tokens_before
 from hipie.modeling.open_vocabulary.masked_attention_pooling import project
-from hipie_training_free.modeling.clip_blocks import last_blocks, tokens_before
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.open_vocabulary.masked_attention_pooling import embed, project
-from hipie_training_free.error import TrainingFreeError
 
 if TYPE_CHECKING:
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -21,11 +21,11 @@ def last_blocks(visual: VisionTransformer, count: int) -> tuple[ResidualAttentio
     """Return the last `count` blocks, in order.
 
     Raises:
-        TrainingFreeError: if the tower has fewer, or if `count` is below 1.
+        OpenVocabularyError: if the tower has fewer, or if `count` is below 1.
     """
     blocks = tuple(visual.transformer.resblocks)
     if not 1 <= count <= len(blocks):
-        raise TrainingFreeError(
+        raise OpenVocabularyError(
             f"{count} last blocks are requested, and the image tower has {len(blocks)}"
         )
     return blocks[-count:]

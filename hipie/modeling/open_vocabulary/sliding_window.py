@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie_training_free.error import TrainingFreeError
+from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 
 
 @dataclass(frozen=True)
@@ -18,21 +18,23 @@ class SlidingWindowConfig:
     Attributes:
         window: side of a window in pixels; 0 processes the image at once.
         stride: distance of neighbouring windows in pixels.
+        keys: name of the node with the keys WINDOW and STRIDE, for error messages.
     """
 
     window: int = 0
     stride: int = 112
+    keys: str = "MODEL.TRAINING_FREE"
 
     def __post_init__(self) -> None:
         """Check that windows leave no pixel out.
 
         Raises:
-            TrainingFreeError: naming both keys.
+            OpenVocabularyError: naming both keys.
         """
         if self.window and not 1 <= self.stride <= self.window:
-            raise TrainingFreeError(
-                f"MODEL.TRAINING_FREE.STRIDE is {self.stride}, but MODEL.TRAINING_FREE.WINDOW is "
-                f"{self.window}: windows would leave pixels out"
+            raise OpenVocabularyError(
+                f"{self.keys}.STRIDE is {self.stride}, but {self.keys}.WINDOW is {self.window}: "
+                "windows would leave pixels out"
             )
 
 
@@ -48,10 +50,10 @@ def windows(size: tuple[int, int], window: int, stride: int) -> Iterator[tuple[s
     """Yield the rows and columns of every window over (height, width).
 
     Raises:
-        TrainingFreeError: if windows would leave pixels out.
+        OpenVocabularyError: if windows would leave pixels out.
     """
     if not 1 <= stride <= window:
-        raise TrainingFreeError(f"windows of {window} pixels cannot have a stride of {stride}")
+        raise OpenVocabularyError(f"windows of {window} pixels cannot have a stride of {stride}")
     for top in window_starts(size[0], window, stride):
         for left in window_starts(size[1], window, stride):
             yield (
