@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -62,21 +62,6 @@ def require_held_out(cfg: CfgNode) -> None:
             raise InputError(
                 f"{KEY} names {name!r}, which is a class of no data set in DATASETS.TRAIN"
             )
-
-
-def without_classes(
-    annotations: Sequence[Mapping[str, Any]], classes: Collection[int]
-) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Divide annotations or segments by `category_id`.
-
-    Returns:
-        Those of other classes, and those of `classes`.
-    """
-    others: list[Mapping[str, Any]] = []
-    removed: list[Mapping[str, Any]] = []
-    for entry in annotations:
-        (removed if entry["category_id"] in classes else others).append(entry)
-    return others, removed
 
 
 def vocabulary_of(dataset_name: str) -> Vocabulary:

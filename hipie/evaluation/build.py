@@ -19,6 +19,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.registry import Registry
 
 from hipie.data.broken_images import set_reading_rules
+from hipie.data.held_out_classes import held_out_indices, vocabulary_of
 from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.data.record_errors import record_errors
 from hipie.data.record_list import RecordList, read_records
@@ -182,9 +183,18 @@ def require_package(module: str, purpose: str, requirement: str) -> None:
 
 @EVALUATOR_REGISTRY.register()
 def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str | None) -> DatasetEvaluator:
-    """Build the evaluator of mIoU."""
+    """Build the evaluator of mIoU, with hIoU where classes are held out of the training.
+
+    Those are `DATASETS.HELD_OUT_CLASSES` and the `unseen_classes` of the data set's metadata.
+    """
     threshold = cfg.MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD
-    return SemanticEvaluator(dataset_name, output_folder, background_threshold=threshold)
+    vocabulary = vocabulary_of(dataset_name)
+    held_out = held_out_indices(cfg.DATASETS.HELD_OUT_CLASSES, vocabulary)
+    unseen = {vocabulary.names[index] for index in held_out}
+    unseen.update(MetadataCatalog.get(dataset_name).get("unseen_classes", ()))
+    return SemanticEvaluator(
+        dataset_name, output_folder, background_threshold=threshold, unseen_classes=unseen
+    )
 
 
 @EVALUATOR_REGISTRY.register()

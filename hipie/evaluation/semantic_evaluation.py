@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class SemanticEvaluator(SemSegEvaluator):
         output_folder: where predictions are written; None = nowhere.
         distributed: sum the counts of all processes.
         background_threshold: `MODEL.HIPIE.TEST.BACKGROUND_THRESHOLD`.
+        unseen_classes: names of classes that were not trained. Where there are any, the results
+            have the mean IoUs of seen and unseen classes and their harmonic mean as well.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SemanticEvaluator(SemSegEvaluator):
         *,
         distributed: bool = True,
         background_threshold: float = 0.5,
+        unseen_classes: Collection[str] = (),
     ) -> None:
         # Not Detectron2's constructor, which reads the data set in every process.
         self._logger = get_logger(__name__)
@@ -95,6 +98,7 @@ class SemanticEvaluator(SemSegEvaluator):
             self._background = BackgroundThresholds(
                 self._num_classes, background, background_threshold
             )
+        self._unseen = [name for name in self._class_names if name in unseen_classes]
         self._ignore_label = ignore_label(metadata)
         self._compute_boundary_iou = self._num_classes <= MAX_BOUNDARY_CLASSES
         self.sem_seg_loading_fn = self._read_label_map
@@ -185,6 +189,8 @@ class SemanticEvaluator(SemSegEvaluator):
             predictions.write(os.path.join(self._output_dir, PREDICTIONS_FILE))
         scores = results["sem_seg"]
         means = {name: scores.pop(name) for name in MEANS}
+        if self._unseen:
+            means |= generalized_zero_shot(self._class_names, scores, self._unseen)
         if background is not None and counts is not None:
             means |= background.results(counts)
             if self._output_dir:
@@ -198,6 +204,33 @@ class SemanticEvaluator(SemSegEvaluator):
             class_table(self._class_names, scores),
         )
         return OrderedDict(sem_seg={**means, **scores})
+
+
+def generalized_zero_shot(
+    names: Sequence[str], scores: Mapping[str, float], unseen: Collection[str]
+) -> dict[str, float]:
+    """Compute mean IoUs of seen and unseen classes, and their harmonic mean.
+
+    Xian, Choudhury, He, Schiele, Akata, "Semantic Projection Network for Zero- and Few-Label
+    Semantic Segmentation", CVPR 2019.
+
+    Args:
+        names: of all classes.
+        scores: IoUs in percent by `IoU-class`; classes without pixels have nan and do not count.
+        unseen: names of the classes that were not trained.
+
+    Returns:
+        `mIoU-seen`, `mIoU-unseen` and `hIoU` in percent; nan where no class of a kind has pixels.
+    """
+    means = []
+    for is_unseen in (False, True):
+        values = [scores[f"IoU-{name}"] for name in names if (name in unseen) == is_unseen]
+        counted = [value for value in values if not math.isnan(value)]
+        means.append(sum(counted) / len(counted) if counted else math.nan)
+    seen, other = means
+    total = seen + other
+    harmonic = 0.0 if total == 0 else 2 * seen * other / total
+    return {"mIoU-seen": seen, "mIoU-unseen": other, "hIoU": harmonic}
 
 
 def class_table(names: Sequence[str], scores: Mapping[str, float]) -> str:

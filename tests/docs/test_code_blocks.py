@@ -104,6 +104,17 @@ def save_refersam() -> None:
     torch.save({"model": refersam()["model"].state_dict()}, "model_final.pth")
 
 
+def save_cris() -> None:
+    """Random weights of a small CRIS."""
+    from detectron2.modeling import build_model
+
+    from hipie import model_zoo
+
+    file = ROOT / "projects/TrainedCLIP/configs/cris_random.yaml"
+    model = build_model(model_zoo.get_config(str(file)))
+    torch.save({"model": model.state_dict()}, "model_final.pth")
+
+
 def group_features() -> dict[str, Any]:
     """Features of three images and of an expression."""
     return {"V": torch.rand(3, 8, 6, 6), "l": torch.rand(8), "l_anti": torch.rand(8)}
@@ -191,6 +202,11 @@ SETTINGS = {
             "    ..., returned": "    images, token_ids, token_mask, returned",
             "projects/ReferSAM/configs/": "refersam/",
         },
+    ),
+    "projects/TrainedCLIP/README.md": Setting(
+        files=("street.jpg",),
+        prepare=save_cris,
+        replaced={"cris_r50_refcoco.yaml": "cris_random.yaml"},
     ),
     "projects/TrainingFree/README.md": Setting(
         files=("street.jpg",), replaced={"sclip_vit_b16.yaml": "sclip_random.yaml"}

@@ -135,3 +135,19 @@ def test_scores_of_classes_are_logged_as_a_table(
         ["a-b", "12.40", "-"],
         ["c", "-", "50.00"],
     ]
+
+
+def test_harmonic_mean_of_seen_and_unseen_classes(tmp_path: Path) -> None:
+    """Sky and sea have an IoU of 1/2, sand of 1, and rock has no pixel."""
+    labels = np.array([[0, 1, 1, 2, 2, 2]])
+    predicted = np.array([[0, 0, 1, 2, 2, 2]])
+    record = register(tmp_path, labels.repeat(5, 0))
+    evaluator = SemanticEvaluator("beach", distributed=False, unseen_classes=["sand", "rock"])
+    evaluator.reset()
+    scores = torch.from_numpy(np.eye(4)[predicted.repeat(5, 0)]).permute(2, 0, 1)
+    evaluator.process([record], [{"sem_seg": scores}])
+    results = evaluator.evaluate()["sem_seg"]
+    assert results["mIoU-seen"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
+    assert results["mIoU-unseen"] == pytest.approx(100)
+    assert results["hIoU"] == pytest.approx(100 * 2 * 0.5 / 1.5)
+    assert "hIoU" not in evaluate(record, predicted.repeat(5, 0))

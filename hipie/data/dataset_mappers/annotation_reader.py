@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,6 @@ from hipie.data.dataset_mappers.ignored_pixels import (
     ignored_panoptic,
 )
 from hipie.data.dataset_mappers.weak_objects import WeakAnnotations
-from hipie.data.held_out_classes import without_classes
 from hipie.data.image_io import require_map_size
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
@@ -161,3 +161,18 @@ def _read_labels(path: str, size: tuple[int, int], max_pixels: int | None) -> ND
     labels = read_class_map(path, max_pixels)
     require_map_size(path, labels.shape[:2], size)
     return labels
+
+
+def without_classes(
+    annotations: Sequence[Mapping[str, Any]], classes: Collection[int]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Divide annotations or segments by `category_id`.
+
+    Returns:
+        Those of other classes, and those of `classes`.
+    """
+    others: list[Mapping[str, Any]] = []
+    removed: list[Mapping[str, Any]] = []
+    for entry in annotations:
+        (removed if entry["category_id"] in classes else others).append(entry)
+    return others, removed

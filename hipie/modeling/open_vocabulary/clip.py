@@ -265,22 +265,47 @@ def encode_texts(model: Any, ids: Tensor) -> Tensor:
     Returns:
         [n, D], not normalized.
     """
-    import open_clip
-
-    is_causal = type(model) is open_clip.CLIP and model.attn_mask is not None
-    if not is_causal or model.text_pool_type != "argmax":
+    if not has_own_text_encoder(model):
         return model.encode_text(ids)
-    ends = ids.argmax(-1)
-    length = int(ends.max()) + 1
-    tokens = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
+    length = int(ids.argmax(-1).max()) + 1
+    return encode_text_tokens(model, ids[:, :length])[1]
+
+
+def encode_text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the features of the tokens of texts, and of whole texts.
+
+    Args:
+        model: a CLIP of open_clip with causal text encoder, see `has_own_text_encoder`.
+        ids: [n, T] with the end token, which has the largest id.
+
+    Returns:
+        Tokens [n, T, C] after the last norm, and [n, D] the projected feature of the end token, not
+        normalized.
+    """
+    length = ids.shape[1]
+    tokens = model.token_embedding(ids) + model.positional_embedding[:length]
     tokens = model.transformer(tokens, attn_mask=model.attn_mask[:length, :length])
-    index = ends[:, None, None].expand(-1, 1, tokens.shape[-1])
-    pooled = model.ln_final(tokens).gather(1, index)[:, 0]
+    tokens = model.ln_final(tokens)
+    return tokens, pool_text(model, tokens, ids)
+
+
+def pool_text(model: Any, tokens: Tensor, ids: Tensor) -> Tensor:
+    """Project the feature of the end token: tokens [n, T, C], ids [n, T] -> [n, D]."""
+    index = ids.argmax(-1)[:, None, None].expand(-1, 1, tokens.shape[-1])
+    pooled = tokens.gather(1, index)[:, 0]
     if model.text_projection is None:
         return pooled
     if isinstance(model.text_projection, nn.Linear):
         return model.text_projection(pooled)
     return pooled @ model.text_projection
+
+
+def has_own_text_encoder(model: Any) -> bool:
+    """Whether a model of open_clip has CLIP's causal text encoder, pooled at the end token."""
+    import open_clip
+
+    is_causal = type(model) is open_clip.CLIP and model.attn_mask is not None
+    return is_causal and model.text_pool_type == "argmax"
 
 
 def mask_crops(

@@ -36,13 +36,21 @@ def has_class_token(visual: nn.Module) -> bool:
     )
 
 
-def embed(visual: VisionTransformer, pixels: Tensor) -> Tensor:
+def embed(
+    visual: VisionTransformer,
+    pixels: Tensor,
+    *,
+    resize_mode: str = "bicubic",
+    class_weight: float = 1.0,
+) -> Tensor:
     """Compute the input of the first block: class token and patch tokens with position embeddings.
 
     Args:
         visual: a ViT of open_clip.
         pixels: [B, 3, H, W] normalized; H and W multiples of the patch size. For another grid than
-            in training, position embeddings are resized bicubically (except the class token's).
+            in training, position embeddings are resized (except the class token's).
+        resize_mode: interpolation of position embeddings, "bicubic" or "bilinear".
+        class_weight: factor of the class embedding.
 
     Returns:
         [B, 1 + patches, C].
@@ -50,12 +58,13 @@ def embed(visual: VisionTransformer, pixels: Tensor) -> Tensor:
     patches = visual.conv1(pixels)
     grid = tuple(patches.shape[-2:])
     tokens = patches.flatten(2).transpose(1, 2)
-    class_token = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+    class_token = class_weight * visual.class_embedding.to(tokens.dtype)
+    class_token = class_token.expand(len(tokens), 1, -1)
     positions = visual.positional_embedding.to(tokens.dtype)
     if grid != tuple(visual.grid_size):
         grid_positions = positions[1:].t().reshape(1, -1, *visual.grid_size)
         resized = F.interpolate(
-            grid_positions.float(), size=grid, mode="bicubic", align_corners=False
+            grid_positions.float(), size=grid, mode=resize_mode, align_corners=False
         )
         positions = torch.cat([positions[:1], resized[0].flatten(1).t().to(positions.dtype)])
     return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)

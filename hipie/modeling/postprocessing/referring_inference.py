@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
 from hipie.modeling.device_transfer import to_host
@@ -62,3 +62,24 @@ def referring_inference(
         kept = kept_pairs(*to_host([is_valid]))
         mask_logits = things.masks(queries[: len(kept)])
         return instance_inference(best, kept, mask_logits, kept, frame)
+
+
+def expression_instances(probabilities: Tensor, mask: Tensor) -> Instances:
+    """Convert the mask of one expression to `Instances`.
+
+    Args:
+        probabilities: [H, W] in 0..1.
+        mask: [H, W] bool.
+
+    Returns:
+        `pred_masks` [1, H, W], `pred_boxes`, `scores` (the mean probability inside the mask) and
+        `pred_classes` 0; without any instance if the mask is empty.
+    """
+    count = int(bool(mask.any()))
+    instances = Instances((int(mask.shape[0]), int(mask.shape[1])))
+    instances.pred_masks = mask[None][:count]
+    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+    inside = probabilities[mask]
+    instances.scores = inside.mean()[None] if count else inside
+    instances.pred_classes = torch.zeros(count, dtype=torch.long, device=mask.device)
+    return instances

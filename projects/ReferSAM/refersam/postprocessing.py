@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from torch import Tensor
+
+from hipie.modeling.postprocessing.referring_inference import expression_instances
 
 # Side of the square at which the pixels of a mask are counted.
 REFERENCE_SIDE = 480
@@ -31,11 +32,5 @@ def referring_inference(
     if logits.shape != output_size:
         logits = F.interpolate(logits[None, None], size=output_size, mode="bilinear")[0, 0]
     mask = logits >= 0
-    count = int(bool(mask.any()) and not bool(num_pixels < no_target_pixels))
-    instances = Instances(output_size)
-    instances.pred_masks = mask[None][:count]
-    instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
-    probabilities = logits[mask].sigmoid() if count else logits.new_zeros(0)
-    instances.scores = probabilities.mean()[None] if count else probabilities
-    instances.pred_classes = torch.zeros(count, dtype=torch.long, device=logits.device)
-    return instances
+    is_cleared = bool(num_pixels < no_target_pixels)
+    return expression_instances(logits.sigmoid(), mask & (not is_cleared))
