@@ -206,10 +206,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> GradientClipping:
         names = " or ".join(registered.upper() for registered, _ in OPTIMIZER_REGISTRY)
         raise InputError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it has to be {names}")
     optimizer, options = OPTIMIZER_REGISTRY.get(name)(cfg)
+    own = model.learning_rate_multipliers() if isinstance(model, SegmentationModel) else []
     groups = parameter_groups(
         model,
         solver.BASE_LR,
-        learning_rate_multipliers(cfg),
+        [*own, *learning_rate_multipliers(cfg)],
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,

@@ -117,6 +117,13 @@ class SegmentationModel(CheckpointableModel):
         """Names of the parameters that the optimizer does not decay."""
         return set()
 
+    def learning_rate_multipliers(self) -> list[tuple[str, float]]:
+        """Multiples of the base learning rate, by a part of parameters' names; the first counts.
+
+        They come before those of `SOLVER`.
+        """
+        return []
+
     def layer_groups(self) -> dict[str, list[nn.Module]]:
         """Layers with most of the parameters and activations, by the part they belong to.
 
