@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
@@ -67,8 +67,3 @@ class CRIS(ReferringCLIP):
         words, text = encode_text_tokens(self.backbone, ids)
         features = self.neck([rows_of(level, image_of) for level in levels], text)
         return self.projector(self.decoder(features, words, ids == 0), text)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the constructor arguments; see `ReferringCLIP.from_config`."""
-        return super().from_config(cfg)

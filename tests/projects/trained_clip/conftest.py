@@ -14,11 +14,11 @@ from detectron2.structures import BitMasks, Instances
 pytest.importorskip("hipie_trained_clip")
 pytest.importorskip("open_clip")
 
+from hipie.modeling.open_vocabulary.clip_loading import load_clip
+
 
 @lru_cache(maxsize=2)
 def _loaded(model: str) -> Any:
-    from hipie.modeling.open_vocabulary.clip_loading import load_clip
-
     return load_clip(model)
 
 
@@ -31,11 +31,10 @@ def fresh_clip(model: str) -> Any:
 @pytest.fixture
 def build():
     """Build an architecture on a small CLIP: `build("CRIS", **options)`."""
+    from hipie.modeling.open_vocabulary.clip import Clip
     from hipie_trained_clip import CRIS, ETRIS, ZegCLIP
     from hipie_trained_clip.modeling.tuned_image_encoder import TuningConfig
     from hipie_trained_clip.referring import DecoderConfig
-
-    from hipie.modeling.open_vocabulary.clip import Clip
 
     def build(name: str, clip: str = "", **options: Any) -> Any:
         torch.manual_seed(0)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hipie_trained_clip import CRIS, ETRIS, ZegCLIP
 
 from hipie.checkpoint import load_weights
 from hipie.checkpoint.converters.conversion import convert_state
+from hipie_trained_clip import CRIS, ETRIS, ZegCLIP
 
 DATA = Path(__file__).parent / "data"
 

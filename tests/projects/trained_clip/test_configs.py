@@ -53,7 +53,7 @@ def test_training_resumes_is_evaluated_and_segments(path, tiny_book, tmp_path):
     run(path, tmp_path, book, "SOLVER.MAX_ITER", "2")
     run(path, tmp_path, book, "--resume", "SOLVER.MAX_ITER", "4")
     steps = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert steps[-1]["iteration"] == 3
+    assert max(step["iteration"] for step in steps if "total_loss" in step) == 3
     results = json.loads((tmp_path / "results.json").read_text())
     (tasks,) = results.values()
     if path.stem.startswith("zegclip"):

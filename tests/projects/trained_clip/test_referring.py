@@ -8,6 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import get_cfg
+from torch import nn
+
+from hipie import add_hipie_config
 from hipie_trained_clip.modeling.bridges import GatedAttention, stage_ends
 from hipie_trained_clip.modeling.clip_encoders import dense_attention
 from hipie_trained_clip.modeling.layers import (
@@ -16,9 +19,6 @@ from hipie_trained_clip.modeling.layers import (
     token_positions,
 )
 from hipie_trained_clip.modeling.vision_language_decoder import DecoderLayer
-from torch import nn
-
-from hipie import add_hipie_config
 from tests.projects.trained_clip.conftest import referring_item
 
 BOTH = pytest.mark.parametrize("name", ["CRIS", "ETRIS"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
+from hipie.modeling.open_vocabulary.clip import Clip
+from hipie.vocabularies import Vocabulary
 from hipie_trained_clip.modeling.criterion import zegclip_losses
 from hipie_trained_clip.modeling.relationship_decoder import (
     MaskDecoderLayer,
     RelationshipDecoder,
     relationship_descriptor,
 )
-
-from hipie.modeling.open_vocabulary.clip import Clip
-from hipie.vocabularies import Vocabulary
 from tests.projects.trained_clip.conftest import fresh_clip, semantic_item
 
 

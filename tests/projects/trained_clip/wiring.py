@@ -12,9 +12,9 @@ from unittest.mock import patch
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from hipie_trained_clip import referring
 
 from hipie.modeling.open_vocabulary import clip_loading
+from hipie_trained_clip import referring
 from tests.projects.trained_clip.conftest import fresh_clip, referring_item, semantic_item
 from tests.wiring import WiredNode
 
