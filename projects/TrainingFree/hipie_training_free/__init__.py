@@ -1,11 +1,12 @@
 """Segmentation without training, from pre-trained networks.
 
 Importing the package registers the architectures `MaskCLIP`, `SCLIP`, `GEM`, `CLIPDINOiser`,
-`ClassAttention`, `KMeansGrouping`, `TokenCut`, `MaskCut`, `DiffusionAttention` and
-`GlobalLocalCLIP`, and the backbone `build_diffusion_backbone`.
+`CLIPDINOiserStudent`, `ClassAttention`, `KMeansGrouping`, `TokenCut`, `MaskCut`,
+`DiffusionAttention`, `GlobalLocalCLIP` and `TAS`, and the backbone `build_diffusion_backbone`.
 """
 
 from hipie_training_free.clip_dinoiser import CLIPDINOiser
+from hipie_training_free.clip_dinoiser_student import CLIPDINOiserStudent
 from hipie_training_free.config import add_hipie_training_free_config
 from hipie_training_free.diffusion_attention import DiffusionAttention
 from hipie_training_free.diffusion_backbone import DiffusionBackbone
@@ -14,6 +15,7 @@ from hipie_training_free.gem import GEM
 from hipie_training_free.global_local_referring import GlobalLocalCLIP
 from hipie_training_free.maskclip import MaskCLIP
 from hipie_training_free.sclip import SCLIP
+from hipie_training_free.text_augmented_referring import TAS
 from hipie_training_free.unsupervised_grouping import (
     ClassAttention,
     KMeansGrouping,
@@ -24,7 +26,9 @@ from hipie_training_free.unsupervised_grouping import (
 __all__ = [
     "GEM",
     "SCLIP",
+    "TAS",
     "CLIPDINOiser",
+    "CLIPDINOiserStudent",
     "ClassAttention",
     "DiffusionAttention",
     "DiffusionBackbone",

@@ -70,8 +70,26 @@ def _add_methods(node: CN) -> None:
     # Scale every name's map to 0..1.
     node.GEM.MIN_MAX = True
 
-    # CLIP-DINOiser's teacher: affinities below this threshold are 0.
+    # CLIP-DINOiser and its teacher: affinities below this threshold are 0.
     node.POOLING_THRESHOLD = 0.2
+    # Trained saliency of CLIP-DINOiser's teachers, with a background threshold and in training.
+    node.FOUND = CN()
+    # A ViT of timm by name, a folder, or "random:NAME".
+    node.FOUND.MODEL = "vit_small_patch8_224.dino"
+    # File of its weights; "" downloads timm's.
+    node.FOUND.DINO_WEIGHTS = ""
+    # File of FOUND's layer, its authors' decoder_weights.pt; "": FOUND's untrained first stage on
+    # DINO.
+    node.FOUND.WEIGHTS = ""
+
+    node.STUDENT = CN()
+    # Channels of the convolution whose cosines are CLIP-DINOiser's affinities.
+    node.STUDENT.CHANNELS = 256
+    # Block of CLIP, counted from the last as 1, whose features both convolutions read.
+    node.STUDENT.BLOCK = 3
+    # Learning rate of the saliency as a multiple of SOLVER.BASE_LR (published 0.01 and 5e-5).
+    node.STUDENT.SALIENCY_MULTIPLIER = 200.0
+
     # Share of the class token's attention inside a mask.
     node.ATTENTION_MASS = 0.6
 
@@ -119,6 +137,23 @@ def _add_methods(node: CN) -> None:
     node.REFERRING.EXPRESSION = 0.5
     # Number of last blocks whose input is multiplied by the mask.
     node.REFERRING.BLOCKS = 3
+
+    node.TAS = CN()
+    # Model of transformers that describes masks and the image, a folder or a name on the hub such
+    # as "Salesforce/blip2-opt-2.7b"; "": no captions and no negative phrases.
+    node.TAS.CAPTIONER = ""
+    # Weight of the similarity of a mask's caption and the expression.
+    node.TAS.CAPTION = 0.1
+    # Weight of the similarity of a mask and the phrases of the image's caption that do not name the
+    # target.
+    node.TAS.NEGATIVE = 0.7
+    # Masks with fewer pixels are left out ...
+    node.TAS.MIN_AREA = 2000
+    # ... and of two masks with a larger overlap, as a share of the smaller one, that one.
+    node.TAS.MAX_OVERLAP = 0.4
+    # An expression with a direction ("on the left") describes one of the masks on that side of the
+    # median of all centres.
+    node.TAS.SPATIAL = True
 
     node.DIFFUSION = CN()
     # A pipeline of diffusers: a folder, a name on the hub, or "random:tiny".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -96,24 +97,41 @@ class GlobalLocalCLIP(TrainingFree):
         Raises:
             TrainingFreeError: always.
         """
-        raise TrainingFreeError("GlobalLocalCLIP needs `expressions`, not a vocabulary")
+        raise TrainingFreeError(f"{type(self).__name__} needs `expressions`, not a vocabulary")
+
+    def propose_masks(self, image: Tensor) -> Tensor:
+        """Propose masks [N, H, W] bool of an image [3, H, W]; N may be 0."""
+        return self.proposals(image)
+
+    def score_masks(self, image: Tensor, masks: Tensor, expressions: Sequence[str]) -> Tensor:
+        """Compute cosines of masks and expressions.
+
+        Args:
+            image: [3, H, W] RGB in 0..1.
+            masks: [N, H, W] bool.
+            expressions: K expressions.
+
+        Returns:
+            [K, N] in -1..1.
+        """
+        visual = mask_features(self.clip, image, masks, self.global_weight, self.blocks)
+        text = expression_features(self.clip, list(expressions), self.expression_weight)
+        return text @ visual.t()
 
     def _segment_input(self, item: dict[str, Any]) -> dict[str, Any]:
         expressions = item.get("expressions")
         if not expressions:
             file = item.get("file_name", "an image")
             raise TrainingFreeError(
-                f"{file}: GlobalLocalCLIP needs `expressions`, a list of expressions"
+                f"{file}: {type(self).__name__} needs `expressions`, a list of expressions"
             )
         image = self.rgb_image(item)
         size = output_size(item, tuple(image.shape[-2:]))
-        masks = self.proposals(image)
+        masks = self.propose_masks(image)
         if not len(masks):
             empty = image.new_zeros(0)
             return {"referring": [_to_instances(masks, empty, size) for _ in expressions]}
-        visual = mask_features(self.clip, image, masks, self.global_weight, self.blocks)
-        text = expression_features(self.clip, list(expressions), self.expression_weight)
-        best = (text @ visual.t()).max(1)
+        best = self.score_masks(image, masks, expressions).max(1)
         scores = (best.values.float() + 1) / 2
         return {
             "referring": [

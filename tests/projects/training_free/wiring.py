@@ -18,8 +18,15 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.sam.predictor import Sam
 from hipie.vocabularies import Vocabulary
-from hipie_training_free import diffusion_attention
+from hipie_training_free import (
+    TAS,
+    CLIPDINOiserStudent,
+    diffusion_attention,
+    text_augmented_referring,
+)
+from hipie_training_free.clip_dinoiser import build_teacher
 from hipie_training_free.modeling.dino import Dino
+from hipie_training_free.modeling.found_background import Found
 from hipie_training_free.unsupervised_grouping import ClassifiedGroups
 from tests.projects.training_free.ruled import fill_from_names
 from tests.wiring import WiredNode
@@ -118,6 +125,48 @@ def _node(name: str, architecture: str, **settings: Any) -> WiredNode:
     return WiredNode(f"{_KEYS}.{name}", outputs(architecture), options=options, **settings)
 
 
+def student(cfg: CfgNode) -> Any:
+    """Trained parameters, learning rates, losses and output of the student."""
+    torch.manual_seed(0)
+    clip, dino = _clip(), _dino()
+    with patch.object(Clip, "from_source", lambda *_: clip):
+        arguments = CLIPDINOiserStudent.from_config(cfg)
+    model = CLIPDINOiserStudent(**{**arguments, "teacher": lambda: {"dino": dino, "found": None}})
+    item = _item(expressions=False)
+    losses = model.losses([item])
+    with torch.no_grad():
+        output = model.eval()([item])
+    return model.affinity.weight.shape, model.learning_rate_multipliers(), losses, output
+
+
+def text_augmented(cfg: CfgNode) -> Any:
+    """Masks and scores of TAS with a captioner that repeats its source."""
+
+    def load(source: str) -> Any:
+        return lambda images: [f"{source} dogs near a tree {n}" for n, _ in enumerate(images)]
+
+    with (
+        patch.object(Clip, "from_source", lambda *_: _clip()),
+        patch.object(Dino, "from_source", lambda *_: _dino()),
+        patch.object(text_augmented_referring, "load_captioner", load),
+    ):
+        model = TAS(**TAS.from_config(cfg)).eval()
+    image = _item(expressions=True)["image"].float() / 255
+    masks = model.propose_masks(image)
+    return masks, model.score_masks(image, masks, ["the red square on the left", "a dog"])
+
+
+def found(cfg: CfgNode) -> Any:
+    """What FOUND is loaded from."""
+    sources: list[Any] = []
+    with (
+        patch.object(Dino, "from_source", lambda *_: _dino()),
+        patch.object(Found, "from_source", lambda *source: sources.append(source)),
+    ):
+        build_teacher(cfg)
+    return sources
+
+
 NODES = [
     _node("TEMPLATES", "MaskCLIP", values={f"{_KEYS}.TEMPLATES": "simple"}),
     _node("SCALE", "MaskCLIP"),
@@ -144,6 +193,19 @@ NODES = [
     ),
     _node("GEM", "GEM", values={"TEMPERATURE": 3.0}),
     _node("POOLING_THRESHOLD", "CLIPDINOiser", values={f"{_KEYS}.POOLING_THRESHOLD": 0.9}),
+    WiredNode(
+        f"{_KEYS}.TAS",
+        text_augmented,
+        values={"CAPTIONER": "captions", "MIN_AREA": 300, "MAX_OVERLAP": 0.01, "NEGATIVE": 5.0},
+        options={"": (*_SMALL, f"{_KEYS}.TAS.MIN_AREA", 1, f"{_KEYS}.TAS.CAPTIONER", "some")},
+    ),
+    WiredNode(f"{_KEYS}.STUDENT", student, values={"BLOCK": 2}, options={"": _SMALL}),
+    WiredNode(
+        f"{_KEYS}.FOUND",
+        found,
+        values={"MODEL": "random:tiny", "DINO_WEIGHTS": "dino.pth", "WEIGHTS": "layer.pt"},
+        options=dict.fromkeys(("MODEL", "DINO_WEIGHTS"), (f"{_KEYS}.FOUND.WEIGHTS", "decoder.pt")),
+    ),
     _node("ATTENTION_MASS", "ClassAttention", values={f"{_KEYS}.ATTENTION_MASS": 0.2}),
     _node(
         "KMEANS",
