@@ -28,7 +28,7 @@ from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.maskclip import maskclip_tokens
 from hipie_training_free.meta_arch import Size, round_up_to_patches
 from hipie_training_free.modeling.dino import Dino, DinoFeatures
-from hipie_training_free.modeling.found_background import Found, salient_patches
+from hipie_training_free.modeling.found_background import SaliencyLayer, salient_patches
 
 EPS = 1e-6
 
@@ -96,18 +96,18 @@ class CLIPDINOiser(PooledDenseCLIP):
     Args:
         clip: with a ViT that has a class token.
         dino: network whose values give the affinities.
-        found: FOUND's trained layer; None: its first stage, on `dino`.
+        saliency: FOUND's trained layer; None: its first stage, on `dino`.
         configs: configurations of `PooledDenseCLIP`.
     """
 
     @configurable
     def __init__(
-        self, *, clip: Clip, dino: Dino, found: Found | None = None, **configs: Any
+        self, *, clip: Clip, dino: Dino, saliency: SaliencyLayer | None = None, **configs: Any
     ) -> None:
         super().__init__(clip=clip, **configs)
-        self.dino, self.found = dino, found
+        self.dino, self.saliency = dino, saliency
         self.guide = dino.network
-        self.found_network = None if found is None else found.dino.network
+        self.saliency_network = None if saliency is None else saliency.dino.network
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class CLIPDINOiser(PooledDenseCLIP):
             features.flatten(1).t(),
             guide.values,
             guide.grid,
-            lambda: salient_patches_of(image, guide, self.found),
+            lambda: salient_patches_of(image, guide, self.saliency),
         )
 
 
@@ -147,19 +147,23 @@ class PoolingGuide:
 
 
 def build_teacher(cfg: CfgNode) -> dict[str, Any]:
-    """Build `dino` and `found` from `MODEL.TRAINING_FREE`."""
+    """Build `dino` and `saliency` from `MODEL.TRAINING_FREE`."""
     keys = cfg.MODEL.TRAINING_FREE
-    found = None
+    saliency = None
     if keys.FOUND.WEIGHTS:
-        found = Found.from_source(keys.FOUND.MODEL, keys.FOUND.DINO_WEIGHTS, keys.FOUND.WEIGHTS)
-    return {"dino": Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS), "found": found}
+        saliency = SaliencyLayer.from_source(
+            keys.FOUND.MODEL, keys.FOUND.DINO_WEIGHTS, keys.FOUND.WEIGHTS
+        )
+    return {"dino": Dino.from_source(keys.DINO.MODEL, keys.DINO.WEIGHTS), "saliency": saliency}
 
 
-def salient_patches_of(image: Tensor, guide: DinoFeatures, found: Found | None) -> Tensor:
+def salient_patches_of(
+    image: Tensor, guide: DinoFeatures, saliency: SaliencyLayer | None
+) -> Tensor:
     """Salient patches [P] of an image [3, H, W] by FOUND's layer, or its first stage on `guide`."""
-    if found is None:
+    if saliency is None:
         return salient_patches(guide.keys, guide.attention)
-    return found.salient_patches(image, guide.grid)
+    return saliency.salient_patches(image, guide.grid)
 
 
 def pool_by_affinity(features: Tensor, guide: Tensor, threshold: float = 0.2) -> Tensor:

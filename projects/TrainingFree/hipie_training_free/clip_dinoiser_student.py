@@ -53,7 +53,7 @@ class CLIPDINOiserStudent(PooledDenseCLIP):
 
     Args:
         clip: with a ViT that has a class token.
-        teacher: builds `dino` and `found`, see `hipie_training_free.clip_dinoiser`.
+        teacher: builds `dino` and `saliency`, see `hipie_training_free.clip_dinoiser`.
         channels: of the features whose cosines are the affinities.
         block: counted from the end, the block of CLIP whose features are read.
         saliency_rate: multiple of the base learning rate for the saliency.
@@ -193,10 +193,10 @@ class CLIPDINOiserStudent(PooledDenseCLIP):
                 raise TrainingFreeError("CLIPDINOiserStudent has no teacher to be trained by")
             self._teacher = self._build_teacher()
             self._teacher["dino"].network.to(self.device)
-            if self._teacher["found"] is not None:
-                self._teacher["found"].dino.network.to(self.device)
-        dino, found = self._teacher["dino"], self._teacher["found"]
+            if self._teacher["saliency"] is not None:
+                self._teacher["saliency"].dino.network.to(self.device)
+        dino, saliency = self._teacher["dino"], self._teacher["saliency"]
         guide = dino.extract_features(image, (grid[0] * dino.patch_size, grid[1] * dino.patch_size))
         unit = F.normalize(guide.values.float(), dim=1)
         similar = unit @ unit.t() >= self.pooling_threshold
-        return similar.float(), salient_patches_of(image, guide, found).float()
+        return similar.float(), salient_patches_of(image, guide, saliency).float()

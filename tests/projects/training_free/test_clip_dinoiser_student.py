@@ -13,14 +13,14 @@ from hipie.vocabularies import Vocabulary
 from hipie_training_free import CLIPDINOiser, CLIPDINOiserStudent
 from hipie_training_free.clip_dinoiser import pool_by_affinity
 from hipie_training_free.meta_arch import ClassificationConfig, InferenceConfig
-from hipie_training_free.modeling.found_background import Found
+from hipie_training_free.modeling.found_background import SaliencyLayer
 from tests.projects.training_free.ruled import fill_from_names, normal_tensor
 
 
 @pytest.fixture
 def student(clip, dino):
     torch.manual_seed(0)
-    teacher = {"dino": dino, "found": None}
+    teacher = {"dino": dino, "saliency": None}
     return CLIPDINOiserStudent(clip=clip, teacher=lambda: teacher, channels=32).eval()
 
 
@@ -154,7 +154,7 @@ def test_trained_saliency_of_found(clip, dino, tmp_path):
     """The layer of a file classifies DINO's keys, in the teacher and in training."""
     layer = nn.Conv2d(48, 1, 1)
     torch.save({"decoder": layer.state_dict()}, tmp_path / "decoder_weights.pt")
-    found = Found.from_source("random:tiny", "", str(tmp_path / "decoder_weights.pt"))
+    found = SaliencyLayer.from_source("random:tiny", "", str(tmp_path / "decoder_weights.pt"))
     fill_from_names(found.dino.network)
     image = images(1)[0]["image"] / 255
     keys = dino.extract_features(image).keys
@@ -164,7 +164,7 @@ def test_trained_saliency_of_found(clip, dino, tmp_path):
     teacher = CLIPDINOiser(
         clip=clip,
         dino=dino,
-        found=found,
+        saliency=found,
         classification=ClassificationConfig("one", scale=1.0),
         inference=InferenceConfig(background=1.0),
     ).eval()

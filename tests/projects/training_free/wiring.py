@@ -26,7 +26,7 @@ from hipie_training_free import (
 )
 from hipie_training_free.clip_dinoiser import build_teacher
 from hipie_training_free.modeling.dino import Dino
-from hipie_training_free.modeling.found_background import Found
+from hipie_training_free.modeling.found_background import SaliencyLayer
 from hipie_training_free.unsupervised_grouping import ClassifiedGroups
 from tests.projects.training_free.ruled import fill_from_names
 from tests.wiring import WiredNode
@@ -131,7 +131,9 @@ def student(cfg: CfgNode) -> Any:
     clip, dino = _clip(), _dino()
     with patch.object(Clip, "from_source", lambda *_: clip):
         arguments = CLIPDINOiserStudent.from_config(cfg)
-    model = CLIPDINOiserStudent(**{**arguments, "teacher": lambda: {"dino": dino, "found": None}})
+    model = CLIPDINOiserStudent(
+        **{**arguments, "teacher": lambda: {"dino": dino, "saliency": None}}
+    )
     item = _item(expressions=False)
     losses = model.losses([item])
     with torch.no_grad():
@@ -161,7 +163,7 @@ def found(cfg: CfgNode) -> Any:
     sources: list[Any] = []
     with (
         patch.object(Dino, "from_source", lambda *_: _dino()),
-        patch.object(Found, "from_source", lambda *source: sources.append(source)),
+        patch.object(SaliencyLayer, "from_source", lambda *source: sources.append(source)),
     ):
         build_teacher(cfg)
     return sources

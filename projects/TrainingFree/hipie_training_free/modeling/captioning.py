@@ -47,8 +47,8 @@ def load_captioner(source: str) -> Captioner:
     def caption(images: Sequence[Tensor]) -> list[str]:
         texts: list[str] = []
         for start in range(0, len(images), IMAGES_PER_FORWARD):
-            pictures = [_to_pillow(image) for image in images[start : start + IMAGES_PER_FORWARD]]
-            inputs = processor(images=pictures, return_tensors="pt").to(images[0].device)
+            batch = [_to_pillow(image) for image in images[start : start + IMAGES_PER_FORWARD]]
+            inputs = processor(images=batch, return_tensors="pt").to(images[0].device)
             model.to(images[0].device)
             ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
             decoded = processor.batch_decode(ids, skip_special_tokens=True)

@@ -57,7 +57,7 @@ def salient_patches(keys: Tensor, attention: Tensor, threshold: float = THRESHOL
     return torch.mv(unit, unit[seed]) <= threshold
 
 
-class Found:
+class SaliencyLayer:
     """FOUND's trained layer on a frozen DINO; not an `nn.Module`, as `Dino`.
 
     Args:
@@ -70,7 +70,7 @@ class Found:
         self.layer = layer.eval().requires_grad_(False)
 
     @classmethod
-    def from_source(cls, model: str, dino_weights: str, weights: str) -> Found:
+    def from_source(cls, model: str, dino_weights: str, weights: str) -> SaliencyLayer:
         """Load DINO (see `load_dino`) and the layer's file, `decoder_weights.pt` of the authors.
 
         Raises:

@@ -137,12 +137,12 @@ def directions(expression: str) -> frozenset[str]:
         Some of "left", "right", "top" and "bottom".
     """
     words = re.findall(r"[a-z]+", expression.lower())
-    found = set()
+    named = set()
     for index, word in enumerate(words):
         for direction, names in DIRECTIONS.items():
             if word in names and not _is_relation(word, words[index + 1 :]):
-                found.add(direction)
-    return frozenset(name for name in found if OPPOSITES[name] not in found)
+                named.add(direction)
+    return frozenset(name for name in named if OPPOSITES[name] not in named)
 
 
 def _is_relation(word: str, rest: Sequence[str]) -> bool:
@@ -154,16 +154,16 @@ def _is_relation(word: str, rest: Sequence[str]) -> bool:
         return False
     if word not in PREPOSITIONS:
         rest.pop(0)
-    named = next((w for w in rest if w not in ARTICLES), "")
-    return named not in IMAGE_NOUNS
+    noun = next((w for w in rest if w not in ARTICLES), "")
+    return noun not in IMAGE_NOUNS
 
 
-def in_direction(masks: Tensor, wanted: frozenset[str]) -> Tensor:
-    """Find the masks whose centre is on the wanted side of the median of all centres.
+def in_direction(masks: Tensor, sides: frozenset[str]) -> Tensor:
+    """Find the masks whose centre is on these sides of the median of all centres.
 
     Args:
         masks: [N, H, W] bool, none of them empty.
-        wanted: see `directions`.
+        sides: see `directions`.
 
     Returns:
         [N] bool; all True where no mask is on that side.
@@ -175,7 +175,7 @@ def in_direction(masks: Tensor, wanted: frozenset[str]) -> Tensor:
     x = torch.div((masks.sum(1) * columns).sum(1), counts, rounding_mode="floor").double()
     inside = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
     for direction, values in (("left", x), ("right", x), ("top", y), ("bottom", y)):
-        if direction in wanted:
+        if direction in sides:
             before = values < values.quantile(0.5)
             inside &= before if direction in ("left", "top") else ~before
     return inside if bool(inside.any()) else torch.ones_like(inside)
