@@ -552,6 +552,21 @@ class Supervision:
 
 
 @dataclass(frozen=True)
+class Tags:
+    """Classes of an image whose objects are not annotated.
+
+    Attributes:
+        positive_map: [C, T] bool, the tokens of each class that the image shows.
+        is_thing: [C] bool.
+        absent_tokens: [T] bool, tokens that name no object of the image.
+    """
+
+    positive_map: Tensor
+    is_thing: Tensor
+    absent_tokens: Tensor
+
+
+@dataclass(frozen=True)
 class Targets:
     """N ground-truth objects of one image (or of one expression).
 
@@ -564,6 +579,7 @@ class Targets:
         image_size: (height, width) of the unpadded image in pixels.
         ignored: [H, W] uint8 on the padded canvas: `UNLABELLED`, `CROWD`, or 0; None = all 0.
         supervision: what of the objects is annotated; None = everything.
+        tags: of an image without annotated objects; None = all objects are annotated.
     """
 
     labels: Tensor
@@ -574,6 +590,7 @@ class Targets:
     image_size: Size
     ignored: Tensor | None = None
     supervision: Supervision | None = None
+    tags: Tags | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -650,6 +667,7 @@ class BatchedTargets:
         starts: index of the first object of each image, and M: B + 1 numbers.
         ignored: pixels without ground truth; None = every pixel has one.
         supervision: what of the objects is annotated; None = everything.
+        tags: of the images without annotated objects, None for the others.
     """
 
     boxes: Tensor
@@ -659,6 +677,7 @@ class BatchedTargets:
     starts: tuple[int, ...]
     ignored: IgnoredPixels | None = None
     supervision: Supervision | None = None
+    tags: tuple[Tags | None, ...] = ()
 
     @classmethod
     def concatenate(cls, targets: Sequence[Targets], *, on_canvas: bool = False) -> BatchedTargets:
@@ -680,6 +699,7 @@ class BatchedTargets:
             starts=tuple(starts),
             ignored=IgnoredPixels.of_targets(targets, on_canvas=on_canvas),
             supervision=Supervision.concatenate(targets),
+            tags=tuple(target.tags for target in targets),
         )
 
     def __len__(self) -> int:
@@ -689,6 +709,11 @@ class BatchedTargets:
     def num_images(self) -> int:
         """B."""
         return len(self.starts) - 1
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether the objects of any image are not annotated."""
+        return any(tags is not None for tags in self.tags)
 
     def of_image(self, image: int) -> slice:
         """Target indices of one image's objects."""

@@ -129,6 +129,7 @@ _CLIP_KEYS = (
     "MASK_FEATURES",
     "TRAIN_VOCABULARY",
 )
+_SEMI = ("SEMI_SUPERVISED.ENABLED", True)
 _HUNGARIAN = (f"{_HIPIE}.LOSS.THING_MATCHER", "HungarianMatcher")
 _THING_COSTS = ("CLASS", "BOX", "GIOU", "MASK", "DICE")
 
@@ -259,7 +260,8 @@ def trainer(cfg: CfgNode) -> Any:
         ]
         writers = [(type(w).__name__, _plain(w)) for w in build_tracking_writers(cfg)]
     average = None if made.ema is None else made.ema._update
-    text = repr((sharded, made._trainer.accumulation_steps, hooks, writers))
+    teacher = _plain(made._trainer.teacher)
+    text = repr((sharded, made._trainer.accumulation_steps, hooks, writers, teacher))
     return text.replace(folder, "FOLDER"), made.checkpointer.exclude, average
 
 
@@ -409,6 +411,16 @@ NODES = [
         "MODEL_EMA", trainer, options={"DECAY": ("MODEL_EMA.ENABLED", True)}, values={"DECAY": 0.9}
     ),
     WiredNode(
+        "SEMI_SUPERVISED",
+        trainer,
+        options={"": ("MODEL_EMA.ENABLED", True), "SCORE_THRESHOLD": _SEMI, "WEIGHT": _SEMI},
+        values={"SCORE_THRESHOLD": 0.5, "WEIGHT": 0.5},
+        tested={
+            "BURN_IN_ITERS": "tests/engine/test_mean_teacher.py::"
+            "test_images_without_annotation_come_after_the_burn_in",
+        },
+    ),
+    WiredNode(
         "TRACKING",
         trainer,
         values={"WRITERS": ()},
@@ -463,6 +475,13 @@ NODES = [
             **dict.fromkeys(
                 ("COCO_FORMAT", "COCO_PANOPTIC", "SEMANTIC", "PARTS", "REFERRING", "GROUPS"),
                 _FINETUNING,
+            ),
+            **dict.fromkeys(
+                (
+                    *("WEAK_LABELS.POINTS", "WEAK_LABELS.SCRIBBLE_PIXELS", "WEAK_LABELS.SEED"),
+                    *("LABELED_FRACTION", "LABELED_FRACTION_SEED"),
+                ),
+                "tests/data/test_supervision.py::test_keys_of_what_is_derived_and_left_out",
             ),
             "SUPERVISION": "tests/data/test_supervision.py::test_entries_that_cannot_be_used",
             "HELD_OUT_CLASSES": "tests/data/test_held_out_classes.py::"

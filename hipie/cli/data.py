@@ -1,7 +1,7 @@
 """Command `hipie data`: `show DATASET` draws a data set, `check` checks it.
 
 `expressions` makes referring expressions from its objects, `convert SOURCE` a training set from
-annotations of other tools.
+annotations of other tools, `pseudo-label` masks from boxes, points or scribbles.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ COMMANDS = {
     "check": "hipie.cli.data_check",
     "expressions": "hipie.cli.data_expressions",
     "convert": "hipie.cli.data_convert",
+    "pseudo-label": "hipie.cli.data_pseudo_label",
 }
 USAGE = (
-    "usage: hipie data {show,check,expressions} DATASET ... or hipie data convert SOURCE ...; add "
+    "usage: hipie data {show,check,expressions,pseudo-label} DATASET ... or "
+    "hipie data convert SOURCE ...; add "
     "--help for the arguments; --model NAME is the --config-file of a model"
 )
 

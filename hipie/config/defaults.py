@@ -42,6 +42,7 @@ def add_hipie_config(cfg: CN) -> None:
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
     cfg.TRACKING = _tracking_keys()
+    cfg.SEMI_SUPERVISED = _semi_supervised_keys()
     add_project_configs(cfg)
 
 
@@ -468,6 +469,22 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.TEST.SAM_WEIGHTS = ""
 
 
+def _semi_supervised_keys() -> CN:
+    node = CN()
+    # Learn from images without annotation by a mean teacher (Unbiased Teacher): the averaged
+    # weights of MODEL_EMA predict objects, which the trained weights learn. Images without
+    # annotation are those of sets with the supervision "none", and those that
+    # DATASETS.LABELED_FRACTION leaves out.
+    node.ENABLED = False
+    # Iterations on annotated images only, before the teacher starts.
+    node.BURN_IN_ITERS = 2000
+    # Objects of the teacher with a lower score are not learned.
+    node.SCORE_THRESHOLD = 0.7
+    # Weight of the losses of the teacher's objects, a factor of their scores.
+    node.WEIGHT = 1.0
+    return node
+
+
 def _tracking_keys() -> CN:
     node = CN()
     # Names in EVENT_WRITER_REGISTRY (hipie.engine.tracking): "tensorboard", "wandb", "mlflow". The
@@ -506,6 +523,19 @@ def _add_data_keys(cfg: CN) -> None:
     # (sets that are not named), "boxes", "points" (a box and some pixels), "scribbles", "tags" (the
     # classes of an image) and "none". What a file does not have is derived from its masks.
     cfg.DATASETS.SUPERVISION = []
+    # Share of the images of every set in DATASETS.TRAIN whose annotations are used. The others are
+    # left out, or are images without annotation where SEMI_SUPERVISED is enabled.
+    cfg.DATASETS.LABELED_FRACTION = 1.0
+    # Determines which images these are; SEED does not.
+    cfg.DATASETS.LABELED_FRACTION_SEED = 0
+    # What is derived from the masks of a set that SUPERVISION names.
+    cfg.DATASETS.WEAK_LABELS = CN()
+    # Random points in the box of an object.
+    cfg.DATASETS.WEAK_LABELS.POINTS = 10
+    # Pixels of a scribble at most, and of those of other objects that are known to be beside it.
+    cfg.DATASETS.WEAK_LABELS.SCRIBBLE_PIXELS = 64
+    # Determines points and scribbles; SEED does not.
+    cfg.DATASETS.WEAK_LABELS.SEED = 0
     # Larger annotation files are refused before they are read, bytes.
     cfg.DATASETS.MAX_ANNOTATION_BYTES = 8 * 2**30
     # Allow absolute names of images and maps, and names with "..", in annotation files. Records of

@@ -34,13 +34,19 @@ from hipie.data.dataset_mappers.transforms import LargeScaleJitter, training_siz
 from hipie.data.held_out_classes import held_out_indices, require_held_out
 from hipie.data.io.reading_rules import read_by, rules_of
 from hipie.data.label_values import background_index, ignore_label
+from hipie.data.labelled_fraction import (
+    labelled_indices,
+    other_indices,
+    unlabelled_configuration,
+)
 from hipie.data.record_errors import NamedMapper, record_errors
 from hipie.data.record_list import RecordList, read_records
 from hipie.data.records import complete_record
 from hipie.data.samplers.repeat_factors import record_classes, repeat_factors
-from hipie.data.samplers.training_sampler import BatchSampler, Draw
+from hipie.data.samplers.training_sampler import BatchSampler, BurnInSampler, Draw
 from hipie.data.supervision import (
     MASKS,
+    NONE,
     require_annotations,
     supervision_kinds,
     weak_labels,
@@ -132,6 +138,11 @@ def check_supervision(cfg: CfgNode) -> None:
     for name, kind in supervision_kinds(cfg).items():
         if kind == MASKS:
             continue
+        if kind == NONE and not cfg.SEMI_SUPERVISED.ENABLED:
+            raise InputError(
+                f"DATASETS.SUPERVISION says that {name} has none, from which nothing is learned "
+                "without SEMI_SUPERVISED.ENABLED"
+            )
         architecture = meta_architecture(cfg)
         if not getattr(architecture, "supports_weak_labels", False):
             raise InputError(
@@ -295,7 +306,7 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
         raise InputError("DATASETS.TRAIN names no data set")
     require_held_out(cfg)
     check_supervision(cfg)
-    datasets = [build_mapped_dataset(cfg, name, training=True) for name in names]
+    mapped = [build_mapped_dataset(cfg, name, training=True) for name in names]
     ratios = _per_dataset(cfg.DATALOADER.DATASET_RATIO, names, "DATALOADER.DATASET_RATIO", 1.0)
     sizes = _per_dataset(
         cfg.DATALOADER.DATASET_BATCH_SIZE,
@@ -303,13 +314,22 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
         "DATALOADER.DATASET_BATCH_SIZE",
         cfg.SOLVER.IMS_PER_BATCH,
     )
+    datasets, names, is_unlabelled = _parts(cfg, mapped)
+    ratios = [ratios[cfg.DATASETS.TRAIN.index(name)] for name in names]
+    sizes = [sizes[cfg.DATASETS.TRAIN.index(name)] for name in names]
     is_wide = [_is_wide(dataset.records) for dataset in datasets]
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         is_wide = [[False] * len(wide) for wide in is_wide]
     factors = [_repeat_factors(cfg, *pair) for pair in zip(names, datasets, strict=True)]
-    sampler = BatchSampler(
-        is_wide, ratios, [int(size) for size in sizes], max(cfg.SEED, 0), factors
-    )
+    options = ([int(size) for size in sizes], max(cfg.SEED, 0), factors)
+    sampler = BatchSampler(is_wide, ratios, *options)
+    if any(is_unlabelled):
+        if all(is_unlabelled):
+            raise InputError("no data set in DATASETS.TRAIN has annotations")
+        first = [0.0 if none else r for r, none in zip(ratios, is_unlabelled, strict=True)]
+        sampler = BurnInSampler(
+            BatchSampler(is_wide, first, *options), sampler, cfg.SEMI_SUPERVISED.BURN_IN_ITERS
+        )
     max_broken = cfg.DATALOADER.MAX_BROKEN if cfg.DATALOADER.SKIP_BROKEN else None
     loader: DataLoader[Any] = _Loader(
         MappedDatasets(datasets, max_broken),
@@ -317,6 +337,37 @@ def build_train_loader(cfg: CfgNode, start_iteration: int = 0) -> DataLoader[Any
         **_loader_options(cfg),
     )
     return loader if max_broken is None else CountingLoader(loader, max_broken)
+
+
+def _parts(
+    cfg: CfgNode, mapped: Sequence[MappedDataset]
+) -> tuple[list[MappedDataset], list[str], list[bool]]:
+    """Divide the sets of `DATASETS.TRAIN` by `DATASETS.LABELED_FRACTION`.
+
+    Returns:
+        The parts, those with annotations first, the names of their sets, and which have none.
+    """
+    names, kinds = list(cfg.DATASETS.TRAIN), supervision_kinds(cfg)
+    parts = [(*part, kinds.get(part[1]) == NONE) for part in zip(mapped, names, strict=True)]
+    if cfg.DATASETS.LABELED_FRACTION == 1:
+        return [part[0] for part in parts], names, [part[2] for part in parts]
+    others = []
+    for i, (dataset, name, is_unlabelled) in enumerate(parts):
+        count = len(dataset.records)
+        kept = labelled_indices(cfg, name, count)
+        if is_unlabelled:
+            continue
+        records = [dataset.records[index] for index in kept]
+        parts[i] = (replace(dataset, records=records), name, False)
+        rest = [dataset.records[index] for index in other_indices(kept, count)]
+        is_universal = _mapper_name(cfg, name, training=True) == DEFAULT_TASK
+        if cfg.SEMI_SUPERVISED.ENABLED and rest and is_universal:
+            unlabelled = build_mapped_dataset(
+                unlabelled_configuration(cfg, name), name, training=True
+            )
+            others.append((replace(unlabelled, records=rest), name, True))
+    parts += others
+    return [part[0] for part in parts], [part[1] for part in parts], [part[2] for part in parts]
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any] | CountingLoader:
@@ -483,6 +534,8 @@ def _classes_of_record(record: Record, held_out: Collection[int], **options: Any
 
 def _has_objects(record: Record, no_target: bool, held_out: Collection[int]) -> bool:
     """Whether a record has ground truth; `no_target` counts expressions that describe nothing."""
+    if "tags" in record:
+        return True
     if "expressions" in record:
         return any(no_target or len(entry["targets"]) == 1 for entry in record["expressions"])
     if "part_seg_file_name" in record:

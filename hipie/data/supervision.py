@@ -8,10 +8,19 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from hipie import structures
+from hipie.data.io.partial_annotations import POINT_COORDS
+from hipie.data.io.partial_annotations import SCRIBBLES as SCRIBBLES_FIELD
 from hipie.errors import InputError
+from hipie.structures import BOX, SCRIBBLE
 
-MASKS, BOXES = "masks", "boxes"
-KINDS = (MASKS, BOXES)
+MASKS, BOXES, POINTS, SCRIBBLES, TAGS, NONE = (
+    *("masks", "boxes", "points", "scribbles"),
+    *("tags", "none"),
+)
+KINDS = (MASKS, BOXES, POINTS, SCRIBBLES, TAGS, NONE)
+WEAK_KINDS = {BOX: BOXES, structures.POINTS: POINTS, SCRIBBLE: SCRIBBLES}
+"""Kinds of sets by that of their objects, see `hipie.structures.Supervision`."""
 KEY = "DATASETS.SUPERVISION"
 Record = dict[str, Any]
 
@@ -22,9 +31,20 @@ class WeakLabels:
 
     Attributes:
         kind: one of `KINDS`.
+        num_points: derived points of an object.
+        scribble_points: pixels of a scribble, and pixels beside the object, at most.
+        seed: of what is derived from masks.
     """
 
     kind: str = MASKS
+    num_points: int = 10
+    scribble_points: int = 64
+    seed: int = 0
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether objects are annotated one by one."""
+        return self.kind not in (TAGS, NONE)
 
 
 def supervision_kinds(cfg: CfgNode) -> dict[str, str]:
@@ -58,7 +78,13 @@ def weak_labels(cfg: CfgNode, dataset_name: str) -> WeakLabels | None:
         InputError: see `supervision_kinds`.
     """
     kind = supervision_kinds(cfg).get(dataset_name, MASKS)
-    return None if kind == MASKS else WeakLabels(kind)
+    if kind == MASKS:
+        return None
+    node = cfg.DATASETS.WEAK_LABELS
+    for key in ("POINTS", "SCRIBBLE_PIXELS"):
+        if node[key] < 1:
+            raise InputError(f"DATASETS.WEAK_LABELS.{key} must be at least 1, not {node[key]}")
+    return WeakLabels(kind, node.POINTS, node.SCRIBBLE_PIXELS, node.SEED)
 
 
 def require_annotations(dataset_name: str, kind: str, records: Sequence[Record]) -> None:
@@ -72,10 +98,17 @@ def require_annotations(dataset_name: str, kind: str, records: Sequence[Record])
     Raises:
         InputError: naming the data set and what is missing.
     """
-    if kind != MASKS:
-        return
     objects = [entry for record in records for entry in record.get("annotations") or ()]
-    if objects and not any("segmentation" in entry for entry in objects):
+    given = {POINTS: POINT_COORDS, SCRIBBLES: SCRIBBLES_FIELD}.get(kind)
+    if given is not None:
+        without = [entry for entry in objects if given not in entry and "segmentation" not in entry]
+        if without:
+            raise InputError(
+                f"{KEY} says that {dataset_name} has {kind}, but {len(without)} of its "
+                f'{len(objects)} annotations have neither "{given}" nor a "segmentation" to derive '
+                "them from"
+            )
+    if kind == MASKS and objects and not any("segmentation" in entry for entry in objects):
         raise InputError(
             f"{KEY} says that {dataset_name} has masks, but none of its {len(objects)} annotations "
             'has a "segmentation"; its kind may be boxes'

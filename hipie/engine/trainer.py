@@ -11,7 +11,7 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ from hipie.engine.hooks import (
 from hipie.engine.loss_history import LossHistory
 from hipie.engine.lr_scheduler import build_lr_scheduler
 from hipie.engine.mask_labelling import with_mask_source
+from hipie.engine.mean_teacher import MeanTeacher
 from hipie.engine.optimizer import GradientClipping, build_optimizer, clip_gradients
 from hipie.engine.precision import autocast_dtype, build_grad_scaler
 from hipie.engine.pretrained_encoders import check_pretrained_encoders, load_text_encoder
@@ -104,6 +105,7 @@ class SeededTrainer(SimpleTrainer):
         accumulation_steps: micro-batches into which a batch is split.
 
     Attributes:
+        teacher: annotates batches before they are learned, see `MeanTeacher`; None = no teacher.
         last_step: iteration of the last complete step of this run; None before the first one.
         is_updating: whether weights or optimizer are being changed, so that neither can be saved.
         skipped_steps: steps that were skipped since the start of the training, saved and resumed.
@@ -125,6 +127,7 @@ class SeededTrainer(SimpleTrainer):
         self.seed = seed
         self.dtype = dtype
         self.accumulation_steps = accumulation_steps
+        self.teacher: Callable[[Any], Any] | None = None
         self.last_step: int | None = None
         self.is_updating = False
         self._last_batch: Any = None
@@ -149,6 +152,8 @@ class SeededTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         statistics_before = [values.clone() for values in self._running_statistics]
         taken = False
+        if self.teacher is not None:
+            batch = self.teacher(batch)
         try:
             losses = self._losses_and_gradients(batch)
             taken = self._take_step(losses, data_time, error)
@@ -427,6 +432,8 @@ class Trainer(DefaultTrainer):
         self.ema = ModelEMA(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         if self.ema is not None:
             parts["ema"] = self.ema
+        if cfg.SEMI_SUPERVISED.ENABLED:
+            self._trainer.teacher = MeanTeacher.from_config(cfg, model, self.ema)
         self.checkpointer = self.build_checkpointer(cfg, model, **parts)
         self.checkpointer.exclude = cfg.MODEL.WEIGHTS_EXCLUDE
         self.start_iter = 0

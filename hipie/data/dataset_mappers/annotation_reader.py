@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from hipie.data.dataset_mappers.ignored_pixels import (
 )
 from hipie.data.dataset_mappers.weak_objects import WeakAnnotations
 from hipie.data.image_io import require_map_size
+from hipie.data.io.partial_annotations import SCORE
 from hipie.data.label_values import PART_IGNORE, offset_part_labels
 from hipie.errors import InputError
 
@@ -39,17 +41,30 @@ class ObjectMasks:
         classes: class indices int64 [N].
         ignored: uint8 [h, w], see `hipie.structures.IgnoredPixels`; None = not read.
         weak: what is annotated of the objects, whose masks are filled boxes; None = the masks.
+        annotations: entries of the objects, of records in COCO's format.
     """
 
     masks: NDArray[Any]
     classes: NDArray[Any]
     ignored: NDArray[np.uint8] | None = None
     weak: WeakAnnotations | None = None
+    annotations: tuple[Mapping[str, Any], ...] | None = None
+
+    @property
+    def scores(self) -> NDArray[np.float32] | None:
+        """[N] confidences of the annotations; None = all are certain."""
+        entries = self.annotations or ()
+        if not any(SCORE in entry for entry in entries):
+            return None
+        return np.array([entry.get(SCORE, 1.0) for entry in entries], dtype=np.float32)
 
     def select(self, index: NDArray[Any]) -> ObjectMasks:
         """Some of the objects, by index or by a mask of bool."""
         weak = self.weak and self.weak.select(index)
-        return ObjectMasks(self.masks[index], self.classes[index], self.ignored, weak)
+        entries = self.annotations
+        if entries is not None:
+            entries = tuple(entries[i] for i in np.arange(len(self.classes))[index])
+        return ObjectMasks(self.masks[index], self.classes[index], self.ignored, weak, entries)
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,7 @@ class AnnotationReader:
         """
         size = (record["height"], record["width"])
         ignored: NDArray[np.uint8] | None = None
+        entries: tuple[Mapping[str, Any], ...] | None = None
         if "part_seg_file_name" in record:
             path = record["part_seg_file_name"]
             labels = offset_part_labels(
@@ -110,6 +126,7 @@ class AnnotationReader:
             path = record["file_name"]
             annotations, removed = without_classes(record["annotations"], self.held_out)
             masks, classes = instance_masks(annotations, *size, transform)
+            entries = tuple(entry for entry in annotations if not entry.get("iscrowd", 0))
             if self.ignore_unlabelled:
                 ignored = ignored_annotations(annotations, *size, transform, removed)
         else:
@@ -125,7 +142,7 @@ class AnnotationReader:
                 f"{path}: an object has the class index {wrong}, but the data set has "
                 f"{self.num_classes} classes"
             )
-        return ObjectMasks(masks, classes, ignored)
+        return ObjectMasks(masks, classes, ignored, annotations=entries)
 
     def _without_held_out(
         self, labels: NDArray[Any], ignore_label: int, offset: int = 0
@@ -141,13 +158,15 @@ def objects_to_instances(objects: ObjectMasks) -> Instances:
     """Convert objects to Detectron2's `Instances` for training; those without a pixel are dropped.
 
     Returns:
-        `gt_masks`, `gt_boxes` (absolute xyxy), `gt_classes` and, unless all have masks, the fields
-        of `WeakAnnotations.add_to`.
+        `gt_masks`, `gt_boxes` (absolute xyxy), `gt_classes`; unless all have masks, the fields of
+        `WeakAnnotations.add_to`; and `gt_scores`, where annotations have a confidence.
     """
     objects = objects.select(objects.masks.any(axis=(1, 2)))
     instances = masks_to_instances(objects.masks, objects.classes)
     if objects.weak is not None:
         objects.weak.add_to(instances)
+    if objects.scores is not None:
+        instances.gt_scores = torch.from_numpy(objects.scores)
     return instances
 
 

@@ -97,8 +97,11 @@ def paste_objects(
     ignored = None
     if objects.ignored is not None:
         ignored = np.where(pasted_pixels, np.uint8(0), objects.ignored)
-    visible = all_masks.any(axis=(1, 2))
-    return pasted, ObjectMasks(all_masks[visible], classes[visible], ignored)
+    entries = None
+    if objects.annotations is not None and source.annotations is not None:
+        entries = (*objects.annotations, *source.annotations)
+    joined_objects = ObjectMasks(all_masks, classes, ignored, annotations=entries)
+    return pasted, joined_objects.select(all_masks.any(axis=(1, 2)))
 
 
 def sample_offset(

@@ -25,23 +25,24 @@ from hipie.data.dataset_mappers.copy_paste import (
     sample_offset,
     select_pasted,
 )
+from hipie.data.dataset_mappers.strong_augmentation import strongly_augmented
 from hipie.data.dataset_mappers.transforms import (
     Augmentation,
     LargeScaleJitter,
     resize_transform,
     sample_augmentation,
 )
-from hipie.data.dataset_mappers.weak_objects import boxes_of_masks
+from hipie.data.dataset_mappers.weak_objects import WeakAnnotations, weak_annotations
 from hipie.data.image_io import (
     image_to_tensor,
     read_record_image,
 )
 from hipie.data.negative_sampling import sample_vocabulary, vocabulary_subset
-from hipie.data.supervision import WeakLabels
+from hipie.data.supervision import NONE, TAGS, WeakLabels
 from hipie.vocabularies.vocabulary import Vocabulary
 
 # Streams of the random numbers of an item.
-PASTE, COLOR = 1, 2
+PASTE, COLOR, STRONG = 1, 2, 3
 
 
 class UniversalDatasetMapper:
@@ -146,9 +147,11 @@ class UniversalDatasetMapper:
         Returns:
             `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
             `vocabulary`, and in training `instances` (`gt_masks`, `gt_boxes`, `gt_classes` as
-            positions in `vocabulary`) and, with `ignore_unlabelled`, `ignored` (uint8 [h, w], see
-            `hipie.structures.IgnoredPixels`). `vocabulary` has no background class; at test
-            `background` is true where the data set has one.
+            positions in `vocabulary`, and further fields of `objects_to_instances`). `vocabulary`
+            has no background class; at test `background` is true where the data set has one. In
+            training there may be `ignored` (uint8 [h, w], see `hipie.structures.IgnoredPixels`),
+            of sets without objects `tags` (positions of the image's classes) or `unlabelled` with
+            `teacher_image`, the image before a strong augmentation.
 
         Raises:
             ValueError: naming the file, if the image or its labels cannot be read, or their sizes
@@ -179,12 +182,36 @@ class UniversalDatasetMapper:
         if objects.ignored is not None:
             item["ignored"] = torch.from_numpy(np.ascontiguousarray(objects.ignored))
         instances = objects_to_instances(objects)
+        tags = self._tags(record)
         candidates = self._caption_candidates(record, instances)
         instances = self._sample_objects(rng, instances)
-        item["vocabulary"], item["instances"] = self._sample_caption(
-            rng, instances, candidates, augmentation.flipped
+        present = set(instances.gt_classes.tolist()).union(tags or ())
+        item["vocabulary"], positions = self._sample_caption(
+            rng, present, candidates, augmentation.flipped
         )
+        classes = positions[instances.gt_classes.numpy()]
+        item["instances"] = instances[np.flatnonzero(classes >= 0)]
+        item["instances"].gt_classes = torch.from_numpy(classes[classes >= 0])
+        if tags is not None:
+            places = positions[sorted(tags)] if tags else np.zeros(0, np.int64)
+            item["tags"] = torch.from_numpy(places[places >= 0])
+        if self.weak_labels is not None and self.weak_labels.kind == NONE:
+            item["unlabelled"] = True
+            item["teacher_image"] = item["image"]
+            strong = strongly_augmented(pixels, (*seed, STRONG))
+            item["image"] = image_to_tensor(strong, self.image_format)
         return item
+
+    def _tags(self, record: dict[str, Any]) -> set[int] | None:
+        """Return the classes of an image that is annotated by tags; None for others."""
+        if self.weak_labels is None or self.weak_labels.kind != TAGS:
+            return None
+        if "tags" in record:
+            tags = set(record["tags"])
+        else:
+            objects = self._reader.read(record, T.NoOpTransform())
+            tags = {int(index) for index in objects.classes[objects.masks.any(axis=(1, 2))]}
+        return tags.difference(self._reader.held_out, {self.background})
 
     def _task(self, record: dict[str, Any]) -> str:
         if "part_seg_file_name" in record:
@@ -266,20 +293,30 @@ class UniversalDatasetMapper:
         if self.weak_labels is None:
             objects = self._reader.read(record, transform)
         else:
-            objects = self._weak_objects(record, transform)
+            objects = self._weak_objects(record, transform, self.weak_labels)
         if self.background is None:
             return objects
         return objects.select(objects.classes != self.background)
 
-    def _weak_objects(self, record: dict[str, Any], transform: T.Transform) -> ObjectMasks:
+    def _weak_objects(
+        self, record: dict[str, Any], transform: T.Transform, labels: WeakLabels
+    ) -> ObjectMasks:
         """Read what is annotated of the objects, before the transform."""
+        if not labels.has_objects:
+            size = (record["height"], record["width"])
+            shape = transform.apply_segmentation(np.zeros(size, np.uint8)).shape
+            classes = np.zeros(0, np.int64)
+            nothing = WeakAnnotations(classes, np.zeros((0, 0, 3), np.float32))
+            return ObjectMasks(np.zeros((0, *shape), dtype=bool), classes, None, nothing)
         objects = self._reader.read(record, T.NoOpTransform())
         objects = objects.select(objects.masks.any(axis=(1, 2)))
         ignored = None
         if objects.ignored is not None:
             ignored = self._reader.read(record, transform).ignored
-        masks, weak = boxes_of_masks(objects.masks, transform)
-        return ObjectMasks(masks, objects.classes, ignored, weak)
+        masks, weak = weak_annotations(
+            objects.masks, objects.annotations, transform, labels, record["image_id"]
+        )
+        return ObjectMasks(masks, objects.classes, ignored, weak, objects.annotations)
 
     def read_objects(
         self, record: dict[str, Any], transform: T.Transform
@@ -303,16 +340,12 @@ class UniversalDatasetMapper:
     def _sample_caption(
         self,
         rng: np.random.Generator,
-        instances: Instances,
+        present: set[int],
         candidates: Sequence[int],
         flipped: bool,
-    ) -> tuple[Vocabulary, Instances]:
-        """Sample the caption's classes, and convert the objects' classes to positions in it."""
-        present = set(instances.gt_classes.tolist())
+    ) -> tuple[Vocabulary, NDArray[np.int64]]:
+        """Sample the caption's classes, and return the position in it of every class, or -1."""
         selected = sample_vocabulary(rng, present, candidates, self.token_counts, self.max_tokens)
         positions = np.full(len(self.vocabulary.classes), -1, dtype=np.int64)
         positions[selected] = np.arange(len(selected))
-        classes = positions[instances.gt_classes.numpy()]
-        in_caption = instances[np.flatnonzero(classes >= 0)]
-        in_caption.gt_classes = in_caption.gt_classes.new_tensor(classes[classes >= 0])
-        return vocabulary_subset(self.vocabulary, selected, flipped), in_caption
+        return vocabulary_subset(self.vocabulary, selected, flipped), positions

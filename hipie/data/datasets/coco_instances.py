@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hipie.data.datasets.object_reader import (
@@ -132,9 +132,9 @@ def read_instances(
     records = CheckedRecords()
     for image_id, image in images.items():
         try:
-            federated = federated_categories(
-                f"{json_file}: image {image_id}", image, contiguous_ids
-            )
+            where = f"{json_file}: image {image_id}"
+            federated = federated_categories(where, image, contiguous_ids)
+            tags = image_tags(where, image, content["categories"], contiguous_ids)
         except DatasetError as error:
             faults.add(error)
             continue
@@ -146,6 +146,7 @@ def read_instances(
                 "image_id": image_id,
                 "annotations": annotations[image_id],
                 **federated,
+                **tags,
                 **({"left_out": dict(left_out[image_id])} if image_id in left_out else {}),
             }
         )
@@ -209,6 +210,45 @@ def federated_categories(
                 raise DatasetError(f'{where} has the unknown category {unknown[0]} in "{key}"')
             categories[key] = [contiguous_ids[number] for number in numbers]
     return categories
+
+
+def image_tags(
+    where: str,
+    image: dict[str, Any],
+    categories: Sequence[Any],
+    contiguous_ids: Mapping[int, int],
+) -> dict[str, list[int]]:
+    """Return the classes of an image that its entry names.
+
+    Args:
+        where: the file and the image, for error messages.
+        image: an entry of COCO's `images`; `tags` is a list of names of categories.
+        categories: entries of COCO's `categories`.
+        contiguous_ids: category id -> class index.
+
+    Returns:
+        `tags` as class indices, where the entry has them.
+
+    Raises:
+        DatasetError: if a tag is the name of no category.
+    """
+    if "tags" not in image:
+        return {}
+    tags = image["tags"]
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise DatasetError(f'{where}: "tags" must be a list of names, not {shorten(tags)}')
+    indices = {
+        entry["name"]: contiguous_ids[number]
+        for entry in categories
+        if isinstance(entry, dict)
+        and (number := whole_number(entry.get("id"))) is not None
+        and number in contiguous_ids
+        and isinstance(entry.get("name"), str)
+    }
+    for tag in tags:
+        if tag not in indices:
+            raise DatasetError(f'{where} has the tag "{tag}", which is the name of no category')
+    return {"tags": sorted({indices[tag] for tag in tags})}
 
 
 def _is_root(category: dict[str, Any], others: list[dict[str, Any]]) -> bool:

@@ -15,6 +15,11 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from hipie.data.io.fields import FLAG, finite_number, is_absent, read_optional
+from hipie.data.io.partial_annotations import (
+    SCRIBBLES,
+    read_partial_annotations,
+    scribble_box,
+)
 from hipie.data.io.rle import (
     Segmentation,
     check_segmentation,
@@ -108,19 +113,23 @@ class ObjectReader:
 
         Returns:
             `bbox` (xywh), `bbox_mode`, `iscrowd` (0 or 1), `area` (pixels) and, where there is a
-            mask, `segmentation`; None if the object is left out.
+            mask, `segmentation`, and the fields of `read_partial_annotations`; None if the object
+            is left out.
 
         Raises:
             DatasetError: naming the entry, the field and its value, if a field is wrong.
         """
         crowd = read_optional(where, entry, "iscrowd", FLAG, 0)
         stated = _read_box(where, entry.get("bbox"))
+        partial = read_partial_annotations(where, entry, height, width)
         segmentation = parse_segmentation(where, entry.get("segmentation"), height, width)
         if self.strict:
             if segmentation is None:
                 raise DatasetError(f'{where} has no "segmentation"')
             check_segmentation(where, segmentation, height, width)
         if segmentation is None:
+            if stated is None and SCRIBBLES in partial:
+                stated = scribble_box(partial[SCRIBBLES])
             box = self._box_without_mask(name, stated, height, width)
             area = box[2] * box[3] if box else 0.0
         else:
@@ -139,6 +148,7 @@ class ObjectReader:
             "bbox_mode": BoxMode.XYWH_ABS,
             "area": area,
             **mask,
+            **partial,
         }
 
     def warn(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
@@ -152,6 +152,29 @@ class BatchSampler:
                 drawn = rng.permutation(_systematic_sample(rng, order, factors[order], full))
             batches += np.split(drawn, full // size)
         return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class BurnInSampler(BatchSampler):
+    """Sampler that leaves some data sets out of the first batches.
+
+    Args:
+        first: sampler of the first batches.
+        then: sampler of the batches after them, which starts with its first one.
+        iterations: number of the first batches.
+    """
+
+    def __init__(self, first: BatchSampler, then: BatchSampler, iterations: int) -> None:
+        self.batch_sizes = then.batch_sizes
+        self._first, self._then, self._iterations = first, then, iterations
+
+    def batch(self, iteration: int) -> list[Draw]:
+        """Return the items of the global batch of an iteration (0-based)."""
+        if iteration < self._iterations:
+            return self._first.batch(iteration)
+        return [
+            replace(draw, seed=(*draw.seed[:2], iteration, draw.seed[3]))
+            for draw in self._then.batch(iteration - self._iterations)
+        ]
 
 
 def _by_orientation(is_wide: Sequence[bool]) -> list[NDArray[Any]]:

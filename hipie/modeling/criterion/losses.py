@@ -44,8 +44,8 @@ from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 LOG_EPSILON = 1e-8
-WEAK_TERMS = ("projection_loss", "pairwise_loss", "point_loss")
-"""Terms of objects without masks, in use wherever a batch has any; see `weak_losses.py`."""
+WEAK_TERMS, TAG_TERM = ("projection_loss", "pairwise_loss", "point_loss"), "tag_loss"
+"""Terms of objects without masks and of images without objects, where a batch has any."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ class MatchedLayer:
         supervise_iou: whether the layer has an IoU loss.
         num_points: points a mask.
         weak: constants of the losses of objects without masks.
+        things_only: whether tags of stuff are no positives.
     """
 
     layer: LayerOutput
@@ -216,6 +217,7 @@ class MatchedLayer:
     supervise_iou: bool = False
     num_points: int = 12544
     weak: WeakLossSettings = WEAK_LOSSES
+    things_only: bool = False
 
     @cached_property
     def scores(self) -> Tensor | None:
@@ -259,6 +261,16 @@ class MatchedLayer:
         if sampled is None or ignored is None:
             return None
         return labelled_points(ignored, self.matching.image_index, sampled[2])
+
+    @property
+    def annotated_tokens(self) -> Tensor | None:
+        """[B, T] bool, real tokens of images whose objects are annotated; None = all are."""
+        if not self.targets.has_tags:
+            return self.text_mask
+        logits = self.layer.require_logits()
+        annotated = torch.tensor([tags is None for tags in self.targets.tags], device=logits.device)
+        annotated = annotated[:, None].expand(-1, logits.shape[2])
+        return annotated if self.text_mask is None else annotated & self.text_mask.bool()
 
     @cached_property
     def query_weights(self) -> Tensor | None:
@@ -321,8 +333,9 @@ class LossTerm:
         weight_key: leaf of `MODEL.HIPIE.LOSS.THING_WEIGHTS` and `STUFF_WEIGHTS` with its weight;
             1 where the configuration has no such key.
         group: "ce", "box", "mask" or another: the group under which the progress line sums it.
-            Terms of the thing criterion in the group "box" are divided by the number of pairs that
-            are things, all others by the number of pairs.
+            Terms of the group "tag" are divided by the number of images. Terms of the thing
+            criterion in the group "box" are divided by the number of pairs that are things, all
+            others by the number of pairs.
         function: sum of the loss over the pairs of a layer, or None if the layer does not have it.
     """
 
@@ -368,11 +381,12 @@ LOSS_REGISTRY = LossRegistry("LOSS")
 def class_loss(matched: MatchedLayer) -> Tensor:
     """Token focal loss of all queries; the positives of a matched query are its object's tokens."""
     logits, matching = matched.layer.require_logits(), matched.matching
+    text_mask = matched.annotated_tokens
     positive = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     positive[matching.image_index, matching.query_index] = matched.positive_map[
         matching.target_index
     ]
-    return token_focal(logits, positive, matched.text_mask, matched.query_weights)
+    return token_focal(logits, positive, text_mask, matched.query_weights)
 
 
 @LOSS_REGISTRY.register_term("token", weight_key="TOKEN", group="ce")
@@ -492,6 +506,7 @@ class LossConfig:
         """Weighted sums over the pairs of a layer, of all terms that it has."""
         losses = {}
         weak = () if matched.targets.supervision is None else WEAK_TERMS
+        weak = (*weak, TAG_TERM) if matched.targets.has_tags else weak
         for key in (*self.terms, *weak):
             term: LossTerm = LOSS_REGISTRY.get(key)
             value = term(matched)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hipie.structures import Targets
+from hipie.structures import Supervision, Targets
 
 IGNORED = -100
 """Target of pixels without loss."""
@@ -18,7 +18,8 @@ def pixel_class_targets(target: Targets, num_classes: int, size: tuple[int, int]
     """Class of every pixel of an image.
 
     Where objects overlap, the smaller one counts. Pixels of no object have the class `num_classes`,
-    "no class"; padding, unlabelled pixels and crowds are ignored.
+    "no class"; padding, unlabelled pixels and crowds are ignored. Where objects have no masks, only
+    labelled points on them count; of images without annotated objects nothing does.
 
     Args:
         target: of the image, on the padded canvas.
@@ -34,12 +35,28 @@ def pixel_class_targets(target: Targets, num_classes: int, size: tuple[int, int]
     columns = ((torch.arange(size[1], device=device) + 0.5) * width / size[1]).long()
     masks = target.masks[:, rows][:, :, columns]
     classes = torch.full(size, num_classes, dtype=torch.long, device=device)
+    supervision = target.supervision
+    partial = supervision is not None and not bool(supervision.has_mask.all())
+    if partial or target.tags is not None:
+        classes.fill_(IGNORED)
+    if partial and supervision is not None:
+        _add_points(classes, target.labels, supervision)
+        masks = masks & supervision.has_mask[:, None, None]
     for index in target.masks.flatten(1).sum(1).argsort(descending=True):
         classes = torch.where(masks[index], target.labels[index], classes)
     no_loss = (rows >= target.image_size[0])[:, None] | (columns >= target.image_size[1])[None]
     if target.ignored is not None:
         no_loss = no_loss | (target.ignored[rows][:, columns] > 0) & (classes == num_classes)
     return classes.masked_fill(no_loss, IGNORED)
+
+
+def _add_points(classes: Tensor, labels: Tensor, supervision: Supervision) -> None:
+    """Give the pixels [h, w] of labelled points their objects' classes, in place."""
+    on = supervision.point_labels == 1
+    size = supervision.points.new_tensor([classes.shape[1], classes.shape[0]])
+    x, y = (supervision.points[on] * size).long().unbind(1)
+    owners = labels[:, None].expand_as(on)[on]
+    classes[y.clamp(0, classes.shape[0] - 1), x.clamp(0, classes.shape[1] - 1)] = owners
 
 
 def pixel_class_loss(logits: Sequence[Tensor], targets: Sequence[Targets]) -> Tensor:

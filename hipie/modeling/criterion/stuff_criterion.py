@@ -180,8 +180,11 @@ class StuffCriterion(Criterion):
         )
 
     def _compute(self, matched: MatchedLayer, suffix: str, normalizer: Tensor) -> dict[str, Tensor]:
+        per_image = 1 / matched.targets.num_images
         return {
-            f"loss_{term.name}{suffix}_maskdino": value * normalizer
+            f"loss_{term.name}{suffix}_maskdino": (
+                value * (per_image if term.group == "tag" else normalizer)
+            )
             for term, value in self.losses.compute(matched).items()
         }
 

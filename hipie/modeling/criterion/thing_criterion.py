@@ -153,7 +153,10 @@ class ThingCriterion(Criterion):
             for term, value in terms.items():
                 normalizer = per_thing[i] if term.group == "box" else per_pair[i]
                 name = f"loss_{term.name}{suffix}"
-                value = value * normalizer * any_thing
+                if term.group == "tag":
+                    value = value / len(targets)
+                else:
+                    value = value * normalizer * any_thing
                 losses[name] = losses[name] + value if name in losses else value
         return losses if finite else invalidate(losses)
 
@@ -216,6 +219,7 @@ class ThingCriterion(Criterion):
                 has_box=objects.is_thing[matching.target_index],
                 num_points=self.losses.num_points,
                 weak=self.losses.weak,
+                things_only=True,
                 **options,
             )
 

@@ -13,7 +13,12 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
 from hipie.modeling.criterion.color_affinity import neighbours
-from hipie.modeling.criterion.losses import LOSS_REGISTRY, MatchedLayer, WeakLossSettings
+from hipie.modeling.criterion.losses import (
+    LOSS_REGISTRY,
+    MatchedLayer,
+    WeakLossSettings,
+    focal,
+)
 from hipie.modeling.criterion.point_sampling import point_sample
 from hipie.structures import BOX, POINTS, Supervision
 
@@ -125,6 +130,47 @@ def point_loss(matched: MatchedLayer) -> Tensor | None:
     logits = point_sample(_mask_logits(pairs), supervision.points[index])
     losses = point_cross_entropy(logits, supervision.point_labels[index])
     return (losses * supervision.scores[index]).sum()
+
+
+@LOSS_REGISTRY.register_term("tag", weight_key="CLASS", group="tag")
+def tag_loss(matched: MatchedLayer) -> Tensor | None:
+    """Multiple-instance loss of images whose classes are known, and not their objects.
+
+    The best query of each class that an image shows is its positive (Oquab et al., "Is object
+    localization for free?", CVPR 2015, with queries as places), and all queries are negatives of
+    the tokens of all other classes, by the focal loss; other queries give no loss for the classes
+    that are shown. Sums are divided by the number of tags of the image. There is no such loss of
+    class-agnostic proposals.
+    """
+    logits = matched.layer.require_logits().float()
+    total = logits.sum() * 0
+    for image, tags in enumerate(matched.targets.tags):
+        if tags is None or 0 in logits.shape or logits.shape[2] != len(tags.absent_tokens):
+            continue
+        present = tags.positive_map[tags.is_thing] if matched.things_only else tags.positive_map
+        absent = tags.absent_tokens
+        if matched.things_only:
+            absent = absent | tags.positive_map[~tags.is_thing].any(dim=0)
+        total = total + focal(logits[image], torch.zeros_like(logits[image]))[:, absent].sum() / (
+            max(len(present), 1)
+        )
+        if len(present):
+            total = total + tag_cross_entropy(logits[image], present).mean()
+    return total
+
+
+def tag_cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
+    """Negative log probability of the best query of every class.
+
+    Args:
+        logits: [Q, T].
+        present: [C, T] bool, the tokens of each class.
+
+    Returns:
+        [C]; a query's logit of a class is the mean of those of its tokens.
+    """
+    share = present.float() / present.sum(dim=1, keepdim=True).clamp(min=1)
+    return -F.logsigmoid((logits @ share.T).amax(dim=0))
 
 
 def _box_pairs(matched: MatchedLayer) -> tuple[MatchedLayer, Tensor, Tensor] | None:

@@ -24,6 +24,7 @@ from hipie.structures import (
     InferenceSize,
     Size,
     Supervision,
+    Tags,
     Targets,
     TextFeatures,
 )
@@ -158,7 +159,7 @@ def vocabulary_targets(
 
     Args:
         item: with `instances`, and where pixels give no loss `ignored` (uint8 [h, w], see
-            `IgnoredPixels`).
+            `IgnoredPixels`); see also `build_supervision` and `image_tags`.
         vocabulary: its classes.
         text: features of the batch's captions.
         image: index of the image in the batch.
@@ -185,7 +186,31 @@ def vocabulary_targets(
         supervision=build_supervision(
             instances, canvas, item["image"], device=device, image_format=image_format
         ),
+        tags=image_tags(item, text, image, is_thing),
     )
+
+
+def image_tags(
+    item: dict[str, Any], text: TextFeatures, image: int, is_thing: Sequence[bool]
+) -> Tags | None:
+    """Ground truth of an image whose objects are not annotated; None for others.
+
+    Args:
+        item: with `tags` [C], indices of classes, or `unlabelled`, if nothing is known.
+        text: features of the batch's captions.
+        image: index of the image in the batch.
+        is_thing: whether each class of the vocabulary is a thing.
+    """
+    if "tags" not in item and not item.get("unlabelled"):
+        return None
+    device, length = text.hidden.device, text.hidden.shape[1]
+    classes = item.get("tags", torch.zeros(0, dtype=torch.long))
+    present = to_device(positive_map(text.token_spans[image], classes, length), device)
+    things = torch.tensor(list(is_thing), dtype=torch.bool)[classes]
+    absent = text.mask[image].bool() & ~present.any(dim=0)
+    if item.get("unlabelled"):
+        absent = torch.zeros_like(absent)
+    return Tags(present, to_device(things, device), absent)
 
 
 def expression_targets(item: dict[str, Any], canvas: Size, device: torch.device) -> list[Targets]:
@@ -218,6 +243,7 @@ def build_targets(
     device: torch.device,
     ignored: Tensor | None = None,
     supervision: Supervision | None = None,
+    tags: Tags | None = None,
 ) -> Targets:
     """Convert Detectron2's ground-truth instances of one image.
 
@@ -230,6 +256,7 @@ def build_targets(
         device: of the result.
         ignored: uint8 [h, w] of the unpadded image, see `IgnoredPixels`.
         supervision: of `build_supervision`.
+        tags: of `image_tags`.
     """
     height, width = instances.image_size
     labels = instances.gt_classes
@@ -249,6 +276,7 @@ def build_targets(
         image_size=(height, width),
         ignored=None if ignored is None else F.pad(to_device(ignored, device), padding),
         supervision=supervision,
+        tags=tags,
     )
 
 

@@ -18,9 +18,22 @@ from hipie.modeling.criterion.color_affinity import (
 from hipie.modeling.criterion.losses import WeakLossSettings
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
-from hipie.modeling.criterion.weak_losses import different_labels, mask_projection
-from hipie.structures import BOX, Supervision
-from tests.decoder_outputs import MASK_SIZE
+from hipie.modeling.criterion.weak_losses import (
+    different_labels,
+    mask_projection,
+    point_cross_entropy,
+)
+from hipie.modeling.matcher.hungarian import CostWeights, HungarianMatcher
+from hipie.structures import (
+    BOX,
+    POINTS,
+    SCRIBBLE,
+    BatchedTargets,
+    MaskContext,
+    Supervision,
+    Tags,
+)
+from tests.decoder_outputs import MASK_SIZE, TOKENS
 
 CRITERIA = {"thing": ThingCriterion, "stuff": StuffCriterion}
 KINDS = [[True, False, True], [True, True]]
@@ -163,3 +176,94 @@ def test_confidence_weighs_the_losses_of_an_object(batch, losses):
     for name in ("bbox", "giou", "mask", "dice"):
         assert of(half, name).item() == pytest.approx(of(whole, name).item() / 2, rel=1e-4)
     assert of(half, "ce").item() < of(whole, "ce").item()
+
+
+def random_points(target) -> dict:
+    generator = torch.Generator().manual_seed(len(target))
+    points = torch.rand(len(target), 7, 2, generator=generator)
+    labels = torch.randint(-1, 2, (len(target), 7), generator=generator)
+    return {"points": points, "point_labels": labels}
+
+
+@pytest.mark.parametrize("kind", [POINTS, SCRIBBLE])
+def test_unlabelled_pixels_have_no_gradient(batch, losses, kind):
+    """A point reads the four pixels of the prediction around it, and no others."""
+    supervise(
+        batch,
+        kind,
+        points=lambda target: random_points(target)["points"],
+        point_labels=lambda target: random_points(target)["point_labels"],
+    )
+    found = losses()
+    assert (of(found, "bbox").item() > 0) == (kind == POINTS)
+    masks = [leaf for leaf in batch.leaves if leaf.ndim == 4]
+    total = sum(v for k, v in found.items() if "mask_" in k or "dice" in k or "point" in k)
+    gradients = torch.autograd.grad(total, masks, allow_unused=True)
+    height, width = MASK_SIZE
+    allowed = torch.zeros(len(batch.targets), height, width, dtype=torch.bool)
+    for image, target in enumerate(batch.targets):
+        supervision = target.supervision
+        for x, y in supervision.points[supervision.point_labels >= 0].tolist():
+            column, row = x * width - 0.5, y * height - 0.5
+            rows = [r for r in (math.floor(row), math.floor(row) + 1) if 0 <= r < height]
+            columns = [c for c in (math.floor(column), math.floor(column) + 1) if 0 <= c < width]
+            for r in rows:
+                allowed[image, r, columns] = True
+    touched = torch.zeros_like(allowed)
+    for gradient in gradients:
+        if gradient is not None:
+            touched |= (gradient != 0).any(dim=1)
+    assert touched.any() and not (touched & ~allowed).any()
+
+
+def test_partial_cross_entropy_is_the_mean_of_the_labelled_points():
+    logits = torch.tensor([[2.0, -1.0, 5.0], [0.5, 0.5, 0.5]])
+    labels = torch.tensor([[1, 0, -1], [-1, -1, -1]])
+    p = logits.sigmoid()
+    expected = -(p[0, 0].log() + (1 - p[0, 1]).log()) / 2
+    assert point_cross_entropy(logits, labels).tolist() == pytest.approx([expected.item(), 0.0])
+
+
+def test_matching_by_points_alone(make_stuff_batch):
+    """Without boxes and classes as costs an object takes the query whose mask has its points."""
+    batch = make_stuff_batch([[True, True]], layers=1, groups=0)
+    supervise(
+        batch,
+        SCRIBBLE,
+        points=lambda target: torch.tensor([[[0.2, 0.2], [0.8, 0.8]]] * 2),
+        point_labels=lambda target: torch.tensor([[1, 0], [0, 1]]),
+    )
+    masks = torch.zeros(1, 14, *MASK_SIZE)
+    masks[0, 9, :8, :12], masks[0, 9, 8:] = 9.0, -9.0
+    masks[0, 4] = -masks[0, 9]
+    layer = replace(batch.output.layers[0], mask_embeddings=masks.flatten(2))
+    matcher = HungarianMatcher(CostWeights(0.0, 0.0, 0.0, 1.0, 1.0), num_points=16)
+    context = MaskContext(batch.mask_head, batch.output.mask_features)
+    matching = matcher(layer, BatchedTargets.concatenate(batch.targets), context)
+    pairs = dict(zip(matching.target_index.tolist(), matching.query_index.tolist(), strict=True))
+    assert pairs == {0: 9, 1: 4}
+
+
+def test_tags_raise_the_best_query_and_lower_absent_classes(batch, losses):
+    """Class 0 has the tokens 0 and 1; in images of tags the other queries do not learn it."""
+    for image, target in enumerate(batch.targets):
+        present = torch.zeros(1, TOKENS, dtype=torch.bool)
+        present[0, :2] = True
+        absent = batch.text_mask[image] & ~present[0]
+        none = target.is_thing & False
+        empty = {
+            "labels": target.labels[none],
+            "boxes": target.boxes[none],
+            "masks": target.masks[none],
+            "is_thing": target.is_thing[none],
+            "positive_map": target.positive_map[none],
+        }
+        batch.replace_target(image, tags=Tags(present, torch.tensor([True]), absent), **empty)
+    batch.output = replace(batch.output, denoising=(), denoising_layout=None)
+    found = losses()
+    assert {k.split("_")[1] for k, v in found.items() if v.item() > 0} == {"tag"}
+    logits = batch.output.layers[-1].logits
+    (gradient,) = torch.autograd.grad(sum(found.values()), logits)
+    assert ((gradient[0, :, :2] < 0).any(dim=1)).sum() == 1
+    assert int(gradient[0, :, :2].sum(1).argmin()) == int(logits[0, :, :2].sum(1).argmax())
+    assert (gradient[0, :, 2:7] > 0).all() and (gradient[0, :, 7:] == 0).all()
