@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     things, stuff = parse_names(args.things), parse_names(args.stuff)
     parts = parse_parts(args.parts)
-    if args.everything and not args.sam:
+    if args.everything and not (args.sam or args.sam_weights):
         raise UsageError("--everything needs --sam")
     if not (things or stuff or parts or args.model or names_training(args)):
         raise UsageError("name at least one class with --things, --stuff or --parts")
@@ -211,13 +211,13 @@ def _parser() -> argparse.ArgumentParser:
         "--sam",
         default="",
         metavar="TYPE",
-        help="refine masks by SAM: sam-vit-b, sam-vit-l or sam-vit-h",
+        help="refine masks by SAM: sam-vit-b, mobile-sam, ... of hipie models list",
     )
     parser.add_argument(
         "--sam-weights",
         default="",
         metavar="FILE",
-        help="own file of weights; --sam is vit_b, ... then",
+        help="own file of weights of any of them; --sam may be its type, such as vit_b",
     )
     parser.add_argument(
         "--everything", action="store_true", help="give class names to SAM's automatic masks"
@@ -241,14 +241,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build_sam(model: str, weights: str) -> Sam | None:
-    """Build the SAM that refines masks, if a type is given.
+    """Build the SAM that refines masks, if a type or a file is given.
 
     Raises:
         ValueError: for an unknown type, or weights that are missing or another model's.
     """
-    if not model:
-        if weights:
-            raise UsageError("--sam-weights needs --sam, the type of the SAM in that file")
+    if not model and not weights:
         return None
     from hipie.modeling.open_vocabulary.error import OpenVocabularyError, missing_package
 

@@ -67,7 +67,6 @@ __all__ = [
 ]
 
 # Names of Segment Anything models; the rest is the type, "vit-b".
-SAM_PREFIX = "sam-"
 # Similar names in a message.
 MAX_SUGGESTIONS = 5
 FOLDER = Path(__file__).parent
@@ -246,8 +245,8 @@ def sam_source(model: str, weights: str = "") -> tuple[str, str]:
     Raises:
         ModelError: see `model_weights`.
     """
-    if not weights and model in MODELS and model.startswith(SAM_PREFIX):
-        return model.removeprefix(SAM_PREFIX).replace("-", "_"), str(model_weights(model))
+    if not weights and model in MODELS and MODELS[model].sam_type:
+        return MODELS[model].sam_type, str(model_weights(model))
     return model, weights_address(weights) if weights else ""
 
 
@@ -367,7 +366,7 @@ class Pretrained:
 
     Attributes:
         config: name or file of the configuration.
-        weights: file.
+        weights: file; "" for an architecture that loads what `options` name.
         options: KEY VALUE KEY VALUE ..., which belong to it.
         folder: of `save_model`; None for a model of the table.
     """
@@ -406,7 +405,11 @@ def pretrained(name: str | Path, revision: str = "") -> Pretrained:
     text = str(name)
     repository, _, named_revision = text.partition("@")
     if text in MODELS and not revision:
-        return Pretrained(find_model(text).require_config(), str(model_weights(text)))
+        model = find_model(text)
+        config, weights = model.require_config(), str(model_weights(text))
+        if model.source_key:
+            return Pretrained(config, "", (model.source_key, text))
+        return Pretrained(config, weights)
     if os.path.isdir(os.path.expanduser(text)) and text:
         folder = Path(text).expanduser()
     elif is_repository_name(repository) and not text.endswith((".yaml", ".pth")):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from urllib.request import getproxies
 
 from hipie.downloads import DownloadError, download
@@ -175,12 +176,25 @@ def _download_from_hub(model: Model, source: HubFile) -> Path:
         else:
             hub.check_reachable(source.repository, entry)
         file = hub.download_file(source.repository, entry)
-        for companion in source.companions:
-            beside = FileRecord(companion, entry.revision, "", 0)
-            hub.download_file(source.repository, beside)
+        for beside in _companions(source, entry):
+            path = hub.download_file(source.repository, beside)
+            hub.require_sha256(path, beside.sha256)
     except hub.HubRequestError as error:
         raise _unavailable(model, str(error)) from error
     return file
+
+
+def _companions(source: HubFile, entry: FileRecord) -> list[FileRecord]:
+    """Return the files that a loader reads beside a file, by the repository's list if necessary."""
+    if not any("*" in companion for companion in source.companions):
+        return [FileRecord(companion, entry.revision, "", 0) for companion in source.companions]
+    folder = PurePosixPath(entry.file).parent
+    return [
+        listed
+        for listed in hub.list_files(source.repository, entry.revision)
+        if PurePosixPath(listed.file).parent == folder
+        and any(fnmatchcase(PurePosixPath(listed.file).name, c) for c in source.companions)
+    ]
 
 
 def _first_use(model: Model, source: HubFile) -> FileRecord:

@@ -16,6 +16,7 @@ META_FOLDER = "https://dl.fbaipublicfiles.com/"
 SAM_FOLDER = f"{META_FOLDER}segment_anything/"
 OFFICIAL_REPOSITORY = "KonstantinosKK/HIPIE"
 SWIN_FOLDER = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+_GITHUB = "https://github.com/"
 _R50 = "r50|resnet_?-?50"
 _BACKBONE = "a backbone, as start of a training"
 
@@ -47,7 +48,8 @@ class HubFile:
         revision: commit; "" for the one that is the newest at the first use, which is recorded.
         sha256: of the file; "" for that of the hub's metadata, which is recorded.
         size: in bytes; 0 if unknown.
-        companions: further files that a loader reads beside it.
+        companions: further files that a loader reads beside it, as names or as patterns
+            (`fnmatch`) of names in the folder of `file`.
     """
 
     repository: str
@@ -96,6 +98,10 @@ class Model:
             `hipie.checkpoint.load.BACKBONES`; "" = not checked.
         layout: with `config`, name of the layout of the file, as converters name it.
         requires: module that its use needs, and the optional dependency group that installs it.
+        source_key: with `config`, key of the configuration that gets the model's name, of
+            architectures that load the folder of the weights themselves; "" = the weights are
+            loaded as a checkpoint.
+        sam_type: of Segment Anything models, their type for `load_sam`.
     """
 
     name: str
@@ -106,6 +112,8 @@ class Model:
     backbone: str = ""
     layout: str = ""
     requires: tuple[str, str] = ("", "")
+    source_key: str = ""
+    sam_type: str = ""
 
     @property
     def is_packaged(self) -> bool:
@@ -202,10 +210,25 @@ def _official(name: str, config: str, source: HubFile, backbone: str) -> Model:
 
 
 def _sam(name: str, file: str, size: int, sha256: str) -> Model:
-    """Row of a Segment Anything model."""
+    """Row of a model of Segment Anything's authors."""
     source = UrlFile(f"{SAM_FOLDER}{file}", sha256, size)
-    task = "clicks, boxes and refinement of masks (SAM)"
-    return Model(name, task, source, "Apache-2.0", requires=("segment_anything", "sam"))
+    kind = name.removeprefix("sam-").replace("-", "_")
+    return _any_sam(name, kind, source, "SAM", "Apache-2.0")
+
+
+def _any_sam(name: str, kind: str, source: UrlFile, family: str, licence: str) -> Model:
+    """Row of a model with prompts.
+
+    Args:
+        name: of the row.
+        kind: type for `load_sam`.
+        source: of the weights.
+        family: name of the method.
+        licence: of the weights.
+    """
+    task = f"clicks, boxes and refinement of masks ({family})"
+    requires = ("segment_anything", "sam")
+    return Model(name, task, source, licence, requires=requires, sam_type=kind)
 
 
 def _clip(name: str, repository: str) -> Model:
@@ -282,6 +305,39 @@ for _model in (
         "sam_vit_h_4b8939.pth",
         2_564_550_879,
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    *(
+        _any_sam(
+            f"sam2-hiera-{size.replace('_', '-')}",
+            f"sam2_hiera_{size}",
+            UrlFile(f"{META_FOLDER}segment_anything_2/092824/sam2.1_hiera_{size}.pt"),
+            "SAM 2.1",
+            "Apache-2.0",
+        )
+        for size in ("tiny", "small", "base_plus", "large")
+    ),
+    _any_sam(
+        "mobile-sam",
+        "mobile_sam",
+        UrlFile(f"{_GITHUB}ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt"),
+        "MobileSAM",
+        "Apache-2.0",
+    ),
+    _any_sam(
+        "edge-sam-3x",
+        "edge_sam",
+        UrlFile(
+            "https://huggingface.co/spaces/chongzhou/EdgeSAM/resolve/main/weights/edge_sam_3x.pth"
+        ),
+        "EdgeSAM",
+        "S-Lab License 1.0, non-commercial",
+    ),
+    _any_sam(
+        "efficient-sam-ti",
+        "efficient_sam_ti",
+        UrlFile(f"{_GITHUB}yformer/EfficientSAM/raw/main/weights/efficient_sam_vitt.pt"),
+        "EfficientSAM",
+        "Apache-2.0",
     ),
     _clip("clip-vit-b-16", "timm/vit_base_patch16_clip_224.openai"),
     _clip("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai"),

@@ -286,7 +286,7 @@ def test_group_command_builds_a_model_for_groups_by_default(image, monkeypatch, 
         (["--sam", "vit_bb"], 'no SAM model "vit_bb"; similar names are vit_b'),
         (["--sam", "vit_b"], "SAM vit_b needs the file of weights"),
         (["--sam", "vit_b", "--sam-weights", "nowhere.pth"], "nowhere.pth"),
-        (["--sam-weights", "sam.pth"], "--sam-weights needs --sam"),
+        (["--sam-weights", "nowhere.pth"], "nowhere.pth"),
         (["--everything"], "--everything needs --sam"),
     ],
 )

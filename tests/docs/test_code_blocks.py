@@ -187,6 +187,12 @@ SETTINGS = {
         files=("1.jpg", "2.jpg", "3.jpg"), names=group_features, replaced={".show()": ""}
     ),
     "projects/Interactive/README.md": Setting(files=("photo.jpg",), replaced=SAM),
+    "projects/Peers/README.md": Setting(
+        files=("street.jpg",),
+        replaced={
+            'from_pretrained("clipseg-rd64")': 'from_config("hipie_peers/clipseg_random.yaml")'
+        },
+    ),
     "projects/ProposalCLIP/README.md": Setting(
         files=("street.jpg",),
         replaced={

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 
 from hipie.modeling.sam.predictor import Sam, SamImage
@@ -29,9 +30,9 @@ def automatic_masks(
         Masks [N, H, W] bool and their predicted IoU [N], in decreasing order.
     """
     encoded = encoded or sam.encode(image)
-    generator = SamAutomaticMaskGenerator(sam.model, **options)
+    generator = mask_generator(sam, **options)
     if generator.crop_n_layers == 0:
-        generator.predictor = _EncodedPredictor(sam.model, encoded)
+        generator.predictor = _EncodedPredictor(encoded)
     records = generator.generate(np.ascontiguousarray(image))
     records.sort(key=lambda record: -record["predicted_iou"])
     if not records:
@@ -40,14 +41,30 @@ def automatic_masks(
     return masks, torch.tensor([record["predicted_iou"] for record in records])
 
 
-class _EncodedPredictor(SamPredictor):
-    """A `SamPredictor` that uses an encoded image where the generator sets the image."""
+def mask_generator(sam: Sam, **options: Any) -> SamAutomaticMaskGenerator:
+    """Build a generator of automatic masks, which predicts by any SAM.
 
-    def __init__(self, model: torch.nn.Module, encoded: SamImage) -> None:
-        self._encoded = encoded
-        super().__init__(model)
+    Args:
+        sam: the model.
+        options: see `automatic_masks`.
+    """
+    model = SimpleNamespace(image_encoder=SimpleNamespace(img_size=sam.image_size))
+    generator = SamAutomaticMaskGenerator(model, **options)
+    generator.predictor = sam.predictor()
+    return generator
+
+
+class _EncodedPredictor:
+    """A predictor that uses an encoded image where the generator sets the image."""
+
+    def __init__(self, encoded: SamImage) -> None:
+        self._predictor = encoded.predictor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._predictor, name)
 
     def set_image(self, image: npt.NDArray[np.uint8], image_format: str = "RGB") -> None:
-        self.features = self._encoded.features
-        self.original_size, self.input_size = self._encoded.size, self._encoded.input_size
-        self.is_image_set = True
+        """Keep the encoded image."""
+
+    def reset_image(self) -> None:
+        """Keep the encoded image."""

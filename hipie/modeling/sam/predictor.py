@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.sam.loading import load_sam
+from hipie.modeling.sam.stretched import StretchedPredictor, StretchedSam
 
 # SAM's decoder copies the image features for every prompt, so on a CPU small batches are faster.
 PROMPT_BATCH_SIZE, PROMPT_BATCH_SIZE_ON_CPU = 64, 4
@@ -54,10 +55,10 @@ class SamMasks:
 
 
 class Sam:
-    """A frozen model of `segment_anything`; not an `nn.Module`, so checkpoints do not include it.
+    """A frozen Segment Anything model; not an `nn.Module`, so checkpoints do not include it.
 
     Args:
-        model: `segment_anything.modeling.Sam`.
+        model: `segment_anything.modeling.Sam`, or a `StretchedSam`: SAM 2 or EfficientSAM.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -79,9 +80,34 @@ class Sam:
         return self.model.device
 
     @property
+    def is_stretched(self) -> bool:
+        """Whether images are stretched to the square, and not padded."""
+        return isinstance(self.model, StretchedSam)
+
+    @property
     def image_size(self) -> int:
-        """Side of the square that images are padded to."""
-        return self.model.image_encoder.img_size
+        """Side of the square that images are padded or stretched to."""
+        side: int = self.model.side if self.is_stretched else self.model.image_encoder.img_size
+        return side
+
+    def predictor(self) -> SamPredictor | StretchedPredictor:
+        """Return a new predictor for one image."""
+        return StretchedPredictor(self.model) if self.is_stretched else SamPredictor(self.model)
+
+    def require_padded(self, what: str) -> None:
+        """Check that the model has SAM's own decoder, whose parts a method uses.
+
+        Args:
+            what: the method, for the message.
+
+        Raises:
+            OpenVocabularyError: for SAM 2 and EfficientSAM.
+        """
+        if self.is_stretched:
+            raise OpenVocabularyError(
+                f"{what} needs the mask decoder of SAM, MobileSAM or EdgeSAM, and this is "
+                f"{type(self.model).__name__}"
+            )
 
     def encode(self, image: npt.NDArray[np.uint8]) -> SamImage:
         """Encode an image for any number of prompts.
@@ -97,12 +123,12 @@ class Sam:
                 f"SAM takes an RGB image [H, W, 3] of bytes, and this is "
                 f"{list(image.shape)} of {image.dtype}"
             )
-        predictor = SamPredictor(self.model)
+        predictor = self.predictor()
         predictor.set_image(np.ascontiguousarray(image))
         return SamImage(self, predictor)
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[SamImage]:
-        """Encode images of equal sizes in one pass through the image encoder.
+        """Encode images of equal sizes, of SAM in one pass through the image encoder.
 
         Args:
             images: each [H, W, 3] uint8 RGB.
@@ -115,6 +141,8 @@ class Sam:
             raise OpenVocabularyError(
                 f"images of a batch need one size, and these have {len(sizes)} sizes"
             )
+        if self.is_stretched:
+            return [self.encode(image) for image in images]
         first = SamPredictor(self.model)
         resized = np.stack([first.transform.apply_image(image) for image in images])
         pixels = torch.as_tensor(resized, device=self.device).permute(0, 3, 1, 2).contiguous()
@@ -171,9 +199,14 @@ class SamImage:
         predictor: contains the encoded image.
     """
 
-    def __init__(self, sam: Sam, predictor: SamPredictor) -> None:
+    def __init__(self, sam: Sam, predictor: SamPredictor | StretchedPredictor) -> None:
         self.sam = sam
-        self._predictor = predictor
+        self._predictor: Any = predictor
+
+    @property
+    def predictor(self) -> Any:
+        """Predictor that contains the encoded image."""
+        return self._predictor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -183,12 +216,13 @@ class SamImage:
 
     @property
     def features(self) -> Tensor:
-        """[1, C, g, g] output of the image encoder for the padded square."""
-        return self._predictor.features
+        """[1, C, g, g] output of the image encoder for the square."""
+        features: Tensor = self._predictor.features
+        return features
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of the image inside the square."""
+        """(height, width) of the image inside the square; of a stretched one the square's."""
         height, width = self._predictor.input_size
         return height, width
 
@@ -260,9 +294,10 @@ class SamImage:
             points = transform.apply_coords_torch(points, self.size)
         if boxes is not None:
             boxes = transform.apply_boxes_torch(boxes, self.size)
-        return self._predictor.predict_torch(
+        masks, scores, low = self._predictor.predict_torch(
             points, prompts.labels, boxes, prompts.masks, multimask
         )
+        return masks, scores, low
 
     def _validate(
         self,

@@ -10,6 +10,7 @@ from segment_anything import SamPredictor
 from hipie.modeling.open_vocabulary.error import OpenVocabularyError
 from hipie.modeling.sam.loading import load_sam
 from hipie.modeling.sam.predictor import Sam
+from hipie.modeling.sam.types import SAM_TYPES, SamType
 
 POINTS = np.array([[[5, 6], [50, 40]], [[80, 60], [1, 1]], [[44, 33], [89, 69]]], np.float32)
 LABELS = np.array([[1, 0], [1, 1], [0, 1]])
@@ -137,7 +138,8 @@ def test_unknown_types_and_files_are_reported(tmp_path, sam):
 def test_weights_are_loaded_from_a_file(tmp_path, monkeypatch, sam):
     from hipie.modeling.sam import loading as sam_loading
 
-    monkeypatch.setitem(sam_loading.sam_model_registry, "vit_b", sam_loading._build_tiny)
+    monkeypatch.setitem(SAM_TYPES, "vit_b", SamType(sam_loading._build_tiny))
+    monkeypatch.setattr(sam_loading, "sam_type_of", lambda state: "vit_b")
     file = tmp_path / "sam.pth"
     torch.save(sam.model.state_dict(), file)
     loaded = Sam.from_source("vit_b", str(file))

@@ -38,6 +38,7 @@ class PerSam(FewShotMethod[SamImage]):
     """
 
     def __init__(self, sam: Sam, stretched_guidance: bool = True) -> None:
+        sam.require_padded("PerSAM")
         self.sam = sam
         self.stretched_guidance = stretched_guidance
         self.target = FeatureCache(partial(target_embedding, sam))

@@ -61,6 +61,7 @@ class PerSamF(FewShotMethod[SamImage]):
                 "PerSAM-F needs at least one step and a positive learning rate, got "
                 f"{steps} and {learning_rate}"
             )
+        sam.require_padded("PerSAM-F")
         self.sam = sam
         self.steps, self.learning_rate = steps, learning_rate
         self.fitted = FeatureCache(self._fit)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 
 from hipie.modeling.clustering import cluster_masks
+from hipie.modeling.sam.automatic_masks import mask_generator
 from hipie.modeling.sam.predictor import Sam
 from hipie_training_free.modeling.dino import Dino
 
@@ -26,7 +26,7 @@ def sam_proposals(sam: Sam, points: int = 32) -> ProposalGenerator:
     Returns:
         An image [3, H, W] (RGB in 0..1) -> masks [N, H, W] bool; N may be 0.
     """
-    generator = SamAutomaticMaskGenerator(sam.model, points_per_side=points)
+    generator = mask_generator(sam, points_per_side=points)
 
     def propose(image: Tensor) -> Tensor:
         pixels = (255 * image).round().byte().permute(1, 2, 0).cpu().numpy()
