@@ -63,6 +63,9 @@ class SamMaskDecoder(MaskDecoder):
 
     def __init__(self, sam: nn.Module, *, frozen: bool = False) -> None:
         super().__init__()
+        from hipie.modeling.sam.predictor import Sam
+
+        Sam(sam).require_padded("ReasoningSeg")
         model: Any = sam
         self.sam: Any = model
         model.requires_grad_(False)
