@@ -64,7 +64,8 @@ def model(cfg: CfgNode) -> Any:
     arguments.pop("clip")
     built = ProposalCLIP(clip=clip, **arguments)
     trained = [name for name, value in built.named_parameters() if value.requires_grad]
-    without = [name for name in ("clip", "conv", "clip_network") if hasattr(built, name)]
+    # Hooks are numbered by how many there were before.
+    without = ("clip", "conv", "clip_network", "_load_state_dict_post_hooks")
     own = {k: v for k, v in vars(built).items() if k not in without}
     own["_modules"] = {k: v for k, v in built._modules.items() if k != "clip_network"}
     return sources, trained, own
