@@ -4,8 +4,8 @@
 
 Every page is asked in the wordings of the training and in held-out ones. The controls: each
 question is replaced by one about another property of the same page, and no model at all, but the
-annotated masks of the classes that a question names. gIoU counts an empty mask of a question without a target
-as 1; "target" is the mean over questions with a target.
+annotated masks of the classes that a question names. gIoU counts an empty mask of a question
+without a target as 1; "target" is the mean over questions with a target.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[0] = str(Path(__file__).parents[1])  # this folder has programs named like packages
 
 import numpy as np
 import torch
