@@ -30,7 +30,8 @@ OPPOSITES = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 PREPOSITIONS = frozenset({"above", "below", "under", "underneath"})
 # Nouns of places in an image that are no objects.
 PLACES = frozenset({"part", "side", "half", "region", "section", "corner", "edge", "most"})
-IMAGE_NOUNS = frozenset({"image", "picture", "photo", "photograph", "frame", "screen", *PLACES})
+# Beginnings of nouns for the image itself.
+IMAGE_NOUNS = ("image", "pictur", "photo", "frame", "screen")
 
 
 def text_augmented_scores(
@@ -155,7 +156,7 @@ def _is_relation(word: str, rest: Sequence[str]) -> bool:
     if word not in PREPOSITIONS:
         rest.pop(0)
     noun = next((w for w in rest if w not in ARTICLES), "")
-    return noun not in IMAGE_NOUNS
+    return noun not in PLACES and not noun.startswith(IMAGE_NOUNS)
 
 
 def in_direction(masks: Tensor, sides: frozenset[str]) -> Tensor:
