@@ -47,6 +47,15 @@ def test_loss_and_centre_equal_those_of_the_released_program(published):
     np.testing.assert_allclose(loss.center.numpy(), published["dino_center"], atol=1e-6)
 
 
+def test_loss_is_not_rounded_under_autocast():
+    student, teacher = torch.randn(3, 4, 16), torch.randn(2, 4, 16)
+    expected = DINOLoss(16)(student, teacher, 0.04)
+    head, tokens = DINOHead(6, 9, 8, 5), torch.randn(4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(DINOLoss(16)(student, teacher, 0.04), expected)
+        assert head(tokens).dtype == torch.float32
+
+
 def test_loss_has_no_gradient_at_the_teacher_and_none_between_equal_views():
     student = torch.randn(2, 4, 8, requires_grad=True)
     teacher = torch.randn(2, 4, 8, requires_grad=True)

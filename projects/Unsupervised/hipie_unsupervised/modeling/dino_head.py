@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,6 +46,8 @@ class DINOHead(nn.Module):
             tokens: of the vision transformer.
             fixed_prototypes: whether the last layer gets no gradient.
         """
-        features = F.normalize(self.mlp(tokens), dim=-1)
-        weight = self.prototypes.weight
-        return F.linear(features, F.normalize(weight.detach() if fixed_prototypes else weight))
+        features, weight = self.mlp(tokens), self.prototypes.weight
+        # In float32: the temperatures multiply the cosines' rounding by 25.
+        with torch.autocast(tokens.device.type, enabled=False):
+            prototypes = F.normalize(weight.detach() if fixed_prototypes else weight)
+            return F.linear(F.normalize(features.float(), dim=-1), prototypes)

@@ -42,9 +42,10 @@ class DINOLoss(nn.Module):
         Returns:
             Scalar.
         """
-        targets = ((teacher.float() - self.center) / teacher_temperature).softmax(-1).detach()
-        log_probabilities = (student.float() / self.student_temperature).log_softmax(-1)
-        losses = -torch.einsum("tbk,vbk->tv", targets, log_probabilities) / student.shape[1]
+        with torch.autocast(student.device.type, enabled=False):
+            targets = ((teacher.float() - self.center) / teacher_temperature).softmax(-1).detach()
+            log_probabilities = (student.float() / self.student_temperature).log_softmax(-1)
+            losses = -torch.einsum("tbk,vbk->tv", targets, log_probabilities) / student.shape[1]
         other = ~torch.eye(*losses.shape, dtype=torch.bool, device=losses.device)
         loss = losses[other].mean()
         self.update_center(teacher)
