@@ -8,8 +8,10 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from hipie.errors import InputError
+from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.open_vocabulary.error import unknown_name
 from hipie.modeling.sam.predictor import Sam
+from hipie_fewshot.modeling.clip_features import ClipPatches
 from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.modeling.mask_proposals import ProposalSettings
 from hipie_fewshot.modeling.mask_selection import SelectionSettings
@@ -34,6 +36,11 @@ def build_method(cfg: CfgNode) -> FewShotMethod[Any]:
 
 def _build_prototype(node: CfgNode) -> Prototype:
     return Prototype(_build_dino(node), node.PROTOTYPE.BACKGROUND)
+
+
+def _build_clip_prototype(node: CfgNode) -> Prototype:
+    clip = Clip.from_source(node.CLIP.MODEL, node.CLIP.WEIGHTS)
+    return Prototype(ClipPatches(clip, node.SIZE), node.PROTOTYPE.BACKGROUND)
 
 
 def _build_persam(node: CfgNode) -> PerSam:
@@ -85,6 +92,7 @@ def _build_sam(node: CfgNode) -> Sam:
 
 METHODS: dict[str, Callable[[CfgNode], FewShotMethod[Any]]] = {
     "prototype": _build_prototype,
+    "clip_prototype": _build_clip_prototype,
     "persam": _build_persam,
     "persam_f": _build_persam_f,
     "matcher": _build_matcher,

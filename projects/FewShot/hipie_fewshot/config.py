@@ -8,9 +8,9 @@ from detectron2.config import CfgNode as CN
 def add_hipie_fewshot_config(cfg: CN) -> None:
     """Add `MODEL.FEWSHOT` to a configuration, in place."""
     node = CN()
-    # "prototype", "persam", "persam_f" or "matcher".
+    # "prototype", "clip_prototype", "persam", "persam_f" or "matcher".
     node.METHOD = "matcher"
-    # Every method but "prototype": SAM's type ("vit_b", "vit_l", "vit_h") and its authors'
+    # "persam", "persam_f" and "matcher": SAM's type ("vit_b", "vit_l", "vit_h") and its authors'
     # checkpoint file; a type with the prefix "random:", or "random:tiny", has random weights.
     node.SAM = "vit_h"
     # Checkpoint file of SAM's authors for that type.
@@ -20,13 +20,20 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node.DINO = "vit_large_patch14_dinov2"
     # Checkpoint file of DINO; "" downloads timm's.
     node.DINO_WEIGHTS = ""
-    # Side of DINO's square input in pixels, a multiple of its patch size. The aspect ratio of
-    # images is not kept.
+    # Side of the square input of DINO, or of CLIP, in pixels, a multiple of its patch size. The
+    # aspect ratio of images is not kept.
     node.SIZE = 518
 
+    node.CLIP = CN()
+    # "clip_prototype": a model name of open_clip, a folder, "hf-hub:..." or "random:NAME"; see
+    # hipie.modeling.open_vocabulary.clip_loading.
+    node.CLIP.MODEL = "ViT-B-16-quickgelu"
+    # Tag of open_clip, or file of the weights.
+    node.CLIP.WEIGHTS = "openai"
+
     node.PROTOTYPE = CN()
-    # Compare patches with a background prototype as well; if False, the midpoint of the lowest
-    # and the highest similarity is the threshold.
+    # "prototype" and "clip_prototype": compare patches with a background prototype as well; if
+    # False, the midpoint of the lowest and the highest similarity is the threshold.
     node.PROTOTYPE.BACKGROUND = True
 
     node.PERSAM = CN()
@@ -51,6 +58,8 @@ def add_hipie_fewshot_config(cfg: CN) -> None:
     node.EPISODES.FOLDS = 1
     # First of the evaluated classes, less than FOLDS.
     node.EPISODES.FOLD = 0
+    # Folds are equal parts of consecutive classes instead, as in PASCAL-5i.
+    node.EPISODES.CONSECUTIVE = False
     cfg.MODEL.FEWSHOT = node
 
 

@@ -13,6 +13,7 @@ from hipie_fewshot.data.episodes import (
     class_mask,
     draw_episodes,
     few_shot_episodes,
+    fold_of_classes,
     index_images_by_class,
 )
 
@@ -94,6 +95,53 @@ def test_folds_select_classes_by_remainder(registered):
     assert {episode["class_id"] for episode in episodes} == {0}
 
 
+def test_consecutive_folds_are_equal_parts_as_in_pascal_5i():
+    folds = [fold_of_classes(20, fold, 4, True) for fold in range(4)]
+    assert folds == [list(range(5 * fold, 5 * fold + 5)) for fold in range(4)]
+    assert fold_of_classes(80, 1, 4, False) == list(range(1, 80, 4))
+    parts = [fold_of_classes(7, fold, 3, True) for fold in range(3)]
+    assert [label for part in parts for label in part] == list(range(7))
+
+
+def test_episodes_of_semantic_maps(tmp_path):
+    """Classes of maps are numbered without the background; ignored pixels are no class."""
+    records = []
+    for number in range(4):
+        Image.new("RGB", (20, 10), (number, 0, 0)).save(tmp_path / f"{number}.jpg")
+        labels = np.zeros((10, 20), np.uint8)
+        labels[2:5, 3:9] = 1 + number % 2
+        labels[7:], labels[9] = 3, 255
+        Image.fromarray(labels).save(tmp_path / f"{number}.png")
+        records.append(
+            {
+                "file_name": str(tmp_path / f"{number}.jpg"),
+                "sem_seg_file_name": str(tmp_path / f"{number}.png"),
+                "height": 10,
+                "width": 20,
+                "image_id": number,
+            }
+        )
+    name = "few_maps"
+    DatasetCatalog.register(name, lambda: records)
+    names = ["background", "cup", "pen", "hat"]
+    MetadataCatalog.get(name).set(stuff_classes=names, ignore_label=255)
+    try:
+        drawn = {
+            fold: few_shot_episodes(
+                config("FOLDS", 3, "FOLD", fold, "CONSECUTIVE", True), name, training=False
+            )
+            for fold in range(3)
+        }
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for fold, mapped in drawn.items():
+        assert {episode["class_id"] for episode in mapped.records} == {fold + 1}
+    item = drawn[0].mapper(drawn[0].records[0])
+    assert item["examples"][0].label == "cup" and item["target"].sum() == 18
+    assert drawn[2].mapper(drawn[2].records[0])["target"].sum() == 40
+
+
 def test_mapper_reads_query_target_and_examples(records):
     episode = {"class_id": 0, "query": records[0], "support": [records[1]]}
     item = EpisodeMapper(["cup", "pen", "hat"])(episode)
@@ -140,5 +188,5 @@ def test_data_sets_without_episodes_are_refused(registered, records):
         few_shot_episodes(config(), registered, training=True)
     for record in records:
         del record["annotations"]
-    with pytest.raises(ValueError, match="has no instances to use as examples"):
+    with pytest.raises(ValueError, match="has no instances and no semantic maps to use as ex"):
         few_shot_episodes(config(), registered, training=False)

@@ -7,7 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hipie.errors import InputError
+from hipie.modeling.open_vocabulary.clip import Clip
 from hipie_fewshot import Example, ExampleError
+from hipie_fewshot.modeling.clip_features import ClipPatches
 from hipie_fewshot.modeling.patch_features import (
     patch_mask_fractions,
     resize_to_square,
@@ -60,6 +63,23 @@ def test_coloured_regions_are_segmented(background, size):
     assert result.mask.shape == size
     assert iou(result.mask.numpy(), mask) > 0.9
     assert 0.8 < result.score <= 1
+
+
+def test_prototypes_of_clip_are_those_of_its_patches():
+    clip = Clip.from_source("random:tiny")
+    side = 2 * clip.image_size[0]
+    encoder = ClipPatches(clip, side)
+    image, mask = scene((56, 42))
+    square = torch.from_numpy(resize_to_square(image, side)).permute(2, 0, 1) / 255
+    features = encoder.extract_features(square[None])
+    grid = side // clip.patch_size[0]
+    assert features.shape == (1, grid * grid, clip.width)
+    encoded = clip.encode(square, (side, side))
+    torch.testing.assert_close(features[0], encoded.patch_features.flatten(0, 1))
+    result = Prototype(encoder).predict(image, [Example(image, mask)])
+    assert result.mask.shape == mask.shape and iou(result.mask.numpy(), mask) > 0.3
+    with pytest.raises(InputError, match=r"FEWSHOT.SIZE is 33; it has to be a multiple of CLIP's"):
+        ClipPatches(clip, 33)
 
 
 def test_every_patch_is_assigned_to_the_right_prototype():

@@ -9,8 +9,9 @@ from detectron2.config import CfgNode
 
 from hipie.data.datasets import register_all
 from hipie.errors import HipieError
+from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.sam.predictor import Sam
-from hipie_fewshot.build import build_method
+from hipie_fewshot import build
 from hipie_fewshot.data.episodes import few_shot_episodes
 from hipie_fewshot.modeling.dino import Dino
 from tests.wiring import WiredNode
@@ -25,8 +26,13 @@ class _Source:
 
 def method(cfg: CfgNode) -> Any:
     """The method with its settings and the sources of its networks."""
-    with patch.object(Sam, "from_source", _Source), patch.object(Dino, "from_source", _Source):
-        return build_method(cfg)
+    with (
+        patch.object(Sam, "from_source", _Source),
+        patch.object(Dino, "from_source", _Source),
+        patch.object(Clip, "from_source", _Source),
+        patch.object(build, "ClipPatches", _Source),
+    ):
+        return build.build_method(cfg)
 
 
 def episodes(cfg: CfgNode) -> Any:
@@ -58,9 +64,13 @@ NODES = [
             "SAM_WEIGHTS": "sam.pth",
             "DINO": "vit_small_patch14_dinov2",
             "DINO_WEIGHTS": "dino.pth",
+            "CLIP.MODEL": "ViT-L-14",
+            "CLIP.WEIGHTS": "clip.pt",
         },
         options={
             "PROTOTYPE.BACKGROUND": (_METHOD, "prototype"),
+            "CLIP.MODEL": (_METHOD, "clip_prototype"),
+            "CLIP.WEIGHTS": (_METHOD, "clip_prototype"),
             "PERSAM.STRETCHED_GUIDANCE": (_METHOD, "persam"),
             "PERSAM.STEPS": (_METHOD, "persam_f"),
             "PERSAM.RATE": (_METHOD, "persam_f"),
@@ -73,6 +83,7 @@ NODES = [
         options={
             "": (f"{_KEYS}.EPISODES.NUMBER", 8, "PICTUREBOOK.VAL_PAGES", 10),
             "FOLD": (f"{_KEYS}.EPISODES.FOLDS", 2),
+            "CONSECUTIVE": (f"{_KEYS}.EPISODES.FOLDS", 2),
         },
     ),
 ]

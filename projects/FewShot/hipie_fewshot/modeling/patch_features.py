@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hipie_fewshot.modeling.clip_features import ClipPatches
 from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.support_set import Example
+
+PatchEncoder = Dino | ClipPatches
 
 
 def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
@@ -20,13 +23,13 @@ def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def normalized_features(dino: Dino, squares: Sequence[np.ndarray]) -> Tensor:
+def normalized_features(dino: PatchEncoder, squares: Sequence[np.ndarray]) -> Tensor:
     """Compute unit-length patch features of images [S, S, 3] uint8: [B, g * g, C] float32."""
     pixels = torch.from_numpy(np.stack(squares)).to(dino.device).permute(0, 3, 1, 2) / 255
     return F.normalize(dino.extract_features(pixels).float(), dim=-1)
 
 
-def support_features(dino: Dino, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def support_features(dino: PatchEncoder, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Compute the patch features of all support images and the masked fraction of each patch.
 
     Returns:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hipie_fewshot.feature_cache import FeatureCache
+from hipie_fewshot.modeling.clip_features import ClipPatches
 from hipie_fewshot.modeling.dino import Dino
 from hipie_fewshot.modeling.method import FewShotMethod, MaskPrediction
 from hipie_fewshot.modeling.patch_features import (
@@ -37,16 +38,16 @@ class PrototypeQuery(NamedTuple):
 
 
 class Prototype(FewShotMethod[PrototypeQuery]):
-    """Nearest prototype by cosine similarity of DINO features.
+    """Nearest prototype by cosine similarity of the patch features of DINO or CLIP.
 
     Args:
-        dino: feature extractor.
+        dino: feature extractor, of either.
         background: assign a patch to the object if it is more similar to the object's prototype
             than to the background's; otherwise if its similarity is above the midpoint of the
             lowest and the highest similarity in the image.
     """
 
-    def __init__(self, dino: Dino, background: bool = True) -> None:
+    def __init__(self, dino: Dino | ClipPatches, background: bool = True) -> None:
         self.dino = dino
         self.background = background
         self.prototypes = FeatureCache(
