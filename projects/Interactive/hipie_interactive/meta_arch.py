@@ -15,6 +15,7 @@ from hipie.box_ops import masks_to_boxes
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.sam.predictor import Sam, SamImage
+from hipie_interactive.modeling.interactions import CLICKS, check_interactions
 from hipie_interactive.modeling.predict import predict_masks
 from hipie_interactive.modeling.prompts import Prompt, to_sam_prompt
 from hipie_interactive.modeling.simulated_user import simulate_clicks
@@ -34,14 +35,27 @@ class InteractiveSAM(SegmentationModel):
 
     Args:
         sam: the model, pre-trained and frozen.
-        clicks: of the simulated user on each object.
+        clicks: number of prompts of the simulated user on each object.
+        kind: of these prompts, "clicks", "scribbles", "boxes" or "polygons".
+        jitter: of boxes, see `box_around`.
+        vertices: largest number of a polygon's vertices.
     """
 
     tasks = frozenset({"interactive"})
 
     @configurable
-    def __init__(self, *, sam: Sam, clicks: int = 20) -> None:
+    def __init__(
+        self,
+        *,
+        sam: Sam,
+        clicks: int = 20,
+        kind: str = CLICKS,
+        jitter: float = 0.1,
+        vertices: int = 8,
+    ) -> None:
         super().__init__()
+        check_interactions(kind, jitter, vertices)
+        self.kind, self.jitter, self.vertices = kind, jitter, vertices
         self.sam = sam
         self.network = sam.model
         self.clicks = clicks
@@ -52,7 +66,14 @@ class InteractiveSAM(SegmentationModel):
         node = cfg.MODEL.INTERACTIVE
         if node.CLICKS < 1:
             raise InputError(f"MODEL.INTERACTIVE.CLICKS is {node.CLICKS}; it has to be at least 1")
-        return {"sam": Sam.from_source(node.SAM, node.WEIGHTS), "clicks": node.CLICKS}
+        check_interactions(node.PROMPTS, node.BOX_JITTER, node.POLYGON_VERTICES)
+        return {
+            "sam": Sam.from_source(node.SAM, node.WEIGHTS),
+            "clicks": node.CLICKS,
+            "kind": node.PROMPTS,
+            "jitter": node.BOX_JITTER,
+            "vertices": node.POLYGON_VERTICES,
+        }
 
     @classmethod
     def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str:
@@ -93,7 +114,10 @@ class InteractiveSAM(SegmentationModel):
         if "prompts" in item:
             return {"instances": _predict_instances(image, item["prompts"])}
         targets = np.asarray(item["targets"], bool)
-        return {"interactive": simulate_clicks(image, targets, self.clicks)}
+        simulated = simulate_clicks(
+            image, targets, self.clicks, self.kind, self.jitter, self.vertices
+        )
+        return {"interactive": simulated}
 
 
 def _predict_instances(image: SamImage, prompts: Sequence[Prompt | Mapping[str, Any]]) -> Instances:

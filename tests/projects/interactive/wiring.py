@@ -28,8 +28,8 @@ def clicks(cfg: CfgNode) -> Any:
     cfg.MODEL.META_ARCHITECTURE = "InteractiveSAM"
     torch.manual_seed(0)
     model = InteractiveSAM(**InteractiveSAM.from_config(cfg)).eval()
-    target = torch.zeros(1, 60, 90, dtype=torch.bool)
-    target[:, 10:40, 20:50] = True
+    rows, columns = torch.arange(60)[:, None], torch.arange(90)
+    target = ((rows - 25) ** 2 + (columns - 35) ** 2 < 220)[None]
     image = (target * 200).expand(3, -1, -1).to(torch.uint8)
     (output,) = model([{"image": image, "targets": target}])
     (simulated,) = output["interactive"]
@@ -40,17 +40,38 @@ def clicks(cfg: CfgNode) -> Any:
 
 
 _KEYS = "MODEL.INTERACTIVE"
+SIMULATED = ("CLICKS", "PROMPTS", "BOX_JITTER", "POLYGON_VERTICES")
+
+SMALL = (f"{_KEYS}.SAM", "random:tiny", f"{_KEYS}.CLICKS", 2)
 
 NODES = [
     WiredNode(
         _KEYS,
         loaded,
         values={"SAM": "vit_l", "WEIGHTS": "sam.pth"},
-        other_nodes=(f"{_KEYS}.CLICKS",),
+        other_nodes=tuple(f"{_KEYS}.{key}" for key in SIMULATED),
     ),
     WiredNode(
         f"{_KEYS}.CLICKS",
         clicks,
-        options={"": (f"{_KEYS}.SAM", "random:tiny", f"{_KEYS}.CLICKS", 2)},
+        options={"": SMALL},
+    ),
+    WiredNode(
+        f"{_KEYS}.PROMPTS",
+        clicks,
+        values={f"{_KEYS}.PROMPTS": "scribbles"},
+        options={"": SMALL},
+    ),
+    WiredNode(
+        f"{_KEYS}.BOX_JITTER",
+        clicks,
+        values={f"{_KEYS}.BOX_JITTER": 0.5},
+        options={"": (*SMALL, f"{_KEYS}.PROMPTS", "boxes")},
+    ),
+    WiredNode(
+        f"{_KEYS}.POLYGON_VERTICES",
+        clicks,
+        values={f"{_KEYS}.POLYGON_VERTICES": 4},
+        options={"": (*SMALL, f"{_KEYS}.PROMPTS", "polygons")},
     ),
 ]

@@ -1,27 +1,30 @@
-"""Simulated user, who clicks on the largest error of a mask a given number of times."""
+"""Simulated user, who corrects the mask of an object a given number of times."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from hipie.modeling.sam.predictor import SamImage
-from hipie_interactive.modeling.click_sampler import Click, next_click
+from hipie_interactive.modeling.click_sampler import Click
+from hipie_interactive.modeling.interactions import CLICKS, SimulatedUser
 from hipie_interactive.modeling.predict import predict_masks
 from hipie_interactive.modeling.prompts import PromptError, SamPrompt
 
 
 @dataclass(frozen=True)
 class SimulatedClicks:
-    """Clicks on one object and their effect.
+    """Points of the prompts on one object and their effect.
 
     Attributes:
-        clicks: in order; fewer than the given number if no error was left.
-        ious: IoU with the target after each of the given number of clicks; the last one is
+        clicks: points in order, of scribbles several a prompt; there are no more prompts once no
+            error is left.
+        ious: IoU with the target after each of the given number of prompts; the last one is
             repeated once no error is left.
-        mask: [H, W] bool, after the last click.
+        mask: [H, W] bool, after the last prompt.
         score: SAM's prediction of its IoU.
     """
 
@@ -35,7 +38,8 @@ class SimulatedClicks:
 class _ObjectState:
     target: np.ndarray
     mask: np.ndarray
-    clicked: np.ndarray
+    user: SimulatedUser
+    prompt: SamPrompt | None = None
     clicks: list[Click] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
     score: float = 0.0
@@ -43,20 +47,35 @@ class _ObjectState:
     done: bool = False
 
 
-def simulate_clicks(image: SamImage, targets: np.ndarray, clicks: int) -> list[SimulatedClicks]:
-    """Click on every object a number of times.
+def simulate_clicks(
+    image: SamImage,
+    targets: np.ndarray,
+    clicks: int,
+    kind: str = CLICKS,
+    jitter: float = 0.1,
+    vertices: int = 8,
+) -> list[SimulatedClicks]:
+    """Prompt every object a number of times.
 
     Args:
         image: encoded.
         targets: [N, H, W] bool, ground-truth masks.
-        clicks: on each object.
+        clicks: number of prompts on each object.
+        kind: "clicks", "scribbles", "boxes" or "polygons"; see `interactions`.
+        jitter: of boxes, see `box_around`.
+        vertices: largest number of a polygon's vertices.
 
     Raises:
         PromptError: if a target is empty or of another size than the image.
+        InputError: for another kind.
     """
     _check_targets(targets, image.size, clicks)
     objects = [
-        _ObjectState(target, np.zeros_like(target), np.zeros_like(target))
+        _ObjectState(
+            target,
+            np.zeros_like(target),
+            SimulatedUser(target, kind, jitter, vertices, np.random.default_rng(_seed(target))),
+        )
         for target in targets.astype(bool)
     ]
     for _ in range(clicks):
@@ -79,14 +98,15 @@ def iou(mask: np.ndarray, target: np.ndarray) -> float:
 
 def _click_once(objects: list[_ObjectState], image: SamImage) -> None:
     for state in objects:
-        click = next_click(state.target, state.mask, state.clicked)
-        if click is None:
+        prompt = state.user.prompt(state.mask)
+        if prompt is None:
             state.done = True
             continue
-        state.clicked[click.y, click.x] = True
-        state.clicks.append(click)
+        points = zip(prompt.points.astype(int).tolist(), prompt.labels.tolist(), strict=True)
+        state.clicks += [Click(x, y, bool(label)) for (x, y), label in points]
+        state.prompt = prompt if state.prompt is None else state.prompt.merge(prompt)
     active = [state for state in objects if not state.done]
-    prompts = [_prompt_of(state.clicks) for state in active]
+    prompts = [state.prompt for state in active if state.prompt is not None]
     predictions = predict_masks(image, prompts, [state.logits for state in active])
     for state, prediction in zip(active, predictions, strict=True):
         state.mask, state.logits = prediction.mask.cpu().numpy(), prediction.logits
@@ -94,9 +114,9 @@ def _click_once(objects: list[_ObjectState], image: SamImage) -> None:
         state.ious.append(iou(state.mask, state.target))
 
 
-def _prompt_of(clicks: list[Click]) -> SamPrompt:
-    table = np.array(clicks, float)
-    return SamPrompt(table[:, :2], table[:, 2].astype(int))
+def _seed(target: np.ndarray) -> int:
+    """Seed of the jitter on an object, which does not depend on other objects."""
+    return zlib.crc32(np.packbits(target).tobytes())
 
 
 def _check_targets(targets: np.ndarray, size: tuple[int, int], clicks: int) -> None:
