@@ -73,6 +73,7 @@ EXTRAS = {
     # Adapters of language models (peft asks for accelerate), and answers in JSON.
     "reasoning": ["peft>=0.17", "accelerate>=1.0", "xgrammar>=0.2"],
     "demo": ["scikit-image>=0.22"],
+    "classical": ["scikit-image>=0.22"],
     # 26 needs numpy 2 and does not say so.
     "parquet": ["pyarrow>=15,<26"],
     # Clusters; the tests need a stand-in for S3 as well. `make ray` installs and tests both.

@@ -63,5 +63,6 @@ def test_every_key_of_the_package_and_its_projects_is_observed() -> None:
     assert {name.split(".")[1] for name in own if name.startswith("MODEL.")} >= {
         *("HIPIE", "REFERSAM", "GRSER", "FEWSHOT", "INTERACTIVE", "TRAINING_FREE"),
         "PROPOSAL_CLIP",
+        "CLASSICAL",
     }
     assert own - {key for node in NODES for key in node.keys(cfg)} == set()

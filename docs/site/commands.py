@@ -17,7 +17,7 @@ from hipie.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 # Modules of projects that are programs, `python -m NAME`.
-PROGRAMS = ("hipie_interactive", "hipie_fewshot")
+PROGRAMS = ("hipie_interactive", "hipie_fewshot", "hipie_classical")
 WIDTH = "90"
 
 

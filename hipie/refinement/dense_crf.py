@@ -9,6 +9,7 @@ inference (algorithm 1) is that of the package pydensecrf2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class DenseCRFConfig:
 
 
 def refine_probabilities(
-    probabilities: NDArray[np.floating],
+    probabilities: NDArray[Any],
     image: NDArray[np.uint8],
     config: DenseCRFConfig | None = None,
 ) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ def _refine_by_sam(
     image: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     is_stuff: NDArray[np.bool_],
-    scores: NDArray[np.floating],
+    scores: NDArray[Any],
     sam: Sam,
     overlap: bool,
 ) -> NDArray[np.bool_]:

@@ -174,6 +174,7 @@ SETTINGS = {
     ),
     "docs/serve.md": Setting(),
     "docs/your_own_data.md": Setting(prepare=save_trained_folder),
+    "projects/Classical/README.md": Setting(files=("page.png",)),
     "projects/FewShot/README.md": Setting(
         files=("support.jpg", "query.jpg"),
         prepare=save_support_mask,

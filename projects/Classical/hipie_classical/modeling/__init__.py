@@ -1,0 +1,1 @@
+"""Regions of pixels, their features and their classes."""
