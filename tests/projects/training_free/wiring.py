@@ -147,9 +147,10 @@ def text_augmented(cfg: CfgNode) -> Any:
     def load(source: str) -> Any:
         return lambda images: [f"{source} dogs near a tree {n}" for n, _ in enumerate(images)]
 
+    clip, dino = _clip(), _dino()
     with (
-        patch.object(Clip, "from_source", lambda *_: _clip()),
-        patch.object(Dino, "from_source", lambda *_: _dino()),
+        patch.object(Clip, "from_source", lambda *_: clip),
+        patch.object(Dino, "from_source", lambda *_: dino),
         patch.object(text_augmented_referring, "load_captioner", load),
     ):
         model = TAS(**TAS.from_config(cfg)).eval()
@@ -164,8 +165,9 @@ def text_augmented(cfg: CfgNode) -> Any:
 def found(cfg: CfgNode) -> Any:
     """What FOUND is loaded from."""
     sources: list[Any] = []
+    dino = _dino()
     with (
-        patch.object(Dino, "from_source", lambda *_: _dino()),
+        patch.object(Dino, "from_source", lambda *_: dino),
         patch.object(SaliencyLayer, "from_source", lambda *source: sources.append(source)),
     ):
         build_teacher(cfg)
