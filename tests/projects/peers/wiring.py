@@ -83,9 +83,16 @@ def _node(key: str, architecture: str, value: Any, *settings: Any, expressions: 
 NODES = [
     _node("THRESHOLD", "TransformersCLIPSeg", 0.9),
     _node("MASK_THRESHOLD", "TransformersSAM3", 0.51, f"{_KEYS}.THRESHOLD", 0.001),
-    _node("INSTANCE_THRESHOLD", "TransformersMask2Former", 0.9),
+    WiredNode(
+        f"{_KEYS}.INSTANCE_THRESHOLD",
+        outputs("TransformersMask2Former"),
+        tested={
+            f"{_KEYS}.INSTANCE_THRESHOLD": "tests/projects/peers/test_equals_transformers.py"
+            "::test_closed_vocabularies_have_the_segments_of_transformers"
+        },
+    ),
     _node("OVERLAP", "GroundedSAM", 0.0),
-    _node("NMS", "GroundedSAM", 0.01, f"{_KEYS}.THRESHOLD", 0.0),
+    _node("NMS", "TransformersSAM3", 1.0, f"{_KEYS}.THRESHOLD", 0.001),
     _node("BEAMS", "TransformersFlorence2", 1, expressions=True),
     _node("MAX_TOKENS", "TransformersFlorence2", 9, expressions=True),
     WiredNode(f"{_KEYS}.SOURCE", sources, values={f"{_KEYS}.SOURCE": "random:tiny"}),
