@@ -31,6 +31,7 @@ _NEEDS: tuple[tuple[str, Any, str, Any], ...] = (
     ("TEST.THING_SCORES_FROM_STUFF_DECODER", True, "STUFF.SUPERVISE_THINGS", True),
     ("LOSS.SUPERVISE_LAST_IOU", True, "THINGS.IOU_HEAD", True),
 )
+_MASK_TERMS = ("mask_focal_loss", "mask_cross_entropy_loss", "mask_bootstrapped_loss")
 _MATCHERS = ("SimOTAMatcher", "HungarianMatcher")
 # Constants of one of these have no effect with the other.
 _MATCHER_CONSTANTS = (
@@ -67,10 +68,11 @@ def check_conflicts(cfg: CfgNode) -> None:
     _check_part_masks(cfg)
     for key in ("LOSS.THING_TERMS", "LOSS.STUFF_TERMS"):
         terms = _value(node, key)
-        if {"mask_focal_loss", "mask_cross_entropy_loss"} <= {*terms}:
+        of_masks = [term for term in _MASK_TERMS if term in terms]
+        if len(of_masks) > 1:
             raise ConfigError(
-                f"{_NODE}.{key} has mask_focal_loss and mask_cross_entropy_loss, which exclude "
-                "each other: both are loss_mask with the weight MASK"
+                f"{_NODE}.{key} has {of_masks[0]} and {of_masks[1]}, which exclude each other: "
+                "both are loss_mask with the weight MASK"
             )
 
 

@@ -44,6 +44,8 @@ from hipie.structures import BatchedTargets, LayerOutput, MaskContext
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 LOG_EPSILON = 1e-8
+LABEL_SHARE = 0.95
+"""Share of the label in the target of `bootstrapped_cross_entropy`."""
 WEAK_TERMS, TAG_TERM = ("projection_loss", "pairwise_loss", "point_loss"), "tag_loss"
 """Terms of objects without masks and of images without objects, where a batch has any."""
 
@@ -130,6 +132,25 @@ def focal_class_cost(logits: Tensor, positive_map: Tensor) -> Tensor:
         share = positive_map.float()
         share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
         return (positive_cost - negative_cost) @ share.T
+
+
+def bootstrapped_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy with the target 0.95 t + 0.05 p, p being the prediction.
+
+    Soft bootstrapping (Reed et al., "Training deep neural networks on noisy labels with
+    bootstrapping", ICLR 2015 workshop, equation 6). The gradient flows through the target as well,
+    so that the share of p lowers the entropy of predictions, whatever their labels are.
+
+    Args:
+        logits: any shape.
+        targets: 0..1, same shape.
+
+    Returns:
+        Same shape, float32.
+    """
+    logits = logits.float()
+    mixed = LABEL_SHARE * targets + (1 - LABEL_SHARE) * logits.sigmoid()
+    return F.binary_cross_entropy_with_logits(logits, mixed, reduction="none")
 
 
 def dice(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -452,6 +473,12 @@ def mask_cross_entropy_loss(matched: MatchedLayer) -> Tensor | None:
     return _mask_loss(matched, _mean_cross_entropy)
 
 
+@LOSS_REGISTRY.register_term("mask", weight_key="MASK", group="mask")
+def mask_bootstrapped_loss(matched: MatchedLayer) -> Tensor | None:
+    """Mean bootstrapped cross entropy over the points of each pair's mask, for noisy masks."""
+    return _mask_loss(matched, _mean_bootstrapped)
+
+
 @LOSS_REGISTRY.register_term("dice", weight_key="DICE", group="mask")
 def mask_dice_loss(matched: MatchedLayer) -> Tensor | None:
     """Dice loss over the points of each pair's mask."""
@@ -478,6 +505,10 @@ def _mean_focal(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tens
 def _mean_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return _mean_over_points(losses, weights)
+
+
+def _mean_bootstrapped(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    return _mean_over_points(bootstrapped_cross_entropy(logits, targets), weights)
 
 
 def _mean_over_points(losses: Tensor, weights: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from hipie.modeling.criterion.color_affinity import (
     neighbours,
     rgb_to_lab,
 )
-from hipie.modeling.criterion.losses import WeakLossSettings
+from hipie.modeling.criterion.losses import WeakLossSettings, bootstrapped_cross_entropy
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
 from hipie.modeling.criterion.weak_losses import (
@@ -36,6 +36,7 @@ from hipie.structures import (
 from tests.decoder_outputs import MASK_SIZE, TOKENS
 
 CRITERIA = {"thing": ThingCriterion, "stuff": StuffCriterion}
+BOOTSTRAPPED = "mask_bootstrapped_loss"
 KINDS = [[True, False, True], [True, True]]
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
@@ -222,6 +223,33 @@ def test_partial_cross_entropy_is_the_mean_of_the_labelled_points():
     p = logits.sigmoid()
     expected = -(p[0, 0].log() + (1 - p[0, 1]).log()) / 2
     assert point_cross_entropy(logits, labels).tolist() == pytest.approx([expected.item(), 0.0])
+
+
+def test_bootstrapping_mixes_the_prediction_into_the_label():
+    """Its gradient is 0.95 of that of cross entropy, and 0.05 of that of the entropy."""
+    logits = torch.randn(4, 9, requires_grad=True)
+    targets = torch.randint(0, 2, (4, 9)).float()
+    (found,) = torch.autograd.grad(bootstrapped_cross_entropy(logits, targets).sum(), logits)
+    p = logits.sigmoid()
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log())
+    (of_entropy,) = torch.autograd.grad(entropy.sum(), logits, retain_graph=True)
+    torch.testing.assert_close(found, 0.95 * (p - targets) + 0.05 * of_entropy)
+
+
+def test_bootstrapped_masks_are_a_loss_term(batch, branch):
+    terms = [t for t in CRITERIA[branch]().losses.terms if t.startswith("mask_")]
+    plain, soft = (
+        run_terms(batch, branch, (term,)) for term in ("mask_cross_entropy_loss", BOOTSTRAPPED)
+    )
+    assert terms and soft.keys() == plain.keys()
+    assert sum(soft.values()).item() != pytest.approx(sum(plain.values()).item(), rel=1e-4)
+
+
+def run_terms(batch, branch: str, terms: tuple[str, ...]) -> dict:
+    criterion = CRITERIA[branch](num_points=48)
+    criterion.losses = replace(criterion.losses, terms=terms)
+    torch.manual_seed(5)
+    return batch.run(criterion)
 
 
 def test_matching_by_points_alone(make_stuff_batch):
