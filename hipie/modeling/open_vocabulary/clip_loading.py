@@ -1,4 +1,7 @@
-"""Loading of CLIP models by name (`open_clip`), from folders and files, or with random weights."""
+"""Loading of CLIP models by name (`open_clip`), from folders and files, or with random weights.
+
+`open_clip` is imported when a model is loaded: projects that can use CLIP import this module.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.convert import convert_state_dict
-from open_clip.model import (
-    convert_to_custom_text_state_dict,
-    resize_pos_embed,
-    resize_text_pos_embed,
-)
-from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from hipie.checkpoint.error import CheckpointError
@@ -63,15 +57,6 @@ NETWORK_KEYS = frozenset(
         "output_dict",
         "cast_dtype",
     }
-)
-# Keys of a network's two halves, but for those of transformers' and timm's networks.
-VISION_KEYS, TEXT_KEYS = (
-    frozenset(
-        field.name
-        for field in fields(settings)
-        if not field.name.startswith(("hf_", "timm_")) and field.name != "tokenizer_kwargs"
-    )
-    for settings in (open_clip.CLIPVisionCfg, open_clip.CLIPTextCfg)
 )
 _TINY_TEXT = {
     "context_length": 77,
@@ -133,6 +118,9 @@ def load_clip(model: str, weights: str = "") -> tuple[nn.Module, Callable[..., A
         OpenVocabularyError: for an unknown name or tag, with similar ones; for weights that cannot
             be downloaded or read, or belong to another model.
     """
+    import open_clip
+    from open_clip.pretrained import download_pretrained
+
     model = require_clip(model, weights)
     if model.startswith(RANDOM_PREFIX):
         return _load_random(model.removeprefix(RANDOM_PREFIX))
@@ -159,6 +147,8 @@ def _cannot_load(model: str, weights: str, error: BaseException) -> OpenVocabula
 
 def _load_arrays(name: str, file: str) -> nn.Module:
     """Build a model and load SigLIP's arrays, which NumPy reads without its pickles."""
+    import open_clip
+
     try:
         check_numpy_archive(file)
     except CheckpointError as error:
@@ -174,6 +164,8 @@ def _load_arrays(name: str, file: str) -> nn.Module:
 
 def _load_folder(model: str) -> nn.Module:
     """Build the model that a folder or a hub repository describes, and load its weights."""
+    import open_clip
+
     config = _read_config(model)
     try:
         file = _folder_weights(model)
@@ -197,6 +189,8 @@ def _load_folder(model: str) -> nn.Module:
 
 def _folder_weights(model: str) -> str:
     """Return the file of weights of a folder or a hub repository, which is downloaded."""
+    from open_clip.pretrained import download_pretrained_from_hf
+
     if model.startswith(HUB_PREFIX):
         return str(download_pretrained_from_hf(model.removeprefix(HUB_PREFIX)))
     return str(find_weights(model.removeprefix(FOLDER_PREFIX), HUB_FILES))
@@ -204,6 +198,8 @@ def _folder_weights(model: str) -> str:
 
 def _build_network(config: Mapping[str, Any]) -> nn.Module:
     """Build the network of a configuration."""
+    import open_clip
+
     custom_text = config.get("custom_text", False)
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     if "multimodal_cfg" in config:
@@ -244,6 +240,8 @@ def _load_file(name: str, weights: str) -> nn.Module:
 
     OpenAI's files say the size of the image among the weights; their activation is QuickGELU.
     """
+    import open_clip
+
     state = _read_weights(weights)
     if any(state.pop(key, None) is not None for key in OPENAI_SETTINGS):
         name = _with_quickgelu(name)
@@ -254,6 +252,13 @@ def _load_file(name: str, weights: str) -> nn.Module:
 
 def _load_state(clip: nn.Module, name: str, weights: str, state: dict[str, Tensor]) -> nn.Module:
     """Load a state dict into a model, after the conversions that open_clip makes, too."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
     try:
         state = convert_state_dict(clip, state)
     except (LookupError, ValueError, RuntimeError) as error:
@@ -279,6 +284,8 @@ def _load_state(clip: nn.Module, name: str, weights: str, state: dict[str, Tenso
 
 def _other_model(name: str, weights: str, state: Mapping[str, Tensor]) -> str:
     """Message about a file of another model, with its name where its shapes tell it."""
+    import open_clip
+
     matches = [other for other in open_clip.list_models() if _has_shapes_of(other, state)]
     if matches:
         return f"{weights}: these are weights of CLIP {matches[0]}, and the model is {name}"
@@ -287,6 +294,8 @@ def _other_model(name: str, weights: str, state: Mapping[str, Tensor]) -> str:
 
 def _has_shapes_of(name: str, state: Mapping[str, Tensor]) -> bool:
     """Whether the shapes of a state dict are those of a ViT of open_clip."""
+    import open_clip
+
     config = open_clip.get_model_config(name) or {}
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     expected: dict[str, tuple[object, ...]] = {
@@ -315,6 +324,8 @@ def require_clip(model: str, weights: str = "") -> str:
     Raises:
         OpenVocabularyError: see `load_clip`.
     """
+    import open_clip
+
     if model.startswith(RANDOM_PREFIX):
         name = model.removeprefix(RANDOM_PREFIX)
         if name not in (*_SMALL, *open_clip.list_models()):
@@ -337,6 +348,9 @@ def require_clip(model: str, weights: str = "") -> str:
 
 
 def _load_random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name in _SMALL:
@@ -350,6 +364,8 @@ def _load_random(name: str) -> tuple[nn.Module, Callable[..., Any]]:
 
 def _resolve_name(model: str, weights: str) -> str:
     """Name for open_clip, with the activation that OpenAI's weights need."""
+    import open_clip
+
     model = model.replace("/", "-")
     if model not in open_clip.list_models():
         raise unknown_name(
@@ -360,11 +376,15 @@ def _resolve_name(model: str, weights: str) -> str:
 
 def _with_quickgelu(model: str) -> str:
     """Name of the same model with the activation of OpenAI's weights, where there is one."""
+    import open_clip
+
     quickgelu = f"{model}{QUICKGELU_SUFFIX}"
     return quickgelu if quickgelu in open_clip.list_models() else model
 
 
 def _check_weights(model: str, weights: str) -> None:
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(model)
     if weights in tags or (weights and os.path.isfile(weights)):
         return
@@ -373,6 +393,15 @@ def _check_weights(model: str, weights: str) -> None:
             f"CLIP {model} needs weights: one of {', '.join(tags) or 'no known tags'}, or a file"
         )
     raise unknown_name(f"set of weights of CLIP {model}", weights, tags, "nor a file of that name")
+
+
+def _keys_of(settings: type) -> frozenset[str]:
+    """Keys of half a network, but for those of transformers' and timm's networks."""
+    return frozenset(
+        field.name
+        for field in fields(settings)
+        if not field.name.startswith(("hf_", "timm_")) and field.name != "tokenizer_kwargs"
+    )
 
 
 def _read_config(model: str) -> dict[str, Any]:
@@ -385,6 +414,8 @@ def _read_config(model: str) -> dict[str, Any]:
         OpenVocabularyError: naming the first key that is not of open_clip's own networks, or
             whose number is no size of a network.
     """
+    from open_clip.pretrained import download_pretrained_from_hf
+
     try:
         if model.startswith(HUB_PREFIX):
             repository = model.removeprefix(HUB_PREFIX)
@@ -414,9 +445,13 @@ def _read_config(model: str) -> dict[str, Any]:
 
 def _foreign_keys(network: Mapping[str, Any]) -> Iterator[str]:
     """Yield the keys of a configuration that are not of open_clip's own networks."""
+    import open_clip
+
     for key, value in network.items():
         if key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
-            allowed = VISION_KEYS if key == "vision_cfg" else TEXT_KEYS
+            allowed = _keys_of(
+                open_clip.CLIPVisionCfg if key == "vision_cfg" else open_clip.CLIPTextCfg
+            )
             names = value if isinstance(value, dict) else [key]
             yield from (name for name in names if name not in allowed)
         elif key not in NETWORK_KEYS:
@@ -425,6 +460,8 @@ def _foreign_keys(network: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_download(model: str, weights: str) -> None:
     """Check that weights on the hub can be downloaded, before open_clip retries for long."""
+    import open_clip
+
     if os.path.isfile(weights) or model.startswith(FOLDER_PREFIX):
         return
     tag = open_clip.get_pretrained_cfg(model, weights) or {}
