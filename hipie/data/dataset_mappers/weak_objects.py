@@ -16,9 +16,6 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import dijkstra
 
 from hipie.box_ops import masks_to_boxes
 from hipie.data.io.partial_annotations import POINT_COORDS, POINT_LABELS, SCRIBBLES
@@ -116,6 +113,8 @@ def draw_scribble(
     Returns:
         [n, 2], x and y of pixels of the mask.
     """
+    from scipy import ndimage
+
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     window = mask[top : rows[-1] + 1, left : columns[-1] + 1]
@@ -135,8 +134,8 @@ def draw_scribble(
     if len(path) > max_points:
         path = path[np.linspace(0, len(path) - 1, max_points).round().astype(int)]
     pixels = path * step + offset
-    found: NDArray[np.int64] = np.stack([pixels[:, 1] + left, pixels[:, 0] + top], axis=1)
-    return found
+    line: NDArray[np.int64] = np.stack([pixels[:, 1] + left, pixels[:, 0] + top], axis=1)
+    return line
 
 
 def _path(
@@ -148,6 +147,10 @@ def _path(
     rng: np.random.Generator,
 ) -> list[int]:
     """Cheapest path from a cell to one of the far half of the cells, as indices of `places`."""
+    # Few trainings need them, and every command imports this module.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import dijkstra
+
     index = np.full(inside.shape, -1)
     index[inside] = np.arange(len(places))
     cost = 1 / depth[inside]
