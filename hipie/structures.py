@@ -509,8 +509,8 @@ class Supervision:
             missing = most - part.points.shape[1]
             points.append(F.pad(part.points, (0, 0, 0, missing)))
             labels.append(F.pad(part.point_labels, (0, missing), value=-1))
-            found = part.similarity
-            similarity.append(found if found.numel() else found.new_zeros(8, height, width))
+            edges = part.similarity
+            similarity.append(edges if edges.numel() else edges.new_zeros(8, height, width))
         return cls(
             torch.cat([part.kinds for part in complete]),
             torch.cat([part.scores for part in complete]),

@@ -62,15 +62,15 @@ def pseudo_label(
         masks[kept], entries, T.NoOpTransform(), labels, record["image_id"]
     )
     if sam is None:
-        found = refine_masks(image, _first_masks(boxes, weak.points, labels.kind), PAMR)
+        masks = refine_masks(image, _first_masks(boxes, weak.points, labels.kind), PAMR)
         if labels.kind != SCRIBBLES:
-            found &= boxes
-        scores = _agreement(found, boxes, weak.points, labels.kind)
+            masks &= boxes
+        scores = _agreement(masks, boxes, weak.points, labels.kind)
     else:
-        found, scores = _prompted(image, sam, boxes, weak, labels.kind)
+        masks, scores = _prompted(image, sam, boxes, weak, labels.kind)
     return [
         _annotation(entry, mask, score)
-        for entry, mask, score in zip(entries, found, scores, strict=True)
+        for entry, mask, score in zip(entries, masks, scores, strict=True)
         if mask.any()
     ]
 
@@ -117,10 +117,10 @@ def _agreement(
             x, y, label = labelled.T
             score = float((mask[y, x] == (label == 1)).mean())
         if kind != SCRIBBLES and mask.any():
-            found = np.zeros_like(box)
+            extent = np.zeros_like(box)
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-            score *= float((found & box).sum() / (found | box).sum())
+            extent[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+            score *= float((extent & box).sum() / (extent | box).sum())
         scores.append(score)
     return scores
 

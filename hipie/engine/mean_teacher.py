@@ -69,16 +69,16 @@ class MeanTeacher:
 
     def _annotated(self, item: dict[str, Any]) -> dict[str, Any]:
         height, width = item["teacher_image"].shape[-2:]
-        seen = {"image": item["teacher_image"], "vocabulary": item["vocabulary"]}
+        teacher_input = {"image": item["teacher_image"], "vocabulary": item["vocabulary"]}
         results = {"height": height, "width": width, "results": ("instances", "panoptic_seg")}
         was_training = self._model.training
         self._model.eval()
         try:
             with self._ema.applied(), torch.no_grad():
-                (found,) = self._model([{**seen, **results}])
+                (outputs,) = self._model([{**teacher_input, **results}])
         finally:
             self._model.train(was_training)
-        masks, classes, scores = confident_objects(found, self.score_threshold)
+        masks, classes, scores = confident_objects(outputs, self.score_threshold)
         student = {key: value for key, value in item.items() if key != "teacher_image"}
         if not len(classes):
             return student
@@ -92,22 +92,22 @@ class MeanTeacher:
         return student
 
 
-def confident_objects(found: dict[str, Any], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def confident_objects(outputs: dict[str, Any], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the objects of a result that are learned: instances, and stuff of the panoptic map.
 
     Args:
-        found: `instances` and, if the model has it, `panoptic_seg`.
+        outputs: `instances` and, if the model has it, `panoptic_seg`.
         threshold: lowest score of an instance or stuff segment; a segment without one has 1.
 
     Returns:
         Masks bool [N, H, W], classes [N] and scores [N].
     """
-    instances = found["instances"]
+    instances = outputs["instances"]
     instances = instances[instances.scores >= threshold]
     masks = list(instances.pred_masks.bool())
     classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-    if "panoptic_seg" in found:
-        segment_ids, segments = found["panoptic_seg"]
+    if "panoptic_seg" in outputs:
+        segment_ids, segments = outputs["panoptic_seg"]
         for segment in segments:
             if not segment["isthing"] and segment.get("score", 1.0) >= threshold:
                 masks.append(segment_ids == segment["id"])

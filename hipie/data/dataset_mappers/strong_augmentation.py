@@ -44,5 +44,5 @@ def strongly_augmented(image: NDArray[Any], seed: Sequence[int]) -> NDArray[np.u
         torch.manual_seed(int(numbers.integers(2**62)))
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         changed = (steps(pixels).clamp(0, 1) * 255).round().to(torch.uint8)
-    found: NDArray[np.uint8] = changed.permute(1, 2, 0).numpy()
-    return found
+    augmented: NDArray[np.uint8] = changed.permute(1, 2, 0).numpy()
+    return augmented

@@ -181,7 +181,7 @@ def _points(
     rng: np.random.Generator,
 ) -> list[Points]:
     """Points [P, 3] of every object: those of its annotation, else random ones of its box."""
-    found = []
+    points = []
     for mask, (left, top, right, bottom), entry in zip(masks, boxes, entries, strict=True):
         # Drawn in any case, so that the other objects' points do not depend on the file.
         x = rng.integers(left, right, labels.num_points)
@@ -190,8 +190,8 @@ def _points(
         if POINT_COORDS in entry:
             x, y = (np.floor(side) for side in np.array(entry[POINT_COORDS]).T)
             label = np.array(entry[POINT_LABELS])
-        found.append(np.stack([x + 0.5, y + 0.5, label], axis=1).astype(np.float32))
-    return found
+        points.append(np.stack([x + 0.5, y + 0.5, label], axis=1).astype(np.float32))
+    return points
 
 
 def _scribbles(
@@ -209,7 +209,7 @@ def _scribbles(
             drawn.append(draw_scribble(mask, rng, labels.scribble_points))
     owners = np.repeat(np.arange(len(drawn)), [len(pixels) for pixels in drawn])
     everything = np.concatenate(drawn) if drawn else np.zeros((0, 2), np.int64)
-    found = []
+    scribbles = []
     for i, (mask, entry) in enumerate(zip(masks, entries, strict=True)):
         others = owners != i
         if entry.get("segmentation") or SCRIBBLES not in entry:
@@ -220,8 +220,8 @@ def _scribbles(
             beside = rng.permutation(beside)[: labels.scribble_points]
         pixels = np.concatenate([drawn[i], beside]) + 0.5
         label = np.repeat([1.0, 0.0], [len(drawn[i]), len(beside)])
-        found.append(np.concatenate([pixels, label[:, None]], axis=1).astype(np.float32))
-    return found
+        scribbles.append(np.concatenate([pixels, label[:, None]], axis=1).astype(np.float32))
+    return scribbles
 
 
 def _drawn(
@@ -280,7 +280,7 @@ def _fill_extent(place: NDArray[np.bool_], points: Points) -> None:
 
 
 def _boxes(masks: NDArray[np.bool_]) -> list[list[int]]:
-    found: list[list[int]] = (
+    boxes: list[list[int]] = (
         masks_to_boxes(torch.from_numpy(np.ascontiguousarray(masks))).long().tolist()
     )
-    return found
+    return boxes

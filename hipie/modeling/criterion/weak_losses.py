@@ -90,10 +90,10 @@ def point_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 @LOSS_REGISTRY.register_term("projection", weight_key="DICE", group="mask")
 def projection_loss(matched: MatchedLayer) -> Tensor | None:
     """Projection loss of the pairs that have a box only."""
-    found = _box_pairs(matched)
-    if found is None:
+    pairs = _box_pairs(matched)
+    if pairs is None:
         return None
-    boxes_only, logits, boxes = found
+    boxes_only, logits, boxes = pairs
     losses = mask_projection(logits, boxes) * _scores(boxes_only)
     return matched.weak.projection * losses.sum()
 
@@ -105,10 +105,10 @@ def pairwise_loss(matched: MatchedLayer) -> Tensor | None:
     Counted are the edges of two pixels of similar colour, of which the first is in the box; their
     mean over all pairs is multiplied by the number of pairs, as the published program divides.
     """
-    found = _box_pairs(matched)
-    if found is None:
+    pairs = _box_pairs(matched)
+    if pairs is None:
         return None
-    boxes_only, logits, boxes = found
+    boxes_only, logits, boxes = pairs
     if len(logits) == 0:
         return logits.sum()
     similarity = _supervision(matched).similarity

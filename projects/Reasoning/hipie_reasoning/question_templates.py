@@ -16,7 +16,7 @@ NAME_QUESTIONS = (
     "Can you mark {name} with a mask?",
 )
 # About a whole question; the first is used at test.
-SENTENCE_QUESTIONS = (
+QUESTION_TEMPLATES = (
     "{text} Please answer with a mask.",
     "{text} Please segment it.",
 )
@@ -33,7 +33,7 @@ ANSWERS = (
 
 
 @dataclass(frozen=True)
-class AskedObject:
+class QueriedObject:
     """What one [SEG] or [REJ] of an answer is about.
 
     Attributes:
@@ -51,14 +51,14 @@ class DatasetQuestion:
 
     Attributes:
         text: a question or request, or the name or expression of what is sought.
-        is_sentence: whether it is a whole question.
+        is_question: whether it is a whole question, not a name or phrase.
         objects: at least one; with several of them the answer names each.
         explanation: what explains the answer; "" = none is known.
     """
 
     text: str
-    is_sentence: bool
-    objects: tuple[AskedObject, ...]
+    is_question: bool
+    objects: tuple[QueriedObject, ...]
     explanation: str = ""
 
 
@@ -69,8 +69,8 @@ def expression_question(expression: str) -> str:
 
 def inference_question(question: DatasetQuestion) -> str:
     """Return the text of a question as it is asked at test."""
-    if question.is_sentence:
-        return SENTENCE_QUESTIONS[0].format(text=question.text.strip())
+    if question.is_question:
+        return QUESTION_TEMPLATES[0].format(text=question.text.strip())
     return expression_question(question.text)
 
 
@@ -88,14 +88,14 @@ def sample_dialogue(
     if explained:
         template = str(rng.choice(EXPLAINED_QUESTIONS))
     else:
-        template = str(rng.choice(SENTENCE_QUESTIONS if question.is_sentence else NAME_QUESTIONS))
+        template = str(rng.choice(QUESTION_TEMPLATES if question.is_question else NAME_QUESTIONS))
     text = question.text.strip()
-    asked = template.format(text=text, name=text.rstrip("."))
+    wording = template.format(text=text, name=text.rstrip("."))
     answer = answer_text(question.objects, str(rng.choice(ANSWERS)))
-    return asked, f"{answer} {question.explanation}" if explained else answer
+    return wording, f"{answer} {question.explanation}" if explained else answer
 
 
-def answer_text(objects: Sequence[AskedObject], template: str = ANSWERS[0]) -> str:
+def answer_text(objects: Sequence[QueriedObject], template: str = ANSWERS[0]) -> str:
     """Return the answer about one object, or a list of several names, each with its token.
 
     Args:
@@ -114,7 +114,7 @@ def join_questions(questions: Sequence[DatasetQuestion]) -> DatasetQuestion:
     if len(questions) == 1:
         return questions[0]
     objects = [
-        AskedObject(question.text, each.targets)
+        QueriedObject(question.text, each.targets)
         for question in questions
         for each in question.objects
     ]

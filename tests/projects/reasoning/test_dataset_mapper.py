@@ -12,8 +12,8 @@ from hipie.errors import InputError
 from hipie_reasoning.data.dataset_mapper import ReasoningDatasetMapper
 from hipie_reasoning.data.picturebook_questions import PROPERTIES, add_questions
 from hipie_reasoning.question_templates import (
-    AskedObject,
     DatasetQuestion,
+    QueriedObject,
     answer_text,
     inference_question,
     sample_dialogue,
@@ -117,14 +117,14 @@ def test_expressions_stay_as_they_are_at_test(record) -> None:
 
 
 def test_questions_are_asked_as_sentences_at_test(record) -> None:
-    question = DatasetQuestion("What keeps the rain off?", True, (AskedObject("", ()),))
+    question = DatasetQuestion("What keeps the rain off?", True, (QueriedObject("", ()),))
     item = mapper(training=False)(record | {"questions": [question]})
     assert item["questions"] == [inference_question(question)]
     assert item["questions"][0].startswith("What keeps the rain off? ")
 
 
 def test_a_known_explanation_is_asked_for_and_given() -> None:
-    objects = (AskedObject("", (0,)),)
+    objects = (QueriedObject("", (0,)),)
     question = DatasetQuestion("What helps?", True, objects, "It keeps the rain off.")
     rng = np.random.default_rng(0)
     asked, answer = sample_dialogue(question, rng, 1.0)
@@ -135,7 +135,7 @@ def test_a_known_explanation_is_asked_for_and_given() -> None:
 
 
 def test_answers_name_each_of_several_objects() -> None:
-    objects = (AskedObject("a dog", (1,)), AskedObject("a pig", ()))
+    objects = (QueriedObject("a dog", (1,)), QueriedObject("a pig", ()))
     assert answer_text(objects) == "a dog [SEG], a pig [REJ]."
 
 

@@ -57,7 +57,7 @@ def test_records_have_questions_target_and_ignored_pixels(tmp_path) -> None:
     assert np.array_equal(mask_util.decode(record["ignore"]), mask == 255)
     texts = [question.text for question in record["questions"]]
     assert texts == ["What keeps the rain off?", "the thing against rain"]
-    assert all(question.is_sentence for question in record["questions"])
+    assert all(question.is_question for question in record["questions"])
     assert {question.explanation for question in record["questions"]} == {"An umbrella does."}
     assert record["questions"][0].objects[0].targets == (0,)
     (first,) = load_reason_seg(tmp_path / "train", first_only=True)

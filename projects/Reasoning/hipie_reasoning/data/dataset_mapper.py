@@ -26,8 +26,8 @@ from hipie.errors import InputError
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_reasoning.data.object_masks import ObjectMaskReader
 from hipie_reasoning.question_templates import (
-    AskedObject,
     DatasetQuestion,
+    QueriedObject,
     inference_question,
     join_questions,
     sample_dialogue,
@@ -130,8 +130,8 @@ class ReasoningDatasetMapper:
         )
         dialogues = [sample_dialogue(each, rng, self.explanation_prob) for each in questions]
         if augmentation.flipped:
-            dialogues = [(flip_text(asked), flip_text(answer)) for asked, answer in dialogues]
-        item["questions"] = [asked for asked, _ in dialogues]
+            dialogues = [(flip_text(question), flip_text(answer)) for question, answer in dialogues]
+        item["questions"] = [question for question, _ in dialogues]
         item["answers"] = [answer for _, answer in dialogues]
         item["targets"] = [
             _target_masks(reader, each, augmentation.transform) for each in questions
@@ -144,7 +144,7 @@ class ReasoningDatasetMapper:
         usable = [
             each
             for each in self._questions(rng, record)
-            if self.absent or all(asked.targets for asked in each.objects)
+            if self.absent or all(queried.targets for queried in each.objects)
         ]
         if not usable:
             raise InputError(f"{record['file_name']}: there is nothing to ask about it")
@@ -152,13 +152,13 @@ class ReasoningDatasetMapper:
         chosen = [usable[index] for index in rng.permutation(len(usable))[:count]]
         if self.objects_per_question == 1:
             return chosen
-        sentences = [each for each in chosen if each.is_sentence]
-        named = [each for each in chosen if not each.is_sentence]
+        whole = [each for each in chosen if each.is_question]
+        named = [each for each in chosen if not each.is_question]
         step = self.objects_per_question
         joined = [
             join_questions(named[start : start + step]) for start in range(0, len(named), step)
         ]
-        return (sentences + joined)[: self.questions_per_image]
+        return (whole + joined)[: self.questions_per_image]
 
     def _questions(self, rng: np.random.Generator, record: dict[str, Any]) -> list[DatasetQuestion]:
         if "questions" in record:
@@ -200,7 +200,7 @@ class ReasoningDatasetMapper:
 
 
 def _named_question(name: str, targets: Sequence[int]) -> DatasetQuestion:
-    return DatasetQuestion(name, False, (AskedObject(name, tuple(targets)),))
+    return DatasetQuestion(name, False, (QueriedObject(name, tuple(targets)),))
 
 
 def _target_masks(

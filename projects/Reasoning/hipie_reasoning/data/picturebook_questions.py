@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hipie.data.picturebook import CLASS_NAMES
-from hipie_reasoning.question_templates import AskedObject, DatasetQuestion
+from hipie_reasoning.question_templates import DatasetQuestion, QueriedObject
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _questions(record: Mapping[str, Any], held_out: bool, seed: int) -> list[Dat
         targets = tuple(key for key, name in names.items() if name in each.classes)
         wordings = each.wordings[-1:] if held_out else each.wordings[:-1]
         text = str(rng.choice(wordings))
-        question = DatasetQuestion(text, True, (AskedObject("", targets),))
+        question = DatasetQuestion(text, True, (QueriedObject("", targets),))
         (present if targets else absent).append(question)
     chosen = absent[:_ABSENT_PER_PAGE]
     return present[: _QUESTIONS_PER_PAGE - len(chosen)] + chosen

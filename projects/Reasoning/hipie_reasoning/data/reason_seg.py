@@ -21,7 +21,7 @@ from hipie.data.image_io import read_image_size
 from hipie.data.io.json_file import read_json
 from hipie.data.io.validation import DatasetError
 from hipie.errors import MissingFileError
-from hipie_reasoning.question_templates import AskedObject, DatasetQuestion
+from hipie_reasoning.question_templates import DatasetQuestion, QueriedObject
 
 IGNORED, TARGET = 255, 1
 
@@ -115,8 +115,8 @@ def _record(
     image = file.with_suffix(".jpg")
     size = read_image_size(image)
     mask = rasterize(str(file), content["shapes"], size)
-    objects = (AskedObject("", (0,) if (mask == TARGET).any() else ()),)
-    is_sentence = bool(content.get("is_sentence"))
+    objects = (QueriedObject("", (0,) if (mask == TARGET).any() else ()),)
+    is_question = bool(content.get("is_sentence"))
     return {
         "file_name": str(image),
         "image_id": number,
@@ -125,7 +125,7 @@ def _record(
         "masks": [_encode(mask == TARGET)],
         "ignore": _encode(mask == IGNORED),
         "questions": [
-            DatasetQuestion(text, is_sentence, objects, explanations.get(image.name, ""))
+            DatasetQuestion(text, is_question, objects, explanations.get(image.name, ""))
             for text in texts[: 1 if first_only else None]
         ],
     }
@@ -140,13 +140,13 @@ def _read_explanations(file: str | os.PathLike[str] | None) -> dict[str, str]:
         return {}
     content = read_json(file)
     entries = content if isinstance(content, list) else []
-    found = {
+    texts = {
         entry["image"]: entry["outputs"]
         for entry in entries
         if isinstance(entry, Mapping)
         and isinstance(entry.get("image"), str)
         and isinstance(entry.get("outputs"), str)
     }
-    if not isinstance(content, list) or len(found) < len({str(e) for e in entries}):
+    if not isinstance(content, list) or len(texts) < len({str(e) for e in entries}):
         raise DatasetError(f'{file}: its entries need "image" and "outputs", both texts')
-    return found
+    return texts
