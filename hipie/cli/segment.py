@@ -36,8 +36,9 @@ from hipie.errors import UsageError
 if TYPE_CHECKING:
     from hipie.batch_inference.recorder import BatchSegment
     from hipie.modeling.sam.predictor import Sam
-    from hipie.predictor import Segmenter, SegmentOptions
+    from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
+    from hipie.segmenter_calls import SegmentOptions
 
 Classes = list[tuple[str, ...]]
 

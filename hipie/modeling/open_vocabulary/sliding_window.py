@@ -78,7 +78,8 @@ def sliding_window_inference(
     """
     total: Tensor | None = None
     count = pixels.new_zeros(pixels.shape[-2:])
-    for rows, columns in windows(tuple(pixels.shape[-2:]), window, stride):
+    height, width = pixels.shape[-2:]
+    for rows, columns in windows((height, width), window, stride):
         crop = pixels[:, :, rows, columns]
         maps = F.interpolate(predict(crop)[None].float(), size=crop.shape[-2:], mode="bilinear")[0]
         if total is None:
