@@ -83,7 +83,7 @@ def read_instances(
 
     Args:
         json_file: the file, for messages.
-        content: its content, with lists of `images` and `annotations`.
+        content: its content, with lists of `images`, `annotations` and, for tags, `categories`.
         image_root: folder of the images.
         categories: category id -> class index of the categories that annotations may have.
         contiguous_ids: category id -> class index of all categories.
@@ -134,7 +134,7 @@ def read_instances(
         try:
             where = f"{json_file}: image {image_id}"
             federated = federated_categories(where, image, contiguous_ids)
-            tags = image_tags(where, image, content["categories"], contiguous_ids)
+            tags = image_tags(where, image, content.get("categories", ()), contiguous_ids)
         except DatasetError as error:
             faults.add(error)
             continue
