@@ -518,7 +518,7 @@ def test_help_and_version_import_little() -> None:
     )
     for arguments, expected in (
         (["--version"], f"hipie {__version__}"),
-        (["data", "--help"], "hipie data {show,check,expressions}"),
+        (["data", "--help"], "hipie data {show,check,expressions,pseudo-label}"),
         (["segment", "--help"], "--max-segments"),
     ):
         command = [sys.executable, "-c", program, *arguments]

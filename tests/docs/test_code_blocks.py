@@ -115,6 +115,24 @@ def save_cris() -> None:
     torch.save({"model": model.state_dict()}, "model_final.pth")
 
 
+def save_reasoning() -> None:
+    """Random weights of a small `ReasoningSeg`."""
+    from detectron2.modeling import build_model
+
+    from hipie import model_zoo
+
+    cfg = model_zoo.get_config("hipie_reasoning/reasoning_nano_picturebook.yaml")
+    model = build_model(cfg)
+    torch.save({"model": model.state_dict()}, "model_final.pth")
+
+
+class ScriptedChat:
+    """A chat model that names a thing."""
+
+    def complete(self, prompt: str, image: Any, schema: Any) -> str:
+        return json.dumps({"answer": "An umbrella.", "things": ["umbrella"], "stuff": []})
+
+
 def group_features() -> dict[str, Any]:
     """Features of three images and of an expression."""
     return {"V": torch.rand(3, 8, 6, 6), "l": torch.rand(8), "l_anti": torch.rand(8)}
@@ -200,6 +218,12 @@ SETTINGS = {
             "fcclip_convnext_large.yaml": "kmeans_random.yaml",
             ', weights="fcclip_cocopan.pth"': "",
         },
+    ),
+    "projects/Reasoning/README.md": Setting(
+        files=("page.jpg", "photo.jpg"),
+        names=lambda: {"chat": ScriptedChat()},
+        prepare=save_reasoning,
+        replaced={'"Qwen/Qwen2.5-VL-3B-Instruct"': "chat"},
     ),
     "projects/ReferSAM/README.md": Setting(
         files=("page.jpg",),
