@@ -23,6 +23,9 @@ class _Source:
     def __init__(self, *source: Any) -> None:
         self.source = source
 
+    def require_padded(self, what: str) -> None:
+        """A SAM with SAM's own decoder."""
+
 
 def method(cfg: CfgNode) -> Any:
     """The method with its settings and the sources of its networks."""
