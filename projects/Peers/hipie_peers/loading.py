@@ -119,15 +119,21 @@ def _class(name: str) -> Any:
 
 def _load_weights(folder: Path, kind: NetworkType) -> Any:
     cls = _class(kind.network)
-    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    options = {"local_files_only": True, "output_loading_info": True}
     try:
         with _without_messages():
             if (folder / INDEX_FILE).is_file() or any(folder.glob("*.safetensors")):
-                loaded = cls.from_pretrained(str(folder), use_safetensors=True, **options)
+                loaded = cls.from_pretrained(
+                    str(folder), use_safetensors=True, trust_remote_code=False, **options
+                )
             else:
                 state = read_state(find_weights(folder))["model"]
-                config = cls.config_class.from_pretrained(str(folder), local_files_only=True)
-                loaded = cls.from_pretrained(None, config=config, state_dict=state, **options)
+                config = cls.config_class.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                )
+                loaded = cls.from_pretrained(
+                    None, config=config, state_dict=state, trust_remote_code=False, **options
+                )
     except CheckpointError:
         raise
     except Exception as error:  # whatever transformers makes of a folder

@@ -71,12 +71,11 @@ class TransformersChatModel:
 
         _require_source(name)
         make_printable("transformers")
-        options = {"trust_remote_code": False}
         try:
-            processor = AutoProcessor.from_pretrained(name, **options)
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
             sees = getattr(processor, "image_processor", None) is not None
             kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-            model = kind.from_pretrained(name, use_safetensors=True, **options)
+            model = kind.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         except Exception as error:  # transformers raises nothing narrower
             raise InputError(
                 f"the language model {printable(name)} cannot be loaded: {cause_of(error)}"

@@ -82,7 +82,7 @@ def test_openai_weights_use_quickgelu(tmp_path, monkeypatch):
 
     torch.save(open_clip.CLIP(**_TINY).state_dict(), tmp_path / "downloaded.bin")
     monkeypatch.setattr(
-        clip_loading, "download_pretrained", lambda _: str(tmp_path / "downloaded.bin")
+        open_clip.pretrained, "download_pretrained", lambda _: str(tmp_path / "downloaded.bin")
     )
     monkeypatch.setattr(open_clip, "create_model", create)
     monkeypatch.setattr(clip_loading, "_check_download", lambda *_: None)

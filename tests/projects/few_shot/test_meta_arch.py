@@ -19,7 +19,7 @@ from hipie_fewshot.__main__ import main
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "projects/FewShot/configs"
-METHODS = ("prototype", "persam", "persam_f", "matcher")
+METHODS = ("prototype", "persam", "persam_f", "matcher", "clip_prototype")
 
 
 def config(method, *options):

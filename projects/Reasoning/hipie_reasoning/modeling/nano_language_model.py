@@ -102,7 +102,7 @@ def build_small_language_model(
 def _build_tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(minilm_folder()))
+    tokenizer = AutoTokenizer.from_pretrained(str(minilm_folder()), trust_remote_code=False)
     # Settings of MiniLM's own use.
     for name in ("max_length", "padding", "truncation", "stride"):
         tokenizer.init_kwargs.pop(name, None)
