@@ -216,9 +216,10 @@ def inject(command, point, faults, folder, options, monkeypatch, capfd, tmp_path
 
 
 def test_every_command_is_covered() -> None:
-    # hipie show reads the folder of a run, as eval does; an export takes minutes; the others are
-    # servers, which have tests of their own.
-    others = {"train", "eval", "show", "export", "app", "serve"}
+    # hipie show reads the folder of a run, as eval does; an export takes minutes; hipie reason
+    # needs a language model (tests/projects/reasoning); the others are servers, which have tests
+    # of their own.
+    others = {"train", "eval", "show", "export", "reason", "app", "serve"}
     assert set(COMMANDS) == {*MODEL_COMMANDS, *OTHER_COMMANDS, *others}
 
 
