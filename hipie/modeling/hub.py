@@ -1,10 +1,12 @@
-"""Availability of files on the Hugging Face hub."""
+"""Availability of files on the Hugging Face hub, and loading from it without its messages."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -71,3 +73,20 @@ def check_hub_file(repository: str, file_names: Sequence[str]) -> None:
         cause = getattr(error, "reason", error)
         cause = cause if isinstance(cause, BaseException) else error
         raise HubError(f"the Hugging Face hub cannot be reached ({cause_of(cause)})") from error
+
+
+@contextmanager
+def without_loading_messages() -> Iterator[None]:
+    """Silence transformers' progress bars, and its table of weights that are left out."""
+    from transformers.utils import logging as transformers_logging
+
+    log: Any = transformers_logging
+    level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if progress:
+            log.enable_progress_bar()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hipie.checkpoint.read import read_state
 from hipie.errors import MAX_SHOWN, InputError, cause_of
 from hipie.modeling.device_transfer import to_device
-from hipie.modeling.hub import HubError, check_hub_file
+from hipie.modeling.hub import HubError, check_hub_file, without_loading_messages
 from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie.modeling.text_encoder.base import TEXT_ENCODER_REGISTRY, TextEncoder
 from hipie.modeling.text_encoder.caption import Caption, SpecialTokens, Window, split_into_windows
@@ -365,7 +365,7 @@ def _load_pretrained(source: str) -> BertModel:
     try:
         config = _read_config(source)
         state = read_state(_weights_of(source))["model"]
-        with _without_loading_messages():
+        with without_loading_messages():
             loaded: Any = BertModel.from_pretrained(
                 None,
                 config=config,
@@ -420,20 +420,3 @@ def _file_of(source: str, name: str) -> Path:
     from transformers.utils.hub import cached_file
 
     return Path(str(cached_file(source, name)))
-
-
-@contextmanager
-def _without_loading_messages() -> Iterator[None]:
-    """Silence the table of weights that are left out on purpose (BERT's pooler)."""
-    from transformers.utils import logging as transformers_logging
-
-    log: Any = transformers_logging
-    level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if progress:
-            log.enable_progress_bar()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from hipie.checkpoint.error import CheckpointError
 from hipie.checkpoint.read import read_state
 from hipie.errors import cause_of, printable
 from hipie.model_zoo import MODELS, model_weights
+from hipie.modeling.hub import without_loading_messages
 from hipie.modeling.model_folder import find_weights, read_model_config, require_sizes
 from hipie_peers.error import PeerError
 
@@ -121,7 +120,7 @@ def _load_weights(folder: Path, kind: NetworkType) -> Any:
     cls = _class(kind.network)
     options = {"local_files_only": True, "output_loading_info": True}
     try:
-        with _without_messages():
+        with without_loading_messages():
             if (folder / INDEX_FILE).is_file() or any(folder.glob("*.safetensors")):
                 loaded = cls.from_pretrained(
                     str(folder), use_safetensors=True, trust_remote_code=False, **options
@@ -153,7 +152,7 @@ def _first(entry: Any) -> str:
 
 def _load_processor(folder: Path, kind: NetworkType) -> Any:
     try:
-        with _without_messages():
+        with without_loading_messages():
             return _class(kind.processor).from_pretrained(
                 str(folder),
                 local_files_only=True,
@@ -166,20 +165,3 @@ def _load_processor(folder: Path, kind: NetworkType) -> Any:
         raise PeerError(
             f"{folder}: the processor ({kind.processor}) cannot be loaded ({cause_of(error)})"
         ) from error
-
-
-@contextmanager
-def _without_messages() -> Iterator[None]:
-    """Silence transformers' reports and progress bars."""
-    from transformers.utils import logging
-
-    log: Any = logging
-    level, progress = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if progress:
-            log.enable_progress_bar()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -148,18 +149,22 @@ class KMeansGrouping(ClassifiedGroups):
         return groups.unflatten(0, features.grid)
 
 
-@META_ARCH_REGISTRY.register()
-class TokenCut(ClassifiedGroups):
-    """Objects cut out of the graph of DINO's keys, and the rest.
+class CutGroups(ClassifiedGroups):
+    """Objects cut one after another out of the graph of DINO's keys, and the rest.
 
     Args:
-        threshold, weak, objects: MODEL.TRAINING_FREE.TOKENCUT.
+        threshold, weak, objects: the node `KEYS` of MODEL.TRAINING_FREE.
         arguments: those of `ClassifiedGroups`.
+
+    Attributes:
+        KEYS: name of the node.
     """
+
+    KEYS: ClassVar[str]
 
     @configurable
     def __init__(
-        self, *, threshold: float = 0.2, weak: float = 1e-5, objects: int = 1, **arguments: Any
+        self, *, threshold: float, weak: float = 1e-5, objects: int = 1, **arguments: Any
     ) -> None:
         super().__init__(**arguments)
         self.threshold, self.weak, self.objects = threshold, weak, objects
@@ -167,7 +172,7 @@ class TokenCut(ClassifiedGroups):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
-        keys = cfg.MODEL.TRAINING_FREE.TOKENCUT
+        keys = cfg.MODEL.TRAINING_FREE[cls.KEYS]
         return {
             **super().from_config(cfg),
             "threshold": keys.THRESHOLD,
@@ -175,46 +180,35 @@ class TokenCut(ClassifiedGroups):
             "objects": keys.OBJECTS,
         }
 
+    @abstractmethod
+    def cut(self, features: DinoFeatures) -> Iterable[Any]:
+        """Cut objects out; each result has a `mask`, bool [h, w]."""
+
     def group_patches(self, features: DinoFeatures) -> Tensor:
         """1, 2, ... for the objects in the order of the cuts, 0 for the rest."""
         groups = torch.zeros(features.grid, dtype=torch.long)
-        cuts = repeated_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
-        for index, cut in enumerate(cuts, 1):
+        for index, cut in enumerate(self.cut(features), 1):
             groups[torch.from_numpy(cut.mask)] = index
         return groups
 
 
 @META_ARCH_REGISTRY.register()
-class MaskCut(ClassifiedGroups):
-    """Objects cut out of the graph of DINO's keys by MaskCut, and the rest.
+class TokenCut(CutGroups):
+    """Objects cut out by TokenCut, repeated on the rest; see `CutGroups`."""
 
-    Args:
-        threshold, weak, objects: MODEL.TRAINING_FREE.MASKCUT.
-        arguments: those of `ClassifiedGroups`.
-    """
+    KEYS = "TOKENCUT"
 
-    @configurable
-    def __init__(
-        self, *, threshold: float = 0.15, weak: float = 1e-5, objects: int = 3, **arguments: Any
-    ) -> None:
-        super().__init__(**arguments)
-        self.threshold, self.weak, self.objects = threshold, weak, objects
+    def cut(self, features: DinoFeatures) -> Iterable[Any]:
+        """Cut objects out by TokenCut; see `repeated_cuts`."""
+        return repeated_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the constructor arguments from `MODEL.TRAINING_FREE`."""
-        keys = cfg.MODEL.TRAINING_FREE.MASKCUT
-        return {
-            **super().from_config(cfg),
-            "threshold": keys.THRESHOLD,
-            "weak": keys.WEAK,
-            "objects": keys.OBJECTS,
-        }
 
-    def group_patches(self, features: DinoFeatures) -> Tensor:
-        """1, 2, ... for the objects in the order of the cuts, 0 for the rest."""
-        groups = torch.zeros(features.grid, dtype=torch.long)
-        cuts = mask_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
-        for index, cut in enumerate(cuts, 1):
-            groups[torch.from_numpy(cut.mask)] = index
-        return groups
+@META_ARCH_REGISTRY.register()
+class MaskCut(CutGroups):
+    """Objects cut out by MaskCut; see `CutGroups`."""
+
+    KEYS = "MASKCUT"
+
+    def cut(self, features: DinoFeatures) -> Iterable[Any]:
+        """Cut objects out by MaskCut; see `mask_cuts`."""
+        return mask_cuts(features.keys, features.grid, self.objects, self.threshold, self.weak)
