@@ -182,8 +182,12 @@ def _pixel_head_keys() -> CN:
     # Train this head and the backbone only: encoders and decoders are not run and have no losses. A
     # first stage of training in which an image takes a third of the time.
     node.ONLY = False
+    # Stride of its logits, 4 or 8. At 4 mask features are read at their own stride as well.
+    node.STRIDE = 8
     # Weight of its cross entropy.
     node.LOSS_WEIGHT = 10.0
+    # Weight of its Dice loss, in which rare and small classes count as much as others; 0 = off.
+    node.DICE_WEIGHT = 0.0
     # Weight w of the mean probability c of a mask in the class score s of its query,
     # s ** (1 - w) * c ** w.
     node.MASK_WEIGHT = 0.5
@@ -420,7 +424,7 @@ def _add_solver_keys(cfg: CN) -> None:
     # memory; their gradients are summed.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Format of activations with AMP.ENABLED: "bfloat16", "float16" (losses are scaled), or "auto":
-    # bfloat16 on CPUs and on GPUs that compute in it, float16 on older GPUs.
+    # bfloat16 on CPUs and GPUs that compute in it, float16 on older GPUs, float32 on other CPUs.
     cfg.SOLVER.AMP.PRECISION = "auto"
     cfg.SOLVER.FSDP = CN()
     # Shard parameters, gradients and the optimizer's state over the processes (FSDP2), instead of a

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 
 from hipie.errors import InputError
 from hipie.logs import get_logger
+from hipie.modeling.precision import computes_bfloat16
 
 logger = get_logger(__name__)
 
@@ -18,8 +19,8 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
     """Return the number format of activations in training.
 
     Args:
-        cfg: reads SOLVER.AMP.{ENABLED, PRECISION}. "auto" is bfloat16 on CPUs and on GPUs that
-            compute in it (Ampere and newer), float16 on other GPUs.
+        cfg: reads SOLVER.AMP.{ENABLED, PRECISION}. "auto" is bfloat16 where `computes_bfloat16`,
+            float16 on other GPUs and float32 on other CPUs, which emulate both slowly.
         device: of the model.
 
     Returns:
@@ -36,25 +37,19 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
             f"SOLVER.AMP.PRECISION is {amp.PRECISION!r}; it has to be {AUTO} or "
             f"{' or '.join(DTYPES)}"
         )
-    fast = has_fast_bfloat16(device)
+    fast, is_gpu = computes_bfloat16(device), device.type == "cuda"
     if amp.PRECISION == AUTO:
-        dtype = torch.bfloat16 if fast else torch.float16
+        other = torch.float16 if is_gpu else torch.float32
+        dtype = torch.bfloat16 if fast else other
         logger.info("SOLVER.AMP: activations are %s", str(dtype).removeprefix("torch."))
-        return dtype
+        return None if dtype == torch.float32 else dtype
     if amp.PRECISION == "bfloat16" and not fast:
         logger.warning(
-            "SOLVER.AMP.PRECISION is bfloat16, which %s emulates slowly; use float16 or %s.",
-            torch.cuda.get_device_name(device),
-            AUTO,
+            "SOLVER.AMP.PRECISION is bfloat16, which %s emulates slowly; use %s.",
+            torch.cuda.get_device_name(device) if is_gpu else "this processor",
+            f"float16 or {AUTO}" if is_gpu else AUTO,
         )
     return DTYPES[amp.PRECISION]
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16, rather than emulating it (GPUs before Ampere)."""
-    if device.type != "cuda":
-        return True
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def build_grad_scaler(dtype: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:

@@ -28,8 +28,8 @@ from hipie.vocabularies.vocabulary import Vocabulary
 OUTPUT_NAMES = ("boxes", "scores", "panoptic_scores", "masks")
 # Suffix of the name of the text encoder's file.
 TEXT_SUFFIX = "_text"
-# Pixels of masks, at stride 4, per pixel of the pixel class head, along a side.
-PIXEL_RATIO = 2
+# Stride of masks.
+MASK_STRIDE = 4
 # Smallest and largest sides of a canvas, in pixels.
 MIN_SIDE, MAX_SIDE = 192, 2048
 # Largest numbers of tokens and classes that are inputs.
@@ -126,7 +126,8 @@ class OpenVocabularyNetwork(nn.Module):
             encoded = model.pixel_head.encode(features[-len(model.in_features) :], mask_features)[0]
             classes = _mean_tokens(class_tokens) @ text
             probabilities = model.pixel_head(encoded, classes).softmax(0)[:-1]
-            of_masks = [mask_class_probabilities(probabilities, of, PIXEL_RATIO) for of in masks]
+            ratio = model.pixel_head.stride // MASK_STRIDE
+            of_masks = [mask_class_probabilities(probabilities, of, ratio) for of in masks]
             scores = geometric_mean(scores, of_masks[0], weight)
             competing = [
                 geometric_mean(own, of, weight) for own, of in zip(competing, of_masks, strict=True)

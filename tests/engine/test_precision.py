@@ -16,7 +16,8 @@ from tests.toy_trainer import Toy, ToyTrainer, run
 
 
 @pytest.mark.parametrize("precision", ["auto", "bfloat16", "float16"])
-def test_precision_of_activations(make_trainer, precision):
+def test_precision_of_activations(make_trainer, monkeypatch, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     options = ("SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", precision)
     trainer = run(make_trainer(*options))
     expected = torch.float16 if precision == "float16" else torch.bfloat16
@@ -60,6 +61,21 @@ def test_overflow_halves_the_scale_and_leaves_the_weights(make_trainer):
     assert trainer._trainer.skipped_in_a_row == 3
     assert trainer._trainer.grad_scaler.get_scale() == 2.0**37
     assert all(map(torch.equal, before, trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_processors_without_bfloat16_train_in_float32(monkeypatch, caplog, has_instructions):
+    caplog.set_level(logging.WARNING)
+    capabilities = {"avx512_bf16": has_instructions}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    cfg = get_cfg()
+    add_hipie_config(cfg)
+    cfg.SOLVER.AMP.ENABLED = True
+    cpu = torch.device("cpu")
+    assert autocast_dtype(cfg, cpu) == (torch.bfloat16 if has_instructions else None)
+    cfg.SOLVER.AMP.PRECISION = "bfloat16"
+    assert autocast_dtype(cfg, cpu) == torch.bfloat16
+    assert ("this processor emulates slowly; use auto" in caplog.text) != has_instructions
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0)])

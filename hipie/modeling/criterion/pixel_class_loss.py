@@ -1,8 +1,6 @@
-"""Cross entropy of the pixel class head."""
+"""Losses of the pixel class head: cross entropy and soft Dice."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,19 +57,38 @@ def _add_points(classes: Tensor, labels: Tensor, supervision: Supervision) -> No
     classes[y.clamp(0, classes.shape[0] - 1), x.clamp(0, classes.shape[1] - 1)] = owners
 
 
-def pixel_class_loss(logits: Sequence[Tensor], targets: Sequence[Targets]) -> Tensor:
-    """Mean cross entropy of the labelled pixels of B images, every image with the same weight.
+def pixel_class_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross entropy of the labelled pixels of an image.
 
     Args:
-        logits: B tensors [K_i + 1, h, w], see `PixelClassHead`.
-        targets: one an image.
+        logits: [K + 1, h, w], see `PixelClassHead`.
+        classes: [h, w], see `pixel_class_targets`.
 
     Returns:
         Scalar; 0 where no pixel is labelled.
     """
-    losses = []
-    for image, target in zip(logits, targets, strict=True):
-        classes = pixel_class_targets(target, len(image) - 1, (image.shape[-2], image.shape[-1]))
-        total = F.cross_entropy(image[None], classes[None], ignore_index=IGNORED, reduction="sum")
-        losses.append(total / (classes != IGNORED).sum().clamp(min=1))
-    return torch.stack(losses).mean()
+    total = F.cross_entropy(logits[None], classes[None], ignore_index=IGNORED, reduction="sum")
+    return total / (classes != IGNORED).sum().clamp(min=1)
+
+
+def pixel_dice_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Soft Dice loss of the classes that an image shows, on its labelled pixels.
+
+    Every class has the same weight, however many pixels it has (Milletari et al., V-Net, 3DV 2016,
+    section 3, with a softmax over the classes); no class is left out.
+
+    Args:
+        logits: [K + 1, h, w], see `PixelClassHead`.
+        classes: [h, w], see `pixel_class_targets`.
+
+    Returns:
+        Scalar in 0..1; 0 where no pixel has a class.
+    """
+    labelled = classes != IGNORED
+    present = classes[labelled & (classes < len(logits) - 1)].unique()
+    if not len(present):
+        return logits.sum() * 0.0
+    probabilities = logits.softmax(0)[present][:, labelled]
+    truth = (classes[labelled] == present[:, None]).to(probabilities.dtype)
+    overlap = (probabilities * truth).sum(1)
+    return (1 - 2 * overlap / (probabilities.sum(1) + truth.sum(1))).mean()

@@ -8,8 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hipie.errors import InputError
 from hipie.modeling.pixel_decoder.multi_scale_features import NORM_GROUPS
 from hipie.structures import TextFeatures, TokenSpans
+
+STRIDES = (4, 8)
 
 
 class PixelClassHead(nn.Module):
@@ -22,14 +25,26 @@ class PixelClassHead(nn.Module):
     of its tokens, of unit length and projected to the features' width. Pixels of no class of the
     vocabulary have a logit of their own that reads no text.
 
+    At stride 4 the features are upsampled, and a projection of the mask features at their own
+    stride is added, which is 0 at the start: thin objects are a pixel of stride 8 or less.
+
     Args:
         in_channels: channels of the backbone's feature maps.
         width: channels of the mask features.
         text_width: channels of a token.
+        stride: of the logits where there are mask features, one of `STRIDES`.
+
+    Raises:
+        InputError: for another stride.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int, text_width: int) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], width: int, text_width: int, stride: int = 8
+    ) -> None:
         super().__init__()
+        if stride not in STRIDES:
+            raise InputError(f"MODEL.HIPIE.PIXEL_HEAD.STRIDE must be 4 or 8, not {stride}")
+        self.stride = stride
         self.projections = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
         # 0 at the start, so that a training of the backbone's maps alone can precede.
         self.mask_projection = nn.Conv2d(width, width, 1, bias=False)
@@ -39,6 +54,9 @@ class PixelClassHead(nn.Module):
             nn.GroupNorm(NORM_GROUPS, width),
             nn.ReLU(),
         )
+        if stride == STRIDES[0]:
+            self.detail_projection = nn.Conv2d(width, width, 1, bias=False)
+            nn.init.zeros_(self.detail_projection.weight)
         self.text_projection = nn.Linear(text_width, width)
         self.no_class = nn.Conv2d(width, 1, 1)
 
@@ -50,7 +68,8 @@ class PixelClassHead(nn.Module):
             mask_features: [B, width, h, w] at stride 4; None = without them.
 
         Returns:
-            [B, width, h / 2, w / 2] with mask features, else of the size of the finest map.
+            [B, width, h, w] at stride 4 and [B, width, h / 2, w / 2] at stride 8 with mask
+            features, else of the size of the finest map.
         """
         if mask_features is None:
             size, maps = features[0].shape[-2:], []
@@ -59,7 +78,11 @@ class PixelClassHead(nn.Module):
             size = maps[0].shape[-2:]
         for projection, level in zip(self.projections, features, strict=True):
             maps.append(F.interpolate(projection(level), size=size, mode="bilinear"))
-        return self.features(torch.stack(maps).sum(0))
+        encoded = self.features(torch.stack(maps).sum(0))
+        if mask_features is None or self.stride != STRIDES[0]:
+            return encoded
+        encoded = F.interpolate(encoded, size=mask_features.shape[-2:], mode="bilinear")
+        return encoded + self.detail_projection(mask_features)
 
     def forward(self, pixels: Tensor, classes: Tensor) -> Tensor:
         """Compute the logits of one image.

@@ -56,13 +56,14 @@ class PixelHeadSettings:
 
     Attributes:
         only: whether nothing else has losses in the training on vocabularies.
-        loss: of its loss.
+        loss, dice: of its losses.
         masks, semantic: of its scores beside those of queries, see
             `hipie.modeling.postprocessing.pixel_scores`.
     """
 
     only: bool = False
     loss: float = 1.0
+    dice: float = 0.0
     masks: float = 0.5
     semantic: float = 0.5
 
@@ -122,7 +123,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
         "stuff_settings": StuffSettings(node.STUFF.SUPERVISE_THINGS, node.STUFF.FUSED_TEXT),
         "pixel_head": (
-            PixelClassHead(channels, node.HIDDEN_DIM, text_encoder.width)
+            PixelClassHead(channels, node.HIDDEN_DIM, text_encoder.width, node.PIXEL_HEAD.STRIDE)
             if node.PIXEL_HEAD.ENABLED
             else None
         ),
@@ -148,7 +149,9 @@ def pixel_head_settings(cfg: CfgNode) -> PixelHeadSettings:
     for key in ("MASK_WEIGHT", "SEMANTIC_WEIGHT"):
         if not 0 <= node[key] <= 1:
             raise InputError(f"MODEL.HIPIE.PIXEL_HEAD.{key} must be in 0 to 1, not {node[key]}")
-    return PixelHeadSettings(node.ONLY, node.LOSS_WEIGHT, node.MASK_WEIGHT, node.SEMANTIC_WEIGHT)
+    return PixelHeadSettings(
+        node.ONLY, node.LOSS_WEIGHT, node.DICE_WEIGHT, node.MASK_WEIGHT, node.SEMANTIC_WEIGHT
+    )
 
 
 def transformer_config(cfg: CfgNode, branch: str) -> TransformerConfig:

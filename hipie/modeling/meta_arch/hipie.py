@@ -25,7 +25,11 @@ from hipie.modeling.backbone.layers import backbone_layers
 from hipie.modeling.backbone.swin import SwinBackbone
 from hipie.modeling.criterion.build import criterion_steps
 from hipie.modeling.criterion.normalizer_averaging import max_over_processes
-from hipie.modeling.criterion.pixel_class_loss import pixel_class_loss
+from hipie.modeling.criterion.pixel_class_loss import (
+    pixel_class_loss,
+    pixel_class_targets,
+    pixel_dice_loss,
+)
 from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead
 from hipie.modeling.heads.pixel_class_head import PixelClassHead, class_features
@@ -324,11 +328,20 @@ class HIPIE(SegmentationModel):
     def _pixel_losses(
         self, pixels: Sequence[Tensor], text: TextFeatures, targets: Sequence[Targets]
     ) -> dict[str, Tensor]:
-        """Loss of the pixel class head, if there is one."""
-        logits = self._pixel_logits(pixels, text)
+        """Losses of the pixel class head, if there is one; images have the same weight."""
+        logits, settings = self._pixel_logits(pixels, text), self.pixel_settings
         if not logits:
             return {}
-        return {"loss_pixel_class": self.pixel_settings.loss * pixel_class_loss(logits, targets)}
+        classes = [
+            pixel_class_targets(target, len(image) - 1, (image.shape[-2], image.shape[-1]))
+            for image, target in zip(logits, targets, strict=True)
+        ]
+        cross_entropy = torch.stack(list(map(pixel_class_loss, logits, classes))).mean()
+        losses = {"loss_pixel_class": settings.loss * cross_entropy}
+        if settings.dice:
+            dice = torch.stack(list(map(pixel_dice_loss, logits, classes))).mean()
+            losses["loss_pixel_dice"] = settings.dice * dice
+        return losses
 
     def _referring_losses(self, inputs: Inputs) -> dict[str, Tensor]:
         features, padding_mask, sizes = self._extract_features(inputs, training=True)
@@ -683,7 +696,9 @@ class HIPIE(SegmentationModel):
         if not output.pixel_logits:
             return None
         settings = self.pixel_settings
-        return PixelScores(output.pixel_logits[image], settings.masks, settings.semantic)
+        assert self.pixel_head is not None
+        logits, stride = output.pixel_logits[image], self.pixel_head.stride
+        return PixelScores(logits, settings.masks, settings.semantic, stride)
 
     # Both -----------------------------------------------------------------------------------
 

@@ -16,20 +16,21 @@ from torch import Tensor
 
 from hipie.modeling.postprocessing.mask_upsampling import MaskRowUpsampler, Size
 
-PIXEL_STRIDE = 8
-
 
 class PixelScores:
     """Class probabilities of the pixels of one image, from a head that reads mask features.
 
     Args:
-        logits: [K + 1, h, w] at an eighth of the padded canvas; the last is that of no class.
+        logits: [K + 1, h, w] of the padded canvas; the last is that of no class.
         mask_weight: w for masks, in 0..1.
         semantic_weight: w for the pixels of the semantic map, in 0..1.
+        stride: of the logits.
     """
 
-    def __init__(self, logits: Tensor, mask_weight: float, semantic_weight: float) -> None:
-        self.logits = logits.float()
+    def __init__(
+        self, logits: Tensor, mask_weight: float, semantic_weight: float, stride: int = 8
+    ) -> None:
+        self.logits, self.stride = logits.float(), stride
         self.mask_weight, self.semantic_weight = mask_weight, semantic_weight
 
     @cached_property
@@ -69,7 +70,7 @@ class PixelRows:
     """
 
     def __init__(self, pixels: PixelScores, input_size: Size, output_size: Size) -> None:
-        self._upsampler = MaskRowUpsampler([pixels.logits], input_size, output_size, PIXEL_STRIDE)
+        self._upsampler = MaskRowUpsampler([pixels.logits], input_size, output_size, pixels.stride)
         self._weight = pixels.semantic_weight
 
     def combine(self, scores: Tensor, rows: slice) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,7 @@ from hipie.modeling.criterion.pixel_class_loss import (
     IGNORED,
     pixel_class_loss,
     pixel_class_targets,
+    pixel_dice_loss,
 )
 from hipie.structures import CROWD, UNLABELLED, Targets
 
@@ -65,25 +68,48 @@ def test_padding_unlabelled_pixels_and_crowds_have_no_loss() -> None:
     assert (classes[:3, :2] == 1).all()  # an annotated object in front of a crowd
     assert (classes[2:6, 2:7] == NUM_CLASSES).all()
     logits = torch.randn(NUM_CLASSES + 1, 8, 8, requires_grad=True)
-    pixel_class_loss([logits], [target]).backward()
-    has_loss = logits.grad.abs().sum(0) > 0
-    assert torch.equal(has_loss, classes != IGNORED)
+    for loss in (pixel_class_loss, pixel_dice_loss):
+        logits.grad = None
+        loss(logits, classes).backward()
+        has_loss = logits.grad.abs().sum(0) > 0
+        assert torch.equal(has_loss, classes != IGNORED)
 
 
-def test_loss_is_the_mean_cross_entropy_of_images() -> None:
+def test_loss_is_the_mean_cross_entropy_of_labelled_pixels() -> None:
     torch.manual_seed(0)
-    images = [targets((0, ALL, slice(0, 4))), targets(image_size=(2, 8))]
-    logits = [torch.randn(NUM_CLASSES + 1, 8, 8), torch.randn(2, 8, 8)]
+    classes = pixel_class_targets(targets((0, ALL, slice(0, 4))), NUM_CLASSES, (8, 8))
+    logits = torch.randn(NUM_CLASSES + 1, 8, 8)
     left = torch.tensor([0] * 4 + [NUM_CLASSES] * 4).expand(8, 8)
-    first = F.cross_entropy(logits[0][None], left[None])
-    second = F.cross_entropy(logits[1][None, :, :2], torch.ones(1, 2, 8, dtype=torch.long))
-    loss = pixel_class_loss(logits, images)
-    torch.testing.assert_close(loss, (first + second) / 2)
+    expected = F.cross_entropy(logits[None], left[None])
+    torch.testing.assert_close(pixel_class_loss(logits, classes), expected)
+    classes = pixel_class_targets(targets(image_size=(2, 8)), 1, (8, 8))
+    expected = F.cross_entropy(logits[None, :2, :2], torch.ones(1, 2, 8, dtype=torch.long))
+    torch.testing.assert_close(pixel_class_loss(logits[:2], classes), expected)
+
+
+def test_dice_loss_against_numpy() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 8, 8, dtype=torch.float64)
+    classes = torch.randint(0, 4, (8, 8))
+    classes[classes == 1], classes[0] = 0, IGNORED  # class 1 is not in the image
+    values = np.exp(logits.numpy())
+    probabilities = (values / values.sum(0))[:, 1:].reshape(4, -1)
+    labels = classes[1:].reshape(-1).numpy()
+    terms = []
+    for index in (0, 2):  # 3 is no class
+        truth = labels == index
+        overlap = 2 * probabilities[index][truth].sum()
+        terms.append(1 - overlap / (probabilities[index].sum() + truth.sum()))
+    assert float(pixel_dice_loss(logits, classes)) == pytest.approx(np.mean(terms), abs=1e-12)
+    certain = 100.0 * F.one_hot(classes.clamp(min=0), 4).permute(2, 0, 1).double()
+    assert float(pixel_dice_loss(certain, classes)) == pytest.approx(0, abs=1e-6)
 
 
 def test_an_image_without_labelled_pixels_has_no_loss() -> None:
     ignored = torch.full((8, 8), UNLABELLED, dtype=torch.uint8)
-    logits = torch.randn(NUM_CLASSES + 1, 8, 8, requires_grad=True)
-    loss = pixel_class_loss([logits], [targets(ignored=ignored)])
-    loss.backward()
-    assert loss == 0 and not logits.grad.any()
+    classes = pixel_class_targets(targets(ignored=ignored), NUM_CLASSES, (8, 8))
+    for function in (pixel_class_loss, pixel_dice_loss):
+        logits = torch.randn(NUM_CLASSES + 1, 8, 8, requires_grad=True)
+        loss = function(logits, classes)
+        loss.backward()
+        assert loss == 0 and not logits.grad.any()

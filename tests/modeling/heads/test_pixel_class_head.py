@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hipie.errors import InputError
 from hipie.modeling.heads.pixel_class_head import PixelClassHead, class_features
 from hipie.structures import TextFeatures
 
@@ -45,6 +46,27 @@ def test_at_the_start_mask_features_change_nothing(head: PixelClassHead) -> None
     features = [torch.randn(1, c, 4, 6).double() for c in CHANNELS]
     masks = torch.randn(1, WIDTH, 8, 12).double()
     torch.testing.assert_close(head.encode(features, masks), head.encode(features, None))
+
+
+def test_at_stride_4_mask_features_add_details(head: PixelClassHead) -> None:
+    torch.manual_seed(0)
+    fine = PixelClassHead(CHANNELS, WIDTH, TEXT_WIDTH, stride=4).double()
+    missing, unexpected = fine.load_state_dict(head.state_dict(), strict=False)
+    assert missing == ["detail_projection.weight"] and not unexpected
+    features = [torch.randn(1, c, 4, 6).double() for c in CHANNELS]
+    masks = torch.randn(1, WIDTH, 8, 12).double()
+    coarse = head.encode(features, masks)
+    upsampled = torch.nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(fine.encode(features, masks), upsampled)
+    torch.testing.assert_close(fine.encode(features, None), coarse)
+    torch.nn.init.normal_(fine.detail_projection.weight)
+    added = torch.einsum("dc,bchw->bdhw", fine.detail_projection.weight[:, :, 0, 0], masks)
+    torch.testing.assert_close(fine.encode(features, masks), upsampled + added)
+
+
+def test_other_strides_are_refused() -> None:
+    with pytest.raises(InputError, match=r"PIXEL_HEAD\.STRIDE must be 4 or 8, not 16"):
+        PixelClassHead(CHANNELS, WIDTH, TEXT_WIDTH, stride=16)
 
 
 def test_order_of_classes_is_the_order_of_logits(head: PixelClassHead) -> None:

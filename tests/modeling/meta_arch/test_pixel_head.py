@@ -41,6 +41,17 @@ def test_its_loss_is_linear_in_the_weight_and_leaves_the_others(tiny_cfg: CfgNod
         torch.testing.assert_close(losses[name], value)
 
 
+def test_dice_loss_is_a_term_of_its_own(tiny_cfg: CfgNode) -> None:
+    model = built(tiny_cfg, *HEAD, "PIXEL_HEAD.STRIDE", 4)
+    other = built(tiny_cfg, *HEAD, "PIXEL_HEAD.STRIDE", 4, "PIXEL_HEAD.DICE_WEIGHT", 3.0)
+    other.load_state_dict(model.state_dict())
+    losses = losses_of(model, training_input("detection"))
+    with_dice = losses_of(other, training_input("detection"))
+    assert with_dice.keys() - losses.keys() == {"loss_pixel_dice"}
+    assert 0 < float(with_dice["loss_pixel_dice"]) < 3.0
+    torch.testing.assert_close(with_dice["loss_pixel_class"], losses["loss_pixel_class"])
+
+
 def test_alone_it_trains_the_backbone_only(tiny_cfg: CfgNode) -> None:
     model = built(tiny_cfg, *HEAD, "PIXEL_HEAD.ONLY", True)
     losses = losses_of(model, training_input("detection"))
