@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +43,11 @@ def mask2former() -> nn.Module:
     """Mask2Former with Swin-T."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=_swin_tiny()))
+    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin_tiny()))
 
 
-def _swin_tiny():
+def swin_tiny() -> Any:
+    """Swin-T as a backbone with four outputs."""
     from transformers import SwinConfig
 
     stages = ["stage1", "stage2", "stage3", "stage4"]
@@ -56,7 +58,7 @@ def oneformer() -> nn.Module:
     """OneFormer with Swin-T."""
     from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
-    return OneFormerForUniversalSegmentation(OneFormerConfig(backbone_config=_swin_tiny()))
+    return OneFormerForUniversalSegmentation(OneFormerConfig(backbone_config=swin_tiny()))
 
 
 def grounding_dino() -> nn.Module:
