@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASKS = ("detection", "semantic", "parts", "referring")
+IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -349,6 +350,25 @@ def _instances_of(item: dict[str, Any]) -> Instances:
         if not instances.has(field):
             raise InputError(f"the `instances` of a training input have no `{field}`")
     return instances
+
+
+def named_inference_size(
+    batched_inputs: Sequence[dict[str, Any]], default_dataset: str
+) -> InferenceSize:
+    """Sizes of a model that keeps no features of more channels than an image has.
+
+    Args:
+        batched_inputs: Detectron2's dicts of one batch; those with `expressions` have no classes.
+        default_dataset: see `vocabulary_of`.
+    """
+    num_classes = [
+        len(vocabulary_of(item, default_dataset))
+        for item in batched_inputs
+        if "expressions" not in item
+    ]
+    return batch_inference_size(
+        batched_inputs, channels=IMAGE_CHANNELS, num_classes=max(num_classes, default=0)
+    )
 
 
 def batch_inference_size(

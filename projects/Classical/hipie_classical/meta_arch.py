@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from hipie.box_ops import masks_to_boxes
 from hipie.errors import InputError
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.inputs import batch_inference_size, output_size, vocabulary_of
+from hipie.modeling.meta_arch.inputs import (
+    IMAGE_CHANNELS,
+    named_inference_size,
+    output_size,
+    vocabulary_of,
+)
 from hipie.modeling.postprocessing.class_maps import segmentation_outputs
 from hipie.refinement.masks import refine_masks, require_refinement
 from hipie.structures import InferenceSize
@@ -29,8 +34,6 @@ from hipie_classical.modeling.label_maps import (
 
 if TYPE_CHECKING:
     from hipie.structures import ImageFeatures
-
-IMAGE_CHANNELS = 3
 
 
 @META_ARCH_REGISTRY.register()
@@ -114,14 +117,7 @@ class ClassicalRegions(SegmentationModel):
 
     def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
         """Sizes that determine the memory of inference; see `SegmentationModel`."""
-        classes = [
-            len(vocabulary_of(item, self.default_dataset))
-            for item in batched_inputs
-            if "expressions" not in item
-        ]
-        return batch_inference_size(
-            batched_inputs, channels=IMAGE_CHANNELS, num_classes=max(classes, default=0)
-        )
+        return named_inference_size(batched_inputs, self.default_dataset)
 
     def divide(self, image: RGBImage) -> LabelMap:
         """Divide an image [H, W, 3] into regions [H, W] of at least the smallest area."""

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.inputs import batch_inference_size, output_size, vocabulary_of
+from hipie.modeling.meta_arch.inputs import (
+    IMAGE_CHANNELS,
+    named_inference_size,
+    output_size,
+    vocabulary_of,
+)
 from hipie.structures import InferenceSize
 from hipie.vocabularies.vocabulary import Vocabulary
 from hipie_peers.error import PeerError
@@ -25,7 +30,6 @@ from hipie_peers.outputs import Size, requested_outputs
 if TYPE_CHECKING:
     from hipie.structures import ImageFeatures
 
-IMAGE_CHANNELS = 3
 _SHARES = ("THRESHOLD", "MASK_THRESHOLD", "INSTANCE_THRESHOLD", "OVERLAP", "NMS")
 
 
@@ -167,14 +171,7 @@ class Peer(SegmentationModel):
 
     def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
         """Sizes that determine the memory of inference; see `SegmentationModel`."""
-        num_classes = [
-            len(vocabulary_of(item, self.config.default_dataset))
-            for item in batched_inputs
-            if "expressions" not in item
-        ]
-        return batch_inference_size(
-            batched_inputs, channels=IMAGE_CHANNELS, num_classes=max(num_classes, default=0)
-        )
+        return named_inference_size(batched_inputs, self.config.default_dataset)
 
     def _predict(self, item: dict[str, Any]) -> dict[str, Any]:
         image = self._rgb_image(item)

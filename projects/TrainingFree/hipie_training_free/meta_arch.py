@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from hipie.modeling.meta_arch.base import SegmentationModel
-from hipie.modeling.meta_arch.inputs import batch_inference_size, output_size, vocabulary_of
+from hipie.modeling.meta_arch.inputs import named_inference_size, output_size, vocabulary_of
 from hipie.modeling.open_vocabulary.clip import Clip
 from hipie.modeling.postprocessing.class_maps import background_class, segmentation_outputs
 from hipie.structures import InferenceSize
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from hipie.structures import ImageFeatures
 
 Size = tuple[int, int]
-
-IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -156,14 +154,7 @@ class TrainingFree(SegmentationModel):
 
     def inference_size(self, batched_inputs: Sequence[dict[str, Any]]) -> InferenceSize:
         """Sizes that determine the memory of inference; see `SegmentationModel`."""
-        num_classes = [
-            len(vocabulary_of(item, self.config.default_dataset))
-            for item in batched_inputs
-            if "expressions" not in item
-        ]
-        return batch_inference_size(
-            batched_inputs, channels=IMAGE_CHANNELS, num_classes=max(num_classes, default=0)
-        )
+        return named_inference_size(batched_inputs, self.config.default_dataset)
 
     def _segment_input(self, item: dict[str, Any]) -> dict[str, Any]:
         image = self.rgb_image(item)
