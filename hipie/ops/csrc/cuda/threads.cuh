@@ -4,13 +4,25 @@
 // thread owning `pack` neighbouring channels (16 bytes, where alignment allows), so that one load
 // brings them all. All threads of a block first prepare the samples of the block's places in shared
 // memory, a tile of samples at a time: locations and weights are read once for all channels.
+//
+// The usual widths of a head have kernels of their own, whose group is known to the compiler and
+// whose offsets in the value of an image have 32 bits.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "../sampling.h"
 #include "problem.h"
+
+// Compiled for the CPU, the kernels are tested without a GPU: tests/ops/cuda_emulation.h.
+#ifndef HIPIE_LAUNCH
+#define HIPIE_LAUNCH(kernel, blocks, threads, shared, stream, ...) \
+  kernel<<<blocks, threads, shared, stream>>>(__VA_ARGS__)
+#define HIPIE_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
 
 namespace hipie {
 
@@ -41,15 +53,55 @@ inline Layout layout_of(int64_t places, int64_t width, int64_t samples, int pack
   return layout;
 }
 
+// Offsets in the value of an image: in 32 bits where the group is known to the compiler.
+template <int fixed_group>
+using Offset = std::conditional_t<fixed_group != 0, int32_t, int64_t>;
+
+// Calls `body` with the group as a constant, or 0 for all others. Only groups that cover a head of
+// 16, 32 or 64 channels exactly are constants, and only if 32 bits are enough for the offsets.
+template <int pack, typename V, typename C, typename Body>
+void with_group(const DeviceProblem<V, C>& problem, const Body& body) {
+  const bool is_small = problem.tokens * problem.heads * problem.width <= INT32_MAX;
+  if constexpr (pack >= 4) {
+    if (is_small && problem.width == 16) return body(std::integral_constant<int, 16 / pack>());
+    if (is_small && problem.width == 32) return body(std::integral_constant<int, 32 / pack>());
+    if (is_small && problem.width == 64) return body(std::integral_constant<int, 64 / pack>());
+  }
+  body(std::integral_constant<int, 0>());
+}
+
 // `pack` channels that are read at once.
 template <typename V, int pack>
 struct alignas(sizeof(V) * pack) Channels {
   V channel[pack];
 };
 
+// The type of an integer or vector of `bytes`, which the read-only cache can load.
+template <int bytes>
+struct Word;
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using type = unsigned int;
+};
+template <>
+struct Word<8> {
+  using type = unsigned long long;
+};
+template <>
+struct Word<16> {
+  using type = uint4;
+};
+
 template <typename V, int pack>
 __device__ __forceinline__ void load_channels(const V* from, DeviceSum<V> (&to)[pack]) {
-  const auto channels = *reinterpret_cast<const Channels<V, pack>*>(from);
+  using Bits = typename Word<sizeof(V) * pack>::type;
+  const Bits bits = __ldg(reinterpret_cast<const Bits*>(from));
+  Channels<V, pack> channels;
+  memcpy(&channels, &bits, sizeof(bits));
 #pragma unroll
   for (int i = 0; i < pack; ++i) to[i] = static_cast<DeviceSum<V>>(channels.channel[i]);
 }
@@ -64,7 +116,7 @@ bool wide_loads(int64_t width, const void* first, const void* second) {
   return width % pack == 0 && aligned(first) && aligned(second);
 }
 
-// One sample as all channels need it. `rows` is 0 where nothing is to be read.
+// One sample, before it is stored. `rows` is 0 where nothing is to be read.
 template <typename T>
 struct DeviceSample {
   Axis<T> x, y;
@@ -76,12 +128,13 @@ struct DeviceSample {
 // wait for the device, so the sample is marked with a NaN, which the output then shows.
 template <typename V, typename C>
 __device__ __forceinline__ DeviceSample<DeviceSum<V>> prepare(
-    const DeviceProblem<V, C>& problem, int64_t place, int64_t sample) {
+    const DeviceProblem<V, C>& problem, uint32_t place, int32_t sample) {
   using T = DeviceSum<V>;
-  const int64_t level = sample / problem.points;
+  const int32_t points = static_cast<int32_t>(problem.points);
+  const int32_t level = sample / points;
   const int64_t rows = problem.shapes[2 * level], columns = problem.shapes[2 * level + 1];
   const int64_t start = problem.starts[level];
-  const int64_t index = place * problem.levels * problem.points + sample;
+  const int64_t index = place * (problem.levels * points) + sample;
   DeviceSample<T> prepared;
   T x = static_cast<T>(problem.locations[2 * index]);
   T y = static_cast<T>(problem.locations[2 * index + 1]);
@@ -103,19 +156,10 @@ __device__ __forceinline__ DeviceSample<DeviceSum<V>> prepare(
   return prepared;
 }
 
-// The four pixels of a sample: top left, top right, bottom left, bottom right.
+// The token of the pixel in a row and a column of the level of a sample.
 template <typename T>
-__device__ __forceinline__ int64_t token_of(const DeviceSample<T>& sample, int corner) {
-  const int32_t row = corner < 2 ? sample.y.low : sample.y.high;
-  const int32_t column = corner % 2 == 0 ? sample.x.low : sample.x.high;
-  return static_cast<int64_t>(sample.start) + static_cast<int64_t>(row) * sample.columns + column;
-}
-
-template <typename T>
-__device__ __forceinline__ T weight_of(const DeviceSample<T>& sample, int corner) {
-  const T vertical = corner < 2 ? sample.y.weight_low : sample.y.weight_high;
-  const T horizontal = corner % 2 == 0 ? sample.x.weight_low : sample.x.weight_high;
-  return sample.attention * vertical * horizontal;
+__device__ __forceinline__ int32_t token_at(const DeviceSample<T>& sample, int32_t y, int32_t x) {
+  return sample.start + y * sample.columns + x;
 }
 
 }  // namespace hipie
