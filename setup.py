@@ -70,8 +70,9 @@ EXTRAS = {
     "crf": ["pydensecrf2>=1.1"],
     "diffusion": ["diffusers>=0.30"],
     "few_shot": ["POT>=0.9.5"],
-    # Adapters of language models (peft asks for accelerate), and answers in JSON.
-    "reasoning": ["peft>=0.17", "accelerate>=1.0", "xgrammar>=0.2"],
+    # Adapters of language models (peft asks for accelerate), answers in JSON, and what SmolVLM's
+    # processor imports.
+    "reasoning": ["peft>=0.17", "accelerate>=1.0", "xgrammar>=0.2", "num2words>=0.5.13"],
     "demo": ["scikit-image>=0.22"],
     "classical": ["scikit-image>=0.22"],
     # 26 needs numpy 2 and does not say so.

@@ -15,6 +15,7 @@ from PIL import Image
 from hipie.errors import InputError, MissingFileError, MissingPackageError, cause_of, printable
 from hipie.logs import make_printable
 from hipie.modeling.hub import HubError, check_hub_file
+from hipie_reasoning.modeling.language_model import text_options
 
 MAX_NEW_TOKENS = 512
 
@@ -99,8 +100,10 @@ class TransformersChatModel:
             [message], tokenize=False, add_generation_prompt=True
         )
         images = {"images": [Image.fromarray(image)]} if self.sees_images else {}
-        inputs = self.processor(text=[text], **images, return_tensors="pt").to(self.model.device)
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        inputs = self.processor(
+            text=[text], **images, **text_options(tokenizer, text), return_tensors="pt"
+        ).to(self.model.device)
         pad = tokenizer.pad_token_id
         output = self.model.generate(
             **inputs,

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
-from hipie.errors import InputError, MissingFileError, cause_of, printable
+from hipie.errors import InputError, MissingFileError, MissingPackageError, cause_of, printable
 from hipie.logs import get_logger, make_printable
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie_reasoning.modeling.nano_language_model import NANO, TINY, build_small_language_model
@@ -76,6 +77,8 @@ class MultimodalLanguageModel(nn.Module):
         self.seg_state = seg_state
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.max_tokens = min(max_tokens, _max_positions(model) or max_tokens)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         self._add_tokens()
         self.seg_id, self.rej_id = self.tokenizer.convert_tokens_to_ids([SEG_TOKEN, REJ_TOKEN])
 
@@ -125,19 +128,35 @@ class MultimodalLanguageModel(nn.Module):
         prompt = self.format_prompt(question)
         messages = [_message("user", question, image=True), _message("assistant", answer)]
         text: str = self.processor.apply_chat_template(messages, tokenize=False)
-        # Templates that leave something out of earlier turns, such as thoughts.
-        return text if text.startswith(prompt) else f"{prompt}{answer}{self.tokenizer.eos_token}"
+        if not text.startswith(prompt):
+            # Templates that leave something out of earlier turns, such as thoughts.
+            text = f"{prompt}{answer}"
+        if not text.rstrip().endswith(self._end_tokens()):
+            # Templates without a mark at the end of an answer, such as that of LLaVA 1.5.
+            text = f"{text.rstrip()}{self.tokenizer.eos_token}"
+        return text
 
     def tokenize(self, images: Sequence[NDArray[Any]], texts: Sequence[str]) -> dict[str, Tensor]:
         """Run the processor on images [H, W, 3] uint8 RGB and a text about each.
 
         Raises:
-            InputError: if a text has more tokens than allowed.
+            InputError: if a text has more tokens than allowed, or the processor refuses an image.
         """
-        batch = self.processor(
-            text=list(texts), images=[[image] for image in images], padding=True,
-            return_tensors="pt",
-        )  # fmt: skip
+        try:
+            batch = self.processor(
+                text=list(texts),
+                # The order of an array's axes would be guessed, wrongly if it has 3 rows.
+                images=[[Image.fromarray(image)] for image in images],
+                padding=True,
+                return_tensors="pt",
+                **text_options(self.tokenizer, texts[0]),
+            )
+        except ValueError as error:
+            sizes = sorted({f"{image.shape[1]} x {image.shape[0]}" for image in images})
+            raise InputError(
+                f"the processor of {self.name or 'the language model'} cannot take images of "
+                f"{', '.join(sizes)} pixels with their texts: {cause_of(error)}"
+            ) from error
         inputs = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
         lengths = inputs["attention_mask"].sum(1)
         if int(lengths.max()) > self.max_tokens:
@@ -243,7 +262,8 @@ class MultimodalLanguageModel(nn.Module):
         labels[:, start:] = sequence[:, start:]
         if not (labels == self.seg_id).any():
             return answer, torch.zeros(0, self.width, device=self.device)
-        hidden, _ = self(_extended(inputs, sequence))
+        # Of the logits none is needed, and one is computed.
+        hidden, _ = self(_extended(inputs, sequence), torch.zeros(1, dtype=torch.long))
         return answer, self.seg_states(hidden, labels)[0]
 
     @torch.no_grad()
@@ -269,6 +289,12 @@ class MultimodalLanguageModel(nn.Module):
         decided = "".join(part + token for part, token in zip(parts, [*tokens, ""], strict=True))
         return decided, states[kept]
 
+    def _end_tokens(self) -> tuple[str, ...]:
+        """Tokens that end a generated answer."""
+        ids = self.model.generation_config.eos_token_id
+        ids = [] if ids is None else [ids] if isinstance(ids, int) else ids
+        return (self.tokenizer.eos_token, *self.tokenizer.convert_ids_to_tokens(ids))
+
     def _add_tokens(self) -> None:
         from tokenizers import AddedToken
 
@@ -288,6 +314,15 @@ class MultimodalLanguageModel(nn.Module):
             " and no ".join(missing),
             self.model.get_input_embeddings().num_embeddings,
         )
+
+
+def text_options(tokenizer: Any, text: str) -> dict[str, Any]:
+    """Options with which a processor takes a text that a chat template has formatted.
+
+    A template that writes the token of the beginning replaces the tokenizer's own.
+    """
+    begin = tokenizer.bos_token
+    return {"add_special_tokens": False} if begin and text.startswith(begin) else {}
 
 
 def predicting_positions(labels: Tensor) -> Tensor:
@@ -324,6 +359,11 @@ def load_pretrained(name: str) -> tuple[Any, Any]:
     make_printable("transformers")
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    except ImportError as error:
+        # Such as SmolVLM's, which needs num2words.
+        raise MissingPackageError(
+            f"{KEY} {name}: its processor needs a package that is missing: {printable(error, 150)}"
+        ) from error
     except Exception as error:  # transformers raises nothing narrower
         raise InputError(
             f"{KEY} {name}: its processor cannot be read: {cause_of(error)}"
