@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -55,6 +56,8 @@ _INSERTED = frozenset(
 )
 _PREFIXES = ("module", "model", "net", "network")
 MAX_LISTED_KEYS = 10
+# End of the names of transformers' indices of models in several files.
+INDEX_SUFFIX = ".index.json"
 
 # First byte of zip files.
 ZIP_START = b"P"
@@ -160,7 +163,8 @@ def split_options(path: str | Path) -> tuple[str, ReadOptions]:
 def read_state(path: str | Path) -> dict[str, Any]:
     """Read a `.safetensors`, `.pth` or Detectron2 model-zoo `.pkl` file, told by its content.
 
-    A sharded checkpoint is a folder, `.dcp`. Files of TorchScript and pickled modules are read as
+    A sharded checkpoint is a folder, `.dcp`; of a model of transformers in several files it is the
+    index, `pytorch_model.bin.index.json`. Files of TorchScript and pickled modules are read as
     the tensors in them.
 
     Args:
@@ -253,7 +257,31 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     return read_sharded(folder)
 
 
+def _read_shards(index: Path) -> dict[str, Any]:
+    """Read the files that an index of transformers names, which lie beside it.
+
+    Raises:
+        CheckpointError: if the index has no table of names, or naming a file that is missing.
+    """
+    content = json.loads(index.read_bytes())
+    table = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(e, str) for e in table.values()):
+        raise CheckpointError(f'{index}: the index has no "weight_map"')
+    tensors: dict[str, Any] = {}
+    for name in sorted(set(table.values())):
+        file = index.parent / name
+        if name != os.path.basename(name) or file == index or not file.is_file():
+            raise CheckpointError(f'{index}: there is no "{printable(name)}" beside the index')
+        tensors |= read_state(file)["model"]
+    missing = next((name for name in table if name not in tensors), None)
+    if missing is not None:
+        raise CheckpointError(f'{index}: its files have no "{printable(missing)}"')
+    return tensors
+
+
 def _read(file: Path) -> Any:
+    if file.name.endswith(INDEX_SUFFIX):
+        return _read_shards(file)
     with open(file, "rb") as stream:
         start = stream.read(9)
     if file.suffix == ".safetensors" or start[8:] == b"{":

@@ -9,8 +9,9 @@ def add_hipie_reasoning_config(cfg: CN) -> None:
     """Add `MODEL.REASONING` to a configuration, in place."""
     node = CN()
     # Multimodal language model: a folder or a name on the Hugging Face hub that transformers loads
-    # as image-text-to-text model (LLaVA, Qwen-VL, SmolVLM, ...); "nano" or "tiny" builds a small
-    # LLaVA without any trained layer, "nano" with the word embeddings of MiniLM.
+    # as image-text-to-text model (LLaVA, Qwen-VL, SmolVLM, ...), or a folder in the layout of
+    # LLaVA's authors, which LISA has; "nano" or "tiny" builds a small LLaVA without any trained
+    # layer, "nano" with the word embeddings of MiniLM.
     node.LANGUAGE_MODEL = ""
     # Hidden state that becomes the prompt of a mask: "predicting" is that of the position before
     # [SEG], as in the published code of LISA and GSVA; "token" that of [SEG] itself.

@@ -14,9 +14,11 @@ from detectron2.structures import BitMasks, Instances
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hipie.checkpoint.converters.conversion import CheckpointConverter
 from hipie.errors import InputError, printable
 from hipie.modeling.device_transfer import to_device
 from hipie.modeling.meta_arch.base import SegmentationModel
+from hipie_reasoning.checkpoint_converters import OFFICIAL_LISA
 from hipie_reasoning.modeling.adapters import make_trainable
 from hipie_reasoning.modeling.language_model import (
     SEG_TOKEN,
@@ -129,6 +131,11 @@ class ReasoningSeg(SegmentationModel):
     def dataset_mapper(cls, cfg: CfgNode, dataset_name: str, training: bool) -> str:
         """Return the name of the mapper to questions and answers, for any data set."""
         return "reasoning"
+
+    @classmethod
+    def checkpoint_converters(cls) -> tuple[CheckpointConverter, ...]:
+        """Return the converter of the checkpoints of LISA's and GSVA's authors."""
+        return (OFFICIAL_LISA,)
 
     @property
     def device(self) -> torch.device:

@@ -43,18 +43,17 @@ def _template(message: str, *, image: str, start: str = "", prompt: str = "") ->
     )
 
 
-def _bytes_tokenizer(special: Sequence[str], end: str, **options: Any) -> Any:
+def bytes_tokenizer(special: Sequence[str], end: str, **options: Any) -> Any:
     """Tokenizer of Qwen without merges: a token a byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: index for index, letter in enumerate(letters)}
-    tokenizer = transformers.Qwen2Tokenizer(
-        vocab=vocab, merges=[], eos_token=end, pad_token="<|endoftext|>", **options
-    )
+    options = {"pad_token": "<|endoftext|>", **options}
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocab, merges=[], eos_token=end, **options)
     tokenizer.add_tokens(list(special), special_tokens=True)
     return tokenizer
 
 
-def _begin_with_bos(tokenizer: Any) -> None:
+def begin_with_bos(tokenizer: Any) -> None:
     """As tokenizers of Llama and Gemma do, whether or not a template has it too."""
     begin = [(tokenizer.bos_token, tokenizer.bos_token_id)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -73,7 +72,7 @@ def _text_ids(tokenizer: Any) -> dict[str, Any]:
 
 def _qwen(family: str) -> tuple[Any, Any]:
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = _bytes_tokenizer(("<|im_start|>", *marks), "<|im_end|>")
+    tokenizer = bytes_tokenizer(("<|im_start|>", *marks), "<|im_end|>")
     turn = "<|im_start|>{{ message['role'] }}\nCONTENT<|im_end|>\n"
     template = _template(
         turn,
@@ -125,9 +124,9 @@ def _qwen(family: str) -> tuple[Any, Any]:
 def _idefics(family: str) -> tuple[Any, Any]:
     tiles = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
     marks = ("<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>")
-    tokenizer = _bytes_tokenizer((*marks, *tiles), "<end_of_utterance>", bos_token="<|im_start|>")
+    tokenizer = bytes_tokenizer((*marks, *tiles), "<end_of_utterance>", bos_token="<|im_start|>")
     if family == "Idefics3":
-        _begin_with_bos(tokenizer)
+        begin_with_bos(tokenizer)
     template = _template(
         "{{ message['role'] | capitalize }}: CONTENT<end_of_utterance>\n",
         start="<|im_start|>",
@@ -165,7 +164,7 @@ def _gemma3() -> tuple[Any, Any]:
         },
     )
     tokenizer.add_tokens(list(marks), special_tokens=True)
-    _begin_with_bos(tokenizer)
+    begin_with_bos(tokenizer)
     template = _template(
         "<start_of_turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
         "CONTENT<end_of_turn>\n",
@@ -197,8 +196,8 @@ def _gemma3() -> tuple[Any, Any]:
 
 def _llava(family: str) -> tuple[Any, Any]:
     """Vicuna's turns, as in LLaVA 1.5: a question has no mark at its end, and an answer none."""
-    tokenizer = _bytes_tokenizer(("<image>",), "</s>", bos_token="<s>")
-    _begin_with_bos(tokenizer)
+    tokenizer = bytes_tokenizer(("<image>",), "</s>", bos_token="<s>")
+    begin_with_bos(tokenizer)
     turn = "{{ message['role'] | replace('assistant', 'ASSISTANT') }}: CONTENT "
     template = _template(turn, image="<image>\n", prompt="ASSISTANT:")
     images = getattr(

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from hipie.data.image_io import ImageError
 from hipie.errors import InputError, MissingFileError, MissingPackageError, cause_of, printable
 from hipie.logs import get_logger, make_printable
 from hipie.modeling.hub import HubError, check_hub_file
 from hipie_reasoning.modeling.nano_language_model import NANO, TINY, build_small_language_model
+from hipie_reasoning.modeling.original_llava import is_original_llava, load_original_llava
 
 SEG_TOKEN, REJ_TOKEN = "[SEG]", "[REJ]"  # nosec B105
 SEG_STATES = ("predicting", "token")
@@ -140,7 +142,8 @@ class MultimodalLanguageModel(nn.Module):
         """Run the processor on images [H, W, 3] uint8 RGB and a text about each.
 
         Raises:
-            InputError: if a text has more tokens than allowed, or the processor refuses an image.
+            InputError: if a text has more tokens than allowed.
+            ImageError: if the processor refuses an image.
         """
         try:
             batch = self.processor(
@@ -153,7 +156,7 @@ class MultimodalLanguageModel(nn.Module):
             )
         except ValueError as error:
             sizes = sorted({f"{image.shape[1]} x {image.shape[0]}" for image in images})
-            raise InputError(
+            raise ImageError(
                 f"the processor of {self.name or 'the language model'} cannot take images of "
                 f"{', '.join(sizes)} pixels with their texts: {cause_of(error)}"
             ) from error
@@ -357,6 +360,8 @@ def load_pretrained(name: str) -> tuple[Any, Any]:
         raise InputError(f"{KEY} names no model: set it to a folder or a name on the hub")
     _require_source(name)
     make_printable("transformers")
+    if is_original_llava(name):
+        return load_original_llava(name)
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except ImportError as error:
