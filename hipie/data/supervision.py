@@ -12,7 +12,10 @@ from hipie import structures
 from hipie.data.io.partial_annotations import POINT_COORDS
 from hipie.data.io.partial_annotations import SCRIBBLES as SCRIBBLES_FIELD
 from hipie.errors import InputError
+from hipie.logs import get_logger
 from hipie.structures import BOX, SCRIBBLE
+
+logger = get_logger(__name__)
 
 MASKS, BOXES, POINTS, SCRIBBLES, TAGS, NONE = (
     *("masks", "boxes", "points", "scribbles"),
@@ -90,9 +93,11 @@ def weak_labels(cfg: CfgNode, dataset_name: str) -> WeakLabels | None:
 def require_annotations(dataset_name: str, kind: str, records: Sequence[Record]) -> None:
     """Check that the records of a set have what its kind of supervision takes.
 
+    A set without a kind whose objects have boxes only is a warning.
+
     Args:
         dataset_name: the data set.
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or "".
         records: its records.
 
     Raises:
@@ -108,8 +113,18 @@ def require_annotations(dataset_name: str, kind: str, records: Sequence[Record])
                 f'{len(objects)} annotations have neither "{given}" nor a "segmentation" to derive '
                 "them from"
             )
-    if kind == MASKS and objects and not any("segmentation" in entry for entry in objects):
+    if kind not in (MASKS, "") or not objects or any("segmentation" in entry for entry in objects):
+        return
+    if kind == MASKS:
         raise InputError(
             f"{KEY} says that {dataset_name} has masks, but none of its {len(objects)} annotations "
             'has a "segmentation"; its kind may be boxes'
         )
+    logger.warning(
+        '%s: none of its %d annotations has a "segmentation", so that filled boxes are trained as '
+        'masks; with ["%s", "boxes"] in %s they are trained as boxes.',
+        dataset_name,
+        len(objects),
+        dataset_name,
+        KEY,
+    )

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hipie.data.build import build_train_loader
 from hipie.data.datasets import register_all
+from hipie.data.supervision import BOXES, MASKS, require_annotations
 from hipie.errors import HipieError, InputError
 from hipie.structures import BOX
 
@@ -273,3 +274,16 @@ def test_fractions_that_cannot_be_used(weak_cfg, fraction, message):
     cfg.DATASETS.LABELED_FRACTION = fraction
     with pytest.raises(InputError, match=message):
         build_train_loader(cfg)
+
+
+def test_a_set_of_boxes_without_a_kind_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    box = {"bbox": [0, 0, 4, 4], "category_id": 0}
+    mask = {**box, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    require_annotations("crops", "", [{"annotations": [box, mask]}])
+    require_annotations("crops", BOXES, [{"annotations": [box]}])
+    assert not caplog.records
+    require_annotations("crops", "", [{"annotations": [box, box]}])
+    assert "crops: none of its 2 annotations has a" in caplog.text
+    assert '["crops", "boxes"] in DATASETS.SUPERVISION' in caplog.text
+    with pytest.raises(InputError, match=r"crops has masks, but none of its 1 annotations"):
+        require_annotations("crops", MASKS, [{"annotations": [box]}])
