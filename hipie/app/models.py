@@ -8,11 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hipie import model_zoo
 from hipie.error_report import as_hipie_errors
-from hipie.errors import HipieError, InputError
+from hipie.errors import HipieError, InputError, MissingFileError
+from hipie.model_zoo.hub import is_repository_name
 
 if TYPE_CHECKING:
     from hipie.predictor import Segmenter
@@ -29,24 +31,64 @@ class ModelSpec:
 
     Attributes:
         name: what it is chosen by.
-        source: a model of the table, a folder, or a configuration.
-        weights: a file; "" for those of the source.
+        source: a model of the table, a folder, or a repository of the hub; with `is_config` a name
+            or file of a configuration.
+        is_config: whether `source` is a configuration.
+        weights: a file for a configuration; "" for those that it has.
         options: KEY VALUE KEY VALUE ... for the configuration.
+        precision: see `Segmenter.from_config`.
+        compile: likewise.
     """
 
     name: str
     source: str
+    is_config: bool = False
     weights: str = ""
     options: tuple[str, ...] = ()
+    precision: str | None = None
+    compile: bool = False
+
+    def check(self) -> None:
+        """Check what can be checked without loading the model.
+
+        Raises:
+            HipieError: for a model, configuration, key or file that does not exist.
+        """
+        if self.weights:
+            is_named = self.weights.partition("?")[0] in model_zoo.MODELS
+            is_file = "://" not in self.weights and not is_named
+            if is_file and not Path(self.weights).expanduser().exists():
+                raise MissingFileError(f"{self.weights}: there is no such file")
+        config = self.source
+        if not self.is_config:
+            is_local = self.source in model_zoo.MODELS or Path(self.source).expanduser().is_dir()
+            if not is_local and is_repository_name(self.source.partition("@")[0]):
+                return  # it is downloaded when it is loaded
+            config = model_zoo.model_config(self.source)
+        model_zoo.get_config(config, self.options)
 
     def load(self, device: str | None) -> Segmenter:
         """Build the model."""
         from hipie.predictor import Segmenter
 
-        if self.weights or self.source in model_zoo.names():
+        how: dict[str, Any] = {"precision": self.precision, "compile": self.compile}
+        if self.is_config:
             weights = self.weights or None
-            return Segmenter.from_config(self.source, weights, device, self.options)
-        return Segmenter.from_pretrained(self.source, device, self.options)
+            return Segmenter.from_config(self.source, weights, device, self.options, **how)
+        return Segmenter.from_pretrained(self.source, device, self.options, **how)
+
+
+def named_model(source: str, options: Sequence[str] = ()) -> ModelSpec:
+    """Return the model of a name of the table, a folder, a repository or a configuration.
+
+    Args:
+        source: a configuration if it ends with ".yaml" or is the name of one; else the others.
+        options: see `ModelSpec`.
+    """
+    is_config = not (source in model_zoo.MODELS or Path(source).expanduser().is_dir()) and (
+        source.endswith((".yaml", ".yml")) or f"{source}.yaml" in model_zoo.names()
+    )
+    return ModelSpec(source, source, is_config, options=tuple(options))
 
 
 def known_models() -> list[ModelSpec]:

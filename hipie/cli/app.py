@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hipie import model_zoo
-from hipie.cli.arguments import add_model_arguments, require_no_other_model
+from hipie.cli.arguments import (
+    DEFAULT_CONFIG,
+    add_model_arguments,
+    names_training,
+    require_no_other_model,
+)
+from hipie.downloads.address import is_loopback
 from hipie.errors import MissingPackageError, UsageError
 from hipie.listening import listen
 
 if TYPE_CHECKING:
     from hipie.app.models import ModelSpec
+    from hipie.app.requests import Limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,69 +46,106 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(bytes=args.max_bytes, pixels=args.max_pixels)
     if min(limits.bytes, limits.pixels) < 1:
         raise UsageError("--max-bytes and --max-pixels have to be at least 1")
+    if find_spec("gradio") is None:
+        raise MissingPackageError(
+            'hipie app needs the package gradio, which is not installed: pip install "hipie[app]"'
+        )
     listener = listen(args.host, args.port)
     port = listener.getsockname()[1]
     # gradio opens the port itself; a port in use is noticed here, before models are loaded.
     listener.close()
+    if not is_loopback(args.host):
+        print(
+            f"hipie app: {args.host} is reached by other machines, and the page has no login",
+            file=sys.stderr,
+        )
+    models = _models(args)
     from hipie.app import server
 
     def start(address: str) -> None:
         print(f"{address} is the page; Ctrl-C ends it", flush=True)
 
-    try:
-        return server.run(
-            lambda folder: _page(args, limits, folder),
-            args.host,
-            port,
-            limits,
-            start,
-            open_browser=args.browser,
-        )
-    except ModuleNotFoundError as error:
-        if error.name == "gradio":
-            raise MissingPackageError(
-                "hipie app needs the package gradio, which is not installed: "
-                'pip install "hipie[app]"'
-            ) from error
-        raise
+    return server.run(
+        lambda folder: _page(args, models, limits, folder),
+        args.host,
+        port,
+        limits,
+        start,
+        open_browser=args.browser,
+    )
 
 
-def _page(args: argparse.Namespace, limits: Any, folder: Path) -> Any:
-    """Build the page with the models of the command line, and begin to load the first one."""
-    import gradio  # noqa: F401 - the sentence about its absence comes before any work
+@dataclass(frozen=True)
+class _Models:
+    """Models of the page.
 
-    from hipie.app.context import Context, draw_examples
-    from hipie.app.downloads import Downloads
-    from hipie.app.models import ModelPool, ModelSpec, known_models
-    from hipie.app.page import build
-    from hipie.app.requests import Requests
-    from hipie.app.work import Worker
+    Attributes:
+        text: for class names and expressions; the first one is the default.
+        click: for the tab Click, if there is one.
+        example: for the tab Example, likewise.
+    """
 
-    text_models = known_models()
+    text: list[ModelSpec]
+    click: ModelSpec | None
+    example: ModelSpec | None
+
+
+def _models(args: argparse.Namespace) -> _Models:
+    """Return the models of the command line, and those of the table that are on this machine.
+
+    Raises:
+        HipieError: for a device, model, configuration, key or file that does not exist.
+    """
+    from hipie.app.models import known_models, named_model
+    from hipie.config.device import require_device
+
+    if args.device is not None:
+        require_device(args.device)
+    text = known_models()
     given = _given_model(args)
+    if given is None and args.opts and text:
+        given = replace(text[0], options=tuple(args.opts))
     if given is not None:
-        text_models = [given, *(spec for spec in text_models if spec.name != given.name)]
-    if not text_models:
+        text = [given, *(spec for spec in text if spec.name != given.name)]
+    if not text:
         raise UsageError("there is no model with weights on this machine: name one by --model")
-    special = [
-        ModelSpec(source, source, options=tuple(shlex.split(options)))
+    how: dict[str, Any] = {"precision": args.precision, "compile": args.compile}
+    text = [replace(spec, **how) for spec in text]
+    click, example = (
+        named_model(source, shlex.split(options)) if source else None
         for source, options in (
             (args.click_model, args.click_opts),
             (args.example_model, args.example_opts),
         )
-        if source
-    ]
-    pool = ModelPool([*text_models, *special], args.device)
-    names = [spec.name for spec in text_models]
+    )
+    for spec in (given, click, example):
+        if spec is not None:
+            spec.check()
+    return _Models(text, click, example)
+
+
+def _page(args: argparse.Namespace, models: _Models, limits: Limits, folder: Path) -> Any:
+    """Build the page, and begin to load the first model."""
+    from hipie.app.context import Context, draw_examples
+    from hipie.app.downloads import Downloads
+    from hipie.app.models import ModelPool
+    from hipie.app.page import build
+    from hipie.app.requests import Requests
+    from hipie.app.work import Worker
+
+    _prepare_torch(args)
+    special = [spec for spec in (models.click, models.example) if spec is not None]
+    pool = ModelPool([*models.text, *special], args.device)
+    names = [spec.name for spec in models.text]
     context = Context(
         pool=pool,
         requests=Requests(pool, limits),
         worker=Worker(),
         downloads=Downloads(folder / "results"),
         text_models=names,
-        group_model=_group_model(text_models),
-        click_model=args.click_model,
-        example_model=args.example_model,
+        group_model=_group_model(models.text),
+        click_model=models.click.name if models.click else "",
+        example_model=models.example.name if models.example else "",
         advice={
             "click_model": _advice("clicks", "--click-model", "interactive"),
             "example_model": _advice("examples", "--example-model", "few_shot"),
@@ -109,15 +156,40 @@ def _page(args: argparse.Namespace, limits: Any, folder: Path) -> Any:
     return build(context)
 
 
-def _given_model(args: argparse.Namespace) -> ModelSpec | None:
-    """The model of `--model`, `--config-file` and `--weights`; None without them."""
-    from hipie.app.models import ModelSpec
+def _prepare_torch(args: argparse.Namespace) -> None:
+    """Set the threads of PyTorch, and on the CPU let the C library reuse memory."""
+    import torch
 
-    source = args.model or args.config_file or args.weights
-    if not source:
-        return None
-    weights = (args.weights or "") if args.config_file else ""
-    return ModelSpec(source, source, weights, tuple(args.opts))
+    from hipie.engine.malloc import keep_freed_memory
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device == "cpu" or (args.device is None and not torch.cuda.is_available()):
+        keep_freed_memory()
+
+
+def _given_model(args: argparse.Namespace) -> ModelSpec | None:
+    """The model of `--model`, `--config-file` and `--weights`; None without them.
+
+    Raises:
+        UsageError: for a configuration beside the folder of a training.
+    """
+    from hipie.app.models import ModelSpec, named_model
+
+    options = tuple(args.opts)
+    if args.model:
+        return named_model(args.model, options)
+    if names_training(args):
+        if args.config_file:
+            raise UsageError(
+                f"--weights {args.weights} is a folder with a configuration of its own: leave "
+                "--config-file out, or name a file"
+            )
+        return ModelSpec(args.weights, args.weights, options=options)
+    if args.config_file or args.weights:
+        config, weights = args.config_file or DEFAULT_CONFIG, args.weights or ""
+        return ModelSpec(args.config_file or weights, config, True, weights, options)
+    return None
 
 
 def _group_model(models: Sequence[ModelSpec]) -> str:

@@ -64,7 +64,7 @@ def test_the_page_loads_and_compares_them(page):
     pytest.importorskip("gradio")
     from hipie.app.models import ModelPool, ModelSpec
 
-    pool = ModelPool([ModelSpec("clipseg", "hipie_peers/clipseg_random.yaml")], "cpu")
+    pool = ModelPool([ModelSpec("clipseg", "hipie_peers/clipseg_random.yaml", True)], "cpu")
     segmenter = pool.get("clipseg")
     assert {"universal", "referring"} <= segmenter.model.tasks
     assert len(segmenter.segment(page, ["dog"], ["sky"]))
