@@ -28,17 +28,27 @@ class Offer:
     values: Sequence[Any]
 
 
-def offer(name: str, components: Sequence[Any], offers: Sequence[Offer]) -> None:
+def examples_row(context: Context, name: str) -> Any:
+    """Return an empty row for `offer` or `offer_examples`, at its place on the page.
+
+    Args:
+        context: with the images.
+        name: prefix of the ids of the elements.
+    """
+    return gr.Row(
+        elem_id=f"{name}-examples", elem_classes="hipie-examples", visible=bool(context.examples)
+    )
+
+
+def offer(row: Any, components: Sequence[Any], offers: Sequence[Offer]) -> None:
     """Add buttons that fill a tab's components.
 
     Args:
-        name: prefix of the ids of the elements.
+        row: see `examples_row`.
         components: what is filled.
         offers: the buttons.
     """
-    if not offers:
-        return
-    with gr.Row(elem_id=f"{name}-examples"):
+    with row:
         for one in offers:
             button = gr.Button(f"Example: {one.title}", icon=one.icon, size="sm", min_width=140)
             button.click(partial(_values, one), None, list(components), **PRIVATE)
@@ -46,7 +56,7 @@ def offer(name: str, components: Sequence[Any], offers: Sequence[Offer]) -> None
 
 def offer_examples(
     context: Context,
-    name: str,
+    row: Any,
     components: Sequence[Any],
     values: Callable[[ExampleImage], Sequence[Any]],
 ) -> None:
@@ -54,12 +64,12 @@ def offer_examples(
 
     Args:
         context: with the images.
-        name: prefix of the ids of the elements.
+        row: see `examples_row`.
         components: what is filled.
         values: of an example, one a component.
     """
     offers = [Offer(one.title, one.file, values(one)) for one in context.examples]
-    offer(name, components, offers)
+    offer(row, components, offers)
 
 
 def examples_by_kind(context: Context) -> list[list[ExampleImage]]:

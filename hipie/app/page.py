@@ -21,21 +21,29 @@ TABS = {
 # Fonts of the system: none is loaded from another host.
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 MONOSPACED = ["ui-monospace", "Consolas", "monospace"]
+# gradio puts its own classes before the selectors inside of @media, so that these begin below them.
 CSS = """
 .hipie-alert { color: #b00020; font-weight: 600; }
 .dark .hipie-alert { color: #ff8a95; }
 .hipie-status, .hipie-alert { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
 .hipie-style { display: none; }
+.hipie-examples {
+  display: grid !important; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px;
+}
+.hipie-examples > button { height: 100%; }
 .gradio-container .gallery-container .grid-wrap { min-height: 0; padding-top: 36px; }
 .gradio-container .gallery-container .caption-label {
   max-width: 100%; right: 0; bottom: 0; white-space: normal; overflow-wrap: anywhere;
 }
 :focus-visible { outline: 3px solid #0a6ed1 !important; outline-offset: 1px; }
 .dark :focus-visible { outline-color: #7cc0ff !important; }
+.tab-container > button.selected { color: #0b57b7; }
+.dark .tab-container > button.selected { color: #8ec5ff; }
+.gradio-container > .main { padding: 16px clamp(8px, 2.5vw, 32px) !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 8px !important; }
-  .gradio-container h1 { font-size: 1.2rem !important; }
-  .gradio-container .gallery-container .grid-container {
+  h1 { font-size: 1.2rem !important; }
+  .tab-container > button { padding: 0 4px !important; font-size: 0.85rem !important; }
+  .gallery-container .grid-container {
     grid-template-columns: repeat(2, minmax(0, 1fr));
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +156,10 @@ class Requests:
             label: name of the object.
             images: uploaded files.
         """
-        if example is None or not example[1].any():
-            raise InputError("paint the object in the example image")
+        if example is None:
+            raise InputError("choose the example image")
+        if not example[1].any():
+            raise InputError("paint the object in the example image, or give a box around it")
         paths = self._require_images(images)
         segmenter = self._segmenter(progress, model)
         results = []
@@ -215,16 +218,24 @@ def counted(count: int, noun: str) -> str:
 
 
 def painted_example(
-    value: Mapping[str, Any] | None,
+    value: Mapping[str, Any] | None, box: str = ""
 ) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
     """Return the image and the mask of an editor's value.
 
     Args:
-        value: `background` and `layers`, arrays [H, W, 4]; whatever is painted is the object.
+        value: `background` and `layers`, arrays [H, W, 4], of which whatever is painted is the
+            object; or `error`, why the image cannot be used.
+        box: "left, top, right, bottom" of a box whose pixels are the object, too; "" without one.
 
     Returns:
         [H, W, 3] uint8 RGB and [H, W] bool, or None without an image.
+
+    Raises:
+        InputError: for an image that cannot be used, or a box that is not four numbers, has no
+            pixels or is not in the image.
     """
+    if value and "error" in value:
+        raise InputError(value["error"])
     if not value or value.get("background") is None:
         return None
     import cv2
@@ -236,7 +247,26 @@ def painted_example(
         if alpha.shape != mask.shape:
             alpha = cv2.resize(alpha, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
         mask |= alpha > 127
+    if (box or "").strip():
+        left, top, right, bottom = _parse_box(box)
+        height, width = mask.shape
+        if not (left < right <= width and top < bottom <= height):
+            raise InputError(
+                f"the box from ({left}, {top}) to ({right}, {bottom}) is not inside of the image "
+                f"of {width} x {height} pixels"
+            )
+        mask[top:bottom, left:right] = True
     return np.ascontiguousarray(image), mask
+
+
+def _parse_box(text: str) -> tuple[int, int, int, int]:
+    sides = re.fullmatch(r"\s*(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\d{1,9})\s*", text)
+    if sides is None:
+        raise InputError(
+            f'a box is left, top, right, bottom in pixels, such as "20, 30, 180, 150", not "{text}"'
+        )
+    left, top, right, bottom = map(int, sides.groups())
+    return left, top, right, bottom
 
 
 def file_names(paths: Iterable[str]) -> list[str]:

@@ -104,7 +104,8 @@ class ResultView:
             "outputs": self.image,
         }
         self.legend.change(self._repaint, **repaint, **PRIVATE)
-        self.opacity.release(self._repaint, **repaint, **PRIVATE)
+        # Not `release`, which the keyboard does not trigger.
+        self.opacity.change(self._repaint, **repaint, trigger_mode="always_last", **PRIVATE)
 
     @property
     def outputs(self) -> list[Any]:

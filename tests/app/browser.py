@@ -33,10 +33,18 @@ def page_of(*command: str, cwd: Path) -> Iterator[str]:
         cwd: its working directory.
     """
     paths = [str(ROOT), *map(str, ROOT.glob("projects/*/")), os.environ.get("PYTHONPATH", "")]
+    # Uploads and results are below this folder, and nothing of them is left at the end.
+    temporary = cwd / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(temporary),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -48,6 +56,7 @@ def page_of(*command: str, cwd: Path) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
+        assert list(temporary.glob("hipie-app-*")) == []
     finally:
         process.kill()
         process.wait()

@@ -190,7 +190,7 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
 
 def test_example_is_painted_and_searched(open_tab, pages):
     tab = open_tab("Example")
-    assert tab.run("^paint") == "paint the object in the example image"
+    assert tab.run("^choose") == "choose the example image"
     tab.upload("editor", pages[2].file)
     time.sleep(3)
     box = tab.page.locator("#example-editor canvas").first.bounding_box()

@@ -7,6 +7,7 @@ Needs Debian's chromium and playwright; axe-core as well where it is named:
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 import zlib
@@ -82,6 +83,46 @@ def test_the_page_says_in_one_sentence_what_it_cannot_use(open_tab, photo, tmp_p
     tab.chip("things", "; ".join(f"n{number}" for number in range(4999)))
     assert tab.run("^there are") == "there are 5,000 class names, and at most 1,000 are accepted"
     # Chromium reports the images that it cannot show either.
+    tab.errors.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "element"),
+    [
+        ("Refer", "image"),
+        ("Compare", "image"),
+        ("Click", "image"),
+        ("Group", "images"),
+        ("Example", "images"),
+    ],
+)
+def test_every_tab_names_the_image_that_it_cannot_use(open_tab, photo, tmp_path, name, element):
+    tab = open_tab(name)
+    text, huge = tmp_path / "text.png", tmp_path / "huge.png"
+    text.write_bytes(b"hello")
+    huge.write_bytes(large_png(20_000))
+    for file, reason in (
+        (text, "this is not an image that can be read"),
+        (huge, "the image has too many pixels"),
+    ):
+        if name in ("Refer", "Click", "Compare"):
+            tab.choose(element, file)
+        elif name == "Group":
+            tab.upload(element, photo, file)
+            tab.page.fill("#group-text textarea, #group-text input", "dog")
+            tab.page.click("#group-run")
+        else:
+            tab.upload("editor", photo)
+            tab.page.fill("#example-box textarea, #example-box input", "0, 0, 120, 45")
+            tab.upload(element, photo, file)
+            tab.page.click("#example-run")
+        tab.message(f"^{file.name}: {reason}")
+        assert tab.role() == "alert"
+        if name != "Example":
+            remove = "Clear" if name == "Group" else "Remove Image"
+            tab.page.locator(f"#{tab.name}-{element}").get_by_label(remove).first.click()
+        else:
+            tab = open_tab(name)
     tab.errors.clear()
 
 
@@ -208,6 +249,51 @@ def test_a_tab_is_opened_filled_and_run_by_the_keyboard(open_tab, photo):
     assert tab.message("found$") == "1 of 1 expression found"
 
 
+def test_sliders_are_moved_by_the_keyboard(open_tab, photo):
+    """The opacity of the masks, and the divider of a comparison."""
+    tab = open_tab("Segment")
+    tab.upload("image", photo)
+    tab.chip("things", "dog")
+    tab.run("^1 segment$")
+    source = tab.page.locator("#segment-result img").get_attribute("src")
+    tab.page.locator("#segment-opacity input[type=range]").focus()
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function(
+        "source => document.querySelector('#segment-result img').src !== source", arg=source
+    )
+    tab.show("Compare")
+    tab.upload("image", photo)
+    tab.chip("things", "dog")
+    tab.run("1 segment; Right")
+    divider = tab.page.locator("#compare-result [data-testid=slider]")
+    place = divider.get_attribute("style")
+    tab.page.locator("#compare-divider input[type=range]").focus()
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function(
+        "place => document.querySelector('#compare-result [data-testid=slider]')"
+        ".getAttribute('style') !== place",
+        arg=place,
+    )
+
+
+def test_an_unreadable_example_is_told_and_a_box_stands_for_painting(open_tab, photo, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_bytes(b"hello")
+    tab = open_tab("Example")
+    tab.choose("editor", text)
+    tab.upload("images", photo)
+    tab.page.fill("#example-box textarea, #example-box input", "0, 0, 120, 45")
+    assert tab.run("^choose") == "choose the example image"
+    tab.errors.clear()  # the editor's own, about the image
+    tab = open_tab("Example")
+    fill(tab, "Example", photo)
+    content = json.loads(tab.download("json").read_text())
+    assert [entry["image"]["file"] for entry in content["images"]] == [photo.name]
+    tab.page.fill("#example-box textarea, #example-box input", "0, 0, 121, 45")
+    said = "the box from (0, 0) to (121, 45) is not inside of the image of 120 x 90 pixels"
+    assert tab.run("^the box") == said
+
+
 def fill(tab: Tab, name: str, photo: Path) -> None:
     """Bring the open tab to a result."""
     if name in ("Segment", "Compare"):
@@ -228,9 +314,33 @@ def fill(tab: Tab, name: str, photo: Path) -> None:
         tab.page.fill("#click-y input", "20")
         tab.page.click("#click-add")
         tab.message("^Mask of")
+    elif name == "Example":
+        tab.upload("editor", photo)
+        tab.page.fill("#example-box textarea, #example-box input", "0, 0, 120, 45")
+        tab.upload("images", photo)
+        tab.run("^Found in 1 of 1 image$")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def contrast(tab: Tab, selector: str) -> float:
+    """Contrast of an element's text with the page's background (WCAG 2, section 1.4.3)."""
+    colours = tab.page.evaluate(
+        "selector => [getComputedStyle(document.querySelector(selector)).color,"
+        " getComputedStyle(document.body).backgroundColor]",
+        selector,
+    )
+    light, dark = sorted(map(luminance, colours), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour "rgb(1, 2, 3)"."""
+    channels = [int(text) / 255 for text in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_tabs_with_results_fit_and_are_accessible(open_tab, photo, scheme, width):
     """axe-core finds nothing but gradio's own violations, which are listed by rule and selector."""
     tab = open_tab("Segment", width=width, color_scheme=scheme)
@@ -239,9 +349,11 @@ def test_tabs_with_results_fit_and_are_accessible(open_tab, photo, scheme, width
     violations = []
     if AXE.is_file():
         tab.page.add_script_tag(path=AXE)
+    assert not tab.page.get_by_label("More tabs").is_visible()
     for name in TABS:
         tab.show(name)
-        if AXE.is_file() and scheme == "light":
+        assert contrast(tab, "[role=tab][aria-selected=true]") >= 4.5
+        if AXE.is_file() and width == 1280:
             violations += serious(tab, f"{name}, empty")
         fill(tab, name, photo)
         overflow = tab.overflow()

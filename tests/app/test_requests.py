@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,7 +104,7 @@ def test_expressions_are_lines():
         (lambda r, p: r.group(p, "m", [], "x"), "at least one image"),
         (lambda r, p: r.group(p, "m", ["a"] * 25, "x"), "25 images, and at most 24"),
         (lambda r, p: r.group(p, "m", ["a"], " "), "write the expression"),
-        (lambda r, p: r.like(p, "m", None, "", ["a"]), "paint the object"),
+        (lambda r, p: r.like(p, "m", None, "", ["a"]), "choose the example image"),
         (
             lambda r, p: r.like(
                 p, "m", (np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), bool)), "", ["a"]
@@ -142,6 +143,50 @@ def test_whatever_is_painted_is_the_example():
     assert mask[:2, :3].all() and mask.sum() == 6
     assert painted_example(None) is None
     assert painted_example({"background": None, "layers": []}) is None
+    with pytest.raises(InputError, match="^this is not an image$"):
+        painted_example({"error": "this is not an image"})
+
+
+def test_images_of_the_editor_are_checked_before_they_are_decoded(tmp_path, monkeypatch):
+    """Files, and the bytes that the editor keeps until it is read."""
+    editors = pytest.importorskip("gradio.components.image_editor")
+    from gradio.data_classes import FileData
+
+    from hipie.app.paint_editor import paint_editor
+
+    file = tmp_path / "a.png"
+    Image.new("RGB", (30, 20), (9, 8, 7)).save(file)
+    given = editors.EditorData(background=FileData(path=str(file)), layers=[])
+    assert paint_editor("a", "a", 600).preprocess(given)["background"].shape[:2] == (20, 30)
+    editor = paint_editor("a", "a", 599)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    assert "30x20 are too many" in editor.preprocess(given)["error"]
+    editor.blob_storage["x"] = editors.EditorDataBlobs(
+        background=file.read_bytes(), layers=[], composite=None
+    )
+    blobs = editors.EditorData(background=None, layers=[], composite=None, id="x")
+    assert "30x20 are too many" in editor.preprocess(blobs)["error"]
+    assert editor.blob_storage == {}
+    file.write_bytes(b"text")
+    assert "not an image that can be read" in editor.preprocess(given)["error"]
+
+
+def test_a_box_stands_for_painting():
+    value = {"background": np.full((40, 60, 4), 9, np.uint8), "layers": []}
+    _, mask = painted_example(value, " 5, 10; 20 30 ")
+    assert mask[10:30, 5:20].all() and mask.sum() == 20 * 15
+    assert painted_example(value, "0,0,60,40")[1].all()
+    assert not painted_example(value, " ")[1].any()
+    for box, message in (
+        ("5, 10, 20", "a box is left, top, right, bottom in pixels"),
+        ("5, 10, 20, x", 'not "5, 10, 20, x"'),
+        ("-5, 10, 20, 30", "a box is"),
+        ("20, 10, 20, 30", "is not inside of the image of 60 x 40 pixels"),
+        ("5, 10, 61, 30", "the box from (5, 10) to (61, 30) is not inside"),
+        ("5, 10, 20, 41", "is not inside"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            painted_example(value, box)
 
 
 def test_downloads_are_read_by_pycocotools(tmp_path):

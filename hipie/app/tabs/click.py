@@ -9,7 +9,7 @@ import gradio as gr
 
 from hipie.app.clicks import INSIDE, KINDS, Clicks
 from hipie.app.context import Context
-from hipie.app.example_images import offer_examples
+from hipie.app.example_images import examples_row, offer_examples
 from hipie.app.requests import require_image
 from hipie.app.result_view import PRIVATE, ResultView, add_cancel, message, owner_of, upload_image
 from hipie.data.image_io import read_image
@@ -27,6 +27,7 @@ def build(context: Context) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             image = upload_image("Image", "click-image")
+            examples = examples_row(context, "click")
             kind = gr.Radio(list(KINDS), value=INSIDE, label="A click is", elem_id="click-kind")
             canvas = gr.Image(
                 label="Click here",
@@ -43,7 +44,7 @@ def build(context: Context) -> None:
                 undo = gr.Button("Undo", elem_id="click-undo")
                 clear = gr.Button("Clear", elem_id="click-clear")
                 cancel = gr.Button("Cancel", elem_id="click-cancel")
-            offer_examples(context, "click", [image], lambda example: [example.file])
+            offer_examples(context, examples, [image], lambda example: [example.file])
         with gr.Column(min_width=280):
             view = ResultView(context, "click")
     clicks = gr.State(Clicks())

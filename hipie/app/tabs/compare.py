@@ -9,7 +9,7 @@ import gradio as gr
 
 from hipie.app.context import Context
 from hipie.app.drawing import entries_of, paint
-from hipie.app.example_images import offer_examples
+from hipie.app.example_images import examples_row, offer_examples
 from hipie.app.requests import OUTPUTS
 from hipie.app.result_view import (
     OPACITY,
@@ -32,13 +32,14 @@ def build(context: Context) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             image = upload_image("Image", "compare-image")
+            examples = examples_row(context, "compare")
             things = chips("Things", "compare-things", "Countable; synonyms after a comma")
             stuff = chips("Stuff", "compare-stuff", "Without instances, such as grass")
             sides = [_side(context, side) for side in ("Left", "Right")]
             run, cancel = run_buttons("Compare", "compare")
             offer_examples(
                 context,
-                "compare",
+                examples,
                 [image, things, stuff, sides[0][0], sides[1][0]],
                 lambda example: [
                     example.file,
@@ -51,6 +52,14 @@ def build(context: Context) -> None:
             status = gr.HTML(message(""), elem_id="compare-status")
             slider = gr.ImageSlider(
                 label="Left and right", format="png", elem_id="compare-result", buttons=[]
+            )
+            divider = gr.Slider(
+                0,
+                100,
+                50,
+                step=5,
+                label="Divider in percent",
+                elem_id="compare-divider",
             )
             files = [
                 gr.DownloadButton(
@@ -107,6 +116,14 @@ def build(context: Context) -> None:
         [image, things, stuff, *sides[0], *sides[1]],
         [status, slider, *files],
         concurrency_limit=None,
+        **PRIVATE,
+    )
+    # The divider in the images is for the mouse alone.
+    divider.change(
+        lambda percent: gr.ImageSlider(slider_position=percent),
+        divider,
+        slider,
+        trigger_mode="always_last",
         **PRIVATE,
     )
     add_cancel(context, "compare", cancel, status)

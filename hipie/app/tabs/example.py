@@ -8,12 +8,11 @@ from typing import Any
 import gradio as gr
 
 from hipie.app.context import Context
-from hipie.app.example_images import Offer, examples_by_kind, offer
+from hipie.app.example_images import Offer, examples_by_kind, examples_row, offer
 from hipie.app.gallery_view import GalleryView
+from hipie.app.paint_editor import paint_editor
 from hipie.app.requests import painted_example
 from hipie.app.result_view import PRIVATE, add_cancel, owner_of, run_buttons
-
-BRUSH_COLOUR = "#e6194b"
 
 
 def build(context: Context) -> None:
@@ -24,16 +23,14 @@ def build(context: Context) -> None:
         return
     with gr.Row():
         with gr.Column(min_width=280):
-            editor = gr.ImageEditor(
-                label="Paint the object",
-                type="numpy",
-                sources=["upload", "clipboard"],
-                transforms=(),
-                brush=gr.Brush(colors=[BRUSH_COLOUR], color_mode="fixed"),
-                layers=False,
-                format="png",
-                elem_id="example-editor",
-                buttons=[],
+            editor = paint_editor(
+                "Paint the object", "example-editor", context.requests.limits.pixels
+            )
+            examples = examples_row(context, "example")
+            box = gr.Textbox(
+                label="Or a box around it",
+                info="Left, top, right, bottom in pixels, such as 20, 30, 180, 150",
+                elem_id="example-box",
             )
             label = gr.Textbox(label="Name of the object", value="object", elem_id="example-label")
             images = gr.File(
@@ -44,7 +41,7 @@ def build(context: Context) -> None:
             )
             run, cancel = run_buttons("Find it", "example")
             offer(
-                "example",
+                examples,
                 [editor, images],
                 [
                     Offer(first.title, first.file, (first.file, [other.file for other in others]))
@@ -55,16 +52,20 @@ def build(context: Context) -> None:
             view = GalleryView(context, "example")
 
     def like(
-        value: dict[str, Any] | None, text: str, files: list[str] | None, request: gr.Request
+        value: dict[str, Any] | None,
+        sides: str,
+        text: str,
+        files: list[str] | None,
+        request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         yield from view.run(
             lambda progress: context.requests.like(
-                progress, name, painted_example(value), text, files
+                progress, name, painted_example(value, sides), text, files
             ),
             files,
             {"model": name, "expression": text},
             owner_of("example", request),
         )
 
-    run.click(like, [editor, label, images], view.outputs, concurrency_limit=None, **PRIVATE)
+    run.click(like, [editor, box, label, images], view.outputs, concurrency_limit=None, **PRIVATE)
     add_cancel(context, "example", cancel, view.status)

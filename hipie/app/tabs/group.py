@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hipie.app.context import PAGE_MODEL, Context
-from hipie.app.example_images import Offer, examples_by_kind, offer
+from hipie.app.example_images import Offer, examples_by_kind, examples_row, offer
 from hipie.app.gallery_view import GalleryView
 from hipie.app.result_view import PRIVATE, add_cancel, model_choice, owner_of, run_buttons
 
@@ -20,10 +20,11 @@ def build(context: Context) -> None:
             images = gr.File(
                 label="Images", file_count="multiple", type="filepath", elem_id="group-images"
             )
+            examples = examples_row(context, "group")
             expression = gr.Textbox(label="Expression", elem_id="group-text")
             model = model_choice(context, "group", context.group_model)
             run, cancel = run_buttons("Segment", "group")
-            offer("group", [images, expression, model], _offers(context))
+            offer(examples, [images, expression, model], _offers(context))
         with gr.Column(min_width=280):
             view = GalleryView(context, "group")
 

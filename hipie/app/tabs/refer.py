@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hipie.app.context import Context
-from hipie.app.example_images import offer_examples
+from hipie.app.example_images import examples_row, offer_examples
 from hipie.app.result_view import (
     PRIVATE,
     ResultView,
@@ -26,6 +26,7 @@ def build(context: Context) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             image = upload_image("Image", "refer-image")
+            examples = examples_row(context, "refer")
             text = gr.Textbox(
                 label="Expressions, one a line", lines=3, max_lines=20, elem_id="refer-text"
             )
@@ -33,7 +34,7 @@ def build(context: Context) -> None:
             run, cancel = run_buttons("Segment", "refer")
             offer_examples(
                 context,
-                "refer",
+                examples,
                 [image, text, model],
                 lambda example: [
                     example.file,

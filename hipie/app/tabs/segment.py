@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hipie.app.context import Context
-from hipie.app.example_images import offer_examples
+from hipie.app.example_images import examples_row, offer_examples
 from hipie.app.result_view import (
     PRIVATE,
     ResultView,
@@ -39,6 +39,7 @@ def build(context: Context) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             image = upload_image("Image", "segment-image")
+            examples = examples_row(context, "segment")
             things = chips("Things", "segment-things", "Countable; synonyms after a comma")
             stuff = chips("Stuff", "segment-stuff", "Without instances, such as grass")
             parts = chips("Parts", "segment-parts", "As in car: wheel, window")
@@ -46,7 +47,7 @@ def build(context: Context) -> None:
             run, cancel = run_buttons("Segment", "segment")
             offer_examples(
                 context,
-                "segment",
+                examples,
                 [image, things, stuff, parts, model],
                 lambda example: [
                     example.file,
