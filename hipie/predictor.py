@@ -603,22 +603,23 @@ class Segmenter:
     def reason(
         self,
         image: ImageLike | SetImage = SET_IMAGE,
-        question: str = "",
+        question: str | Sequence[str] = "",
         *,
         language_model: Any = None,
     ) -> tuple[str, Segmentation]:
-        """Answer a question about an image, and segment what the answer speaks of.
+        """Answer questions about an image, and segment what the answers speak of.
 
         Args:
             image: see `set_image`; without it, the image that was set.
-            question: the question.
+            question: one question or several; each is answered by itself.
             language_model: chat model that names classes or expressions, which this model then
                 segments: a name, or a `hipie_reasoning.ChatModel`; None = this model answers.
 
         Returns:
-            The answer, and its segments; without any if nothing in the image answers.
+            The answers, a line each, and their segments; without any if nothing in the image
+            answers. `Segmentation.answers` tells which segments are whose.
         """
-        request = {"question": question}
+        request: dict[str, Any] = {"questions": question}
         task = "reasoning"
         if language_model is not None:
             request["language_model"] = language_model

@@ -163,6 +163,21 @@ class Heatmaps:
     sources: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question about an image.
+
+    Attributes:
+        question: the question.
+        text: its answer; of a model with the token [SEG], with it for each segment.
+        segments: positions of its segments in the result.
+    """
+
+    question: str
+    text: str
+    segments: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """The segments of one image.
@@ -176,7 +191,7 @@ class Segmentation:
             `to_dict` are positions in it.
         file_name: the image file; "" for an image that comes from no file. Equality ignores it.
         heatmaps: of an image of a group, where they were requested. Equality ignores them.
-        answer: text that answers a question about the image; "" without one. Equality ignores it.
+        answers: to questions about the image. Equality ignores them.
     """
 
     image: NDArray[Any]
@@ -184,7 +199,7 @@ class Segmentation:
     class_names: Sequence[str] = ()
     file_name: str = ""
     heatmaps: Heatmaps | None = None
-    answer: str = ""
+    answers: Sequence[Answer] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
@@ -207,6 +222,11 @@ class Segmentation:
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
+
+    @property
+    def answer(self) -> str:
+        """The texts of the answers, a line each; "" without one."""
+        return "\n".join(answer.text for answer in self.answers)
 
     @cached_property
     def masks(self) -> NDArray[Any]:
@@ -354,19 +374,28 @@ class Segmentation:
             (from 1, in the order of `walk`), `category` (class name or expression), `category_id`
             (its position in `class_names`, as in `to_instances`), `kind`, `score`, `bbox` (x, y,
             width, height), `area` and `segmentation` (COCO's compressed RLE); and `parts`,
-            likewise, where a segment has parts; and `answer`, where there is one.
+            likewise, where a segment has parts; and, where there are answers, `answers`, each with
+            `question`, `answer` and `segments`, the ids of its segments.
         """
-        answer = {"answer": self.answer} if self.answer else {}
         height, width = self.image.shape[:2]
         labels = (segment.label for _, segment in self.walk())
         names = dict.fromkeys((*self.class_names, *labels))
         ids = {name: position for position, name in enumerate(names)}
         numbers = count(1)
+        entries = [_to_dict(segment, numbers, ids) for segment in self.segments]
+        answers = [
+            {
+                "question": answer.question,
+                "answer": answer.text,
+                "segments": [entries[position]["id"] for position in answer.segments],
+            }
+            for answer in self.answers
+        ]
         return {
             "image": {"file": self.file_name or None, "width": width, "height": height},
             "settings": dict(settings or {}),
-            "segments": [_to_dict(segment, numbers, ids) for segment in self.segments],
-            **answer,
+            "segments": entries,
+            **({"answers": answers} if answers else {}),
         }
 
     def to_coco(

@@ -52,6 +52,11 @@ class ImageRecord:
         return self.result["image"].get("frame")
 
     @property
+    def answers(self) -> dict[str, Any]:
+        """`answers` of the result, where there are any."""
+        return {name: self.result[name] for name in ("answers",) if name in self.result}
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.result["image"]["height"], self.result["image"]["width"]

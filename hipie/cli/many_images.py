@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from hipie.cli.arguments import argument_text
 from hipie.cli.cluster_arguments import add_cluster_arguments, require_no_cluster_arguments
 from hipie.cli.files import print_summary, require_folder_name
 from hipie.errors import UsageError
@@ -106,6 +107,36 @@ def is_run(args: argparse.Namespace, images: Sequence[str]) -> bool:
     options = (args.recursive, args.every, args.image_root, args.formats, args.strict)
     is_large = (args.workers or 1) > 1 or args.engine != "local" or not is_one_image(images)
     return any(options) or batch_size(args) > 1 or is_large
+
+
+def split_inputs(arguments: Sequence[str], command: str, what: str) -> tuple[list[str], list[str]]:
+    """Split positional arguments into inputs and the texts that follow them.
+
+    The first argument is an input, and those behind it as long as they name something that can be
+    read.
+
+    Args:
+        arguments: of the command line.
+        command: such as "hipie refer".
+        what: a text, such as "expression".
+
+    Raises:
+        UsageError: if there is no text, or one is the name of a file.
+    """
+    from hipie.batch_inference.inputs import is_input
+
+    count = 1
+    while count < len(arguments) and is_input(arguments[count]):
+        count += 1
+    texts = [argument_text(argument) for argument in arguments[count:]]
+    if not texts:
+        raise UsageError(
+            f"{arguments[-1]} is the name of a file; write {command} IMAGE... {what.upper()}..."
+        )
+    for text in texts:
+        if os.path.isfile(text):
+            raise UsageError(f"{text} is the name of a file; images come before {what}s")
+    return list(arguments[:count]), texts
 
 
 def batch_size(args: argparse.Namespace) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hipie.cli.arguments import add_model_arguments, argument_text, build_segmenter
+from hipie.cli.arguments import add_model_arguments, build_segmenter
 from hipie.cli.files import (
     add_output_arguments,
     make_settings,
@@ -24,6 +23,7 @@ from hipie.cli.many_images import (
     batch_size,
     is_run,
     run_on_images,
+    split_inputs,
 )
 from hipie.errors import UsageError
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "describes an object in its whole image; cut the image, or name classes for hipie "
             "segment --tile"
         )
-    images, expressions = _split([args.image, *args.expression])
+    images, expressions = split_inputs([args.image, *args.expression], "hipie refer", "expression")
     if is_run(args, images):
         return run_on_images(
             args,
@@ -95,31 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     save_result(result, folder, stem, settings)
     report_if_empty(image, result)
     return 0
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the arguments into inputs and expressions, which follow them.
-
-    The first argument is an input, and those behind it as long as they name something that can be
-    read.
-
-    Raises:
-        UsageError: if there is no expression, or one is the name of a file.
-    """
-    from hipie.batch_inference.inputs import is_input
-
-    count = 1
-    while count < len(arguments) and is_input(arguments[count]):
-        count += 1
-    expressions = [argument_text(argument) for argument in arguments[count:]]
-    if not expressions:
-        raise UsageError(
-            f"{arguments[-1]} is the name of a file; write hipie refer IMAGE... EXPRESSION..."
-        )
-    for expression in expressions:
-        if os.path.isfile(expression):
-            raise UsageError(f"{expression} is the name of a file; images come before expressions")
-    return list(arguments[:count]), expressions
 
 
 def _build(

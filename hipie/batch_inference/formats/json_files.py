@@ -28,5 +28,6 @@ class JsonFormat(ResultFormat):
             "image": record.result["image"],
             "settings": folder.settings,
             "segments": record.result["segments"],
+            **record.answers,
         }
         write_json(folder.path / f"{record.name}.json", content)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register_format("jsonl")
 class JsonLinesFormat(ResultFormat):
-    """Lines on the standard output: `image` and `segments` of `Segmentation.to_dict`.
+    """Lines on the standard output: `image`, `segments` and `answers` of `Segmentation.to_dict`.
 
     A run that is started again prints the lines of earlier images, too, without computing them, so
     that the output is complete.
@@ -25,6 +25,7 @@ class JsonLinesFormat(ResultFormat):
 
     def write(self, folder: ResultFolder, record: ImageRecord) -> None:
         """Print the line of an image."""
-        line = json.dumps({"image": record.result["image"], "segments": record.result["segments"]})
+        content = {name: record.result[name] for name in ("image", "segments")}
+        line = json.dumps(content | record.answers)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

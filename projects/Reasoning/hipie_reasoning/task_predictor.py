@@ -7,12 +7,13 @@ expressions, and any model with the task segments them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+from hipie.data.image_io import ImageError
 from hipie.errors import InputError, describe, printable
-from hipie.segmentation import Segment, Segmentation
+from hipie.segmentation import Answer, Segment, Segmentation
 from hipie.task_predictors import PreparedImage, TaskPredictor, register_task_predictor
 from hipie.task_predictors.referring import ReferringPredictor
 from hipie.task_predictors.universal import ClassRequest, UniversalPredictor
@@ -48,22 +49,47 @@ def answer_schema(*lists: str) -> dict[str, Any]:
     }
 
 
-def read_question(question: Any) -> str:
-    """Check a question.
+def read_questions(questions: Any) -> tuple[str, ...]:
+    """Check one question or several.
 
     Raises:
-        InputError: if it is no text, or has no word.
+        InputError: if there is none, or one is no text, or has no word.
     """
-    if not isinstance(question, str):
-        raise InputError(f"a question must be a string, not {describe(question)}")
-    if not any(letter.isalnum() for letter in question):
-        raise InputError(f'the question "{printable(question)}" asks for nothing')
-    return question.strip()
+    if isinstance(questions, str):
+        questions = (questions,)
+    if not isinstance(questions, Sequence) or not questions:
+        raise InputError(f"a question must be a string, not {describe(questions)}")
+    for question in questions:
+        if not isinstance(question, str):
+            raise InputError(f"a question must be a string, not {describe(question)}")
+        if not any(letter.isalnum() for letter in question):
+            raise InputError(f'the question "{printable(question)}" asks for nothing')
+    return tuple(question.strip() for question in questions)
+
+
+def join_results(
+    image: PreparedImage, results: Iterable[tuple[str, str, Segmentation]]
+) -> Segmentation:
+    """Join the results of several questions about an image.
+
+    Args:
+        image: the image.
+        results: question, text of the answer, and its segments.
+    """
+    segments: list[Segment] = []
+    answers: list[Answer] = []
+    names: dict[str, None] = {}
+    for question, text, result in results:
+        positions = range(len(segments), len(segments) + len(result))
+        answers.append(Answer(question, text, tuple(positions)))
+        segments += result
+        names |= dict.fromkeys(result.class_names)
+    return Segmentation(image.pixels, segments, tuple(names), answers=tuple(answers))
 
 
 @register_task_predictor("reasoning")
 class ReasoningPredictor(TaskPredictor):
-    """The answer of a `ReasoningSeg`, and a segment of kind "expression" for each [SEG] in it."""
+    """The answers of a `ReasoningSeg`, and a segment of kind "expression" for each [SEG] in one."""
 
     model_task = "reasoning"
     model: ReasoningSeg
@@ -76,116 +102,116 @@ class ReasoningPredictor(TaskPredictor):
         return image.cached("mask_features", lambda: self.model.encode_masks(image.inputs))
 
     def predict(
-        self, images: Sequence[PreparedImage], *, question: str, **request: Any
+        self, images: Sequence[PreparedImage], *, questions: str | Sequence[str], **request: Any
     ) -> list[Segmentation]:
-        """Answer a question about each of several images.
+        """Answer questions about each of several images.
 
         Args:
             images: one or more.
-            question: the question.
+            questions: one question or several.
             request: not used.
 
         Returns:
-            Results with `answer`; their segments are labelled by the question.
+            Results with `answers`; their segments are labelled by the questions.
 
         Raises:
             InputError: for a question without a word, or one that is too long.
         """
-        question = read_question(question)
-        results = []
-        for image in images:
-            output = image.run(questions=[question], mask_features=self._features(image))
-            (answer,) = output["reasoning"]
+        checked = read_questions(questions)
+        return [join_results(image, self._answers(image, checked)) for image in images]
+
+    def _answers(
+        self, image: PreparedImage, questions: Sequence[str]
+    ) -> Iterator[tuple[str, str, Segmentation]]:
+        output = image.run(questions=list(questions), mask_features=self._features(image))
+        for question, answer in zip(questions, output["reasoning"], strict=True):
             masks = answer.instances.pred_masks.cpu().numpy().astype(bool)
-            scores = answer.instances.scores.tolist()
             segments = [
                 Segment(question, "expression", mask, score)
-                for mask, score in zip(masks, scores, strict=True)
+                for mask, score in zip(masks, answer.instances.scores.tolist(), strict=True)
             ]
-            results.append(Segmentation(image.pixels, segments, (question,), answer=answer.text))
-        return results
+            yield question, answer.text, Segmentation(image.pixels, segments, (question,))
 
 
-@register_task_predictor("reasoning_by_classes")
-class ClassReasoningPredictor(TaskPredictor):
-    """Segments the classes by which a chat model answers a question."""
+class ChatReasoningPredictor(TaskPredictor):
+    """Segments what a chat model names in answer to a question.
 
-    model_task = "universal"
+    Attributes:
+        prompt: text with `{question}` that asks for the lists.
+        lists: names of the lists in the chat model's answer.
+    """
+
+    prompt: ClassVar[str]
+    lists: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def segment(self, image: PreparedImage, *names: list[str]) -> Segmentation:
+        """Segment what the lists name; at least one of them is not empty."""
 
     def predict(
         self,
         images: Sequence[PreparedImage],
         *,
-        question: str,
+        questions: str | Sequence[str],
         language_model: str | ChatModel,
         **request: Any,
     ) -> list[Segmentation]:
-        """Answer a question about each of several images.
+        """Answer questions about each of several images.
 
         Args:
             images: one or more.
-            question: the question.
+            questions: one question or several.
             language_model: see `Segmenter.reason`.
             request: not used.
 
         Returns:
-            Results with `answer`; their segments are things and stuff.
+            Results with `answers`.
 
         Raises:
             InputError: for a question without a word, or an answer of another form.
         """
-        predictor = UniversalPredictor(self.model)
-        results = []
-        for image in images:
-            answer, things, stuff = ask(
-                language_model, CLASSES_TASK, question, image, ("things", "stuff")
-            )
-            known = {name_key(name) for name in things}
-            stuff = [name for name in stuff if name_key(name) not in known]
-            result = Segmentation(image.pixels, ())
-            if things or stuff:
-                classes = ClassRequest.from_names(things, stuff, None)
-                (result,) = predictor.predict([image], classes=classes)
-            results.append(replace(result, answer=answer))
-        return results
+        checked = read_questions(questions)
+        return [
+            join_results(image, self._answers(image, checked, language_model)) for image in images
+        ]
+
+    def _answers(
+        self, image: PreparedImage, questions: Sequence[str], language_model: str | ChatModel
+    ) -> Iterator[tuple[str, str, Segmentation]]:
+        for question in questions:
+            text, *names = ask(language_model, self.prompt, question, image, self.lists)
+            nothing = Segmentation(image.pixels, ())
+            yield question, text, self.segment(image, *names) if any(names) else nothing
+
+
+@register_task_predictor("reasoning_by_classes")
+class ClassReasoningPredictor(ChatReasoningPredictor):
+    """Segments the classes by which a chat model answers a question, as things and stuff."""
+
+    model_task = "universal"
+    prompt = CLASSES_TASK
+    lists = ("things", "stuff")
+
+    def segment(self, image: PreparedImage, *names: list[str]) -> Segmentation:
+        """Segment classes; see `ChatReasoningPredictor.segment`."""
+        things, stuff = names
+        known = {name_key(name) for name in things}
+        stuff = [name for name in stuff if name_key(name) not in known]
+        classes = ClassRequest.from_names(things, stuff, None)
+        return UniversalPredictor(self.model).predict([image], classes=classes)[0]
 
 
 @register_task_predictor("reasoning_by_expressions")
-class ExpressionReasoningPredictor(TaskPredictor):
+class ExpressionReasoningPredictor(ChatReasoningPredictor):
     """Segments the referring expressions by which a chat model answers a question."""
 
     model_task = "referring"
+    prompt = EXPRESSIONS_TASK
+    lists = ("expressions",)
 
-    def predict(
-        self,
-        images: Sequence[PreparedImage],
-        *,
-        question: str,
-        language_model: str | ChatModel,
-        **request: Any,
-    ) -> list[Segmentation]:
-        """Answer a question about each of several images; see `ClassReasoningPredictor.predict`.
-
-        Args:
-            images: one or more.
-            question: the question.
-            language_model: see `Segmenter.reason`.
-            request: not used.
-
-        Returns:
-            Results with `answer`; their segments are of kind "expression".
-        """
-        predictor = ReferringPredictor(self.model)
-        results = []
-        for image in images:
-            answer, expressions = ask(
-                language_model, EXPRESSIONS_TASK, question, image, ("expressions",)
-            )
-            result = Segmentation(image.pixels, ())
-            if expressions:
-                (result,) = predictor.predict([image], expressions=expressions)
-            results.append(replace(result, answer=answer))
-        return results
+    def segment(self, image: PreparedImage, *names: list[str]) -> Segmentation:
+        """Segment expressions; see `ChatReasoningPredictor.segment`."""
+        return ReferringPredictor(self.model).predict([image], expressions=names[0])[0]
 
 
 def ask(
@@ -208,9 +234,9 @@ def ask(
         The answer, and the lists in order, without names that are repeated or have no letters.
 
     Raises:
-        InputError: if the answer has another form.
+        InputError: if there is no such model.
+        ImageError: if the answer has another form.
     """
-    question = read_question(question)
     if isinstance(language_model, str):
         chat: ChatModel = load_chat_model(language_model)
     elif isinstance(language_model, ChatModel):
@@ -229,13 +255,13 @@ def _parse(text: str, lists: Sequence[str]) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
+        raise ImageError(
             f"the language model's answer is no JSON: {printable(text, 60)}"
         ) from error
     names = [content.get(name) for name in lists] if isinstance(content, Mapping) else [None]
     valid = all(isinstance(e, list) and all(isinstance(n, str) for n in e) for e in names)
     if not valid or not isinstance(content.get("answer"), str):
-        raise InputError(
+        raise ImageError(
             f'the language model\'s answer lacks a text "answer" or a list of texts '
             f"{', '.join(lists)}: {printable(text, 60)}"
         )

@@ -52,7 +52,23 @@ def test_a_trained_model_answers_with_a_segment_for_each_seg(trained, pixels, sc
     assert answer == result.answer == "the bird [SEG], the pig [REJ], the kite [SEG]."
     assert [segment.kind for segment in result] == ["expression"] * 2
     assert result.masks.shape == (2, 60, 90)
-    assert result.to_dict()["answer"] == answer
+    content = result.to_dict()
+    (entry,) = content["answers"]
+    assert entry == {"question": "which can fly?", "answer": answer, "segments": [1, 2]}
+    assert [each["id"] for each in content["segments"]] == [1, 2]
+
+
+def test_several_questions_have_the_results_of_each(trained, pixels, script) -> None:
+    script("the bird [SEG], the kite [SEG].")
+    questions = ["which can fly?", "who barks?"]
+    answer, result = trained.reason(pixels, questions)
+    singles = [trained.reason(pixels, question)[1] for question in questions]
+    assert answer.splitlines() == [single.answer for single in singles]
+    assert [each.question for each in result.answers] == questions
+    for each, single in zip(result.answers, singles):
+        assert [result.segments[position] for position in each.segments] == list(single)
+    assert list(result.class_names) == questions
+    assert len(result) == 4
 
 
 def test_an_image_is_encoded_once_for_several_questions(
@@ -70,7 +86,7 @@ def test_an_image_is_encoded_once_for_several_questions(
     assert len(first) == len(second) == 1
 
 
-@pytest.mark.parametrize("question", ["", "?", None, ["what?"]])
+@pytest.mark.parametrize("question", ["", "?", None, [], ["what?", "?"], [1]])
 def test_a_question_about_nothing_is_refused(trained, pixels, question) -> None:
     with pytest.raises(InputError, match="question"):
         trained.reason(pixels, question)
@@ -90,6 +106,19 @@ def test_a_chat_model_names_the_classes_that_are_segmented(by_names, pixels) -> 
     assert schema == answer_schema("things", "stuff")
 
 
+def test_a_chat_model_is_called_with_each_question(by_names, pixels) -> None:
+    chat = ScriptedChat({"answer": "A bird.", "things": ["bird"], "stuff": []})
+    answer, result = by_names.reason(pixels, ["what flies?", "what sings?"], language_model=chat)
+    assert answer == "A bird.\nA bird."
+    assert ["what flies?" in chat.asked[0][0], "what sings?" in chat.asked[1][0]] == [True, True]
+    expected = list(by_names.segment(pixels, things=["bird"]))
+    assert list(result) == expected * 2
+    assert list(result.class_names) == ["bird"]
+    count = len(expected)
+    positions = [each.segments for each in result.answers]
+    assert positions == [tuple(range(count)), tuple(range(count, 2 * count))]
+
+
 def test_a_chat_model_that_names_nothing_has_no_segment(by_names, pixels) -> None:
     chat = ScriptedChat({"answer": "Nothing flies here.", "things": [], "stuff": ["  "]})
     answer, result = by_names.reason(pixels, "what can fly?", language_model=chat)
@@ -102,7 +131,7 @@ def test_a_chat_model_describes_objects_for_a_model_of_expressions(by_names, pix
     chat = ScriptedChat({"answer": "It does.", "expressions": ["the red bird"]})
     predictor = by_names.task_predictor("reasoning_by_expressions")
     image = by_names.prepare(pixels)
-    (result,) = predictor.predict([image], question="what can fly?", language_model=chat)
+    (result,) = predictor.predict([image], questions="what can fly?", language_model=chat)
     assert result.answer == "It does."
     assert result == by_names.refer(pixels, ["the red bird"])
 
@@ -179,8 +208,8 @@ def test_the_command_writes_answer_and_masks(
     assert main(["reason", "page.png", "which can fly?", "--output", "out"]) == 0
     assert capsys.readouterr().out.startswith("it is [SEG].\n")
     content = json.loads(Path("out/page.json").read_text())
-    assert content["answer"] == "it is [SEG]."
-    assert content["settings"]["question"] == "which can fly?"
+    assert [each["answer"] for each in content["answers"]] == ["it is [SEG]."]
+    assert content["settings"]["questions"] == ["which can fly?"]
     assert len(content["segments"]) == 1
     with pytest.raises(SystemExit) as stop:
         main(["reason", "page.png", "?", "--output", "out"])
