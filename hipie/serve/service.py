@@ -240,6 +240,25 @@ def _encode_features(_: Segmenter, images: Sequence[PreparedImage]) -> None:
     encode_together(images)
 
 
+def _encode_group(segmenter: Segmenter, images: Sequence[PreparedImage], size: int) -> None:
+    """Encode the images of a group for a model that segments each by itself.
+
+    Args:
+        segmenter: nothing is done for one that compares the images of a group.
+        images: of the group; those of equal sizes share a pass.
+        size: images of a pass, at most.
+    """
+    if "group" in segmenter.model.tasks:
+        return
+    by_shape: dict[tuple[int, ...], list[PreparedImage]] = {}
+    for image in images:
+        by_shape.setdefault(tuple(image.inputs["image"].shape), []).append(image)
+    for alike in by_shape.values():
+        for start in range(0, len(alike), size):
+            if len(batch := alike[start : start + size]) > 1:
+                encode_together(batch)
+
+
 def _encode_for_prompts(segmenter: Segmenter, images: Sequence[PreparedImage]) -> None:
     segmenter.task_predictor("interactive", "prompt").encode_together(images)
 
@@ -283,9 +302,11 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
         """Segment the object of one expression in several images, where they show it."""
 
         def prepare(fields: GroupFields) -> tuple[Sequence[Upload], Call]:
-            return fields.images, lambda segmenter, images: segmenter.refer_group(
-                images, fields.expression
-            )
+            def call(segmenter: Segmenter, images: Sequence[Any]) -> Any:
+                _encode_group(segmenter, images, service.limits.batch)
+                return segmenter.refer_group(images, fields.expression)
+
+            return fields.images, call
 
         return await service.respond(request, GroupFields, prepare, group_response)
 

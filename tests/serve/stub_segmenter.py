@@ -26,7 +26,8 @@ class StubSegmenter:
     Attributes:
         calls: number of calls.
         batches: sizes of the batches whose features were computed.
-        running: set while a call runs.
+        running: set once a call has begun.
+        gate: calls end when it is set, as it is at first.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -34,6 +35,8 @@ class StubSegmenter:
         self.calls = 0
         self.batches: list[int] = []
         self.running = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
         self.device = torch.device("cpu")
         self.model = SimpleNamespace(
             tasks=frozenset({"universal", "referring", "interactive"}),
@@ -61,6 +64,7 @@ class StubSegmenter:
         self.calls += 1
         self.running.set()
         time.sleep(self.seconds)
+        assert self.gate.wait(120)
         mask = (image.pixels == image.pixels[0, 0]).all(2)
         score = float(image.pixels[0, 0, 0]) / 255
         return Segmentation(image.pixels, [Segment(name, "thing", mask, score) for name in names])

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,13 @@ def stub():
 def client(stub):
     with client_of(stub) as client:
         yield client
+
+
+def wait_for(is_true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def encoded(data: bytes) -> str:
@@ -341,7 +349,7 @@ def test_a_result_that_takes_too_long_is_refused(stub):
 
 
 def test_requests_beyond_the_queue_get_429(stub):
-    stub.seconds = 0.5
+    stub.gate.clear()
     with client_of(stub, Limits(queue=2)) as client:
         statuses = []
 
@@ -352,6 +360,8 @@ def test_requests_beyond_the_queue_get_429(stub):
         threads = [threading.Thread(target=post) for _ in range(5)]
         for thread in threads:
             thread.start()
+        wait_for(lambda: len(statuses) == 3)
+        stub.gate.set()
         for thread in threads:
             thread.join()
         assert sorted(answer.status_code for answer in statuses) == [200, 200, 429, 429, 429]
@@ -371,7 +381,7 @@ BODIES = {
 def test_requests_of_one_size_run_together(stub, path):
     """Three images of one size wait while a first one runs; one of another size is alone."""
     with client_of(stub, Limits(batch=4)) as client:
-        stub.seconds = 0.3
+        stub.gate.clear()
         answers = {}
 
         def post(value: int, height: int) -> None:
@@ -380,13 +390,15 @@ def test_requests_of_one_size_run_together(stub, path):
 
         first = threading.Thread(target=post, args=(1, 20))
         first.start()
-        assert stub.running.wait(10)
+        assert stub.running.wait(60)
         others = [
             threading.Thread(target=post, args=(value, 30 if value == 4 else 24))
             for value in (2, 3, 4, 5)
         ]
         for thread in others:
             thread.start()
+        wait_for(lambda: "hipie_queue_length 4\n" in client.get("/metrics").text)
+        stub.gate.set()
         for thread in (first, *others):
             thread.join()
         assert stub.batches == [3]
@@ -399,6 +411,20 @@ def test_requests_of_one_size_run_together(stub, path):
         assert 'hipie_batch_size_bucket{le="4"} 3' in text
         assert f'hipie_requests_total{{path="{path}",status="200"}} 5' in text
         assert f'hipie_request_seconds_count{{path="{path}"}} 5' in text
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_equal_images_of_a_group_share_a_pass_unless_the_model_compares_them(stub, compares):
+    """Six images of one size in passes of four at most; one of another size is alone."""
+    if compares:
+        stub.model.tasks |= {"group"}
+    sizes = [24, 24, 30, 24, 24, 24, 24]
+    images = [encoded(png(10 * number, size)) for number, size in enumerate(sizes, 1)]
+    with client_of(stub, Limits(batch=4)) as client:
+        answer = client.post("/group", json={"images": images, "expression": "the cup"}).json()
+    assert stub.batches == ([] if compares else [4, 2])
+    scores = [entry["segments"][0]["score"] for entry in answer["images"]]
+    assert scores == pytest.approx([10 * number / 255 for number in range(1, 8)], abs=1e-4)
 
 
 def test_paths_that_do_not_exist_share_one_series(client):
