@@ -158,6 +158,7 @@ HIPIE_NODE = WiredNode(
         "LOSS.THING_TERMS": ("class_loss",),
         "LOSS.STUFF_TERMS": ("class_loss",),
         "TEST.TOKEN_POOLING": "max",
+        "PIXEL_HEAD.STRIDE": 4,
         "TEST.NO_TARGET": 0.5,
         "CLIP.MODEL": "random:ViT-B-32",
         "CLIP.WEIGHTS": "laion2b_e16",
@@ -170,7 +171,14 @@ HIPIE_NODE = WiredNode(
     options={
         "THINGS.FUSION_LAYERS": (f"{_HIPIE}.THINGS.ENCODER_LAYERS", 2),
         "THINGS.IOU_HEAD": (f"{_HIPIE}.LOSS.SUPERVISE_LAST_IOU", False),
-        "PIXEL_HEAD.ONLY": (f"{_HIPIE}.PIXEL_HEAD.ENABLED", True),
+        **{
+            f"PIXEL_HEAD.{key}": (f"{_HIPIE}.PIXEL_HEAD.ENABLED", True)
+            for key in ("ONLY", "CONTEXT", "STRIDE")
+        },
+        "PIXEL_HEAD.ONLY_READS_MASKS": (
+            *(f"{_HIPIE}.PIXEL_HEAD.ENABLED", True),
+            *(f"{_HIPIE}.PIXEL_HEAD.ONLY", True),
+        ),
         "CLIP.ENABLED": _CLIP[2:],
         **{f"CLIP.{key}": _CLIP for key in _CLIP_KEYS},
         **{f"LOSS.THING_COSTS.{key}": _HUNGARIAN for key in _THING_COSTS},

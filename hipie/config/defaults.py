@@ -182,6 +182,11 @@ def _pixel_head_keys() -> CN:
     # Train this head and the backbone only: encoders and decoders are not run and have no losses. A
     # first stage of training in which an image takes a third of the time.
     node.ONLY = False
+    # With ONLY, compute the mask features for it, without training what computes them: a last
+    # stage.
+    node.ONLY_READS_MASKS = False
+    # Add features of the whole image to those of every pixel.
+    node.CONTEXT = False
     # Stride of its logits, 4 or 8. At 4 mask features are read at their own stride as well.
     node.STRIDE = 8
     # Weight of its cross entropy.

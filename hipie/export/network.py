@@ -123,7 +123,8 @@ class OpenVocabularyNetwork(nn.Module):
         weight = model.pixel_settings.masks
         if model.pixel_head is not None and weight:
             mask_features = torch.stack(stuff.mask_features)
-            encoded = model.pixel_head.encode(features[-len(model.in_features) :], mask_features)[0]
+            of_backbone = features[-len(model.in_features) :]
+            encoded = model.pixel_head.encode(of_backbone, mask_features, padded[None])[0]
             classes = _mean_tokens(class_tokens) @ text
             probabilities = model.pixel_head(encoded, classes).softmax(0)[:-1]
             ratio = model.pixel_head.stride // MASK_STRIDE

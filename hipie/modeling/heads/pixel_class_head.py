@@ -33,13 +33,21 @@ class PixelClassHead(nn.Module):
         width: channels of the mask features.
         text_width: channels of a token.
         stride: of the logits where there are mask features, one of `STRIDES`.
+        context: whether a projection of the mean of the coarsest map, which tells what the image
+            shows, is added to all pixels (the image-level features of ParseNet, Liu et al., 2015,
+            and DeepLabv3, Chen et al., 2017, section 3.3); 0 at the start.
 
     Raises:
         InputError: for another stride.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], width: int, text_width: int, stride: int = 8
+        self,
+        in_channels: Sequence[int],
+        width: int,
+        text_width: int,
+        stride: int = 8,
+        context: bool = False,
     ) -> None:
         super().__init__()
         if stride not in STRIDES:
@@ -57,15 +65,27 @@ class PixelClassHead(nn.Module):
         if stride == STRIDES[0]:
             self.detail_projection = nn.Conv2d(width, width, 1, bias=False)
             nn.init.zeros_(self.detail_projection.weight)
+        self.context: nn.Sequential | None = None
+        if context:
+            last = nn.Linear(width, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.context = nn.Sequential(nn.Linear(in_channels[-1], width), nn.ReLU(), last)
         self.text_projection = nn.Linear(text_width, width)
         self.no_class = nn.Conv2d(width, 1, 1)
 
-    def encode(self, features: Sequence[Tensor], mask_features: Tensor | None) -> Tensor:
+    def encode(
+        self,
+        features: Sequence[Tensor],
+        mask_features: Tensor | None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute pixel features, which do not depend on any text.
 
         Args:
             features: [B, C_i, h_i, w_i] of the backbone, the finest first.
             mask_features: [B, width, h, w] at stride 4; None = without them.
+            padding_mask: [B, H, W] bool, True where padded; None = nowhere.
 
         Returns:
             [B, width, h, w] at stride 4 and [B, width, h / 2, w / 2] at stride 8 with mask
@@ -79,6 +99,9 @@ class PixelClassHead(nn.Module):
         for projection, level in zip(self.projections, features, strict=True):
             maps.append(F.interpolate(projection(level), size=size, mode="bilinear"))
         encoded = self.features(torch.stack(maps).sum(0))
+        if self.context is not None:
+            mean = _mean_of_image(features[-1], padding_mask)
+            encoded = encoded + self.context(mean)[:, :, None, None]
         if mask_features is None or self.stride != STRIDES[0]:
             return encoded
         encoded = F.interpolate(encoded, size=mask_features.shape[-2:], mode="bilinear")
@@ -99,6 +122,14 @@ class PixelClassHead(nn.Module):
             keys = self.text_projection(F.normalize(classes.float(), dim=-1))
             logits = torch.einsum("kc,chw->khw", keys, pixels)
             return torch.cat([logits, self.no_class(pixels[None])[0]])
+
+
+def _mean_of_image(features: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Mean [B, C] of the pixels of feature maps [B, C, h, w] that are not padding."""
+    if padding_mask is None:
+        return features.mean((2, 3))
+    inside = 1 - F.interpolate(padding_mask[:, None].to(features.dtype), features.shape[-2:])
+    return (features * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
 
 
 def class_features(text: TextFeatures, spans: TokenSpans, image: int) -> Tensor:

@@ -56,12 +56,14 @@ class PixelHeadSettings:
 
     Attributes:
         only: whether nothing else has losses in the training on vocabularies.
+        only_reads_masks: whether the head then reads mask features, which are not trained.
         loss, dice: of its losses.
         masks, semantic: of its scores beside those of queries, see
             `hipie.modeling.postprocessing.pixel_scores`.
     """
 
     only: bool = False
+    only_reads_masks: bool = False
     loss: float = 1.0
     dice: float = 0.0
     masks: float = 0.5
@@ -123,7 +125,13 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "stuff_criterion": build_criterion(node.LOSS.STUFF_CRITERION, cfg),
         "stuff_settings": StuffSettings(node.STUFF.SUPERVISE_THINGS, node.STUFF.FUSED_TEXT),
         "pixel_head": (
-            PixelClassHead(channels, node.HIDDEN_DIM, text_encoder.width, node.PIXEL_HEAD.STRIDE)
+            PixelClassHead(
+                channels,
+                node.HIDDEN_DIM,
+                text_encoder.width,
+                node.PIXEL_HEAD.STRIDE,
+                node.PIXEL_HEAD.CONTEXT,
+            )
             if node.PIXEL_HEAD.ENABLED
             else None
         ),
@@ -150,7 +158,12 @@ def pixel_head_settings(cfg: CfgNode) -> PixelHeadSettings:
         if not 0 <= node[key] <= 1:
             raise InputError(f"MODEL.HIPIE.PIXEL_HEAD.{key} must be in 0 to 1, not {node[key]}")
     return PixelHeadSettings(
-        node.ONLY, node.LOSS_WEIGHT, node.DICE_WEIGHT, node.MASK_WEIGHT, node.SEMANTIC_WEIGHT
+        only=node.ONLY,
+        only_reads_masks=node.ONLY_READS_MASKS,
+        loss=node.LOSS_WEIGHT,
+        dice=node.DICE_WEIGHT,
+        masks=node.MASK_WEIGHT,
+        semantic=node.SEMANTIC_WEIGHT,
     )
 
 

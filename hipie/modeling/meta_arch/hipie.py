@@ -278,7 +278,11 @@ class HIPIE(SegmentationModel):
             for i, (item, vocabulary) in enumerate(zip(inputs, vocabularies, strict=True))
         ]
         if self.pixel_settings.only and self.stuff is not None:
-            pixels = self._pixel_features(features, None)
+            mask_features = None
+            if self.pixel_settings.only_reads_masks:
+                with torch.no_grad():
+                    mask_features = self.stuff.encode(features)[1]
+            pixels = self._pixel_features(features, mask_features, padding_mask)
             return self._pixel_losses(pixels, text, targets)
         levels = self._project(features, padding_mask)
         levels, fused_text = self.things.fuse(levels, text.hidden, text.mask)
@@ -321,7 +325,8 @@ class HIPIE(SegmentationModel):
         for of_decoder in run(join(*computations)):
             losses.update(of_decoder)
         if self.stuff is not None:
-            pixels = self._pixel_features(features, torch.stack(stuff.mask_features))
+            mask_features = torch.stack(stuff.mask_features)
+            pixels = self._pixel_features(features, mask_features, padding_mask)
             losses.update(self._pixel_losses(pixels, text, targets))
         return losses
 
@@ -386,7 +391,8 @@ class HIPIE(SegmentationModel):
         if stuff and self.stuff is not None:
             if self.stuff.fusion is None:
                 decoded = self.stuff.decode(features)
-                pixels = self._pixel_features(features, torch.stack(decoded.mask_features))
+                mask_features = torch.stack(decoded.mask_features)
+                pixels = self._pixel_features(features, mask_features, padding_mask)
             else:
                 inputs = tuple(features)
         return ImageFeatures(
@@ -651,13 +657,13 @@ class HIPIE(SegmentationModel):
         )
 
     def _pixel_features(
-        self, features: Sequence[Tensor], mask_features: Tensor | None
+        self, features: Sequence[Tensor], mask_features: Tensor | None, padding_mask: Tensor
     ) -> tuple[Tensor, ...]:
         """Features [C, h, w] of the pixel class head for every image; () without one."""
         if self.pixel_head is None:
             return ()
         of_backbone = features[-len(self.in_features) :]
-        return self.pixel_head.encode(of_backbone, mask_features).unbind(0)
+        return self.pixel_head.encode(of_backbone, mask_features, padding_mask).unbind(0)
 
     def _pixel_logits(self, pixels: Sequence[Tensor], text: TextFeatures) -> tuple[Tensor, ...]:
         """Logits [K + 1, h, w] of the pixel class head for every image; () without one."""

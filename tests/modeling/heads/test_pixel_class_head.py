@@ -64,6 +64,24 @@ def test_at_stride_4_mask_features_add_details(head: PixelClassHead) -> None:
     torch.testing.assert_close(fine.encode(features, masks), upsampled + added)
 
 
+def test_context_is_the_mean_of_the_image_without_padding() -> None:
+    torch.manual_seed(0)
+    head = PixelClassHead(CHANNELS, WIDTH, TEXT_WIDTH, context=True).double()
+    features = [torch.randn(2, c, 4 // 2**i, 6 // 2**i).double() for i, c in enumerate(CHANNELS)]
+    padding = torch.zeros(2, 32, 48, dtype=torch.bool)
+    padding[0, 16:], padding[1, :, 16:] = True, True
+    without = head.encode(features, None, padding)
+    assert head.context is not None
+    torch.nn.init.normal_(head.context[2].weight)
+    added = head.encode(features, None, padding) - without
+    means = torch.stack([features[1][0, :, :1].mean((1, 2)), features[1][1, :, :, :1].mean((1, 2))])
+    expected = head.context(means)[:, :, None, None].expand_as(added)
+    torch.testing.assert_close(added, expected)
+    everywhere = head.encode(features, None) - without
+    mean = features[1].mean((2, 3))
+    torch.testing.assert_close(everywhere, head.context(mean)[:, :, None, None].expand_as(added))
+
+
 def test_other_strides_are_refused() -> None:
     with pytest.raises(InputError, match=r"PIXEL_HEAD\.STRIDE must be 4 or 8, not 16"):
         PixelClassHead(CHANNELS, WIDTH, TEXT_WIDTH, stride=16)

@@ -12,6 +12,7 @@ from tests.modeling.meta_arch.test_ablation_keys import built, losses_of, raw
 from tests.modeling.meta_arch.test_hipie import VOCABULARY, make_image, training_input
 
 HEAD = ("PIXEL_HEAD.ENABLED", True)
+READS_MASKS = ("PIXEL_HEAD.ONLY_READS_MASKS", True)
 
 
 def item(image: int = 0) -> dict:
@@ -60,6 +61,28 @@ def test_alone_it_trains_the_backbone_only(tiny_cfg: CfgNode) -> None:
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     parts = {name.partition(".")[0] for name in trained}
     assert {"backbone", "pixel_head"} <= parts <= {"backbone", "pixel_head", "text_encoder"}
+
+
+def test_alone_it_may_read_mask_features_that_are_not_trained(tiny_cfg: CfgNode) -> None:
+    alone = (*HEAD, "PIXEL_HEAD.ONLY", True)
+    plain, model = built(tiny_cfg, *alone), built(tiny_cfg, *alone, *READS_MASKS)
+    torch.nn.init.normal_(model.pixel_head.mask_projection.weight)
+    plain.load_state_dict(model.state_dict())
+    loss = losses_of(model, training_input("detection"))["loss_pixel_class"]
+    assert float(loss) != float(losses_of(plain, training_input("detection"))["loss_pixel_class"])
+    loss.backward()
+    assert model.pixel_head.mask_projection.weight.grad is not None
+    assert all(p.grad is None for p in model.stuff.parameters())
+
+
+def test_context_changes_results(tiny_cfg: CfgNode) -> None:
+    model = built(tiny_cfg, *HEAD, "PIXEL_HEAD.CONTEXT", True)
+    before = model.inference([item()])[0]["sem_seg"]
+    torch.nn.init.normal_(model.pixel_head.context[2].weight)
+    alone = [model.inference([item(i)])[0]["sem_seg"] for i in (0, 1)]
+    assert not torch.allclose(alone[0], before)
+    for one, other in zip(model.inference([item(0), item(1)]), alone, strict=True):
+        torch.testing.assert_close(one["sem_seg"], other, rtol=1e-4, atol=1e-5)
 
 
 def test_without_weight_results_are_those_of_queries(tiny_cfg: CfgNode) -> None:
