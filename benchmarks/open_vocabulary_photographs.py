@@ -328,7 +328,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default=CONFIGURATION)
     parser.add_argument("--images", type=int, help="of each set; all by default")
-    parser.add_argument("--sets", nargs="+", help="names; those of DATASETS.TEST by default")
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        help="names; by default those of DATASETS.TEST, without those of expressions",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the shuffled names")
     parser.add_argument("--output", default="output/open_vocabulary_photographs.json")
     args, overrides = parser.parse_known_args(arguments)
@@ -341,7 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = build_model(cfg).eval()
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     results: dict[str, Any] = {}
-    for name in args.sets or cfg.DATASETS.TEST:
+    with_names = [name for name in cfg.DATASETS.TEST if not name.endswith("_refer_val")]
+    for name in args.sets or with_names:
         vocabulary, counts = evaluate_set(cfg, model, name, args.images, args.seed)
         groups = groups_of(vocabulary, cfg.DATASETS.HELD_OUT_CLASSES)
         results[name] = {
