@@ -37,7 +37,8 @@ RULES: tuple[Rename, ...] = (
     Rename(r"text_hidden_fcs\.0\.([02])\.(weight|bias)", r"prompt_projection.\1.\2"),
     Rename(r"lm_head\.weight", f"{LANGUAGE_MODEL}lm_head.weight"),
     Rename(r"(embed_tokens|layers|norm)\.(.+)", rf"{_DECODER}language_model.\1.\2"),
-    Rename(r"vision_tower\.vision_tower\.vision_model\.(.+)", rf"{_DECODER}vision_tower.\1"),
+    # The inner name is that of transformers before version 5.
+    Rename(r"vision_tower\.vision_tower\.(?:vision_model\.)?(.+)", rf"{_DECODER}vision_tower.\1"),
     Rename(r"mm_projector\.(?:0\.)?(weight|bias)", rf"{_PROJECTOR}linear_1.\1"),
     Rename(r"mm_projector\.2\.(weight|bias)", rf"{_PROJECTOR}linear_2.\1"),
 )
