@@ -31,7 +31,9 @@ CSS = """
   display: grid !important; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px;
 }
 .hipie-examples > button { height: 100%; }
-.gradio-container .gallery-container .grid-wrap { min-height: 0; padding-top: 36px; }
+.gradio-container .gallery-container .grid-wrap {
+  min-height: 0; max-height: none !important; padding-top: 36px;
+}
 .gradio-container .gallery-container .caption-label {
   max-width: 100%; right: 0; bottom: 0; white-space: normal; overflow-wrap: anywhere;
 }
@@ -40,6 +42,7 @@ CSS = """
 .tab-container > button.selected { color: #0b57b7; }
 .dark .tab-container > button.selected { color: #8ec5ff; }
 .gradio-container > .main { padding: 16px clamp(8px, 2.5vw, 32px) !important; }
+#example-editor .empty.wrap > div { color: #27364b !important; background: #ffffff; }
 @media (max-width: 640px) {
   h1 { font-size: 1.2rem !important; }
   .tab-container > button { padding: 0 4px !important; font-size: 0.85rem !important; }

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,8 @@ def page_of(*command: str, cwd: Path) -> Iterator[str]:
         yield line.split()[0]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        assert process.stderr.read() == ""
+        errors = process.stderr.read()
+        assert not errors, errors
         assert list(temporary.glob("hipie-app-*")) == []
     finally:
         process.kill()
@@ -113,6 +115,18 @@ class Tab:
             self.page.locator(selector).get_by_text(name)
         )
         shown.first.wait_for(state="visible")
+
+    def edit(self, file: str | Path) -> None:
+        """Choose the image of the tab Example's editor, and wait until it can be painted."""
+        self.page.locator("#example-editor canvas").first.wait_for(state="visible")
+        self.choose("editor", file)
+        self.page.locator("#example-editor").get_by_text("Upload an image").wait_for(state="hidden")
+        # The server gets the image some time after it is shown.
+        for _ in range(60):
+            time.sleep(0.5)
+            if self.run("^(choose|paint)").startswith("paint"):
+                return
+        raise AssertionError("the server has no image of the editor")
 
     def choose(self, element: str, *files: str | Path) -> None:
         """Choose files in a component of the tab."""

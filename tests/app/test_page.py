@@ -191,8 +191,7 @@ def test_points_boxes_and_scribbles_are_prompts_with_undo(open_tab, pages):
 def test_example_is_painted_and_searched(open_tab, pages):
     tab = open_tab("Example")
     assert tab.run("^choose") == "choose the example image"
-    tab.upload("editor", pages[2].file)
-    time.sleep(3)
+    tab.edit(pages[2].file)
     box = tab.page.locator("#example-editor canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     tab.page.mouse.move(x - 40, y)
