@@ -1,7 +1,8 @@
 """Command `hipie data`: `show DATASET` draws a data set, `check` checks it.
 
 `expressions` makes referring expressions from its objects, `convert SOURCE` a training set from
-annotations of other tools, `pseudo-label` masks from boxes, points or scribbles.
+annotations of other tools, `pseudo-label` masks from boxes, points or scribbles, `from-tags` masks
+from the names of what images show.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ COMMANDS = {
     "expressions": "hipie.cli.data_expressions",
     "convert": "hipie.cli.data_convert",
     "pseudo-label": "hipie.cli.data_pseudo_label",
+    "from-tags": "hipie.cli.data_from_tags",
 }
 USAGE = (
     "usage: hipie data {show,check,expressions,pseudo-label} DATASET ... or "
-    "hipie data convert SOURCE ...; add "
+    "hipie data {convert,from-tags} SOURCE ...; add "
     "--help for the arguments; --model NAME is the --config-file of a model"
 )
 
