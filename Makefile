@@ -145,6 +145,7 @@ bench: $(DONE)/package
 	$(PY) benchmarks/wait_policy.py
 	$(PY) benchmarks/exported.py
 	$(PY) benchmarks/compiled.py
+	$(PY) benchmarks/peers.py
 	$(PY) benchmarks/text_image_similarity.py --images 40 PICTUREBOOK.VAL_PAGES 40
 
 train-nano: $(DONE)/package

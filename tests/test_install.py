@@ -178,11 +178,11 @@ def test_a_supported_python_is_detected():
 
 
 def test_make_bench_runs_every_benchmark():
-    """All but those that train, need external weights or photographs, or are parts of others."""
+    """All but those that train, need external weights, photographs or a GPU, or are parts of others."""
     named = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text()))
     excluded = {"ablations", "hipie_ablations", "grser_ablations", "refersam_ablations"}
     excluded |= {"clip_sweep", "name_order", "photographs", "open_vocabulary_photographs"}
-    excluded |= {"fewer_labels", "reasoning", "tag_masks"}
+    excluded |= {"fewer_labels", "reasoning", "tag_masks", "gpu"}
     modules = {"arms", "hipie_stages", "published_computation"}
     assert named | excluded | modules == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert not named & (excluded | modules)
