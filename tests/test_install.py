@@ -178,7 +178,7 @@ def test_a_supported_python_is_detected():
 
 
 def test_make_bench_runs_every_benchmark():
-    """All but those that train, need external weights, photographs or a GPU, or are parts of others."""
+    """All but those that train, need external weights, photographs or a GPU, or are parts."""
     named = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text()))
     excluded = {"ablations", "hipie_ablations", "grser_ablations", "refersam_ablations"}
     excluded |= {"clip_sweep", "name_order", "photographs", "open_vocabulary_photographs"}
