@@ -255,7 +255,7 @@ for _model in (
         "hipie-nano-photos",
         "nano/hipie_nano_photos.yaml",
         "things, stuff, parts, expressions of photographs",
-        "56ba9d690741bf4edb6871f9e476fc4aab0fd81f81a45b7b6b81a2b0e0df5481",
+        "9ce18079db11dbbd74683bd5d4a99d07db44467e051f73e48b32c19aa85d07e3",
         "Apache-2.0; some training data for research only",
     ),
     packaged_model(
