@@ -49,6 +49,8 @@ class ClassActivation(nn.Module):
     """
 
     weight: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, net: nn.Module, name: str) -> None:
         super().__init__()
