@@ -246,7 +246,7 @@ def test_resumed_training_is_bit_exact(tiny_cfg, tmp_path, bfloat16):
     """All three tasks, random numbers and optimizer groups, with new objects after the resume."""
     tiny_cfg.DATASETS.TEST = ()
     tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 10
-    tiny_cfg.SOLVER.AMP.ENABLED = bfloat16
+    tiny_cfg.SOLVER.AMP.ENABLED, tiny_cfg.SOLVER.AMP.PRECISION = bfloat16, "bfloat16"
 
     def run(steps: int, resume: bool) -> Trainer:
         tiny_cfg.SOLVER.MAX_ITER = 20

@@ -23,7 +23,7 @@ FEATURES = {
     "accumulation": ("SOLVER.ACCUMULATION_STEPS", "2"),
     "average of the weights": ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY", "0.9"),
     "float16": HALF,
-    "bfloat16": ("SOLVER.AMP.ENABLED", "True"),
+    "bfloat16": ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"),
     "SGD": ("SOLVER.OPTIMIZER", "SGD", "SOLVER.NESTEROV", "True", "SOLVER.BASE_LR", "0.001"),
     "clipping of single gradients": ("SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
 }

@@ -254,7 +254,8 @@ def test_random_numbers_of_a_step_do_not_depend_on_earlier_ones(make_trainer):
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_bfloat16_applies_to_activations_only(make_trainer, enabled):
-    trainer = run(make_trainer("SOLVER.MAX_ITER", 2, "SOLVER.AMP.ENABLED", enabled))
+    amp = ("SOLVER.AMP.ENABLED", enabled, "SOLVER.AMP.PRECISION", "bfloat16")
+    trainer = run(make_trainer("SOLVER.MAX_ITER", 2, *amp))
     model = trainer._trainer.model
     assert model.hidden_dtype == (torch.bfloat16 if enabled else torch.float32)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
