@@ -1,4 +1,4 @@
-"""`hipie checkpoint inspect FILE` and `convert IN OUT`."""
+"""`hipie checkpoint inspect FILE`, `convert IN OUT` and `average FILE FILE ... --output OUT`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
 
+from hipie.checkpoint.average import average_states
 from hipie.checkpoint.base import CheckpointableModel
-from hipie.checkpoint.converters.conversion import CheckpointConverter, convert_state
+from hipie.checkpoint.converters.conversion import (
+    CheckpointConverter,
+    Conversion,
+    convert_state,
+)
 from hipie.checkpoint.export import to_half, write_state
 from hipie.checkpoint.load import matches
 from hipie.checkpoint.read import read_state, unwrap_names
@@ -24,7 +30,7 @@ from hipie.result_files import is_same_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the two commands.
+    """Run one of the commands.
 
     Returns:
         0.
@@ -65,18 +71,37 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("file", help="a file, an address or a model's name")
     convert.add_argument("out", help="a .safetensors or .pth file")
     convert.add_argument(
-        "--overwrite", action="store_true", help="replace the file OUT if there is one"
-    )
-    convert.add_argument("--half", action="store_true", help="in float16")
-    convert.add_argument(
         "--exclude",
         nargs="*",
         default=[],
         metavar="PATTERN",
         help="prefixes or patterns of names that are left out",
     )
-    add_network_arguments(convert)
     convert.set_defaults(run=_convert)
+    average = commands.add_parser(
+        "average", help="write the weighted mean of the weights of several trainings of one model"
+    )
+    average.add_argument("files", nargs="+", metavar="FILE", help="files, addresses or names")
+    average.add_argument(
+        "--output", dest="out", required=True, metavar="OUT", help="a .safetensors or .pth file"
+    )
+    average.add_argument(
+        "--weights", nargs="+", type=float, default=[], help="of the files, with a sum of 1"
+    )
+    average.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="PATTERN",
+        help="prefixes or patterns of the names that are averaged; others are the first file's",
+    )
+    average.set_defaults(run=_average)
+    for command in (convert, average):
+        command.add_argument(
+            "--overwrite", action="store_true", help="replace the file OUT if there is one"
+        )
+        command.add_argument("--half", action="store_true", help="in float16")
+        add_network_arguments(command)
     return parser
 
 
@@ -104,20 +129,46 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    if is_same_file(args.file, args.out):
-        raise UsageError(f"{args.out} is the file that is converted; name another one")
-    if os.path.lexists(args.out) and not args.overwrite:
-        raise UsageError(f"{args.out} exists; name another file, or replace it with --overwrite")
-    state = unwrap_names(read_state(weights_address(args.file))["model"])
-    converted = convert_state(state, known_converters())
+    _check_output([args.file], args.out, args.overwrite)
+    converted = _converted(args.file)
     exported = {
-        name: to_half(value) if args.half else value
+        name: value
         for name, value in converted.state.items()
         if not any(matches(name, pattern) for pattern in args.exclude)
     }
-    write_state(exported, args.out, {"layout": converted.layout})
+    _write(exported, args, {"layout": converted.layout})
     dropped = f", {len(converted.dropped)} left out on purpose" if converted.dropped else ""
     print(f"{args.out}: {len(exported)} tensors; layout {converted.layout}{dropped}")
+
+
+def _average(args: argparse.Namespace) -> None:
+    _check_output(args.files, args.out, args.overwrite)
+    if len(set(args.files)) < len(args.files):
+        raise UsageError("a file is named twice")
+    states = {file: _converted(file).state for file in args.files}
+    averaged = average_states(states, args.weights, args.only)
+    weights = " ".join(f"{weight:g}" for weight in args.weights) or "equal"
+    _write(averaged, args, {"averaged": f"{' '.join(args.only).strip() or 'all'}, {weights}"})
+    print(f"{args.out}: {len(averaged)} tensors; mean of {len(states)} files, weights {weights}")
+
+
+def _converted(file: str) -> Conversion:
+    return convert_state(
+        unwrap_names(read_state(weights_address(file))["model"]), known_converters()
+    )
+
+
+def _check_output(files: Sequence[str], out: str, overwrite: bool) -> None:
+    for file in files:
+        if is_same_file(file, out):
+            raise UsageError(f"{out} is a file that is read; name another one")
+    if os.path.lexists(out) and not overwrite:
+        raise UsageError(f"{out} exists; name another file, or replace it with --overwrite")
+
+
+def _write(state: dict[str, Tensor], args: argparse.Namespace, notes: dict[str, str]) -> None:
+    written = {name: to_half(value) if args.half else value for name, value in state.items()}
+    write_state(written, args.out, notes)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def test_converted_weights_replace_no_file_of_the_user(two, tmp_path, capsys):
     (tmp_path / "notes.pth").write_text("mine")
     before = (tmp_path / "x.safetensors").read_bytes()
     for out, more, message in (
-        ("x.safetensors", ["--overwrite"], "is the file that is converted"),
-        ("link.safetensors", ["--overwrite"], "is the file that is converted"),
+        ("x.safetensors", ["--overwrite"], "is a file that is read"),
+        ("link.safetensors", ["--overwrite"], "is a file that is read"),
         ("notes.pth", [], "exists; name another file, or replace it with --overwrite"),
     ):
         with pytest.raises(SystemExit) as ended:
