@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hipie.cli.arguments import argument_text, parse_parts
+from hipie.cli.refinement import build_sam
 from hipie.data.image_io import read_image
 from hipie.data.image_tags import read_tags
 from hipie.data.pseudo_labels import coco_content
@@ -167,7 +168,7 @@ def make_masks(args: argparse.Namespace) -> dict[str, Any]:
     matches = match_all(args, tagged.classes, activation)
     for name, matched in zip(tagged.classes, matches, strict=True):
         print(f"{printable(name)}: {_listed(matched)}")
-    sam = _sam(args) if args.refine == SAM else None
+    sam = build_sam(args.sam, args.sam_weights, "--refine sam") if args.refine == SAM else None
     images, annotations = [], []
     for entry in tqdm(tagged.images, desc=PROGRAM, unit="image", disable=None):
         image = read_image(os.path.join(tagged.root, entry.name))
@@ -216,14 +217,3 @@ def _listed(matched: Sequence[MatchedClass]) -> str:
     ]
     more = len(matched) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _sam(args: argparse.Namespace) -> Any:
-    from hipie import model_zoo
-    from hipie.modeling.open_vocabulary.error import missing_package
-
-    try:
-        from hipie.modeling.sam.predictor import Sam
-    except ModuleNotFoundError as error:
-        raise missing_package("--refine sam", "segment_anything", "sam") from error
-    return Sam.from_source(*model_zoo.sam_source(args.sam, args.sam_weights))

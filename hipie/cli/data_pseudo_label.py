@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hipie.cli.dataset_argument import add_arguments, dataset_config, open_dataset
+from hipie.cli.refinement import build_sam
 from hipie.data.image_io import read_record_image
 from hipie.data.pseudo_labels import METHODS, SAM, coco_content, pseudo_label, require_kind
 from hipie.data.supervision import BOXES, POINTS, SCRIBBLES, WeakLabels, require_annotations
@@ -89,7 +90,7 @@ def make_masks(args: argparse.Namespace) -> dict[str, Any]:
     require_annotations(args.dataset, args.kind, records)
     node = cfg.DATASETS.WEAK_LABELS
     labels = WeakLabels(args.kind, node.POINTS, node.SCRIBBLE_PIXELS, node.SEED)
-    sam = _sam(args) if args.method == SAM else None
+    sam = build_sam(args.sam, args.sam_weights, "--method sam") if args.method == SAM else None
     root = args.images or metadata.get("image_root") or os.path.dirname(records[0]["file_name"])
     images, annotations = [], []
     for record in tqdm(records, desc=PROGRAM, unit="image", disable=None):
@@ -98,14 +99,3 @@ def make_masks(args: argparse.Namespace) -> dict[str, Any]:
         images.append({"file_name": name, "height": record["height"], "width": record["width"]})
     vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
     return coco_content(images, annotations, vocabulary.names)
-
-
-def _sam(args: argparse.Namespace) -> Any:
-    from hipie import model_zoo
-    from hipie.modeling.open_vocabulary.error import missing_package
-
-    try:
-        from hipie.modeling.sam.predictor import Sam
-    except ModuleNotFoundError as error:
-        raise missing_package("--method sam", "segment_anything", "sam") from error
-    return Sam.from_source(*model_zoo.sam_source(args.sam, args.sam_weights))

@@ -25,10 +25,18 @@ from hipie.cli.many_images import (
     run_on_images,
     split_inputs,
 )
+from hipie.cli.refinement import (
+    add_refinement_arguments,
+    build_sam,
+    check_refinement,
+    refine_batches,
+    refine_result,
+)
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
     from hipie.batch_inference.recorder import BatchSegment
+    from hipie.modeling.sam.predictor import Sam
     from hipie.predictor import Segmenter
     from hipie.segmentation import Segmentation
 
@@ -68,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PIXELS",
         help="refused: an expression describes an object in its whole image, which no tile shows",
     )
+    add_refinement_arguments(
+        parser, "the SAM of --refine sam: sam-vit-b, mobile-sam, ... of hipie models list"
+    )
     add_run_arguments(parser, batch=True)
     add_output_arguments(parser)
     add_model_arguments(parser)
@@ -78,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "describes an object in its whole image; cut the image, or name classes for hipie "
             "segment --tile"
         )
+    check_refinement(args)
+    if args.refine != "sam" and (args.sam or args.sam_weights):
+        raise UsageError("--sam and --sam-weights are for --refine sam")
     images, expressions = split_inputs([args.image, *args.expression], "hipie refer", "expression")
     if is_run(args, images):
         return run_on_images(
@@ -90,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     image = require_one_image(images, "hipie refer")
     stem = Path(image).stem
     folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
-    result = build_segmenter(args).refer(image, expressions, threshold=args.threshold)
+    segmenter, sam = _build_models(args)
+    result = segmenter.refer(image, expressions, threshold=args.threshold)
+    result = refine_result(result, args.refine, sam)
     settings = _settings(args, expressions)
     save_result(result, folder, stem, settings)
     report_if_empty(image, result)
@@ -100,21 +116,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _build(
     args: argparse.Namespace, expressions: list[str]
 ) -> tuple[Segmenter, Callable[[Any], Segmentation] | BatchSegment]:
-    segmenter = build_segmenter(args)
+    segmenter, sam = _build_models(args)
     if (batch := batch_size(args)) > 1:
-        from hipie.batch_inference.recorder import BatchSegment
-
-        return segmenter, BatchSegment(
+        return segmenter, refine_batches(
             lambda images, on_error: segmenter.stream(
                 images,
                 expressions=expressions,
                 threshold=args.threshold,
                 on_error=on_error,
                 batch=batch,
-            )
+            ),
+            args.refine,
+            sam,
         )
-    return segmenter, lambda image: segmenter.refer(image, expressions, threshold=args.threshold)
+    return segmenter, lambda image: refine_result(
+        segmenter.refer(image, expressions, threshold=args.threshold), args.refine, sam
+    )
+
+
+def _build_models(args: argparse.Namespace) -> tuple[Segmenter, Sam | None]:
+    """Build the SAM that refines masks, if any, and the model."""
+    sam, segmenter = build_sam(args.sam, args.sam_weights), build_segmenter(args)
+    if sam is not None:
+        sam.to(segmenter.device)
+    return segmenter, sam
 
 
 def _settings(args: argparse.Namespace, expressions: list[str]) -> dict[str, Any]:
-    return make_settings("hipie refer", args, expressions=expressions, threshold=args.threshold)
+    refined = {"refine": args.refine, "sam": args.sam or None} if args.refine else {}
+    return make_settings(
+        "hipie refer", args, expressions=expressions, threshold=args.threshold, **refined
+    )

@@ -31,6 +31,13 @@ from hipie.cli.many_images import (
     is_run,
     run_on_images,
 )
+from hipie.cli.refinement import (
+    add_refinement_arguments,
+    build_sam,
+    check_refinement,
+    refine_batches,
+    refine_result,
+)
 from hipie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = parse_parts(args.parts)
     if args.everything and not (args.sam or args.sam_weights):
         raise UsageError("--everything needs --sam")
+    check_refinement(args)
     if not (things or stuff or parts or args.model or names_training(args)):
         raise UsageError("name at least one class with --things, --stuff or --parts")
     if args.tile is not None:
@@ -75,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     image = require_one_image(args.image, "hipie segment")
     stem = Path(image).stem
     folder = require_writable(args.output, (f"{stem}.json", f"{stem}.png"), args, [image])
-    sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
+    sam, segmenter = build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
     result = _segment(segmenter, image, args, things, stuff, parts, sam)
@@ -98,24 +106,32 @@ def _segment(
     parts: Mapping[str, list[str]],
     sam: Sam | None,
 ) -> Segmentation:
-    """Segment one image as the arguments say."""
+    """Segment one image as the arguments say, and refine the result."""
     if args.everything and sam is not None:
-        return segmenter.segment_everything(image, sam, things, stuff, parts)
-    options = _options(args, sam)
-    if args.tile is None:
-        return segmenter.segment(image, things, stuff, parts, **options)
-    return segmenter.segment_tiled(
-        image, things, stuff, parts, tile=args.tile, overlap=args.overlap, **options
-    )
+        result = segmenter.segment_everything(image, sam, things, stuff, parts)
+    elif args.tile is None:
+        result = segmenter.segment(image, things, stuff, parts, **_options(args, sam))
+    else:
+        result = segmenter.segment_tiled(
+            image,
+            things,
+            stuff,
+            parts,
+            tile=args.tile,
+            overlap=args.overlap,
+            **_options(args, sam),
+        )
+    return refine_result(result, args.refine, sam)
 
 
 def _options(args: argparse.Namespace, sam: Sam | None) -> SegmentOptions:
+    """Return the options of a call; SAM refines in it unless the finished result is refined."""
     return {
         "output": args.output_type,
         "min_score": args.min_score,
         "min_area": args.min_area or 0,
         "max_segments": args.max_segments,
-        "sam": sam,
+        "sam": None if args.refine == "sam" else sam,
     }
 
 
@@ -146,17 +162,17 @@ def _build(
     args: argparse.Namespace, things: Classes, stuff: Classes, parts: Mapping[str, list[str]]
 ) -> tuple[Segmenter, Callable[[Any], Segmentation] | BatchSegment]:
     """Build the model, and return it with the call on one image, or on several."""
-    sam, segmenter = _build_sam(args.sam, args.sam_weights), build_segmenter(args)
+    sam, segmenter = build_sam(args.sam, args.sam_weights), build_segmenter(args)
     if sam is not None:
         sam.to(segmenter.device)
     if (batch := batch_size(args)) > 1:
-        from hipie.batch_inference.recorder import BatchSegment
-
         options = _options(args, sam)
-        return segmenter, BatchSegment(
+        return segmenter, refine_batches(
             lambda images, on_error: segmenter.stream(
                 images, things, stuff, parts, on_error=on_error, batch=batch, **options
-            )
+            ),
+            args.refine,
+            sam,
         )
     return segmenter, lambda image: _segment(segmenter, image, args, things, stuff, parts, sam)
 
@@ -175,6 +191,8 @@ def _settings(
         "max_segments": args.max_segments,
         "sam": args.sam or None,
     }
+    if args.refine:
+        requested["refine"] = args.refine
     if args.tile is not None:
         requested |= {"tile": args.tile, "overlap": args.overlap}
     return make_settings("hipie segment", args, **requested)
@@ -208,17 +226,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep the N segments with the highest scores",
     )
-    parser.add_argument(
-        "--sam",
-        default="",
-        metavar="TYPE",
-        help="refine masks by SAM: sam-vit-b, mobile-sam, ... of hipie models list",
-    )
-    parser.add_argument(
-        "--sam-weights",
-        default="",
-        metavar="FILE",
-        help="own file of weights of any of them; --sam may be its type, such as vit_b",
+    add_refinement_arguments(
+        parser, "refine masks by SAM: sam-vit-b, mobile-sam, ... of hipie models list"
     )
     parser.add_argument(
         "--everything", action="store_true", help="give class names to SAM's automatic masks"
@@ -239,24 +248,3 @@ def _parser() -> argparse.ArgumentParser:
     add_class_arguments(parser)
     add_model_arguments(parser)
     return parser
-
-
-def _build_sam(model: str, weights: str) -> Sam | None:
-    """Build the SAM that refines masks, if a type or a file is given.
-
-    Raises:
-        ValueError: for an unknown type, or weights that are missing or another model's.
-    """
-    if not model and not weights:
-        return None
-    from hipie.modeling.open_vocabulary.error import OpenVocabularyError, missing_package
-
-    try:
-        from hipie.modeling.sam.predictor import Sam
-    except ModuleNotFoundError as error:
-        raise OpenVocabularyError(
-            missing_package("--sam", "segment_anything", "sam").msg
-        ) from error
-    from hipie import model_zoo
-
-    return Sam.from_source(*model_zoo.sam_source(model, weights))

@@ -152,6 +152,10 @@ def test_masks_are_refined_by_sam(image, tiny_text, tiny_weights, tmp_path) -> N
     refined = segmenter.segment(image, things, stuff, sam=sam)
     assert written["refined"] == refined.to_dict()["segments"]
     assert written["refined"] != written["plain"]
+    assert main([*given, "--sam", "random:tiny", "--refine", "sam", "--opts", *opts]) == 0
+    content = json.loads((tmp_path / "out/image.json").read_text())
+    assert content["segments"] == plain.refine("sam", sam=sam).to_dict()["segments"]
+    assert content["settings"]["refine"] == "sam"
 
 
 def test_automatic_masks_are_labelled(
@@ -288,6 +292,8 @@ def test_group_command_builds_a_model_for_groups_by_default(image, monkeypatch, 
         (["--sam", "vit_b", "--sam-weights", "nowhere.pth"], "nowhere.pth"),
         (["--sam-weights", "nowhere.pth"], "nowhere.pth"),
         (["--everything"], "--everything needs --sam"),
+        (["--refine", "sam"], "--refine sam needs --sam"),
+        (["--refine", "sam", "--sam", "vit_bb"], 'no SAM model "vit_bb"'),
     ],
 )
 def test_unusable_sam_arguments_give_one_line(image, more, message, capsys) -> None:
@@ -322,6 +328,33 @@ def test_missing_sam_package_gives_one_line(image, monkeypatch) -> None:
         main(["segment", image, "--things", "dog", "--config-file", TINY, "--sam", "random:tiny"])
     assert "--sam needs the package segment_anything: pip install" in stop.value.code
     assert len(stop.value.code.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "package"),
+    [("sam", "segment_anything", "segment_anything"), ("crf", "pydensecrf", "pydensecrf2")],
+)
+@pytest.mark.parametrize("command", ["segment", "refer"])
+def test_missing_packages_of_refinements_are_errors_before_the_model_is_built(
+    image, monkeypatch, command, method, module, package
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    built = []
+    monkeypatch.setattr(importlib.import_module(f"hipie.cli.{command}"), "build_segmenter", built)
+    names = ["--things", "dog"] if command == "segment" else ["the dog"]
+    sam = ["--sam", "random:tiny"] if method == "sam" else []
+    for images in ([image], [image, image]):
+        with pytest.raises(SystemExit) as stop:
+            main([command, *images, *names, "--refine", method, *sam, "--output", "out"])
+        assert f"--refine {method} needs the package {package}: pip install" in stop.value.code
+        assert len(stop.value.code.splitlines()) == 1
+
+
+def test_names_of_refinements_are_those_of_the_package() -> None:
+    from hipie.cli import refinement
+    from hipie.refinement import REFINEMENTS
+
+    assert refinement.REFINEMENTS == REFINEMENTS
 
 
 def test_doctor_is_a_command(monkeypatch, capsys) -> None:

@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 
 from hipie.cli import refer, segment
 from hipie.cli.main import main
+from hipie.segmentation import Segment, Segmentation
 from tests.batch_inference import stub
 
 
@@ -94,6 +95,41 @@ def test_images_are_computed_in_batches(photos, segmenter, capsys):
     # Results do not depend on it.
     assert main([*segmenting[:4], "--max-segments", "7", "--output", "one"]) == 0
     assert capsys.readouterr().err == "one: 0 done, 3 skipped, 0 failed\n"
+
+
+@pytest.mark.parametrize("command", ["segment", "refer"])
+@pytest.mark.parametrize("more", [[], ["--batch", "2"], ["--tile", "32"]])
+def test_every_result_is_refined(photos, segmenter, monkeypatch, command, more):
+    if command == "refer" and "--tile" in more:
+        pytest.skip("expressions have no tiles")
+    methods = []
+
+    def refine(result, method, *, sam):
+        methods.append((method, sam))
+        top = Segment("dog", "thing", result.segments[0].mask & False, 0.75)
+        return Segmentation(result.image, (top,), result.class_names)
+
+    monkeypatch.setattr(Segmentation, "refine", refine)
+    names = ["--things", "dog"] if command == "segment" else ["a dog"]
+    images = ["photos", *more] if command == "segment" else ["photos"]
+    given = [command, *images, *names, *([] if command == "segment" else more)]
+    assert main([*given, "--refine", "pamr"]) == 0
+    assert methods == [("pamr", None)] * 3
+    for number in range(3):
+        content = json.loads((photos.parent / f"output/{number}.json").read_text())
+        assert [entry["area"] for entry in content["segments"]] == [0]
+        assert content["settings"]["refine"] == "pamr"
+    # Results depend on it.
+    with pytest.raises(SystemExit) as stop:
+        main(given)
+    assert stop.value.code == 2
+
+
+def test_sam_without_its_refinement_is_refused(photos, segmenter, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["refer", "photos", "a dog", "--sam", "vit_b", "--refine", "pamr"])
+    assert stop.value.code == 2
+    assert "--sam and --sam-weights are for --refine sam" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
