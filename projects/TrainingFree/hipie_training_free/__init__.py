@@ -2,7 +2,8 @@
 
 Importing the package registers the architectures `MaskCLIP`, `SCLIP`, `GEM`, `CLIPDINOiser`,
 `CLIPDINOiserStudent`, `ClassAttention`, `KMeansGrouping`, `TokenCut`, `MaskCut`,
-`DiffusionAttention`, `GlobalLocalCLIP` and `TAS`, and the backbone `build_diffusion_backbone`.
+`DiffusionAttention`, `GlobalLocalCLIP`, `TAS` and `Peekaboo`, and the backbone
+`build_diffusion_backbone`.
 """
 
 from hipie_training_free.clip_dinoiser import CLIPDINOiser
@@ -14,6 +15,7 @@ from hipie_training_free.error import TrainingFreeError
 from hipie_training_free.gem import GEM
 from hipie_training_free.global_local_referring import GlobalLocalCLIP
 from hipie_training_free.maskclip import MaskCLIP
+from hipie_training_free.peekaboo import Peekaboo
 from hipie_training_free.sclip import SCLIP
 from hipie_training_free.text_augmented_referring import TAS
 from hipie_training_free.unsupervised_grouping import (
@@ -36,6 +38,7 @@ __all__ = [
     "KMeansGrouping",
     "MaskCLIP",
     "MaskCut",
+    "Peekaboo",
     "TokenCut",
     "TrainingFreeError",
     "add_hipie_training_free_config",

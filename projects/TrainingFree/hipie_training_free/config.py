@@ -166,3 +166,27 @@ def _add_methods(node: CN) -> None:
     node.DIFFUSION.PHRASES = ()
     # Number of multiplications of a name's map with the self-attention.
     node.DIFFUSION.SELF_ATTENTION_STEPS = 1
+
+    # Masks that are optimised under the score of DIFFUSION.SOURCE.
+    node.PEEKABOO = CN()
+    # Soft mask: "fourier" (a network of Fourier features of the coordinates) or "raster" (a value a
+    # pixel).
+    node.PEEKABOO.MASK = "fourier"
+    # Side of the square of the soft mask.
+    node.PEEKABOO.SIZE = 256
+    # Number of weighted means over neighbours of similar colour; 0: no smoothing.
+    node.PEEKABOO.SMOOTHING_STEPS = 40
+    # Number of steps of stochastic gradient descent for every expression.
+    node.PEEKABOO.ITERATIONS = 300
+    # Its learning rate, which can be larger with "raster".
+    node.PEEKABOO.LEARNING_RATE = 1e-5
+    # Scale of the classifier-free guidance.
+    node.PEEKABOO.GUIDANCE = 100.0
+    # Weight of the sum of the soft mask; the authors take 0.01 to 0.15, by expression.
+    node.PEEKABOO.AREA = 0.05
+    # Time steps of the noise are drawn between this share of all ...
+    node.PEEKABOO.MIN_STEP = 0.02
+    # ... and this one.
+    node.PEEKABOO.MAX_STEP = 0.98
+    # Pixels with a higher value of the soft mask are the mask (no published value).
+    node.PEEKABOO.THRESHOLD = 0.5

@@ -44,11 +44,7 @@ class DiffusionAttention(TrainingFree):
         inference: InferenceConfig | None = None,
     ) -> None:
         super().__init__(inference)
-        if size < DIVISOR or size % DIVISOR:
-            raise TrainingFreeError(
-                f"MODEL.TRAINING_FREE.DIFFUSION.SIZE is {size}; it has to be a multiple of "
-                f"{DIVISOR}"
-            )
+        check_size(size)
         self.diffusion = diffusion
         self.size, self.step = size, step
         self.self_attention_steps = self_attention_steps
@@ -77,3 +73,15 @@ class DiffusionAttention(TrainingFree):
         class_index = torch.tensor([index for _, index in pairs], device=maps.device)
         scores = class_scores(min_max_normalize(maps), class_index, len(vocabulary))
         return self.outputs(resize_maps(scores, size), vocabulary)
+
+
+def check_size(size: int) -> None:
+    """Check the side of the square of an image.
+
+    Raises:
+        TrainingFreeError: if the networks cannot downsample it.
+    """
+    if size < DIVISOR or size % DIVISOR:
+        raise TrainingFreeError(
+            f"MODEL.TRAINING_FREE.DIFFUSION.SIZE is {size}; it has to be a multiple of {DIVISOR}"
+        )

@@ -119,23 +119,18 @@ class GlobalLocalCLIP(TrainingFree):
         return text @ visual.t()
 
     def _segment_input(self, item: dict[str, Any]) -> dict[str, Any]:
-        expressions = item.get("expressions")
-        if not expressions:
-            file = item.get("file_name", "an image")
-            raise TrainingFreeError(
-                f"{file}: {type(self).__name__} needs `expressions`, a list of expressions"
-            )
+        expressions = expressions_of(item, type(self).__name__)
         image = self.rgb_image(item)
         size = output_size(item, tuple(image.shape[-2:]))
         masks = self.propose_masks(image)
         if not len(masks):
             empty = image.new_zeros(0)
-            return {"referring": [_to_instances(masks, empty, size) for _ in expressions]}
+            return {"referring": [referring_instances(masks, empty, size) for _ in expressions]}
         best = self.score_masks(image, masks, expressions).max(1)
         scores = (best.values.float() + 1) / 2
         return {
             "referring": [
-                _to_instances(masks[index][None], score[None], size)
+                referring_instances(masks[index][None], score[None], size)
                 for index, score in zip(best.indices, scores, strict=True)
             ]
         }
@@ -153,7 +148,20 @@ def _build_proposals(cfg: CfgNode) -> tuple[ProposalGenerator, nn.Module]:
     raise unknown_name("kind of proposals", kind, ("sam", "kmeans"))
 
 
-def _to_instances(masks: Tensor, scores: Tensor, size: Size) -> Instances:
+def expressions_of(item: dict[str, Any], architecture: str) -> Sequence[str]:
+    """Return the expressions of an input dict.
+
+    Raises:
+        TrainingFreeError: if there is none, naming the file and the architecture.
+    """
+    expressions: Sequence[str] | None = item.get("expressions")
+    if expressions:
+        return expressions
+    file = item.get("file_name", "an image")
+    raise TrainingFreeError(f"{file}: {architecture} needs `expressions`, a list of expressions")
+
+
+def referring_instances(masks: Tensor, scores: Tensor, size: Size) -> Instances:
     """`Instances` of masks [n, h, w] and scores [n] at the output size."""
     instances = Instances(size)
     if tuple(masks.shape[-2:]) != tuple(size) and len(masks):

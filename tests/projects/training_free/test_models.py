@@ -20,7 +20,7 @@ THINGS, STUFF = ["dog", ("car", "automobile")], ["grass", "sky"]
 
 
 def skip_if_missing(method: str) -> None:
-    if method == "diffusion":
+    if method in ("diffusion", "peekaboo"):
         pytest.importorskip("diffusers", reason="the optional package diffusers is not installed")
 
 
@@ -81,6 +81,13 @@ def test_segmenter_segments_expressions(build, page, tmp_path):
         segmenter.segment(page, ["dog"])
 
 
+def test_segmenter_optimizes_masks_for_expressions(build, page):
+    skip_if_missing("peekaboo")
+    segmentation = build("peekaboo").refer(page, ["the red car on the left", "a dog"])
+    assert segmentation.labels == ["the red car on the left", "a dog"]
+    assert segmentation.masks.any((1, 2)).all()
+
+
 @pytest.mark.parametrize("method", [*DENSE, *GROUPS])
 def test_bfloat16_scores_are_finite(build, method):
     item = {
@@ -104,10 +111,11 @@ def test_bgr_images_are_converted(build):
     assert torch.equal(from_bgr, expected)
 
 
-@pytest.mark.parametrize("method", ["maskclip", "tokencut", "global_local"])
+@pytest.mark.parametrize("method", ["maskclip", "tokencut", "global_local", "peekaboo"])
 def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path, method):
     from hipie.cli import train
 
+    skip_if_missing(method)
     options = [
         *("PICTUREBOOK.ROOT", str(tiny_book / "training_free"), "PICTUREBOOK.VAL_PAGES", "2"),
         *("OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"),
@@ -116,7 +124,8 @@ def test_command_line_evaluates_on_the_picture_book(configs, tiny_book, tmp_path
     train.run(train.parse_arguments(["--config-file", file, "--eval-only", *options]))
     results = json.loads((tmp_path / "results.json").read_text())
     (tasks,) = results.values()
-    task, metric = ("refer", "oIoU") if method == "global_local" else ("sem_seg", "mIoU")
+    referring = method in ("global_local", "peekaboo")
+    task, metric = ("refer", "oIoU") if referring else ("sem_seg", "mIoU")
     assert 0 <= tasks[task][metric] <= 100
 
 

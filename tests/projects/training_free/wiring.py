@@ -21,7 +21,9 @@ from hipie.vocabularies import Vocabulary
 from hipie_training_free import (
     TAS,
     CLIPDINOiserStudent,
+    Peekaboo,
     diffusion_attention,
+    peekaboo,
     text_augmented_referring,
 )
 from hipie_training_free.clip_dinoiser import build_teacher
@@ -162,6 +164,15 @@ def text_augmented(cfg: CfgNode) -> Any:
     return masks, model.score_masks(image, masks, ["the red square on the left", "a dog"])
 
 
+def optimized_masks(cfg: CfgNode) -> Any:
+    """Masks and scores of Peekaboo."""
+    diffusion = _diffusion()
+    with patch.object(peekaboo, "load_diffusion", lambda _: diffusion):
+        model = Peekaboo(**Peekaboo.from_config(cfg)).eval()
+    (output,) = model([_item(expressions=True)])
+    return [(instances.pred_masks, instances.scores) for instances in output["referring"]]
+
+
 def found(cfg: CfgNode) -> Any:
     """What FOUND is loaded from."""
     sources: list[Any] = []
@@ -205,6 +216,17 @@ NODES = [
         text_augmented,
         values={"CAPTIONER": "captions", "MIN_AREA": 300, "MAX_OVERLAP": 0.01, "NEGATIVE": 5.0},
         options={"": (*_SMALL, f"{_KEYS}.TAS.MIN_AREA", 1, f"{_KEYS}.TAS.CAPTIONER", "some")},
+    ),
+    WiredNode(
+        f"{_KEYS}.PEEKABOO",
+        optimized_masks,
+        values={"MASK": "raster", "SIZE": 24, "MIN_STEP": 0.5, "MAX_STEP": 0.3, "THRESHOLD": 0.6},
+        options={
+            "": (
+                *(*_SMALL, f"{_KEYS}.PEEKABOO.SIZE", 16, f"{_KEYS}.PEEKABOO.ITERATIONS", 2),
+                *(f"{_KEYS}.PEEKABOO.SMOOTHING_STEPS", 1, f"{_KEYS}.PEEKABOO.LEARNING_RATE", 0.01),
+            )
+        },
     ),
     WiredNode(f"{_KEYS}.STUDENT", student, values={"BLOCK": 2}, options={"": _SMALL}),
     WiredNode(

@@ -56,11 +56,51 @@ class StableDiffusion(nn.Module):
         steps = self.scheduler.config.num_train_timesteps
         if not 0 <= step < steps:
             raise TrainingFreeError(f"step {step} of the diffusion is outside 0..{steps - 1}")
-        clean = self.vae.encode(2 * image[None] - 1).latent_dist.mean
-        clean = clean * self.vae.config.scaling_factor
+        clean = self.encode(image)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         return self.scheduler.add_noise(clean, noise, torch.tensor([step]))
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Encode an image [3, H, W] in 0..1 as a scaled latent [1, C, h, w].
+
+        Args:
+            image: the image.
+            generator: draws a sample of the latent's distribution; None: its mean.
+        """
+        distribution = self.vae.encode(2 * image[None] - 1).latent_dist
+        latent = distribution.mean if generator is None else distribution.sample(generator)
+        return torch.as_tensor(latent * self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+        """Encode a prompt as the U-Net's text [1, T, D]."""
+        ids = torch.tensor([self.tokenize(prompt)], device=device)
+        return torch.as_tensor(self.text_encoder(ids).last_hidden_state)
+
+    def predict_noise(self, noisy: Tensor, step: int, text: Tensor) -> Tensor:
+        """Predict the noise of a latent for several prompts.
+
+        Args:
+            noisy: [1, C, h, w].
+            step: time step.
+            text: [N, T, D].
+
+        Returns:
+            [N, C, h, w]; of a network that predicts the velocity, the noise that follows from it.
+
+        Raises:
+            TrainingFreeError: for a network that predicts something else.
+        """
+        steps = torch.tensor([step], device=noisy.device)
+        predicted = torch.as_tensor(self.unet(noisy.expand(len(text), -1, -1, -1), steps, text)[0])
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return predicted
+        if kind != "v_prediction":
+            raise TrainingFreeError(f'a U-Net with the prediction type "{kind}" is not supported')
+        kept = self.scheduler.alphas_cumprod[step].to(noisy)
+        return kept.sqrt() * predicted + (1 - kept).sqrt() * noisy
 
     def token_ids(self, phrase: str) -> list[int]:
         """Token ids of a phrase without start and end token."""
