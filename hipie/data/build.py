@@ -217,19 +217,23 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
 
 
 @DATASET_MAPPER_REGISTRY.register()
-def referring(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
+def referring(
+    cfg: CfgNode, dataset_name: str, training: bool, *, with_masks: bool = True
+) -> MappedDataset:
     """Build the mapper for images with referring expressions.
 
     Args:
         cfg: reads INPUT.*.
         dataset_name: a registered data set whose records have `expressions`.
         training: whether annotations are needed.
+        with_masks: see `ReferringDatasetMapper`.
     """
     mapper = ReferringDatasetMapper(
         max_expressions=cfg.INPUT.EXPRESSIONS_PER_IMAGE,
         square_size=cfg.INPUT.SQUARE_SIZE,
         flip_prob=expression_flip_prob(cfg),
         generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
+        with_masks=with_masks,
         **_image_options(cfg, training),
     )
     return MappedDataset(_records(cfg, dataset_name, training), mapper)

@@ -35,6 +35,8 @@ class ReferringDatasetMapper:
         square_size: side of a square that images are resized to; 0 keeps the aspect ratio.
         flip_prob: probability of a horizontal flip in training.
         generalized: also train with expressions of several targets or none.
+        with_masks: read the masks of the targets in training; without them, items have no
+            `instances`, and annotations need no `segmentation`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ReferringDatasetMapper:
         square_size: int = 0,
         flip_prob: float = 0.5,
         generalized: bool = False,
+        with_masks: bool = True,
     ) -> None:
         self.training = training
         self.min_sizes = tuple(min_sizes)
@@ -59,6 +62,7 @@ class ReferringDatasetMapper:
         self.square_size = square_size
         self.flip_prob = flip_prob
         self.generalized = generalized
+        self.with_masks = with_masks
 
     def __call__(self, record: dict[str, Any], seed: Sequence[int] = (0,)) -> dict[str, Any]:
         """Read and map one image.
@@ -69,8 +73,8 @@ class ReferringDatasetMapper:
 
         Returns:
             `file_name`, `height`, `width`, `image_id`, `task`, `image` (uint8 [3, h, w]),
-            `expressions` (list of str), `group_id` where the record has one, and in training
-            `instances`.
+            `expressions` (list of str), `group_id` where the record has one, and in training with
+            masks `instances`.
 
         Raises:
             ValueError: naming the file, if the image cannot be read, its size is not the
@@ -104,6 +108,8 @@ class ReferringDatasetMapper:
         item["image"] = image_to_tensor(transform.apply_image(image), self.image_format)
         texts = [entry["expression"] for entry in sampled]
         item["expressions"] = [flip_text(text) for text in texts] if augmentation.flipped else texts
+        if not self.with_masks:
+            return item
         pairs = [(k, target) for k, entry in enumerate(sampled) for target in entry["targets"]]
         masks = np.zeros((len(pairs), *item["image"].shape[1:]), dtype=bool)
         for row, (_, target) in enumerate(pairs):

@@ -34,6 +34,16 @@ def add_hipie_unsupervised_config(cfg: CN) -> None:
     # the first one's grid, and all are concatenated.
     node.CLUSTERING.FEATURES = ("tokens",)
 
+    node.TSEG = CN()
+    # Outputs of the backbone that are the patches of TSEG, by name. They are resized to the first
+    # one's grid and concatenated.
+    node.TSEG.FEATURES = ("tokens",)
+    # Channels in which patches and texts are compared.
+    node.TSEG.EMBED_DIM = 256
+    # A pixel belongs to the mask of an expression if its probability is above this share of the
+    # largest one in the image.
+    node.TSEG.MASK_THRESHOLD = 0.5
+
     # Unmatched queries whose box has no IoU above this with any object are not punished (CutLER's
     # drop loss); published 0.01. Used by the criteria DropLossThingCriterion and
     # DropLossStuffCriterion.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 from detectron2.config import CfgNode
@@ -12,7 +13,8 @@ from hipie_unsupervised.data.multi_crop import CropConfig, MultiCrop
 from hipie_unsupervised.dino import DINO
 from hipie_unsupervised.modeling.drop_loss import DropLossStuffCriterion
 from hipie_unsupervised.modeling.vit import vit_arguments
-from tests.projects.unsupervised.conftest import HEAD, VIT
+from hipie_unsupervised.tseg import TSEG
+from tests.projects.unsupervised.conftest import HEAD, VIT, LetterCounts
 from tests.wiring import WiredNode
 
 _KEYS = "MODEL.UNSUPERVISED"
@@ -42,6 +44,15 @@ def clustering(cfg: CfgNode) -> Any:
     return model.features, model.centroids.shape
 
 
+def tseg(cfg: CfgNode) -> Any:
+    """Features, width and threshold of the architecture, on a random backbone and a stub."""
+    cfg = cfg.clone()
+    cfg.MODEL.BACKBONE.NAME = "build_vit_tokens_backbone"
+    with mock.patch("hipie_unsupervised.tseg.build_text_encoder", lambda _: LetterCounts()):
+        model = TSEG(**TSEG.from_config(cfg))
+    return model.features, model.patch_projection.weight.shape, model.mask_threshold
+
+
 def weights(cfg: CfgNode) -> Any:
     """Arguments of the backbone."""
     from hipie_unsupervised.modeling.vit import ViTTokens
@@ -66,6 +77,12 @@ NODES = [
         f"{_KEYS}.CLUSTERING",
         clustering,
         values={"FEATURES": ("keys",)},
+        options={"": VIT},
+    ),
+    WiredNode(
+        f"{_KEYS}.TSEG",
+        tseg,
+        values={"FEATURES": ("keys", "tokens"), "MASK_THRESHOLD": 0.3},
         options={"": VIT},
     ),
     WiredNode(f"{_KEYS}.DROP_LOSS_IOU", DropLossStuffCriterion.from_config),
