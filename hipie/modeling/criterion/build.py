@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from hipie.modeling.criterion.losses import MatchedLayer
 from hipie.modeling.device_transfer import HostSteps, run
 from hipie.structures import DecoderOutput, MaskHead, Targets
 
@@ -53,6 +55,16 @@ class Criterion(nn.Module):
             Scalars by name; all are nan if a prediction is nan or infinite.
         """
         raise NotImplementedError
+
+    def matched_layer(self, **values: Any) -> MatchedLayer:
+        """Build the pairs of a layer, of which losses are computed.
+
+        A criterion with other weights of queries or objects returns a subclass.
+
+        Args:
+            **values: attributes of `MatchedLayer`.
+        """
+        return MatchedLayer(**values)
 
 
 def criterion_steps(

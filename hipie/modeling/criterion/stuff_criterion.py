@@ -167,7 +167,7 @@ class StuffCriterion(Criterion):
         masks: MaskContext,
         text_mask: Tensor | None,
     ) -> MatchedLayer:
-        return MatchedLayer(
+        return self.matched_layer(
             layer=layer,
             matching=matching,
             targets=objects,

@@ -212,7 +212,7 @@ class ThingCriterion(Criterion):
         last = len(output.layers) - 1
 
         def matched(layer: LayerOutput, matching: Matching, **options: Any) -> MatchedLayer:
-            return MatchedLayer(
+            return self.matched_layer(
                 layer=layer,
                 matching=matching,
                 targets=objects,

@@ -7,8 +7,7 @@ prediction that overlaps none of them may be right, and is not punished.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +17,10 @@ from torch import Tensor
 
 from hipie.box_ops import box_cxcywh_to_xyxy, box_iou
 from hipie.errors import InputError
-from hipie.modeling.criterion.build import CRITERION_REGISTRY
+from hipie.modeling.criterion.build import CRITERION_REGISTRY, Criterion
 from hipie.modeling.criterion.losses import MatchedLayer
 from hipie.modeling.criterion.stuff_criterion import StuffCriterion
 from hipie.modeling.criterion.thing_criterion import ThingCriterion
-from hipie.modeling.matcher.matching import Matching
-from hipie.structures import BatchedTargets, DecoderOutput, LayerOutput, MaskContext
 
 
 def drop_weights(boxes: Tensor, objects: Tensor, threshold: float) -> Tensor:
@@ -52,12 +49,6 @@ class DropLossLayer(MatchedLayer):
 
     drop_iou: float = 0.01
 
-    @classmethod
-    def from_layer(cls, layer: MatchedLayer, drop_iou: float) -> DropLossLayer:
-        """Return a layer with the same predictions and pairs."""
-        values = {field.name: getattr(layer, field.name) for field in fields(MatchedLayer)}
-        return cls(**values, drop_iou=drop_iou)
-
     @cached_property
     def query_weights(self) -> Tensor:
         """[B, Q], 0 for queries without a pair that are dropped, or whose box is ignored."""
@@ -74,13 +65,12 @@ class DropLossLayer(MatchedLayer):
         return weights if known is None else weights * known
 
 
-@CRITERION_REGISTRY.register()
-class DropLossStuffCriterion(StuffCriterion):
-    """`StuffCriterion` with CutLER's drop loss in all layers, proposals included.
+class DropLossCriterion(Criterion):
+    """Drop loss in all layers of a criterion that is the other base class, proposals included.
 
     Args:
         drop_iou: MODEL.UNSUPERVISED.DROP_LOSS_IOU.
-        arguments: those of `StuffCriterion`.
+        arguments: those of the other base class.
     """
 
     @configurable
@@ -90,58 +80,30 @@ class DropLossStuffCriterion(StuffCriterion):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.HIPIE.LOSS` and `MODEL.UNSUPERVISED`."""
-        return {**super().from_config(cfg), "drop_iou": _threshold(cfg)}
+        """Constructor arguments from `MODEL.HIPIE.LOSS` and `MODEL.UNSUPERVISED`.
 
-    def _matched(
-        self,
-        layer: LayerOutput,
-        matching: Matching,
-        objects: BatchedTargets,
-        masks: MaskContext,
-        text_mask: Tensor | None,
-    ) -> MatchedLayer:
-        matched = super()._matched(layer, matching, objects, masks, text_mask)
-        return DropLossLayer.from_layer(matched, self.drop_iou)
+        Raises:
+            InputError: if the threshold is no IoU.
+        """
+        threshold = float(cfg.MODEL.UNSUPERVISED.DROP_LOSS_IOU)
+        if not 0 <= threshold < 1:
+            raise InputError(
+                f"MODEL.UNSUPERVISED.DROP_LOSS_IOU is {threshold}; it has to be at least 0 and "
+                "below 1"
+            )
+        base: Any = super()
+        return {**base.from_config(cfg), "drop_iou": threshold}
+
+    def matched_layer(self, **values: Any) -> MatchedLayer:
+        """Build the pairs of a layer, without losses of far unmatched queries."""
+        return DropLossLayer(**values, drop_iou=self.drop_iou)
 
 
 @CRITERION_REGISTRY.register()
-class DropLossThingCriterion(ThingCriterion):
-    """`ThingCriterion` with CutLER's drop loss in all layers, proposals included.
-
-    Args:
-        drop_iou: MODEL.UNSUPERVISED.DROP_LOSS_IOU.
-        arguments: those of `ThingCriterion`.
-    """
-
-    @configurable
-    def __init__(self, *, drop_iou: float = 0.01, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.drop_iou = drop_iou
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL.HIPIE.LOSS` and `MODEL.UNSUPERVISED`."""
-        return {**super().from_config(cfg), "drop_iou": _threshold(cfg)}
-
-    def _matched_layers(
-        self,
-        output: DecoderOutput,
-        objects: BatchedTargets,
-        masks: MaskContext,
-        text_mask: Tensor | None,
-        matchings: Sequence[Matching],
-    ) -> list[tuple[str, MatchedLayer]]:
-        layers = super()._matched_layers(output, objects, masks, text_mask, matchings)
-        return [
-            (suffix, DropLossLayer.from_layer(layer, self.drop_iou)) for suffix, layer in layers
-        ]
+class DropLossStuffCriterion(DropLossCriterion, StuffCriterion):
+    """`StuffCriterion` with CutLER's drop loss."""
 
 
-def _threshold(cfg: CfgNode) -> float:
-    threshold = float(cfg.MODEL.UNSUPERVISED.DROP_LOSS_IOU)
-    if not 0 <= threshold < 1:
-        raise InputError(
-            f"MODEL.UNSUPERVISED.DROP_LOSS_IOU is {threshold}; it has to be at least 0 and below 1"
-        )
-    return threshold
+@CRITERION_REGISTRY.register()
+class DropLossThingCriterion(DropLossCriterion, ThingCriterion):
+    """`ThingCriterion` with CutLER's drop loss."""
