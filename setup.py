@@ -89,6 +89,8 @@ EXTRAS = {
     # With the database of a run's own folder; a server needs mlflow-skinny alone.
     "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy>=2", "alembic>=1.10"],
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+    "openvino": ["onnx>=1.16", "onnxscript>=0.1", "openvino>=2025.0"],
+    "int8": ["torchao>=0.15"],
     "mutation": ["cosmic-ray>=8.3"],
     "test": [
         "httpx>=0.27",

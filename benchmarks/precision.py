@@ -1,12 +1,15 @@
-"""Agreement, quality and CPU time of bfloat16 against float32 on pages of the picture book.
+"""Agreement, quality and CPU time of bfloat16 or int8 against float32.
 
     python benchmarks/precision.py agreement --count 41
     python benchmarks/precision.py quality   --root datasets/picturebook --count 100
+    python benchmarks/precision.py quality   --precisions float32 int8 --photographs
     python benchmarks/precision.py speed     [--config universal/hipie_r50.yaml] [--size 320x416]
 
-`agreement` compares the panoptic maps page by page, both models in turns on one thread; its times
-are CPU times. `quality` evaluates both. `speed` runs random weights on noise with 133 names. Pages
-are the first ones of the split `val`; those of `quality` are drawn into ROOT.
+`agreement` compares the panoptic maps page by page, all models in turns on one thread; its times
+are CPU times. `quality` evaluates each: PQ, mIoU and mask AP. `speed` runs random weights on noise
+with 133 names; with `--compile` every model is compiled, in the turn before the first. Pages of the
+picture book are the first ones of the split `val`; those of `quality` are drawn into ROOT.
+`--photographs` evaluates `hipie-nano-photos` on the 100 of `coco_mini` instead. int8 needs torchao.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,20 +30,21 @@ sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.hipie import image, vocabulary
 from hipie import Segmenter, Vocabulary, model_zoo
 
-NANO = "nano/hipie_nano_picturebook.yaml"
-PRECISIONS = ("float32", "bfloat16")
+NANO, PHOTOS = "nano/hipie_nano_picturebook.yaml", "nano/hipie_nano_photos.yaml"
 
 
 def segmenters(options: argparse.Namespace) -> dict[str, Segmenter]:
-    """Build the trained model in both precisions, for the pages of the folder."""
+    """Build the trained model in every precision, for the pages of the folder or photographs."""
     opts = ["PICTUREBOOK.ROOT", options.root, "PICTUREBOOK.VAL_PAGES", options.count]
     opts += ["PICTUREBOOK.VAL_GROUPS", 1, "DATALOADER.NUM_WORKERS", 0]
-    opts += ["DATASETS.TEST", "('picturebook_val_panoptic',)"]
+    dataset = "photos_coco_panoptic_val" if options.photographs else "picturebook_val_panoptic"
+    opts += ["DATASETS.TEST", f"('{dataset}',)"]
+    config = options.config or (PHOTOS if options.photographs else NANO)
     return {
         precision: Segmenter.from_config(
-            options.config or NANO, device="cpu", opts=opts, precision=precision
+            config, device="cpu", opts=opts, precision=precision, compile=options.compile
         )
-        for precision in PRECISIONS
+        for precision in options.precisions
     }
 
 
@@ -54,7 +58,7 @@ def class_map(output: dict[str, Any]) -> np.ndarray:
 
 
 def agreement(options: argparse.Namespace) -> None:
-    """Print the share of pixels with the same class, and CPU times."""
+    """Print the share of pixels with the same class as the first precision, and CPU times."""
     from hipie.data.picturebook import STUFF, THINGS, PictureBook
 
     models = segmenters(options)
@@ -62,7 +66,9 @@ def agreement(options: argparse.Namespace) -> None:
         things=[thing.name for thing in THINGS], stuff=[kind.name for kind in STUFF]
     )
     book = PictureBook(0, "val")
-    same, seconds = [], {precision: [] for precision in PRECISIONS}
+    first, *others = models
+    same = {precision: [] for precision in others}
+    seconds = {precision: [] for precision in models}
     for number, page in enumerate([0, *range(options.count)]):
         pixels = np.asarray(book.page(page).image)
         maps = {}
@@ -74,18 +80,23 @@ def agreement(options: argparse.Namespace) -> None:
                 seconds[precision].append(time.process_time() - start)
             maps[precision] = class_map(output)
         if number:
-            same.append(100 * np.mean(maps["float32"] == maps["bfloat16"]))
-    ratios = [a / b for a, b in zip(seconds["float32"], seconds["bfloat16"], strict=True)]
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    print(f"pages {len(same)}, the same class at {np.mean(same):.2f} % of the pixels")
-    print(f"median page {np.median(same):.2f} %, lowest {min(same):.1f} %")
-    print(f"pages with at least 99 %: {sum(share >= 99 for share in same)}")
+            for precision in others:
+                same[precision].append(100 * np.mean(maps[first] == maps[precision]))
+    for precision, shares in same.items():
+        ratios = [a / b for a, b in zip(seconds[first], seconds[precision], strict=True)]
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        print(
+            f"{precision}: {len(shares)} pages, the same class as in {first} at "
+            f"{np.mean(shares):.2f} % of the pixels"
+        )
+        print(f"median page {np.median(shares):.2f} %, lowest {min(shares):.1f} %")
+        print(f"pages with at least 99 %: {sum(share >= 99 for share in shares)}")
+        print(f"times faster: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}")
     print(f"CPU seconds: {', '.join(f'{statistics.median(s):.3f}' for s in seconds.values())}")
-    print(f"times faster: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}")
 
 
 def quality(options: argparse.Namespace) -> None:
-    """Print PQ and mask AP of both precisions."""
+    """Print PQ, mIoU and mask AP of every precision."""
     from hipie.data.datasets import register_all
     from hipie.engine.trainer import Trainer
 
@@ -95,33 +106,46 @@ def quality(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cfg.OUTPUT_DIR = folder
             results = Trainer.test(cfg, segmenter.model)
-        numbers = results["picturebook_val_panoptic"]
-        found = {task: values.get("PQ", values.get("AP")) for task, values in numbers.items()}
-        print(precision, found)
+        (numbers,) = results.values()
+        chosen = {
+            f"{task} {name}": round(float(values[name]), 2)
+            for task, values in numbers.items()
+            for name in ("PQ", "mIoU", "AP")
+            if name in values
+        }
+        print(precision, chosen, flush=True)
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Print CPU seconds of both precisions with random weights, in turns."""
+    """Print CPU seconds of every precision with random weights, in turns."""
     from detectron2.modeling import build_model
 
-    models = {}
-    for precision in PRECISIONS:
+    from hipie.modeling.meta_arch.base import SegmentationModel
+
+    models: dict[str, SegmentationModel] = {}
+    for precision in options.precisions:
         cfg = model_zoo.get_config(options.config or "universal/hipie_r50.yaml")
         cfg.MODEL.DEVICE = "cpu"
         torch.manual_seed(0)
-        models[precision] = build_model(cfg).eval()
+        models[precision] = cast(SegmentationModel, build_model(cfg).eval())
         models[precision].set_precision(precision)
+        if options.compile:
+            models[precision].compile_inference()
     inputs = {**image(options.size), "vocabulary": vocabulary(133)}
-    seconds = {precision: [] for precision in PRECISIONS}
+    seconds: dict[str, list[float]] = {precision: [] for precision in models}
     for number in range(options.count + 1):
         for precision, model in models.items():
             start = time.process_time()
             model([inputs])
             if number:
                 seconds[precision].append(time.process_time() - start)
-    medians = [statistics.median(values) for values in seconds.values()]
-    print(f"{options.size}: CPU seconds {seconds}")
-    print(f"times faster: {medians[0] / medians[1]:.2f}")
+    reference, *_ = seconds.values()
+    for precision, values in seconds.items():
+        ratios = [a / b for a, b in zip(reference, values, strict=True)]
+        print(
+            f"{options.size}, {precision}: {statistics.median(values):.3f} CPU seconds, times "
+            f"faster {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def main() -> None:
@@ -131,6 +155,9 @@ def main() -> None:
     parser.add_argument("--root", default="datasets/picturebook")
     parser.add_argument("--count", type=int, default=100, help="pages, or turns of speed")
     parser.add_argument("--config", default="")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--photographs", action="store_true", help="of quality")
+    parser.add_argument("--compile", action="store_true", help="compile every model")
     parser.add_argument("--size", default="320x416")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -102,8 +102,9 @@ class Segmenter:
                 configuration, else its `MODEL.WEIGHTS`.
             device: what `torch.device` takes; by default CUDA where it is available.
             opts: keys and values that override the configuration, in turn.
-            precision: "float32", "bfloat16" or "auto", which is bfloat16 where the processor or GPU
-                computes in it; by default the configuration's `MODEL.PRECISION`, float32.
+            precision: "float32", "bfloat16", "auto", which is bfloat16 where the processor or GPU
+                computes in it, or "int8" (HIPIE, with torchao); by default the
+                configuration's `MODEL.PRECISION`, float32.
             compile: whether the large parts of the network are compiled with `torch.compile`, at
                 the first image; needs a C++ compiler (on a GPU Triton).
 
@@ -202,7 +203,7 @@ class Segmenter:
 
         Raises:
             HipieError: naming the file that cannot be written; or if the model's weights are
-                rounded to bfloat16.
+                rounded to bfloat16 or int8.
         """
         if self.model.precision != "float32":
             raise InputError(

@@ -11,10 +11,13 @@ from pathlib import Path
 
 # Extras that "all" leaves out: clients of services, which the tests replace by stand-ins,
 SERVICES = ("wandb", "mlflow")
-# what is built from sources for minutes, ...
+# what is built from sources for minutes,
 SOURCE_BUILDS = ("crf",)
-# ... and what a target of its own installs.
+# what a target of its own installs, ...
 OWN_TARGETS = ("docs", "notebooks", "ray", "ray_test")
+# ... and what few use: where torchao is installed, transformers imports it in every process, and it
+# warns.
+RUNTIMES = ("openvino", "int8")
 
 
 def requirements(extras: list[str]) -> list[str]:
@@ -28,7 +31,7 @@ def requirements(extras: list[str]) -> list[str]:
         and statement.targets[0].id in ("REQUIRED", "EXTRAS")
     }
     known = tables["EXTRAS"]
-    left_out = SERVICES + SOURCE_BUILDS + OWN_TARGETS
+    left_out = SERVICES + SOURCE_BUILDS + OWN_TARGETS + RUNTIMES
     chosen = [name for name in known if name not in left_out] if "all" in extras else extras
     return sorted({*tables["REQUIRED"], *(name for extra in chosen for name in known[extra])})
 

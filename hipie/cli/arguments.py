@@ -85,8 +85,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default=None,
-        choices=("float32", "bfloat16", "auto"),
-        help="auto is bfloat16 where the processor or GPU computes in it (default: float32)",
+        choices=("float32", "bfloat16", "int8", "auto"),
+        help="auto is bfloat16 where the processor or GPU computes in it; int8 needs torchao "
+        "(default: float32)",
     )
     parser.add_argument(
         "--compile",

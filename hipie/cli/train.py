@@ -219,6 +219,8 @@ def run(args: argparse.Namespace) -> None:
             checkpointer.load(f"{checkpointer.get_checkpoint_file()}?ema=True")
         else:
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        if cfg.MODEL.PRECISION == "int8":
+            model.set_precision("int8")
         results = Trainer.test(cfg, model)
         if comm.is_main_process() and cfg.TEST.EXPECTED_RESULTS:
             require_expected_results(cfg.TEST.EXPECTED_RESULTS, results)

@@ -23,7 +23,8 @@ def add_hipie_config(cfg: CN) -> None:
     cfg.MODEL.MASK_ON = True
     # Number format of inference and of evaluations: "float32", "bfloat16" for matrix products and
     # convolutions, or "auto": bfloat16 where the processor (AVX512_BF16, AMX, Arm's BF16) or
-    # the GPU computes in it. Training has SOLVER.AMP instead.
+    # the GPU computes in it. Of inference only: "int8" for large linear layers of HIPIE, which
+    # needs torchao. Training has SOLVER.AMP instead.
     cfg.MODEL.PRECISION = "float32"
     cfg.MODEL.ACTIVATION_CHECKPOINTING = _activation_checkpointing_keys()
     # Shell patterns of names of parameters that are not trained, such as "backbone.*". Random

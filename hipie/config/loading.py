@@ -30,11 +30,11 @@ _CHOICES = {
     "MODEL.HIPIE.CLIP.MASK_FEATURES": ("class_token", "patch_pooling", "crops"),
     "MODEL.HIPIE.THINGS.MASK_HEAD": ("dynamic", "dot_product"),
     "TEST.BEST_CHECKPOINT_MODE": ("max", "min"),
-    "MODEL.PRECISION": ("float32", "bfloat16", "auto"),
+    "MODEL.PRECISION": ("float32", "bfloat16", "int8", "auto"),
     "SOLVER.AMP.PRECISION": ("auto", "bfloat16", "float16"),
 }
 # Former keys, and what to write instead.
-_REPLACED = {"TEST.BFLOAT16": "MODEL.PRECISION, which is float32, bfloat16 or auto"}
+_REPLACED = {"TEST.BFLOAT16": "MODEL.PRECISION, which is float32, bfloat16, int8 or auto"}
 _COUNTS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",

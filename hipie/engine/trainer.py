@@ -83,7 +83,7 @@ from hipie.evaluation.requests import RequestingLoader
 from hipie.evaluation.results_io import require_expected_results
 from hipie.logs import get_logger
 from hipie.memory_check import checked_memory
-from hipie.modeling.precision import BFLOAT16, resolve_precision
+from hipie.modeling.precision import BFLOAT16, INT8, resolve_precision
 from hipie.vocabularies.json_format import VOCABULARY_FILE, vocabulary_to_json
 
 logger = get_logger(__name__)
@@ -410,6 +410,11 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
+        if cfg.MODEL.PRECISION == INT8:
+            raise InputError(
+                "MODEL.PRECISION is int8, which rounds the weights: set float32, bfloat16 or auto "
+                "for a training and its evaluations"
+            )
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         freeze_parameters(model, cfg.MODEL.FREEZE)

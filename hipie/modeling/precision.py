@@ -1,4 +1,4 @@
-"""Number formats of inference: float32, or bfloat16 with weights that are cast once."""
+"""Number formats of inference: their names, and bfloat16 with weights that are cast once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 
 from hipie.errors import InputError
 
-FLOAT32, BFLOAT16, AUTO = "float32", "bfloat16", "auto"
-PRECISIONS = (FLOAT32, BFLOAT16, AUTO)
+FLOAT32, BFLOAT16, INT8, AUTO = "float32", "bfloat16", "int8", "auto"
+PRECISIONS = (FLOAT32, BFLOAT16, INT8, AUTO)
 # Instructions that multiply matrices of bfloat16, by their names in `torch.cpu.get_capabilities`.
 CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
 

@@ -39,7 +39,7 @@ def test_auto_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert computes_bfloat16(CPU) == (expected == "bfloat16")
     assert resolve_precision("float32", CPU) == "float32"
     assert resolve_precision("bfloat16", CPU) == "bfloat16"
-    assert set(precision.PRECISIONS) == {"float32", "bfloat16", "auto"}
+    assert set(precision.PRECISIONS) == {"float32", "bfloat16", "int8", "auto"}
     with pytest.raises(InputError, match="MODEL.PRECISION is 'half'; it has to be float32, bfl"):
         resolve_precision("half", CPU)
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from hipie.checkpoint.base import CheckpointableModel
 from hipie.errors import InputError, UnsupportedError
 from hipie.modeling.compilation import Backend, compile_modules
-from hipie.modeling.precision import BFLOAT16, FLOAT32, cast_weights, resolve_precision
+from hipie.modeling.precision import BFLOAT16, FLOAT32, INT8, cast_weights, resolve_precision
+from hipie.modeling.quantization import quantizable_layers, quantize_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +44,7 @@ class SegmentationModel(CheckpointableModel):
         no_target_threshold: that score; 0 = off.
         average_normalizers: whether losses are divided by object counts of the whole batch, in all
             processes and micro-batches (see `hipie.modeling.criterion.normalizer_averaging`).
-        precision: "float32" or "bfloat16", of inference; see `set_precision`.
+        precision: "float32", "bfloat16" or "int8", of inference; see `set_precision`.
         is_compiled: whether `compile_inference` was called.
     """
 
@@ -154,28 +155,33 @@ class SegmentationModel(CheckpointableModel):
             return self.inference(batched_inputs)
 
     def set_precision(self, precision: str) -> str:
-        """Set the precision of inference; bfloat16 casts weights, so that training has ended.
+        """Set the precision of inference; all but float32 round weights: training has ended.
 
         Args:
-            precision: "float32", "bfloat16", or "auto"; see `resolve_precision`. Weights that are
-                bfloat16 stay so.
+            precision: "float32", "bfloat16", "int8" or "auto"; see `resolve_precision`. Weights
+                that are rounded stay so.
 
         Returns:
-            "float32" or "bfloat16".
+            "float32", "bfloat16" or "int8".
 
         Raises:
-            InputError: for another name, or for float32 after bfloat16.
+            InputError: for another name, or for another precision after bfloat16 or int8.
+            UnsupportedError: for int8, if the architecture does not offer it.
+            MissingPackageError: for int8 without torchao.
         """
         resolved = resolve_precision(precision, self.device)
         if resolved != self.precision:
-            if resolved == FLOAT32:
+            if self.precision != FLOAT32:
                 raise InputError(
-                    "the weights of this model are rounded to bfloat16: build it again with "
-                    "precision float32"
+                    f"the weights of this model are rounded to {self.precision}: build it again "
+                    f"with precision {resolved}"
                 )
-            kept = self.float32_modules()
-            if kept is not None:
-                cast_weights(self, kept)
+            if resolved == INT8:
+                self._quantize()
+            else:
+                kept = self.float32_modules()
+                if kept is not None:
+                    cast_weights(self, kept)
             self.precision = resolved
         return resolved
 
@@ -186,6 +192,22 @@ class SegmentationModel(CheckpointableModel):
             The modules; None if no weight is cast once, but by autocast at every call.
         """
         return None
+
+    def int8_modules(self) -> Sequence[nn.Module]:
+        """Modules whose large linear layers an int8 model quantises.
+
+        Returns:
+            The modules, see `quantizable_layers`; none if the architecture does not offer int8.
+        """
+        return ()
+
+    def _quantize(self) -> None:
+        layers = quantizable_layers(self.int8_modules())
+        if not layers:
+            raise UnsupportedError(
+                f"{type(self).__name__} is not offered in int8: use float32, bfloat16 or auto"
+            )
+        quantize_layers(self, layers)
 
     def modules_to_compile(self) -> list[nn.Module]:
         """Modules that `compile_inference` compiles: all of `layer_groups`."""

@@ -8,6 +8,7 @@ Keys of `MODEL.HIPIE` change that for ablations, see `docs/ablations.md`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -224,6 +225,12 @@ class HIPIE(SegmentationModel):
         if self.pixel_head is not None:
             heads += [self.pixel_head.text_projection, self.pixel_head.no_class]
         return [self.text_encoder, *heads]
+
+    def int8_modules(self) -> list[nn.Module]:
+        """Text encoder, backbone, encoders and decoders; fusion and heads keep float32."""
+        groups = self.layer_groups()
+        layers = (groups[part] for part in ("backbone", "encoder", "decoder"))
+        return [self.text_encoder, *chain.from_iterable(layers)]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
