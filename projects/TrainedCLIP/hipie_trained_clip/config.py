@@ -76,6 +76,10 @@ def _zegclip_keys() -> CN:
     # At test the probabilities of classes that are not in training are this much larger. Classes of
     # training are those of DATASETS.TRAIN without DATASETS.HELD_OUT_CLASSES and `unseen_classes`.
     node.UNSEEN_OFFSET = 0.1
+    # Share of SOLVER.MAX_ITER after which unlabelled pixels have the most probable class of
+    # DATASETS.HELD_OUT_CLASSES as a pseudo label (the transductive setting, published 0.5);
+    # 1: never.
+    node.SELF_TRAINING = 1.0
     # Side of sliding windows at test; 0 processes the image at once.
     node.WINDOW = 512
     # Stride of the sliding windows, in pixels.

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from hipie.checkpoint.converters.conversion import CheckpointConverter
@@ -28,9 +29,9 @@ from hipie.modeling.open_vocabulary.sliding_window import (
     sliding_window_inference,
 )
 from hipie.modeling.postprocessing.class_maps import class_scores, resize_maps, segmentation_outputs
-from hipie.vocabularies.vocabulary import Vocabulary, name_key
+from hipie.vocabularies.vocabulary import Vocabulary, VocabularyClass, name_key
 from hipie_trained_clip.checkpoint_converters import OFFICIAL_ZEGCLIP
-from hipie_trained_clip.modeling.criterion import zegclip_losses
+from hipie_trained_clip.modeling.criterion import pseudo_labels, zegclip_losses
 from hipie_trained_clip.modeling.relationship_decoder import RelationshipDecoder
 from hipie_trained_clip.modeling.tuned_image_encoder import TunedImageEncoder, TuningConfig
 
@@ -62,6 +63,7 @@ class ZegCLIP(SegmentationModel):
         unlabelled_negative, unseen_offset: keys of `MODEL.TRAINED_CLIP.ZEGCLIP`.
         train_datasets: registered data sets whose classes were trained.
         held_out: names of classes that were left out.
+        self_training_start: first iteration with pseudo labels of `held_out`; None = never.
         sliding_window: at test.
         image_format: "RGB" or "BGR".
         default_dataset: data set whose classes are used for images without a vocabulary.
@@ -83,6 +85,7 @@ class ZegCLIP(SegmentationModel):
         unseen_offset: float = 0.1,
         train_datasets: Sequence[str] = (),
         held_out: Sequence[str] = (),
+        self_training_start: int | None = None,
         sliding_window: SlidingWindowConfig | None = None,
         image_format: str = "RGB",
         default_dataset: str = "",
@@ -99,6 +102,7 @@ class ZegCLIP(SegmentationModel):
         self.templates, self.weights = templates, weights
         self.unlabelled_negative, self.unseen_offset = unlabelled_negative, unseen_offset
         self.train_datasets, self.held_out = tuple(train_datasets), tuple(held_out)
+        self.self_training_start = self_training_start
         self.sliding_window = sliding_window or SlidingWindowConfig()
         self.image_format, self.default_dataset = image_format, default_dataset
         mean, std = clip.visual.image_mean, clip.visual.image_std
@@ -110,7 +114,8 @@ class ZegCLIP(SegmentationModel):
         """Build the constructor arguments from `MODEL.TRAINED_CLIP`.
 
         Raises:
-            InputError: for heads that do not divide CLIP's joint space.
+            InputError: for heads that do not divide CLIP's joint space, or a share of the schedule
+                outside 0..1.
         """
         keys, node = cfg.MODEL.TRAINED_CLIP, cfg.MODEL.TRAINED_CLIP.ZEGCLIP
         clip = Clip.from_source(keys.CLIP.MODEL, keys.CLIP.WEIGHTS)
@@ -146,6 +151,7 @@ class ZegCLIP(SegmentationModel):
             "unseen_offset": node.UNSEEN_OFFSET,
             "train_datasets": tuple(cfg.DATASETS.TRAIN),
             "held_out": tuple(cfg.DATASETS.HELD_OUT_CLASSES),
+            "self_training_start": _self_training_start(cfg),
             "sliding_window": SlidingWindowConfig(node.WINDOW, node.STRIDE, KEYS),
             "image_format": cfg.INPUT.FORMAT,
             "default_dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
@@ -202,6 +208,9 @@ class ZegCLIP(SegmentationModel):
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Compute the weighted losses of a batch, at the resolution of the images.
 
+        From the start of the self-training on, held-out classes are classes of every image, and
+        unlabelled pixels have the held-out class that is most probable there.
+
         Raises:
             InputError: if an image has no `vocabulary` or `instances`, naming its file.
         """
@@ -217,16 +226,23 @@ class ZegCLIP(SegmentationModel):
             self.pixel_std,
             self.clip.patch_size[0],
         )
-        encoded = [self._encode(item["vocabulary"]) for item in batched_inputs]
+        trained = [len(item["vocabulary"]) for item in batched_inputs]
+        vocabularies = [item["vocabulary"] for item in batched_inputs]
+        if self._self_training:
+            vocabularies = [self._with_held_out(vocabulary) for vocabulary in vocabularies]
+        encoded = [self._encode(vocabulary) for vocabulary in vocabularies]
         maps = self.mask_logits(pixels, [text for text, _ in encoded])
         size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         logits, targets, labelled = [], [], []
-        for item, scores, (_, index), is_padding in zip(
-            batched_inputs, maps, encoded, padding, strict=True
+        for i, (item, scores, is_padding) in enumerate(
+            zip(batched_inputs, maps, padding, strict=True)
         ):
-            num_classes = len(item["vocabulary"])
-            logits.append(resize_maps(class_scores(scores, index, num_classes), size))
+            num_classes = len(vocabularies[i])
+            logits.append(resize_maps(class_scores(scores, encoded[i][1], num_classes), size))
             masks, unlabelled = self._targets(item, num_classes, size)
+            if num_classes > trained[i]:
+                pseudo = pseudo_labels(logits[-1], trained[i], unlabelled)
+                masks, unlabelled = masks | pseudo, unlabelled & ~pseudo.any(0)
             targets.append(masks)
             no_loss = torch.zeros_like(unlabelled)
             labelled.append(~(no_loss if self.unlabelled_negative else unlabelled | is_padding))
@@ -291,6 +307,34 @@ class ZegCLIP(SegmentationModel):
                     names.update(map(name_key, entry.phrases))
         return frozenset(names)
 
+    @property
+    def _self_training(self) -> bool:
+        """Whether the iteration of the running training has pseudo labels."""
+        if self.self_training_start is None:
+            return False
+        iteration = get_event_storage().iter if has_event_storage() else 0
+        return int(iteration) >= self.self_training_start
+
+    def _with_held_out(self, vocabulary: Vocabulary) -> Vocabulary:
+        """A vocabulary with the held-out classes after its own."""
+        names = set(map(name_key, vocabulary.names))
+        added = [entry for entry in self._held_out_classes if name_key(entry.name) not in names]
+        return Vocabulary((*vocabulary.classes, *added))
+
+    @cached_property
+    def _held_out_classes(self) -> tuple[VocabularyClass, ...]:
+        """Held-out classes of the data sets of the training, each once."""
+        entries: dict[str, VocabularyClass] = {}
+        for dataset in self.train_datasets:
+            if dataset not in MetadataCatalog.list():
+                continue
+            metadata = MetadataCatalog.get(dataset)
+            vocabulary = metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)
+            for index in sorted(held_out_indices(self.held_out, vocabulary)):
+                entry = vocabulary.classes[index]
+                entries.setdefault(name_key(entry.name), entry)
+        return tuple(entries.values())
+
     def _encode(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
         """Unit features [N, D] of all names, and [N] the class of each."""
         pairs = [(phrase, k) for k, c in enumerate(vocabulary.classes) for phrase in c.phrases]
@@ -317,3 +361,19 @@ class ZegCLIP(SegmentationModel):
         if item.get("ignored") is not None:
             unlabelled[:height, :width] = item["ignored"].to(self.device) > 0
         return masks, unlabelled & ~masks.any(0)
+
+
+def _self_training_start(cfg: CfgNode) -> int | None:
+    """First iteration of the self-training; None = never.
+
+    Raises:
+        InputError: for a share of the schedule outside 0..1, or if there is no held-out class.
+    """
+    share = cfg.MODEL.TRAINED_CLIP.ZEGCLIP.SELF_TRAINING
+    if not 0 <= share <= 1:
+        raise InputError(f"{KEYS}.SELF_TRAINING is {share}; it has to be in 0..1")
+    if share == 1:
+        return None
+    if not cfg.DATASETS.HELD_OUT_CLASSES:
+        raise InputError(f"{KEYS}.SELF_TRAINING needs classes in DATASETS.HELD_OUT_CLASSES")
+    return int(share * cfg.SOLVER.MAX_ITER)

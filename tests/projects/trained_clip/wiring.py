@@ -102,9 +102,11 @@ NODES = [
             "DROP_PATH": 0.9,
             "WINDOW": 32,
             "STRIDE": 16,
+            "SELF_TRAINING": 0.0,
         },
         options={
             "": _SMALL,
+            "SELF_TRAINING": ("DATASETS.HELD_OUT_CLASSES", ("sand",)),
             "ADAPTER_CHANNELS": (f"{_ZEG}.TUNING", "adapter"),
             "ADAPTER_SCALE": (f"{_ZEG}.TUNING", "adapter"),
             "LORA_RANK": (f"{_ZEG}.TUNING", "lora"),

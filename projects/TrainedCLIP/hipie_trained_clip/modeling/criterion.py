@@ -11,6 +11,25 @@ from hipie.modeling.criterion.losses import dice, focal
 from hipie.modeling.criterion.normalizer_averaging import average_over_processes
 
 
+@torch.no_grad()
+def pseudo_labels(logits: Tensor, first: int, unlabelled: Tensor) -> Tensor:
+    """Label unlabelled pixels with the most probable class among those that have no labels.
+
+    As in the released program, there is no threshold: every unlabelled pixel has one class.
+
+    Args:
+        logits: [K, H, W] of an image.
+        first: index of the first class without labels; all later ones have none either.
+        unlabelled: [H, W] bool.
+
+    Returns:
+        [K, H, W] bool; False for the classes before `first`.
+    """
+    best = logits[first:].argmax(0) + first
+    classes = torch.arange(len(logits), device=logits.device)
+    return (best == classes[:, None, None]) & unlabelled
+
+
 def zegclip_losses(
     logits: Sequence[Tensor],
     targets: Sequence[Tensor],
