@@ -127,7 +127,7 @@ DATA = [
     "model_zoo/weights/*",
     "examples/photographs/*",
     "ops/csrc/**/*",
-    *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "md", "tsv", "txt", "yaml")),
+    *(f"**/*.{ending}" for ending in ("csv", "gz", "json", "md", "npz", "tsv", "txt", "yaml")),
     "py.typed",
 ]
 

@@ -129,6 +129,18 @@ _CLIP_KEYS = (
     "MASK_FEATURES",
     "TRAIN_VOCABULARY",
 )
+_IMAGENET = (f"{_HIPIE}.PIXEL_HEAD.ENABLED", True, f"{_HIPIE}.IMAGENET.ENABLED", True)
+_IMAGENET_KEYS = (
+    "MODEL",
+    "WEIGHTS",
+    "SCALE",
+    "ALPHA",
+    "BETA",
+    "TEMPERATURE",
+    "NONE_SIMILARITY",
+    "MIN_SIMILARITY",
+    "TRAIN_VOCABULARIES",
+)
 _SEMI = ("SEMI_SUPERVISED.ENABLED", True)
 _HUNGARIAN = (f"{_HIPIE}.LOSS.THING_MATCHER", "HungarianMatcher")
 _THING_COSTS = ("CLASS", "BOX", "GIOU", "MASK", "DICE")
@@ -167,6 +179,9 @@ HIPIE_NODE = WiredNode(
         "CLIP.ENSEMBLE": "add",
         "CLIP.MASK_FEATURES": "crops",
         "CLIP.TRAIN_VOCABULARY": "ade20k_150",
+        "IMAGENET.MODEL": "tf_efficientnet_lite0",
+        "IMAGENET.WEIGHTS": "published",
+        "IMAGENET.TRAIN_VOCABULARIES": ("ade20k_150",),
     },
     options={
         "THINGS.FUSION_LAYERS": (f"{_HIPIE}.THINGS.ENCODER_LAYERS", 2),
@@ -181,6 +196,8 @@ HIPIE_NODE = WiredNode(
         ),
         "CLIP.ENABLED": _CLIP[2:],
         **{f"CLIP.{key}": _CLIP for key in _CLIP_KEYS},
+        "IMAGENET.ENABLED": _IMAGENET[:2],
+        **{f"IMAGENET.{key}": _IMAGENET for key in _IMAGENET_KEYS},
         **{f"LOSS.THING_COSTS.{key}": _HUNGARIAN for key in _THING_COSTS},
     },
     tested={

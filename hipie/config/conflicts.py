@@ -23,6 +23,7 @@ _NEEDS: tuple[tuple[str, Any, str, Any], ...] = (
     ("PIXEL_HEAD.ENABLED", True, "STUFF.ENABLED", True),
     ("PIXEL_HEAD.ENABLED", True, "STUFF.EARLY_FUSION", False),
     ("PIXEL_HEAD.ONLY", True, "PIXEL_HEAD.ENABLED", True),
+    ("IMAGENET.ENABLED", True, "PIXEL_HEAD.ENABLED", True),
     ("PIXEL_HEAD.ONLY_READS_MASKS", True, "PIXEL_HEAD.ONLY", True),
     ("STUFF.BOX_LOSS", False, "STUFF.ENABLED", True),
     ("STUFF.SUPERVISE_THINGS", False, "STUFF.ENABLED", True),

@@ -171,6 +171,7 @@ def model_keys() -> CN:
     node.LOSS = _loss_keys()
     node.TEST = _test_keys()
     node.CLIP = _clip_keys()
+    node.IMAGENET = _imagenet_keys()
     return node
 
 
@@ -310,6 +311,33 @@ def _clip_keys() -> CN:
     node.MASK_FEATURES = "class_token"
     # Classes of the training: a public vocabulary, or a registered data set.
     node.TRAIN_VOCABULARY = "coco_panoptic"
+    return node
+
+
+def _imagenet_keys() -> CN:
+    node = CN()
+    # Combine the probabilities of the pixel class head (PIXEL_HEAD) with those of a classifier of
+    # ImageNet, whose classes are compared with the names by the text encoder: for names that no
+    # training had. The text encoder has to embed sentences, as MiniLM does.
+    node.ENABLED = False
+    # A model of timm whose classifier is linear, and its weights: "package" (those of
+    # tf_efficientnet_lite0 and tf_efficientnet_lite2), "published" (a download) or a file.
+    node.MODEL = "tf_efficientnet_lite2"
+    node.WEIGHTS = "package"
+    # Size of its input, relative to the size at which it was trained.
+    node.SCALE = 2.0
+    # Weight of the classifier for names in TRAIN_VOCABULARIES ...
+    node.ALPHA = 0.0
+    # ... and for all other names that a class is similar to.
+    node.BETA = 0.7
+    # Temperature of the softmax over the names, by their cosines with a class.
+    node.TEMPERATURE = 0.06
+    # Cosine of "none of the names" with every class.
+    node.NONE_SIMILARITY = 0.35
+    # Lowest cosine of a name and the class that is most similar to it, for a weight.
+    node.MIN_SIMILARITY = 0.5
+    # Classes of the training: public vocabularies, or registered data sets.
+    node.TRAIN_VOCABULARIES = ("coco_panoptic",)
     return node
 
 

@@ -64,6 +64,7 @@ class OpenVocabularyNetwork(nn.Module):
             raise UnsupportedError("models with MODEL.HIPIE.STUFF.EARLY_FUSION are not exported")
         self.model = copy.deepcopy(model)
         del self.model.text_encoder, self.model.thing_criterion, self.model.stuff_criterion
+        self.model.naming = None
         prepare_modules(self.model)
 
     def forward(

@@ -142,7 +142,23 @@ class ClassActivation(nn.Module):
         """
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.weight.device)
         pixels = pixels.permute(2, 0, 1)[None].float() / 255
-        return [self._features(pixels, scale) for scale in scales]
+        return [self._features(pixels, scale, mirror=True) for scale in scales]
+
+    @torch.no_grad()
+    def probabilities(self, pixels: Tensor, scale: float = 1.0) -> Tensor:
+        """Compute the probabilities of all classes at every position of the last feature map.
+
+        Args:
+            pixels: [1, 3, H, W] RGB in 0..1.
+            scale: of the shorter side, relative to `input_size`.
+
+        Returns:
+            [h, w, K] float32.
+        """
+        (features,) = self._features(pixels, scale, mirror=False)
+        net: Any = self.net
+        logits: Tensor = net.get_classifier()(features.permute(1, 2, 0))
+        return logits.softmax(-1)
 
     @torch.no_grad()
     def maps(
@@ -180,8 +196,8 @@ class ClassActivation(nn.Module):
         maps = maps.clamp(min=0)
         return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
-    def _features(self, pixels: Tensor, scale: float) -> Tensor:
-        """Last feature maps [2, C, h, w] of an image [1, 3, H, W] in 0..1 and of its mirror."""
+    def _features(self, pixels: Tensor, scale: float, *, mirror: bool) -> Tensor:
+        """Last feature maps [1 or 2, C, h, w] of an image [1, 3, H, W] in 0..1 and its mirror."""
         height, width = pixels.shape[-2:]
         shorter = scale * self.input_size
         factor = shorter / min(height, width)
@@ -192,7 +208,8 @@ class ClassActivation(nn.Module):
         resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         resized = (resized - self.mean) / self.std
         net: Any = self.net
-        features: Tensor = net.forward_features(torch.cat([resized, resized.flip(-1)]))
+        images = torch.cat([resized, resized.flip(-1)]) if mirror else resized
+        features: Tensor = net.forward_features(images)
         return features
 
 

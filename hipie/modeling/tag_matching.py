@@ -58,24 +58,12 @@ class ImageNetClasses:
     """Names and definitions of the classes of a classifier of ImageNet.
 
     Args:
-        num_classes: of the classifier, 1,000 or those of ImageNet's other sets.
-        network: its name, for messages.
-
-    Raises:
-        InputError: if ImageNet has no set with so many classes.
+        num_classes: see `class_descriptions`.
+        network: likewise.
     """
 
     def __init__(self, num_classes: int, network: str) -> None:
-        subset = infer_imagenet_subset({"num_classes": num_classes})
-        if subset is None:
-            raise InputError(
-                f"{network} has {num_classes} classes, and only the names of ImageNet's sets are "
-                "known, of 1000, 11221, 11821, 21841, 21842 or 21843 classes"
-            )
-        info = ImageNetInfo(subset)
-        synsets = info.label_names()
-        described = (info.label_name_to_description(synset, detailed=True) for synset in synsets)
-        self.descriptions = list(described)
+        self.descriptions = class_descriptions(num_classes, network)
         parts = [text.partition(": ") for text in self.descriptions]
         self.names = [[name.strip() for name in lemmas.split(",")] for lemmas, _, _ in parts]
         self._nouns = [head_noun(definition) for _, _, definition in parts]
@@ -111,6 +99,26 @@ class ImageNetClasses:
     def _noun_of(self, name: str) -> str:
         senses = self._senses.get(name)
         return head_noun(senses[0].partition(": ")[2]) if senses else ""
+
+
+def class_descriptions(num_classes: int, network: str) -> list[str]:
+    """Return the names and definitions of the classes of a classifier of ImageNet.
+
+    Args:
+        num_classes: of the classifier, 1,000 or those of ImageNet's other sets.
+        network: its name, for messages.
+
+    Raises:
+        InputError: if ImageNet has no set with so many classes.
+    """
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    if subset is None:
+        raise InputError(
+            f"{network} has {num_classes} classes, and only the names of ImageNet's sets are "
+            "known, of 1000, 11221, 11821, 21841, 21842 or 21843 classes"
+        )
+    info = ImageNetInfo(subset)
+    return [info.label_name_to_description(one, detailed=True) for one in info.label_names()]
 
 
 def match_tags(

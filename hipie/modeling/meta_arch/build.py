@@ -33,6 +33,7 @@ from hipie.modeling.transformer_decoder.thing_decoder import MIN_MASK_STRIDE, Th
 
 if TYPE_CHECKING:
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble
+    from hipie.modeling.open_vocabulary.imagenet_naming import ImageNetNaming
 
 MIN_STRIDE = 4
 
@@ -143,6 +144,7 @@ def hipie_arguments(cfg: CfgNode) -> dict[str, Any]:
         "propagate_part_to_whole": node.LOSS.PROPAGATE_PART_TO_WHOLE,
         "average_normalizers": node.LOSS.AVERAGE_NORMALIZERS,
         "clip_ensemble": build_clip_ensemble(cfg) if node.CLIP.ENABLED else None,
+        "naming": build_naming(cfg) if node.IMAGENET.ENABLED else None,
         "checkpointed_parts": checkpointed_parts(cfg),
     }
 
@@ -333,3 +335,10 @@ def build_clip_ensemble(cfg: CfgNode) -> ClipEnsemble:
     except ModuleNotFoundError as error:
         raise missing_package("MODEL.HIPIE.CLIP", "open_clip_torch", "clip") from error
     return ClipEnsemble.from_config(cfg)
+
+
+def build_naming(cfg: CfgNode) -> ImageNetNaming:
+    """Combination with a classifier of `MODEL.HIPIE.IMAGENET`."""
+    from hipie.modeling.open_vocabulary.imagenet_naming import ImageNetNaming
+
+    return ImageNetNaming.from_config(cfg)

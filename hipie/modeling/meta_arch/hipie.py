@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hipie.modeling.open_vocabulary.clip_ensemble import ClipEnsemble, ClipMaskScores
+    from hipie.modeling.open_vocabulary.imagenet_naming import ImageNetNaming
 
 Inputs = list[dict[str, Any]]
 EXPRESSIONS_PER_CHUNK = 16
@@ -115,6 +116,7 @@ class HIPIE(SegmentationModel):
             as the criteria need whose normalizers are averaged over processes. All processes then
             have to compute losses together.
         clip_ensemble: combines CLIP's mask scores with the model's.
+        naming: combines a classifier's probabilities with those of the pixel class head.
         pixel_head: classifies the pixels of the stuff decoder's mask features; None = none.
         pixel_settings: weights of its loss, and of its scores for masks and the semantic map.
         stuff_settings: what the stuff decoder is trained on and compared with.
@@ -148,6 +150,7 @@ class HIPIE(SegmentationModel):
         propagate_part_to_whole: bool = False,
         average_normalizers: bool = False,
         clip_ensemble: ClipEnsemble | None = None,
+        naming: ImageNetNaming | None = None,
         pixel_head: PixelClassHead | None = None,
         pixel_settings: PixelHeadSettings = PIXEL_SETTINGS,
         stuff_settings: StuffSettings = PUBLISHED_STUFF,
@@ -170,6 +173,7 @@ class HIPIE(SegmentationModel):
         self.propagate_part_to_whole = propagate_part_to_whole
         self.average_normalizers = average_normalizers
         self.clip_ensemble = clip_ensemble
+        self.naming = naming
         self.pixel_head = pixel_head
         self.pixel_settings = pixel_settings
         self.stuff_settings = stuff_settings
@@ -698,19 +702,24 @@ class HIPIE(SegmentationModel):
                 thing_mask_head=self.things.mask_head,
                 stuff_mask_head=self.stuff.mask_head if self.stuff is not None else None,
                 clip_scores=scores,
-                pixel_scores=self._pixel_scores(output, i),
+                pixel_scores=self._pixel_scores(output, i, item, vocabulary),
             )
             for i, (item, vocabulary, scores) in enumerate(
                 zip(inputs, vocabularies, clip_scores, strict=True)
             )
         ]
 
-    def _pixel_scores(self, output: HIPIEOutput, image: int) -> PixelScores | None:
+    def _pixel_scores(
+        self, output: HIPIEOutput, image: int, item: dict[str, Any], vocabulary: Vocabulary
+    ) -> PixelScores | None:
         if not output.pixel_logits:
             return None
         settings = self.pixel_settings
         assert self.pixel_head is not None
         logits, stride = output.pixel_logits[image], self.pixel_head.stride
+        if self.naming is not None:
+            names = (vocabulary, self.text_encoder)
+            logits = self.naming.combine(logits, stride, item["image"], *names)
         return PixelScores(logits, settings.masks, settings.semantic, stride)
 
     # Both -----------------------------------------------------------------------------------
