@@ -140,6 +140,7 @@ _IMAGENET_KEYS = (
     "NONE_SIMILARITY",
     "MIN_SIMILARITY",
     "TRAIN_VOCABULARIES",
+    "TRAIN_NAMES",
 )
 _SEMI = ("SEMI_SUPERVISED.ENABLED", True)
 _HUNGARIAN = (f"{_HIPIE}.LOSS.THING_MATCHER", "HungarianMatcher")
@@ -182,6 +183,7 @@ HIPIE_NODE = WiredNode(
         "IMAGENET.MODEL": "tf_efficientnet_lite0",
         "IMAGENET.WEIGHTS": "published",
         "IMAGENET.TRAIN_VOCABULARIES": ("ade20k_150",),
+        "IMAGENET.TRAIN_NAMES": ("fox",),
     },
     options={
         "THINGS.FUSION_LAYERS": (f"{_HIPIE}.THINGS.ENCODER_LAYERS", 2),

@@ -325,19 +325,21 @@ def _imagenet_keys() -> CN:
     node.MODEL = "tf_efficientnet_lite2"
     node.WEIGHTS = "package"
     # Size of its input, relative to the size at which it was trained.
-    node.SCALE = 2.0
-    # Weight of the classifier for names in TRAIN_VOCABULARIES ...
+    node.SCALE = 1.5
+    # Weight of the classifier for names of the training ...
     node.ALPHA = 0.0
     # ... and for all other names that a class is similar to.
-    node.BETA = 0.7
+    node.BETA = 0.85
     # Temperature of the softmax over the names, by their cosines with a class.
     node.TEMPERATURE = 0.06
     # Cosine of "none of the names" with every class.
     node.NONE_SIMILARITY = 0.35
     # Lowest cosine of a name and the class that is most similar to it, for a weight.
     node.MIN_SIMILARITY = 0.5
-    # Classes of the training: public vocabularies, or registered data sets.
+    # Names of the training: public vocabularies, or registered data sets, ...
     node.TRAIN_VOCABULARIES = ("coco_panoptic",)
+    # ... and further names. DATASETS.HELD_OUT_CLASSES are none of them.
+    node.TRAIN_NAMES = ()
     return node
 
 

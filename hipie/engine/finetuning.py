@@ -143,6 +143,8 @@ def finetuning_config(
     cfg.TEST.BEST_CHECKPOINT_METRIC = best_metric(test[0].name) if test else ""
     cfg.MODEL_EMA.ENABLED = False
     cfg.MODEL.WEIGHTS_EXCLUDE = ()
+    # A classifier is for names that were never trained; those of these data sets are.
+    cfg.MODEL.HIPIE.IMAGENET.ENABLED = False
     _set_augmentation(cfg, train, sizes)
     return cfg
 

@@ -255,7 +255,7 @@ for _model in (
         "hipie-nano-photos",
         "nano/hipie_nano_photos.yaml",
         "things, stuff, parts, expressions of photographs",
-        "9ce18079db11dbbd74683bd5d4a99d07db44467e051f73e48b32c19aa85d07e3",
+        "5c6c535f44dd690c36d7080a009910aa604859e70bf335307ea9227538c0a7f2",
         "Apache-2.0; some training data for research only",
     ),
     packaged_model(

@@ -53,11 +53,11 @@ class NamingSettings:
     """
 
     alpha: float = 0.0
-    beta: float = 0.7
+    beta: float = 0.85
     temperature: float = 0.06
     none_similarity: float = 0.35
     min_similarity: float = 0.5
-    scale: float = 2.0
+    scale: float = 1.5
 
     def __post_init__(self) -> None:
         for key in ("alpha", "beta"):
@@ -134,7 +134,8 @@ class ImageNetNaming:
         settings: of the combination.
         train_vocabularies: names of public vocabularies ("coco_panoptic"), or of registered data
             sets, whose names have been trained.
-        held_out: names of them that have not.
+        train_names: further names that have been trained.
+        held_out: names that have not.
         bgr: whether images have blue first.
 
     Raises:
@@ -148,13 +149,15 @@ class ImageNetNaming:
         *,
         settings: NamingSettings = NamingSettings(),
         train_vocabularies: Sequence[str] = (),
+        train_names: Sequence[str] = (),
         held_out: Sequence[str] = (),
         bgr: bool = False,
     ) -> None:
         self.settings = settings
         self._source = (model, weights)
         self._train_vocabularies = tuple(train_vocabularies)
-        self._held_out = tuple(held_out)
+        self._train_names = frozenset(train_names)
+        self._held_out = frozenset(held_out)
         self._bgr = bgr
         self._names: OrderedDict[Vocabulary, TransferredNames] = OrderedDict()
         self._embeddings: Tensor | None = None
@@ -176,6 +179,7 @@ class ImageNetNaming:
             keys.WEIGHTS,
             settings=settings,
             train_vocabularies=keys.TRAIN_VOCABULARIES,
+            train_names=keys.TRAIN_NAMES,
             held_out=cfg.DATASETS.HELD_OUT_CLASSES,
             bgr=cfg.INPUT.FORMAT == "BGR",
         )
@@ -263,4 +267,4 @@ class ImageNetNaming:
             train_vocabulary_prompts(name, f"{KEY}.TRAIN_VOCABULARIES")
             for name in self._train_vocabularies
         ]
-        return frozenset().union(*names) - frozenset(self._held_out)
+        return self._train_names.union(*names) - self._held_out

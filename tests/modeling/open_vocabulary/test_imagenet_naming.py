@@ -95,11 +95,14 @@ def test_a_photograph_of_a_cat_is_named_without_training(encoder: BertTextEncode
 
 def test_names_of_the_training_and_parts_keep_their_logits(encoder: BertTextEncoder) -> None:
     naming = ImageNetNaming(
-        "tf_efficientnet_lite0", train_vocabularies=("coco_panoptic",), held_out=("bear",)
+        "tf_efficientnet_lite0",
+        train_vocabularies=("coco_panoptic",),
+        train_names=("otter",),
+        held_out=("bear",),
     )
     logits, image = torch.randn(3, 8, 8), torch.zeros(3, 32, 32)
-    known = names("horse", "car")
-    assert naming.combine(logits, 4, image, known, encoder) is logits
+    for known in (names("horse", "car"), names("otter", "car")):
+        assert naming.combine(logits, 4, image, known, encoder) is logits
     assert naming.combine(logits, 4, image, names("horse", car="wheel"), encoder) is logits
     assert "classifier" not in vars(naming)  # not loaded
     changed = naming.combine(logits, 4, image, names("horse", "bear"), encoder)
