@@ -182,7 +182,7 @@ def universal(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     records = _records(cfg, dataset_name, training, complete, held_out)
     if training:
         require_annotations(dataset_name, supervision_kinds(cfg).get(dataset_name, ""), records)
-    options = _image_options(cfg, training)
+    options = image_options(cfg, training)
     options["background"] = background_index(metadata, vocabulary.names)
     if not training:
         return MappedDataset(records, UniversalDatasetMapper(vocabulary, **options))
@@ -234,7 +234,7 @@ def referring(
         flip_prob=expression_flip_prob(cfg),
         generalized=cfg.INPUT.GENERALIZED_EXPRESSIONS,
         with_masks=with_masks,
-        **_image_options(cfg, training),
+        **image_options(cfg, training),
     )
     return MappedDataset(_records(cfg, dataset_name, training), mapper)
 
@@ -416,7 +416,13 @@ def _serialized(records: Sequence[Record]) -> Sequence[Record]:
     return records
 
 
-def _image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
+def image_options(cfg: CfgNode, training: bool) -> dict[str, Any]:
+    """Return the options of a dataset mapper that concern sizes and format of images.
+
+    Args:
+        cfg: reads INPUT.*.
+        training: whether the mapper is that of a training.
+    """
     node = cfg.INPUT
     sizes = training_sizes(node.MIN_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     return {

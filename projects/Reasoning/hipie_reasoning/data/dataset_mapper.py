@@ -12,14 +12,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import TransformList
 from torch import Tensor
 
-from hipie.data.build import DATASET_MAPPER_REGISTRY, MappedDataset, expression_flip_prob
-from hipie.data.dataset_mappers.transforms import (
-    flip_text,
-    resize_transform,
-    sample_augmentation,
-    training_sizes,
+from hipie.data.build import (
+    DATASET_MAPPER_REGISTRY,
+    MappedDataset,
+    expression_flip_prob,
+    image_options,
 )
-from hipie.data.image_io import image_to_tensor, read_record_image
+from hipie.data.dataset_mappers.text_image import TextImageMapper, augmented_text
 from hipie.data.label_values import ignore_label
 from hipie.data.record_list import read_records
 from hipie.errors import InputError
@@ -34,49 +33,35 @@ from hipie_reasoning.question_templates import (
 )
 
 
-class ReasoningDatasetMapper:
+class ReasoningDatasetMapper(TextImageMapper):
     """Map a record with questions, expressions or classes to the input dict of `ReasoningSeg`.
 
     Expressions and names of classes are put into the sentences of `question_templates`. At test
     `expressions` stay as they are, for the evaluators of referring segmentation.
 
     Args:
-        training: sample questions and an augmentation, and add `answers` and `targets`.
-        min_sizes: lengths of the shorter side to sample from (at test: the first), pixels.
-        max_size: limit of the longer side, pixels.
-        square_size: side of a square that images are resized to; 0 keeps the aspect ratio.
-        image_format: "RGB" or "BGR".
-        max_pixels: of an image; larger ones are refused before they are decoded.
-        flip_prob: probability of a horizontal flip in training.
         questions_per_image: largest number of questions of a training item.
         objects_per_question: largest number of names or expressions that a question joins.
         explanation_prob: see `sample_dialogue`.
         absent: also train with what the image does not show, answered by [REJ].
         class_names: names of the classes of records that have classes only.
         ignore_label: value of semantic maps without a class.
+        flip_prob, options: of `TextImageMapper`.
     """
 
     def __init__(
         self,
         *,
-        training: bool,
-        min_sizes: Sequence[int],
-        max_size: int,
-        square_size: int = 0,
-        image_format: str = "RGB",
-        max_pixels: int | None = None,
-        flip_prob: float = 0.0,
         questions_per_image: int = 3,
         objects_per_question: int = 1,
         explanation_prob: float = 0.0,
         absent: bool = False,
         class_names: Sequence[str] = (),
         ignore_label: int = 255,
+        flip_prob: float = 0.0,
+        **options: Any,
     ) -> None:
-        self.training = training
-        self.min_sizes, self.max_size, self.square_size = tuple(min_sizes), max_size, square_size
-        self.image_format, self.max_pixels = image_format, max_pixels
-        self.flip_prob = flip_prob
+        super().__init__(flip_prob=flip_prob, **options)
         self.questions_per_image = questions_per_image
         self.objects_per_question = objects_per_question
         self.explanation_prob = explanation_prob
@@ -100,14 +85,9 @@ class ReasoningDatasetMapper:
             ValueError: naming the file, if the image cannot be read, or (in training) nothing can
                 be asked about it.
         """
-        image = read_record_image(record, self.max_pixels)
-        item = {key: record[key] for key in ("file_name", "height", "width", "image_id")}
-        height, width = image.shape[:2]
+        image, item = self.read(record)
         if not self.training:
-            resize = resize_transform(
-                height, width, self.min_sizes[0], self.max_size, self.square_size
-            )
-            item["image"] = image_to_tensor(resize.apply_image(image), self.image_format)
+            item["image"] = self.resized(image)
             if "questions" in record:
                 item["questions"] = [inference_question(each) for each in record["questions"]]
             else:
@@ -116,23 +96,12 @@ class ReasoningDatasetMapper:
         rng = np.random.default_rng(list(seed))
         reader = ObjectMaskReader(record)
         questions = self._sample_questions(rng, record)
-        augmentation = sample_augmentation(
-            rng,
-            height,
-            width,
-            min_sizes=self.min_sizes,
-            max_size=self.max_size,
-            flip_prob=self.flip_prob,
-            square_size=self.square_size,
-        )
-        item["image"] = image_to_tensor(
-            augmentation.transform.apply_image(image), self.image_format
-        )
+        item["image"], augmentation = self.augmented(rng, image)
         dialogues = [sample_dialogue(each, rng, self.explanation_prob) for each in questions]
-        if augmentation.flipped:
-            dialogues = [(flip_text(question), flip_text(answer)) for question, answer in dialogues]
-        item["questions"] = [question for question, _ in dialogues]
-        item["answers"] = [answer for _, answer in dialogues]
+        item["questions"], item["answers"] = (
+            [augmented_text(text, augmentation) for text in texts]
+            for texts in zip(*dialogues, strict=True)
+        )
         item["targets"] = [
             _target_masks(reader, each, augmentation.transform) for each in questions
         ]
@@ -242,21 +211,15 @@ def reasoning(cfg: CfgNode, dataset_name: str, training: bool) -> MappedDataset:
     names: Sequence[str] = ()
     if not has_texts:
         names = (metadata.get("vocabulary") or Vocabulary.from_metadata(metadata)).names
-    node = cfg.INPUT
-    sizes = training_sizes(node.MIN_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     data = cfg.MODEL.REASONING.DATA
     mapper = ReasoningDatasetMapper(
-        training=training,
-        min_sizes=sizes if training else (node.MIN_SIZE_TEST,),
-        max_size=node.MAX_SIZE_TRAIN if training else node.MAX_SIZE_TEST,
-        square_size=node.SQUARE_SIZE,
-        image_format=node.FORMAT,
-        max_pixels=node.MAX_PIXELS,
+        **image_options(cfg, training),
+        square_size=cfg.INPUT.SQUARE_SIZE,
         flip_prob=expression_flip_prob(cfg),
         questions_per_image=data.QUESTIONS_PER_IMAGE,
         objects_per_question=data.OBJECTS_PER_QUESTION,
         explanation_prob=data.EXPLANATION_PROB,
-        absent=node.GENERALIZED_EXPRESSIONS,
+        absent=cfg.INPUT.GENERALIZED_EXPRESSIONS,
         class_names=names,
         ignore_label=ignore_label(metadata),
     )
