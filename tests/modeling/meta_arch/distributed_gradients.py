@@ -1,9 +1,10 @@
 """One of several processes that train on a batch.
 
-`distributed_gradients.py RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT KEY VALUE...` writes losses and
-gradients of every case of `CASES` in one process with all images ("single") and in `WORLD_SIZE`
-processes with one image each ("distributed"). Random numbers depend on all dimensions of a tensor
-but the first, so that an image gets the same ones in any batch.
+`distributed_gradients.py RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT LABELS KEY VALUE...` writes losses
+and gradients of every case of `CASES`, or with LABELS "weak" of `WEAK_CASES`: in one process with
+all images ("single"), and in `WORLD_SIZE` processes with one image each ("distributed"). Random
+numbers depend on all dimensions of a tensor but the first, so that an image gets the same ones in
+any batch.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from detectron2.utils import comm  # noqa: E402
 from hipie import add_hipie_config  # noqa: E402
 from hipie.engine.accumulation import accumulate_gradients, split_batch  # noqa: E402
 from hipie.engine.trainer import wrap_for_processes  # noqa: E402
+from hipie.structures import BOX, POINTS, SCRIBBLE  # noqa: E402
 from hipie.vocabularies import Vocabulary  # noqa: E402
 
 HEIGHT, WIDTH = 64, 96
@@ -59,6 +61,17 @@ CASES = {
 ACCUMULATED_CASES = {
     2: {"accumulated": ("detection", [[1, 0, 2], [], [2], [0, 1, 1]])},
     3: {},
+}
+# Task, classes, and what is annotated of the images of both processes.
+WEAK_CASES = {
+    "boxes": ("detection", [[1, 0, 2], [1, 2, 3]], "boxes"),
+    "boxes of 1 and 9 objects": ("detection", [[0], MANY[:9]], "boxes"),
+    "boxes of an empty image": ("detection", [[], [1, 0, 2]], "boxes"),
+    "points": ("detection", [[1, 0, 2], [1, 3]], "points"),
+    "scribbles": ("detection", [[1, 0, 2], [1, 3]], "scribbles"),
+    "scribbles of an empty image": ("detection", [[1, 0, 2], []], "scribbles"),
+    "tags": ("detection", [[1, 0, 2], [3]], "tags"),
+    "tags of an empty image": ("detection", [[1, 0, 2], []], "tags"),
 }
 
 
@@ -112,15 +125,44 @@ def rectangles(classes: list[int]) -> Instances:
     return instances
 
 
-def batch_of(task: str, classes: list[list[int]]) -> list[dict]:
+def labelled_pixels(instances: Instances, beside: bool) -> torch.Tensor:
+    """Points [N, 6, 3] in the boxes, and with `beside` every other one left or right of them."""
+    points = torch.zeros(len(instances), 6, 3)
+    left, top, right, bottom = instances.gt_boxes.tensor.unbind(1)
+    for i in range(6):
+        share = (i + 0.5) / 6
+        points[:, i, 0] = left + share * (right - left)
+        points[:, i, 1] = top + share * (bottom - top)
+        points[:, i, 2] = 1
+        if beside and i % 2:
+            points[:, i, 0] = (left + WIDTH / 2) % WIDTH
+            points[:, i, 2] = 0
+    return points
+
+
+def with_weak_labels(item: dict, kind: str) -> dict:
+    """An input of `batch_of` of which only boxes, points, scribbles or tags are known."""
+    item = {**item, "image": 0.1 * item["image"]}  # colours similar enough for pairwise losses
+    instances = item["instances"]
+    if kind == "tags":
+        return {**item, "tags": instances.gt_classes.unique(), "instances": instances[:0]}
+    code = {"boxes": BOX, "points": POINTS, "scribbles": SCRIBBLE}[kind]
+    instances.gt_supervision = torch.full((len(instances),), code)
+    if kind != "boxes":
+        instances.gt_points = labelled_pixels(instances, beside=kind == "points")
+    return item
+
+
+def batch_of(task: str, classes: list[list[int]], kind: str = "masks") -> list[dict]:
     """Inputs of one size with objects of the given classes in every image."""
     prompt: dict = {"vocabulary": VOCABULARY}
     if task == "referring":
         prompt = {"expressions": ["the red car"]}
-    return [
+    batch = [
         {"image": noise_image(i), "task": task, "instances": rectangles(of_image), **prompt}
         for i, of_image in enumerate(classes)
     ]
+    return batch if kind == "masks" else [with_weak_labels(item, kind) for item in batch]
 
 
 def train_on(
@@ -143,8 +185,10 @@ def train_on(
 
 
 def main() -> None:
-    rank, world_size, rendezvous, output, *options = sys.argv[1:]
+    rank, world_size, rendezvous, output, labels, *options = sys.argv[1:]
     cases, accumulated = CASES[int(world_size)], ACCUMULATED_CASES[int(world_size)]
+    if labels == "weak":
+        cases, accumulated = WEAK_CASES, {}
     torch.set_num_threads(1)
     cfg = get_cfg()
     add_hipie_config(cfg)
@@ -160,7 +204,7 @@ def main() -> None:
         init_method=f"file://{rendezvous}",
         rank=int(rank),
         world_size=int(world_size),
-        timeout=timedelta(seconds=120),
+        timeout=timedelta(seconds=600),
     )
     comm.create_local_process_group(int(world_size))
     wrapped = wrap_for_processes(model)
@@ -168,7 +212,7 @@ def main() -> None:
     distributed = {name: train_on(wrapped, batches[name][share]) for name in cases}
     share = slice(2 * int(rank), 2 * int(rank) + 2)
     distributed |= {name: train_on(wrapped, batches[name][share], 2) for name in accumulated}
-    tasks = {name: task for name, (task, _) in (cases | accumulated).items()}
+    tasks = {name: case[0] for name, case in (cases | accumulated).items()}
     torch.save({"single": single, "distributed": distributed, "tasks": tasks}, output)
     dist.destroy_process_group()
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "tests/modeling/meta_arch/distributed_gradients.py"
 
 
-def run_processes(folder: Path, world_size: int, options: list[str]) -> list[dict[str, Any]]:
+def run_processes(
+    folder: Path, world_size: int, options: list[str], labels: str = "masks"
+) -> list[dict[str, Any]]:
     """What every process of `distributed_gradients.py` wrote."""
     processes = [
         subprocess.Popen(
@@ -22,6 +24,7 @@ def run_processes(folder: Path, world_size: int, options: list[str]) -> list[dic
                 sys.executable,
                 PROGRAM,
                 *(str(rank), str(world_size), folder / "rendezvous", folder / f"{rank}.pt"),
+                labels,
                 *options,
             ],
             cwd=ROOT,
@@ -30,7 +33,7 @@ def run_processes(folder: Path, world_size: int, options: list[str]) -> list[dic
         )
         for rank in range(world_size)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    errors = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * world_size, errors
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
@@ -56,6 +59,29 @@ def test_several_processes(tmp_path, tiny_options, world_size, average):
     """Names of losses and reached parameters depend on the task only; values are those of one."""
     options = [*tiny_options, "MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS", str(average)]
     results = run_processes(tmp_path, world_size, options)
+    check_results(results, average)
+
+
+@pytest.mark.slow
+def test_two_processes_with_weak_labels(tmp_path, tiny_options):
+    """Boxes, points, scribbles and tags."""
+    options = [*tiny_options, "MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS", "True"]
+    options += ["MODEL.HIPIE.LOSS.WEAK.WARMUP_ITERS", "0"]
+    results = run_processes(tmp_path, 2, options, "weak")
+    check_results(results, average=True)
+    cases = results[0]["single"]
+    for case, terms in {
+        "boxes": ("projection", "pairwise"),
+        "points": ("point", "bbox"),
+        "scribbles": ("point",),
+        "tags": ("tag",),
+    }.items():
+        for term in terms:
+            assert any(term in k and loss > 0 for k, loss in cases[case]["losses"].items()), term
+
+
+def check_results(results: list[dict[str, Any]], average: bool) -> None:
+    """Assert equal names in all processes, and with `average` the values of one process."""
     first_of_task: dict[str, dict] = {}
     assert len(results[0]["single"]) >= 3
     for case, single in results[0]["single"].items():
