@@ -182,6 +182,7 @@ HIPIE_NODE = WiredNode(
         "CLIP.TRAIN_VOCABULARY": "ade20k_150",
         "IMAGENET.MODEL": "tf_efficientnet_lite0",
         "IMAGENET.WEIGHTS": "published",
+        "IMAGENET.BETA": 0.5,
         "IMAGENET.TRAIN_VOCABULARIES": ("ade20k_150",),
         "IMAGENET.TRAIN_NAMES": ("fox",),
     },

@@ -320,9 +320,10 @@ def _imagenet_keys() -> CN:
     # ImageNet, whose classes are compared with the names by the text encoder: for names that no
     # training had. The text encoder has to embed sentences, as MiniLM does.
     node.ENABLED = False
-    # A model of timm whose classifier is linear, and its weights: "package" (those of
-    # tf_efficientnet_lite0 and tf_efficientnet_lite2), "published" (a download) or a file.
+    # A model of timm whose classifier is linear.
     node.MODEL = "tf_efficientnet_lite2"
+    # Its weights: "package" (of tf_efficientnet_lite0 and tf_efficientnet_lite2), "published" (a
+    # download) or a file.
     node.WEIGHTS = "package"
     # Size of its input, relative to the size at which it was trained.
     node.SCALE = 1.5

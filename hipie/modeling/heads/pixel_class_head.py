@@ -123,6 +123,18 @@ class PixelClassHead(nn.Module):
             logits = torch.einsum("kc,chw->khw", keys, pixels)
             return torch.cat([logits, self.no_class(pixels[None])[0]])
 
+    def classify(self, pixels: Sequence[Tensor], text: TextFeatures) -> tuple[Tensor, ...]:
+        """Compute the logits of several images with the classes of their captions.
+
+        Args:
+            pixels: of every image, see `forward`.
+            text: of their captions, in the same order.
+        """
+        return tuple(
+            self(features, class_features(text, text.token_spans[image], image))
+            for image, features in enumerate(pixels)
+        )
+
 
 def _mean_of_image(features: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Mean [B, C] of the pixels of feature maps [B, C, h, w] that are not padding."""

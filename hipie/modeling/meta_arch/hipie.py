@@ -33,7 +33,7 @@ from hipie.modeling.criterion.pixel_class_loss import (
 )
 from hipie.modeling.device_transfer import join, run, to_device
 from hipie.modeling.heads.dynamic_mask_head import DynamicMaskHead
-from hipie.modeling.heads.pixel_class_head import PixelClassHead, class_features
+from hipie.modeling.heads.pixel_class_head import PixelClassHead
 from hipie.modeling.meta_arch.base import SegmentationModel
 from hipie.modeling.meta_arch.build import PixelHeadSettings, StuffSettings, hipie_arguments
 from hipie.modeling.meta_arch.inputs import (
@@ -678,12 +678,7 @@ class HIPIE(SegmentationModel):
 
     def _pixel_logits(self, pixels: Sequence[Tensor], text: TextFeatures) -> tuple[Tensor, ...]:
         """Logits [K + 1, h, w] of the pixel class head for every image; () without one."""
-        if self.pixel_head is None:
-            return ()
-        return tuple(
-            self.pixel_head(features, class_features(text, text.token_spans[i], i))
-            for i, features in enumerate(pixels)
-        )
+        return () if self.pixel_head is None else self.pixel_head.classify(pixels, text)
 
     def _postprocess(
         self,

@@ -121,6 +121,11 @@ def _add_methods(node: CN) -> None:
     # needs pydensecrf2) or "pamr" (with the keys of PAMR).
     node.MASKCUT.REFINEMENT = ""
 
+    _add_referring_methods(node)
+    _add_diffusion_methods(node)
+
+
+def _add_referring_methods(node: CN) -> None:
     node.REFERRING = CN()
     # Mask proposals: "sam" (automatic masks) or "kmeans" (clusters of DINO's features).
     node.REFERRING.PROPOSALS = "sam"
@@ -155,6 +160,8 @@ def _add_methods(node: CN) -> None:
     # median of all centres.
     node.TAS.SPATIAL = True
 
+
+def _add_diffusion_methods(node: CN) -> None:
     node.DIFFUSION = CN()
     # A pipeline of diffusers: a folder, a name on the hub, or "random:tiny".
     node.DIFFUSION.SOURCE = ""
