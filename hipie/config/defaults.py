@@ -327,15 +327,16 @@ def _imagenet_keys() -> CN:
     node.WEIGHTS = "package"
     # Size of its input, relative to the size at which it was trained.
     node.SCALE = 1.5
-    # Weight of the classifier for names of the training ...
-    node.ALPHA = 0.0
-    # ... and for all other names that a class is similar to.
+    # Weight of the classifier for names of the training (where all are, the classifier is not run)
+    # ...
+    node.ALPHA = 0.35
+    # ... and for all other names.
     node.BETA = 0.85
     # Temperature of the softmax over the names, by their cosines with a class.
     node.TEMPERATURE = 0.06
     # Cosine of "none of the names" with every class.
     node.NONE_SIMILARITY = 0.35
-    # Lowest cosine of a name and the class that is most similar to it, for a weight.
+    # Lowest cosine of a name and the class that is most similar to it; others have weight 0.
     node.MIN_SIMILARITY = 0.5
     # Names of the training: public vocabularies, or registered data sets, ...
     node.TRAIN_VOCABULARIES = ("coco_panoptic",)

@@ -44,15 +44,15 @@ class NamingSettings:
 
     Attributes:
         alpha: weight w of a name of the training.
-        beta: of any other name that a class of the classifier is similar to. Names that none is
-            similar to, and parts, have weight 0.
+        beta: of any other name. Names that no class of the classifier is similar to, and parts,
+            have weight 0.
         temperature: of the softmax over the names.
         none_similarity: cosine of "none of the names" with every class.
         min_similarity: lowest cosine of the most similar class.
         scale: of the classifier's input, relative to the size at which it was trained.
     """
 
-    alpha: float = 0.0
+    alpha: float = 0.35
     beta: float = 0.85
     temperature: float = 0.06
     none_similarity: float = 0.35
@@ -103,7 +103,7 @@ def transfer_names(
     none = similarity.new_full((len(similarity), 1), settings.none_similarity)
     logits = torch.cat([similarity.masked_fill(parts, -torch.inf), none], dim=1)
     is_known = similarity.amax(0) >= settings.min_similarity
-    weights = torch.where(trained, settings.alpha, settings.beta * is_known)
+    weights = torch.where(trained, settings.alpha, settings.beta) * is_known
     weights = weights.masked_fill(parts, 0.0)
     return TransferredNames(
         (logits / settings.temperature).softmax(1), torch.cat([weights, weights.amax(0, True)])
@@ -125,8 +125,8 @@ def combine_pixels(logits: Tensor, probabilities: Tensor, weights: Tensor) -> Te
 class ImageNetNaming:
     """Combines the logits of the pixel class head with a classifier's probabilities.
 
-    The classifier is loaded with the first image for which a name has a weight. It stays frozen,
-    and is not part of checkpoints.
+    A vocabulary whose names have all been trained keeps its logits. The classifier is loaded with
+    the first image of another one, stays frozen, and is not part of checkpoints.
 
     Args:
         model: of timm, see `ClassActivation.from_timm`.
@@ -208,7 +208,7 @@ class ImageNetNaming:
             encoder: of names and of the descriptions of the classifier's classes.
 
         Returns:
-            [K + 1, h, w] float32; those of `logits` if no name has a weight.
+            [K + 1, h, w] float32; `logits` themselves if all names have been trained.
         """
         names = self._transferred_names(vocabulary, encoder, logits.device)
         if not names.weights.any():
@@ -244,10 +244,7 @@ class ImageNetNaming:
         phrases = [entry.phrases for entry in vocabulary.classes]
         is_part = [entry.whole is not None for entry in vocabulary.classes]
         in_training = [not self._train_prompts.isdisjoint(names) for names in phrases]
-        weights = (
-            self.settings.alpha if trained else self.settings.beta for trained in in_training
-        )
-        if not any(weight and not part for weight, part in zip(weights, is_part, strict=True)):
+        if all(trained or part for trained, part in zip(in_training, is_part, strict=True)):
             count = len(phrases) + 1
             return TransferredNames(torch.zeros(1, count), torch.zeros(count))
         classes = self._embedded_classes(encoder)

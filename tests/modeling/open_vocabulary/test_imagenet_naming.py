@@ -43,7 +43,7 @@ def test_transfer_is_the_softmax_over_names_and_none() -> None:
     settings = NamingSettings(alpha=0.2, beta=0.6, temperature=0.1, none_similarity=0.3)
     is_part, in_training = [False, False, True, False], [True, False, False, False]
     similarity[:, 3] = 0.4  # no class is similar
-    similarity[0, 1] = 0.9
+    similarity[0, :2] = 0.9
     result = transfer_names(torch.from_numpy(similarity), is_part, in_training, settings)
     columns = np.column_stack([similarity[:, [0, 1, 3]], np.full(7, 0.3)]) / 0.1
     expected = np.exp(columns) / np.exp(columns).sum(1, keepdims=True)
@@ -107,6 +107,10 @@ def test_names_of_the_training_and_parts_keep_their_logits(encoder: BertTextEnco
     assert "classifier" not in vars(naming)  # not loaded
     changed = naming.combine(logits, 4, image, names("horse", "bear"), encoder)
     reference = logits.log_softmax(0)
+    assert not torch.allclose(changed, reference, atol=0.1)
+    naming.settings = NamingSettings(alpha=0.0)
+    naming._names.clear()
+    changed = naming.combine(logits, 4, image, names("horse", "bear"), encoder)
     torch.testing.assert_close(changed[0], reference[0])
     assert not torch.allclose(changed[1:], reference[1:], atol=0.1)
 
@@ -133,7 +137,7 @@ def test_in_hipie_a_batch_equals_its_images(tiny_cfg: CfgNode) -> None:
         naming, model.naming = model.naming, None
         without = model(inputs[:1])[0]["sem_seg"]
         assert not torch.allclose(without, alone[0]["sem_seg"], atol=1e-4)
-        naming.settings = NamingSettings(beta=0.0)
+        naming.settings = NamingSettings(alpha=0.0, beta=0.0)
         naming._names.clear()
         model.naming = naming
         torch.testing.assert_close(model(inputs[:1])[0]["sem_seg"], without)
