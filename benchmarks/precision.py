@@ -5,11 +5,12 @@
     python benchmarks/precision.py quality   --precisions float32 int8 --photographs
     python benchmarks/precision.py speed     [--config universal/hipie_r50.yaml] [--size 320x416]
 
-`agreement` compares the panoptic maps page by page, all models in turns on one thread; its times
+`agreement` compares the panoptic maps image by image, all models in turns on one thread; its times
 are CPU times. `quality` evaluates each: PQ, mIoU and mask AP. `speed` runs random weights on noise
 with 133 names; with `--compile` every model is compiled, in the turn before the first. Pages of the
 picture book are the first ones of the split `val`; those of `quality` are drawn into ROOT.
-`--photographs` evaluates `hipie-nano-photos` on the 100 of `coco_mini` instead. int8 needs torchao.
+With `--photographs` it is `hipie-nano-photos` on those of `coco_mini`, with 133 names, of which
+`agreement` takes the first ones. int8 needs torchao.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ import torch
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.hipie import image, vocabulary
 from hipie import Segmenter, Vocabulary, model_zoo
+from hipie.vocabularies.tables import load_vocabulary
 
+PHOTOGRAPHS = "datasets/photographs/coco_mini/images/val"
 NANO, PHOTOS = "nano/hipie_nano_picturebook.yaml", "nano/hipie_nano_photos.yaml"
 
 
@@ -57,20 +60,29 @@ def class_map(output: dict[str, Any]) -> np.ndarray:
     return classes[panoptic.numpy()]
 
 
-def agreement(options: argparse.Namespace) -> None:
-    """Print the share of pixels with the same class as the first precision, and CPU times."""
+def images_of_agreement(options: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
+    """Return the images [H, W, 3] uint8 RGB that are compared, and the classes."""
+    from hipie.data.image_io import read_image
     from hipie.data.picturebook import STUFF, THINGS, PictureBook
 
-    models = segmenters(options)
+    if options.photographs:
+        files = sorted(Path(PHOTOGRAPHS).glob("*.jpg"))[: options.count]
+        return [read_image(file) for file in files], load_vocabulary("coco_panoptic")
+    book = PictureBook(0, "val")
     names = Vocabulary.from_names(
         things=[thing.name for thing in THINGS], stuff=[kind.name for kind in STUFF]
     )
-    book = PictureBook(0, "val")
+    return [np.asarray(book.page(page).image) for page in range(options.count)], names
+
+
+def agreement(options: argparse.Namespace) -> None:
+    """Print the share of pixels with the same class as the first precision, and CPU times."""
+    models = segmenters(options)
+    images, names = images_of_agreement(options)
     first, *others = models
     same = {precision: [] for precision in others}
     seconds = {precision: [] for precision in models}
-    for number, page in enumerate([0, *range(options.count)]):
-        pixels = np.asarray(book.page(page).image)
+    for number, pixels in enumerate([images[0], *images]):
         maps = {}
         for precision, segmenter in models.items():
             inputs = {**segmenter.prepare(pixels).inputs, "vocabulary": names}
@@ -86,11 +98,11 @@ def agreement(options: argparse.Namespace) -> None:
         ratios = [a / b for a, b in zip(seconds[first], seconds[precision], strict=True)]
         low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
         print(
-            f"{precision}: {len(shares)} pages, the same class as in {first} at "
+            f"{precision}: {len(shares)} images, the same class as in {first} at "
             f"{np.mean(shares):.2f} % of the pixels"
         )
-        print(f"median page {np.median(shares):.2f} %, lowest {min(shares):.1f} %")
-        print(f"pages with at least 99 %: {sum(share >= 99 for share in shares)}")
+        print(f"median image {np.median(shares):.2f} %, lowest {min(shares):.1f} %")
+        print(f"images with at least 99 %: {sum(share >= 99 for share in shares)}")
         print(f"times faster: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}")
     print(f"CPU seconds: {', '.join(f'{statistics.median(s):.3f}' for s in seconds.values())}")
 
@@ -156,7 +168,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="pages, or turns of speed")
     parser.add_argument("--config", default="")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--photographs", action="store_true", help="of quality")
+    parser.add_argument("--photographs", action="store_true", help="instead of pages")
     parser.add_argument("--compile", action="store_true", help="compile every model")
     parser.add_argument("--size", default="320x416")
     options = parser.parse_args()
