@@ -327,10 +327,9 @@ def _imagenet_keys() -> CN:
     node.WEIGHTS = "package"
     # Size of its input, relative to the size at which it was trained.
     node.SCALE = 1.5
-    # Weight of the classifier for names of the training (where all are, the classifier is not run)
-    # ...
+    # Weight of the classifier for names of the training, which counts beside other names only.
     node.ALPHA = 0.35
-    # ... and for all other names.
+    # Its weight for all other names.
     node.BETA = 0.85
     # Temperature of the softmax over the names, by their cosines with a class.
     node.TEMPERATURE = 0.06

@@ -32,7 +32,7 @@ from hipie.modeling.open_vocabulary.clip_ensemble import train_vocabulary_prompt
 from hipie.modeling.open_vocabulary.imagenet_embeddings import class_embeddings
 from hipie.modeling.tag_matching import embed
 from hipie.modeling.text_encoder.base import TextEncoder
-from hipie.vocabularies.vocabulary import Vocabulary
+from hipie.vocabularies.vocabulary import Vocabulary, name_key
 
 KEY = "MODEL.HIPIE.IMAGENET"
 MAX_CACHED_VOCABULARIES = 16
@@ -96,15 +96,18 @@ def transfer_names(
         settings: see `NamingSettings`.
 
     Returns:
-        For the names and none of them; "none" has the largest weight of a name.
+        For the names and none of them; "none" has the largest weight of a name. All weights are 0
+        if no untrained name has one.
     """
     parts = torch.tensor(is_part, device=similarity.device)
     trained = torch.tensor(in_training, device=similarity.device)
     none = similarity.new_full((len(similarity), 1), settings.none_similarity)
     logits = torch.cat([similarity.masked_fill(parts, -torch.inf), none], dim=1)
     is_known = similarity.amax(0) >= settings.min_similarity
-    weights = torch.where(trained, settings.alpha, settings.beta) * is_known
-    weights = weights.masked_fill(parts, 0.0)
+    has_weight = is_known & ~parts
+    weights = torch.where(trained, settings.alpha, settings.beta) * has_weight
+    # Without a name that needs the classifier, the others do not either.
+    weights = weights * (has_weight & ~trained).any()
     return TransferredNames(
         (logits / settings.temperature).softmax(1), torch.cat([weights, weights.amax(0, True)])
     )
@@ -208,7 +211,7 @@ class ImageNetNaming:
             encoder: of names and of the descriptions of the classifier's classes.
 
         Returns:
-            [K + 1, h, w] float32; `logits` themselves if all names have been trained.
+            [K + 1, h, w] float32; `logits` themselves if no name has a weight.
         """
         names = self._transferred_names(vocabulary, encoder, logits.device)
         if not names.weights.any():
@@ -243,7 +246,7 @@ class ImageNetNaming:
     def _compare(self, vocabulary: Vocabulary, encoder: TextEncoder) -> TransferredNames:
         phrases = [entry.phrases for entry in vocabulary.classes]
         is_part = [entry.whole is not None for entry in vocabulary.classes]
-        in_training = [not self._train_prompts.isdisjoint(names) for names in phrases]
+        in_training = [not self._train_keys.isdisjoint(map(name_key, names)) for names in phrases]
         if all(trained or part for trained, part in zip(in_training, is_part, strict=True)):
             count = len(phrases) + 1
             return TransferredNames(torch.zeros(1, count), torch.zeros(count))
@@ -259,9 +262,8 @@ class ImageNetNaming:
         return self._embeddings
 
     @cached_property
-    def _train_prompts(self) -> frozenset[str]:
-        names = [
-            train_vocabulary_prompts(name, f"{KEY}.TRAIN_VOCABULARIES")
-            for name in self._train_vocabularies
-        ]
-        return self._train_names.union(*names) - self._held_out
+    def _train_keys(self) -> frozenset[str]:
+        names = set(self._train_names)
+        for vocabulary in self._train_vocabularies:
+            names |= train_vocabulary_prompts(vocabulary, f"{KEY}.TRAIN_VOCABULARIES")
+        return frozenset(map(name_key, names)) - frozenset(map(name_key, self._held_out))

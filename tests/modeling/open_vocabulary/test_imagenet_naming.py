@@ -52,6 +52,9 @@ def test_transfer_is_the_softmax_over_names_and_none() -> None:
     torch.testing.assert_close(
         result.weights, torch.tensor([0.2, 0.6, 0.0, 0.0, 0.6]), check_dtype=False
     )
+    similarity[:, 1] = 0.4  # nor to any name that is not trained
+    unknown = transfer_names(torch.from_numpy(similarity), is_part, in_training, settings)
+    assert not unknown.weights.any()
 
 
 def test_combination_is_the_weighted_geometric_mean() -> None:
@@ -101,7 +104,7 @@ def test_names_of_the_training_and_parts_keep_their_logits(encoder: BertTextEnco
         held_out=("bear",),
     )
     logits, image = torch.randn(3, 8, 8), torch.zeros(3, 32, 32)
-    for known in (names("horse", "car"), names("otter", "car")):
+    for known in (names("horse", "car"), names("Otter", "car")):
         assert naming.combine(logits, 4, image, known, encoder) is logits
     assert naming.combine(logits, 4, image, names("horse", car="wheel"), encoder) is logits
     assert "classifier" not in vars(naming)  # not loaded
