@@ -104,6 +104,7 @@ def pairwise_loss(matched: MatchedLayer) -> Tensor | None:
 
     Counted are the edges of two pixels of similar colour, of which the first is in the box; their
     mean over all pairs is multiplied by the number of pairs, as the published program divides.
+    Edges are counted in each process, as there, whatever AVERAGE_NORMALIZERS is.
     """
     pairs = _box_pairs(matched)
     if pairs is None:

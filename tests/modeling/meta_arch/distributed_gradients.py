@@ -212,7 +212,8 @@ def main() -> None:
     distributed = {name: train_on(wrapped, batches[name][share]) for name in cases}
     share = slice(2 * int(rank), 2 * int(rank) + 2)
     distributed |= {name: train_on(wrapped, batches[name][share], 2) for name in accumulated}
-    tasks = {name: case[0] for name, case in (cases | accumulated).items()}
+    # Names of losses depend on the task, and on the kind of the labels.
+    tasks = {name: (case[0], *case[2:]) for name, case in (cases | accumulated).items()}
     torch.save({"single": single, "distributed": distributed, "tasks": tasks}, output)
     dist.destroy_process_group()
 

@@ -38,7 +38,9 @@ def run_processes(
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
 
-def assert_equal_to_one_process(case: str, single: dict, ranks: list[dict]) -> None:
+def assert_equal_to_one_process(
+    case: str, single: dict, ranks: list[dict], tolerance: float
+) -> None:
     """The mean over processes, which parallel training applies, equals one process."""
     for name, loss in single["losses"].items():
         mean = sum(of_rank["losses"][name] for of_rank in ranks) / len(ranks)
@@ -51,7 +53,7 @@ def assert_equal_to_one_process(case: str, single: dict, ranks: list[dict]) -> N
             if gradient is not None:
                 difference = difference - gradient
             error = float(difference.abs().max())
-            assert error < 1e-5 * max(1.0, largest), (case, name, error)
+            assert error < tolerance * max(1.0, largest), (case, name, error)
 
 
 @pytest.mark.parametrize(("world_size", "average"), [(2, True), (3, True), (2, False)])
@@ -64,14 +66,17 @@ def test_several_processes(tmp_path, tiny_options, world_size, average):
 
 @pytest.mark.slow
 def test_two_processes_with_weak_labels(tmp_path, tiny_options):
-    """Boxes, points, scribbles and tags."""
+    """Boxes, points, scribbles and tags.
+
+    Without the pairwise loss, whose edges are counted in each process, as published.
+    """
     options = [*tiny_options, "MODEL.HIPIE.LOSS.AVERAGE_NORMALIZERS", "True"]
-    options += ["MODEL.HIPIE.LOSS.WEAK.WARMUP_ITERS", "0"]
+    options += ["MODEL.HIPIE.LOSS.WEAK.PAIRWISE", "0.0"]
     results = run_processes(tmp_path, 2, options, "weak")
-    check_results(results, average=True)
+    check_results(results, average=True, tolerance=5e-5)
     cases = results[0]["single"]
     for case, terms in {
-        "boxes": ("projection", "pairwise"),
+        "boxes": ("projection",),
         "points": ("point", "bbox"),
         "scribbles": ("point",),
         "tags": ("tag",),
@@ -80,7 +85,7 @@ def test_two_processes_with_weak_labels(tmp_path, tiny_options):
             assert any(term in k and loss > 0 for k, loss in cases[case]["losses"].items()), term
 
 
-def check_results(results: list[dict[str, Any]], average: bool) -> None:
+def check_results(results: list[dict[str, Any]], average: bool, tolerance: float = 1e-5) -> None:
     """Assert equal names in all processes, and with `average` the values of one process."""
     first_of_task: dict[str, dict] = {}
     assert len(results[0]["single"]) >= 3
@@ -96,4 +101,4 @@ def check_results(results: list[dict[str, Any]], average: bool) -> None:
             assert all(loss.isfinite() for loss in of_rank["losses"].values())
             assert all(gradient is not None for gradient in of_rank["gradients"].values())
         if average:
-            assert_equal_to_one_process(case, single, ranks)
+            assert_equal_to_one_process(case, single, ranks, tolerance)
